@@ -1,0 +1,1 @@
+"""Robot policies that are transformers over tokens."""

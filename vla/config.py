@@ -1,0 +1,281 @@
+"""Typed configs from YAML files and dotted overrides, and the registry of what a config can name.
+
+A registered class joins a *kind* ("policies", "objectives", "envs", "tokenizers", "formats") under a
+name. Files of the kind's folder are found by scanning it; other packages join through the entry-point
+group `vla.plugins`: each entry point is a module that is imported once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import json
+import pkgutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
+
+CONFIG_VERSION = 1
+
+_FOLDERS = {
+    "policies": "vla.models",
+    "objectives": "vla.training.objectives",
+    "envs": "vla.sim_eval.envs",
+    "tokenizers": "vla.tokenizers",
+    "formats": "vla.data.formats",
+}
+_REGISTRY: dict[str, dict[str, type]] = {kind: {} for kind in _FOLDERS}
+C = TypeVar("C", bound="Config")
+T = TypeVar("T", bound=type)
+
+
+class ConfigError(ValueError):
+    """A config is wrong. `problems` holds one line for each mistake: key, what was expected, remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Config(BaseModel):
+    """Base of all configs: unknown keys are errors, values never change, docstrings are the help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class RootConfig(Config):
+    """Base of the configs that a file (or a section of one) holds."""
+
+    version: int = CONFIG_VERSION
+    """Version of the config format."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable_version(cls, values: Any) -> Any:
+        found = values.get("version", CONFIG_VERSION) if isinstance(values, dict) else CONFIG_VERSION
+        if found != CONFIG_VERSION:
+            raise ValueError(
+                f"the config has format version {found!r}, this vla reads version {CONFIG_VERSION}: "
+                "install the vla that wrote it, or port its keys and set version: 1"
+            )
+        return values
+
+
+# --- registry ---------------------------------------------------------------------------------------
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Class decorator: `@register("policies", "rt1")`. Raises ValueError where the name is taken."""
+
+    def add(cls: T) -> T:
+        known = _REGISTRY[kind].get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"{kind}: {name!r} is registered by {known.__module__} already")
+        _REGISTRY[kind][name] = cls
+        return cls
+
+    return add
+
+
+@functools.cache
+def _load_plugins() -> None:
+    for entry in importlib.metadata.entry_points(group="vla.plugins"):
+        entry.load()
+
+
+@functools.cache
+def _scan(kind: str) -> None:
+    folder = importlib.import_module(_FOLDERS[kind])
+    for module in pkgutil.iter_modules(folder.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{_FOLDERS[kind]}.{module.name}")
+
+
+def registered(kind: str) -> dict[str, type]:
+    """name -> class of everything registered under `kind`, sorted by name."""
+    if kind not in _FOLDERS:
+        raise KeyError(f"no kind {kind!r}{_nearest(kind, _FOLDERS)}; there are: {', '.join(_FOLDERS)}")
+    _scan(kind)
+    _load_plugins()
+    return dict(sorted(_REGISTRY[kind].items()))
+
+
+def lookup(kind: str, name: str) -> type:
+    """The class registered as `name`. Raises KeyError with the nearest name."""
+    found = registered(kind)
+    if name not in found:
+        raise KeyError(f"no {name!r} among {kind}{_nearest(name, found)}; there are: {', '.join(found) or 'none'}")
+    return found[name]
+
+
+class Choice:
+    """Marks a field as a choice among the registered configs of a kind: `Annotated[Any, Choice("policies")]`.
+
+    In YAML the choice is `type: rt1` beside its own fields.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def union(self) -> Any:
+        options = tuple(c for c in registered(self.kind).values() if issubclass(c, Config))
+        if not options:
+            raise TypeError(f"nothing is registered under {self.kind!r}")
+        return Union[options] if len(options) == 1 else Annotated[Union[options], Field(discriminator="type")]  # noqa: UP007
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return handler.generate_schema(self.union())
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError where it is missing or no mapping."""
+    path = Path(path)
+    if not path.is_file():
+        near = _nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise ConfigError([f"{path}: no such file{near}"])
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected keys and values, found {type(values).__name__}"])
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `values` with `a.b.c=value` texts set in it; values are read as YAML."""
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError([f"{text}: expected key=value, for example optim.lr=3e-4"])
+        node = result
+        for part in parts[:-1]:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+            node = node[part]
+        try:
+            node[parts[-1]] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{key}: {value!r} is not a YAML value"]) from error
+    return result
+
+
+def load_config(
+    cls: type[C], source: str | Path | dict[str, Any], overrides: Iterable[str] = (), *, section: str | None = None
+) -> C:
+    """A validated config from a YAML file or a dict.
+
+    A file may hold one config, or one per command under the keys `collect`, `train`, `eval`; then
+    `section` says which. Raises ConfigError with a line for each mistake.
+    """
+    values = source if isinstance(source, dict) else read_yaml(source)
+    if values and set(values) <= {"collect", "train", "eval"} and all(isinstance(v, dict) for v in values.values()):
+        if section is None or section not in values:
+            has = ", ".join(values)
+            raise ConfigError([f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"])
+        values = values[section]
+    return validate(cls, apply_overrides(values, overrides))
+
+
+def validate(cls: type[C], values: dict[str, Any]) -> C:
+    """`cls.model_validate` with ConfigError in place of pydantic's report."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_line(cls, e) for e in error.errors()]) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML text that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def schema(cls: type[Config]) -> dict[str, Any]:
+    """JSON schema for editors."""
+    return TypeAdapter(cls).json_schema()
+
+
+# --- error lines ------------------------------------------------------------------------------------
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    match = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[Config]]:
+    """The config classes that a field's annotation admits."""
+    found: list[type[Config]] = []
+    for mark in metadata:
+        if isinstance(mark, Choice):
+            found += [c for c in registered(mark.kind).values() if issubclass(c, Config)]
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        found.append(annotation)
+    elif get_origin(annotation) is not None:
+        args = get_args(annotation)
+        extra = args[1:] if get_origin(annotation) is Annotated else ()
+        for arg in args[:1] if extra else args:
+            found += _models_of(arg, extra)
+    return found
+
+
+def _line(cls: type[Config], error: Any) -> str:
+    """One line for one pydantic error; tags that a union adds to the location are left out of the key."""
+    models: list[type[Config]] = [cls]
+    key: list[str] = []
+    for part in error["loc"]:
+        tagged = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part]
+        if tagged and not any(part in m.model_fields for m in models):
+            models = tagged
+            continue
+        key.append(str(part))
+        if isinstance(part, str):
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            if error["type"] != "extra_forbidden" or part is not error["loc"][-1]:
+                models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
+    dotted, kind, context = ".".join(key) or "config", error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        names = sorted({n for m in models for n in m.model_fields})
+        return f"{dotted}: unknown key{_nearest(key[-1], names)}; known here: {', '.join(names)}"
+    if kind == "missing":
+        return f"{dotted}: is required and was not given"
+    if kind == "union_tag_invalid":
+        names = [n.strip().strip("'") for n in str(context["expected_tags"]).split(",")]
+        return f"{dotted}.type: no {context['tag']!r}{_nearest(context['tag'], names)}; there are: {', '.join(names)}"
+    if kind == "union_tag_not_found":
+        return f"{dotted}: needs a `type`"
+    if kind == "literal_error":
+        names = [n.strip().strip("'") for n in str(context["expected"]).replace(" or ", ", ").split(",")]
+        return f"{dotted}: no {error['input']!r}{_nearest(str(error['input']), names)}; there are: {', '.join(names)}"
+    if kind == "value_error":
+        return f"{dotted}: {context['error']}"
+    shown = repr(error["input"])
+    return f"{dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+
+
+__all__ = [
+    "CONFIG_VERSION",
+    "Choice",
+    "Config",
+    "ConfigError",
+    "RootConfig",
+    "apply_overrides",
+    "dump_config",
+    "load_config",
+    "lookup",
+    "read_yaml",
+    "register",
+    "registered",
+    "schema",
+    "validate",
+]
