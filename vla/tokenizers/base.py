@@ -1,0 +1,232 @@
+"""The contract of action tokenizers: chunks of actions <-> token ids, fitted numbers kept as JSON.
+
+K actions per chunk, A action dimensions, D tokens per chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vla.config import Config, registered
+from vla.types import Spec
+
+FORMAT = "vla.action_tokenizer"
+FORMAT_VERSION = 1
+
+
+class TokenizerError(ValueError):
+    """A tokenizer is not fitted, not readable, or is given something that does not fit it."""
+
+
+class ActionTokenizer(ABC):
+    """Chunks of K actions with A dimensions <-> `num_tokens` ids below `vocab_size`.
+
+    Every array of ids in [0, vocab_size) of the right length decodes to a valid chunk, and
+    `decode(encode(a))` differs from `a` by at most `error_bound` wherever `a` lies inside the fitted range.
+
+    Attributes:
+        action_names: one name per action dimension.
+        chunk: K, actions per chunk.
+    """
+
+    _classes: ClassVar[dict[str, type[ActionTokenizer]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        ActionTokenizer._classes[cls.__name__] = cls
+
+    def __init__(self, action_names: Sequence[str], chunk: int) -> None:
+        if chunk < 1:
+            raise TokenizerError(f"chunk must be at least 1, got {chunk}")
+        if not action_names:
+            raise TokenizerError("action_names is empty: a tokenizer needs at least one action dimension")
+        self.action_names = tuple(action_names)
+        self.chunk = chunk
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_names)
+
+    # --- what a tokenizer defines ---------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of distinct ids."""
+
+    @property
+    @abstractmethod
+    def num_tokens(self) -> int:
+        """D, the number of ids of one chunk."""
+
+    @property
+    @abstractmethod
+    def error_bound(self) -> Float[Tensor, " A"]:
+        """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the fitted range."""
+
+    @abstractmethod
+    def _fit(self, actions_NA: Tensor) -> None:
+        """Fits to checked float32 actions on the CPU."""
+
+    @abstractmethod
+    def _encode(self, actions_KA: Tensor) -> Tensor:
+        """Checked float32 (..., K, A) -> int64 (..., D)."""
+
+    @abstractmethod
+    def _decode(self, ids_D: Tensor) -> Tensor:
+        """Checked int64 (..., D) -> float32 (..., K, A)."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """JSON types from which `_from_state` builds an equal tokenizer."""
+
+    @classmethod
+    @abstractmethod
+    def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
+        """Raises TokenizerError, KeyError, TypeError or ValueError where `state` is not what `_state` gave."""
+
+    # --- what everyone calls --------------------------------------------------------------------------
+
+    def fit(self, actions: Float[Tensor, "N A"] | Float[np.ndarray, "N A"]) -> Self:
+        """Fits to N actions (robot units) and returns itself.
+
+        Raises:
+            TokenizerError: other number of dimensions, no rows, or values that are not finite.
+        """
+        actions_NA = torch.as_tensor(actions).detach().to("cpu", torch.float32)
+        if actions_NA.ndim != 2 or actions_NA.shape[1] != self.action_dim:
+            raise TokenizerError(f"fit: expected actions of shape (N, {self._dims}), got {tuple(actions_NA.shape)}")
+        if len(actions_NA) == 0:
+            raise TokenizerError("fit: got no actions; fit on the actions of a dataset with at least one step")
+        self._check_finite(actions_NA, "fit")
+        self._fit(actions_NA)
+        return self
+
+    def encode(self, actions: Float[Tensor, "*batch K A"]) -> Int64[Tensor, "*batch D"]:
+        """Actions in robot units -> ids on the same device; values outside the fitted range are clipped to it.
+
+        Raises:
+            TokenizerError: another K or A, values that are not finite, or a tokenizer that was never fitted.
+        """
+        if actions.ndim < 2 or tuple(actions.shape[-2:]) != (self.chunk, self.action_dim):
+            raise TokenizerError(
+                f"encode: expected actions of shape (..., {self.chunk}, {self._dims}), got {tuple(actions.shape)}; "
+                "use the tokenizer that was fitted for this robot and this chunk length"
+            )
+        actions_KA = actions.detach().float()
+        self._check_finite(actions_KA, "encode")
+        return self._encode(actions_KA)
+
+    def decode(self, ids: Int64[Tensor, "*batch D"]) -> Float[Tensor, "*batch K A"]:
+        """Ids -> float32 actions in robot units, on the same device.
+
+        Raises:
+            TokenizerError: another number of tokens, no integers, or ids outside [0, vocab_size).
+        """
+        if ids.ndim < 1 or ids.shape[-1] != self.num_tokens:
+            raise TokenizerError(f"decode: expected ids of shape (..., {self.num_tokens}), got {tuple(ids.shape)}")
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise TokenizerError(f"decode: expected integer ids, got {ids.dtype}")
+        ids_D = ids.long()
+        if bool(((ids_D < 0) | (ids_D >= self.vocab_size)).any()):
+            low, high = int(ids_D.min()), int(ids_D.max())
+            raise TokenizerError(f"decode: expected ids in [0, {self.vocab_size}), got ids in [{low}, {high}]")
+        return self._decode(ids_D)
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises TokenizerError where the tokenizer was made for other action dimensions than `spec`'s."""
+        if spec.action_names != self.action_names:
+            raise TokenizerError(
+                f"the tokenizer was made for actions {list(self.action_names)}, the spec has "
+                f"{list(spec.action_names)}; build and fit a tokenizer for this robot"
+            )
+
+    # --- storage --------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the inverse of `from_dict`."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "class": type(self).__name__,
+            "action_names": list(self.action_names),
+            "chunk": self.chunk,
+            "state": self._state(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The tokenizer that `to_dict` described; called on the base class, any kind of tokenizer.
+
+        Raises:
+            TokenizerError: not a tokenizer, another version, an unknown or another class, damaged numbers.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise TokenizerError(f"not an action tokenizer: expected a mapping with format {FORMAT!r}")
+        if values.get("version") != FORMAT_VERSION:
+            raise TokenizerError(
+                f"tokenizer format version {values.get('version')!r}, this vla reads version {FORMAT_VERSION}: "
+                "install the vla that wrote it, or fit the tokenizer again"
+            )
+        registered("tokenizers")  # imports every tokenizer, so that its class is known
+        name = values.get("class")
+        found = ActionTokenizer._classes.get(name) if isinstance(name, str) else None
+        if found is None:
+            known = ", ".join(sorted(ActionTokenizer._classes))
+            raise TokenizerError(f"no tokenizer class {name!r}; there are: {known}; is its plugin installed?")
+        if not issubclass(found, cls):
+            raise TokenizerError(f"expected a {cls.__name__}, found a {name}; load it with {name} or ActionTokenizer")
+        try:
+            names, chunk = [str(n) for n in values["action_names"]], int(values["chunk"])
+            return cast(Self, found._from_state(names, chunk, values["state"]))
+        except TokenizerError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TokenizerError(f"damaged {name}: {type(error).__name__}: {error}; fit the tokenizer again") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes one JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict()) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises FileNotFoundError, or TokenizerError naming the file."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"{path}: not a JSON file: {error}") from error
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
+
+    # --- helpers --------------------------------------------------------------------------------------
+
+    @property
+    def _dims(self) -> str:
+        return f"{self.action_dim} ({', '.join(self.action_names)})"
+
+    def _check_finite(self, actions_A: Tensor, where: str) -> None:
+        if bool(torch.isfinite(actions_A).all()):
+            return
+        bad_A = ~torch.isfinite(actions_A).reshape(-1, self.action_dim).all(0)
+        names = [name for name, bad in zip(self.action_names, bad_A.tolist(), strict=True) if bad]
+        raise TokenizerError(f"{where}: actions hold NaN or infinity in {', '.join(names)}; drop or mend those steps")
+
+
+class TokenizerConfig(Config, ABC):
+    """Base of the configs registered under "tokenizers"; a subclass adds `type: Literal["name"] = "name"`."""
+
+    @abstractmethod
+    def build(self, spec: Spec, chunk: int) -> ActionTokenizer:
+        """A tokenizer for `spec`'s actions in chunks of `chunk`."""
+
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "ActionTokenizer", "TokenizerConfig", "TokenizerError"]

@@ -1,0 +1,171 @@
+"""Action bins: every dimension of every action is one token out of `num_bins` (RT-1, RT-2, OpenVLA).
+
+`num_bins` bins have `num_bins + 1` edges. Bin i holds edge_i <= value < edge_{i+1}, the last bin its upper edge
+too; an id decodes to the middle of its bin. Tokens are ordered action by action: all dimensions of the first
+action of the chunk, then those of the second.
+
+N actions, K actions per chunk, A dimensions, E edges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from vla.config import register
+from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
+from vla.types import Spec
+
+Scheme = Literal["uniform", "quantile", "mu_law"]
+
+
+@register("tokenizers", "bins")
+class BinsConfig(TokenizerConfig):
+    """Bins for every action dimension."""
+
+    type: Literal["bins"] = "bins"
+    scheme: Scheme = "uniform"
+    """uniform: equal bins over the spec's range (RT-1). quantile: equal bins between two quantiles of the data, so
+    that outliers cost no resolution (OpenVLA). mu_law: bins over the spec's range that narrow towards zero."""
+    num_bins: int = Field(default=256, ge=2, le=65536)
+    """Bins of each dimension, the size of the vocabulary."""
+    quantiles: tuple[float, float] = (0.01, 0.99)
+    """Lower and upper quantile of the scheme `quantile`."""
+    mu: float = Field(default=255.0, gt=0, allow_inf_nan=False)
+    """Strength of the scheme `mu_law`: greater means finer bins around zero and wider ones far from it."""
+
+    @field_validator("quantiles")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 1:
+            raise ValueError(f"needs 0 <= lower < upper <= 1, got {list(value)}")
+        return value
+
+    def build(self, spec: Spec, chunk: int) -> BinsTokenizer:
+        """A tokenizer for `spec`'s actions; of the schemes only `quantile` must be fitted before use."""
+        return BinsTokenizer(self, spec, chunk)
+
+
+class BinsTokenizer(ActionTokenizer):
+    """See the module's docstring. Built by `BinsConfig.build`, or read by `load`."""
+
+    def __init__(self, config: BinsConfig, spec: Spec, chunk: int) -> None:
+        super().__init__(spec.action_names, chunk)
+        self.config = config
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        if config.scheme != "quantile":
+            low, high = np.array(spec.action_low), np.array(spec.action_high)
+            self._set_edges(
+                uniform_edges(low, high, config.num_bins)
+                if config.scheme == "uniform"
+                else mu_law_edges(low, high, config.num_bins, config.mu)
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.num_bins
+
+    @property
+    def num_tokens(self) -> int:
+        return self.chunk * self.action_dim
+
+    @property
+    def edges(self) -> Float[Tensor, "A E"]:
+        """Bin edges in robot units, float32, on the CPU."""
+        return self._on(torch.device("cpu"))[0]
+
+    @property
+    def centres(self) -> Float[Tensor, "A num_bins"]:
+        """What each id decodes to, robot units, float32, on the CPU."""
+        return self._on(torch.device("cpu"))[1]
+
+    @property
+    def error_bound(self) -> Float[Tensor, " A"]:
+        edges_AE, centres = self.edges.double(), self.centres.double()
+        half_widths = torch.maximum(centres - edges_AE[:, :-1], edges_AE[:, 1:] - centres)
+        bound_A = half_widths.amax(1)
+        # float32 rounds to nearest, so one step up keeps the bound a bound
+        return torch.nextafter(bound_A.float(), torch.full_like(bound_A, torch.inf).float())
+
+    def _fit(self, actions_NA: Tensor) -> None:
+        if self.config.scheme == "quantile":
+            low, high = np.quantile(actions_NA.numpy().astype(np.float64), self.config.quantiles, axis=0)
+            self._set_edges(uniform_edges(low, high, self.config.num_bins))
+
+    def _encode(self, actions_KA: Tensor) -> Tensor:
+        edges_AE, _ = self._on(actions_KA.device)
+        values_A = actions_KA.reshape(-1, self.action_dim).T.contiguous()
+        # `right` puts a value that equals an edge into the bin that begins there
+        bins_A = torch.searchsorted(edges_AE[:, 1:-1].contiguous(), values_A, right=True)
+        return bins_A.T.reshape(*actions_KA.shape[:-2], self.num_tokens)
+
+    def _decode(self, ids_D: Tensor) -> Tensor:
+        _, centres = self._on(ids_D.device)
+        ids_KA = ids_D.reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
+        return centres[torch.arange(self.action_dim, device=ids_D.device), ids_KA]
+
+    def _state(self) -> dict[str, Any]:
+        return {**self.config.model_dump(mode="json"), "edges": self.edges.tolist() if self._tables else None}
+
+    @classmethod
+    def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
+        tokenizer = cls.__new__(cls)
+        ActionTokenizer.__init__(tokenizer, action_names, chunk)
+        tokenizer.config = BinsConfig(**{k: v for k, v in state.items() if k != "edges"})
+        tokenizer._tables = {}
+        if state["edges"] is not None:
+            tokenizer._set_edges(np.array(state["edges"], dtype=np.float64))
+        return tokenizer
+
+    def _set_edges(self, edges_AE: np.ndarray) -> None:
+        """Raises TokenizerError where the edges are not `num_bins + 1` increasing float32 numbers per dimension."""
+        expected = (self.action_dim, self.vocab_size + 1)
+        if edges_AE.shape != expected:
+            raise TokenizerError(f"expected edges of shape {expected}, got {edges_AE.shape}; fit the tokenizer again")
+        edges_AE = edges_AE.astype(np.float32).astype(np.float64)  # centres of the edges that encode compares with
+        for name, row_E in zip(self.action_names, edges_AE, strict=True):
+            if not (np.isfinite(row_E).all() and (np.diff(row_E) > 0).all()):
+                raise TokenizerError(
+                    f"action {name!r}: {self.vocab_size} bins do not fit between {row_E[0]:g} and {row_E[-1]:g} "
+                    f"({self.config.scheme}): the data of this dimension hardly vary; "
+                    "use scheme 'uniform', wider quantiles or fewer bins"
+                )
+        centres = (edges_AE[:, :-1] + edges_AE[:, 1:]) / 2
+        self._tables = {torch.device("cpu"): (torch.from_numpy(edges_AE).float(), torch.from_numpy(centres).float())}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Edges (A, E) and centres (A, num_bins) on `device`."""
+        if not self._tables:
+            raise TokenizerError(f"bins of scheme {self.config.scheme!r} are not fitted: call fit(actions) first")
+        if device not in self._tables:
+            edges_AE, centres = self._tables[torch.device("cpu")]
+            self._tables[device] = (edges_AE.to(device), centres.to(device))
+        return self._tables[device]
+
+
+def uniform_edges(low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int) -> np.ndarray:
+    """`num_bins` equal bins from low to high -> (A, num_bins + 1)."""
+    return np.linspace(low, high, num_bins + 1, axis=-1)
+
+
+def mu_law_edges(low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float) -> np.ndarray:
+    """Bins that are equal after mu-law companding (ITU-T G.711) about zero -> (A, num_bins + 1).
+
+    The first and last edge are low and high exactly, also where the range is not symmetric.
+    """
+    scale_A = np.maximum(np.abs(low), np.abs(high))
+    y_low, y_high = (np.sign(v) * np.log1p(mu * np.abs(v / scale_A)) / math.log1p(mu) for v in (low, high))
+    y_AE = np.linspace(y_low, y_high, num_bins + 1, axis=-1)
+    edges_AE = scale_A[:, None] * np.sign(y_AE) * np.expm1(np.abs(y_AE) * math.log1p(mu)) / mu
+    edges_AE[:, 0], edges_AE[:, -1] = low, high
+    return edges_AE
+
+
+__all__ = ["BinsConfig", "BinsTokenizer", "mu_law_edges", "uniform_edges"]
