@@ -34,7 +34,11 @@ C = TypeVar("C", bound="Config")
 T = TypeVar("T", bound=type)
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What was given is wrong, and the message says how to mend it: the command line prints it without a traceback."""
+
+
+class ConfigError(UserError):
     """A config is wrong. `problems` holds one line for each mistake: key, what was expected, remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -269,6 +273,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "RootConfig",
+    "UserError",
     "apply_overrides",
     "dump_config",
     "load_config",

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.config import UserError
 
-class SpecError(ValueError):
+
+class SpecError(UserError):
     """A spec contradicts itself, or something does not fit the spec it is used with."""
 
 

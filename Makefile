@@ -1,0 +1,52 @@
+# Everything needs only make and a Python >= 3.11; the first target that runs makes the environment.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+            command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BENCH ?= control_step render
+
+.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-train_gpu interop lock clean
+
+help:
+	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(READY)  ## make the virtual environment and check that rendering works
+
+$(READY): requirements.lock pyproject.toml scripts/install_rendering.sh
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one, or run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@sh scripts/install_rendering.sh $(BIN)/python
+	@touch $@
+
+demo: $(READY)  ## collect, train, evaluate and report on five Meta-World tasks
+	$(BIN)/vla demo --out runs/demo
+
+test: $(READY)  ## the test suite (under 12 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## tests that learn for minutes
+	$(BIN)/python -m pytest -m slow --timeout 3000
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(addprefix bench-,$(BENCH))  ## the benchmarks that need nothing else installed
+
+bench-control_step bench-render bench-train_gpu: bench-%: $(READY)
+	$(BIN)/python benchmarks/$*.py
+
+lock:  ## resolve requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

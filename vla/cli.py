@@ -1,0 +1,203 @@
+"""The `vla` command: reads arguments, calls one public function, prints. Nothing else lives here."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vla.config import UserError, load_config, read_yaml, registered, schema
+
+app = typer.Typer(
+    name="vla",
+    help="Robot policies that are transformers over tokens: collect, train, evaluate.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
+config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+console = Console()
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, for example `policy.history=4`.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """A user's mistake is one line each and exit status 2; Ctrl-C is status 130; no traceback for either."""
+    try:
+        yield
+    except UserError as error:
+        for line in str(error).splitlines():
+            errors.print(f"[bold red]error:[/] {_escape(line)}")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        raise typer.Exit(130) from None
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.command(epilog="Example: `vla demo --out runs/demo`")
+def demo(
+    config: Annotated[Path | None, typer.Argument(help="Another demo config.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Where everything is written [default: runs/demo].")] = None,
+) -> None:
+    """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds measure it."""
+    with _clear_errors():
+        from vla.recipes.demo import DemoConfig, demo as run
+
+        texts = list(overrides or []) + ([f"out={out}"] if out else [])
+        if config is not None and "=" in str(config):
+            texts, config = [str(config), *texts], None
+        results = run(load_config(DemoConfig, config if config is not None else {}, texts))
+        console.print(f"report: {results / 'report.html'}")
+
+
+@app.command(epilog="Example: `vla collect configs/metaworld_mt10.yaml episodes_per_task=20 out=data/mt10`")
+def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Scripted experts, with noise in their states, make a dataset."""
+    with _clear_errors():
+        from vla.sim_eval.collect import CollectConfig, collect as run
+
+        path = run(load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume)
+        console.print(f"dataset: {path}")
+
+
+@app.command(epilog="Example: `vla train configs/metaworld_mt10.yaml policy.history=4 optim.lr=3e-4 --resume`")
+def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Pretraining and fine-tuning; several processes by `accelerate launch -m vla.cli train CONFIG`."""
+    with _clear_errors():
+        from vla.training import TrainConfig, train as run
+
+        result = run(load_config(TrainConfig, config, overrides or [], section="train"), resume=resume)
+        console.print(f"policy: {result.out / 'policy'} (step {result.step})")
+
+
+@app.command("eval", epilog="Example: `vla eval configs/metaworld_mt10.yaml policy=runs/mt10/policy episodes_per_task=50`")
+def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
+    with _clear_errors():
+        from vla.recipes.evaluate import evaluate_from_config
+        from vla.sim_eval.evaluate import EvalConfig
+
+        settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        results = evaluate_from_config(settings, command=f"vla {' '.join(sys.argv[1:])}")
+        console.print(results.table())
+        console.print(f"report: {Path(settings.out) / 'report.html'}")
+
+
+@data_app.command("info", epilog="Example: `vla data info data/mt10`")
+def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+    """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""
+    with _clear_errors():
+        from vla.data import EpisodeDataset
+
+        _print_info(EpisodeDataset(dataset).info())
+
+
+def _print_info(info: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for key, value in info.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            inner = Table(*[str(k) for k in value[0]])
+            for row in value:
+                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
+            table.add_row(key, inner)
+        else:
+            table.add_row(key, str(value))
+    console.print(table)
+
+
+@config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
+def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval or demo.")]) -> None:
+    """The JSON schema of a config, for editors."""
+    with _clear_errors():
+        console.print_json(data=schema(_config_class(name)))
+
+
+def _config_class(name: str) -> Any:
+    if name == "collect":
+        from vla.sim_eval.collect import CollectConfig
+
+        return CollectConfig
+    if name == "train":
+        from vla.training import TrainConfig
+
+        return TrainConfig
+    if name == "eval":
+        from vla.sim_eval.evaluate import EvalConfig
+
+        return EvalConfig
+    if name == "demo":
+        from vla.recipes.demo import DemoConfig
+
+        return DemoConfig
+    raise UserError(f"no config {name!r}; there are: collect, train, eval, demo")
+
+
+@config_app.command("check", epilog="Example: `vla config check configs/metaworld_mt10.yaml`")
+def config_check(config: ConfigFile) -> None:
+    """Validates every section of a config file without running it."""
+    with _clear_errors():
+        sections = [s for s in ("collect", "train", "eval") if s in read_yaml(config)]
+        if not sections:
+            raise UserError(f"{config}: has none of the sections collect, train, eval")
+        for section in sections:
+            load_config(_config_class(section), config, section=section)
+            console.print(f"{section}: fine")
+
+
+@app.command("list", epilog="Example: `vla list policies`")
+def list_registered(
+    kind: Annotated[str, typer.Argument(help="policies, objectives, envs, tokenizers or formats.")],
+) -> None:
+    """What a config can name."""
+    with _clear_errors():
+        try:
+            found = registered(kind)
+        except KeyError as error:
+            raise UserError(error.args[0]) from None
+        for name, cls in found.items():
+            summary = (cls.__doc__ or "").strip().splitlines()
+            console.print(f"{name:16} {_escape(summary[0]) if summary else ''}")
+
+
+@app.command(
+    epilog="Example: `vla bench control_step`",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A file of benchmarks/.")],
+) -> None:
+    """Runs a benchmark of the repository; further arguments are handed to it."""
+    with _clear_errors():
+        folder = Path(__file__).parents[1] / "benchmarks"
+        names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+        if name not in names:
+            raise UserError(f"no benchmark {name!r}; there are: {', '.join(names) or 'none (run it from a checkout)'}")
+        raise typer.Exit(subprocess.call([sys.executable, str(folder / f"{name}.py"), *context.args]))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Evaluation from a config: loads the policy that the config names, then hands it to the simulation."""
+
+from __future__ import annotations
+
+from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
+from vla.types import Actor
+
+BASELINES = ("expert", "random")
+
+
+def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> Results:
+    """Evaluates `config.policy`: "expert", "random", a policy folder or a hub repository.
+
+    Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
+    """
+    actor: Actor | str = config.policy
+    if config.policy not in BASELINES:
+        from vla.models import load_policy
+
+        actor = load_policy(config.policy)
+    return evaluate(actor, config, command=command)
