@@ -1,0 +1,257 @@
+"""Meta-World: 50 tasks of a Sawyer arm in MuJoCo, each with a scripted expert.
+
+Follows the convention of published results: camera `corner2`, moved closer and turned upright; state =
+hand position and gripper opening; actions = hand displacement and gripper effort in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import pickle
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import numpy as np
+from pydantic import ConfigDict, Field, field_validator
+
+from vla.config import ConfigError, register
+from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
+from vla.sim_eval.envs.metaworld_tasks import INSTRUCTIONS, MT10, group_of
+from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
+from vla.types import Spec
+
+CONTROL_HZ = 80.0  # 5 physics steps of 2.5 ms per action
+CORNER2_POSITION = (0.75, 0.075, 0.7)
+STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
+ACTION_NAMES = ("dx", "dy", "dz", "gripper")
+
+Camera = Literal["topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV"]
+
+
+@register("envs", "metaworld")
+class MetaworldConfig(EnvConfig):
+    """Meta-World's tasks, seen by cameras and told by an instruction."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    type: Literal["metaworld"] = "metaworld"
+    suite_name: Literal["mt10", "mt50", "easy", "medium", "hard", "very_hard"] = Field("mt10", alias="suite")
+    """Tasks by the name of their list; a difficulty is one of the groups in which results are published."""
+    tasks: tuple[str, ...] | None = None
+    """Tasks by name, for example [drawer-open, reach]; they take the place of the suite."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 96
+    """Height and width of the pictures in pixels."""
+    cameras: Annotated[tuple[Camera, ...], Field(min_length=1)] = ("corner2",)
+    """What the policy sees."""
+    preset: Literal["fast", "full"] = "fast"
+    """Rendering: `fast` is without shadows, reflections and anti-aliasing; `full` is Meta-World's own."""
+    horizon: Annotated[int, Field(ge=1)] = 500
+    """Control steps after which an episode is cut off."""
+    paraphrase: Annotated[int, Field(ge=0, le=4)] = 0
+    """Which instruction the policy is given: 0 is the primary one, 1 to 4 are other wordings of it."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, tasks: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Raises ValueError, which becomes a ConfigError, naming what is unknown, empty or there twice."""
+        if tasks is None:
+            return None
+        if not tasks:
+            raise ValueError("is empty: name at least one task, or leave it out and set suite")
+        for task in tasks:
+            if task not in INSTRUCTIONS:
+                raise ValueError(_unknown_task(task))
+        if twice := {task for task in tasks if tasks.count(task) > 1}:
+            raise ValueError(f"{', '.join(sorted(twice))}: named twice")
+        return tasks
+
+    def spec(self) -> Spec:
+        return Spec(
+            cameras=dict.fromkeys(self.cameras, (self.image_size, self.image_size)),
+            state_names=STATE_NAMES,
+            action_names=ACTION_NAMES,
+            action_low=(-1.0,) * 4,
+            action_high=(1.0,) * 4,
+            control_hz=CONTROL_HZ,
+        )
+
+    def suite(self) -> Suite:
+        if self.tasks is not None:
+            name, tasks = "metaworld", self.tasks
+        else:
+            name, tasks = f"metaworld/{self.suite_name}", tasks_of(self.suite_name)
+        return Suite(name, tuple(self._task(task) for task in tasks))
+
+    def _task(self, name: str) -> Task:
+        texts = INSTRUCTIONS[name]
+        chosen = texts[self.paraphrase]
+        others = tuple(text for text in texts if text != chosen)
+        return Task(name, group_of(name), chosen, others, self.horizon)
+
+    def make(self, task: str) -> MetaworldEnv:
+        """Raises ConfigError where there is no such task, RenderingError where the machine cannot render."""
+        if task not in INSTRUCTIONS:
+            raise ConfigError([_unknown_task(task)])
+        return MetaworldEnv(self, self._task(task))
+
+    def versions(self) -> dict[str, str]:
+        names = ("metaworld", "mujoco", "gymnasium")
+        return {
+            **{name: importlib.metadata.version(name) for name in names},
+            "gl_renderer": gl_renderer(),
+            "render_preset": self.preset,
+        }
+
+
+def tasks_of(suite: str) -> tuple[str, ...]:
+    """Names of the tasks of a suite: "mt10", "mt50" or a difficulty."""
+    if suite == "mt10":
+        return MT10
+    return tuple(task for task in INSTRUCTIONS if suite in ("mt50", group_of(task)))
+
+
+def _unknown_task(name: str) -> str:
+    near = difflib.get_close_matches(name, INSTRUCTIONS, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"Meta-World has no task {name!r}{hint}; it has: {', '.join(INSTRUCTIONS)}"
+
+
+class MetaworldEnv(SimEnv):
+    """One Meta-World task as a gymnasium env; see `SimEnv` for what it observes and tells.
+
+    It never terminates by itself: whoever runs it decides what success ends. It truncates at the horizon.
+    `close` frees the rendering context.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(self, config: MetaworldConfig, task: Task) -> None:
+        choose_backend()  # before mujoco is imported
+        self.config, self.task, self.spec_ = config, task, config.spec()
+        size = config.image_size
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "images": gymnasium.spaces.Dict(
+                    {c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for c in config.cameras}
+                ),
+                "state": gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32),
+            }
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self._sim = _build(task.name)
+        self._sim.max_path_length = config.horizon + 1  # its own limit raises where ours truncates
+        self._cameras = {name: self._sim.model.camera(name).id for name in config.cameras}
+        self._sim.model.cam_pos[self._sim.model.camera("corner2").id] = CORNER2_POSITION
+        self._renderer = SceneRenderer(self._sim.model, size, size, config.preset)
+        self._raw: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A new episode. The same seed gives the same start; without one, the next start of the present sequence."""
+        super().reset(seed=seed)
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._sim.seed(seed)
+        self._raw, _ = self._sim.reset()
+        self._expert = _expert_class(self.task.name)()
+        self._steps, self._progress = 0, Progress()
+        # Meta-World moves the mark of the goal after its last forward pass: without this the first picture
+        # shows the mark of the episode before. Positions only, the dynamics stay as they are.
+        mujoco = importlib.import_module("mujoco")
+        mujoco.mj_kinematics(self._sim.model, self._sim.data)
+        return self._observation(), self._info(False)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
+        action = np.asarray(action, dtype=np.float32)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise ValueError(f"action: expected {self.action_space.shape} finite numbers, got {action}")
+        if self._raw is None:
+            raise RuntimeError("step before reset: call reset first")
+        self._raw, reward, _, _, told = self._sim.step(np.clip(action, -1.0, 1.0))
+        self._steps += 1
+        success = bool(told["success"])
+        self._progress.update(success, told)
+        return self._observation(), float(reward), False, self._steps >= self.task.horizon, self._info(success)
+
+    def expert_action(self) -> np.ndarray:
+        if self._raw is None:
+            raise RuntimeError("expert_action before reset: call reset first")
+        action = self._expert.get_action(self._raw)  # reaches 11 in size
+        return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The picture of the first camera, uint8 (H, W, 3)."""
+        return self._image(self.config.cameras[0])
+
+    def close(self) -> None:
+        self._renderer.close()
+        self._sim.close()
+
+    def _image(self, camera: str) -> np.ndarray:
+        image = self._renderer.render(self._sim.data, self._cameras[camera])
+        # The cameras at the corners hang upside down.
+        return np.ascontiguousarray(image[::-1, ::-1] if camera.startswith("corner") else image)
+
+    def _observation(self) -> dict[str, Any]:
+        assert self._raw is not None
+        return {
+            "images": {camera: self._image(camera) for camera in self._cameras},
+            "state": self._raw[: len(STATE_NAMES)].astype(np.float32),
+        }
+
+    def _info(self, success: bool) -> dict[str, Any]:
+        return {
+            "instruction": self.task.instruction,
+            "success": success,
+            "failure": self._progress.failure(),
+        }
+
+
+class Progress:
+    """How far an episode has come, from what Meta-World tells at each step."""
+
+    def __init__(self) -> None:
+        self.succeeded = self.near = self.grasped = False
+
+    def update(self, success: bool, told: dict[str, Any]) -> None:
+        self.succeeded |= success
+        self.near |= bool(told.get("near_object", 0.0))
+        self.grasped |= bool(told.get("grasp_success", 0.0))
+
+    def failure(self) -> str:
+        """What is missing: "never reached", "no grasp", "missed goal", or "" once the task was solved."""
+        if self.succeeded:
+            return ""
+        if not self.near:
+            return "never reached"
+        return "missed goal" if self.grasped else "no grasp"
+
+
+def _build(task: str) -> Any:
+    """Meta-World's own env with the task set, drawing its starts from `seed`.
+
+    `MT1(name)` would build the env 50 times over to draw goals that are never used. A task of our own gives
+    the same env: `set_task` needs it to show the goal to the expert (setting the flag alone leaves an
+    observation space that clips the goal to zero).
+    """
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.types import Task as MetaworldTask
+
+    env_class = ALL_V3_ENVIRONMENTS[f"{task}-v3"]
+    sim = env_class()
+    data = {"rand_vec": np.zeros(3), "env_cls": env_class, "partially_observable": False}
+    sim.set_task(MetaworldTask(env_name=f"{task}-v3", data=pickle.dumps(data)))
+    sim._freeze_rand_vec = False
+    sim.seeded_rand_vec = True
+    return sim
+
+
+@functools.cache
+def _expert_class(task: str) -> Any:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    return ENV_POLICY_MAP[f"{task}-v3"]

@@ -1,0 +1,191 @@
+"""Off-screen rendering of MuJoCo scenes on machines without a screen.
+
+The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value that the user has
+put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one model with one of two presets:
+
+- "full": MuJoCo's own quality (shadows, four-fold anti-aliasing, reflections), as Meta-World renders.
+- "fast": none of the three. On a CPU a small frame takes about a tenth of the time.
+
+Pictures of the two presets differ, so a policy is trained and evaluated with the same one; `gl_renderer`
+and the preset belong in every record.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import importlib
+import os
+import sys
+import weakref
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Preset = Literal["full", "fast"]
+PRESETS: tuple[str, ...] = get_args(Preset)
+INSTALL_COMMAND = "apt-get install -y libegl1 libgl1 libosmesa6"
+
+_live: weakref.WeakSet[SceneRenderer] = weakref.WeakSet()
+
+
+class RenderingError(RuntimeError):
+    """This machine cannot render; the message names the remedy."""
+
+
+def choose_backend() -> str:
+    """Sets MUJOCO_GL, unless the user has, and returns its value.
+
+    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError where the
+    machine has neither EGL nor OSMesa.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen or sys.platform != "linux":
+        return chosen
+    backend = "egl" if _egl_has_device() else "osmesa" if _loads("libOSMesa.so.8", "libOSMesa.so") else None
+    if backend is None:
+        raise RenderingError(
+            "cannot render: neither EGL (libEGL.so.1, with a device) nor OSMesa (libOSMesa.so) loads on this machine; "
+            f"install them with: {INSTALL_COMMAND}"
+        )
+    os.environ["MUJOCO_GL"] = backend
+    return backend
+
+
+def _loads(*names: str) -> ctypes.CDLL | None:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+@functools.cache
+def _egl_has_device() -> bool:
+    """Whether EGL loads and offers a device. A library without any driver has none."""
+    egl = _loads("libEGL.so.1")
+    if egl is None or _loads("libGL.so.1", "libOpenGL.so.0") is None:
+        return False
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
+    address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    if not address:
+        return False
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+    count = ctypes.c_int(0)
+    return bool(query(0, None, ctypes.byref(count))) and count.value > 0
+
+
+def _gl_context(width: int, height: int) -> Any:
+    """A new OpenGL context, made current. Taken from the backend's own module: `mujoco.GLContext` is fixed
+    by whoever imported mujoco first."""
+    backend = choose_backend()
+    module = f"mujoco.{backend}" if backend in ("egl", "osmesa") else "mujoco.gl_context"
+    try:
+        context = importlib.import_module(module).GLContext(width, height)
+        context.make_current()
+    except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, GLError ...
+        raise RenderingError(
+            f"cannot render with MUJOCO_GL={backend}: {type(error).__name__}: {error}; "
+            f"unset MUJOCO_GL, or install the libraries with: {INSTALL_COMMAND}"
+        ) from error
+    return context
+
+
+@functools.cache
+def gl_renderer() -> str:
+    """Name of what draws the pictures, for example "llvmpipe (LLVM 15.0.6, 256 bits)"."""
+    context = _gl_context(16, 16)
+    try:
+        from OpenGL import GL
+
+        return str(GL.glGetString(GL.GL_RENDERER).decode())
+    finally:
+        context.free()
+
+
+@atexit.register
+def close_all() -> None:
+    """Closes every renderer of this process that is still open."""
+    for renderer in list(_live):
+        renderer.close()
+
+
+class SceneRenderer:
+    """Draws the cameras of one MuJoCo model, all at one size.
+
+    The OpenGL context is made at the first `render`, in the process and thread that calls it: a renderer
+    that has not rendered yet survives a fork.
+
+    Args:
+        model: mujoco.MjModel. With "fast" its quality settings are changed (they bind when the context is made).
+        height, width: size of the pictures in pixels.
+        preset: "full" or "fast".
+    """
+
+    def __init__(self, model: Any, height: int, width: int, preset: Preset = "fast") -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset: no {preset!r}; there are: {', '.join(PRESETS)}")
+        self.height, self.width, self.preset = height, width, preset
+        self._model = model
+        self._gl: Any = None
+        self._open = True
+
+    def _start(self) -> None:
+        import mujoco
+
+        quality, size = self._model.vis.quality, self._model.vis.global_
+        if self.preset == "fast":
+            quality.offsamples = 0
+            quality.shadowsize = 0
+        size.offwidth, size.offheight = max(self.width, 1), max(self.height, 1)
+        self._gl = _gl_context(self.width, self.height)
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
+        if self.preset == "fast":
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self._options = mujoco.MjvOption()
+        self._viewport = mujoco.MjrRect(0, 0, self.width, self.height)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        if not _live:
+            # Exit handlers run last in, first out: ours must precede the one with which EGL has just
+            # registered its own end.
+            atexit.unregister(close_all)
+            atexit.register(close_all)
+        _live.add(self)
+
+    def render(self, data: Any, camera: int) -> np.ndarray:
+        """The picture of camera number `camera` in the state `data`: uint8 (height, width, 3), first row on top.
+
+        Raises RenderingError where the machine cannot render, RuntimeError after `close`.
+        """
+        import mujoco
+
+        if not self._open:
+            raise RuntimeError("the renderer is closed: build a new one")
+        if self._gl is None:
+            self._start()
+        self._gl.make_current()
+        self._camera.fixedcamid = camera
+        mujoco.mjv_updateScene(
+            self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        image = np.empty((self.height, self.width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(image, None, self._viewport, self._context)
+        return image[::-1]  # OpenGL's first row is the lowest
+
+    def close(self) -> None:
+        """Frees the OpenGL context; may be called twice."""
+        self._open = False
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+            _live.discard(self)
