@@ -1,0 +1,31 @@
+"""A seed for every episode, so that demonstrations and evaluations never start alike."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import numpy as np
+
+Purpose = Literal["collect", "eval"]
+_LAST_BIT: dict[str, int] = {"collect": 0, "eval": 1}
+
+
+def episode_seed(purpose: Purpose, seed: int, task: str, episode: int, attempt: int = 0) -> int:
+    """The env seed of one episode, 0 <= seed < 2**31: a pure function of its arguments.
+
+    Seeds for collection are even, seeds for evaluation odd: whatever seeds the two are given, no evaluation
+    starts where a demonstration started.
+
+    Args:
+        purpose: "collect" or "eval".
+        seed: the seed in the config.
+        task: the task's name.
+        episode: number of the episode in its task.
+        attempt: counts the tries of one episode.
+    """
+    if purpose not in _LAST_BIT:
+        raise ValueError(f"purpose: no {purpose!r}; there are: {', '.join(_LAST_BIT)}")
+    keys = (zlib.crc32(purpose.encode()), zlib.crc32(task.encode()), episode, attempt)
+    drawn = int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1)[0])
+    return (drawn >> 2) << 1 | _LAST_BIT[purpose]
