@@ -1,0 +1,1 @@
+"""Dataset formats: one file, one format, registered under "formats"."""

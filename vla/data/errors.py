@@ -1,0 +1,7 @@
+"""The error of this room."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data is missing, damaged or contradicts itself. The message names the place, the value and the remedy."""

@@ -1,0 +1,146 @@
+"""A dataset of episodes on disk, whatever its format.
+
+N: frames of the dataset, L: steps of an episode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vla.config import registered
+from vla.data.episode import Episode
+from vla.data.errors import DataError
+from vla.data.format import Columns, DatasetReader
+from vla.data.statistics import true_statistics
+from vla.types import Spec
+
+_READER_COLUMNS = ("episode_index", "length", "first_frame", "task_index", "success", "return", "terminated", "info")
+
+
+def _open(root: Path) -> DatasetReader:
+    if not root.exists():
+        raise DataError(f"{root}: no such folder; make the dataset with `vla collect`, or correct the path")
+    formats: dict[str, Any] = registered("formats")
+    for reader in formats.values():
+        if reader.matches(root):
+            return reader(root)  # type: ignore[no-any-return]
+    raise DataError(f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json")
+
+
+class EpisodeDataset:
+    """Reads a dataset folder. Opening costs milliseconds: images are read when they are asked for.
+
+    Raises:
+        DataError: the folder is missing, holds no episodes, is damaged or contradicts itself.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._reader = _open(self.root)
+        self.spec: Spec = self._reader.spec
+        self.instructions: list[str] = self._reader.instructions
+        self.metadata: dict[str, Any] = self._reader.metadata
+        self._episodes: pd.DataFrame | None = None
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._reader.episodes)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self._reader.episodes["length"].sum())
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """One row per episode: episode_index, length, first_frame, task_index, success, return, terminated, info."""
+        if self._episodes is None:
+            self._episodes = self._complete(self._reader.episodes)
+        return self._episodes
+
+    def _complete(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Adds what other makers do not store, computed from the frames."""
+        table = table.copy()
+        starts = table["first_frame"].to_numpy()
+        if not {"success", "return", "terminated"} <= set(table):
+            columns = self.columns
+            table["success"] = np.logical_or.reduceat(columns.success, starts)
+            table["return"] = np.add.reduceat(columns.rewards.astype(np.float64), starts)
+            table["terminated"] = np.logical_or.reduceat(columns.terminated, starts)
+        if "info" not in table:
+            table["info"] = "{}"
+        return table[list(_READER_COLUMNS)]
+
+    @property
+    def columns(self) -> Columns:
+        """All numbers of the dataset, read once. Raises DataError where an action or state is NaN."""
+        return self._reader.columns()
+
+    def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """(frame, image file) for the frames [start, stop) of the dataset, streamed."""
+        if camera not in self.spec.cameras:
+            raise KeyError(f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}")
+        return self._reader.images(camera, start, self.num_frames if stop is None else stop)
+
+    def fingerprint(self) -> str:
+        """Changes whenever the images may have changed."""
+        return self._reader.fingerprint()
+
+    def __len__(self) -> int:
+        return self.num_episodes
+
+    def episode(self, index: int) -> Episode:
+        """Episode `index`, its images as PNG files. Raises IndexError."""
+        if not 0 <= index < self.num_episodes:
+            raise IndexError(f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}")
+        row, columns = self.episodes.iloc[index], self.columns
+        start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
+        return Episode(
+            images={camera: [data for _, data in self.images(camera, start, stop)] for camera in self.spec.cameras},
+            state=columns.state[start:stop],
+            actions=columns.actions[start:stop],
+            rewards=columns.rewards[start:stop],
+            success=columns.success[start:stop],
+            terminated=bool(row["terminated"]),
+            instruction=self.instructions[int(row["task_index"])],
+            info=json.loads(row["info"]),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions; JSON types."""
+        table = self.episodes
+        tasks = []
+        for task_index, instruction in enumerate(self.instructions):
+            rows = table[table["task_index"] == task_index]
+            if len(rows):
+                tasks.append(
+                    {
+                        "instruction": instruction,
+                        "episodes": len(rows),
+                        "frames": int(rows["length"].sum()),
+                        "success_rate": float(rows["success"].mean()),
+                        "mean_return": float(rows["return"].mean()),
+                    }
+                )
+        statistics = true_statistics(self.columns.actions)
+        return {
+            "root": str(self.root),
+            "episodes": self.num_episodes,
+            "frames": self.num_frames,
+            "hours": self.num_frames / self.spec.control_hz / 3600,
+            "bytes": sum(file.stat().st_size for file in self.root.rglob("*.parquet")),
+            "spec": self.spec.to_dict(),
+            "tasks": tasks,
+            "actions": {
+                name: {
+                    key: float(getattr(statistics, key)[dim]) for key in ("min", "low", "mean", "high", "max", "std")
+                }
+                for dim, name in enumerate(self.spec.action_names)
+            },
+            "metadata": self.metadata,
+        }

@@ -1,0 +1,50 @@
+"""Returns to go: pure functions of rewards and of where episodes begin and how they end.
+
+N: frames of all episodes, side by side; E: episodes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def returns_to_go(
+    rewards_N: np.ndarray,
+    lengths_E: np.ndarray,
+    *,
+    discount: float = 1.0,
+    final_values_E: np.ndarray | None = None,
+) -> np.ndarray:
+    """Monte-Carlo returns: G_t = r_t + discount * G_{t+1} within each episode (Sutton and Barto, eq. 3.9).
+
+    Args:
+        rewards_N: rewards, float (N,).
+        lengths_E: steps of each episode, int (E,), summing to N, each at least 1.
+        discount: in [0, 1].
+        final_values_E: value of what follows each episode's last step, float (E,). It belongs at truncations,
+            where the task went on unseen; true ends have none. None stands for zero everywhere: the plain sum
+            of what was seen, which at truncations is not the value of the task that goes on.
+
+    Returns:
+        float32 (N,).
+
+    Raises:
+        ValueError: the discount is outside [0, 1], or the lengths do not fit.
+    """
+    if not 0.0 <= discount <= 1.0:
+        raise ValueError(f"discount is {discount}; expected a number in [0, 1]")
+    lengths = np.asarray(lengths_E, dtype=np.int64)
+    if lengths.sum() != len(rewards_N) or (lengths < 1).any():
+        raise ValueError(f"lengths sum to {lengths.sum()} for {len(rewards_N)} rewards; each must be at least 1")
+    starts = np.cumsum(lengths) - lengths
+    result = np.zeros(len(rewards_N), dtype=np.float64)
+    following = np.zeros(len(lengths)) if final_values_E is None else np.array(final_values_E, dtype=np.float64)
+    # Backwards through time, all episodes at once: from the longest first, those still running are a prefix.
+    order = np.argsort(-lengths, kind="stable")
+    running = np.searchsorted(-lengths[order], -np.arange(1, lengths.max(initial=0) + 1), side="right")
+    for back, count in enumerate(running, start=1):
+        active = order[:count]
+        t = starts[active] + lengths[active] - back
+        following[active] = rewards_N[t] + discount * following[active]
+        result[t] = following[active]
+    return result.astype(np.float32)

@@ -1,0 +1,88 @@
+"""The order in which windows are trained on: a pure function of (seed, step, rank)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla.data.windows import Windows
+
+
+class WindowSampler:
+    """Endless batches of window indices.
+
+    Without weights, epoch e is a permutation of all windows seeded by (seed, e), and batches cut the endless
+    row of epochs into pieces: over any whole number of epochs every window comes equally often. With weights,
+    each batch is drawn with replacement, seeded by (seed, step).
+
+    Args:
+        num_windows: indices are 0 .. num_windows - 1.
+        batch_size: of all processes together.
+        seed: any non-negative integer.
+        rank: this process; it takes rows [rank::world_size] of the global batch.
+        world_size: number of processes; must divide `batch_size`.
+        weights: (num_windows,) non-negative, not all zero; need not sum to one.
+    """
+
+    def __init__(
+        self,
+        num_windows: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        if num_windows < 1:
+            raise ValueError(f"num_windows is {num_windows}; expected at least one window: choose more episodes")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}; expected 0 to {world_size - 1}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; expected a non-negative integer")
+        self.num_windows, self.batch_size, self.seed = num_windows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self._cumulative = None if weights is None else _cumulative(np.asarray(weights, np.float64), num_windows)
+        self._permutation: tuple[int, np.ndarray] | None = None
+
+    def indices(self, step: int) -> np.ndarray:
+        """This process's window indices at optimiser step `step` >= 0, int64 (batch_size / world_size,)."""
+        if step < 0:
+            raise ValueError(f"step is {step}; expected 0 or more")
+        if self._cumulative is not None:
+            draws = np.random.default_rng([self.seed, step]).random(self.batch_size)
+            chosen = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
+            return chosen[self.rank :: self.world_size].astype(np.int64)
+        places = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
+        epochs, offsets = np.divmod(places, self.num_windows)
+        result = np.empty(len(places), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            result[rows] = self._epoch(int(epoch))[offsets[rows]]
+        return result
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if self._permutation is None or self._permutation[0] != epoch:
+            self._permutation = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_windows))
+        return self._permutation[1]
+
+
+def _cumulative(weights: np.ndarray, num_windows: int) -> np.ndarray:
+    if weights.shape != (num_windows,):
+        raise ValueError(f"weights have shape {weights.shape}; expected {(num_windows,)}: one per window")
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise ValueError("weights must be finite, non-negative and not all zero")
+    cumulative = np.cumsum(weights)
+    # Draws just below the total may round up to it: the windows after the last positive weight stay out.
+    return cumulative[: int(np.flatnonzero(weights)[-1]) + 1]
+
+
+def task_balanced_weights(windows: Windows, temperature: float = 0.0) -> np.ndarray:
+    """Weights (len(windows),) that draw task k in proportion to (its windows) ** temperature; they sum to one.
+
+    0 gives every task the same share, 1 leaves the shares of the data.
+    """
+    _, inverse, counts = np.unique(windows.task_index, return_inverse=True, return_counts=True)
+    shares = counts.astype(np.float64) ** temperature
+    return np.asarray((shares / shares.sum() / counts)[inverse].reshape(len(windows)))

@@ -1,0 +1,142 @@
+"""How an episode lies on disk: the names, features and columns of LeRobotDataset v3.0.
+
+Beyond what LeRobot asks for there is one column, `next.terminated` (a true end, as opposed to
+`next.done`, which time limits set too), and in the episodes table `success`, `return`, `terminated`,
+`task_index` and `info` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vla.data.episode import Episode
+from vla.types import Spec
+
+CODEBASE_VERSION = "v3.0"
+FILES_PER_CHUNK = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+
+INFO = "meta/info.json"
+STATS = "meta/stats.json"
+TASKS = "meta/tasks.parquet"
+SPEC = "meta/vla_spec.json"
+METADATA = "meta/vla_metadata.json"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+STATE = "observation.state"
+ACTION = "action"
+REWARD = "next.reward"
+DONE = "next.done"
+SUCCESS = "next.success"
+TERMINATED = "next.terminated"
+IMAGE_PREFIX = "observation.images."
+INDEX_FEATURES = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+
+
+def features(spec: Spec) -> dict[str, dict[str, Any]]:
+    """The `features` of info.json."""
+
+    def scalar(dtype: str) -> dict[str, Any]:
+        return {"dtype": dtype, "shape": [1], "names": None}
+
+    result: dict[str, dict[str, Any]] = {}
+    for camera, (h, w) in spec.cameras.items():
+        names = ["height", "width", "channels"]
+        result[IMAGE_PREFIX + camera] = {"dtype": "image", "shape": [h, w, 3], "names": names}
+    if spec.state_dim:
+        result[STATE] = {"dtype": "float32", "shape": [spec.state_dim], "names": list(spec.state_names)}
+    result[ACTION] = {"dtype": "float32", "shape": [spec.action_dim], "names": list(spec.action_names)}
+    result[REWARD] = scalar("float32")
+    for name in (DONE, SUCCESS, TERMINATED):
+        result[name] = scalar("bool")
+    return result | {name: scalar(dtype) for name, dtype in INDEX_FEATURES.items()}
+
+
+def info(spec: Spec, *, robot_type: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """The content of info.json."""
+    return {
+        "codebase_version": CODEBASE_VERSION,
+        "robot_type": robot_type or None,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": FILES_PER_CHUNK,
+        "data_files_size_in_mb": DATA_FILE_MB,
+        "video_files_size_in_mb": VIDEO_FILE_MB,
+        "fps": int(spec.control_hz) if spec.control_hz.is_integer() else spec.control_hz,
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": None,
+        "features": features(spec),
+    }
+
+
+def _matrix(values: np.ndarray) -> pa.Array:
+    """(L, D) -> a column of D-vectors; (L, 1) -> a plain column, as LeRobot stores shape [1]."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    flat = pa.array(values.ravel())
+    return flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _image_column(files: list[bytes]) -> pa.Array:
+    paths = [f"frame-{t:06d}.png" for t in range(len(files))]
+    return pa.StructArray.from_arrays([pa.array(files, pa.binary()), pa.array(paths)], ["bytes", "path"])
+
+
+def numeric_columns(
+    episode: Episode, spec: Spec, *, index: int, first_frame: int, task_index: int
+) -> dict[str, np.ndarray]:
+    """Every feature of the episode that is no image, in the order of `features`."""
+    steps = len(episode)
+    last = np.arange(steps) == steps - 1
+    columns: dict[str, np.ndarray] = {}
+    if spec.state_dim:
+        columns[STATE] = np.asarray(episode.state, np.float32)
+    columns[ACTION] = np.asarray(episode.actions, np.float32)
+    columns[REWARD] = np.asarray(episode.rewards, np.float32)
+    columns[DONE] = last
+    columns[SUCCESS] = np.asarray(episode.success, bool)
+    columns[TERMINATED] = last & bool(episode.terminated)
+    columns["timestamp"] = (np.arange(steps) / spec.control_hz).astype(np.float32)
+    columns["frame_index"] = np.arange(steps)
+    columns["episode_index"] = np.full(steps, index)
+    columns["index"] = np.arange(first_frame, first_frame + steps)
+    columns["task_index"] = np.full(steps, task_index)
+    return columns
+
+
+def data_table(images: dict[str, list[bytes]], numeric: dict[str, np.ndarray]) -> pa.Table:
+    """The rows of one episode: PNG files per camera, then the numeric columns."""
+    columns = {IMAGE_PREFIX + camera: _image_column(files) for camera, files in images.items()}
+    for name, values in numeric.items():
+        columns[name] = _matrix(values) if values.ndim == 2 else pa.array(values)
+    return pa.table(columns)
+
+
+def tasks_table(instructions: list[str]) -> pa.Table:
+    """Row i is task_index i. The pandas metadata makes the text the index, which LeRobot looks tasks up by."""
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [
+            {"name": n, "field_name": n, "pandas_type": p, "numpy_type": q, "metadata": None}
+            for n, p, q in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+        ],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.2.0",
+    }
+    table = pa.table({"task_index": pa.array(range(len(instructions)), pa.int64()), "task": instructions})
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})

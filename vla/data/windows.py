@@ -1,0 +1,146 @@
+"""Contiguous windows of trajectories as batches, gathered from arrays without a loop over samples.
+
+N: frames of the chosen episodes, B: windows in a batch, T: steps of a window, K: actions per chunk,
+A: action dimensions, S: state dimensions, H and W: image height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla.data.cache import FrameCache, Storage
+from vla.data.errors import DataError
+from vla.data.reader import EpisodeDataset
+from vla.data.returns import returns_to_go
+from vla.types import Batch
+
+
+class Windows:
+    """One window for each step t of the chosen episodes, with t as its last (current) step.
+
+    A window has `history` steps, left-padded at the episode's start, and with `next_step` one more, t+1:
+    `batch.steps(0, -1)` and `batch.steps(1, None)` are then the current and the next steps. Where the episode
+    has no step t+1 the extra step is masked, whether the episode terminated or was truncated.
+
+    Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
+    terminals and action masks are False. Chunks that run past the end repeat the episode's last action.
+
+    Args:
+        dataset: where the episodes are.
+        history: steps of a window, at least 1.
+        chunk: actions per step, at least 1.
+        next_step: add the step after the current one.
+        discount: of `returns_to_go`.
+        cache: where decoded frames are kept, "ram" or "disk".
+        episodes: indices of the episodes to use; all by default.
+        cameras: which cameras to load; all of the spec by default.
+        cache_folder: where caches on disk lie; `.cache` in the dataset's folder by default.
+        progress: called with (frames done, frames in all) while frames are decoded.
+
+    Attributes:
+        actions: float32 (N, A) of the chosen episodes.
+        states: float32 (N, S).
+        rewards: float32 (N,).
+        returns: float32 (N,), discounted returns to go.
+        terminals: bool (N,).
+        success: bool (N,).
+        task_index: int64 (N,), row of `instructions`.
+        instructions: all of the dataset's.
+
+    Raises:
+        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is damaged.
+    """
+
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        *,
+        history: int,
+        chunk: int,
+        next_step: bool = False,
+        discount: float = 1.0,
+        cache: Storage = "ram",
+        episodes: Sequence[int] | None = None,
+        cameras: Sequence[str] | None = None,
+        cache_folder: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if history < 1 or chunk < 1:
+            raise ValueError(f"history is {history} and chunk is {chunk}; expected at least 1")
+        chosen = _chosen(dataset, episodes)
+        table = dataset.episodes.iloc[chosen]
+        self.dataset, self.spec, self.instructions = dataset, dataset.spec, dataset.instructions
+        self.history, self.chunk, self.next_step, self.discount = history, chunk, next_step, discount
+        self.episodes = chosen
+
+        lengths = table["length"].to_numpy(np.int64)
+        ends = np.cumsum(lengths)
+        source = _spans(table["first_frame"].to_numpy(np.int64), lengths)
+        columns = dataset.columns
+        self.actions, self.states = columns.actions[source], columns.state[source]
+        self.rewards, self.success = columns.rewards[source], columns.success[source]
+        self.terminals = columns.terminated[source]
+        self.returns = returns_to_go(self.rewards, lengths, discount=discount)
+        self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
+        self._start, self._end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
+        self._cache = FrameCache(
+            dataset, cache, episodes=chosen, cameras=cameras, folder=cache_folder, progress=progress
+        )
+        self._row = _spans(np.array([self._cache.first_row(e) for e in chosen]), lengths)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The windows `indices`, int (B,). T is `history`, one more with `next_step`. Raises IndexError."""
+        index_B = np.asarray(indices, dtype=np.int64)
+        if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
+            raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
+        start_B1, end_B1 = self._start[index_B][:, None], self._end[index_B][:, None]
+        step_BT = index_B[:, None] + np.arange(1 - self.history, 2 if self.next_step else 1)
+        mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
+        step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
+        step_BTK = step_BT[..., None] + np.arange(self.chunk)
+        inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
+        step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
+        row_BT = self._row[step_BT]
+        task_B = self.task_index[index_B]
+        return Batch(
+            images={camera: _tensor(frames[row_BT]) for camera, frames in self._cache.frames.items()},
+            state=_tensor(self.states[step_BT]),
+            instruction=[self.instructions[task] for task in task_B],
+            actions=_tensor(self.actions[step_BTK]),
+            action_mask=_tensor(inside_BTK),
+            rewards=_tensor(np.where(mask_BT, self.rewards[step_BT], np.float32(0))),
+            terminals=_tensor(self.terminals[step_BT] & mask_BT),
+            returns_to_go=_tensor(np.where(mask_BT, self.returns[step_BT], np.float32(0))),
+            timesteps=_tensor(step_BT - start_B1),
+            mask=_tensor(mask_BT),
+            task_index=_tensor(task_B),
+        )
+
+
+def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int]:
+    chosen = list(range(dataset.num_episodes)) if episodes is None else [int(e) for e in episodes]
+    if not chosen:
+        raise DataError(f"{dataset.root}: no episodes are chosen; choose at least one of {dataset.num_episodes}")
+    if len(set(chosen)) < len(chosen):
+        raise DataError(f"{dataset.root}: episodes are chosen twice; use weights of the sampler to repeat them")
+    for episode in chosen:
+        if not 0 <= episode < dataset.num_episodes:
+            raise DataError(f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}")
+    return chosen
+
+
+def _spans(starts_E: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+    """The integers starts[e] .. starts[e] + lengths[e] - 1 of every e, side by side."""
+    before = np.cumsum(lengths_E) - lengths_E
+    return np.repeat(starts_E - before, lengths_E) + np.arange(lengths_E.sum())
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
