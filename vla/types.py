@@ -302,8 +302,8 @@ class ActionDistribution(Protocol):
     def mode(self) -> Tensor:
         """The most likely chunk, (B, T, K, A)."""
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One random chunk, (B, T, K, A)."""
+    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Tensor:
+        """One random chunk, (B, T, K, A); `temperature` 0 gives the mode."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""The README.md of a checkpoint: what the policy is for, what it learned from, what was measured."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vla.models.policy import Policy
+
+_HEAD = """---
+library_name: vla
+pipeline_tag: robotics
+tags:
+- robotics
+- vla
+- {type}
+---
+
+# {type} policy
+
+A robot policy of the package `vla`: images and an instruction go in, {chunk} action{s} per step come{verb} out.
+
+```python
+import torch
+from vla.models import load_policy
+
+policy = load_policy("this folder")
+actions, memory = policy.act(observation)          # start of an episode
+actions, memory = policy.act(observation, memory)  # every step after
+```
+"""
+
+
+def model_card(policy: Policy) -> str:
+    """Markdown with the spec, the configuration, and the sections that `policy.card` holds."""
+    config = policy.config.model_dump(mode="json")
+    plural = policy.chunk > 1
+    head = _HEAD.format(type=config["type"], chunk=policy.chunk, s="s" * plural, verb="" if plural else "s")
+    parts = [head, "## Robot", _spec_table(policy)]
+    parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in policy.card.items()]
+    texts = list(policy.language.cached())
+    if texts:
+        shown = "\n".join(f"- {text}" for text in texts[:50])
+        more = f"\n- ... and {len(texts) - 50} more" if len(texts) > 50 else ""
+        parts.append(f"## Instructions\n\nLanguage encoder: `{policy.language.name}` (frozen).\n\n{shown}{more}")
+    millions = sum(p.numel() for p in policy.parameters()) / 1e6
+    shown = json.dumps(config, indent=2)
+    parts.append(f"## Configuration\n\n{millions:.2f} million parameters.\n\n```json\n{shown}\n```")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _spec_table(policy: Policy) -> str:
+    spec = policy.spec
+    cameras = ", ".join(f"`{name}` {h}x{w}" for name, (h, w) in spec.cameras.items()) or "none"
+    lines = [
+        f"Cameras (height x width): {cameras}. State: {', '.join(spec.state_names) or 'none'}. "
+        f"Control rate: {spec.control_hz:g} Hz. Context: {policy.history} steps.",
+        "",
+        "| action | low | high |",
+        "|---|---|---|",
+    ]
+    for name, low, high in zip(spec.action_names, spec.action_low, spec.action_high, strict=True):
+        lines.append(f"| {name} | {low:g} | {high:g} |")
+    return "\n".join(lines)
+
+
+def _section(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    rows = [f"| {key} | {_cell(item)} |" for key, item in value.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+__all__ = ["model_card"]

@@ -1,0 +1,275 @@
+"""The base of all policies: what every policy can do, and how it is stored.
+
+A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the language vectors of
+the training instructions, and a model card; it needs nothing else to run. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from jaxtyping import Float
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vla.config import CONFIG_VERSION, Config, ConfigError, lookup, validate
+from vla.models.model_card import model_card
+from vla.tokenizers.base import ActionTokenizer, TokenizerError
+from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
+from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+
+CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "spec.json", "tokenizer.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder is missing, incomplete, damaged, or of another version or model."""
+
+
+class PolicyConfig(Config, ABC):
+    """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] = "name"`."""
+
+    history: int = Field(default=6, ge=1)
+    """Time steps of context, T."""
+    chunk: int = Field(default=1, ge=1)
+    """Actions per chunk, K."""
+
+    @abstractmethod
+    def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
+        """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they will be loaded."""
+
+
+class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]):
+    """A robot policy. Subclasses define `forward` and `step`.
+
+    Attributes:
+        config: what it was built from.
+        spec: the robot it is for.
+        history, chunk: T and K.
+        tokenizer: actions <-> ids.
+        language: the frozen text encoder; its weights are no part of the policy.
+        card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
+    """
+
+    state_mean: Tensor
+    state_std: Tensor
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str) -> None:
+        super().__init__()
+        self.config, self.spec, self.tokenizer = config, spec, tokenizer
+        self.history, self.chunk = config.history, config.chunk
+        self.language = LanguageEncoder(language)
+        self.card: dict[str, Any] = {}
+        self.register_buffer("state_mean", torch.zeros(spec.state_dim))
+        self.register_buffer("state_std", torch.ones(spec.state_dim))
+        self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
+        self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
+
+    # --- what a policy defines ------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> PolicyOutput:
+        """Features and action distributions of every step of B windows."""
+        raise TypeError(f"{type(self).__name__} does not define forward(batch)")
+
+    def step(self, observation: Observation, memory: Any) -> tuple[PolicyOutput, Any]:
+        """The output (B, 1, ...) for the present step alone, and the new memory."""
+        raise TypeError(f"{type(self).__name__} does not define step(observation, memory)")
+
+    # --- what everyone calls --------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.state_mean.device
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        temperature: float = 0.0,
+    ) -> tuple[Float[Tensor, "B K A"], Any]:
+        """The next actions of B robots, on the CPU, in robot units, within the spec's range; and the new memory.
+
+        Args:
+            observation: what the robots see now.
+            memory: what the last call returned (`select`ed and `stack`ed at will); None at the start of episodes.
+            generator: source of randomness where temperature > 0, on the policy's device.
+            temperature: 0 for the most likely actions, 1 for samples.
+
+        Raises:
+            SpecError: the observation does not fit the policy's spec.
+            RuntimeError: the policy is in training mode.
+            ValueError: memory of another number of robots, or a negative temperature.
+        """
+        if self.training:
+            raise RuntimeError("act needs evaluation mode: call policy.eval() first (dropout and batch norm are on)")
+        observation.check(self.spec)
+        if memory is not None and memory.batch_size != observation.batch_size:
+            raise ValueError(
+                f"memory of {memory.batch_size} robots with an observation of {observation.batch_size}; "
+                "use memory.select(rows) when robots drop out and stack([...]) when they join"
+            )
+        output, memory = self.step(observation.to(self.device), memory)
+        actions_BTKA = output.actions.sample(generator, temperature=temperature)
+        return actions_BTKA[:, -1].clamp(self.action_low, self.action_high).cpu(), memory
+
+    def fit(self, actions: Any, states: Any, instructions: Sequence[str]) -> None:
+        """Fits the tokenizer and the state normalisation to data, and embeds the instructions.
+
+        Args:
+            actions: (N, A), robot units.
+            states: (N, S), robot units.
+            instructions: the texts of the data.
+        """
+        self.tokenizer.fit(actions)
+        states_NS = torch.as_tensor(states).double()
+        if states_NS.ndim != 2 or states_NS.shape[1] != self.spec.state_dim:
+            raise SpecError(f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}")
+        if not torch.isfinite(states_NS).all():
+            bad = (~torch.isfinite(states_NS)).any(0).nonzero().flatten().tolist()
+            raise SpecError(f"states hold NaN or infinity in {', '.join(self.spec.state_names[i] for i in bad)}")
+        std_S = states_NS.std(0, unbiased=False)
+        self.state_mean.copy_(states_NS.mean(0))
+        # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
+        self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
+        self.language.embed(list(dict.fromkeys(instructions)))
+
+    def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
+        return (state - self.state_mean) / self.state_std
+
+    def embed_instructions(self, instructions: Sequence[str]) -> tuple[Float[Tensor, "U E"], Tensor]:
+        """Vectors of the distinct instructions, and which of them each instruction is (B,)."""
+        distinct = list(dict.fromkeys(instructions))
+        place = {text: i for i, text in enumerate(distinct)}
+        index_B = torch.tensor([place[text] for text in instructions], device=self.device)
+        return self.language.embed(distinct).to(self.device), index_B
+
+    # --- storage --------------------------------------------------------------------------------------
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Called by `save_pretrained` and `push_to_hub`."""
+        folder = Path(save_directory)
+        header = {
+            "version": CONFIG_VERSION,
+            "type": self.config.model_dump()["type"],
+            "config": self.config.model_dump(mode="json"),
+            "card": self.card,
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        self.spec.save(folder / SPEC_FILE)
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+        save_embeddings(folder, self.language.cached())
+        (folder / "README.md").write_text(model_card(self), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """The policy of a checkpoint folder or a repository of the Hugging Face hub, in evaluation mode.
+
+        Args:
+            options: `device`; for the hub also `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            CheckpointError: see `load_policy`; or the checkpoint holds a policy of another class.
+        """
+        device = options.pop("device", "cpu")
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            try:
+                folder = Path(snapshot_download(str(pretrained_model_name_or_path), **options))
+            except Exception as error:  # the hub raises many kinds
+                raise CheckpointError(
+                    f"{pretrained_model_name_or_path}: neither a folder nor a repository within reach: "
+                    f"{' '.join(str(error).split())[:300]}"
+                ) from error
+        policy = load_policy(folder, device=device)
+        if not isinstance(policy, cls):
+            raise CheckpointError(f"{folder}: holds a {type(policy).__name__}, not a {cls.__name__}; use load_policy")
+        return policy
+
+
+def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Policy:
+    """The policy of a checkpoint folder, of whatever registered type, in evaluation mode.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or does not fit.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    if missing := [
+        name for name in (CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE) if not (folder / name).is_file()
+    ]:
+        raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}")
+    config, card = _read_config(folder / CONFIG_FILE)
+    try:
+        policy = config.build(Spec.load(folder / SPEC_FILE), from_checkpoint=True)
+        policy.tokenizer = ActionTokenizer.load(folder / TOKENIZER_FILE)
+        policy.tokenizer.check_spec(policy.spec)
+        policy.language.preload(load_embeddings(folder))
+    except (SpecError, TokenizerError, LanguageError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    policy.card = card
+    load_weights(policy, folder / WEIGHTS_FILE)
+    return policy.to(device).eval()
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Loads exactly the tensors of `module` from a safetensors file.
+
+    Raises:
+        CheckpointError: unreadable file, or tensors that are missing, unknown or of another shape.
+    """
+    path = Path(path)
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: copy the checkpoint again"
+        ) from error
+    expected = module.state_dict()
+    problems = {
+        "lacks": [k for k in expected if k not in found],
+        "has unknown": [k for k in found if k not in expected],
+        "has other shapes for": [k for k in expected if k in found and expected[k].shape != found[k].shape],
+    }
+    told = [f"{verb} {len(keys)} tensors (first {keys[0]!r})" for verb, keys in problems.items() if keys]
+    if told:
+        raise CheckpointError(f"{path}: {', '.join(told)}; the file belongs to another model or configuration")
+    module.load_state_dict(found)
+
+
+def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
+    try:
+        header = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
+        raise CheckpointError(f"{path}: not a policy's config: expected the keys version, type and config")
+    if header["version"] != CONFIG_VERSION:
+        raise CheckpointError(
+            f"{path}: written in format version {header['version']!r}, this vla reads version {CONFIG_VERSION}: "
+            "install the vla that wrote it"
+        )
+    try:
+        config = validate(cast(type[PolicyConfig], lookup("policies", str(header["type"]))), header["config"])
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error.args[0]}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: the config was written by another version of vla: {error}") from error
+    return config, header.get("card") or {}
+
+
+__all__ = ["CheckpointError", "Policy", "PolicyConfig", "load_policy", "load_weights"]

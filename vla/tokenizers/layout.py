@@ -1,0 +1,280 @@
+"""How a trajectory becomes one sequence: segments of tokens, and as data who may attend to whom.
+
+RT-1 is [image x 8, action x D with empty slots]; the Decision Transformer is [return, state, action]. A layout is
+compiled for T steps to positions, segments, steps and an attention mask.
+
+L tokens of the sequence: first all prefix segments, then step by step the others, in the order given.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+Relation = Literal["none", "all", "same_step", "strictly_before", "up_to", "causal"]
+"""Which keys of one segment a query of another (or the same) may attend to.
+
+none: no key. all: every key; only for prefix keys. same_step: keys of the query's own step. strictly_before: keys of
+earlier steps. up_to: keys of the own and of earlier steps. causal: keys at the same or an earlier position.
+"""
+
+_MARKS = {"none": ".", "all": "all", "same_step": "=t", "strictly_before": "<t", "up_to": "<=t", "causal": "causal"}
+
+
+class LayoutError(ValueError):
+    """A layout contradicts itself, or is asked for something it does not have."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens of one kind.
+
+    Attributes:
+        name: unique in its layout.
+        tokens: number of tokens, per step or (prefix) in all.
+        content: False for empty slots: no value enters there, only the position does.
+        per_step: False for a prefix that stands once before all steps.
+    """
+
+    name: str
+    tokens: int
+    content: bool = True
+    per_step: bool = True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Queries of segment `query` attend to keys of segment `key` as `relation` says."""
+
+    query: str
+    key: str
+    relation: Relation
+
+
+@dataclass(frozen=True)
+class CompiledLayout:
+    """A layout for T steps, as tensors on the CPU; L tokens.
+
+    Attributes:
+        steps: T.
+        segment_ids: index of each token's segment in the layout.
+        step_ids: step of each token, -1 in the prefix.
+        slot_ids: place of each token in its step (or in the prefix).
+        mask: row = query, column = key, True where attention is allowed.
+    """
+
+    steps: int
+    segment_ids: Int64[Tensor, " L"]
+    step_ids: Int64[Tensor, " L"]
+    slot_ids: Int64[Tensor, " L"]
+    mask: Bool[Tensor, "L L"]
+
+    @property
+    def length(self) -> int:
+        return len(self.segment_ids)
+
+    def with_step_mask(self, mask_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B L L"]:
+        """The attention mask of B windows whose padded steps (False) nobody attends to.
+
+        Tokens of padded steps keep their rows as they are, so that no softmax runs over nothing; what they compute
+        reaches no other token.
+        """
+        prefix = torch.ones(len(mask_BT), 1, dtype=torch.bool, device=mask_BT.device)
+        valid_BL = torch.cat([mask_BT, prefix], dim=1)[:, self.step_ids.to(mask_BT.device)]  # step -1: the prefix
+        return self.mask.to(mask_BT.device) & (valid_BL[:, None, :] | ~valid_BL[:, :, None])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ordered segments and attention rules; pairs without a rule do not attend.
+
+    Raises:
+        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, or rules by
+            which a token sees (through other tokens) a step that is still to come.
+    """
+
+    segments: tuple[Segment, ...]
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        _check_segments(self.segments)
+        _check_rules(self.segments, self.rules)
+        for index, segment in enumerate(self.segments):
+            compiled = self.compile(2)
+            rows = compiled.mask[(compiled.segment_ids == index) & (compiled.step_ids <= 0)]
+            if not rows.any(dim=1).all():
+                raise LayoutError(
+                    f"segment {segment.name!r}: its first token may attend to nothing in the first step; "
+                    "add a rule that lets it attend to itself, to its step or to the prefix"
+                )
+        self._check_causal()
+
+    # --- sizes ----------------------------------------------------------------------------------------
+
+    @property
+    def prefix(self) -> tuple[Segment, ...]:
+        return tuple(s for s in self.segments if not s.per_step)
+
+    @property
+    def step(self) -> tuple[Segment, ...]:
+        return tuple(s for s in self.segments if s.per_step)
+
+    @property
+    def prefix_tokens(self) -> int:
+        return sum(s.tokens for s in self.prefix)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return sum(s.tokens for s in self.step)
+
+    def length(self, steps: int) -> int:
+        return self.prefix_tokens + steps * self.tokens_per_step
+
+    def segment(self, name: str) -> Segment:
+        """Raises LayoutError where there is no such segment."""
+        for segment in self.segments:
+            if segment.name == name:
+                return segment
+        raise LayoutError(f"no segment {name!r}; there are: {', '.join(s.name for s in self.segments)}")
+
+    def slots(self, name: str) -> range:
+        """Where in its step (or in the prefix) a segment stands."""
+        segment, start = self.segment(name), 0
+        for other in self.step if segment.per_step else self.prefix:
+            if other is segment:
+                break
+            start += other.tokens
+        return range(start, start + segment.tokens)
+
+    def relation(self, query: str, key: str) -> Relation:
+        self.segment(query), self.segment(key)
+        return next((r.relation for r in self.rules if (r.query, r.key) == (query, key)), "none")
+
+    # --- compiled -------------------------------------------------------------------------------------
+
+    def compile(self, steps: int) -> CompiledLayout:
+        """Tensors for `steps` steps. Raises LayoutError where steps < 1."""
+        if steps < 1:
+            raise LayoutError(f"steps must be at least 1, got {steps}")
+        return _compile(self.segments, self.rules, steps)
+
+    def reachable(self, steps: int) -> Bool[Tensor, "L L"]:
+        """Row i, column j: through any number of layers, token i depends on what stands at token j."""
+        reach = self.compile(steps).mask | torch.eye(self.length(steps), dtype=torch.bool)
+        for _ in range(max(1, reach.shape[0] - 1).bit_length()):
+            reach = (reach.float() @ reach.float()) > 0
+        return reach
+
+    def independent_slots(self, name: str) -> bool:
+        """Whether a segment's empty slots of one step can be left out without changing any other token."""
+        if self.segment(name).content:
+            return False
+        others = [s.name for s in self.segments if s.name != name]
+        return self.relation(name, name) in ("none", "same_step") and all(
+            self.relation(other, name) == "none" for other in others
+        )
+
+    def describe(self) -> str:
+        """The segments and a table of who attends to whom, as text."""
+        shown = [f"{s.name} x{s.tokens}{'' if s.content else ' (empty)'}" for s in self.segments]
+        named = list(zip(shown, self.segments, strict=True))
+        prefix, step = ([text for text, s in named if s.per_step is kind] for kind in (False, True))
+        lines = [f"prefix     {' | '.join(prefix)}"] if prefix else []
+        lines.append(f"each step  {' | '.join(step)}  ({self.tokens_per_step} tokens)")
+        names = [s.name for s in self.segments]
+        first = max(len("attends to"), *map(len, names))
+        widths = [max(len(n), len("causal")) for n in names]
+        lines.append("  ".join(["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
+        for query in names:
+            cells = [_MARKS[self.relation(query, key)].ljust(w) for key, w in zip(names, widths, strict=True)]
+            lines.append("  ".join([query.ljust(first), *cells]))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _check_causal(self) -> None:
+        steps = 3
+        compiled, reach = self.compile(steps), self.reachable(steps)
+        future = reach & (compiled.step_ids[None, :] > compiled.step_ids[:, None].clamp(min=0))
+        content = torch.tensor([s.content for s in self.segments])
+        future &= content[compiled.segment_ids][None, :]
+        if future.any():
+            query, key = (int(i) for i in future.nonzero()[0])
+            names = [self.segments[int(compiled.segment_ids[i])].name for i in (query, key)]
+            raise LayoutError(
+                f"segment {names[0]!r} sees {names[1]!r} of later steps (directly or through other segments); "
+                "a step may depend on itself and on earlier steps only"
+            )
+
+
+def _check_segments(segments: tuple[Segment, ...]) -> None:
+    names = [s.name for s in segments]
+    if len(set(names)) < len(names):
+        twice = sorted({n for n in names if names.count(n) > 1})
+        raise LayoutError(f"segment names must be unique, found twice: {', '.join(twice)}")
+    if not any(s.per_step for s in segments):
+        raise LayoutError("a layout needs at least one segment per step")
+    for segment in segments:
+        if segment.tokens < 1:
+            raise LayoutError(f"segment {segment.name!r}: needs at least 1 token, got {segment.tokens}")
+    kinds = [s.per_step for s in segments]
+    if kinds != sorted(kinds):
+        late = next(s.name for i, s in enumerate(segments) if not s.per_step and any(kinds[:i]))
+        raise LayoutError(f"prefix segment {late!r} stands after a per-step segment; prefixes come first")
+
+
+def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None:
+    known = {s.name: s for s in segments}
+    seen: dict[tuple[str, str], Relation] = {}
+    for rule in rules:
+        pair = (rule.query, rule.key)
+        for name in pair:
+            if name not in known:
+                raise LayoutError(f"rule {rule}: no segment {name!r}; there are: {', '.join(known)}")
+        if rule.relation not in get_args(Relation):
+            raise LayoutError(f"rule {rule}: no relation {rule.relation!r}; there are: {', '.join(get_args(Relation))}")
+        if pair in seen:
+            raise LayoutError(
+                f"{rule.query!r} -> {rule.key!r} has two rules: {seen[pair]} and {rule.relation}; keep one"
+            )
+        seen[pair] = rule.relation
+        query_step, key_step = known[rule.query].per_step, known[rule.key].per_step
+        if key_step and rule.relation == "all":
+            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: `all` includes later steps; use up_to or causal")
+        if not key_step and rule.relation not in ("none", "all", "causal"):
+            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: a prefix has no step; use all, causal or none")
+        if not query_step and key_step and rule.relation != "none":
+            raise LayoutError(
+                f"prefix {rule.query!r} may not attend to {rule.key!r}: it would carry later steps to all"
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], steps: int) -> CompiledLayout:
+    prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
+    step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]
+    segment_ids = torch.tensor(prefix + step * steps)
+    step_ids = torch.tensor([-1] * len(prefix) + [t for t in range(steps) for _ in step])
+    slot_ids = torch.tensor(list(range(len(prefix))) + list(range(len(step))) * steps)
+    positions = torch.arange(len(segment_ids))
+    query_step, key_step = step_ids[:, None], step_ids[None, :]
+    allowed = {
+        "none": torch.zeros(len(positions), len(positions), dtype=torch.bool),
+        "all": torch.ones(len(positions), len(positions), dtype=torch.bool),
+        "same_step": key_step == query_step,
+        "strictly_before": key_step < query_step,
+        "up_to": key_step <= query_step,
+        "causal": positions[None, :] <= positions[:, None],
+    }
+    index = {s.name: i for i, s in enumerate(segments)}
+    mask = allowed["none"].clone()
+    for rule in rules:
+        pair = (segment_ids == index[rule.query])[:, None] & (segment_ids == index[rule.key])[None, :]
+        mask |= pair & allowed[rule.relation]
+    return CompiledLayout(steps, segment_ids, step_ids, slot_ids, mask)
+
+
+__all__ = ["CompiledLayout", "Layout", "LayoutError", "Relation", "Rule", "Segment"]
