@@ -237,15 +237,16 @@ def _line(cls: type[Config], error: Any) -> str:
     """One line for one pydantic error; tags that a union adds to the location are left out of the key."""
     models: list[type[Config]] = [cls]
     key: list[str] = []
-    for part in error["loc"]:
+    for place, part in enumerate(error["loc"], start=1):
+        unknown = error["type"] == "extra_forbidden" and place == len(error["loc"])
         tagged = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part]
-        if tagged and not any(part in m.model_fields for m in models):
+        if tagged and not unknown and not any(part in m.model_fields for m in models):
             models = tagged
             continue
         key.append(str(part))
         if isinstance(part, str):
             fields = [m.model_fields[part] for m in models if part in m.model_fields]
-            if error["type"] != "extra_forbidden" or part is not error["loc"][-1]:
+            if not unknown:
                 models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
     dotted, kind, context = ".".join(key) or "config", error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
