@@ -1,0 +1,1 @@
+"""What policies are trained to do, one file each, registered under "objectives"."""

@@ -1,0 +1,107 @@
+"""Which windows each step learns from, loaded one step ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from vla.config import ConfigError
+from vla.data import EpisodeDataset, Windows, WindowSampler, prefetch, task_balanced_weights
+from vla.models.policy import Policy
+from vla.training.config import TrainConfig
+from vla.training.objective import Objective
+from vla.types import Batch
+
+
+def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """-> episodes to train on, and episodes held out: a pure function of its arguments.
+
+    Args:
+        tasks: the task of each episode; held-out episodes are spread evenly over the tasks.
+        fraction: share that is held out, at least one episode where it is above 0.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if fraction == 0:
+        return list(range(len(tasks))), []
+    count = max(1, round(fraction * len(tasks)))
+    if count >= len(tasks):
+        raise ConfigError(
+            [
+                f"data.validation_fraction: {fraction} holds out {count} of {len(tasks)} episodes and leaves none to train on; "
+                "collect more, or set it to 0"
+            ]
+        )
+    seen: dict[int, int] = {}
+    turns = []  # (how many episodes of its task came before it, episode)
+    for episode in np.random.default_rng(seed).permutation(len(tasks)).tolist():
+        turns.append((seen.get(tasks[episode], 0), episode))
+        seen[tasks[episode]] = turns[-1][0] + 1
+    held_out = {episode for _, episode in sorted(turns, key=lambda turn: turn[0])[:count]}
+    return [e for e in range(len(tasks)) if e not in held_out], sorted(held_out)
+
+
+def open_windows(
+    config: TrainConfig, dataset: EpisodeDataset, policy: Policy, objective: Objective
+) -> tuple[Windows, Windows | None]:
+    """-> windows to train on, and held-out windows (None where nothing is held out)."""
+    tasks = dataset.episodes["task_index"].tolist()
+    training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
+
+    def windows(episodes: list[int]) -> Windows:
+        return Windows(
+            dataset,
+            history=policy.history,
+            chunk=policy.chunk,
+            next_step=objective.next_step,
+            discount=objective.discount,
+            cache=config.data.cache,
+            episodes=episodes,
+            cameras=list(policy.spec.cameras),
+        )
+
+    return windows(training), windows(held_out) if held_out else None
+
+
+def build_sampler(config: TrainConfig, windows: Windows, *, rank: int, world_size: int) -> WindowSampler:
+    """Raises ConfigError where the global batch does not divide among processes and micro-batches."""
+    parts = world_size * config.grad_accumulation
+    if config.batch_size % parts:
+        raise ConfigError(
+            [
+                f"batch_size: {config.batch_size} does not divide among {world_size} processes x {config.grad_accumulation} "
+                f"micro-batches; use a multiple of {parts}"
+            ]
+        )
+    balance = config.data.task_balance
+    weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
+    return WindowSampler(
+        len(windows), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
+    )
+
+
+def step_batches(
+    windows: Windows, sampler: WindowSampler, steps: range, *, micro_batches: int, device: torch.device
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Yields (step, its micro-batches), assembled in a thread while the steps before are computed.
+
+    Steps count from 1. Batches for CUDA are in pinned memory.
+    """
+
+    def load(step: int) -> list[Batch]:
+        parts = [windows.batch(rows) for rows in np.split(sampler.indices(step - 1), micro_batches)]
+        return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
+
+    return prefetch((step, load(step)) for step in steps)
+
+
+def seed_of(*parts: int) -> int:
+    """One 32-bit seed from several numbers, for example (seed, step, process)."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return batch.to(device, non_blocking=device.type == "cuda")

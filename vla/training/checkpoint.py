@@ -1,0 +1,192 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint `checkpoints/step-000100/` is a policy folder (it loads with `load_policy`; its weights are
+the running mean where that is on) plus what only training needs:
+
+- `training_state.safetensors`: optimiser moments, the objective's state, and the raw weights where the
+  policy folder holds the running mean;
+- `training_state.json`: step, counters, and the size of every file, which is how a folder that was
+  only half written is told from a whole one.
+
+Random states are not stored: each step seeds its generators from (seed, step, process).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla.data.atomic import sync_folder
+
+STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
+_STEP = re.compile(r"step-(\d+)")
+_TEMPORARY = ".tmp-"
+_DOOMED = ".tmp-old-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or cannot be used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk.
+
+    Attributes:
+        folder: where it lies; also a policy folder.
+        step: optimiser steps that are in it.
+        state: the JSON that was saved with it.
+    """
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors of the training state, on the CPU. Raises CheckpointError naming the file."""
+        try:
+            return load_file(self.folder / STATE_TENSORS)
+        except Exception as error:
+            raise CheckpointError(f"{self.folder / STATE_TENSORS}: cannot be read: {error}") from error
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def save_checkpoint(
+    root: Path, step: int, write_policy: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any]
+) -> Checkpoint:
+    """Writes a checkpoint under `root`: temporary folder, fsync, rename.
+
+    Args:
+        write_policy: writes the policy's files into the folder that it is given.
+        tensors: training state; copied to the CPU.
+        state: further training state in JSON types.
+
+    Raises:
+        CheckpointError: nothing could be written, for example because the disk is full. Older checkpoints
+            are untouched and the temporary folder is gone.
+    """
+    folder = checkpoint_folder(root, step)
+
+    def write(temporary: Path) -> None:
+        write_policy(temporary)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary / STATE_TENSORS)
+        sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in _files(temporary)}
+        text = json.dumps({"step": step, **state, "files": sizes}, indent=2)
+        (temporary / STATE_JSON).write_text(text + "\n")
+
+    try:
+        replace_folder(folder, write)
+    except Exception as error:
+        # Libraries wrap "no space left" in errors of their own, hence no OSError here.
+        older = newest_checkpoint(root)
+        kept = f"{older.folder} is untouched, resume from it" if older else "there is no older checkpoint"
+        free = shutil.disk_usage(root).free / 2**20
+        raise CheckpointError(
+            f"checkpoint of step {step} was not written: {error}. {free:.0f} MiB are free on the disk of {root}: "
+            f"make room there. {kept}."
+        ) from error
+    return Checkpoint(folder, step, state)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """`folder` gets what `write` puts into a temporary folder, durably and in one rename.
+
+    On an exception `folder` is as before and the temporary folder is removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f"{_TEMPORARY}{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        write(temporary)
+        for file in _files(temporary):
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        for inner in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+            sync_folder(inner)
+        doomed = folder.with_name(f"{_DOOMED}{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        if folder.exists():  # a folder cannot be renamed onto one that has content
+            folder.rename(doomed)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(doomed, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
+    """The whole checkpoint of the greatest step under `root`, or None.
+
+    With `warn`, each folder that was only half written is named in a warning.
+    """
+    found, problems = _scan(root)
+    for folder, problem in problems.items() if warn else ():
+        warnings.warn(f"checkpoint {folder} is ignored: {problem}", UserWarning, stacklevel=2)
+    return found[-1] if found else None
+
+
+def prune_checkpoints(root: Path, *, keep_last: int) -> None:
+    """Removes the whole checkpoints under `root` but the newest `keep_last` and the best.
+
+    The best is the one of least `scores["validation/loss"]`; unscored ones are no candidates. Left-overs of
+    interrupted writes go as well.
+    """
+    found, _ = _scan(root)
+    scored = [c for c in found if "validation/loss" in c.state["scores"]]
+    best = min(scored, key=lambda c: c.state["scores"]["validation/loss"], default=None)
+    for checkpoint in found[:-keep_last]:
+        if checkpoint is not best:
+            # Renamed first: a removal that is cut off must not leave a folder that looks like a checkpoint.
+            checkpoint.folder.rename(root / f"{_DOOMED}{checkpoint.folder.name}")
+    for folder in root.glob(".tmp-*"):
+        shutil.rmtree(folder)
+
+
+def _scan(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """-> whole checkpoints by step, and what is wrong with the other folders."""
+    found, problems = [], {}
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        if folder.name.startswith(_TEMPORARY) and not folder.name.startswith(_DOOMED):
+            problems[folder] = "its writing was interrupted"
+        elif _STEP.fullmatch(folder.name):
+            checkpoint, problem = _inspect(folder)
+            if checkpoint:
+                found.append(checkpoint)
+            elif problem:
+                problems[folder] = problem
+    return sorted(found, key=lambda c: c.step), problems
+
+
+def _inspect(folder: Path) -> tuple[Checkpoint | None, str | None]:
+    """The checkpoint in `folder`, or what is wrong with it."""
+    try:
+        state = json.loads((folder / STATE_JSON).read_text())
+        step, sizes, _ = int(state["step"]), dict(state["files"]), dict(state["scores"])
+    except FileNotFoundError:
+        return None, f"it has no {STATE_JSON}"
+    except (ValueError, KeyError, TypeError) as error:
+        return None, f"{STATE_JSON} is damaged ({error})"
+    for name, size in sizes.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            return None, f"{name} has {'no file' if found is None else f'{found} bytes'}, {size} bytes were written"
+    return Checkpoint(folder, step, state), None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,107 @@
+"""What a training run is: data, policy, objective, optimiser, and when to log, validate and save."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from vla.config import Choice, Config, RootConfig
+
+
+class DataConfig(Config):
+    """Which demonstrations are learned from, and how windows are drawn from them."""
+
+    path: str
+    """Folder of the dataset."""
+    cache: Literal["ram", "disk"] = "ram"
+    """Where decoded frames live: `ram`, or `disk` (memory-mapped) for datasets larger than memory."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the episodes of each task held out of training; 0 trains on everything."""
+    validation_windows: PositiveInt | None = 1024
+    """At most this many held-out windows are scored, evenly spread; null scores all."""
+    task_balance: Annotated[float, Field(ge=0)] | None = None
+    """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up. Biases, norms and embeddings are not decayed."""
+
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of matrices and convolution kernels."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    """Decay rates of the first and second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: cosine to `min_lr_fraction` at the last step, or constant."""
+    min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Last learning rate of the cosine, as a fraction of the peak."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Greatest gradient norm; null does not clip."""
+
+
+class TrainConfig(RootConfig):
+    """One training run. Everything that decides the sequence of losses is in here."""
+
+    out: str
+    """Run directory: config, versions, metrics, checkpoints and the final policy."""
+    seed: NonNegativeInt = 0
+    """Decides initial weights, data order, held-out episodes, dropout and augmentation."""
+    data: DataConfig
+    """Demonstrations."""
+    policy: Annotated[Any, Choice("policies")] | None = None
+    """The network. May be left out where `init_from` names one."""
+    init_from: str | None = None
+    """Folder of a trained policy to start from: its weights, tokenizer and normalisation are kept."""
+    objective: Annotated[Any, Choice("objectives")] = Field(default={"type": "bc"})
+    """What is minimised."""
+    optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule."""
+    steps: PositiveInt
+    """Optimiser steps of the whole run."""
+    max_minutes: PositiveFloat | None = None
+    """Stop and save after this time of one call, even before `steps`; the schedule still follows `steps`."""
+    batch_size: PositiveInt = 64
+    """Windows per optimiser step, over all processes and accumulated micro-batches."""
+    grad_accumulation: PositiveInt = 1
+    """Micro-batches per optimiser step; the gradient is that of the whole batch."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
+    """Decay of the running mean of the weights, which becomes the final policy; null is off."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """`auto` is bf16 on GPUs that have it, float32 elsewhere."""
+    compile: bool = False
+    """Compile the policy with torch.compile."""
+    log_every: PositiveInt = 10
+    """Steps between metrics lines; each holds means over these steps."""
+    validate_every: PositiveInt | None = 500
+    """Steps between scores on held-out episodes; null never."""
+    save_every: PositiveInt | None = 500
+    """Steps between checkpoints; null saves at the end only."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints that are kept, beside the one of least validation loss."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between calls of the `evaluate` function that `train` was given; null never."""
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    """Where metrics go beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.policy is None and self.init_from is None:
+            raise ValueError("policy: is required (or name a trained policy with init_from)")
+        if self.batch_size % self.grad_accumulation:
+            raise ValueError(
+                f"batch_size: {self.batch_size} does not divide into grad_accumulation={self.grad_accumulation} "
+                f"micro-batches; use {-(-self.batch_size // self.grad_accumulation) * self.grad_accumulation}"
+            )
+        return self
+
+
+# May differ when a run is resumed: none of them changes the sequence of losses.
+FREE_ON_RESUME = frozenset(
+    ("out", "max_minutes", "log_every", "validate_every", "save_every", "keep_last", "evaluate_every", "trackers")
+)

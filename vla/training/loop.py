@@ -1,0 +1,261 @@
+"""The training loop: load, step, log, validate, evaluate, save.
+
+How one step is divided among processes and micro-batches changes nothing but the order of sums: each
+micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two things do see
+the division. Dropout and augmentation draw other numbers on each process. And a trunk whose norm is
+"batch" takes its statistics from what one forward sees: the windows of one process's micro-batch on the
+CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running statistics that are saved
+are those of process 0. The norms "group" and "frozen_batch" see one image at a time and do not care.
+
+Each step seeds its generators from (seed, step, process), so that a resumed run needs no random states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
+from timm.layers import convert_sync_batchnorm
+
+from vla.config import ConfigError
+from vla.data import EpisodeDataset
+from vla.models.policy import Policy, load_policy
+from vla.training.batches import build_sampler, open_windows, seed_of, step_batches, to_device
+from vla.training.checkpoint import Checkpoint, newest_checkpoint
+from vla.training.config import TrainConfig
+from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
+from vla.training.objective import Learner, Objective
+from vla.training.optimizer import EMA, build_optimizer, learning_rate
+from vla.training.progress import ProgressDisplay
+from vla.training.run_directory import open_run, write_run
+from vla.training.state import TrainingState
+from vla.training.step import backward
+from vla.training.validation import build_scorer
+from vla.types import Batch
+
+Evaluate = Callable[[Policy, int], dict[str, float]]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or the gradient is not finite. Nothing of that step was applied or saved."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training run left.
+
+    Attributes:
+        policy: the trained policy in eval mode, on the device; the running mean of its weights where that is on.
+        out: the run directory; `out / "policy"` holds the same policy on disk.
+        step: optimiser steps that were done in all.
+        metrics: the last value of everything that was measured in this call.
+    """
+
+    policy: Policy
+    out: Path
+    step: int
+    metrics: dict[str, float]
+
+
+def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool = False) -> RunResult:
+    """Trains a policy on demonstrations.
+
+    Runs on one process, or on all processes of `accelerate launch` or `torchrun`.
+
+    Args:
+        config: everything that decides the run.
+        evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with the policy
+            and the step; its numbers are logged as `evaluation/...`.
+        resume: go on from the newest whole checkpoint in `config.out`, or begin where there is none. The losses
+            are those of a run that was never interrupted, bit for bit on the CPU.
+
+    Raises:
+        ConfigError: the config contradicts itself, the data, the run in `config.out` or the installed packages.
+        TrainingDivergedError: the loss became NaN or infinite.
+        CheckpointError: a checkpoint could not be written (older ones are kept) or read.
+    """
+    accelerator, bf16 = _set_up(config, evaluate)
+    main, rank, device, out = (
+        accelerator.is_main_process,
+        accelerator.process_index,
+        accelerator.device,
+        Path(config.out),
+    )
+
+    # Load: where the run stands, the data, the policy and what trains it.
+    checkpoint = open_run(config, resume=resume)
+    dataset = EpisodeDataset(config.data.path)
+    set_seed(config.seed)
+    policy = _load_or_build_policy(config, dataset, checkpoint)
+    objective: Objective = config.objective.build(policy)
+    windows, held_out = open_windows(config, dataset, policy, objective)
+    sampler = build_sampler(config, windows, rank=rank, world_size=accelerator.num_processes)
+    if checkpoint is None and config.init_from is None:
+        policy.fit(windows.actions, windows.states, windows.instructions)
+    state = _training_state(config, policy, objective, accelerator, checkpoint)
+    model = accelerator.prepare(state.learner)
+    scorer = build_scorer(config, held_out, objective, accelerator, bf16=bf16)
+
+    accelerator.wait_for_everyone()  # nobody looks into the run directory once process 0 writes there
+    log = _open_log(config, accelerator, state.step)
+    first, latest, watch = state.step, dict[str, float](), Stopwatch(device)
+    steps = range(first + 1, config.steps + 1)
+    with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
+        display.say(
+            f"{out}: step {first} of {config.steps}, {len(windows)} windows of {len(dataset)} episodes on {device}"
+        )
+        watch.start()
+        for step, batches in step_batches(
+            windows, sampler, steps, micro_batches=config.grad_accumulation, device=device
+        ):
+            # Step.
+            set_seed(seed_of(config.seed, step, rank))
+            batches = [to_device(batch, device) for batch in batches]
+            watch.lap("data")
+            numbers = backward(model, objective, batches, accelerator, watch, bf16=bf16, clip=config.optim.clip_norm)
+            if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])):
+                raise _diverged(step, numbers, batches, out)
+            numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
+            watch.lap("optimizer")
+
+            # Log.
+            display.advance(step)
+            last = step == config.steps or _any_out_of_time(config, accelerator, display)
+            state.mean.add(numbers | watch.seconds())
+            line: dict[str, float] = {}
+            if _due(step, config.log_every) or step == config.steps:
+                line = state.mean.take()
+                line |= {"frames_per_s": config.batch_size * policy.history / line["seconds/step"], "eta": display.eta}
+
+            # Validate and evaluate; each checkpoint is scored, so that the best of them can be kept.
+            saving = last or _due(step, config.save_every)
+            if scorer and (saving or _due(step, config.validate_every)):
+                with state.deployed() as deployed:
+                    line |= scorer(deployed)
+            if evaluate and _due(step, config.evaluate_every):
+                if main:
+                    with state.deployed() as deployed:
+                        line |= {f"evaluation/{name}": value for name, value in evaluate(deployed, step).items()}
+                accelerator.wait_for_everyone()
+            if line:
+                log.write(step, line)
+                display.show(line)
+                latest |= line
+
+            # Save.
+            if saving and main:
+                state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
+            if last:
+                break
+            watch.start()
+
+    trained = state.finish(out / "policy" if main else None)
+    accelerator.wait_for_everyone()
+    return RunResult(trained, out, state.step, latest)
+
+
+def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator, bool]:
+    """-> accelerator, and whether to use bfloat16. Raises ConfigError."""
+    check_trackers(list(config.trackers))
+    if config.evaluate_every and evaluate is None:
+        raise ConfigError(
+            ["evaluate_every: is set, but train() was given no function to evaluate with; set it to null"]
+        )
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high")
+    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per Python process.
+    accelerator = Accelerator(
+        mixed_precision="no",
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(config.out, logging_dir=str(Path(config.out) / "tensorboard")),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # others wait while 0 evaluates
+    )
+    cuda = accelerator.device.type == "cuda"
+    return accelerator, config.precision == "bf16" or (
+        config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
+
+
+def _load_or_build_policy(config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None) -> Policy:
+    """Raises ConfigError where a trained policy fits neither the dataset nor the config."""
+    source = checkpoint.folder if checkpoint else config.init_from
+    if source is None:
+        policy: Policy = config.policy.build(dataset.spec)
+        return policy
+    policy = load_policy(source)
+    problems = [
+        f"data.path: {line} (as the policy in {source} has it)" for line in policy.spec.differences(dataset.spec)
+    ]
+    if config.policy is not None:
+        wanted, found = config.policy.model_dump(), policy.config.model_dump()
+        problems += [
+            f"policy.{key}: is {wanted.get(key)!r}, the policy in {source} has {found.get(key)!r}"
+            for key in sorted(wanted.keys() | found.keys())
+            if wanted.get(key) != found.get(key)
+        ]
+    if problems:
+        raise ConfigError(problems)
+    return policy
+
+
+def _training_state(
+    config: TrainConfig, policy: Policy, objective: Objective, accelerator: Accelerator, checkpoint: Checkpoint | None
+) -> TrainingState:
+    """The state at step 0, or at the checkpoint from which the policy was loaded."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        policy = convert_sync_batchnorm(policy)
+    learner = Learner(policy, objective).train().to(accelerator.device)
+    ema = EMA(policy, config.ema_decay) if config.ema_decay else None
+    state = TrainingState(learner, build_optimizer(learner, config.optim), ema)
+    if checkpoint:
+        state.restore(checkpoint)
+    if config.compile:
+        policy.compile()
+    return state
+
+
+def _open_log(config: TrainConfig, accelerator: Accelerator, step: int) -> MetricsLog:
+    if not accelerator.is_main_process:
+        return MetricsLog(None, accelerator, step)
+    run_id = write_run(config)
+    if config.trackers:
+        accelerator.init_trackers("vla", init_kwargs=tracker_options(config, run_id, step))
+    return MetricsLog(Path(config.out) / "metrics.jsonl", accelerator, step)
+
+
+def _diverged(step: int, numbers: dict[str, float], batches: Sequence[Batch], out: Path) -> TrainingDivergedError:
+    what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
+    tasks = sorted(set(gather_object([text for batch in batches for text in batch.instruction])))
+    shown = ", ".join(repr(task) for task in tasks[:10]) + (f" and {len(tasks) - 10} more" if len(tasks) > 10 else "")
+    last = newest_checkpoint(out / "checkpoints")
+    advice = (
+        f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} and a smaller optim.lr"
+        if last
+        else "there is no checkpoint yet: start again with a smaller optim.lr or a longer optim.warmup_steps"
+    )
+    return TrainingDivergedError(
+        f"step {step}: the {what} is {numbers['loss' if what == 'loss' else 'grad_norm']}. Tasks in that batch: {shown}. "
+        f"Nothing of this step was applied; {advice}"
+    )
+
+
+def _any_out_of_time(config: TrainConfig, accelerator: Accelerator, display: ProgressDisplay) -> bool:
+    """The processes' clocks differ: they stop together, when the first of them runs out of time."""
+    if config.max_minutes is None:
+        return False
+    flag = torch.tensor(float(display.out_of_time), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _scores(line: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name.startswith(("validation/", "evaluation/"))}

@@ -1,0 +1,145 @@
+"""Where numbers go: metrics.jsonl, trackers, and the means and timings that are logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from accelerate import Accelerator
+
+from vla.config import ConfigError
+from vla.data.atomic import atomic_path
+from vla.training.config import TrainConfig
+
+
+class MetricsLog:
+    """metrics.jsonl, one line of JSON per step that has something to tell, and the trackers.
+
+    A line is on disk before the next step begins. Opening the file at `step` cuts off what a killed run
+    logged beyond its last checkpoint, so that each step is in it once.
+
+    Args:
+        path: the file; None on all processes but one, which write nothing.
+    """
+
+    def __init__(self, path: Path | None, accelerator: Accelerator, step: int) -> None:
+        self._accelerator = accelerator
+        if path is not None and path.exists():
+            lines = _read(path)
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+        self._file = None if path is None else open(path, "a")  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._accelerator.log(dict(values), step=step)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Mean:
+    """Means of named numbers since the last `take`; part of a checkpoint, so that a resumed run logs the same."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+        self.count: int = state["count"] if state else 0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "count": self.count}
+
+
+class Stopwatch:
+    """Seconds spent in each phase of a step.
+
+    On CUDA the phases are timed by events on the stream, which are read when the step has synchronised
+    anyway: timing neither stalls the device nor charges its work to the phase that waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = []
+
+    def start(self) -> None:
+        self._marks = [("", self._now())]
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the last mark belongs to `phase`; a phase may come several times."""
+        self._marks.append((phase, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """`seconds/{phase}` of each phase, and their sum `seconds/step`."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        total: dict[str, float] = {}
+        for (_, begin), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            name = f"seconds/{phase}"
+            total[name] = total.get(name, 0.0) + (begin.elapsed_time(end) / 1000 if self._cuda else end - begin)
+        return {**total, "seconds/step": sum(total.values())}
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def check_trackers(trackers: list[str]) -> None:
+    """Raises ConfigError with the pip command where a tracker's package is not installed."""
+    missing = [name for name in trackers if find_spec(name) is None]
+    if missing:
+        raise ConfigError([f"trackers: {name!r} is not installed; run: pip install {name}" for name in missing])
+
+
+def tracker_options(config: TrainConfig, run_id: str, step: int) -> dict[str, dict[str, Any]]:
+    """Arguments with which a resumed run goes on in the same tensorboard and wandb run, without double steps."""
+    out = Path(config.out)
+    options: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
+    options["wandb"] = {
+        "id": run_id,
+        "name": out.name,
+        "dir": str(out),
+        "resume": "allow",
+        "config": config.model_dump(mode="json"),
+    }
+    return options

@@ -1,0 +1,67 @@
+"""What a policy is trained to do: the contract between objectives and the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from vla.config import Config
+from vla.models.policy import Policy
+from vla.types import Batch
+
+
+class Objective(nn.Module, ABC):
+    """A loss, with whatever it needs besides the policy (critics, target networks) as submodules.
+
+    Its parameters are trained by the same optimiser as the policy's. An objective never asks which
+    network it trains: it sees `policy(batch)` only.
+
+    Every number that it returns is a mean over the steps where `batch.mask` is True (or over what
+    `weight` counts). The loop turns these means into means over all processes and micro-batches, so that
+    gradients and metrics do not depend on how a batch was divided.
+    """
+
+    next_step: bool = False
+    """Windows carry one step more, for temporal-difference targets."""
+    discount: float = 1.0
+    """Discount of `batch.returns_to_go`."""
+
+    @abstractmethod
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> the scalar to minimise, and further scalars (without gradient) to be logged."""
+
+    @abstractmethod
+    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        """Scalars on held-out windows, among them `loss`, by which the best checkpoint is chosen."""
+
+    def weight(self, batch: Batch) -> Tensor:
+        """What the means of `loss` and `validate` divide by: the number of valid steps."""
+        return batch.mask.sum()
+
+    def after_step(self, policy: Policy) -> None:
+        """Called after each optimiser step, for example to move target networks."""
+
+
+class ObjectiveConfig(Config, ABC):
+    """Base of the configs registered under "objectives"."""
+
+    @abstractmethod
+    def build(self, policy: Policy) -> Objective:
+        """The objective for this policy (its features' size is `policy(batch).features.shape[-1]`)."""
+
+
+class Learner(nn.Module):
+    """Policy and objective as one module whose forward is the loss.
+
+    Distributed training averages gradients of the module whose `forward` it wraps; hence everything that
+    is trained has to be used inside one forward.
+    """
+
+    def __init__(self, policy: Policy, objective: Objective) -> None:
+        super().__init__()
+        self.policy = policy
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective.loss(self.policy, batch)

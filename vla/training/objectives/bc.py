@@ -1,0 +1,54 @@
+"""Behavioural cloning: maximise the likelihood of the demonstrated actions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vla.config import register
+from vla.models.policy import Policy
+from vla.training.losses import action_l1, masked_mean
+from vla.training.objective import Objective, ObjectiveConfig
+from vla.types import Batch
+
+
+@register("objectives", "bc")
+class BCConfig(ObjectiveConfig):
+    """Imitation of the demonstrated actions."""
+
+    type: Literal["bc"] = "bc"
+
+    def build(self, policy: Policy) -> BC:
+        return BC()
+
+
+class BC(Objective):
+    """Mean over the valid steps of the action distribution's own loss (cross-entropy for tokens)."""
+
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        distribution = policy(batch).actions
+        loss = masked_mean(distribution.loss(batch.actions, batch.action_mask), batch.mask)
+        return loss, _accuracy(distribution, batch)
+
+    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per action dimension."""
+        distribution = policy(batch).actions
+        loss = masked_mean(distribution.loss(batch.actions, batch.action_mask), batch.mask)
+        error_BTA = action_l1(distribution.mode(), batch.actions, batch.action_mask)
+        metrics = {"loss": loss, "action_error": masked_mean(error_BTA.mean(-1), batch.mask)}
+        for name, error_BT in zip(policy.spec.action_names, error_BTA.unbind(-1), strict=True):
+            metrics[f"action_error/{name}"] = masked_mean(error_BT, batch.mask)
+        return metrics | _accuracy(distribution, batch)
+
+
+@torch.no_grad()
+def _accuracy(distribution: Any, batch: Batch) -> dict[str, Tensor]:
+    """Share of the valid actions' tokens that are the most likely ones, where the distribution is over tokens."""
+    if not (hasattr(distribution, "tokens") and hasattr(distribution, "logits")):
+        return {}
+    right_BTN = distribution.logits.argmax(-1) == distribution.tokens(batch.actions)
+    mask_BTK = batch.action_mask & batch.mask[..., None]
+    mask_BTN = mask_BTK.repeat_interleave(right_BTN.shape[-1] // mask_BTK.shape[-1], dim=-1)
+    return {"token_accuracy": masked_mean(right_BTN.float(), mask_BTN)}

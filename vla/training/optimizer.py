@@ -1,0 +1,99 @@
+"""AdamW, the learning-rate schedule, and the running mean of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vla.training.config import OptimConfig
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters: matrices and kernels decay; biases, norms and embeddings do not."""
+    embeddings = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trainable if p.ndim >= 2 and p not in embeddings]
+    free = [p for p in trainable if p.ndim < 2 or p in embeddings]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=trainable[0].is_cuda,
+    )
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The learning rate of step `step` (1-based) of `steps`: linear warm-up, then cosine or constant."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return config.lr * (config.min_lr_fraction + (1 - config.min_lr_fraction) * cosine)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's moments and step counts as named tensors: `{moment}/{parameter}`."""
+    return {
+        f"{key}/{name}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, for an optimiser that was built for the same module."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        moment, _, name = key.partition("/")
+        by_name.setdefault(name, {})[moment] = value
+    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class EMA:
+    """Running mean of a module's parameters; buffers stay the module's own.
+
+    The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial weights are
+    forgotten early. BatchNorm's running statistics are running means already and are not averaged twice.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Moves the mean towards the module's weights after step `step` (1-based)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in module.named_parameters():
+            self.weights[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied_to(self, module: nn.Module) -> Iterator[None]:
+        """The module has the mean weights inside the context, its own again after it."""
+        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            _copy(own, module)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrites the module's weights by their mean."""
+        _copy(self.weights, module)
+
+
+@torch.no_grad()
+def _copy(weights: dict[str, Tensor], module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.copy_(weights[name])

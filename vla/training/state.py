@@ -1,0 +1,110 @@
+"""Everything of a run that changes from step to step, and its way to disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vla.models.policy import Policy
+from vla.training.checkpoint import Checkpoint, CheckpointError, prune_checkpoints, replace_folder, save_checkpoint
+from vla.training.metrics import Mean
+from vla.training.objective import Learner
+from vla.training.optimizer import EMA, load_optimizer_tensors, optimizer_tensors
+
+
+@dataclass
+class TrainingState:
+    """What is trained, its optimiser, and how far it is.
+
+    Attributes:
+        learner: policy and objective, with the raw weights.
+        optimizer: over the learner's parameters.
+        ema: running mean of the policy's weights, or None.
+        step: optimiser steps that were done.
+        mean: means of the metrics since the last line of the log.
+    """
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    step: int = 0
+    mean: Mean = field(default_factory=Mean)
+
+    @property
+    def policy(self) -> Policy:
+        return self.learner.policy
+
+    def update(self, lr: float) -> float:
+        """One optimiser step with the gradients that are there; -> the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.learner.objective.after_step(self.policy)
+        if self.ema:
+            self.ema.update(self.policy, self.step)
+        return lr
+
+    @contextmanager
+    def deployed(self) -> Iterator[Policy]:
+        """The policy as it would be used now: eval mode, running mean of the weights where that is on."""
+        was_training = self.policy.training
+        with self.ema.applied_to(self.policy) if self.ema else nullcontext():
+            self.policy.eval()
+            try:
+                yield self.policy
+            finally:
+                self.policy.train(was_training)
+
+    def save(self, root: Path, *, keep_last: int, scores: dict[str, float]) -> Checkpoint:
+        """Writes a checkpoint and removes those that are neither new nor the best. Raises CheckpointError."""
+        state: dict[str, Any] = {"mean": self.mean.state(), "scores": scores}
+        checkpoint = save_checkpoint(root, self.step, self._write_policy, self._tensors(), state)
+        prune_checkpoints(root, keep_last=keep_last)
+        return checkpoint
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to `checkpoint`. The policy and `ema` must come from its folder already."""
+        tensors = checkpoint.tensors()
+        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "objective": {}, "raw": {}}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = tensor
+        try:
+            load_optimizer_tensors(self.optimizer, self.learner, groups["optimizer"])
+            self.learner.objective.load_state_dict(groups["objective"])
+            if self.ema:
+                with torch.no_grad():
+                    for name, parameter in self.policy.named_parameters():
+                        parameter.copy_(groups["raw"][name])
+            self.mean = Mean(checkpoint.state["mean"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.folder} does not fit this policy and objective: {error}") from error
+        self.step = checkpoint.step
+
+    def finish(self, folder: Path | None) -> Policy:
+        """Makes the deployed policy the policy for good, and writes it into `folder` unless that is None."""
+        if folder:
+            replace_folder(folder, self._write_policy)
+        if self.ema:
+            self.ema.copy_to(self.policy)
+        return self.policy.eval()
+
+    def _write_policy(self, folder: Path) -> None:
+        with self.deployed() as policy:
+            policy.save_pretrained(folder)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a policy folder does not hold."""
+        tensors = {f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()}
+        tensors |= {f"objective/{k}": v for k, v in self.learner.objective.state_dict().items()}
+        if self.ema:
+            tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters()}
+        return tensors

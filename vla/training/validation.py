@@ -1,0 +1,71 @@
+"""Scores on held-out episodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+
+from vla.data import Windows
+from vla.models.policy import Policy
+from vla.training.batches import seed_of, to_device
+from vla.training.config import TrainConfig
+from vla.training.objective import Objective
+
+
+def build_scorer(
+    config: TrainConfig, windows: Windows | None, objective: Objective, accelerator: Accelerator, *, bf16: bool
+) -> Callable[[Policy], dict[str, float]] | None:
+    """A function that scores a policy on the held-out windows; None where validation is off."""
+    if windows is None or config.validate_every is None:
+        return None
+    indices = _spread(len(windows), config.data.validation_windows)
+    size = max(1, config.batch_size // (accelerator.num_processes * config.grad_accumulation))
+    return lambda policy: validate(
+        policy, objective, windows, indices, accelerator, batch_size=size, seed=config.seed, bf16=bf16
+    )
+
+
+@torch.no_grad()
+def validate(
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
+    indices: np.ndarray,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    seed: int,
+    bf16: bool,
+) -> dict[str, float]:
+    """Means of `objective.validate` over the windows `indices`, which the processes share out among them.
+
+    The policy is expected in eval mode. The result, `validation/...`, is the same on all processes.
+    """
+    rank, device = accelerator.process_index, accelerator.device
+    set_seed(seed_of(seed, rank))
+    own = indices[rank :: accelerator.num_processes]
+    values: dict[str, list[float]] = {}
+    for start in range(0, len(own), batch_size):
+        batch = to_device(windows.batch(own[start : start + batch_size]), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            metrics = objective.validate(policy, batch)
+        weight = objective.weight(batch)
+        for name, value in {**metrics, "": torch.ones_like(weight)}.items():
+            values.setdefault(name, []).append(float(value.float() * weight))
+    parts: list[dict[str, list[float]]] = gather_object([values])
+    names = dict.fromkeys(name for part in parts for name in part)
+    totals = {name: math.fsum(v for part in parts for v in part.get(name, [])) for name in names}
+    weight = totals.pop("")
+    return {f"validation/{name}": total / weight for name, total in totals.items()}
+
+
+def _spread(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` of the indices below `count`, evenly spread over them."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).round().astype(np.int64)
