@@ -59,6 +59,9 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     spec_: Spec
     task: Task
+    render_images: bool = True
+    """While False, an env may skip rendering and leave `observation["images"]` empty: nobody looks at them.
+    It must not change the physics."""
 
     @abstractmethod
     def expert_action(self) -> np.ndarray:
