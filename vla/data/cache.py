@@ -32,7 +32,7 @@ class FrameCache:
 
     On disk the cache holds the whole dataset, so that several selections of episodes share it; in memory it
     holds the given episodes only. A cache on disk carries a fingerprint of the dataset and a checksum of its
-    own header, and is built anew where they differ. It appears by one rename: a killed build leaves none.
+    own content, and is built anew where they differ. It appears by one rename: a killed build leaves none.
 
     Args:
         dataset: where the images are.
@@ -148,7 +148,7 @@ def _disk_frames(
 ) -> np.ndarray:
     """The memory-mapped frames of one camera, decoded first where there is no cache of this very dataset."""
     shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
-    key = {"camera": camera, "shape": list(shape), "dataset": dataset.fingerprint()}
+    key: dict[str, object] = {"camera": camera, "shape": list(shape), "dataset": dataset.fingerprint()}
     name = hashlib.sha256(camera.encode()).hexdigest()[:12]
     folder = base / f"frames-{name}"
     if not _fresh(folder, key):

@@ -81,7 +81,7 @@ class DatasetWriter:
         write_json(self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {}))
         if not exists:
             write_json(self.root / schema.SPEC, spec.to_dict())
-            self._write_info()
+            self._write_info(0, 0, 0)
 
     @property
     def num_episodes(self) -> int:
@@ -148,11 +148,11 @@ class DatasetWriter:
         tables = [pa.Table.from_pylist(rows, schema=_episodes_schema(rows[0]))]
         write_row_groups(_numbered(self.root, schema.EPISODES_PATH, self._episodes // EPISODES_PER_TABLE), tables)
         write_json(self.root / schema.STATS, {name: _listed(s) for name, s in merged.items()})
+        self._write_info(self._episodes + 1, self._frames + len(episode), len(instructions))
         self._instructions = instructions
         self._episodes, self._frames = self._episodes + 1, self._frames + len(episode)
         self._data, self._data_bytes, self._data_file, self._rows = data, data_bytes, data_file, rows
         self._stats = merged
-        self._write_info()
 
     def _episode_row(
         self, episode: Episode, stats: dict[str, FeatureStats], task_index: int, data_file: int
@@ -176,17 +176,9 @@ class DatasetWriter:
         }
         return row | {f"stats/{name}/{key}": v for name, s in stats.items() for key, v in _listed(s).items()}
 
-    def _write_info(self) -> None:
-        write_json(
-            self.root / schema.INFO,
-            schema.info(
-                self.spec,
-                robot_type=self.robot_type,
-                episodes=self._episodes,
-                frames=self._frames,
-                tasks=len(self._instructions),
-            ),
-        )
+    def _write_info(self, episodes: int, frames: int, tasks: int) -> None:
+        values = schema.info(self.spec, robot_type=self.robot_type, episodes=episodes, frames=frames, tasks=tasks)
+        write_json(self.root / schema.INFO, values)
 
     def _continue(self) -> None:
         """Takes up the dataset on disk, without what lies beyond its last committed episode."""

@@ -22,7 +22,6 @@ from vla.data.formats._lerobot_spec import derive_spec, image_features
 from vla.types import Spec, SpecError
 
 _PARQUET_MAGIC = b"PAR1"
-_OPTIONAL = {schema.REWARD: np.float32, schema.SUCCESS: np.bool_, schema.TERMINATED: np.bool_}
 
 
 @register("formats", "lerobot")
@@ -171,20 +170,37 @@ class LeRobotReader(DatasetReader):
 
     def columns(self) -> Columns:
         if self._columns is None:
-            N = int(self.raw_info["total_frames"])
-            features = self.raw_info["features"]
-            state = self._matrix(schema.STATE) if schema.STATE in features else np.zeros((N, 0), np.float32)
-            optional = {
-                name: self._matrix(name)[:, 0].astype(dtype) if name in features else np.zeros(N, dtype)
-                for name, dtype in _OPTIONAL.items()
-            }
-            columns = Columns(state, self._matrix(schema.ACTION), *optional.values())
+            self._check_order()
+            columns = Columns(
+                state=self._optional(schema.STATE),
+                actions=self._matrix(schema.ACTION),
+                rewards=self._optional(schema.REWARD, width=1)[:, 0],
+                success=self._optional(schema.SUCCESS, width=1)[:, 0] > 0,
+                terminated=self._optional(schema.TERMINATED, width=1)[:, 0] > 0,
+            )
             self._check_numbers(columns)
             self._columns = columns
         return self._columns
 
-    def _matrix(self, name: str) -> np.ndarray:
-        """A numeric column of all files as float32 (N, D)."""
+    def _optional(self, name: str, width: int = 0) -> np.ndarray:
+        """The column as `_matrix`, or zeros (N, width) where the dataset has none."""
+        if name in self.raw_info["features"]:
+            return self._matrix(name)
+        return np.zeros((int(self.raw_info["total_frames"]), width), np.float32)
+
+    def _check_order(self) -> None:
+        """Rows must lie in the order of the episodes table; files that were merged by hand may not."""
+        found = self._matrix("episode_index", np.int64)[:, 0]
+        expected = np.repeat(np.arange(len(self.episodes)), self.episodes["length"])
+        if not np.array_equal(found, expected):
+            row = int((found != expected).argmax())
+            raise DataError(
+                f"{self.root}: frame {row} belongs to episode {found[row]}, the episodes table says {expected[row]}; "
+                "data files are out of order, missing or foreign: restore the data folder"
+            )
+
+    def _matrix(self, name: str, dtype: type[np.generic] = np.float32) -> np.ndarray:
+        """A numeric column of all files as (N, D)."""
         N = int(self.raw_info["total_frames"])
         parts = []
         for file in self._files:
@@ -194,7 +210,7 @@ class LeRobotReader(DatasetReader):
                 column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
             if rows and len(column) % rows:
                 raise DataError(f"{file}: {name!r} has vectors of different lengths; repair or drop the file")
-            parts.append(np.asarray(column.to_numpy(), dtype=np.float32).reshape(rows, -1))
+            parts.append(np.asarray(column.to_numpy(), dtype=dtype).reshape(rows, -1))
         if len({part.shape[1] for part in parts}) > 1 or sum(map(len, parts)) < N:
             raise DataError(
                 f"{self.root}: {name!r} has {sum(map(len, parts))} rows, info.json says {N} frames; "

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.data import EpisodeDataset, Windows, WindowSampler, task_balanced_weights
+
+
+@given(
+    num_windows=st.integers(1, 50),
+    local=st.integers(1, 8),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+    step=st.integers(0, 10**6),
+    weighted=st.booleans(),
+)
+def test_ranks_together_are_the_batch_of_one_process(num_windows, local, world, seed, step, weighted):
+    weights = np.arange(1, num_windows + 1) if weighted else None
+    batch = local * world
+    whole = WindowSampler(num_windows, batch_size=batch, seed=seed, weights=weights).indices(step)
+    joined = np.empty(batch, np.int64)
+    for rank in range(world):
+        sampler = WindowSampler(num_windows, batch_size=batch, seed=seed, rank=rank, world_size=world, weights=weights)
+        joined[rank::world] = sampler.indices(step)
+    np.testing.assert_array_equal(joined, whole)
+    assert whole.dtype == np.int64
+    assert ((whole >= 0) & (whole < num_windows)).all()
+
+
+def test_order_depends_on_seed_and_step_only():
+    sampler, other = (WindowSampler(37, batch_size=8, seed=3) for _ in range(2))
+    forwards = [sampler.indices(step) for step in range(40)]
+    for step in reversed(range(40)):
+        np.testing.assert_array_equal(other.indices(step), forwards[step])
+    assert not np.array_equal(WindowSampler(37, batch_size=8, seed=4).indices(0), forwards[0])
+
+
+@pytest.mark.parametrize(("num_windows", "batch_size"), [(12, 5), (3, 8), (1, 1)])
+def test_every_epoch_is_a_permutation(num_windows, batch_size):
+    sampler = WindowSampler(num_windows, batch_size=batch_size, seed=0)
+    row = np.concatenate([sampler.indices(step) for step in range(20)])
+    epochs = row[: len(row) // num_windows * num_windows].reshape(-1, num_windows)
+    assert (np.sort(epochs, axis=1) == np.arange(num_windows)).all()
+    if num_windows == 12:
+        assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_weights_are_the_frequencies():
+    weights = np.array([0.0, 1.0, 3.0, 0.0])
+    sampler = WindowSampler(4, batch_size=1000, seed=0, weights=weights)
+    counts = np.bincount(np.concatenate([sampler.indices(s) for s in range(20)]), minlength=4)
+    assert counts[0] == counts[3] == 0
+    assert counts[2] / counts.sum() == pytest.approx(0.75, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_windows": 0}, "at least one window"),
+        ({"batch_size": 6, "world_size": 4}, "multiple of world_size 4"),
+        ({"rank": 2, "world_size": 2}, "rank is 2; expected 0 to 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"weights": np.ones(3)}, r"shape \(3,\); expected \(10,\)"),
+        ({"weights": np.zeros(10)}, "not all zero"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    arguments = {"num_windows": 10, "batch_size": 8, "seed": 0} | change
+    with pytest.raises(ValueError, match=message):
+        WindowSampler(arguments.pop("num_windows"), **arguments)
+    with pytest.raises(ValueError, match="step is -1"):
+        WindowSampler(10, batch_size=2, seed=0).indices(-1)
+
+
+def test_task_balanced_weights(write):
+    windows = Windows(EpisodeDataset(write([2, 6, 1])), history=1, chunk=1)
+    balanced = task_balanced_weights(windows)
+    assert [balanced[windows.task_index == task].sum() for task in (0, 1)] == pytest.approx([0.5, 0.5])
+    np.testing.assert_allclose(task_balanced_weights(windows, temperature=1.0), np.full(9, 1 / 9))
+    halfway = task_balanced_weights(windows, temperature=0.5)
+    ratio = halfway[windows.task_index == 1].sum() / halfway[windows.task_index == 0].sum()
+    assert ratio == pytest.approx(np.sqrt(6 / 3))
