@@ -81,12 +81,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
     accelerator, bf16 = _set_up(config, evaluate)
-    main, rank, device, out = (
-        accelerator.is_main_process,
-        accelerator.process_index,
-        accelerator.device,
-        Path(config.out),
-    )
+    main, rank, device = accelerator.is_main_process, accelerator.process_index, accelerator.device
+    out = Path(config.out)
 
     # Load: where the run stands, the data, the policy and what trains it.
     checkpoint = open_run(config, resume=resume)
@@ -98,6 +94,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     sampler = build_sampler(config, windows, rank=rank, world_size=accelerator.num_processes)
     if checkpoint is None and config.init_from is None:
         policy.fit(windows.actions, windows.states, windows.instructions)
+    policy.card["data"] = {"dataset": dataset.root.name, "episodes": len(windows.episodes), "frames": len(windows)}
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
     scorer = build_scorer(config, held_out, objective, accelerator, bf16=bf16)
@@ -150,6 +147,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
 
             # Save.
             if saving and main:
+                log.sync()
                 state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
             if last:
                 break
@@ -186,6 +184,7 @@ def _load_or_build_policy(config: TrainConfig, dataset: EpisodeDataset, checkpoi
     """Raises ConfigError where a trained policy fits neither the dataset nor the config."""
     source = checkpoint.folder if checkpoint else config.init_from
     if source is None:
+        assert config.policy is not None  # TrainConfig sees to it
         policy: Policy = config.policy.build(dataset.spec)
         return policy
     policy = load_policy(source)

@@ -22,7 +22,7 @@ from vla.training.config import TrainConfig
 class MetricsLog:
     """metrics.jsonl, one line of JSON per step that has something to tell, and the trackers.
 
-    A line is on disk before the next step begins. Opening the file at `step` cuts off what a killed run
+    A line outlives the process at once, and the machine from the next `sync` on. Opening the file at `step` cuts off what a killed run
     logged beyond its last checkpoint, so that each step is in it once.
 
     Args:
@@ -44,8 +44,12 @@ class MetricsLog:
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            os.fsync(self._file.fileno())
             self._accelerator.log(dict(values), step=step)
+
+    def sync(self) -> None:
+        """Makes all lines durable, before a checkpoint relies on them."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vla.training.config import OptimConfig
 
@@ -23,7 +24,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=trainable[0].is_cuda,
+        fused=trainable[0].device.type in ("cpu", "cuda"),
     )
 
 
@@ -47,16 +48,27 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
     }
 
 
+@torch.no_grad()
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`, for an optimiser that was built for the same module."""
     names = {parameter: name for name, parameter in module.named_parameters()}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         moment, _, name = key.partition("/")
         by_name.setdefault(name, {})[moment] = value
-    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    state = {
+        index: {moment: _laid_out_like(parameter, value) for moment, value in by_name[names[parameter]].items()}
+        for index, parameter in enumerate(order)
+        if names[parameter] in by_name
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Moments take the memory layout of their parameter (channels last), as those that the optimiser makes have;
+    files hold them row by row."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 class EMA:
@@ -70,12 +82,10 @@ class EMA:
         self.decay = decay
         self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
 
-    @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the mean towards the module's weights after step `step` (1-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            self.weights[name].lerp_(parameter, 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), list(module.parameters()), None)
 
     @contextmanager
     @torch.no_grad()

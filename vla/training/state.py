@@ -65,6 +65,7 @@ class TrainingState:
 
     def save(self, root: Path, *, keep_last: int, scores: dict[str, float]) -> Checkpoint:
         """Writes a checkpoint and removes those that are neither new nor the best. Raises CheckpointError."""
+        self.policy.card["results"] = {"training steps": self.step, **scores}
         state: dict[str, Any] = {"mean": self.mean.state(), "scores": scores}
         checkpoint = save_checkpoint(root, self.step, self._write_policy, self._tensors(), state)
         prune_checkpoints(root, keep_last=keep_last)

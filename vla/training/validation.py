@@ -60,8 +60,8 @@ def validate(
     parts: list[dict[str, list[float]]] = gather_object([values])
     names = dict.fromkeys(name for part in parts for name in part)
     totals = {name: math.fsum(v for part in parts for v in part.get(name, [])) for name in names}
-    weight = totals.pop("")
-    return {f"validation/{name}": total / weight for name, total in totals.items()}
+    count = totals.pop("")
+    return {f"validation/{name}": total / count for name, total in totals.items()}
 
 
 def _spread(count: int, limit: int | None) -> np.ndarray:

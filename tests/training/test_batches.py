@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import training_toy
+
+from vla.config import ConfigError
+from vla.data import EpisodeDataset, Windows
+from vla.training.batches import build_sampler, seed_of, split_episodes
+
+
+def test_split_is_deterministic_and_even_over_tasks() -> None:
+    tasks = [0] * 10 + [1] * 10 + [2] * 10
+    training, held_out = split_episodes(tasks, 0.2, seed=3)
+    assert sorted(training + held_out) == list(range(30))
+    assert [sum(tasks[e] == task for e in held_out) for task in range(3)] == [2, 2, 2]
+    assert split_episodes(tasks, 0.2, seed=3) == (training, held_out)
+    assert split_episodes(tasks, 0.2, seed=4)[1] != held_out
+
+
+def test_split_of_nothing_and_of_too_little() -> None:
+    assert split_episodes([0, 0], 0.0, seed=0) == ([0, 1], [])
+    assert len(split_episodes([0] * 50, 0.001, seed=0)[1]) == 1
+    with pytest.raises(ConfigError, match=r"data\.validation_fraction: 0\.05 holds out 1 of 1"):
+        split_episodes([0], 0.05, seed=0)
+
+
+def test_batch_that_does_not_divide_is_named(data: Path, tmp_path: Path) -> None:
+    windows = Windows(EpisodeDataset(data), history=1, chunk=1)
+    config = training_toy.toy_config(data, tmp_path, batch_size=12, grad_accumulation=2)
+    with pytest.raises(ConfigError, match=r"batch_size: 12 .* 4 processes x 2 .* multiple of 8"):
+        build_sampler(config, windows, rank=0, world_size=4)
+
+
+def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
+    windows = Windows(
+        EpisodeDataset(data), history=1, chunk=1, episodes=[0, 2, 4, 6, 1]
+    )  # four of one task, one of the other
+    config = training_toy.toy_config(data, tmp_path, batch_size=400).model_copy(
+        update={"data": training_toy.toy_config(data, tmp_path).data.model_copy(update={"task_balance": 0.0})}
+    )
+    drawn = windows.task_index[build_sampler(config, windows, rank=0, world_size=1).indices(0)]
+    assert 160 < (drawn == 1).sum() < 240
+
+
+def test_seeds_differ_by_each_part() -> None:
+    seeds = {seed_of(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
+    assert len(seeds) == 64

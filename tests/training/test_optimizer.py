@@ -1,0 +1,77 @@
+import contextlib
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vla.training.config import OptimConfig
+from vla.training.optimizer import EMA, build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+
+
+def test_learning_rate_by_hand() -> None:
+    config = OptimConfig(lr=1.0, warmup_steps=10, min_lr_fraction=0.1)
+    assert learning_rate(config, 1, 110) == pytest.approx(0.1)
+    assert learning_rate(config, 10, 110) == pytest.approx(1.0)
+    assert learning_rate(config, 60, 110) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert learning_rate(config, 35, 110) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(config, 110, 110) == pytest.approx(0.1)
+    constant = OptimConfig(lr=2.0, warmup_steps=0, schedule="constant")
+    assert [learning_rate(constant, step, 10) for step in (1, 10)] == [2.0, 2.0]
+
+
+def test_only_matrices_and_kernels_decay() -> None:
+    module = nn.ModuleDict(
+        {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "words": nn.Embedding(5, 4), "head": nn.Linear(4, 2)}
+    )
+    optimizer = build_optimizer(module, OptimConfig(weight_decay=0.3))
+    names = {p: name for name, p in module.named_parameters()}
+    decayed, free = ({names[p] for p in group["params"]} for group in optimizer.param_groups)
+    assert decayed == {"conv.weight", "head.weight"}
+    assert free == {"conv.bias", "norm.weight", "norm.bias", "words.weight", "head.bias"}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    module = nn.Linear(2, 2)
+    module.weight.requires_grad_(False)
+    optimizer = build_optimizer(module, OptimConfig())
+    assert [p for group in optimizer.param_groups for p in group["params"]] == [module.bias]
+
+
+def _steps(module: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+    for seed in seeds:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        module(x).square().mean().backward()
+        optimizer.step()
+
+
+def test_optimizer_tensors_carry_on_bit_for_bit() -> None:
+    first, second = nn.Linear(3, 2), nn.Linear(3, 2)
+    one = build_optimizer(first, OptimConfig())
+    _steps(first, one, range(5))
+    second.load_state_dict(first.state_dict())
+    two = build_optimizer(second, OptimConfig())
+    load_optimizer_tensors(two, second, {k: v.clone() for k, v in optimizer_tensors(one, first).items()})
+    _steps(first, one, range(5, 10))
+    _steps(second, two, range(5, 10))
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.bias, second.bias)
+
+
+def test_ema_by_hand_and_swapped_in_and_out() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(0.0)
+    ema = EMA(module, decay=0.5)
+    module.weight.data.fill_(1.0)
+    ema.update(module, 1)  # decay min(0.5, 2/11)
+    assert ema.weights["weight"].item() == pytest.approx(9 / 11)
+    ema.update(module, 100)
+    assert ema.weights["weight"].item() == pytest.approx(9 / 11 * 0.5 + 0.5)
+    with ema.applied_to(module):
+        assert module.weight.item() == pytest.approx(10 / 11)
+    assert module.weight.item() == 1.0
+    with contextlib.suppress(KeyError), ema.applied_to(module):
+        raise KeyError
+    assert module.weight.item() == 1.0
