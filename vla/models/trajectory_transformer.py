@@ -60,8 +60,9 @@ class TrajectoryTransformer(nn.Module):
         self.embed = nn.Linear(width, width)
         slots = layout.length(steps if positions == "absolute" else 1)
         self.position = nn.Parameter(torch.empty(slots, width))
-        options = {"feed_forward": feed_forward, "dropout": dropout}
-        self.blocks = nn.ModuleList(Block(width, heads, key_dim, **options) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, key_dim, feed_forward=feed_forward, dropout=dropout) for _ in range(depth)
+        )
         self._plans: dict[tuple[int, tuple[int, ...], bool, torch.device], _Plan] = {}
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -94,8 +94,8 @@ class Layout:
     """Ordered segments and attention rules; pairs without a rule do not attend.
 
     Raises:
-        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, or rules by
-            which a token sees (through other tokens) a step that is still to come.
+        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, or a rule
+            that lets later steps in.
     """
 
     segments: tuple[Segment, ...]
@@ -112,7 +112,6 @@ class Layout:
                     f"segment {segment.name!r}: its first token may attend to nothing in the first step; "
                     "add a rule that lets it attend to itself, to its step or to the prefix"
                 )
-        self._check_causal()
 
     # --- sizes ----------------------------------------------------------------------------------------
 
@@ -170,6 +169,17 @@ class Layout:
             reach = (reach.float() @ reach.float()) > 0
         return reach
 
+    def sees_own_step(self, query: str, key: str) -> bool:
+        """Whether `query` at step t depends, through any number of layers, on `key` at step t.
+
+        An action may be predicted only from tokens that do not see that very action.
+        """
+        compiled, index = self.compile(2), {s.name: i for i, s in enumerate(self.segments)}
+        self.segment(query), self.segment(key)
+        last = compiled.step_ids == 1
+        rows, columns = ((compiled.segment_ids == index[name]) & last for name in (query, key))
+        return bool(self.reachable(2)[rows][:, columns].any())
+
     def independent_slots(self, name: str) -> bool:
         """Whether a segment's empty slots of one step can be left out without changing any other token."""
         if self.segment(name).content:
@@ -194,20 +204,6 @@ class Layout:
             cells = [_MARKS[self.relation(query, key)].ljust(w) for key, w in zip(names, widths, strict=True)]
             lines.append("  ".join([query.ljust(first), *cells]))
         return "\n".join(line.rstrip() for line in lines)
-
-    def _check_causal(self) -> None:
-        steps = 3
-        compiled, reach = self.compile(steps), self.reachable(steps)
-        future = reach & (compiled.step_ids[None, :] > compiled.step_ids[:, None].clamp(min=0))
-        content = torch.tensor([s.content for s in self.segments])
-        future &= content[compiled.segment_ids][None, :]
-        if future.any():
-            query, key = (int(i) for i in future.nonzero()[0])
-            names = [self.segments[int(compiled.segment_ids[i])].name for i in (query, key)]
-            raise LayoutError(
-                f"segment {names[0]!r} sees {names[1]!r} of later steps (directly or through other segments); "
-                "a step may depend on itself and on earlier steps only"
-            )
 
 
 def _check_segments(segments: tuple[Segment, ...]) -> None:

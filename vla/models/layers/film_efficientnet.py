@@ -7,8 +7,8 @@ N images, U distinct conditions, C channels, D token width, h and w size of the 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import GroupNormAct, freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, freeze_batch_norm_2d
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
@@ -91,7 +91,7 @@ class FilmEfficientNet(nn.Module):
         if stride not in stages:
             raise TrunkError(f"trunk {name!r} has no stage of stride {stride}; there are: {sorted(stages)}")
         self.name, self.stride, self.token_dim = name, stride, token_dim
-        blocks = [block for stage in model.blocks[: stages[stride]] for block in stage]
+        blocks = [block for stage in model.blocks[: stages[stride]].children() for block in stage.children()]
         channels = [_out_channels(block) for block in blocks]
         self.stem = nn.Sequential(model.conv_stem, model.bn1)
         self.blocks = nn.ModuleList(blocks)
@@ -100,8 +100,9 @@ class FilmEfficientNet(nn.Module):
         self.head = nn.Sequential(model.conv_head, model.bn2) if whole else nn.Identity()
         self.project = nn.Conv2d(model.num_features if whole else channels[-1], token_dim, 1, bias=False)
         self.film_out = FiLM(condition_dim, [token_dim])
+        statistics: Any = model.default_cfg
         for key in ("mean", "std"):
-            value = torch.tensor(model.default_cfg[key]).view(1, 3, 1, 1) * 255
+            value = torch.tensor(statistics[key]).view(1, 3, 1, 1) * 255
             self.register_buffer(key, value, persistent=False)
         self.to(memory_format=torch.channels_last)
 
@@ -144,18 +145,13 @@ class FilmEfficientNet(nn.Module):
 def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientNet:
     """A timm EfficientNet without classifier. Raises TrunkError."""
     if not timm.is_model(name):
-        import difflib
-
         near = difflib.get_close_matches(name, timm.list_models("*efficientnet*") + timm.list_models("tinynet*"), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise TrunkError(f"no timm model {name!r}{hint}; `timm.list_models('*efficientnet*')` names them")
-    options: dict[str, Any] = {"num_classes": 0}
-    if norm == "group":
-        options["norm_layer"] = partial(GroupNormAct, group_size=8)
     from_file = isinstance(pretrained, str) and pretrained.endswith(".safetensors")
     full_name = f"{name}.{pretrained}" if isinstance(pretrained, str) and not from_file else name
     try:
-        model = timm.create_model(full_name, pretrained=bool(pretrained) and not from_file, **options)
+        model = timm.create_model(full_name, pretrained=bool(pretrained) and not from_file, num_classes=0)
     except Exception as error:  # timm and the hub raise many kinds
         cause = " ".join(str(error).split())[:300]
         remedy = "set pretrained: false, or give a .safetensors file" if pretrained else "choose another trunk"
@@ -164,6 +160,8 @@ def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientN
         raise TrunkError(f"{name!r} is a {type(model).__name__}; the trunk must be one of timm's EfficientNet family")
     if from_file:
         _load_trunk_file(model, str(pretrained))
+    if norm == "group":
+        _replace_batch_norm(model)
     return freeze_batch_norm_2d(model) if norm == "frozen_batch" else model
 
 
@@ -177,10 +175,21 @@ def _load_trunk_file(model: nn.Module, path: str) -> None:
         raise TrunkError(f"pretrained: {path} does not fit the trunk: {' '.join(str(error).split())[:300]}") from error
 
 
+def _replace_batch_norm(module: nn.Module) -> None:
+    """Every batch norm of a timm model becomes a group norm with the same affine parameters and activation."""
+    for name, child in module.named_children():
+        if isinstance(child, BatchNormAct2d):
+            group = GroupNormAct(child.num_features, group_size=8, eps=child.eps)
+            group.weight, group.bias, group.drop, group.act = child.weight, child.bias, child.drop, child.act
+            setattr(module, name, group)
+        else:
+            _replace_batch_norm(child)
+
+
 def _out_channels(block: nn.Module) -> int:
-    """Channels that a block puts out: those of its last convolution."""
-    convolutions = [m for name, m in block.named_modules() if isinstance(m, nn.Conv2d) and "se" not in name.split(".")]
-    return convolutions[-1].out_channels
+    """Channels that a block puts out: those of its last norm (a convolution may be split into several)."""
+    norms = [m for m in block.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNormAct2d, nn.GroupNorm))]
+    return norms[-1].state_dict()["weight"].numel()
 
 
 __all__ = ["FiLM", "FilmEfficientNet", "Norm", "TrunkError", "create_trunk", "modulate"]
