@@ -1,0 +1,64 @@
+"""The command line: help, errors without traceback, exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vla.cli import app
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+runner = CliRunner()
+
+
+@pytest.mark.parametrize("command", ["demo", "collect", "train", "eval", "list", "bench", "data info", "config schema"])
+def test_help_has_an_example(command: str) -> None:
+    result = runner.invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.output
+
+
+def test_list_names_what_is_registered() -> None:
+    assert "rt1" in runner.invoke(app, ["list", "policies"]).output
+    wrong = runner.invoke(app, ["list", "polices"])
+    assert wrong.exit_code == 2
+    assert "did you mean 'policies'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["train", str(CONFIGS / "metaworld_mt10.yaml"), "polcy.history=3"], "did you mean 'policy'"),
+        (["train", str(CONFIGS / "metaworld_mt10.yaml"), "data.path=nowhere"], "nowhere"),
+        (["eval", str(CONFIGS / "metaworld_mt10.yaml"), "policy=nowhere"], "nowhere"),
+        (["collect", str(CONFIGS / "metaworld_mt10.yaml"), "env.tasks=[drawer-opne]"], "drawer-open"),
+        (["data", "info", "nowhere"], "nowhere"),
+        (["bench", "nothing"], "no benchmark 'nothing'"),
+        (["config", "schema", "trian"], "no config 'trian'"),
+        (["demo", "train.stpes=1"], "did you mean 'steps'"),
+    ],
+)
+def test_a_mistake_is_status_2_without_traceback(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output + result.stderr
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_of_the_repository_is_valid(path: Path) -> None:
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 0, result.stderr
+
+
+def test_schema_is_json() -> None:
+    import json
+
+    result = runner.invoke(app, ["config", "schema", "train"])
+    assert "optim" in json.loads(result.stdout)["properties"]

@@ -1,0 +1,82 @@
+"""Specs, observations and batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vla.types import Observation, Spec, SpecError
+
+SPEC = Spec({"top": (8, 12), "wrist": (6, 6)}, ("x", "y"), ("dx", "grip"), (-1, 0), (1, 0.5), 10)
+
+
+def test_spec_survives_json(tmp_path: Path) -> None:
+    SPEC.save(tmp_path / "spec.json")
+    assert Spec.load(tmp_path / "spec.json") == SPEC
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action_names": []}, "action_names is empty"),
+        ({"action_low": [0]}, "action_low has 1 values for 2"),
+        ({"action_low": [2, 0]}, "'dx': needs finite low < high"),
+        ({"action_high": [float("nan"), 1]}, "'dx': needs finite"),
+        ({"cameras": {"top": [0, 4]}}, "camera 'top': size must be positive"),
+        ({"control_hz": 0}, "control_hz must be positive"),
+        ({"cameras": 3}, "wrong kind"),
+        ({"colour": 1}, "unknown keys colour"),
+    ],
+)
+def test_a_wrong_spec_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({**SPEC.to_dict(), **change}))
+    with pytest.raises(SpecError, match=message) as caught:
+        Spec.load(path)
+    assert "spec.json" in str(caught.value)
+
+
+def test_differences_name_each_way_of_not_fitting() -> None:
+    other = Spec({"top": (9, 12)}, ("x",), ("dx", "grip"), (-1, 0), (1, 1), 10)
+    text = "\n".join(SPEC.differences(other))
+    assert "camera 'top' is 9x12, expected 8x12" in text
+    assert "camera 'wrist' is missing" in text
+    assert "state_names" in text
+    assert "action_high" in text
+    assert SPEC.differences(SPEC) == []
+
+
+def test_fake_batch_is_valid_and_seeded() -> None:
+    batch = SPEC.fake_batch(3, 4, 2, seed=1)
+    assert batch.images["top"].shape == (3, 4, 8, 12, 3)
+    assert batch.images["top"].dtype == torch.uint8
+    assert batch.actions.shape == (3, 4, 2, 2)
+    low, high = torch.tensor(SPEC.action_low), torch.tensor(SPEC.action_high)
+    assert bool(((batch.actions >= low) & (batch.actions <= high)).all())
+    assert torch.equal(batch.actions, SPEC.fake_batch(3, 4, 2, seed=1).actions)
+    batch.observation(-1).check(SPEC)
+
+
+def test_steps_are_views_of_current_and_next() -> None:
+    batch = SPEC.fake_batch(2, 5)
+    now, then = batch.steps(0, -1), batch.steps(1, None)
+    assert torch.equal(now.state[:, 1:], then.state[:, :-1])
+    assert torch.equal(now.images["top"][:, 1:], then.images["top"][:, :-1])
+    assert now.instruction == batch.instruction
+    assert now.state.data_ptr() == batch.state.data_ptr()
+
+
+def test_observation_of_one_robot_gets_a_batch_axis() -> None:
+    images = {"top": np.zeros((8, 12, 3), np.uint8), "wrist": np.zeros((6, 6, 3), np.uint8)}
+    Observation.from_numpy(images, np.zeros(2), "go").check(SPEC)
+    with pytest.raises(SpecError, match="lacks camera 'wrist'"):
+        Observation.from_numpy({"top": images["top"]}, np.zeros(2), "go").check(SPEC)
+    with pytest.raises(SpecError, match="camera 'top': expected uint8"):
+        Observation.from_numpy({**images, "top": images["wrist"]}, np.zeros(2), "go").check(SPEC)
+    with pytest.raises(SpecError, match="state: expected"):
+        Observation.from_numpy(images, np.zeros(3), "go").check(SPEC)

@@ -1,0 +1,97 @@
+"""The whole story in one call: experts make demonstrations, RT-1 learns them, unseen seeds measure it.
+
+`demo.yaml` beside this file is the default; every value can be overridden.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from vla.config import RootConfig, read_yaml
+from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
+from vla.training import TrainConfig, train
+
+_DEFAULT = Path(__file__).with_suffix(".yaml")
+
+
+class DemoConfig(RootConfig):
+    """Three configs that share one folder. What is not given is taken from the default demo."""
+
+    out: str = "runs/demo"
+    """Folder of the dataset, the training run, the results and the report."""
+    collect: CollectConfig = Field(default=...)
+    """Demonstrations; its `out` is always `<out>/dataset`."""
+    train: TrainConfig = Field(default=...)
+    """Training; its `out` is always `<out>/train`."""
+    eval: EvalConfig = Field(default=...)
+    """Evaluation; its `out` is always `<out>`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        merged = _merge(read_yaml(_DEFAULT), values)
+        out = Path(str(merged.get("out", "runs/demo")))
+        places = {
+            "collect": {"out": str(out / "dataset")},
+            "train": {"out": str(out / "train"), "data": {"path": str(out / "dataset")}},
+            "eval": {"out": str(out), "policy": str(out / "train" / "policy")},
+        }
+        return _merge(merged, places)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, key by key; a choice with another `type` replaces the whole choice."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        same_choice = isinstance(below, dict) and isinstance(value, dict) and (
+            "type" not in value or value["type"] == below.get("type")
+        )
+        result[key] = _merge(below, value) if same_choice and isinstance(below, dict) else value
+    return result
+
+
+def demo(config: DemoConfig) -> Path:
+    """Collects, trains, evaluates the policy beside the expert and a random policy, writes one report.
+
+    Steps that an earlier run in the same folder finished are resumed, not repeated.
+    Returns the folder, which holds `results.json`, `episodes.parquet`, `report.html` and `timings.json`.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    console, seconds, started = Console(), {}, time.perf_counter()
+
+    def step(name: str) -> None:
+        nonlocal started
+        started = time.perf_counter()
+        console.rule(name)
+
+    step("1/3  demonstrations by the scripted experts")
+    collect(config.collect, resume=(out / "dataset").exists())
+    seconds["collect"] = time.perf_counter() - started
+
+    step("2/3  training RT-1 by behavioural cloning")
+    result = train(config.train, resume=(out / "train").exists())
+    seconds["train"] = time.perf_counter() - started
+
+    step("3/3  evaluation on unseen seeds")
+    rows: list[Results] = []
+    for name, actor in (("rt1", result.policy), ("expert", "expert"), ("random", "random")):
+        settings = config.eval.model_copy(update={"out": str(out if name == "rt1" else out / name)})
+        rows.append(evaluate(actor, settings, name=name, command="vla demo"))
+    seconds["evaluate"] = time.perf_counter() - started
+
+    write_report(out / "report.html", rows)
+    (out / "timings.json").write_text(json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n")
+    for row in rows:
+        console.print(row.table())
+    console.print("minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()))
+    return out
