@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla.data import DatasetWriter, EpisodeDataset, FrameCache, Windows, cache
+from vla.data import DataError, DatasetWriter, EpisodeDataset, FrameCache, Windows, cache
 
 
 @pytest.fixture
@@ -92,3 +92,12 @@ def test_an_interrupted_build_leaves_no_cache(write, monkeypatch):
 def test_unknown_storage(write):
     with pytest.raises(ValueError, match="cache is 'gpu'; expected 'ram' or 'disk'"):
         FrameCache(EpisodeDataset(write([1])), "gpu")
+
+
+def test_frames_that_memory_does_not_hold(write, monkeypatch, decoded):
+    free = type("Memory", (), {"available": 100})
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: free)
+    with pytest.raises(DataError, match=r"3 decoded frames need .* of memory, .* use cache='disk'"):
+        FrameCache(EpisodeDataset(write([3])))
+    assert not decoded
+    FrameCache(EpisodeDataset(write([3], "other")), "disk")

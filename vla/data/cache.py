@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 
 from vla.data.atomic import sync_folder, write_json
 from vla.data.episode import decode_png
@@ -44,6 +45,9 @@ class FrameCache:
 
     Attributes:
         frames: camera -> uint8 (R, H, W, 3).
+
+    Raises:
+        DataError: an image is damaged or of another size than the spec's, or memory does not hold the frames.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class FrameCache:
         self.frames: dict[str, np.ndarray] = {}
         if storage == "ram":
             rows = sum(stop - start for start, stop in ranges)
+            _check_memory(dataset, names, rows)
             for camera in names:
                 self.frames[camera] = np.empty((rows, *dataset.spec.cameras[camera], 3), np.uint8)
                 _decode(dataset, camera, ranges, self.frames[camera], progress)
@@ -75,6 +80,17 @@ class FrameCache:
     def first_row(self, episode: int) -> int:
         """The row of the episode's first frame. Raises KeyError where the episode was not decoded."""
         return self._first_row[episode]
+
+
+def _check_memory(dataset: EpisodeDataset, cameras: Sequence[str], rows: int) -> None:
+    """Refuses before decoding what would be killed for lack of memory at its end."""
+    needed = sum(rows * h * w * 3 for h, w in (dataset.spec.cameras[camera] for camera in cameras))
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise DataError(
+            f"{dataset.root}: {rows} decoded frames need {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are free; use cache='disk', or fewer episodes"
+        )
 
 
 def _ranges(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[tuple[int, int]]:
