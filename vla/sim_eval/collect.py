@@ -225,8 +225,9 @@ class Demonstrator:
             try:
                 episode, failure = demonstrate(env, self.config, seed)
             except Exception as error:
-                error.add_note(f"while the expert played {job}, seed {seed}")
-                raise
+                raise CollectError(
+                    f"seed {seed}: the env or its expert raised {type(error).__name__}: {error}"
+                ) from error
             if failure:
                 failures.append(failure)
             if not failure or not self.config.only_successes:
@@ -256,7 +257,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     successes: list[bool] = []
-    solved = over = False
+    solved = terminated = over = False
     left = config.after_success_steps
     while not over:
         for camera, images in frames.items():
@@ -266,7 +267,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
         states.append(observation["state"])
         actions.append(clean if config.actions == "expert" else executed)
         observation, reward, terminated, truncated, info = env.step(executed)
-        rewards.append(reward)
+        rewards.append(float(reward))
         successes.append(bool(info["success"]))
         solved = solved or successes[-1]
         over = terminated or truncated or (solved and left == 0)
@@ -278,7 +279,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
         actions=np.asarray(actions, dtype=np.float32),
         rewards=np.asarray(rewards, dtype=np.float32),
         success=np.asarray(successes, dtype=bool),
-        terminated=solved,
+        terminated=bool(solved or terminated),
         instruction=texts[rng.integers(len(texts))] if config.paraphrases == "all" else texts[0],
         info={"seed": seed, "noisy_steps": noise.noisy_steps},
     )

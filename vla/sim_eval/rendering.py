@@ -19,6 +19,7 @@ import importlib
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,22 +36,21 @@ class RenderingError(RuntimeError):
 
 
 def choose_backend() -> str:
-    """Sets MUJOCO_GL, unless the user has, and returns its value.
+    """Sets MUJOCO_GL, unless the user has, and returns its value ("" where the system has one backend only).
 
     Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError where the
-    machine has neither EGL nor OSMesa.
+    libraries of the backend, or of both backends, do not load.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if chosen or sys.platform != "linux":
+    if sys.platform != "linux" or chosen not in ("", "egl", "osmesa"):
         return chosen
-    backend = "egl" if _egl_has_device() else "osmesa" if _loads("libOSMesa.so.8", "libOSMesa.so") else None
-    if backend is None:
-        raise RenderingError(
-            "cannot render: neither EGL (libEGL.so.1, with a device) nor OSMesa (libOSMesa.so) loads on this machine; "
-            f"install them with: {INSTALL_COMMAND}"
-        )
-    os.environ["MUJOCO_GL"] = backend
-    return backend
+    works: dict[str, Callable[[], bool]] = {"egl": _egl_has_device, "osmesa": _osmesa_loads}
+    for backend in [chosen] if chosen else works:
+        if works[backend]():
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    tried = f"MUJOCO_GL={chosen}, which does not load" if chosen else "neither EGL nor OSMesa loads"
+    raise RenderingError(f"cannot render: {tried} on this machine; install the libraries with: {INSTALL_COMMAND}")
 
 
 def _loads(*names: str) -> ctypes.CDLL | None:
@@ -76,6 +76,10 @@ def _egl_has_device() -> bool:
     query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
     count = ctypes.c_int(0)
     return bool(query(0, None, ctypes.byref(count))) and count.value > 0
+
+
+def _osmesa_loads() -> bool:
+    return _loads("libOSMesa.so.8", "libOSMesa.so", "libOSMesa.so.6") is not None
 
 
 def _gl_context(width: int, height: int) -> Any:
@@ -178,7 +182,7 @@ class SceneRenderer:
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         image = np.empty((self.height, self.width, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(image, None, self._viewport, self._context)
-        return image[::-1]  # OpenGL's first row is the lowest
+        return np.ascontiguousarray(image[::-1])  # OpenGL's first row is the lowest
 
     def close(self) -> None:
         """Frees the OpenGL context; may be called twice."""

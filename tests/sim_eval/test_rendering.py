@@ -1,0 +1,121 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vla.sim_eval import rendering
+from vla.sim_eval.rendering import RenderingError, SceneRenderer, choose_backend, gl_renderer
+
+MJCF = """<mujoco><worldbody>
+  <light pos="0 0 3"/><camera name="top" pos="0 0 3"/>
+  <geom type="plane" size="2 2 .1" rgba=".8 .8 .8 1"/>
+  <geom name="up" type="box" size=".2 .2 .2" pos="0 .6 .2" rgba="1 0 0 1"/>
+</worldbody></mujoco>"""
+
+FORGETFUL = f'''
+from vla.sim_eval.rendering import SceneRenderer, choose_backend
+choose_backend()
+import mujoco
+model = mujoco.MjModel.from_xml_string("""{MJCF}""")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderers = [SceneRenderer(model, 32, 32) for _ in range(2)]
+print(all(r.render(data, 0).any() for r in renderers))
+'''
+
+
+def scene():
+    choose_backend()
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(MJCF)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+@pytest.mark.parametrize("preset", ["fast", "full"])
+def test_picture_is_upright_and_contiguous(preset):
+    model, data = scene()
+    renderer = SceneRenderer(model, 48, 64, preset)
+    image = renderer.render(data, 0)
+    renderer.close()
+    assert image.shape == (48, 64, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    red = (image[..., 0] > 100) & (image[..., 1] < 50)
+    rows, columns = np.nonzero(red)
+    assert rows.mean() < 20  # the box lies beyond the middle, so it is in the upper half
+    assert 28 < columns.mean() < 36
+
+
+def test_fast_has_no_shadow():
+    pictures = {}
+    for preset in ("fast", "full"):
+        model, data = scene()
+        renderer = SceneRenderer(model, 64, 64, preset)
+        pictures[preset] = renderer.render(data, 0).astype(int)
+        renderer.close()
+    assert (pictures["fast"] - pictures["full"]).max() > 20  # what the shadow darkens
+
+
+def test_two_renderers_do_not_disturb_each_other():
+    model, data = scene()
+    small, large = SceneRenderer(model, 32, 32), SceneRenderer(model, 64, 64)
+    first = small.render(data, 0)
+    assert large.render(data, 0).shape == (64, 64, 3)
+    np.testing.assert_array_equal(small.render(data, 0), first)
+    large.close()
+    np.testing.assert_array_equal(small.render(data, 0), first)
+    small.close()
+
+
+def test_closed_renderer_says_so():
+    model, data = scene()
+    renderer = SceneRenderer(model, 32, 32)
+    renderer.render(data, 0)
+    renderer.close()
+    renderer.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        renderer.render(data, 0)
+
+
+def test_unknown_preset():
+    model, _ = scene()
+    with pytest.raises(ValueError, match="fast"):
+        SceneRenderer(model, 32, 32, "quick")  # type: ignore[arg-type]
+
+
+def test_renderer_has_a_name():
+    assert gl_renderer()
+
+
+def test_no_noise_when_the_interpreter_ends_with_open_renderers():
+    ended = subprocess.run([sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == "True"
+    assert ended.stderr == ""
+
+
+def test_users_backend_is_respected(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    assert choose_backend() == "glfw"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+@pytest.mark.parametrize("chosen", ["", "egl", "osmesa"])
+def test_missing_libraries_name_the_remedy(monkeypatch, chosen):
+    monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setattr(rendering, "_loads", lambda *names: None)
+    rendering._egl_has_device.cache_clear()
+    with pytest.raises(RenderingError, match="apt-get install -y libegl1"):
+        choose_backend()
+    rendering._egl_has_device.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+def test_osmesa_where_egl_is_missing(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(rendering, "_egl_has_device", lambda: False)
+    monkeypatch.setattr(rendering, "_osmesa_loads", lambda: True)
+    assert choose_backend() == "osmesa"
