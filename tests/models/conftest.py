@@ -4,8 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
-from vla.models import RT1, RT1Config
+# shapes in annotations are checked in these tests
+with install_import_hook(
+    ["vla.models.layers", "vla.models.trajectory_transformer", "vla.models.rt1"], "beartype.beartype"
+):
+    from vla.models import RT1, RT1Config
 from vla.types import Spec
 
 TINY = {

@@ -65,9 +65,9 @@ def test_mode_and_samples():
     drawn = [even.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    assert torch.equal(even.sample(temperature=0), even.mode())
+    assert torch.equal(even.sample(temperature=0.0), even.mode())
     with pytest.raises(ValueError, match="temperature"):
-        even.sample(temperature=-1)
+        even.sample(temperature=-1.0)
 
 
 def test_sample_frequencies():

@@ -147,6 +147,19 @@ def test_golden_loss(make, spec):
     assert loss.mean().item() == pytest.approx(GOLDEN_LOSS, abs=2e-3)
 
 
+def test_runs_in_bfloat16(make, spec):
+    policy = make(awake=False, state_token=True, token_positions=True, positions="rotary").train()
+    batch = spec.fake_batch(2, 4, 1)
+    batch.mask[0, 0] = False
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = policy(batch)
+    loss = output.actions.loss(batch.actions, batch.action_mask)
+    assert output.actions.logits.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    loss.mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+
+
 def test_overfits_one_batch(make, spec):
     policy = make(awake=False, state_token=True, dropout=0.0, random_shift=(0, 0), norm="group").train()
     batch = spec.fake_batch(2, 2, 1)

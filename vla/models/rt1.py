@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -108,10 +108,10 @@ class RT1Memory:
     def batch_size(self) -> int:
         return len(self.ages)
 
-    def select(self, rows: Sequence[int]) -> Self:
+    def select(self, rows: Sequence[int]) -> RT1Memory:
         """The memory of some robots, in the order given."""
         index = list(rows)
-        return type(self)(
+        return RT1Memory(
             content={name: x[index] for name, x in self.content.items()},
             ages=tuple(self.ages[i] for i in index),
             instruction=tuple(self.instruction[i] for i in index),
@@ -119,7 +119,7 @@ class RT1Memory:
         )
 
     @classmethod
-    def stack(cls, memories: Sequence[Self]) -> Self:
+    def stack(cls, memories: Sequence[RT1Memory]) -> RT1Memory:
         """The memories of several groups of robots, of whatever age, as one."""
         longest = max(next(iter(m.content.values())).shape[1] for m in memories)
         return cls(

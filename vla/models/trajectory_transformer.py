@@ -72,18 +72,18 @@ class TrajectoryTransformer(nn.Module):
 
     def forward(
         self,
-        content: Mapping[str, Float[Tensor, "B T n D"]],
+        content: Mapping[str, Float[Tensor, "B ... n D"]],
         mask_BT: Bool[Tensor, "B T"] | None,
         *,
         read: Sequence[int],
         last_step_only: bool = False,
-    ) -> Float[Tensor, "B T R D"]:
+    ) -> Float[Tensor, "B steps R D"]:
         """
         Args:
-            content: tokens of every segment with content; of prefix segments (B, n, D).
+            content: tokens (B, T, n, D) of every segment with content; of prefix segments (B, n, D).
             mask_BT: False at padded steps; None where there are none.
-            read: slots of a step whose hidden states are wanted.
-            last_step_only: read the last step only -> (B, 1, R, D). Empty slots that nobody needs for it are not
+            read: slots of a step whose hidden states are wanted, of all T steps.
+            last_step_only: of the last step only -> (B, 1, R, D). Empty slots that nobody needs for it are not
                 computed, which changes nothing in the result.
 
         Raises:
