@@ -40,9 +40,9 @@ def write_report(path: str | Path, results: Iterable[Results | str | Path]) -> P
     sections = [
         _headline(columns, suites),
         _section("Success by task", _legend(columns) + _plot(columns), "Bars are 95 % Wilson intervals."),
-        _section("Rates", _rates_table(columns)),
+        _section("Rates", _rates_table(columns), "Rate, solved of played, and the 95 % interval in per cent."),
         _section("How episodes failed", _failures_table(columns)),
-        _section("Episodes", _videos(columns, path.parent)),
+        _section("Episodes", _videos(columns, path.parent), "Films of one row begin with the same seed."),
         _section("How to repeat it", "".join(_provenance(r) for r in columns)),
     ]
     css = resources.files("vla.sim_eval").joinpath("report.css").read_text(encoding="utf-8")
@@ -109,7 +109,8 @@ def _rows(columns: Sequence[Results]) -> list[tuple[str, str, list[list[EpisodeR
             groups.setdefault(record.group, {})[record.task] = None
     rows = [("overall", "all episodes", select(lambda record: True))]
     for group, tasks in groups.items():
-        rows.append(("group", group, select(lambda record, group=group: record.group == group)))  # type: ignore[misc]
+        if len(groups) > 1:
+            rows.append(("group", group, select(lambda record, group=group: record.group == group)))  # type: ignore[misc]
         for task in tasks:
             rows.append(("task", task, select(lambda record, task=task: record.task == task)))  # type: ignore[misc]
     return rows
@@ -158,7 +159,7 @@ def _failures_table(columns: Sequence[Results]) -> str:
 
 def _videos(columns: Sequence[Results], folder: Path) -> str:
     room = EMBED_PAGE_BYTES
-    filmed: dict[str, list[str]] = {}
+    filmed: dict[str, dict[int, list[str]]] = {}  # task -> episode -> one film for each policy
     for i, result in enumerate(columns):
         for record in result.episodes:
             file = (result.folder or folder) / record.video
@@ -167,13 +168,15 @@ def _videos(columns: Sequence[Results], folder: Path) -> str:
             size = file.stat().st_size
             embed = size <= EMBED_FILE_BYTES and size <= room
             room -= size if embed else 0
-            filmed.setdefault(record.task, []).append(_film(i, result.policy, record, _source(file, folder, embed)))
+            film = _film(i, result.policy, record, _source(file, folder, embed))
+            filmed.setdefault(record.task, {}).setdefault(record.episode, []).append(film)
     parts = []
-    for task, films in filmed.items():
+    for task, episodes in filmed.items():
         instruction = next(e.instruction for r in columns for e in r.episodes if e.task == task)
-        parts.append(
-            f'<h3>{escape(task)} <q>{escape(instruction)}</q></h3>\n<div class="films">\n{"".join(films)}</div>\n'
-        )
+        rows = "".join(f'<div class="films n{min(len(columns), 4)}">\n{"".join(f)}</div>\n' for f in episodes.values())
+        if len(columns) == 1:  # nothing to compare: the episodes themselves stand in a row
+            rows = f'<div class="films">\n{"".join(film for f in episodes.values() for film in f)}</div>\n'
+        parts.append(f"<h3>{escape(task)} <q>{escape(instruction)}</q></h3>\n{rows}")
     return "".join(parts)
 
 

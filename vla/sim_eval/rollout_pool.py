@@ -17,6 +17,9 @@ from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollout_worker import Answer, Command, EnvHost, shared_views, worker_main
 
 
+START_SECONDS = 300.0  # a worker that has not started by then hangs
+
+
 class RolloutError(RuntimeError):
     """An episode could not be played; the message names its task and seed."""
 
@@ -43,6 +46,7 @@ class _Worker:
     slots: tuple[int, ...]
     pending: deque[int] = field(default_factory=deque)  # slots with a command under way, oldest first
     heard: float = 0.0  # when it last answered, or was sent something while it had nothing to do
+    up: bool = False  # whether it has started: imports take longer than any step
 
 
 class Pool:
@@ -122,16 +126,19 @@ class Pool:
         answers: list[Answer | Lost] = []
         try:
             while worker.pipe.poll():
-                answer: Answer = worker.pipe.recv()
-                worker.pending.remove(answer.slot)
+                answer: Answer | None = worker.pipe.recv()
                 worker.heard = time.monotonic()
-                answers.append(answer)
+                worker.up = True
+                if answer is not None:  # None is its first sign of life
+                    worker.pending.remove(answer.slot)
+                    answers.append(answer)
         except (EOFError, ConnectionResetError):
             worker.process.join(1)
         if worker.pending and not worker.process.is_alive() and not worker.pipe.closed:
             return [*answers, self._replace(worker, _cause_of_death(worker.process.exitcode))]
-        if worker.pending and time.monotonic() - worker.heard > self._timeout:
-            return [*answers, self._replace(worker, f"gave no answer for {self._timeout:g} seconds")]
+        patience = self._timeout if worker.up else max(self._timeout, START_SECONDS)
+        if worker.pending and time.monotonic() - worker.heard > patience:
+            return [*answers, self._replace(worker, f"gave no answer for {patience:g} seconds")]
         return answers
 
     def _replace(self, worker: _Worker, reason: str) -> Lost:

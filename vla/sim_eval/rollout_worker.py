@@ -228,6 +228,7 @@ def worker_main(pipe: Connection, config: EnvConfig, buffers: dict[str, Any], sl
     host = EnvHost(config, shared_views(config, buffers, slots))
     # The parent may close the pipe, or die, while an answer is on its way.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send(None)  # up and running
         while (command := pipe.recv()) is not None:
             pipe.send(host.handle(command))
     host.close()

@@ -1,0 +1,12 @@
+"""Makes `point_env` importable, here and in worker processes, which take over `sys.path`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import point_env  # noqa: F401  # registers "test_point"
+
+from vla.sim_eval.evaluate import EvalConfig
+
+EvalConfig.model_rebuild(force=True)  # its schema may have been built before "test_point" was registered
