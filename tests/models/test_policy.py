@@ -139,6 +139,10 @@ BAD = {
         lambda d: edit_json(d / "spec.json", action_names=["a", "b", "c"]),
         "the tokenizer was made for actions",
     ),
+    "tokenizer of another policy": (
+        lambda d: edit_config(d, tokenizer={"type": "bins", "num_bins": 64}),
+        r"\(1, 3, 256\), the policy's config says \(1, 3, 64\)",
+    ),
     "damaged tokenizer": (lambda d: truncate(d / "tokenizer.json"), "tokenizer.json: not a JSON file"),
 }
 

@@ -216,8 +216,7 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
     config, card = _read_config(folder / CONFIG_FILE)
     try:
         policy = config.build(Spec.load(folder / SPEC_FILE), from_checkpoint=True)
-        policy.tokenizer = ActionTokenizer.load(folder / TOKENIZER_FILE)
-        policy.tokenizer.check_spec(policy.spec)
+        _set_tokenizer(policy, ActionTokenizer.load(folder / TOKENIZER_FILE))
         policy.language.preload(load_embeddings(folder))
     except (SpecError, TokenizerError, LanguageError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -249,6 +248,18 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     if told:
         raise CheckpointError(f"{path}: {', '.join(told)}; the file belongs to another model or configuration")
     module.load_state_dict(found)
+
+
+def _set_tokenizer(policy: Policy, tokenizer: ActionTokenizer) -> None:
+    """Raises TokenizerError where the tokenizer is not of the kind that the policy was built for."""
+    tokenizer.check_spec(policy.spec)
+    sizes = [(t.chunk, t.num_tokens, t.vocab_size) for t in (tokenizer, policy.tokenizer)]
+    if sizes[0] != sizes[1]:
+        raise TokenizerError(
+            f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says {sizes[1]}; "
+            "the files belong to different checkpoints"
+        )
+    policy.tokenizer = tokenizer
 
 
 def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
