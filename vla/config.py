@@ -250,7 +250,7 @@ def _line(cls: type[Config], error: Any) -> str:
                 models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
     dotted, kind, context = ".".join(key) or "config", error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        names = sorted({n for m in models for n in m.model_fields})
+        names = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
         return f"{dotted}: unknown key{_nearest(key[-1], names)}; known here: {', '.join(names)}"
     if kind == "missing":
         return f"{dotted}: is required and was not given"

@@ -8,11 +8,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from vla.config import UserError
 from vla.sim_eval.env import SimEnv, Task
 from vla.types import Spec
 
 
-class EnvError(ValueError):
+class EnvError(UserError):
     """An env breaks the contract of `SimEnv`. `problems` holds one line for each fault, with its remedy."""
 
     def __init__(self, problems: list[str]) -> None:

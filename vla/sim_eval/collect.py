@@ -24,7 +24,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vla.config import Choice, Config, ConfigError, RootConfig
+from vla.config import Choice, Config, ConfigError, RootConfig, UserError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, encode_png
 from vla.sim_eval.env import EnvConfig, SimEnv, Task
 from vla.sim_eval.seeding import episode_seed
@@ -35,7 +35,7 @@ MADE, MISSING = "made", "missing"
 _console = Console(stderr=True)
 
 
-class CollectError(RuntimeError):
+class CollectError(UserError):
     """The experts could not make the demonstrations that were asked for."""
 
 

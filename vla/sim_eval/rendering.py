@@ -24,6 +24,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vla.config import UserError
+
 Preset = Literal["full", "fast"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 INSTALL_COMMAND = "apt-get install -y libegl1 libgl1 libosmesa6"
@@ -31,7 +33,7 @@ INSTALL_COMMAND = "apt-get install -y libegl1 libgl1 libosmesa6"
 _live: weakref.WeakSet[SceneRenderer] = weakref.WeakSet()
 
 
-class RenderingError(RuntimeError):
+class RenderingError(UserError):
     """This machine cannot render; the message names the remedy."""
 
 
