@@ -26,28 +26,24 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
     changes = {"steps": 15, "policy": {"history": 4, "chunk": 2}, "grad_accumulation": 2, "validate_every": 5}
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--cpu",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
+    # `accelerate launch --cpu` starts one process, whatever --num_processes says; this starts two.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     run = subprocess.run(
         [sys.executable, *launch, str(script), str(data), str(tmp_path / "two"), repr(changes)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+        },
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("2 x cpu") == 1  # one process reports
     train(toy_config(data, tmp_path / "one", **changes))
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -59,4 +55,3 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
     scores = [[line["validation/loss"] for line in lines if "validation/loss" in line] for lines in (one, two)]
     assert len(scores[0]) == 3
     assert scores[1] == pytest.approx(scores[0], rel=1e-4)
-    assert run.stdout.count("step 15/15") == 1  # one process reports

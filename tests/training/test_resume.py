@@ -15,7 +15,7 @@ def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(data: Pa
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -105,7 +105,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     steps = range(first + 1, config.steps + 1)
     with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
         display.say(
-            f"{out}: step {first} of {config.steps}, {len(windows)} windows of {len(dataset)} episodes on {device}"
+            f"{out}: step {first} of {config.steps}, {len(windows)} windows of {len(windows.episodes)} episodes, "
+            f"{accelerator.num_processes} x {device.type}"
         )
         watch.start()
         for step, batches in step_batches(
