@@ -29,10 +29,10 @@ def test_uniform():
 def test_cross_entropy_and_mask_by_hand():
     logits = torch.zeros(4, 4)
     logits[0, 0] = math.log(3)  # p = 3/6
-    logits[3, 1] = math.log(5)  # the true bin 2 has p = 1/8
+    logits[1, 0] = logits[3, 1] = math.log(5)  # the true bin has p = 1/8
     actions = head(logits)
     assert actions.tokens(ACTIONS).tolist() == [[[0, 3, 1, 2]]]
-    expected = [math.log(2), math.log(4), math.log(4), math.log(8)]
+    expected = [math.log(2), math.log(8), math.log(4), math.log(8)]
     assert actions.loss(ACTIONS).item() == pytest.approx(sum(expected) / 4)
     first = torch.tensor([[[True, False]]])
     assert actions.loss(ACTIONS, first).item() == pytest.approx(sum(expected[:2]) / 2)
