@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 PACKAGES = ("torch", "timm", "transformers", "numpy")
 
 
@@ -58,15 +60,33 @@ def alternate(
     return times
 
 
-def clocked(work: Callable[[], Any]) -> Callable[[], float]:
-    """`work` with its result replaced by the seconds it took."""
+def clocked(work: Callable[[], Any], clock: str = "wall") -> Callable[[], float]:
+    """`work` with its result replaced by the seconds it took by one of CLOCKS."""
+    now = CLOCKS[clock]
 
     def run() -> float:
-        start = time.perf_counter()
+        start = now()
         work()
-        return time.perf_counter() - start
+        return now() - start
 
     return run
+
+
+def add_cpu_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--threads` and `--clock`; see `check_cpu_arguments`."""
+    parser.add_argument("--threads", type=int, default=cpu_count(), help="threads of each side")
+    parser.add_argument(
+        "--clock",
+        choices=sorted(CLOCKS),
+        default="wall",
+        help="cpu: processor time of one thread, what the wall clock would show were the machine not shared",
+    )
+
+
+def check_cpu_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Processor time counts all threads of a process together, waiting ones too: it means something for one only."""
+    if arguments.clock == "cpu" and arguments.threads != 1:
+        parser.error("--clock cpu needs --threads 1")
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -84,7 +104,6 @@ def machine() -> dict[str, Any]:
     found: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": cpu_count(),
-        "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "os": platform.system(),
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,

@@ -1,4 +1,4 @@
-"""The two sides of `rt1_peer`, each run in its own interpreter: `python _rt1_sides.py ours|peer THREADS`.
+"""The two sides of `rt1_peer`, each run in its own interpreter: `python _rt1_sides.py ours|peer THREADS CLOCK`.
 
 Reads one JSON request per line, {"case": "forward" | "train", "batch": 1}, does that work once and answers with
 {"seconds": ...}. Imports of each side stay in its function: neither environment has the other's packages.
@@ -98,6 +98,7 @@ def peer() -> tuple[Work, int]:
 
 def main() -> None:
     side, threads = sys.argv[1], int(sys.argv[2])
+    now = {"wall": time.perf_counter, "cpu": time.process_time}[sys.argv[3]]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
     torch.set_num_threads(threads)
@@ -107,9 +108,9 @@ def main() -> None:
     print(json.dumps({"parameters": parameters, "torch": torch.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        start = time.perf_counter()
+        start = now()
         work(request["case"], request["batch"])
-        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+        print(json.dumps({"seconds": now() - start}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 The released code, and its ports, run all 6 frames through the trunk at every control step. Here both sides give the
 same action from the same window; only what is computed for it differs.
 
-    python benchmarks/control_step.py [--rounds 20] [--threads N]
+    python benchmarks/control_step.py [--rounds 20] [--threads N] [--clock wall|cpu]
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
-from _common import alternate, clocked, cpu_count, prepare_cpu, publish, rt1_spec, summary
+from _common import add_cpu_arguments, alternate, check_cpu_arguments, clocked, prepare_cpu, publish, rt1_spec, summary
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +30,7 @@ def full_memory(policy: RT1, window: Batch) -> object:
     return memory
 
 
-def sides(policy: RT1, window: Batch) -> tuple[dict[str, object], float]:
+def sides(policy: RT1, window: Batch, clock: str) -> tuple[dict[str, Callable[[], float]], float]:
     """The two ways to the window's last action, and the greatest difference between their logits."""
     observation, memory = window.observation(-1), full_memory(policy, window)
 
@@ -44,7 +45,7 @@ def sides(policy: RT1, window: Batch) -> tuple[dict[str, object], float]:
     with torch.no_grad():
         step, _ = policy.step(Observation(observation.images, observation.state, observation.instruction), memory)
         difference = (step.actions.logits[:, -1] - policy(window).actions.logits[:, -1]).abs().max().item()
-    return {"ours": clocked(cached), "theirs": clocked(window_again)}, difference
+    return {"ours": clocked(cached, clock), "theirs": clocked(window_again, clock)}, difference
 
 
 def settle_batch_norm(policy: RT1, window: Batch) -> None:
@@ -61,9 +62,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="measured rounds; both sides work once in each")
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=cpu_count())
+    add_cpu_arguments(parser)
     parser.add_argument("--image-size", type=int, default=300)
     arguments = parser.parse_args()
+    check_cpu_arguments(parser, arguments)
     prepare_cpu(arguments.threads)
     torch.manual_seed(0)
 
@@ -74,7 +76,7 @@ def main() -> None:
     policy.language.embed([INSTRUCTION])
     settle_batch_norm(policy, window)
 
-    calls, difference = sides(policy, window)
+    calls, difference = sides(policy, window, arguments.clock)
     with Console(stderr=True).status("measuring") as status:
         times = alternate(calls, rounds=arguments.rounds, warmup=arguments.warmup, tell=status.update)
     ours, theirs = summary(times["ours"]), summary(times["theirs"])
@@ -98,6 +100,8 @@ def main() -> None:
         theirs_seconds=theirs,
         greatest_logit_difference=float(f"{difference:.2g}"),
         parameters=sum(p.numel() for p in policy.parameters()),
+        threads=arguments.threads,
+        clock=arguments.clock,
         method="one process, sides alternate within each round and swap order, medians; denormals flushed",
     )
 

@@ -1,9 +1,9 @@
 """RT-1 of this package against PyPI's `robotic-transformer-pytorch`: the same 6 frames of 224 px, on the CPU.
 
-Each side runs in its own process and environment; this driver has them work in turn, one at a time. `make peer`
-sets up the peer's environment, `.venv-peer`.
+Each side runs in its own process and environment; this driver has them work in turn, one at a time.
+`make bench-rt1_peer` makes the peer's environment, `.venv-peer`, first.
 
-    python benchmarks/rt1_peer.py [--rounds 9] [--threads N]
+    python benchmarks/rt1_peer.py [--rounds 9] [--threads N] [--clock wall|cpu]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _common import alternate, cpu_count, publish, summary
+from _common import add_cpu_arguments, alternate, check_cpu_arguments, publish, summary
 from rich.console import Console
 from rich.table import Table
 
@@ -28,10 +28,10 @@ CASES = [("forward", 1), ("forward", 2), ("train", 1), ("train", 2)]
 class Side:
     """One side's process."""
 
-    def __init__(self, name: str, python: str | Path, threads: int) -> None:
+    def __init__(self, name: str, python: str | Path, threads: int, clock: str) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [str(python), str(HERE / "_rt1_sides.py"), name, str(threads)],
+            [str(python), str(HERE / "_rt1_sides.py"), name, str(threads), clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -89,15 +89,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="measured rounds per case; both sides work once in each")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=cpu_count(), help="threads of each side")
+    add_cpu_arguments(parser)
     parser.add_argument("--peer", type=Path, default=Path(".venv-peer/bin/python"), help="the peer's interpreter")
     arguments = parser.parse_args()
+    check_cpu_arguments(parser, arguments)
     if not arguments.peer.is_file():
-        print(f"rt1_peer: no interpreter {arguments.peer}: run `make peer` first", file=sys.stderr)
+        print(f"rt1_peer: no interpreter {arguments.peer}: run `make bench-rt1_peer`, which makes it", file=sys.stderr)
         raise SystemExit(2)
     sides = {
-        "ours": Side("ours", sys.executable, arguments.threads),
-        "peer": Side("peer", arguments.peer, arguments.threads),
+        "ours": Side("ours", sys.executable, arguments.threads, arguments.clock),
+        "peer": Side("peer", arguments.peer, arguments.threads, arguments.clock),
     }
     rows = measure(sides, arguments.rounds, arguments.warmup)
     for side in sides.values():
@@ -122,7 +123,8 @@ def main() -> None:
         peer=name,
         torch={side: sides[side].facts["torch"] for side in sides},
         parameters={side: sides[side].facts["parameters"] for side in sides},
-        threads_per_side=arguments.threads,
+        threads=arguments.threads,
+        clock=arguments.clock,
         method=(
             "two processes that work in turn, order swapped in every second round, medians; denormals flushed, same "
             "threads, same optimizer (Adam); ours starts from uint8 frames, the peer from finished floats; sentence "
