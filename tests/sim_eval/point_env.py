@@ -77,7 +77,8 @@ class PointEnv(SimEnv):
         kind, _, file = self.config.trouble.partition(":")
         if kind == "raise":
             raise RuntimeError("the simulator exploded")
-        if kind in ("die", "hang", "die always") and (kind == "die always" or not Path(file).exists()):
+        kind, _, always = kind.partition(" ")
+        if kind in ("die", "hang") and (always or not Path(file).exists()):
             if file:
                 Path(file).touch()  # once only: the next attempt finds the file
             if kind == "hang":

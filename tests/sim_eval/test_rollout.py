@@ -110,7 +110,7 @@ def test_a_policy_that_looks_solves_the_tasks(reference: list[EpisodeRecord]) ->
     assert len({r.seed for r in reference}) == len(reference)
 
 
-@pytest.mark.parametrize(("workers", "num_envs"), [(0, 5), (1, 3), (2, 6), (3, 4)])
+@pytest.mark.parametrize(("workers", "num_envs"), [(0, 5), (2, 6), (3, 4)])
 def test_workers_and_order_change_nothing(reference: list[EpisodeRecord], workers: int, num_envs: int) -> None:
     seeker, seen = Seeker(CONFIG.spec()), []
     records = rollout(CONFIG, jobs(CONFIG), seeker, workers=workers, num_envs=num_envs, on_done=seen.append)
@@ -205,29 +205,32 @@ class Broken(Seeker):
     [
         (ZeroDivisionError("in the policy"), ZeroDivisionError, "in the policy"),
         (KeyboardInterrupt("pressed"), KeyboardInterrupt, "pressed"),
-        (torch.full((2, 1, 2), torch.nan), ActionError, "not finite"),
-        (torch.zeros(2, 2), ActionError, r"expected \(\d, K, 2\)"),
+        (torch.full((1, 1, 2), torch.nan), ActionError, "not finite"),
+        (torch.zeros(1, 2), ActionError, r"expected \(1, K, 2\)"),
     ],
 )
 def test_what_the_policy_does_wrong_ends_the_workers(result: object, kind: type, message: str) -> None:
     with pytest.raises(kind, match=message):
-        rollout(CONFIG, jobs(CONFIG, 1), Broken(result), workers=1, num_envs=2)
+        rollout(CONFIG, jobs(CONFIG, 1), Broken(result), workers=1, num_envs=1)
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("trouble", ["die", "hang"])
-def test_a_lost_worker_is_replaced(trouble: str, tmp_path: Path, reference: list[EpisodeRecord]) -> None:
-    config = PointConfig(trouble=f"{trouble}:{tmp_path / 'happened'}")
-    timeout = 8.0 if trouble == "hang" else 60.0
-    records = rollout(config, jobs(config), Seeker(config.spec()), workers=2, num_envs=4, timeout=timeout)
+def test_a_dead_worker_is_replaced(tmp_path: Path, reference: list[EpisodeRecord]) -> None:
+    config = PointConfig(trouble=f"die:{tmp_path / 'happened'}")
+    records = rollout(config, jobs(config), Seeker(config.spec()), workers=2, num_envs=4)
     assert (tmp_path / "happened").exists()
     assert same(records, reference)
 
 
-def test_an_episode_that_kills_twice_is_named() -> None:
-    config = PointConfig(trouble="die always")
-    with pytest.raises(RolloutError, match=r"task 'red', seed \d+: .*died with exit code 17, twice in this episode"):
-        rollout(config, jobs(config, 1), Seeker(config.spec()), workers=1)
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [("die always", "died with exit code 17"), ("hang always", "gave no answer for 1 seconds")],
+)
+def test_an_episode_that_loses_two_workers_is_named(trouble: str, message: str) -> None:
+    config = PointConfig(trouble=trouble)
+    timeout = 1.0 if "hang" in trouble else 300.0
+    with pytest.raises(RolloutError, match=rf"task 'red', seed \d+: .*{message}, twice in this episode"):
+        rollout(config, jobs(config, 1), Seeker(config.spec()), workers=1, num_envs=1, timeout=timeout)
     assert not multiprocessing.active_children()
 
 

@@ -133,7 +133,7 @@ class Results:
             values = json.loads((folder / RESULTS_FILE).read_text())
             table = pd.read_parquet(folder / EPISODES_FILE).rename(columns={"return": "return_"})
             names = [f.name for f in fields(EpisodeRecord)]
-            rows = json.loads(table[names].to_json(orient="records", double_precision=15))
+            rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
             return cls(
                 policy=values["policy"],
                 suite=values["suite"],

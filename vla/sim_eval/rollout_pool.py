@@ -16,7 +16,6 @@ import numpy as np
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollout_worker import Answer, Command, EnvHost, shared_views, worker_main
 
-
 START_SECONDS = 300.0  # a worker that has not started by then hangs
 
 

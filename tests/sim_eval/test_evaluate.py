@@ -1,0 +1,192 @@
+"""Evaluations end to end: the files they write, what they refuse, and one on real Meta-World."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from point_env import PointConfig
+
+from vla.config import ConfigError, dump_config, load_config
+from vla.sim_eval import EvalConfig, Results, ResultsError, evaluate, rollout_picture
+from vla.sim_eval.envs.metaworld import MetaworldConfig
+from vla.sim_eval.video import film_strip, read_video
+from vla.types import Observation
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class Right:
+    """Always goes to the right."""
+
+    history = 1
+    spec = PointConfig().spec()
+
+    def act(self, observation: Observation, memory: None = None) -> tuple[torch.Tensor, None]:
+        return torch.tensor([1.0, 0.0]).expand(observation.batch_size, 2, 2), None
+
+
+def config(out: Path, **values) -> EvalConfig:
+    return EvalConfig(
+        **{"env": {"type": "test_point"}, "episodes_per_task": 3, "workers": 0, "out": str(out), **values}
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    out = tmp_path_factory.mktemp("results")
+    return evaluate("expert", config(out, videos_per_task=1), progress=False)
+
+
+def test_results_file(made: Results) -> None:
+    assert made.folder is not None
+    values = json.loads((made.folder / "results.json").read_text())
+    assert list(values)[:7] == ["policy", "suite", "overall", "macro_rate", "groups", "tasks", "versions"]
+    assert values["policy"] == "expert"
+    assert values["suite"] == "points"
+    assert values["overall"]["wilson95"] == pytest.approx([0.6097, 1.0], abs=1e-4)
+    assert values["overall"] | {"wilson95": 0} == {"successes": 6, "episodes": 6, "rate": 1.0, "wilson95": 0}
+    assert set(values["groups"]) == {"warm", "cold"}
+    assert {name: v["episodes"] for name, v in values["tasks"].items()} == {"red": 3, "blue": 3}
+    assert values["versions"]["preset"] == "fast"
+    assert {"python", "torch", "mujoco", "vla"} <= set(values["versions"])
+    assert values["config"]["env"]["type"] == "test_point"
+
+
+def test_episodes_file_and_videos(made: Results) -> None:
+    assert made.folder is not None
+    table = pd.read_parquet(made.folder / "episodes.parquet")
+    columns = ["policy", "task", "group", "episode", "seed", "instruction", "success_ever", "success_at_end", "steps"]
+    assert list(table) == [*columns, "return", "failure", "video"]
+    assert len(table) == 6
+    assert table.seed.nunique() == 6
+    filmed = table[table.video != ""]
+    assert list(filmed.episode) == [0, 0]
+    for row in filmed.itertuples():
+        frames = read_video(made.folder / row.video)
+        assert len(frames) == row.steps + 1
+        assert frames.shape[1:] == (192, 192, 3)
+        red = (frames[0].astype(int) @ [1, -1, -1] > 0).sum()
+        assert red > 100, "the red square is in the picture"
+
+
+def test_results_come_back(made: Results) -> None:
+    assert made.folder is not None
+    again = Results.load(made.folder)
+    assert again.episodes == made.episodes
+    assert again.to_dict() == json.loads((made.folder / "results.json").read_text())
+    assert again.table().row_count == 1 + 2 + 2 + 1
+
+
+def test_the_saved_config_repeats_the_evaluation(made: Results, tmp_path: Path) -> None:
+    assert made.folder is not None
+    assert str(made.folder / "config.yaml") in made.command
+    repeated = load_config(EvalConfig, made.folder / "config.yaml", [f"out={tmp_path}"])
+    assert evaluate("expert", repeated, progress=False).episodes == made.episodes
+    assert load_config(EvalConfig, json.loads(json.dumps(made.config))) == load_config(
+        EvalConfig, made.folder / "config.yaml"
+    )
+    assert "type: test_point" in dump_config(repeated)
+
+
+def test_macro_and_episode_averages_differ(made: Results) -> None:
+    red = [r for r in made.episodes if r.task == "red"]
+    lost = [r for r in made.episodes if r.task == "blue"][:1]
+    lost = [type(r)(**{**r.__dict__, "success_ever": False, "failure": "came near"}) for r in lost]
+    results = Results("x", "points", (*red, *lost))
+    assert results.rate == pytest.approx(3 / 4)
+    assert results.macro_rate == pytest.approx(1 / 2)
+
+
+def test_a_policy_is_measured(tmp_path: Path) -> None:
+    results = evaluate(Right(), config(tmp_path, replan_every=2, episodes_per_task=6), name="right", progress=False)
+    assert results.policy == "right"
+    assert results.rate < 0.5
+    assert {r.failure for r in results.episodes if not r.success_ever} <= {"came near", "never came near"}
+    assert (tmp_path / "report.html").read_text().count("<video") == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"episodes_per_task": 0}, "episodes_per_task: is 0 for 2 tasks"),
+        ({"env": {"type": "test_point", "tasks": []}}, "0 tasks: an evaluation needs one of each"),
+    ],
+)
+def test_nothing_to_play(tmp_path: Path, values: dict, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        evaluate("expert", config(tmp_path, **values), progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_configs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy: 'runs/x' is no baseline; .*load_policy\('runs/x'\)"):
+        evaluate("runs/x", config(tmp_path), progress=False)  # type: ignore[arg-type]
+    for values, line in [
+        ({"env": {"type": "metaworl"}}, r"env.type: no 'metaworl' \(did you mean 'metaworld'"),
+        ({"env": {"type": "test_point"}, "episodes": 3}, "episodes: unknown key"),
+        ({"env": {"type": "test_point"}, "ensemble": 0.1, "replan_every": 2}, "ensemble needs replan_every=1, got 2"),
+    ]:
+        with pytest.raises(ConfigError, match=line):
+            load_config(EvalConfig, values)
+
+
+def test_results_that_are_not_there(tmp_path: Path, made: Results) -> None:
+    assert made.folder is not None
+    with pytest.raises(ResultsError, match=r"results.json: no such file"):
+        Results.load(tmp_path)
+    (tmp_path / "results.json").write_text('{"policy": "x"')
+    with pytest.raises(ResultsError, match=r"episodes.parquet: no such file"):
+        Results.load(tmp_path)
+    (tmp_path / "episodes.parquet").write_bytes((made.folder / "episodes.parquet").read_bytes())
+    with pytest.raises(ResultsError, match="not the results of an evaluation: JSONDecodeError"):
+        Results.load(tmp_path)
+    with pytest.raises(ValueError, match="hold no episode"):
+        Results("x", "y", ())
+
+
+def test_film_strip(tmp_path: Path) -> None:
+    frames = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(11)]
+    strip = np.asarray(Image.open(film_strip(tmp_path / "a" / "strip.png", frames, "Go", count=3, height=80)))
+    assert strip.shape == (34 + 80 + 22 + 6, 6 + 3 * 86, 3)
+    assert [int(strip[70, 6 + 40 + 86 * i, 0]) for i in range(3)] == [0, 50, 100]
+    with pytest.raises(ValueError, match="at least one frame"):
+        film_strip(tmp_path / "none.png", [], "Go")
+
+
+def test_picture_of_a_rollout(tmp_path: Path) -> None:
+    small, large = PointConfig(horizon=12), PointConfig(horizon=12, image_size=48)
+    path = rollout_picture(tmp_path / "r.png", Right(), small, "red", seed=5, show=large, count=4)
+    picture = np.asarray(Image.open(path)).astype(int)
+    dark = (picture[34:194].sum(-1) < 120).any(0)  # columns in which the black dot is
+    places = [np.flatnonzero(dark[6 + 166 * i : 166 + 166 * i]).mean() for i in range(4)]
+    assert places == sorted(places)
+    assert places[3] - places[0] > 20, "the dot goes to the right"
+
+
+def test_metaworld_with_workers(tmp_path: Path) -> None:
+    env = MetaworldConfig(tasks=("button-press-topdown",), image_size=32, horizon=110)
+    settings = EvalConfig(env=env, episodes_per_task=2, workers=2, videos_per_task=1, out=str(tmp_path))
+    expert = evaluate("expert", settings, progress=False)
+    assert expert.rate == 1.0
+    assert all(40 < r.steps < 110 for r in expert.episodes)
+    assert {"metaworld", "mujoco", "gl_renderer", "render_preset"} <= set(expert.versions)
+    random = evaluate("random", settings, progress=False)
+    assert random.rate == 0.0
+    assert [r.seed for r in random.episodes] == [r.seed for r in expert.episodes]
+    assert all(r.failure for r in random.episodes)
+
+
+def test_example_runs_an_instruction(tmp_path: Path) -> None:
+    example = EXAMPLES / "02_run_a_policy_on_an_instruction.py"
+    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'close the window':" in done.stdout
+    assert Image.open(tmp_path / "runs" / "rollout.png").size[0] > 800
