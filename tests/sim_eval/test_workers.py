@@ -20,6 +20,11 @@ def test_results_come_in_the_order_of_the_jobs(workers):
     assert list(run_ordered(power_of_two, range(30), workers=workers)) == [2**i for i in range(30)]
 
 
+def test_jobs_may_end_just_when_all_are_done():
+    """Once nothing runs and the jobs turn out to have ended, there is nothing to wait for."""
+    assert list(run_ordered(power_of_two, [], workers=2)) == []
+
+
 def test_jobs_may_be_fewer_than_workers():
     assert list(run_ordered(power_of_two, [3], workers=2)) == [8]
 

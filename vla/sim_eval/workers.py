@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -111,7 +112,7 @@ class _Pool(Generic[J, R]):
                 order.append(count)
                 count += 1
                 self._send(pipe, job)
-            ready = wait(list(running))
+            ready = wait(list(running)) if running else []  # nothing runs if the jobs end just as all are done
             for pipe in [pipe for pipe in running if pipe in ready]:
                 number, job = running.pop(pipe)
                 finished[number] = self._receive(pipe, job)
@@ -143,8 +144,9 @@ class _Pool(Generic[J, R]):
             with contextlib.suppress(OSError):
                 pipe.send(_STOP)
             pipe.close()
+        deadline = time.monotonic() + 2.0  # for all together; one that is busy then has nothing to lose
         for process in self._processes.values():
-            process.join(timeout=5)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.terminate()
                 process.join()
