@@ -58,7 +58,7 @@ def recordings(count: int, steps: int = 12) -> Iterator[vla.Episode]:
         )
 
 
-def main(folder: Path, episodes: int = 200, steps: int = 400) -> None:
+def main(folder: Path, episodes: int = 200, steps: int = 800) -> None:
     with vla.DatasetWriter(folder / "dataset", SPEC, robot_type="point") as writer:
         for episode in recordings(episodes):
             writer.add_episode(episode)

@@ -51,14 +51,15 @@ def test_rooms_import_only_from_lower_floors() -> None:
         f"{path.relative_to(ROOT)} imports {room}"
         for path in _files()
         for room in _imports(path) - {_room(path)}
-        if FLOOR_OF[room] > FLOOR_OF[_room(path)]
-        or (FLOOR_OF[room] == FLOOR_OF[_room(path)] and FLOOR_OF[room] > 0)
+        if FLOOR_OF[room] > FLOOR_OF[_room(path)] or (FLOOR_OF[room] == FLOOR_OF[_room(path)] and FLOOR_OF[room] > 0)
     ]
     assert wrong == []
 
 
 def test_modules_import_in_no_circle() -> None:
-    modules = {".".join(["vla", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p for p in _files()}
+    modules = {
+        ".".join(["vla", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p for p in _files()
+    }
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
         tree = ast.parse(path.read_text())

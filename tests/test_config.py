@@ -52,7 +52,10 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
         ({"mode": "fats"}, "mode: no 'fats' (did you mean 'fast'?)"),
         ({"optim": {"lr": "x"}}, "optim.lr: input should be a valid number"),
         ({"version": 7}, "format version 7"),
-        ({"policy": {"type": "rt1", "tokenizer": {"type": "binz"}}}, "policy.tokenizer.type: no 'binz' (did you mean 'bins'?)"),
+        (
+            {"policy": {"type": "rt1", "tokenizer": {"type": "binz"}}},
+            "policy.tokenizer.type: no 'binz' (did you mean 'bins'?)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(change: dict[str, Any], expected: str) -> None:

@@ -60,7 +60,8 @@ def demo(
 ) -> None:
     """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds measure it."""
     with _clear_errors():
-        from vla.recipes.demo import DemoConfig, demo as run
+        from vla.recipes.demo import DemoConfig
+        from vla.recipes.demo import demo as run
 
         texts = list(overrides or []) + ([f"out={out}"] if out else [])
         if config is not None and "=" in str(config):
@@ -73,7 +74,8 @@ def demo(
 def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Scripted experts, with noise in their states, make a dataset."""
     with _clear_errors():
-        from vla.sim_eval.collect import CollectConfig, collect as run
+        from vla.sim_eval.collect import CollectConfig
+        from vla.sim_eval.collect import collect as run
 
         path = run(load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume)
         console.print(f"dataset: {path}")
@@ -83,13 +85,16 @@ def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fa
 def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Pretraining and fine-tuning; several processes by `accelerate launch -m vla.cli train CONFIG`."""
     with _clear_errors():
-        from vla.training import TrainConfig, train as run
+        from vla.training import TrainConfig
+        from vla.training import train as run
 
         result = run(load_config(TrainConfig, config, overrides or [], section="train"), resume=resume)
         console.print(f"policy: {result.out / 'policy'} (step {result.step})")
 
 
-@app.command("eval", epilog="Example: `vla eval configs/metaworld_mt10.yaml policy=runs/mt10/policy episodes_per_task=50`")
+@app.command(
+    "eval", epilog="Example: `vla eval configs/metaworld_mt10.yaml policy=runs/mt10/policy episodes_per_task=50`"
+)
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
     with _clear_errors():

@@ -186,7 +186,9 @@ def load_config(
     if values and set(values) <= {"collect", "train", "eval"} and all(isinstance(v, dict) for v in values.values()):
         if section is None or section not in values:
             has = ", ".join(values)
-            raise ConfigError([f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"])
+            raise ConfigError(
+                [f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"]
+            )
         values = values[section]
     return validate(cls, apply_overrides(values, overrides))
 
@@ -265,7 +267,9 @@ def _line(cls: type[Config], error: Any) -> str:
     if kind == "value_error":
         return f"{dotted}: {context['error']}"
     shown = repr(error["input"])
-    return f"{dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+    return (
+        f"{dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+    )
 
 
 __all__ = [

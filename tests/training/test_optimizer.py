@@ -60,6 +60,19 @@ def test_optimizer_tensors_carry_on_bit_for_bit() -> None:
     assert torch.equal(first.bias, second.bias)
 
 
+def test_optimizer_tensors_take_the_layout_of_their_parameter() -> None:
+    """Files hold tensors row by row; moments of another layout than their parameter's would train differently."""
+    modules = [nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    one, two = (build_optimizer(module, OptimConfig()) for module in modules)
+    modules[0](torch.randn(2, 4, 8, 8)).square().mean().backward()
+    one.step()
+    stored = {name: tensor.contiguous() for name, tensor in optimizer_tensors(one, modules[0]).items()}
+    load_optimizer_tensors(two, modules[1], stored)
+    found = two.state[modules[1].weight]["exp_avg"]
+    assert found.stride() == modules[1].weight.stride() != stored["exp_avg/weight"].stride()
+    assert torch.equal(found, one.state[modules[0].weight]["exp_avg"])
+
+
 def test_ema_by_hand_and_swapped_in_and_out() -> None:
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vla.config import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """Data is missing, damaged or contradicts itself. The message names the place, the value and the remedy."""

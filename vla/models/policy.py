@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vla.config import CONFIG_VERSION, Config, ConfigError, lookup, validate
+from vla.config import CONFIG_VERSION, Config, ConfigError, UserError, lookup, validate
 from vla.models.model_card import model_card
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
@@ -29,7 +29,7 @@ from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "spec.json", "tokenizer.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint folder is missing, incomplete, damaged, or of another version or model."""
 
 

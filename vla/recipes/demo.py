@@ -52,8 +52,10 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        same_choice = isinstance(below, dict) and isinstance(value, dict) and (
-            "type" not in value or value["type"] == below.get("type")
+        same_choice = (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and ("type" not in value or value["type"] == below.get("type"))
         )
         result[key] = _merge(below, value) if same_choice and isinstance(below, dict) else value
     return result

@@ -20,7 +20,7 @@ from vla.sim_eval.env import EnvConfig
 from vla.types import Actor, Observation, SpecError
 
 
-class ActionError(RuntimeError):
+class ActionError(UserError):
     """A policy gave actions of a wrong shape, or none that are numbers."""
 
 

@@ -13,13 +13,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollout_worker import Answer, Command, EnvHost, shared_views, worker_main
 
 START_SECONDS = 300.0  # a worker that has not started by then hangs
 
 
-class RolloutError(RuntimeError):
+class RolloutError(UserError):
     """An episode could not be played; the message names its task and seed."""
 
 

@@ -15,12 +15,14 @@ from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from vla.config import UserError
+
 J = TypeVar("J")
 R = TypeVar("R")
 AHEAD = 4  # jobs per worker that may run ahead of the oldest unfinished one; bounds the results held in memory
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError):
     """A job raised, or its worker died; the message names the job."""
 
 

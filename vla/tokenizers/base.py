@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vla.config import Config, registered
+from vla.config import Config, UserError, registered
 from vla.types import Spec
 
 FORMAT = "vla.action_tokenizer"
 FORMAT_VERSION = 1
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
     """A tokenizer is not fitted, not readable, or is given something that does not fit it."""
 
 

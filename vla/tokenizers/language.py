@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vla.config import UserError
+
 MINILM = "minilm"
 MINILM_DIM = 384
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -35,7 +37,7 @@ EMBEDDINGS_VERSION = 1
 _TEXTS_FILE, _VECTORS_FILE = "language.json", "language.safetensors"
 
 
-class LanguageError(ValueError):
+class LanguageError(UserError):
     """A text encoder cannot be loaded, or embeddings do not fit the encoder they are used with."""
 
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from vla.config import UserError
+
 Relation = Literal["none", "all", "same_step", "strictly_before", "up_to", "causal"]
 """Which keys of one segment a query of another (or the same) may attend to.
 
@@ -26,7 +28,7 @@ earlier steps. up_to: keys of the own and of earlier steps. causal: keys at the 
 _MARKS = {"none": ".", "all": "all", "same_step": "=t", "strictly_before": "<t", "up_to": "<=t", "causal": "causal"}
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """A layout contradicts itself, or is asked for something it does not have."""
 
 

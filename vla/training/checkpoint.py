@@ -27,15 +27,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.data.atomic import sync_folder
+from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 _TEMPORARY = ".tmp-"
 _DOOMED = ".tmp-old-"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
 from timm.layers import convert_sync_batchnorm
 
-from vla.config import ConfigError
+from vla.config import ConfigError, UserError
 from vla.data import EpisodeDataset
 from vla.models.policy import Policy, load_policy
 from vla.training.batches import build_sampler, open_windows, seed_of, step_batches, to_device
@@ -42,7 +42,7 @@ from vla.types import Batch
 Evaluate = Callable[[Policy, int], dict[str, float]]
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError):
     """The loss or the gradient is not finite. Nothing of that step was applied or saved."""
 
 

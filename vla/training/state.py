@@ -91,9 +91,18 @@ class TrainingState:
         self.step = checkpoint.step
 
     def finish(self, folder: Path | None) -> Policy:
-        """Makes the deployed policy the policy for good, and writes it into `folder` unless that is None."""
+        """Makes the deployed policy the policy for good, and writes it into `folder` unless that is None.
+
+        Raises CheckpointError where it cannot be written.
+        """
         if folder:
-            replace_folder(folder, self._write_policy)
+            try:
+                replace_folder(folder, self._write_policy)
+            except Exception as error:
+                raise CheckpointError(
+                    f"{folder} was not written: {error}. The newest checkpoint holds the same policy: "
+                    "make room on the disk and resume, which writes it"
+                ) from error
         if self.ema:
             self.ema.copy_to(self.policy)
         return self.policy.eval()

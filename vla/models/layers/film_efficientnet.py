@@ -22,10 +22,12 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, free
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from vla.config import UserError
+
 Norm = Literal["batch", "frozen_batch", "group"]
 
 
-class TrunkError(ValueError):
+class TrunkError(UserError):
     """The image trunk does not exist, is of another kind, or its weights cannot be had."""
 
 
