@@ -105,7 +105,7 @@ def test_sections(tmp_path: Any) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"train": {**GOOD, "steps": 7}, "eval": {}}))
     assert load_config(Run, path, section="train").steps == 7
-    with pytest.raises(ConfigError, match="no section 'collect', it has: train, eval"):
+    with pytest.raises(ConfigError, match="no section 'collect', it has: eval, train"):
         load_config(Run, path, section="collect")
 
 

@@ -15,10 +15,11 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
+from pydantic_core import core_schema
 
 CONFIG_VERSION = 1
 
@@ -126,14 +127,14 @@ class Choice:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def union(self) -> Any:
-        options = tuple(c for c in registered(self.kind).values() if issubclass(c, Config))
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        options = {name: c for name, c in registered(self.kind).items() if issubclass(c, Config)}
         if not options:
             raise TypeError(f"nothing is registered under {self.kind!r}")
-        return Union[options] if len(options) == 1 else Annotated[Union[options], Field(discriminator="type")]  # noqa: UP007
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return handler.generate_schema(self.union())
+        # not a Union with a discriminator: that would not ask for `type` where there is one option
+        return core_schema.tagged_union_schema(
+            {name: handler.generate_schema(c) for name, c in options.items()}, discriminator="type"
+        )
 
 
 # --- loading ----------------------------------------------------------------------------------------
@@ -183,8 +184,13 @@ def load_config(
     `section` says which. Raises ConfigError with a line for each mistake.
     """
     values = source if isinstance(source, dict) else read_yaml(source)
-    if values and set(values) <= {"collect", "train", "eval"} and all(isinstance(v, dict) for v in values.values()):
-        if section is None or section not in values:
+    if (
+        section is not None
+        and values
+        and set(values) <= {"collect", "train", "eval"}
+        and all(isinstance(v, dict) for v in values.values())
+    ):
+        if section not in values:
             has = ", ".join(values)
             raise ConfigError(
                 [f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"]

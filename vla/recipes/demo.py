@@ -91,6 +91,10 @@ def demo(config: DemoConfig) -> Path:
         rows.append(evaluate(actor, settings, name=name, command="vla demo"))
     seconds["evaluate"] = time.perf_counter() - started
 
+    measured = {row.policy: row.to_dict()["overall"] for row in rows}
+    result.policy.card["results"] = {**result.policy.card.get("results", {}), "suite": rows[0].suite, **measured}
+    result.policy.save_pretrained(out / "train" / "policy")
+
     write_report(out / "report.html", rows)
     (out / "timings.json").write_text(json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n")
     for row in rows:
