@@ -44,6 +44,20 @@ bench: $(addprefix bench-,$(BENCH))  ## the benchmarks that need nothing else in
 bench-control_step bench-render bench-train_gpu: bench-%: $(READY)
 	$(BIN)/python benchmarks/$*.py
 
+INTEROP := .venv-interop
+PEER := .venv-peer
+
+$(INTEROP)/.ready:
+	python3.11 -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check "lerobot==0.4.4"
+	@touch $@
+
+interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
+	rm -rf runs/interop
+	$(BIN)/vla collect configs/metaworld_mt10.yaml 'env.tasks=[reach, drawer-open]' env.image_size=64 \
+	  episodes_per_task=2 out=runs/interop/dataset
+	$(BIN)/python tests/interop/run.py --lerobot-python $(INTEROP)/bin/python --dataset runs/interop/dataset
+
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock

@@ -14,8 +14,10 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from vla.config import RootConfig, read_yaml
+from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
 from vla.training import TrainConfig, train
+from vla.types import Actor
 
 _DEFAULT = Path(__file__).with_suffix(".yaml")
 
@@ -86,7 +88,8 @@ def demo(config: DemoConfig) -> Path:
 
     step("3/3  evaluation on unseen seeds")
     rows: list[Results] = []
-    for name, actor in (("rt1", result.policy), ("expert", "expert"), ("random", "random")):
+    actors: dict[str, Actor | Baseline] = {"rt1": result.policy, "expert": "expert", "random": "random"}
+    for name, actor in actors.items():
         settings = config.eval.model_copy(update={"out": str(out if name == "rt1" else out / name)})
         rows.append(evaluate(actor, settings, name=name, command="vla demo"))
     seconds["evaluate"] = time.perf_counter() - started

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from vla.models import load_policy
 from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
 from vla.types import Actor
 
-BASELINES = ("expert", "random")
+Baseline = Literal["expert", "random"]
 
 
 def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> Results:
@@ -13,9 +16,9 @@ def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> R
 
     Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
     """
-    actor: Actor | str = config.policy
-    if config.policy not in BASELINES:
-        from vla.models import load_policy
-
+    actor: Actor | Baseline
+    if config.policy == "expert" or config.policy == "random":
+        actor = config.policy
+    else:
         actor = load_policy(config.policy)
     return evaluate(actor, config, command=command)
