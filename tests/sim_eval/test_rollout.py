@@ -15,7 +15,7 @@ from point_env import PointConfig
 
 from vla.config import UserError
 from vla.sim_eval.ensemble import TemporalEnsemble
-from vla.sim_eval.rollout import ActionError, JobQueue, RolloutError, rollout
+from vla.sim_eval.rollout import ActionError, JobQueue, RolloutError, default_workers, rollout
 from vla.sim_eval.rollout_worker import EnvHost, EpisodeRecord, Failed, Job, Start, shared_views
 from vla.sim_eval.seeding import episode_seed
 from vla.types import Observation, Spec, SpecError
@@ -251,7 +251,7 @@ def test_host_answers_a_failure_and_lives_on() -> None:
     host.close()
 
 
-def test_training_mode_is_given_back() -> None:
+def test_training_mode_and_threads_are_given_back() -> None:
     class Net(torch.nn.Module, Seeker):
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
@@ -263,9 +263,18 @@ def test_training_mode_is_given_back() -> None:
             assert not torch.is_grad_enabled()
             return Seeker.act(self, observation, memory)
 
-    net = Net().train()
-    rollout(CONFIG, jobs(CONFIG, 1), net)
+    net, threads = Net().train(), torch.get_num_threads()
+    rollout(CONFIG, jobs(CONFIG, 1), net, workers=1)
     assert net.training
+    assert torch.get_num_threads() == threads
+
+
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = torch.nn.Linear(2, 2)
+    for count, with_policy in [(1, 1), (2, 2), (8, 4)]:
+        monkeypatch.setattr("vla.sim_eval.rollout.cores", lambda count=count: count)
+        assert default_workers(policy) == with_policy
+        assert default_workers("expert") == count
 
 
 def test_queue_keeps_tasks_together() -> None:

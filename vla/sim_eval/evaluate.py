@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from vla.config import Choice, ConfigError, RootConfig, dump_config
 from vla.sim_eval.env import Suite
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, library_versions
-from vla.sim_eval.rollout import rollout
+from vla.sim_eval.rollout import default_workers, rollout
 from vla.sim_eval.rollout_worker import Driver, EpisodeRecord, Job
 from vla.sim_eval.seeding import episode_seed
 from vla.types import Actor
@@ -37,7 +36,8 @@ class EvalConfig(RootConfig):
     seed: int = Field(0, ge=0)
     """The same seed gives every policy the same starts."""
     workers: int | None = Field(None, ge=0)
-    """Processes that step and render envs; null: one for each core. 0: none, all in one process."""
+    """Processes that step and render envs; null: one for each core, or half as many where the policy computes on a
+    CPU of four cores or more. 0: none, all in one process."""
     num_envs: int | None = Field(None, ge=1)
     """Episodes that run at the same time; null: four for each worker."""
     replan_every: int = Field(1, ge=1)
@@ -92,7 +92,7 @@ def evaluate(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump_config(config))
-    workers = _cores() if config.workers is None else config.workers
+    workers = default_workers(actor) if config.workers is None else config.workers
     driver = cast(Driver, actor) if isinstance(actor, str) else "parent"
     title = name or (actor if isinstance(actor, str) else config.policy)
     started = time.monotonic()
@@ -164,7 +164,3 @@ def _progress_bar(title: str, suite: Suite, per_task: int, *, show: bool) -> Ite
             bar.update(row, advance=1, solved=solved)
 
         yield on_done
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -134,16 +134,29 @@ def _recall(robots: Sequence[Robot]) -> Any:
     return None if not parts else parts[0] if len(parts) == 1 else type(parts[0]).stack(parts)
 
 
+def thinks_on_cpu(actor: object) -> bool:
+    """Whether the policy computes on the processor that the envs need too."""
+    parameter = next(actor.parameters(), None) if isinstance(actor, torch.nn.Module) else None
+    return parameter is not None and parameter.device.type == "cpu"
+
+
 @contextlib.contextmanager
-def inference(actor: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; a policy in the midst of its training gets its mode back."""
+def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
+    """Evaluation mode without gradients; a policy in the midst of its training gets its mode back.
+
+    threads: for torch meanwhile. More threads than free cores cost dearly: they wait for each other in busy
+    loops (on two cores that also rendered, two threads took 40 times as long as one).
+    """
     module = actor if isinstance(actor, torch.nn.Module) else None
-    was_training = module is not None and module.training
+    was_training, had_threads = module is not None and module.training, torch.get_num_threads()
     if module is not None:
         module.eval()
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         with torch.no_grad():
             yield
     finally:
+        torch.set_num_threads(had_threads)
         if module is not None:
             module.train(was_training)

@@ -9,13 +9,14 @@ arithmetic).
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.pilot import ActionError, Pilot, Robot, inference
+from vla.sim_eval.pilot import ActionError, Pilot, Robot, inference, thinks_on_cpu
 from vla.sim_eval.rollout_pool import Lost, Pool, RolloutError
 from vla.sim_eval.rollout_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
 from vla.types import Actor
@@ -43,6 +44,16 @@ class JobQueue:
 
     def put_back(self, job: Job) -> None:
         self._waiting[job.task].appendleft(job)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(actor: object) -> int:
+    """One for each core; half of them where a policy needs the other half to think. Two cores are shared."""
+    return cores() // 2 if thinks_on_cpu(actor) and cores() >= 4 else cores()
 
 
 @dataclass
@@ -93,7 +104,12 @@ def rollout(
     envs = max(workers, 1) if all(job.driver != "parent" for job in jobs) else num_envs or 4 * max(workers, 1)
     slots = min(len(jobs), envs)
     cameras = tuple(config.spec().cameras) if actor is None else tuple(actor.spec.cameras)
-    with Pool(config, cameras, slots=slots, workers=min(workers, slots), timeout=timeout) as pool, inference(actor):
+    workers = min(workers, slots)
+    threads = max(1, cores() - workers) if workers else None
+    with (
+        Pool(config, cameras, slots=slots, workers=workers, timeout=timeout) as pool,
+        inference(actor, threads=threads),
+    ):
         records = _play(pool, JobQueue(jobs), len(jobs), pilot, on_done)
     return [records[job.task, job.episode] for job in jobs]
 
@@ -154,4 +170,4 @@ def _requeue(
             queue.put_back(running.pop(slot).job)
 
 
-__all__ = ["ActionError", "JobQueue", "RolloutError", "rollout"]
+__all__ = ["ActionError", "JobQueue", "RolloutError", "cores", "default_workers", "rollout"]
