@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -272,7 +273,7 @@ def test_training_mode_and_threads_are_given_back() -> None:
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = torch.nn.Linear(2, 2)
     for count, with_policy in [(1, 1), (2, 2), (8, 4)]:
-        monkeypatch.setattr("vla.sim_eval.rollout.cores", lambda count=count: count)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, count=count: set(range(count)), raising=False)
         assert default_workers(policy) == with_policy
         assert default_workers("expert") == count
 
