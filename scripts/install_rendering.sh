@@ -4,7 +4,7 @@
 set -u
 python=$1
 packages="libegl1 libgl1 libgles2 libosmesa6"
-works() { "$python" -c 'from vla.sim_eval.rendering import check_rendering; check_rendering()' >/dev/null 2>&1; }
+works() { "$python" -c 'from vla.sim_eval.rendering import gl_renderer; print(gl_renderer())' >/dev/null 2>&1; }
 
 works && exit 0
 if command -v apt-get >/dev/null 2>&1; then
@@ -19,4 +19,4 @@ if command -v apt-get >/dev/null 2>&1; then
 fi
 echo "Rendering needs EGL or OSMesa. Install Mesa's EGL library with your system's package manager, for example:"
 echo "  dnf install mesa-libEGL mesa-libGL    |    pacman -S mesa    |    conda install -c conda-forge mesalib"
-"$python" -c 'from vla.sim_eval.rendering import check_rendering; check_rendering()'
+"$python" -c 'from vla.sim_eval.rendering import gl_renderer; print(gl_renderer())'

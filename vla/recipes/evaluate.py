@@ -6,9 +6,9 @@ from typing import Literal
 
 from vla.models import load_policy
 from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
-from vla.types import Actor
 
 Baseline = Literal["expert", "random"]
+BASELINES: dict[str, Baseline] = {"expert": "expert", "random": "random"}
 
 
 def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> Results:
@@ -16,9 +16,5 @@ def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> R
 
     Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
     """
-    actor: Actor | Baseline
-    if config.policy == "expert" or config.policy == "random":
-        actor = config.policy
-    else:
-        actor = load_policy(config.policy)
+    actor = BASELINES.get(config.policy) or load_policy(config.policy)
     return evaluate(actor, config, command=command)
