@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -17,6 +19,12 @@ def _load(number: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_01_collect_and_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _load("01").main(str(tmp_path / "dataset"))
+    assert (tmp_path / "runs" / "demonstration.png").exists()
 
 
 def test_03_train_on_your_own_dataset(tmp_path: Path) -> None:

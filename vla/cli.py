@@ -83,7 +83,7 @@ def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fa
 
 @app.command(epilog="Example: `vla train configs/metaworld_mt10.yaml policy.history=4 optim.lr=3e-4 --resume`")
 def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
-    """Pretraining and fine-tuning; several processes by `accelerate launch -m vla.cli train CONFIG`."""
+    """Pretraining and fine-tuning; several processes by `accelerate launch --multi_gpu --num_processes N -m vla.cli train CONFIG`."""
     with _clear_errors():
         from vla.training import TrainConfig
         from vla.training import train as run

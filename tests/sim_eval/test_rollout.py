@@ -290,6 +290,7 @@ def test_queue_keeps_tasks_together() -> None:
     helped = queue.next("red", Counter(["blue"]))
     assert helped is not None
     assert helped.task == "blue", "a slot whose task is done helps another"
+    assert queue.next("red", Counter(["blue", "blue"])) is None, "one episode is not worth a third env"
     queue.put_back(helped)
     assert [queue.next("blue", Counter()).episode for _ in range(2)] == [1, 2]  # type: ignore[union-attr]
     assert queue.next("blue", Counter()) is None

@@ -31,16 +31,17 @@ class JobQueue:
             self._waiting.setdefault(job.task, deque()).append(job)
 
     def next(self, task: str | None, running: Counter[str]) -> Job | None:
-        """The next job for a slot whose env is of `task`, given how many slots play each task; None at the end.
+        """The next job for a slot whose env is of `task`, given how many slots play each task.
 
-        A slot whose own task is finished goes where most episodes wait for each slot.
+        A slot whose own task is finished goes where most episodes wait for each slot, if enough wait to be worth
+        another env.
         """
         if task is not None and self._waiting.get(task):
             return self._waiting[task].popleft()
-        open_tasks = [name for name, jobs in self._waiting.items() if jobs]
-        if not open_tasks:
+        worth = [name for name, jobs in self._waiting.items() if jobs and len(jobs) >= 2 * running[name]]
+        if not worth:
             return None
-        return self._waiting[max(open_tasks, key=lambda t: len(self._waiting[t]) / (1 + running[t]))].popleft()
+        return self._waiting[max(worth, key=lambda t: len(self._waiting[t]) / (1 + running[t]))].popleft()
 
     def put_back(self, job: Job) -> None:
         self._waiting[job.task].appendleft(job)
@@ -125,7 +126,7 @@ def _play(
         for slot in pool.idle_slots(running):
             job = queue.next(tasks.get(slot), Counter(r.job.task for r in running.values()))
             if job is None:
-                break
+                continue
             running[slot], tasks[slot] = _Running(job, Robot()), job.task
             pool.send(Start(slot, job))
         waiting = [slot for slot, r in running.items() if r.robot.state is not None]
