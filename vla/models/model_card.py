@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from vla.models.policy import Policy
+from vla.types import Spec
 
 _HEAD = """---
 library_name: vla
@@ -32,30 +32,41 @@ actions, memory = policy.act(observation, memory)  # every step after
 """
 
 
-def model_card(policy: Policy) -> str:
-    """Markdown with the spec, the configuration, and the sections that `policy.card` holds."""
-    config = policy.config.model_dump(mode="json")
-    plural = policy.chunk > 1
-    head = _HEAD.format(type=config["type"], chunk=policy.chunk, s="s" * plural, verb="" if plural else "s")
-    parts = [head, "## Robot", _spec_table(policy)]
-    parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in policy.card.items()]
-    texts = list(policy.language.cached())
-    if texts:
-        shown = "\n".join(f"- {text}" for text in texts[:50])
-        more = f"\n- ... and {len(texts) - 50} more" if len(texts) > 50 else ""
-        parts.append(f"## Instructions\n\nLanguage encoder: `{policy.language.name}` (frozen).\n\n{shown}{more}")
-    millions = sum(p.numel() for p in policy.parameters()) / 1e6
+def model_card(
+    config: Mapping[str, Any],
+    spec: Spec,
+    card: Mapping[str, Any],
+    *,
+    language: str,
+    instructions: Sequence[str],
+    parameters: int,
+) -> str:
+    """Markdown with the spec, the configuration, and a section for each key of `card`.
+
+    Args:
+        config: the policy's config as plain JSON types.
+        language: name of the frozen text encoder.
+        instructions: texts that the policy was trained on.
+        parameters: number of parameters.
+    """
+    plural = config["chunk"] > 1
+    head = _HEAD.format(type=config["type"], chunk=config["chunk"], s="s" * plural, verb="" if plural else "s")
+    parts = [head, "## Robot", _spec_table(spec, config["history"])]
+    parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in card.items()]
+    if instructions:
+        shown = "\n".join(f"- {text}" for text in instructions[:50])
+        more = f"\n- ... and {len(instructions) - 50} more" if len(instructions) > 50 else ""
+        parts.append(f"## Instructions\n\nLanguage encoder: `{language}` (frozen).\n\n{shown}{more}")
     shown = json.dumps(config, indent=2)
-    parts.append(f"## Configuration\n\n{millions:.2f} million parameters.\n\n```json\n{shown}\n```")
+    parts.append(f"## Configuration\n\n{parameters / 1e6:.2f} million parameters.\n\n```json\n{shown}\n```")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _spec_table(policy: Policy) -> str:
-    spec = policy.spec
+def _spec_table(spec: Spec, history: int) -> str:
     cameras = ", ".join(f"`{name}` {h}x{w}" for name, (h, w) in spec.cameras.items()) or "none"
     lines = [
         f"Cameras (height x width): {cameras}. State: {', '.join(spec.state_names) or 'none'}. "
-        f"Control rate: {spec.control_hz:g} Hz. Context: {policy.history} steps.",
+        f"Control rate: {spec.control_hz:g} Hz. Context: {history} steps.",
         "",
         "| action | low | high |",
         "|---|---|---|",

@@ -160,7 +160,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
         folder = Path(save_directory)
-        header = {
+        header: dict[str, Any] = {
             "version": CONFIG_VERSION,
             "type": self.config.model_dump()["type"],
             "config": self.config.model_dump(mode="json"),
@@ -172,7 +172,15 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         self.spec.save(folder / SPEC_FILE)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         save_embeddings(folder, self.language.cached())
-        (folder / "README.md").write_text(model_card(self), encoding="utf-8")
+        text = model_card(
+            header["config"],
+            self.spec,
+            self.card,
+            language=self.language.name,
+            instructions=list(self.language.cached()),
+            parameters=sum(p.numel() for p in self.parameters()),
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
