@@ -21,6 +21,7 @@ from vla.sim_eval.rollout_worker import EpisodeRecord
 
 EMBED_FILE_BYTES = 400_000
 EMBED_PAGE_BYTES = 12_000_000
+_PAIRED = "Films of one row begin with the same seed."
 
 
 def write_report(path: str | Path, results: Iterable[Results | str | Path]) -> Path:
@@ -42,7 +43,7 @@ def write_report(path: str | Path, results: Iterable[Results | str | Path]) -> P
         _section("Success by task", _legend(columns) + _plot(columns), "Bars are 95 % Wilson intervals."),
         _section("Rates", _rates_table(columns), "Rate, solved of played, and the 95 % interval in per cent."),
         _section("How episodes failed", _failures_table(columns)),
-        _section("Episodes", _videos(columns, path.parent), "Films of one row begin with the same seed."),
+        _section("Episodes", _videos(columns, path.parent), _PAIRED if len(columns) > 1 else ""),
         _section("How to repeat it", "".join(_provenance(r) for r in columns)),
     ]
     css = resources.files("vla.sim_eval").joinpath("report.css").read_text(encoding="utf-8")
