@@ -46,7 +46,7 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
         ({"stepss": 3}, "stepss: unknown key (did you mean 'steps'?)"),
         ({"optim": {"lrr": 1}}, "optim.lrr: unknown key (did you mean 'lr'?)"),
         ({"policy": {"type": "rt1", "histroy": 2}}, "policy.histroy: unknown key (did you mean 'history'?)"),
-        ({"policy": {"type": "rt11"}}, "policy.type: no 'rt11' (did you mean 'rt1'?)"),
+        ({"policy": {"type": "rt11"}}, "policy: no type 'rt11' (did you mean 'rt1'?)"),
         ({"policy": {"history": 2}}, "policy: needs a `type`"),
         ({"steps": "many"}, "steps: input should be a valid integer"),
         ({"mode": "fats"}, "mode: no 'fats' (did you mean 'fast'?)"),
@@ -54,7 +54,7 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
         ({"version": 7}, "format version 7"),
         (
             {"policy": {"type": "rt1", "tokenizer": {"type": "binz"}}},
-            "policy.tokenizer.type: no 'binz' (did you mean 'bins'?)",
+            "policy.tokenizer: no type 'binz' (did you mean 'bins'?)",
         ),
     ],
 )
@@ -137,6 +137,20 @@ def test_registry_scans_folders_and_names_the_nearest() -> None:
         lookup("envs", "metaworl")
     with pytest.raises(KeyError, match="did you mean 'policies'"):
         registered("policy")
+
+
+def test_what_is_registered_later_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config_module._REGISTRY, "policies", dict(config_module._REGISTRY["policies"]))
+
+    @register("policies", "late")
+    class Late(Config):
+        type: Literal["late"] = "late"
+        depth: int = 1
+
+    assert validate(Run, {"policy": {"type": "late", "depth": 3}}).policy == Late(depth=3)
+    assert "late" in str(schema(Run))
+    with pytest.raises(ConfigError, match=r"policy.dept: unknown key \(did you mean 'depth'\?\)"):
+        validate(Run, {"policy": {"type": "late", "dept": 3}})
 
 
 def test_a_name_is_registered_once() -> None:

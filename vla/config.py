@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 CONFIG_VERSION = 1
@@ -127,14 +135,28 @@ class Choice:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def _validate(self, value: Any) -> Config:
+        # looked up now, not when the field is declared: what a notebook registers later may be chosen too
+        options = _configs(self.kind)
+        if isinstance(value, Config) and isinstance(value, tuple(options.values())):
+            return value
+        if not isinstance(value, dict) or "type" not in value:
+            raise ValueError("needs a `type`; there are: " + ", ".join(options))
+        name = value["type"]
+        if name not in options:
+            raise ValueError(f"no type {name!r}{_nearest(name, options)}; there are: {', '.join(options)}")
+        return options[name].model_validate(value)  # its mistakes are reported under this field's key
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        options = {name: c for name, c in registered(self.kind).items() if issubclass(c, Config)}
-        if not options:
-            raise TypeError(f"nothing is registered under {self.kind!r}")
-        # not a Union with a discriminator: that would not ask for `type` where there is one option
-        return core_schema.tagged_union_schema(
-            {name: handler.generate_schema(c) for name, c in options.items()}, discriminator="type"
-        )
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
+        options = {name: c.__pydantic_core_schema__ for name, c in _configs(self.kind).items()}
+        return handler(core_schema.tagged_union_schema(options, discriminator="type"))
+
+
+def _configs(kind: str) -> dict[str, type[Config]]:
+    return {name: c for name, c in registered(kind).items() if issubclass(c, Config)}
 
 
 # --- loading ----------------------------------------------------------------------------------------
@@ -204,7 +226,7 @@ def validate(cls: type[C], values: dict[str, Any]) -> C:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_line(cls, e) for e in error.errors()]) from None
+        raise ConfigError([_line(cls, values, e) for e in error.errors()]) from None
 
 
 def dump_config(config: Config) -> str:
@@ -230,7 +252,7 @@ def _models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[Confi
     found: list[type[Config]] = []
     for mark in metadata:
         if isinstance(mark, Choice):
-            found += [c for c in registered(mark.kind).values() if issubclass(c, Config)]
+            found += _configs(mark.kind).values()
     if isinstance(annotation, type) and issubclass(annotation, Config):
         found.append(annotation)
     elif get_origin(annotation) is not None:
@@ -241,32 +263,23 @@ def _models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[Confi
     return found
 
 
-def _line(cls: type[Config], error: Any) -> str:
-    """One line for one pydantic error; tags that a union adds to the location are left out of the key."""
+def _line(cls: type[Config], values: Any, error: Any) -> str:
+    """One line for one of pydantic's errors on `values`."""
     models: list[type[Config]] = [cls]
-    key: list[str] = []
-    for place, part in enumerate(error["loc"], start=1):
-        unknown = error["type"] == "extra_forbidden" and place == len(error["loc"])
-        tagged = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part]
-        if tagged and not unknown and not any(part in m.model_fields for m in models):
-            models = tagged
-            continue
-        key.append(str(part))
-        if isinstance(part, str):
-            fields = [m.model_fields[part] for m in models if part in m.model_fields]
-            if not unknown:
-                models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
+    key = [str(part) for part in error["loc"]]
+    inner = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
+    for part in inner:
+        values = values.get(part) if isinstance(values, dict) else None
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
+        chosen = values.get("type") if isinstance(values, dict) else None
+        models = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == chosen] or models
     dotted, kind, context = ".".join(key) or "config", error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         names = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
         return f"{dotted}: unknown key{_nearest(key[-1], names)}; known here: {', '.join(names)}"
     if kind == "missing":
         return f"{dotted}: is required and was not given"
-    if kind == "union_tag_invalid":
-        names = [n.strip().strip("'") for n in str(context["expected_tags"]).split(",")]
-        return f"{dotted}.type: no {context['tag']!r}{_nearest(context['tag'], names)}; there are: {', '.join(names)}"
-    if kind == "union_tag_not_found":
-        return f"{dotted}: needs a `type`"
     if kind == "literal_error":
         names = [n.strip().strip("'") for n in str(context["expected"]).replace(" or ", ", ").split(",")]
         return f"{dotted}: no {error['input']!r}{_nearest(str(error['input']), names)}; there are: {', '.join(names)}"

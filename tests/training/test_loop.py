@@ -11,7 +11,7 @@ import training_toy
 from test_checkpoint import file_size_limit
 from training_toy import toy_config
 
-from vla.config import Choice, ConfigError, load_config
+from vla.config import ConfigError, load_config
 from vla.models.policy import Policy, load_policy
 from vla.training import CheckpointError, TrainConfig, TrainingDivergedError, newest_checkpoint, train
 
@@ -77,19 +77,14 @@ def test_the_mean_of_the_weights_is_what_is_deployed(data: Path, tmp_path: Path)
 
 
 def test_rt1_trains_resumes_and_loads(data: Path, tmp_path: Path) -> None:
-    class Config(TrainConfig):
-        """Built here, so that whatever is registered by now may be chosen."""
-
-        policy: Choice("policies").union() | None = None  # type: ignore[misc]
-
     policy = {
         "type": "rt1", "trunk": "efficientnet_b0", "stride": 16, "norm": "group", "history": 2, "width": 32,
         "depth": 1, "heads": 2, "key_dim": 16, "language_dim": 32,
     }  # fmt: skip
 
-    def config(out: Path, **changes: Any) -> Config:
+    def config(out: Path, **changes: Any) -> TrainConfig:
         values: dict[str, Any] = {"out": str(out), "data": {"path": str(data)}, "policy": policy, "batch_size": 4}
-        return Config.model_validate(
+        return TrainConfig.model_validate(
             values | {"steps": 6, "log_every": 1, "save_every": 3, "validate_every": 6} | changes
         )
 
