@@ -46,7 +46,7 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
         ({"stepss": 3}, "stepss: unknown key (did you mean 'steps'?)"),
         ({"optim": {"lrr": 1}}, "optim.lrr: unknown key (did you mean 'lr'?)"),
         ({"policy": {"type": "rt1", "histroy": 2}}, "policy.histroy: unknown key (did you mean 'history'?)"),
-        ({"policy": {"type": "rt11"}}, "policy: no type 'rt11' (did you mean 'rt1'?)"),
+        ({"policy": {"type": "rt11"}}, "policy.type: no 'rt11' (did you mean 'rt1'?)"),
         ({"policy": {"history": 2}}, "policy: needs a `type`"),
         ({"steps": "many"}, "steps: input should be a valid integer"),
         ({"mode": "fats"}, "mode: no 'fats' (did you mean 'fast'?)"),
@@ -54,7 +54,7 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
         ({"version": 7}, "format version 7"),
         (
             {"policy": {"type": "rt1", "tokenizer": {"type": "binz"}}},
-            "policy.tokenizer: no type 'binz' (did you mean 'bins'?)",
+            "policy.tokenizer.type: no 'binz' (did you mean 'bins'?)",
         ),
     ],
 )

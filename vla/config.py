@@ -27,7 +27,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 CONFIG_VERSION = 1
 
@@ -144,7 +144,8 @@ class Choice:
             raise ValueError("needs a `type`; there are: " + ", ".join(options))
         name = value["type"]
         if name not in options:
-            raise ValueError(f"no type {name!r}{_nearest(name, options)}; there are: {', '.join(options)}")
+            text = f"no {name!r}{_nearest(name, options)}; there are: {', '.join(options)}"
+            raise PydanticCustomError("unknown_choice", "{text}", {"text": text})
         return options[name].model_validate(value)  # its mistakes are reported under this field's key
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
@@ -283,6 +284,8 @@ def _line(cls: type[Config], values: Any, error: Any) -> str:
     if kind == "literal_error":
         names = [n.strip().strip("'") for n in str(context["expected"]).replace(" or ", ", ").split(",")]
         return f"{dotted}: no {error['input']!r}{_nearest(str(error['input']), names)}; there are: {', '.join(names)}"
+    if kind == "unknown_choice":
+        return f"{dotted}.type: {context['text']}"
     if kind == "value_error":
         return f"{dotted}: {context['error']}"
     shown = repr(error["input"])

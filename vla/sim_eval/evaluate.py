@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from vla.config import Choice, ConfigError, RootConfig, dump_config
 from vla.sim_eval.env import Suite
@@ -24,8 +24,6 @@ BASELINES = ("expert", "random")
 
 class EvalConfig(RootConfig):
     """An evaluation. `vla eval CONFIG`, or `vla.evaluate(policy, config)`."""
-
-    model_config = ConfigDict(defer_build=True)  # envs may be registered after this module is imported
 
     env: Annotated[Any, Choice("envs")]
     """The tasks and how they are drawn."""
