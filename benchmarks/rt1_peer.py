@@ -9,6 +9,7 @@ Each side runs in its own process and environment; this driver has them work in 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-CASES = [("forward", 1), ("forward", 2), ("train", 1), ("train", 2)]
+WORK = ("forward", "train")
 
 
 class Side:
@@ -68,11 +69,11 @@ def peer_version(python: Path) -> str:
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def measure(sides: dict[str, Side], rounds: int, warmup: int) -> list[dict[str, Any]]:
+def measure(sides: dict[str, Side], batches: list[int], rounds: int, warmup: int) -> list[dict[str, Any]]:
     """One row per case, with both sides' seconds and their ratio."""
     rows = []
     with Console(stderr=True).status("measuring") as status:
-        for case, batch in CASES:
+        for case, batch in itertools.product(WORK, batches):
             times = alternate(
                 {name: side.clock(case, batch) for name, side in sides.items()},
                 rounds=rounds,
@@ -90,6 +91,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="measured rounds per case; both sides work once in each")
     parser.add_argument("--warmup", type=int, default=2)
     add_cpu_arguments(parser)
+    parser.add_argument(
+        "--batches", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="2 needs 18 GiB of memory"
+    )
     parser.add_argument("--peer", type=Path, default=Path(".venv-peer/bin/python"), help="the peer's interpreter")
     arguments = parser.parse_args()
     check_cpu_arguments(parser, arguments)
@@ -100,7 +104,7 @@ def main() -> None:
         "ours": Side("ours", sys.executable, arguments.threads, arguments.clock),
         "peer": Side("peer", arguments.peer, arguments.threads, arguments.clock),
     }
-    rows = measure(sides, arguments.rounds, arguments.warmup)
+    rows = measure(sides, arguments.batches, arguments.rounds, arguments.warmup)
     for side in sides.values():
         side.close()
 
