@@ -16,6 +16,7 @@ import numpy as np
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollout_worker import Answer, Command, EnvHost, shared_views, worker_main
+from vla.sim_eval.workers import process_context
 
 START_SECONDS = 300.0  # a worker that has not started by then hangs
 
@@ -57,7 +58,7 @@ class Pool:
 
     def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float) -> None:
         self._config, self._slots, self._timeout = config, slots, timeout
-        self._context = _context()
+        self._context = process_context()
         sizes = config.spec().cameras
         self._buffers = {
             c: self._context.RawArray(ctypes.c_uint8, slots * sizes[c][0] * sizes[c][1] * 3) for c in cameras
@@ -168,16 +169,6 @@ class Pool:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _context() -> Any:
-    """How workers start. A fork of this process would inherit threads, OpenGL contexts and CUDA, and break;
-    a clean server that has imported torch once forks in milliseconds, where a fresh start takes seconds."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vla.sim_eval.rollout_worker"])
-    return context
 
 
 def _cause_of_death(exit_code: int) -> str:
