@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_a_mistake_is_status_2_without_traceback(
 def test_every_config_of_the_repository_is_valid(path: Path) -> None:
     result = runner.invoke(app, ["config", "check", str(path)])
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("vla.sim_eval")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)  # what an import meets where it is not installed
+    result = runner.invoke(app, ["collect", str(CONFIGS / "metaworld_mt10.yaml")])
+    assert result.exit_code == 2
+    assert "gymnasium is not installed: pip install 'vla[sim]'" in result.stderr
 
 
 def test_schema_is_json() -> None:

@@ -27,6 +27,7 @@ config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 console = Console()
+_EXTRA_OF = dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim") | {"tensorboard": "train"}
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")]
@@ -42,6 +43,12 @@ def _clear_errors() -> Iterator[None]:
     except UserError as error:
         for line in str(error).splitlines():
             errors.print(f"[bold red]error:[/] {_escape(line)}")
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        errors.print(f"[bold red]error:[/] {error.name} is not installed: pip install 'vla\\[{extra}]'")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted")
