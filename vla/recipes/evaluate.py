@@ -17,4 +17,10 @@ def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> R
     Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
     """
     actor = BASELINES.get(config.policy) or load_policy(config.policy)
-    return evaluate(actor, config, command=command)
+    return evaluate(actor, config, name=policy_name(config.policy), command=command)
+
+
+def policy_name(policy: str) -> str:
+    """What a policy is called in tables: "runs/mt10/policy" is "mt10", other folders keep their last two parts."""
+    parts = [part for part in policy.split("/") if part not in ("", ".")]
+    return "/".join(parts[-2:]) if parts[-1:] != ["policy"] or len(parts) == 1 else parts[-2]
