@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     add_cpu_arguments(parser)
     parser.add_argument(
-        "--batches", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="2 needs 18 GiB of memory"
+        "--batches", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="2 needs 16 GiB of memory"
     )
     parser.add_argument("--peer", type=Path, default=Path(".venv-peer/bin/python"), help="the peer's interpreter")
     arguments = parser.parse_args()
