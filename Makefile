@@ -52,6 +52,15 @@ $(INTEROP)/.ready:
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check "lerobot==0.4.4"
 	@touch $@
 
+$(PEER)/.ready: $(READY)
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check robotic-transformer-pytorch==0.2.3 \
+	  torch=="$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
+	@touch $@
+
+bench-rt1_peer: $(READY) $(PEER)/.ready  ## against robotic-transformer-pytorch, in an environment of its own
+	$(BIN)/python benchmarks/rt1_peer.py
+
 interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
 	rm -rf runs/interop
 	$(BIN)/vla collect configs/metaworld_mt10.yaml 'env.tasks=[reach, drawer-open]' env.image_size=64 \
