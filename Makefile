@@ -9,7 +9,7 @@ BENCH ?= control_step render
 .PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-train_gpu interop lock clean
 
 help:
-	@grep -E '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
+	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
 
 setup: $(READY)  ## make the virtual environment and check that rendering works
 
