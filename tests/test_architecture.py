@@ -97,3 +97,14 @@ def test_importing_the_package_is_quick() -> None:
 
     code = "import sys, vla, vla.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_files_that_are_not_python_are_packaged() -> None:
+    """What an installed package needs beside its code is named in pyproject.toml."""
+    import tomllib
+
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["vla"]
+    packaged = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    others = {p for p in ROOT.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert others <= packaged
