@@ -46,11 +46,11 @@ class PointEnv(SimEnv):
         self._mj = mujoco
         self.model = mujoco.MjModel.from_xml_string(MJCF)
         self.data = mujoco.MjData(self.model)
-        self._renderer = SceneRenderer(self.model, config.image_size, config.image_size)
+        self.renderer = SceneRenderer(self.model, config.image_size, config.image_size)
         self._steps = 0
 
-    def _observe(self) -> dict[str, Any]:
-        images = {"top": self._renderer.render(self.data, 0)} if self.render_images else {}
+    def observe(self) -> dict[str, Any]:
+        images = {"top": self.renderer.render(self.data, 0)} if self.render_images else {}
         return {"images": images, "state": self.data.qpos.astype(np.float32)}
 
     def _offset(self) -> np.ndarray:
@@ -70,7 +70,7 @@ class PointEnv(SimEnv):
         self.data.mocap_pos[:, 1] = self.np_random.uniform(-0.6, 0.6, 2)
         self._mj.mj_forward(self.model, self.data)
         self._steps = 0
-        return self._observe(), self._info()
+        return self.observe(), self._info()
 
     def _misbehave(self, seed: int | None) -> None:
         """Does what the config asks for: a worker must survive envs that die, hang or raise."""
@@ -91,13 +91,13 @@ class PointEnv(SimEnv):
             self._mj.mj_step(self.model, self.data)
         self._steps += 1
         info = self._info()
-        return self._observe(), -float(np.linalg.norm(self._offset())), False, self._steps >= self.task.horizon, info
+        return self.observe(), -float(np.linalg.norm(self._offset())), False, self._steps >= self.task.horizon, info
 
     def expert_action(self) -> np.ndarray:
         return np.clip(4 * self._offset(), -1, 1).astype(np.float32)
 
     def close(self) -> None:
-        self._renderer.close()
+        self.renderer.close()
 
 
 @register("envs", "test_point")

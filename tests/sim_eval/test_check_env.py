@@ -26,8 +26,8 @@ class Dot(SimEnv):
         self.x = 0.0 if self.fault in ("one start", "seed ignored") else float(rng.uniform(-0.9, 0.5))
         self.steps = 0
         if self.fault == "no info":
-            return self._observation()
-        return self._observation(), self._info()
+            return self.observe()
+        return self.observe(), self._info()
 
     def step(self, action):
         slip = np.random.default_rng().normal() if self.fault == "random physics" else 0.0
@@ -36,9 +36,9 @@ class Dot(SimEnv):
         self.steps += 1
         reward = np.nan if self.fault == "reward" else self.x
         truncated = self.steps >= self.task.horizon and self.fault != "endless"
-        return self._observation(), reward, False, 1 if self.fault == "truncated" else truncated, self._info()
+        return self.observe(), reward, False, 1 if self.fault == "truncated" else truncated, self._info()
 
-    def _observation(self):
+    def observe(self):
         picture = self._canvas if self.fault == "overwritten" else np.zeros((8, 16, 3), np.uint8)
         picture[:] = 0
         if self.fault != "black":

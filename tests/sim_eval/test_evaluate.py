@@ -64,7 +64,7 @@ def test_episodes_file_and_videos(made: Results) -> None:
     assert made.folder is not None
     table = pd.read_parquet(made.folder / "episodes.parquet")
     columns = ["policy", "task", "group", "episode", "seed", "instruction", "success_ever", "success_at_end", "steps"]
-    assert list(table) == [*columns, "return", "failure", "video"]
+    assert list(table) == [*columns, "return", "failure", "video", "failure_step"]
     assert len(table) == 6
     assert table.seed.nunique() == 6
     filmed = table[table.video != ""]

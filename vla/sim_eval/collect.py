@@ -272,7 +272,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
         solved = solved or successes[-1]
         over = terminated or truncated or (solved and left == 0)
         left -= solved
-    texts = (env.task.instruction, *env.task.paraphrases)
+    texts = (str(info["instruction"]), *env.paraphrases())
     episode = Episode(
         images=dict(frames),
         state=np.asarray(states, dtype=np.float32),

@@ -10,7 +10,11 @@ import gymnasium
 import numpy as np
 
 from vla.config import Config
+from vla.sim_eval.rendering import SceneRenderer
 from vla.types import Spec
+
+FAILURES = ("never reached", "no grasp", "dropped", "missed goal", "not held", "wrong object", "time limit")
+"""How an episode can fail, from early to late; an env may know others."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,40 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """A simulated robot with cameras.
 
     Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32 (A,).
-    `info` of reset and step carries `instruction` (str), `success` (bool: the task is solved at this very
-    step); where the simulator knows, also `failure` (str: how far the episode came).
+    `info` of reset and step carries `instruction` (str: what this episode asks for), `success` (bool: the task is
+    solved at this very step); where the simulator knows, also `failure` (str: how far the episode came, one of
+    `FAILURES` where one fits) and `failure_step` (int: the step at which it went wrong).
     `reset(seed=s)` gives the same start for the same s.
     """
 
     spec_: Spec
     task: Task
+    model: Any = None
+    """The `mujoco.MjModel`, where MuJoCo simulates the env. Perturbations and randomisation change it."""
+    data: Any = None
+    """The `mujoco.MjData` of the present state, where MuJoCo simulates the env."""
+    renderer: SceneRenderer | None = None
+    """What draws the pictures, where it is ours: things can be added to the picture alone."""
     render_images: bool = True
     """While False, an env may skip rendering and leave `observation["images"]` empty: nobody looks at them.
     It must not change the physics."""
 
     @abstractmethod
+    def observe(self) -> dict[str, Any]:
+        """The observation of the present state, drawn anew: who has changed the scene asks for it again."""
+
+    @abstractmethod
     def expert_action(self) -> np.ndarray:
         """The scripted expert's action (A,) in the present state. Raises RuntimeError where there is none."""
+
+    def paraphrases(self) -> tuple[str, ...]:
+        """Other texts of the present episode's instruction."""
+        return self.task.paraphrases
+
+    def wrong_instructions(self) -> tuple[str, ...]:
+        """Instructions that ask something else of the present scene; empty where the env knows none, and then the
+        other tasks of the suite serve."""
+        return ()
 
 
 class EnvConfig(Config, ABC):

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -132,7 +132,7 @@ class Results:
         try:
             values = json.loads((folder / RESULTS_FILE).read_text())
             table = pd.read_parquet(folder / EPISODES_FILE).rename(columns={"return": "return_"})
-            names = [f.name for f in fields(EpisodeRecord)]
+            names = [f.name for f in fields(EpisodeRecord) if f.name in table or f.default is MISSING]
             rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
             return cls(
                 policy=values["policy"],

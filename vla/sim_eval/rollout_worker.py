@@ -48,6 +48,7 @@ class EpisodeRecord:
         steps: control steps played.
         return_: sum of rewards.
         failure: empty after a success, else how far the episode came, in the simulator's words.
+        failure_step: the step at which it went wrong, as far as the simulator knows, else the last one; -1 after a success.
         video: file of the episode, relative to the folder of the results; empty where none was made.
     """
 
@@ -62,6 +63,7 @@ class EpisodeRecord:
     return_: float
     failure: str
     video: str = ""
+    failure_step: int = -1
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class EpisodePlayer:
             return_=self.return_,
             failure="" if self.success_ever else str(self.info.get("failure") or "time limit"),
             video=f"{job.video.parent.name}/{job.video.name}" if job.video is not None else "",
+            failure_step=-1 if self.success_ever else int(self.info.get("failure_step", self.steps)),
         )
 
 

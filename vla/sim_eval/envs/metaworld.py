@@ -140,6 +140,7 @@ class MetaworldEnv(SimEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
     render_mode = "rgb_array"
+    renderer: SceneRenderer
 
     def __init__(self, config: MetaworldConfig, task: Task) -> None:
         choose_backend()  # before mujoco is imported
@@ -156,9 +157,10 @@ class MetaworldEnv(SimEnv):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
         self._sim = _build(task.name)
         self._sim.max_path_length = config.horizon + 1  # its own limit raises where ours truncates
+        self.model, self.data = self._sim.model, self._sim.data
         self._cameras: dict[str, int] = {name: self._sim.model.camera(name).id for name in config.cameras}
         self._sim.model.cam_pos[self._sim.model.camera("corner2").id] = CORNER2_POSITION
-        self._renderer = SceneRenderer(self._sim.model, size, size, config.preset)
+        self.renderer = SceneRenderer(self._sim.model, size, size, config.preset)
         self._raw: np.ndarray | None = None
 
     def reset(
@@ -175,7 +177,7 @@ class MetaworldEnv(SimEnv):
         # shows the mark of the episode before. Positions only, the dynamics stay as they are.
         mujoco = importlib.import_module("mujoco")
         mujoco.mj_kinematics(self._sim.model, self._sim.data)
-        return self._observation(), self._info(False)
+        return self.observe(), self._info(False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
@@ -188,7 +190,7 @@ class MetaworldEnv(SimEnv):
         self._steps += 1
         success = bool(told["success"])
         self._progress.update(success, told)
-        return self._observation(), float(reward), False, self._steps >= self.task.horizon, self._info(success)
+        return self.observe(), float(reward), False, self._steps >= self.task.horizon, self._info(success)
 
     def expert_action(self) -> np.ndarray:
         if self._raw is None:
@@ -201,15 +203,15 @@ class MetaworldEnv(SimEnv):
         return self._image(self.config.cameras[0])
 
     def close(self) -> None:
-        self._renderer.close()
+        self.renderer.close()
         self._sim.close()
 
     def _image(self, camera: Camera) -> np.ndarray:
-        image = self._renderer.render(self._sim.data, self._cameras[camera])
+        image = self.renderer.render(self._sim.data, self._cameras[camera])
         # The cameras at the corners hang upside down.
         return np.ascontiguousarray(image[::-1, ::-1] if camera.startswith("corner") else image)
 
-    def _observation(self) -> dict[str, Any]:
+    def observe(self) -> dict[str, Any]:
         assert self._raw is not None
         return {
             "images": {camera: self._image(camera) for camera in self.config.cameras} if self.render_images else {},
