@@ -35,6 +35,7 @@ def test_list_names_what_is_registered() -> None:
         (["train", str(CONFIGS / "metaworld_mt10.yaml"), "polcy.history=3"], "did you mean 'policy'"),
         (["train", str(CONFIGS / "metaworld_mt10.yaml"), "data.path=nowhere"], "nowhere"),
         (["eval", str(CONFIGS / "metaworld_mt10.yaml"), "policy=nowhere"], "nowhere"),
+        (["eval", "paln"], "paln: no such file"),
         (["collect", str(CONFIGS / "metaworld_mt10.yaml"), "env.tasks=[drawer-opne]"], "drawer-open"),
         (["data", "info", "nowhere"], "nowhere"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
@@ -56,6 +57,12 @@ def test_a_mistake_is_status_2_without_traceback(
 def test_every_config_of_the_repository_is_valid(path: Path) -> None:
     result = runner.invoke(app, ["config", "check", str(path)])
     assert result.exit_code == 0, result.stderr
+
+
+def test_eval_without_a_config_says_so() -> None:
+    result = runner.invoke(app, ["eval"])
+    assert result.exit_code == 2
+    assert "Missing argument 'config'" in result.stderr.replace("CONFIG", "config")
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from vla.config import UserError, load_config, read_yaml, registered, schema
+
+
+class DefaultCommandGroup(TyperGroup):
+    """A group that hands its arguments to its command `run` where the first of them names no other command.
+
+    So `vla eval CONFIG` and `vla eval plan` live side by side; a config file called `plan` is written `./plan`.
+    """
+
+    default = "run"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help of the default command, as if it were the group's, then the other commands."""
+        self.commands[self.default].format_help(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
 
 app = typer.Typer(
     name="vla",
@@ -24,8 +45,12 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
 config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
+eval_app = typer.Typer(
+    help="Rollouts on unseen seeds, and the planning of them.", cls=DefaultCommandGroup, rich_markup_mode="markdown"
+)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+app.add_typer(eval_app, name="eval")
 console = Console()
 _EXTRA_OF = dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim") | {"tensorboard": "train"}
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -99,8 +124,10 @@ def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fals
         console.print(f"policy: {result.out / 'policy'} (step {result.step})")
 
 
-@app.command(
-    "eval", epilog="Example: `vla eval configs/metaworld_mt10.yaml policy=runs/mt10/policy episodes_per_task=50`"
+@eval_app.command(
+    "run",
+    hidden=True,
+    epilog="Example: `vla eval configs/metaworld_mt10.yaml policy=runs/mt10/policy episodes_per_task=50`",
 )
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
