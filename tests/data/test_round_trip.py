@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -173,3 +174,39 @@ def test_an_existing_folder_is_not_overwritten(write, spec, episode):
     with pytest.raises(DataError, match="closed"):
         closed.add_episode(episode(0))
     assert EpisodeDataset(Path(root)).num_episodes == 1
+
+
+def test_episodes_written_together_make_the_same_files(tmp_path, episode, spec, monkeypatch):
+    monkeypatch.setattr(writer, "OPEN_FILE_BYTES", 6000)
+    monkeypatch.setattr(writer, "EPISODES_PER_TABLE", 5)
+    episodes = [episode(i) for i in range(23)]
+    with DatasetWriter(tmp_path / "single", spec) as single:
+        for each in episodes:
+            single.add_episode(each)
+    with DatasetWriter(tmp_path / "groups", spec) as groups:
+        assert groups.add_episodes([]) == []
+        assert groups.add_episodes(episodes[:1]) == [0]
+        assert groups.add_episodes(episodes[1:14]) == list(range(1, 14))
+    with DatasetWriter(tmp_path / "groups", spec, resume=True) as groups:
+        groups.add_episodes(episodes[14:])
+
+    def tables(root):
+        return {str(p.relative_to(root)): pq.read_table(p) for p in root.rglob("*.parquet")}
+
+    one, many = tables(tmp_path / "single"), tables(tmp_path / "groups")
+    assert sum(name.startswith("data/") for name in one) > 3
+    assert set(one) == set(many)
+    assert all(one[name].equals(many[name]) for name in one)
+    infos = [json.loads((tmp_path / name / "meta" / "info.json").read_text()) for name in ("single", "groups")]
+    assert infos[0] == infos[1]
+
+
+def test_a_group_with_one_wrong_episode_writes_nothing(tmp_path, episode, spec):
+    with DatasetWriter(tmp_path / "data", spec) as groups:
+        groups.add_episode(episode(0))
+        wrong = dataclasses.replace(episode(2), actions=episode(2).actions[:, :1])
+        with pytest.raises(DataError, match="episode 2"):
+            groups.add_episodes([episode(1), wrong])
+        assert groups.num_episodes == 1
+        assert groups.add_episodes([episode(1)]) == [1]
+    assert EpisodeDataset(tmp_path / "data").num_episodes == 2

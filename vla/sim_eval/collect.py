@@ -9,10 +9,12 @@ The dataset is a pure function of the config: not of the number of workers, nor 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -27,11 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vla.config import Choice, Config, ConfigError, RootConfig, UserError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, encode_png
 from vla.sim_eval.env import EnvConfig, SimEnv, Task
+from vla.sim_eval.launchers import Launcher, cluster_workers, run_jobs
 from vla.sim_eval.seeding import episode_seed
-from vla.sim_eval.workers import run_ordered
 from vla.types import Spec
 
 MADE, MISSING = "made", "missing"
+SECONDS_PER_COMMIT = 2.0
 _console = Console(stderr=True)
 
 
@@ -77,7 +80,12 @@ class CollectConfig(RootConfig):
     paraphrases: Literal["primary", "all"] = "primary"
     """Instruct each episode by the task's primary text, or by one drawn from all its texts."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes; by default one for each core that this process may use."""
+    """Workers; by default one for each core that this process may use, or for each CPU of the Ray cluster."""
+    launcher: Launcher = "local"
+    """Where the workers run: "local" for this machine, "ray" for the Ray cluster at `ray_address`. The dataset is the
+    same."""
+    ray_address: str = "auto"
+    """host:port of a Ray cluster; "auto" finds the one that `ray start` has started on this machine."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Outcome:
 def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     """Makes the dataset and returns its folder.
 
-    A killed collection keeps all episodes but those in progress, and `resume=True` continues to the same
+    A killed collection keeps all episodes but those of the last seconds, and `resume=True` continues to the same
     dataset; it may also ask for more episodes per task than before. Worker processes are spawned: a script
     must call this under `if __name__ == "__main__":`.
 
@@ -124,8 +132,14 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         done = _done(config.out) if writer.num_episodes else set()
         jobs = [Job(task, i) for task in env.suite().tasks for i in range(config.episodes_per_task)]
         jobs = [job for job in jobs if (job.task.name, job.episode) not in done]
-        workers = min(config.workers or _cores(), max(1, len(jobs)))
-        outcomes = run_ordered(functools.partial(Demonstrator, config), jobs, workers=workers)
+        most = config.workers or (cluster_workers(config.ray_address) if config.launcher == "ray" else _cores())
+        outcomes = run_jobs(
+            config.launcher,
+            functools.partial(Demonstrator, config),
+            jobs,
+            workers=min(most, max(1, len(jobs))),
+            ray_address=config.ray_address,
+        )
         counts = _write(writer, outcomes, len(jobs))
     _report(counts, {task for task, _ in done}, config)
     return config.out
@@ -135,22 +149,40 @@ def _write(writer: DatasetWriter, outcomes: Generator[Outcome, None, None], tota
     """Writes the episodes as they come; counts (task, "made" | "missing" | failure of a try)."""
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
     counts: Counter[tuple[str, str]] = Counter()
-    frames = 0
+    frames, group = 0, _Group(writer)
     with Progress(*text, TimeElapsedColumn(), TimeRemainingColumn(), console=_console) as progress:
         bar = progress.add_task("collecting", total=total, speed="")
-        try:
-            for outcome in outcomes:
-                if outcome.episode is not None:
-                    writer.add_episode(outcome.episode)
-                    frames += len(outcome.episode)
-                task = outcome.job.task.name
-                counts[task, MISSING if outcome.episode is None else MADE] += 1
-                counts.update((task, failure) for failure in outcome.failures)
-                speed = f"{frames / max(progress.tasks[0].elapsed or 0.0, 1e-9):.0f} frames/s"
-                progress.update(bar, advance=1, description=task, speed=speed)
-        finally:
-            outcomes.close()
+        with contextlib.closing(outcomes):
+            try:
+                for outcome in outcomes:
+                    if outcome.episode is not None:
+                        group.add(outcome.episode)
+                        frames += len(outcome.episode)
+                    task = outcome.job.task.name
+                    counts[task, MISSING if outcome.episode is None else MADE] += 1
+                    counts.update((task, failure) for failure in outcome.failures)
+                    speed = f"{frames / max(progress.tasks[0].elapsed or 0.0, 1e-9):.0f} frames/s"
+                    progress.update(bar, advance=1, description=task, speed=speed)
+            finally:
+                group.write()
     return counts
+
+
+class _Group:
+    """Episodes that are written together: a commit costs about the same for one as for a second's worth."""
+
+    def __init__(self, writer: DatasetWriter) -> None:
+        self._writer, self._episodes, self._since = writer, list[Episode](), time.monotonic()
+
+    def add(self, episode: Episode) -> None:
+        self._episodes.append(episode)
+        if time.monotonic() - self._since > SECONDS_PER_COMMIT:
+            self.write()
+
+    def write(self) -> None:
+        episodes, self._episodes = self._episodes, []
+        self._writer.add_episodes(episodes)
+        self._since = time.monotonic()
 
 
 def _report(counts: Counter[tuple[str, str]], had_episodes: set[str], config: CollectConfig) -> None:
@@ -178,7 +210,9 @@ def _cores() -> int:
 
 def _what_is_made(config: CollectConfig) -> dict[str, Any]:
     """The part of the config that decides what an episode holds."""
-    return config.model_dump(mode="json", exclude={"out", "workers", "episodes_per_task", "version"})
+    return config.model_dump(
+        mode="json", exclude={"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"}
+    )
 
 
 def _check_same(out: Path, what: dict[str, Any]) -> None:
