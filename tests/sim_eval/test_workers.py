@@ -1,4 +1,4 @@
-"""The jobs are functions of the standard library, which every spawned process can import."""
+"""Most jobs are functions of the standard library, which every spawned process can import."""
 
 import functools
 import operator
@@ -8,6 +8,17 @@ import time
 import pytest
 
 from vla.sim_eval.workers import WorkerError, run_ordered
+
+
+class Mortal:
+    """Ends its process at the first sight of a job, which it marks by a folder of that name."""
+
+    def __call__(self, job):
+        if not os.path.exists(job):
+            os.mkdir(job)
+            os._exit(3)
+        return job
+
 
 power_of_two = functools.partial(functools.partial, pow, 2)
 sleep = functools.partial(functools.partial, time.sleep)
@@ -47,6 +58,11 @@ def test_a_job_that_raises_is_named(workers):
 def test_a_worker_that_dies_is_told_with_its_job():
     with pytest.raises(WorkerError, match="job 17: the worker process ended with exit code 17"):
         list(run_ordered(exit_with, [17], workers=2, describe=lambda job: f"job {job}"))
+
+
+def test_a_job_whose_worker_dies_is_done_again(tmp_path):
+    marks = [str(tmp_path / str(i)) for i in range(3)]
+    assert list(run_ordered(Mortal, marks, workers=2)) == marks
 
 
 def test_closing_ends_the_workers_at_once():

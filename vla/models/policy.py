@@ -153,7 +153,10 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         distinct = list(dict.fromkeys(instructions))
         place = {text: i for i, text in enumerate(distinct)}
         index_B = torch.tensor([place[text] for text in instructions], device=self.device)
-        return self.language.embed(distinct).to(self.device), index_B
+        # one by one: a vector's last bits depend on the texts encoded beside it, and control must not depend on who
+        # has asked for which text first
+        vectors_UE = torch.cat([self.language.embed([text]) for text in distinct])
+        return vectors_UE.to(self.device), index_B
 
     # --- storage --------------------------------------------------------------------------------------
 

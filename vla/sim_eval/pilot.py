@@ -73,11 +73,16 @@ class Pilot:
         if problems := self.actor.spec.differences(config.spec()):
             raise SpecError("the policy does not fit the env:\n" + "\n".join(f"  {line}" for line in problems))
 
-    def act(self, robots: Sequence[Robot], images: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def act(
+        self, robots: Sequence[Robot], images: dict[str, np.ndarray], *, seed: int | None = None
+    ) -> list[np.ndarray]:
         """The actions (n, A) that each waiting robot executes next; images: camera -> uint8 (B, H, W, 3).
 
+        With a seed, a policy that draws from torch's own generators draws the same at every repetition.
         Raises ActionError where the policy gives no usable actions.
         """
+        if seed is not None:
+            _seed(self.actor, seed)
         chosen: list[np.ndarray] = [np.empty(0)] * len(robots)
         # memory=None starts an episode, so robots that start cannot share a batch with the others.
         fresh = [i for i, robot in enumerate(robots) if robot.recollection is None]
@@ -136,27 +141,45 @@ def _recall(robots: Sequence[Robot]) -> Any:
 
 def thinks_on_cpu(actor: object) -> bool:
     """Whether the policy computes on the processor that the envs need too."""
+    device = _device(actor)
+    return device is not None and device.type == "cpu"
+
+
+def _device(actor: object) -> torch.device | None:
     parameter = next(actor.parameters(), None) if isinstance(actor, torch.nn.Module) else None
-    return parameter is not None and parameter.device.type == "cpu"
+    return None if parameter is None else parameter.device
+
+
+def _seed(actor: object, seed: int) -> None:
+    # not torch.manual_seed: it would reach for every device of the machine, at every control step
+    torch.default_generator.manual_seed(seed)
+    device = _device(actor)
+    if device is not None and device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 @contextlib.contextmanager
 def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
-    """Evaluation mode without gradients; a policy in the midst of its training gets its mode back.
+    """Evaluation mode without gradients; afterwards everything is as it was: the policy's mode, torch's generators.
+
+    Denormal numbers are flushed to zero meanwhile, as in training: whether they are must not depend on who asks.
 
     threads: for torch meanwhile. More threads than free cores cost dearly: they wait for each other in busy
     loops (on two cores that also rendered, two threads took 40 times as long as one).
     """
-    module = actor if isinstance(actor, torch.nn.Module) else None
+    module, device = actor if isinstance(actor, torch.nn.Module) else None, _device(actor)
     was_training, had_threads = module is not None and module.training, torch.get_num_threads()
+    flushed = float(torch.tensor(1e-39) * 1.0) == 0.0  # torch has no way to ask
     if module is not None:
         module.eval()
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
             yield
     finally:
+        torch.set_flush_denormal(flushed)
         torch.set_num_threads(had_threads)
         if module is not None:
             module.train(was_training)

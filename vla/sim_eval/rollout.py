@@ -1,50 +1,36 @@
 """Plays episodes: envs step and render in worker processes while the policy thinks here, in batches.
 
-As soon as half of the running envs wait for an action, the policy acts on all that wait; the others step
-and render meanwhile. An env whose episode is over gets the next one of its task, so that few envs are
-built. The seed of an episode depends on (task, episode) alone: every policy meets the same starts, and
-neither the number of workers nor the order of events changes an episode (but for the rounding of batched
-arithmetic).
+Episodes are reproducible to the bit. The seed of an episode depends on (task, episode) alone, so every policy
+meets the same starts; the batches in which the policy acts depend on the list of episodes alone (`lockstep`), and
+an episode that loses its worker is led to where it was by its past actions. So on one machine the records are
+the same for any number of workers, local or on a Ray cluster, and whatever was killed meanwhile, provided that
+
+- envs are reproducible, which `check_env` looks at;
+- `act` is a function of observation and memory (random numbers of torch's own generators are seeded);
+- `batch_size` and `threads` stay as they are, for they decide how sums are rounded.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.pilot import ActionError, Pilot, Robot, inference, thinks_on_cpu
+from vla.sim_eval.launchers import Launcher, open_pool
+from vla.sim_eval.lockstep import Group, GroupQueue, Member, make_groups
+from vla.sim_eval.pilot import ActionError, Pilot, inference, thinks_on_cpu
 from vla.sim_eval.rollout_pool import Lost, Pool, RolloutError
 from vla.sim_eval.rollout_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
 from vla.types import Actor
 
-
-class JobQueue:
-    """Episodes that wait, handed out so that a slot keeps its task: building an env costs seconds."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._waiting: dict[str, deque[Job]] = {}
-        for job in jobs:
-            self._waiting.setdefault(job.task, deque()).append(job)
-
-    def next(self, task: str | None, running: Counter[str]) -> Job | None:
-        """The next job for a slot whose env is of `task`, given how many slots play each task.
-
-        A slot whose own task is finished goes where most episodes wait for each slot, if enough wait to be worth
-        another env.
-        """
-        if task is not None and self._waiting.get(task):
-            return self._waiting[task].popleft()
-        worth = [name for name, jobs in self._waiting.items() if jobs and len(jobs) >= 2 * running[name]]
-        if not worth:
-            return None
-        return self._waiting[max(worth, key=lambda t: len(self._waiting[t]) / (1 + running[t]))].popleft()
-
-    def put_back(self, job: Job) -> None:
-        self._waiting[job.task].appendleft(job)
+BATCH_SIZE = 4
+RETRIES = 3
+KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
 
 
 def cores() -> int:
@@ -58,9 +44,15 @@ def default_workers(actor: object) -> int:
 
 
 @dataclass
-class _Running:
-    job: Job
-    robot: Robot
+class RolloutStats:
+    """What happened on the way. `lost`: task, seed and cause of each loss of a worker."""
+
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def lost_workers(self) -> int:
+        """Workers that died or hung and were replaced."""
+        return len(self.lost)
 
 
 def rollout(
@@ -70,10 +62,16 @@ def rollout(
     *,
     workers: int = 0,
     num_envs: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    threads: int | None = None,
     replan_every: int = 1,
     ensemble: float | None = None,
     timeout: float = 300.0,
+    retries: int = RETRIES,
+    launcher: Launcher = "local",
+    ray_address: str = "auto",
     on_done: Callable[[EpisodeRecord], None] = lambda record: None,
+    stats: RolloutStats | None = None,
 ) -> list[EpisodeRecord]:
     """Plays `jobs` and returns their records in the order of the jobs.
 
@@ -81,94 +79,160 @@ def rollout(
         config: the envs.
         jobs: episodes; those with the driver "parent" are played by `actor`.
         actor: the policy; not needed for the drivers "expert" and "random".
-        workers: processes that hold the envs; 0 keeps the envs in this process.
-        num_envs: episodes that run at the same time, in all; default four for each worker.
+        workers: processes (or Ray actors) that hold the envs; 0 keeps the envs in this process.
+        num_envs: episodes that run at the same time, in all; default one batch for each worker, at least two.
+        batch_size: episodes of a task that advance in lockstep and share the policy's batches; at most `num_envs`.
+        threads: of the policy's arithmetic; default half of this machine's cores, whatever the number of workers.
         replan_every: steps of a chunk that are executed before the next `act`.
         ensemble: decay of temporal ensembling over chunks, None for none.
         timeout: seconds without an answer after which a worker counts as hung. A worker that hangs or dies is
-            replaced and its episodes are played again, once.
+            replaced, and its episodes go on where they were.
+        retries: how often an episode may lose a worker that had it in hand (signals from outside do not count).
+        launcher: "local" for processes of this machine, "ray" for actors of the cluster at `ray_address`.
         on_done: called with each record as it comes in.
+        stats: filled with what happened on the way.
 
     Raises UserError where there is nothing to play or the options contradict the policy, SpecError where the
-    env does not fit the policy, RolloutError where an env raises or a worker dies or hangs twice in one
-    episode. ActionError where the policy gives no usable actions. What the
-    policy itself raises passes through.
+    env does not fit the policy, RolloutError where an env raises, breaks its contract, or loses its worker too
+    often. ActionError where the policy gives no usable actions. What the policy itself raises passes through.
     """
     if not jobs:
         raise UserError("no episodes to play: the number of episodes and the list of tasks must not be empty")
-    if any(job.driver == "parent" for job in jobs) and actor is None:
+    thinks = any(job.driver == "parent" for job in jobs)
+    if thinks and actor is None:
         raise ValueError("jobs of the driver 'parent' need an actor")
     pilot = None if actor is None else Pilot(actor, replan_every=replan_every, ensemble=ensemble)
     if pilot is not None:
         pilot.check(config)
+    groups = make_groups(jobs, batch_size if num_envs is None else min(batch_size, num_envs))
+    size = max(len(group.jobs) for group in groups)
     # Episodes without a policy run through in their worker: more envs than workers would only cost memory.
-    envs = max(workers, 1) if all(job.driver != "parent" for job in jobs) else num_envs or 4 * max(workers, 1)
-    slots = min(len(jobs), envs)
+    wanted = max(workers, 1)
+    if thinks:
+        wanted = num_envs // size if num_envs else max(workers, 2) if workers else 1
+    places = min(len(groups), wanted)
+    workers = min(workers, places * size)
     cameras = tuple(config.spec().cameras) if actor is None else tuple(actor.spec.cameras)
-    workers = min(workers, slots)
-    threads = max(1, cores() - workers) if workers else None
     with (
-        Pool(config, cameras, slots=slots, workers=workers, timeout=timeout) as pool,
-        inference(actor, threads=threads),
+        open_pool(
+            launcher,
+            config,
+            cameras,
+            slots=places * size,
+            workers=workers,
+            timeout=timeout,
+            ray_address=ray_address,
+        ) as pool,
+        inference(actor, threads=threads or max(1, cores() // 2)),
     ):
-        records = _play(pool, JobQueue(jobs), len(jobs), pilot, on_done)
+        play = _Play(pool, pilot, places, size, retries, on_done, stats if stats is not None else RolloutStats())
+        records = play.run(groups)
     return [records[job.task, job.episode] for job in jobs]
 
 
-def _play(
-    pool: Pool, queue: JobQueue, total: int, pilot: Pilot | None, on_done: Callable[[EpisodeRecord], None]
-) -> dict[tuple[str, int], EpisodeRecord]:
-    records: dict[tuple[str, int], EpisodeRecord] = {}
-    running: dict[int, _Running] = {}  # slot -> episode
-    tasks: dict[int, str] = {}  # slot -> task of its env
-    lost_before: set[tuple[str, int]] = set()
-    while len(records) < total:
-        for slot in pool.idle_slots(running):
-            job = queue.next(tasks.get(slot), Counter(r.job.task for r in running.values()))
-            if job is None:
+class _Play:
+    """Groups on their places: place p owns the slots from p * size on."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        pilot: Pilot | None,
+        places: int,
+        size: int,
+        retries: int,
+        on_done: Callable[[EpisodeRecord], None],
+        stats: RolloutStats,
+    ) -> None:
+        self.pool, self.pilot, self.size = pool, pilot, size
+        self.retries, self.on_done, self.stats = retries, on_done, stats
+        self.groups: list[Group | None] = [None] * places
+        self.tasks: list[str | None] = [None] * places
+        self.records: dict[tuple[str, int], EpisodeRecord] = {}
+
+    def run(self, groups: Sequence[Group]) -> dict[tuple[str, int], EpisodeRecord]:
+        queue, total = GroupQueue(groups), sum(len(group.jobs) for group in groups)
+        while len(self.records) < total:
+            self._begin(queue)
+            for group in self.groups:
+                if group is not None and group.ready:
+                    self._act(group)
+            for answer in self.pool.receive():
+                self._take(answer)
+        return self.records
+
+    def _begin(self, queue: GroupQueue) -> None:
+        """Starts the next groups on the places that are free."""
+        for place, group in enumerate(self.groups):
+            if group is not None and group.members:
                 continue
-            running[slot], tasks[slot] = _Running(job, Robot()), job.task
-            pool.send(Start(slot, job))
-        waiting = [slot for slot, r in running.items() if r.robot.state is not None]
-        if pilot is not None and waiting and 2 * len(waiting) >= len(running):
-            chosen = pilot.act([running[slot].robot for slot in waiting], pool.gather(waiting))
-            for slot, actions in zip(waiting, chosen, strict=True):
-                pool.send(Act(slot, actions))
-        for answer in pool.receive():
-            if isinstance(answer, Lost):
-                _requeue(answer, running, tasks, queue, lost_before)
-            elif isinstance(answer, Failed):
-                job = running[answer.slot].job
-                raise RolloutError(f"task {job.task!r}, seed {job.seed}: the env raised\n{answer.traceback}")
-            elif isinstance(answer, Ready):
-                robot = running[answer.slot].robot
-                robot.state, robot.instruction = answer.state, answer.instruction
-            elif isinstance(answer, Done):
-                record = answer.record
-                del running[answer.slot]
-                records[record.task, record.episode] = record
-                on_done(record)
-    return records
+            running = Counter(other.task for other in self.groups if other is not None and other.members)
+            self.groups[place] = group = queue.next(self.tasks[place], running)
+            if group is None:
+                continue
+            self.tasks[place] = group.task
+            for slot, job in enumerate(group.jobs, start=place * self.size):
+                group.members[slot] = Member(job)
+                self.pool.send(Start(slot, job))
+
+    def _act(self, group: Group) -> None:
+        assert self.pilot is not None
+        slots = list(group.members)
+        robots = [member.robot for member in group.members.values()]
+        chosen = self.pilot.act(robots, self.pool.gather(slots), seed=group.next_seed())
+        for slot, actions in zip(slots, chosen, strict=True):
+            group.members[slot].past.append(actions)
+            self.pool.send(Act(slot, actions))
+
+    def _take(self, answer: Ready | Done | Failed | Lost) -> None:
+        if isinstance(answer, Lost):
+            self._retry(answer)
+            return
+        members = self._members(answer.slot)
+        member = members[answer.slot]
+        if isinstance(answer, Failed):
+            raise RolloutError(f"{_named(member.job)}: {answer.reason}")
+        if isinstance(answer, Ready):
+            member.robot.state, member.robot.instruction = answer.state, answer.instruction
+            return
+        del members[answer.slot]
+        self.records[answer.record.task, answer.record.episode] = answer.record
+        self.on_done(answer.record)
+
+    def _retry(self, lost: Lost) -> None:
+        """Leads the episodes of a lost worker to where they were. Raises where one has cost too many workers."""
+        culprit = self._members(lost.working_on)[lost.working_on]
+        culprit.kills += lost.from_outside
+        culprit.deaths += not lost.from_outside
+        what = f"{_named(culprit.job)}: the worker process {lost.reason}"
+        if culprit.deaths > self.retries or culprit.kills > KILLS:
+            raise RolloutError(
+                f"{what}; it is the {_ordinal(culprit.deaths + culprit.kills)} that this episode has lost"
+            )
+        self.stats.lost.append(what)
+        for slot in lost.slots:
+            if (member := self._members(slot).get(slot)) is not None:
+                member.robot.state = None
+                past = np.concatenate(member.past) if member.past else None
+                self.pool.send(Start(slot, member.job, past))
+
+    def _members(self, slot: int) -> dict[int, Member]:
+        group = self.groups[slot // self.size]
+        return {} if group is None else group.members
 
 
-def _requeue(
-    lost: Lost,
-    running: dict[int, _Running],
-    tasks: dict[int, str],
-    queue: JobQueue,
-    lost_before: set[tuple[str, int]],
-) -> None:
-    """Puts the episodes of a dead worker back; raises where the one in work has killed a worker before."""
-    culprit = running[lost.working_on].job
-    if (culprit.task, culprit.episode) in lost_before:
-        raise RolloutError(
-            f"task {culprit.task!r}, seed {culprit.seed}: the worker process {lost.reason}, twice in this episode"
-        )
-    lost_before.add((culprit.task, culprit.episode))
-    for slot in lost.slots:
-        tasks.pop(slot, None)
-        if slot in running:
-            queue.put_back(running.pop(slot).job)
+def _named(job: Job) -> str:
+    return f"task {job.task!r}, seed {job.seed}"
 
 
-__all__ = ["ActionError", "JobQueue", "RolloutError", "cores", "default_workers", "rollout"]
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
+
+
+__all__ = [
+    "ActionError",
+    "RolloutError",
+    "RolloutStats",
+    "cores",
+    "default_workers",
+    "rollout",
+]

@@ -1,15 +1,17 @@
-"""Worker processes for rollouts: start, talk, notice the dead and the hung, replace, end."""
+"""Slots for envs, and the worker processes of this machine that hold them: start, talk, notice the dead and the
+hung, replace, end."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import multiprocessing.connection
+import signal
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,28 +35,97 @@ class Lost:
         slots: the slots that the worker held.
         working_on: the slot whose command it had in hand.
         reason: completes "the worker process ...".
+        from_outside: it was ended by somebody else (a signal, a node of a cluster), so its episode may be innocent.
     """
 
     slots: tuple[int, ...]
     working_on: int
     reason: str
+    from_outside: bool = False
+
+
+class Pool(Protocol):
+    """Slots, each with room for one env and at most one command under way."""
+
+    def send(self, command: Command) -> None:
+        """Hands a command to the slot's worker. A worker that is gone is noticed by `receive`."""
+
+    def receive(self) -> list[Answer | Lost]:
+        """Waits until at least one worker has answered or is lost; returns all that has come."""
+
+    def gather(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
+        """camera -> a copy of the images of `slots`, uint8 (B, H, W, 3)."""
+
+    def close(self) -> None:
+        """Ends all workers."""
+
+
+@dataclass
+class Duty:
+    """What a worker is to do.
+
+    Attributes:
+        slots: the slots that it holds.
+        pending: slots with a command under way, oldest first.
+        heard: when it last answered, or was sent something while it had nothing to do.
+        up: whether it has started: imports take longer than any step.
+    """
+
+    slots: tuple[int, ...]
+    pending: deque[int] = field(default_factory=deque)
+    heard: float = 0.0
+    up: bool = False
+
+    def sent(self, slot: int) -> None:
+        if not self.pending:
+            self.heard = time.monotonic()
+        self.pending.append(slot)
+
+    def answered(self, slot: int | None = None) -> None:
+        """slot: whose command is done; None for a mere sign of life."""
+        self.heard, self.up = time.monotonic(), True
+        if slot is not None:
+            self.pending.remove(slot)
+
+    def overdue(self, timeout: float) -> str:
+        """Why the worker counts as hung; empty while it does not."""
+        patience = timeout if self.up else max(timeout, START_SECONDS)
+        hung = self.pending and time.monotonic() - self.heard > patience
+        return f"gave no answer for {patience:g} seconds" if hung else ""
+
+
+class InlinePool:
+    """All slots in this process."""
+
+    def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int) -> None:
+        sizes = config.spec().cameras
+        self._images = {camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras}
+        self._host = EnvHost(config, self._images)
+        self._answers: list[Answer | Lost] = []
+
+    def send(self, command: Command) -> None:
+        self._answers.append(self._host.handle(command))
+
+    def receive(self) -> list[Answer | Lost]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def gather(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
+        return {camera: images[list(slots)] for camera, images in self._images.items()}
+
+    def close(self) -> None:
+        self._host.close()
 
 
 @dataclass
 class _Worker:
     process: Any
     pipe: Any
-    slots: tuple[int, ...]
-    pending: deque[int] = field(default_factory=deque)  # slots with a command under way, oldest first
-    heard: float = 0.0  # when it last answered, or was sent something while it had nothing to do
-    up: bool = False  # whether it has started: imports take longer than any step
+    duty: Duty
 
 
-class Pool:
-    """Slots for envs, spread over worker processes (or in this process where `workers` is 0).
-
-    Images come through shared memory, commands and answers through pipes.
-    """
+class LocalPool:
+    """Slots spread over processes of this machine. Images come through shared memory, the rest through pipes."""
 
     def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float) -> None:
         self._config, self._slots, self._timeout = config, slots, timeout
@@ -64,8 +135,6 @@ class Pool:
             c: self._context.RawArray(ctypes.c_uint8, slots * sizes[c][0] * sizes[c][1] * 3) for c in cameras
         }
         self._images = shared_views(config, self._buffers, slots)
-        self._local = EnvHost(config, self._images) if workers == 0 else None
-        self._answers: deque[Answer] = deque()
         self._workers: list[_Worker] = []
         self._of_slot: dict[int, _Worker] = {}
         try:
@@ -82,42 +151,25 @@ class Pool:
         )
         process.start()
         theirs.close()
-        worker = _Worker(process, mine, slots)
+        worker = _Worker(process, mine, Duty(slots))
         self._workers.append(worker)
         self._of_slot.update(dict.fromkeys(slots, worker))
 
-    def idle_slots(self, busy: Collection[int]) -> list[int]:
-        return [slot for slot in range(self._slots) if slot not in busy]
-
     def gather(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
-        """camera -> a copy of the images of `slots`, uint8 (B, H, W, 3)."""
         return {camera: images[list(slots)] for camera, images in self._images.items()}
 
     def send(self, command: Command) -> None:
-        """Hands a command to the slot's worker. A worker that is gone is noticed by `receive`."""
-        if self._local is not None:
-            self._answers.append(self._local.handle(command))
-            return
         worker = self._of_slot[command.slot]
-        if not worker.pending:
-            worker.heard = time.monotonic()
-        worker.pending.append(command.slot)
+        worker.duty.sent(command.slot)
         try:
             worker.pipe.send(command)
         except (BrokenPipeError, ConnectionResetError):
             worker.process.join(1)
 
     def receive(self) -> list[Answer | Lost]:
-        """Waits until at least one worker has answered or is lost; returns all that has come."""
-        if self._local is not None:
-            done: list[Answer | Lost] = list(self._answers)
-            self._answers.clear()
-            return done
-        busy = [worker for worker in self._workers if worker.pending]
-        if not busy:
-            return []
+        busy = [worker for worker in self._workers if worker.duty.pending]
         found: list[Answer | Lost] = []
-        while not found:
+        while busy and not found:
             multiprocessing.connection.wait([w.pipe for w in busy] + [w.process.sentinel for w in busy], timeout=1.0)
             for worker in busy:
                 found += self._read(worker)
@@ -128,31 +180,26 @@ class Pool:
         try:
             while worker.pipe.poll():
                 answer: Answer | None = worker.pipe.recv()
-                worker.heard = time.monotonic()
-                worker.up = True
-                if answer is not None:  # None is its first sign of life
-                    worker.pending.remove(answer.slot)
+                worker.duty.answered(None if answer is None else answer.slot)  # None is its first sign of life
+                if answer is not None:
                     answers.append(answer)
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             worker.process.join(1)
-        if worker.pending and not worker.process.is_alive() and not worker.pipe.closed:
-            return [*answers, self._replace(worker, _cause_of_death(worker.process.exitcode))]
-        patience = self._timeout if worker.up else max(self._timeout, START_SECONDS)
-        if worker.pending and time.monotonic() - worker.heard > patience:
-            return [*answers, self._replace(worker, f"gave no answer for {patience:g} seconds")]
+        if worker.duty.pending and not worker.process.is_alive():
+            code = worker.process.exitcode
+            answers.append(self._replace(worker, _cause_of_death(code), code in (-signal.SIGKILL, -signal.SIGTERM)))
+        elif reason := worker.duty.overdue(self._timeout):
+            answers.append(self._replace(worker, reason, False))
         return answers
 
-    def _replace(self, worker: _Worker, reason: str) -> Lost:
-        working_on = worker.pending[0]
+    def _replace(self, worker: _Worker, reason: str, from_outside: bool) -> Lost:
         self._workers.remove(worker)
         _kill(worker)
-        self._add_worker(worker.slots)
-        return Lost(worker.slots, working_on, reason)
+        self._add_worker(worker.duty.slots)
+        return Lost(worker.duty.slots, worker.duty.pending[0], reason, from_outside)
 
     def close(self) -> None:
         """Ends all workers: asks, waits a little, then kills."""
-        if self._local is not None:
-            self._local.close()
         for worker in self._workers:
             try:
                 worker.pipe.send(None)
@@ -163,12 +210,6 @@ class Pool:
             worker.process.join(max(0.0, deadline - time.monotonic()))
             _kill(worker)
         self._workers.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _cause_of_death(exit_code: int) -> str:

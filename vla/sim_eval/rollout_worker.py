@@ -2,8 +2,8 @@
 
 The parent sends one command at a time for each *slot* (one env): `Start` an episode, then `Act` for every
 chunk of actions. The answer is `Ready` (the robot waits for an action; its picture lies in the shared
-images), `Done` (the episode is over) or `Failed` (the env raised). The scripted expert and the random
-baseline need no parent: their episodes run here to the end.
+images), `Done` (the episode is over) or `Failed` (the env raised or broke its contract). The scripted expert
+and the random baseline need no parent: their episodes run here to the end.
 """
 
 from __future__ import annotations
@@ -18,15 +18,26 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vla.sim_eval.check import EnvError
+from vla.sim_eval.contract import check_images, checked_reset, checked_step
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.video import VideoWriter
 
 Driver = Literal["parent", "expert", "random"]
+FILM_BYTES = 8_000_000  # of memory for an episode that is filmed in case it fails
 
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to be played."""
+    """One episode to be played.
+
+    Attributes:
+        driver: who acts: a policy in the parent, the scripted expert, or chance.
+        after_success_steps: steps to play after the first success.
+        video: file for a film of every step; None films nothing.
+        failure_video: file for a film of what the policy saw, should it fail; None films nothing. It is not written
+            where the worker has filmed `failure_videos` earlier episodes that failed alike.
+    """
 
     task: str
     group: str
@@ -36,6 +47,8 @@ class Job:
     driver: Driver = "parent"
     after_success_steps: int = 0
     video: Path | None = None
+    failure_video: Path | None = None
+    failure_videos: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,11 @@ class EpisodeRecord:
 
 @dataclass(frozen=True)
 class Start:
+    """past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to where it was."""
+
     slot: int
     job: Job
+    past: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +111,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
+    """reason: completes "task ..., seed ...: "."""
+
     slot: int
-    traceback: str
+    reason: str
 
 
 Command = Start | Act
@@ -112,33 +130,47 @@ class EpisodePlayer:
         self.success, self.success_ever = False, False
         self._after_success = 0
         self._watched = job.video is not None
-        self._video = VideoWriter(job.video, fps=env.spec_.control_hz) if job.video is not None else None
+        self._video = _film_of(job, env.spec_.control_hz)
         env.render_images = self._watched or job.driver == "parent"
-        self.observation, self.info = env.reset(seed=job.seed)
+        self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.spec_)
         self.instruction = str(self.info["instruction"])
-        self._film()
+        self._film(self.observation)
 
     def step(self, action: np.ndarray, *, look: bool = True) -> None:
         """Executes one action (A,); `look`: whether an actor will see the images that follow."""
         self.env.render_images = look or self._watched
-        self.observation, reward, terminated, truncated, self.info = self.env.step(action)
+        self.observation, reward, ended, self.info = checked_step(self.env.step(action), self.env.spec_)
         self.steps += 1
-        self.return_ += float(reward)
+        self.return_ += reward
         self.success = bool(self.info["success"])
         if self.success_ever:
             self._after_success += 1
         self.success_ever = self.success_ever or self.success
         satisfied = self.success_ever and self._after_success >= self.job.after_success_steps
-        self.over = satisfied or bool(terminated or truncated) or self.steps >= self.job.horizon
-        self._film()
+        self.over = satisfied or ended or self.steps >= self.job.horizon
+        if self.env.render_images:
+            self._film(self.observation)
 
-    def _film(self) -> None:
+    def _film(self, observation: dict[str, Any]) -> None:
         if self._video is not None:
-            self._video.add(np.concatenate(list(self.observation["images"].values()), axis=1))
+            check_images(observation, self.env.spec_.cameras, self.env.spec_)
+            self._video.add(np.concatenate(list(observation["images"].values()), axis=1), self.steps)
 
-    def record(self) -> EpisodeRecord:
-        """Ends the episode."""
-        if self._video is not None:
+    @property
+    def filmed(self) -> bool:
+        return self._video is not None
+
+    @property
+    def failure(self) -> str:
+        """How far the episode came, in the simulator's words; empty after a success."""
+        return "" if self.success_ever else str(self.info.get("failure") or "time limit")
+
+    def record(self, *, keep_film: bool = True) -> EpisodeRecord:
+        """Ends the episode; writes its film, if there is one to keep."""
+        if self._video is not None and keep_film:
+            if self._video.last_step < self.steps:  # it ended within a chunk: nobody has looked since
+                self.env.render_images = True
+                self._film(self.env.observe())
             self._video.close()
         job = self.job
         return EpisodeRecord(
@@ -151,10 +183,18 @@ class EpisodePlayer:
             success_at_end=self.success,
             steps=self.steps,
             return_=self.return_,
-            failure="" if self.success_ever else str(self.info.get("failure") or "time limit"),
+            failure=self.failure,
             video=f"{job.video.parent.name}/{job.video.name}" if job.video is not None else "",
             failure_step=-1 if self.success_ever else int(self.info.get("failure_step", self.steps)),
         )
+
+
+def _film_of(job: Job, fps: float) -> VideoWriter | None:
+    if job.video is not None:
+        return VideoWriter(job.video, fps)
+    if job.failure_video is not None and job.driver == "parent":  # for the others nobody draws
+        return VideoWriter(job.failure_video, fps, max_bytes=FILM_BYTES)
+    return None
 
 
 class EnvHost:
@@ -165,13 +205,16 @@ class EnvHost:
         self._config, self._images = config, images
         self._envs: dict[int, tuple[str, SimEnv]] = {}
         self._players: dict[int, EpisodePlayer] = {}
+        self._filmed: dict[tuple[str, str], list[int]] = {}  # (task, failure) -> episodes
 
     def handle(self, command: Command) -> Answer:
-        """Carries out a command; what the env raises comes back as `Failed`."""
+        """Carries out a command; what the env raises or does wrong comes back as `Failed`."""
         try:
-            return self._start(command) if isinstance(command, Start) else self._act(command)
+            return self._start(command) if isinstance(command, Start) else self._act(command.slot, command.actions)
+        except EnvError as error:
+            return Failed(command.slot, f"the env breaks its contract (check_env looks for more)\n{error}")
         except Exception:
-            return Failed(command.slot, traceback.format_exc())
+            return Failed(command.slot, f"the env raised\n{traceback.format_exc()}")
 
     def _start(self, command: Start) -> Answer:
         job, slot = command.job, command.slot
@@ -184,24 +227,43 @@ class EnvHost:
         player = EpisodePlayer(env, job)
         if job.driver == "parent":
             self._players[slot] = player
-            return self._ready(slot, player)
+            return self._ready(slot, player) if command.past is None else self._act(slot, command.past, look=True)
         low, high = (np.asarray(v, dtype=np.float32) for v in (env.spec_.action_low, env.spec_.action_high))
         rng = np.random.default_rng(job.seed)
         while not player.over:
             action = env.expert_action() if job.driver == "expert" else rng.uniform(low, high).astype(np.float32)
             player.step(np.clip(action, low, high), look=False)
-        return Done(slot, player.record())
+        return self._done(slot, player)
 
-    def _act(self, command: Act) -> Answer:
-        player = self._players[command.slot]
-        for i, action in enumerate(command.actions):
-            player.step(action, look=i == len(command.actions) - 1)
+    def _act(self, slot: int, actions: np.ndarray, *, look: bool = False) -> Answer:
+        """look: whether every step is drawn, for the film of an episode that lost its first worker."""
+        player = self._players[slot]
+        look = look and player.filmed
+        for i, action in enumerate(actions):
+            player.step(action, look=look or i == len(actions) - 1)
             if player.over:
-                del self._players[command.slot]
-                return Done(command.slot, player.record())
-        return self._ready(command.slot, player)
+                del self._players[slot]
+                return self._done(slot, player)
+        return self._ready(slot, player)
+
+    def _done(self, slot: int, player: EpisodePlayer) -> Done:
+        first = self._first_of_its_kind(player)
+        return Done(slot, player.record(keep_film=first or player.job.video is not None))
+
+    def _first_of_its_kind(self, player: EpisodePlayer) -> bool:
+        """Whether no `failure_videos` earlier episodes that failed alike have been filmed here. Which films are kept
+        in the end is decided where all records come together."""
+        job = player.job
+        if not player.failure:
+            return False
+        filmed = self._filmed.setdefault((job.task, player.failure), [])
+        if sum(episode < job.episode for episode in filmed) >= job.failure_videos:
+            return False
+        filmed.append(job.episode)
+        return True
 
     def _ready(self, slot: int, player: EpisodePlayer) -> Ready:
+        check_images(player.observation, self._images, player.env.spec_)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
         return Ready(slot, np.asarray(player.observation["state"], dtype=np.float32), player.instruction)
