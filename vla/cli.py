@@ -141,6 +141,27 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
         console.print(f"report: {Path(settings.out) / 'report.html'}")
 
 
+@eval_app.command("plan", epilog="Example: `vla eval plan --rates 0.6 0.75 --power 0.8 --tasks 5`")
+def eval_plan(
+    rates: Annotated[tuple[float, float], typer.Option(help="The two success rates to be told apart.")],
+    power: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
+    alpha: Annotated[float, typer.Option(help="Probability of a false alarm.")] = 0.05,
+    paired: Annotated[
+        bool | None, typer.Option("--paired/--unpaired", help="Same seeds for both policies [default: show both].")
+    ] = None,
+    correlation: Annotated[
+        float | None, typer.Option(help="Of the policies' successes in the same episode [default: 0, 0.25, 0.5].")
+    ] = None,
+    tasks: Annotated[int, typer.Option(help="Tasks among which the episodes are divided.")] = 1,
+) -> None:
+    """How many episodes a comparison of two policies needs."""
+    with _clear_errors():
+        from vla.sim_eval.statistics import plan
+
+        found = plan(*rates, power=power, alpha=alpha, paired=paired, correlation=correlation, tasks=tasks)
+        console.print(found.table())
+
+
 @data_app.command("info", epilog="Example: `vla data info data/mt10`")
 def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
     """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""

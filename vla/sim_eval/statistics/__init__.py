@@ -1,5 +1,44 @@
-"""Statistics of success rates: pure functions of counts and outcomes."""
+"""Statistics of success rates, for the sample sizes of robot evaluation: pure functions of counts and outcomes."""
 
-from vla.sim_eval.statistics.intervals import clopper_pearson as clopper_pearson
-from vla.sim_eval.statistics.intervals import macro_rate as macro_rate
-from vla.sim_eval.statistics.intervals import wilson_interval as wilson_interval
+from vla.sim_eval.statistics.bootstrap import clustered_bootstrap, clustered_bootstrap_difference
+from vla.sim_eval.statistics.errors import StatisticsError
+from vla.sim_eval.statistics.hypothesis_tests import barnard, holm, mcnemar_exact, minimum_pairs, smallest_significant
+from vla.sim_eval.statistics.intervals import clopper_pearson, coverage, half_width, macro_rate, wilson_interval
+from vla.sim_eval.statistics.planning import Plan, PlannedTest, plan
+from vla.sim_eval.statistics.posterior import paired_probability_of_improvement, probability_of_improvement
+from vla.sim_eval.statistics.power import episodes_needed, pair_probabilities, power_of
+from vla.sim_eval.statistics.sequential import (
+    SequentialComparison,
+    UnpairedSequentialComparison,
+    paired_log_e_value,
+)
+from vla.sim_eval.statistics.stopping import SequentialPlan, sequential_plan
+
+__all__ = [
+    "Plan",
+    "PlannedTest",
+    "SequentialComparison",
+    "SequentialPlan",
+    "StatisticsError",
+    "UnpairedSequentialComparison",
+    "barnard",
+    "clopper_pearson",
+    "clustered_bootstrap",
+    "clustered_bootstrap_difference",
+    "coverage",
+    "episodes_needed",
+    "half_width",
+    "holm",
+    "macro_rate",
+    "mcnemar_exact",
+    "minimum_pairs",
+    "pair_probabilities",
+    "paired_log_e_value",
+    "paired_probability_of_improvement",
+    "plan",
+    "power_of",
+    "probability_of_improvement",
+    "sequential_plan",
+    "smallest_significant",
+    "wilson_interval",
+]

@@ -8,22 +8,21 @@ interval of Clopper and Pearson is never less than right, and wider.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import NormalDist
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-def _check(successes: int, n: int, confidence: float) -> None:
-    if n < 1:
-        raise ValueError(f"n is {n}: an interval needs at least one episode")
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes is {successes}: expected 0 to n = {n}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}: expected a value between 0 and 1, for example 0.95")
+from vla.sim_eval.statistics.errors import StatisticsError, check_counts, check_fraction
+
+Interval = Callable[[int, int], tuple[float, float]]
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a success rate (Wilson, 1927). Raises ValueError where the counts contradict each other."""
-    _check(successes, n, confidence)
+    """Score interval of a success rate (Wilson, 1927). Raises StatisticsError where the counts contradict each other."""
+    check_counts(successes, n)
+    check_fraction("confidence", confidence, 0.95)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / n
     scale = 1 + z * z / n
@@ -36,8 +35,9 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a success rate (Clopper and Pearson, 1934): covers at least `confidence` for every rate."""
-    _check(successes, n, confidence)
+    """Exact interval of a success rate (Clopper and Pearson, 1934): covers every rate at least as often as it says."""
+    check_counts(successes, n)
+    check_fraction("confidence", confidence, 0.95)
     from scipy.stats import beta  # a second of imports that nothing else here needs
 
     tail = (1 - confidence) / 2
@@ -47,8 +47,37 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def macro_rate(rates: Iterable[float]) -> float:
-    """Mean of the groups' rates, each group weighing the same. Raises ValueError where there is none."""
+    """Mean of the groups' rates, each group weighing the same. Raises StatisticsError where there is none."""
     values = list(rates)
     if not values:
-        raise ValueError("no rates to average")
+        raise StatisticsError("no rates to average: expected at least one group of episodes")
     return math.fsum(values) / len(values)
+
+
+def half_width(rate: float, n: int, confidence: float = 0.95) -> float:
+    """Half the width of Wilson's interval for a success rate that is about `rate` over `n` episodes."""
+    if not 0 <= rate <= 1:
+        raise StatisticsError(f"rate is {rate:g}: expected a success rate, 0 to 1")
+    low, high = wilson_interval(round(rate * n), n, confidence)
+    return (high - low) / 2
+
+
+def coverage(interval: Interval, n: int, p: ArrayLike) -> NDArray[np.float64]:
+    """How often `interval` holds the true rate: the exact sum over the binomial's n + 1 outcomes, no simulation.
+
+    Args:
+        interval: (successes, n) -> (low, high), for example `wilson_interval`.
+        n: episodes.
+        p: true success rates, of any shape.
+
+    Returns:
+        The probability that low <= p <= high, in the shape of `p`.
+    """
+    from scipy.stats import binom
+
+    check_counts(0, n)
+    rates = np.asarray(p, dtype=np.float64)[..., None]
+    counts = np.arange(n + 1)
+    low, high = np.array([interval(int(k), n) for k in counts]).T
+    inside = (low <= rates) & (rates <= high)
+    return np.asarray((binom.pmf(counts, n, rates) * inside).sum(-1))

@@ -1,0 +1,145 @@
+"""A comparison that may be looked at after every episode, and stopped when it has decided.
+
+A fixed-size test that is repeated after every episode until it is significant finds a difference between equal
+policies sooner or later. An e-process does not: it is a bet against "the policies are equal" whose expected wealth
+is at most 1 whenever one stops, so by Ville's inequality the chance that it ever reaches 1/alpha is at most alpha
+(Ville 1939; Shafer 2021; Ramdas, Grunwald, Vovk and Shafer 2023).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vla.sim_eval.statistics.errors import StatisticsError, check_fraction
+
+
+def paired_log_e_value(
+    wins: ArrayLike, losses: ArrayLike, *, prior: float = 2.0, share: float | None = None
+) -> NDArray[np.float64]:
+    """Log of the paired comparison's e-value after `wins` and `losses` (of any shape) among the pairs that differ.
+
+    If the policies are equal, the winner of a pair that differs is a fair coin. The e-value is the likelihood of the
+    wins under another coin over that under the fair one, 2^-(wins + losses). The other coin is drawn from
+    Beta(prior, prior), which gives B(prior + wins, prior + losses) / B(prior, prior) (Robbins 1970); or, if a `share`
+    of wins is named, it shows A with that probability or B with it, by the toss of a fair coin.
+    """
+    from scipy.special import betaln, xlogy
+
+    w, v = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    if share is None:
+        likelihood = betaln(prior + w, prior + v) - betaln(prior, prior)
+    else:
+        a, b = xlogy(w, share) + xlogy(v, 1 - share), xlogy(v, share) + xlogy(w, 1 - share)
+        likelihood = np.logaddexp(a, b) - math.log(2)
+    return np.asarray(likelihood + (w + v) * math.log(2))
+
+
+class _EProcess:
+    """Wealth of a bet against the null, and its highest value so far."""
+
+    def __init__(self) -> None:
+        self._log_e = 0.0
+        self._highest = 0.0
+
+    @property
+    def e_value(self) -> float:
+        """Wealth of the bet now; at most 1 in expectation if the policies are equal."""
+        return math.exp(min(self._log_e, 700.0))
+
+    @property
+    def p_value(self) -> float:
+        """1 / the highest e-value so far: valid however often one looks and whenever one stops."""
+        return math.exp(-self._highest)
+
+    def decided(self, alpha: float = 0.05) -> bool:
+        """Whether the policies differ, with a chance of at most `alpha` that this is ever said of equal ones."""
+        check_fraction("alpha", alpha, 0.05)
+        return self.p_value <= alpha
+
+    def _become(self, log_e: float) -> None:
+        self._log_e = log_e
+        self._highest = max(self._highest, log_e)
+
+
+class SequentialComparison(_EProcess):
+    """Anytime-valid, two-sided comparison of two policies that play the same episodes.
+
+    What it tests: in every episode, given those before, A alone solves it as often as B alone. With several tasks play
+    them in random order, lest task after task favours one policy for a while and then the other.
+
+        comparison = SequentialComparison()
+        for a, b in pairs:                       # success of A and of B in the same task with the same seed
+            comparison.update(a, b)
+            if comparison.decided(0.05):
+                break
+
+    Args:
+        prior: of the wins' share among pairs that differ, Beta(prior, prior); more favours small differences.
+        share: bet on this share (or its mirror image) alone, as planned by `sequential_plan`: fewer episodes where the
+            plan is right, more where it is not. The false alarms are bounded either way.
+
+    Attributes:
+        wins, losses, ties: pairs that only A, only B, and both or neither solved.
+
+    Raises:
+        StatisticsError: `prior` is not positive, or `share` not between 0 and 1.
+    """
+
+    def __init__(self, *, prior: float = 2.0, share: float | None = None) -> None:
+        super().__init__()
+        if prior <= 0:
+            raise StatisticsError(f"prior is {prior}: expected a positive number, for example 2")
+        if share is not None:
+            check_fraction("share", share, 0.7)
+        self._prior, self._share = prior, share
+        self.wins = self.losses = self.ties = 0
+
+    def update(self, a: bool, b: bool) -> None:
+        """Adds one pair of outcomes."""
+        if bool(a) == bool(b):
+            self.ties += 1
+            return
+        self.wins += bool(a)
+        self.losses += bool(b)
+        self._become(float(paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share)))
+
+    @property
+    def pairs(self) -> int:
+        return self.wins + self.losses + self.ties
+
+
+class UnpairedSequentialComparison(_EProcess):
+    """Anytime-valid, two-sided comparison of two policies that play different episodes, one each per update.
+
+    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample tests"): rates A and B
+    as estimated before the episode, against their mean m for both. It is fair for every common rate p: with
+    s = (A - m) / (m (1 - m)) its expected factor is (1 + s (p - m)) (1 - s (p - m)) <= 1.
+
+    Attributes:
+        successes: of A and of B.
+        episodes: of each.
+
+    Raises StatisticsError where `prior`, the pseudo-count of successes and of failures, is not positive.
+    """
+
+    def __init__(self, prior: float = 0.5) -> None:
+        super().__init__()
+        if prior <= 0:
+            raise StatisticsError(f"prior is {prior}: expected a positive number, for example 0.5")
+        self._prior = prior
+        self.successes = [0, 0]
+        self.episodes = 0
+
+    def update(self, a: bool, b: bool) -> None:
+        """Adds the outcome of one episode of A and one of B."""
+        rates = [(s + self._prior) / (self.episodes + 2 * self._prior) for s in self.successes]
+        mean = sum(rates) / 2
+        log_e = self._log_e
+        for rate, outcome in zip(rates, (a, b), strict=True):
+            log_e += math.log(rate / mean if outcome else (1 - rate) / (1 - mean))
+        self.successes = [s + bool(outcome) for s, outcome in zip(self.successes, (a, b), strict=True)]
+        self.episodes += 1
+        self._become(log_e)
