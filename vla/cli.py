@@ -162,6 +162,46 @@ def eval_plan(
         console.print(found.table())
 
 
+@eval_app.command("ab", epilog="Example: `vla eval ab configs/metaworld_mt10.yaml runs/new/policy runs/old/policy`")
+def eval_ab(
+    config: ConfigFile,
+    policy_a: Annotated[str, typer.Argument(help="`expert`, `random` or the folder of a policy.")],
+    policy_b: Annotated[str, typer.Argument(help="The other one.")],
+    overrides: Overrides = None,
+    alpha: Annotated[float, typer.Option(help="Chance of calling equal policies different.")] = 0.05,
+) -> None:
+    """Two policies on the same seeds, block by block, until the difference is clear or `episodes_per_task` is reached."""
+    with _clear_errors():
+        from vla.recipes.ab import compare_policies_sequentially
+        from vla.sim_eval.evaluate import EvalConfig
+
+        settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        command = f"vla {' '.join(sys.argv[1:])}"
+        found = compare_policies_sequentially(policy_a, policy_b, settings, alpha=alpha, command=command)
+        console.print(found.comparison.tables())
+        console.print(f"played {found.episodes_per_task} of at most {found.limit} episodes per task")
+        console.print(f"report: {Path(settings.out) / 'report.html'}")
+
+
+@app.command(epilog="Example: `vla compare runs/new runs/old --out runs/compare`")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations, two or more.")],
+    force: Annotated[bool, typer.Option("--force", help="Compare runs that differ in more than the policy.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for compare.json and report.html.")] = Path("runs/compare"),
+    alpha: Annotated[float, typer.Option(help="Significance level of the whole comparison.")] = 0.05,
+) -> None:
+    """Which policy is better: paired exact tests, corrected for their number, and one report."""
+    with _clear_errors():
+        from vla.sim_eval.compare import compare as run
+        from vla.sim_eval.report import write_report
+
+        comparison = run(runs, force=force, alpha=alpha)
+        comparison.save(out)
+        report = write_report(out / "report.html", comparison.runs.values(), comparison=comparison)
+        console.print(comparison.tables())
+        console.print(f"report: {report}")
+
+
 @data_app.command("info", epilog="Example: `vla data info data/mt10`")
 def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
     """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""

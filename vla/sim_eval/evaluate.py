@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -12,9 +13,11 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, ConfigError, RootConfig, dump_config
 from vla.sim_eval.env import Suite
+from vla.sim_eval.failures import representatives
+from vla.sim_eval.launchers import Launcher, cluster_workers
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, library_versions
-from vla.sim_eval.rollout import default_workers, rollout
+from vla.sim_eval.rollout import BATCH_SIZE, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollout_worker import Driver, EpisodeRecord, Job
 from vla.sim_eval.seeding import episode_seed
 from vla.types import Actor
@@ -36,8 +39,17 @@ class EvalConfig(RootConfig):
     workers: int | None = Field(None, ge=0)
     """Processes that step and render envs; null: one for each core, or half as many where the policy computes on a
     CPU of four cores or more. 0: none, all in one process."""
+    launcher: Launcher = "local"
+    """Where the workers run: "local" for this machine, "ray" for the Ray cluster at `ray_address`. Results are the same."""
+    ray_address: str = "auto"
+    """host:port of a Ray cluster; "auto" finds the one that `ray start` has started on this machine."""
     num_envs: int | None = Field(None, ge=1)
-    """Episodes that run at the same time; null: four for each worker."""
+    """Episodes that run at the same time; null: `batch_size` for each worker, and that twice at least."""
+    batch_size: int = Field(BATCH_SIZE, ge=1)
+    """Episodes of a task that advance in lockstep and share the policy's batches. Results are the same to the bit for
+    the same value; a large policy on a GPU wants more."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of the policy's arithmetic on a CPU; null: half of the cores, whatever the number of workers."""
     replan_every: int = Field(1, ge=1)
     """Steps of an action chunk that are executed before the policy looks again."""
     ensemble: float | None = Field(None, ge=0)
@@ -46,6 +58,8 @@ class EvalConfig(RootConfig):
     """Steps played after the first success, to see whether it lasts; 0: stop at the first success."""
     videos_per_task: int = Field(2, ge=0)
     """Episodes of each task that are filmed."""
+    failure_videos: int = Field(1, ge=0)
+    """Films of each kind of failure of each task, of a policy: they show what it saw. 0: none."""
     timeout: float = Field(300.0, gt=0)
     """Seconds without an answer after which a worker is replaced."""
     out: str = "runs/eval"
@@ -55,6 +69,12 @@ class EvalConfig(RootConfig):
     def _chunks_in_one_way(self) -> EvalConfig:
         if self.ensemble is not None and self.replan_every > 1:
             raise ValueError(f"ensemble needs replan_every=1, got {self.replan_every}")
+        return self
+
+    @model_validator(mode="after")
+    def _someone_holds_the_envs(self) -> EvalConfig:
+        if self.launcher == "ray" and self.workers == 0:
+            raise ValueError("launcher: ray needs workers of at least 1; 0 keeps the envs in this process")
         return self
 
 
@@ -78,51 +98,113 @@ def evaluate(
     Raises ConfigError where there is nothing to play, SpecError where the env does not fit the policy,
     RolloutError where an episode could not be played.
     """
-    suite: Suite = config.env.suite()
-    if config.episodes_per_task < 1 or not suite.tasks:
-        raise ConfigError(
-            [
-                f"episodes_per_task: is {config.episodes_per_task} for {len(suite.tasks)} tasks: an evaluation needs one of each"
-            ]
-        )
-    if isinstance(actor, str) and actor not in BASELINES:
-        raise ConfigError([f"policy: {actor!r} is no baseline; give 'expert', 'random', or load_policy({actor!r})"])
+    _check(actor, config)
+    title = name or (actor if isinstance(actor, str) else config.policy)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump_config(config))
-    workers = default_workers(actor) if config.workers is None else config.workers
-    driver = cast(Driver, actor) if isinstance(actor, str) else "parent"
-    title = name or (actor if isinstance(actor, str) else config.policy)
-    started = time.monotonic()
-    with _progress_bar(title, suite, config.episodes_per_task, show=progress) as on_done:
-        records = rollout(
-            config.env,
-            _jobs(config, suite, driver),
-            None if isinstance(actor, str) else actor,
-            workers=workers,
-            num_envs=config.num_envs,
-            replan_every=config.replan_every,
-            ensemble=config.ensemble,
-            timeout=config.timeout,
-            on_done=on_done,
-        )
-    results = Results(
-        policy=title,
-        suite=suite.name,
-        episodes=tuple(records),
-        versions={**library_versions(), **config.env.versions()},
-        config=config.model_dump(mode="json"),
-        command=command or f"vla eval {out / 'config.yaml'}",
-        seconds=time.monotonic() - started,
-        folder=out,
+    stats, started = RolloutStats(), time.monotonic()
+    with progress_bar(title, config, show=progress) as on_done:
+        records = play(actor, config, range(config.episodes_per_task), on_done=on_done, stats=stats)
+    results = save_results(
+        records, config, name=title, command=command, seconds=time.monotonic() - started, losses=stats.lost
     )
-    results.save(out)
     write_report(out / "report.html", [results])
     return results
 
 
-def _jobs(config: EvalConfig, suite: Suite, driver: Driver) -> list[Job]:
-    videos = Path(config.out) / "videos"
+def play(
+    actor: Actor | Literal["expert", "random"],
+    config: EvalConfig,
+    episodes: Iterable[int],
+    *,
+    on_done: Callable[[EpisodeRecord], None] = lambda record: None,
+    stats: RolloutStats | None = None,
+) -> list[EpisodeRecord]:
+    """Plays these episodes of every task: what `evaluate` does, in part. Films go to `config.out`; nothing else is written."""
+    _check(actor, config)
+    workers = config.workers
+    if workers is None:
+        workers = cluster_workers(config.ray_address) if config.launcher == "ray" else default_workers(actor)
+    jobs = _jobs(config, cast(Driver, actor) if isinstance(actor, str) else "parent", episodes)
+    for job in jobs:
+        _film(config, job.task, job.episode).unlink(missing_ok=True)  # of an earlier evaluation in this folder
+    return rollout(
+        config.env,
+        jobs,
+        None if isinstance(actor, str) else actor,
+        workers=workers,
+        num_envs=config.num_envs,
+        batch_size=config.batch_size,
+        threads=config.threads,
+        replan_every=config.replan_every,
+        ensemble=config.ensemble,
+        timeout=config.timeout,
+        launcher=config.launcher,
+        ray_address=config.ray_address,
+        on_done=on_done,
+        stats=stats,
+    )
+
+
+def save_results(
+    records: Sequence[EpisodeRecord],
+    config: EvalConfig,
+    *,
+    name: str,
+    command: str | None = None,
+    seconds: float = 0.0,
+    losses: Sequence[str] = (),
+    stopped_by: str = "",
+) -> Results:
+    """Chooses the films of failures and writes `results.json` and `episodes.parquet` into `config.out`."""
+    out = Path(config.out)
+    results = Results(
+        policy=name,
+        suite=config.env.suite().name,
+        episodes=_with_failure_films(records, config),
+        versions={**library_versions(), **config.env.versions()},
+        config=config.model_dump(mode="json"),
+        command=command or f"vla eval {out / 'config.yaml'}",
+        seconds=seconds,
+        folder=out,
+        losses=tuple(losses),
+        stopped_by=stopped_by,
+    )
+    results.save(out)
+    return results
+
+
+def _check(actor: object, config: EvalConfig) -> None:
+    """Raises ConfigError where there is nothing to play or nobody to play it."""
+    tasks = len(config.env.suite().tasks)
+    if config.episodes_per_task < 1 or not tasks:
+        raise ConfigError(
+            [f"episodes_per_task: is {config.episodes_per_task} for {tasks} tasks: an evaluation needs one of each"]
+        )
+    if isinstance(actor, str) and actor not in BASELINES:
+        raise ConfigError([f"policy: {actor!r} is no baseline; give 'expert', 'random', or load_policy({actor!r})"])
+
+
+def _film(config: EvalConfig, task: str, episode: int) -> Path:
+    return Path(config.out).resolve() / "videos" / f"{task}-{episode:03d}.mp4"  # workers may stand in another folder
+
+
+def _with_failure_films(records: Sequence[EpisodeRecord], config: EvalConfig) -> tuple[EpisodeRecord, ...]:
+    """The records, in which the first films of each kind of failure are named; the surplus is deleted."""
+    wanted, chosen = representatives(records, config.failure_videos), []
+    for record in records:
+        file = _film(config, record.task, record.episode)
+        if not record.video and (record.task, record.episode) in wanted and file.is_file():
+            record = replace(record, video=f"{file.parent.name}/{file.name}")
+        elif not record.video:
+            file.unlink(missing_ok=True)
+        chosen.append(record)
+    return tuple(chosen)
+
+
+def _jobs(config: EvalConfig, driver: Driver, episodes: Iterable[int]) -> list[Job]:
+    numbers = list(episodes)
     return [
         Job(
             task=task.name,
@@ -132,15 +214,17 @@ def _jobs(config: EvalConfig, suite: Suite, driver: Driver) -> list[Job]:
             horizon=task.horizon,
             driver=driver,
             after_success_steps=config.after_success_steps,
-            video=videos / f"{task.name}-{episode:03d}.mp4" if episode < config.videos_per_task else None,
+            video=_film(config, task.name, episode) if episode < config.videos_per_task else None,
+            failure_video=_film(config, task.name, episode) if config.failure_videos else None,
+            failure_videos=config.failure_videos,
         )
-        for task in suite.tasks
-        for episode in range(config.episodes_per_task)
+        for task in config.env.suite().tasks
+        for episode in numbers
     ]
 
 
 @contextlib.contextmanager
-def _progress_bar(title: str, suite: Suite, per_task: int, *, show: bool) -> Iterator[Callable[[EpisodeRecord], None]]:
+def progress_bar(title: str, config: EvalConfig, *, show: bool = True) -> Iterator[Callable[[EpisodeRecord], None]]:
     """Yields what to call with each finished episode; shows successes so far and the time left."""
     from rich.progress import (
         BarColumn,
@@ -151,9 +235,10 @@ def _progress_bar(title: str, suite: Suite, per_task: int, *, show: bool) -> Ite
         TimeRemainingColumn,
     )
 
+    suite: Suite = config.env.suite()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[solved]} solved"), TimeElapsedColumn())
     with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), disable=not show) as bar:
-        row = bar.add_task(f"{title} on {suite.name}", total=per_task * len(suite.tasks), solved=0)
+        row = bar.add_task(f"{title} on {suite.name}", total=config.episodes_per_task * len(suite.tasks), solved=0)
         solved = 0
 
         def on_done(record: EpisodeRecord) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ class Results:
         command: what to type to measure again.
         seconds: wall time.
         folder: where the files (and the videos that the records name) lie; None before they are saved.
+        stopped_by: what ended the evaluation because of its outcomes; empty where the number of episodes was fixed.
+        losses: a line for each worker that died or hung meanwhile; others led its episodes to their ends.
     """
 
     policy: str
@@ -46,6 +49,8 @@ class Results:
     command: str = ""
     seconds: float = 0.0
     folder: Path | None = None
+    losses: tuple[str, ...] = ()
+    stopped_by: str = ""
 
     def __post_init__(self) -> None:
         if not self.episodes:
@@ -71,6 +76,11 @@ class Results:
         return macro_rate(summary(records)["rate"] for records in self.groups.values())
 
     @property
+    def has_rewards(self) -> bool:
+        """Whether the envs gave any reward: then returns say something."""
+        return any(record.return_ for record in self.episodes)
+
+    @property
     def steps(self) -> int:
         """Control steps that were played."""
         return sum(record.steps for record in self.episodes)
@@ -85,25 +95,40 @@ class Results:
             "groups": {name: summary(records) for name, records in self.groups.items()},
             "tasks": {name: summary(records) for name, records in self.tasks.items()},
             "versions": dict(self.versions),
+            "returns": self._returns() if self.has_rewards else None,
             "at_end": summary(self.episodes, "success_at_end"),
             "steps": self.steps,
             "seconds": round(self.seconds, 3),
+            "lost_workers": len(self.losses),
+            "losses": list(self.losses),
+            "stopped_by": self.stopped_by,
             "command": self.command,
             "config": dict(self.config),
         }
 
+    def _returns(self) -> dict[str, Any]:
+        return {
+            "overall": returns(self.episodes),
+            "groups": {name: returns(records) for name, records in self.groups.items()},
+            "tasks": {name: returns(records) for name, records in self.tasks.items()},
+        }
+
     def table(self) -> Any:
-        """A rich table for the terminal: rate, counts and interval of the whole, the groups and the tasks."""
+        """A rich table for the terminal: rate, counts, interval and, where there are rewards, the mean return, of the
+        whole, the groups and the tasks."""
         from rich.table import Table
 
-        table = Table("", "rate", "solved", "95 % interval", title=f"{self.policy} on {self.suite}")
+        more = ["return (mean ± sd)"] if self.has_rewards else []
+        table = Table("", "rate", "solved", "95 % interval", *more, title=f"{self.policy} on {self.suite}")
         rows = [("all episodes", list(self.episodes)), *self.groups.items()]
         rows += [(f"  {name}", records) for name, records in self.tasks.items()]
         for name, records in rows:
             values = summary(records)
             low, high = values["wilson95"]
             counts = f"{values['successes']}/{values['episodes']}"
-            table.add_row(name, f"{values['rate']:.2f}", counts, f"{low:.2f} to {high:.2f}")
+            found = returns(records)
+            more = [f"{found['mean']:.1f} ± {found['sd']:.1f}"] if self.has_rewards else []
+            table.add_row(name, f"{values['rate']:.2f}", counts, f"{low:.2f} to {high:.2f}", *more)
         table.add_row("mean of groups", f"{self.macro_rate:.2f}", "", "")
         return table
 
@@ -143,6 +168,8 @@ class Results:
                 command=values.get("command", ""),
                 seconds=values.get("seconds", 0.0),
                 folder=folder,
+                stopped_by=values.get("stopped_by", ""),
+                losses=tuple(values.get("losses", ())),
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(
@@ -159,6 +186,14 @@ def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict
         "rate": successes / n,
         "wilson95": list(wilson_interval(successes, n)),
     }
+
+
+def returns(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Mean return and its standard deviation over episodes (n - 1; 0 for one). Raises ValueError without records."""
+    values = [record.return_ for record in records]
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return {"mean": mean, "sd": math.sqrt(variance)}
 
 
 def _by(records: Sequence[EpisodeRecord], key: str) -> dict[str, list[EpisodeRecord]]:

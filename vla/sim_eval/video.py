@@ -15,24 +15,43 @@ class VideoWriter:
     """Writes frames to an MP4 file: H.264 where PyAV has it, else MPEG-4.
 
     Frames smaller than 192 pixels are enlarged by a whole number, which costs few bytes and looks sharp.
+
+    Args:
+        path: file to write.
+        fps: steps per second at which the film plays.
+        max_bytes: memory that frames may take until they are encoded; beyond it every second one goes, and of those
+            to come too. None: no limit.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
+    def __init__(self, path: str | Path, fps: float, *, max_bytes: int | None = None) -> None:
         self.path = Path(path)
         self._fps = Fraction(fps).limit_denominator(1000)
-        self._frames: list[np.ndarray] = []
+        self._frames: list[tuple[int, np.ndarray]] = []
+        self._latest: tuple[int, np.ndarray] | None = None
+        self._offered, self._stride, self._max_bytes = 0, 1, max_bytes
 
-    def add(self, frame: np.ndarray) -> None:
-        """frame: uint8 (H, W, 3), the same size every time."""
-        self._frames.append(np.ascontiguousarray(frame))
+    def add(self, frame: np.ndarray, step: int | None = None) -> None:
+        """frame: uint8 (H, W, 3), the same size every time; step: when it is shown, default one after the other."""
+        self._latest = (self._offered if step is None else step, np.ascontiguousarray(frame))
+        if self._offered % self._stride == 0:
+            self._frames.append(self._latest)
+        self._offered += 1
+        if self._max_bytes is not None and len(self._frames) > 2 and len(self._frames) * frame.nbytes > self._max_bytes:
+            self._frames, self._stride = self._frames[::2], 2 * self._stride
+
+    @property
+    def last_step(self) -> int:
+        """Step of the newest frame; -1 before the first."""
+        return -1 if self._latest is None else self._latest[0]
 
     def close(self) -> None:
         """Encodes the file. Raises ValueError where no frame was added."""
-        if not self._frames:
+        if self._latest is None:
             raise ValueError(f"{self.path}: a video needs at least one frame")
         import av
 
-        height, width = self._frames[0].shape[:2]
+        frames = self._frames if self._frames[-1] is self._latest else [*self._frames, self._latest]
+        height, width = frames[0][1].shape[:2]
         scale = max(1, -(-192 // min(height, width)))
         scale += scale * height % 2 or scale * width % 2  # the pixel format needs even sides
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,13 +59,21 @@ class VideoWriter:
         with av.open(str(self.path), "w", options={"movflags": "faststart"}) as container:
             stream: Any = container.add_stream(codec, rate=self._fps)
             stream.width, stream.height, stream.pix_fmt = width * scale, height * scale, "yuv420p"
+            stream.time_base = stream.codec_context.time_base = 1 / self._fps
             if codec == "libx264":
                 stream.options = {"crf": "23", "preset": "veryfast", "threads": "1"}
-            for frame in self._frames:
+            for step, frame in frames:
                 large = frame.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else frame
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")))
+                picture = av.VideoFrame.from_ndarray(large, format="rgb24")
+                picture.pts, picture.time_base = step - frames[0][0], 1 / self._fps
+                container.mux(stream.encode(picture))
             container.mux(stream.encode())
+        self.discard()
+
+    def discard(self) -> None:
+        """Forgets the frames; nothing is written."""
         self._frames.clear()
+        self._latest = None
 
 
 @functools.cache
