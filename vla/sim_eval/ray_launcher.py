@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
@@ -46,8 +47,9 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RayError(
             f"ray_address: no Ray cluster answers at {address!r}: start one with `ray start --head`, or set ray_address "
             f"to the host:port that it printed ({' '.join(str(error).split())[:200]})"
@@ -56,6 +58,13 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at host:port, which Ray itself would find out after minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 @contextlib.contextmanager
@@ -86,6 +95,9 @@ class _Remote:
     def __init__(self, path: Sequence[str], packed: bytes) -> None:
         sys.path += [folder for folder in path if folder not in sys.path]
         self._packed = packed
+
+    def hello(self) -> None:
+        """The first sign of life."""
 
     def unpack(self) -> Any:
         import torch
@@ -145,7 +157,7 @@ class _Worker:
 
     def __init__(self, actor: Any, slots: tuple[int, ...]) -> None:
         self.actor, self.duty = actor, Duty(slots)
-        self.owes: dict[Any, int] = {}  # reference of an answer -> slot, in the order of the commands
+        self.owes: dict[Any, int | None] = {actor.hello.remote(): None}  # reference of an answer -> slot, as sent
 
 
 class RayPool:
@@ -172,7 +184,7 @@ class RayPool:
         import ray
 
         found: list[Answer | Lost] = []
-        while not found and (owed := [ref for worker in self._workers for ref in worker.owes]):
+        while not found and (owed := [ref for worker in self._workers if worker.duty.pending for ref in worker.owes]):
             ray.wait(owed, num_returns=1, timeout=1.0)
             ready = set(ray.wait(owed, num_returns=len(owed), timeout=0)[0])
             for rank in range(len(self._workers)):
@@ -187,13 +199,16 @@ class RayPool:
         for ref in [ref for ref in worker.owes if ref in ready]:
             slot = worker.owes[ref]
             try:
-                answer, images = ray.get(ref)
+                found = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
-                return [*answers, Failed(slot, f"the Ray actor raised\n{error}")]
+                return [*answers, Failed(worker.duty.pending[0], f"the Ray actor raised\n{error}")]
             except ray.exceptions.RayError as error:
                 return [*answers, self._replace(rank, f"was lost: {_brief(error)}", from_outside=True)]
             del worker.owes[ref]
             worker.duty.answered(slot)
+            if slot is None:
+                continue
+            answer, images = found
             for camera, image in images.items() if isinstance(answer, Ready) else ():
                 self._images[camera][slot] = image
             answers.append(answer)
