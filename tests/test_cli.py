@@ -14,7 +14,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 runner = CliRunner()
 
 
-@pytest.mark.parametrize("command", ["demo", "collect", "train", "eval", "list", "bench", "data info", "config schema"])
+@pytest.mark.parametrize(
+    "command", ["demo", "collect", "train", "eval", "eval ab", "compare", "list", "bench", "data info", "config schema"]
+)
 def test_help_has_an_example(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

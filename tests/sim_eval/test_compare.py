@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from vla.cli import app
 from vla.sim_eval.comparability import ComparisonError
 from vla.sim_eval.compare import compare, letters
 from vla.sim_eval.results import Results, ResultsError
@@ -211,3 +213,22 @@ def test_newcombe_of_pairs_covers() -> None:
         found.append(covered)
     assert min(found) > 0.92
     assert 0.94 < sum(found) / len(found) < 0.98
+
+
+def test_the_command_compares_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    GOOD.save("runs/good")
+    replace(BAD, versions={**VERSIONS, "mujoco": "3.2.7"}).save("runs/bad")
+    runner = CliRunner()
+    refused = runner.invoke(app, ["compare", "runs/good", "runs/bad"])
+    assert refused.exit_code == 2
+    assert "version of mujoco: 3.3.0 (good), 3.2.7 (bad)" in refused.stderr
+    assert not Path("runs/compare").exists()
+    forced = runner.invoke(app, ["compare", "runs/good", "runs/bad", "--force", "--out", "runs/both"])
+    assert forced.exit_code == 0, forced.stderr
+    assert "warning: version of mujoco" in forced.stdout
+    assert json.loads(Path("runs/both/compare.json").read_text())["warnings"]
+    assert "These runs differ in more than the policy." in Path("runs/both/report.html").read_text()
+    lonely = runner.invoke(app, ["compare", "runs/good"])
+    assert lonely.exit_code == 2
+    assert "needs at least two runs, got 1" in lonely.stderr

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vla.sim_eval import report
-from vla.sim_eval.report import write_report
-from vla.sim_eval.report_plot import intervals_svg
+from vla.sim_eval.compare import compare
+from vla.sim_eval.report import films, write_report
+from vla.sim_eval.report.markup import Cell, Head, signed, table
+from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
 from vla.sim_eval.results import Results, ResultsError
 from vla.sim_eval.rollout_worker import EpisodeRecord
 
@@ -21,7 +22,7 @@ def results(policy: str, solved: int, folder: Path | None = None, video: str = "
         good = episode < solved
         failure = "" if good else "no grasp"
         film = video if episode == 0 else ""
-        return EpisodeRecord(task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, film)
+        return EpisodeRecord(task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, film, 12)
 
     episodes = [record(task, group, e) for task, group in (("lift", "easy"), ("push", "hard")) for e in range(4)]
     return Results(policy, "toys", tuple(episodes), {"mujoco": "3.3.0"}, {"seed": 0}, "vla eval a.yaml", 12.0, folder)
@@ -37,9 +38,10 @@ class Balance(HTMLParser):
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br"):  # those have no end tag
             self.open.append(tag)
-        self.sources += [value or "" for key, value in attrs if key in ("src", "href")]
+        links = [value or "" for key, value in attrs if key in ("src", "href")]
+        self.sources += [link for link in links if not link.startswith("#")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         pass
@@ -77,7 +79,7 @@ def test_page_is_complete_and_asks_for_nothing(tmp_path: Path) -> None:
         "vla eval a.yaml",
     ):
         assert part in page.text
-    assert "50\u202f% 2/4, 15–85" in page.text
+    assert "50\u202f% 2/4, 15–85 return −1.0\u202f±\u202f0.0" in page.text
     assert "mujoco3.3.0" in page.text.replace("\n", "")
     assert page.sources == ["data:video/mp4;base64,ZmlsbQ=="] * 6
     assert not re.search(r"https?:|//[a-z]|@import|url\(", raw)
@@ -88,7 +90,7 @@ def test_page_is_complete_and_asks_for_nothing(tmp_path: Path) -> None:
 def test_large_videos_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rt1" / "videos").mkdir(parents=True)
     (tmp_path / "rt1" / "videos" / "a.mp4").write_bytes(b"film")
-    monkeypatch.setattr(report, "EMBED_FILE_BYTES", 3)
+    monkeypatch.setattr(films, "EMBED_FILE_BYTES", 3)
     row = results("rt1", 2, tmp_path / "rt1", "videos/a.mp4")
     assert read(write_report(tmp_path / "report.html", [row])).sources == ["rt1/videos/a.mp4"] * 2
 
@@ -96,7 +98,7 @@ def test_large_videos_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"film")
-    monkeypatch.setattr(report, "EMBED_PAGE_BYTES", 5)
+    monkeypatch.setattr(films, "EMBED_PAGE_BYTES", 5)
     sources = read(write_report(tmp_path / "report.html", [results("rt1", 2, tmp_path, "videos/a.mp4")])).sources
     assert sources == ["data:video/mp4;base64,ZmlsbQ==", "videos/a.mp4"]
 
@@ -104,7 +106,8 @@ def test_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_names_are_escaped(tmp_path: Path) -> None:
     row = replace(results("<script>alert(1)</script>", 4), command="a < b && c")
     path = write_report(tmp_path / "report.html", [row])
-    assert "<script" not in path.read_text()
+    assert "<script>alert" not in path.read_text()
+    assert path.read_text().count("<script>") == 1
     assert "a < b && c" in read(path).text
     assert "Every episode was solved." in read(path).text
 
@@ -130,3 +133,76 @@ def test_interval_plot_is_to_scale() -> None:
     assert 'class="bar" x1="2.00%" x2="98.00%"' in svg
     assert 'cx="50.00%"' in svg
     assert svg.count("<circle") == 1
+
+
+def test_policies_are_compared(tmp_path: Path) -> None:
+    rows = [results("rt1", 1), results("expert", 4)]
+    text = read(write_report(tmp_path / "report.html", rows)).text
+    assert "Comparison of policies" in text
+    assert "expert is better" in text
+    assert "0 / 6 / 2" not in text, "the better policy stands first"
+    assert "6 / 0 / 2" in text
+
+
+def test_a_refused_comparison_says_why_and_a_forced_one_warns(tmp_path: Path) -> None:
+    rows = [results("rt1", 1), replace(results("expert", 4), versions={"mujoco": "3.2.0"})]
+    refused = read(write_report(tmp_path / "report.html", rows)).text
+    assert "the runs cannot be compared" in refused
+    assert "version of mujoco: 3.3.0 (rt1), 3.2.0 (expert)" in refused
+    forced = read(write_report(tmp_path / "report.html", rows, comparison=compare(rows, force=True))).text
+    assert "These runs differ in more than the policy." in forced
+    assert "version of mujoco: 3.3.0 (rt1), 3.2.0 (expert)" in forced
+    assert "expert is better" in forced
+
+
+def test_further_sections_stand_in_the_page(tmp_path: Path) -> None:
+    extra = "<section id='more'><h2>Perturbations</h2></section>"
+    raw = write_report(tmp_path / "report.html", [results("rt1", 1)], sections=[extra]).read_text()
+    assert raw.index('id="rates"') < raw.index(extra) < raw.index('id="failures"')
+
+
+def test_failures_are_told(tmp_path: Path) -> None:
+    text = read(write_report(tmp_path / "report.html", [results("rt1", 1)])).text
+    assert "How episodes failed" in text
+    assert "6 75\u202f% of all, median step 12" in text
+    assert "no grasp, step 12" not in text, "no film was made"
+
+
+def test_returns_show_only_where_there_are_rewards(tmp_path: Path) -> None:
+    row = results("rt1", 1)
+    assert "mean return −1.0" in read(write_report(tmp_path / "a.html", [row])).text
+    bare = replace(row, episodes=tuple(replace(r, return_=0.0) for r in row.episodes))
+    assert "return" not in read(write_report(tmp_path / "b.html", [bare])).text.partition("(() => {")[0].lower()
+
+
+def test_tables_name_what_they_are_sorted_by() -> None:
+    html = table("A <b>", [Head("Task", numeric=False), Head("Rate")], [[Cell("x", "x"), Cell("50", 0.5)]])
+    assert 'aria-label="A &lt;b&gt;"' in html
+    assert html.count('aria-sort="none"') == 2
+    assert '<th scope="row" data-value="x">x</th><td data-value="0.5">50</td>' in html
+
+
+def test_bars_show_every_episode_in_lasting_colours() -> None:
+    labels = ["no grasp", "dropped", "odd", "strange"]
+    bar = outcome_bar(3, {"no grasp": 1, "odd": 2}, labels)
+    assert re.findall(r'class="(\w+)" style="flex-grow:(\d)"', bar) == [("ok", "3"), ("f1", "1"), ("f7", "2")]
+    assert 'aria-label="solved 3, no grasp 1, odd 2"' in bar
+    assert [failure_class(label, labels) for label in labels] == ["f1", "f2", "f7", "f8"]
+
+
+def test_numbers_have_true_signs() -> None:
+    assert [signed(x) for x in (3.4, -3.4, 0.2, -0.2)] == ["+3", "&minus;3", "0", "0"]
+
+
+def test_returns_are_in_the_results() -> None:
+    row = results("rt1", 1)
+    episodes = [replace(r, return_=float(i)) for i, r in enumerate(row.episodes)]
+    values = replace(row, episodes=tuple(episodes)).to_dict()["returns"]
+    assert values["tasks"]["lift"] == pytest.approx({"mean": 1.5, "sd": (5 / 3) ** 0.5})
+    assert values["overall"] == pytest.approx({"mean": 3.5, "sd": 6**0.5})
+    single = replace(row, episodes=tuple(episodes[1:2]))
+    assert single.to_dict()["returns"]["overall"] == {"mean": 1.0, "sd": 0.0}
+    assert single.table().columns[-1].header == "return (mean ± sd)"
+    bare = replace(row, episodes=tuple(replace(r, return_=0.0) for r in row.episodes))
+    assert bare.to_dict()["returns"] is None
+    assert len(bare.table().columns) == 4

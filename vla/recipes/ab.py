@@ -108,7 +108,8 @@ def compare_sequentially(
 
     Raises UserError where a number makes no sense, and what `evaluate` raises.
     """
-    limit, batch = max_episodes_per_task or config.episodes_per_task, batch or config.batch_size
+    limit = config.episodes_per_task if max_episodes_per_task is None else max_episodes_per_task
+    batch = config.batch_size if batch is None else batch
     if not 0 < alpha < 1 or batch < 1 or limit < 1:
         raise UserError(
             f"alpha is {alpha:g}, batch {batch} and the most episodes per task {limit}: expected alpha between 0 and 1, "
