@@ -18,7 +18,7 @@ from vla.sim_eval.rollout_worker import EpisodeRecord
 EMBED_FILE_BYTES = 400_000
 EMBED_PAGE_BYTES = 12_000_000
 _PAIRED = "Films of one row begin with the same seed."
-_FAILURES = "Each kind of failure of a task has a film, where it was recorded."
+_FAILURES = "Of each kind of failure in a task the first was filmed, where films were asked for."
 
 
 @dataclass
@@ -46,7 +46,8 @@ def film_section(columns: Sequence[Results], folder: Path) -> Section:
         for record in result.episodes:
             file = (result.folder or folder) / record.video
             if record.video and file.is_file():
-                film = _film(policy_class(i), result.policy, record, page.source(file), labels)
+                who = result.policy if len(columns) > 1 else ""
+                film = _film(policy_class(i), who, record, page.source(file), labels)
                 films.setdefault(record.task, {}).setdefault(record.episode, []).append(film)
     body = "".join(_task(task, films[task], columns) for task in films)
     if body:
@@ -74,9 +75,9 @@ def _film(css: str, policy: str, record: EpisodeRecord, source: str, labels: Seq
     else:
         when = f", step {record.failure_step}" if record.failure_step >= 0 else ""
         outcome = f'<i class="chip {failure_class(record.failure, labels)}"></i>{escape(record.failure)}{when}'
-    name = escape(f"{policy}, {record.task}, episode {record.episode}")
+    name = escape(f"{policy + ', ' if policy else ''}{record.task}, episode {record.episode}")
     return (
         f'<figure class="{css}"><div class="screen"><video controls muted loop playsinline preload="metadata" '
         f'aria-label="{name}" src="{escape(source)}"></video></div>'
-        f"<figcaption><b>{escape(policy)}</b> <span>episode {record.episode}</span><br>{outcome}</figcaption></figure>\n"
+        f"<figcaption>{f'<b>{escape(policy)}</b>' if policy else ''}<span>episode {record.episode}</span><br>{outcome}</figcaption></figure>\n"
     )

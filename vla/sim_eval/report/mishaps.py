@@ -43,7 +43,8 @@ def _bars(columns: Sequence[Results], labels: Sequence[str]) -> str:
 
 def _table(columns: Sequence[Results], labels: Sequence[str]) -> str:
     heads = [Head("Kind of failure", numeric=False)]
-    heads += [Head(result.policy, css=policy_class(i)) for i, result in enumerate(columns)]
+    names = [result.policy for result in columns] if len(columns) > 1 else ["Episodes"]
+    heads += [Head(name, css=policy_class(i) if len(columns) > 1 else "") for i, name in enumerate(names)]
     steps = [failure_steps(result.episodes) for result in columns]
     rows = []
     for label in labels:

@@ -60,7 +60,7 @@ def _pairs(comparison: Comparison, colour: dict[str, str]) -> str:
         Head("A − B, points"),
         Head("95 % interval", numeric=False),
         Head("Only A / only B / same"),
-        Head("P(A > B)"),
+        Head("P(A\u00a0>\u00a0B)"),
         Head("p adjusted" if len(comparison.pairs) > 1 else "p"),
     ]
     return table("Every two policies", heads, [_pair(pair, comparison, colour) for pair in comparison.pairs])
