@@ -40,6 +40,9 @@ class PolicyConfig(Config, ABC):
     """Time steps of context, T."""
     chunk: int = Field(default=1, ge=1)
     """Actions per chunk, K."""
+    standardise_language: bool = False
+    """Scale the instruction's vector by mean and deviation over the training instructions. Sentence vectors of one
+    grammar differ little from each other: without it a policy learns late which word matters."""
 
     @abstractmethod
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
@@ -60,6 +63,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
 
     state_mean: Tensor
     state_std: Tensor
+    language_mean: Tensor
+    language_std: Tensor
     action_low: Tensor
     action_high: Tensor
 
@@ -71,6 +76,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         self.card: dict[str, Any] = {}
         self.register_buffer("state_mean", torch.zeros(spec.state_dim))
         self.register_buffer("state_std", torch.ones(spec.state_dim))
+        if config.standardise_language:
+            self.register_buffer("language_mean", torch.zeros(self.language.dim))
+            self.register_buffer("language_std", torch.ones(self.language.dim))
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
 
@@ -143,7 +151,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         self.state_mean.copy_(states_NS.mean(0))
         # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
         self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
-        self.language.embed(list(dict.fromkeys(instructions)))
+        vectors_UE = self.language.embed(list(dict.fromkeys(instructions)))
+        if self.config.standardise_language:
+            std_E = vectors_UE.std(0, unbiased=False)
+            self.language_mean.copy_(vectors_UE.mean(0))
+            # what the training texts hardly vary in must not become loud in a text from elsewhere
+            self.language_std.copy_(std_E.clamp(min=max(0.3 * float(std_E.mean()), 1e-3)))
 
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
         return (state - self.state_mean) / self.state_std
@@ -156,7 +169,10 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         # one by one: a vector's last bits depend on the texts encoded beside it, and control must not depend on who
         # has asked for which text first
         vectors_UE = torch.cat([self.language.embed([text]) for text in distinct])
-        return vectors_UE.to(self.device), index_B
+        vectors_UE = vectors_UE.to(self.device)
+        if self.config.standardise_language:
+            vectors_UE = (vectors_UE - self.language_mean) / self.language_std
+        return vectors_UE, index_B
 
     # --- storage --------------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ class RT1(Policy):
         )
         h, w = self.trunk.map_size(*self.image_size)
         if config.token_positions:
-            self.map_position = nn.Parameter(torch.randn(config.width, h, w) * 0.05)
+            self.map_position = nn.Parameter(_coordinates(config.width, h, w))
         if config.token_learner:
             self.token_learner = TokenLearner(config.width, tokens=config.tokens_per_image)
         if len(self.cameras) > 1:
@@ -310,6 +310,16 @@ def random_shift(images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: 
     pixels = (rows_BH[:, :, None] * W + columns_BW[:, None, :]).to(images.device)
     index = pixels.view(B, 1, H * W, 1).expand(B, T, H * W, 3)
     return images.flatten(2, 3).gather(2, index).view(images.shape)
+
+
+def _coordinates(width: int, h: int, w: int) -> Float[Tensor, "D h w"]:
+    """Start of the positions in the map: every channel a random linear function of row and column.
+
+    A soft attention averages positions. What is smooth keeps its meaning under the average, so that where a token
+    looks has a gradient from the first step; with independent noise per position a policy did not learn to point.
+    """
+    rows_hw, columns_hw = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+    return torch.einsum("dc,chw->dhw", torch.randn(width, 2), torch.stack([rows_hw, columns_hw]))
 
 
 def _pixels(amount: float, size: int) -> int:
