@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -60,6 +60,17 @@ $(PEER)/.ready: $(READY)
 
 bench-rt1_peer: $(READY) $(PEER)/.ready  ## against robotic-transformer-pytorch, in an environment of its own
 	$(BIN)/python benchmarks/rt1_peer.py
+
+# the same simulator, and what our network needs besides lerobot's own dependencies
+$(INTEROP)/.network: $(READY) $(INTEROP)/.ready
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $$($(BIN)/python -m pip freeze | grep -iE '^(metaworld|mujoco|gymnasium)==')
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  $$($(BIN)/python -m pip freeze | grep -iE '^(timm|jaxtyping|wadler.lindig)==')
+	@touch $@
+
+bench-eval_peer: $(READY) $(INTEROP)/.network  ## against the evaluation of lerobot 0.4.4, in an environment of its own
+	$(BIN)/python benchmarks/eval_peer.py
 
 interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
 	rm -rf runs/interop
