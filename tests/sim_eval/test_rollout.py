@@ -226,7 +226,7 @@ def test_a_dead_or_hung_worker_is_replaced(
     )
     assert (tmp_path / "happened").exists()
     assert same(records, reference)
-    assert stats.lost_workers == 1
+    assert stats.lost_workers in (1, 2), "both workers may meet the trouble before one has marked it"
     assert "task " in stats.lost[0]
     assert message in stats.lost[0]
 
