@@ -234,7 +234,7 @@ class TabletopEnv(SimEnv):
             self._dress(slot, thing)
             height = scene.SHAPES[thing.shape].half_height
             table.place(slot, np.array([*spot, height]), float(rng.uniform(-0.2, 0.2)))
-        hand = scene.HOME + rng.uniform([-0.06, -0.04, -0.03], [0.06, 0.04, 0.03])
+        hand = rng.uniform(scene.HAND_LOW, scene.HAND_HIGH)
         self.data.qpos[:3] = hand
         self.data.qpos[3:5] = scene.FINGER_TRAVEL
         self.data.ctrl[:] = [*hand, scene.FINGER_TRAVEL, scene.FINGER_TRAVEL]

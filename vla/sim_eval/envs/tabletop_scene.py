@@ -42,7 +42,8 @@ WORKSPACE_LOW, WORKSPACE_HIGH = np.array([-0.27, -0.20, 0.008]), np.array([0.27,
 """Where the fingertips may go."""
 OBJECTS_LOW, OBJECTS_HIGH = np.array([-0.21, -0.14]), np.array([0.21, 0.10])
 """Where things are put down at the start."""
-HOME = np.array([0.0, -0.02, 0.20])
+HAND_LOW, HAND_HIGH = np.array([-0.20, -0.14, 0.12]), np.array([0.20, 0.16, 0.24])
+"""Where the fingertips are at the start: anywhere above the table, so that the hand does not tell what is asked."""
 FINGER_TRAVEL = 0.042
 """Greatest distance of each finger from the middle."""
 DRAWER_TRAVEL = 0.08
