@@ -15,7 +15,20 @@ runner = CliRunner()
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "collect", "train", "eval", "eval ab", "compare", "list", "bench", "data info", "config schema"]
+    "command",
+    [
+        "demo",
+        "collect",
+        "train",
+        "eval",
+        "eval ab",
+        "eval plan",
+        "compare",
+        "list",
+        "bench",
+        "data info",
+        "config schema",
+    ],
 )
 def test_help_has_an_example(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])
@@ -38,6 +51,8 @@ def test_list_names_what_is_registered() -> None:
         (["train", str(CONFIGS / "metaworld_mt10.yaml"), "data.path=nowhere"], "nowhere"),
         (["eval", str(CONFIGS / "metaworld_mt10.yaml"), "policy=nowhere"], "nowhere"),
         (["eval", "paln"], "paln: no such file"),
+        (["eval", "plan", "--rates", "60", "75"], "rate is 60: expected a success rate"),
+        (["eval", "plan", "--rates", "0.6", "0.6"], "tells equal policies apart"),
         (["collect", str(CONFIGS / "metaworld_mt10.yaml"), "env.tasks=[drawer-opne]"], "drawer-open"),
         (["data", "info", "nowhere"], "nowhere"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
@@ -65,6 +80,18 @@ def test_eval_without_a_config_says_so() -> None:
     result = runner.invoke(app, ["eval"])
     assert result.exit_code == 2
     assert "Missing argument 'config'" in result.stderr.replace("CONFIG", "config")
+
+
+def test_help_of_eval_names_the_other_commands() -> None:
+    output = runner.invoke(app, ["eval", "--help"]).output
+    assert "plan" in output[output.index("Commands:") :]
+
+
+def test_eval_plan_prints_episodes_per_policy() -> None:
+    result = runner.invoke(app, ["eval", "plan", "--rates", "0.6", "0.75", "--unpaired", "--tasks", "5"])
+    assert result.exit_code == 0, result.stderr
+    assert "155" in result.output  # 154 for the unpaired test, rounded up to a multiple of 5
+    assert "unpaired" in result.output
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

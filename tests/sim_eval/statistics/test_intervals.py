@@ -1,9 +1,11 @@
 """Intervals against published and hand-worked numbers, and against what they promise."""
 
+import numpy as np
 import pytest
-from scipy.stats import binom
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vla.sim_eval.statistics import clopper_pearson, macro_rate, wilson_interval
+from vla.sim_eval.statistics import clopper_pearson, coverage, macro_rate, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -46,18 +48,29 @@ def test_intervals_mirror_and_shrink(interval) -> None:
     assert interval(3, 20, 0.5)[0] > low
 
 
-@pytest.mark.parametrize("n", [10, 20, 50])
-def test_coverage(n: int) -> None:
+@pytest.mark.parametrize("n", [10, 50])
+def test_what_the_intervals_cover(n: int) -> None:
     """Clopper-Pearson covers every rate at least as often as it says; Wilson does so on average."""
-    rates = [i / 20 + 0.003 for i in range(20)]
+    rates = np.arange(1, 100) / 100
+    assert coverage(clopper_pearson, n, rates).min() >= 0.95
+    assert coverage(wilson_interval, n, rates).mean() == pytest.approx(0.95, abs=0.01)
 
-    def coverage(interval) -> list[float]:
-        bounds = [interval(k, n) for k in range(n + 1)]
-        return [sum(binom.pmf(k, n, p) for k, (lo, hi) in enumerate(bounds) if lo <= p <= hi) for p in rates]
 
-    wilson, exact = coverage(wilson_interval), coverage(clopper_pearson)
-    assert min(exact) >= 0.95 - 1e-9
-    assert sum(wilson) / len(wilson) == pytest.approx(0.95, abs=0.012)
+def test_coverage_by_hand() -> None:
+    # one episode, intervals [0, .4] and [.6, 1]: .3 is held by a failure, .8 by a success, .5 by neither
+    interval = [(0.0, 0.4), (0.6, 1.0)]
+    held = coverage(lambda successes, n: interval[successes], 1, [[0.3, 0.5, 0.8]])
+    np.testing.assert_allclose(held, [[0.7, 0.0, 0.8]])
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.999))
+def test_intervals_hold_the_rate(counts: tuple[int, int], confidence: float) -> None:
+    successes, n = counts
+    low, high = wilson_interval(successes, n, confidence)
+    low_exact, high_exact = clopper_pearson(successes, n, 0.5 + confidence / 2)
+    assert 0 <= low <= successes / n + 1e-12
+    assert successes / n - 1e-12 <= high <= 1
+    assert low_exact <= successes / n <= high_exact
 
 
 @pytest.mark.parametrize("interval", [wilson_interval, clopper_pearson])

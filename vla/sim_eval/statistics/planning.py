@@ -16,7 +16,7 @@ CORRELATIONS = (0.0, 0.25, 0.5)
 _LEGEND = """\
 paired: same tasks and seeds, exact McNemar; unpaired: Barnard.
 correlation: of the two policies' successes in an episode; 0 is cautious.
-sequential: mean of a paired test that peeks after each episode.
+sequential: mean of a paired test that peeks after each, betting on these rates.
 at most: where it gives up, as it mostly does with equal policies.
 ± 95 %: half the width of Wilson's interval, the wider of the two rates'."""
 

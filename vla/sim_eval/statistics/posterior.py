@@ -58,9 +58,12 @@ def _beta_greater(a: tuple[float, float], b: tuple[float, float]) -> float:
     """
     from scipy.special import betainc, betaincinv
 
+    if min(a[1], b[1]) < min(a[0], b[0]):  # mirrored: floats are dense near 0, where a pole may lie, and not near 1
+        a, b = (b[1], b[0]), (a[1], a[0])
     quantiles = np.concatenate([_QUANTILES, [0.5], 1 - _QUANTILES])
     steep = betainc(*a, betaincinv(*b, quantiles))
-    edges = np.unique(np.clip(np.concatenate([[0.0, 1.0], quantiles, steep]), 0, 1))
+    # No panel needs to end nearer to 0 than the first quantile, where the inverse of a denormal u is NaN.
+    edges = np.unique(np.concatenate([[0.0, 1.0], np.clip([*quantiles, *steep], _QUANTILES[0], 1 - _QUANTILES[0])]))
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     half = np.diff(edges)[:, None] / 2
     u = edges[:-1, None] + half * (nodes + 1)
