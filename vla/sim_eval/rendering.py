@@ -19,7 +19,8 @@ import importlib
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,6 +29,9 @@ from vla.config import UserError
 
 Preset = Literal["full", "fast"]
 PRESETS: tuple[str, ...] = get_args(Preset)
+VISIBLE_GROUPS = (1, 1, 1, 0, 0, 0)
+"""Which of MuJoCo's six groups of geoms are drawn; the last three hold collision shapes."""
+MAX_GEOMS = 1000
 INSTALL_COMMAND = "apt-get install -y libegl1 libgl1 libosmesa6"
 
 _live: weakref.WeakSet[SceneRenderer] = weakref.WeakSet()
@@ -119,11 +123,30 @@ def close_all() -> None:
         renderer.close()
 
 
+@dataclass(frozen=True)
+class VisualGeom:
+    """Something that is drawn and does not exist for the physics.
+
+    Attributes:
+        shape: "sphere", "capsule", "ellipsoid", "cylinder" or "box".
+        size: half sizes in metres, as MJCF has them: sphere (r, r, r), capsule and cylinder (r, r, half length).
+        position: of its middle in the world, metres.
+        rotation: (3, 3), its axes as columns; row by row.
+        rgba: colour, 0 to 1.
+    """
+
+    shape: Literal["sphere", "capsule", "ellipsoid", "cylinder", "box"]
+    size: tuple[float, float, float]
+    position: tuple[float, float, float]
+    rgba: tuple[float, float, float, float]
+    rotation: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
 class SceneRenderer:
     """Draws the cameras of one MuJoCo model, all at one size.
 
     The OpenGL context is made at the first `render`, in the process and thread that calls it: a renderer
-    that has not rendered yet survives a fork.
+    that has not rendered yet survives a fork. `extras` are drawn besides what the model holds.
 
     Args:
         model: mujoco.MjModel. With "fast" its quality settings are changed (they bind when the context is made).
@@ -138,6 +161,7 @@ class SceneRenderer:
         self._model = model
         self._gl: Any = None
         self._open = True
+        self.extras: Sequence[VisualGeom] = ()
 
     def _start(self) -> None:
         import mujoco
@@ -150,7 +174,7 @@ class SceneRenderer:
         self._gl = _gl_context(self.width, self.height)
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
         if self.preset == "fast":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
@@ -181,10 +205,27 @@ class SceneRenderer:
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
+        self._add_extras()
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         image = np.empty((self.height, self.width, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(image, None, self._viewport, self._context)
         return np.ascontiguousarray(image[::-1])  # OpenGL's first row is the lowest
+
+    def _add_extras(self) -> None:
+        import mujoco
+
+        for extra in self.extras:
+            if self._scene.ngeom >= self._scene.maxgeom:
+                raise RuntimeError(f"extras: a picture holds at most {MAX_GEOMS} geoms; draw fewer")
+            mujoco.mjv_initGeom(
+                self._scene.geoms[self._scene.ngeom],
+                getattr(mujoco.mjtGeom, f"mjGEOM_{extra.shape.upper()}"),
+                np.array(extra.size, dtype=np.float64),
+                np.array(extra.position, dtype=np.float64),
+                np.array(extra.rotation, dtype=np.float64),
+                np.array(extra.rgba, dtype=np.float32),
+            )
+            self._scene.ngeom += 1
 
     def close(self) -> None:
         """Frees the OpenGL context; may be called twice."""

@@ -1,0 +1,169 @@
+"""What a perturbation is: one way in which an episode differs from those of the training, at three severities.
+
+`PerturbedEnv` wraps an env and asks its perturbation at fixed places: once after the env's reset (`begin`), then for
+every action, observation and instruction that passes. All draws depend on the kind and the episode's seed alone, and a
+greater severity makes the same change greater.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from vla.config import ConfigError
+from vla.sim_eval.env import SimEnv
+from vla.sim_eval.scene_edits import SceneEditor
+from vla.types import Spec
+
+SEVERITIES = (1, 2, 3)
+Need = Literal["cameras", "state", "model", "renderer"]
+Observed = dict[str, Any]
+
+
+@dataclass
+class Episode:
+    """What a perturbation knows of the episode that it changes.
+
+    Attributes:
+        env: the env inside, after its reset.
+        seed: of the episode.
+        instruction: the right one.
+        others: instructions of the other tasks of the suite.
+        editor: of the env's model, for the perturbations that need it.
+        started: control steps that were played before the policy takes over.
+    """
+
+    env: SimEnv
+    seed: int
+    instruction: str
+    others: tuple[str, ...] = ()
+    editor: SceneEditor | None = None
+    started: int = field(default=0, init=False)
+
+
+class Perturbation:
+    """One kind of perturbation in one episode. This base class changes nothing.
+
+    Class attributes:
+        kind: its name.
+        levels: what the severities 1, 2 and 3 mean, in `unit`; empty for a control, which has no severity.
+        unit: a text with the level in it as `{}`; of a control: what it does.
+        needs: what the env must have.
+        looks_back: whether pictures of earlier steps are shown.
+    """
+
+    kind: ClassVar[str] = "none"
+    levels: ClassVar[tuple[Any, ...]] = ()
+    unit: ClassVar[str] = ""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    looks_back: ClassVar[bool] = False
+
+    def __init__(self, episode: Episode, level: Any = None) -> None:
+        """level: one of `levels`; None for a control."""
+        self.episode, self.level = episode, level
+
+    def rng(self, *numbers: int) -> np.random.Generator:
+        """A generator of (seed, kind) and, for example, the step."""
+        return np.random.default_rng([self.episode.seed, zlib.crc32(self.kind.encode()), *numbers])
+
+    @property
+    def editor(self) -> SceneEditor:
+        assert self.episode.editor is not None, "a perturbation that edits the scene needs a model"
+        return self.episode.editor
+
+    @classmethod
+    def obstacle(cls, episode: Episode) -> str:
+        """Why this episode cannot be perturbed so, beyond what `needs` says; empty where it can."""
+        return ""
+
+    def begin(self) -> dict[str, Any] | None:
+        """After the env's reset, before its first observation is drawn. Returns the info where steps were played."""
+        return None
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """What the env executes in place of `action` (A,), once per control step."""
+        return action
+
+    def observation(self, observation: Observed, step: int) -> Observed:
+        """What the policy sees after `step` control steps in place of `observation`, whose arrays are left alone.
+
+        May be called several times for a step, or without pictures.
+        """
+        return observation
+
+    def instruction(self) -> str:
+        """What the policy is told."""
+        return self.episode.instruction
+
+
+KINDS: dict[str, type[Perturbation]] = {}
+"""Name -> perturbation."""
+P = TypeVar("P", bound=type[Perturbation])
+
+
+def perturbation(
+    kind: str, *, levels: tuple[Any, ...] = (), unit: str, needs: tuple[Need, ...] = ()
+) -> Callable[[P], P]:
+    """Class decorator that fills in the class attributes and adds the class to `KINDS`."""
+    if len(levels) not in (0, len(SEVERITIES)):
+        raise ValueError(f"{kind}: has {len(levels)} levels, expected one for each of the severities 1 to 3, or none")
+
+    def add(cls: P) -> P:
+        cls.kind, cls.levels, cls.unit, cls.needs = kind, levels, unit, needs
+        KINDS[kind] = cls
+        return cls
+
+    return add
+
+
+def kind_named(name: str) -> type[Perturbation]:
+    """Raises ConfigError with the nearest name where there is no such kind."""
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError([f"kind: no perturbation {name!r}{hint}; there are: {', '.join(KINDS)}"])
+    return KINDS[name]
+
+
+def level_of(kind: str, severity: int | None) -> Any:
+    """What a severity means for a kind; None for controls. Raises ConfigError where the two do not fit."""
+    levels = kind_named(kind).levels
+    if not levels and severity is not None:
+        raise ConfigError([f"severity: is {severity}, but {kind} is a control and has none; leave it out"])
+    if levels and severity not in SEVERITIES:
+        raise ConfigError([f"severity: is {severity} for {kind}; expected 1, 2 or 3"])
+    return levels[severity - 1] if levels and severity is not None else None
+
+
+def describe(kind: str, severity: int | None = None) -> str:
+    """What is done, with its numbers; without a severity those of all three."""
+    cls = kind_named(kind)
+    if not cls.levels:
+        return cls.unit
+    levels = cls.levels if severity is None else (level_of(kind, severity),)
+    return cls.unit.format(", ".join(f"{level:g}" if isinstance(level, float) else str(level) for level in levels))
+
+
+def missing(kind: str, spec: Spec) -> str:
+    """What a robot lacks for this kind, as far as its spec tells; empty where nothing."""
+    needs = kind_named(kind).needs
+    if "cameras" in needs and not spec.cameras:
+        return f"{kind} changes pictures, but the env has no cameras"
+    if "state" in needs and spec.state_dim == 0:
+        return f"{kind} changes the robot's state, but the env has none"
+    return ""
+
+
+def unfit(kind: str, env: SimEnv) -> str:
+    """What an env lacks for this kind; empty where nothing."""
+    needs = kind_named(kind).needs
+    if "model" in needs and (env.model is None or env.data is None):
+        return f"{kind} changes the MuJoCo model, but {type(env).__name__} has none: its `model` or `data` is None"
+    if "renderer" in needs and env.renderer is None:
+        return f"{kind} adds to the picture, but {type(env).__name__} draws it itself: its `renderer` is None"
+    return missing(kind, env.spec_)
