@@ -183,6 +183,29 @@ def eval_ab(
         console.print(f"report: {Path(settings.out) / 'report.html'}")
 
 
+@eval_app.command(
+    "perturb",
+    epilog="Example: `vla eval perturb configs/metaworld_mt10.yaml policy=runs/mt10/policy --kinds light,camera`",
+)
+def eval_perturb(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    kinds: Annotated[str | None, typer.Option(help="Perturbations, with commas between [default: all].")] = None,
+    severities: Annotated[str | None, typer.Option(help="Of 1, 2, 3, with commas between [default: all].")] = None,
+) -> None:
+    """The same episodes under light, camera, noise, delay ... at three severities, and with wrong or missing inputs."""
+    with _clear_errors():
+        from vla.recipes.evaluate import perturb_from_config
+        from vla.sim_eval.robustness import PAGE, PerturbConfig
+
+        texts = list(overrides or [])
+        texts += [f"{key}=[{text}]" for key, text in (("kinds", kinds), ("severities", severities)) if text is not None]
+        settings = load_config(PerturbConfig, config, texts, section="eval")
+        found = perturb_from_config(settings, command=f"vla {' '.join(sys.argv[1:])}")
+        console.print(found.table())
+        console.print(f"report: {Path(settings.out) / PAGE}")
+
+
 @app.command(epilog="Example: `vla compare runs/new runs/old --out runs/compare`")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations, two or more.")],

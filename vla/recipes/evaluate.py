@@ -6,6 +6,8 @@ from typing import Literal
 
 from vla.models import load_policy
 from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
+from vla.sim_eval.robustness import PerturbConfig, perturb
+from vla.sim_eval.robustness_table import Robustness
 
 Baseline = Literal["expert", "random"]
 BASELINES: dict[str, Baseline] = {"expert": "expert", "random": "random"}
@@ -18,6 +20,12 @@ def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> R
     """
     actor = BASELINES.get(config.policy) or load_policy(config.policy)
     return evaluate(actor, config, name=policy_name(config.policy), command=command)
+
+
+def perturb_from_config(config: PerturbConfig, *, command: str | None = None) -> Robustness:
+    """Evaluates `config.policy` clean and under perturbations. Raises what `evaluate_from_config` and `perturb` raise."""
+    actor = BASELINES.get(config.policy) or load_policy(config.policy)
+    return perturb(actor, config, name=policy_name(config.policy), command=command)
 
 
 def policy_name(policy: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,8 @@ class SceneEditor:
             getattr(self._model.vis.headlight, name)[:] = values
 
     def light(self, rng: np.random.Generator, strength: float) -> None:
-        """Brightness of each source times exp(+-0.5), a tint of +-0.2 per channel, directions turned by up to 30 degrees."""
-        tint = 1 + strength * rng.uniform(-0.2, 0.2, 3)
+        """Brightness of each source times exp(+-0.5), a tint of +-0.12 per channel, directions turned by up to 30 degrees."""
+        tint = 1 + strength * rng.uniform(-0.12, 0.12, 3)
         headlight = self._model.vis.headlight
         for values in (headlight.ambient, headlight.diffuse):
             values[:] = np.clip(values * tint * np.exp(strength * rng.uniform(-0.5, 0.5)), 0, 1)
@@ -77,35 +77,39 @@ class SceneEditor:
         """Moves cameras about the point that they look at.
 
         Each goes up to `degrees` round it to a side and up or down, rolls by up to half of that, and is shifted by up
-        to `metres` along each axis. The point lies on the first surface ahead in the model's initial pose.
+        to `metres` along each axis. The point lies on the first surface ahead in the model's initial pose. A camera
+        that rides on something that moves is turned on the spot and shifted by a third.
 
         names: cameras to change; default: all.
         """
         for i in self._cameras(names):
-            share, shift = rng.uniform(-1, 1, 3), rng.uniform(-metres, metres, 3)
+            rides = self._model.body_weldid[self._model.cam_bodyid[i]] != 0
+            share, shift = rng.uniform(-1, 1, 3), rng.uniform(-metres, metres, 3) / (3 if rides else 1)
             angles = strength * np.deg2rad(degrees) * share * (1.0, 1.0, 0.5)
             axes = _rotation(self._model.cam_quat[i])  # columns: right, up, backwards
             turn = np.eye(3)
             for axis, angle in zip((axes[:, 1], axes[:, 0], axes[:, 2]), angles, strict=True):
                 turn = _turn(axis, angle) @ turn
-            backwards = self._distance(i) * axes[:, 2]
-            self._model.cam_pos[i] += turn @ backwards - backwards + strength * shift
+            arm = (0.0 if rides else self._distance(i)) * axes[:, 2]
+            self._model.cam_pos[i] += turn @ arm - arm + strength * shift
             quaternion = np.zeros(4)
             self._mujoco.mju_mat2Quat(quaternion, (turn @ axes).ravel())
             self._model.cam_quat[i] = quaternion
 
     def colours(self, rng: np.random.Generator, strength: float, exclude: Collection[int] = ()) -> None:
-        """Hue +-0.05 of the circle, saturation and brightness times exp(+-0.35), a tint of +-0.1, for each geom and
-        material apart.
+        """Hue +-0.05 of the circle, saturation and brightness times exp(+-0.35), a tint of +-0.1, for each colour and
+        material apart: geoms that look alike stay alike.
 
         Up to strength 1 a colour keeps its name. exclude: geoms (by id) that stay as they are.
         """
-        model = self._model
+        model, shades = self._model, dict[tuple[float, ...], np.ndarray]()
         for i in range(model.ngeom):
-            shade = _shade(rng, strength, model.geom_rgba[i, :3])
-            shows_material = model.geom_matid[i] >= 0 and tuple(model.geom_rgba[i]) == _UNPAINTED
+            colour = tuple(float(c) for c in model.geom_rgba[i])
+            if colour[:3] not in shades:
+                shades[colour[:3]] = _shade(rng, strength, colour[:3])
+            shows_material = model.geom_matid[i] >= 0 and colour == _UNPAINTED
             if i not in exclude and not shows_material:
-                model.geom_rgba[i, :3] = shade
+                model.geom_rgba[i, :3] = shades[colour[:3]]
         kept = {int(model.geom_matid[i]) for i in exclude}
         for i in range(model.nmat):
             shade = _shade(rng, strength, model.mat_rgba[i, :3])
@@ -214,7 +218,7 @@ def _rotation(quaternion: np.ndarray) -> np.ndarray:
     )
 
 
-def _shade(rng: np.random.Generator, strength: float, rgb: np.ndarray) -> np.ndarray:
+def _shade(rng: np.random.Generator, strength: float, rgb: Iterable[float]) -> np.ndarray:
     hue, saturation, value = colorsys.rgb_to_hsv(*(float(c) for c in rgb))
     hue = (hue + strength * rng.uniform(-0.05, 0.05)) % 1.0
     saturation = min(1.0, saturation * np.exp(strength * rng.uniform(-0.35, 0.35)))

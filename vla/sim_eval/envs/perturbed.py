@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic import GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import core_schema
 
 from vla.config import Choice, ConfigError, register, registered
@@ -37,6 +37,12 @@ class PerturbedConfig(EnvConfig):
     initial_pose, paraphrase; or a control: wrong_instruction, empty_instruction, blank_image, frozen_state."""
     severity: int | None = None
     """1 (slight), 2 or 3 (strong); controls have none."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        kind_named(kind)
+        return kind
 
     @model_validator(mode="after")
     def _possible(self) -> PerturbedConfig:

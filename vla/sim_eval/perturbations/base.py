@@ -126,7 +126,7 @@ def kind_named(name: str) -> type[Perturbation]:
     if name not in KINDS:
         near = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError([f"kind: no perturbation {name!r}{hint}; there are: {', '.join(KINDS)}"])
+        raise ConfigError([f"no perturbation {name!r}{hint}; there are: {', '.join(KINDS)}"])
     return KINDS[name]
 
 

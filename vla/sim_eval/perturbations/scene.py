@@ -26,7 +26,7 @@ def _place_anew(env: SimEnv) -> None:
 @perturbation(
     "light",
     levels=(0.5, 1.0, 1.5),
-    unit="strength {}: at 1, brightness x e^(±0.5), tint ±20 % per channel, directions ±30°",
+    unit="strength {}: at 1, brightness x e^(±0.5), tint ±12 % per channel, directions ±30°",
     needs=("cameras", "model"),
 )
 class Light(Perturbation):
