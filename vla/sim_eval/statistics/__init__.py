@@ -11,6 +11,7 @@ from vla.sim_eval.statistics.sequential import (
     SequentialComparison,
     UnpairedSequentialComparison,
     paired_log_e_value,
+    unpaired_log_factor,
 )
 from vla.sim_eval.statistics.stopping import SequentialPlan, sequential_plan
 
@@ -40,5 +41,6 @@ __all__ = [
     "probability_of_improvement",
     "sequential_plan",
     "smallest_significant",
+    "unpaired_log_factor",
     "wilson_interval",
 ]

@@ -7,8 +7,9 @@ tasks, each weighing the same, of a task's mean.
 
 Few tasks make a bootstrap too narrow: with K tasks the variance between them comes out (K - 1)/K times too small, and
 a tail of a normal is used where Student's t is due. The quantiles are widened for both (Hesterberg 2015, "expanded
-percentile interval"). What remains: with fewer than five tasks take it as a rough guide; and where all outcomes are alike
-the interval has no width, so that Wilson's, which knows the number of episodes, says more.
+percentile interval"). What remains (benchmarks/coverage.py measures it): with fewer than five tasks the interval is still
+a little too narrow; where the tasks are hardly different it is too wide, the noise of the episodes being drawn at both
+levels; and where all outcomes are alike it has no width, so that Wilson's, which knows the number of episodes, says more.
 """
 
 from __future__ import annotations

@@ -37,6 +37,31 @@ def paired_log_e_value(
     return np.asarray(likelihood + (w + v) * math.log(2))
 
 
+def unpaired_log_factor(
+    a: ArrayLike,
+    b: ArrayLike,
+    successes_a: ArrayLike,
+    successes_b: ArrayLike,
+    episodes: ArrayLike,
+    *,
+    prior: float = 0.5,
+) -> NDArray[np.float64]:
+    """Log of what the unpaired comparison's e-value is multiplied by for outcomes `a` and `b`, given those before.
+
+    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample tests"): rates A and B
+    as estimated before the episode, against their mean m for both. It is fair for every common rate p: with
+    s = (A - m) / (m (1 - m)) its expected factor is (1 + s (p - m)) (1 - s (p - m)) <= 1.
+
+    Args:
+        a, b: success of either policy, of any shape.
+        successes_a, successes_b, episodes: counts before; each policy has played `episodes`.
+    """
+    rate_a, rate_b = ((np.asarray(s) + prior) / (np.asarray(episodes) + 2 * prior) for s in (successes_a, successes_b))
+    mean = (rate_a + rate_b) / 2
+    factors = (np.where(won, r / mean, (1 - r) / (1 - mean)) for won, r in ((a, rate_a), (b, rate_b)))
+    return np.asarray(sum(np.log(factor) for factor in factors))
+
+
 class _EProcess:
     """Wealth of a bet against the null, and its highest value so far."""
 
@@ -114,9 +139,7 @@ class SequentialComparison(_EProcess):
 class UnpairedSequentialComparison(_EProcess):
     """Anytime-valid, two-sided comparison of two policies that play different episodes, one each per update.
 
-    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample tests"): rates A and B
-    as estimated before the episode, against their mean m for both. It is fair for every common rate p: with
-    s = (A - m) / (m (1 - m)) its expected factor is (1 + s (p - m)) (1 - s (p - m)) <= 1.
+    See `unpaired_log_factor` for the formula.
 
     Attributes:
         successes: of A and of B.
@@ -135,11 +158,7 @@ class UnpairedSequentialComparison(_EProcess):
 
     def update(self, a: bool, b: bool) -> None:
         """Adds the outcome of one episode of A and one of B."""
-        rates = [(s + self._prior) / (self.episodes + 2 * self._prior) for s in self.successes]
-        mean = sum(rates) / 2
-        log_e = self._log_e
-        for rate, outcome in zip(rates, (a, b), strict=True):
-            log_e += math.log(rate / mean if outcome else (1 - rate) / (1 - mean))
-        self.successes = [s + bool(outcome) for s, outcome in zip(self.successes, (a, b), strict=True)]
+        log_factor = unpaired_log_factor(bool(a), bool(b), *self.successes, self.episodes, prior=self._prior)
+        self.successes = [self.successes[0] + bool(a), self.successes[1] + bool(b)]
         self.episodes += 1
-        self._become(log_e)
+        self._become(self._log_e + float(log_factor))
