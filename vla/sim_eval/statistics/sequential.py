@@ -158,7 +158,8 @@ class UnpairedSequentialComparison(_EProcess):
 
     def update(self, a: bool, b: bool) -> None:
         """Adds the outcome of one episode of A and one of B."""
-        log_factor = unpaired_log_factor(bool(a), bool(b), *self.successes, self.episodes, prior=self._prior)
-        self.successes = [self.successes[0] + bool(a), self.successes[1] + bool(b)]
+        before_a, before_b = self.successes
+        log_factor = unpaired_log_factor(bool(a), bool(b), before_a, before_b, self.episodes, prior=self._prior)
+        self.successes = [before_a + bool(a), before_b + bool(b)]
         self.episodes += 1
         self._become(self._log_e + float(log_factor))
