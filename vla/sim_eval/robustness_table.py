@@ -104,7 +104,7 @@ class Robustness:
         """What `robustness.json` holds."""
         values = asdict(self)
         del values["folder"]
-        return {**values, "alpha": ALPHA, "seconds": round(self.seconds, 3)}
+        return {**values, "alpha": ALPHA}
 
     def save(self, folder: str | Path) -> Path:
         """Writes `robustness.json` into `folder`; returns the file."""
@@ -210,7 +210,7 @@ def tabulate(
         skipped=dict(skipped),
         versions=dict(clean.versions),
         command=command,
-        seconds=clean.seconds + sum(results.seconds for results in played.values()),
+        seconds=round(clean.seconds + sum(results.seconds for results in played.values()), 3),
         folder=folder,
     )
 

@@ -173,7 +173,7 @@ class SceneEditor:
                 yield i
 
     def _distance(self, camera: int) -> float:
-        """Metres from a camera to the first surface ahead, at most the extent of the model."""
+        """Metres from a camera to the first surface ahead; a floor at the horizon is no place to turn about."""
         if camera not in self._distances:
             model, data, found = self._model, self._mujoco.MjData(self._model), np.full(1, -1, dtype=np.int32)
             self._mujoco.mj_kinematics(model, data)
@@ -185,7 +185,7 @@ class SceneEditor:
                 model, data, data.cam_xpos[camera], ahead, np.array(VISIBLE_GROUPS, np.uint8), 1, carrier, found
             )
             extent = float(self._statistics["extent"])
-            self._distances[camera] = min(distance, extent) if distance >= 0 else extent
+            self._distances[camera] = min(distance, 3 * extent) if distance >= 0 else extent
         return self._distances[camera]
 
     def _put_back(self, fields: Collection[str], statistics: Collection[str]) -> None:

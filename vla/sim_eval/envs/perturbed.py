@@ -63,7 +63,12 @@ class PerturbedConfig(EnvConfig):
     def make(self, task: str) -> SimEnv:
         """Raises ConfigError where there is no such task, or the env lacks what the perturbation changes."""
         instructions = tuple(dict.fromkeys(other.instruction for other in self.env.suite().tasks))
-        return PerturbedEnv(self.env.make(task), self.kind, self.severity, instructions)
+        env = self.env.make(task)
+        try:
+            return PerturbedEnv(env, self.kind, self.severity, instructions)
+        except ConfigError:
+            env.close()
+            raise
 
     def versions(self) -> dict[str, str]:
         versions: dict[str, str] = self.env.versions()
@@ -89,7 +94,6 @@ class PerturbedEnv(SimEnv):
         self._class = Perturbation if kind is None else kind_named(kind)
         self._level = None if kind is None else level_of(kind, severity)
         if kind is not None and (problem := unfit(kind, env)):
-            env.close()
             raise ConfigError([problem])
         self.spec_, self.task = env.spec_, env.task
         for name in ("observation_space", "action_space", "metadata", "render_mode"):
@@ -141,7 +145,7 @@ class PerturbedEnv(SimEnv):
         action = self._perturbation.action(np.asarray(action, dtype=np.float32))
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
-        return self._seen(observation), reward, terminated, truncated, self._told(info)
+        return self._seen(observation), float(reward), terminated, truncated, self._told(info)
 
     def observe(self) -> dict[str, Any]:
         self.env.render_images = self._draws

@@ -32,7 +32,7 @@ class Noise(Perturbation):
         return {**observation, "images": images, "state": noisy}
 
 
-@perturbation("blur", levels=(0.4, 0.8, 1.6), unit="Gaussian of {} % of the picture's height", needs=("cameras",))
+@perturbation("blur", levels=(0.5, 1.0, 2.0), unit="Gaussian of {} % of the picture's height", needs=("cameras",))
 class Blur(Perturbation):
     """Pictures out of focus; the level is the deviation of the Gaussian."""
 
