@@ -262,7 +262,7 @@ class BlindConfig(point_env.PointConfig):
 
 @pytest.mark.parametrize("kind", ["light", "camera", "colours", "distractors", "blur", "blank_image"])
 def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
-    with pytest.raises(ValueError, match=f"{kind} changes pictures, but the env has no cameras"):
+    with pytest.raises(ValueError, match=f"{kind}: it changes pictures, but the env has no cameras"):
         PerturbedConfig(
             env=BlindConfig.model_construct(**dict(point_env.PointConfig())), kind=kind, severity=severity_of(kind)
         )
@@ -272,7 +272,7 @@ def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
 def test_an_env_without_a_model_is_told(kind):
     env = point_env.PointEnv(point_env.PointConfig(), "red")
     env.model = None
-    with pytest.raises(ConfigError, match=f"{kind} changes the MuJoCo model, but PointEnv has none"):
+    with pytest.raises(ConfigError, match=f"{kind}: it changes the MuJoCo model, but PointEnv has none"):
         make(kind, inner=env)
 
 

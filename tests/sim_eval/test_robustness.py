@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa has brought its own LLVM along
 from vla.cli import app
 from vla.config import ConfigError, load_config
-from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, ResultsError
 from vla.sim_eval.robustness import PerturbConfig, perturb
 from vla.sim_eval.robustness_plot import robustness_section, robustness_svg
@@ -111,7 +110,6 @@ def test_files_round_trip_and_the_drawings_hold_every_condition(seeker_run):
     page = (found.folder / "robustness.html").read_text()
     assert section in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
-    assert page == write_report(found.folder / "again.html", [found.folder / "clean"], sections=[section]).read_text()
 
 
 def test_what_was_played_is_not_played_again(tmp_path):

@@ -192,7 +192,7 @@ def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
     finally:
         env.close()
     if config.kinds is not None and problems:
-        raise ConfigError([f"kinds: {problem}" for problem in problems.values()])
+        raise ConfigError([f"kinds: {kind}: {problem}" for kind, problem in problems.items()])
     return tuple(kind for kind in wanted if kind not in problems), problems
 
 

@@ -24,6 +24,7 @@ _STYLE = """
 .panel .whisker { stroke: var(--own, #2260c4); stroke-width: 4; stroke-linecap: round; opacity: 0.35; }
 .panel circle { fill: var(--card, #ffffff); stroke: var(--own, #2260c4); stroke-width: 2; }
 .panel circle.differs { fill: var(--own, #2260c4); }
+.panel circle.clean { fill: var(--quiet, #5a6675); stroke: var(--quiet, #5a6675); }
 .panel text { fill: var(--quiet, #5a6675); font: 11px ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .panel .name { fill: var(--ink, #18212c); font-weight: 650; font-size: 12.5px; }
 """
@@ -31,6 +32,8 @@ _GRID_STYLE = """
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 10rem), 1fr)); gap: 0.6rem; }
 .panels figure { padding: 0.5rem 0.4rem 0.3rem; max-width: none; }
 .panels svg { width: 100%; height: auto; }
+#robustness dt { font-weight: 600; font-size: 0.9rem; margin-top: 0.5rem; }
+#robustness dd { margin: 0; color: var(--quiet); font-size: 0.9rem; }
 """
 
 
@@ -60,7 +63,7 @@ def _mark(severity: int, condition: Condition) -> str:
     text = f"{condition.successes}/{condition.episodes}, 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
     if severity:
         text = f"{describe(condition.kind, severity)}: {text}, adjusted p {p_text(condition.p_adjusted)}"
-    css = ' class="differs"' if condition.differs or not severity else ""
+    css = ' class="differs"' if condition.differs else "" if severity else ' class="clean"'
     return (
         f"<g><title>{escape(text)}</title>"
         f'<line class="whisker" x1="{x:g}" x2="{x:g}" y1="{_y(low):g}" y2="{_y(high):g}"/>'
@@ -98,6 +101,7 @@ def robustness_svg(robustness: Robustness) -> str:
 def robustness_section(robustness: Robustness) -> str:
     """The part of a report: panels, controls and the table as a `<section>`; it brings its own style along."""
     body = f"<style>{_STYLE}{_GRID_STYLE}</style>\n{_panels(robustness)}{_controls(robustness)}{_table(robustness)}"
+    body += _meanings([*robustness.kinds, *(control.kind for control in robustness.controls)])
     if robustness.skipped:
         lines = "".join(f"<li>{escape(kind)}: {escape(reason)}</li>\n" for kind, reason in robustness.skipped.items())
         body += f'<h3>Not played</h3>\n<ul class="notes">\n{lines}</ul>\n'
@@ -148,9 +152,16 @@ def _table(robustness: Robustness) -> str:
     return text
 
 
+def _meanings(kinds: Sequence[str]) -> str:
+    lines = "".join(f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(describe(k))}</dd>\n" for k in kinds)
+    return f"<details><summary>What the severities mean</summary>\n<dl>\n{lines}</dl></details>\n"
+
+
 def _row(kind: str, conditions: Sequence[Condition | None]) -> list[Cell]:
-    name = Cell(f"{escape(kind.replace('_', ' '))}<br><small>{escape(describe(kind))}</small>", kind)
-    return [name, *(_cell(condition) if condition is not None else NOTHING for condition in conditions)]
+    return [
+        Cell(escape(kind.replace("_", " ")), kind),
+        *(_cell(condition) if condition is not None else NOTHING for condition in conditions),
+    ]
 
 
 def _cell(condition: Condition) -> Cell:

@@ -48,7 +48,7 @@ class PerturbedConfig(EnvConfig):
     def _possible(self) -> PerturbedConfig:
         level_of(self.kind, self.severity)
         if problem := missing(self.kind, self.spec()):
-            raise ValueError(f"kind: {problem}")
+            raise ValueError(f"{self.kind}: {problem}")
         return self
 
     def spec(self) -> Spec:
@@ -94,7 +94,7 @@ class PerturbedEnv(SimEnv):
         self._class = Perturbation if kind is None else kind_named(kind)
         self._level = None if kind is None else level_of(kind, severity)
         if kind is not None and (problem := unfit(kind, env)):
-            raise ConfigError([problem])
+            raise ConfigError([f"{kind}: {problem}"])
         self.spec_, self.task = env.spec_, env.task
         for name in ("observation_space", "action_space", "metadata", "render_mode"):
             if hasattr(env, name):
@@ -124,7 +124,7 @@ class PerturbedEnv(SimEnv):
             self._extras = self.renderer.extras if self.renderer is not None else ()
         episode = Episode(self.env, own_seed, str(info["instruction"]), self.instructions, self._editor)
         if problem := self._class.obstacle(episode):
-            raise ConfigError([problem])
+            raise ConfigError([f"{self._class.kind}: {problem}"])
         self._perturbation = self._class(episode, self._level)
         info = self._perturbation.begin() or info
         self._instruction, self._steps, self._watched = self._perturbation.instruction(), 0, self.render_images

@@ -150,20 +150,20 @@ def describe(kind: str, severity: int | None = None) -> str:
 
 
 def missing(kind: str, spec: Spec) -> str:
-    """What a robot lacks for this kind, as far as its spec tells; empty where nothing."""
+    """Why a robot does not allow this kind, as far as its spec tells; empty where it does."""
     needs = kind_named(kind).needs
     if "cameras" in needs and not spec.cameras:
-        return f"{kind} changes pictures, but the env has no cameras"
+        return "it changes pictures, but the env has no cameras"
     if "state" in needs and spec.state_dim == 0:
-        return f"{kind} changes the robot's state, but the env has none"
+        return "it changes the robot's state, but the env has none"
     return ""
 
 
 def unfit(kind: str, env: SimEnv) -> str:
-    """What an env lacks for this kind; empty where nothing."""
+    """Why an env does not allow this kind; empty where it does."""
     needs = kind_named(kind).needs
     if "model" in needs and (env.model is None or env.data is None):
-        return f"{kind} changes the MuJoCo model, but {type(env).__name__} has none: its `model` or `data` is None"
+        return f"it changes the MuJoCo model, but {type(env).__name__} has none: its `model` or `data` is None"
     if "renderer" in needs and env.renderer is None:
-        return f"{kind} adds to the picture, but {type(env).__name__} draws it itself: its `renderer` is None"
+        return f"it adds to the picture, but {type(env).__name__} draws it itself: its `renderer` is None"
     return missing(kind, env.spec_)

@@ -13,7 +13,7 @@ class Paraphrase(Perturbation):
     def obstacle(cls, episode: Episode) -> str:
         if episode.env.paraphrases():
             return ""
-        return f"paraphrase: the env knows no other words for {episode.instruction!r}; give its tasks `paraphrases`"
+        return f"the env knows no other words for {episode.instruction!r}; give its tasks `paraphrases`"
 
     def instruction(self) -> str:
         known = self.episode.env.paraphrases()
@@ -29,7 +29,7 @@ class WrongInstruction(Perturbation):
         if _wrong(episode):
             return ""
         return (
-            "wrong_instruction: the env knows no wrong instruction and its suite no other one than "
+            "the env knows no wrong instruction and its suite no other one than "
             f"{episode.instruction!r}; add a task with another instruction to the suite"
         )
 

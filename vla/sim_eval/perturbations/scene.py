@@ -75,7 +75,7 @@ class Distractors(Perturbation):
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
-        return "" if episode.env.model.ncam else f"{cls.kind}: the model has no camera that tells what is in view"
+        return "" if episode.env.model.ncam else "the model has no camera that tells what is in view"
 
     def begin(self) -> None:
         env = self.episode.env
