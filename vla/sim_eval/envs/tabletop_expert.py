@@ -1,7 +1,9 @@
 """A scripted expert for every goal of the tabletop.
 
 What it does depends on the present state alone (which goal is next, where hand and things are), so that a policy
-that sees one frame can imitate it, and so that it recovers from any disturbance.
+that sees one frame can imitate it, and so that it recovers from any disturbance. It slows down in proportion to the
+way that is left: full speed up to the goal would make the direction flip within a centimetre, and a policy that does
+not yet know so exactly where things are could learn nothing from such frames.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import numpy as np
 
 from vla.sim_eval.envs.tabletop_goals import Progress
 from vla.sim_eval.envs.tabletop_language import DIRECTIONS, Goal
-from vla.sim_eval.envs.tabletop_scene import HANDLE_GAP, SHAPES, STEP_METRES
+from vla.sim_eval.envs.tabletop_scene import HANDLE_GAP, SHAPES
 
 TRAVEL_Z = 0.15
 """Height of the fingertips on the way; whatever is carried passes over everything."""
-GAIN = 0.8
+BRAKING = np.array([0.10, 0.10, 0.08])
+"""Distances from the target at which the hand begins to slow down, metres."""
 OPEN, CLOSED = 1.0, -1.0
 
 
@@ -28,9 +31,8 @@ class Expert:
         """(dx, dy, dz, gripper), each within [-1, 1]."""
         goal = self.progress.goal
         target, gripper = self._plan(goal)
-        way = GAIN * (target - self.table.hand) / STEP_METRES
-        way /= max(1.0, float(np.abs(way).max()))  # a straight line, however far
-        return np.array([*way, gripper], dtype=np.float32)
+        speed = np.clip((target - self.table.hand) / BRAKING, -1.0, 1.0)
+        return np.array([*speed, gripper], dtype=np.float32)
 
     def _plan(self, goal: Goal) -> tuple[np.ndarray, float]:
         """Where the fingertips go next (3,), and what the gripper does."""
@@ -49,14 +51,15 @@ class Expert:
         return SHAPES[self.table.things[slot].shape].half_height
 
     def _descend(self, target: np.ndarray, *, within: float, height: float = TRAVEL_Z) -> np.ndarray:
-        """Towards a point: up where it is far, across at the height of travel, down where it is below."""
+        """Towards a point through a funnel above it: high where it is far, straight down `within` its axis (metres).
+
+        A hand that is lower than the funnel goes up before it goes across.
+        """
         hand = self.table.hand
-        away = float(np.linalg.norm(hand[:2] - target[:2]))
-        if away < within:
-            return target
-        if away > 0.05 and hand[2] < height - 0.04:
-            return np.array([*hand[:2], height])
-        return np.array([*target[:2], max(height if away > 0.05 else target[2] + 0.06, target[2] + 0.05)])
+        away = max(0.0, float(np.linalg.norm(hand[:2] - target[:2])) - within)
+        z = min(max(height, target[2]), target[2] + min(6.0 * away, 0.06) + away)
+        across = np.clip(1.0 - (z - hand[2] - 0.01) / 0.04, 0.0, 1.0)
+        return np.array([*(hand[:2] + across * (target[:2] - hand[:2])), z])
 
     def _push(self, goal: Goal) -> np.ndarray:
         table = self.table
