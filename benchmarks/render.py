@@ -1,8 +1,9 @@
-"""Meta-World with pictures, one process: env steps per second of our `fast` preset against its default rendering.
+"""Env steps with pictures, one process: our `fast` preset against Meta-World's default rendering, and the tabletop.
 
 Both sides take the same actions in the same task and make a picture of the same size after every step: ours by
 `vla`'s env (which also turns it upright, reads the state and tells the failure), theirs by Meta-World's own `step`
-and `render()`, set up as LeRobot does. The `full` preset stands beside them: it makes the same picture as theirs.
+and `render()`, set up as LeRobot does. The `full` preset stands beside them: it makes the same picture as theirs. The tabletop, our own suite of primitives,
+makes as many pictures of the same size per step.
 
     python benchmarks/render.py [--task push] [--size 96] [--steps 10] [--rounds 15]
 """
@@ -20,12 +21,29 @@ from rich.console import Console
 from rich.table import Table
 
 from vla.sim_eval.envs.metaworld import CORNER2_POSITION, MetaworldConfig
+from vla.sim_eval.envs.tabletop import TabletopConfig
 
 
 def ours(task: str, size: int, preset: str, actions: np.ndarray) -> Callable[[], Any]:
     """Our env, which makes its picture in `step`."""
     env = MetaworldConfig(image_size=size, preset=preset, horizon=10**9).make(task)  # type: ignore[arg-type]
     env.reset(seed=1)
+
+    def work() -> None:
+        for action in actions:
+            env.step(action)
+
+    return work
+
+
+def tabletop(size: int, steps: int) -> Callable[[], Any]:
+    """Our tabletop with one picture per step; the expert's plan is no part of a step."""
+    env = TabletopConfig(cameras=("front",), image_size=size, horizon=10**9).make("place")
+    env.reset(seed=1)
+    actions = []
+    for _ in range(steps):
+        actions.append(env.expert_action())
+        env.step(actions[-1])
 
     def work() -> None:
         for action in actions:
@@ -67,6 +85,7 @@ def main() -> None:
     work = {
         "fast": ours(options.task, options.size, "fast", actions),
         "full": ours(options.task, options.size, "full", actions),
+        "tabletop": tabletop(options.size, options.steps),
         "theirs": theirs(options.task, options.size, actions),
     }
     console = Console(stderr=True)
@@ -77,7 +96,7 @@ def main() -> None:
     table = Table(title=f"{options.task}, {options.size} px, {versions['gl_renderer']}")
     for column in ("", "env steps per second", "ms per step", "times Meta-World"):
         table.add_column(column, justify="right" if column else "left")
-    names = {"fast": "vla, fast", "full": "vla, full", "theirs": "Meta-World's own"}
+    names = {"fast": "vla, fast", "full": "vla, full", "tabletop": "vla's tabletop", "theirs": "Meta-World's own"}
     for name, label in names.items():
         table.add_row(label, f"{rate[name]:.1f}", f"{1000 / rate[name]:.1f}", f"{rate[name] / rate['theirs']:.2f}")
     publish(
@@ -88,6 +107,8 @@ def main() -> None:
         unit="env steps with pictures per second",
         table=table,
         full=round(rate["full"], 2),
+        tabletop=round(rate["tabletop"], 2),
+        tabletop_times_fast=round(rate["tabletop"] / rate["fast"], 2),
         task=options.task,
         image_size=options.size,
         seconds_per_round={name: summary(seconds) for name, seconds in times.items()},

@@ -31,6 +31,7 @@ _HOME = {
     "CollectConfig": "vla.sim_eval",
     "EvalConfig": "vla.sim_eval",
     "collect": "vla.sim_eval",
+    "compare": "vla.sim_eval",
     "evaluate": "vla.sim_eval",
     "DemoConfig": "vla.recipes.demo",
     "demo": "vla.recipes.demo",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
     from vla.models import Policy, RT1Config, load_policy
     from vla.recipes.demo import DemoConfig, demo
-    from vla.sim_eval import CollectConfig, EvalConfig, collect, evaluate
+    from vla.sim_eval import CollectConfig, EvalConfig, collect, compare, evaluate
     from vla.training import TrainConfig, train
     from vla.types import Batch, Observation, PolicyOutput, Spec
 
@@ -64,6 +65,7 @@ __all__ = [
     "Windows",
     "__version__",
     "collect",
+    "compare",
     "demo",
     "evaluate",
     "load_config",

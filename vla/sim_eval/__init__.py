@@ -6,13 +6,14 @@ from, and only a name bound at import keeps the function in front of the module.
 
 from vla.sim_eval.check import EnvError, check_env
 from vla.sim_eval.collect import CollectConfig, collect
+from vla.sim_eval.compare import Comparison, ComparisonError, compare
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.evaluate import EvalConfig, evaluate
 from vla.sim_eval.picture import rollout_picture
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, ResultsError
-from vla.sim_eval.rollout import ActionError, RolloutError, rollout
+from vla.sim_eval.rollout import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollout_worker import EpisodeRecord, Job
 from vla.sim_eval.seeding import episode_seed
 from vla.sim_eval.statistics import clopper_pearson, wilson_interval
@@ -21,6 +22,8 @@ from vla.sim_eval.video import film_strip
 __all__ = [
     "ActionError",
     "CollectConfig",
+    "Comparison",
+    "ComparisonError",
     "EnvConfig",
     "EnvError",
     "EpisodeRecord",
@@ -30,12 +33,14 @@ __all__ = [
     "Results",
     "ResultsError",
     "RolloutError",
+    "RolloutStats",
     "SimEnv",
     "Suite",
     "Task",
     "check_env",
     "clopper_pearson",
     "collect",
+    "compare",
     "episode_seed",
     "evaluate",
     "film_strip",

@@ -175,6 +175,9 @@ class PerturbedEnv(SimEnv):
     def paraphrases(self) -> tuple[str, ...]:
         return self.env.paraphrases()
 
+    def held_out_paraphrases(self) -> tuple[str, ...]:
+        return self.env.held_out_paraphrases()
+
     def wrong_instructions(self) -> tuple[str, ...]:
         return self.env.wrong_instructions()
 

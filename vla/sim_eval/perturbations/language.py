@@ -11,12 +11,12 @@ class Paraphrase(Perturbation):
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
-        if episode.env.paraphrases():
+        if episode.env.held_out_paraphrases():
             return ""
         return f"the env knows no other words for {episode.instruction!r}; give its tasks `paraphrases`"
 
     def instruction(self) -> str:
-        known = self.episode.env.paraphrases()
+        known = self.episode.env.held_out_paraphrases()
         return known[min(self.level, len(known)) - 1]
 
 
