@@ -27,6 +27,8 @@ class Task:
         instruction: the primary text.
         paraphrases: other texts with the same meaning.
         horizon: greatest number of control steps of an episode.
+        ends_at_success: whether nothing is left to do after a success. False where the task goes on for as long as it
+            may, such as running: an episode is then played to its end, and a success is no terminal.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Task:
     instruction: str
     paraphrases: tuple[str, ...] = ()
     horizon: int = 500
+    ends_at_success: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     render_images: bool = True
     """While False, an env may skip rendering and leave `observation["images"]` empty: nobody looks at them.
     It must not change the physics."""
+    expert_name: str = ""
+    """Who acts as the expert in the present episode, where there are several; kept with what is collected."""
 
     @abstractmethod
     def observe(self) -> dict[str, Any]:
@@ -85,6 +90,10 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases
+
+    def held_out_paraphrases(self) -> tuple[str, ...]:
+        """Wordings that no demonstration of this env uses, where it keeps such apart; else its paraphrases."""
+        return self.paraphrases()
 
     def wrong_instructions(self) -> tuple[str, ...]:
         """Instructions that ask something else of the present scene; empty where the env knows none, and then the
