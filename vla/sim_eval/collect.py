@@ -292,7 +292,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
     rewards: list[float] = []
     successes: list[bool] = []
     solved = terminated = over = False
-    left = config.after_success_steps
+    left, ends_at_success = config.after_success_steps, env.task.ends_at_success
     while not over:
         for camera, images in frames.items():
             images.append(encode_png(observation["images"][camera]))
@@ -304,7 +304,7 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
         rewards.append(float(reward))
         successes.append(bool(info["success"]))
         solved = solved or successes[-1]
-        over = terminated or truncated or (solved and left == 0)
+        over = terminated or truncated or (solved and ends_at_success and left == 0)
         left -= solved
     texts = (str(info["instruction"]), *env.paraphrases())
     episode = Episode(
@@ -313,9 +313,13 @@ def demonstrate(env: SimEnv, config: CollectConfig, seed: int) -> tuple[Episode,
         actions=np.asarray(actions, dtype=np.float32),
         rewards=np.asarray(rewards, dtype=np.float32),
         success=np.asarray(successes, dtype=bool),
-        terminated=bool(solved or terminated),
+        terminated=bool(terminated or (solved and ends_at_success)),
         instruction=texts[rng.integers(len(texts))] if config.paraphrases == "all" else texts[0],
-        info={"seed": seed, "noisy_steps": noise.noisy_steps},
+        info={
+            "seed": seed,
+            "noisy_steps": noise.noisy_steps,
+            **({"expert": env.expert_name} if env.expert_name else {}),
+        },
     )
     return episode, "" if solved else str(info.get("failure") or "time limit")
 

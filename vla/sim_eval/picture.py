@@ -9,7 +9,7 @@ import numpy as np
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.pilot import Pilot, Robot, inference
 from vla.sim_eval.rollout_worker import EpisodePlayer, Job
-from vla.sim_eval.video import film_strip
+from vla.sim_eval.video import film_frame, film_strip
 from vla.types import Actor
 
 
@@ -69,10 +69,9 @@ def _frames(config: EnvConfig, job: Job, actions: list[np.ndarray]) -> list[np.n
     """Frame i shows the scene before action i; cameras side by side."""
     env = config.make(job.task)
     try:
-        observation, _ = env.reset(seed=job.seed)
-        seen = [observation]
+        frames = [film_frame(env, env.reset(seed=job.seed)[0])]
         for action in actions:
-            seen.append(env.step(action)[0])
-        return [np.concatenate(list(observation["images"].values()), axis=1) for observation in seen]
+            frames.append(film_frame(env, env.step(action)[0]))
+        return [frame for frame in frames if frame is not None]
     finally:
         env.close()

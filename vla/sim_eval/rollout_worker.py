@@ -18,10 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vla.config import UserError
 from vla.sim_eval.check import EnvError
 from vla.sim_eval.contract import check_images, checked_reset, checked_step
 from vla.sim_eval.env import EnvConfig, SimEnv
-from vla.sim_eval.video import VideoWriter
+from vla.sim_eval.video import VideoWriter, film_frame
+from vla.types import Spec
 
 Driver = Literal["parent", "expert", "random"]
 FILM_BYTES = 8_000_000  # of memory for an episode that is filmed in case it fails
@@ -130,7 +132,7 @@ class EpisodePlayer:
         self.success, self.success_ever = False, False
         self._after_success = 0
         self._watched = job.video is not None
-        self._video = _film_of(job, env.spec_.control_hz)
+        self._video = _film_of(job, env.spec_)
         env.render_images = self._watched or job.driver == "parent"
         self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.spec_)
         self.instruction = str(self.info["instruction"])
@@ -147,14 +149,20 @@ class EpisodePlayer:
             self._after_success += 1
         self.success_ever = self.success_ever or self.success
         satisfied = self.success_ever and self._after_success >= self.job.after_success_steps
+        satisfied = satisfied and self.env.task.ends_at_success
         self.over = satisfied or ended or self.steps >= self.job.horizon
         if self.env.render_images:
             self._film(self.observation)
 
     def _film(self, observation: dict[str, Any]) -> None:
-        if self._video is not None:
-            check_images(observation, self.env.spec_.cameras, self.env.spec_)
-            self._video.add(np.concatenate(list(observation["images"].values()), axis=1), self.steps)
+        if self._video is None:
+            return
+        check_images(observation, self.env.spec_.cameras, self.env.spec_)
+        frame = film_frame(self.env, observation)
+        if frame is None:
+            self._video = None
+        else:
+            self._video.add(frame, self.steps)
 
     @property
     def filmed(self) -> bool:
@@ -167,10 +175,10 @@ class EpisodePlayer:
 
     def record(self, *, keep_film: bool = True) -> EpisodeRecord:
         """Ends the episode; writes its film, if there is one to keep."""
-        if self._video is not None and keep_film:
-            if self._video.last_step < self.steps:  # it ended within a chunk: nobody has looked since
-                self.env.render_images = True
-                self._film(self.env.observe())
+        if keep_film and self._video is not None and self._video.last_step < self.steps:
+            self.env.render_images = True  # it ended within a chunk: nobody has looked since
+            self._film(self.env.observe())
+        if keep_film and self._video is not None:  # an env without pictures has none by now
             self._video.close()
         job = self.job
         return EpisodeRecord(
@@ -184,16 +192,16 @@ class EpisodePlayer:
             steps=self.steps,
             return_=self.return_,
             failure=self.failure,
-            video=f"{job.video.parent.name}/{job.video.name}" if job.video is not None else "",
+            video=f"{job.video.parent.name}/{job.video.name}" if job.video is not None and self.filmed else "",
             failure_step=-1 if self.success_ever else int(self.info.get("failure_step", self.steps)),
         )
 
 
-def _film_of(job: Job, fps: float) -> VideoWriter | None:
+def _film_of(job: Job, spec: Spec) -> VideoWriter | None:
     if job.video is not None:
-        return VideoWriter(job.video, fps)
-    if job.failure_video is not None and job.driver == "parent":  # for the others nobody draws
-        return VideoWriter(job.failure_video, fps, max_bytes=FILM_BYTES)
+        return VideoWriter(job.video, spec.control_hz, max_bytes=None if spec.cameras else 4 * FILM_BYTES)
+    if job.failure_video is not None and job.driver == "parent" and spec.cameras:  # for the others nobody draws
+        return VideoWriter(job.failure_video, spec.control_hz, max_bytes=FILM_BYTES)
     return None
 
 
@@ -213,6 +221,8 @@ class EnvHost:
             return self._start(command) if isinstance(command, Start) else self._act(command.slot, command.actions)
         except EnvError as error:
             return Failed(command.slot, f"the env breaks its contract (check_env looks for more)\n{error}")
+        except UserError as error:
+            return Failed(command.slot, str(error))
         except Exception:
             return Failed(command.slot, f"the env raised\n{traceback.format_exc()}")
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from vla.sim_eval.env import SimEnv
+from vla.sim_eval.rendering import RenderingError
+
 
 class VideoWriter:
     """Writes frames to an MP4 file: H.264 where PyAV has it, else MPEG-4.
@@ -74,6 +77,20 @@ class VideoWriter:
         """Forgets the frames; nothing is written."""
         self._frames.clear()
         self._latest = None
+
+
+def film_frame(env: SimEnv, observation: dict[str, Any]) -> np.ndarray | None:
+    """What a film shows of an observation, uint8 (H, W, 3): the cameras side by side; of a robot without cameras what
+    `env.render` draws. None where there is no picture."""
+    if images := list(observation["images"].values()):
+        return np.concatenate(images, axis=1)
+    if env.spec_.cameras:
+        return None
+    try:
+        picture: Any = env.render()
+    except (NotImplementedError, RenderingError):  # gymnasium's own `render` raises the former
+        return None
+    return None if picture is None else np.asarray(picture)
 
 
 @functools.cache

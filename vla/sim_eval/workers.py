@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from vla.config import UserError
+from vla.config import ConfigError, UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -235,6 +235,8 @@ class Worker:
         try:
             self._work = self._work or self._make_work()
             return Finished(self._work(job))
+        except ConfigError as error:  # its words say all
+            return Raised(f"{type(error).__name__}: {error}")
         except Exception:
             return Raised(traceback.format_exc())
 

@@ -1,0 +1,158 @@
+"""Locomotion: gymnasium's robots that run, swim and balance (its version 5), seen through their own observations.
+
+The return is the number that counts. Success is a summary of it: the robot has not fallen until the horizon, and its
+return reaches `success_return`. For hopper, halfcheetah and walker2d this is 80 % of the median return of the last
+published snapshot (see `vla.sim_eval.snapshots`; its mean action, 20 episodes of `configs/locomotion.yaml`), rounded to
+50; for the other robots the threshold that gymnasium registers with the env.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import numpy as np
+from pydantic import Field
+
+from vla.config import register
+from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
+from vla.sim_eval.gym_adapter import LEVEL, GymEnv, add_camera, gym_versions, prepare_backend, unknown_task
+from vla.sim_eval.snapshots import Behaviour, BehaviourConfig
+from vla.types import Spec
+
+CAMERA = "track"
+HORIZON = 1000
+Robot = Literal["hopper", "halfcheetah", "walker2d", "ant", "swimmer", "inverted-pendulum"]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """env_id: gymnasium's name. success_return: None takes the threshold that gymnasium has registered."""
+
+    env_id: str
+    texts: tuple[str, ...]
+    success_return: float | None = None
+
+
+_RUN = ("Run forward as fast as you can without falling", "Run as fast as possible and do not fall")
+_FORWARD = ("Run forward as fast as you can", "Move forward at the highest speed that you can reach")
+ROBOTS: dict[Robot, _Facts] = {
+    "hopper": _Facts("Hopper-v5", ("Hop forward as fast as you can without falling", *_RUN), 3000.0),
+    "halfcheetah": _Facts("HalfCheetah-v5", _FORWARD, 3350.0),
+    "walker2d": _Facts("Walker2d-v5", ("Walk forward as fast as you can without falling", *_RUN), 4150.0),
+    "ant": _Facts("Ant-v5", _RUN),
+    "swimmer": _Facts("Swimmer-v5", ("Swim forward as fast as you can", *_FORWARD[1:])),
+    "inverted-pendulum": _Facts("InvertedPendulum-v5", ("Keep the pole upright", "Balance the pole on the cart")),
+}
+
+
+@register("envs", "locomotion")
+class LocomotionConfig(EnvConfig):
+    """Gymnasium's MuJoCo robots that run, swim or balance."""
+
+    type: Literal["locomotion"] = "locomotion"
+    robot: Robot = "hopper"
+    """Whose states and actions these are: hopper, halfcheetah, walker2d, ant, swimmer or inverted-pendulum."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Height and width in pixels of a camera that follows the robot; null: none, the robot has its state alone."""
+    preset: Literal["fast", "full"] = "fast"
+    """Rendering: `full` adds shadows, reflections and anti-aliasing."""
+    horizon: Annotated[int, Field(ge=1)] = HORIZON
+    """Control steps after which an episode is cut off; published returns are those of 1000."""
+    success_return: float | None = None
+    """Return from which an episode counts as solved, if the robot has not fallen; null: the robot's own threshold."""
+    behaviour: BehaviourConfig | None = None
+    """Who the expert is: snapshots of a trained policy. null: there is no expert."""
+
+    def spec(self) -> Spec:
+        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        return Spec(cameras, *_anatomy(self.robot))
+
+    def suite(self) -> Suite:
+        first, *others = ROBOTS[self.robot].texts
+        task = Task(self.robot, "locomotion", first, tuple(others), self.horizon, ends_at_success=False)
+        return Suite(f"locomotion/{self.robot}", (task,))
+
+    def make(self, task: str) -> SimEnv:
+        """Raises ConfigError where there is no such task, or no such snapshots."""
+        if task != self.robot:
+            raise unknown_task(self.suite().name, task, (self.robot,))
+        return LocomotionEnv(self, self.suite().task(task))
+
+    def versions(self) -> dict[str, str]:
+        return gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id}
+
+
+class LocomotionEnv(GymEnv):
+    """One robot; see `SimEnv` for what it observes and tells. A robot that falls terminates the episode."""
+
+    def __init__(self, config: LocomotionConfig, task: Task) -> None:
+        spec = config.spec()
+        super().__init__(_build(config.robot), spec, task, camera=CAMERA, preset=config.preset)
+        self._success_return = threshold(config.robot) if config.success_return is None else config.success_return
+        sizes = (spec.state_dim, spec.action_dim)
+        self._behaviour = None if config.behaviour is None else Behaviour(config.behaviour, task.name, sizes)
+
+    def begin(self, seed: int, told: dict[str, Any]) -> None:
+        if self._behaviour is not None:
+            self._behaviour.begin(seed)
+            self.expert_name = f"snapshot {self._behaviour.current.index}"
+
+    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+        if terminated:
+            return False, "fell"
+        fast = self.return_ >= self._success_return
+        return self.steps >= self.task.horizon and fast, "" if fast else "too slow"
+
+    def expert_action(self) -> np.ndarray:
+        """The snapshot's action, clipped. Raises RuntimeError where no snapshots are given."""
+        if self._behaviour is None:
+            raise RuntimeError(f"{self.task.name} has no expert: set env.behaviour.path to a file of snapshots")
+        action = self._behaviour(np.asarray(self.raw, dtype=np.float64))
+        return np.clip(action.astype(np.float32), self._low, self._high)
+
+
+def threshold(robot: Robot) -> float:
+    """The return from which an episode of the robot counts as solved."""
+    facts = ROBOTS[robot]
+    found = facts.success_return if facts.success_return is not None else _registered(robot).reward_threshold
+    assert found is not None, f"gymnasium registers no threshold for {facts.env_id}"
+    return float(found)
+
+
+def _registered(robot: Robot) -> Any:
+    return gymnasium.spec(ROBOTS[robot].env_id)
+
+
+def _build(robot: Robot) -> Any:
+    prepare_backend()
+    sim: Any = gymnasium.make(ROBOTS[robot].env_id, disable_env_checker=True).unwrapped
+    if robot == "inverted-pendulum":  # the others have a camera
+        add_camera(sim, sim.fullpath, CAMERA, (0.0, -2.8, 0.2), LEVEL)
+    return sim
+
+
+@functools.cache
+def _anatomy(robot: Robot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...], float]:
+    """State names, action names, least and greatest actions and control rate, from the model."""
+    sim = _build(robot)
+    model, layout = sim.model, sim.observation_structure
+    positions: list[str] = []
+    velocities: list[str] = []
+    for i in range(model.njnt):
+        name, free = model.joint(i).name, int(model.jnt_type[i]) == 0
+        axes = [f"{name}_{axis}" for axis in ("x", "y", "z")] if free else [name]
+        positions += [*axes, *(f"{name}_{axis}" for axis in ("qw", "qx", "qy", "qz"))] if free else axes
+        turns = [f"{name}_{axis}" for axis in ("wx", "wy", "wz")] if free else []
+        velocities += [f"{axis}_velocity" for axis in [*axes, *turns]]
+    state = [*positions[layout.get("skipped_qpos", 0) :], *velocities]
+    if layout.get("cfrc_ext"):  # MuJoCo has torques before forces; the world feels none
+        parts = ("torque_x", "torque_y", "torque_z", "force_x", "force_y", "force_z")
+        state += [f"{model.body(i).name or f'body{i}'}_{part}" for i in range(1, model.nbody) for part in parts]
+    actions = tuple(str(model.joint(int(i)).name) for i in model.actuator_trnid[:, 0])
+    low, high = (tuple(float(v) for v in side) for side in (sim.action_space.low, sim.action_space.high))
+    hz = 1 / sim.dt
+    sim.close()
+    return tuple(state), actions, low, high, hz

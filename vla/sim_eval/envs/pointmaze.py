@@ -1,0 +1,147 @@
+"""PointMaze of gymnasium-robotics: a ball that is pushed through a maze to a goal which is part of its state.
+
+State: position and velocity, then the goal. The expert knows the maze: it follows the shortest path over the grid.
+Version 3 of the envs; the goal stays where it is, and whoever runs the env decides what success ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections import deque
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from vla.config import register
+from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
+from vla.sim_eval.gym_adapter import (
+    FIELD_OF_VIEW,
+    GymEnv,
+    add_camera,
+    gym_versions,
+    import_robotics,
+    listed_once,
+    prepare_backend,
+    unknown_task,
+)
+from vla.types import Spec
+
+CAMERA = "top"
+Cell = tuple[int, int]
+Maze = Literal["umaze", "medium", "large", "open"]
+MAPS: dict[Maze, tuple[str, int]] = {
+    "umaze": ("U_MAZE", 300),
+    "medium": ("MEDIUM_MAZE", 600),
+    "large": ("LARGE_MAZE", 800),
+    "open": ("OPEN", 300),
+}
+"""Name of the map in gymnasium-robotics, and its horizon there."""
+TEXTS = ("Go to the red ball", "Roll the green ball to the red one", "Find the way through the maze to the red mark")
+STATE_NAMES = ("x", "y", "x_velocity", "y_velocity", "goal_x", "goal_y")
+GAIN, DAMPING = 4.0, 1.0  # of the expert: force per metre and per metre a second
+
+
+@register("envs", "pointmaze")
+class PointMazeConfig(EnvConfig):
+    """A ball in mazes of gymnasium-robotics, with the goal in its state."""
+
+    type: Literal["pointmaze"] = "pointmaze"
+    tasks: Annotated[tuple[Maze, ...], Field(min_length=1)] = ("umaze", "medium", "large")
+    """Mazes by name: umaze, medium, large, open."""
+    reward: Literal["sparse", "dense"] = "sparse"
+    """`sparse`: 1 at the goal, else 0. `dense`: exp(-distance to the goal)."""
+    image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
+    """Height and width in pixels of a camera above the maze; null: none, the ball has its state alone."""
+    preset: Literal["fast", "full"] = "fast"
+    """Rendering: `full` adds shadows, reflections and anti-aliasing."""
+    horizon: Annotated[int, Field(ge=1)] | None = None
+    """Control steps after which an episode is cut off; null: those of gymnasium-robotics, 300 to 800."""
+
+    _listed_once = field_validator("tasks")(listed_once)
+
+    def spec(self) -> Spec:
+        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        return Spec(cameras, STATE_NAMES, ("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), control_hz=100)
+
+    def suite(self) -> Suite:
+        return Suite("pointmaze", tuple(self._task(name) for name in self.tasks))
+
+    def _task(self, name: Maze) -> Task:
+        return Task(name, "pointmaze", TEXTS[0], TEXTS[1:], self.horizon or MAPS[name][1])
+
+    def make(self, task: str) -> SimEnv:
+        """Raises ConfigError where there is no such maze."""
+        if task not in MAPS:
+            raise unknown_task("pointmaze", task, MAPS)
+        return PointMazeEnv(self, self._task(task))  # type: ignore[arg-type]
+
+    def versions(self) -> dict[str, str]:
+        return gym_versions(self.spec(), self.preset, "gymnasium-robotics") | {"env": "PointMaze-v3"}
+
+
+class PointMazeEnv(GymEnv):
+    """One maze; see `SimEnv` for what it observes and tells. It never terminates by itself."""
+
+    def __init__(self, config: PointMazeConfig, task: Task) -> None:
+        super().__init__(_build(task.name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset)  # type: ignore[arg-type]
+
+    def look(self) -> Any:
+        return self.sim._get_obs(self.sim.point_env._get_obs()[0])
+
+    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+        success = bool(told["success"])
+        return success, "" if success else "never reached"
+
+    def expert_action(self) -> np.ndarray:
+        """A spring to the end of the straight part of the path ahead, damped. Raises RuntimeError before `reset`."""
+        if self.raw is None:
+            raise RuntimeError("expert_action before reset: call reset first")
+        observation = self.look()["observation"]
+        force = GAIN * (self._waypoint(observation[:2]) - observation[:2]) - DAMPING * observation[2:]
+        return np.clip(force, self._low, self._high).astype(np.float32)
+
+    def _waypoint(self, position: np.ndarray) -> np.ndarray:
+        maze = self.sim.maze
+        start, end = (tuple(int(i) for i in maze.cell_xy_to_rowcol(xy)) for xy in (position, self.sim.goal))
+        ahead = path(tuple(tuple(cell == 1 for cell in row) for row in maze.maze_map), start, end)  # type: ignore[arg-type]
+        if len(ahead) < 2:
+            return np.asarray(self.sim.goal)
+        axis = 0 if ahead[1][0] == start[0] else 1  # what stays the same along the first part: the row or the column
+        corner = next((i for i, cell in enumerate(ahead) if cell[axis] != start[axis]), len(ahead)) - 1
+        if ahead[corner] == end:
+            return np.asarray(self.sim.goal)
+        return np.asarray(maze.cell_rowcol_to_xy(ahead[corner]))
+
+
+@functools.lru_cache(maxsize=4096)
+def path(walls: tuple[tuple[bool, ...], ...], start: Cell, end: Cell) -> tuple[Cell, ...]:
+    """The cells (row, column) of a shortest way from `start` to `end`, both included; empty where there is none."""
+    before: dict[Cell, Cell] = {end: end}
+    queue = deque([end])
+    while queue and start not in before:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            inside = 0 <= cell[0] < len(walls) and 0 <= cell[1] < len(walls[0])
+            if inside and not walls[cell[0]][cell[1]] and cell not in before:
+                before[cell] = (row, column)
+                queue.append(cell)
+    if start not in before:
+        return ()
+    found = [start]
+    while found[-1] != end:
+        found.append(before[found[-1]])
+    return tuple(found)
+
+
+def _build(name: Maze, reward: str) -> Any:
+    prepare_backend()
+    maze_map = getattr(import_robotics("envs.maze.maps"), MAPS[name][0])
+    sim = import_robotics("envs.maze.point_maze").PointMazeEnv(maze_map=maze_map, reward_type=reward)
+    # Seen from a height at which the longer side of the maze and its walls fill the picture.
+    height = max(len(maze_map), len(maze_map[0])) / 2 / math.tan(FIELD_OF_VIEW / 2) + 0.4
+    add_camera(sim.point_env, sim.tmp_xml_file_path, CAMERA, (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0))
+    os.unlink(sim.tmp_xml_file_path)  # nobody else would
+    return sim
