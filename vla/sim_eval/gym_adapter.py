@@ -185,6 +185,8 @@ def import_robotics(module: str) -> Any:
 
 def listed_once(tasks: tuple[Any, ...]) -> tuple[Any, ...]:
     """Validator of a config's tasks. Raises ValueError, which becomes a ConfigError."""
+    if not tasks:
+        raise ValueError("is empty: name at least one task")
     if twice := {task for task in tasks if tasks.count(task) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))}: named twice")
     return tasks

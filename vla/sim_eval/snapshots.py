@@ -7,6 +7,7 @@ and a standard deviation for each action dimension that does not depend on the s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,19 +88,22 @@ def load_snapshots(path: str | Path) -> list[Snapshot]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(
-            [f"behaviour.path: {path}: no such file; give an HDF5 file of snapshots, or a folder of them"]
+            [f"env.behaviour.path: {path}: no such file; give an HDF5 file of snapshots, or a folder of them"]
         )
     try:
         with h5py.File(path, "r") as file:
             groups = file["snapshots"]
+            iterations = sorted((int(name.removeprefix("iter")), name) for name in groups)
+            if not iterations:
+                raise ValueError("its group snapshots is empty")
             return [
-                Snapshot(index, int(name.removeprefix("iter")), _read(groups[name]["GaussianPolicy"]))
-                for index, name in enumerate(sorted(groups))
+                Snapshot(index, iteration, _read(groups[name]["GaussianPolicy"]))
+                for index, (iteration, name) in enumerate(iterations)
             ]
     except (OSError, KeyError, ValueError) as error:
         raise ConfigError(
             [
-                f"behaviour.path: {path}: holds no snapshots ({error}); expected HDF5 with "
+                f"env.behaviour.path: {path}: holds no snapshots ({error}); expected HDF5 with "
                 "snapshots/iterNNNNNNN/GaussianPolicy"
             ]
         ) from error
@@ -142,10 +146,12 @@ class Behaviour:
         if found != sizes:
             raise ConfigError(
                 [
-                    f"behaviour.path: {path}: is a policy of {found[0]} observations and {found[1]} actions, but {task} "
+                    f"env.behaviour.path: {path}: is a policy of {found[0]} observations and {found[1]} actions, but {task} "
                     f"has {sizes[0]} and {sizes[1]}; give the file of this robot"
                 ]
             )
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        """Tells files apart in records of what was played."""
         self.snapshots = snapshots if config.snapshots == "all" else _selected(snapshots, config.snapshots, path)
         self.current = self.snapshots[0]
 
@@ -166,7 +172,7 @@ def _file_of(path: Path, task: str) -> Path:
     file = path / f"{task}.h5"
     if not file.is_file():
         has = ", ".join(sorted(p.stem for p in path.glob("*.h5"))) or "none"
-        raise ConfigError([f"behaviour.path: {path} holds no {file.name}; there are snapshots of: {has}"])
+        raise ConfigError([f"env.behaviour.path: {path} holds no {file.name}; there are snapshots of: {has}"])
     return file
 
 
@@ -176,7 +182,7 @@ def _selected(snapshots: Sequence[Snapshot], selectors: Sequence[int | float], p
         index = round(selector * (count - 1)) if isinstance(selector, float) else selector
         if not -count <= index < count:
             raise ConfigError(
-                [f"behaviour.snapshots: no number {index} in {path}: it holds {count}, from 0 to {count - 1}"]
+                [f"env.behaviour.snapshots: no number {index} in {path}: it holds {count}, from 0 to {count - 1}"]
             )
         chosen.append(snapshots[index])
     return chosen

@@ -68,7 +68,7 @@ class FetchConfig(EnvConfig):
     """A Fetch arm of gymnasium-robotics, with the goal in its state."""
 
     type: Literal["fetch"] = "fetch"
-    tasks: Annotated[tuple[FetchTask, ...], Field(min_length=1)] = ("push", "slide", "pick-and-place")
+    tasks: tuple[FetchTask, ...] = ("push", "slide", "pick-and-place")
     """Tasks by name: push, slide and pick-and-place, or reach alone."""
     reward: Literal["sparse", "dense"] = "sparse"
     """`sparse`: 0 within 5 cm of the goal, else -1. `dense`: minus the distance to the goal."""

@@ -82,18 +82,25 @@ class LocomotionConfig(EnvConfig):
         return LocomotionEnv(self, self.suite().task(task))
 
     def versions(self) -> dict[str, str]:
-        return gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id}
+        """Raises ConfigError where there are no such snapshots: before a dataset is begun."""
+        expert = self.expert()
+        snapshots = {} if expert is None else {"snapshots": expert.digest}
+        return gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id} | snapshots
+
+    def expert(self) -> Behaviour | None:
+        """Who acts as the expert; None where nobody does. Raises ConfigError where there are no such snapshots."""
+        spec = self.spec()
+        sizes = (spec.state_dim, spec.action_dim)
+        return None if self.behaviour is None else Behaviour(self.behaviour, self.robot, sizes)
 
 
 class LocomotionEnv(GymEnv):
     """One robot; see `SimEnv` for what it observes and tells. A robot that falls terminates the episode."""
 
     def __init__(self, config: LocomotionConfig, task: Task) -> None:
-        spec = config.spec()
-        super().__init__(_build(config.robot), spec, task, camera=CAMERA, preset=config.preset)
+        self._behaviour = config.expert()
+        super().__init__(_build(config.robot), config.spec(), task, camera=CAMERA, preset=config.preset)
         self._success_return = threshold(config.robot) if config.success_return is None else config.success_return
-        sizes = (spec.state_dim, spec.action_dim)
-        self._behaviour = None if config.behaviour is None else Behaviour(config.behaviour, task.name, sizes)
 
     def begin(self, seed: int, told: dict[str, Any]) -> None:
         if self._behaviour is not None:

@@ -49,7 +49,7 @@ class PointMazeConfig(EnvConfig):
     """A ball in mazes of gymnasium-robotics, with the goal in its state."""
 
     type: Literal["pointmaze"] = "pointmaze"
-    tasks: Annotated[tuple[Maze, ...], Field(min_length=1)] = ("umaze", "medium", "large")
+    tasks: tuple[Maze, ...] = ("umaze", "medium", "large")
     """Mazes by name: umaze, medium, large, open."""
     reward: Literal["sparse", "dense"] = "sparse"
     """`sparse`: 1 at the goal, else 0. `dense`: exp(-distance to the goal)."""
