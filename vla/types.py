@@ -137,6 +137,7 @@ class Spec:
                 for camera, (h, w) in self.cameras.items()
             },
             state=torch.randn(B, T, self.state_dim, generator=rng),
+            keyframe=torch.randn(B, T, self.state_dim, generator=torch.Generator().manual_seed(seed + 1)),
             instruction=[f"do task {b % 3}" for b in range(B)],
             actions=low + unit * (high - low),
             action_mask=torch.ones(B, T, K, dtype=torch.bool),
@@ -221,6 +222,7 @@ class Batch:
     Attributes:
         images: camera name -> uint8 (B, T, H, W, 3), RGB.
         state: float32 (B, T, S), robot units.
+        keyframe: float32 (B, T, S), the state at the next keyframe (see `vla.data.keyframes`), robot units.
         instruction: B strings.
         actions: float32 (B, T, K, A), robot units: at step t the actions of steps t .. t+K-1.
         action_mask: bool (B, T, K), False where the chunk runs past the end of the episode.
@@ -234,6 +236,7 @@ class Batch:
 
     images: dict[str, Tensor]
     state: Tensor
+    keyframe: Tensor
     instruction: list[str]
     actions: Tensor
     action_mask: Tensor
@@ -314,11 +317,12 @@ class PolicyOutput:
         features: (B, T, F); features at t depend on steps <= t and on no action of step t,
             so that a critic may take the action separately.
         actions: distribution over chunks (B, T, K, A).
+        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each, already weighted.
     """
 
     features: Tensor
     actions: ActionDistribution
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Memory(Protocol):

@@ -14,7 +14,7 @@ from vla.types import Spec
 SPEC = Spec(
     cameras={"front": (6, 8), "wrist": (4, 4)},
     state_names=("x", "y", "gripper"),
-    action_names=("dx", "dy"),
+    action_names=("dx", "grip"),
     action_low=(-1.0, -2.0),
     action_high=(1.0, 2.0),
     control_hz=10.0,

@@ -23,7 +23,7 @@ def changed(values: np.ndarray, place: tuple[int, ...], value: float) -> np.ndar
 BAD_EPISODES = {
     "nan_action": (
         lambda e: {"actions": changed(e.actions, (2, 1), np.nan)},
-        "episode 0: actions: step 2, 'dy' is nan; drop the episode",
+        "episode 0: actions: step 2, 'grip' is nan; drop the episode",
     ),
     "infinite_state": (
         lambda e: {"state": changed(e.state, (1, 2), np.inf)},

@@ -124,7 +124,7 @@ def test_info_is_json_and_counts_per_task(write):
     json.dumps(info)
     assert (info["episodes"], info["frames"]) == (3, 9)
     assert [(t["episodes"], t["frames"], t["success_rate"]) for t in info["tasks"]] == [(2, 7, 0.0), (1, 2, 1.0)]
-    assert set(info["actions"]) == {"dx", "dy"}
+    assert set(info["actions"]) == {"dx", "grip"}
 
 
 def test_the_native_reader_is_registered():
@@ -141,7 +141,7 @@ def test_a_foreign_dataset_without_spec_rewards_or_extra_columns(write, episode)
     pq.write_table(pq.read_table(table).drop(["success", "return", "terminated", "info", "task_index"]), table)
     info = json.loads((root / "meta/info.json").read_text())
     info["features"] = {k: v for k, v in info["features"].items() if k not in strip}
-    info["features"]["action"]["names"] = {"motors": ["dx", "dy"]}
+    info["features"]["action"]["names"] = {"motors": ["dx", "grip"]}
     info["features"]["observation.state"]["names"] = None
     (root / "meta/info.json").write_text(json.dumps(info))
     for name in ("vla_spec.json", "vla_metadata.json"):
@@ -149,7 +149,7 @@ def test_a_foreign_dataset_without_spec_rewards_or_extra_columns(write, episode)
 
     dataset = EpisodeDataset(root)
     actions = np.concatenate([episode(0, 3).actions, episode(1, 2).actions])
-    assert dataset.spec.action_names == ("dx", "dy")
+    assert dataset.spec.action_names == ("dx", "grip")
     assert dataset.spec.state_names == ("state_0", "state_1", "state_2")
     assert dataset.spec.cameras == {"front": (6, 8), "wrist": (4, 4)}
     np.testing.assert_allclose(dataset.spec.action_low, actions.min(0), rtol=1e-6)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vla.data import DatasetWriter, EpisodeDataset, Windows
 from vla.types import Batch
 
+GRIPPER = 1  # of the action
 LENGTHS = [5, 1, 3, 8, 2]
 
 
@@ -35,6 +36,7 @@ def naive_window(
     e = loaded(dataset, episode)
     L = len(e)
     returns = [sum(discount ** (k - s) * float(e.rewards[k]) for k in range(s, L)) for s in range(L)]
+    grip = e.actions[:, GRIPPER] > 0.5 * (dataset.spec.action_low[GRIPPER] + dataset.spec.action_high[GRIPPER])
     steps = []
     for s in range(t - history + 1, t + (2 if next_step else 1)):
         real, near = 0 <= s < L, min(max(s, 0), L - 1)
@@ -42,6 +44,7 @@ def naive_window(
             {
                 "images": {camera: e.frames(camera)[near] for camera in e.images},
                 "state": e.state[near],
+                "keyframe": e.state[next(k for k in range(near, L) if k == L - 1 or grip[k + 1] != grip[k])],
                 "actions": [e.actions[min(near + k, L - 1)] for k in range(chunk)],
                 "action_mask": [real and near + k < L for k in range(chunk)],
                 "rewards": e.rewards[near] if real else 0.0,
@@ -55,7 +58,7 @@ def naive_window(
 
 
 def assert_window(batch: Batch, b: int, steps: list[dict]) -> None:
-    for name in ("state", "actions", "action_mask", "rewards", "terminals", "timesteps", "mask"):
+    for name in ("state", "keyframe", "actions", "action_mask", "rewards", "terminals", "timesteps", "mask"):
         np.testing.assert_array_equal(getattr(batch, name)[b].numpy(), np.array([s[name] for s in steps]), err_msg=name)
     np.testing.assert_allclose(
         batch.returns_to_go[b].numpy(), [s["returns_to_go"] for s in steps], rtol=1e-5, atol=1e-6

@@ -21,6 +21,7 @@ def window(episode: Batch, row: int, t: int, history: int) -> Batch:
     batch = Batch(
         images={c: x[row : row + 1, steps] for c, x in episode.images.items()},
         state=episode.state[row : row + 1, steps],
+        keyframe=episode.keyframe[row : row + 1, steps],
         instruction=[episode.instruction[row]],
         actions=episode.actions[row : row + 1, steps],
         action_mask=episode.action_mask[row : row + 1, steps],

@@ -214,3 +214,36 @@ def test_spec_and_config_that_do_not_fit(spec):
     assert config.model_copy(update={"image_size": (32, 32)}).build(two_sizes).image_size == (32, 32)
     with pytest.raises(SpecError, match="the spec has no state"):
         config.model_copy(update={"state_token": True}).build(dataclasses.replace(spec, state_names=()))
+
+
+def test_keyframe_loss_teaches_what_sees_and_nothing_else(make, spec):
+    policy = make(keyframe_loss=0.5, state_token=True)
+    policy.state_mean.fill_(0.3)
+    policy.state_std.fill_(2.0)
+    batch = spec.fake_batch(2, 3)
+    (loss_BT,) = policy(batch).losses.values()
+    loss_BT.sum().backward()
+    grads = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(name.startswith("trunk.blocks") for name in grads)
+    assert any(name.startswith("condition") for name in grads)
+    assert not any(name.startswith(("transformer", "head", "state_embedding")) for name in grads)
+    with torch.no_grad():
+        policy.keyframe_head[-1].weight.zero_()
+        policy.keyframe_head[-1].bias.copy_(torch.tensor([1.0, 2.0]))
+        expected = 0.5 * (torch.tensor([1.0, 2.0]) - (batch.keyframe - 0.3) / 2.0).square().mean(-1)
+        torch.testing.assert_close(policy(batch).losses["keyframe_loss"], expected)
+
+
+def test_keyframe_loss_is_no_part_of_control(make, spec):
+    policy = make(keyframe_loss=1.0).eval()
+    before = policy.act(spec.fake_observation(2))[0]
+    torch.nn.init.normal_(policy.keyframe_head[-1].weight, std=9.0)
+    torch.testing.assert_close(policy.act(spec.fake_observation(2))[0], before, rtol=0, atol=0)
+    assert not any("keyframe" in name for name in make().state_dict())
+
+
+def test_keyframe_loss_needs_few_tokens_and_a_state(make, spec):
+    with pytest.raises(ValueError, match="token_learner"):
+        make(keyframe_loss=1.0, token_learner=False)
+    with pytest.raises(SpecError, match="keyframe_loss: 0"):
+        RT1Config(trunk="test_efficientnet", keyframe_loss=1.0).build(dataclasses.replace(spec, state_names=()))

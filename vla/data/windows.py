@@ -14,6 +14,7 @@ import torch
 
 from vla.data.cache import FrameCache, Storage
 from vla.data.errors import DataError
+from vla.data.keyframes import next_keyframes
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
 from vla.types import Batch
@@ -85,6 +86,7 @@ class Windows:
         self.rewards, self.success = columns.rewards[source], columns.success[source]
         self.terminals = columns.terminated[source]
         self.returns = returns_to_go(self.rewards, lengths, discount=discount)
+        self._keyframe = next_keyframes(self.actions, lengths, dataset.spec)
         self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
         self._start, self._end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
         self._cache = FrameCache(
@@ -112,6 +114,7 @@ class Windows:
         return Batch(
             images={camera: _tensor(frames[row_BT]) for camera, frames in self._cache.frames.items()},
             state=_tensor(self.states[step_BT]),
+            keyframe=_tensor(self.states[self._keyframe[step_BT]]),
             instruction=[self.instructions[task] for task in task_B],
             actions=_tensor(self.actions[step_BTK]),
             action_mask=_tensor(inside_BTK),

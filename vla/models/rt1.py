@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vla.config import Choice, register
@@ -27,6 +27,8 @@ from vla.models.trajectory_transformer import Positions, TrajectoryTransformer
 from vla.tokenizers.bins import BinsConfig
 from vla.tokenizers.layout import Layout, Rule, Segment
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+
+KEYFRAME_HIDDEN = 256
 
 
 @register("policies", "rt1")
@@ -54,6 +56,10 @@ class RT1Config(PolicyConfig):
     """Add a learned position in the image to every token of the map, so that a token can say where something is."""
     state_token: bool = False
     """Give the transformer the robot's state as one more token per step."""
+    keyframe_loss: float = Field(default=0.0, ge=0)
+    """Weight of an auxiliary loss in training: the image tokens alone shall tell the robot's state at the next keyframe,
+    that is where a gripper next opens or closes, or where the episode ends. Most frames of a demonstration can be
+    continued without the image; this makes every frame teach what the instruction means in it."""
     state_noise: float = Field(default=0.0, ge=0)
     """Standard deviation of noise on the normalised state in training."""
     language: str = "minilm"
@@ -82,6 +88,12 @@ class RT1Config(PolicyConfig):
     """Share of the training target spread evenly over all bins."""
     bin_smoothing: float = Field(default=0.0, ge=0)
     """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin alone."""
+
+    @model_validator(mode="after")
+    def _keyframes_from_few_tokens(self) -> RT1Config:
+        if self.keyframe_loss and not self.token_learner:
+            raise ValueError("keyframe_loss: needs token_learner=true: it reads the few tokens of an image")
+        return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> RT1:
         """Raises SpecError where cameras and config do not fit, TrunkError where the trunk cannot be had."""
@@ -182,6 +194,12 @@ class RT1(Policy):
         # as released: the first action token is read where the last token with content stands
         first = layout.slots("action").start - 1
         self._read = range(first, first + self.tokenizer.num_tokens)
+        if config.keyframe_loss:
+            self.keyframe_head = nn.Sequential(
+                nn.Linear(per_image * len(self.cameras) * config.width, KEYFRAME_HIDDEN),
+                nn.GELU(),
+                nn.Linear(KEYFRAME_HIDDEN, spec.state_dim),
+            )
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Output for every step; what it says of padded steps means nothing.
@@ -194,7 +212,8 @@ class RT1(Policy):
         mask_BT = None if bool(batch.mask.all()) else batch.mask
         images = {camera: self._augment(batch.images[camera]) for camera in self.cameras}
         content = self._content(images, batch.state, modulation, index_B, mask_BT)
-        return self._output(self.transformer(content, mask_BT, read=self._read))
+        losses = {"keyframe_loss": self._keyframe_loss(content["image"], batch)} if self.config.keyframe_loss else {}
+        return self._output(self.transformer(content, mask_BT, read=self._read), losses)
 
     def step(self, observation: Observation, memory: RT1Memory | None) -> tuple[PolicyOutput, RT1Memory]:
         """One new frame is encoded; past frames come from the memory. Equal to `forward` over the robot's window.
@@ -228,10 +247,16 @@ class RT1(Policy):
         )
         return self._output(hidden), new
 
-    def _output(self, hidden_BTRD: Tensor) -> PolicyOutput:
+    def _keyframe_loss(self, image_BTMD: Tensor, batch: Batch) -> Float[Tensor, "B T"]:
+        """Squared error of the normalised state at the next keyframe, weighted."""
+        predicted_BTS = self.keyframe_head(image_BTMD.flatten(2))
+        error_BTS = predicted_BTS.float() - self.normalised_state(batch.keyframe)
+        return self.config.keyframe_loss * error_BTS.square().mean(-1)
+
+    def _output(self, hidden_BTRD: Tensor, losses: dict[str, Tensor] | None = None) -> PolicyOutput:
         c = self.config
         actions = CategoricalActions(self.head(hidden_BTRD), self.tokenizer, c.label_smoothing, c.bin_smoothing)
-        return PolicyOutput(features=hidden_BTRD.mean(2), actions=actions)
+        return PolicyOutput(features=hidden_BTRD.mean(2), actions=actions, losses=losses or {})
 
     def _content(
         self,
@@ -339,6 +364,8 @@ def _cameras(config: RT1Config, spec: Spec) -> tuple[str, ...]:
         raise SpecError(f"cameras {', '.join(names)} have different sizes; set image_size: [height, width]")
     if config.state_token and not spec.state_dim:
         raise SpecError("state_token is on, but the spec has no state; set state_token: false")
+    if config.keyframe_loss and not spec.state_dim:
+        raise SpecError("keyframe_loss is on, but the spec has no state to tell; set keyframe_loss: 0")
     return names
 
 

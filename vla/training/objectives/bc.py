@@ -25,12 +25,15 @@ class BCConfig(ObjectiveConfig):
 
 
 class BC(Objective):
-    """Mean over the valid steps of the action distribution's own loss (cross-entropy for tokens)."""
+    """Mean over the valid steps of the action distribution's own loss (cross-entropy for tokens), and in training of the
+    losses that the policy adds."""
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        distribution = policy(batch).actions
-        loss = masked_mean(distribution.loss(batch.actions, batch.action_mask), batch.mask)
-        return loss, _accuracy(distribution, batch)
+        output = policy(batch)
+        loss = masked_mean(output.actions.loss(batch.actions, batch.action_mask), batch.mask)
+        added = {name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()}
+        metrics = {name: value.detach() for name, value in added.items()} | _accuracy(output.actions, batch)
+        return loss + sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per action dimension."""
