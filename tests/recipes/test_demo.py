@@ -13,13 +13,13 @@ from vla.models import load_policy
 from vla.recipes.demo import DemoConfig, demo
 
 SMALL = [
-    "collect.env.tasks=[door-close]",
+    "collect.env.tasks=[reach]",
     "collect.env.image_size=32",
     "collect.episodes_per_task=2",
     "collect.workers=1",
     "train.steps=3",
     "train.batch_size=8",
-    "eval.env.tasks=[door-close]",
+    "eval.env.tasks=[reach]",
     "eval.env.image_size=32",
     "eval.env.horizon=12",
     "eval.episodes_per_task=1",

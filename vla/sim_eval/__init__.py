@@ -13,6 +13,7 @@ from vla.sim_eval.picture import rollout_picture
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, ResultsError
+from vla.sim_eval.robustness import PerturbConfig, Robustness, perturb
 from vla.sim_eval.rollout import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollout_worker import EpisodeRecord, Job
 from vla.sim_eval.seeding import episode_seed
@@ -29,9 +30,11 @@ __all__ = [
     "EpisodeRecord",
     "EvalConfig",
     "Job",
+    "PerturbConfig",
     "RenderingError",
     "Results",
     "ResultsError",
+    "Robustness",
     "RolloutError",
     "RolloutStats",
     "SimEnv",
@@ -44,6 +47,7 @@ __all__ = [
     "episode_seed",
     "evaluate",
     "film_strip",
+    "perturb",
     "rollout",
     "rollout_picture",
     "wilson_interval",

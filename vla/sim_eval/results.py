@@ -119,7 +119,9 @@ class Results:
         from rich.table import Table
 
         more = ["return (mean ± sd)"] if self.has_rewards else []
-        table = Table("", "rate", "solved", "95 % interval", *more, title=f"{self.policy} on {self.suite}")
+        caption = f"workers lost and replaced: {len(self.losses)}" if self.losses else None
+        title = f"{self.policy} on {self.suite}"
+        table = Table("", "rate", "solved", "95 % interval", *more, title=title, caption=caption)
         rows = [("all episodes", list(self.episodes)), *self.groups.items()]
         rows += [(f"  {name}", records) for name, records in self.tasks.items()]
         for name, records in rows:
