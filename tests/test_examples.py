@@ -30,3 +30,11 @@ def test_01_collect_and_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_03_train_on_your_own_dataset(tmp_path: Path) -> None:
     _load("03").main(tmp_path, episodes=6, steps=2)
     assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
+
+
+def test_04_your_own_env(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _load("04").main(str(tmp_path))
+    told = capsys.readouterr().out
+    assert "8 demonstrations" in told
+    assert "expert: 20 of 20 solved" in told
+    assert len(list(tmp_path.glob("expert/videos/*.mp4"))) == 4
