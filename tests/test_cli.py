@@ -108,3 +108,15 @@ def test_schema_is_json() -> None:
 
     result = runner.invoke(app, ["config", "schema", "train"])
     assert "optim" in json.loads(result.stdout)["properties"]
+
+
+def test_the_demo_config_is_checked_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "demo.yaml"
+    path.write_text("out: runs/x\ntrain: {steps: 7}\n")
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "demo: fine" in result.output
+    path.write_text("out: runs/x\ntrain: {stesp: 7}\n")
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 2
+    assert "did you mean 'steps'" in result.stderr

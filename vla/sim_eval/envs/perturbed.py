@@ -118,6 +118,7 @@ class PerturbedEnv(SimEnv):
         self._undo()
         self.env.render_images = False  # the scene is drawn after it has changed
         _, info = self.env.reset(seed=seed, options=options)
+        self.expert_name = self.env.expert_name
         self._refer()
         if "model" in self._class.needs:
             self._editor = SceneEditor(self.model)
