@@ -39,13 +39,13 @@ def env_config(size: int, preset: str, horizon: int) -> Any:
 
 
 def make_policy(size: int) -> Any:
-    """The demo's RT-1 with random weights, for pictures of `size` pixels, which it resizes to 96."""
+    """The RT-1 of `configs/metaworld_mt5.yaml` with random weights, for pictures of `size` pixels, which it resizes to 96."""
     import torch
     import yaml
 
     from vla.models import RT1Config
 
-    recipe = yaml.safe_load((HERE.parent / "vla" / "recipes" / "demo.yaml").read_text())
+    recipe = yaml.safe_load((HERE.parent / "configs" / "metaworld_mt5.yaml").read_text())
     torch.manual_seed(0)
     config = RT1Config.model_validate(recipe["train"]["policy"] | {"image_size": (NETWORK_SIZE, NETWORK_SIZE)})
     env = env_config(size, "fast", 1)
