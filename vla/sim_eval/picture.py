@@ -41,11 +41,11 @@ def rollout_picture(
     """
     entry = config.suite().task(task)
     job = Job(task, entry.group, 0, seed, entry.horizon)
-    actions = _play(actor, config, job, replan_every)
-    return film_strip(path, _frames(show or config, job, actions), entry.instruction, count=count)
+    instruction, actions = _play(actor, config, job, replan_every)
+    return film_strip(path, _frames(show or config, job, actions), instruction, count=count)
 
 
-def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> list[np.ndarray]:
+def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> tuple[str, list[np.ndarray]]:
     pilot = Pilot(actor, replan_every=replan_every)
     pilot.check(config)
     env = config.make(job.task)
@@ -60,7 +60,7 @@ def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> list[
                     if not player.over:
                         player.step(action)
                         actions.append(action)
-        return actions
+        return robot.instruction, actions
     finally:
         env.close()
 
