@@ -1,6 +1,6 @@
 """lerobot's side of `eval_peer`, run in an interpreter that has lerobot 0.4.4: `python _eval_peer_lerobot.py CHECKPOINT`.
 
-Reads one JSON request per line, {"episodes": 8, "horizon": 100, "async_envs": false}, evaluates so many episodes with
+Reads one JSON request per line, {"episodes": 8, "horizon": 100, "replan": 2, "async_envs": false}, evaluates so many episodes with
 lerobot's own `make_env` and `eval_policy`, and answers with {"seconds": ..., "steps": ...}. The policy is the network
 of the checkpoint behind lerobot's `select_action`.
 """
@@ -49,10 +49,12 @@ class NetworkConfig(PreTrainedConfig):
 
 
 class Network(PreTrainedPolicy):
-    """The checkpoint's network as a policy of lerobot: it looks at every step and executes the first action."""
+    """The checkpoint's network as a policy of lerobot: a queue of the next `replan` actions, as lerobot's own have."""
 
     config_class = NetworkConfig
     name = "same_network"
+
+    replan = 1
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__(NetworkConfig(device="cpu"))
@@ -63,8 +65,14 @@ class Network(PreTrainedPolicy):
 
     def reset(self) -> None:
         self.memory = None
+        self.queue: list[torch.Tensor] = []
 
     def select_action(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if not self.queue:
+            self.queue = list(self.predict_action_chunk(batch)[:, : self.replan].unbind(1))
+        return self.queue.pop(0)
+
+    def predict_action_chunk(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         pictures = batch["observation.image"]
         if pictures.shape[-2:] != self.size:
             pictures = F.interpolate(pictures, self.size, mode="bilinear", antialias=True)
@@ -72,10 +80,7 @@ class Network(PreTrainedPolicy):
         told = [self.instruction] * len(images)  # its text is the same all the time, and so not encoded again
         observation = Observation({self.camera: images}, batch["observation.state"], told)
         actions_BKA, self.memory = self.network.act(observation, self.memory)
-        return actions_BKA[:, 0]
-
-    def predict_action_chunk(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.select_action(batch)[:, None]
+        return actions_BKA
 
     def forward(self, batch: dict[str, torch.Tensor]) -> Any:
         raise TypeError("this policy is for control alone")
@@ -84,8 +89,9 @@ class Network(PreTrainedPolicy):
         return {}
 
 
-def evaluate(policy: Network, task: str, episodes: int, horizon: int, async_envs: bool) -> int:
+def evaluate(policy: Network, task: str, episodes: int, horizon: int, replan: int, async_envs: bool) -> int:
     """One whole evaluation: envs are made, played and closed. Returns the control steps."""
+    policy.replan = replan
     config = MetaworldEnv(task=task)
     envs = make_env(config, n_envs=episodes, use_async_envs=async_envs)
     [of_group] = envs.values()

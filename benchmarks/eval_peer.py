@@ -6,10 +6,12 @@ Two comparisons, both against lerobot as it is (480 px, MuJoCo's full quality, o
 - "their render settings": ours with 480 px in full quality, and the same resizing in front of the network.
 
 A round is a whole evaluation by each side: envs are built, played and closed. No side writes videos. The network has
-random weights and the task is one that these never solve, so that all episodes last for the whole horizon.
+random weights and the task is one that these never solve, so that all episodes last for the whole horizon. Both sides
+execute two steps of a chunk before the network looks again, as `configs/metaworld_mt5.yaml` does; ours draws only what is
+looked at, lerobot's envs draw at every step. `--replan 1` compares without this.
 `make bench-eval_peer` makes the peer's environment, `.venv-interop`, first.
 
-    python benchmarks/eval_peer.py [--episodes 16] [--horizon 100] [--rounds 3] [--workers N] [--async-envs]
+    python benchmarks/eval_peer.py [--episodes 16] [--horizon 100] [--rounds 3] [--replan 2] [--workers N] [--async-envs]
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Ours:
 
         self.policy = make_policy(size)
         self.config = env_config(size, preset, arguments.horizon)
+        self.replan = arguments.replan
         self.workers = arguments.workers or default_workers(self.policy)
         self.jobs = [
             Job(TASK, "", e, episode_seed("eval", 0, TASK, e), arguments.horizon) for e in range(arguments.episodes)
@@ -73,7 +76,7 @@ class Ours:
         from vla.sim_eval.rollout import rollout
 
         start = time.perf_counter()
-        records = rollout(self.config, self.jobs, self.policy, workers=self.workers)
+        records = rollout(self.config, self.jobs, self.policy, workers=self.workers, replan_every=self.replan)
         seconds = time.perf_counter() - start
         assert all(record.steps == job.horizon for record, job in zip(records, self.jobs, strict=True))
         return seconds
@@ -83,7 +86,7 @@ class Lerobot:
     """lerobot's process."""
 
     def __init__(self, python: Path, checkpoint: Path, arguments: argparse.Namespace) -> None:
-        names = ("episodes", "horizon", "async_envs")
+        names = ("episodes", "horizon", "replan", "async_envs")
         self.request = {name: getattr(arguments, name) for name in names}
         self.process = subprocess.Popen(
             [str(python), str(HERE / "_eval_peer_lerobot.py"), str(checkpoint), f"{TASK}-v3"],
@@ -118,6 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=16, help="per evaluation; also lerobot's envs, as by default")
     parser.add_argument("--horizon", type=int, default=100, help="control steps of every episode")
     parser.add_argument("--rounds", type=int, default=3, help="every side evaluates once in each")
+    parser.add_argument("--replan", type=int, default=2, help="steps of a chunk that both execute before a new look")
     parser.add_argument("--warmup", type=int, default=0)
     parser.add_argument("--workers", type=int, help="of ours; default: as `vla eval` chooses")
     parser.add_argument("--async-envs", action="store_true", help="lerobot's envs in processes (not its default)")
@@ -182,6 +186,7 @@ def main() -> None:
         task=TASK,
         episodes=arguments.episodes,
         horizon=arguments.horizon,
+        replan_every=arguments.replan,
         rounds=arguments.rounds,
         workers=first.workers,
         simulation=MetaworldConfig().versions(),
