@@ -36,6 +36,7 @@ _FOLDERS = {
     "objectives": "vla.training.objectives",
     "envs": "vla.sim_eval.envs",
     "tokenizers": "vla.tokenizers",
+    "heads": "vla.models.heads",
     "formats": "vla.data.formats",
 }
 _REGISTRY: dict[str, dict[str, type]] = {kind: {} for kind in _FOLDERS}

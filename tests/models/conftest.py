@@ -52,7 +52,7 @@ def make(spec: Spec) -> Callable[..., RT1]:
         policy = RT1Config(**{**TINY, "cameras": ["front"], **changes}).build(spec)
         policy.language.preload({f"do task {i}": torch.randn(384) / 20 for i in range(4)})
         if awake:  # what is zero at initialisation could hide a mistake
-            for film in (policy.trunk.film, policy.trunk.film_out):
+            for film in (policy.vision.trunk.film, policy.vision.trunk.film_out):
                 torch.nn.init.normal_(film.parameters_of.weight, std=0.2)
             torch.nn.init.normal_(policy.head.weight)
         return policy

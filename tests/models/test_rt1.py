@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla.models import RT1Config
-from vla.models.rt1 import random_shift
+from vla.models.layers.vision_encoder import random_shift
 from vla.types import Batch, Spec, SpecError
 
 GOLDEN_LOSS = 27.7140  # of test_golden_loss: a refactor keeps it
@@ -32,18 +32,18 @@ def test_published_parameter_counts():
     def count(*modules: torch.nn.Module) -> int:
         return sum(p.numel() for m in modules for p in m.parameters())
 
-    trunk = policy.trunk
+    trunk = policy.vision.trunk
     assert count(trunk.stem, trunk.blocks, trunk.head) == 10_696_232
     assert len(trunk.blocks) == 26
     assert trunk.film.channels == (24,) * 2 + (32,) * 3 + (48,) * 3 + (96,) * 5 + (136,) * 5 + (232,) * 6 + (384,) * 2
     assert count(trunk.film) == 3_701_808
     assert count(trunk.project) == 786_432
     assert count(trunk.film_out) == 525_312
-    assert count(policy.token_learner) == 34_376
+    assert count(policy.vision.token_learner) == 34_376
     assert count(policy.transformer, policy.head) == 19_375_872
     # the published model is handed 512 numbers per instruction; MiniLM gives 384, which one more layer projects
-    assert count(policy.condition) == 384 * 512 + 512
-    assert count(policy) - count(policy.condition) == 35_120_032
+    assert count(policy.vision.condition) == 384 * 512 + 512
+    assert count(policy) - count(policy.vision.condition) == 35_120_032
     assert policy.transformer.layout.length(6) == 114
     assert trunk.map_size(300, 300) == (10, 10)
 
@@ -104,7 +104,7 @@ def test_padding_equals_a_shorter_window_and_stays_out_of_batch_norm(make, spec)
         {"cameras": None, "image_size": (24, 24), "chunk": 2, "norm": "group"},
         {"token_learner": False, "token_positions": True, "stride": 32},
         {"feed_forward": "swiglu", "positions": "rotary", "norm": "frozen_batch"},
-        {"feed_forward": "gelu", "state_token": True, "state_noise": 0.1, "bin_smoothing": 1.5},
+        {"feed_forward": "gelu", "state_token": True, "state_noise": 0.1, "head": {"type": "categorical", "bin_smoothing": 1.5}},
     ],
 )
 def test_every_option_trains(make, spec, changes):
@@ -135,8 +135,8 @@ def test_token_positions_tell_left_from_right(make):
         left = torch.zeros(1, 2, 3, 32)
         left[:, 0, 0] = 1
         right = left.flip(2)
-        offset = policy.map_position.permute(1, 2, 0) if positions else 0
-        tokens = [policy.token_learner((m + offset).flatten(1, 2)) for m in (left, right)]
+        offset = policy.vision.map_position.permute(1, 2, 0) if positions else 0
+        tokens = [policy.vision.token_learner((m + offset).flatten(1, 2)) for m in (left, right)]
         assert torch.allclose(*tokens, atol=1e-5) is not positions
 
 
@@ -211,7 +211,7 @@ def test_spec_and_config_that_do_not_fit(spec):
     two_sizes = dataclasses.replace(spec, cameras={"front": (32, 48), "wrist": (32, 32)})
     with pytest.raises(SpecError, match="different sizes; set image_size"):
         config.build(two_sizes)
-    assert config.model_copy(update={"image_size": (32, 32)}).build(two_sizes).image_size == (32, 32)
+    assert config.model_copy(update={"image_size": (32, 32)}).build(two_sizes).vision.image_size == (32, 32)
     with pytest.raises(SpecError, match="the spec has no state"):
         config.model_copy(update={"state_token": True}).build(dataclasses.replace(spec, state_names=()))
 
@@ -224,8 +224,8 @@ def test_keyframe_loss_teaches_what_sees_and_nothing_else(make, spec):
     (loss_BT,) = policy(batch).losses.values()
     loss_BT.sum().backward()
     grads = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert any(name.startswith("trunk.blocks") for name in grads)
-    assert any(name.startswith("condition") for name in grads)
+    assert any(name.startswith("vision.trunk.blocks") for name in grads)
+    assert any(name.startswith("vision.condition") for name in grads)
     assert not any(name.startswith(("transformer", "head", "state_embedding")) for name in grads)
     with torch.no_grad():
         policy.keyframe_head[-1].weight.zero_()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment
+from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment, describe
 
 RT1 = Layout(
     (Segment("image", 2), Segment("action", 2, content=False)),
@@ -89,9 +89,19 @@ def test_independent_slots():
 
 
 def test_describe_shows_segments_and_rules():
-    text = RT1.describe()
+    text = describe(RT1)
     assert "image x2 | action x2 (empty)  (4 tokens)" in text
-    assert text.splitlines()[-1].split() == ["action", "<=t", "."]
+    assert text.splitlines()[3].split() == ["action", "<=t", "."]
+    assert text.splitlines()[5:] == [
+        "image 0   #...|....",
+        "image 0   ##..|....",
+        "action 0  ##..|....",
+        "action 0  ##..|....",
+        "image 1   ##..|#...",
+        "image 1   ##..|##..",
+        "action 1  ##..|##..",
+        "action 1  ##..|##..",
+    ]
 
 
 A, B = Segment("a", 1), Segment("b", 1)

@@ -51,6 +51,7 @@ class Windows:
         success: bool (N,).
         task_index: int64 (N,), row of `instructions`.
         instructions: all of the dataset's.
+        lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
     Raises:
         DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is damaged.
@@ -78,7 +79,7 @@ class Windows:
         self.history, self.chunk, self.next_step, self.discount = history, chunk, next_step, discount
         self.episodes = chosen
 
-        lengths = table["length"].to_numpy(np.int64)
+        self.lengths = lengths = table["length"].to_numpy(np.int64)
         ends = np.cumsum(lengths)
         source = _spans(table["first_frame"].to_numpy(np.int64), lengths)
         columns = dataset.columns

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vla.config import CONFIG_VERSION, Config, ConfigError, UserError, lookup, validate
+from vla.models.heads.base import Head
 from vla.models.model_card import model_card
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
@@ -44,9 +45,18 @@ class PolicyConfig(Config, ABC):
     """Scale the instruction's vector by mean and deviation over the training instructions. Sentence vectors of one
     grammar differ little from each other: without it a policy learns late which word matters."""
 
+    @property
+    def weights_file(self) -> str:
+        """Name of the file of a checkpoint that holds `Policy.weights`."""
+        return WEIGHTS_FILE
+
     @abstractmethod
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
         """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they will be loaded."""
+
+    def build_for(self, spec: Spec, folder: Path) -> Policy:
+        """The policy into which the weights of the checkpoint `folder` will be loaded."""
+        return self.build(spec, from_checkpoint=True)
 
 
 class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]):
@@ -57,7 +67,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         spec: the robot it is for.
         history, chunk: T and K.
         tokenizer: actions <-> ids.
-        language: the frozen text encoder; its weights are no part of the policy.
+        language: the frozen text encoder; its weights are no part of the policy. Policies that read the instruction
+            themselves have one of no numbers.
         card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
     """
 
@@ -68,7 +79,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
     action_low: Tensor
     action_high: Tensor
 
-    def __init__(self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str) -> None:
+    def __init__(self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str | None) -> None:
         super().__init__()
         self.config, self.spec, self.tokenizer = config, spec, tokenizer
         self.history, self.chunk = config.history, config.chunk
@@ -132,15 +143,21 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         actions_BTKA = output.actions.sample(generator, temperature=temperature)
         return actions_BTKA[:, -1].clamp(self.action_low, self.action_high).cpu(), memory
 
-    def fit(self, actions: Any, states: Any, instructions: Sequence[str]) -> None:
-        """Fits the tokenizer and the state normalisation to data, and embeds the instructions.
+    def fit(
+        self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Sequence[int] | None = None
+    ) -> None:
+        """Fits tokenizer, heads and state normalisation to data, and embeds the instructions.
 
         Args:
-            actions: (N, A), robot units.
+            actions: (N, A), robot units, of episodes side by side.
             states: (N, S), robot units.
             instructions: the texts of the data.
+            lengths: steps of each episode; None where there is one.
         """
-        self.tokenizer.fit(actions)
+        self.tokenizer.fit(actions, lengths=lengths)
+        for module in self.modules():
+            if isinstance(module, Head):
+                module.fit(torch.as_tensor(actions).float(), lengths=lengths)
         states_NS = torch.as_tensor(states).double()
         if states_NS.ndim != 2 or states_NS.shape[1] != self.spec.state_dim:
             raise SpecError(f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}")
@@ -176,6 +193,10 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
 
     # --- storage --------------------------------------------------------------------------------------
 
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds, by name; views, no copies."""
+        return dict(self.state_dict())
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
         folder = Path(save_directory)
@@ -186,8 +207,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             "card": self.card,
         }
         (folder / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights().items()}
+        save_file(weights, folder / self.config.weights_file, metadata={"format": "pt"})
         self.spec.save(folder / SPEC_FILE)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         save_embeddings(folder, self.language.cached())
@@ -236,24 +257,25 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
-    if missing := [
-        name for name in (CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE, WEIGHTS_FILE) if not (folder / name).is_file()
-    ]:
+    missing = [name for name in (CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
+    config, card = (None, {}) if CONFIG_FILE in missing else _read_config(folder / CONFIG_FILE)
+    if config is not None and not (folder / config.weights_file).is_file():
+        missing.append(config.weights_file)
+    if config is None or missing:
         raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}")
-    config, card = _read_config(folder / CONFIG_FILE)
     try:
-        policy = config.build(Spec.load(folder / SPEC_FILE), from_checkpoint=True)
+        policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
         _set_tokenizer(policy, ActionTokenizer.load(folder / TOKENIZER_FILE))
         policy.language.preload(load_embeddings(folder))
     except (SpecError, TokenizerError, LanguageError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     policy.card = card
-    load_weights(policy, folder / WEIGHTS_FILE)
+    load_weights(policy, folder / config.weights_file)
     return policy.to(device).eval()
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Loads exactly the tensors of `module` from a safetensors file.
+    """Loads exactly the tensors of `module` (of a policy: its `weights`) from a safetensors file.
 
     Raises:
         CheckpointError: unreadable file, or tensors that are missing, unknown or of another shape.
@@ -265,7 +287,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: copy the checkpoint again"
         ) from error
-    expected = module.state_dict()
+    expected = module.weights() if isinstance(module, Policy) else module.state_dict()
     problems = {
         "lacks": [k for k in expected if k not in found],
         "has unknown": [k for k in found if k not in expected],
@@ -274,7 +296,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     told = [f"{verb} {len(keys)} tensors (first {keys[0]!r})" for verb, keys in problems.items() if keys]
     if told:
         raise CheckpointError(f"{path}: {', '.join(told)}; the file belongs to another model or configuration")
-    module.load_state_dict(found)
+    module.load_state_dict(found, strict=False)  # what the file shall hold was checked just now
 
 
 def _set_tokenizer(policy: Policy, tokenizer: ActionTokenizer) -> None:
@@ -287,6 +309,9 @@ def _set_tokenizer(policy: Policy, tokenizer: ActionTokenizer) -> None:
             "the files belong to different checkpoints"
         )
     policy.tokenizer = tokenizer
+    for module in policy.modules():
+        if isinstance(module, Head):
+            module.use(tokenizer)
 
 
 def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:

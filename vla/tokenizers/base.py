@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vla.config import Config, UserError, registered
@@ -25,6 +25,32 @@ FORMAT_VERSION = 1
 
 class TokenizerError(UserError):
     """A tokenizer is not fitted, not readable, or is given something that does not fit it."""
+
+
+class TokenGrammar(ABC):
+    """Which ids may come next, so that whatever is generated decodes to a valid chunk.
+
+    Attributes:
+        pad_id: the only id after a finished chunk.
+    """
+
+    pad_id: int
+
+    @abstractmethod
+    def start(self, batch: int, device: torch.device | str) -> Tensor:
+        """The state (batch, ...) before the first id."""
+
+    @abstractmethod
+    def allowed(self, state: Tensor, place: int) -> Bool[Tensor, "B V"]:
+        """Ids that may stand at `place`, at least one in each row."""
+
+    @abstractmethod
+    def advance(self, state: Tensor, ids: Int64[Tensor, " B"], place: int) -> Tensor:
+        """The state after `ids` at `place`."""
+
+    @abstractmethod
+    def finished(self, state: Tensor) -> Bool[Tensor, " B"]:
+        """Where nothing but padding may follow."""
 
 
 class ActionTokenizer(ABC):
@@ -69,6 +95,21 @@ class ActionTokenizer(ABC):
         """D, the number of ids of one chunk."""
 
     @property
+    def tokens_per_action(self) -> int | None:
+        """Where tokens stand action by action, how many each takes; None where they belong to no action of their own."""
+        return None
+
+    @property
+    def allowed_ids(self) -> Bool[Tensor, "D V"] | None:
+        """Ids that may stand at each place, whatever else stands there; None for all."""
+        return None
+
+    @property
+    def grammar(self) -> TokenGrammar | None:
+        """Which ids may follow, where that depends on the ids before; None where it does not."""
+        return None
+
+    @property
     @abstractmethod
     def error_bound(self) -> Float[Tensor, " A"]:
         """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the fitted range."""
@@ -96,8 +137,12 @@ class ActionTokenizer(ABC):
 
     # --- what everyone calls --------------------------------------------------------------------------
 
-    def fit(self, actions: Float[Tensor, "N A"] | Float[np.ndarray, "N A"]) -> Self:
-        """Fits to N actions (robot units) and returns itself.
+    def fit(
+        self, actions: Float[Tensor, "N A"] | Float[np.ndarray, "N A"], *, lengths: Sequence[int] | None = None
+    ) -> Self:
+        """Fits to N actions (robot units) of episodes side by side and returns itself.
+
+        lengths: steps of each episode; None where there is one.
 
         Raises:
             TokenizerError: other number of dimensions, no rows, or values that are not finite.

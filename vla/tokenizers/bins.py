@@ -77,6 +77,10 @@ class BinsTokenizer(ActionTokenizer):
         return self.chunk * self.action_dim
 
     @property
+    def tokens_per_action(self) -> int:
+        return self.action_dim
+
+    @property
     def edges(self) -> Float[Tensor, "A E"]:
         """Bin edges in robot units, float32, on the CPU."""
         return self._on(torch.device("cpu"))[0]

@@ -8,7 +8,9 @@ L tokens of the sequence: first all prefix segments, then step by step the other
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,12 +43,17 @@ class Segment:
         tokens: number of tokens, per step or (prefix) in all.
         content: False for empty slots: no value enters there, only the position does.
         per_step: False for a prefix that stands once before all steps.
+        readout: empty slots that read and that no other segment may attend to (Octo Model Team, 2024).
+        dropout: chance in training that the segment is replaced by a learned vector, in a whole window. A policy so
+            trained can be asked with and without it (Ho and Salimans, 2022, classifier-free guidance).
     """
 
     name: str
     tokens: int
     content: bool = True
     per_step: bool = True
+    readout: bool = False
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,17 +102,25 @@ class CompiledLayout:
 class Layout:
     """Ordered segments and attention rules; pairs without a rule do not attend.
 
+    Attributes:
+        window: steps that a token may look back over in one layer, its own among them; None for all. A prefix is always
+            in sight. Keys and values of older steps can then be forgotten, and nothing changes: see
+            `TrajectoryTransformer.advance`.
+
     Raises:
-        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, or a rule
-            that lets later steps in.
+        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, a readout that
+            is read, or a rule that lets later steps in.
     """
 
     segments: tuple[Segment, ...]
     rules: tuple[Rule, ...]
+    window: int | None = None
 
     def __post_init__(self) -> None:
         _check_segments(self.segments)
         _check_rules(self.segments, self.rules)
+        if self.window is not None and self.window < 1:
+            raise LayoutError(f"window must be at least 1 step (its own), got {self.window}; None looks back over all")
         for index, segment in enumerate(self.segments):
             compiled = self.compile(2)
             rows = compiled.mask[(compiled.segment_ids == index) & (compiled.step_ids <= 0)]
@@ -162,7 +177,7 @@ class Layout:
         """Tensors for `steps` steps. Raises LayoutError where steps < 1."""
         if steps < 1:
             raise LayoutError(f"steps must be at least 1, got {steps}")
-        return _compile(self.segments, self.rules, steps)
+        return _compile(self.segments, self.rules, self.window, steps)
 
     def reachable(self, steps: int) -> Bool[Tensor, "L L"]:
         """Row i, column j: through any number of layers, token i depends on what stands at token j."""
@@ -191,21 +206,59 @@ class Layout:
             self.relation(other, name) == "none" for other in others
         )
 
-    def describe(self) -> str:
-        """The segments and a table of who attends to whom, as text."""
-        shown = [f"{s.name} x{s.tokens}{'' if s.content else ' (empty)'}" for s in self.segments]
-        named = list(zip(shown, self.segments, strict=True))
-        prefix, step = ([text for text, s in named if s.per_step is kind] for kind in (False, True))
-        lines = [f"prefix     {' | '.join(prefix)}"] if prefix else []
-        lines.append(f"each step  {' | '.join(step)}  ({self.tokens_per_step} tokens)")
-        names = [s.name for s in self.segments]
-        first = max(len("attends to"), *map(len, names))
-        widths = [max(len(n), len("causal")) for n in names]
-        lines.append("  ".join(["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
-        for query in names:
-            cells = [_MARKS[self.relation(query, key)].ljust(w) for key, w in zip(names, widths, strict=True)]
-            lines.append("  ".join([query.ljust(first), *cells]))
-        return "\n".join(line.rstrip() for line in lines)
+    @property
+    def causal(self) -> bool:
+        """Whether every token attends to all tokens up to itself, and to no other: what recurrent trunks compute."""
+        mask = self.compile(2).mask
+        return self.window is None and bool((mask == torch.ones_like(mask).tril()).all())
+
+
+def describe(layout: Layout, steps: int = 2) -> str:
+    """A layout as text: its segments, who attends to whom, and the mask of `steps` steps, token by token.
+
+    In the mask a row is a query; segments of more than three tokens are drawn as three.
+    """
+    shown = [f"{s.name} x{s.tokens}{_traits(s)}" for s in layout.segments]
+    named = list(zip(shown, layout.segments, strict=True))
+    prefix, step = ([text for text, s in named if s.per_step is kind] for kind in (False, True))
+    lines = [f"prefix     {' | '.join(prefix)}"] if prefix else []
+    lines.append(f"each step  {' | '.join(step)}  ({layout.tokens_per_step} tokens)")
+    if layout.window is not None:
+        lines.append(f"window     each layer looks back over {layout.window} steps")
+    names = [s.name for s in layout.segments]
+    first = max(len("attends to"), *map(len, names))
+    widths = [max(len(n), len("causal")) for n in names]
+    lines.append("  ".join(["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
+    for query in names:
+        cells = [_MARKS[layout.relation(query, key)].ljust(w) for key, w in zip(names, widths, strict=True)]
+        lines.append("  ".join([query.ljust(first), *cells]))
+    return "\n".join(line.rstrip() for line in [*lines, "", *_drawn_mask(layout, steps)])
+
+
+def _traits(segment: Segment) -> str:
+    traits = ["readout" if segment.readout else "empty"] if not segment.content else []
+    traits += [f"dropped {segment.dropout:g}"] if segment.dropout else []
+    return f" ({', '.join(traits)})" if traits else ""
+
+
+def _drawn_mask(layout: Layout, steps: int) -> list[str]:
+    """One row for each token: # where it attends, . where it does not; | between the steps."""
+    small = Layout(
+        tuple(dataclasses.replace(s, tokens=min(s.tokens, 3)) for s in layout.segments), layout.rules, layout.window
+    )
+    compiled = small.compile(steps)
+    places = [
+        (small.segments[segment].name, "" if step < 0 else f" {step}")
+        for segment, step in zip(compiled.segment_ids.tolist(), compiled.step_ids.tolist(), strict=True)
+    ]
+    width = max(len(name + step) for name, step in places)
+    borders = [0, *((compiled.step_ids[1:] != compiled.step_ids[:-1]).nonzero().flatten() + 1).tolist(), small.length(steps)]
+    rows = []
+    for (name, step), row in zip(places, compiled.mask.tolist(), strict=True):
+        marks = ["#" if allowed else "." for allowed in row]
+        parts = ["".join(marks[a:b]) for a, b in itertools.pairwise(borders) if b > a]
+        rows.append(f"{(name + step).ljust(width)}  {'|'.join(parts)}")
+    return rows
 
 
 def _check_segments(segments: tuple[Segment, ...]) -> None:
@@ -218,6 +271,12 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
     for segment in segments:
         if segment.tokens < 1:
             raise LayoutError(f"segment {segment.name!r}: needs at least 1 token, got {segment.tokens}")
+        if segment.readout and (segment.content or not segment.per_step):
+            raise LayoutError(f"segment {segment.name!r}: a readout is made of empty slots (content=False) in each step")
+        if not 0 <= segment.dropout < 1:
+            raise LayoutError(f"segment {segment.name!r}: dropout must be in [0, 1), got {segment.dropout}")
+        if segment.dropout and not segment.content:
+            raise LayoutError(f"segment {segment.name!r}: empty slots have nothing to drop; set dropout to 0")
     kinds = [s.per_step for s in segments]
     if kinds != sorted(kinds):
         late = next(s.name for i, s in enumerate(segments) if not s.per_step and any(kinds[:i]))
@@ -239,6 +298,8 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
                 f"{rule.query!r} -> {rule.key!r} has two rules: {seen[pair]} and {rule.relation}; keep one"
             )
         seen[pair] = rule.relation
+        if known[rule.key].readout and rule.query != rule.key and rule.relation != "none":
+            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: a readout reads and is not read; drop the rule")
         query_step, key_step = known[rule.query].per_step, known[rule.key].per_step
         if key_step and rule.relation == "all":
             raise LayoutError(f"{rule.query!r} -> {rule.key!r}: `all` includes later steps; use up_to or causal")
@@ -251,7 +312,9 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
 
 
 @functools.lru_cache(maxsize=256)
-def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], steps: int) -> CompiledLayout:
+def _compile(
+    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int
+) -> CompiledLayout:
     prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
     step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]
     segment_ids = torch.tensor(prefix + step * steps)
@@ -272,7 +335,9 @@ def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], steps: int)
     for rule in rules:
         pair = (segment_ids == index[rule.query])[:, None] & (segment_ids == index[rule.key])[None, :]
         mask |= pair & allowed[rule.relation]
+    if window is not None:
+        mask &= (key_step > query_step - window) | (key_step < 0)
     return CompiledLayout(steps, segment_ids, step_ids, slot_ids, mask)
 
 
-__all__ = ["CompiledLayout", "Layout", "LayoutError", "Relation", "Rule", "Segment"]
+__all__ = ["CompiledLayout", "Layout", "LayoutError", "Relation", "Rule", "Segment", "describe"]

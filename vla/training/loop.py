@@ -28,6 +28,7 @@ from vla.data import EpisodeDataset
 from vla.models.policy import Policy, load_policy
 from vla.training.batches import build_sampler, open_windows, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
+from vla.training.co_training import open_pairs, pair_batches
 from vla.training.config import TrainConfig
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
 from vla.training.objective import Learner, Objective
@@ -92,8 +93,9 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     objective: Objective = config.objective.build(policy)
     windows, held_out = open_windows(config, dataset, policy, objective)
     sampler = build_sampler(config, windows, rank=rank, world_size=accelerator.num_processes)
+    pairs = open_pairs(config, policy, accelerator.num_processes)
     if checkpoint is None and config.init_from is None:
-        policy.fit(windows.actions, windows.states, windows.instructions)
+        policy.fit(windows.actions, windows.states, windows.instructions, lengths=windows.lengths.tolist())
     policy.card["data"] = {"dataset": dataset.root.name, "episodes": len(windows.episodes), "frames": len(windows)}
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
@@ -109,14 +111,24 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             f"{accelerator.num_processes} x {device.type}"
         )
         watch.start()
-        for step, batches in step_batches(
-            windows, sampler, steps, micro_batches=config.grad_accumulation, device=device
-        ):
+        robot = step_batches(windows, sampler, steps, micro_batches=config.grad_accumulation, device=device)
+        texts = pair_batches(config, pairs, steps, rank=rank, world_size=accelerator.num_processes)
+        for (step, batches), step_pairs in zip(robot, texts, strict=True):
             # Step.
             set_seed(seed_of(config.seed, step, rank))
             batches = [to_device(batch, device) for batch in batches]
             watch.lap("data")
-            numbers = backward(model, objective, batches, accelerator, watch, bf16=bf16, clip=config.optim.clip_norm)
+            numbers = backward(
+                model,
+                objective,
+                batches,
+                accelerator,
+                watch,
+                bf16=bf16,
+                clip=config.optim.clip_norm,
+                pairs=step_pairs,
+                pairs_weight=config.co_training.weight if config.co_training else 0.0,
+            )
             if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])):
                 raise _diverged(step, numbers, batches, out)
             numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))

@@ -1,18 +1,25 @@
 """Pre-LN transformer layers whose key width is free of the model's width, with rotary time positions if wanted.
 
-B sequences, L tokens, D width, H heads, E key width, R rows that are needed.
+B sequences, L tokens, D width, H heads, E key width, R rows that are needed, P tokens whose keys are kept from before.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-FeedForwardKind = Literal["linear", "swiglu", "gelu"]
+FeedForwardKind = Literal["linear", "swiglu", "gelu", "gelu_tanh", "relu"]
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values (B, H, P, E) of one layer."""
+AttentionMask = Tensor | BlockMask
+"""Boolean, True where attention is allowed; or compiled for flex_attention, which takes no dropout and no rows."""
 
 
 class Attention(nn.Module):
@@ -29,7 +36,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BLD: Float[Tensor, "B L D"],
-        mask: Bool[Tensor, "*B R L"],
+        mask: AttentionMask,
         rows: Int64[Tensor, " R"] | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "B R D"]:
@@ -41,9 +48,36 @@ class Attention(nn.Module):
             cos_LE, sin_LE = rotation
             k_BHLE = rotate(k_BHLE, cos_LE, sin_LE)
             q_BHRE = rotate(q_BHRE, *((cos_LE, sin_LE) if rows is None else (cos_LE[rows], sin_LE[rows])))
-        mixed_BHRE = F.scaled_dot_product_attention(
-            q_BHRE, k_BHLE, v_BHLE, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        return self._mix(q_BHRE, k_BHLE, v_BHLE, mask)
+
+    def extend(
+        self,
+        x_BND: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "*B N PN"],
+        past: KeyValue | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "B N D"], KeyValue]:
+        """Attention of N new tokens over those before and themselves; and the keys and values of the new ones.
+
+        mask: over the past tokens and then the new ones. rotation: (B, 1, N, E/2) each, or without B.
+        """
+        q_BHNE = self._split(self.query(x_BND))
+        k_BHNE, v_BHNE = (self._split(part) for part in self.key_value(x_BND).chunk(2, dim=-1))
+        if rotation is not None:
+            q_BHNE, k_BHNE = rotate(q_BHNE, *rotation), rotate(k_BHNE, *rotation)
+        keys, values = k_BHNE, v_BHNE
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        return self._mix(q_BHNE, keys, values, mask), (k_BHNE, v_BHNE)
+
+    def _mix(self, q_BHRE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: AttentionMask) -> Tensor:
+        if isinstance(mask, BlockMask):
+            attend = _compiled_flex() if q_BHRE.is_cuda else flex_attention  # uncompiled it forms all scores
+            mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
+        else:
+            mixed_BHRE = F.scaled_dot_product_attention(
+                q_BHRE, k_BHLE, v_BHLE, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+            )
         return self.out(mixed_BHRE.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -51,22 +85,25 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """linear: one Dense without activation (RT-1's release); swiglu: `width` hidden (its JAX release); gelu: 4x."""
+    """linear: one Dense without activation (RT-1's release); swiglu: `width` hidden (its JAX release); gelu, gelu_tanh
+    (GPT-2) and relu: 4 times as wide."""
 
     def __init__(self, width: int, kind: FeedForwardKind, dropout: float) -> None:
         super().__init__()
         self.kind, self.dropout = kind, nn.Dropout(dropout)
-        hidden = {"linear": 0, "swiglu": 2 * width, "gelu": 4 * width}[kind]
+        hidden = {"linear": 0, "swiglu": 2 * width}.get(kind, 4 * width)
         if hidden:
             self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(4 * width if kind == "gelu" else width, width)
+        self.out = nn.Linear(4 * width if hidden == 4 * width else width, width)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        if self.kind == "gelu":
-            x = F.gelu(self.hidden(x))
-        elif self.kind == "swiglu":
+        if self.kind == "swiglu":
             gate, value = self.hidden(x).chunk(2, dim=-1)
             x = F.silu(gate) * value
+        elif self.kind == "relu":
+            x = F.relu(self.hidden(x))
+        elif self.kind != "linear":
+            x = F.gelu(self.hidden(x), approximate="tanh" if self.kind == "gelu_tanh" else "none")
         return self.dropout(self.out(x))
 
 
@@ -85,7 +122,7 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Float[Tensor, "B L D"],
-        mask: Bool[Tensor, "*B R L"],
+        mask: AttentionMask,
         rows: Int64[Tensor, " R"] | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "B R D"]:
@@ -94,11 +131,28 @@ class Block(nn.Module):
         x_BRD = (x_BLD if rows is None else x_BLD[:, rows]) + mixed
         return x_BRD + self.feed_forward(self.norm_feed_forward(x_BRD))
 
+    def extend(
+        self,
+        x_BND: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "*B N PN"],
+        past: KeyValue | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "B N D"], KeyValue]:
+        """See `Attention.extend`."""
+        mixed, new = self.attention.extend(self.norm_attention(x_BND), mask, past, rotation)
+        x_BND = x_BND + mixed
+        return x_BND + self.feed_forward(self.norm_feed_forward(x_BND)), new
 
-def rotation(step_ids: Int64[Tensor, " L"], key_dim: int, base: float = 100.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (L, key_dim / 2) of rotary positions (Su et al. 2021) over time steps."""
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
+
+
+def rotation(step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (..., L, key_dim / 2) of rotary positions (Su et al. 2021) over time steps."""
     frequency = base ** -(torch.arange(0, key_dim, 2, device=step_ids.device) / key_dim)
-    angle = step_ids.float()[:, None] * frequency
+    angle = step_ids.float()[..., None] * frequency
     return angle.cos(), angle.sin()
 
 
@@ -109,4 +163,4 @@ def rotate(x: Float[Tensor, "... L E"], cos_LE: Tensor, sin_LE: Tensor) -> Float
     return torch.cat([a * cos_LE - b * sin_LE, b * cos_LE + a * sin_LE], dim=-1)
 
 
-__all__ = ["Attention", "Block", "FeedForward", "FeedForwardKind", "rotate", "rotation"]
+__all__ = ["Attention", "AttentionMask", "Block", "FeedForward", "FeedForwardKind", "KeyValue", "rotate", "rotation"]

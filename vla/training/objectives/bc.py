@@ -49,9 +49,6 @@ class BC(Objective):
 @torch.no_grad()
 def _accuracy(distribution: Any, batch: Batch) -> dict[str, Tensor]:
     """Share of the valid actions' tokens that are the most likely ones, where the distribution is over tokens."""
-    if not (hasattr(distribution, "tokens") and hasattr(distribution, "logits")):
+    if not hasattr(distribution, "token_accuracy"):
         return {}
-    right_BTN = distribution.logits.argmax(-1) == distribution.tokens(batch.actions)
-    mask_BTK = batch.action_mask & batch.mask[..., None]
-    mask_BTN = mask_BTK.repeat_interleave(right_BTN.shape[-1] // mask_BTK.shape[-1], dim=-1)
-    return {"token_accuracy": masked_mean(right_BTN.float(), mask_BTN)}
+    return {"token_accuracy": masked_mean(distribution.token_accuracy(batch.actions, batch.action_mask), batch.mask)}

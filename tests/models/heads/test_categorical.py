@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vla.models.layers.heads import CategoricalActions
+from vla.models.heads.categorical import CategoricalActions
 from vla.tokenizers.bins import BinsConfig
 from vla.types import Spec
 

@@ -1,0 +1,161 @@
+"""All tokens of a chunk at once: independent categorical distributions, one read state for each token (RT-1).
+
+B windows, T steps, K actions per chunk, A action dimensions, N tokens per chunk, V ids, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import register
+from vla.models.heads.base import Head, HeadConfig, HeadError
+from vla.tokenizers.base import ActionTokenizer
+from vla.types import Spec
+
+
+@register("heads", "categorical")
+class CategoricalConfig(HeadConfig):
+    """Independent categorical distributions over the tokens of a chunk: one pass, for tokenizers such as bins."""
+
+    type: Literal["categorical"] = "categorical"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training target spread evenly over all ids."""
+    bin_smoothing: float = Field(default=0.0, ge=0)
+    """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin alone."""
+
+    def reads(self, tokenizer: ActionTokenizer) -> int:
+        return tokenizer.num_tokens
+
+    def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> CategoricalHead:
+        """Raises HeadError where ids of the tokenizer depend on each other, or are no ordered bins to be smoothed."""
+        if tokenizer.grammar is not None:
+            raise HeadError(
+                f"policy.head: categorical draws all tokens at once, but which ids of {type(tokenizer).__name__} are valid "
+                "depends on the ids before; use head: {type: autoregressive}"
+            )
+        if self.bin_smoothing and tokenizer.tokens_per_action != tokenizer.action_dim:
+            raise HeadError(
+                f"policy.head.bin_smoothing: neighbouring ids of {type(tokenizer).__name__} are not neighbours in value; "
+                "set it to 0, or use tokenizer: {type: bins}"
+            )
+        return CategoricalHead(self, tokenizer, width)
+
+
+class CategoricalHead(Head, nn.Linear):
+    """One linear layer; the read states stand for the tokens of the chunk, in their order."""
+
+    def __init__(self, config: CategoricalConfig, tokenizer: ActionTokenizer, width: int) -> None:
+        nn.Linear.__init__(self, width, tokenizer.vocab_size)
+        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        nn.init.normal_(self.weight, std=0.02)  # starts near the uniform distribution
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Float[Tensor, "B T N W"]) -> CategoricalActions:  # type: ignore[override]
+        logits = nn.Linear.forward(self, hidden)
+        allowed = self.tokenizer.allowed_ids
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+        return CategoricalActions(logits, self.tokenizer, self.config.label_smoothing, self.config.bin_smoothing)
+
+
+@dataclass(frozen=True)
+class CategoricalActions:
+    """Independent categorical distributions over the tokens of a chunk.
+
+    Attributes:
+        logits: (B, T, N, V); -inf for ids that may not stand there.
+        tokenizer: turns ids into actions.
+        label_smoothing: share of the target spread evenly over all ids.
+        bin_smoothing: standard deviation, in bins, of a Gaussian around the target bin; 0 for one bin. It tells the
+            model that neighbouring bins are nearly right.
+    """
+
+    logits: Float[Tensor, "B T N V"]
+    tokenizer: ActionTokenizer
+    label_smoothing: float = 0.0
+    bin_smoothing: float = 0.0
+
+    def loss(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions; 0 where a chunk has none."""
+        return self._mean(self._cross_entropy(self.tokens(actions)), action_mask)
+
+    def log_prob(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Log probability of the chunk's tokens, summed over its valid actions."""
+        log_probs_BTNV = self.logits.float().log_softmax(-1)
+        values_BTN = log_probs_BTNV.gather(-1, self.tokens(actions).unsqueeze(-1)).squeeze(-1)
+        return values_BTN.sum(-1) if action_mask is None else (values_BTN * token_mask(action_mask, self.tokenizer)).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "B T"]:
+        """Entropy (nats), summed over the tokens."""
+        return torch.special.entr(self.logits.float().softmax(-1)).sum((-1, -2))
+
+    def mode(self) -> Float[Tensor, "B T K A"]:
+        """The most likely chunk."""
+        return self.tokenizer.decode(self.logits.argmax(-1))
+
+    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+        """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
+        if temperature == 0:
+            return self.mode()
+        probs = (self.logits.float() / temperature).softmax(-1)
+        ids = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
+        return self.tokenizer.decode(ids.view(probs.shape[:-1]))
+
+    def token_accuracy(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Share of the chunk's tokens that are the most likely ones."""
+        return self._mean((self.logits.argmax(-1) == self.tokens(actions)).float(), action_mask)
+
+    def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T N"]:
+        """The ids of the given actions."""
+        return self.tokenizer.encode(actions)
+
+    def _cross_entropy(self, ids_BTN: Tensor) -> Tensor:
+        logits_BTNV = self.logits.float()
+        if self.bin_smoothing == 0 and self.label_smoothing == 0:
+            return F.cross_entropy(logits_BTNV.flatten(0, -2), ids_BTN.flatten(), reduction="none").view(ids_BTN.shape)
+        possible = torch.isfinite(logits_BTNV)  # what the head has ruled out gets no share of the target
+        targets = self._targets(ids_BTN, possible)
+        log_probs_BTNV = logits_BTNV.log_softmax(-1).masked_fill(~possible, 0.0)
+        return -(targets * log_probs_BTNV).sum(-1)
+
+    def _targets(self, ids_BTN: Tensor, possible_BTNV: Tensor) -> Tensor:
+        V = self.logits.shape[-1]
+        if self.bin_smoothing == 0:
+            targets = F.one_hot(ids_BTN, V).float()
+        else:
+            distance = (torch.arange(V, device=ids_BTN.device) - ids_BTN.unsqueeze(-1)) / self.bin_smoothing
+            targets = (-0.5 * distance.square()).masked_fill(~possible_BTNV, -torch.inf).softmax(-1)
+        uniform = possible_BTNV / possible_BTNV.sum(-1, keepdim=True)
+        return (1 - self.label_smoothing) * targets + self.label_smoothing * uniform
+
+    def _mean(self, values_BTN: Tensor, action_mask: Tensor | None) -> Tensor:
+        if action_mask is None:
+            return values_BTN.mean(-1)
+        mask_BTN = token_mask(action_mask, self.tokenizer)
+        return (values_BTN * mask_BTN).sum(-1) / mask_BTN.sum(-1).clamp(min=1)
+
+
+def token_mask(action_mask: Bool[Tensor, "*B K"], tokenizer: ActionTokenizer) -> Bool[Tensor, "*B N"]:
+    """Which tokens of a chunk count. Where tokens belong to no action of their own, a chunk that runs past its episode's
+    end (it repeats the last action there) counts wholly, and not at all where even its first action is beyond."""
+    if tokenizer.tokens_per_action is None:
+        return action_mask[..., :1].expand(*action_mask.shape[:-1], tokenizer.num_tokens)
+    return action_mask.repeat_interleave(tokenizer.tokens_per_action, dim=-1)
+
+
+__all__ = ["CategoricalActions", "CategoricalConfig", "CategoricalHead", "token_mask"]

@@ -1,0 +1,126 @@
+"""Trunks of transformers: any causal model of the library (GPT-2, Llama, Mamba ...) reads the tokens of a layout.
+
+The idea of PaLM-E and Cobra: whatever becomes tokens of one sequence can be read by any language model. B windows,
+L tokens, D width of the policy, H width of the trunk.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import Config, UserError
+from vla.tokenizers.layout import Layout
+
+
+class BackboneError(UserError):
+    """A model of transformers cannot be had, or cannot be the trunk of a layout."""
+
+
+class BackboneConfig(Config):
+    """A causal model of transformers in place of the native transformer."""
+
+    architecture: str = "gpt2"
+    """Its `model_type` in transformers: gpt2, llama, mamba, ... Not used with `pretrained`."""
+    pretrained: str | None = None
+    """Name or folder of a model whose weights to start from; null: random weights."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the model's own config, such as hidden_size, num_hidden_layers or n_embd. Without `pretrained`."""
+    positions: Literal["step", "token"] = "step"
+    """What the model's own positions count: time steps, shared by the tokens of a step; or tokens, as in language."""
+
+    def build(self, layout: Layout, *, steps: int, width: int, from_checkpoint: bool = False) -> Backbone:
+        """Raises BackboneError where there is no such model, or it cannot follow the layout."""
+        return Backbone(self, layout, steps=steps, width=width, from_checkpoint=from_checkpoint)
+
+
+class Backbone(nn.Module):
+    """The model without its words, between two projections where its width is not the policy's."""
+
+    def __init__(
+        self, config: BackboneConfig, layout: Layout, *, steps: int, width: int, from_checkpoint: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _model(config, from_checkpoint)
+        self.model.get_input_embeddings().weight.requires_grad_(False)
+        parameters = inspect.signature(self.model.forward).parameters
+        self.attends, self.positioned = "past_key_values" in parameters, "position_ids" in parameters
+        own = self.model.config
+        if not self.attends and not layout.causal:
+            raise BackboneError(
+                f"backbone: {own.model_type} reads its tokens in order and takes no mask, but the layout is not plainly "
+                "causal (empty action slots, readouts or a window); use a head that reads one state per step, such as "
+                "autoregressive, no window, or an attention model such as gpt2 or llama"
+            )
+        needed = steps if config.positions == "step" else layout.length(steps)
+        longest = getattr(own, "max_position_embeddings", None)
+        if self.positioned and longest is not None and needed > longest:
+            raise BackboneError(
+                f"backbone: the context takes {needed} positions ({steps} steps, {layout.length(steps)} tokens), "
+                f"{own.model_type} has {longest}; shorten history, count positions by step, or set "
+                "options.max_position_embeddings (n_positions for gpt2)"
+            )
+        hidden = own.hidden_size
+        self.enter: nn.Module = nn.Identity() if hidden == width else nn.Linear(width, hidden)
+        self.leave: nn.Module = nn.Identity() if hidden == width else nn.Linear(hidden, width)
+
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        *,
+        mask: Bool[Tensor, "*B L L"],
+        valid: Bool[Tensor, "B L"] | None,
+        step_ids: Int64[Tensor, " L"],
+    ) -> Float[Tensor, "B L D"]:
+        """Hidden states of all tokens.
+
+        Args:
+            mask: who attends to whom, padding included: (L, L) or (B, 1, L, L).
+            valid: False at padded tokens; None where there are none.
+            step_ids: time step of each token.
+        """
+        inputs: dict[str, Any] = {"inputs_embeds": self.enter(x_BLD), "use_cache": False}
+        if self.positioned:
+            L = x_BLD.shape[1]
+            places = step_ids if self.config.positions == "step" else torch.arange(L, device=x_BLD.device)
+            inputs["position_ids"] = places.expand(len(x_BLD), -1)
+        if self.attends:
+            # transformers takes a mask of four axes as it is, and adds it to the scores
+            closed = torch.finfo(x_BLD.dtype).min
+            scores = torch.zeros(mask.shape, dtype=x_BLD.dtype, device=x_BLD.device).masked_fill(~mask, closed)
+            inputs["attention_mask"] = scores.expand(len(x_BLD), 1, *mask.shape[-2:])
+        elif valid is not None:
+            inputs["attention_mask"] = valid.long()
+        return self.leave(self.model(**inputs).last_hidden_state)
+
+
+def _model(config: BackboneConfig, from_checkpoint: bool) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        if config.pretrained is not None and not from_checkpoint:
+            model = AutoModel.from_pretrained(config.pretrained)
+        elif config.pretrained is not None:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(config.pretrained))
+        else:
+            # the words are never looked up: one of them keeps the table small
+            words = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
+            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **words | config.options))
+    except Exception as error:  # transformers raises many kinds
+        name = config.pretrained or config.architecture
+        raise BackboneError(
+            f"backbone: no model {name!r}: {' '.join(str(error).split())[:300]}; expected a model_type of transformers "
+            "(gpt2, llama, mamba ...) with options of its config, or a pretrained model within reach"
+        ) from error
+    if not hasattr(model.config, "hidden_size"):
+        raise BackboneError(f"backbone: {model.config.model_type} is no plain causal model: its config has no hidden_size")
+    return model
+
+
+__all__ = ["Backbone", "BackboneConfig", "BackboneError"]

@@ -1,0 +1,215 @@
+"""Images of several cameras -> a few tokens per frame: FiLM-EfficientNet, positions in the map, TokenLearner.
+
+B windows, T steps, N frames (B * T without padding), M tokens per frame (all cameras), D width, S state dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vla.config import Config
+from vla.models.layers.film_efficientnet import FilmEfficientNet, Norm
+from vla.models.layers.token_learner import TokenLearner
+from vla.types import Spec, SpecError
+
+KEYFRAME_HIDDEN = 256
+Modulation = Sequence[tuple[Tensor, Tensor]]
+"""FiLM's scale and shift (U, C) of U distinct instructions, layer by layer."""
+
+
+class VisionConfig(Config):
+    """How a policy sees; part of the configs of policies that look at images."""
+
+    trunk: str = "efficientnet_b3"
+    """Any EfficientNet of timm: efficientnet_*, tf_efficientnet*, tinynet_* ..."""
+    pretrained: bool | str = False
+    """ImageNet weights of the trunk: true, a timm tag, or a .safetensors file."""
+    stride: Literal[8, 16, 32] = 32
+    """Pixels per token of the map. Small images want 8 or 16."""
+    norm: Norm = "batch"
+    """Normalisation in the trunk: batch, frozen_batch (for pretrained trunks) or group."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to which all images are resized; null keeps the spec's."""
+    cameras: list[str] | None = None
+    """Cameras to look through; null for all of the spec."""
+    token_learner: bool = True
+    """Reduce the map to a few learned tokens; false feeds all tokens of the map to the transformer."""
+    tokens_per_image: int = Field(default=8, ge=1)
+    """Tokens that TokenLearner makes of each image."""
+    token_positions: bool = False
+    """Add a learned position in the image to every token of the map, so that a token can say where something is."""
+    keyframe_loss: float = Field(default=0.0, ge=0)
+    """Weight of an auxiliary loss in training: the image tokens alone shall tell the robot's state at the next keyframe,
+    that is where a gripper next opens or closes, or where the episode ends. Most frames of a demonstration can be
+    continued without the image; this makes every frame teach what the instruction means in it."""
+    language_dim: int = Field(default=512, ge=1)
+    """Width of the instruction vector that conditions the trunk, projected from the encoder's."""
+    random_shift: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.04, 0.04)
+    """Greatest random shift of training images, vertical and horizontal: below 1 a fraction of the size, else pixels."""
+
+    @model_validator(mode="after")
+    def _keyframes_from_few_tokens(self) -> VisionConfig:
+        if self.keyframe_loss and not self.token_learner:
+            raise ValueError("keyframe_loss: needs token_learner=true: it reads the few tokens of an image")
+        return self
+
+
+class VisionEncoder(nn.Module):
+    """Frames and instruction vectors -> tokens.
+
+    Attributes:
+        cameras: those that it looks through, in order.
+        tokens: M.
+
+    Raises:
+        SpecError: cameras and config do not fit.
+        TrunkError: the trunk cannot be had.
+    """
+
+    def __init__(
+        self, config: VisionConfig, spec: Spec, *, width: int, text_dim: int, from_checkpoint: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.cameras = _cameras(config, spec)
+        self.image_size = config.image_size or spec.cameras[self.cameras[0]]
+        self.condition = nn.Linear(text_dim, config.language_dim)
+        self.trunk = FilmEfficientNet(
+            config.trunk,
+            condition_dim=config.language_dim,
+            token_dim=width,
+            stride=config.stride,
+            norm=config.norm,
+            pretrained=config.pretrained if not from_checkpoint else False,
+        )
+        h, w = self.trunk.map_size(*self.image_size)
+        if config.token_positions:
+            self.map_position = nn.Parameter(_coordinates(width, h, w))
+        if config.token_learner:
+            self.token_learner = TokenLearner(width, tokens=config.tokens_per_image)
+        if len(self.cameras) > 1:
+            self.camera_embedding = nn.Parameter(torch.randn(len(self.cameras), 1, width) * 0.05)
+        self.tokens = (config.tokens_per_image if config.token_learner else h * w) * len(self.cameras)
+
+    def modulation(self, vectors_UE: Float[Tensor, "U E"]) -> Modulation:
+        """What the instructions change in the trunk, computed once per instruction."""
+        return self.trunk.modulation(self.condition(vectors_UE))
+
+    def forward(
+        self,
+        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
+        modulation: Modulation,
+        index_B: Int64[Tensor, " B"] | None,
+        mask_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B T M D"]:
+        """Tokens of every frame. Padded frames are not encoded: they are zeros.
+
+        Args:
+            index_B: row of the modulation of each window; None where the rows are the windows.
+        """
+        B, T = next(iter(images.values())).shape[:2]
+        index_N = None if index_B is None else index_B[:, None].expand(B, T).flatten()
+        frames = {camera: images[camera].flatten(0, 1) for camera in self.cameras}
+        if mask_BT is None:
+            return self._frames(frames, modulation, index_N).unflatten(0, (B, T))
+        # left out, so that padding can neither cost time nor enter the statistics of batch norm
+        real_N = mask_BT.flatten().nonzero().flatten()
+        if index_N is None:
+            index_N = torch.arange(B, device=real_N.device)[:, None].expand(B, T).flatten()
+        frames = {camera: image[real_N] for camera, image in frames.items()}
+        tokens = self._frames(frames, modulation, index_N[real_N])
+        return tokens.new_zeros(B * T, *tokens.shape[1:]).index_copy(0, real_N, tokens).unflatten(0, (B, T))
+
+    def _frames(
+        self, frames: Mapping[str, Tensor], modulation: Modulation, index_N: Tensor | None
+    ) -> Float[Tensor, "N M D"]:
+        """All cameras go through the trunk at once, so that batch norm sees them together, as it will in control."""
+        cameras = len(self.cameras)
+        x = torch.cat([self.trunk.prepare(frames[camera], self.image_size) for camera in self.cameras])
+        if cameras > 1:
+            if index_N is None:
+                index_N = torch.arange(len(x) // cameras, device=x.device)
+            index_N = index_N.repeat(cameras)
+        map_NDhw = self.trunk(x, modulation, index_N)
+        if self.config.token_positions:
+            map_NDhw = map_NDhw + self.map_position
+        tokens = map_NDhw.permute(0, 2, 3, 1).flatten(1, 2)
+        if self.config.token_learner:
+            tokens = self.token_learner(tokens)
+        if cameras == 1:
+            return tokens
+        tokens = tokens.unflatten(0, (cameras, -1)) + self.camera_embedding[:, None]
+        return tokens.transpose(0, 1).flatten(1, 2)
+
+    def augment(self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]]) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
+        """The encoder's cameras, in training randomly shifted."""
+        vertical, horizontal = self.config.random_shift
+        if not self.training or (vertical == 0 and horizontal == 0):
+            return {camera: images[camera] for camera in self.cameras}
+        shifted = {}
+        for camera in self.cameras:
+            H, W = images[camera].shape[2:4]
+            shifted[camera] = random_shift(images[camera], _pixels(vertical, H), _pixels(horizontal, W))
+        return shifted
+
+
+class KeyframeHead(nn.Sequential):
+    """Image tokens of a frame -> the normalised state at the next keyframe (see `VisionConfig.keyframe_loss`)."""
+
+    def __init__(self, tokens: int, width: int, state_dim: int) -> None:
+        super().__init__(nn.Linear(tokens * width, KEYFRAME_HIDDEN), nn.GELU(), nn.Linear(KEYFRAME_HIDDEN, state_dim))
+
+    def loss(self, image_BTMD: Tensor, target_BTS: Tensor) -> Float[Tensor, "B T"]:
+        """Mean squared error of the normalised state."""
+        return (self(image_BTMD.flatten(2)).float() - target_BTS).square().mean(-1)
+
+
+def random_shift(images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int) -> UInt8[Tensor, "B T H W 3"]:
+    """Each window's images, all its steps alike, shifted by up to that many pixels; the border is repeated."""
+    B, T, H, W, _ = images.shape
+    reach = torch.tensor([[vertical], [horizontal]])
+    shift_2B = (torch.rand(2, B) * (2 * reach + 1)).floor().long() - reach
+    rows_BH = (torch.arange(H) + shift_2B[0, :, None]).clamp(0, H - 1)
+    columns_BW = (torch.arange(W) + shift_2B[1, :, None]).clamp(0, W - 1)
+    pixels = (rows_BH[:, :, None] * W + columns_BW[:, None, :]).to(images.device)
+    index = pixels.view(B, 1, H * W, 1).expand(B, T, H * W, 3)
+    return images.flatten(2, 3).gather(2, index).view(images.shape)
+
+
+def _coordinates(width: int, h: int, w: int) -> Float[Tensor, "D h w"]:
+    """Start of the positions in the map: every channel a random linear function of row and column.
+
+    A soft attention averages positions. What is smooth keeps its meaning under the average, so that where a token
+    looks has a gradient from the first step; with independent noise per position a policy did not learn to point.
+    """
+    rows_hw, columns_hw = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+    return torch.einsum("dc,chw->dhw", torch.randn(width, 2), torch.stack([rows_hw, columns_hw]))
+
+
+def _pixels(amount: float, size: int) -> int:
+    return round(amount * size if amount < 1 else amount)
+
+
+def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
+    """The cameras that the policy looks through. Raises SpecError where there are none or their sizes differ."""
+    names = tuple(config.cameras if config.cameras is not None else spec.cameras)
+    has = ", ".join(spec.cameras) or "none"
+    if not names:
+        raise SpecError(f"a policy that sees needs at least one camera; the spec has: {has}")
+    if unknown := [name for name in names if name not in spec.cameras]:
+        raise SpecError(f"cameras: no {unknown[0]!r} in the spec; it has: {has}")
+    sizes = {spec.cameras[name] for name in names}
+    if config.image_size is None and len(sizes) > 1:
+        raise SpecError(f"cameras {', '.join(names)} have different sizes; set image_size: [height, width]")
+    if config.keyframe_loss and not spec.state_dim:
+        raise SpecError("keyframe_loss is on, but the spec has no state to tell; set keyframe_loss: 0")
+    return names
+
+
+__all__ = ["KeyframeHead", "Modulation", "VisionConfig", "VisionEncoder", "random_shift"]
