@@ -37,7 +37,7 @@ def model_card(
     spec: Spec,
     card: Mapping[str, Any],
     *,
-    language: str,
+    language: str | None,
     instructions: Sequence[str],
     parameters: int,
 ) -> str:
@@ -45,7 +45,7 @@ def model_card(
 
     Args:
         config: the policy's config as plain JSON types.
-        language: name of the frozen text encoder.
+        language: name of the frozen text encoder; None where the policy reads the instruction itself.
         instructions: texts that the policy was trained on.
         parameters: number of parameters.
     """
@@ -56,7 +56,10 @@ def model_card(
     if instructions:
         shown = "\n".join(f"- {text}" for text in instructions[:50])
         more = f"\n- ... and {len(instructions) - 50} more" if len(instructions) > 50 else ""
-        parts.append(f"## Instructions\n\nLanguage encoder: `{language}` (frozen).\n\n{shown}{more}")
+        encoder = (
+            f"Language encoder: `{language}` (frozen)." if language else "The policy reads the instruction itself."
+        )
+        parts.append(f"## Instructions\n\n{encoder}\n\n{shown}{more}")
     shown = json.dumps(config, indent=2)
     parts.append(f"## Configuration\n\n{parameters / 1e6:.2f} million parameters.\n\n```json\n{shown}\n```")
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -45,15 +45,16 @@ class LanguageEncoder:
     """A frozen text encoder with a cache; may be used from several threads, copied and sent to other processes.
 
     Args:
-        name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that holds one.
+        name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that holds one; None for
+            vectors of no numbers, where a policy reads the texts themselves.
         device: where the encoder runs; the vectors are on the CPU.
     """
 
-    def __init__(self, name: str = MINILM, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, name: str | None = MINILM, *, device: torch.device | str = "cpu") -> None:
         self.name = name
         self.device = torch.device(device)
         self._cache: dict[str, Tensor] = {}
-        self._dim = MINILM_DIM if name == MINILM else None
+        self._dim = {MINILM: MINILM_DIM, None: 0}.get(name)
         self._loaded: tuple[Any, Any] | None = None
         self._lock = threading.RLock()
 
@@ -62,6 +63,7 @@ class LanguageEncoder:
         """Numbers per vector. Where nothing is cached yet, the encoder's config is read."""
         with self._lock:
             if self._dim is None:
+                assert self.name is not None  # whose dim is 0
                 self._dim = _hidden_size(_read_config(self.name))
             return self._dim
 
@@ -101,6 +103,8 @@ class LanguageEncoder:
             self._cache.update({t: v.detach().to("cpu", torch.float32, copy=True) for t, v in embeddings.items()})
 
     def _encode(self, texts: list[str]) -> list[Tensor]:
+        if self.name is None:
+            return [torch.empty(0) for _ in texts]
         if self._loaded is None:
             self._loaded = _load(self.name, self.device)
         model, tokenizer = self._loaded

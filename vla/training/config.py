@@ -24,6 +24,17 @@ class DataConfig(Config):
     """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
 
 
+class CoTrainingConfig(Config):
+    """Image-text pairs that a vision-language policy goes on answering while it learns to act."""
+
+    path: str
+    """Folder of pictures with metadata.jsonl (see `vla.data.image_text`)."""
+    weight: PositiveFloat = 1.0
+    """Weight of the pairs' mean loss beside that of the robot data."""
+    batch_size: PositiveInt = 16
+    """Pairs per optimiser step, over all processes and accumulated micro-batches."""
+
+
 class OptimConfig(Config):
     """AdamW with warm-up. Biases, norms and embeddings are not decayed."""
 
@@ -60,6 +71,8 @@ class TrainConfig(RootConfig):
     """Folder of a trained policy to start from: its weights, tokenizer and normalisation are kept."""
     objective: Annotated[Any, Choice("objectives")] = Field(default={"type": "bc"})
     """What is minimised."""
+    co_training: CoTrainingConfig | None = None
+    """Image-text pairs learned beside the demonstrations (vlm policies); null for demonstrations alone."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
     steps: PositiveInt

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from vla.config import Config
+from vla.data.image_text import ImageTextBatch
 from vla.models.policy import Policy
 from vla.types import Batch
 
@@ -63,5 +65,12 @@ class Learner(nn.Module):
         self.policy = policy
         self.objective = objective
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective.loss(self.policy, batch)
+    def forward(
+        self, batch: Batch, pairs: ImageTextBatch | None = None
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """-> the objective's loss, the mean loss of image-text pairs where there are any, and what is to be logged."""
+        loss, metrics = self.objective.loss(self.policy, batch)
+        if pairs is None:
+            return loss, None, metrics
+        images = [[image] for image in pairs.images]
+        return loss, cast(Any, self.policy).image_text_loss(images, pairs.prompts, pairs.answers).mean(), metrics

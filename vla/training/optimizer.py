@@ -72,7 +72,7 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 class EMA:
-    """Running mean of a module's parameters; buffers stay the module's own.
+    """Running mean of a module's trained parameters; frozen ones and buffers stay the module's own.
 
     The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial weights are
     forgotten early. BatchNorm's running statistics are running means already and are not averaged twice.
@@ -80,18 +80,18 @@ class EMA:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.weights = {name: p.detach().clone() for name, p in _trained(module)}
 
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the mean towards the module's weights after step `step` (1-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(self.weights.values()), list(module.parameters()), None)
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [p for _, p in _trained(module)], None)
 
     @contextmanager
     @torch.no_grad()
     def applied_to(self, module: nn.Module) -> Iterator[None]:
         """The module has the mean weights inside the context, its own again after it."""
-        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        own = {name: p.detach().clone() for name, p in _trained(module)}
         self.copy_to(module)
         try:
             yield
@@ -103,7 +103,11 @@ class EMA:
         _copy(self.weights, module)
 
 
+def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
 @torch.no_grad()
 def _copy(weights: dict[str, Tensor], module: nn.Module) -> None:
-    for name, parameter in module.named_parameters():
+    for name, parameter in _trained(module):
         parameter.copy_(weights[name])

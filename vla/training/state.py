@@ -84,7 +84,8 @@ class TrainingState:
             if self.ema:
                 with torch.no_grad():
                     for name, parameter in self.policy.named_parameters():
-                        parameter.copy_(groups["raw"][name])
+                        if parameter.requires_grad:
+                            parameter.copy_(groups["raw"][name])
             self.mean = Mean(checkpoint.state["mean"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.folder} does not fit this policy and objective: {error}") from error
@@ -116,5 +117,5 @@ class TrainingState:
         tensors = {f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()}
         tensors |= {f"objective/{k}": v for k, v in self.learner.objective.state_dict().items()}
         if self.ema:
-            tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters()}
+            tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters() if v.requires_grad}
         return tensors

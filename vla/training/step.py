@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from vla.data.image_text import ImageTextBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Objective
 from vla.types import Batch
@@ -23,6 +24,8 @@ def backward(
     *,
     bf16: bool,
     clip: float | None,
+    pairs: Sequence[ImageTextBatch] | None = None,
+    pairs_weight: float = 0.0,
 ) -> dict[str, float]:
     """Leaves in `.grad` the clipped gradient of the mean loss over the valid steps of the global batch.
 
@@ -30,13 +33,15 @@ def backward(
     over its own valid steps; weighted by its share of all valid steps, these means add up to the global one.
 
     Args:
-        model: the learner as accelerate wrapped it: forward gives (loss, metrics).
+        model: the learner as accelerate wrapped it: forward gives (loss, loss of pairs, metrics).
         batches: this process's micro-batches, on its device.
         bf16: run the forward pass under bfloat16 autocast.
         clip: greatest gradient norm; None does not clip.
+        pairs: image-text pairs of each micro-batch, equally many everywhere.
+        pairs_weight: of the pairs' mean loss.
 
     Returns:
-        Global means `loss` and the objective's metrics, and `grad_norm` before clipping; the same on all processes.
+        Global means `loss` (of the robot data; the pairs' is `image_text_loss`, unweighted) and the objective's metrics, and `grad_norm` before clipping; the same on all processes.
     """
     weights = torch.stack([objective.weight(batch).float() for batch in batches])
     shares = weights / accelerator.reduce(weights.sum(), "sum").clamp(min=1e-12)
@@ -44,10 +49,15 @@ def backward(
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with accelerator.no_sync(model) if number < len(batches) else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
-                loss, metrics = model(batch)
+                loss, pairs_loss, metrics = model(batch, *([pairs[number - 1]] if pairs else []))
             watch.lap("forward")
             # Distributed training averages gradients over the processes; they are to be summed.
-            accelerator.backward(loss * (share * accelerator.num_processes))
+            total = loss * (share * accelerator.num_processes)
+            if pairs_loss is not None:
+                total = total + pairs_weight / len(batches) * pairs_loss
+                even = 1 / (len(batches) * accelerator.num_processes)
+                means["image_text_loss"] = means.get("image_text_loss", 0.0) + pairs_loss.detach().float() * even
+            accelerator.backward(total)
             watch.lap("backward")
         for name, value in {"loss": loss, **metrics}.items():
             means[name] = means.get(name, 0.0) + value.detach().float() * share

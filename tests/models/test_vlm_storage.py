@@ -1,0 +1,124 @@
+"""VLM checkpoints: adapters alone, whole policies, merged ones, and adapters that meet another base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import vlm_toys
+from vlm_toys import SPEC
+
+from vla.models import CheckpointError, load_policy
+from vla.models.vlm import VLM, VLMConfig
+
+
+def build(base: Path, **changes) -> VLM:
+    torch.manual_seed(0)
+    values = {"base": str(base), "tokenizer": {"type": "bins", "num_bins": 16}, "lora": {"rank": 4}}
+    policy = VLMConfig.model_validate({**values, **changes}).build(SPEC)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = SPEC.fake_batch(3, 1, 1)
+    policy.fit(batch.actions.flatten(0, 2), batch.state.flatten(0, 1), list(batch.instruction))
+    return policy.eval()
+
+
+def same(a: VLM, b: VLM, **tolerance) -> None:
+    observation = SPEC.fake_observation(3)
+    with torch.no_grad():
+        found, expected = b.step(observation, None)[0], a.step(observation, None)[0]
+    torch.testing.assert_close(found.features, expected.features, **tolerance)
+    torch.testing.assert_close(found.actions.mode(), expected.actions.mode(), **tolerance)
+
+
+EXACT = {"atol": 0, "rtol": 0}
+
+
+@pytest.mark.parametrize("family", vlm_toys.FAMILIES)
+def test_an_adapter_is_stored_alone_and_comes_back_to_the_bit(family, tmp_path):
+    base = vlm_toys.FAMILIES[family](tmp_path / "base")
+    policy = build(base)
+    policy.save_pretrained(tmp_path / "policy")
+    stored = load_file(tmp_path / "policy" / "adapter.safetensors")
+    assert not (tmp_path / "policy" / "model.safetensors").exists()
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert set(stored) == trained | {"state_mean", "state_std", "vocabulary.ids"}
+    loaded = load_policy(tmp_path / "policy")
+    same(policy, loaded, **EXACT)
+    assert loaded.language.embed(["anything new"]).shape == (1, 0)
+    assert "The policy reads the instruction itself." in (tmp_path / "policy" / "README.md").read_text()
+    assert "- do task 1" in (tmp_path / "policy" / "README.md").read_text()
+    assert not [p for p in (tmp_path / "policy").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+@pytest.mark.parametrize("family", vlm_toys.FAMILIES)
+@pytest.mark.parametrize("kind", ["full", "no lora", "merged"])
+def test_whole_policies_need_no_base(family, kind, tmp_path):
+    base = vlm_toys.FAMILIES[family](tmp_path / "base")
+    policy = build(base, **{"full": {"save": "full"}, "no lora": {"lora": None}, "merged": {}}[kind])
+    stored = policy.merged() if kind == "merged" else policy
+    stored.save_pretrained(tmp_path / "policy")
+    shutil.rmtree(base)
+    loaded = load_policy(tmp_path / "policy")
+    same(policy, loaded, **({"atol": 1e-4, "rtol": 1e-4} if kind == "merged" else EXACT))
+    if kind == "merged":
+        assert not any("lora" in name for name in load_file(tmp_path / "policy" / "model.safetensors"))
+        assert loaded.config.lora is None
+
+
+def test_a_tied_base_is_stored_once(tmp_path):
+    policy = build(vlm_toys.smolvlm(tmp_path / "base", tied=True), save="full")
+    policy.save_pretrained(tmp_path / "policy")
+    stored = load_file(tmp_path / "policy" / "model.safetensors")
+    assert len([name for name in stored if "embed_tokens.weight" in name or "lm_head" in name]) == 1
+    loaded = load_policy(tmp_path / "policy")
+    same(policy, loaded, **EXACT)
+    assert loaded.trunk.output_matrix is None
+
+
+def test_an_adapter_for_another_base_is_refused_by_name(tmp_path):
+    base = vlm_toys.smolvlm(tmp_path / "first")
+    build(base).save_pretrained(tmp_path / "policy")
+    config = tmp_path / "policy" / "config.json"
+
+    def name(other: Path) -> None:
+        values = json.loads(config.read_text())
+        values["config"]["base"] = str(other)
+        config.write_text(json.dumps(values))
+
+    name(shutil.copytree(base, tmp_path / "moved"))
+    load_policy(tmp_path / "policy")  # the same weights elsewhere
+
+    name(vlm_toys.smolvlm(tmp_path / "second", seed=1))
+    with pytest.raises(
+        CheckpointError, match=r"trained on .*first \(SmolVLM.*\); policy.base .*second is another model"
+    ):
+        load_policy(tmp_path / "policy")
+
+    name(vlm_toys.paligemma(tmp_path / "third"))
+    with pytest.raises(CheckpointError, match=r"trained on .*first \(SmolVLM.*another model \(PaliGemma"):
+        load_policy(tmp_path / "policy")
+
+    name(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"policy.base: cannot load .*gone"):
+        load_policy(tmp_path / "policy")
+
+
+def test_damaged_adapters_are_named(tmp_path):
+    build(vlm_toys.smolvlm(tmp_path / "base")).save_pretrained(tmp_path / "policy")
+    (tmp_path / "policy" / "base.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"base.json: cannot be read"):
+        load_policy(tmp_path / "policy")
+    (tmp_path / "policy" / "adapter.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"it lacks adapter.safetensors"):
+        load_policy(tmp_path / "policy")

@@ -1,0 +1,104 @@
+"""Pictures with a question and an answer: what vision-language models are kept fluent with while they learn to act.
+
+A folder holds pictures and `metadata.jsonl`, a line for each pair: `{"file_name": "0001.jpg", "prompt": "...", "answer":
+"..."}`. It is the image-folder form of the Hugging Face hub, which the library `datasets` writes and reads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.data.errors import DataError
+
+METADATA_FILE = "metadata.jsonl"
+_KEYS = ("file_name", "prompt", "answer")
+
+
+@dataclass(frozen=True)
+class ImageTextBatch:
+    """N pairs.
+
+    Attributes:
+        images: N pictures, uint8 (H, W, 3), RGB, each of its own size.
+        prompts: what is asked about them.
+        answers: what shall be said.
+    """
+
+    images: list[np.ndarray]
+    prompts: list[str]
+    answers: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, parts: int) -> list[ImageTextBatch]:
+        """`parts` batches of equal size, in order."""
+        size = len(self) // parts
+        cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
+        return [ImageTextBatch(self.images[c], self.prompts[c], self.answers[c]) for c in cuts]
+
+
+class ImageTextPairs:
+    """The pairs in a folder; pictures are read when they are asked for.
+
+    Raises:
+        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no pairs at all.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / METADATA_FILE
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file; expected a folder of pictures with {METADATA_FILE}, a line "
+                '{"file_name": ..., "prompt": ..., "answer": ...} for each'
+            )
+        lines = path.read_text(encoding="utf-8").splitlines()
+        self.rows = [_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+        if not self.rows:
+            raise DataError(f"{path}: holds no pairs")
+        for row in self.rows:
+            if not (self.folder / row["file_name"]).is_file():
+                raise DataError(f"{path}: names {row['file_name']!r}, which is not in {self.folder}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray) -> ImageTextBatch:
+        """The pairs `indices`, in that order. Raises DataError where a picture cannot be read."""
+        rows = [self.rows[i] for i in indices.tolist()]
+        return ImageTextBatch(
+            images=[_read(self.folder / row["file_name"]) for row in rows],
+            prompts=[row["prompt"] for row in rows],
+            answers=[row["answer"] for row in rows],
+        )
+
+
+def _row(line: str, place: str) -> dict[str, str]:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place}: not valid JSON: {error}") from error
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in _KEYS):
+        raise DataError(f"{place}: expected texts under {', '.join(_KEYS)}, found {line[:80]!r}")
+    if not row["answer"].strip():
+        raise DataError(f"{place}: the answer is empty; there is nothing to learn from it")
+    return {key: row[key] for key in _KEYS}
+
+
+def _read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"{path}: not a readable picture: {error}") from error
+
+
+__all__ = ["METADATA_FILE", "ImageTextBatch", "ImageTextPairs"]

@@ -1,0 +1,406 @@
+"""Any image-text-to-text model of transformers as a trunk: prompts of images, text and embeddings -> hidden states.
+
+Everything that is peculiar to an architecture stays in its own processor and forward pass. Embeddings that belong to no
+token (a robot's state, action tokens, empty slots) are put in place of the embedding layer's output, so that the model
+sees ordinary ids of the right number. N sequences, L tokens, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vla.config import UserError
+
+
+class VLMError(UserError):
+    """A vision-language model cannot be loaded, or cannot do what is asked of it."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model is asked, padded on the left.
+
+    Attributes:
+        fields: the processor's tensors by the names of the model's arguments; `input_ids` and `attention_mask` (N, L).
+        embeddings: (N, n, W) for the last n places, whose ids mean nothing; None where there are none.
+    """
+
+    fields: dict[str, Tensor]
+    embeddings: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.fields["input_ids"].shape[1]
+
+    @property
+    def batch_size(self) -> int:
+        return self.fields["input_ids"].shape[0]
+
+    def append(self, embeddings: Float[Tensor, "N n W"], *, filler: int, answer: bool) -> Prompt:
+        """The prompt with embeddings at its end, as part of the prompt or of the answer to it."""
+        n = embeddings.shape[1]
+        # PaliGemma's token types: 0 is the prompt, within which all see each other, 1 the answer
+        values = {"input_ids": filler, "attention_mask": 1, "token_type_ids": int(answer), "mm_token_type_ids": 0}
+        columns = {name: value for name, value in values.items() if name in self.fields}
+        fields = dict(self.fields)
+        for name, value in columns.items():
+            fields[name] = torch.cat([fields[name], fields[name].new_full((self.batch_size, n), value)], dim=1)
+        before = [] if self.embeddings is None else [self.embeddings]
+        return Prompt(fields, torch.cat([*before, embeddings.to(before[0].dtype if before else embeddings.dtype)], 1))
+
+    def append_ids(self, ids: Int64[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> Prompt:
+        """The prompt followed by an answer in words, padded on the right."""
+        values = {"input_ids": ids, "attention_mask": mask}
+        values |= {"token_type_ids": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
+        fields = dict(self.fields)
+        for name, value in values.items():
+            if name in fields:
+                fields[name] = torch.cat([fields[name], value.to(fields[name].dtype)], dim=1)
+        return Prompt(fields)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prompt that was read, and where its answer goes on.
+
+    Attributes:
+        hidden: (N, W), of the prompt's last token.
+        cache: keys and values of the prompt; never changed, see `VisionLanguageModel.continue_with`.
+        attention_mask: (N, L).
+        position: (N,), of the answer's first token, where positions are not simply counted; else None.
+    """
+
+    hidden: Tensor
+    cache: Any
+    attention_mask: Tensor
+    position: Tensor | None
+
+    def fork(self) -> Prefill:
+        """A prefill whose cache may grow without changing this one's: growing makes new tensors."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        return replace(self, cache=cache)
+
+
+class VisionLanguageModel(nn.Module):
+    """A model of `AutoModelForImageTextToText` with its processor.
+
+    Args:
+        model: from transformers, with scaled dot product attention.
+        processor: its processor.
+        options: further arguments of every call of the processor.
+        chat: put prompts into the processor's chat template; None where it has one.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor: Any, *, options: Mapping[str, Any] | None = None, chat: bool | None = None
+    ) -> None:
+        super().__init__()
+        self.model = cast(Any, model)
+        self.processor = processor
+        self.options = dict(options or {})
+        has_template = bool(getattr(processor, "chat_template", None))
+        if chat and not has_template:
+            raise VLMError("policy.chat: is on, but the base's processor has no chat template; set it to false or null")
+        self.chat = has_template if chat is None else chat
+        if self.model.base_model is self.model or self.model.get_output_embeddings() is None:
+            raise VLMError(f"policy.base: {type(model).__name__} keeps no trunk apart from its output layer")
+        self.tokenizer = processor.tokenizer
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._injected: tuple[Tensor, Tensor] | None = None
+        self.model.get_input_embeddings().register_forward_hook(self._inject)
+
+    # --- what it is -----------------------------------------------------------------------------------
+
+    @property
+    def text_config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def width(self) -> int:
+        return int(self.embedding.shape[1])
+
+    @property
+    def embedding(self) -> Tensor:
+        return cast(Tensor, self.model.get_input_embeddings().weight)
+
+    @property
+    def embedding_scale(self) -> float:
+        """By which the embedding layer multiplies its rows (Gemma)."""
+        return float(getattr(self.model.get_input_embeddings(), "embed_scale", 1.0))
+
+    @property
+    def output_matrix(self) -> Tensor | None:
+        """None where the embedding matrix is the output matrix."""
+        weight = self.model.get_output_embeddings().weight
+        return None if weight is self.model.get_input_embeddings().weight else weight
+
+    @property
+    def softcap(self) -> float | None:
+        return getattr(self.text_config, "final_logit_softcapping", None)
+
+    @property
+    def filler(self) -> int:
+        """An id for places whose embedding is put there from outside."""
+        return int(self.tokenizer.pad_token_id)
+
+    # --- prompts --------------------------------------------------------------------------------------
+
+    def prompt(self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]]) -> Prompt:
+        """N prompts, each some images (uint8, (H, W, 3) or (3, H, W)) followed by a text.
+
+        Raises:
+            VLMError: the processor refuses them.
+        """
+        whole = [self._text(text, len(shown)) for text, shown in zip(texts, images, strict=True)]
+        options = dict(self.options)
+        if self.chat and self.tokenizer.bos_token and whole[0].startswith(self.tokenizer.bos_token):
+            options["add_special_tokens"] = False
+        shown = [list(row) for row in images] if any(len(row) for row in images) else None
+        try:
+            fields = self.processor(text=whole, images=shown, padding=True, return_tensors="pt", **options)
+        except (ValueError, TypeError, IndexError) as error:
+            raise VLMError(f"policy.base: its processor refuses the prompt {whole[0]!r}: {error}") from error
+        return Prompt({name: value.to(self.embedding.device) for name, value in fields.items() if name != "labels"})
+
+    def answer(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "N n"], Bool[Tensor, "N n"]]:
+        """The ids of N answers, each with the end-of-text token, padded on the right; and where they are no padding."""
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
+        longest = max(1, *map(len, rows))
+        ids = torch.tensor([row + [self.filler] * (longest - len(row)) for row in rows])
+        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+        return ids.to(self.embedding.device), mask.to(self.embedding.device)
+
+    def _text(self, text: str, images: int) -> str:
+        if not self.chat:
+            return getattr(self.processor, "image_token", "") * images + text
+        content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
+        return str(
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+        )
+
+    # --- passes ---------------------------------------------------------------------------------------
+
+    def hidden(
+        self,
+        prompt: Prompt,
+        *,
+        slots: int = 0,
+        overlay: tuple[Bool[Tensor, "N L"], Float[Tensor, "n W"]] | None = None,
+    ) -> Float[Tensor, "N L W"]:
+        """Hidden states of one pass, attention as the model has it, except that the last `slots` places all see each
+        other.
+
+        Args:
+            overlay: places whose embeddings are replaced, beside those at the prompt's end.
+        """
+        return cast(Tensor, self._run(prompt, slots=slots, overlay=overlay, use_cache=False).last_hidden_state)
+
+    def prefill(self, prompt: Prompt) -> Prefill:
+        """Reads the prompt once, for an answer that comes token by token."""
+        positions = self._positions(prompt)
+        output = self._run(prompt, use_cache=True)
+        return Prefill(
+            hidden=output.last_hidden_state[:, -1],
+            cache=output.past_key_values,
+            attention_mask=prompt.fields["attention_mask"],
+            position=None if positions is None else positions.amax(dim=(0, 2)) + 1,
+        )
+
+    def continue_with(self, prefill: Prefill, embedding: Float[Tensor, "N W"]) -> Prefill:
+        """One more token. The cache of `prefill` grows: give a `fork` where it is needed again."""
+        mask = prefill.attention_mask
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = prefill.position
+        options = {} if position is None else {"position_ids": position[None, :, None].expand(3, -1, 1)}
+        output = self.model.base_model(
+            inputs_embeds=embedding[:, None].to(self.embedding.dtype),
+            attention_mask=mask,
+            past_key_values=prefill.cache,
+            use_cache=True,
+            **options,
+        )
+        next_position = None if position is None else position + 1
+        return Prefill(output.last_hidden_state[:, -1], output.past_key_values, mask, next_position)
+
+    def _run(
+        self, prompt: Prompt, *, slots: int = 0, overlay: tuple[Tensor, Tensor] | None = None, use_cache: bool
+    ) -> Any:
+        fields = dict(prompt.fields)
+        positions = self._positions(prompt)
+        if positions is not None:
+            fields["position_ids"] = positions
+        if slots:
+            fields["attention_mask"] = self._mask(prompt, slots)
+        with self._injecting(prompt, overlay):
+            return self.model.base_model(**fields, use_cache=use_cache)
+
+    def _positions(self, prompt: Prompt) -> Tensor | None:
+        """(3, N, L) for models with rotary positions in time, height and width (Qwen-VL), computed by the model."""
+        rope_index = getattr(self.model.base_model, "get_rope_index", None)
+        if rope_index is None:
+            return None
+        if "image_grid_thw" not in prompt.fields:
+            counted = (prompt.fields["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            return counted.expand(3, -1, -1)
+        known = inspect.signature(rope_index).parameters
+        return cast(Tensor, rope_index(**{k: v for k, v in prompt.fields.items() if k in known})[0])
+
+    def _mask(self, prompt: Prompt, slots: int) -> Bool[Tensor, "N 1 L L"]:
+        """The model's own attention mask, in which the last `slots` places see each other in both directions."""
+        from transformers.masking_utils import create_masks_for_generate
+
+        fields = prompt.fields
+        N, L = fields["input_ids"].shape
+        window = getattr(self.text_config, "sliding_window", None)
+        if window is not None and window < L:
+            raise VLMError(
+                f"policy.decoding: parallel needs attention over the whole prompt; this one has {L} tokens, the base's "
+                f"sliding window {window}; use smaller images or decoding: autoregressive"
+            )
+        make = getattr(self.model, "create_masks_for_generate", create_masks_for_generate)
+        given: dict[str, Any] = {k: v for k, v in fields.items() if k in ("token_type_ids", "mm_token_type_ids")}
+        own = make(
+            config=self.model.config,
+            inputs_embeds=self.embedding.new_empty(N, L, 0),
+            attention_mask=fields["attention_mask"],
+            past_key_values=None,
+            position_ids=None,
+            **given,
+        )
+        own = own.get("full_attention") if isinstance(own, dict) else own
+        diagonal = torch.eye(L, dtype=torch.bool, device=self.embedding.device)
+        if own is None:
+            own = diagonal.new_ones(L, L).tril() & fields["attention_mask"].bool()[:, None, None, :]
+        mask = own.expand(N, 1, L, L) | diagonal  # padding sees itself, so that no softmax runs over nothing
+        mask[:, :, L - slots :, L - slots :] = True
+        return mask
+
+    # --- embeddings from outside ----------------------------------------------------------------------
+
+    @contextmanager
+    def _injecting(self, prompt: Prompt, overlay: tuple[Tensor, Tensor] | None) -> Iterator[None]:
+        mask = torch.zeros_like(prompt.fields["input_ids"], dtype=torch.bool)
+        parts = []
+        if overlay is not None and overlay[0].any():
+            mask, parts = overlay[0].clone(), [overlay[1]]
+        if prompt.embeddings is not None:
+            assert not parts, "an overlay is for prompts of text alone"
+            mask[:, -prompt.embeddings.shape[1] :] = True
+            parts = [prompt.embeddings.flatten(0, 1)]
+        self._injected = (mask, parts[0]) if parts else None
+        try:
+            yield
+        finally:
+            self._injected = None
+
+    def _inject(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if self._injected is None:
+            return output
+        mask, values = self._injected
+        return output.masked_scatter(mask.unsqueeze(-1), values.to(output.dtype))
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def load_base(name: str, dtype: torch.dtype) -> nn.Module:
+    """The model `name` of the Hugging Face hub, or in a folder of that name.
+
+    Raises:
+        VLMError: it is not within reach, no image-text-to-text model, or incomplete.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        loader = cast(Any, AutoModelForImageTextToText)
+        model, report = loader.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=Path(name).is_dir(),
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _cannot_load(name, error) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise VLMError(f"policy.base: {name} lacks {len(missing)} tensors, first {missing[0]}; copy it again")
+    return cast(nn.Module, model)
+
+
+def build_base(folder: str | Path, dtype: torch.dtype) -> nn.Module:
+    """A model of the config in `folder`, with random weights."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise _cannot_load(str(folder), error) from error
+    return cast(nn.Module, model)
+
+
+def load_processor(name: str | Path) -> Any:
+    """The processor of the model `name`. Raises VLMError."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(name, local_files_only=Path(name).is_dir())
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load(str(name), error) from error
+    if not hasattr(processor, "tokenizer"):
+        raise VLMError(
+            f"policy.base: {name} has a {type(processor).__name__}, which makes no prompts of images and text"
+        )
+    return processor
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """A short mark of a model's weights: names, shapes and a few values of each tensor, read as bfloat16."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().flatten()
+        index = torch.linspace(0, len(flat) - 1, min(len(flat), 16), device=flat.device).long()
+        values = flat[index].to(torch.bfloat16).float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _cannot_load(name: str, error: Exception) -> VLMError:
+    return VLMError(
+        f"policy.base: cannot load {name!r}: expected a folder or a model of the Hugging Face hub with safetensors weights "
+        f"that takes images and text ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    )
+
+
+__all__ = [
+    "Prefill",
+    "Prompt",
+    "VLMError",
+    "VisionLanguageModel",
+    "build_base",
+    "fingerprint",
+    "load_base",
+    "load_processor",
+]

@@ -1,0 +1,207 @@
+"""Action tokens that a language model says one after the other: a distribution over action ids alone.
+
+The softmax runs over the reserved action ids, never over text, and further over what the action tokenizer allows at a
+place: so that no sequence that can be drawn is anything but a valid chunk.
+
+B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk, V action ids, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from vla.models.heads.categorical import token_mask
+from vla.models.layers.action_vocabulary import ActionVocabulary
+from vla.models.layers.vision_language import Prefill, Prompt
+from vla.tokenizers.base import ActionTokenizer
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """What says action tokens: a VLM policy."""
+
+    tokenizer: ActionTokenizer
+    vocabulary: ActionVocabulary
+
+    def score(self, prompt: Prompt, ids: Int64[Tensor, "N D"]) -> Float[Tensor, "N D V"]:
+        """Logits of each place, given the ids before it."""
+
+    def read(self, prompt: Prompt) -> Prefill:
+        """The prompt's keys and values."""
+
+    def say(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
+        """One more action token."""
+
+
+@dataclass(frozen=True)
+class SpokenActions:
+    """A categorical distribution for each place of a chunk, given the tokens before it.
+
+    Attributes:
+        speaker: gives logits.
+        prompt: N prompts.
+        steps: B and T.
+        known: ids and their logits, where a forward pass has computed them already.
+        prefill: the prompt as read, where it has been.
+    """
+
+    speaker: Speaker
+    prompt: Prompt
+    steps: tuple[int, int]
+    known: tuple[Int64[Tensor, "N D"], Float[Tensor, "N D V"]] | None = None
+    prefill: Prefill | None = None
+
+    def loss(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, given the true ones before; 0 where none."""
+        ids_ND = self._ids(actions)
+        values_ND = -self._log_probs(ids_ND)
+        return self._mean(values_ND, ids_ND, action_mask)
+
+    def log_prob(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Log probability of the chunk's tokens, summed over its valid actions."""
+        ids_ND = self._ids(actions)
+        return (self._log_probs(ids_ND) * self._weights(ids_ND, action_mask)).sum(-1).view(self.steps)
+
+    def token_accuracy(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Share of the chunk's tokens that are the most likely ones, given the true ones before."""
+        ids_ND = self._ids(actions)
+        return self._mean((self._logits(ids_ND).argmax(-1) == ids_ND).float(), ids_ND, action_mask)
+
+    def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
+        """The ids of the given actions."""
+        return self.speaker.tokenizer.encode(actions)
+
+    def mode(self) -> Float[Tensor, "B T K A"]:
+        """The chunk of the most likely token at each place, given those chosen before."""
+        return self.sample(temperature=0.0)
+
+    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+        """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
+        return self.speaker.tokenizer.decode(self.sample_tokens(generator, temperature=temperature))
+
+    @torch.no_grad()
+    def sample_tokens(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Int64[Tensor, "B T D"]:
+        """The ids of a random chunk, said token by token with the language model's keys and values kept."""
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
+        speaker, tokenizer = self.speaker, self.speaker.tokenizer
+        prefill = (self.prefill or speaker.read(self.prompt)).fork()
+        rule = Rule(tokenizer, self.prompt.batch_size, prefill.hidden.device)
+        said: list[Tensor] = []
+        for place in range(tokenizer.num_tokens):
+            if said:
+                prefill = speaker.say(prefill, said[-1])
+            logits_NV = rule.restrict(speaker.vocabulary.logits(prefill.hidden).float())
+            ids_N = logits_NV.argmax(-1) if temperature == 0 else _draw(logits_NV / temperature, generator)
+            said.append(ids_N)
+            rule.advance(ids_N)
+            if rule.finished:
+                said += [torch.full_like(ids_N, rule.pad_id)] * (tokenizer.num_tokens - place - 1)
+                break
+        return torch.stack(said, dim=1).view(*self.steps, -1)
+
+    # --- given tokens ---------------------------------------------------------------------------------
+
+    def _ids(self, actions: Tensor) -> Tensor:
+        return self.tokens(actions).flatten(0, 1)
+
+    def _logits(self, ids_ND: Tensor) -> Tensor:
+        """(N, D, V), -inf for what may not stand there after the ids before."""
+        known = self.known is not None and torch.equal(self.known[0], ids_ND)
+        logits = self.known[1] if known and self.known is not None else self.speaker.score(self.prompt, ids_ND)
+        rule = Rule(self.speaker.tokenizer, len(ids_ND), ids_ND.device)
+        if rule.free:
+            return logits.float()
+        rows = []
+        for place, ids_N in enumerate(ids_ND.unbind(1)):
+            rows.append(rule.restrict(logits[:, place].float()))
+            rule.advance(ids_N)
+        return torch.stack(rows, dim=1)
+
+    def _log_probs(self, ids_ND: Tensor) -> Tensor:
+        logits = self._logits(ids_ND)
+        return -F.cross_entropy(logits.flatten(0, 1), ids_ND.flatten(), reduction="none").view(ids_ND.shape)
+
+    def _weights(self, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
+        """(N, D): 1 for the tokens that count, 0 for those of invalid actions and for padding."""
+        weights = torch.ones_like(ids_ND, dtype=torch.float32)
+        if action_mask is not None:
+            weights = token_mask(action_mask.flatten(0, 1), self.speaker.tokenizer).float()
+        rule = Rule(self.speaker.tokenizer, len(ids_ND), ids_ND.device)
+        if rule.grammar is not None:
+            open_ND = []
+            for ids_N in ids_ND.unbind(1):
+                open_ND.append(~rule.ended)
+                rule.advance(ids_N)
+            weights = weights * torch.stack(open_ND, dim=1)
+        return weights
+
+    def _mean(self, values_ND: Tensor, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
+        weights = self._weights(ids_ND, action_mask)
+        return ((values_ND * weights).sum(-1) / weights.sum(-1).clamp(min=1)).view(self.steps)
+
+
+class Rule:
+    """Which ids of a tokenizer may stand at the next place, of N sequences that grow together."""
+
+    def __init__(self, tokenizer: ActionTokenizer, count: int, device: torch.device) -> None:
+        allowed = tokenizer.allowed_ids
+        self.allowed_DV = None if allowed is None else allowed.to(device)
+        self.grammar = tokenizer.grammar
+        self.state = None if self.grammar is None else self.grammar.start(count, device)
+        self.place = 0
+
+    @property
+    def free(self) -> bool:
+        """Every id may stand everywhere."""
+        return self.allowed_DV is None and self.grammar is None
+
+    @property
+    def ended(self) -> Bool[Tensor, " N"]:
+        """Sequences after which only padding may follow."""
+        assert self.grammar is not None
+        assert self.state is not None
+        return self.grammar.finished(self.state)
+
+    @property
+    def finished(self) -> bool:
+        return self.grammar is not None and bool(self.ended.all())
+
+    @property
+    def pad_id(self) -> int:
+        assert self.grammar is not None
+        return int(self.grammar.pad_id)
+
+    def restrict(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """-inf for ids that may not stand at this place."""
+        if self.allowed_DV is not None:
+            logits = logits.masked_fill(~self.allowed_DV[self.place], -torch.inf)
+        if self.grammar is not None and self.state is not None:
+            logits = logits.masked_fill(~self.grammar.allowed(self.state, self.place), -torch.inf)
+        return logits
+
+    def advance(self, ids: Int64[Tensor, " N"]) -> None:
+        if self.grammar is not None and self.state is not None:
+            self.state = self.grammar.advance(self.state, ids, self.place)
+        self.place += 1
+
+
+def _draw(logits_NV: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.multinomial(logits_NV.softmax(-1), 1, generator=generator)[:, 0]
+
+
+__all__ = ["Rule", "Speaker", "SpokenActions"]
