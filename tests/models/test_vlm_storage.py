@@ -18,6 +18,7 @@ from vlm_toys import SPEC
 
 from vla.models import CheckpointError, load_policy
 from vla.models.vlm import VLM, VLMConfig
+from vla.tokenizers.language import LanguageEncoder, load_embeddings, save_embeddings
 
 
 def build(base: Path, **changes) -> VLM:
@@ -112,6 +113,16 @@ def test_an_adapter_for_another_base_is_refused_by_name(tmp_path):
     name(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"policy.base: cannot load .*gone"):
         load_policy(tmp_path / "policy")
+
+
+def test_policies_may_do_without_sentence_vectors(tmp_path):
+    encoder = LanguageEncoder(None)
+    assert encoder.dim == 0
+    assert encoder.embed(["open it", "shut it"]).shape == (2, 0)
+    save_embeddings(tmp_path, encoder.cached())
+    again = LanguageEncoder(None)
+    again.preload(load_embeddings(tmp_path))
+    assert list(again.cached()) == ["open it", "shut it"]
 
 
 def test_damaged_adapters_are_named(tmp_path):

@@ -96,7 +96,7 @@ def _read(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except OSError as error:
         raise DataError(f"{path}: not a readable picture: {error}") from error
 

@@ -317,7 +317,8 @@ class VLM(Policy):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
-        write_base(Path(save_directory), self.config.base, self.base_fingerprint, self.trunk)
+        mark = None if self.config.stores_base else self.base_fingerprint
+        write_base(Path(save_directory), self.config.base, mark, self.trunk)
 
     def merged(self) -> VLM:
         """A policy that computes the same without adapters: they are added to the base's weights.

@@ -29,8 +29,8 @@ def own_tensors(module: nn.Module, *, frozen_too: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def write_base(folder: Path, name: str, mark: str, trunk: VisionLanguageModel) -> None:
-    """Writes processor, architecture, and the base's name and fingerprint."""
+def write_base(folder: Path, name: str, mark: str | None, trunk: VisionLanguageModel) -> None:
+    """Writes processor, architecture, and the base's name and fingerprint (None where the checkpoint holds the base)."""
     trunk.processor.save_pretrained(folder / PROCESSOR_FOLDER)
     trunk.model.config.save_pretrained(folder / BASE_FOLDER)
     header = {"base": name, "architecture": type(trunk.model).__name__, "fingerprint": mark}
