@@ -24,16 +24,8 @@ from vla.config import Choice, register
 from vla.models.heads.categorical import CategoricalActions
 from vla.models.layers.action_vocabulary import ActionVocabulary, Reserve, VocabularyError, reserve_ids
 from vla.models.layers.lora import LoraSettings, add_lora, merged_weights
-from vla.models.layers.vision_language import (
-    Prefill,
-    Prompt,
-    VisionLanguageModel,
-    VLMError,
-    build_base,
-    fingerprint,
-    load_base,
-    load_processor,
-)
+from vla.models.layers.vision_language import Prefill, Prompt, VisionLanguageModel, VLMError
+from vla.models.layers.vision_language_base import build_base, fingerprint, load_base, load_processor
 from vla.models.policy import WEIGHTS_FILE, Policy, PolicyConfig
 from vla.models.vlm_actions import SpokenActions
 from vla.models.vlm_storage import BASE_FOLDER, PROCESSOR_FOLDER, check_base, own_tensors, write_base

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from vla.models.layers.vision_language import VisionLanguageModel, fingerprint
+from vla.models.layers.vision_language import VisionLanguageModel
+from vla.models.layers.vision_language_base import fingerprint
 from vla.models.policy import CheckpointError
 
 BASE_FILE, BASE_FOLDER, PROCESSOR_FOLDER = "base.json", "base", "processor"
