@@ -144,15 +144,16 @@ class Spec:
             rewards=torch.rand(B, T, generator=rng),
             terminals=torch.zeros(B, T, dtype=torch.bool),
             returns_to_go=torch.rand(B, T, generator=rng),
+            success=(torch.arange(B) % 2 == 0)[:, None].expand(B, T).clone(),
             timesteps=torch.arange(T).expand(B, T).clone(),
             mask=torch.ones(B, T, dtype=torch.bool),
             task_index=torch.arange(B) % 3,
         )
 
     def fake_observation(self, B: int = 2, *, seed: int = 0) -> Observation:
-        """The last step of `fake_batch` as an observation."""
+        """The last step of `fake_batch` as an observation, with a reward and a target return."""
         batch = self.fake_batch(B, 1, seed=seed)
-        return batch.observation(-1)
+        return dataclasses.replace(batch.observation(-1), reward=torch.zeros(B), target_return=torch.ones(B))
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,16 @@ class Observation:
         images: camera name -> uint8 (B, H, W, 3), RGB.
         state: float32 (B, S), in robot units.
         instruction: B strings.
+        reward: float32 (B,), the sum of the rewards since the last observation; None where nobody counts them.
+        target_return: float32 (B,), what a return-conditioned policy is asked for from the start of the episode on;
+            None leaves it to the policy.
     """
 
     images: dict[str, Tensor]
     state: Tensor
     instruction: list[str]
+    reward: Tensor | None = None
+    target_return: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -179,6 +185,9 @@ class Observation:
         images: Mapping[str, np.ndarray | Sequence[np.ndarray]],
         state: np.ndarray | Sequence[np.ndarray],
         instruction: Sequence[str] | str,
+        *,
+        reward: Sequence[float] | float | None = None,
+        target_return: Sequence[float] | float | None = None,
     ) -> Self:
         """Stacked arrays of B robots; a single robot's arrays without B axis when `instruction` is a str."""
         if isinstance(instruction, str):
@@ -188,6 +197,8 @@ class Observation:
             images={c: torch.from_numpy(np.ascontiguousarray(image)) for c, image in images.items()},
             state=torch.from_numpy(np.asarray(state, dtype=np.float32)),
             instruction=list(instruction),
+            reward=None if reward is None else torch.tensor(reward, dtype=torch.float32).view(-1),
+            target_return=None if target_return is None else torch.tensor(target_return, dtype=torch.float32).view(-1),
         )
 
     def check(self, spec: Spec) -> None:
@@ -207,6 +218,10 @@ class Observation:
                 )
         if tuple(self.state.shape) != (B, spec.state_dim):
             raise SpecError(f"state: expected {(B, spec.state_dim)}, got {tuple(self.state.shape)}")
+        for name in ("reward", "target_return"):
+            values = getattr(self, name)
+            if values is not None and (tuple(values.shape) != (B,) or not bool(torch.isfinite(values).all())):
+                raise SpecError(f"{name}: expected {B} finite numbers, got {values.tolist()}")
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         return _to(self, device, non_blocking)
@@ -229,6 +244,7 @@ class Batch:
         rewards: float32 (B, T), the reward that follows the action of step t.
         terminals: bool (B, T).
         returns_to_go: float32 (B, T), (discounted) sum of rewards from step t on.
+        success: bool (B, T), whether the episode is solved at step t or later.
         timesteps: int64 (B, T), index of the step in its episode.
         mask: bool (B, T).
         task_index: int64 (B,).
@@ -243,6 +259,7 @@ class Batch:
     rewards: Tensor
     terminals: Tensor
     returns_to_go: Tensor
+    success: Tensor
     timesteps: Tensor
     mask: Tensor
     task_index: Tensor

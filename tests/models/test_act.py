@@ -28,6 +28,7 @@ def window(episode: Batch, row: int, t: int, history: int) -> Batch:
         rewards=episode.rewards[row : row + 1, steps],
         terminals=episode.terminals[row : row + 1, steps],
         returns_to_go=episode.returns_to_go[row : row + 1, steps],
+        success=episode.success[row : row + 1, steps],
         timesteps=episode.timesteps[row : row + 1, steps],
         mask=torch.tensor([[i >= 0 for i in range(t - history + 1, t + 1)]]),
         task_index=episode.task_index[row : row + 1],

@@ -48,7 +48,7 @@ class Windows:
         rewards: float32 (N,).
         returns: float32 (N,), discounted returns to go.
         terminals: bool (N,).
-        success: bool (N,).
+        success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`.
         instructions: all of the dataset's.
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
@@ -84,7 +84,7 @@ class Windows:
         source = _spans(table["first_frame"].to_numpy(np.int64), lengths)
         columns = dataset.columns
         self.actions, self.states = columns.actions[source], columns.state[source]
-        self.rewards, self.success = columns.rewards[source], columns.success[source]
+        self.rewards, self.success = columns.rewards[source], _from_then_on(columns.success[source], lengths)
         self.terminals = columns.terminated[source]
         self.returns = returns_to_go(self.rewards, lengths, discount=discount)
         self._keyframe = next_keyframes(self.actions, lengths, dataset.spec)
@@ -122,10 +122,18 @@ class Windows:
             rewards=_tensor(np.where(mask_BT, self.rewards[step_BT], np.float32(0))),
             terminals=_tensor(self.terminals[step_BT] & mask_BT),
             returns_to_go=_tensor(np.where(mask_BT, self.returns[step_BT], np.float32(0))),
+            success=_tensor(self.success[step_BT] & mask_BT),
             timesteps=_tensor(step_BT - start_B1),
             mask=_tensor(mask_BT),
             task_index=_tensor(task_B),
         )
+
+
+def _from_then_on(solved_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+    """Whether something is True at a step or later in its episode."""
+    ends = np.cumsum(lengths_E)
+    solved_before = np.concatenate([[0], np.cumsum(solved_N)])
+    return np.asarray(np.repeat(solved_before[ends], lengths_E) > solved_before[:-1])
 
 
 def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int]:

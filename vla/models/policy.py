@@ -103,6 +103,10 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         """The output (B, 1, ...) for the present step alone, and the new memory."""
         raise TypeError(f"{type(self).__name__} does not define step(observation, memory)")
 
+    def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
+        """The memory with the actions that `act` gives; for policies that look back at what they did."""
+        return memory
+
     # --- what everyone calls --------------------------------------------------------------------------
 
     @property
@@ -141,7 +145,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             )
         output, memory = self.step(observation.to(self.device), memory)
         actions_BTKA = output.actions.sample(generator, temperature=temperature)
-        return actions_BTKA[:, -1].clamp(self.action_low, self.action_high).cpu(), memory
+        actions_BKA = actions_BTKA[:, -1].clamp(self.action_low, self.action_high)
+        return actions_BKA.cpu(), self.remember(memory, actions_BKA)
 
     def fit(
         self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Sequence[int] | None = None

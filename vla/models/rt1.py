@@ -22,11 +22,13 @@ from vla.models.heads.categorical import CategoricalConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
 from vla.models.layers.vision_encoder import KeyframeHead, Modulation, VisionConfig, VisionEncoder
+from vla.models.memory import age_mask, stack_steps
 from vla.models.policy import Policy, PolicyConfig
 from vla.models.trajectory_transformer import AttentionKind, TrajectoryTransformer
 from vla.tokenizers.bins import BinsConfig
 from vla.tokenizers.layout import Layout, Rule, Segment
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+
 
 @register("policies", "rt1")
 class RT1Config(PolicyConfig, VisionConfig):
@@ -102,12 +104,8 @@ class RT1Memory:
     @classmethod
     def stack(cls, memories: Sequence[RT1Memory]) -> RT1Memory:
         """The memories of several groups of robots, of whatever age, as one."""
-        longest = max(next(iter(m.content.values())).shape[1] for m in memories)
         return cls(
-            content={
-                name: torch.cat([_pad_steps(m.content[name], longest) for m in memories])
-                for name in memories[0].content
-            },
+            content={name: stack_steps([m.content[name] for m in memories]) for name in memories[0].content},
             ages=tuple(age for m in memories for age in m.ages),
             instruction=tuple(text for m in memories for text in m.instruction),
             modulation=tuple(
@@ -135,9 +133,11 @@ class RT1(Policy):
         layout = rt1_layout(
             self.vision.tokens, reads, state_token=config.state_token, state_dropout=config.state_dropout
         )
-        backbone = config.backbone and config.backbone.build(
-            layout, steps=config.history, width=config.width, from_checkpoint=from_checkpoint
-        )
+        backbone = None
+        if config.backbone is not None:
+            backbone = config.backbone.build(
+                layout, steps=config.history, width=config.width, from_checkpoint=from_checkpoint
+            )
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,
@@ -195,7 +195,8 @@ class RT1(Policy):
             content = {name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()}
         oldest = max(ages)
         content = {name: x[:, -(oldest + 1) :] for name, x in content.items()}
-        mask_BT = None if min(ages) == oldest else _age_mask(ages, oldest + 1).to(self.device)
+        mask_BT = age_mask(ages, oldest + 1)
+        mask_BT = None if mask_BT is None else mask_BT.to(self.device)
         hidden = self.transformer(content, mask_BT, read=self._read, last_step_only=True)
         kept = min(oldest + 1, self.history - 1)
         new = RT1Memory(
@@ -237,16 +238,6 @@ def rt1_layout(
     rules = [Rule(query, key, "causal") for query in content for key in content]
     rules += [Rule("action", key, "up_to") for key in content]
     return Layout((*segments, Segment("action", action_tokens, content=False)), tuple(rules))
-
-
-def _pad_steps(x: Tensor, steps: int) -> Tensor:
-    """(B, S, n, D) -> (B, steps, n, D), zeros on the left."""
-    return torch.cat([x.new_zeros(len(x), steps - x.shape[1], *x.shape[2:]), x], dim=1)
-
-
-def _age_mask(ages: Sequence[int], steps: int) -> Bool[Tensor, "B T"]:
-    """True at the last age + 1 steps of each robot."""
-    return torch.arange(steps) >= steps - 1 - torch.tensor(ages)[:, None]
 
 
 __all__ = ["RT1", "RT1Config", "RT1Memory", "rt1_layout"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from vla.models.layers.transformer import AttentionMask, Block, FeedForwardKind, KeyValue, rotation
+from vla.models.layers.transformer import Block, FeedForwardKind, KeyValue, rotation
 from vla.tokenizers.layout import CompiledLayout, Layout, LayoutError
 
 Positions = Literal["absolute", "rotary", "timestep"]
@@ -43,6 +43,11 @@ class TrunkCache:
         index = list(rows)
         prefix, steps = (tuple((k[index], v[index]) for k, v in part) for part in (self.prefix, self.steps))
         return TrunkCache(prefix, steps, tuple(self.ages[i] for i in index), self.tokens)
+
+    def without_steps(self) -> TrunkCache:
+        """The prefix alone: what is known before the first step."""
+        steps = tuple((k[:, :, :0], v[:, :, :0]) for k, v in self.steps)
+        return TrunkCache(self.prefix, steps, (0,) * len(self.ages), self.tokens)
 
     @classmethod
     def stack(cls, caches: Sequence[TrunkCache]) -> TrunkCache:
@@ -111,7 +116,9 @@ class TrajectoryTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if attention == "flex" and dropout:
-            raise LayoutError(f"attention: flex has no dropout, but dropout is {dropout:g}; set dropout: 0, or use sdpa")
+            raise LayoutError(
+                f"attention: flex has no dropout, but dropout is {dropout:g}; set dropout: 0, or use sdpa"
+            )
         if positions == "timestep" and max_timestep < 1:
             raise LayoutError(f"max_timestep must be at least 1 for positions: timestep, got {max_timestep}")
         self.layout, self.steps, self.width, self.key_dim, self.positions = layout, steps, width, key_dim, positions
@@ -221,7 +228,7 @@ class TrajectoryTransformer(nn.Module):
         mask = self._advance_mask(S, ages, kept, first=cache is None).to(x_BLD.device)
         turn = self._turns(ages, head if cache is None else 0, x_BLD.device)
         prefixes, steps = [], []
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(cast(Sequence[Block], self.blocks)):
             past = None
             if cache is not None:
                 parts = zip(cache.prefix[layer], cache.steps[layer], strict=True)
@@ -254,7 +261,9 @@ class TrajectoryTransformer(nn.Module):
     def _tokens(self, content: Mapping[str, Tensor], timesteps: Tensor | None) -> tuple[Tensor, int]:
         """Embedded tokens with positions (B, L, D), and the number of steps."""
         if missing := [s.name for s in self.layout.segments if s.content and not s.dropout and s.name not in content]:
-            raise LayoutError(f"no content for segment {missing[0]!r}; there is content for: {', '.join(content) or 'none'}")
+            raise LayoutError(
+                f"no content for segment {missing[0]!r}; there is content for: {', '.join(content) or 'none'}"
+            )
         first = next(content[s.name] for s in self.layout.step if s.name in content)
         B, T = first.shape[:2]
         if self.steps < T:
@@ -339,7 +348,7 @@ class TrajectoryTransformer(nn.Module):
         gone = {slot for name in left_out for slot in self.layout.slots(name)}
         return [slot for slot in range(self.layout.tokens_per_step) if slot not in gone]
 
-    def _advance_mask(self, S: int, ages: tuple[int, ...], kept: Tensor, *, first: bool) -> AttentionMask:
+    def _advance_mask(self, S: int, ages: tuple[int, ...], kept: Tensor, *, first: bool) -> Tensor:
         """(B, 1, new tokens, prefix + S * n + N) (with the prefix among the new tokens at the first step)."""
         compiled, head, N = self.layout.compile(S + 1), self.layout.prefix_tokens, self.layout.tokens_per_step
         if first:

@@ -56,9 +56,12 @@ def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> tuple
             while not player.over:
                 robot.state = player.observation["state"]
                 images = {camera: image[None] for camera, image in player.observation["images"].items()}
-                for action in pilot.act([robot], images)[0]:
+                planned = pilot.act([robot], images)[0]
+                robot.reward = 0.0
+                for action in planned:
                     if not player.over:
                         player.step(action)
+                        robot.reward += player.reward
                         actions.append(action)
         return robot.instruction, actions
     finally:

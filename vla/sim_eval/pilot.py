@@ -40,10 +40,12 @@ class Robot:
     Attributes:
         state: float32 (S,), where the robot waits for actions; else None.
         instruction: what it was told.
+        reward: sum of the rewards of the last chunk of actions.
     """
 
     state: np.ndarray | None = None
     instruction: str = ""
+    reward: float = 0.0
     recollection: _Recollection | None = None
     ensemble: TemporalEnsemble | None = None
 
@@ -55,9 +57,23 @@ class Pilot:
         actor: whatever has `spec`, `history` and `act`.
         replan_every: steps of a chunk that are executed before the next `act`.
         ensemble: decay of temporal ensembling, None for none.
+        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
+
+    Raises UserError where the policy cannot be used so.
     """
 
-    def __init__(self, actor: Actor, *, replan_every: int = 1, ensemble: float | None = None) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        *,
+        replan_every: int = 1,
+        ensemble: float | None = None,
+        target_return: float | None = None,
+    ) -> None:
+        if target_return is not None and not getattr(actor, "return_conditioned", False):
+            raise UserError(
+                f"target_return is {target_return:g}, but the policy is not conditioned on returns: drop it"
+            )
         if replan_every > 1 and actor.history > 1:
             raise UserError(
                 f"replan_every is {replan_every}, but the policy looks back over {actor.history} steps and must see "
@@ -66,6 +82,7 @@ class Pilot:
         if replan_every > 1 and ensemble is not None:
             raise UserError(f"replan_every is {replan_every}, but ensembling needs a chunk for every step: set it to 1")
         self.actor, self.replan_every, self.ensemble = actor, replan_every, ensemble
+        self.target_return = target_return
         self._calls = 0
 
     def check(self, config: EnvConfig) -> None:
@@ -99,6 +116,8 @@ class Pilot:
             {camera: images[camera][rows] for camera in self.actor.spec.cameras},
             np.stack([robot.state for robot in robots if robot.state is not None]),
             [robot.instruction for robot in robots],
+            reward=[robot.reward for robot in robots],
+            target_return=None if self.target_return is None else [self.target_return] * len(robots),
         )
         chunk_BKA, memory = self.actor.act(observation, _recall(robots))
         chunks = self._checked(chunk_BKA, len(robots))

@@ -66,6 +66,7 @@ def rollout(
     threads: int | None = None,
     replan_every: int = 1,
     ensemble: float | None = None,
+    target_return: float | None = None,
     timeout: float = 300.0,
     retries: int = RETRIES,
     launcher: Launcher = "local",
@@ -85,6 +86,7 @@ def rollout(
         threads: of the policy's arithmetic; default half of this machine's cores, whatever the number of workers.
         replan_every: steps of a chunk that are executed before the next `act`.
         ensemble: decay of temporal ensembling over chunks, None for none.
+        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
         timeout: seconds without an answer after which a worker counts as hung. A worker that hangs or dies is
             replaced, and its episodes go on where they were.
         retries: how often an episode may lose a worker that had it in hand (signals from outside do not count).
@@ -101,7 +103,11 @@ def rollout(
     thinks = any(job.driver == "parent" for job in jobs)
     if thinks and actor is None:
         raise ValueError("jobs of the driver 'parent' need an actor")
-    pilot = None if actor is None else Pilot(actor, replan_every=replan_every, ensemble=ensemble)
+    pilot = (
+        None
+        if actor is None
+        else Pilot(actor, replan_every=replan_every, ensemble=ensemble, target_return=target_return)
+    )
     if pilot is not None:
         pilot.check(config)
     groups = make_groups(jobs, batch_size if num_envs is None else min(batch_size, num_envs))
@@ -192,7 +198,8 @@ class _Play:
         if isinstance(answer, Failed):
             raise RolloutError(f"{_named(member.job)}: {answer.reason}")
         if isinstance(answer, Ready):
-            member.robot.state, member.robot.instruction = answer.state, answer.instruction
+            robot = member.robot
+            robot.state, robot.instruction, robot.reward = answer.state, answer.instruction, answer.reward
             return
         del members[answer.slot]
         self.records[answer.record.task, answer.record.episode] = answer.record
@@ -213,7 +220,7 @@ class _Play:
             if (member := self._members(slot).get(slot)) is not None:
                 member.robot.state = None
                 past = np.concatenate(member.past) if member.past else None
-                self.pool.send(Start(slot, member.job, past))
+                self.pool.send(Start(slot, member.job, past, len(member.past[-1]) if member.past else 0))
 
     def _members(self, slot: int) -> dict[int, Member]:
         group = self.groups[slot // self.size]

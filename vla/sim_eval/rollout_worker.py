@@ -83,11 +83,13 @@ class EpisodeRecord:
 
 @dataclass(frozen=True)
 class Start:
-    """past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to where it was."""
+    """past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to where it was. The
+    last `chunk` of them are those that the lost worker was sent last."""
 
     slot: int
     job: Job
     past: np.ndarray | None = None
+    chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,12 @@ class Act:
 
 @dataclass(frozen=True)
 class Ready:
+    """reward: sum of the rewards of the last chunk of actions."""
+
     slot: int
     state: np.ndarray
     instruction: str
+    reward: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class EpisodePlayer:
 
     def __init__(self, env: SimEnv, job: Job) -> None:
         self.env, self.job = env, job
-        self.steps, self.return_, self.over = 0, 0.0, False
+        self.steps, self.return_, self.reward, self.over = 0, 0.0, 0.0, False
         self.success, self.success_ever = False, False
         self._after_success = 0
         self._watched = job.video is not None
@@ -141,9 +146,9 @@ class EpisodePlayer:
     def step(self, action: np.ndarray, *, look: bool = True) -> None:
         """Executes one action (A,); `look`: whether an actor will see the images that follow."""
         self.env.render_images = look or self._watched
-        self.observation, reward, ended, self.info = checked_step(self.env.step(action), self.env.spec_)
+        self.observation, self.reward, ended, self.info = checked_step(self.env.step(action), self.env.spec_)
         self.steps += 1
-        self.return_ += reward
+        self.return_ += self.reward
         self.success = bool(self.info["success"])
         if self.success_ever:
             self._after_success += 1
@@ -237,7 +242,9 @@ class EnvHost:
         player = EpisodePlayer(env, job)
         if job.driver == "parent":
             self._players[slot] = player
-            return self._ready(slot, player) if command.past is None else self._act(slot, command.past, look=True)
+            if command.past is None:
+                return self._ready(slot, player)
+            return self._act(slot, command.past, counted=command.chunk, look=True)
         low, high = (np.asarray(v, dtype=np.float32) for v in (env.spec_.action_low, env.spec_.action_high))
         rng = np.random.default_rng(job.seed)
         while not player.over:
@@ -245,16 +252,19 @@ class EnvHost:
             player.step(np.clip(action, low, high), look=False)
         return self._done(slot, player)
 
-    def _act(self, slot: int, actions: np.ndarray, *, look: bool = False) -> Answer:
-        """look: whether every step is drawn, for the film of an episode that lost its first worker."""
+    def _act(self, slot: int, actions: np.ndarray, *, counted: int | None = None, look: bool = False) -> Answer:
+        """look: whether every step is drawn, for the film of an episode that lost its first worker. counted: the last
+        actions whose rewards are told; all by default."""
         player = self._players[slot]
         look = look and player.filmed
+        reward, uncounted = 0.0, 0 if counted is None else len(actions) - counted
         for i, action in enumerate(actions):
             player.step(action, look=look or i == len(actions) - 1)
+            reward += player.reward if i >= uncounted else 0.0
             if player.over:
                 del self._players[slot]
                 return self._done(slot, player)
-        return self._ready(slot, player)
+        return self._ready(slot, player, reward)
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
         first = self._first_of_its_kind(player)
@@ -272,11 +282,11 @@ class EnvHost:
         filmed.append(job.episode)
         return True
 
-    def _ready(self, slot: int, player: EpisodePlayer) -> Ready:
+    def _ready(self, slot: int, player: EpisodePlayer, reward: float = 0.0) -> Ready:
         check_images(player.observation, self._images, player.env.spec_)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
-        return Ready(slot, np.asarray(player.observation["state"], dtype=np.float32), player.instruction)
+        return Ready(slot, np.asarray(player.observation["state"], dtype=np.float32), player.instruction, reward)
 
     def close(self) -> None:
         self._players.clear()

@@ -252,7 +252,11 @@ def _drawn_mask(layout: Layout, steps: int) -> list[str]:
         for segment, step in zip(compiled.segment_ids.tolist(), compiled.step_ids.tolist(), strict=True)
     ]
     width = max(len(name + step) for name, step in places)
-    borders = [0, *((compiled.step_ids[1:] != compiled.step_ids[:-1]).nonzero().flatten() + 1).tolist(), small.length(steps)]
+    borders = [
+        0,
+        *((compiled.step_ids[1:] != compiled.step_ids[:-1]).nonzero().flatten() + 1).tolist(),
+        small.length(steps),
+    ]
     rows = []
     for (name, step), row in zip(places, compiled.mask.tolist(), strict=True):
         marks = ["#" if allowed else "." for allowed in row]
@@ -272,7 +276,9 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
         if segment.tokens < 1:
             raise LayoutError(f"segment {segment.name!r}: needs at least 1 token, got {segment.tokens}")
         if segment.readout and (segment.content or not segment.per_step):
-            raise LayoutError(f"segment {segment.name!r}: a readout is made of empty slots (content=False) in each step")
+            raise LayoutError(
+                f"segment {segment.name!r}: a readout is made of empty slots (content=False) in each step"
+            )
         if not 0 <= segment.dropout < 1:
             raise LayoutError(f"segment {segment.name!r}: dropout must be in [0, 1), got {segment.dropout}")
         if segment.dropout and not segment.content:
@@ -312,9 +318,7 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
 
 
 @functools.lru_cache(maxsize=256)
-def _compile(
-    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int
-) -> CompiledLayout:
+def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int) -> CompiledLayout:
     prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
     step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]
     segment_ids = torch.tensor(prefix + step * steps)

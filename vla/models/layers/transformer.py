@@ -72,7 +72,8 @@ class Attention(nn.Module):
 
     def _mix(self, q_BHRE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: AttentionMask) -> Tensor:
         if isinstance(mask, BlockMask):
-            attend = _compiled_flex() if q_BHRE.is_cuda else flex_attention  # uncompiled it forms all scores
+            # uncompiled it forms all scores
+            attend = _compiled_flex() if q_BHRE.is_cuda else cast(Any, flex_attention)
             mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
         else:
             mixed_BHRE = F.scaled_dot_product_attention(
@@ -146,7 +147,7 @@ class Block(nn.Module):
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+    return cast(Callable[..., Any], torch.compile(flex_attention))
 
 
 def rotation(step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0) -> tuple[Tensor, Tensor]:
