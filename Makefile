@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -71,6 +71,22 @@ $(INTEROP)/.network: $(READY) $(INTEROP)/.ready
 
 bench-eval_peer: $(READY) $(INTEROP)/.network  ## against the evaluation of lerobot 0.4.4, in an environment of its own
 	$(BIN)/python benchmarks/eval_peer.py
+
+D3RLPY := .venv-d3rlpy
+POLICIES ?= data/policies
+
+# the same torch and the same simulator: d3rlpy asks for an older gymnasium, and is given ours in its place
+$(D3RLPY)/.ready: $(READY)
+	test -x $(D3RLPY)/bin/python || $(PYTHON) -m venv $(D3RLPY)
+	$(D3RLPY)/bin/python -m pip install --quiet --disable-pip-version-check d3rlpy==2.8.1 \
+	  $$($(BIN)/python -m pip freeze | grep -iE '^(mujoco|imageio)==') \
+	  torch=="$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
+	$(D3RLPY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  $$($(BIN)/python -m pip freeze | grep -iE '^gymnasium==')
+	@touch $@
+
+bench-dt_peer: $(READY) $(D3RLPY)/.ready  ## against d3rlpy's Decision Transformer, in an environment of its own (POLICIES=folder of snapshots)
+	$(BIN)/python benchmarks/dt_peer.py --policies $(POLICIES)
 
 interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
 	rm -rf runs/interop
