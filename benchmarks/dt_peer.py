@@ -180,7 +180,9 @@ def main() -> None:
     table.add_row("updates per second", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}")
     for case in cases:
         a, b = (100 * statistics.fmean(case["share_of_expert"][side]) for side in SIDES)
-        table.add_row(f"{case['env']}: return, % of the expert's", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}")
+        table.add_row(
+            f"{case['env']}: return, % of the expert's", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}" if b > 0 else "-"
+        )
     publish(
         "dt_peer",
         ours=ours,
