@@ -12,7 +12,14 @@ from vla.sim_eval.rollout_worker import EpisodeRecord
 
 # A policy brings these along; everything else decides what it meets.
 _OF_THE_POLICY = {"python", "machine", "torch", "transformers", "timm"}
-_OWN_CHOICES = {"env.image_size", "env.cameras", "replan_every", "ensemble", "target_return"}  # told beside the numbers
+_OWN_CHOICES = {
+    "env.image_size",
+    "env.cameras",
+    "replan_every",
+    "ensemble",
+    "target_return",
+    "temperature",
+}  # told beside the numbers
 _FREE_KEYS = {
     "policy",
     "episodes_per_task",  # what it changes shows in the episodes themselves, as does the seed
@@ -27,6 +34,8 @@ _FREE_KEYS = {
     "retries",
     "replan_every",
     "ensemble",
+    "temperature",
+    "target_return",
     "videos_per_task",
     "failure_videos",
     "out",

@@ -54,6 +54,8 @@ class EvalConfig(RootConfig):
     """Steps of an action chunk that are executed before the policy looks again."""
     ensemble: float | None = Field(None, ge=0)
     """Average overlapping chunks with weights exp(-ensemble * i), oldest first; null: do not."""
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """0 executes a policy's most likely actions, 1 samples of its distribution."""
     target_return: float | None = Field(None, allow_inf_nan=False)
     """Return (1 or 0 for success or failure) that a return-conditioned policy is asked for; null: its own."""
     after_success_steps: int = Field(0, ge=0)
@@ -140,6 +142,7 @@ def play(
         batch_size=config.batch_size,
         threads=config.threads,
         replan_every=config.replan_every,
+        temperature=config.temperature,
         target_return=config.target_return,
         ensemble=config.ensemble,
         timeout=config.timeout,

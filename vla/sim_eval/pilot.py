@@ -57,6 +57,7 @@ class Pilot:
         actor: whatever has `spec`, `history` and `act`.
         replan_every: steps of a chunk that are executed before the next `act`.
         ensemble: decay of temporal ensembling, None for none.
+        temperature: 0 for the policy's most likely actions, else `act` is asked for samples.
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
 
     Raises UserError where the policy cannot be used so.
@@ -68,6 +69,7 @@ class Pilot:
         *,
         replan_every: int = 1,
         ensemble: float | None = None,
+        temperature: float = 0.0,
         target_return: float | None = None,
     ) -> None:
         if target_return is not None and not getattr(actor, "return_conditioned", False):
@@ -83,6 +85,7 @@ class Pilot:
             raise UserError(f"replan_every is {replan_every}, but ensembling needs a chunk for every step: set it to 1")
         self.actor, self.replan_every, self.ensemble = actor, replan_every, ensemble
         self.target_return = target_return
+        self._options = {"temperature": temperature} if temperature else {}
         self._calls = 0
 
     def check(self, config: EnvConfig) -> None:
@@ -119,7 +122,7 @@ class Pilot:
             reward=[robot.reward for robot in robots],
             target_return=None if self.target_return is None else [self.target_return] * len(robots),
         )
-        chunk_BKA, memory = self.actor.act(observation, _recall(robots))
+        chunk_BKA, memory = self.actor.act(observation, _recall(robots), **self._options)
         chunks = self._checked(chunk_BKA, len(robots))
         self._calls += 1
         for row, robot in enumerate(robots):

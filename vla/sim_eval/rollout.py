@@ -66,6 +66,7 @@ def rollout(
     threads: int | None = None,
     replan_every: int = 1,
     ensemble: float | None = None,
+    temperature: float = 0.0,
     target_return: float | None = None,
     timeout: float = 300.0,
     retries: int = RETRIES,
@@ -86,6 +87,7 @@ def rollout(
         threads: of the policy's arithmetic; default half of this machine's cores, whatever the number of workers.
         replan_every: steps of a chunk that are executed before the next `act`.
         ensemble: decay of temporal ensembling over chunks, None for none.
+        temperature: 0 executes the policy's most likely actions, 1 samples.
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
         timeout: seconds without an answer after which a worker counts as hung. A worker that hangs or dies is
             replaced, and its episodes go on where they were.
@@ -106,7 +108,9 @@ def rollout(
     pilot = (
         None
         if actor is None
-        else Pilot(actor, replan_every=replan_every, ensemble=ensemble, target_return=target_return)
+        else Pilot(
+            actor, replan_every=replan_every, ensemble=ensemble, temperature=temperature, target_return=target_return
+        )
     )
     if pilot is not None:
         pilot.check(config)

@@ -94,7 +94,11 @@ class CategoricalActions:
         """Log probability of the chunk's tokens, summed over its valid actions."""
         log_probs_BTNV = self.logits.float().log_softmax(-1)
         values_BTN = log_probs_BTNV.gather(-1, self.tokens(actions).unsqueeze(-1)).squeeze(-1)
-        return values_BTN.sum(-1) if action_mask is None else (values_BTN * token_mask(action_mask, self.tokenizer)).sum(-1)
+        return (
+            values_BTN.sum(-1)
+            if action_mask is None
+            else (values_BTN * token_mask(action_mask, self.tokenizer)).sum(-1)
+        )
 
     def entropy(self) -> Float[Tensor, "B T"]:
         """Entropy (nats), summed over the tokens."""

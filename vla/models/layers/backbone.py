@@ -119,7 +119,9 @@ def _model(config: BackboneConfig, from_checkpoint: bool) -> Any:
             "(gpt2, llama, mamba ...) with options of its config, or a pretrained model within reach"
         ) from error
     if not hasattr(model.config, "hidden_size"):
-        raise BackboneError(f"backbone: {model.config.model_type} is no plain causal model: its config has no hidden_size")
+        raise BackboneError(
+            f"backbone: {model.config.model_type} is no plain causal model: its config has no hidden_size"
+        )
     return model
 
 
