@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vla.config import Config, UserError, registered
+from vla.tokenizers.grammar import TokenGrammar
 from vla.types import Spec
 
 FORMAT = "vla.action_tokenizer"
@@ -27,37 +28,12 @@ class TokenizerError(UserError):
     """A tokenizer is not fitted, not readable, or is given something that does not fit it."""
 
 
-class TokenGrammar(ABC):
-    """Which ids may come next, so that whatever is generated decodes to a valid chunk.
-
-    Attributes:
-        pad_id: the only id after a finished chunk.
-    """
-
-    pad_id: int
-
-    @abstractmethod
-    def start(self, batch: int, device: torch.device | str) -> Tensor:
-        """The state (batch, ...) before the first id."""
-
-    @abstractmethod
-    def allowed(self, state: Tensor, place: int) -> Bool[Tensor, "B V"]:
-        """Ids that may stand at `place`, at least one in each row."""
-
-    @abstractmethod
-    def advance(self, state: Tensor, ids: Int64[Tensor, " B"], place: int) -> Tensor:
-        """The state after `ids` at `place`."""
-
-    @abstractmethod
-    def finished(self, state: Tensor) -> Bool[Tensor, " B"]:
-        """Where nothing but padding may follow."""
-
-
 class ActionTokenizer(ABC):
     """Chunks of K actions with A dimensions <-> `num_tokens` ids below `vocab_size`.
 
-    Every array of ids in [0, vocab_size) of the right length decodes to a valid chunk, and
-    `decode(encode(a))` differs from `a` by at most `error_bound` wherever `a` lies inside the fitted range.
+    `num_tokens` and `vocab_size` follow from the config alone: networks are built before data are seen. Every sequence
+    of ids that keeps to `allowed_ids` and `grammar` decodes to a valid chunk, any other raises; `decode(encode(a))`
+    differs from `a` by at most `error_bound` wherever `a` lies inside the fitted range.
 
     Attributes:
         action_names: one name per action dimension.
@@ -115,8 +91,8 @@ class ActionTokenizer(ABC):
         """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the fitted range."""
 
     @abstractmethod
-    def _fit(self, actions_NA: Tensor) -> None:
-        """Fits to checked float32 actions on the CPU."""
+    def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
+        """Fits to checked float32 actions on the CPU, of episodes of `lengths` steps side by side."""
 
     @abstractmethod
     def _encode(self, actions_KA: Tensor) -> Tensor:
@@ -124,7 +100,10 @@ class ActionTokenizer(ABC):
 
     @abstractmethod
     def _decode(self, ids_D: Tensor) -> Tensor:
-        """Checked int64 (..., D) -> float32 (..., K, A)."""
+        """int64 (..., D) in [0, vocab_size) and within `allowed_ids` -> float32 (..., K, A).
+
+        Raises TokenizerError where the ids break the grammar.
+        """
 
     @abstractmethod
     def _state(self) -> dict[str, Any]:
@@ -142,10 +121,12 @@ class ActionTokenizer(ABC):
     ) -> Self:
         """Fits to N actions (robot units) of episodes side by side and returns itself.
 
-        lengths: steps of each episode; None where there is one.
+        lengths: steps of each episode; None where there is one. Chunks never reach from one episode into the next:
+            beyond the end an episode's last action is repeated.
 
         Raises:
-            TokenizerError: other number of dimensions, no rows, or values that are not finite.
+            TokenizerError: other number of dimensions, no rows, values that are not finite, or lengths that do not
+                add up to N.
         """
         actions_NA = torch.as_tensor(actions).detach().to("cpu", torch.float32)
         if actions_NA.ndim != 2 or actions_NA.shape[1] != self.action_dim:
@@ -153,7 +134,13 @@ class ActionTokenizer(ABC):
         if len(actions_NA) == 0:
             raise TokenizerError("fit: got no actions; fit on the actions of a dataset with at least one step")
         self._check_finite(actions_NA, "fit")
-        self._fit(actions_NA)
+        steps = [len(actions_NA)] if lengths is None else [int(length) for length in lengths]
+        if sum(steps) != len(actions_NA) or min(steps) < 1:
+            raise TokenizerError(
+                f"fit: lengths of {len(steps)} episodes add up to {sum(steps)} steps, there are {len(actions_NA)} actions; "
+                "give one positive length for each episode, in their order"
+            )
+        self._fit(actions_NA, steps)
         return self
 
     def encode(self, actions: Float[Tensor, "*batch K A"]) -> Int64[Tensor, "*batch D"]:
@@ -175,7 +162,8 @@ class ActionTokenizer(ABC):
         """Ids -> float32 actions in robot units, on the same device.
 
         Raises:
-            TokenizerError: another number of tokens, no integers, or ids outside [0, vocab_size).
+            TokenizerError: another number of tokens, no integers, ids outside [0, vocab_size), or ids that may not
+                stand where they do.
         """
         if ids.ndim < 1 or ids.shape[-1] != self.num_tokens:
             raise TokenizerError(f"decode: expected ids of shape (..., {self.num_tokens}), got {tuple(ids.shape)}")
@@ -185,6 +173,8 @@ class ActionTokenizer(ABC):
         if bool(((ids_D < 0) | (ids_D >= self.vocab_size)).any()):
             low, high = int(ids_D.min()), int(ids_D.max())
             raise TokenizerError(f"decode: expected ids in [0, {self.vocab_size}), got ids in [{low}, {high}]")
+        if self.allowed_ids is not None:
+            self._check_allowed(ids_D, self.allowed_ids)
         return self._decode(ids_D)
 
     def check_spec(self, spec: Spec) -> None:
@@ -258,6 +248,17 @@ class ActionTokenizer(ABC):
     def _dims(self) -> str:
         return f"{self.action_dim} ({', '.join(self.action_names)})"
 
+    def _check_allowed(self, ids_D: Tensor, allowed_DV: Tensor) -> None:
+        places_D = torch.arange(self.num_tokens, device=ids_D.device)
+        wrong_D = ~allowed_DV.to(ids_D.device)[places_D, ids_D].reshape(-1, self.num_tokens)
+        if not bool(wrong_D.any()):
+            return
+        row, place = wrong_D.nonzero()[0].tolist()
+        raise TokenizerError(
+            f"decode: id {int(ids_D.reshape(-1, self.num_tokens)[row, place])} may not stand at place {place}; "
+            "mask the logits with the tokenizer's allowed_ids"
+        )
+
     def _check_finite(self, actions_A: Tensor, where: str) -> None:
         if bool(torch.isfinite(actions_A).all()):
             return
@@ -274,4 +275,4 @@ class TokenizerConfig(Config, ABC):
         """A tokenizer for `spec`'s actions in chunks of `chunk`."""
 
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "ActionTokenizer", "TokenizerConfig", "TokenizerError"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "ActionTokenizer", "TokenGrammar", "TokenizerConfig", "TokenizerError"]

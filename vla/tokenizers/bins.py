@@ -1,7 +1,8 @@
 """Action bins: every dimension of every action is one token out of `num_bins` (RT-1, RT-2, OpenVLA).
 
 `num_bins` bins have `num_bins + 1` edges. Bin i holds edge_i <= value < edge_{i+1}, the last bin its upper edge
-too; an id decodes to the middle of its bin. Tokens are ordered action by action: all dimensions of the first
+too; an id decodes to the middle of its bin. A binary dimension, such as a gripper's, takes the ids 0 and 1 alone, which
+decode to the ends of the spec's range. Tokens are ordered action by action: all dimensions of the first
 action of the chunk, then those of the second.
 
 N actions, K actions per chunk, A dimensions, E edges.
@@ -15,7 +16,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -41,6 +42,10 @@ class BinsConfig(TokenizerConfig):
     mu: float = Field(default=255.0, gt=0, allow_inf_nan=False)
     """Strength of the scheme `mu_law`: greater means finer bins around zero and wider ones far from it."""
 
+    binary: tuple[str, ...] = ()
+    """Action dimensions that only open or close, by name. They take two ids: values below the middle of the spec's range
+    decode to its lower end, the others to its upper end."""
+
     @field_validator("quantiles")
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
@@ -58,15 +63,28 @@ class BinsTokenizer(ActionTokenizer):
 
     def __init__(self, config: BinsConfig, spec: Spec, chunk: int) -> None:
         super().__init__(spec.action_names, chunk)
+        self._configure(config)
+        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        ends = zip(spec.action_names, low.astype(np.float32), high.astype(np.float32), strict=True)
+        self._ends = {name: (float(a), float(b)) for name, a, b in ends if name in config.binary}
+        if config.scheme == "uniform":
+            self._set_edges(uniform_edges(low, high, config.num_bins))
+        elif config.scheme == "mu_law":
+            self._set_edges(mu_law_edges(low, high, config.num_bins, config.mu))
+
+    def _configure(self, config: BinsConfig) -> None:
+        """Raises TokenizerError where a binary dimension is none of the robot's."""
+        if unknown := [name for name in config.binary if name not in self.action_names]:
+            raise TokenizerError(
+                f"tokenizer.binary: no action dimension {unknown[0]!r}; there are: {', '.join(self.action_names)}"
+            )
         self.config = config
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        if config.scheme != "quantile":
-            low, high = np.array(spec.action_low), np.array(spec.action_high)
-            self._set_edges(
-                uniform_edges(low, high, config.num_bins)
-                if config.scheme == "uniform"
-                else mu_law_edges(low, high, config.num_bins, config.mu)
-            )
+        self._ends: dict[str, tuple[float, float]] = {}
+        self._allowed: Tensor | None = None
+        if config.binary:
+            binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(self.chunk)
+            self._allowed = ~binary_D[:, None] | (torch.arange(config.num_bins) < 2)
 
     @property
     def vocab_size(self) -> int:
@@ -81,8 +99,13 @@ class BinsTokenizer(ActionTokenizer):
         return self.action_dim
 
     @property
+    def allowed_ids(self) -> Bool[Tensor, "D V"] | None:
+        """All ids, of binary dimensions the first two."""
+        return self._allowed
+
+    @property
     def edges(self) -> Float[Tensor, "A E"]:
-        """Bin edges in robot units, float32, on the CPU."""
+        """Bin edges in robot units, float32, on the CPU; of binary dimensions low, middle, and infinity from there on."""
         return self._on(torch.device("cpu"))[0]
 
     @property
@@ -95,10 +118,13 @@ class BinsTokenizer(ActionTokenizer):
         edges_AE, centres = self.edges.double(), self.centres.double()
         half_widths = torch.maximum(centres - edges_AE[:, :-1], edges_AE[:, 1:] - centres)
         bound_A = half_widths.amax(1)
+        for name, (low, high) in self._ends.items():
+            dim = self.action_names.index(name)
+            bound_A[dim] = max(float(edges_AE[dim, 1]) - low, high - float(edges_AE[dim, 1]))
         # float32 rounds to nearest, so one step up keeps the bound a bound
         return torch.nextafter(bound_A.float(), torch.full_like(bound_A, torch.inf).float())
 
-    def _fit(self, actions_NA: Tensor) -> None:
+    def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         if self.config.scheme == "quantile":
             low, high = np.quantile(actions_NA.numpy().astype(np.float64), self.config.quantiles, axis=0)
             self._set_edges(uniform_edges(low, high, self.config.num_bins))
@@ -116,33 +142,59 @@ class BinsTokenizer(ActionTokenizer):
         return centres[torch.arange(self.action_dim, device=ids_D.device), ids_KA]
 
     def _state(self) -> dict[str, Any]:
-        return {**self.config.model_dump(mode="json"), "edges": self.edges.tolist() if self._tables else None}
+        state = self.config.model_dump(mode="json")
+        if self._ends:
+            state["ends"] = {name: list(ends) for name, ends in self._ends.items()}
+        if not self._tables:
+            return {**state, "edges": None}
+        rows = zip(self.action_names, self.edges.tolist(), strict=True)
+        return {**state, "edges": [None if name in self._ends else row for name, row in rows]}
 
     @classmethod
     def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
         tokenizer = cls.__new__(cls)
         ActionTokenizer.__init__(tokenizer, action_names, chunk)
-        tokenizer.config = BinsConfig(**{k: v for k, v in state.items() if k != "edges"})
-        tokenizer._tables = {}
+        tokenizer._configure(BinsConfig(**{k: v for k, v in state.items() if k not in ("edges", "ends")}))
+        tokenizer._ends = {name: (float(a), float(b)) for name, (a, b) in state.get("ends", {}).items()}
         if state["edges"] is not None:
-            tokenizer._set_edges(np.array(state["edges"], dtype=np.float64))
+            tokenizer._set_edges(state["edges"])
         return tokenizer
 
-    def _set_edges(self, edges_AE: np.ndarray) -> None:
-        """Raises TokenizerError where the edges are not `num_bins + 1` increasing float32 numbers per dimension."""
-        expected = (self.action_dim, self.vocab_size + 1)
-        if edges_AE.shape != expected:
-            raise TokenizerError(f"expected edges of shape {expected}, got {edges_AE.shape}; fit the tokenizer again")
-        edges_AE = edges_AE.astype(np.float32).astype(np.float64)  # centres of the edges that encode compares with
-        for name, row_E in zip(self.action_names, edges_AE, strict=True):
-            if not (np.isfinite(row_E).all() and (np.diff(row_E) > 0).all()):
-                raise TokenizerError(
-                    f"action {name!r}: {self.vocab_size} bins do not fit between {row_E[0]:g} and {row_E[-1]:g} "
-                    f"({self.config.scheme}): the data of this dimension hardly vary; "
-                    "use scheme 'uniform', wider quantiles or fewer bins"
-                )
-        centres = (edges_AE[:, :-1] + edges_AE[:, 1:]) / 2
+    def _set_edges(self, rows: Sequence[Any]) -> None:
+        """Rows of binary dimensions are not looked at.
+
+        Raises:
+            TokenizerError: a row is no `num_bins + 1` increasing float32 numbers, or there are more or fewer rows than
+                dimensions.
+        """
+        E = self.vocab_size + 1
+        if len(rows) != self.action_dim:
+            raise TokenizerError(f"expected edges of {self.action_dim} dimensions, got {len(rows)}; fit it again")
+        edges_AE, centres = np.full((self.action_dim, E), np.inf), np.empty((self.action_dim, E - 1))
+        for dim, (name, row) in enumerate(zip(self.action_names, rows, strict=True)):
+            if name in self.config.binary:
+                low, high = self._ends[name]
+                edges_AE[dim, :2], centres[dim] = (low, np.float32((low + high) / 2)), high
+                centres[dim, 0] = low
+                continue
+            edges_AE[dim] = row_E = self._checked_edges(name, row)
+            centres[dim] = (row_E[:-1] + row_E[1:]) / 2
         self._tables = {torch.device("cpu"): (torch.from_numpy(edges_AE).float(), torch.from_numpy(centres).float())}
+
+    def _checked_edges(self, name: str, row: Any) -> np.ndarray:
+        """The row as float32 numbers, which `encode` compares with."""
+        row_E = np.asarray(row, dtype=np.float32).astype(np.float64)
+        if row_E.shape != (self.vocab_size + 1,):
+            raise TokenizerError(
+                f"action {name!r}: expected {self.vocab_size + 1} edges, got shape {row_E.shape}; fit the tokenizer again"
+            )
+        if not (np.isfinite(row_E).all() and (np.diff(row_E) > 0).all()):
+            raise TokenizerError(
+                f"action {name!r}: {self.vocab_size} bins do not fit between {row_E[0]:g} and {row_E[-1]:g} "
+                f"({self.config.scheme}): the data of this dimension hardly vary; "
+                "use scheme 'uniform', wider quantiles or fewer bins, or name it in `binary`"
+            )
+        return row_E
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Edges (A, E) and centres (A, num_bins) on `device`."""

@@ -1,0 +1,148 @@
+"""K-means centres of actions with continuous offsets (Behavior Transformer, Shafiullah et al., 2022, arXiv:2206.11251).
+
+An action, or a whole chunk, becomes the id of its nearest centre, which is all that it decodes to. What is left, the
+offset, is continuous: `offsets` gives it as a target for a head that predicts it beside the id.
+
+N points, K actions per chunk, A action dimensions, D tokens per chunk, C centres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import register
+from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
+from vla.tokenizers.chunks import ActionRange, Quantiles, chunk_rows
+from vla.tokenizers.clustering import kmeans, nearest
+from vla.types import Spec
+
+MOST_POINTS = 20_000
+"""Actions or chunks from which centres are learned, evenly spread over the data."""
+
+
+@register("tokenizers", "kmeans")
+class KMeansConfig(TokenizerConfig):
+    """Centres of actions or chunks: coarse tokens, to which a head may add a continuous offset."""
+
+    type: Literal["kmeans"] = "kmeans"
+    centres: int = Field(default=64, ge=2, le=16384)
+    """Centres, the size of the vocabulary."""
+    over: Literal["action", "chunk"] = "action"
+    """action: a token for every action. chunk: one token for the whole chunk."""
+    quantiles: Quantiles = (0.0, 1.0)
+    """Lower and upper quantile of the data between which a dimension is scaled to [-1, 1]; values beyond are clipped."""
+    seed: int = 0
+    """Of the random starts of k-means."""
+
+    def build(self, spec: Spec, chunk: int) -> KMeansTokenizer:
+        """A tokenizer for `spec`'s actions; it must be fitted before use."""
+        return KMeansTokenizer(self, spec.action_names, chunk)
+
+
+class KMeansTokenizer(ActionTokenizer):
+    """See the module's docstring. Built by `KMeansConfig.build`, or read by `load`."""
+
+    def __init__(self, config: KMeansConfig, action_names: Sequence[str], chunk: int) -> None:
+        super().__init__(action_names, chunk)
+        self.config = config
+        self._range: ActionRange | None = None
+        self._fitted_error: list[float] = []
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.centres
+
+    @property
+    def num_tokens(self) -> int:
+        return self.chunk if self.config.over == "action" else 1
+
+    @property
+    def tokens_per_action(self) -> int | None:
+        return 1 if self.config.over == "action" else None
+
+    @property
+    def centres(self) -> Float[Tensor, "C steps A"]:
+        """What each id decodes to, robot units, float32, on the CPU; steps are 1 over actions and K over chunks."""
+        return self._fitted_range().to_robot(
+            self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
+        )
+
+    @property
+    def error_bound(self) -> Tensor:
+        """The whole range: centres are no grid, so that nothing closer holds for every action. See `fitted_error`."""
+        return self._fitted_range().bound(2.0)
+
+    @property
+    def fitted_error(self) -> Float[Tensor, " A"]:
+        """Greatest error of each dimension, without offsets, over the actions that the centres were learned from."""
+        self._fitted_range()
+        return torch.tensor(self._fitted_error)
+
+    def offsets(
+        self, actions: Float[Tensor, "*batch K A"], ids: Int64[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch K A"]:
+        """What must be added to `decode(ids)` to give `actions` (robot units, not clipped): a head's regression target."""
+        return actions - self.decode(ids)
+
+    def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
+        self._range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
+        steps = self.chunk // self.num_tokens
+        points_NsA = actions_NA[chunk_rows(lengths, steps, most=MOST_POINTS)]
+        unit_NF = self._range.to_unit(points_NsA).float().flatten(1)
+        centres_CF = kmeans(unit_NF, self.config.centres, seed=self.config.seed)
+        self._tables = {torch.device("cpu"): centres_CF}
+        inside_NsA = points_NsA.clamp(*self._range.tensors(points_NsA.device)[:2])
+        error_NsA = self.centres[nearest(unit_NF, centres_CF)] - inside_NsA
+        self._fitted_error = error_NsA.abs().amax((0, 1)).tolist()
+
+    def _encode(self, actions_KA: Tensor) -> Tensor:
+        centres_CF = self._on(actions_KA.device)
+        unit_NF = self._fitted_range().to_unit(actions_KA).float().reshape(-1, centres_CF.shape[1])
+        return nearest(unit_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
+
+    def _decode(self, ids_D: Tensor) -> Tensor:
+        unit_KA = self._on(ids_D.device)[ids_D].reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
+        return self._fitted_range().to_robot(unit_KA)
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
+        if self._range is not None:
+            centres_CF = self._on(torch.device("cpu"))
+            state.update(range=self._range.state(), centres=centres_CF.tolist(), fitted_error=self._fitted_error)
+        return state
+
+    @classmethod
+    def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
+        config = KMeansConfig(**state["config"])
+        tokenizer = cls(config, action_names, chunk)
+        if state["range"] is not None:
+            tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
+            tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
+            centres_CF = torch.tensor(state["centres"], dtype=torch.float32)
+            expected = (config.centres, chunk * len(action_names) // tokenizer.num_tokens)
+            if tuple(centres_CF.shape) != expected or not bool(torch.isfinite(centres_CF).all()):
+                raise TokenizerError(f"expected finite centres of shape {expected}, got {tuple(centres_CF.shape)}")
+            tokenizer._tables = {torch.device("cpu"): centres_CF}
+        return tokenizer
+
+    def _fitted_range(self) -> ActionRange:
+        if self._range is None:
+            raise TokenizerError("the tokenizer kmeans is not fitted: call fit(actions) first")
+        return self._range
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Centres (C, F) in units of half the range on `device`."""
+        self._fitted_range()
+        if device not in self._tables:
+            self._tables[device] = self._tables[torch.device("cpu")].to(device)
+        return self._tables[device]
+
+
+__all__ = ["KMeansConfig", "KMeansTokenizer"]
