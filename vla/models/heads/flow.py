@@ -1,0 +1,167 @@
+"""Flow matching over chunks: straight paths from noise to actions (Lipman et al., 2023, arXiv:2210.02747; Liu et al.,
+2023, arXiv:2209.03003; for robots Black et al., 2024, pi0, arXiv:2410.24164).
+
+At time 0 a chunk is noise, at time 1 it is actions, between them x_t = t * actions + (1 - t) * noise. The network learns
+the velocity actions - noise from x_t, t and the read state; following it from noise gives a chunk.
+
+B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions, H width of
+the head, S draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import register
+from vla.models.heads.base import Head, HeadConfig
+from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean, without_masked
+from vla.tokenizers.base import ActionTokenizer
+from vla.types import Spec
+
+TIME_FEATURES = 64
+LATEST = 0.999
+"""The latest time that is trained at under `beta`, as in pi0."""
+
+
+@register("heads", "flow")
+class FlowConfig(HeadConfig):
+    """Flow matching: any distribution over chunks, at the cost of `integration_steps` passes of a small network."""
+
+    type: Literal["flow"] = "flow"
+    times: Literal["uniform", "beta"] = "uniform"
+    """Distribution of the times of training: uniform, or beta, where early, noisy times are more frequent (pi0)."""
+    samples: int = Field(default=4, ge=1)
+    """Draws of noise and time per chunk and training step; the trunk runs once for all of them."""
+    integration_steps: int = Field(default=10, ge=1)
+    """Euler steps from noise to a chunk."""
+    read_states: int = Field(default=1, ge=1)
+    """Hidden states that are read per step."""
+    hidden: int = Field(default=256, ge=1)
+    """Width of the network."""
+    depth: int = Field(default=3, ge=1)
+    """Residual layers of the network."""
+
+    def reads(self, tokenizer: ActionTokenizer) -> int:
+        return self.read_states
+
+    def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> FlowHead:
+        return FlowHead(self, tokenizer, spec, width)
+
+
+class FlowHead(Head):
+    """What the network is conditioned on is computed once; the velocity once for each integration step."""
+
+    def __init__(self, config: FlowConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.chunk_shape = (tokenizer.chunk, spec.action_dim)
+        self.read = MLP(self.reads * width, config.hidden, config.hidden)
+        self.velocity = VelocityNetwork(math.prod(self.chunk_shape), config.hidden, config.depth)
+        self.scale = ActionScale(spec)
+
+    def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
+        self.scale.fit(actions)
+
+    def forward(self, hidden: Float[Tensor, "B T R W"]) -> FlowActions:
+        return FlowActions(self.read(hidden.flatten(2)), self)
+
+
+class VelocityNetwork(nn.Module):
+    """Residual layers over a flattened chunk; each is told the time and the read state."""
+
+    def __init__(self, numbers: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(numbers, hidden)
+        self.time = nn.Linear(TIME_FEATURES, hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(depth))
+        self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
+        self.outer = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
+        self.norm = nn.LayerNorm(hidden)
+        self.out = nn.Linear(hidden, numbers)
+
+    def forward(
+        self, x: Float[Tensor, "*batch KA"], time: Float[Tensor, "*batch"], state: Float[Tensor, "*batch H"]
+    ) -> Float[Tensor, "*batch KA"]:
+        dtype = self.out.weight.dtype
+        told = state.to(dtype) + self.time(time_features(time).to(dtype))
+        y = self.enter(x.to(dtype)) + told
+        for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
+            y = y + outer(F.gelu(inner(norm(y)) + told))
+        return self.out(self.norm(y)).float()
+
+
+def time_features(time: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
+    """Sines and cosines of times in [0, 1], of periods from 4 down to 0.004."""
+    half = TIME_FEATURES // 2
+    frequency = 0.5 * math.pi * 1000 ** (torch.arange(half, device=time.device) / (half - 1))
+    angle = time.float()[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+@dataclass(frozen=True)
+class FlowActions:
+    """Chunks that flow from standard normal noise.
+
+    Attributes:
+        state: (B, T, H), what the trunk said.
+        head: the network and its settings.
+    """
+
+    state: Float[Tensor, "B T H"]
+    head: FlowHead
+
+    def loss(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Mean squared error of the velocity over the chunk's valid actions, in units of the data; 0 where a chunk has
+        none. Draws noise and times by torch's default generator."""
+        S = self.head.config.samples
+        unit = without_masked(self.head.scale.to_unit(actions), action_mask).expand(S, *actions.shape)
+        noise = torch.randn_like(unit)
+        time_SBT = self._times((S, *actions.shape[:2]))
+        t = time_SBT[..., None, None]
+        velocity = self._velocity(t * unit + (1 - t) * noise, time_SBT)
+        error_BTK = (velocity - (unit - noise)).square().mean((0, -1))
+        return chunk_mean(error_BTK, action_mask)
+
+    def mode(self) -> Float[Tensor, "B T K A"]:
+        """Where zero noise, the most likely noise, flows to. It need not be the most likely chunk: with two equally
+        likely ways to act it may lie between them; then sample."""
+        return self._flow(self.state.new_zeros(*self.state.shape[:-1], *self.head.chunk_shape))
+
+    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+        """A random chunk; `temperature` multiplies the noise's variance, 0 gives the mode. Raises ValueError where it is
+        negative."""
+        check_temperature(temperature)
+        if temperature == 0:
+            return self.mode()
+        shape = (*self.state.shape[:-1], *self.head.chunk_shape)
+        return self._flow(math.sqrt(temperature) * torch.randn(shape, generator=generator, device=self.state.device))
+
+    def _flow(self, x_BTKA: Tensor) -> Tensor:
+        steps = self.head.config.integration_steps
+        for step in range(steps):
+            x_BTKA = x_BTKA + self._velocity(x_BTKA, x_BTKA.new_full(x_BTKA.shape[:2], step / steps)) / steps
+        return self.head.scale.to_robot(x_BTKA)
+
+    def _velocity(self, x: Tensor, time: Tensor) -> Tensor:
+        state = self.state.expand(*time.shape, -1)
+        return self.head.velocity(x.flatten(-2), time, state).unflatten(-1, self.head.chunk_shape)
+
+    def _times(self, shape: tuple[int, ...]) -> Tensor:
+        uniform = torch.rand(shape, device=self.state.device)
+        if self.head.config.times == "uniform":
+            return uniform
+        return LATEST * (1 - uniform ** (1 / 1.5))  # u^(1/a) is distributed as Beta(a, 1)
+
+
+__all__ = ["FlowActions", "FlowConfig", "FlowHead", "VelocityNetwork", "time_features"]

@@ -1,0 +1,99 @@
+"""One chunk, learned by absolute error, one read state per action (OpenVLA-OFT: Kim et al., 2025, arXiv:2502.19645).
+
+B windows, T steps, K actions per chunk, A action dimensions, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from vla.config import register
+from vla.models.heads.base import Head, HeadConfig
+from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean
+from vla.tokenizers.base import ActionTokenizer
+from vla.types import Spec
+
+
+@register("heads", "regression")
+class RegressionConfig(HeadConfig):
+    """One chunk by absolute error: fast and exact where there is one way to act, between the ways where there are more."""
+
+    type: Literal["regression"] = "regression"
+    error: Literal["l1", "l2"] = "l1"
+    """Absolute error (its minimum is the median of what was done) or squared error (the mean)."""
+    quantiles: tuple[float, float] = (0.01, 0.99)
+    """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are not clipped."""
+    hidden: int = Field(default=256, ge=1)
+    """Width of the hidden layers."""
+    depth: int = Field(default=2, ge=1)
+    """Hidden layers."""
+
+    @field_validator("quantiles")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 1:
+            raise ValueError(f"needs 0 <= lower < upper <= 1, got {list(value)}")
+        return value
+
+    def reads(self, tokenizer: ActionTokenizer) -> int:
+        return tokenizer.chunk
+
+    def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> RegressionHead:
+        return RegressionHead(self, tokenizer, spec, width)
+
+
+class RegressionHead(Head):
+    """The same small network from each read state to its action."""
+
+    def __init__(self, config: RegressionConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.net = MLP(width, config.hidden, spec.action_dim, config.depth)
+        self.scale = ActionScale(spec, "range", config.quantiles)
+
+    def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
+        self.scale.fit(actions)
+
+    def forward(self, hidden: Float[Tensor, "B T K W"]) -> RegressedActions:
+        return RegressedActions(self.net(hidden), self.scale, self.config.error)
+
+
+@dataclass(frozen=True)
+class RegressedActions:
+    """A point, not a distribution: `sample` gives it at every temperature.
+
+    Attributes:
+        unit: (B, T, K, A), units of the data.
+        scale: from these to robot units.
+        error: l1 or l2.
+    """
+
+    unit: Float[Tensor, "B T K A"]
+    scale: ActionScale
+    error: Literal["l1", "l2"]
+
+    def loss(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Float[Tensor, "B T"]:
+        """Mean error of the chunk's valid actions in units of the data; 0 where a chunk has none."""
+        difference = self.unit - self.scale.to_unit(actions)
+        return chunk_mean((difference.abs() if self.error == "l1" else difference.square()).mean(-1), action_mask)
+
+    def mode(self) -> Float[Tensor, "B T K A"]:
+        """The chunk."""
+        return self.scale.to_robot(self.unit)
+
+    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+        """The chunk. Raises ValueError where `temperature` is negative."""
+        check_temperature(temperature)
+        return self.mode()
+
+
+__all__ = ["RegressedActions", "RegressionConfig", "RegressionHead"]
