@@ -33,7 +33,7 @@ class CVAEConfig(HeadConfig):
     type: Literal["cvae"] = "cvae"
     latent: int = Field(default=16, ge=1)
     """Dimensions of the latent vector."""
-    beta: float = Field(default=0.02, ge=0)
+    beta: float = Field(default=0.1, ge=0)
     """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute error. With more of it
     the latent tells nothing and the head becomes a regression; with less, random latents are none that training saw."""
     read_states: int = Field(default=1, ge=1)
