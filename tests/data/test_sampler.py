@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.data import EpisodeDataset, Windows, WindowSampler, task_balanced_weights
+from vla.data import (
+    EpisodeDataset,
+    Windows,
+    WindowSampler,
+    episode_balanced_weights,
+    shorten_history,
+    task_balanced_weights,
+)
+from vla.types import Spec
 
 
 @given(
@@ -82,3 +90,39 @@ def test_task_balanced_weights(write):
     halfway = task_balanced_weights(windows, temperature=0.5)
     ratio = halfway[windows.task_index == 1].sum() / halfway[windows.task_index == 0].sum()
     assert ratio == pytest.approx(np.sqrt(6 / 3))
+
+
+class Lengths:
+    """What the weights look at of windows."""
+
+    lengths = np.array([2, 8, 5])
+    task_index = np.repeat([0, 0, 1], lengths)
+
+    def __len__(self) -> int:
+        return 15
+
+
+def test_episodes_count_the_same_however_long():
+    windows = Lengths()
+    weights = episode_balanced_weights(windows)
+    sums = [weights[:2].sum(), weights[2:10].sum(), weights[10:].sum()]
+    np.testing.assert_allclose(sums, [1 / 3] * 3)
+    balanced = episode_balanced_weights(windows, task_balanced_weights(windows, temperature=0.0))
+    np.testing.assert_allclose([balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()], [0.25, 0.25, 0.5])
+
+
+def test_history_is_shortened_from_its_oldest_end():
+    spec = Spec({}, ("s",), ("a",), (-1.0,), (1.0,), 10)
+    batch = spec.fake_batch(400, 4, 2)
+    batch.mask[:200, 0] = False
+    batch.action_mask[:200, 0] = False
+    short = shorten_history(batch, np.random.default_rng(0))
+    kept = short.mask.sum(1)
+    assert short.mask[:, -1].all()
+    assert (short.mask[:, 1:] >= short.mask[:, :-1]).all()  # what is hidden is the oldest
+    assert not (short.mask & ~batch.mask).any()
+    assert not (short.action_mask & ~short.mask[..., None]).any()
+    counts = np.bincount(kept[200:].numpy(), minlength=5)[1:]
+    assert counts.min() > 30
+    again = shorten_history(batch, np.random.default_rng(0))
+    assert (again.mask == short.mask).all()

@@ -11,6 +11,8 @@ from vla.data.prefetch import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
 from vla.data.returns import returns_to_go as returns_to_go
 from vla.data.sampler import WindowSampler as WindowSampler
+from vla.data.sampler import episode_balanced_weights as episode_balanced_weights
+from vla.data.sampler import shorten_history as shorten_history
 from vla.data.sampler import task_balanced_weights as task_balanced_weights
 from vla.data.statistics import Statistics as Statistics
 from vla.data.statistics import true_statistics as true_statistics

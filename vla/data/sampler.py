@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import torch
 
 from vla.data.windows import Windows
+from vla.types import Batch
 
 
 class WindowSampler:
@@ -86,3 +90,32 @@ def task_balanced_weights(windows: Windows, temperature: float = 0.0) -> np.ndar
     _, inverse, counts = np.unique(windows.task_index, return_inverse=True, return_counts=True)
     shares = counts.astype(np.float64) ** temperature
     return np.asarray((shares / shares.sum() / counts)[inverse].reshape(len(windows)))
+
+
+def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None = None) -> np.ndarray:
+    """Weights (len(windows),) that draw every episode equally often, however long it is; they sum to one.
+
+    Where behaviour is of mixed quality, what fails lasts longest, and would fill most of the batches.
+
+    Args:
+        task_weights: what `task_balanced_weights` gave: the shares of the tasks are kept, and inside a task its
+            episodes count the same.
+    """
+    weights = np.repeat(1.0 / windows.lengths, windows.lengths)
+    if task_weights is not None:
+        of_task = np.bincount(windows.task_index, weights=task_weights)
+        weights *= (of_task / np.bincount(windows.task_index, weights=weights).clip(1e-300))[windows.task_index]
+    return np.asarray(weights / weights.sum())
+
+
+def shorten_history(batch: Batch, rng: np.random.Generator) -> Batch:
+    """The same windows with a random number of their oldest steps hidden, so that a policy learns from any history.
+
+    Every window keeps its last step and what is left of 1 .. T steps, drawn evenly.
+    """
+    B, T = batch.mask.shape
+    first_B = torch.from_numpy(rng.integers(0, T, size=B))
+    seen_BT = torch.arange(T) >= first_B[:, None]
+    return dataclasses.replace(
+        batch, mask=batch.mask & seen_BT, action_mask=batch.action_mask & seen_BT[..., None]
+    )

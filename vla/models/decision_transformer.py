@@ -247,6 +247,8 @@ class DecisionTransformer(Policy):
             content["image"] = self.vision(images, modulation, index_B, mask_BT)
             if self.config.keyframe_loss:
                 error_BT = self.keyframe_head.loss(content["image"], self.normalised_state(batch.keyframe))
+                if self.return_conditioned:  # where an episode that fails goes next is not told by its instruction
+                    error_BT = error_BT * batch.success
                 losses["keyframe_loss"] = self.config.keyframe_loss * error_BT
         content |= self._action_content(batch.actions[:, :, 0])
         hidden_BTRD = self.transformer(content, mask_BT, read=self._read, timesteps=batch.timesteps)

@@ -130,7 +130,9 @@ class TrajectoryTransformer(nn.Module):
         if positions == "timestep":
             self.time = nn.Embedding(max_timestep, width)
         if normalise:
-            self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.norm_in = nn.LayerNorm(width)
+            if backbone is None:  # which has a last norm of its own
+                self.norm_out = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             Block(width, heads, key_dim, feed_forward=feed_forward, dropout=dropout)
             for _ in range(depth if backbone is None else 0)
@@ -172,6 +174,7 @@ class TrajectoryTransformer(nn.Module):
             ValueError: more steps than the transformer was built for.
         """
         x_BLD, T = self._tokens(content, timesteps)
+        x_BLD = self._enter(x_BLD)
         plan = self._plan(T, tuple(read), last_step_only, x_BLD.device)
         if plan.keep is not None:
             x_BLD = x_BLD[:, plan.keep]
@@ -180,7 +183,6 @@ class TrajectoryTransformer(nn.Module):
             mask = plan.mask if mask_BT is None else self._padded_mask(plan, mask_BT)
             hidden_BLD = self.backbone(x_BLD, mask=mask, valid=valid_BL, step_ids=plan.step_ids)
             return hidden_BLD[:, plan.read].unflatten(1, (-1, len(read)))
-        x_BLD = self._enter(x_BLD)
         turn = rotation(plan.step_ids, self.key_dim) if self.positions == "rotary" else None
         if self.attention == "flex" and (x_BLD.is_cuda or not torch.is_grad_enabled()):
             blocks = self._block_mask(plan, mask_BT, len(x_BLD))
@@ -335,12 +337,12 @@ class TrajectoryTransformer(nn.Module):
         allowed, L = plan.mask, len(plan.mask)
         valid_BL = None if mask_BT is None else self._valid(plan, mask_BT)
 
-        def attends(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            if valid_BL is None:
-                return allowed[q, k]
-            return allowed[q, k] & (valid_BL[b, k] | ~valid_BL[b, q])
-
-        return create_block_mask(attends, None if valid_BL is None else B, None, L, L, device=str(allowed.device))
+        device = str(allowed.device)
+        if valid_BL is None:
+            return create_block_mask(lambda b, h, q, k: allowed[q, k], None, None, L, L, device=device)
+        return create_block_mask(
+            lambda b, h, q, k: allowed[q, k] & (valid_BL[b, k] | ~valid_BL[b, q]), B, None, L, L, device=device
+        )
 
     def _kept_slots(self) -> list[int]:
         """Slots of a step that later steps may attend to."""

@@ -51,7 +51,7 @@ class NoiseConfig(Config):
     """Chance at each undisturbed step that a burst begins."""
     duration: Annotated[int, Field(ge=1)] = 5
     """Steps of a burst. All of them share one draw: noise that changes at each step would lead nowhere."""
-    random_shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field((0.0,), min_length=1)
+    random_shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(default=(0.0,), min_length=1)
     """Share of the time, in bursts, in which a random action is executed in place of the expert's: every episode draws
     one of these, from 0 (the expert) to 1 (chance). For data of mixed quality; record what is executed."""
     spared: tuple[str, ...] = ("gripper",)

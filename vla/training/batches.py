@@ -8,7 +8,15 @@ import numpy as np
 import torch
 
 from vla.config import ConfigError
-from vla.data import EpisodeDataset, Windows, WindowSampler, prefetch, task_balanced_weights
+from vla.data import (
+    EpisodeDataset,
+    Windows,
+    WindowSampler,
+    episode_balanced_weights,
+    prefetch,
+    shorten_history,
+    task_balanced_weights,
+)
 from vla.models.policy import Policy
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
@@ -78,13 +86,21 @@ def build_sampler(config: TrainConfig, windows: Windows, *, rank: int, world_siz
         )
     balance = config.data.task_balance
     weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
+    if config.data.episode_balance:
+        weights = episode_balanced_weights(windows, weights)
     return WindowSampler(
         len(windows), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
     )
 
 
 def step_batches(
-    windows: Windows, sampler: WindowSampler, steps: range, *, micro_batches: int, device: torch.device
+    windows: Windows,
+    sampler: WindowSampler,
+    steps: range,
+    *,
+    micro_batches: int,
+    device: torch.device,
+    variable_history: bool = False,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """Yields (step, its micro-batches), assembled in a thread while the steps before are computed.
 
@@ -93,6 +109,9 @@ def step_batches(
 
     def load(step: int) -> list[Batch]:
         parts = [windows.batch(rows) for rows in np.split(sampler.indices(step - 1), micro_batches)]
+        if variable_history:
+            rng = np.random.default_rng([sampler.seed, step, sampler.rank])
+            parts = [shorten_history(part, rng) for part in parts]
         return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
     return prefetch((step, load(step)) for step in steps)

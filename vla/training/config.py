@@ -22,6 +22,10 @@ class DataConfig(Config):
     """At most this many held-out windows are scored, evenly spread; null scores all."""
     task_balance: Annotated[float, Field(ge=0)] | None = None
     """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
+    episode_balance: bool = False
+    """Draw every episode equally often, however long it is: for data of mixed quality, where failures last longest."""
+    variable_history: bool = False
+    """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
 
 
 class CoTrainingConfig(Config):

@@ -111,7 +111,14 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             f"{accelerator.num_processes} x {device.type}"
         )
         watch.start()
-        robot = step_batches(windows, sampler, steps, micro_batches=config.grad_accumulation, device=device)
+        robot = step_batches(
+            windows,
+            sampler,
+            steps,
+            micro_batches=config.grad_accumulation,
+            device=device,
+            variable_history=config.data.variable_history,
+        )
         texts = pair_batches(config, pairs, steps, rank=rank, world_size=accelerator.num_processes)
         for (step, batches), step_pairs in zip(robot, texts, strict=True):
             # Step.

@@ -58,7 +58,7 @@ class CategoricalHead(Head, nn.Linear):
         nn.init.zeros_(self.bias)
 
     def forward(self, hidden: Float[Tensor, "B T N W"]) -> CategoricalActions:  # type: ignore[override]
-        logits = nn.Linear.forward(self, hidden)
+        logits = nn.Linear.forward(self, hidden.to(self.weight.dtype))
         allowed = self.tokenizer.allowed_ids
         if allowed is not None:
             logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
