@@ -142,6 +142,57 @@ def test_damaged_edges(tmp_path, edit):
         ActionTokenizer.load(tmp_path / "t.json")
 
 
+def test_binary_dimensions_take_two_ids():
+    tokenizer = BinsConfig(scheme="quantile", binary=("grip",)).build(SPEC, 2)  # -3 to 9
+    actions = random_actions(500)
+    actions[:, 2] = 9.0  # would have no quantiles to divide
+    tokenizer.fit(actions)
+    chunk = torch.tensor([[0.5, 0.25, 2.999], [0.5, 0.25, 3.0]])
+    ids = tokenizer.encode(chunk)
+    assert ids[[2, 5]].tolist() == [0, 1]
+    assert tokenizer.decode(ids)[:, 2].tolist() == [-3.0, 9.0]
+    far = tokenizer.encode(torch.tensor([[0.0, 0.0, -1e9], [0.0, 0.0, 1e9]]))
+    assert far[[2, 5]].tolist() == [0, 1]
+    assert tokenizer.allowed_ids.shape == (6, 256)
+    assert tokenizer.allowed_ids.sum(1).tolist() == [256, 256, 2, 256, 256, 2]
+    assert tokenizer.error_bound[2].item() == pytest.approx(6.0)
+    with pytest.raises(TokenizerError, match=r"id 2 may not stand at place 5.*allowed_ids"):
+        tokenizer.decode(torch.tensor([[0, 0, 0, 0, 0, 0], [9, 9, 1, 9, 9, 2]]))
+
+
+def test_binary_dimensions_are_stored(tmp_path):
+    for scheme in ("uniform", "quantile"):
+        tokenizer = BinsConfig(scheme=scheme, num_bins=8, binary=("grip", "x")).build(SPEC, 1)
+        tokenizer.save(tmp_path / "t.json")
+        assert "Infinity" not in (tmp_path / "t.json").read_text()
+        loaded = ActionTokenizer.load(tmp_path / "t.json").fit(random_actions(50))
+        loaded.save(tmp_path / "t.json")
+        again = ActionTokenizer.load(tmp_path / "t.json")
+        assert again.decode(again.encode(torch.tensor([[0.1, 0.2, 2.0]])))[0, [0, 2]].tolist() == [1.0, -3.0]
+
+
+def test_unknown_binary_dimension():
+    with pytest.raises(TokenizerError, match=r"no action dimension 'gripper'; there are: x, y, grip"):
+        BinsConfig(binary=("gripper",)).build(SPEC, 1)
+
+
+def test_files_from_before_binary_dimensions_still_load(tmp_path):
+    config = {"type": "bins", "scheme": "uniform", "num_bins": 2, "quantiles": [0.01, 0.99], "mu": 255.0}
+    values = {
+        "format": "vla.action_tokenizer",
+        "version": 1,
+        "class": "BinsTokenizer",
+        "action_names": ["x"],
+        "chunk": 1,
+        "state": {**config, "edges": [[-1.0, 0.0, 1.0]]},
+    }
+    (tmp_path / "t.json").write_text(json.dumps(values))
+    loaded = ActionTokenizer.load(tmp_path / "t.json")
+    assert loaded.decode(torch.tensor([[0], [1]])).flatten().tolist() == [-0.5, 0.5]
+    assert loaded.allowed_ids is None
+    assert loaded.tokens_per_action == 1
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("num_bins", 1), ("quantiles", [0.9, 0.1]), ("mu", 0), ("scheme", "log"), ("bins", 3)]
 )

@@ -1,18 +1,29 @@
 """What holds for every registered tokenizer."""
 
+import copy
+import functools
 import json
+import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vla.config import registered
+from vla.config import ConfigError, registered, validate
 from vla.tokenizers import ActionTokenizer, TokenizerConfig, TokenizerError
 from vla.types import Spec
 
 SPEC = Spec({}, (), ("x", "y"), (-1.0, 0.0), (1.0, 2.0), 10)
 NAMES = list(registered("tokenizers"))
+VARIANTS = {name: {"type": name} for name in NAMES} | {
+    "bins quantile": {"type": "bins", "scheme": "quantile", "num_bins": 64},
+    "bins mu_law": {"type": "bins", "scheme": "mu_law", "num_bins": 64},
+    "bins binary": {"type": "bins", "binary": ["y"], "num_bins": 64},
+    "fast short": {"type": "fast", "max_tokens": 4, "vocab_size": 128},
+    "fast coarse": {"type": "fast", "vocab_size": 64, "scale": 5},
+    "kmeans chunk": {"type": "kmeans", "over": "chunk"},
+}
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 
@@ -21,20 +32,34 @@ def fit_actions(n: int = 400) -> torch.Tensor:
     return torch.tensor(SPEC.action_low) + unit * 2
 
 
-def fitted(name: str, chunk: int = 3) -> ActionTokenizer:
-    config = registered("tokenizers")[name]()
+def build(name: str, chunk: int = 3, spec: Spec = SPEC) -> ActionTokenizer:
+    config = registered("tokenizers")[VARIANTS[name]["type"]].model_validate(VARIANTS[name])
     assert isinstance(config, TokenizerConfig)
-    assert config.type == name
-    return config.build(SPEC, chunk).fit(fit_actions())
+    return config.build(spec, chunk)
 
 
-@pytest.fixture(params=NAMES)
+@functools.cache
+def fitted(name: str, chunk: int = 3) -> ActionTokenizer:
+    return build(name, chunk).fit(fit_actions())
+
+
+@pytest.fixture(params=VARIANTS)
 def tokenizer(request):
     return fitted(request.param)
 
 
-def test_something_is_registered():
-    assert "bins" in NAMES
+def test_all_are_registered_by_their_type():
+    assert {"bins", "fast", "kmeans", "rvq"} <= set(NAMES)
+    assert all(registered("tokenizers")[name]().type == name for name in NAMES)
+
+
+def test_sizes_are_known_before_fitting():
+    for name in VARIANTS:
+        new, known = build(name), fitted(name)
+        assert (new.num_tokens, new.vocab_size) == (known.num_tokens, known.vocab_size)
+        assert (new.grammar is None) == (known.grammar is None)
+        assert new.tokens_per_action == known.tokens_per_action
+        assert new.tokens_per_action is None or new.num_tokens == 3 * new.tokens_per_action
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -49,20 +74,95 @@ def test_shapes_types_and_device(tokenizer, shape, device):
     assert (decoded.dtype, decoded.device) == (torch.float32, actions.device)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000))
-def test_error_bound_and_any_ids_decode(name, seed):
+def test_error_bound_and_what_a_policy_emits_decodes(name, seed, draw):
     tokenizer = fitted(name)
     rng = torch.Generator().manual_seed(seed)
-    rows = fit_actions()
-    low, high = rows.quantile(0.02, dim=0), rows.quantile(0.98, dim=0)
+    low, high = tokenizer.fitted_range
     actions = low + torch.rand(8, 3, 2, generator=rng) * (high - low)
     error_A = (tokenizer.decode(tokenizer.encode(actions)).double() - actions.double()).abs().amax((0, 1))
     assert (error_A <= tokenizer.error_bound.double()).all()
 
-    ids = torch.randint(0, tokenizer.vocab_size, (8, tokenizer.num_tokens), generator=rng)
-    assert torch.isfinite(tokenizer.decode(ids)).all()
+    decoded = tokenizer.decode(draw(tokenizer, 8, rng))
+    assert (decoded >= torch.tensor(SPEC.action_low)).all()
+    assert (decoded <= torch.tensor(SPEC.action_high)).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_100_000_sequences_of_an_untrained_policy_decode(name, draw):
+    rng = torch.Generator().manual_seed(1)
+    tokenizer = fitted(name)
+    for _ in range(10):
+        decoded = tokenizer.decode(draw(tokenizer, 10_000, rng))
+        assert decoded.shape == (10_000, 3, 2)
+        assert (decoded >= torch.tensor(SPEC.action_low)).all()
+        assert (decoded <= torch.tensor(SPEC.action_high)).all()
+
+
+def test_what_encodes_is_allowed(tokenizer):
+    actions = 3 * torch.randn(200, 3, 2, generator=torch.Generator().manual_seed(5))
+    ids_BD, grammar = tokenizer.encode(actions), tokenizer.grammar
+    state = None if grammar is None else grammar.start(200, "cpu")
+    for place, ids in enumerate(ids_BD.unbind(1)):
+        if tokenizer.allowed_ids is not None:
+            assert tokenizer.allowed_ids[place, ids].all()
+        if grammar is not None:
+            assert grammar.allowed(state, place).gather(1, ids[:, None]).all()
+            assert ((ids == grammar.pad_id) == grammar.finished(state)).all()
+            state = grammar.advance(state, ids, place)
+
+
+def test_episodes_do_not_run_into_each_other():
+    """A jump between two episodes is in no chunk: fitted with their lengths, a chunk tokenizer gives both back better."""
+    low, high = torch.zeros(40, 2), torch.ones(40, 2)
+    rows, chunk = torch.cat([low, high]), torch.stack([low[:3], high[:3]])
+    for name in ("rvq", "kmeans chunk"):
+        values = {**VARIANTS[name], **({"codes": 2} if name == "rvq" else {"centres": 2})}
+        config = registered("tokenizers")[values["type"]].model_validate(values)
+        tokenizer = config.build(SPEC, 3).fit(rows, lengths=[40, 40])
+        assert torch.equal(tokenizer.decode(tokenizer.encode(chunk)), chunk)
+
+
+def test_dimensions_that_never_move_are_kept_exactly():
+    rows = fit_actions()
+    rows[:, 1] = 0.3
+    for name in ("fast", "fast short", "rvq", "kmeans", "kmeans chunk"):
+        tokenizer = build(name).fit(rows)
+        decoded = tokenizer.decode(tokenizer.encode(rows[:30].reshape(10, 3, 2)))
+        assert torch.equal(decoded[..., 1], torch.full((10, 3), 0.3))
+        assert tokenizer.error_bound[1] == 0
+        nothing_moves = build(name).fit(torch.full((5, 2), 0.3))
+        assert torch.equal(nothing_moves.decode(nothing_moves.encode(torch.zeros(2, 3, 2))), torch.full((2, 3, 2), 0.3))
+
+
+@pytest.mark.parametrize("kind", ["fast", "rvq", "kmeans"])
+def test_quantiles_of_zero_width_are_refused(kind):
+    rows = fit_actions(1000)
+    rows[:, 1] = 0.25
+    rows[500:503, 1] = 1.5
+    tokenizer = registered("tokenizers")[kind](quantiles=(0.01, 0.99)).build(SPEC, 3)
+    with pytest.raises(
+        TokenizerError, match=r"action 'y'.*0\.01 and 0\.99 are both 0\.25.*between 0\.25 and 1\.5.*\[0, 1\]"
+    ):
+        tokenizer.fit(rows)
+    registered("tokenizers")[kind](quantiles=(0.0, 1.0)).build(SPEC, 3).fit(rows)
+    with pytest.raises(ConfigError, match="quantiles: needs 0 <= lower < upper <= 1"):
+        validate(registered("tokenizers")[kind], {"quantiles": [0.9, 0.1]})
+
+
+@pytest.mark.parametrize("kind", ["fast", "rvq", "kmeans"])
+def test_unfitted_is_told_and_stored(kind, tmp_path):
+    build(kind).save(tmp_path / "t.json")
+    tokenizer = ActionTokenizer.load(tmp_path / "t.json")
+    for call in (
+        lambda: tokenizer.encode(torch.zeros(3, 2)),
+        lambda: tokenizer.decode(torch.zeros(tokenizer.num_tokens, dtype=torch.long)),
+        lambda: tokenizer.error_bound,
+    ):
+        with pytest.raises(TokenizerError, match=f"the tokenizer {kind} is not fitted: call fit"):
+            call()
 
 
 def test_out_of_range_is_clipped(tokenizer):
@@ -83,8 +183,16 @@ def test_json_round_trip(tokenizer, tmp_path):
         assert torch.equal(loaded.decode(loaded.encode(actions)), tokenizer.decode(tokenizer.encode(actions)))
 
 
-def test_fit_takes_numpy_and_gives_itself(tokenizer):
-    assert tokenizer.fit(fit_actions().numpy()) is tokenizer
+def test_fit_takes_numpy_and_gives_itself():
+    for name in VARIANTS:
+        tokenizer = build(name)
+        assert tokenizer.fit(fit_actions(50).numpy(), lengths=[20, 30]) is tokenizer
+
+
+def test_copies_are_equal(tokenizer):
+    actions = fit_actions(30).reshape(10, 3, 2)
+    for twin in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert torch.equal(twin.encode(actions), tokenizer.encode(actions))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +208,12 @@ def test_fit_takes_numpy_and_gives_itself(tokenizer):
 def test_fit_refuses(tokenizer, actions, message):
     with pytest.raises(TokenizerError, match=message):
         tokenizer.fit(actions)
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [5, 0], [6, -1], []])
+def test_fit_refuses_lengths_that_do_not_add_up(tokenizer, lengths):
+    with pytest.raises(TokenizerError, match=f"lengths of {len(lengths)} episodes"):
+        tokenizer.fit(torch.rand(5, 2), lengths=lengths)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ class ActionTokenizer(ABC):
 
     @property
     @abstractmethod
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        """Least and greatest value of each dimension that is told apart, robot units, on the CPU; others are clipped."""
+
+    @property
+    @abstractmethod
     def error_bound(self) -> Float[Tensor, " A"]:
         """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the fitted range."""
 

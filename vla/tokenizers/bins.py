@@ -114,6 +114,14 @@ class BinsTokenizer(ActionTokenizer):
         return self._on(torch.device("cpu"))[1]
 
     @property
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        edges_AE = self.edges
+        low, high = edges_AE[:, 0].clone(), edges_AE[:, -1].clone()
+        for name, (_, end) in self._ends.items():
+            high[self.action_names.index(name)] = end
+        return low, high
+
+    @property
     def error_bound(self) -> Float[Tensor, " A"]:
         edges_AE, centres = self.edges.double(), self.centres.double()
         half_widths = torch.maximum(centres - edges_AE[:, :-1], edges_AE[:, 1:] - centres)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -97,6 +97,10 @@ class FastTokenizer(ActionTokenizer):
     def num_coefficients(self) -> int:
         """C: numbers of a chunk that are told, those of the moving dimensions."""
         return self.chunk * int(self._fitted()[0].moving.sum())
+
+    @property
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        return self._fitted()[0].tensors(torch.device("cpu"))[:2]
 
     @property
     def error_bound(self) -> Tensor:

@@ -38,7 +38,7 @@ class TokenGrammar(ABC):
         """Where nothing but padding may follow."""
 
 
-def masked_logits(logits: Float[Tensor, "*batch V"], allowed: Bool[Tensor, "*batch V"] | None) -> Tensor:
+def masked_logits(logits: Float[Tensor, "... V"], allowed: Bool[Tensor, "... V"] | None) -> Tensor:
     """The logits, minus infinity where an id is not allowed; None allows all. Shapes broadcast."""
     return logits if allowed is None else logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 

@@ -70,19 +70,23 @@ class KMeansTokenizer(ActionTokenizer):
     @property
     def centres(self) -> Float[Tensor, "C steps A"]:
         """What each id decodes to, robot units, float32, on the CPU; steps are 1 over actions and K over chunks."""
-        return self._fitted_range().to_robot(
+        return self._checked_range().to_robot(
             self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
         )
 
     @property
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        return self._checked_range().tensors(torch.device("cpu"))[:2]
+
+    @property
     def error_bound(self) -> Tensor:
         """The whole range: centres are no grid, so that nothing closer holds for every action. See `fitted_error`."""
-        return self._fitted_range().bound(2.0)
+        return self._checked_range().bound(2.0)
 
     @property
     def fitted_error(self) -> Float[Tensor, " A"]:
         """Greatest error of each dimension, without offsets, over the actions that the centres were learned from."""
-        self._fitted_range()
+        self._checked_range()
         return torch.tensor(self._fitted_error)
 
     def offsets(
@@ -98,18 +102,18 @@ class KMeansTokenizer(ActionTokenizer):
         unit_NF = self._range.to_unit(points_NsA).float().flatten(1)
         centres_CF = kmeans(unit_NF, self.config.centres, seed=self.config.seed)
         self._tables = {torch.device("cpu"): centres_CF}
-        inside_NsA = points_NsA.clamp(*self._range.tensors(points_NsA.device)[:2])
+        inside_NsA = points_NsA.clamp(*self.fitted_range)
         error_NsA = self.centres[nearest(unit_NF, centres_CF)] - inside_NsA
         self._fitted_error = error_NsA.abs().amax((0, 1)).tolist()
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         centres_CF = self._on(actions_KA.device)
-        unit_NF = self._fitted_range().to_unit(actions_KA).float().reshape(-1, centres_CF.shape[1])
+        unit_NF = self._checked_range().to_unit(actions_KA).float().reshape(-1, centres_CF.shape[1])
         return nearest(unit_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
 
     def _decode(self, ids_D: Tensor) -> Tensor:
         unit_KA = self._on(ids_D.device)[ids_D].reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
-        return self._fitted_range().to_robot(unit_KA)
+        return self._checked_range().to_robot(unit_KA)
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
@@ -132,14 +136,14 @@ class KMeansTokenizer(ActionTokenizer):
             tokenizer._tables = {torch.device("cpu"): centres_CF}
         return tokenizer
 
-    def _fitted_range(self) -> ActionRange:
+    def _checked_range(self) -> ActionRange:
         if self._range is None:
             raise TokenizerError("the tokenizer kmeans is not fitted: call fit(actions) first")
         return self._range
 
     def _on(self, device: torch.device) -> Tensor:
         """Centres (C, F) in units of half the range on `device`."""
-        self._fitted_range()
+        self._checked_range()
         if device not in self._tables:
             self._tables[device] = self._tables[torch.device("cpu")].to(device)
         return self._tables[device]

@@ -18,8 +18,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from vla.config import registered
@@ -106,29 +108,30 @@ class TokenizerReport:
     rows: tuple[TokenizerRow, ...]
 
     def table(self) -> Group:
-        """For the terminal: sizes, errors over all dimensions and times; errors by dimension; what did not fit."""
+        """For the terminal: sizes, errors over all dimensions, times (encoding + decoding) per chunk; errors by dimension;
+        what did not fit."""
         done = [row for row in self.rows if row.problem is None]
-        costs = Table(title=self._title())
-        costs.add_column("tokenizer")
-        heads = ("ids", "tokens", "bits", "mean error", "max error", "bound", "encode µs", "decode µs", "one alone µs")
-        for head in heads:
-            costs.add_column(head, justify="right")
+        heads = ("ids", "tokens", "bits", "mean\nerror", "max\nerror", "bound", "µs in\nbatches", "µs\nalone")
+        costs = _table(self._title(), "tokenizer", heads)
         for row in done:
-            numbers = [f"{row.tokens:.1f}", f"{row.bits:.0f}", f"{row.mean:.2g}", f"{row.greatest:.2g}"]
-            times = [
-                f"{row.encode_us:.1f}",
-                f"{row.decode_us:.1f}",
-                f"{row.encode_one_us:.0f} + {row.decode_one_us:.0f}",
-            ]
-            costs.add_row(row.name, str(row.vocab_size), *numbers, f"{max(row.error_bound):.2g}", *times)
-        dims = Table(title="mean / max error by dimension, robot units")
-        dims.add_column("dimension")
-        for row in done:
-            dims.add_column(row.name, justify="right")
+            costs.add_row(
+                row.name,
+                str(row.vocab_size),
+                f"{row.tokens:.1f}",
+                f"{row.bits:.0f}",
+                f"{row.mean:.2g}",
+                f"{row.greatest:.2g}",
+                f"{max(row.error_bound):.2g}",
+                f"{row.encode_us:.1f}+{row.decode_us:.1f}",
+                f"{row.encode_one_us:.0f}+{row.decode_one_us:.0f}",
+            )
+        names = [row.name.replace(" ", "\n") for row in done]
+        means, most = _table("mean error, robot units", "", names), _table("max error, robot units", "", names)
         for i, name in enumerate(self.action_names):
-            dims.add_row(name, *[f"{row.mean_error[i]:.2g} / {row.max_error[i]:.2g}" for row in done])
-        problems = [f"{row.name}: {row.problem}" for row in self.rows if row.problem is not None]
-        return Group(costs, dims, *problems)
+            means.add_row(name, *[f"{row.mean_error[i]:.2g}" for row in done])
+            most.add_row(name, *[f"{row.max_error[i]:.2g}" for row in done])
+        problems = [Text(f"{row.name}: {row.problem}") for row in self.rows if row.problem is not None]
+        return Group(costs, means, most, *problems)
 
     def _title(self) -> str:
         return (
@@ -209,6 +212,14 @@ def tokenizer_report(
         chunks_measured=len(chunks),
         rows=tuple(rows),
     )
+
+
+def _table(title: str, first: str, heads: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
 def _divide(episodes: int) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ _STYLE = """
 .dot { fill: #2260c4; stroke: #ffffff; stroke-width: 1.5; }
 .leader { stroke: #9aa4b0; }
 text { fill: #5a6675; font: 12px ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-.name { fill: #18212c; }
+.name { fill: #18212c; paint-order: stroke; stroke: #ffffff; stroke-width: 4; }
 .title { fill: #18212c; font-weight: 650; font-size: 13.5px; }
 """
 

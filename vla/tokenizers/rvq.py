@@ -70,14 +70,18 @@ class RVQTokenizer(ActionTokenizer):
         return self._on(torch.device("cpu"))
 
     @property
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        return self._checked_range().tensors(torch.device("cpu"))[:2]
+
+    @property
     def error_bound(self) -> Tensor:
         """The whole range: codes are no grid, so that nothing closer holds for every chunk. See `fitted_error`."""
-        return self._fitted_range().bound(2.0)
+        return self._checked_range().bound(2.0)
 
     @property
     def fitted_error(self) -> Float[Tensor, " A"]:
         """Greatest error of each dimension over the chunks that the codes were learned from, robot units."""
-        self._fitted_range()
+        self._checked_range()
         return torch.tensor(self._fitted_error)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
@@ -90,12 +94,12 @@ class RVQTokenizer(ActionTokenizer):
             residual_NF = residual_NF - codes_CF[nearest(residual_NF, codes_CF)]
             codebooks.append(codes_CF)
         self._tables = {torch.device("cpu"): torch.stack(codebooks)}
-        inside_NKA = chunks_NKA.clamp(*self._range.tensors(chunks_NKA.device)[:2])
+        inside_NKA = chunks_NKA.clamp(*self.fitted_range)
         error_NKA = self._decode(self._encode(inside_NKA)) - inside_NKA
         self._fitted_error = error_NKA.abs().amax((0, 1)).tolist()
 
     def _unit(self, actions_KA: Tensor) -> Tensor:
-        return self._fitted_range().to_unit(actions_KA).float().reshape(-1, self.chunk * self.action_dim)
+        return self._checked_range().to_unit(actions_KA).float().reshape(-1, self.chunk * self.action_dim)
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         residual_NF = self._unit(actions_KA)
@@ -109,7 +113,7 @@ class RVQTokenizer(ActionTokenizer):
         codebooks_DCF = self._on(ids_D.device)
         codes_F = codebooks_DCF[torch.arange(self.num_tokens, device=ids_D.device), ids_D].sum(-2)
         unit_KA = codes_F.reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
-        return self._fitted_range().to_robot(unit_KA)
+        return self._checked_range().to_robot(unit_KA)
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
@@ -131,14 +135,14 @@ class RVQTokenizer(ActionTokenizer):
             tokenizer._tables = {torch.device("cpu"): codebooks}
         return tokenizer
 
-    def _fitted_range(self) -> ActionRange:
+    def _checked_range(self) -> ActionRange:
         if self._range is None:
             raise TokenizerError("the tokenizer rvq is not fitted: call fit(actions) first")
         return self._range
 
     def _on(self, device: torch.device) -> Tensor:
         """Codebooks (D, C, F) on `device`."""
-        self._fitted_range()
+        self._checked_range()
         if device not in self._tables:
             self._tables[device] = self._tables[torch.device("cpu")].to(device)
         return self._tables[device]
