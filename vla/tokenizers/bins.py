@@ -61,6 +61,8 @@ class BinsConfig(TokenizerConfig):
 class BinsTokenizer(ActionTokenizer):
     """See the module's docstring. Built by `BinsConfig.build`, or read by `load`."""
 
+    _ends: dict[str, tuple[float, float]]  # of binary dimensions
+
     def __init__(self, config: BinsConfig, spec: Spec, chunk: int) -> None:
         super().__init__(spec.action_names, chunk)
         self._configure(config)
@@ -80,7 +82,6 @@ class BinsTokenizer(ActionTokenizer):
             )
         self.config = config
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._ends: dict[str, tuple[float, float]] = {}
         self._allowed: Tensor | None = None
         if config.binary:
             binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(self.chunk)
@@ -168,7 +169,7 @@ class BinsTokenizer(ActionTokenizer):
             tokenizer._set_edges(state["edges"])
         return tokenizer
 
-    def _set_edges(self, rows: Sequence[Any]) -> None:
+    def _set_edges(self, rows: Sequence[Any] | np.ndarray) -> None:
         """Rows of binary dimensions are not looked at.
 
         Raises:
