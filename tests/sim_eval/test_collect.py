@@ -102,6 +102,25 @@ def test_noise_comes_in_bursts_and_spares_the_gripper():
     assert all(len(set(executed[s : s + 4, 0])) == 1 for s in starts[:-1])
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_random_actions_act_in_place_of_the_expert(share):
+    config = NoiseConfig(std=0.0, random_shares=(share,), duration=5)
+    noise = Noise(config, SPEC, np.random.default_rng(0))
+    executed = np.array([noise.disturb(np.array([0.5, 0.7], np.float32)) for _ in range(2000)])
+    changed = executed[:, 0] != 0.5
+    assert changed.sum() == noise.noisy_steps
+    assert changed.mean() == pytest.approx(share, abs=0.06)
+    assert (executed[:, 1] == np.float32(0.7)).all()  # the gripper is spared
+    assert all(len(set(executed[i : i + 5, 0])) == 1 for i in range(0, 2000, 5))
+
+
+def test_every_episode_draws_its_share_of_random_actions():
+    config = NoiseConfig(random_shares=(0.0, 0.5, 1.0))
+    drawn = [Noise(config, SPEC, np.random.default_rng(seed)).random_share for seed in range(300)]
+    assert set(drawn) == {0.0, 0.5, 1.0}
+    assert min(drawn.count(share) for share in set(drawn)) > 70
+
+
 def test_noise_stays_inside_the_bounds():
     noise = Noise(NoiseConfig(std=2.0, probability=1.0, spared=()), SPEC, np.random.default_rng(0))
     executed = np.array([noise.disturb(np.array([0.9, 1.9], np.float32)) for _ in range(100)])
