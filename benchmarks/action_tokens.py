@@ -1,0 +1,149 @@
+"""RT-1 on tabletop with each way to say actions: the same data, trunk, steps and seeds; tokenizer and head differ.
+
+Every variant is trained by `vla.train` from `configs/tabletop.yaml` and plays the same unseen starts. Beside the success
+stands what one control step costs (`act`, one robot, one thread). Runs are kept under --work and are reused if their
+config is the same; a run that was cut off resumes.
+
+    vla collect configs/tabletop.yaml episodes_per_task=700
+    python benchmarks/action_tokens.py [--variants bins flow ...] [--steps 1600] [--episodes 20] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from _common import cpu_count, prepare_cpu, publish
+from rich.table import Table
+
+from vla.sim_eval.results import Results
+
+CONFIG = Path(__file__).parents[1] / "configs" / "tabletop.yaml"
+AUTOREGRESSIVE = {"type": "autoregressive"}
+SMOOTH = {"type": "categorical", "bin_smoothing": 8}
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "bins": ("uniform bins, parallel", {"type": "bins"}, SMOOTH),
+    "quantile": ("quantile bins, parallel", {"type": "bins", "scheme": "quantile"}, SMOOTH),
+    "rvq": ("residual VQ, autoregressive", {"type": "rvq"}, AUTOREGRESSIVE),
+    "fast": ("FAST, autoregressive", {"type": "fast"}, AUTOREGRESSIVE),
+    "flow": ("flow matching", {"type": "bins"}, {"type": "flow"}),
+    "l1": ("L1 regression", {"type": "bins"}, {"type": "regression"}),
+}
+
+
+def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains and evaluates one variant. -> successes per task in order of the starts, and costs."""
+    from vla.config import load_config
+    from vla.models import load_policy
+    from vla.sim_eval.evaluate import EvalConfig, evaluate
+    from vla.training import TrainConfig, train
+
+    _, tokenizer, head = VARIANTS[name]
+    out = arguments.work / name
+    overrides = [
+        f"out={out}",
+        f"data.path={arguments.data}",
+        f"policy.tokenizer={json.dumps(tokenizer)}",
+        f"policy.head={json.dumps(head)}",
+        f"steps={arguments.steps}",
+        f"seed={arguments.seed}",
+        "validate_every=null",
+    ]
+    config = load_config(TrainConfig, CONFIG, overrides, section="train")
+    record = out / "training.json"
+    if not (out / "policy").is_dir():
+        began = time.process_time()
+        train(config, resume=True)
+        record.write_text(json.dumps({"cpu_minutes": (time.process_time() - began) / 60}) + "\n")
+    played = [f"out={out / 'eval'}", f"episodes_per_task={arguments.episodes}", "videos_per_task=0", "failure_videos=0"]
+    evaluation = load_config(EvalConfig, CONFIG, played, section="eval")
+    policy = load_policy(out / "policy")
+    results = evaluate(policy, evaluation, name=name)
+    cost = json.loads(record.read_text()) if record.exists() else {}
+    return {"solved": outcomes(results), "control_ms": control_ms(policy), **cost}
+
+
+def outcomes(results: Results) -> dict[str, list[bool]]:
+    """Task -> whether each start was solved, by number of the start."""
+    solved: dict[str, list[bool]] = {}
+    for episode in sorted(results.episodes, key=lambda e: (e.task, e.episode)):
+        solved.setdefault(episode.task, []).append(episode.success_ever)
+    return solved
+
+
+def control_ms(policy: Any, calls: int = 30) -> float:
+    """Median milliseconds of `act` for one robot that is told what it was trained on."""
+    import dataclasses
+
+    text = next(iter(policy.language.cached()))
+    observation = dataclasses.replace(policy.spec.fake_observation(1), instruction=[text])
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        policy.act(observation)
+        times.append(time.perf_counter() - began)
+    return 1000 * statistics.median(times[5:])
+
+
+def show(found: dict[str, dict[str, Any]]) -> Table:
+    """One row per variant, with its interval and McNemar's test against the first."""
+    from vla.sim_eval.statistics import mcnemar_exact, wilson_interval
+
+    tasks = list(next(iter(found.values()))["solved"])
+    table = Table("variant", "solved", "95 %", *tasks, "p against the first", "control ms")
+    reference = [x for task in tasks for x in next(iter(found.values()))["solved"][task]]
+    for name, result in found.items():
+        flat = [x for task in tasks for x in result["solved"][task]]
+        wins = sum(a and not b for a, b in zip(flat, reference, strict=True))
+        losses = sum(b and not a for a, b in zip(flat, reference, strict=True))
+        low, high = wilson_interval(sum(flat), len(flat))
+        p = mcnemar_exact(wins, losses) if flat is not reference and name != next(iter(found)) else None
+        result |= {"successes": sum(flat), "episodes": len(flat), "interval": [low, high], "p_against_first": p}
+        cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
+        told = "" if p is None else f"{p:.3f}"
+        bounds = f"{100 * low:.0f}-{100 * high:.0f}"
+        row = [VARIANTS[name][0], f"{sum(flat)}/{len(flat)}", bounds, *cells, told, f"{result['control_ms']:.1f}"]
+        table.add_row(*row)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--data", default="data/tabletop")
+    parser.add_argument("--work", type=Path, default=Path("runs/action_tokens"))
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--episodes", type=int, default=20, help="unseen starts of each family, the same for all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=cpu_count())
+    parser.add_argument("--no-table", action="store_true", help="train and evaluate only: another call shows all")
+    arguments = parser.parse_args()
+    prepare_cpu(arguments.threads)
+    found = {name: run(name, arguments) for name in arguments.variants}
+    if arguments.no_table:
+        return
+    prepare_cpu(1)
+    from vla.models import load_policy
+
+    for name in found:  # in one go, so that the costs compare
+        found[name]["control_ms"] = control_ms(load_policy(arguments.work / name / "policy"), calls=60)
+    table = show(found)
+    publish(
+        "action_tokens",
+        ours=None,
+        theirs=None,
+        ratio=None,
+        unit="episodes solved, of the same starts; milliseconds of one control step on one thread",
+        table=table,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        variants={name: {"what": VARIANTS[name][0], **result} for name, result in found.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()
