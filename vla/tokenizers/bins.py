@@ -17,11 +17,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
 from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
+from vla.tokenizers.chunks import Quantiles
 from vla.types import Spec
 
 Scheme = Literal["uniform", "quantile", "mu_law"]
@@ -37,7 +38,7 @@ class BinsConfig(TokenizerConfig):
     that outliers cost no resolution (OpenVLA). mu_law: bins over the spec's range that narrow towards zero."""
     num_bins: int = Field(default=256, ge=2, le=65536)
     """Bins of each dimension, the size of the vocabulary."""
-    quantiles: tuple[float, float] = (0.01, 0.99)
+    quantiles: Quantiles = (0.01, 0.99)
     """Lower and upper quantile of the scheme `quantile`."""
     mu: float = Field(default=255.0, gt=0, allow_inf_nan=False)
     """Strength of the scheme `mu_law`: greater means finer bins around zero and wider ones far from it."""
@@ -45,13 +46,6 @@ class BinsConfig(TokenizerConfig):
     binary: tuple[str, ...] = ()
     """Action dimensions that only open or close, by name. They take two ids: values below the middle of the spec's range
     decode to its lower end, the others to its upper end."""
-
-    @field_validator("quantiles")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= value[0] < value[1] <= 1:
-            raise ValueError(f"needs 0 <= lower < upper <= 1, got {list(value)}")
-        return value
 
     def build(self, spec: Spec, chunk: int) -> BinsTokenizer:
         """A tokenizer for `spec`'s actions; of the schemes only `quantile` must be fitted before use."""

@@ -24,6 +24,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+# a lower and an upper quantile
 Quantiles = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 

@@ -8,8 +8,8 @@ N points, K actions per chunk, A action dimensions, D tokens per chunk, C centre
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
-from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
-from vla.tokenizers.chunks import ActionRange, Quantiles, chunk_rows
+from vla.tokenizers.chunks import ActionRange, chunk_rows
 from vla.tokenizers.clustering import kmeans, nearest
+from vla.tokenizers.codebook import CodebookConfig, CodebookTokenizer
 from vla.types import Spec
 
 MOST_POINTS = 20_000
@@ -27,7 +27,7 @@ MOST_POINTS = 20_000
 
 
 @register("tokenizers", "kmeans")
-class KMeansConfig(TokenizerConfig):
+class KMeansConfig(CodebookConfig):
     """Centres of actions or chunks: coarse tokens, to which a head may add a continuous offset."""
 
     type: Literal["kmeans"] = "kmeans"
@@ -35,25 +35,22 @@ class KMeansConfig(TokenizerConfig):
     """Centres, the size of the vocabulary."""
     over: Literal["action", "chunk"] = "action"
     """action: a token for every action. chunk: one token for the whole chunk."""
-    quantiles: Quantiles = (0.0, 1.0)
-    """Lower and upper quantile of the data between which a dimension is scaled to [-1, 1]; values beyond are clipped."""
-    seed: int = 0
-    """Of the random starts of k-means."""
 
     def build(self, spec: Spec, chunk: int) -> KMeansTokenizer:
         """A tokenizer for `spec`'s actions; it must be fitted before use."""
         return KMeansTokenizer(self, spec.action_names, chunk)
 
 
-class KMeansTokenizer(ActionTokenizer):
+class KMeansTokenizer(CodebookTokenizer):
     """See the module's docstring. Built by `KMeansConfig.build`, or read by `load`."""
 
-    def __init__(self, config: KMeansConfig, action_names: Sequence[str], chunk: int) -> None:
-        super().__init__(action_names, chunk)
-        self.config = config
-        self._range: ActionRange | None = None
-        self._fitted_error: list[float] = []
-        self._tables: dict[torch.device, Tensor] = {}
+    config: KMeansConfig
+    _config_class = KMeansConfig
+    _table_name = "centres"
+
+    @property
+    def _table_shape(self) -> tuple[int, ...]:
+        return (self.config.centres, self.chunk * self.action_dim // self.num_tokens)
 
     @property
     def vocab_size(self) -> int:
@@ -73,21 +70,6 @@ class KMeansTokenizer(ActionTokenizer):
         return self._checked_range().to_robot(
             self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
         )
-
-    @property
-    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
-        return self._checked_range().tensors(torch.device("cpu"))[:2]
-
-    @property
-    def error_bound(self) -> Tensor:
-        """The whole range: centres are no grid, so that nothing closer holds for every action. See `fitted_error`."""
-        return self._checked_range().bound(2.0)
-
-    @property
-    def fitted_error(self) -> Float[Tensor, " A"]:
-        """Greatest error of each dimension, without offsets, over the actions that the centres were learned from."""
-        self._checked_range()
-        return torch.tensor(self._fitted_error)
 
     def offsets(
         self, actions: Float[Tensor, "*batch K A"], ids: Int64[Tensor, "*batch D"]
@@ -114,39 +96,6 @@ class KMeansTokenizer(ActionTokenizer):
     def _decode(self, ids_D: Tensor) -> Tensor:
         unit_KA = self._on(ids_D.device)[ids_D].reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
         return self._checked_range().to_robot(unit_KA)
-
-    def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
-        if self._range is not None:
-            centres_CF = self._on(torch.device("cpu"))
-            state.update(range=self._range.state(), centres=centres_CF.tolist(), fitted_error=self._fitted_error)
-        return state
-
-    @classmethod
-    def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
-        config = KMeansConfig(**state["config"])
-        tokenizer = cls(config, action_names, chunk)
-        if state["range"] is not None:
-            tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
-            tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
-            centres_CF = torch.tensor(state["centres"], dtype=torch.float32)
-            expected = (config.centres, chunk * len(action_names) // tokenizer.num_tokens)
-            if tuple(centres_CF.shape) != expected or not bool(torch.isfinite(centres_CF).all()):
-                raise TokenizerError(f"expected finite centres of shape {expected}, got {tuple(centres_CF.shape)}")
-            tokenizer._tables = {torch.device("cpu"): centres_CF}
-        return tokenizer
-
-    def _checked_range(self) -> ActionRange:
-        if self._range is None:
-            raise TokenizerError("the tokenizer kmeans is not fitted: call fit(actions) first")
-        return self._range
-
-    def _on(self, device: torch.device) -> Tensor:
-        """Centres (C, F) in units of half the range on `device`."""
-        self._checked_range()
-        if device not in self._tables:
-            self._tables[device] = self._tables[torch.device("cpu")].to(device)
-        return self._tables[device]
 
 
 __all__ = ["KMeansConfig", "KMeansTokenizer"]

@@ -11,13 +11,14 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
 from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean
 from vla.tokenizers.base import ActionTokenizer
+from vla.tokenizers.chunks import Quantiles
 from vla.types import Spec
 
 
@@ -28,19 +29,12 @@ class RegressionConfig(HeadConfig):
     type: Literal["regression"] = "regression"
     error: Literal["l1", "l2"] = "l1"
     """Absolute error (its minimum is the median of what was done) or squared error (the mean)."""
-    quantiles: tuple[float, float] = (0.01, 0.99)
+    quantiles: Quantiles = (0.01, 0.99)
     """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are not clipped."""
     hidden: int = Field(default=256, ge=1)
     """Width of the hidden layers."""
     depth: int = Field(default=2, ge=1)
     """Hidden layers."""
-
-    @field_validator("quantiles")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= value[0] < value[1] <= 1:
-            raise ValueError(f"needs 0 <= lower < upper <= 1, got {list(value)}")
-        return value
 
     def reads(self, tokenizer: ActionTokenizer) -> int:
         return tokenizer.chunk

@@ -48,7 +48,9 @@ class SquashedHead(Head):
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
 
     def forward(self, hidden: Float[Tensor, "B T 1 W"]) -> SquashedActions:
-        unit_BTKA = self.out(hidden[:, :, 0].to(self.out.weight.dtype)).float().tanh().unflatten(-1, (self.tokenizer.chunk, -1))
+        unit_BTKA = (
+            self.out(hidden[:, :, 0].to(self.out.weight.dtype)).float().tanh().unflatten(-1, (self.tokenizer.chunk, -1))
+        )
         return SquashedActions(unit_BTKA, self.action_middle, self.action_half, self.config.error)
 
 

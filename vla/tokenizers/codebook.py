@@ -1,0 +1,96 @@
+"""What tokenizers with learned codes share: a range, a table of codes in units of it, and how both are kept.
+
+C codes, F numbers of each, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
+from vla.tokenizers.chunks import ActionRange, Quantiles
+
+
+class CodebookConfig(TokenizerConfig):
+    """What is asked for of codes that are learned from data."""
+
+    quantiles: Quantiles = (0.0, 1.0)
+    """Lower and upper quantile of the data between which a dimension is scaled to [-1, 1]; values beyond are clipped."""
+    seed: int = 0
+    """Of the random starts of k-means."""
+
+
+class CodebookTokenizer(ActionTokenizer):
+    """A subclass learns the table, and says how it encodes and decodes with it."""
+
+    _config_class: ClassVar[type[CodebookConfig]]
+    _table_name: ClassVar[str]
+    """What the table is called in files and messages."""
+
+    def __init__(self, config: CodebookConfig, action_names: Sequence[str], chunk: int) -> None:
+        super().__init__(action_names, chunk)
+        self.config = config
+        self._range: ActionRange | None = None
+        self._fitted_error: list[float] = []
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @property
+    @abstractmethod
+    def _table_shape(self) -> tuple[int, ...]:
+        """(..., C, F)."""
+
+    @property
+    def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+        return self._checked_range().tensors(torch.device("cpu"))[:2]
+
+    @property
+    def error_bound(self) -> Tensor:
+        """The whole range: codes are no grid, so that nothing closer holds for every action. See `fitted_error`."""
+        return self._checked_range().bound(2.0)
+
+    @property
+    def fitted_error(self) -> Float[Tensor, " A"]:
+        """Greatest error of each dimension over the actions that the codes were learned from, robot units."""
+        self._checked_range()
+        return torch.tensor(self._fitted_error)
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
+        if self._range is not None:
+            table = self._on(torch.device("cpu")).tolist()
+            state.update({"range": self._range.state(), self._table_name: table, "fitted_error": self._fitted_error})
+        return state
+
+    @classmethod
+    def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
+        tokenizer = cls(cls._config_class(**state["config"]), action_names, chunk)
+        if state["range"] is not None:
+            tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
+            tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
+            table, expected = torch.tensor(state[cls._table_name], dtype=torch.float32), tokenizer._table_shape
+            if tuple(table.shape) != expected or not bool(torch.isfinite(table).all()):
+                raise TokenizerError(f"expected finite {cls._table_name} of shape {expected}, got {tuple(table.shape)}")
+            tokenizer._tables = {torch.device("cpu"): table}
+        return tokenizer
+
+    def _checked_range(self) -> ActionRange:
+        if self._range is None:
+            name = self.config.model_dump()["type"]
+            raise TokenizerError(f"the tokenizer {name} is not fitted: call fit(actions) first")
+        return self._range
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The table on `device`, in units of half the range."""
+        self._checked_range()
+        if device not in self._tables:
+            self._tables[device] = self._tables[torch.device("cpu")].to(device)
+        return self._tables[device]
+
+
+__all__ = ["CodebookConfig", "CodebookTokenizer"]
