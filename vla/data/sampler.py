@@ -116,6 +116,4 @@ def shorten_history(batch: Batch, rng: np.random.Generator) -> Batch:
     B, T = batch.mask.shape
     first_B = torch.from_numpy(rng.integers(0, T, size=B))
     seen_BT = torch.arange(T) >= first_B[:, None]
-    return dataclasses.replace(
-        batch, mask=batch.mask & seen_BT, action_mask=batch.action_mask & seen_BT[..., None]
-    )
+    return dataclasses.replace(batch, mask=batch.mask & seen_BT, action_mask=batch.action_mask & seen_BT[..., None])
