@@ -30,6 +30,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "quantile": ("quantile bins, parallel", {"type": "bins", "scheme": "quantile"}, SMOOTH),
     "rvq": ("residual VQ, autoregressive", {"type": "rvq"}, AUTOREGRESSIVE),
     "fast": ("FAST, autoregressive", {"type": "fast"}, AUTOREGRESSIVE),
+    "rvq8": ("residual VQ, autoregressive, 8 states read", {"type": "rvq"}, AUTOREGRESSIVE | {"read_states": 8}),
+    "fast8": ("FAST, autoregressive, 8 states read", {"type": "fast"}, AUTOREGRESSIVE | {"read_states": 8}),
     "flow": ("flow matching", {"type": "bins"}, {"type": "flow"}),
     "l1": ("L1 regression", {"type": "bins"}, {"type": "regression"}),
 }
