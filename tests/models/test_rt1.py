@@ -104,7 +104,12 @@ def test_padding_equals_a_shorter_window_and_stays_out_of_batch_norm(make, spec)
         {"cameras": None, "image_size": (24, 24), "chunk": 2, "norm": "group"},
         {"token_learner": False, "token_positions": True, "stride": 32},
         {"feed_forward": "swiglu", "positions": "rotary", "norm": "frozen_batch"},
-        {"feed_forward": "gelu", "state_token": True, "state_noise": 0.1, "head": {"type": "categorical", "bin_smoothing": 1.5}},
+        {
+            "feed_forward": "gelu",
+            "state_token": True,
+            "state_noise": 0.1,
+            "head": {"type": "categorical", "bin_smoothing": 1.5},
+        },
     ],
 )
 def test_every_option_trains(make, spec, changes):

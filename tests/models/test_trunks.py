@@ -36,7 +36,15 @@ def plain(*, window: int | None = None, readouts: int = 0) -> Layout:
 
 def trunk(layout: Layout, **changes) -> TrajectoryTransformer:
     torch.manual_seed(0)
-    sizes = {"steps": 9, "width": W, "depth": 3, "heads": 2, "key_dim": 8, "feed_forward": "gelu", "positions": "rotary"}
+    sizes = {
+        "steps": 9,
+        "width": W,
+        "depth": 3,
+        "heads": 2,
+        "key_dim": 8,
+        "feed_forward": "gelu",
+        "positions": "rotary",
+    }
     return TrajectoryTransformer(layout, **{**sizes, "max_timestep": 20, "normalise": True, **changes}).eval()
 
 
@@ -109,9 +117,9 @@ def test_mamba_needs_a_plainly_causal_layout():
 
 
 def test_contexts_longer_than_the_trunk_and_unknown_trunks():
-    with pytest.raises(BackboneError, match="takes 65 positions .65 steps, 197 tokens., gpt2 has 64"):
+    with pytest.raises(BackboneError, match=r"takes 65 positions .65 steps, 197 tokens., gpt2 has 64"):
         BackboneConfig(architecture="gpt2", options=GPT2).build(plain(), steps=65, width=W)
-    with pytest.raises(BackboneError, match="takes 65 positions .21 steps"):
+    with pytest.raises(BackboneError, match=r"takes 65 positions .21 steps"):
         BackboneConfig(architecture="gpt2", options=GPT2, positions="token").build(plain(), steps=21, width=W)
     with pytest.raises(BackboneError, match="no model 'gpt22'"):
         BackboneConfig(architecture="gpt22").build(plain(), steps=4, width=W)
@@ -135,7 +143,9 @@ def test_missing_content_and_timesteps_are_named():
     with pytest.raises(LayoutError, match="needs the timesteps"):
         model(parts, None, read=[1])
     del parts["state"]
-    with pytest.raises(LayoutError, match="no content for segment 'state'; there is content for: language, return, action"):
+    with pytest.raises(
+        LayoutError, match="no content for segment 'state'; there is content for: language, return, action"
+    ):
         model(parts, None, read=[1], timesteps=torch.zeros(B, 2, dtype=torch.long))
 
 
