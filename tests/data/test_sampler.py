@@ -126,3 +126,14 @@ def test_history_is_shortened_from_its_oldest_end():
     assert counts.min() > 30
     again = shorten_history(batch, np.random.default_rng(0))
     assert (again.mask == short.mask).all()
+
+
+def test_the_current_step_is_kept_beside_the_next_one():
+    batch = Spec({}, ("s",), ("a",), (-1.0,), (1.0,), 10).fake_batch(300, 5, 2)
+    batch.mask[::2, -1] = False  # the episode ends with the current step
+    short = shorten_history(batch, np.random.default_rng(0), next_step=True)
+    assert short.mask[:, -2].all()
+    assert (short.mask[:, -1] == batch.mask[:, -1]).all()
+    assert sorted(set(short.mask[:, :-1].sum(1).tolist())) == [1, 2, 3, 4]
+    for values in (short.rewards, short.returns_to_go, short.success):
+        assert not values[:, :-1][~short.mask[:, :-1]].any()  # as at padded steps

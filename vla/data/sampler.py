@@ -108,12 +108,24 @@ def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None =
     return np.asarray(weights / weights.sum())
 
 
-def shorten_history(batch: Batch, rng: np.random.Generator) -> Batch:
+def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: bool = False) -> Batch:
     """The same windows with a random number of their oldest steps hidden, so that a policy learns from any history.
 
-    Every window keeps its last step and what is left of 1 .. T steps, drawn evenly.
+    Of T steps every window keeps the last 1 .. T, drawn evenly, and the step after them where it holds one; hidden steps
+    are as padded ones.
+
+    Args:
+        next_step: the windows hold the step after the current one (see `Windows`): T + 1 in all.
     """
-    B, T = batch.mask.shape
-    first_B = torch.from_numpy(rng.integers(0, T, size=B))
-    seen_BT = torch.arange(T) >= first_B[:, None]
-    return dataclasses.replace(batch, mask=batch.mask & seen_BT, action_mask=batch.action_mask & seen_BT[..., None])
+    B, steps = batch.mask.shape
+    first_B = torch.from_numpy(rng.integers(0, steps - next_step, size=B))
+    seen_BT = torch.arange(steps) >= first_B[:, None]
+    return dataclasses.replace(
+        batch,
+        mask=batch.mask & seen_BT,
+        action_mask=batch.action_mask & seen_BT[..., None],
+        rewards=batch.rewards * seen_BT,
+        returns_to_go=batch.returns_to_go * seen_BT,
+        terminals=batch.terminals & seen_BT,
+        success=batch.success & seen_BT,
+    )

@@ -111,7 +111,7 @@ def step_batches(
         parts = [windows.batch(rows) for rows in np.split(sampler.indices(step - 1), micro_batches)]
         if variable_history:
             rng = np.random.default_rng([sampler.seed, step, sampler.rank])
-            parts = [shorten_history(part, rng) for part in parts]
+            parts = [shorten_history(part, rng, next_step=windows.next_step) for part in parts]
         return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
     return prefetch((step, load(step)) for step in steps)
