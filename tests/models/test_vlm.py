@@ -268,6 +268,15 @@ def test_gradients_reach_what_is_trained_and_nothing_else(hub):
             assert any(kind in name for name in trained)
 
 
+@pytest.mark.parametrize("decoding", DECODING)
+def test_a_base_without_adapters_has_no_parameter_without_a_gradient(hub, decoding):
+    policy = build(hub["smolvlm"], lora=None, decoding=decoding).train()
+    assert policy.trunk.output_matrix is not None
+    batch = windows()
+    policy(batch).actions.loss(batch.actions, batch.action_mask).mean().backward()
+    assert not [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_gradient_checkpointing_changes_no_gradient(hub):
     found = []
     for checkpointing in (False, True):

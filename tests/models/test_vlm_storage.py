@@ -77,6 +77,14 @@ def test_whole_policies_need_no_base(family, kind, tmp_path):
         assert loaded.config.lora is None
 
 
+@torch.no_grad()
+def test_a_merged_policy_takes_the_tokenizer_to_its_head(tmp_path):
+    base = vlm_toys.smolvlm(tmp_path / "base")
+    bins = {"type": "bins", "num_bins": 8, "scheme": "quantile"}
+    policy = build(base, tokenizer=bins, decoding="parallel", head={"type": "categorical"})
+    same(policy, policy.merged(), atol=1e-4, rtol=1e-4)
+
+
 def test_a_tied_base_is_stored_once(tmp_path):
     policy = build(vlm_toys.smolvlm(tmp_path / "base", tied=True), save="full")
     policy.save_pretrained(tmp_path / "policy")

@@ -104,7 +104,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         raise TypeError(f"{type(self).__name__} does not define step(observation, memory)")
 
     def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
-        """The memory with the actions that `act` gives; for policies that look back at what they did."""
+        """The memory with the actions that are executed next; for policies that look back at what they did. Called by
+        `act`, and again by whoever executes other actions than those."""
         return memory
 
     # --- what everyone calls --------------------------------------------------------------------------
@@ -179,6 +180,13 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             self.language_mean.copy_(vectors_UE.mean(0))
             # what the training texts hardly vary in must not become loud in a text from elsewhere
             self.language_std.copy_(std_E.clamp(min=max(0.3 * float(std_E.mean()), 1e-3)))
+
+    def use_tokenizer(self, tokenizer: ActionTokenizer) -> None:
+        """Policy and heads take a tokenizer of the same sizes in place of theirs."""
+        self.tokenizer = tokenizer
+        for module in self.modules():
+            if isinstance(module, Head):
+                module.use(tokenizer)
 
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
         return (state - self.state_mean) / self.state_std
@@ -313,10 +321,7 @@ def _set_tokenizer(policy: Policy, tokenizer: ActionTokenizer) -> None:
             f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says {sizes[1]}; "
             "the files belong to different checkpoints"
         )
-    policy.tokenizer = tokenizer
-    for module in policy.modules():
-        if isinstance(module, Head):
-            module.use(tokenizer)
+    policy.use_tokenizer(tokenizer)
 
 
 def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:

@@ -66,7 +66,8 @@ class VLMConfig(PolicyConfig):
     state_tokens: int = Field(default=1, ge=0)
     """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state out."""
     lora: LoraSettings | None = LoraSettings()
-    """Low-rank adapters on a frozen base; null trains the whole base."""
+    """Low-rank adapters on a frozen base; null trains the whole base, but for an output layer of words that is not its
+    embedding matrix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the base's weights are kept."""
     gradient_checkpointing: bool = False
@@ -159,6 +160,10 @@ class VLM(Policy):
         ids = reserve_ids(config.vocabulary, count, trunk.tokenizer, len(trunk.embedding), config.unused_ids)
         if config.lora is not None:
             add_lora(base, config.lora)
+        elif trunk.output_matrix is not None:
+            # actions have output rows of their own: where no text is learned nothing would reach it, which distributed
+            # training refuses, and weight decay would wear it away
+            trunk.model.get_output_embeddings().requires_grad_(False)
         if config.gradient_checkpointing:
             trunk.model.activation_checkpointing_enable({"use_reentrant": False})
         spread = float(trunk.embedding.detach().float().std()) * trunk.embedding_scale
@@ -325,7 +330,8 @@ class VLM(Policy):
         )
         policy = VLM(config, self.spec, base, self.trunk.processor)
         policy.load_state_dict(merged_weights(self), strict=True)
-        policy.tokenizer, policy.card = self.tokenizer, dict(self.card)
+        policy.use_tokenizer(self.tokenizer)
+        policy.card = dict(self.card)
         policy.language.preload(self.language.cached())
         return policy.to(self.device).train(self.training)
 
