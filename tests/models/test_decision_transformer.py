@@ -117,7 +117,7 @@ CASES = [
     {"condition": "success", "actions": "tokens"},
     {"window": 3},
     {"window": 1},
-    {"window": 2, "readouts": 2, "condition": "none"},
+    {"window": 2, "readouts": 2, "condition": "none", "target_return": None},
     {"history": 1},
     {**SEEING, "head": {"type": "categorical"}},
     {**SEEING, "window": 2, "head": {"type": "categorical"}, "actions": "tokens"},
@@ -251,6 +251,13 @@ def test_configs_that_do_not_fit(spec):
         DecisionTransformerConfig(heads=3)
     with pytest.raises(ValueError, match="language_dropout"):
         DecisionTransformerConfig(language_dropout=0.1)
+    with pytest.raises(ValueError, match="there is no instruction"):
+        DecisionTransformerConfig(standardise_language=True)
+    with pytest.raises(ValueError, match="there is no state to drop"):
+        DecisionTransformerConfig(state_token=False, state_dropout=0.1)
+    for asked in ({"target_return": 1.0}, {"condition_dropout": 0.1}):
+        with pytest.raises(ValueError, match="nothing is asked for"):
+            DecisionTransformerConfig(condition="none", **asked)
 
 
 def test_layout_of_the_multi_modal_policy(build, spec):

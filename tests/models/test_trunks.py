@@ -169,6 +169,19 @@ def test_layouts_that_contradict_themselves(segments, rules, window, message):
         Layout(segments, rules, window)
 
 
+@torch.no_grad()
+def test_a_window_on_another_trunk_acts_as_forward_says():
+    spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
+    options = {"architecture": "llama", "options": LLAMA}
+    torch.manual_seed(0)
+    policy = DecisionTransformerConfig(history=4, width=24, condition="none", window=2, backbone=options).build(spec)
+    policy, batch, memory = policy.eval(), spec.fake_batch(2, 4), None
+    for t in range(4):
+        done, memory = policy.act(batch.observation(t), memory)
+        memory = policy.remember(memory, batch.actions[:, t])
+    torch.testing.assert_close(done, policy(batch).actions.mode()[:, -1], atol=1e-5, rtol=1e-4)
+
+
 def test_policy_on_another_trunk_trains_and_acts():
     spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
     options = {"architecture": "llama", "options": LLAMA}

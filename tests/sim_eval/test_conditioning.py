@@ -1,5 +1,6 @@
 """What return-conditioned policies are told: rewards since the last look, and the return that is asked for."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_rollout import Seeker, jobs
 from vla.config import ConfigError, UserError, load_config
 from vla.models.decision_transformer import DecisionTransformerConfig
 from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.pilot import Pilot, Robot
 from vla.sim_eval.rollout import rollout
 
 CONFIG = PointConfig()
@@ -80,3 +82,27 @@ def test_a_decision_transformer_plays(tmp_path: Path):
         evaluate(policy, EvalConfig(**options), progress=False)
     results = evaluate(policy, EvalConfig(**options, target_return=-1.0), progress=False)
     assert len(results.episodes) == 4
+
+
+def test_what_is_remembered_is_what_was_done():
+    torch.manual_seed(0)
+    spec = dataclasses.replace(CONFIG.spec(), cameras={})
+    policy = DecisionTransformerConfig(width=16, depth=1, history=4, chunk=3, target_return=1.0).build(spec)
+    pilot, robot, rng = Pilot(policy.eval(), ensemble=0.1), Robot(), np.random.default_rng(0)
+    for step in range(3):
+        robot.state = rng.normal(size=spec.state_dim).astype(np.float32)
+        (actions,) = pilot.act([robot], {})
+        memory = robot.recollection.memory
+        np.testing.assert_allclose(memory.actions[0, -1].numpy(), actions[0], atol=1e-6)
+        assert memory.clock.tolist() == [step]
+
+
+def test_chunks_are_refused_where_steps_are_counted():
+    policy = DecisionTransformerConfig(cameras=[], width=16, depth=1, history=1, chunk=2).build(CONFIG.spec())
+    with pytest.raises(UserError, match="counts the steps"):
+        Pilot(policy, replan_every=2)
+
+
+def test_samples_need_an_actor_that_draws():
+    with pytest.raises(UserError, match=r"act of Seeker takes no temperature"):
+        Pilot(Seeker(CONFIG.spec()), temperature=1.0)

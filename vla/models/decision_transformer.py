@@ -68,8 +68,8 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     condition_dropout: Share = 0.0
     """The same for the return or success tokens."""
     window: int | None = Field(default=None, ge=1)
-    """Steps that each layer looks back over; control then keeps keys and values. null: all of the history, and control
-    runs over the remembered tokens again."""
+    """Steps that each layer looks back over; control then keeps keys and values, but not those of a `backbone`. null: all
+    of the history, and control runs over the remembered tokens again."""
     max_timestep: int = Field(default=1000, ge=1)
     """Longest duration of an episode, in steps."""
     width: int = Field(default=128, ge=1)
@@ -95,8 +95,16 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     def _consistent(self) -> DecisionTransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        if self.language_dropout and self.language is None:
-            raise ValueError("language_dropout: there is no instruction to drop; set language: minilm")
+        if self.language is None and (self.language_dropout or self.standardise_language):
+            raise ValueError(
+                "language_dropout and standardise_language: there is no instruction; set language: minilm, or drop them"
+            )
+        if self.state_dropout and not self.state_token:
+            raise ValueError("state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0")
+        if self.condition == "none" and (self.condition_dropout or self.target_return is not None):
+            raise ValueError(
+                "condition_dropout and target_return: nothing is asked for; set condition: return or success, or drop them"
+            )
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> DecisionTransformer:
@@ -174,6 +182,8 @@ class DecisionTransformer(Policy):
     """See the module's docstring. Built by `DecisionTransformerConfig.build`, or read by `load_policy`."""
 
     config: DecisionTransformerConfig
+    counts_steps = True
+    """Every call of `act` is one step of the episode: a chunk cannot be executed in between."""
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec, *, from_checkpoint: bool = False) -> None:
         super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
@@ -231,6 +241,11 @@ class DecisionTransformer(Policy):
     def return_conditioned(self) -> bool:
         """Whether `Observation.target_return` means something to it."""
         return self.config.condition != "none"
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether control keeps keys and values; a trunk of transformers runs over the remembered tokens again."""
+        return self.config.window is not None and self.config.backbone is None
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Output for every step; what it says of padded steps means nothing.
@@ -290,7 +305,7 @@ class DecisionTransformer(Policy):
         if memory is not None:
             kept = [old == text for old, text in zip(memory.instruction, instruction, strict=True)]
             new = dataclasses.replace(new, ages=tuple(a * k for a, k in zip(memory.ages, kept, strict=True)))
-        hidden_B1RD, new = self._cached(new, memory) if self.config.window else self._again(new, memory)
+        hidden_B1RD, new = self._cached(new, memory) if self.keeps_keys else self._again(new, memory)
         return self._output(hidden_B1RD), new
 
     def remember(self, memory: DecisionMemory, actions: Float[Tensor, "B K A"]) -> DecisionMemory:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vla.config import Choice, register
@@ -65,6 +65,12 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Action tokenizer."""
     head: Annotated[Any, Choice("heads")] = CategoricalConfig()
     """From what the transformer says to actions; the published one gives all tokens at once."""
+
+    @model_validator(mode="after")
+    def _has_what_is_dropped(self) -> RT1Config:
+        if self.state_dropout and not self.state_token:
+            raise ValueError("state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0")
+        return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> RT1:
         """Raises SpecError where cameras and config do not fit, TrunkError where the trunk cannot be had."""

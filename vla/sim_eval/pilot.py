@@ -6,6 +6,7 @@ What the policy remembers stays with each robot; ensembling of chunks happens he
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,15 @@ class Pilot:
                 f"replan_every is {replan_every}, but the policy looks back over {actor.history} steps and must see "
                 "every one of them: set replan_every=1, or train the policy with history=1"
             )
+        if replan_every > 1 and getattr(actor, "counts_steps", False):
+            raise UserError(
+                f"replan_every is {replan_every}, but the policy counts the steps of an episode and must see every one of "
+                "them: set replan_every=1"
+            )
+        if temperature and "temperature" not in inspect.signature(actor.act).parameters:
+            raise UserError(
+                f"temperature is {temperature:g}, but act of {type(actor).__name__} takes no temperature: set it to 0"
+            )
         if replan_every > 1 and ensemble is not None:
             raise UserError(f"replan_every is {replan_every}, but ensembling needs a chunk for every step: set it to 1")
         self.actor, self.replan_every, self.ensemble = actor, replan_every, ensemble
@@ -124,13 +134,16 @@ class Pilot:
         )
         chunk_BKA, memory = self.actor.act(observation, _recall(robots), **self._options)
         chunks = self._checked(chunk_BKA, len(robots))
+        chosen = [chunk[: self.replan_every] for chunk in chunks]
+        if self.ensemble is not None:
+            chosen = [self._ensembled(robot, chunk) for robot, chunk in zip(robots, chunks, strict=True)]
+            if memory is not None and (remember := getattr(self.actor, "remember", None)) is not None:
+                memory = remember(memory, torch.from_numpy(np.stack(chosen)))  # not what its last chunk began with
         self._calls += 1
         for row, robot in enumerate(robots):
             robot.recollection = None if memory is None else _Recollection(self._calls, memory, row)
             robot.state = None
-        if self.ensemble is None:
-            return [chunk[: self.replan_every] for chunk in chunks]
-        return [self._ensembled(robot, chunk) for robot, chunk in zip(robots, chunks, strict=True)]
+        return chosen
 
     def _ensembled(self, robot: Robot, chunk: np.ndarray) -> np.ndarray:
         assert self.ensemble is not None
