@@ -353,7 +353,8 @@ class Noise:
             self._until_draw -= 1
             if self._instead is not None:
                 self.noisy_steps += 1
-                return np.where(self._spared, action, self._instead).astype(np.float32)
+                executed = np.where(self._spared, action, self._instead)
+                return np.clip(executed, self._low, self._high).astype(np.float32)
         if self.config.std and not self._left and self._rng.random() < self.config.probability:
             self._left = self.config.duration
             self._offset = self._rng.normal(size=action.shape) * self._scale

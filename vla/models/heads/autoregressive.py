@@ -97,7 +97,8 @@ class AutoregressiveHead(Head):
     def logits(self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]) -> Float[Tensor, "N L V"]:
         """Of each place, given the ids before it, without regard to what is allowed; in one pass."""
         R, L = self.reads, ids.shape[1]
-        x = states if L == 1 else torch.cat([states, self.embed(ids[:, :-1])], dim=1)
+        # also where nothing is embedded: distributed training wants a gradient, if of zeros, of every parameter
+        x = torch.cat([states, self.embed(ids[:, :-1])], dim=1) if hasattr(self, "embed") else states
         x = x + self.position[: R + L - 1]
         mask = torch.ones(R + L - 1, R + L - 1, dtype=torch.bool, device=x.device).tril()
         mask[:R, :R] = True
