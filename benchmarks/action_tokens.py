@@ -63,10 +63,11 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         record.write_text(json.dumps({"cpu_minutes": (time.process_time() - began) / 60}) + "\n")
     played = [f"out={out / 'eval'}", f"episodes_per_task={arguments.episodes}", "videos_per_task=0", "failure_videos=0"]
     evaluation = load_config(EvalConfig, CONFIG, played, section="eval")
-    policy = load_policy(out / "policy")
-    results = evaluate(policy, evaluation, name=name)
+    results = Results.load(out / "eval") if (out / "eval" / "results.json").is_file() else None
+    if results is None or results.config != evaluation.model_dump(mode="json"):
+        results = evaluate(load_policy(out / "policy"), evaluation, name=name)
     cost = json.loads(record.read_text()) if record.exists() else {}
-    return {"solved": outcomes(results), "control_ms": control_ms(policy), **cost}
+    return {"solved": outcomes(results), **cost}
 
 
 def outcomes(results: Results) -> dict[str, list[bool]]:
@@ -103,7 +104,7 @@ def show(found: dict[str, dict[str, Any]]) -> Table:
         wins = sum(a and not b for a, b in zip(flat, reference, strict=True))
         losses = sum(b and not a for a, b in zip(flat, reference, strict=True))
         low, high = wilson_interval(sum(flat), len(flat))
-        p = mcnemar_exact(wins, losses) if flat is not reference and name != next(iter(found)) else None
+        p = None if name == next(iter(found)) else mcnemar_exact(wins, losses, len(flat) - wins - losses)
         result |= {"successes": sum(flat), "episodes": len(flat), "interval": [low, high], "p_against_first": p}
         cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
         told = "" if p is None else f"{p:.3f}"
