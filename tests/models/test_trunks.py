@@ -1,8 +1,12 @@
 """One trunk: kept keys, trunks of transformers, block-sparse attention, and what cannot go together."""
 
+import shutil
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
+from vla.models import load_policy
 from vla.models.decision_transformer import DecisionTransformerConfig
 from vla.models.layers.backbone import BackboneConfig, BackboneError
 from vla.models.rt1 import rt1_layout
@@ -191,3 +195,23 @@ def test_policy_on_another_trunk_trains_and_acts():
     silent = {name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None}
     assert not silent
     assert policy.eval().act(spec.fake_observation(2))[0].shape == (2, 1, 2)
+
+
+@pytest.mark.parametrize(("architecture", "options"), [("gpt2", GPT2), ("llama", LLAMA), ("mamba", MAMBA)])
+def test_a_pretrained_trunk_is_fetched_once(tmp_path, architecture, options):
+    torch.manual_seed(0)
+    base = AutoModel.from_config(AutoConfig.for_model(architecture, **{"vocab_size": 50, **options}))
+    base.save_pretrained(tmp_path / "base")
+    spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
+    config = DecisionTransformerConfig(
+        history=4, width=24, target_return=1.0, backbone={"pretrained": str(tmp_path / "base")}
+    )
+    policy = config.build(spec).eval()
+    name = next(name for name, _ in base.named_parameters() if "layers.0" in name or "h.0" in name)
+    assert torch.equal(policy.transformer.backbone.model.state_dict()[name], base.state_dict()[name])
+    policy.save_pretrained(tmp_path / "policy")
+    shutil.rmtree(tmp_path / "base")
+    loaded = load_policy(tmp_path / "policy")
+    observation = spec.fake_observation(2)
+    assert torch.equal(loaded.act(observation)[0], policy.act(observation)[0])
+    assert loaded.transformer.backbone.model.get_input_embeddings().weight.shape[0] == 1  # no words are kept

@@ -214,7 +214,8 @@ class DecisionTransformer(Policy):
         )
         backbone = None
         if config.backbone is not None:
-            backbone = config.backbone.build(layout, steps=config.history, width=D, from_checkpoint=from_checkpoint)
+            backbone = config.backbone.build(layout, steps=config.history, width=D)
+            self.config = config.model_copy(update={"backbone": backbone.config})  # a checkpoint fetches nothing
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,

@@ -141,9 +141,8 @@ class RT1(Policy):
         )
         backbone = None
         if config.backbone is not None:
-            backbone = config.backbone.build(
-                layout, steps=config.history, width=config.width, from_checkpoint=from_checkpoint
-            )
+            backbone = config.backbone.build(layout, steps=config.history, width=config.width)
+            self.config = config.model_copy(update={"backbone": backbone.config})  # a checkpoint fetches nothing
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from vla.config import Config, UserError
 from vla.tokenizers.layout import Layout
 
+_NO_WORDS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
+
 
 class BackboneError(UserError):
     """A model of transformers cannot be had, or cannot be the trunk of a layout."""
@@ -34,21 +36,26 @@ class BackboneConfig(Config):
     positions: Literal["step", "token"] = "step"
     """What the model's own positions count: time steps, shared by the tokens of a step; or tokens, as in language."""
 
-    def build(self, layout: Layout, *, steps: int, width: int, from_checkpoint: bool = False) -> Backbone:
+    def build(self, layout: Layout, *, steps: int, width: int) -> Backbone:
         """Raises BackboneError where there is no such model, or it cannot follow the layout."""
-        return Backbone(self, layout, steps=steps, width=width, from_checkpoint=from_checkpoint)
+        return Backbone(self, layout, steps=steps, width=width)
 
 
 class Backbone(nn.Module):
-    """The model without its words, between two projections where its width is not the policy's."""
+    """The model without its words, between two projections where its width is not the policy's.
 
-    def __init__(
-        self, config: BackboneConfig, layout: Layout, *, steps: int, width: int, from_checkpoint: bool = False
-    ) -> None:
+    Attributes:
+        config: from which the same architecture is built without fetching anything.
+    """
+
+    def __init__(self, config: BackboneConfig, layout: Layout, *, steps: int, width: int) -> None:
         super().__init__()
-        self.config = config
-        self.model = _model(config, from_checkpoint)
+        self.model = _model(config)
+        # the words are never looked up: one of them keeps the table, and checkpoints, small
+        self.model.set_input_embeddings(nn.Embedding(1, self.model.get_input_embeddings().weight.shape[1]))
+        self.model.config.vocab_size = 1
         self.model.get_input_embeddings().weight.requires_grad_(False)
+        self.config = config if config.pretrained is None else _architecture(config, self.model.config)
         parameters = inspect.signature(self.model.forward).parameters
         self.attends, self.positioned = "past_key_values" in parameters, "position_ids" in parameters
         own = self.model.config
@@ -100,18 +107,21 @@ class Backbone(nn.Module):
         return self.leave(self.model(**inputs).last_hidden_state)
 
 
-def _model(config: BackboneConfig, from_checkpoint: bool) -> Any:
+def _architecture(config: BackboneConfig, own: Any) -> BackboneConfig:
+    """The config of a model that was fetched, as numbers."""
+    left_out = {"model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+    options = {key: value for key, value in own.to_diff_dict().items() if key not in left_out}
+    return BackboneConfig(architecture=own.model_type, options=options | _NO_WORDS, positions=config.positions)
+
+
+def _model(config: BackboneConfig) -> Any:
     from transformers import AutoConfig, AutoModel
 
     try:
-        if config.pretrained is not None and not from_checkpoint:
+        if config.pretrained is not None:
             model = AutoModel.from_pretrained(config.pretrained)
-        elif config.pretrained is not None:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(config.pretrained))
         else:
-            # the words are never looked up: one of them keeps the table small
-            words = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
-            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **words | config.options))
+            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **_NO_WORDS | config.options))
     except Exception as error:  # transformers raises many kinds
         name = config.pretrained or config.architecture
         raise BackboneError(
