@@ -107,6 +107,17 @@ class Spec:
         except (json.JSONDecodeError, SpecError) as error:
             raise SpecError(f"{path}: {error}") from error
 
+    def chosen_cameras(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The cameras that a policy looks through: those named, or all. Raises SpecError where there is none, or one is
+        unknown."""
+        chosen = tuple(self.cameras if names is None else names)
+        has = ", ".join(self.cameras) or "none"
+        if not chosen:
+            raise SpecError(f"a policy that sees needs at least one camera; the spec has: {has}")
+        if unknown := [name for name in chosen if name not in self.cameras]:
+            raise SpecError(f"cameras: no {unknown[0]!r} in the spec; it has: {has}")
+        return chosen
+
     def differences(self, other: Spec) -> list[str]:
         """One line for each way in which `other` does not fit a policy or dataset of this spec."""
         lines = []

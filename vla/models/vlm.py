@@ -30,7 +30,7 @@ from vla.models.policy import WEIGHTS_FILE, Policy, PolicyConfig
 from vla.models.vlm_actions import SpokenActions
 from vla.models.vlm_storage import BASE_FOLDER, PROCESSOR_FOLDER, check_base, own_tensors, write_base
 from vla.tokenizers.bins import BinsConfig
-from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+from vla.types import Batch, Observation, PolicyOutput, Spec
 
 ADAPTER_FILE = "adapter.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -153,7 +153,7 @@ class VLM(Policy):
 
     def __init__(self, config: VLMConfig, spec: Spec, base: nn.Module, processor: Any) -> None:
         super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=None)
-        self.cameras = _cameras(config, spec)
+        self.cameras = spec.chosen_cameras(config.cameras)
         self.base_fingerprint = fingerprint(base)
         self.trunk = VisionLanguageModel(base, processor, options=config.processor, chat=config.chat)
         trunk, count = self.trunk, self.tokenizer.vocab_size
@@ -334,16 +334,6 @@ class VLM(Policy):
         policy.card = dict(self.card)
         policy.language.preload(self.language.cached())
         return policy.to(self.device).train(self.training)
-
-
-def _cameras(config: VLMConfig, spec: Spec) -> tuple[str, ...]:
-    names = tuple(config.cameras if config.cameras is not None else spec.cameras)
-    has = ", ".join(spec.cameras) or "none"
-    if not names:
-        raise SpecError(f"vlm needs at least one camera; the spec has: {has}")
-    if unknown := [name for name in names if name not in spec.cameras]:
-        raise SpecError(f"cameras: no {unknown[0]!r} in the spec; it has: {has}")
-    return names
 
 
 __all__ = ["VLM", "VLMConfig", "VLMMemory"]

@@ -198,12 +198,7 @@ def _pixels(amount: float, size: int) -> int:
 
 def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
     """The cameras that the policy looks through. Raises SpecError where there are none or their sizes differ."""
-    names = tuple(config.cameras if config.cameras is not None else spec.cameras)
-    has = ", ".join(spec.cameras) or "none"
-    if not names:
-        raise SpecError(f"a policy that sees needs at least one camera; the spec has: {has}")
-    if unknown := [name for name in names if name not in spec.cameras]:
-        raise SpecError(f"cameras: no {unknown[0]!r} in the spec; it has: {has}")
+    names = spec.chosen_cameras(config.cameras)
     sizes = {spec.cameras[name] for name in names}
     if config.image_size is None and len(sizes) > 1:
         raise SpecError(f"cameras {', '.join(names)} have different sizes; set image_size: [height, width]")
