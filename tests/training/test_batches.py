@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.training.batches import build_sampler, seed_of, split_episodes
+from vla.training.batches import build_sampler, seed_of, split_episodes, step_batches
 
 
 def test_split_is_deterministic_and_even_over_tasks() -> None:
@@ -47,3 +48,20 @@ def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
 def test_seeds_differ_by_each_part() -> None:
     seeds = {seed_of(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
     assert len(seeds) == 64
+
+
+def test_balanced_and_shortened_batches_are_the_same_from_any_step(data: Path, tmp_path: Path) -> None:
+    windows = Windows(EpisodeDataset(data), history=4, chunk=1)
+    config = training_toy.toy_config(data, tmp_path, batch_size=12)
+    balanced = config.data.model_copy(update={"episode_balance": True, "variable_history": True})
+    config = config.model_copy(update={"data": balanced})
+    sampler = build_sampler(config, windows, rank=0, world_size=1)
+
+    def batches(first: int) -> dict[int, torch.Tensor]:
+        steps = range(first, 6)
+        options = {"micro_batches": 2, "device": torch.device("cpu"), "variable_history": True}
+        return {s: torch.cat([b.mask for b in parts]) for s, parts in step_batches(windows, sampler, steps, **options)}
+
+    whole, resumed = batches(1), batches(4)
+    assert all(torch.equal(whole[step], resumed[step]) for step in (4, 5))
+    assert len({tuple(mask.sum(1).tolist()) for mask in whole.values()}) > 1  # each step draws anew
