@@ -8,6 +8,7 @@ import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
+from vla.training.objectives.bc import BC
 from vla.training.batches import build_sampler, seed_of, split_episodes, step_batches
 
 
@@ -31,7 +32,7 @@ def test_batch_that_does_not_divide_is_named(data: Path, tmp_path: Path) -> None
     windows = Windows(EpisodeDataset(data), history=1, chunk=1)
     config = training_toy.toy_config(data, tmp_path, batch_size=12, grad_accumulation=2)
     with pytest.raises(ConfigError, match=r"batch_size: 12 .* 4 processes x 2 .* multiple of 8"):
-        build_sampler(config, windows, rank=0, world_size=4)
+        build_sampler(config, windows, BC(), rank=0, world_size=4)
 
 
 def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
     config = training_toy.toy_config(data, tmp_path, batch_size=400).model_copy(
         update={"data": training_toy.toy_config(data, tmp_path).data.model_copy(update={"task_balance": 0.0})}
     )
-    drawn = windows.task_index[build_sampler(config, windows, rank=0, world_size=1).indices(0)]
+    drawn = windows.task_index[build_sampler(config, windows, BC(), rank=0, world_size=1).indices(0)]
     assert 160 < (drawn == 1).sum() < 240
 
 
@@ -55,7 +56,7 @@ def test_balanced_and_shortened_batches_are_the_same_from_any_step(data: Path, t
     config = training_toy.toy_config(data, tmp_path, batch_size=12)
     balanced = config.data.model_copy(update={"episode_balance": True, "variable_history": True})
     config = config.model_copy(update={"data": balanced})
-    sampler = build_sampler(config, windows, rank=0, world_size=1)
+    sampler = build_sampler(config, windows, BC(), rank=0, world_size=1)
 
     def batches(first: int) -> dict[int, torch.Tensor]:
         steps = range(first, 6)

@@ -92,6 +92,7 @@ class Toy(Policy):
         super().__init__(config, spec, tokenizer=BinsConfig().build(spec, config.chunk), language=config.language)
         # the network tells tasks apart by their text: the language encoder need not be loaded
         self.language.preload({task: torch.zeros(self.language.dim) for task in TASKS})
+        self.feature_dim = 16
         self.embed = nn.Linear(16 * 3 + spec.state_dim, 16)
         self.norm = nn.LayerNorm(16)
         self.dropout = nn.Dropout(config.dropout)

@@ -108,14 +108,14 @@ def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None =
     return np.asarray(weights / weights.sum())
 
 
-def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: bool = False) -> Batch:
+def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: int = 0) -> Batch:
     """The same windows with a random number of their oldest steps hidden, so that a policy learns from any history.
 
-    Of T steps every window keeps the last 1 .. T, drawn evenly, and the step after them where it holds one; hidden steps
+    Of T steps every window keeps the last 1 .. T, drawn evenly, and the steps after them where it holds some; hidden steps
     are as padded ones.
 
     Args:
-        next_step: the windows hold the step after the current one (see `Windows`): T + 1 in all.
+        next_step: how many steps after the current one the windows hold (see `Windows`).
     """
     B, steps = batch.mask.shape
     first_B = torch.from_numpy(rng.integers(0, steps - next_step, size=B))

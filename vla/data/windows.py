@@ -17,15 +17,16 @@ from vla.data.errors import DataError
 from vla.data.keyframes import next_keyframes
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
+from vla.data.rewards import RewardConfig, shape_rewards
 from vla.types import Batch
 
 
 class Windows:
     """One window for each step t of the chosen episodes, with t as its last (current) step.
 
-    A window has `history` steps, left-padded at the episode's start, and with `next_step` one more, t+1:
-    `batch.steps(0, -1)` and `batch.steps(1, None)` are then the current and the next steps. Where the episode
-    has no step t+1 the extra step is masked, whether the episode terminated or was truncated.
+    A window has `history` steps, left-padded at the episode's start, and with `next_step` = n > 0 the n steps after t:
+    `batch.steps(0, -n)` and `batch.steps(n, None)` are then the current window and the one n steps later. Steps that
+    the episode does not have are masked, whether it terminated or was truncated.
 
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
     terminals and action masks are False. Chunks that run past the end repeat the episode's last action.
@@ -34,8 +35,9 @@ class Windows:
         dataset: where the episodes are.
         history: steps of a window, at least 1.
         chunk: actions per step, at least 1.
-        next_step: add the step after the current one.
+        next_step: how many steps after the current one to add, for temporal-difference targets.
         discount: of `returns_to_go`.
+        rewards: which rewards and terminals the windows hold; by default those of the dataset.
         cache: where decoded frames are kept, "ram" or "disk".
         episodes: indices of the episodes to use; all by default.
         cameras: which cameras to load; all of the spec by default.
@@ -48,6 +50,7 @@ class Windows:
         rewards: float32 (N,).
         returns: float32 (N,), discounted returns to go.
         terminals: bool (N,).
+        reward_config: what made the three of them.
         success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`.
         instructions: all of the dataset's.
@@ -63,8 +66,9 @@ class Windows:
         *,
         history: int,
         chunk: int,
-        next_step: bool = False,
+        next_step: int = 0,
         discount: float = 1.0,
+        rewards: RewardConfig | None = None,
         cache: Storage = "ram",
         episodes: Sequence[int] | None = None,
         cameras: Sequence[str] | None = None,
@@ -73,10 +77,12 @@ class Windows:
     ) -> None:
         if history < 1 or chunk < 1:
             raise ValueError(f"history is {history} and chunk is {chunk}; expected at least 1")
+        if next_step < 0:
+            raise ValueError(f"next_step is {next_step}; expected 0 or more")
         chosen = _chosen(dataset, episodes)
         table = dataset.episodes.iloc[chosen]
         self.dataset, self.spec, self.instructions = dataset, dataset.spec, dataset.instructions
-        self.history, self.chunk, self.next_step, self.discount = history, chunk, next_step, discount
+        self.history, self.chunk, self.next_step, self.discount = history, chunk, int(next_step), discount
         self.episodes = chosen
 
         self.lengths = lengths = table["length"].to_numpy(np.int64)
@@ -84,9 +90,15 @@ class Windows:
         source = _spans(table["first_frame"].to_numpy(np.int64), lengths)
         columns = dataset.columns
         self.actions, self.states = columns.actions[source], columns.state[source]
-        self.rewards, self.success = columns.rewards[source], _from_then_on(columns.success[source], lengths)
-        self.terminals = columns.terminated[source]
-        self.returns = returns_to_go(self.rewards, lengths, discount=discount)
+        self.success = _from_then_on(columns.success[source], lengths)
+        self.reward_config = rewards or RewardConfig()
+        # of the whole dataset: its normalisation must not depend on which episodes are chosen
+        every_length = dataset.episodes["length"].to_numpy(np.int64)
+        rewards_all, terminals_all = shape_rewards(
+            columns.rewards, columns.success, columns.terminated, every_length, self.reward_config
+        )
+        self.rewards, self.terminals = rewards_all[source], terminals_all[source]
+        self.returns = returns_to_go(self.rewards, lengths, discount=discount, terminals_N=self.terminals)
         self._keyframe = next_keyframes(self.actions, lengths, dataset.spec)
         self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
         self._start, self._end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
@@ -99,12 +111,12 @@ class Windows:
         return len(self.actions)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The windows `indices`, int (B,). T is `history`, one more with `next_step`. Raises IndexError."""
+        """The windows `indices`, int (B,). T is `history + next_step`. Raises IndexError."""
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
             raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
         start_B1, end_B1 = self._start[index_B][:, None], self._end[index_B][:, None]
-        step_BT = index_B[:, None] + np.arange(1 - self.history, 2 if self.next_step else 1)
+        step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
         step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)

@@ -187,6 +187,7 @@ class DecisionTransformer(Policy):
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec, *, from_checkpoint: bool = False) -> None:
         super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
+        self.feature_dim = config.width
         D = config.width
         self.sees = bool(spec.cameras) and config.cameras != []
         reads = config.head.reads(self.tokenizer)

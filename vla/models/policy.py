@@ -66,12 +66,14 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         config: what it was built from.
         spec: the robot it is for.
         history, chunk: T and K.
+        feature_dim: F, the size of the features that `forward` gives.
         tokenizer: actions <-> ids.
         language: the frozen text encoder; its weights are no part of the policy. Policies that read the instruction
             themselves have one of no numbers.
         card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
     """
 
+    feature_dim: int
     state_mean: Tensor
     state_std: Tensor
     language_mean: Tensor
@@ -109,6 +111,11 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         return memory
 
     # --- what everyone calls --------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> Policy:
+        """The policy that learns: itself, or the one inside where this one only decides by it (see `vla.models.guided`)."""
+        return self
 
     @property
     def device(self) -> torch.device:

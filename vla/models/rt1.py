@@ -128,6 +128,7 @@ class RT1(Policy):
 
     def __init__(self, config: RT1Config, spec: Spec, *, from_checkpoint: bool = False) -> None:
         super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
+        self.feature_dim = config.width
         if config.state_token and not spec.state_dim:
             raise SpecError("state_token is on, but the spec has no state; set state_token: false")
         self.vision = VisionEncoder(

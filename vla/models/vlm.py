@@ -157,6 +157,7 @@ class VLM(Policy):
         self.base_fingerprint = fingerprint(base)
         self.trunk = VisionLanguageModel(base, processor, options=config.processor, chat=config.chat)
         trunk, count = self.trunk, self.tokenizer.vocab_size
+        self.feature_dim = trunk.width
         ids = reserve_ids(config.vocabulary, count, trunk.tokenizer, len(trunk.embedding), config.unused_ids)
         if config.lora is not None:
             add_lora(base, config.lora)

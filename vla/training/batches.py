@@ -66,6 +66,7 @@ def open_windows(
             chunk=policy.chunk,
             next_step=objective.next_step,
             discount=objective.discount,
+            rewards=config.data.rewards,
             cache=config.data.cache,
             episodes=episodes,
             cameras=list(policy.spec.cameras),
@@ -74,7 +75,9 @@ def open_windows(
     return windows(training), windows(held_out) if held_out else None
 
 
-def build_sampler(config: TrainConfig, windows: Windows, *, rank: int, world_size: int) -> WindowSampler:
+def build_sampler(
+    config: TrainConfig, windows: Windows, objective: Objective, *, rank: int, world_size: int
+) -> WindowSampler:
     """Raises ConfigError where the global batch does not divide among processes and micro-batches."""
     parts = world_size * config.grad_accumulation
     if config.batch_size % parts:
@@ -88,6 +91,9 @@ def build_sampler(config: TrainConfig, windows: Windows, *, rank: int, world_siz
     weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
     if config.data.episode_balance:
         weights = episode_balanced_weights(windows, weights)
+    asked = objective.window_weights(windows)
+    if asked is not None:
+        weights = asked if weights is None else weights * asked
     return WindowSampler(
         len(windows), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
     )

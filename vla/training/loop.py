@@ -40,6 +40,11 @@ from vla.training.step import backward
 from vla.training.validation import build_scorer
 from vla.types import Batch
 
+_MUST_BE_FINITE = {
+    "loss": "loss",
+    "gradient norm": "grad_norm",
+    "gradient norm of the objective's own networks": "critic_grad_norm",
+}
 Evaluate = Callable[[Policy, int], dict[str, float]]
 
 
@@ -92,7 +97,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     policy = _load_or_build_policy(config, dataset, checkpoint)
     objective: Objective = config.objective.build(policy)
     windows, held_out = open_windows(config, dataset, policy, objective)
-    sampler = build_sampler(config, windows, rank=rank, world_size=accelerator.num_processes)
+    objective.fit(windows)
+    sampler = build_sampler(config, windows, objective, rank=rank, world_size=accelerator.num_processes)
     pairs = open_pairs(config, policy, accelerator.num_processes)
     if checkpoint is None and config.init_from is None:
         policy.fit(windows.actions, windows.states, windows.instructions, lengths=windows.lengths.tolist())
@@ -136,7 +142,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
                 pairs=step_pairs,
                 pairs_weight=config.co_training.weight if config.co_training else 0.0,
             )
-            if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])):
+            if not all(math.isfinite(numbers.get(name, 0.0)) for name in _MUST_BE_FINITE.values()):
                 raise _diverged(step, numbers, batches, out)
             numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
             watch.lap("optimizer")
@@ -207,7 +213,7 @@ def _load_or_build_policy(config: TrainConfig, dataset: EpisodeDataset, checkpoi
         assert config.policy is not None  # TrainConfig sees to it
         policy: Policy = config.policy.build(dataset.spec)
         return policy
-    policy = load_policy(source)
+    policy = load_policy(source).trained
     problems = [
         f"data.path: {line} (as the policy in {source} has it)" for line in policy.spec.differences(dataset.spec)
     ]
@@ -249,7 +255,7 @@ def _open_log(config: TrainConfig, accelerator: Accelerator, step: int) -> Metri
 
 
 def _diverged(step: int, numbers: dict[str, float], batches: Sequence[Batch], out: Path) -> TrainingDivergedError:
-    what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
+    what = next(w for w, name in _MUST_BE_FINITE.items() if not math.isfinite(numbers.get(name, 0.0)))
     tasks = sorted(set(gather_object([text for batch in batches for text in batch.instruction])))
     shown = ", ".join(repr(task) for task in tasks[:10]) + (f" and {len(tasks) - 10} more" if len(tasks) > 10 else "")
     last = newest_checkpoint(out / "checkpoints")
@@ -259,7 +265,7 @@ def _diverged(step: int, numbers: dict[str, float], batches: Sequence[Batch], ou
         else "there is no checkpoint yet: start again with a smaller optim.lr or a longer optim.warmup_steps"
     )
     return TrainingDivergedError(
-        f"step {step}: the {what} is {numbers['loss' if what == 'loss' else 'grad_norm']}. Tasks in that batch: {shown}. "
+        f"step {step}: the {what} is {numbers[_MUST_BE_FINITE[what]]}. Tasks in that batch: {shown}. "
         f"Nothing of this step was applied; {advice}"
     )
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, nn
 
-from vla.config import Config
+from vla.config import Config, UserError
+from vla.data import Windows
 from vla.data.image_text import ImageTextBatch
 from vla.models.policy import Policy
 from vla.types import Batch
+
+
+class ObjectiveError(UserError):
+    """Objective, policy and data do not go together, or learning has come apart."""
 
 
 class Objective(nn.Module, ABC):
@@ -24,10 +30,19 @@ class Objective(nn.Module, ABC):
     gradients and metrics do not depend on how a batch was divided.
     """
 
-    next_step: bool = False
-    """Windows carry one step more, for temporal-difference targets."""
+    next_step: int = 0
+    """How many steps after the current one the windows carry, for temporal-difference targets."""
     discount: float = 1.0
     """Discount of `batch.returns_to_go`."""
+
+    def fit(self, windows: Windows) -> None:
+        """Called once with the training data, before the first step: takes what has to be known of it, such as the range
+        of returns. Raises ObjectiveError where the data cannot teach what the objective learns."""
+
+    def window_weights(self, windows: Windows) -> np.ndarray | None:
+        """How often each window is drawn, (len(windows),) non-negative: multiplied with what the data config says. None
+        for all alike."""
+        return None
 
     @abstractmethod
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -44,13 +59,19 @@ class Objective(nn.Module, ABC):
     def after_step(self, policy: Policy) -> None:
         """Called after each optimiser step, for example to move target networks."""
 
+    def deploy(self, policy: Policy) -> Policy:
+        """What is validated, saved and used in place of the policy that was trained: itself, or one that also asks the
+        objective's critics when it acts (see `vla.models.guided`)."""
+        return policy
+
 
 class ObjectiveConfig(Config, ABC):
     """Base of the configs registered under "objectives"."""
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:
-        """The objective for this policy (its features' size is `policy(batch).features.shape[-1]`)."""
+        """The objective for this policy (its features' size is `policy.feature_dim`). Raises ObjectiveError where the two
+        do not go together."""
 
 
 class Learner(nn.Module):

@@ -54,12 +54,13 @@ class TrainingState:
 
     @contextmanager
     def deployed(self) -> Iterator[Policy]:
-        """The policy as it would be used now: eval mode, running mean of the weights where that is on."""
+        """The policy as it would be used now: eval mode, running mean of the weights where that is on, and with the
+        objective's critics where it acts by them."""
         was_training = self.policy.training
         with self.ema.applied_to(self.policy) if self.ema else nullcontext():
-            self.policy.eval()
+            deployed = self.learner.objective.deploy(self.policy.eval())
             try:
-                yield self.policy
+                yield deployed
             finally:
                 self.policy.train(was_training)
 
@@ -106,7 +107,7 @@ class TrainingState:
                 ) from error
         if self.ema:
             self.ema.copy_to(self.policy)
-        return self.policy.eval()
+        return self.learner.objective.deploy(self.policy.eval())
 
     def _write_policy(self, folder: Path) -> None:
         with self.deployed() as policy:

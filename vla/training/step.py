@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -36,7 +37,8 @@ def backward(
         model: the learner as accelerate wrapped it: forward gives (loss, loss of pairs, metrics).
         batches: this process's micro-batches, on its device.
         bf16: run the forward pass under bfloat16 autocast.
-        clip: greatest gradient norm; None does not clip.
+        clip: greatest gradient norm, of the policy and of the objective's own parameters (critics) each; None does not
+            clip.
         pairs: image-text pairs of each micro-batch, equally many everywhere.
         pairs_weight: of the pairs' mean loss.
 
@@ -61,7 +63,22 @@ def backward(
             watch.lap("backward")
         for name, value in {"loss": loss, **metrics}.items():
             means[name] = means.get(name, 0.0) + value.detach().float() * share
-    norm = accelerator.clip_grad_norm_(model.parameters(), clip or float("inf"))
-    assert norm is not None
+    norms = _clip(model, objective, accelerator, clip)
     values = accelerator.reduce(torch.stack(list(means.values())), "sum")
-    return dict(zip([*means, "grad_norm"], [*values.tolist(), float(norm)], strict=True))
+    return dict(zip(means, values.tolist(), strict=True)) | norms
+
+
+def _clip(model: nn.Module, objective: Objective, accelerator: Accelerator, clip: float | None) -> dict[str, float]:
+    """Clips the gradients of the policy and of the objective each by their own norm: a critic whose loss is large must
+    not shrink the policy's step. -> the norms before clipping."""
+    critics = [p for p in objective.parameters() if p.requires_grad]
+    if not critics:
+        norm = accelerator.clip_grad_norm_(model.parameters(), clip or float("inf"))
+        return {"grad_norm": float(cast(torch.Tensor, norm))}
+    theirs = set(critics)
+    policy = [p for p in model.parameters() if p not in theirs]
+    groups = {"grad_norm": policy, "critic_grad_norm": critics}
+    return {
+        name: float(cast(torch.Tensor, accelerator.clip_grad_norm_(group, clip or float("inf"))))
+        for name, group in groups.items()
+    }

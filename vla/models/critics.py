@@ -1,0 +1,122 @@
+"""Value networks over a policy's features: Q(s, a) and V(s), several at once, in float32.
+
+They stand beside the policies, not beside the objectives that train them, since a policy may also decide by them (see
+`vla.models.guided`).
+
+B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble, H hidden width, N rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F_
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import Config
+from vla.types import Spec
+
+
+class CriticConfig(Config):
+    """Networks that tell values from features."""
+
+    hidden: int = Field(default=256, ge=1)
+    """Width of the hidden layers."""
+    depth: int = Field(default=2, ge=1)
+    """Hidden layers."""
+    ensemble: int = Field(default=2, ge=1)
+    """Q networks that learn side by side; targets and advantages take the least of them."""
+    layer_norm: bool = True
+    """Normalise the features and every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
+    joint: bool = False
+    """Let the critics' gradient into the policy's trunk; else they read features that they do not change."""
+
+
+class EnsembleMLP(nn.Module):
+    """E networks of the same shape as one batched product.
+
+    Args:
+        inputs: sizes of the inputs; each has a first layer of its own, and they are added: what stands for many actions
+            of one state is computed once.
+    """
+
+    def __init__(self, inputs: tuple[int, ...], config: CriticConfig, *, members: int) -> None:
+        super().__init__()
+        H, self.members = config.hidden, members
+        self.first = nn.ParameterList(_uniform(members, size, H, fan_in=sum(inputs)) for size in inputs)
+        sizes = [H] * (config.depth - 1) + [1]
+        self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
+        # one row each, so that optimisers see biases and scales as what they are and do not decay them
+        self.biases = nn.ParameterList(_uniform(members * size, fan_in=H) for size in [H] * config.depth + [1])
+        norms = config.depth if config.layer_norm else 0
+        self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
+        self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))
+
+    def forward(self, *inputs: Float[Tensor, "..."]) -> Float[Tensor, "E ..."]:
+        """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
+        E = self.members
+        parts = []
+        for x, weight in zip(inputs, self.first, strict=True):
+            y = torch.matmul(x.reshape(1, -1, x.shape[-1]), weight)
+            parts.append(y.view(E, *x.shape[:-1], -1))
+        most = max(part.ndim for part in parts)
+        parts = [part.view(E, *[1] * (most - part.ndim), *part.shape[1:]) for part in parts]
+        hidden = sum(parts[1:], parts[0])
+        lead = hidden.shape[1:-1]
+        hidden = hidden.reshape(E, -1, hidden.shape[-1]) + self.biases[0].view(E, 1, -1)
+        for i in range(len(self.weights)):
+            if len(self.scales):
+                hidden = F_.layer_norm(hidden, hidden.shape[-1:])
+                hidden = hidden * self.scales[i].view(E, 1, -1) + self.shifts[i].view(E, 1, -1)
+            hidden = torch.baddbmm(self.biases[i + 1].view(E, 1, -1), hidden.relu(), self.weights[i])
+        return hidden.view(E, *lead)
+
+
+def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
+    bound = 1 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+
+class ActionCritic(nn.Module):
+    """Q of a whole chunk of actions; actions enter in units of the spec's range, -1 to 1."""
+
+    action_middle: Tensor
+    action_half: Tensor
+
+    def __init__(self, config: CriticConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+        super().__init__()
+        self.layer_norm = config.layer_norm
+        self.net = EnsembleMLP((feature_dim, chunk * spec.action_dim), config, members=config.ensemble)
+        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        self.register_buffer("action_middle", (low + high) / 2, persistent=False)
+        self.register_buffer("action_half", (high - low) / 2, persistent=False)
+
+    def forward(self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "E ..."]:
+        """-> (E, ..., B, T), for as many chunks of each step as `actions` has further axes in front."""
+        with torch.autocast(features.device.type, enabled=False):
+            unit = ((actions.float() - self.action_middle) / self.action_half).flatten(-2)
+            return self.net(_normed(features, self.layer_norm), unit)
+
+
+class StateCritic(nn.Module):
+    """V of a state."""
+
+    def __init__(self, config: CriticConfig, feature_dim: int) -> None:
+        super().__init__()
+        self.layer_norm = config.layer_norm
+        self.net = EnsembleMLP((feature_dim,), config, members=1)
+
+    def forward(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T"]:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.net(_normed(features, self.layer_norm))[0]
+
+
+def _normed(features: Tensor, layer_norm: bool) -> Tensor:
+    features = features.float()
+    return F_.layer_norm(features, features.shape[-1:]) if layer_norm else features
+
+
+__all__ = ["ActionCritic", "CriticConfig", "EnsembleMLP", "StateCritic"]
