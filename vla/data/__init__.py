@@ -10,6 +10,9 @@ from vla.data.format import DatasetReader as DatasetReader
 from vla.data.prefetch import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
 from vla.data.returns import returns_to_go as returns_to_go
+from vla.data.rewards import RewardConfig as RewardConfig
+from vla.data.rewards import check_rewards as check_rewards
+from vla.data.rewards import shape_rewards as shape_rewards
 from vla.data.sampler import WindowSampler as WindowSampler
 from vla.data.sampler import episode_balanced_weights as episode_balanced_weights
 from vla.data.sampler import shorten_history as shorten_history

@@ -14,6 +14,7 @@ def returns_to_go(
     *,
     discount: float = 1.0,
     final_values_E: np.ndarray | None = None,
+    terminals_N: np.ndarray | None = None,
 ) -> np.ndarray:
     """Monte-Carlo returns: G_t = r_t + discount * G_{t+1} within each episode (Sutton and Barto, eq. 3.9).
 
@@ -24,6 +25,8 @@ def returns_to_go(
         final_values_E: value of what follows each episode's last step, float (E,). It belongs at truncations,
             where the task went on unseen; true ends have none. None stands for zero everywhere: the plain sum
             of what was seen, which at truncations is not the value of the task that goes on.
+        terminals_N: steps after which nothing counts, bool (N,), wherever they lie in an episode: G_t = r_t there. What
+            was recorded after one has returns of its own.
 
     Returns:
         float32 (N,).
@@ -36,6 +39,7 @@ def returns_to_go(
     lengths = np.asarray(lengths_E, dtype=np.int64)
     if lengths.sum() != len(rewards_N) or (lengths < 1).any():
         raise ValueError(f"lengths sum to {lengths.sum()} for {len(rewards_N)} rewards; each must be at least 1")
+    goes_on = np.ones(len(rewards_N)) if terminals_N is None else 1.0 - np.asarray(terminals_N, dtype=np.float64)
     starts = np.cumsum(lengths) - lengths
     result = np.zeros(len(rewards_N), dtype=np.float64)
     following = np.zeros(len(lengths)) if final_values_E is None else np.array(final_values_E, dtype=np.float64)
@@ -45,6 +49,6 @@ def returns_to_go(
     for back, count in enumerate(running, start=1):
         active = order[:count]
         t = starts[active] + lengths[active] - back
-        following[active] = rewards_N[t] + discount * following[active]
+        following[active] = rewards_N[t] + discount * goes_on[t] * following[active]
         result[t] = following[active]
     return result.astype(np.float32)

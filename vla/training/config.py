@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from vla.config import Choice, Config, RootConfig
+from vla.data.rewards import RewardConfig
 
 
 class DataConfig(Config):
@@ -26,6 +27,8 @@ class DataConfig(Config):
     """Draw every episode equally often, however long it is: for data of mixed quality, where failures last longest."""
     variable_history: bool = False
     """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
+    rewards: RewardConfig = RewardConfig()
+    """What is rewarded, for objectives that learn from rewards."""
 
 
 class CoTrainingConfig(Config):
