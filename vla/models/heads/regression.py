@@ -84,6 +84,10 @@ class RegressedActions:
         """The chunk."""
         return self.scale.to_robot(self.unit)
 
+    def rsample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B T K A"]:
+        """The chunk, differentiable in the network."""
+        return self.mode()
+
     def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
         """The chunk. Raises ValueError where `temperature` is negative."""
         check_temperature(temperature)
