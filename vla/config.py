@@ -34,6 +34,8 @@ CONFIG_VERSION = 1
 _FOLDERS = {
     "policies": "vla.models",
     "objectives": "vla.training.objectives",
+    "values": "vla.training.values",
+    "extractions": "vla.training.extractions",
     "envs": "vla.sim_eval.envs",
     "tokenizers": "vla.tokenizers",
     "heads": "vla.models.heads",

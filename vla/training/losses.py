@@ -101,9 +101,7 @@ def expectile_loss(error: Float[Tensor, "*shape"], expectile: float) -> Float[Te
 # --- policy extraction --------------------------------------------------------------------------------
 
 
-def advantage_weights(
-    advantage: Float[Tensor, "*shape"], *, beta: float, max_weight: float
-) -> Float[Tensor, "*shape"]:
+def advantage_weights(advantage: Float[Tensor, "*shape"], *, beta: float, max_weight: float) -> Float[Tensor, "*shape"]:
     """min(exp(beta * advantage), max_weight), without overflow and without gradient (Peng et al., 2019)."""
     greatest = torch.log(torch.tensor(max_weight, dtype=torch.float32))
     return (beta * advantage.detach().float()).clamp(max=float(greatest)).exp()
@@ -119,12 +117,12 @@ def effective_sample_size(weights: Float[Tensor, "*shape"], mask: Bool[Tensor, "
 
 
 def conservative_gap(
-    q_sampled: Float[Tensor, "S *shape"],
-    q_data: Float[Tensor, "*shape"],
+    q_sampled: Float[Tensor, "S B T"],
+    q_data: Float[Tensor, "B T"],
     *,
-    log_density: Float[Tensor, "S *shape"] | None = None,
+    log_density: Float[Tensor, "S B T"] | None = None,
     temperature: float = 1.0,
-) -> Float[Tensor, "*shape"]:
+) -> Float[Tensor, "B T"]:
     """CQL(H) with sampled actions: log-mean-exp of their Q minus Q of the data (Kumar et al., 2020, appendix F).
 
     Args:
@@ -150,8 +148,8 @@ def discrete_conservative_gap(
 
 
 def calibrated(
-    q_policy: Float[Tensor, "S *shape"], returns: Float[Tensor, "*shape"]
-) -> tuple[Float[Tensor, "S *shape"], Float[Tensor, "S *shape"]]:
+    q_policy: Float[Tensor, "S B T"], returns: Float[Tensor, "B T"]
+) -> tuple[Float[Tensor, "S B T"], Float[Tensor, "S B T"]]:
     """Cal-QL (Nakamoto et al., 2023, eq. 4.1): Q of the policy's actions raised to the data's Monte-Carlo return.
 
     Returns:

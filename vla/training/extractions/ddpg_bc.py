@@ -1,0 +1,85 @@
+"""The policy climbs Q through its own actions, held to the data by imitation (and stirred by entropy).
+
+Fujimoto and Gu, 2021 (TD3+BC); with `bc: 0` and an entropy target the actor of CQL (Kumar et al., 2020; Haarnoja et al., 2018).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import register
+from vla.models.policy import Policy
+from vla.training.extractions.base import Extraction, ExtractionConfig, require, require_q
+from vla.training.losses import masked_mean
+from vla.training.values.base import Moment, ValueLearner
+
+
+@register("extractions", "ddpg_bc")
+class DDPGBCConfig(ExtractionConfig):
+    """Minimises -Q of the policy's own actions / mean |Q| + `bc` * loss of imitation."""
+
+    type: Literal["ddpg_bc"] = "ddpg_bc"
+    bc: float = Field(default=0.4, ge=0)
+    """Weight of imitation beside Q: 1 / lambda of the paper, whose 2.5 is 0.4 here."""
+    normalise: bool = True
+    """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the rewards' size."""
+    temperature: float | Literal["auto"] = 0.0
+    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of -(action dimensions)."""
+    every: int = Field(default=1, ge=1)
+    """The policy learns at every so many steps (TD3: 2)."""
+
+    def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
+        require_q(value, "ddpg_bc")
+        return DDPGBC(self, policy.chunk * policy.spec.action_dim)
+
+
+class DDPGBC(Extraction):
+    """See the config."""
+
+    steps: Tensor
+
+    def __init__(self, config: DDPGBCConfig, dimensions: int) -> None:
+        super().__init__()
+        self.config, self.target_entropy = config, -float(dimensions)
+        if config.temperature == "auto":
+            self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.training:
+            self.steps += 1
+            if int(self.steps) % self.config.every:
+                return now.features.new_zeros(()), {}
+        require(
+            now.actions, "rsample", "ddpg_bc", "use policy.head: {type: gaussian}, squashed, regression or categorical"
+        )
+        mask = now.batch.mask
+        actions = now.actions.rsample()  # type: ignore[attr-defined]
+        q_BT = value.q(now.features, actions)
+        size = masked_mean(q_BT.detach().abs(), mask).clamp(min=1e-6) if self.config.normalise else 1.0
+        loss = -masked_mean(q_BT, mask) / size
+        metrics = {"q_policy": masked_mean(q_BT.detach(), mask)}
+        if self.config.bc:
+            imitation = masked_mean(now.actions.loss(now.batch.actions, now.batch.action_mask), mask)
+            loss = loss + self.config.bc * imitation
+            metrics["bc_loss"] = imitation.detach()
+        if self.config.temperature:
+            loss = loss + self._entropy(now, actions, mask, metrics)
+        return loss, metrics
+
+    def _entropy(self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]) -> Tensor:
+        require(now.actions, "log_prob", "ddpg_bc.temperature", "set temperature: 0, or policy.head: {type: gaussian}")
+        log_prob = masked_mean(now.actions.log_prob(actions), mask)  # type: ignore[attr-defined]
+        metrics["entropy"] = -log_prob.detach()
+        if self.config.temperature != "auto":
+            return self.config.temperature * log_prob
+        temperature = self.log_temperature.exp()
+        metrics["temperature"] = temperature.detach()
+        return temperature.detach() * log_prob - temperature * (log_prob.detach() + self.target_entropy)
+
+
+__all__ = ["DDPGBC", "DDPGBCConfig"]

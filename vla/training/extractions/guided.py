@@ -1,0 +1,68 @@
+"""The policy imitates; what acts is the best by Q of what it proposes. Nothing has to be learned twice."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import register
+from vla.models.guided import BestOfN, Climb, GuidedConfig, guide
+from vla.models.policy import Policy
+from vla.training.extractions.base import ExtractionConfig, require_q
+from vla.training.extractions.bc import BCExtraction
+from vla.training.values.base import Moment, ValueLearner
+
+
+@register("extractions", "best_of_n")
+class BestOfNConfig(ExtractionConfig):
+    """Imitates; when it acts, draws some chunks and executes the one of greatest Q (Chen et al., 2023, SfBC; Hansen-Estruch
+    et al., 2023, IDQL)."""
+
+    type: Literal["best_of_n"] = "best_of_n"
+    rule: BestOfN = BestOfN()
+    """How many chunks are drawn, how varied, and how one is chosen."""
+    imitate: bool = True
+    """Train the policy by imitation meanwhile; false leaves it to be (freeze it, or give it a learning rate of 0)."""
+
+    def build(self, policy: Policy, value: ValueLearner) -> Guided:
+        require_q(value, "best_of_n")
+        return Guided(self.rule, self.imitate)
+
+
+@register("extractions", "argmax_q")
+class ArgmaxQConfig(ExtractionConfig):
+    """Imitates; when it acts, starts from the policy's most likely tokens and changes one after the other to the one of
+    greatest Q. For tokenizers with tokens for each action dimension (bins), over values that distrust what the data does
+    not hold (conservative)."""
+
+    type: Literal["argmax_q"] = "argmax_q"
+    rule: Climb = Climb()
+    """How often all tokens are gone through, and which may be chosen."""
+    imitate: bool = Field(default=True)
+    """Train the policy by imitation meanwhile."""
+
+    def build(self, policy: Policy, value: ValueLearner) -> Guided:
+        require_q(value, "argmax_q")
+        return Guided(self.rule, self.imitate)
+
+
+class Guided(BCExtraction):
+    """See the configs."""
+
+    def __init__(self, rule: BestOfN | Climb, imitate: bool) -> None:
+        super().__init__()
+        self.rule, self.imitate = rule, imitate
+
+    def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(now, value)
+        return loss * float(self.imitate), metrics
+
+    def deploy(self, policy: Policy, value: ValueLearner) -> Policy:
+        assert value.action_critic is not None
+        config = GuidedConfig(policy=policy.config, critic=value.config.critic, rule=self.rule)
+        return guide(policy, config, value.action_critic)
+
+
+__all__ = ["ArgmaxQConfig", "BestOfNConfig", "Guided"]

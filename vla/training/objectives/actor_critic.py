@@ -1,0 +1,150 @@
+"""Value part and extraction part, joined: the offline RL objectives are choices of the two.
+
+B windows, T steps, n lookahead steps, K actions per chunk, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import Choice, register
+from vla.data import Windows
+from vla.data.rewards import check_rewards
+from vla.models.policy import Policy
+from vla.training.extractions.base import Extraction
+from vla.training.losses import masked_mean, n_step_returns
+from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
+from vla.training.objectives.bc import BC
+from vla.training.values.base import Lookahead, Moment, ValueLearner
+from vla.training.values.none import NoValues
+from vla.types import Batch
+
+Discount = Annotated[float, Field(gt=0, le=1)]
+_RATE = 0.02  # of the running mean of |Q| that is watched for divergence
+_TOO_FAR = 10.0  # times the greatest return that the data's rewards allow
+
+
+@register("objectives", "actor_critic")
+class ActorCriticConfig(ObjectiveConfig):
+    """Offline RL as a choice of how values are learned and how the policy is made from them."""
+
+    type: Literal["actor_critic"] = "actor_critic"
+    value: Annotated[Any, Choice("values")] = Field(default={"type": "expectile"})
+    """How values are learned."""
+    extraction: Annotated[Any, Choice("extractions")] = Field(default={"type": "weighted_bc"})
+    """How the policy is made from them."""
+    discount: Discount = 0.99
+    """Per environment step."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """First steps in which only the values learn; the policy's own loss counts for nothing."""
+
+    def build(self, policy: Policy) -> ActorCritic:
+        return build_actor_critic(policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps)
+
+
+def build_actor_critic(policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0) -> ActorCritic:
+    """The objective for a policy. Raises ObjectiveError where the parts do not go together."""
+    learner = value.build(policy.feature_dim, policy.spec, policy.chunk)
+    return ActorCritic(learner, extraction.build(policy, learner), chunk=policy.chunk, discount=discount, warmup=warmup)
+
+
+class ActorCritic(Objective):
+    """A value learner and an extraction, trained side by side.
+
+    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since that is what the policy
+    commits itself to (Li et al., 2025, "Reinforcement learning with action chunking").
+    """
+
+    steps: Tensor
+    q_size: Tensor
+
+    def __init__(
+        self, value: ValueLearner, extraction: Extraction, *, chunk: int, discount: float, warmup: int = 0
+    ) -> None:
+        super().__init__()
+        self.value, self.extraction, self.discount, self.warmup = value, extraction, discount, warmup
+        self.next_step = chunk if value.looks_ahead else 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("q_size", torch.zeros(()))
+        self._q_bound: float | None = None
+
+    # --- before and after ------------------------------------------------------------------------------
+
+    def fit(self, windows: Windows) -> None:
+        """Raises DataError or ObjectiveError where the rewards cannot teach what is good."""
+        if isinstance(self.value, NoValues):
+            return
+        check_rewards(windows, needs="varied")
+        horizon = int(windows.lengths.max())
+        reach = horizon if self.discount == 1 else min(horizon, 1 / (1 - self.discount))
+        self._q_bound = _TOO_FAR * float(abs(windows.rewards).max()) * reach
+
+    def after_step(self, policy: Policy) -> None:
+        """Moves target copies. Raises ObjectiveError where Q has left what any episode could bring."""
+        self.value.after_step()
+        if self._q_bound is not None and float(self.q_size) > self._q_bound:
+            raise ObjectiveError(
+                f"objective: Q diverges: its mean size is {float(self.q_size):.3g} at step {int(self.steps)}, rewards of this "
+                f"data and discount {self.discount:g} allow {self._q_bound / _TOO_FAR:.3g}; lower optim.lr or value.target_rate, "
+                "set value.critic.layer_norm: true, or use value: {type: expectile}, which asks for no action outside of the data"
+            )
+
+    def deploy(self, policy: Policy) -> Policy:
+        return self.extraction.deploy(policy, self.value)
+
+    # --- learning --------------------------------------------------------------------------------------
+
+    def weight(self, batch: Batch) -> Tensor:
+        return self._now(batch).mask.sum()
+
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        now = self._now(batch)
+        output = policy(now)
+        features = output.features if self.value.joint else output.features.detach()
+        moment = Moment(now, features, output.actions)
+        value_loss, metrics = self.value.loss(moment, self._later(policy, batch))
+        policy_loss, more = self.extraction.loss(Moment(now, features.detach(), output.actions), self.value)
+        added = {name: masked_mean(values_BT, now.mask) for name, values_BT in output.losses.items()}
+        if self.training:
+            self._watch(metrics)
+        learns = float(int(self.steps) > self.warmup) if self.warmup else 1.0
+        metrics |= more | {name: value.detach() for name, value in added.items()}
+        return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
+
+    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+        """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""
+        now = self._now(batch)
+        own = policy.trained
+        output = own(now)
+        moment = Moment(now, output.features, output.actions)
+        value_loss, metrics = self.value.loss(moment, self._later(own, batch))
+        policy_loss, more = self.extraction.loss(moment, self.value)
+        return BC().validate(policy, now) | metrics | more | {"loss": value_loss + policy_loss}
+
+    def _now(self, batch: Batch) -> Batch:
+        return batch.steps(0, -self.next_step) if self.next_step else batch
+
+    def _later(self, policy: Policy, batch: Batch) -> Lookahead | None:
+        if not self.value.looks_ahead:
+            return None
+        returns, bootstrap, known = n_step_returns(
+            batch.rewards, batch.terminals, batch.mask, n=self.next_step, discount=self.discount
+        )
+        later = batch.steps(self.next_step, None)
+        with torch.no_grad():
+            output = policy(later)
+        return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
+
+    def _watch(self, metrics: dict[str, Tensor]) -> None:
+        self.steps += 1
+        size = metrics.get("q_data", metrics.get("v"))
+        if size is not None:
+            rate = max(_RATE, 1 / int(self.steps))
+            self.q_size += rate * (size.detach().abs() - self.q_size)
+
+
+__all__ = ["ActorCritic", "ActorCriticConfig", "Discount", "build_actor_critic"]

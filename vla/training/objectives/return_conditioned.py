@@ -1,0 +1,41 @@
+"""Return-conditioned supervised learning: imitation by a policy that is told what each episode brought.
+
+Chen et al., 2021 (Decision Transformer); Emmons et al., 2022 (RvS). It does not join pieces of different episodes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vla.config import register
+from vla.data import Windows
+from vla.data.rewards import check_varied_returns
+from vla.models.policy import Policy
+from vla.training.objective import ObjectiveConfig, ObjectiveError
+from vla.training.objectives.bc import BC
+
+
+@register("objectives", "return_conditioned")
+class ReturnConditionedConfig(ObjectiveConfig):
+    """Behavioural cloning that insists on a policy which reads returns, and on data in which they differ."""
+
+    type: Literal["return_conditioned"] = "return_conditioned"
+
+    def build(self, policy: Policy) -> ReturnConditioned:
+        """Raises ObjectiveError where the policy reads neither returns nor success."""
+        if not getattr(policy, "return_conditioned", False):
+            raise ObjectiveError(
+                f"objective: return_conditioned needs a policy that is told returns, {type(policy).__name__} is not; use "
+                "policy: {type: decision_transformer, condition: return} (or condition: success)"
+            )
+        return ReturnConditioned()
+
+
+class ReturnConditioned(BC):
+    """See the config."""
+
+    def fit(self, windows: Windows) -> None:
+        check_varied_returns(windows)
+
+
+__all__ = ["ReturnConditioned", "ReturnConditionedConfig"]

@@ -1,0 +1,68 @@
+"""Implicit Q-learning: V is an upper expectile of Q over the data's actions; no action outside of the data is ever asked.
+
+Kostrikov, Nair and Levine, 2022, "Offline reinforcement learning with implicit Q-learning".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import register
+from vla.models.critics import StateCritic
+from vla.training.losses import expectile_loss, masked_mean
+from vla.training.values.base import Critics, Lookahead, Moment, ValueConfig
+from vla.types import Spec
+
+
+@register("values", "expectile")
+class ExpectileConfig(ValueConfig):
+    """V as an expectile of the target Q of the data's actions, Q on n-step targets with V behind them."""
+
+    type: Literal["expectile"] = "expectile"
+    expectile: float = Field(default=0.7, gt=0, lt=1)
+    """0.5 is the value of who made the data (SARSA); towards 1 the best action of the data counts."""
+
+    def build(self, feature_dim: int, spec: Spec, chunk: int) -> Expectile:
+        return Expectile(self, feature_dim, spec, chunk)
+
+
+class Expectile(Critics):
+    """See the config."""
+
+    config: ExpectileConfig
+    state_critic: StateCritic
+    looks_ahead = True
+
+    def __init__(self, config: ExpectileConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+        super().__init__(config, feature_dim, spec, chunk, state_value=True)
+
+    def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
+        assert later is not None
+        values = self.state_critic(now.features)
+        error_BT = self.target_q(now.features, now.batch.actions) - values
+        value_loss = masked_mean(expectile_loss(error_BT, self.config.expectile), now.batch.mask)
+        with torch.no_grad():
+            target = later.returns + later.bootstrap * self.state_critic(later.moment.features)
+        q_EBT = self.action_critic(now.features, now.batch.actions)
+        td_loss = masked_mean((q_EBT - target).square().sum(0), later.known)
+        with torch.no_grad():
+            metrics = {
+                "value_loss": value_loss.detach(),
+                "td_loss": td_loss.detach() / len(q_EBT),
+                "q_data": masked_mean(q_EBT.mean(0), later.known),
+                "q_target": masked_mean(target, later.known),
+                "q_above_return": masked_mean(q_EBT.mean(0) - now.batch.returns_to_go, later.known),
+                "v": masked_mean(values, now.batch.mask),
+            }
+        return value_loss + td_loss, metrics
+
+    @torch.no_grad()
+    def advantage(self, now: Moment) -> Tensor:
+        return self.target_q(now.features, now.batch.actions) - self.state_critic(now.features)
+
+
+__all__ = ["Expectile", "ExpectileConfig"]

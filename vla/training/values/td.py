@@ -1,0 +1,90 @@
+"""Q by temporal differences: of the data's own next actions (SARSA), or of what the policy would do (expected SARSA)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import register
+from vla.training.losses import masked_mean
+from vla.training.values.base import Critics, Lookahead, Moment, ValueConfig, draw
+from vla.types import Spec
+
+
+@register("values", "td")
+class TDConfig(ValueConfig):
+    """Twin Q networks on n-step targets. An action's advantage is its Q above that of the policy's own actions."""
+
+    type: Literal["td"] = "td"
+    next_actions: Literal["policy", "data", "mode"] = "policy"
+    """What acts at the next state: samples of the policy, the data's action (SARSA: the value of who made the data), or the
+    policy's most likely action."""
+    samples: int = Field(default=1, ge=1)
+    """Samples of the policy that a value is averaged over."""
+    noise: float = Field(default=0.0, ge=0)
+    """Deviation of smoothing noise on the next action, in units of half its range (TD3: 0.2), clipped at `noise_clip`."""
+    noise_clip: float = Field(default=0.5, gt=0)
+    """Greatest smoothing noise."""
+
+    def build(self, feature_dim: int, spec: Spec, chunk: int) -> TD:
+        return TD(self, feature_dim, spec, chunk)
+
+
+class TD(Critics):
+    """See the config."""
+
+    config: TDConfig
+    looks_ahead = True
+
+    def __init__(self, config: TDConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+        super().__init__(config, feature_dim, spec, chunk, state_value=False)
+        self.needs_policy_later = config.next_actions != "data"
+
+    def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
+        assert later is not None
+        return self.td_loss(now, later)[:2]
+
+    def td_loss(self, now: Moment, later: Lookahead) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """-> loss, metrics, and Q of the data's actions (E, B, T)."""
+        target = later.returns + later.bootstrap * self.next_value(later.moment)
+        q_EBT = self.action_critic(now.features, now.batch.actions)
+        error_BT = (q_EBT - target).square().sum(0)
+        loss = masked_mean(error_BT, later.known)
+        with torch.no_grad():
+            metrics = {
+                "td_loss": loss.detach() / len(q_EBT),
+                "q_data": masked_mean(q_EBT.mean(0), later.known),
+                "q_target": masked_mean(target, later.known),
+                "q_above_return": masked_mean(q_EBT.mean(0) - now.batch.returns_to_go, later.known),
+            }
+        return loss, metrics, q_EBT
+
+    @torch.no_grad()
+    def next_value(self, moment: Moment) -> Tensor:
+        """(B, T)."""
+        if self.config.next_actions == "data":
+            return self.target_q(moment.features, moment.batch.actions)
+        if self.config.next_actions == "mode":
+            return self.target_q(moment.features, self._smoothed(moment.actions.mode()))
+        actions = self._smoothed(draw(moment.actions, self.config.samples))
+        return self.target_q(moment.features, actions).mean(0)
+
+    def _smoothed(self, actions: Tensor) -> Tensor:
+        if not self.config.noise:
+            return actions
+        critic = self.action_critic
+        limit = self.config.noise_clip
+        noise = (self.config.noise * torch.randn_like(actions)).clamp(-limit, limit)
+        low, high = critic.action_middle - critic.action_half, critic.action_middle + critic.action_half
+        return (actions + noise * critic.action_half).clamp(low, high)
+
+    @torch.no_grad()
+    def advantage(self, now: Moment) -> Tensor:
+        own = self.q(now.features, draw(now.actions, self.config.samples)).mean(0)
+        return self.q(now.features, now.batch.actions) - own
+
+
+__all__ = ["TD", "TDConfig"]
