@@ -110,6 +110,7 @@ def advantage_weights(advantage: Float[Tensor, "*shape"], *, beta: float, max_we
 def effective_sample_size(weights: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """(sum w)^2 / (n sum w^2) over the mask: 1 where all weigh alike, 1/n where one weighs all; 0 under no mask."""
     chosen = weights.where(mask, 0.0)
+    chosen = chosen / chosen.amax().clamp(min=1e-37)  # else squares of small weights vanish
     return chosen.sum().square() / (mask.sum() * chosen.square().sum()).clamp(min=1e-12)
 
 
