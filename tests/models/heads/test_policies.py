@@ -11,6 +11,7 @@ TOKENIZERS = {
     "autoregressive": {"type": "fast", "vocab_size": 128, "scale": 4.0},
     "clusters": {"type": "kmeans", "centres": 6, "over": "chunk"},
 }
+TOKEN_HEADS = ("autoregressive", "categorical", "clusters", "ilql", "q_values")
 
 
 @pytest.mark.parametrize("name", list(registered("heads")))
@@ -27,7 +28,7 @@ def test_policy_with_head(make, spec, name, tmp_path):
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in policy.head.parameters())
-    assert ("token_accuracy" in metrics) == (name in ("autoregressive", "categorical", "clusters"))
+    assert ("token_accuracy" in metrics) == (name in TOKEN_HEADS)
 
     policy.eval()
     policy.save_pretrained(tmp_path / "policy")
