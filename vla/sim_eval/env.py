@@ -100,6 +100,16 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         other tasks of the suite serve."""
         return ()
 
+    def achieved(self) -> frozenset[str]:
+        """The instructions about the present scene that its present state fulfils, whatever is asked; empty where the env
+        cannot tell. Data that failed can be relabelled with them."""
+        return frozenset()
+
+    def mistake(self, rng: np.random.Generator) -> str:
+        """Until the next reset the expert acts out another instruction of the present scene, in a wording of `achieved`,
+        which is returned; what counts as a success stays. "" where the env knows none, and then nothing changes."""
+        return ""
+
 
 class EnvConfig(Config, ABC):
     """A family of simulated tasks, as a config names it. Registered under "envs"."""

@@ -182,6 +182,12 @@ class PerturbedEnv(SimEnv):
     def wrong_instructions(self) -> tuple[str, ...]:
         return self.env.wrong_instructions()
 
+    def achieved(self) -> frozenset[str]:
+        return self.env.achieved()
+
+    def mistake(self, rng: np.random.Generator) -> str:
+        return self.env.mistake(rng)
+
     def render(self) -> Any:
         return self.env.render()
 

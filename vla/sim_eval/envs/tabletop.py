@@ -36,6 +36,7 @@ from vla.sim_eval.envs.tabletop_language import (
     draw_command,
     draw_things,
     other_commands,
+    scene_commands,
     texts,
 )
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
@@ -215,6 +216,7 @@ class TabletopEnv(SimEnv):
         self._target = np.array(self.table.hand)
         self._progress = Progress(self.table, self.command)
         self._expert = Expert(self._progress)
+        self._sayable = [(texts(c, things)[0], c) for c in scene_commands(things)]
         self._steps = 0
         return self.observe(), self._info()
 
@@ -327,6 +329,22 @@ class TabletopEnv(SimEnv):
         """Commands about the other objects of this very scene, in their primary wording."""
         others: list[Command] = list(other_commands(self.command, self.table.things))
         return tuple(texts(other, self.table.things)[0] for other in others)
+
+    def achieved(self) -> frozenset[str]:
+        """Commands of one goal, in their primary wording."""
+        assert self._progress is not None
+        satisfied = self._progress.satisfied
+        return frozenset(text for text, command in self._sayable if satisfied(command.goals[0]))
+
+    def mistake(self, rng: np.random.Generator) -> str:
+        """Of the kind that is asked, with another object or place; of any kind where there is none (the drawer's)."""
+        assert self._progress is not None
+        asked, satisfied = self.command.goals, self._progress.satisfied
+        others = [(t, c) for t, c in self._sayable if c.goals[0] not in asked and not satisfied(c.goals[0])]
+        alike = [(t, c) for t, c in others if c.goals[0].kind == asked[0].kind] or others
+        text, mistaken = alike[rng.integers(len(alike))]
+        self._expert = Expert(Progress(self.table, mistaken))
+        return text
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, uint8 (H, W, 3)."""

@@ -145,10 +145,8 @@ class Progress:
             return float(moved[:2] @ along) > PUSH_METRES and aside < PUSH_ASIDE_METRES and moved[2] < 0.02
         if goal.kind == "lift":
             return bool(moved[2] > LIFT_METRES and table.held(slot))
-        free = table.touching(slot) == 0 and table.speed(slot) < SLOW
-        if goal.kind == "put":
-            return free and table.inside(slot, str(goal.to))
-        return free and table.stacked(slot, int(goal.to))
+        there = table.inside(slot, str(goal.to)) if goal.kind == "put" else table.stacked(slot, int(goal.to))
+        return there and table.touching(slot) == 0 and table.speed(slot) < SLOW
 
     def update(self) -> bool:
         """Call once after every control step; True where the whole command is fulfilled now."""

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vla.sim_eval.envs.tabletop_scene import COLOURS, SHAPES
+from vla.sim_eval.envs.tabletop_scene import COLOURS, RECEPTACLES, SHAPES
 
 Split = Literal["seen", "unseen_pairs", "paraphrase", "long"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -247,3 +247,16 @@ def other_commands(command: Command, things: Sequence[Thing]) -> tuple[Command, 
         others = [Goal(goal.kind, slot, goal.to) for slot in slots if slot != goal.thing]
     names: dict[str, Family] = {"touch": "reach", "push": "push", "lift": "pick", "put": "place"}
     return tuple(Command(names[other.kind], (other,)) for other in others)
+
+
+def scene_commands(things: Sequence[Thing]) -> tuple[Command, ...]:
+    """All commands of one goal that can be said about a scene of these things."""
+    slots = range(len(things))
+    flat = [slot for slot in slots if things[slot].shape != "ball"]
+    goals: list[tuple[Family, Goal]] = [("open-drawer", Goal("open")), ("close-drawer", Goal("close"))]
+    for slot in slots:
+        goals += [("reach", Goal("touch", slot)), ("pick", Goal("lift", slot))]
+        goals += [("push", Goal("push", slot, way)) for way in DIRECTIONS]
+        goals += [("place", Goal("put", slot, receptacle)) for receptacle in RECEPTACLES]
+    goals += [("stack", Goal("stack", above, below)) for above in flat for below in flat if above != below]
+    return tuple(Command(family, (goal,)) for family, goal in goals)
