@@ -1,7 +1,7 @@
 """Value networks over a policy's features: Q(s, a) and V(s), several at once, in float32.
 
 They stand beside the policies, not beside the objectives that train them, since a policy may also decide by them (see
-`vla.models.guided`).
+`vla.models.guided`). Features enter as they are: of a state, a layer norm would lose where it lies.
 
 B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble, H hidden width, N rows.
 """
@@ -30,7 +30,7 @@ class CriticConfig(Config):
     ensemble: int = Field(default=2, ge=1)
     """Q networks that learn side by side; targets and advantages take the least of them."""
     layer_norm: bool = True
-    """Normalise the features and every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
+    """Normalise every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
     joint: bool = False
     """Let the critics' gradient into the policy's trunk; else they read features that they do not change."""
 
@@ -55,7 +55,7 @@ class EnsembleMLP(nn.Module):
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
         self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))
 
-    def forward(self, *inputs: Float[Tensor, "..."]) -> Float[Tensor, "E ..."]:
+    def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
         """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
         E = self.members
         parts = []
@@ -88,17 +88,18 @@ class ActionCritic(nn.Module):
 
     def __init__(self, config: CriticConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__()
-        self.layer_norm = config.layer_norm
         self.net = EnsembleMLP((feature_dim, chunk * spec.action_dim), config, members=config.ensemble)
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
 
-    def forward(self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "E ..."]:
+    def forward(
+        self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
+    ) -> Float[Tensor, "E ..."]:
         """-> (E, ..., B, T), for as many chunks of each step as `actions` has further axes in front."""
         with torch.autocast(features.device.type, enabled=False):
             unit = ((actions.float() - self.action_middle) / self.action_half).flatten(-2)
-            return self.net(_normed(features, self.layer_norm), unit)
+            return self.net(features.float(), unit)
 
 
 class StateCritic(nn.Module):
@@ -106,17 +107,11 @@ class StateCritic(nn.Module):
 
     def __init__(self, config: CriticConfig, feature_dim: int) -> None:
         super().__init__()
-        self.layer_norm = config.layer_norm
         self.net = EnsembleMLP((feature_dim,), config, members=1)
 
     def forward(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T"]:
         with torch.autocast(features.device.type, enabled=False):
-            return self.net(_normed(features, self.layer_norm))[0]
-
-
-def _normed(features: Tensor, layer_norm: bool) -> Tensor:
-    features = features.float()
-    return F_.layer_norm(features, features.shape[-1:]) if layer_norm else features
+            return self.net(features.float())[0]
 
 
 __all__ = ["ActionCritic", "CriticConfig", "EnsembleMLP", "StateCritic"]

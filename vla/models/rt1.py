@@ -214,7 +214,9 @@ class RT1(Policy):
         return self._output(hidden), new
 
     def _output(self, hidden_BTRD: Tensor, losses: dict[str, Tensor] | None = None) -> PolicyOutput:
-        return PolicyOutput(features=hidden_BTRD.mean(2), actions=self.head(hidden_BTRD), losses=losses or {})
+        # the trunk ends without a norm; who reads features expects numbers of about unit size
+        features_BTD = nn.functional.layer_norm(hidden_BTRD.mean(2), hidden_BTRD.shape[-1:])
+        return PolicyOutput(features=features_BTD, actions=self.head(hidden_BTRD), losses=losses or {})
 
     def _content(
         self,
