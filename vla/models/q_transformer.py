@@ -9,8 +9,10 @@ the best bin at each place: as many passes of the small transformer as there are
     objective: {type: q_transformer}
     data: {path: ..., rewards: {kind: success}}
 
-The head's own rewards lie in [0, 1]. Under `objective: {type: bc}` the same policy imitates, and a later run with
-`init_from` goes on from there.
+Rewards and returns must lie in [0, 1]. With chunks of K actions the K x A tokens are one decision that takes K steps.
+
+A trunk that has imitated before is a good start, a head that has is not: cross-entropy drives the logits of what was done
+far up, in failures too, and values that begin near 1 sink slowly where nothing ends the task. Pretrain with RT-1's own head.
 """
 
 from __future__ import annotations

@@ -69,6 +69,8 @@ class ILQL(TokenValueObjective):
             "imitation": -of_ids(told.logits.log_softmax(-1), ids_BTL),
         }
         means = {name: mean_over_tokens(values_BTL, counted_BTL) for name, values_BTL in terms.items()}
+        with torch.no_grad():
+            right_BTL = told.scores(actions.head.config.beta).argmax(-1) == ids_BTL
         loss_BT = means["td_error"] + means["value_loss"] + self.config.conservative_weight * means["conservative"]
         return loss_BT + self.config.imitation_weight * means["imitation"], {
             **means,
@@ -76,7 +78,7 @@ class ILQL(TokenValueObjective):
             "q_minus_return": mean_over_tokens(q_EBTL.min(0).values - now.returns_to_go.unsqueeze(-1), counted_BTL),
             "value": mean_over_tokens(told.v, counted_BTL),
             "advantage": mean_over_tokens(target_q_BTL - told.v, counted_BTL),
-            "token_accuracy": actions.token_accuracy(now.actions, now.action_mask),
+            "token_accuracy": mean_over_tokens(right_BTL.float(), counted_BTL),
         }
 
 
