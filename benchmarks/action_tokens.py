@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import cpu_count, prepare_cpu, publish
-from rich.table import Table
-
-from vla.sim_eval.results import Results
+from _variants import compared, learn_and_play
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tabletop.yaml"
 AUTOREGRESSIVE = {"type": "autoregressive"}
@@ -39,15 +37,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Trains and evaluates one variant. -> successes per task in order of the starts, and costs."""
-    from vla.config import load_config
-    from vla.models import load_policy
-    from vla.sim_eval.evaluate import EvalConfig, evaluate
-    from vla.training import TrainConfig, train
-
     _, tokenizer, head = VARIANTS[name]
-    out = arguments.work / name
-    overrides = [
-        f"out={out}",
+    training = [
         f"data.path={arguments.data}",
         f"policy.tokenizer={json.dumps(tokenizer)}",
         f"policy.head={json.dumps(head)}",
@@ -55,27 +46,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"seed={arguments.seed}",
         "validate_every=null",
     ]
-    config = load_config(TrainConfig, CONFIG, overrides, section="train")
-    record = out / "training.json"
-    if not (out / "policy").is_dir():
-        began = time.process_time()
-        train(config, resume=True)
-        record.write_text(json.dumps({"cpu_minutes": (time.process_time() - began) / 60}) + "\n")
-    played = [f"out={out / 'eval'}", f"episodes_per_task={arguments.episodes}", "videos_per_task=0", "failure_videos=0"]
-    evaluation = load_config(EvalConfig, CONFIG, played, section="eval")
-    results = Results.load(out / "eval") if (out / "eval" / "results.json").is_file() else None
-    if results is None or results.config != evaluation.model_dump(mode="json"):
-        results = evaluate(load_policy(out / "policy"), evaluation, name=name)
-    cost = json.loads(record.read_text()) if record.exists() else {}
-    return {"solved": outcomes(results), **cost}
-
-
-def outcomes(results: Results) -> dict[str, list[bool]]:
-    """Task -> whether each start was solved, by number of the start."""
-    solved: dict[str, list[bool]] = {}
-    for episode in sorted(results.episodes, key=lambda e: (e.task, e.episode)):
-        solved.setdefault(episode.task, []).append(episode.success_ever)
-    return solved
+    return learn_and_play(name, arguments.work / name, CONFIG, training, [f"episodes_per_task={arguments.episodes}"])
 
 
 def control_ms(policy: Any, calls: int = 30) -> float:
@@ -90,28 +61,6 @@ def control_ms(policy: Any, calls: int = 30) -> float:
         policy.act(observation)
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times[5:])
-
-
-def show(found: dict[str, dict[str, Any]]) -> Table:
-    """One row per variant, with its interval and McNemar's test against the first."""
-    from vla.sim_eval.statistics import mcnemar_exact, wilson_interval
-
-    tasks = list(next(iter(found.values()))["solved"])
-    table = Table("variant", "solved", "95 %", *tasks, "p against the first", "control ms")
-    reference = [x for task in tasks for x in next(iter(found.values()))["solved"][task]]
-    for name, result in found.items():
-        flat = [x for task in tasks for x in result["solved"][task]]
-        wins = sum(a and not b for a, b in zip(flat, reference, strict=True))
-        losses = sum(b and not a for a, b in zip(flat, reference, strict=True))
-        low, high = wilson_interval(sum(flat), len(flat))
-        p = None if name == next(iter(found)) else mcnemar_exact(wins, losses, len(flat) - wins - losses)
-        result |= {"successes": sum(flat), "episodes": len(flat), "interval": [low, high], "p_against_first": p}
-        cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
-        told = "" if p is None else f"{p:.3f}"
-        bounds = f"{100 * low:.0f}-{100 * high:.0f}"
-        row = [VARIANTS[name][0], f"{sum(flat)}/{len(flat)}", bounds, *cells, told, f"{result['control_ms']:.1f}"]
-        table.add_row(*row)
-    return table
 
 
 def main() -> None:
@@ -134,7 +83,7 @@ def main() -> None:
 
     for name in found:  # in one go, so that the costs compare
         found[name]["control_ms"] = control_ms(load_policy(arguments.work / name / "policy"), calls=60)
-    table = show(found)
+    table = compared(found, {name: VARIANTS[name][0] for name in found}, more=["control_ms"])
     publish(
         "action_tokens",
         ours=None,

@@ -118,6 +118,33 @@ class CategoricalActions:
         ids = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
         return self.tokenizer.decode(ids.view(probs.shape[:-1]))
 
+    def rsample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B T K A"]:
+        """A random chunk with a gradient: that of the mean action over all ids (straight-through; Bengio et al., 2013).
+
+        Raises HeadError where tokens do not stand for one action dimension each.
+        """
+        t = self.tokenizer
+        if t.tokens_per_action != t.action_dim:
+            raise HeadError(
+                f"no gradient through the tokens of {type(t).__name__}, which say several dimensions at once; use "
+                "policy.tokenizer: {type: bins}, or an objective that needs none (iql)"
+            )
+        drawn = self.sample(generator)
+        values_NV = self._values().to(self.logits.device)
+        mean_BTKA = (self.logits.float().softmax(-1) * values_NV).sum(-1).view(drawn.shape)
+        return drawn + mean_BTKA - mean_BTKA.detach()
+
+    def _values(self) -> Float[Tensor, "N V"]:
+        """What each id says at each place, robot units; 0 where it may not stand."""
+        N, V = self.logits.shape[-2:]
+        allowed = self.tokenizer.allowed_ids
+        ids_VN = torch.arange(V)[:, None].expand(V, N)
+        if allowed is None:
+            return self.tokenizer.decode(ids_VN).reshape(V, N).T
+        allowed = allowed.cpu()
+        told_VN = self.tokenizer.decode(torch.where(allowed.T, ids_VN, allowed.int().argmax(-1))).reshape(V, N)
+        return (told_VN * allowed.T).T
+
     def token_accuracy(
         self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
     ) -> Float[Tensor, "B T"]:

@@ -32,6 +32,12 @@ class Extraction(nn.Module, ABC):
         return policy
 
 
+def imitation(now: Moment) -> Tensor:
+    """The loss (B, T) of the data's actions, and of what the policy asks to be learned beside them: that tells of the data's
+    behaviour too, and is to be weighted like it."""
+    return sum(now.losses.values(), now.actions.loss(now.batch.actions, now.batch.action_mask))
+
+
 def require(actions: object, ability: str, who: str, remedy: str) -> None:
     """Raises ObjectiveError where a distribution cannot do what an extraction needs."""
     if not hasattr(actions, ability):
@@ -49,4 +55,4 @@ def require_q(value: ValueLearner, who: str) -> None:
         )
 
 
-__all__ = ["Extraction", "ExtractionConfig", "require", "require_q"]
+__all__ = ["Extraction", "ExtractionConfig", "imitation", "require", "require_q"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.extractions.base import Extraction, ExtractionConfig
+from vla.training.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.losses import masked_mean
 from vla.training.values.base import Moment, ValueLearner
 
@@ -27,7 +27,7 @@ class BCExtraction(Extraction):
     """See the config."""
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = masked_mean(now.actions.loss(now.batch.actions, now.batch.action_mask), now.batch.mask)
+        loss = masked_mean(imitation(now), now.batch.mask)
         return loss, {"bc_loss": loss.detach()}
 
 

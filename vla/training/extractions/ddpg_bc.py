@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.extractions.base import Extraction, ExtractionConfig, require, require_q
+from vla.training.extractions.base import Extraction, ExtractionConfig, imitation, require, require_q
 from vla.training.losses import masked_mean
 from vla.training.values.base import Moment, ValueLearner
 
@@ -64,9 +64,9 @@ class DDPGBC(Extraction):
         loss = -masked_mean(q_BT, mask) / size
         metrics = {"q_policy": masked_mean(q_BT.detach(), mask)}
         if self.config.bc:
-            imitation = masked_mean(now.actions.loss(now.batch.actions, now.batch.action_mask), mask)
-            loss = loss + self.config.bc * imitation
-            metrics["bc_loss"] = imitation.detach()
+            imitated = masked_mean(imitation(now), mask)
+            loss = loss + self.config.bc * imitated
+            metrics["bc_loss"] = imitated.detach()
         if self.config.temperature:
             loss = loss + self._entropy(now, actions, mask, metrics)
         return loss, metrics

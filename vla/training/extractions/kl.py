@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.extractions.base import Extraction, ExtractionConfig, require, require_q
+from vla.training.extractions.base import Extraction, ExtractionConfig, imitation, require, require_q
 from vla.training.losses import masked_mean
 from vla.training.values.base import Moment, ValueLearner, draw
 
@@ -58,9 +58,9 @@ class KL(Extraction):
         log_prob = torch.stack([now.actions.log_prob(a) for a in actions_SBTKA])  # type: ignore[attr-defined]
         numbers = actions_SBTKA.shape[-1] * actions_SBTKA.shape[-2]
         gain = masked_mean((advantage * log_prob).mean(0), mask) / numbers
-        imitation = masked_mean(now.actions.loss(now.batch.actions, now.batch.action_mask), mask)
-        return self.config.alpha * imitation - gain, {
-            "bc_loss": imitation.detach(),
+        imitated = masked_mean(imitation(now), mask)
+        return self.config.alpha * imitated - gain, {
+            "bc_loss": imitated.detach(),
             "q_policy": masked_mean(q_SBT.mean(0), mask),
             "q_policy_deviation": masked_mean(q_SBT.std(0), mask),
         }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.extractions.base import Extraction, ExtractionConfig
+from vla.training.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.losses import advantage_weights, effective_sample_size, masked_mean
 from vla.training.objective import ObjectiveError
 from vla.training.values.base import Moment, ValueLearner
@@ -68,11 +68,11 @@ class WeightedBC(Extraction):
         scaled = advantage / self._running("deviation", spread) if self.config.standardise else advantage
         weights = advantage_weights(scaled, beta=self.config.beta, max_weight=self.config.max_weight)
         used = weights / self._running("mean", masked_mean(weights, mask)) if self.config.mean_weight else weights
-        imitation = now.actions.loss(now.batch.actions, now.batch.action_mask)
-        loss = masked_mean(used * imitation, mask)
+        imitated = imitation(now)
+        loss = masked_mean(used * imitated, mask)
         clipped = (weights >= self.config.max_weight * (1 - 1e-6)).float()
         return loss, {
-            "bc_loss": masked_mean(imitation.detach(), mask),
+            "bc_loss": masked_mean(imitated.detach(), mask),
             "weight": masked_mean(weights, mask),
             "weight_clipped": masked_mean(clipped, mask),
             "weight_ess": effective_sample_size(weights, mask),

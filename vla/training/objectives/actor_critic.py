@@ -107,13 +107,13 @@ class ActorCritic(Objective):
         features = output.features if self.value.joint else output.features.detach()
         moment = Moment(now, features, output.actions)
         value_loss, metrics = self.value.loss(moment, self._later(policy, batch))
-        policy_loss, more = self.extraction.loss(Moment(now, features.detach(), output.actions), self.value)
-        added = {name: masked_mean(values_BT, now.mask) for name, values_BT in output.losses.items()}
+        told = Moment(now, features.detach(), output.actions, output.losses)
+        policy_loss, more = self.extraction.loss(told, self.value)
         if self.training:
             self._watch(metrics)
         learns = float(int(self.steps) > self.warmup) if self.warmup else 1.0
-        metrics |= more | {name: value.detach() for name, value in added.items()}
-        return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
+        metrics |= more | {name: masked_mean(loss.detach(), now.mask) for name, loss in output.losses.items()}
+        return value_loss + learns * policy_loss, metrics | {"policy_loss": policy_loss.detach()}
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""

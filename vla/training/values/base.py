@@ -6,7 +6,8 @@ B windows, T steps, F features, K actions per chunk, A action dimensions, S samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,11 +28,13 @@ class Moment:
         batch: the data.
         features: (B, T, F) float32, without gradient unless critics are trained jointly with the trunk.
         actions: the policy's distribution at these steps.
+        losses: what the policy asks to be learned beside its actions, by name: (B, T) each.
     """
 
     batch: Batch
     features: Tensor
     actions: ActionDistribution
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
