@@ -9,6 +9,8 @@ from vla.data.format import Columns as Columns
 from vla.data.format import DatasetReader as DatasetReader
 from vla.data.prefetch import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
+from vla.data.relabel import relabel_by_goal as relabel_by_goal
+from vla.data.relabel import relabel_by_instruction as relabel_by_instruction
 from vla.data.returns import returns_to_go as returns_to_go
 from vla.data.rewards import RewardConfig as RewardConfig
 from vla.data.rewards import check_rewards as check_rewards
