@@ -5,8 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from vla.config import ConfigError
 from vla.training.config import OptimConfig
-from vla.training.optimizer import EMA, build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from vla.training.optimizer import (
+    EMA,
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
 
 
 def test_learning_rate_by_hand() -> None:
@@ -88,3 +96,57 @@ def test_ema_by_hand_and_swapped_in_and_out() -> None:
     with contextlib.suppress(KeyError), ema.applied_to(module):
         raise KeyError
     assert module.weight.item() == 1.0
+
+
+def _two_parts() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"vision": nn.Linear(3, 2), "head": nn.Linear(2, 1)})
+
+
+def test_rates_by_part_and_the_longest_pattern_counts() -> None:
+    module = _two_parts()
+    rates = {"*": 0.5, "vision.*": 0.1, "vision.bias": 2.0}
+    optimizer = build_optimizer(module, OptimConfig(rates=rates, weight_decay=0.3))
+    set_learning_rate(optimizer, 1e-3)
+    names = {p: name for name, p in module.named_parameters()}
+    found = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found == {
+        "vision.weight": (pytest.approx(1e-4), 0.3),
+        "vision.bias": (pytest.approx(2e-3), 0.0),
+        "head.weight": (pytest.approx(5e-4), 0.3),
+        "head.bias": (pytest.approx(5e-4), 0.0),
+    }
+
+
+def test_a_rate_scales_what_adam_does_and_survives_storage() -> None:
+    def run(module: nn.ModuleDict, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+            optimizer.zero_grad()
+            module["head"](module["vision"](x)).square().mean().backward()
+            set_learning_rate(optimizer, 1e-2)
+            optimizer.step()
+
+    plain, slow = _two_parts(), _two_parts()
+    start = plain["vision"].weight.detach().clone()
+    config = OptimConfig(rates={"vision.*": 0.1}, weight_decay=0.0)
+    run(plain, build_optimizer(plain, OptimConfig(weight_decay=0.0)), range(1))
+    one = build_optimizer(slow, config)
+    run(slow, one, range(1))
+    assert torch.equal(plain["head"].weight, slow["head"].weight)
+    torch.testing.assert_close(
+        slow["vision"].weight - start, 0.1 * (plain["vision"].weight - start), rtol=1e-3, atol=1e-7
+    )
+
+    again = _two_parts()
+    again.load_state_dict(slow.state_dict())
+    two = build_optimizer(again, config)
+    load_optimizer_tensors(two, again, {k: v.clone() for k, v in optimizer_tensors(one, slow).items()})
+    run(slow, one, range(1, 4))
+    run(again, two, range(1, 4))
+    assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), again.parameters(), strict=True))
+
+
+def test_a_rate_for_nothing_names_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.rates: 'visoin\.\*' matches nothing; .*'vision\.\*'"):
+        build_optimizer(_two_parts(), OptimConfig(rates={"visoin.*": 0.1}))

@@ -115,7 +115,7 @@ class ToyTrainConfig(TrainConfig):
     policy: ToyConfig | None = ToyConfig()
 
 
-def toy_config(data: Path, out: Path, **changes: Any) -> ToyTrainConfig:
+def toy_config(data: Path, out: Path, /, **changes: Any) -> ToyTrainConfig:
     values: dict[str, Any] = {
         "out": str(out),
         "data": {"path": str(data), "validation_fraction": 0.25},

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vla.config import CONFIG_VERSION, Config, ConfigError, UserError, lookup, validate
 from vla.models.heads.base import Head
+from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
@@ -71,9 +72,11 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         language: the frozen text encoder; its weights are no part of the policy. Policies that read the instruction
             themselves have one of no numbers.
         card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
+        still: names of modules that stay in evaluation mode while the rest trains: batch norms that are frozen.
     """
 
     feature_dim: int
+    still: frozenset[str] = frozenset()
     state_mean: Tensor
     state_std: Tensor
     language_mean: Tensor
@@ -109,6 +112,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         """The memory with the actions that are executed next; for policies that look back at what they did. Called by
         `act`, and again by whoever executes other actions than those."""
         return memory
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for name in self.still:
+            self.get_submodule(name).eval()
+        return self
 
     # --- what everyone calls --------------------------------------------------------------------------
 
@@ -214,8 +223,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
     # --- storage --------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds, by name; views, no copies."""
-        return dict(self.state_dict())
+        """The tensors that a checkpoint holds, by name; views, no copies, but for adapters merged into their layers."""
+        return merged_state(self)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 
 from vla.config import ConfigError
 from vla.data import (
@@ -17,9 +19,11 @@ from vla.data import (
     shorten_history,
     task_balanced_weights,
 )
+from vla.data.mixture import Mixture, MixtureSampler
 from vla.models.policy import Policy
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
+from vla.training.patterns import values_by_name
 from vla.types import Batch
 
 
@@ -58,21 +62,34 @@ def open_windows(
     """-> windows to train on, and held-out windows (None where nothing is held out)."""
     tasks = dataset.episodes["task_index"].tolist()
     training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
+    cameras = list(policy.spec.cameras)
+    windows = read_windows(config, dataset, policy, objective, cameras=cameras, episodes=training)
+    if not held_out:
+        return windows, None
+    return windows, read_windows(config, dataset, policy, objective, cameras=cameras, episodes=held_out)
 
-    def windows(episodes: list[int]) -> Windows:
-        return Windows(
-            dataset,
-            history=policy.history,
-            chunk=policy.chunk,
-            next_step=objective.next_step,
-            discount=objective.discount,
-            rewards=config.data.rewards,
-            cache=config.data.cache,
-            episodes=episodes,
-            cameras=list(policy.spec.cameras),
-        )
 
-    return windows(training), windows(held_out) if held_out else None
+def read_windows(
+    config: TrainConfig,
+    dataset: EpisodeDataset,
+    policy: Policy,
+    objective: Objective,
+    *,
+    cameras: Sequence[str],
+    episodes: Sequence[int] | None = None,
+) -> Windows:
+    """Windows as policy and objective want them; of all episodes by default."""
+    return Windows(
+        dataset,
+        history=policy.history,
+        chunk=policy.chunk,
+        next_step=objective.next_step,
+        discount=objective.discount,
+        rewards=config.data.rewards,
+        cache=config.data.cache,
+        episodes=episodes,
+        cameras=cameras,
+    )
 
 
 def build_sampler(
@@ -87,21 +104,48 @@ def build_sampler(
                 f"micro-batches; use a multiple of {parts}"
             ]
         )
-    balance = config.data.task_balance
-    weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
-    if config.data.episode_balance:
-        weights = episode_balanced_weights(windows, weights)
-    asked = objective.window_weights(windows)
-    if asked is not None:
-        weights = asked if weights is None else weights * asked
+    weights = window_weights(config, windows, objective)
     return WindowSampler(
         len(windows), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
     )
 
 
+def window_weights(config: TrainConfig, windows: Windows, objective: Objective) -> np.ndarray | None:
+    """How often each window is drawn, relative to the others; None for all alike.
+
+    Raises:
+        ConfigError: nothing would be drawn.
+    """
+    balance = config.data.task_balance
+    weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
+    if config.data.episode_balance:
+        weights = episode_balanced_weights(windows, weights)
+    asked = [objective.window_weights(windows), _task_weights(config, windows)]
+    for factor in asked:
+        if factor is not None:
+            weights = factor if weights is None else weights * factor
+    if asked[1] is not None and weights is not None and not weights.any():
+        raise ConfigError([f"data.task_weights: leave nothing of {windows.dataset.root} to learn from; raise one"])
+    return weights
+
+
+def check_task_weights(config: TrainConfig, instructions: Sequence[str]) -> None:
+    """Raises ConfigError where a pattern of the task weights fits none of the instructions."""
+    values_by_name(config.data.task_weights, list(dict.fromkeys(instructions)), key="data.task_weights")
+
+
+def _task_weights(config: TrainConfig, windows: Windows) -> np.ndarray | None:
+    """The weight of each window's task, (len(windows),); None where the config names none of the data's tasks."""
+    names = list(dict.fromkeys(windows.instructions))
+    chosen = values_by_name(config.data.task_weights, names, key=None)
+    if not chosen:
+        return None
+    return np.array([chosen.get(text, 1.0) for text in windows.instructions])[windows.task_index]
+
+
 def step_batches(
-    windows: Windows,
-    sampler: WindowSampler,
+    windows: Windows | Mixture,
+    sampler: WindowSampler | MixtureSampler,
     steps: range,
     *,
     micro_batches: int,
@@ -128,5 +172,19 @@ def seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the generators of Python, numpy and torch, those of `device` among them.
+
+    On the CPU torch's own is seeded alone: `torch.manual_seed` notes for every GPU that may be used later what was asked,
+    with the call stack, which a step of a small network would feel.
+    """
+    if device.type != "cpu":
+        set_seed(seed)
+        return
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    return batch.to(device, non_blocking=device.type == "cuda")
+    return batch if device.type == "cpu" else batch.to(device, non_blocking=device.type == "cuda")

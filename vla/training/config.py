@@ -8,6 +8,20 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from vla.config import Choice, Config, RootConfig
 from vla.data.rewards import RewardConfig
+from vla.models.layers.lora import LoraSettings
+
+
+class ReplayConfig(Config):
+    """A further dataset whose windows are mixed into every batch, such as what the policy was pretrained on."""
+
+    path: str
+    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has the same names is
+    used, and what it lacks stands at the mean of the new data."""
+    weight: Annotated[float, Field(gt=0, lt=1)]
+    """Share of every batch, exact over the steps."""
+    cameras: dict[str, str] = Field(default_factory=dict)
+    """Camera of the policy -> the dataset's camera that takes its place; cameras of the same name need none. Images are
+    resized to those of the policy."""
 
 
 class DataConfig(Config):
@@ -25,10 +39,24 @@ class DataConfig(Config):
     """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
     episode_balance: bool = False
     """Draw every episode equally often, however long it is: for data of mixed quality, where failures last longest."""
+    task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows are drawn than they
+    would be; the instruction itself counts before patterns, the longest pattern before others."""
     variable_history: bool = False
     """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
     rewards: RewardConfig = RewardConfig()
     """What is rewarded, for objectives that learn from rewards."""
+    replay: list[ReplayConfig] = Field(default_factory=list)
+    """Further datasets mixed into every batch; validation stays with `path`."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> DataConfig:
+        total = sum(entry.weight for entry in self.replay)
+        if total >= 1:
+            raise ValueError(
+                f"replay: weights add up to {total:g}, which leaves nothing for {self.path}; use less than 1"
+            )
+        return self
 
 
 class CoTrainingConfig(Config):
@@ -61,6 +89,43 @@ class OptimConfig(Config):
     """Last learning rate of the cosine, as a fraction of the peak."""
     clip_norm: PositiveFloat | None = 1.0
     """Greatest gradient norm; null does not clip."""
+    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*: 0.1`; names begin with
+    `policy.` or `objective.`, and the longest pattern that matches counts."""
+    project_gradients: bool = False
+    """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et al. 2020): one
+    backward pass per task of the batch."""
+
+
+class TransferConfig(Config):
+    """How a trained policy (`init_from`) becomes one for another robot, head, tokenizer or chunk.
+
+    What fits by name and shape is kept. What does not is made anew, as are heads where the actions, the tokenizer or the
+    head are others, and what reads the state where the state is another; positions follow their tokens.
+    """
+
+    cameras: dict[str, str] = Field(default_factory=dict)
+    """Camera of the new policy -> camera of the old one whose learned parts it takes. Others go by name, then in order."""
+    keep_statistics: bool = False
+    """Keep tokenizer and normalisation in place of fitting them to the new data: for another task of the same robot."""
+    remake: list[str] | None = None
+    """Patterns of parameters that are made anew even where they fit; null leaves it to the rule above."""
+    least_kept: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Refuse where less than this share of the old trunk's parameters fits, in the mean over its parts (vision,
+    transformer ...)."""
+    freeze: list[str] = Field(default_factory=list)
+    """Patterns of parameters that do not learn, for example `vision.*`; batch norms among them keep their statistics."""
+    lora: LoraSettings | None = None
+    """Low-rank adapters on the linear layers that were kept. The rest of what was kept is frozen, but for heads and
+    what reads states and actions; what was made anew learns. Checkpoints hold the merged weights."""
+    train: list[str] = Field(default_factory=list)
+    """With lora: patterns of kept parameters that learn in full all the same."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TransferConfig:
+        if self.train and self.lora is None:
+            raise ValueError("train: without lora everything learns that is not in freeze; leave it out")
+        return self
 
 
 class TrainConfig(RootConfig):
@@ -76,6 +141,8 @@ class TrainConfig(RootConfig):
     """The network. May be left out where `init_from` names one."""
     init_from: str | None = None
     """Folder of a trained policy to start from: its weights, tokenizer and normalisation are kept."""
+    transfer: TransferConfig | None = None
+    """Carry the policy of `init_from` over to this data's robot and to `policy`; null expects both to be as they were."""
     objective: Annotated[Any, Choice("objectives")] = Field(default={"type": "bc"})
     """What is minimised."""
     co_training: CoTrainingConfig | None = None
@@ -113,6 +180,10 @@ class TrainConfig(RootConfig):
     def _consistent(self) -> TrainConfig:
         if self.policy is None and self.init_from is None:
             raise ValueError("policy: is required (or name a trained policy with init_from)")
+        if self.transfer is not None and self.init_from is None:
+            raise ValueError("transfer: needs the policy that it starts from; set init_from")
+        if self.optim.project_gradients and self.co_training is not None:
+            raise ValueError("optim.project_gradients: knows the tasks of robot data alone; set co_training: null")
         if self.batch_size % self.grad_accumulation:
             raise ValueError(
                 f"batch_size: {self.batch_size} does not divide into grad_accumulation={self.grad_accumulation} "

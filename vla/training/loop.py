@@ -26,17 +26,20 @@ from timm.layers import convert_sync_batchnorm
 from vla.config import ConfigError, UserError
 from vla.data import EpisodeDataset
 from vla.models.policy import Policy, load_policy
-from vla.training.batches import build_sampler, open_windows, seed_of, step_batches, to_device
+from vla.training.batches import build_sampler, open_windows, seed_generators, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.co_training import open_pairs, pair_batches
 from vla.training.config import TrainConfig
+from vla.training.gradient_surgery import check_projection, projected_backward
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
+from vla.training.replay import with_replay
 from vla.training.run_directory import open_run, write_run
 from vla.training.state import TrainingState
 from vla.training.step import backward
+from vla.training.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy
 from vla.training.validation import build_scorer
 from vla.types import Batch
 
@@ -94,21 +97,28 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     checkpoint = open_run(config, resume=resume)
     dataset = EpisodeDataset(config.data.path)
     set_seed(config.seed)
-    policy = _load_or_build_policy(config, dataset, checkpoint)
+    policy, transfer = _load_or_build_policy(config, dataset, checkpoint)
     objective: Objective = config.objective.build(policy)
     windows, held_out = open_windows(config, dataset, policy, objective)
     objective.fit(windows)
     sampler = build_sampler(config, windows, objective, rank=rank, world_size=accelerator.num_processes)
+    drawn, draws = with_replay(config, policy, objective, windows, sampler)
     pairs = open_pairs(config, policy, accelerator.num_processes)
-    if checkpoint is None and config.init_from is None:
-        policy.fit(windows.actions, windows.states, windows.instructions, lengths=windows.lengths.tolist())
+    if checkpoint is None and transfer and config.transfer:
+        fit_transferred(policy, drawn, transfer, config.transfer)
+    elif checkpoint is None and config.init_from is None:
+        fit_policy(policy, drawn)
+    if transfer:
+        policy.card["transfer"] = transfer.card()
     policy.card["data"] = {"dataset": dataset.root.name, "episodes": len(windows.episodes), "frames": len(windows)}
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
+    if config.optim.project_gradients:
+        check_projection(state.learner, accelerator.num_processes)
     scorer = build_scorer(config, held_out, objective, accelerator, bf16=bf16)
 
     accelerator.wait_for_everyone()  # nobody looks into the run directory once process 0 writes there
-    log = _open_log(config, accelerator, state.step)
+    log = _open_log(config, accelerator, state.step, transfer)
     first, latest, watch = state.step, dict[str, float](), Stopwatch(device)
     steps = range(first + 1, config.steps + 1)
     with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
@@ -116,10 +126,12 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             f"{out}: step {first} of {config.steps}, {len(windows)} windows of {len(windows.episodes)} episodes, "
             f"{accelerator.num_processes} x {device.type}"
         )
+        for text in transfer.lines() if transfer and not checkpoint else ():
+            display.say(text)
         watch.start()
         robot = step_batches(
-            windows,
-            sampler,
+            drawn,
+            draws,
             steps,
             micro_batches=config.grad_accumulation,
             device=device,
@@ -128,20 +140,32 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
         texts = pair_batches(config, pairs, steps, rank=rank, world_size=accelerator.num_processes)
         for (step, batches), step_pairs in zip(robot, texts, strict=True):
             # Step.
-            set_seed(seed_of(config.seed, step, rank))
+            seed_generators(seed_of(config.seed, step, rank), device)
             batches = [to_device(batch, device) for batch in batches]
             watch.lap("data")
-            numbers = backward(
-                model,
-                objective,
-                batches,
-                accelerator,
-                watch,
-                bf16=bf16,
-                clip=config.optim.clip_norm,
-                pairs=step_pairs,
-                pairs_weight=config.co_training.weight if config.co_training else 0.0,
-            )
+            if config.optim.project_gradients:
+                numbers = projected_backward(
+                    model,
+                    objective,
+                    batches,
+                    accelerator,
+                    watch,
+                    bf16=bf16,
+                    clip=config.optim.clip_norm,
+                    seed=seed_of(config.seed, step),
+                )
+            else:
+                numbers = backward(
+                    model,
+                    objective,
+                    batches,
+                    accelerator,
+                    watch,
+                    bf16=bf16,
+                    clip=config.optim.clip_norm,
+                    pairs=step_pairs,
+                    pairs_weight=config.co_training.weight if config.co_training else 0.0,
+                )
             if not all(math.isfinite(numbers.get(name, 0.0)) for name in _MUST_BE_FINITE.values()):
                 raise _diverged(step, numbers, batches, out)
             numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
@@ -206,8 +230,24 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     )
 
 
-def _load_or_build_policy(config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None) -> Policy:
-    """Raises ConfigError where a trained policy fits neither the dataset nor the config."""
+def _load_or_build_policy(
+    config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None
+) -> tuple[Policy, Transfer | None]:
+    """-> the policy, and where it was carried over from another robot, what was kept of that one.
+
+    Raises ConfigError where a trained policy fits neither the dataset nor the config.
+    """
+    if config.transfer is None:
+        return _load_as_it_is(config, dataset, checkpoint), None
+    if checkpoint is None:
+        policy, transfer = transferred_policy(config, dataset.spec)
+    else:
+        policy, transfer = _load_as_it_is(config, dataset, checkpoint), Transfer.load(Path(config.out))
+    choose_trained(policy, config.transfer, transfer.tensors)
+    return policy, transfer
+
+
+def _load_as_it_is(config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None) -> Policy:
     source = checkpoint.folder if checkpoint else config.init_from
     if source is None:
         assert config.policy is not None  # TrainConfig sees to it
@@ -224,6 +264,8 @@ def _load_or_build_policy(config: TrainConfig, dataset: EpisodeDataset, checkpoi
             for key in sorted(wanted.keys() | found.keys())
             if wanted.get(key) != found.get(key)
         ]
+    if problems and not checkpoint:
+        problems.append("init_from: set transfer: {} to carry the policy over to other data or another policy")
     if problems:
         raise ConfigError(problems)
     return policy
@@ -245,10 +287,12 @@ def _training_state(
     return state
 
 
-def _open_log(config: TrainConfig, accelerator: Accelerator, step: int) -> MetricsLog:
+def _open_log(config: TrainConfig, accelerator: Accelerator, step: int, transfer: Transfer | None) -> MetricsLog:
     if not accelerator.is_main_process:
         return MetricsLog(None, accelerator, step)
     run_id = write_run(config)
+    if transfer:
+        transfer.save(Path(config.out))
     if config.trackers:
         accelerator.init_trackers("vla", init_kwargs=tracker_options(config, run_id, step))
     return MetricsLog(Path(config.out) / "metrics.jsonl", accelerator, step)

@@ -11,16 +11,32 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vla.training.config import OptimConfig
+from vla.training.patterns import values_by_name
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: matrices and kernels decay; biases, norms and embeddings do not."""
+    """AdamW over the trainable parameters: matrices and kernels decay; biases, norms and embeddings do not.
+
+    Every group of parameters has a `rate`, the factor of `config.rates` on its learning rate (see `set_learning_rate`).
+
+    Raises:
+        ConfigError: a pattern of `config.rates` matches no parameter.
+    """
     embeddings = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    names = [name for name, _ in module.named_parameters()]
+    rates = values_by_name(config.rates, names, key="optim.rates")
     trainable = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.ndim >= 2 and p not in embeddings]
-    free = [p for p in trainable if p.ndim < 2 or p in embeddings]
+    groups: dict[float, dict[bool, list[nn.Parameter]]] = {1.0: {True: [], False: []}}
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            decays = p.ndim >= 2 and p not in embeddings
+            groups.setdefault(rates.get(name, 1.0), {True: [], False: []})[decays].append(p)
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        [
+            {"params": params, "weight_decay": config.weight_decay if decays else 0.0, "rate": rate}
+            for rate, parts in groups.items()
+            for decays, params in parts.items()
+        ],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
@@ -37,6 +53,12 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     progress = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
     cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return config.lr * (config.min_lr_fraction + (1 - config.min_lr_fraction) * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the rate of every group of parameters: `lr` times the group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("rate", 1.0)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
 from vla.training.checkpoint import Checkpoint, CheckpointError, prune_checkpoints, replace_folder, save_checkpoint
 from vla.training.metrics import Mean
 from vla.training.objective import Learner
-from vla.training.optimizer import EMA, load_optimizer_tensors, optimizer_tensors
+from vla.training.optimizer import EMA, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 
 
 @dataclass
@@ -42,8 +43,7 @@ class TrainingState:
 
     def update(self, lr: float) -> float:
         """One optimiser step with the gradients that are there; -> the learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -75,14 +75,20 @@ class TrainingState:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to `checkpoint`. The policy and `ema` must come from its folder already."""
         tensors = checkpoint.tensors()
-        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "objective": {}, "raw": {}}
+        groups: dict[str, dict[str, Tensor]] = {
+            name: {} for name in ("optimizer", "objective", "raw", "adapter", "adapter_mean")
+        }
         for key, tensor in tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = tensor
         try:
             load_optimizer_tensors(self.optimizer, self.learner, groups["optimizer"])
             self.learner.objective.load_state_dict(groups["objective"])
+            for name, tensor in adapter_state(self.policy).items():
+                tensor.copy_(groups["adapter"][name])
             if self.ema:
+                for name, tensor in groups["adapter_mean"].items():
+                    self.ema.weights[name].copy_(tensor)
                 with torch.no_grad():
                     for name, parameter in self.policy.named_parameters():
                         if parameter.requires_grad:
@@ -107,6 +113,7 @@ class TrainingState:
                 ) from error
         if self.ema:
             self.ema.copy_to(self.policy)
+        merge_adapters(self.policy)
         return self.learner.objective.deploy(self.policy.eval())
 
     def _write_policy(self, folder: Path) -> None:
@@ -117,6 +124,9 @@ class TrainingState:
         """What a policy folder does not hold."""
         tensors = {f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()}
         tensors |= {f"objective/{k}": v for k, v in self.learner.objective.state_dict().items()}
+        adapters = adapter_state(self.policy)  # a policy folder holds what they make of the weights
+        tensors |= {f"adapter/{k}": v for k, v in adapters.items()}
         if self.ema:
             tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters() if v.requires_grad}
+            tensors |= {f"adapter_mean/{k}": v for k, v in self.ema.weights.items() if k in adapters}
         return tensors

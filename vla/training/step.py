@@ -63,22 +63,25 @@ def backward(
             watch.lap("backward")
         for name, value in {"loss": loss, **metrics}.items():
             means[name] = means.get(name, 0.0) + value.detach().float() * share
-    norms = _clip(model, objective, accelerator, clip)
+    norms = clip_gradients(model, objective, accelerator, clip)
     values = accelerator.reduce(torch.stack(list(means.values())), "sum")
     return dict(zip(means, values.tolist(), strict=True)) | norms
 
 
-def _clip(model: nn.Module, objective: Objective, accelerator: Accelerator, clip: float | None) -> dict[str, float]:
+def clip_gradients(
+    model: nn.Module, objective: Objective, accelerator: Accelerator, clip: float | None
+) -> dict[str, float]:
     """Clips the gradients of the policy and of the objective each by their own norm: a critic whose loss is large must
     not shrink the policy's step. -> the norms before clipping."""
     critics = [p for p in objective.parameters() if p.requires_grad]
-    if not critics:
-        norm = accelerator.clip_grad_norm_(model.parameters(), clip or float("inf"))
-        return {"grad_norm": float(cast(torch.Tensor, norm))}
     theirs = set(critics)
     policy = [p for p in model.parameters() if p not in theirs]
-    groups = {"grad_norm": policy, "critic_grad_norm": critics}
-    return {
-        name: float(cast(torch.Tensor, accelerator.clip_grad_norm_(group, clip or float("inf"))))
-        for name, group in groups.items()
-    }
+    groups = {"grad_norm": policy, "critic_grad_norm": critics} if critics else {"grad_norm": policy}
+    return {name: float(_clipped(group, accelerator, clip)) for name, group in groups.items()}
+
+
+def _clipped(parameters: list[nn.Parameter], accelerator: Accelerator, clip: float | None) -> torch.Tensor:
+    """The norm of their gradients before they were clipped."""
+    if clip is None:
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return cast(torch.Tensor, accelerator.clip_grad_norm_(parameters, clip))
