@@ -15,10 +15,14 @@ from vla.recipes.demo import DemoConfig, demo
 SMALL = [
     "collect.env.tasks=[reach]",
     "collect.env.image_size=32",
-    "collect.episodes_per_task=2",
+    "collect.episodes_per_task=6",
+    "collect.behaviours.mistaken=0",
+    "collect.noise.random_shares=[0.0, 1.0]",
     "collect.workers=1",
     "train.steps=3",
     "train.batch_size=8",
+    "finetune.steps=3",
+    "finetune.batch_size=8",
     "eval.env.tasks=[reach]",
     "eval.env.image_size=32",
     "eval.env.horizon=12",
@@ -31,14 +35,17 @@ SMALL = [
 def test_demo_leaves_a_policy_results_and_a_report(tmp_path: Path) -> None:
     out = demo(load_config(DemoConfig, {}, [f"out={tmp_path / 'demo'}", *SMALL]))
     results = json.loads((out / "results.json").read_text())
-    assert results["policy"] == "rt1"
+    assert results["policy"] == "rt1-iql"
     assert results["overall"]["episodes"] == 1
-    assert {p.name for p in out.iterdir()} >= {"dataset", "train", "expert", "random", "report.html", "timings.json"}
+    assert {p.name for p in out.iterdir()} >= {
+        *("dataset", "train", "finetune", "rt1-bc", "expert", "random", "report.html", "compare.json", "timings.json")
+    }
     report = (out / "report.html").read_text()
-    assert all(name in report for name in ("rt1", "expert", "random"))
-    policy = load_policy(out / "train" / "policy")
-    assert policy.card["results"]["rt1"]["episodes"] == 1
-    assert "expert" in (out / "train" / "policy" / "README.md").read_text()
+    assert all(name in report for name in ("rt1-iql", "rt1-bc", "expert", "random"))
+    assert {pair["a"] for pair in json.loads((out / "compare.json").read_text())["pairs"]} <= {"rt1-iql", "rt1-bc"}
+    policy = load_policy(out / "finetune" / "policy")
+    assert policy.card["results"]["rt1-iql"]["episodes"] == 1
+    assert "expert" in (out / "finetune" / "policy" / "README.md").read_text()
 
 
 def test_out_moves_everything(tmp_path: Path) -> None:

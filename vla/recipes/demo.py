@@ -1,4 +1,5 @@
-"""The whole story in one call: experts make demonstrations, RT-1 learns them, unseen seeds measure it.
+"""The whole story in one call: data of mixed quality is made, RT-1 clones it, offline RL makes the clone better, and the same
+unseen starts measure both.
 
 `demo.yaml` beside this file is the default; every value can be overridden.
 """
@@ -16,6 +17,7 @@ from rich.console import Console
 from vla.config import RootConfig, read_yaml
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
+from vla.sim_eval.compare import compare
 from vla.training import TrainConfig, train
 from vla.types import Actor
 
@@ -23,14 +25,16 @@ _DEFAULT = Path(__file__).with_suffix(".yaml")
 
 
 class DemoConfig(RootConfig):
-    """Three configs that share one folder. What is not given is taken from the default demo."""
+    """Configs that share one folder. What is not given is taken from the default demo."""
 
     out: str = "runs/demo"
-    """Folder of the dataset, the training run, the results and the report."""
+    """Folder of the dataset, the training runs, the results and the report."""
     collect: CollectConfig = Field(default=...)
-    """Demonstrations; its `out` is always `<out>/dataset`."""
+    """Episodes, good and bad; its `out` is always `<out>/dataset`."""
     train: TrainConfig = Field(default=...)
-    """Training; its `out` is always `<out>/train`."""
+    """Pretraining by imitation of all of it; its `out` is always `<out>/train`."""
+    finetune: TrainConfig = Field(default=...)
+    """Offline RL from there on; its `out` is always `<out>/finetune`."""
     eval: EvalConfig = Field(default=...)
     """Evaluation; its `out` is always `<out>`."""
 
@@ -41,10 +45,12 @@ class DemoConfig(RootConfig):
             return values
         merged = _merge(read_yaml(_DEFAULT), values)
         out = Path(str(merged.get("out", "runs/demo")))
+        data = {"path": str(out / "dataset")}
         places = {
             "collect": {"out": str(out / "dataset")},
-            "train": {"out": str(out / "train"), "data": {"path": str(out / "dataset")}},
-            "eval": {"out": str(out), "policy": str(out / "train" / "policy")},
+            "train": {"out": str(out / "train"), "data": data},
+            "finetune": {"out": str(out / "finetune"), "data": data, "init_from": str(out / "train" / "policy")},
+            "eval": {"out": str(out), "policy": str(out / "finetune" / "policy")},
         }
         return _merge(merged, places)
 
@@ -64,10 +70,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def demo(config: DemoConfig) -> Path:
-    """Collects, trains, evaluates the policy beside the expert and a random policy, writes one report.
+    """Collects, trains, fine-tunes, evaluates both policies beside the expert and a random policy, writes one report.
 
-    Steps that an earlier run in the same folder finished are resumed, not repeated.
-    Returns the folder, which holds `results.json`, `episodes.parquet`, `report.html` and `timings.json`.
+    Steps that an earlier run in the same folder finished are resumed, not repeated. Returns the folder, which holds
+    `results.json` and `episodes.parquet` of the fine-tuned policy, `compare.json` (its paired test against the clone),
+    `report.html` and `timings.json`.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -78,29 +85,43 @@ def demo(config: DemoConfig) -> Path:
         started = time.perf_counter()
         console.rule(name)
 
-    step("1/3  demonstrations by the scripted experts")
+    step("1/4  episodes of mixed quality")
     collect(config.collect, resume=(out / "dataset").exists())
     seconds["collect"] = time.perf_counter() - started
 
-    step("2/3  training RT-1 by behavioural cloning")
-    result = train(config.train, resume=(out / "train").exists())
+    step(f"2/4  RT-1 by {config.train.objective.type}, of all of them")
+    cloned = train(config.train, resume=(out / "train").exists())
     seconds["train"] = time.perf_counter() - started
 
-    step("3/3  evaluation on unseen seeds")
+    step(f"3/4  fine-tuned by {config.finetune.objective.type}, on the same episodes")
+    tuned = train(config.finetune, resume=(out / "finetune").exists())
+    seconds["finetune"] = time.perf_counter() - started
+
+    step("4/4  evaluation on unseen seeds")
     rows: list[Results] = []
-    actors: dict[str, Actor | Baseline] = {"rt1": result.policy, "expert": "expert", "random": "random"}
+    before, after = (f"rt1-{stage.objective.type}" for stage in (config.train, config.finetune))
+    after = f"{after}-finetuned" if after == before else after
+    actors: dict[str, Actor | Baseline] = {
+        after: tuned.policy,
+        before: cloned.policy,
+        "expert": "expert",
+        "random": "random",
+    }
     for name, actor in actors.items():
-        settings = config.eval.model_copy(update={"out": str(out if name == "rt1" else out / name)})
+        settings = config.eval.model_copy(update={"out": str(out if name == after else out / name)})
         rows.append(evaluate(actor, settings, name=name, command="vla demo"))
+    comparison = compare(rows[:2])
+    comparison.save(out)
     seconds["evaluate"] = time.perf_counter() - started
 
     measured = {row.policy: row.to_dict()["overall"] for row in rows}
-    result.policy.card["results"] = {**result.policy.card.get("results", {}), "suite": rows[0].suite, **measured}
-    result.policy.save_pretrained(out / "train" / "policy")
+    tuned.policy.card["results"] = {**tuned.policy.card.get("results", {}), "suite": rows[0].suite, **measured}
+    tuned.policy.save_pretrained(out / "finetune" / "policy")
 
     write_report(out / "report.html", rows)
     (out / "timings.json").write_text(json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n")
     for row in rows:
         console.print(row.table())
+    console.print(comparison.tables())
     console.print("minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()))
     return out
