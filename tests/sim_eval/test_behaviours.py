@@ -15,6 +15,7 @@ from vla.models.mlp import MLPConfig
 from vla.sim_eval.behaviours import Behaviours, BehavioursConfig
 from vla.sim_eval.collect import CollectConfig, collect, demonstrate
 from vla.sim_eval.envs.tabletop import TabletopConfig
+from vla.sim_eval.envs.tabletop_language import texts
 from vla.types import Spec, SpecError
 
 ENV = {"type": "tabletop", "tasks": ["reach", "open-drawer"], "cameras": ["front"], "image_size": 16, "horizon": 60}
@@ -106,8 +107,10 @@ def test_a_policy_acts_as_it_does_in_control(policy, env, tmp_path):
 
     behaviours = {"policies": [{"path": str(policy), "share": 1.0}]}
     env.render_images = True
-    episode, failure = demonstrate(env, config_of(tmp_path, policy, behaviours=behaviours), 8)
+    config = config_of(tmp_path, policy, behaviours=behaviours, noise={"random_shares": [1.0]})
+    episode, failure = demonstrate(env, config, 8)
     assert failure
+    assert "random_share" not in episode.info  # nothing disturbs a policy
     assert not episode.terminated
     actor = load_policy(policy)
     with inference(actor):
@@ -127,6 +130,27 @@ def test_the_mistaken_expert_does_what_it_understood(policy, env, tmp_path):
         assert achieved[episode.info["acted"]] == len(episode) - 1
         assert not episode.success.any()
         assert episode.terminated  # who believes to be done ends the task
+
+
+@pytest.mark.parametrize("family", ["push", "pick", "place", "stack", "close-drawer"])
+def test_the_scene_tells_what_was_achieved_and_experts_mistake_it(family):
+    env = TabletopConfig(tasks=(family,), image_size=16).make(family)
+    env.render_images = False
+    try:
+        env.reset(seed=6)
+        asked = texts(env.command, env.table.things)[0]
+        assert asked not in env.achieved()
+        while not env.step(env.expert_action())[4]["success"]:
+            pass
+        assert asked in env.achieved()
+        env.reset(seed=6)
+        acted, info = env.mistake(np.random.default_rng(0)), {}
+        assert acted != asked
+        while acted not in env.achieved():
+            info = env.step(env.expert_action())[4]
+        assert not info["success"]
+    finally:
+        env.close()
 
 
 def test_wrong_configs_are_explained(tmp_path, policy):

@@ -160,7 +160,7 @@ def demonstrate(
         gave_up = behaviour.acted in achieved.first  # who believes to be done ends the task: a true end, and a failure
         over = terminated or truncated or gave_up or (solved and ends_at_success and left == 0)
         left -= solved
-    texts = (str(info["instruction"]), *env.paraphrases())
+    texts, mixed = (str(info["instruction"]), *env.paraphrases()), config.noise.random_shares != (0.0,)
     episode = Episode(
         images=dict(frames),
         state=np.asarray(states, dtype=np.float32),
@@ -172,7 +172,7 @@ def demonstrate(
         info={
             "seed": seed,
             "noisy_steps": noise.noisy_steps,
-            **({"random_share": noise.random_share} if config.noise.random_shares != (0.0,) else {}),
+            **({"random_share": noise.random_share} if mixed and behaviour.disturbed else {}),
             **({"expert": env.expert_name} if env.expert_name else {}),
             **({} if config.behaviours.expert_alone else behaviour.info),
             **({"achieved": json.dumps(achieved.first)} if achieved.first and not solved else {}),
