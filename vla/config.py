@@ -133,10 +133,15 @@ class Choice:
     """Marks a field as a choice among the registered configs of a kind: `Annotated[Any, Choice("policies")]`.
 
     In YAML the choice is `type: rt1` beside its own fields.
+
+    Args:
+        kind: of the registry.
+        unlisted: names that the JSON schema leaves out, though they may be chosen: of configs that hold this very choice, and
+            whose schema would have no end.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, unlisted: Sequence[str] = ()) -> None:
+        self.kind, self.unlisted = kind, tuple(unlisted)
 
     def _validate(self, value: Any) -> Config:
         # looked up now, not when the field is declared: what a notebook registers later may be chosen too
@@ -156,6 +161,7 @@ class Choice:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Any:
         options = {name: c.__pydantic_core_schema__ for name, c in _configs(self.kind).items()}
+        options = {name: schema for name, schema in options.items() if name not in self.unlisted}
         return handler(core_schema.tagged_union_schema(options, discriminator="type"))
 
 

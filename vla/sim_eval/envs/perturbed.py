@@ -6,23 +6,13 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import GetJsonSchemaHandler, field_validator, model_validator
-from pydantic_core import core_schema
+from pydantic import field_validator, model_validator
 
-from vla.config import Choice, ConfigError, register, registered
+from vla.config import Choice, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite
 from vla.sim_eval.perturbations import Episode, Perturbation, kind_named, level_of, missing, unfit
 from vla.sim_eval.scene_edits import SceneEditor
 from vla.types import Spec
-
-
-class _ChoiceOfOthers(Choice):
-    """A schema that held its own config would have no end: it lists the other envs. Validation admits all."""
-
-    def __get_pydantic_json_schema__(self, source: Any, handler: GetJsonSchemaHandler) -> Any:
-        envs: dict[str, Any] = {name: cls for name, cls in registered(self.kind).items() if name != "perturbed"}
-        options = {name: cls.__pydantic_core_schema__ for name, cls in envs.items()}
-        return handler(core_schema.tagged_union_schema(options, discriminator="type"))
 
 
 @register("envs", "perturbed")
@@ -30,7 +20,7 @@ class PerturbedConfig(EnvConfig):
     """Another env under one perturbation; `vla eval perturb` plays them all."""
 
     type: Literal["perturbed"] = "perturbed"
-    env: Annotated[Any, _ChoiceOfOthers("envs")]
+    env: Annotated[Any, Choice("envs", unlisted=["perturbed"])]
     """The env that is perturbed."""
     kind: str
     """What is changed: light, camera, colours, distractors, noise, blur, action_delay, observation_delay, mass, friction,
