@@ -60,9 +60,8 @@ def _mixture(data: Path, other: Path) -> Mixture:
     first = Windows(EpisodeDataset(data), history=2, chunk=2)
     further = Windows(EpisodeDataset(other), history=2, chunk=2, cameras=["top"])
     fill = first.states.mean(0)
-    return Mixture(
-        first, [AdaptedWindows(further, training_toy.SPEC, cameras={"front": "top"}, fill=fill, first_task=2)]
-    )
+    adapted = AdaptedWindows(further, training_toy.SPEC, cameras={"front": "top"}, fill=fill, first_task=2)
+    return Mixture(first, [adapted], [Fraction("0.25")])
 
 
 def test_windows_of_another_robot_as_the_policy_would_have_seen_them(data: Path, other: Path) -> None:
@@ -77,7 +76,10 @@ def test_windows_of_another_robot_as_the_policy_would_have_seen_them(data: Path,
     assert torch.equal(batch.state[1], own.state[0])
     # y is the data's, x the mean of the policy's own data, gripper is dropped
     assert batch.state[0, :, 1].tolist() == [1.0, 2.0]
-    torch.testing.assert_close(batch.state[0, :, 0], torch.full((2,), float(mixture.states[:, 0].mean())))
+    torch.testing.assert_close(batch.state[0, :, 0], torch.full((2,), float(mixture.first.states[:, 0].mean())))
+    # what normalisation is fitted to: a quarter of it, evenly spread, from the 20 frames of the other dataset
+    assert mixture.states.shape == (72 + 24, 2)
+    assert mixture.states[72:, 1].mean() == pytest.approx(4.5, abs=0.2)
     assert batch.task_index.tolist() == [3, 0, 2]
     assert batch.instruction == ["go right", "go left", "go left"]
     with pytest.raises(IndexError, match="0 to 115"):
@@ -131,8 +133,8 @@ def test_a_run_with_replay_resumes_exactly(data: Path, other: Path, tmp_path: Pa
     assert losses[0] == losses[1]
     plain = train(toy_config(data, tmp_path / "plain", steps=1))
     assert plain.metrics["loss"] != losses[0][0]
-    # the tokenizer is fitted to all actions, the state to the policy's own data
-    assert torch.equal(whole.policy.state_mean, plain.policy.state_mean)
+    # normalisation knows a quarter of the other state: y of 0 to 9
+    assert whole.policy.state_mean[1] > plain.policy.state_mean[1] + 0.9
 
 
 def test_data_that_does_not_fit_is_refused(data: Path, other: Path, tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class AdaptedWindows:
     def __len__(self) -> int:
         return len(self.windows)
 
+    @property
+    def states(self) -> np.ndarray:
+        """float32 (N, S), as the policy's robot would have told them."""
+        return self._state(torch.from_numpy(self.windows.states)[None])[0].numpy()
+
     def batch(self, indices: np.ndarray) -> Batch:
         """See `Windows.batch`."""
         batch = self.windows.batch(indices)
@@ -67,16 +72,28 @@ class AdaptedWindows:
 class Mixture:
     """Windows of a dataset and of further ones as one row of windows.
 
+    Args:
+        shares: of the further datasets in the batches; the first has the rest.
+
     Attributes:
         actions: of all data, (N, A).
-        states: of the first dataset alone: the others may lack dimensions.
+        states: of each dataset as many as its share, evenly spread over it, (M, S): what normalisation is to be fitted to,
+            where one dataset is much larger than another.
         instructions, lengths: of all data.
     """
 
-    def __init__(self, first: Windows, further: Sequence[AdaptedWindows]) -> None:
+    def __init__(self, first: Windows, further: Sequence[AdaptedWindows], shares: Sequence[Fraction]) -> None:
         self.first, self.further = first, list(further)
         sources = [first, *(part.windows for part in further)]
-        self.next_step, self.states = first.next_step, first.states
+        self.next_step = first.next_step
+        states = [first.states, *(part.states for part in self.further)]
+        total = max(len(part) for part in states)
+        self.states = np.concatenate(
+            [
+                part[np.linspace(0, len(part) - 1, max(1, round(total * share))).round().astype(np.int64)]
+                for part, share in zip(states, [1 - sum(shares), *shares], strict=True)
+            ]
+        )
         self.actions = np.concatenate([source.actions for source in sources])
         self.lengths = np.concatenate([source.lengths for source in sources])
         self.instructions = [text for source in sources for text in source.instructions]

@@ -52,7 +52,7 @@ def with_replay(
         read = read_windows(config, dataset, policy, objective, cameras=list(dict.fromkeys(cameras.values())))
         further.append(AdaptedWindows(read, spec, cameras=cameras, fill=fill, first_task=first_task))
         first_task += len(read.instructions)
-    mixture = Mixture(windows, further)
+    mixture = Mixture(windows, further, shares)
     check_task_weights(config, mixture.instructions)
     samplers = [
         WindowSampler(

@@ -54,6 +54,7 @@ class Transfer:
         kept = len(t.kept) + len(t.adapted)
         told = [f"transfer: {kept} of {kept + len(t.anew)} tensors from {self.source}, of its {_percent(t)}"]
         told += [f"transfer: robot: {line}" for line in self.robots]
+        told += [f"transfer: camera {new} takes the place of {old}" for new, old in self.cameras.items() if new != old]
         told += [f"transfer: adapted {name}: {how}" for name, how in t.adapted.items()]
         told += [f"transfer: made anew {names}: {reason}" for reason, names in _by_reason(t.anew).items()]
         return [*told, *([f"transfer: left behind {_shown(t.left)}"] if t.left else [])]
@@ -142,7 +143,7 @@ def fit_transferred(policy: Policy, windows: Windows | Mixture, transfer: Transf
 
 
 def fit_policy(policy: Policy, windows: Windows | Mixture) -> None:
-    """Fits the policy to the actions and instructions of all data, and to the states of the first dataset."""
+    """Fits the policy to the actions and instructions of all data, and to states of each dataset by its share."""
     actions, lengths = _actions(windows)
     policy.fit(actions, windows.states, windows.instructions, lengths=lengths)
 
