@@ -227,6 +227,54 @@ def compare(
         console.print(f"report: {report}")
 
 
+@app.command(
+    epilog="Example: `vla fqe 'policies=[runs/iql/checkpoints/step-*]' data.path=data/mixed data.rewards.kind=success`"
+)
+def fqe(
+    config: Annotated[Path | None, typer.Argument(help="YAML file with the keys of FQEConfig.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Which checkpoint is best, told from recorded episodes without a simulator: fitted Q evaluation."""
+    with _clear_errors():
+        from vla.training.fqe import FQEConfig
+        from vla.training.fqe import fqe as run
+        from vla.training.fqe_result import RESULT_FILE
+
+        texts = list(overrides or [])
+        if config is not None and "=" in str(config):
+            texts, config = [str(config), *texts], None
+        settings = load_config(FQEConfig, config if config is not None else {}, texts)
+        with console.status("opening the dataset") as status:
+            result = run(settings, tell=lambda text: status.update(_escape(text)))
+        console.print(result.table())
+        console.print(f"estimates: {Path(settings.out) / RESULT_FILE}")
+
+
+@app.command(epilog="Example: `vla diagnose runs/iql`")
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    step: Annotated[int | None, typer.Option(help="Step of a checkpoint [default: the newest].")] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Most episodes read of those trained on, and of those held out.")
+    ] = 50,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows looked at of each.")] = 2048,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the dataset lies now [default: as the run's config says].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for diagnostics.json and calibration.svg [default: the run's].")
+    ] = None,
+) -> None:
+    """What a run's critics are worth: values beside returns, weights, data beside policy, and when to stop."""
+    with _clear_errors():
+        from vla.training.diagnostics import diagnose as look
+
+        found = look(run, step=step, episodes=episodes, windows=windows, data=data)
+        console.print(found.tables())
+        for path in found.save(out):
+            console.print(f"written: {path}")
+
+
 @data_app.command("info", epilog="Example: `vla data info data/mt10`")
 def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
     """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""
