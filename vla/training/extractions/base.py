@@ -27,6 +27,9 @@ class Extraction(nn.Module, ABC):
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         """-> the scalar to minimise (mean over the valid steps) and further scalars. `now.actions` has a gradient."""
 
+    def after_step(self) -> None:
+        """Called after each optimiser step."""
+
     def deploy(self, policy: Policy, value: ValueLearner) -> Policy:
         """What acts: the policy itself, or one that asks the critics."""
         return policy

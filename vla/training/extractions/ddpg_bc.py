@@ -50,10 +50,8 @@ class DDPGBC(Extraction):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.training:
-            self.steps += 1
-            if int(self.steps) % self.config.every:
-                return now.features.new_zeros(()), {}
+        if self.training and (int(self.steps) + 1) % self.config.every:
+            return now.features.new_zeros(()), {}
         require(
             now.actions, "rsample", "ddpg_bc", "use policy.head: {type: gaussian}, squashed, regression or categorical"
         )
@@ -70,6 +68,9 @@ class DDPGBC(Extraction):
         if self.config.temperature:
             loss = loss + self._entropy(now, actions, mask, metrics)
         return loss, metrics
+
+    def after_step(self) -> None:
+        self.steps += 1
 
     def _entropy(self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]) -> Tensor:
         require(now.actions, "log_prob", "ddpg_bc.temperature", "set temperature: 0, or policy.head: {type: gaussian}")

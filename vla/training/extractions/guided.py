@@ -10,7 +10,7 @@ from torch import Tensor
 from vla.config import register
 from vla.models.guided import BestOfN, Climb, GuidedConfig, guide
 from vla.models.policy import Policy
-from vla.training.extractions.base import ExtractionConfig, require_q
+from vla.training.extractions.base import ExtractionConfig, require, require_q
 from vla.training.extractions.bc import BCExtraction
 from vla.training.values.base import Moment, ValueLearner
 
@@ -56,6 +56,8 @@ class Guided(BCExtraction):
         self.rule, self.imitate = rule, imitate
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+        if isinstance(self.rule, Climb):
+            require(now.actions, "logits", "argmax_q", "use policy.head: {type: categorical}, or best_of_n")
         loss, metrics = super().loss(now, value)
         return loss * float(self.imitate), metrics
 

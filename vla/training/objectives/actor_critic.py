@@ -85,7 +85,9 @@ class ActorCritic(Objective):
 
     def after_step(self, policy: Policy) -> None:
         """Moves target copies. Raises ObjectiveError where Q has left what any episode could bring."""
+        self.steps += 1
         self.value.after_step()
+        self.extraction.after_step()
         if self._q_bound is not None and float(self.q_size) > self._q_bound:
             raise ObjectiveError(
                 f"objective: Q diverges: its mean size is {float(self.q_size):.3g} at step {int(self.steps)}, rewards of this "
@@ -111,7 +113,7 @@ class ActorCritic(Objective):
         policy_loss, more = self.extraction.loss(told, self.value)
         if self.training:
             self._watch(metrics)
-        learns = float(int(self.steps) > self.warmup) if self.warmup else 1.0
+        learns = float(int(self.steps) >= self.warmup) if self.warmup else 1.0
         metrics |= more | {name: masked_mean(loss.detach(), now.mask) for name, loss in output.losses.items()}
         return value_loss + learns * policy_loss, metrics | {"policy_loss": policy_loss.detach()}
 
@@ -140,10 +142,9 @@ class ActorCritic(Objective):
         return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
 
     def _watch(self, metrics: dict[str, Tensor]) -> None:
-        self.steps += 1
         size = metrics.get("q_data", metrics.get("v"))
         if size is not None:
-            rate = max(_RATE, 1 / int(self.steps))
+            rate = max(_RATE, 1 / (int(self.steps) + 1))
             self.q_size += rate * (size.detach().abs() - self.q_size)
 
 

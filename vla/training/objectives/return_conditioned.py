@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from vla.config import register
 from vla.data import Windows
 from vla.data.rewards import check_varied_returns
@@ -28,14 +30,29 @@ class ReturnConditionedConfig(ObjectiveConfig):
                 f"objective: return_conditioned needs a policy that is told returns, {type(policy).__name__} is not; use "
                 "policy: {type: decision_transformer, condition: return} (or condition: success)"
             )
-        return ReturnConditioned()
+        return ReturnConditioned(by_success=getattr(policy.config, "condition", "return") == "success")
 
 
 class ReturnConditioned(BC):
     """See the config."""
 
+    def __init__(self, *, by_success: bool) -> None:
+        super().__init__()
+        self.by_success = by_success
+
     def fit(self, windows: Windows) -> None:
-        check_varied_returns(windows)
+        """Raises DataError where all returns are alike; ObjectiveError where success is told and all episodes are solved, or
+        none is."""
+        if not self.by_success:
+            check_varied_returns(windows)
+            return
+        solved_E = windows.success[np.cumsum(windows.lengths) - windows.lengths]
+        if solved_E.all() or not solved_E.any():
+            raise ObjectiveError(
+                f"objective: return_conditioned tells the policy of success, but in {windows.dataset.root} "
+                f"{'all' if solved_E.any() else 'none'} of {len(solved_E)} episodes are solved: there is nothing to tell "
+                "apart; add others, or use objective: {type: bc}"
+            )
 
 
 __all__ = ["ReturnConditioned", "ReturnConditionedConfig"]

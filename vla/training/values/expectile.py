@@ -43,12 +43,13 @@ class Expectile(Critics):
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
         values = self.state_critic(now.features)
-        error_BT = self.target_q(now.features, now.batch.actions) - values
-        value_loss = masked_mean(expectile_loss(error_BT, self.config.expectile), now.batch.mask)
+        above_BT = self.target_q(now.features, now.batch.actions) - values
+        value_loss = masked_mean(expectile_loss(above_BT, self.config.expectile), now.batch.mask)
         with torch.no_grad():
             target = later.returns + later.bootstrap * self.state_critic(later.moment.features)
         q_EBT = self.action_critic(now.features, now.batch.actions)
-        td_loss = masked_mean((q_EBT - target).square().sum(0), later.known)
+        error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
+        td_loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
             metrics = {
                 "value_loss": value_loss.detach(),

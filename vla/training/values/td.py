@@ -51,8 +51,8 @@ class TD(Critics):
         """-> loss, metrics, and Q of the data's actions (E, B, T)."""
         target = later.returns + later.bootstrap * self.next_value(later.moment)
         q_EBT = self.action_critic(now.features, now.batch.actions)
-        error_BT = (q_EBT - target).square().sum(0)
-        loss = masked_mean(error_BT, later.known)
+        error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
+        loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
             metrics = {
                 "td_loss": loss.detach() / len(q_EBT),
