@@ -25,7 +25,7 @@ from vla.config import read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CRITIC = {"joint": True}
-SPARSE = {"discount": 0.98, "critic": CRITIC, "target_rate": 0.01}
+SPARSE = {"discount": 0.98, "critic": CRITIC, "target_rate": 0.02, "monte_carlo_floor": True}
 WEIGHING = {"type": "weighted_bc", "beta": 3.0, "max_weight": 20.0, "standardise": True, "mean_weight": True}
 BEST = {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 16}}
 

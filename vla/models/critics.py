@@ -49,8 +49,13 @@ class EnsembleMLP(nn.Module):
         self.first = nn.ParameterList(_uniform(members, size, H, fan_in=sum(inputs)) for size in inputs)
         sizes = [H] * (config.depth - 1) + [1]
         self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
+        with (
+            torch.no_grad()
+        ):  # values start near 0, however large the features: what is bootstrapped from is forgotten slowly
+            self.weights[-1].mul_(0.01)
         # one row each, so that optimisers see biases and scales as what they are and do not decay them
-        self.biases = nn.ParameterList(_uniform(members * size, fan_in=H) for size in [H] * config.depth + [1])
+        self.biases = nn.ParameterList(_uniform(members * size, fan_in=H) for size in [H] * config.depth)
+        self.biases.append(nn.Parameter(torch.zeros(members)))
         norms = config.depth if config.layer_norm else 0
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
         self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))

@@ -182,7 +182,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
         set_seed(seed)
         return
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - for libraries that draw from it
     torch.default_generator.manual_seed(seed)
 
 

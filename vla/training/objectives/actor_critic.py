@@ -5,6 +5,7 @@ B windows, T steps, n lookahead steps, K actions per chunk, F features.
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from vla.config import Choice, register
 from vla.data import Windows
 from vla.data.rewards import check_rewards
+from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction
 from vla.training.losses import masked_mean, n_step_returns
@@ -44,6 +46,30 @@ class ActorCriticConfig(ObjectiveConfig):
 
     def build(self, policy: Policy) -> ActorCritic:
         return build_actor_critic(policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps)
+
+
+class CriticObjectiveConfig(ObjectiveConfig, ABC):
+    """What the presets of `actor_critic` share."""
+
+    discount: Discount = 0.99
+    """Per environment step."""
+    target_rate: float = Field(default=0.005, gt=0, le=1)
+    """How far target copies move at every step. Short runs: 0.02."""
+    monte_carlo_floor: bool = False
+    """No target of Q below what the very episode brought: for sparse rewards, where values else spread slowly."""
+    critic: CriticConfig = CriticConfig()
+    """Networks."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """First steps in which only the values learn."""
+
+    @property
+    def critics(self) -> dict[str, Any]:
+        """The fields of a value part that are told here."""
+        return {name: getattr(self, name) for name in ("critic", "target_rate", "monte_carlo_floor")}
+
+    def join(self, policy: Policy, value: Any, extraction: Any) -> ActorCritic:
+        """The objective of these parts."""
+        return build_actor_critic(policy, value, extraction, discount=self.discount, warmup=self.warmup_steps)
 
 
 def build_actor_critic(policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0) -> ActorCritic:
@@ -148,4 +174,4 @@ class ActorCritic(Objective):
             self.q_size += rate * (size.detach().abs() - self.q_size)
 
 
-__all__ = ["ActorCritic", "ActorCriticConfig", "Discount", "build_actor_critic"]
+__all__ = ["ActorCritic", "ActorCriticConfig", "CriticObjectiveConfig", "Discount", "build_actor_critic"]

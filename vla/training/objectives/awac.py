@@ -7,16 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from vla.config import register
-from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.weighted_bc import WeightedBCConfig
-from vla.training.objective import ObjectiveConfig
-from vla.training.objectives.actor_critic import ActorCritic, Discount, build_actor_critic
+from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.values.td import TDConfig
 
 
 @register("objectives", "awac")
-class AWACConfig(ObjectiveConfig):
+class AWACConfig(CriticObjectiveConfig):
     """Q of the policy itself by temporal differences; imitation weighted by exp(beta * (Q(s, a) - Q(s, the policy's own)))."""
 
     type: Literal["awac"] = "awac"
@@ -28,19 +26,11 @@ class AWACConfig(ObjectiveConfig):
     """Take advantages in units of their running standard deviation."""
     samples: int = Field(default=1, ge=1)
     """Own actions that the policy's value is averaged over."""
-    discount: Discount = 0.99
-    """Per environment step."""
-    target_rate: float = Field(default=0.005, gt=0, le=1)
-    """How far target copies move at every step."""
-    critic: CriticConfig = CriticConfig()
-    """Networks."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
 
     def build(self, policy: Policy) -> ActorCritic:
-        value = TDConfig(critic=self.critic, target_rate=self.target_rate, samples=self.samples)
+        value = TDConfig(**self.critics, samples=self.samples)
         weighing = WeightedBCConfig(beta=self.beta, max_weight=self.max_weight, standardise=self.standardise)
-        return build_actor_critic(policy, value, weighing, discount=self.discount, warmup=self.warmup_steps)
+        return self.join(policy, value, weighing)
 
 
 __all__ = ["AWACConfig"]

@@ -7,17 +7,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vla.config import register
-from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.weighted_bc import WeightedBCConfig
-from vla.training.objective import ObjectiveConfig
-from vla.training.objectives.actor_critic import ActorCritic, Discount, build_actor_critic
+from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.values.monte_carlo import MonteCarloConfig
 from vla.training.values.td import TDConfig
 
 
 @register("objectives", "awr")
-class AWRConfig(ObjectiveConfig):
+class AWRConfig(CriticObjectiveConfig):
     """Imitation weighted by exp(beta * advantage over V), V being what the data's own behaviour brings."""
 
     type: Literal["awr"] = "awr"
@@ -27,19 +25,13 @@ class AWRConfig(ObjectiveConfig):
     """Inverse temperature, of advantages in units of their standard deviation."""
     max_weight: float = Field(default=20.0, ge=1)
     """Greatest weight."""
-    discount: Discount = 0.99
-    """Per environment step."""
-    critic: CriticConfig = CriticConfig()
-    """Networks."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
 
     def build(self, policy: Policy) -> ActorCritic:
-        value: Any = MonteCarloConfig(critic=self.critic)
+        value: Any = MonteCarloConfig(**self.critics)
         if self.advantage == "td":
-            value = TDConfig(critic=self.critic, next_actions="data")
+            value = TDConfig(**self.critics, next_actions="data")
         weighing = WeightedBCConfig(beta=self.beta, max_weight=self.max_weight, standardise=True)
-        return build_actor_critic(policy, value, weighing, discount=self.discount, warmup=self.warmup_steps)
+        return self.join(policy, value, weighing)
 
 
 __all__ = ["AWRConfig"]

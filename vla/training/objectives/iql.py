@@ -7,16 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vla.config import Choice, register
-from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.weighted_bc import WeightedBCConfig
-from vla.training.objective import ObjectiveConfig
-from vla.training.objectives.actor_critic import ActorCritic, Discount, build_actor_critic
+from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.values.expectile import ExpectileConfig
 
 
 @register("objectives", "iql")
-class IQLConfig(ObjectiveConfig):
+class IQLConfig(CriticObjectiveConfig):
     """V as an upper expectile of Q, imitation weighted by exp(beta * (Q - V)). Works with every head and tokenizer, and never
     asks for the value of an action that the data does not hold."""
 
@@ -31,23 +29,15 @@ class IQLConfig(ObjectiveConfig):
     """Take advantages in units of their running standard deviation."""
     mean_weight: bool = False
     """Divide the weights by their running mean."""
-    discount: Discount = 0.99
-    """Per environment step."""
-    target_rate: float = Field(default=0.005, gt=0, le=1)
-    """How far target copies move at every step."""
-    critic: CriticConfig = CriticConfig()
-    """Networks."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
     extraction: Annotated[Any, Choice("extractions")] | None = None
     """Another way to make the policy than weighted imitation, such as best_of_n (IDQL)."""
 
     def build(self, policy: Policy) -> ActorCritic:
-        value = ExpectileConfig(critic=self.critic, target_rate=self.target_rate, expectile=self.expectile)
+        value = ExpectileConfig(**self.critics, expectile=self.expectile)
         weighing = self.extraction or WeightedBCConfig(
             beta=self.beta, max_weight=self.max_weight, standardise=self.standardise, mean_weight=self.mean_weight
         )
-        return build_actor_critic(policy, value, weighing, discount=self.discount, warmup=self.warmup_steps)
+        return self.join(policy, value, weighing)
 
 
 __all__ = ["IQLConfig"]

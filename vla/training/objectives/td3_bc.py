@@ -7,16 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from vla.config import register
-from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.ddpg_bc import DDPGBCConfig
-from vla.training.objective import ObjectiveConfig
-from vla.training.objectives.actor_critic import ActorCritic, Discount, build_actor_critic
+from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.values.td import TDConfig
 
 
 @register("objectives", "td3_bc")
-class TD3BCConfig(ObjectiveConfig):
+class TD3BCConfig(CriticObjectiveConfig):
     """Q of the policy's own (smoothed) actions; the policy climbs it, held to the data by imitation."""
 
     type: Literal["td3_bc"] = "td3_bc"
@@ -28,25 +26,16 @@ class TD3BCConfig(ObjectiveConfig):
     """Greatest smoothing noise."""
     policy_every: int = Field(default=2, ge=1)
     """The policy learns at every so many steps."""
-    discount: Discount = 0.99
-    """Per environment step."""
-    target_rate: float = Field(default=0.005, gt=0, le=1)
-    """How far target copies move at every step."""
-    critic: CriticConfig = CriticConfig()
-    """Networks."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
 
     def build(self, policy: Policy) -> ActorCritic:
         value = TDConfig(
-            critic=self.critic,
-            target_rate=self.target_rate,
+            **self.critics,
             next_actions="mode",
             noise=self.noise,
             noise_clip=self.noise_clip,
         )
         climbing = DDPGBCConfig(bc=1 / self.alpha, every=self.policy_every)
-        return build_actor_critic(policy, value, climbing, discount=self.discount, warmup=self.warmup_steps)
+        return self.join(policy, value, climbing)
 
 
 __all__ = ["TD3BCConfig"]

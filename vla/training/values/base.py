@@ -59,6 +59,9 @@ class ValueConfig(Config, ABC):
     """Networks."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """How far the target copies of the critics move towards them at every step (Polyak averaging)."""
+    monte_carlo_floor: bool = False
+    """No target of Q below what the very episode brought from there on: values then spread from the end of an episode to its
+    start at once. For sparse rewards in worlds that are nearly deterministic (Chebotar et al., 2023)."""
 
     @abstractmethod
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> ValueLearner:
@@ -124,6 +127,11 @@ class Critics(ValueLearner):
 
     def after_step(self) -> None:
         self.target_critic.follow(self.action_critic, rate=self.config.target_rate)
+
+    def target(self, now: Moment, later: Lookahead, value_BT: Tensor) -> Tensor:
+        """The n-step target of Q, given the value of what comes later."""
+        target_BT = later.returns + later.bootstrap * value_BT
+        return target_BT.maximum(now.batch.returns_to_go) if self.config.monte_carlo_floor else target_BT
 
     def target_q(self, features: Tensor, actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T"]:
         """Least Q of the target copies."""

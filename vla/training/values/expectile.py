@@ -46,7 +46,7 @@ class Expectile(Critics):
         above_BT = self.target_q(now.features, now.batch.actions) - values
         value_loss = masked_mean(expectile_loss(above_BT, self.config.expectile), now.batch.mask)
         with torch.no_grad():
-            target = later.returns + later.bootstrap * self.state_critic(later.moment.features)
+            target = self.target(now, later, self.state_critic(later.moment.features))
         q_EBT = self.action_critic(now.features, now.batch.actions)
         error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
         td_loss = masked_mean(error_BT, now.batch.mask)

@@ -49,7 +49,7 @@ class TD(Critics):
 
     def td_loss(self, now: Moment, later: Lookahead) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """-> loss, metrics, and Q of the data's actions (E, B, T)."""
-        target = later.returns + later.bootstrap * self.next_value(later.moment)
+        target = self.target(now, later, self.next_value(later.moment))
         q_EBT = self.action_critic(now.features, now.batch.actions)
         error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
         loss = masked_mean(error_BT, now.batch.mask)
