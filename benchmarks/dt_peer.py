@@ -12,67 +12,33 @@ of every run warms up and is not counted. What is done is kept in `--work`, run 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from _common import add_cpu_arguments, check_cpu_arguments, prepare_cpu, publish, summary
-from _dt_peer_ours import (
+from _dt_peer_ours import SIZES, TARGETS, dataset_folder, learn, open_dataset, schedule
+from _peer import (
     HORIZON,
-    SIZES,
-    TARGETS,
+    SIDES,
+    Peer,
     Rounds,
-    dataset_folder,
+    add_peer_arguments,
+    check_peer_arguments,
     export,
-    learn,
-    make_dataset,
+    kept,
     play,
-    schedule,
     starts,
 )
 
-HERE = Path(__file__).parent
-SIDES = ("ours", "d3rlpy")
 
-
-class Peer:
-    """d3rlpy's process."""
-
-    def __init__(self, arguments: argparse.Namespace, seed: int, data: Path) -> None:
-        own = {name: getattr(arguments, name) for name in ("threads", "device", "compile")}
-        settings = SIZES | schedule(arguments) | own | {"seed": seed, "data": str(data)}
-        self.process = subprocess.Popen(
-            [str(arguments.peer), str(HERE / "_dt_peer_d3rlpy.py"), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
-        )
-        self.facts = self._answer()
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"dt_peer: d3rlpy's side ended with status {self.process.wait()}; see above")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def start_peer(arguments: argparse.Namespace, seed: int, data: Path) -> Peer:
+    """d3rlpy's process for one run."""
+    own = {name: getattr(arguments, name) for name in ("threads", "device", "compile")}
+    settings = SIZES | schedule(arguments) | own | {"seed": seed, "data": str(data)}
+    return Peer(arguments.peer, "_dt_peer_d3rlpy.py", settings, threads=arguments.threads)
 
 
 def run(arguments: argparse.Namespace, env: str, seed: int) -> dict[str, Any]:
@@ -82,39 +48,36 @@ def run(arguments: argparse.Namespace, env: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(dataset_folder(arguments, env), folder / "episodes.npz")
-        peer = Peer(arguments, seed, folder / "episodes.npz")
+        peer = start_peer(arguments, seed, folder / "episodes.npz")
         theirs: Rounds = []
         policy, ours = learn(
             arguments, env, seed, folder / "run", lambda updates: theirs.append(peer.ask(update=updates))
         )
         asked = {"env_id": ROBOTS[env].env_id, "target_return": TARGETS[env], "horizon": HORIZON}
-        answer = peer.ask(evaluate=starts(arguments, env), **asked)
+        answer = peer.ask(evaluate=starts(env, arguments.episodes), **asked)
         peer.close()
         return {
-            "ours": {"rounds": ours, "returns": play(arguments, env, policy)},
+            "ours": {"rounds": ours, "returns": played(arguments, env, policy)},
             "d3rlpy": {"rounds": theirs, "returns": answer["returns"]},
             "parameters": {"ours": sum(p.numel() for p in policy.parameters()), "d3rlpy": peer.facts["parameters"]},
             "peer": peer.facts,
         }
 
 
-def kept(file: Path, settings: dict[str, Any], work: Callable[[], Any]) -> Any:
-    """What `work` returns, from `file` where it was done before with these settings."""
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if found["settings"] == settings:
-            return found["result"]
-    result = work()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"settings": settings, "result": result}, indent=2) + "\n")
-    return result
+def played(arguments: argparse.Namespace, env: str, policy: Any = None) -> list[float]:
+    """Returns of our policy, or of the expert."""
+    return play(
+        env,
+        policy,
+        policies=arguments.policies,
+        seeds=starts(env, arguments.episodes),
+        threads=arguments.threads,
+        target=None if policy is None else TARGETS[env],
+    )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--policies", type=Path, required=True, help="folder of the published hopper.h5 and walker2d.h5"
-    )
     parser.add_argument("--updates", type=int, default=1000, help="of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--envs", nargs="+", choices=sorted(TARGETS), default=sorted(TARGETS))
@@ -124,27 +87,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup-updates", type=int, default=100, help="the paper has 10,000 of 100,000")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile; d3rlpy has CUDA graphs, on GPUs alone")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where the datasets are, or are made")
-    parser.add_argument("--work", type=Path, default=Path("runs/dt_peer"), help="where finished runs are kept")
-    parser.add_argument("--peer", type=Path, default=Path(".venv-d3rlpy/bin/python"), help="d3rlpy's interpreter")
+    add_peer_arguments(parser, work="runs/dt_peer")
     add_cpu_arguments(parser)
     arguments = parser.parse_args()
     check_cpu_arguments(parser, arguments)
-    if arguments.rounds < 2 or arguments.updates % arguments.rounds:
-        parser.error(
-            f"--updates {arguments.updates} must be a multiple of --rounds {arguments.rounds}, which is 2 at least"
-        )
-    if not arguments.peer.is_file():
-        print(f"dt_peer: no interpreter {arguments.peer}: run `make bench-dt_peer`, which makes it", file=sys.stderr)
-        raise SystemExit(2)
+    check_peer_arguments(parser, arguments)
     return arguments
 
 
 def measure(arguments: argparse.Namespace, settings: dict[str, Any], env: str) -> dict[str, Any]:
     """All runs on one robot, those that were done before from their files."""
-    data, asked = make_dataset(arguments, env), {"env": env, "target_return": TARGETS[env]}
+    data, asked = open_dataset(arguments, env), {"env": env, "target_return": TARGETS[env]}
     known = {"episodes": arguments.episodes, "env": env}
-    expert = kept(arguments.work / f"{env}_expert.json", known, lambda: play(arguments, env))
+    expert = kept(arguments.work / f"{env}_expert.json", known, lambda: played(arguments, env))
     runs = []
     for seed in arguments.seeds:
         known = settings | asked | {"seed": seed, "data": data}
