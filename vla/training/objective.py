@@ -12,7 +12,8 @@ from vla.config import Config, UserError
 from vla.data import Windows
 from vla.data.image_text import ImageTextBatch
 from vla.models.policy import Policy
-from vla.types import Batch
+from vla.training.losses import masked_mean
+from vla.types import Batch, PolicyOutput
 
 
 class ObjectiveError(UserError):
@@ -63,6 +64,16 @@ class Objective(nn.Module, ABC):
         """What is validated, saved and used in place of the policy that was trained: itself, or one that also asks the
         objective's critics when it acts (see `vla.models.guided`)."""
         return policy
+
+
+def asked_besides(output: PolicyOutput, batch: Batch, *, solved_only: bool) -> dict[str, Tensor]:
+    """What the policy asks to be learned beside its actions: a mean over the valid steps for each name.
+
+    solved_only: leave out the steps of episodes that are not solved (they count as 0): where the keyframe of a failure lies is
+        not what the instruction asked for.
+    """
+    counted_BT = batch.mask & batch.success if solved_only else batch.mask
+    return {name: masked_mean(loss.where(counted_BT, 0.0), batch.mask) for name, loss in output.losses.items()}
 
 
 class ObjectiveConfig(Config, ABC):

@@ -24,7 +24,7 @@ from vla.data.rewards import check_rewards
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
 from vla.training.losses import masked_mean, n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
+from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.target_copy import TargetCopy
 from vla.types import Batch
 
@@ -72,6 +72,7 @@ class TokenValueObjective(Objective):
 
     def __init__(self, config: TokenValueConfig, policy: Policy, head_class: type[Head], head_name: str) -> None:
         super().__init__()
+        self.labelled = False
         self.config, self.name = config, config.model_dump()["type"]
         self.discount, self.next_step = config.discount, policy.chunk
         head = getattr(policy, "head", None)
@@ -110,13 +111,14 @@ class TokenValueObjective(Objective):
         """Raises ObjectiveError where rewards cannot teach, or are outside of what the head's values can be."""
         try:
             check_rewards(windows, needs=self.rewards_needed)
+            self.labelled = bool(windows.success.any())
         except DataError as error:
             raise ObjectiveError(f"objective {self.name}: {error}") from error
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over the valid steps, and in training the losses that the policy adds."""
         output, now, loss_BT, numbers = self._learn(policy, batch)
-        added = {name: masked_mean(values_BT, now.mask) for name, values_BT in output.losses.items()}
+        added = asked_besides(output, now, solved_only=self.labelled)
         metrics = {name: masked_mean(v.detach(), now.mask) for name, v in numbers.items()}
         metrics |= {name: value.detach() for name, value in added.items()}
         return masked_mean(loss_BT, now.mask) + sum(added.values()), metrics

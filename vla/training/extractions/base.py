@@ -36,9 +36,8 @@ class Extraction(nn.Module, ABC):
 
 
 def imitation(now: Moment) -> Tensor:
-    """The loss (B, T) of the data's actions, and of what the policy asks to be learned beside them: that tells of the data's
-    behaviour too, and is to be weighted like it."""
-    return sum(now.losses.values(), now.actions.loss(now.batch.actions, now.batch.action_mask))
+    """The loss (B, T) of the data's actions."""
+    return now.actions.loss(now.batch.actions, now.batch.action_mask)
 
 
 def require(actions: object, ability: str, who: str, remedy: str) -> None:

@@ -18,8 +18,8 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction
-from vla.training.losses import masked_mean, n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError
+from vla.training.losses import n_step_returns
+from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.objectives.bc import BC
 from vla.training.values.base import Lookahead, Moment, ValueLearner
 from vla.training.values.none import NoValues
@@ -97,11 +97,13 @@ class ActorCritic(Objective):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
+        self._labelled = False  # whether the data tells which episodes are solved
 
     # --- before and after ------------------------------------------------------------------------------
 
     def fit(self, windows: Windows) -> None:
         """Raises DataError or ObjectiveError where the rewards cannot teach what is good."""
+        self._labelled = bool(windows.success.any())
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
@@ -133,23 +135,25 @@ class ActorCritic(Objective):
         now = self._now(batch)
         output = policy(now)
         features = output.features if self.value.joint else output.features.detach()
-        moment = Moment(now, features, output.actions)
-        value_loss, metrics = self.value.loss(moment, self._later(policy, batch))
-        told = Moment(now, features.detach(), output.actions, output.losses)
-        policy_loss, more = self.extraction.loss(told, self.value)
+        later = self._later(policy, batch)
+        value_loss, metrics = self.value.loss(Moment(now, features, output.actions), later)
+        moment = Moment(now, features.detach(), output.actions, later)
+        policy_loss, more = self.extraction.loss(moment, self.value)
+        added = asked_besides(output, now, solved_only=self._labelled)
         if self.training:
             self._watch(metrics)
         learns = float(int(self.steps) >= self.warmup) if self.warmup else 1.0
-        metrics |= more | {name: masked_mean(loss.detach(), now.mask) for name, loss in output.losses.items()}
-        return value_loss + learns * policy_loss, metrics | {"policy_loss": policy_loss.detach()}
+        metrics |= more | {name: loss.detach() for name, loss in added.items()}
+        return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""
         now = self._now(batch)
         own = policy.trained
         output = own(now)
-        moment = Moment(now, output.features, output.actions)
-        value_loss, metrics = self.value.loss(moment, self._later(own, batch))
+        later = self._later(own, batch)
+        moment = Moment(now, output.features, output.actions, later)
+        value_loss, metrics = self.value.loss(moment, later)
         policy_loss, more = self.extraction.loss(moment, self.value)
         return BC().validate(policy, now) | metrics | more | {"loss": value_loss + policy_loss}
 

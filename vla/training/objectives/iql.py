@@ -21,6 +21,8 @@ class IQLConfig(CriticObjectiveConfig):
     type: Literal["iql"] = "iql"
     expectile: float = Field(default=0.7, gt=0, lt=1)
     """0.5 values the data's behaviour, towards 1 the best of it. Sparse rewards over long ways: 0.9."""
+    advantage: Literal["q", "outcome"] = "q"
+    """By the learned Q, or by what its target is in the very episode: for short runs, in worlds that are nearly deterministic."""
     beta: float = Field(default=3.0, gt=0)
     """Inverse temperature of the weights. Sparse rewards: 10."""
     max_weight: float = Field(default=100.0, ge=1)
@@ -33,7 +35,7 @@ class IQLConfig(CriticObjectiveConfig):
     """Another way to make the policy than weighted imitation, such as best_of_n (IDQL)."""
 
     def build(self, policy: Policy) -> ActorCritic:
-        value = ExpectileConfig(**self.critics, expectile=self.expectile)
+        value = ExpectileConfig(**self.critics, expectile=self.expectile, advantage=self.advantage)
         weighing = self.extraction or WeightedBCConfig(
             beta=self.beta, max_weight=self.max_weight, standardise=self.standardise, mean_weight=self.mean_weight
         )

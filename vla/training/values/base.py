@@ -6,8 +6,7 @@ B windows, T steps, F features, K actions per chunk, A action dimensions, S samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,13 +27,13 @@ class Moment:
         batch: the data.
         features: (B, T, F) float32, without gradient unless critics are trained jointly with the trunk.
         actions: the policy's distribution at these steps.
-        losses: what the policy asks to be learned beside its actions, by name: (B, T) each.
+        later: what follows, where the values look ahead.
     """
 
     batch: Batch
     features: Tensor
     actions: ActionDistribution
-    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    later: Lookahead | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ class ExpectileConfig(ValueConfig):
     type: Literal["expectile"] = "expectile"
     expectile: float = Field(default=0.7, gt=0, lt=1)
     """0.5 is the value of who made the data (SARSA); towards 1 the best action of the data counts."""
+    advantage: Literal["q", "outcome"] = "q"
+    """What an action's advantage over V is measured by: the learned Q; or the target that Q is taught with, which knows of this
+    very episode what Q has yet to learn, and takes luck for skill where the world is random."""
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> Expectile:
         return Expectile(self, feature_dim, spec, chunk)
@@ -63,7 +66,11 @@ class Expectile(Critics):
 
     @torch.no_grad()
     def advantage(self, now: Moment) -> Tensor:
-        return self.target_q(now.features, now.batch.actions) - self.state_critic(now.features)
+        q_BT = self.target_q(now.features, now.batch.actions)
+        if self.config.advantage == "outcome" and now.later is not None:
+            outcome_BT = self.target(now, now.later, self.state_critic(now.later.moment.features))
+            q_BT = outcome_BT.where(now.later.known, q_BT)
+        return q_BT - self.state_critic(now.features)
 
 
 __all__ = ["Expectile", "ExpectileConfig"]
