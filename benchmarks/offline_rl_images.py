@@ -64,6 +64,8 @@ OTHER_POLICY = {  # overrides of those that do not train the clone's own head
     "ilql": ['policy.head={"type": "ilql"}', *TOKENS],
 }
 
+IMITATORS = ("bc", "filtered_bc", "return_conditioned")  # the others see failures too, in a share of their own
+
 
 def decision_transformer(arguments: argparse.Namespace) -> list[str]:
     """Overrides that put a Decision Transformer in the clone's place, trained as long as clone and fine-tuning."""
@@ -83,6 +85,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"seed={arguments.seed}",
         "validate_every=null",
         "save_every=null",
+        *([] if name in IMITATORS else [f"data.solved_share={arguments.solved_share}"]),
         *(decision_transformer(arguments) if name == "return_conditioned" else OTHER_POLICY.get(name, [])),
     ]
     played = [f"episodes_per_task={arguments.episodes}"]
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/offline_rl"))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--solved-share", type=float, default=0.6, help="of the windows of those that learn values")
     parser.add_argument("--episodes", type=int, default=40, help="unseen starts of each family, the same for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=cpu_count())

@@ -11,6 +11,7 @@ from vla.data import (
     WindowSampler,
     episode_balanced_weights,
     shorten_history,
+    solved_share_weights,
     task_balanced_weights,
 )
 from vla.types import Spec
@@ -109,6 +110,17 @@ def test_episodes_count_the_same_however_long():
     np.testing.assert_allclose(sums, [1 / 3] * 3)
     balanced = episode_balanced_weights(windows, task_balanced_weights(windows, temperature=0.0))
     np.testing.assert_allclose([balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()], [0.25, 0.25, 0.5])
+
+
+def test_solved_episodes_get_their_share_of_every_task():
+    windows = Lengths()
+    windows.success = np.repeat([True, False, True], windows.lengths)
+    weights = solved_share_weights(windows, 0.75)
+    sums = [weights[:2].sum(), weights[2:10].sum(), weights[10:].sum()]
+    np.testing.assert_allclose(sums, [0.75 * 10 / 15, 0.25 * 10 / 15, 5 / 15])  # the third task has no failures
+    balanced = solved_share_weights(windows, 0.75, episode_balanced_weights(windows))
+    sums = [balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()]
+    np.testing.assert_allclose(sums, [0.75 * 2 / 3, 0.25 * 2 / 3, 1 / 3])
 
 
 def test_history_is_shortened_from_its_oldest_end():

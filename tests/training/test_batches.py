@@ -8,8 +8,8 @@ import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.training.objectives.bc import BC
 from vla.training.batches import build_sampler, seed_of, split_episodes, step_batches
+from vla.training.objectives.bc import BC
 
 
 def test_split_is_deterministic_and_even_over_tasks() -> None:

@@ -18,6 +18,7 @@ from vla.data.rewards import shape_rewards as shape_rewards
 from vla.data.sampler import WindowSampler as WindowSampler
 from vla.data.sampler import episode_balanced_weights as episode_balanced_weights
 from vla.data.sampler import shorten_history as shorten_history
+from vla.data.sampler import solved_share_weights as solved_share_weights
 from vla.data.sampler import task_balanced_weights as task_balanced_weights
 from vla.data.statistics import Statistics as Statistics
 from vla.data.statistics import true_statistics as true_statistics

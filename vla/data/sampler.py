@@ -108,6 +108,28 @@ def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None =
     return np.asarray(weights / weights.sum())
 
 
+def solved_share_weights(windows: Windows, share: float, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weights (len(windows),) under which solved episodes are drawn `share` of the time in every task; they sum to one.
+
+    A task whose episodes are all solved, or none, keeps what it has, as does each task's part of the whole.
+
+    Args:
+        share: in (0, 1).
+        weights: relative weights so far; by default every window's is the same.
+    """
+    weights = np.full(len(windows), 1.0) if weights is None else np.array(weights, dtype=np.float64)
+    starts = np.cumsum(windows.lengths) - windows.lengths
+    solved_N = np.repeat(windows.success[starts], windows.lengths)
+    total = np.bincount(windows.task_index, weights=weights)
+    solved = np.bincount(windows.task_index, weights=weights * solved_N, minlength=len(total))
+    mixed = (solved > 0) & (solved < total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        raised, lowered = share * total / solved, (1 - share) * total / (total - solved)
+    factors = np.where(mixed, np.stack([lowered, raised]), 1.0)
+    weights *= factors[solved_N.astype(np.int64), windows.task_index]
+    return np.asarray(weights / weights.sum())
+
+
 def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: int = 0) -> Batch:
     """The same windows with a random number of their oldest steps hidden, so that a policy learns from any history.
 

@@ -17,6 +17,7 @@ from vla.data import (
     episode_balanced_weights,
     prefetch,
     shorten_history,
+    solved_share_weights,
     task_balanced_weights,
 )
 from vla.data.mixture import Mixture, MixtureSampler
@@ -120,6 +121,8 @@ def window_weights(config: TrainConfig, windows: Windows, objective: Objective) 
     weights = None if balance is None else task_balanced_weights(windows, temperature=balance)
     if config.data.episode_balance:
         weights = episode_balanced_weights(windows, weights)
+    if config.data.solved_share is not None:
+        weights = solved_share_weights(windows, config.data.solved_share, weights)
     asked = [objective.window_weights(windows), _task_weights(config, windows)]
     for factor in asked:
         if factor is not None:

@@ -42,6 +42,9 @@ class DataConfig(Config):
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows are drawn than they
     would be; the instruction itself counts before patterns, the longest pattern before others."""
+    solved_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of each task's windows that come from solved episodes; null leaves it to the data. Where most episodes fail, offline
+    RL learns sooner from as many of both."""
     variable_history: bool = False
     """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
     rewards: RewardConfig = RewardConfig()
