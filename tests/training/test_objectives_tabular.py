@@ -1,0 +1,248 @@
+"""Value learners and extractions on problems whose solutions are known.
+
+The corridor: states 0, 1, 2; 0.5 goes right, -0.5 left (at 0 it stays). Right at 2 brings 1 and ends.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tabular import DISCOUNT, Step, batch_of, fixed_point, learn, moment, q_table, robot, two_ways, v_table
+from torch import Tensor
+
+from vla.models.guided import GuidedPolicy
+from vla.models.mlp import MLPConfig
+from vla.models.policy import load_policy
+from vla.training.objective import ObjectiveError
+from vla.training.objectives.actor_critic import ActorCriticConfig
+from vla.types import Observation
+
+LEFT, RIGHT = -0.5, 0.5
+BC = {"type": "bc"}
+
+
+def corridor() -> list[Step]:
+    """Every action at every state, each followed by either action: recordings of who acts at random."""
+    steps = []
+    for state in range(3):
+        for after in (LEFT, RIGHT):
+            steps.append(Step(state, LEFT, later=(max(0, state - 1), after)))
+            steps.append(Step(state, RIGHT, later=(state + 1, after)) if state < 2 else Step(2, RIGHT, reward=1.0))
+    return steps
+
+
+def corridor_backup(q: Tensor, *, best: bool) -> Tensor:
+    v = q.amax(1) if best else q.mean(1)
+    left = DISCOUNT * torch.stack([v[0], v[0], v[1]])
+    right = torch.stack([DISCOUNT * v[1], DISCOUNT * v[2], torch.tensor(1.0)])
+    return torch.stack([left, right], 1)
+
+
+# --- values ---------------------------------------------------------------------------------------------
+
+
+def test_monte_carlo_reaches_the_mean_return() -> None:
+    batch = batch_of([Step(0, a, returned=g) for a in (LEFT, RIGHT) for g in (0.0, 0.0, 3.0)] + [Step(1, LEFT)], 2)
+    policy = two_ways(2)
+    objective = learn(policy, {"type": "monte_carlo"}, BC, batch, steps=120)
+    torch.testing.assert_close(v_table(objective, 2), torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
+    advantage = objective.value.advantage(moment(policy, batch))
+    torch.testing.assert_close(advantage[:3, 0], torch.tensor([-1.0, -1.0, 2.0]), atol=0.02, rtol=0)
+
+
+def test_td_of_the_datas_actions_reaches_the_value_of_who_made_them() -> None:
+    objective = learn(two_ways(3), {"type": "td", "next_actions": "data"}, BC, batch_of(corridor(), 3), steps=300)
+    known = fixed_point(lambda q: corridor_backup(q, best=False), (3, 2))
+    torch.testing.assert_close(q_table(objective, 3, [LEFT, RIGHT]), known, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("asked", ["policy", "mode"])
+def test_td_of_a_policy_that_becomes_greedy_reaches_the_optimal_value(asked: str) -> None:
+    greedy = {"type": "weighted_bc", "beta": 50.0}
+    policy = two_ways(3)
+    objective = learn(
+        policy, {"type": "td", "next_actions": asked, "samples": 4}, greedy, batch_of(corridor(), 3), steps=500
+    )
+    known = fixed_point(lambda q: corridor_backup(q, best=True), (3, 2))
+    torch.testing.assert_close(known[:, 1], torch.tensor([DISCOUNT**2, DISCOUNT, 1.0]))
+    torch.testing.assert_close(q_table(objective, 3, [LEFT, RIGHT]), known, atol=0.06, rtol=0)
+    assert (policy(batch_of(corridor(), 3)).actions.mode() > 0).all()
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.8, 0.97])
+def test_expectile_values_reach_the_expectile(expectile: float) -> None:
+    # state 1 ends with 0 or 1, equally often: its expectile is tau itself; 0.5 is the mean, near 1 the best
+    ends = [Step(1, LEFT, reward=0.0), Step(1, RIGHT, reward=1.0)]
+    batch = batch_of([*ends, Step(0, LEFT, later=(1, LEFT)), Step(0, RIGHT, later=(1, RIGHT))], 2)
+    objective = learn(two_ways(2), {"type": "expectile", "expectile": expectile}, BC, batch, steps=300)
+    torch.testing.assert_close(v_table(objective, 2), expectile * torch.tensor([DISCOUNT, 1.0]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        q_table(objective, 2, [LEFT, RIGHT]),
+        torch.tensor([[expectile * DISCOUNT] * 2, [0.0, 1.0]]),
+        atol=0.03,
+        rtol=0,
+    )
+
+
+def test_expectile_values_join_two_recordings() -> None:
+    # 0 -> 1 -> (left) nothing, and 2 -> 1 -> (right) 1: nobody has gone from 0 to the reward
+    steps = [Step(0, RIGHT, later=(1, LEFT)), Step(0, LEFT, reward=0.2), Step(1, LEFT), Step(1, RIGHT, reward=1.0)]
+    steps += [Step(2, LEFT, later=(1, RIGHT), returned=DISCOUNT), Step(1, RIGHT, reward=1.0)]
+    for step, returned in zip(range(6), (0.0, 0.2, 0.0, 1.0, DISCOUNT, 1.0), strict=True):
+        steps[step] = Step(**(vars(steps[step]) | {"returned": returned}))
+    batch = batch_of(steps, 3)
+    prefers = {}
+    for value in ({"type": "expectile", "expectile": 0.95}, {"type": "monte_carlo"}):
+        policy = two_ways(3)
+        learn(policy, value, {"type": "weighted_bc", "beta": 10.0}, batch, steps=180)
+        prefers[value["type"]] = policy(batch).actions.mode()[0, 0].item()
+    assert prefers == {"expectile": RIGHT, "monte_carlo": LEFT}  # what was seen to come of it is 0 against 0.2
+
+
+@pytest.mark.parametrize("value", ["td", "expectile"])
+def test_a_truncation_bootstraps_and_a_true_end_does_not(value: str) -> None:
+    # state 0 brings 1 a step for ever, though recordings are cut; state 1 brings 1 and ends
+    forever = [Step(0, LEFT, reward=1.0, later=(0, LEFT)), Step(0, LEFT, reward=1.0, cut=True)]
+    batch = batch_of([*forever, Step(1, LEFT, reward=1.0)], 2)
+    options = {"type": value} | ({"next_actions": "data"} if value == "td" else {})
+    objective = learn(two_ways(2), options, BC, batch, steps=420)
+    known = torch.tensor([[1 / (1 - DISCOUNT)], [1.0]])
+    torch.testing.assert_close(q_table(objective, 2, [LEFT]), known, atol=0.05, rtol=0.02)
+
+
+def test_conservative_values_press_what_the_data_does_not_hold_below_it() -> None:
+    steps = [Step(0, 0.4 + 0.02 * i, reward=1.0) for i in range(10)]
+    batch, tried, untried = batch_of(steps, 1), [0.4, 0.5], [-0.9, -0.5]
+    tables = {}
+    for alpha in (0.0, 0.3):
+        options = {"type": "conservative", "alpha": alpha, "importance": False, "next_actions": "data"}
+        objective = learn(two_ways(1), options, BC, batch, steps=180)
+        tables[alpha] = q_table(objective, 1, [*tried, *untried])[0]
+    torch.testing.assert_close(tables[0.0][:2], torch.ones(2), atol=0.02, rtol=0)  # plain temporal differences
+    assert tables[0.3][2:].max() < tables[0.3][:2].min() - 0.5
+    assert (tables[0.3][2:] < tables[0.0][2:] - 0.3).all()
+
+
+def test_calibrated_values_are_not_pressed_below_the_return() -> None:
+    steps = [Step(0, 0.5, reward=1.0, returned=1.0)] * 4
+    batch, pressed = batch_of(steps, 1), {}
+    for calibrated in (False, True):
+        torch.manual_seed(0)
+        options = {"type": "conservative", "alpha": 1.0, "importance": False, "calibrated": calibrated, "sampled": 4}
+        # the policy, held where it began, proposes both actions; only 0.5 was tried
+        objective = learn(two_ways(1), options, {"type": "best_of_n", "imitate": False}, batch, steps=120)
+        pressed[calibrated] = q_table(objective, 1, [LEFT])[0, 0]
+    assert pressed[True] > pressed[False] + 0.5
+
+
+# --- extractions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_weighted_imitation_prefers_the_better_way_by_exactly_its_weight(beta: float) -> None:
+    # in state 0 right brings 0.5 more than left; both are as frequent. In state 1 left is three times as frequent.
+    steps = [Step(0, LEFT), Step(0, RIGHT, returned=0.5), *[Step(1, LEFT)] * 3, Step(1, RIGHT)]
+    policy, batch = two_ways(2), batch_of(steps, 2)
+    learn(policy, {"type": "monte_carlo"}, {"type": "weighted_bc", "beta": beta}, batch, steps=240)
+    log_probs = policy(batch).actions.logits.log_softmax(-1)
+    assert (log_probs[0, 0, 0, 1] - log_probs[0, 0, 0, 0]).item() == pytest.approx(0.5 * beta, abs=0.05)
+    assert (log_probs[2, 0, 0, 0] - log_probs[2, 0, 0, 1]).item() == pytest.approx(math.log(3), abs=0.05)
+
+
+def quadratic(best: float = 0.4) -> list[Step]:
+    """One state in which an action brings 1 - (a - best)^2; all are tried."""
+    return [Step(0, a, reward=1 - (a - best) ** 2) for a in torch.linspace(-1, 1, 21).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("head", "imitation", "expected"), [("regression", 0.0, 0.6), ("gaussian", 0.0, 0.6), ("regression", 20.0, 0.0)]
+)
+def test_the_gradient_of_q_leads_to_its_top_and_imitation_to_the_mean(
+    head: str, imitation: float, expected: float
+) -> None:
+    torch.manual_seed(0)
+    policy = MLPConfig(hidden=32, depth=1, head={"type": head}).build(robot(1))
+    batch = batch_of(quadratic(best=0.6), 1)
+    extraction = {"type": "ddpg_bc", "bc": imitation}
+    learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=400, lr=1e-2)
+    assert policy(batch).actions.mode()[0, 0].item() == pytest.approx(expected, abs=0.15)
+
+
+def test_the_price_of_a_nat_decides_between_q_and_imitation() -> None:
+    steps = [*[Step(0, LEFT)] * 3, Step(0, RIGHT, reward=1.0)]  # the better way is the rarer one
+    shares = {}
+    for alpha in (0.05, 50.0):
+        policy, batch = two_ways(1), batch_of(steps, 1)
+        learn(policy, {"type": "expectile"}, {"type": "kl", "alpha": alpha}, batch, steps=180)
+        shares[alpha] = policy(batch).actions.logits.softmax(-1)[0, 0, 0, 1].item()
+    assert shares[0.05] > 0.9
+    assert shares[50.0] == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_policy_learns_at_every_so_many_steps_and_not_before_the_warm_up_is_over() -> None:
+    policy, batch = two_ways(1), batch_of(quadratic(), 1)
+    value = {"type": "td", "next_actions": "data"}
+    config = {"value": value, "extraction": {"type": "ddpg_bc", "every": 2}, "warmup_steps": 4}
+    objective = ActorCriticConfig.model_validate(config).build(policy).train()
+    moved = []
+    for _ in range(8):
+        policy.zero_grad()
+        for _ in range(2):  # two micro-batches are one step
+            objective.loss(policy, batch)[0].backward()
+        moved.append(policy.head.weight.grad is not None and bool(policy.head.weight.grad.any()))
+        objective.after_step(policy)
+    assert moved == [False, False, False, False, False, True, False, True]
+
+
+# --- what decides by Q, saved and loaded -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "extraction",
+    [
+        {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 64}},
+        {"type": "argmax_q", "rule": {"type": "climb", "min_prob": 0.0}},
+    ],
+)
+def test_a_guided_policy_chooses_the_best_action_also_when_loaded(extraction: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = {"type": "bins", "num_bins": 8}
+    policy = MLPConfig(hidden=32, depth=1, head={"type": "categorical"}, tokenizer=tokenizer).build(robot(1))
+    batch = batch_of(quadratic(best=0.375), 1)
+    objective = learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=240)
+    guided = objective.deploy(policy)
+    guided.save_pretrained(tmp_path / "guided")
+    loaded = load_policy(tmp_path / "guided")
+    assert isinstance(loaded, GuidedPolicy)
+    assert type(loaded.trained) is type(policy)
+    observation = Observation({}, torch.ones(1, 1), [""])
+    for actor in (guided, loaded):
+        torch.manual_seed(3)
+        actions = [actor.act(observation)[0].item() for _ in range(5)]
+        torch.manual_seed(3)
+        assert [actor.act(observation)[0].item() for _ in range(5)] == actions
+        assert set(actions) == {0.375}
+    again = [loaded.act(observation, generator=torch.Generator().manual_seed(1), temperature=1.0)[0] for _ in range(2)]
+    assert torch.equal(again[0], again[1])
+    assert torch.equal(loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions))
+
+
+def test_ids_that_the_policy_holds_unlikely_are_not_chosen() -> None:
+    torch.manual_seed(0)
+    policy, batch = two_ways(1), batch_of([*[Step(0, LEFT)] * 20, Step(0, RIGHT, reward=1.0)], 1)
+    chosen = {}
+    for least in (0.0, 0.5):
+        extraction = {"type": "argmax_q", "rule": {"type": "climb", "min_prob": least}}
+        objective = learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=120)
+        chosen[least] = objective.deploy(policy)(batch).actions.mode()[0, 0].item()
+    assert chosen == {0.0: RIGHT, 0.5: LEFT}
+
+
+def test_argmax_q_says_which_head_it_needs() -> None:
+    policy = MLPConfig(hidden=8, head={"type": "gaussian"}).build(robot(1))
+    with pytest.raises(ObjectiveError, match=r"argmax_q needs a head with logits.*head: \{type: categorical\}"):
+        learn(policy, {"type": "td"}, {"type": "argmax_q"}, batch_of(quadratic(), 1), steps=1)
