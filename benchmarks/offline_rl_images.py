@@ -36,7 +36,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "awr_td": ("AWR, SARSA", {"type": "awr", "advantage": "td", "discount": 0.98, "critic": CRITIC}),
     "awac": ("AWAC", {"type": "awac", "beta": 3.0, "standardise": True, **SPARSE}),
     "iql": ("IQL", {"type": "iql", "max_weight": 20.0, "standardise": True, "mean_weight": True, **SPARSE}),
-    "iql_outcome_b1": ("IQL, advantage of outcomes, beta 1", {"type": "iql", "advantage": "outcome", "beta": 1.0, "max_weight": 20.0, "standardise": True, "mean_weight": True, **SPARSE}),
+    "iql_outcome_b1": (
+        "IQL, advantage of outcomes, beta 1",
+        {
+            "type": "iql",
+            "advantage": "outcome",
+            "beta": 1.0,
+            "max_weight": 20.0,
+            "standardise": True,
+            "mean_weight": True,
+            **SPARSE,
+        },
+    ),
     "iql_outcome": (
         "IQL, advantage of outcomes",
         {"type": "iql", "advantage": "outcome", "max_weight": 20.0, "standardise": True, "mean_weight": True, **SPARSE},
@@ -55,7 +66,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "return_conditioned": ("Decision Transformer, asked for success, from scratch", {"type": "return_conditioned"}),
     "q_transformer": (
         "Q-Transformer",
-        {"type": "q_transformer", "discount": 0.98, "target_rate": 0.02, "conservative_weight": 0.5},
+        {"type": "q_transformer", "discount": 0.98, "target_rate": 0.02, "conservative_weight": 0.5, "smoothing": 1.5},
     ),
     "ilql": ("ILQL", {"type": "ilql", "discount": 0.98, "target_rate": 0.02}),
 }

@@ -71,18 +71,44 @@ def of_ids(values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"]) -> F
     return values.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
-def others_towards_zero(values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half the mean of Q ** 2 over the ids that were not chosen (Chebotar et al., 2023, eq. 3): 0 is the least return.
-
-    A mean, so that it is the same for any number of ids; in the limit of many data, an id that was chosen with probability
-    p and led to y has Q = p y / (p + weight (1 - p) / (V - 1)).
+def kinship(ids: Int64[Tensor, "*shape"], count: int, *, width: float) -> Float[Tensor, "*shape V"]:
+    """How much each of `count` ordered ids is meant where one is told: 1 for itself, falling off as a Gaussian.
 
     Args:
-        values: minus infinity where an id may not stand; those do not count.
-        ids: what was chosen.
+        width: standard deviation in ids; 0 means the told id alone.
     """
-    others = torch.isfinite(values) & (torch.arange(values.shape[-1], device=values.device) != ids.unsqueeze(-1))
-    return 0.5 * values.where(others, 0.0).square().sum(-1) / others.sum(-1).clamp(min=1)
+    distance = torch.arange(count, device=ids.device) - ids.unsqueeze(-1)
+    return (distance == 0).float() if width == 0 else (-0.5 * (distance / width).square()).exp()
+
+
+def error_of_kin(
+    values: Float[Tensor, "*shape V"], targets: Float[Tensor, "*shape"], kin: Float[Tensor, "*shape V"]
+) -> Float[Tensor, "*shape"]:
+    """Half the squared distance to the target, a mean over the ids weighted by their kinship to the told one.
+
+    Args:
+        values: minus infinity where an id may not stand: such ids count for nothing.
+    """
+    possible = torch.isfinite(values)
+    weight = kin * possible
+    error = 0.5 * (values.where(possible, 0.0) - targets.unsqueeze(-1)).square()
+    return (weight * error).sum(-1) / weight.sum(-1)
+
+
+def others_towards_zero(values: Float[Tensor, "*shape V"], kin: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
+    """Half the mean of Q^2 over the other ids (Chebotar et al., 2023, eq. 3), each as much as it is no kin; 0 where there is
+    no other.
+
+    A mean, so that it is the same for any number of ids; without neighbours and in the limit of many data, an id that was
+    chosen with probability p and led to y has Q = p y / (p + weight (1 - p) / (V - 1)).
+
+    Args:
+        values: minus infinity where an id may not stand: such ids count for nothing.
+        kin: of `kinship`.
+    """
+    weight = (1 - kin) * torch.isfinite(values)
+    pulled = (weight * values.where(torch.isfinite(values), 0.0).square()).sum(-1)
+    return 0.5 * pulled / weight.sum(-1).clamp(min=1e-6)
 
 
 def others_below(

@@ -12,13 +12,22 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import register
 from vla.models.heads.q_values import QValues, QValuesHead
 from vla.models.policy import Policy
-from vla.training.q_losses import mean_over_tokens, of_ids, others_below, others_towards_zero, token_targets
+from vla.training.objective import ObjectiveError
+from vla.training.q_losses import (
+    error_of_kin,
+    kinship,
+    mean_over_tokens,
+    of_ids,
+    others_below,
+    others_towards_zero,
+    token_targets,
+)
 from vla.training.token_values import Outcome, TokenValueConfig, TokenValueObjective
 from vla.types import Batch
 
@@ -36,14 +45,31 @@ class QTransformerObjectiveConfig(TokenValueConfig):
     """Its weight; 0 trusts every value."""
     conservative_temperature: float = Field(default=0.1, gt=0)
     """Of the soft maximum of cross_entropy."""
+    smoothing: float = Field(default=0.0, ge=0)
+    """Standard deviation, in ids, of a Gaussian by which neighbours of the data's id learn its target too, and are less drawn to
+    0: neighbouring bins are nearly the same action. 0 for the data's id alone, as published."""
     monte_carlo_floor: bool = True
     """No target below the return that the very trajectory had from there on: values then spread from the end of an episode
     to its start at once."""
     dimension_steps: int = Field(default=1, ge=1)
     """How many tokens ahead a token's target looks; more than 1 goes with the data's tokens in between."""
 
+    @model_validator(mode="after")
+    def _smooth(self) -> QTransformerObjectiveConfig:
+        if self.smoothing and self.conservative != "zero":
+            raise ValueError(
+                f"smoothing: neighbours are spared by conservative: zero alone, not by {self.conservative}"
+            )
+        return self
+
     def build(self, policy: Policy) -> QTransformerObjective:
-        """Raises ObjectiveError where the policy's head gives no values."""
+        """Raises ObjectiveError where the policy's head gives no values, or ids have no order to be smoothed over."""
+        tokenizer = policy.tokenizer
+        if self.smoothing and tokenizer.tokens_per_action != tokenizer.action_dim:
+            raise ObjectiveError(
+                f"objective.smoothing: neighbouring ids of {type(tokenizer).__name__} are not neighbours in value; set it to "
+                "0, or use policy.tokenizer: {type: bins}"
+            )
         return QTransformerObjective(self, policy)
 
 
@@ -73,9 +99,10 @@ class QTransformerObjective(TokenValueObjective):
                 steps=self.config.dimension_steps,
             )
         q_BTL = of_ids(q_BTLV, ids_BTL)
-        error_BTL = 0.5 * (q_BTL - targets.values).square()
+        kin_BTLV = kinship(ids_BTL, q_BTLV.shape[-1], width=self.config.smoothing)
+        error_BTL = error_of_kin(q_BTLV, targets.values, kin_BTLV)
         loss_BT = mean_over_tokens(error_BTL.where(targets.known, 0.0), counted_BTL)
-        conservative_BT = mean_over_tokens(self._conservative(q_BTLV, ids_BTL), counted_BTL)
+        conservative_BT = mean_over_tokens(self._conservative(q_BTLV, ids_BTL, kin_BTLV), counted_BTL)
         return loss_BT + self.config.conservative_weight * conservative_BT, {
             "td_error": loss_BT,
             "conservative": conservative_BT,
@@ -85,9 +112,9 @@ class QTransformerObjective(TokenValueObjective):
             "monte_carlo_floor": mean_over_tokens(targets.raised.float(), targets.known),
         }
 
-    def _conservative(self, q_BTLV: Tensor, ids_BTL: Tensor) -> Tensor:
+    def _conservative(self, q_BTLV: Tensor, ids_BTL: Tensor, kin_BTLV: Tensor) -> Tensor:
         if self.config.conservative == "zero":
-            return others_towards_zero(q_BTLV, ids_BTL)
+            return others_towards_zero(q_BTLV, kin_BTLV)
         return others_below(q_BTLV, ids_BTL, temperature=self.config.conservative_temperature)
 
 
