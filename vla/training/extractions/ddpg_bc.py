@@ -51,6 +51,9 @@ class DDPGBC(Extraction):
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         if self.training and (int(self.steps) + 1) % self.config.every:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                # whose averaging waits for every parameter; a gradient of zero still lets momentum move the policy
+                return 0.0 * masked_mean(imitation(now), now.batch.mask), {}
             return now.features.new_zeros(()), {}
         require(
             now.actions, "rsample", "ddpg_bc", "use policy.head: {type: gaussian}, squashed, regression or categorical"
