@@ -89,7 +89,9 @@ def test_the_same_config_gives_the_same_numbers_whoever_else_is_valued(chain: Pa
 
 
 def test_transitions_by_hand(tmp_path: Path) -> None:
-    windows = Windows(EpisodeDataset(write_chain(tmp_path / "data", episodes=16)), history=1, chunk=1, discount=DISCOUNT)
+    windows = Windows(
+        EpisodeDataset(write_chain(tmp_path / "data", episodes=16)), history=1, chunk=1, discount=DISCOUNT
+    )
     data = transitions(windows, torch.zeros(len(windows), 1), n=2, teaching_episodes=8, device=torch.device("cpu"))
     ends = np.cumsum(windows.lengths)
     for first, end in zip(ends - windows.lengths, ends, strict=True):

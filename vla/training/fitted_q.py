@@ -31,12 +31,12 @@ _EVALUATION_ROWS = 4096  # frames that critics look at together when they are as
 class FittedQConfig(Config):
     """How the critics of fitted Q evaluation are trained."""
 
-    critic: CriticConfig = CriticConfig()
+    critic: CriticConfig = CriticConfig(hidden=128)
     """Networks. Each member of the ensemble bootstraps from itself; an estimate is their mean."""
     warmup_steps: int = Field(default=500, ge=0)
     """First steps, shared by all policies, in which Q is fitted to the data's own returns: values are then about right
     before they are told apart."""
-    steps: int = Field(default=4000, ge=1)
+    steps: int = Field(default=3000, ge=1)
     """Steps of evaluation."""
     batch_size: int = Field(default=256, ge=1)
     """Frames per step."""
