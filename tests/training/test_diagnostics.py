@@ -19,6 +19,7 @@ from vla.training.early_stopping import advise_stop
 from vla.training.value_plot import dots_svg
 
 CRITIC = {"hidden": 32}
+HEAD = {"type": "q_values"}
 OBJECTIVES = {
     "sarsa": {
         "type": "actor_critic",
@@ -30,6 +31,7 @@ OBJECTIVES = {
         "value": {"type": "conservative", "sampled": 2, "critic": CRITIC, "target_rate": 0.05},
         "extraction": {"type": "bc"},
     },
+    "tokens": {"type": "q_transformer"},
     "bc": {"type": "bc"},
 }
 
@@ -43,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {
             "out": str(root / name),
             "data": {"path": str(root / "data"), "validation_fraction": 0.2, "rewards": REWARDS},
-            "policy": {"type": "mlp", "hidden": 16, "depth": 1},
+            "policy": {"type": "mlp", "hidden": 16, "depth": 1, **({"head": HEAD} if name == "tokens" else {})},
             "objective": objective if name == "bc" else objective | {"discount": DISCOUNT},
             "optim": {"lr": 3e-3, "warmup_steps": 0},
             "steps": 250 if name == "sarsa" else 20,
@@ -86,6 +88,15 @@ def test_a_checkpoint_by_its_step_and_the_curves_of_conservative_values(runs: Pa
     assert diagnose(runs / "cql", step=10, episodes=7, windows=6) == found
     with pytest.raises(ConfigError, match="steps saved: 10, 20"):
         diagnose(runs / "cql", step=15)
+
+
+def test_values_of_action_tokens(runs: Path) -> None:
+    for told in diagnose(runs / "tokens", episodes=9).sets.values():
+        assert told.calibration is not None
+        assert sum(b.count for b in told.calibration.bins) == told.steps
+        mean = sum(b.count * b.predicted for b in told.calibration.bins) / told.steps
+        assert told.metrics["q_data"] == pytest.approx(mean, abs=1e-5)
+        assert 0 < told.metrics["q_data"] < 1
 
 
 def test_a_run_without_values_and_a_folder_without_run(runs: Path) -> None:
