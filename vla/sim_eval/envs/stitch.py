@@ -31,7 +31,9 @@ MAP = ("#...", "#.##", "..#.", "#.#.", "....")
 """Cells of one metre from the top row (y = 4) down; # is wall."""
 START, GOAL = (0, 2), (3, 2)
 GOAL_RADIUS = 0.4
-JITTER = 0.25
+NEAR = 0.25
+JITTER = (0.25, 0.1)
+"""Episodes begin this far from the middle of their cell at most, in x and y: all come to the fork J in its middle."""
 SUBSTEPS, TIMESTEP = 10, 0.01
 Half = Literal["up", "back", "in"]
 HALVES: dict[Half, tuple[tuple[int, int], ...]] = {
@@ -40,7 +42,7 @@ HALVES: dict[Half, tuple[tuple[int, int], ...]] = {
     "in": ((0, 0), (3, 0), GOAL),
 }
 """Corners of the ways that recordings take: cells (x, y)."""
-SHARES: dict[Half, float] = {"up": 0.5, "back": 0.15, "in": 0.35}
+SHARES: dict[Half, float] = {"up": 0.55, "back": 0.15, "in": 0.3}
 WHOLE: tuple[tuple[int, int], ...] = (START, (1, 2), (1, 0), (3, 0), GOAL)
 TEXTS = ("Go to the green mark", "Roll to the green field")
 
@@ -92,7 +94,7 @@ class Maze:
 
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """The ball near the start; the same seed gives the same place."""
-        self.place(*(np.asarray(START) + np.random.default_rng(seed).uniform(-JITTER, JITTER, 2)))
+        self.place(*(np.asarray(START) + np.random.default_rng(seed).uniform(-1, 1, 2) * JITTER))
         return self._get_obs(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -127,7 +129,7 @@ class StitchEnv(GymEnv):
         if self._halves:
             half = self._rng.choice(list(SHARES), p=list(SHARES.values()))
             self.expert_name, way = str(half), HALVES[half]
-            self.sim.place(*(np.asarray(way[0]) + self._rng.uniform(-JITTER, JITTER, 2)))
+            self.sim.place(*(np.asarray(way[0]) + self._rng.uniform(-1, 1, 2) * JITTER))
             self.raw = self.look()
         self._way = [np.asarray(cell, dtype=np.float64) for cell in way[1:]]
 
@@ -139,11 +141,11 @@ class StitchEnv(GymEnv):
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
         position = self.look()
-        if np.abs(self._way[0] - position).max() < JITTER:
+        if np.abs(self._way[0] - position).max() < NEAR:
             if len(self._way) > 1:
                 self._way.pop(0)
             else:
-                self._way = [np.round(position) + self._rng.uniform(-1.2 * JITTER, 1.2 * JITTER, 2)]
+                self._way = [np.round(position) + self._rng.uniform(-0.3, 0.3, 2)]
         ahead = self._way[0] - position
         return (ahead / max(0.4, float(np.abs(ahead).max()))).astype(np.float32)
 
