@@ -36,17 +36,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "awr_td": ("AWR, SARSA", {"type": "awr", "advantage": "td", "discount": 0.98, "critic": CRITIC}),
     "awac": ("AWAC", {"type": "awac", "beta": 3.0, "standardise": True, **SPARSE}),
     "iql": ("IQL", {"type": "iql", "max_weight": 20.0, "standardise": True, "mean_weight": True, **SPARSE}),
-    "iql_outcome_b1": (
-        "IQL, advantage of outcomes, beta 1",
-        {
-            "type": "iql",
-            "advantage": "outcome",
-            "beta": 1.0,
-            "max_weight": 20.0,
-            "standardise": True,
-            "mean_weight": True,
-            **SPARSE,
-        },
+    "iql_outcome_clip": (
+        "IQL, advantage of outcomes, weights up to 2",
+        {"type": "iql", "advantage": "outcome", "max_weight": 2.0, "standardise": True, "mean_weight": True, **SPARSE},
     ),
     "iql_outcome": (
         "IQL, advantage of outcomes",
