@@ -10,16 +10,17 @@ import numpy as np
 
 from vla.sim_eval.envs.stitch import GOAL, GOAL_RADIUS, MAP, START, wall_cells
 
-CELL, GAP, TOP, BARS = 30, 14, 44, 230
-WIDE, HIGH = (len(MAP[0]) + 1) * CELL, (len(MAP) + 1) * CELL
+CELL, EDGE, GAP, TOP, BARS = 42, 6, 18, 30, 230
+WIDE, HIGH = len(MAP[0]) * CELL + 2 * EDGE, len(MAP) * CELL + 2 * EDGE
 COLUMNS = 4
 HALF_COLORS = {"up": "#8a94a3", "back": "#d0782a", "in": "#2260c4"}
 HALF_TITLES = {"up": "most from S", "back": "some from S", "in": "from elsewhere"}
-GOOD, BAD = "#2260c4", "#b4443c"
+GOOD, BAD = "#1f7a4d", "#b4443c"
 STYLE = """
 text { fill: #5a6675; font: 12px ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .title { fill: #18212c; font-weight: 650; font-size: 13px; }
 .wall { fill: #dde1e6; }
+.frame { fill: none; stroke: #dde1e6; }
 .way { fill: none; stroke-width: 1.2; stroke-opacity: 0.55; stroke-linejoin: round; }
 .letter { fill: #18212c; font-weight: 650; text-anchor: middle; paint-order: stroke; stroke: #ffffff; stroke-width: 3; }
 .grid { stroke: #e0e3e6; }
@@ -46,16 +47,16 @@ def picture(
         panels.append(_panel(f"{titles[name]}: {100 * rate:.0f} %", drawn))
     rows = -(-len(panels) // COLUMNS)
     body = [
-        f'<g transform="translate({(i % COLUMNS) * (WIDE + GAP)},{(i // COLUMNS) * (HIGH + TOP)})">{panel}</g>'
+        f'<g transform="translate({6 + (i % COLUMNS) * (WIDE + GAP)},{(i // COLUMNS) * (HIGH + TOP + 12)})">{panel}</g>'
         for i, panel in enumerate(panels)
     ]
-    left, height = COLUMNS * (WIDE + GAP) + 8, rows * (HIGH + TOP)
-    body += [_legend(height - 8), f'<g transform="translate({left},0)">{_rates(titles, found)}</g>']
-    size = f'width="{left + BARS}" height="{height + 16}" viewBox="0 0 {left + BARS} {height + 16}"'
+    left, height = COLUMNS * (WIDE + GAP) + 14, rows * (HIGH + TOP + 12)
+    body += [_legend(height + 4), f'<g transform="translate({left},0)">{_rates(titles, found)}</g>']
+    size = f'width="{left + BARS}" height="{height + 20}" viewBox="0 0 {left + BARS} {height + 20}"'
     inner = "\n".join(body)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<style>{STYLE}</style>\n'
-        f'<rect width="{left + BARS}" height="{height + 16}" fill="#ffffff"/>\n{inner}\n</svg>\n'
+        f'<rect width="{left + BARS}" height="{height + 20}" fill="#ffffff"/>\n{inner}\n</svg>\n'
     )
 
 
@@ -64,31 +65,32 @@ def _arrived(way: np.ndarray) -> bool:
 
 
 def _at(x: float, y: float) -> tuple[float, float]:
-    return (x + 1) * CELL, TOP / 2 + (len(MAP) - y) * CELL
+    return EDGE + (x + 0.5) * CELL, TOP + EDGE + (len(MAP) - 0.5 - y) * CELL
 
 
 def _panel(title: str, ways: Sequence[tuple[str, np.ndarray]]) -> str:
-    parts = [f'<text class="title" x="{CELL / 2}" y="20">{escape(title)}</text>']
+    parts = [f'<text class="title" x="0" y="20">{escape(title)}</text>']
+    parts.append(
+        f'<rect class="frame" x="{EDGE / 2}" y="{TOP + EDGE / 2}" width="{WIDE - EDGE}" height="{HIGH - EDGE}" '
+        f'stroke-width="{EDGE}"/>'
+    )
     for x, y in wall_cells():
-        left, top = max(_at(x, y)[0] - CELL / 2, CELL / 2), max(_at(x, y)[1] - CELL / 2, TOP / 2 + CELL / 2)
-        right = min(_at(x, y)[0] + CELL / 2, WIDE - CELL / 2 + CELL / 2)
-        bottom = min(_at(x, y)[1] + CELL / 2, TOP / 2 + HIGH)
-        if right > left and bottom > top:
-            parts.append(f'<rect class="wall" x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>')
+        if 0 <= x < len(MAP[0]) and 0 <= y < len(MAP):
+            left, top = (coordinate - CELL / 2 for coordinate in _at(x, y))
+            parts.append(f'<rect class="wall" x="{left}" y="{top}" width="{CELL}" height="{CELL}"/>')
     gx, gy = _at(*GOAL)
     parts.append(f'<circle cx="{gx}" cy="{gy}" r="{GOAL_RADIUS * CELL}" fill="#cfe8d5"/>')
     for color, way in ways:
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (_at(*place) for place in way))
         parts.append(f'<polyline class="way" stroke="{color}" points="{points}"/>')
     for letter, cell in (("S", START), ("G", GOAL)):
-        x, y = _at(*cell)
-        parts.append(f'<text class="letter" x="{x}" y="{y + 4}">{letter}</text>')
+        left, top = _at(*cell)
+        parts.append(f'<text class="letter" x="{left}" y="{top + 4}">{letter}</text>')
     return "".join(parts)
 
 
 def _legend(y: float) -> str:
-    parts = []
-    x = CELL / 2
+    parts, x = [], 6
     for half, color in HALF_COLORS.items():
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')
         parts.append(f'<text x="{x + 24}" y="{y + 4}">{HALF_TITLES[half]}</text>')

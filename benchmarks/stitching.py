@@ -27,7 +27,7 @@ TRANSFORMER = (
 )
 VARIANTS: dict[str, tuple[str, list[str], list[str]]] = {
     "bc": ("BC", ['objective={"type": "bc"}'], []),
-    "filtered_bc": ("BC on solved episodes", ['objective={"type": "filtered_bc"}'], []),
+    "filtered_bc": ("Filtered BC", ['objective={"type": "filtered_bc"}'], []),
     "awr": ("AWR, Monte Carlo", [f'objective={{"type": "awr", {VALUES}}}'], []),
     "decision_transformer": (
         "Decision Transformer",

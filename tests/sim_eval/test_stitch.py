@@ -33,7 +33,8 @@ def test_the_expert_knows_the_whole_way() -> None:
         assert np.abs(observation["state"] - START).max() <= 0.25
         steps, reward = 0, 0.0
         while not info["success"]:
-            observation, reward, _, truncated, info = env.step(env.expert_action())
+            observation, gained, _, truncated, info = env.step(env.expert_action())
+            reward = float(gained)
             steps += 1
             assert not truncated
         assert reward == 1.0
