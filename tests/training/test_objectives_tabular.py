@@ -109,9 +109,9 @@ def test_a_truncation_bootstraps_and_a_true_end_does_not(value: str) -> None:
     forever = [Step(0, LEFT, reward=1.0, later=(0, LEFT)), Step(0, LEFT, reward=1.0, cut=True)]
     batch = batch_of([*forever, Step(1, LEFT, reward=1.0)], 2)
     options = {"type": value} | ({"next_actions": "data"} if value == "td" else {})
-    objective = learn(two_ways(2), options, BC, batch, steps=420)
+    objective = learn(two_ways(2), options, BC, batch, steps=600, lr=1e-2)
     known = torch.tensor([[1 / (1 - DISCOUNT)], [1.0]])
-    torch.testing.assert_close(q_table(objective, 2, [LEFT]), known, atol=0.05, rtol=0.02)
+    torch.testing.assert_close(q_table(objective, 2, [LEFT]), known, atol=0.1, rtol=0.02)
 
 
 def test_conservative_values_press_what_the_data_does_not_hold_below_it() -> None:
