@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from _d3rlpy import Answer, load, serve, update
 from d3rlpy import algos
+from d3rlpy.algos.utility import build_scalers_with_transition_picker
 from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.optimizers import AdamFactory
 from d3rlpy.preprocessing import StandardObservationScaler
@@ -87,7 +88,8 @@ CONFIGS = {"iql": _iql, "awac": _awac, "td3_bc": _td3_bc, "cql": _cql}
 def prepare(settings: dict[str, Any]) -> tuple[Answer, dict[str, Any]]:
     algo = build(settings)
     whole = load(settings["data"])
-    algo.build_with_dataset(whole)  # states are scaled by all of the data, as ours are
+    algo.build_with_dataset(whole)
+    build_scalers_with_transition_picker(algo, whole)  # states are scaled by all of the data, as ours are
     data = load(settings["data"], fraction=settings["fraction"]) if "fraction" in settings else whole
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "awac": ("AWAC", {"type": "awac", "beta": 3.0, "standardise": True, **SPARSE}),
     "iql": ("IQL", {"type": "iql", "max_weight": 20.0, "standardise": True, "mean_weight": True, **SPARSE}),
     "iql_outcome_clip": (
-        "IQL, advantage of outcomes, weights up to 2",
-        {"type": "iql", "advantage": "outcome", "max_weight": 2.0, "standardise": True, "mean_weight": True, **SPARSE},
+        "IQL, advantage of outcomes, weights up to 1",
+        {"type": "iql", "advantage": "outcome", "max_weight": 1.0, "standardise": True, "mean_weight": True, **SPARSE},
     ),
     "iql_outcome": (
         "IQL, advantage of outcomes",

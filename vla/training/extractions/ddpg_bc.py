@@ -76,7 +76,12 @@ class DDPGBC(Extraction):
         self.steps += 1
 
     def _entropy(self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]) -> Tensor:
-        require(now.actions, "log_prob", "ddpg_bc.temperature", "set temperature: 0, or policy.head: {type: gaussian}")
+        require(
+            now.actions,
+            "log_prob",
+            "ddpg_bc.temperature",
+            "set temperature: 0, or policy.head: {type: gaussian, squash: full}",
+        )
         log_prob = masked_mean(now.actions.log_prob(actions), mask)  # type: ignore[attr-defined]
         metrics["entropy"] = -log_prob.detach()
         if self.config.temperature != "auto":

@@ -24,7 +24,7 @@ class CQLConfig(CriticObjectiveConfig):
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each of three kinds for the gap."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs head: {type: gaussian}."""
+    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full}."""
     temperature: float | Literal["auto"] = "auto"
     """Weight of the policy's entropy."""
     bc: float = Field(default=0.0, ge=0)

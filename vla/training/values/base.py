@@ -73,14 +73,12 @@ class ValueLearner(nn.Module, ABC):
     Attributes:
         config: what it was built from.
         looks_ahead: whether `loss` needs the step after the chunk.
-        needs_policy_later: whether `loss` asks what the policy would do there.
         action_critic, state_critic: the networks, None where the learner has none; the first is what guided decoding
             asks.
     """
 
     config: ValueConfig
     looks_ahead: bool = False
-    needs_policy_later: bool = False
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
 

@@ -32,7 +32,7 @@ class ConservativeConfig(TDConfig):
     calibrated: bool = False
     """Raise Q of the policy's actions to the Monte-Carlo return before the soft maximum (Cal-QL)."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs a head with log_prob over real numbers (gaussian)."""
+    """Divide by the density of what is drawn; needs a head with log_prob over real numbers (gaussian, with squash: full)."""
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> Conservative:
         return Conservative(self, feature_dim, spec, chunk)
@@ -42,10 +42,6 @@ class Conservative(TD):
     """See the config."""
 
     config: ConservativeConfig
-
-    def __init__(self, config: ConservativeConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
-        super().__init__(config, feature_dim, spec, chunk)
-        self.needs_policy_later = True
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
@@ -81,7 +77,7 @@ class Conservative(TD):
         if not hasattr(now.actions, "log_prob") or hasattr(now.actions, "tokens"):
             raise ObjectiveError(
                 f"objective.value.importance: {type(now.actions).__name__} has no density over real numbers; set "
-                "importance: false, or policy.head: {type: gaussian}"
+                "importance: false, or policy.head: {type: gaussian, squash: full}"
             )
         volume = own.shape[-2] * float((2 * self.action_critic.action_half).log().sum())
         uniform = torch.full(own.shape[:-2], -volume, device=own.device)

@@ -41,7 +41,6 @@ class TD(Critics):
 
     def __init__(self, config: TDConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=False)
-        self.needs_policy_later = config.next_actions != "data"
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
