@@ -10,8 +10,9 @@ reads, W width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -25,7 +26,12 @@ from vla.models.policy import Policy, PolicyConfig
 from vla.tokenizers.bins import BinsConfig
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 
 
 @register("policies", "mlp")
@@ -105,22 +111,26 @@ class MLPPolicy(Policy):
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Output for every step of windows of any length."""
-        if self.config.language is None:
-            return self._output(batch.state, None)
-        return self._output(batch.state, self._vectors(batch.instruction))
+        return self._output(self.features(batch))
+
+    def features(self, batch: Batch) -> Float[Tensor, "B T F"]:
+        """The normalised state and the instruction: no layer is asked."""
+        return self._seen(batch.state, None if self.config.language is None else self._vectors(batch.instruction))
 
     def step(self, observation: Observation, memory: MLPMemory | None) -> tuple[PolicyOutput, MLPMemory]:
         """Equal to `forward` over the one step; an instruction is embedded when it changes."""
         instruction = tuple(observation.instruction)
         if memory is None or memory.instruction != instruction:
             memory = MLPMemory(instruction, self._vectors(instruction))
-        return self._output(observation.state[:, None], memory.vectors), memory
+        return self._output(self._seen(observation.state[:, None], memory.vectors)), memory
 
-    def _output(self, state_BTS: Float[Tensor, "B T S"], vectors_BE: Float[Tensor, "B E"] | None) -> PolicyOutput:
+    def _seen(self, state_BTS: Float[Tensor, "B T S"], vectors_BE: Float[Tensor, "B E"] | None) -> Tensor:
         features_BTF = self.normalised_state(state_BTS)
-        if vectors_BE is not None and vectors_BE.shape[1]:
-            seen_BTE = vectors_BE[:, None].expand(-1, state_BTS.shape[1], -1)
-            features_BTF = torch.cat([features_BTF, seen_BTE], dim=-1)
+        if vectors_BE is None or not vectors_BE.shape[1]:
+            return features_BTF
+        return torch.cat([features_BTF, vectors_BE[:, None].expand(-1, state_BTS.shape[1], -1)], dim=-1)
+
+    def _output(self, features_BTF: Float[Tensor, "B T F"]) -> PolicyOutput:
         hidden_BTRW = self.trunk(features_BTF).unflatten(-1, (self.reads, self.config.hidden))
         return PolicyOutput(features_BTF, self.head(hidden_BTRW))
 

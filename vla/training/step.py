@@ -61,8 +61,10 @@ def backward(
                 means["image_text_loss"] = means.get("image_text_loss", 0.0) + pairs_loss.detach().float() * even
             accelerator.backward(total)
             watch.lap("backward")
-        for name, value in {"loss": loss, **metrics}.items():
-            means[name] = means.get(name, 0.0) + value.detach().float() * share
+        told = {"loss": loss, **metrics}
+        parts = torch.stack([value.detach().float() for value in told.values()]) * share
+        for name, part in zip(told, parts.unbind(), strict=True):
+            means[name] = means[name] + part if name in means else part
     norms = clip_gradients(model, objective, accelerator, clip)
     values = accelerator.reduce(torch.stack(list(means.values())), "sum")
     return dict(zip(means, values.tolist(), strict=True)) | norms
