@@ -212,12 +212,12 @@ def test_rewards_outside_of_the_unit_interval(mixed: Path, tmp_path: Path) -> No
         (
             {"type": "cql"},
             {"type": "regression"},
-            r"importance.*importance: false, or policy\.head: \{type: gaussian\}",
+            r"importance.*importance: false, or policy\.head: \{type: gaussian, squash: full\}",
         ),
         (
             {"type": "cql"},
             {"type": "categorical"},
-            r"importance.*importance: false, or policy\.head: \{type: gaussian\}",
+            r"importance.*importance: false, or policy\.head: \{type: gaussian, squash: full\}",
         ),
         (
             {"type": "cql", "importance": False},
