@@ -26,6 +26,7 @@ from timm.layers import convert_sync_batchnorm
 from vla.config import ConfigError, UserError
 from vla.data import EpisodeDataset
 from vla.models.policy import Policy, load_policy
+from vla.training.allocator import keep_freed_memory
 from vla.training.batches import build_sampler, open_windows, seed_generators, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.co_training import open_pairs, pair_batches
@@ -215,6 +216,7 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
         raise ConfigError(
             ["evaluate_every: is set, but train() was given no function to evaluate with; set it to null"]
         )
+    keep_freed_memory()
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("high")
     # Autocast is entered by the loop, not by accelerate: its precision can be set only once per Python process.
