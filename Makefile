@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -87,6 +87,9 @@ $(D3RLPY)/.ready: $(READY)
 
 bench-dt_peer: $(READY) $(D3RLPY)/.ready  ## against d3rlpy's Decision Transformer, in an environment of its own (POLICIES=folder of snapshots)
 	$(BIN)/python benchmarks/dt_peer.py --policies $(POLICIES)
+
+bench-offline_rl_peer: $(READY) $(D3RLPY)/.ready  ## against d3rlpy's offline RL on nine locomotion sets (POLICIES=folder of snapshots)
+	$(BIN)/python benchmarks/offline_rl_peer.py --policies $(POLICIES) --threads 1 --clock cpu
 
 interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
 	rm -rf runs/interop
