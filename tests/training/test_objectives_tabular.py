@@ -159,7 +159,7 @@ def quadratic(best: float = 0.4) -> list[Step]:
 
 
 @pytest.mark.parametrize(
-    ("head", "imitation", "expected"), [("regression", 0.0, 0.6), ("gaussian", 0.0, 0.6), ("regression", 20.0, 0.0)]
+    ("head", "imitation", "expected"), [("squashed", 0.0, 0.6), ("gaussian", 0.0, 0.6), ("regression", 20.0, 0.0)]
 )
 def test_the_gradient_of_q_leads_to_its_top_and_imitation_to_the_mean(
     head: str, imitation: float, expected: float

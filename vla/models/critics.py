@@ -9,6 +9,7 @@ B windows, T steps, F features, K actions per chunk, A action dimensions, E memb
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F_
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from vla.config import Config
 from vla.types import Spec
+
+NARROW = 64
+"""So few inputs cost less to multiply anew for every action than to add up products of features and actions."""
 
 
 class CriticConfig(Config):
@@ -45,7 +49,7 @@ class EnsembleMLP(nn.Module):
 
     def __init__(self, inputs: tuple[int, ...], config: CriticConfig, *, members: int) -> None:
         super().__init__()
-        H, self.members = config.hidden, members
+        H, self.members, self.narrow = config.hidden, members, sum(inputs) <= NARROW
         self.first = nn.ParameterList(_uniform(members, size, H, fan_in=sum(inputs)) for size in inputs)
         sizes = [H] * (config.depth - 1) + [1]
         self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
@@ -63,6 +67,24 @@ class EnsembleMLP(nn.Module):
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
         """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
         E = self.members
+        lead = max((x.shape[:-1] for x in inputs), key=len)
+        hidden = self._joined(inputs, lead) if self.narrow else self._apart(inputs)
+        for i in range(len(self.weights)):
+            if len(self.scales):
+                hidden = F_.layer_norm(hidden, hidden.shape[-1:])
+                hidden = hidden * self.scales[i].view(E, 1, -1) + self.shifts[i].view(E, 1, -1)
+            hidden = torch.baddbmm(self.biases[i + 1].view(E, 1, -1), hidden.relu_(), self.weights[i])
+        return hidden.view(E, *lead)
+
+    def _joined(self, inputs: Sequence[Tensor], lead: torch.Size) -> Tensor:
+        """The first layer (E, N, H) as one product of the inputs side by side."""
+        x = torch.cat([x.expand(*lead, -1) for x in inputs], dim=-1).flatten(0, -2)
+        weight = torch.cat(list(self.first), dim=1)
+        return torch.baddbmm(self.biases[0].view(self.members, 1, -1), x.expand(self.members, -1, -1), weight)
+
+    def _apart(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The first layer (E, N, H) as a sum of products: each input is multiplied in its own shape, then broadcast."""
+        E = self.members
         parts = []
         for x, weight in zip(inputs, self.first, strict=True):
             y = torch.matmul(x.reshape(1, -1, x.shape[-1]), weight)
@@ -70,14 +92,7 @@ class EnsembleMLP(nn.Module):
         most = max(part.ndim for part in parts)
         parts = [part.view(E, *[1] * (most - part.ndim), *part.shape[1:]) for part in parts]
         hidden = sum(parts[1:], parts[0])
-        lead = hidden.shape[1:-1]
-        hidden = hidden.reshape(E, -1, hidden.shape[-1]) + self.biases[0].view(E, 1, -1)
-        for i in range(len(self.weights)):
-            if len(self.scales):
-                hidden = F_.layer_norm(hidden, hidden.shape[-1:])
-                hidden = hidden * self.scales[i].view(E, 1, -1) + self.shifts[i].view(E, 1, -1)
-            hidden = torch.baddbmm(self.biases[i + 1].view(E, 1, -1), hidden.relu(), self.weights[i])
-        return hidden.view(E, *lead)
+        return hidden.reshape(E, -1, hidden.shape[-1]) + self.biases[0].view(E, 1, -1)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

@@ -119,6 +119,10 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             self.get_submodule(name).eval()
         return self
 
+    def features(self, batch: Batch) -> Float[Tensor, "B T F"]:
+        """The features that `forward` gives. Policies that can leave the actions out for it, do."""
+        return cast(PolicyOutput, self(batch)).features
+
     # --- what everyone calls --------------------------------------------------------------------------
 
     @property

@@ -6,6 +6,8 @@ actions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +19,14 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
     Values under the mask may be NaN: they are selected away, not multiplied by zero.
     """
     return values.where(mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def masked_means(values: Mapping[str, Tensor], mask: Bool[Tensor, "*shape"]) -> dict[str, Tensor]:
+    """`masked_mean` of each, without gradient, in a handful of operations for all of them."""
+    rows = torch.stack([value.float() for value in values.values()]).where(mask, 0.0).flatten(1)
+    means = rows.sum(1) / mask.sum().clamp(min=1)
+    return dict(zip(values, means.unbind(), strict=True))
 
 
 def action_l1(

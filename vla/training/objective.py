@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Any, cast
 
@@ -96,6 +97,14 @@ class Learner(nn.Module):
         super().__init__()
         self.policy = policy
         self.objective = objective
+
+    @functools.cached_property
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained: of the policy (`grad_norm`) and, where there are any, of the objective's own networks
+        (`critic_grad_norm`). Looked up once: a step of a small network would feel the walk through all modules."""
+        groups = {"grad_norm": self.policy, "critic_grad_norm": self.objective}
+        found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in groups.items()}
+        return {name: parameters for name, parameters in found.items() if parameters}
 
     def forward(
         self, batch: Batch, pairs: ImageTextBatch | None = None

@@ -29,7 +29,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
     groups: dict[float, dict[bool, list[nn.Parameter]]] = {1.0: {True: [], False: []}}
     for name, p in module.named_parameters():
         if p.requires_grad:
-            decays = p.ndim >= 2 and p not in embeddings
+            decays = config.weight_decay > 0 and p.ndim >= 2 and p not in embeddings
             groups.setdefault(rates.get(name, 1.0), {True: [], False: []})[decays].append(p)
     return torch.optim.AdamW(
         [

@@ -12,7 +12,7 @@ from torch import nn
 
 from vla.data.image_text import ImageTextBatch
 from vla.training.metrics import Stopwatch
-from vla.training.objective import Objective
+from vla.training.objective import Learner, Objective
 from vla.types import Batch
 
 
@@ -75,10 +75,8 @@ def clip_gradients(
 ) -> dict[str, float]:
     """Clips the gradients of the policy and of the objective each by their own norm: a critic whose loss is large must
     not shrink the policy's step. -> the norms before clipping."""
-    critics = [p for p in objective.parameters() if p.requires_grad]
-    theirs = set(critics)
-    policy = [p for p in model.parameters() if p not in theirs]
-    groups = {"grad_norm": policy, "critic_grad_norm": critics} if critics else {"grad_norm": policy}
+    learner = cast(Learner, getattr(model, "module", model))  # inside of what accelerate wrapped it in
+    groups = learner.parameter_groups
     return {name: float(_clipped(group, accelerator, clip)) for name, group in groups.items()}
 
 

@@ -29,6 +29,7 @@ class TargetCopy(nn.Module):
         self.network = copy.deepcopy(network, {id(thing): thing for thing in shared}).requires_grad_(False).eval()
         self.register_buffer("started", torch.tensor(False))
         self._looked = False
+        self._pairs: tuple[nn.Module, list[list[Any]]] | None = None
 
     def forward(self, *inputs: Any) -> Any:
         with torch.no_grad():
@@ -51,9 +52,12 @@ class TargetCopy(nn.Module):
     @torch.no_grad()
     def follow(self, network: nn.Module, *, rate: float) -> None:
         """Moves the weights by `rate` of the way to those of `network`; buffers are copied."""
-        own: list[Tensor] = list(self.network.parameters())
-        torch._foreach_lerp_(own, list(network.parameters()), rate)
-        for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
+        if self._pairs is None or self._pairs[0] is not network:  # a small network's step would feel the walk
+            lists = [list(values) for n in (self.network, network) for values in (n.parameters(), n.buffers())]
+            self._pairs = (network, lists)
+        parameters, buffers, theirs, their_buffers = self._pairs[1]
+        torch._foreach_lerp_(parameters, theirs, rate)
+        for mine, other in zip(buffers, their_buffers, strict=True):
             mine.copy_(other)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from vla.config import register
 from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction, ExtractionConfig, imitation
-from vla.training.losses import advantage_weights, effective_sample_size, masked_mean
+from vla.training.losses import advantage_weights, effective_sample_size, masked_mean, masked_means
 from vla.training.objective import ObjectiveError
 from vla.training.values.base import Moment, ValueLearner
 from vla.training.values.none import NoValues
@@ -71,14 +71,9 @@ class WeightedBC(Extraction):
         imitated = imitation(now)
         loss = masked_mean(used * imitated, mask)
         clipped = (weights >= self.config.max_weight * (1 - 1e-6)).float()
-        return loss, {
-            "bc_loss": masked_mean(imitated.detach(), mask),
-            "weight": masked_mean(weights, mask),
-            "weight_clipped": masked_mean(clipped, mask),
-            "weight_ess": effective_sample_size(weights, mask),
-            "advantage": masked_mean(advantage, mask),
-            "advantage_deviation": spread,
-        }
+        told = {"bc_loss": imitated, "weight": weights, "weight_clipped": clipped, "advantage": advantage}
+        spread_and_size = {"advantage_deviation": spread, "weight_ess": effective_sample_size(weights, mask)}
+        return loss, masked_means(told, mask) | spread_and_size
 
     @torch.no_grad()
     def _running(self, name: str, now: Tensor) -> Tensor:

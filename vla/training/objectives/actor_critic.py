@@ -6,7 +6,7 @@ B windows, T steps, n lookahead steps, K actions per chunk, F features.
 from __future__ import annotations
 
 from abc import ABC
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -129,7 +129,7 @@ class ActorCritic(Objective):
     # --- learning --------------------------------------------------------------------------------------
 
     def weight(self, batch: Batch) -> Tensor:
-        return self._now(batch).mask.sum()
+        return (batch.mask[:, : -self.next_step] if self.next_step else batch.mask).sum()
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         now = self._now(batch)
@@ -168,6 +168,8 @@ class ActorCritic(Objective):
         )
         later = batch.steps(self.next_step, None)
         with torch.no_grad():
+            if not self.value.needs_policy_later:  # then nobody looks at its actions
+                return Lookahead(Moment(later, policy.features(later), cast(Any, None)), returns, bootstrap, known)
             output = policy(later)
         return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
 

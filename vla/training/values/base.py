@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vla.config import Config
 from vla.models.critics import ActionCritic, CriticConfig, StateCritic
+from vla.models.heads.gaussian import DiagonalGaussian
 from vla.training.target_copy import TargetCopy
 from vla.types import ActionDistribution, Batch, Spec
 
@@ -73,12 +74,14 @@ class ValueLearner(nn.Module, ABC):
     Attributes:
         config: what it was built from.
         looks_ahead: whether `loss` needs the step after the chunk.
+        needs_policy_later: whether `loss` asks what the policy would do there.
         action_critic, state_critic: the networks, None where the learner has none; the first is what guided decoding
             asks.
     """
 
     config: ValueConfig
     looks_ahead: bool = False
+    needs_policy_later: bool = False
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
 
@@ -138,6 +141,8 @@ class Critics(ValueLearner):
 def draw(actions: ActionDistribution, count: int, *, temperature: float = 1.0) -> Float[Tensor, "S B T K A"]:
     """`count` chunks of each step, without gradient."""
     with torch.no_grad():
+        if isinstance(actions, DiagonalGaussian) and temperature == 1:
+            return actions.rsample(count=count)
         return torch.stack([actions.sample(temperature=temperature) for _ in range(count)])
 
 

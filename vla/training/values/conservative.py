@@ -43,6 +43,10 @@ class Conservative(TD):
 
     config: ConservativeConfig
 
+    def __init__(self, config: ConservativeConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+        super().__init__(config, feature_dim, spec, chunk)
+        self.needs_policy_later = True
+
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
         td_loss, metrics, q_data_EBT = self.td_loss(now, later)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.critics import StateCritic
-from vla.training.losses import expectile_loss, masked_mean
+from vla.training.losses import expectile_loss, masked_mean, masked_means
 from vla.training.values.base import Critics, Lookahead, Moment, ValueConfig
-from vla.types import Spec
+from vla.types import Batch, Spec
 
 
 @register("values", "expectile")
@@ -42,11 +42,13 @@ class Expectile(Critics):
 
     def __init__(self, config: ExpectileConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=True)
+        self._told: tuple[Batch, Tensor] | None = None
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
         values = self.state_critic(now.features)
-        above_BT = self.target_q(now.features, now.batch.actions) - values
+        told_BT = self.target_q(now.features, now.batch.actions)
+        above_BT = told_BT - values
         value_loss = masked_mean(expectile_loss(above_BT, self.config.expectile), now.batch.mask)
         with torch.no_grad():
             target = self.target(now, later, self.state_critic(later.moment.features))
@@ -54,18 +56,23 @@ class Expectile(Critics):
         error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
         td_loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
+            best_BT = target.where(later.known, told_BT) if self.config.advantage == "outcome" else told_BT
+            self._told = (now.batch, best_BT - values)
+            q_BT = q_EBT.mean(0)
             metrics = {
                 "value_loss": value_loss.detach(),
                 "td_loss": td_loss.detach() / len(q_EBT),
-                "q_data": masked_mean(q_EBT.mean(0), later.known),
-                "q_target": masked_mean(target, later.known),
-                "q_above_return": masked_mean(q_EBT.mean(0) - now.batch.returns_to_go, later.known),
                 "v": masked_mean(values, now.batch.mask),
             }
+            above = q_BT - now.batch.returns_to_go
+            metrics |= masked_means({"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known)
         return value_loss + td_loss, metrics
 
     @torch.no_grad()
     def advantage(self, now: Moment) -> Tensor:
+        told, self._told = self._told, None
+        if told is not None and told[0] is now.batch:  # the loss has just asked the same
+            return told[1]
         q_BT = self.target_q(now.features, now.batch.actions)
         if self.config.advantage == "outcome" and now.later is not None:
             outcome_BT = self.target(now, now.later, self.state_critic(now.later.moment.features))

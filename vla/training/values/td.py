@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
-from vla.training.losses import masked_mean
+from vla.training.losses import masked_mean, masked_means
 from vla.training.values.base import Critics, Lookahead, Moment, ValueConfig, draw
-from vla.types import Spec
+from vla.types import Batch, Spec
 
 
 @register("values", "td")
@@ -41,6 +41,8 @@ class TD(Critics):
 
     def __init__(self, config: TDConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=False)
+        self.needs_policy_later = config.next_actions != "data"
+        self._told: tuple[Batch, Tensor] | None = None
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
@@ -53,13 +55,11 @@ class TD(Critics):
         error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
         loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
-            metrics = {
-                "td_loss": loss.detach() / len(q_EBT),
-                "q_data": masked_mean(q_EBT.mean(0), later.known),
-                "q_target": masked_mean(target, later.known),
-                "q_above_return": masked_mean(q_EBT.mean(0) - now.batch.returns_to_go, later.known),
-            }
-        return loss, metrics, q_EBT
+            self._told = (now.batch, q_EBT.amin(0))
+            q_BT = q_EBT.mean(0)
+            above = q_BT - now.batch.returns_to_go
+            metrics = masked_means({"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known)
+        return loss, {"td_loss": loss.detach() / len(q_EBT)} | metrics, q_EBT
 
     @torch.no_grad()
     def next_value(self, moment: Moment) -> Tensor:
@@ -82,8 +82,13 @@ class TD(Critics):
 
     @torch.no_grad()
     def advantage(self, now: Moment) -> Tensor:
-        own = self.q(now.features, draw(now.actions, self.config.samples)).mean(0)
-        return self.q(now.features, now.batch.actions) - own
+        told, self._told = self._told, None
+        if told is not None and told[0] is now.batch:  # the loss has just asked the same
+            q_BT = told[1]
+        else:
+            q_BT = self.action_critic(now.features, now.batch.actions).amin(0)
+        own_SBT = self.action_critic(now.features, draw(now.actions, self.config.samples)).amin(0)
+        return q_BT - own_SBT.mean(0)
 
 
 __all__ = ["TD", "TDConfig"]
