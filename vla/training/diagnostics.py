@@ -252,7 +252,7 @@ def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Ten
     """Values (N,) of the last present step of each window, where the objective learns any."""
     now = batch.steps(0, -objective.next_step) if objective.next_step else batch
     if isinstance(objective, TokenValueObjective):
-        *_, numbers = objective._learn(policy.trained, batch)
+        *_, numbers = objective.weigh(policy.trained, batch)
         return {"q_data": numbers["q_data"][:, -1], "return": now.returns_to_go[:, -1]}
     if not isinstance(objective, ActorCritic):
         return {}

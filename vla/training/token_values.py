@@ -117,7 +117,7 @@ class TokenValueObjective(Objective):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over the valid steps, and in training the losses that the policy adds."""
-        output, now, loss_BT, numbers = self._learn(policy, batch)
+        output, now, loss_BT, numbers = self.weigh(policy, batch)
         added = asked_besides(output, now, solved_only=self.labelled)
         metrics = {name: masked_mean(v.detach(), now.mask) for name, v in numbers.items()}
         metrics |= {name: value.detach() for name, value in added.items()}
@@ -125,7 +125,7 @@ class TokenValueObjective(Objective):
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """The same on held-out windows; a temporal-difference loss tells how consistent values are, not how good a policy."""
-        _, now, loss_BT, numbers = self._learn(policy, batch)
+        _, now, loss_BT, numbers = self.weigh(policy, batch)
         return {name: masked_mean(v, now.mask) for name, v in {"loss": loss_BT, **numbers}.items()}
 
     def weight(self, batch: Batch) -> Tensor:
@@ -134,7 +134,8 @@ class TokenValueObjective(Objective):
     def after_step(self, policy: Policy) -> None:
         self.target.follow(self._followed(policy), rate=self.config.target_rate)
 
-    def _learn(self, policy: Policy, batch: Batch) -> tuple[Any, Batch, Tensor, dict[str, Tensor]]:
+    def weigh(self, policy: Policy, batch: Batch) -> tuple[Any, Batch, Tensor, dict[str, Tensor]]:
+        """-> the policy's output, the windows of now, the loss of every step (B, T), and further numbers (B, T)."""
         now, later = batch.steps(0, -self.next_step), batch.steps(self.next_step, None)
         self.target.start(self._followed(policy))
         output = policy(now)
