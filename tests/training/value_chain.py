@@ -59,7 +59,7 @@ def mover(name: str, *, chunk: int = 1) -> MLPPolicy:
     moves = torch.tensor([[MOVES[name][min(s + k, 2)] for k in range(chunk)] for s in range(3)]).float() * 0.6
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.02)
     for _ in range(120):
-        error = policy._output(torch.eye(3)[:, None], None).actions.mode()[:, 0, :, 0] - moves
+        error = policy._output(torch.eye(3)[:, None]).actions.mode()[:, 0, :, 0] - moves
         optimizer.zero_grad()
         error.square().mean().backward()
         optimizer.step()
