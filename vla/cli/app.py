@@ -1,19 +1,17 @@
-"""The `vla` command: reads arguments, calls one public function, prints. Nothing else lives here."""
+"""The commands that are not of one topic, and the joining of those that are."""
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
+from vla.cli.data import data_app
+from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console, escape
 from vla.config import UserError, load_config, read_yaml, registered, schema
 
 
@@ -43,7 +41,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
-data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
 config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
 eval_app = typer.Typer(
@@ -53,37 +50,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(eval_app, name="eval")
-console = Console()
-_EXTRA_OF = dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim") | {"tensorboard": "train"}
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, for example `policy.history=4`.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """A user's mistake is one line each and exit status 2; Ctrl-C is status 130; no traceback for either."""
-    try:
-        yield
-    except UserError as error:
-        for line in str(error).splitlines():
-            errors.print(f"[bold red]error:[/] {_escape(line)}")
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        extra = _EXTRA_OF.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        errors.print(f"[bold red]error:[/] {error.name} is not installed: pip install 'vla\\[{extra}]'")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        raise typer.Exit(130) from None
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @app.command(epilog="Example: `vla demo --out runs/demo`")
@@ -93,7 +59,7 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Where everything is written [default: runs/demo].")] = None,
 ) -> None:
     """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds measure it."""
-    with _clear_errors():
+    with clear_errors():
         from vla.recipes.demo import DemoConfig
         from vla.recipes.demo import demo as run
 
@@ -107,7 +73,7 @@ def demo(
 @app.command(epilog="Example: `vla collect configs/metaworld_mt10.yaml episodes_per_task=20 out=data/mt10`")
 def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Scripted experts, with noise in their states, make a dataset."""
-    with _clear_errors():
+    with clear_errors():
         from vla.sim_eval.collect import CollectConfig
         from vla.sim_eval.collect import collect as run
 
@@ -118,7 +84,7 @@ def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fa
 @app.command(epilog="Example: `vla train configs/metaworld_mt10.yaml policy.history=4 optim.lr=3e-4 --resume`")
 def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Pretraining and fine-tuning; several processes by `accelerate launch --multi_gpu --num_processes N -m vla.cli train CONFIG`."""
-    with _clear_errors():
+    with clear_errors():
         from vla.training import TrainConfig
         from vla.training import train as run
 
@@ -133,7 +99,7 @@ def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fals
 )
 def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
-    with _clear_errors():
+    with clear_errors():
         from vla.recipes.evaluate import evaluate_from_config
         from vla.sim_eval.evaluate import EvalConfig
 
@@ -157,7 +123,7 @@ def eval_plan(
     tasks: Annotated[int, typer.Option(help="Tasks among which the episodes are divided.")] = 1,
 ) -> None:
     """How many episodes a comparison of two policies needs."""
-    with _clear_errors():
+    with clear_errors():
         from vla.sim_eval.statistics import plan
 
         found = plan(*rates, power=power, alpha=alpha, paired=paired, correlation=correlation, tasks=tasks)
@@ -173,7 +139,7 @@ def eval_ab(
     alpha: Annotated[float, typer.Option(help="Chance of calling equal policies different.")] = 0.05,
 ) -> None:
     """Two policies on the same seeds, block by block, until the difference is clear or `episodes_per_task` is reached."""
-    with _clear_errors():
+    with clear_errors():
         from vla.recipes.ab import compare_policies_sequentially
         from vla.sim_eval.evaluate import EvalConfig
 
@@ -196,7 +162,7 @@ def eval_perturb(
     severities: Annotated[str | None, typer.Option(help="Of 1, 2, 3, with commas between [default: all].")] = None,
 ) -> None:
     """The same episodes under light, camera, noise, delay ... at three severities, and with wrong or missing inputs."""
-    with _clear_errors():
+    with clear_errors():
         from vla.recipes.evaluate import perturb_from_config
         from vla.sim_eval.robustness import PAGE, PerturbConfig
 
@@ -216,7 +182,7 @@ def compare(
     alpha: Annotated[float, typer.Option(help="Significance level of the whole comparison.")] = 0.05,
 ) -> None:
     """Which policy is better: paired exact tests, corrected for their number, and one report."""
-    with _clear_errors():
+    with clear_errors():
         from vla.sim_eval.compare import compare as run
         from vla.sim_eval.report import write_report
 
@@ -235,7 +201,7 @@ def fqe(
     overrides: Overrides = None,
 ) -> None:
     """Which checkpoint is best, told from recorded episodes without a simulator: fitted Q evaluation."""
-    with _clear_errors():
+    with clear_errors():
         from vla.training.fqe import FQEConfig
         from vla.training.fqe import fqe as run
         from vla.training.fqe_result import RESULT_FILE
@@ -245,7 +211,7 @@ def fqe(
             texts, config = [str(config), *texts], None
         settings = load_config(FQEConfig, config if config is not None else {}, texts)
         with console.status("opening the dataset") as status:
-            result = run(settings, tell=lambda text: status.update(_escape(text)))
+            result = run(settings, tell=lambda text: status.update(escape(text)))
         console.print(result.table())
         console.print(f"estimates: {Path(settings.out) / RESULT_FILE}")
 
@@ -266,65 +232,13 @@ def diagnose(
     ] = None,
 ) -> None:
     """What a run's critics are worth: values beside returns, weights, data beside policy, and when to stop."""
-    with _clear_errors():
+    with clear_errors():
         from vla.training.diagnostics import diagnose as look
 
         found = look(run, step=step, episodes=episodes, windows=windows, data=data)
         console.print(found.tables())
         for path in found.save(out):
             console.print(f"written: {path}")
-
-
-@data_app.command("info", epilog="Example: `vla data info data/mt10`")
-def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
-    """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""
-    with _clear_errors():
-        from vla.data import EpisodeDataset
-
-        _print_info(EpisodeDataset(dataset).info())
-
-
-@data_app.command(
-    "relabel", epilog="Example: `vla data relabel data/tabletop_offline data/relabelled --by instruction`"
-)
-def data_relabel(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
-    by: Annotated[str, typer.Option(help="instruction (failures that did something else) or goal (later pictures).")],
-    per_episode: Annotated[int, typer.Option(min=1, help="At most this many new labels for one episode.")] = 1,
-    keep: Annotated[bool, typer.Option(help="By instruction: write the episodes as they were, too.")] = True,
-    any_instruction: Annotated[
-        bool, typer.Option(help="By instruction: also those that the dataset never gives.")
-    ] = False,
-    probability: Annotated[float, typer.Option(min=0, max=1, help="By goal: of a goal in the same episode.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="By goal: decides starts and goals.")] = 0,
-) -> None:
-    """Writes a dataset in which episodes count as successes at what they did achieve."""
-    with _clear_errors():
-        from vla.data import relabel_by_goal, relabel_by_instruction
-
-        if by == "instruction":
-            made = relabel_by_instruction(
-                dataset, out, per_episode=per_episode, known_only=not any_instruction, keep=keep
-            )
-        elif by == "goal":
-            made = relabel_by_goal(dataset, out, per_episode=per_episode, probability=probability, seed=seed)
-        else:
-            raise UserError(f"--by {by}: expected instruction or goal")
-        console.print(f"{made.episodes} episodes, {made.relabelled} of them with a new label: {made.root}")
-
-
-def _print_info(info: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    for key, value in info.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            inner = Table(*[str(k) for k in value[0]])
-            for row in value:
-                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
-            table.add_row(key, inner)
-        else:
-            table.add_row(key, str(value))
-    console.print(table)
 
 
 @tokenizer_app.command("report", epilog="Example: `vla tokenizer report data/mt10 --chunk 8 --out runs/tokenizers`")
@@ -335,7 +249,7 @@ def tokenizer_report(
 ) -> None:
     """Every action tokenizer on a dataset: tokens, bits, errors in robot units, microseconds; fitted to four of five episodes,
     measured on the fifth."""
-    with _clear_errors():
+    with clear_errors():
         from vla.data import EpisodeDataset
         from vla.tokenizers.report import tokenizer_report as run
 
@@ -349,7 +263,7 @@ def tokenizer_report(
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
 def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval or demo.")]) -> None:
     """The JSON schema of a config, for editors."""
-    with _clear_errors():
+    with clear_errors():
         console.print_json(data=schema(_config_class(name)))
 
 
@@ -376,7 +290,7 @@ def _config_class(name: str) -> Any:
 @config_app.command("check", epilog="Example: `vla config check configs/metaworld_mt10.yaml`")
 def config_check(config: ConfigFile) -> None:
     """Validates every section of a config file without running it."""
-    with _clear_errors():
+    with clear_errors():
         values = read_yaml(config)
         sections = [s for s in ("collect", "train", "eval") if s in values]
         if not sections:
@@ -395,14 +309,14 @@ def list_registered(
     kind: Annotated[str, typer.Argument(help="policies, objectives, envs, tokenizers or formats.")],
 ) -> None:
     """What a config can name."""
-    with _clear_errors():
+    with clear_errors():
         try:
             found = registered(kind)
         except KeyError as error:
             raise UserError(error.args[0]) from None
         for name, cls in found.items():
             summary = (cls.__doc__ or "").strip().splitlines()
-            console.print(f"{name:16} {_escape(summary[0]) if summary else ''}")
+            console.print(f"{name:16} {escape(summary[0]) if summary else ''}")
 
 
 @app.command(
@@ -414,8 +328,8 @@ def bench(
     name: Annotated[str, typer.Argument(help="A file of benchmarks/.")],
 ) -> None:
     """Runs a benchmark of the repository; further arguments are handed to it."""
-    with _clear_errors():
-        folder = Path(__file__).parents[1] / "benchmarks"
+    with clear_errors():
+        folder = Path(__file__).parents[2] / "benchmarks"
         names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
         if name not in names:
             raise UserError(f"no benchmark {name!r}; there are: {', '.join(names) or 'none (run it from a checkout)'}")
@@ -424,7 +338,3 @@ def bench(
 
 def main() -> None:
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,66 @@
+"""`vla data`: what can be done with a dataset without a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vla.cli.shared import clear_errors, console
+from vla.config import UserError
+
+data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
+
+
+@data_app.command("info", epilog="Example: `vla data info data/mt10`")
+def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+    """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""
+    with clear_errors():
+        from vla.data import EpisodeDataset
+
+        _print_info(EpisodeDataset(dataset).info())
+
+
+@data_app.command(
+    "relabel", epilog="Example: `vla data relabel data/tabletop_offline data/relabelled --by instruction`"
+)
+def data_relabel(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
+    by: Annotated[str, typer.Option(help="instruction (failures that did something else) or goal (later pictures).")],
+    per_episode: Annotated[int, typer.Option(min=1, help="At most this many new labels for one episode.")] = 1,
+    keep: Annotated[bool, typer.Option(help="By instruction: write the episodes as they were, too.")] = True,
+    any_instruction: Annotated[
+        bool, typer.Option(help="By instruction: also those that the dataset never gives.")
+    ] = False,
+    probability: Annotated[float, typer.Option(min=0, max=1, help="By goal: of a goal in the same episode.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="By goal: decides starts and goals.")] = 0,
+) -> None:
+    """Writes a dataset in which episodes count as successes at what they did achieve."""
+    with clear_errors():
+        from vla.data import relabel_by_goal, relabel_by_instruction
+
+        if by == "instruction":
+            made = relabel_by_instruction(
+                dataset, out, per_episode=per_episode, known_only=not any_instruction, keep=keep
+            )
+        elif by == "goal":
+            made = relabel_by_goal(dataset, out, per_episode=per_episode, probability=probability, seed=seed)
+        else:
+            raise UserError(f"--by {by}: expected instruction or goal")
+        console.print(f"{made.episodes} episodes, {made.relabelled} of them with a new label: {made.root}")
+
+
+def _print_info(info: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for key, value in info.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            inner = Table(*[str(k) for k in value[0]])
+            for row in value:
+                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
+            table.add_row(key, inner)
+        else:
+            table.add_row(key, str(value))
+    console.print(table)
