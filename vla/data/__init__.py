@@ -7,6 +7,8 @@ from vla.data.episode import encode_png as encode_png
 from vla.data.errors import DataError as DataError
 from vla.data.format import Columns as Columns
 from vla.data.format import DatasetReader as DatasetReader
+from vla.data.format import KeyMap as KeyMap
+from vla.data.format import Picture as Picture
 from vla.data.prefetch import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
 from vla.data.relabel import relabel_by_goal as relabel_by_goal

@@ -22,6 +22,7 @@ import psutil
 from vla.data.atomic import sync_folder, write_json
 from vla.data.episode import decode_png
 from vla.data.errors import DataError
+from vla.data.format import Picture
 from vla.data.reader import EpisodeDataset
 
 Storage = Literal["ram", "disk"]
@@ -120,10 +121,10 @@ def _decode(
     """Fills `out`, decoding with all cores: PIL lets go of the interpreter lock while it decodes."""
     size = out.shape[1:]
 
-    def decode(item: tuple[int, tuple[int, bytes]]) -> None:
-        row, (frame, data) = item
+    def decode(item: tuple[int, tuple[int, Picture]]) -> None:
+        row, (frame, picture) = item
         try:
-            image = decode_png(data)
+            image = decode_png(picture) if isinstance(picture, bytes) else picture
         except DataError as error:
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
         if image.shape != size:
@@ -147,7 +148,7 @@ def _decode(
         )
 
 
-def _stream(dataset: EpisodeDataset, camera: str, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+def _stream(dataset: EpisodeDataset, camera: str, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, Picture]]:
     """The frames of all ranges; neighbouring ranges are read in one go."""
     joined: list[list[int]] = []
     for start, stop in ranges:

@@ -13,8 +13,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveFloat
 
+from vla.config import Config
 from vla.types import Spec
+
+
+class KeyMap(Config):
+    """What of a dataset is read as what. Everything left out is found by the format's own conventions."""
+
+    cameras: dict[str, str] | None = None
+    """Camera -> key of its images in the dataset."""
+    state: list[str] | None = None
+    """Keys whose numbers are put side by side as the state; an empty list reads none."""
+    action: list[str] | None = None
+    """Keys whose numbers are put side by side as the action."""
+    reward: str | None = None
+    """Key of the reward that followed each action."""
+    success: str | None = None
+    """Key of whether the task was solved after each action."""
+    instruction: str | None = None
+    """Key of the instruction."""
+    task: str | None = None
+    """The instruction itself, for all episodes: for datasets that hold none."""
+    control_hz: PositiveFloat | None = None
+    """Actions per second, for datasets that do not say."""
+    split: str | None = None
+    """Which part to read where the dataset has named parts, for example `train`; all by default."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +61,12 @@ class Columns:
     terminated: np.ndarray
 
 
+Picture = bytes | np.ndarray
+"""One image: a PNG or JPEG file, or uint8 (H, W, 3) RGB where it was decoded from a video."""
+
+
 class DatasetReader(ABC):
-    """Reads one dataset folder. Opening it reads no image.
+    """Reads one dataset: a folder, or a file where the format is one file. Opening it reads no image.
 
     Attributes:
         spec: what the robot sees and does.
@@ -58,16 +87,17 @@ class DatasetReader(ABC):
         """Whether `root` looks like a dataset of this format, damaged or not."""
 
     @abstractmethod
-    def __init__(self, root: Path) -> None:
-        """Raises DataError where the dataset is damaged or contradicts itself."""
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
+        """Raises DataError where the dataset is damaged or contradicts itself, or lacks one of `keys`."""
 
     @abstractmethod
     def columns(self) -> Columns:
         """All numbers. Raises DataError where an action or state is NaN."""
 
     @abstractmethod
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """(frame, image file) for the frames [start, stop), in order, without holding them all in memory."""
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        """(frame, picture) for the frames [start, stop), in order, without holding them all in memory. Several threads may
+        read at once."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -14,35 +14,42 @@ import numpy as np
 import pandas as pd
 
 from vla.config import registered
-from vla.data.episode import Episode
+from vla.data.episode import Episode, decode_png
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader
+from vla.data.format import Columns, DatasetReader, KeyMap, Picture
 from vla.data.statistics import true_statistics
 from vla.types import Spec
 
 _READER_COLUMNS = ("episode_index", "length", "first_frame", "task_index", "success", "return", "terminated", "info")
 
 
-def _open(root: Path) -> DatasetReader:
+def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
         raise DataError(f"{root}: no such folder; make the dataset with `vla collect`, or correct the path")
     formats: dict[str, Any] = registered("formats")
-    for reader in formats.values():
-        if reader.matches(root):
-            return reader(root)  # type: ignore[no-any-return]
+    if format is not None and format not in formats:
+        raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")
+    for name, reader in formats.items():
+        if name == format or (format is None and reader.matches(root)):
+            return reader(root, keys)  # type: ignore[no-any-return]
     raise DataError(f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json")
 
 
 class EpisodeDataset:
-    """Reads a dataset folder. Opening costs milliseconds: images are read when they are asked for.
+    """Reads a dataset of any format. Opening costs milliseconds: images are read when they are asked for.
+
+    Args:
+        root: folder of the dataset, or its file.
+        format: name of its format (`vla list formats`); found from what lies there by default.
+        keys: what is read as what; by the format's conventions by default.
 
     Raises:
         DataError: the folder is missing, holds no episodes, is damaged or contradicts itself.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None) -> None:
         self.root = Path(root)
-        self._reader = _open(self.root)
+        self._reader = _open(self.root, format, keys)
         self.spec: Spec = self._reader.spec
         self.instructions: list[str] = self._reader.instructions
         self.metadata: dict[str, Any] = self._reader.metadata
@@ -81,8 +88,8 @@ class EpisodeDataset:
         """All numbers of the dataset, read once. Raises DataError where an action or state is NaN."""
         return self._reader.columns()
 
-    def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """(frame, image file) for the frames [start, stop) of the dataset, streamed."""
+    def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Picture]]:
+        """(frame, picture) for the frames [start, stop) of the dataset, streamed."""
         if camera not in self.spec.cameras:
             raise KeyError(f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}")
         return self._reader.images(camera, start, self.num_frames if stop is None else stop)
@@ -95,13 +102,13 @@ class EpisodeDataset:
         return self.num_episodes
 
     def episode(self, index: int) -> Episode:
-        """Episode `index`, its images as PNG files. Raises IndexError."""
+        """Episode `index`, its images as files where the dataset has files. Raises IndexError."""
         if not 0 <= index < self.num_episodes:
             raise IndexError(f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}")
         row, columns = self.episodes.iloc[index], self.columns
         start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
         return Episode(
-            images={camera: [data for _, data in self.images(camera, start, stop)] for camera in self.spec.cameras},
+            images={camera: _stored(self.images(camera, start, stop)) for camera in self.spec.cameras},
             state=columns.state[start:stop],
             actions=columns.actions[start:stop],
             rewards=columns.rewards[start:stop],
@@ -144,3 +151,11 @@ class EpisodeDataset:
             },
             "metadata": self.metadata,
         }
+
+
+def _stored(pictures: Iterator[tuple[int, Picture]]) -> np.ndarray | list[bytes]:
+    """One camera's pictures of an episode: files as they are, decoded frames as one array."""
+    found = [picture for _, picture in pictures]
+    if all(isinstance(picture, bytes) for picture in found):
+        return found  # type: ignore[return-value]
+    return np.stack([decode_png(picture) if isinstance(picture, bytes) else picture for picture in found])

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.episode import Episode
+from vla.data.episode import Episode, encode_png
 from vla.data.errors import DataError
+from vla.data.format import Picture
 from vla.data.reader import EpisodeDataset
 from vla.data.writer import DatasetWriter
 
@@ -201,7 +202,7 @@ def relabel_by_goal(
                 goal, solved = int(goal_N[first + start]), bool(future_N[first + start])
                 stop = goal - first if solved else length
                 part = _part(episode, start, stop, instruction, index, solved=solved)
-                pictures = {c: episode.images[c][stop] if solved else _picture(dataset, c, goal) for c in chosen}
+                pictures = {c: _file(episode.images[c][stop]) if solved else _picture(dataset, c, goal) for c in chosen}
                 goals = {GOAL_CAMERA + camera: [picture] * len(part) for camera, picture in pictures.items()}
                 yield replace(part, images={**part.images, **goals})
 
@@ -212,7 +213,11 @@ def relabel_by_goal(
 
 def _picture(dataset: EpisodeDataset, camera: str, frame: int) -> bytes:
     ((_, picture),) = dataset.images(camera, frame, frame + 1)
-    return picture
+    return _file(picture)
+
+
+def _file(picture: Picture) -> bytes:
+    return picture if isinstance(picture, bytes) else encode_png(picture)
 
 
 def _without_images(dataset: EpisodeDataset, index: int) -> Episode:

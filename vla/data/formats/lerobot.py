@@ -17,7 +17,7 @@ from vla.config import register
 from vla.data import schema
 from vla.data.episode import check_finite
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader
+from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.data.formats._lerobot_spec import derive_spec, image_features
 from vla.types import Spec, SpecError
 
@@ -32,8 +32,9 @@ class LeRobotReader(DatasetReader):
     def matches(cls, root: Path) -> bool:
         return (root / schema.INFO).is_file()
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         self.root = root
+        self.keys = keys or KeyMap()
         self.raw_info = _read_json(root / schema.INFO)
         self._check_info()
         self.episodes = self._read_episodes()
