@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from vla.cli.shared import clear_errors, console
@@ -20,7 +21,10 @@ def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) 
     with clear_errors():
         from vla.data import EpisodeDataset
 
-        _print_info(EpisodeDataset(dataset).info())
+        opened = EpisodeDataset(dataset)
+        _print_info(opened.info())
+        for warning in opened.warnings:
+            console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 
 
 @data_app.command(

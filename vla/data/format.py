@@ -6,7 +6,7 @@ N: frames of the dataset, S: state dimensions, A: action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class DatasetReader(ABC):
         instructions: row i is task_index i.
         metadata: what the maker wrote about it.
         episodes: one row per episode, sorted, with at least `episode_index`, `length`, `first_frame`, `task_index`.
+        warnings: what the dataset contradicts itself in without harm, and what was left out; may grow while it is read.
     """
 
     root: Path
@@ -80,6 +81,7 @@ class DatasetReader(ABC):
     instructions: list[str]
     metadata: dict[str, Any]
     episodes: pd.DataFrame
+    warnings: Sequence[str] = ()
 
     @classmethod
     @abstractmethod

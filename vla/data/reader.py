@@ -56,6 +56,11 @@ class EpisodeDataset:
         self._episodes: pd.DataFrame | None = None
 
     @property
+    def warnings(self) -> list[str]:
+        """Sentences about what is odd in the dataset but can be read; grows while numbers and images are read."""
+        return list(self._reader.warnings)
+
+    @property
     def num_episodes(self) -> int:
         return len(self._reader.episodes)
 
