@@ -259,6 +259,9 @@ class Batch:
         timesteps: int64 (B, T), index of the step in its episode.
         mask: bool (B, T).
         task_index: int64 (B,).
+        robot: int64 (B,), the number of the robot that each window is of; None where all are of one. Windows of several
+            robots have state and actions of the largest, zeros beyond a robot's own dimensions, and images under
+            "NUMBER/CAMERA", which hold the rows of that robot alone, in their order (see `vla.data.mixed_robots`).
     """
 
     images: dict[str, Tensor]
@@ -274,6 +277,7 @@ class Batch:
     timesteps: Tensor
     mask: Tensor
     task_index: Tensor
+    robot: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -285,7 +289,7 @@ class Batch:
         values: dict[str, Any] = {
             f.name: getattr(self, f.name)[:, start:stop]
             for f in dataclasses.fields(self)
-            if f.name not in ("images", "instruction", "task_index")
+            if f.name not in ("images", "instruction", "task_index", "robot")
         }
         values["images"] = {camera: image[:, start:stop] for camera, image in self.images.items()}
         return dataclasses.replace(self, **values)

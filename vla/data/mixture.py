@@ -164,12 +164,15 @@ class MixtureSampler:
         order = np.random.default_rng([self.seed, step, _SALT]).permutation(self.batch_size)
         return np.asarray(chosen, dtype=np.int64)[order][self.rank :: self.world_size]
 
+    def drawn(self, steps: int) -> list[int]:
+        """Windows of each dataset in the first `steps` steps, over all processes."""
+        rows = steps * self.batch_size
+        further = [int(rows * share) for share in self.shares]
+        return [rows - sum(further), *further]
+
     def _places(self, step: int) -> list[range]:
         """Which of each dataset's endless row of windows come in this step."""
-        rows = (step * self.batch_size, (step + 1) * self.batch_size)
-        further = [tuple(int(n * share) for n in rows) for share in self.shares]
-        first = tuple(n - sum(ends) for n, ends in zip(rows, zip(*further, strict=True), strict=True))
-        return [range(*first), *(range(*ends) for ends in further)]
+        return [range(*ends) for ends in zip(self.drawn(step), self.drawn(step + 1), strict=True)]
 
 
 def resized(images: UInt8[Tensor, "B T h w 3"], size: tuple[int, int]) -> UInt8[Tensor, "B T H W 3"]:
@@ -191,7 +194,7 @@ def _joined(parts: Sequence[Batch]) -> Batch:
         if f.name == "images":
             shared = [camera for camera in items[0] if all(camera in item for item in items)]
             values[f.name] = {camera: torch.cat([item[camera] for item in items]) for camera in shared}
-        else:
+        elif items[0] is not None:
             values[f.name] = torch.cat(items) if isinstance(items[0], Tensor) else [x for item in items for x in item]
     return Batch(**values)
 
@@ -205,10 +208,20 @@ def select_windows(batch: Batch, rows: np.ndarray) -> Batch:
     for f in dataclasses.fields(Batch):
         value = getattr(batch, f.name)
         if f.name == "images":
-            values[f.name] = {camera: image[index] for camera, image in value.items()}
+            values[f.name] = {camera: image[_image_rows(batch, camera, index)] for camera, image in value.items()}
+        elif f.name == "instruction":
+            values[f.name] = [value[row] for row in rows]
         else:
-            values[f.name] = value[index] if isinstance(value, Tensor) else [value[row] for row in rows]
+            values[f.name] = None if value is None else value[index]
     return Batch(**values)
+
+
+def _image_rows(batch: Batch, camera: str, index: Tensor) -> Tensor:
+    """Where the images of the windows `index` stand: of several robots' images each has its own rows alone."""
+    if batch.robot is None:
+        return index
+    own_B = batch.robot.cpu() == int(camera.partition("/")[0])
+    return (own_B.cumsum(0) - 1)[index][own_B[index]]
 
 
 __all__ = ["AdaptedWindows", "Mixture", "MixtureSampler", "resized", "select_windows"]

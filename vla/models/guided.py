@@ -49,7 +49,7 @@ class GuidedConfig(PolicyConfig):
     """A policy whose proposals a critic chooses from. Made by training (`extraction: {type: best_of_n}`)."""
 
     type: Literal["guided"] = "guided"
-    policy: Annotated[Any, Choice("policies", unlisted=["guided"])]
+    policy: Annotated[Any, Choice("policies", unlisted=["guided", "multi_robot"])]
     """Who proposes."""
     critic: CriticConfig = CriticConfig()
     """Who chooses."""

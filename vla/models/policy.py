@@ -51,6 +51,11 @@ class PolicyConfig(Config, ABC):
         """Name of the file of a checkpoint that holds `Policy.weights`."""
         return WEIGHTS_FILE
 
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """Names of the files of a checkpoint that hold tokenizers."""
+        return (TOKENIZER_FILE,)
+
     @abstractmethod
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
         """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they will be loaded."""
@@ -230,6 +235,23 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         """The tensors that a checkpoint holds, by name; views, no copies, but for adapters merged into their layers."""
         return merged_state(self)
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes `config.tokenizer_files` into the folder of a checkpoint."""
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+
+    def load_tokenizer(self, folder: Path) -> None:
+        """The inverse of `save_tokenizer`. Raises TokenizerError where the tokenizer is not of the kind that the policy was
+        built for."""
+        tokenizer = ActionTokenizer.load(folder / TOKENIZER_FILE)
+        tokenizer.check_spec(self.spec)
+        sizes = [(t.chunk, t.num_tokens, t.vocab_size) for t in (tokenizer, self.tokenizer)]
+        if sizes[0] != sizes[1]:
+            raise TokenizerError(
+                f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says {sizes[1]}; "
+                "the files belong to different checkpoints"
+            )
+        self.use_tokenizer(tokenizer)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
         folder = Path(save_directory)
@@ -243,7 +265,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights().items()}
         save_file(weights, folder / self.config.weights_file, metadata={"format": "pt"})
         self.spec.save(folder / SPEC_FILE)
-        self.tokenizer.save(folder / TOKENIZER_FILE)
+        self.save_tokenizer(folder)
         save_embeddings(folder, self.language.cached())
         text = model_card(
             header["config"],
@@ -290,15 +312,15 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
-    missing = [name for name in (CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
-    config, card = (None, {}) if CONFIG_FILE in missing else _read_config(folder / CONFIG_FILE)
-    if config is not None and not (folder / config.weights_file).is_file():
-        missing.append(config.weights_file)
+    config, card = _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, {})
+    needed = [CONFIG_FILE, SPEC_FILE]
+    needed += [TOKENIZER_FILE] if config is None else [*config.tokenizer_files, config.weights_file]
+    missing = [name for name in needed if not (folder / name).is_file()]
     if config is None or missing:
         raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}")
     try:
         policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
-        _set_tokenizer(policy, ActionTokenizer.load(folder / TOKENIZER_FILE))
+        policy.load_tokenizer(folder)
         policy.language.preload(load_embeddings(folder))
     except (SpecError, TokenizerError, LanguageError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -330,18 +352,6 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     if told:
         raise CheckpointError(f"{path}: {', '.join(told)}; the file belongs to another model or configuration")
     module.load_state_dict(found, strict=False)  # what the file shall hold was checked just now
-
-
-def _set_tokenizer(policy: Policy, tokenizer: ActionTokenizer) -> None:
-    """Raises TokenizerError where the tokenizer is not of the kind that the policy was built for."""
-    tokenizer.check_spec(policy.spec)
-    sizes = [(t.chunk, t.num_tokens, t.vocab_size) for t in (tokenizer, policy.tokenizer)]
-    if sizes[0] != sizes[1]:
-        raise TokenizerError(
-            f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says {sizes[1]}; "
-            "the files belong to different checkpoints"
-        )
-    policy.use_tokenizer(tokenizer)
 
 
 def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:

@@ -212,10 +212,10 @@ def _positions_moved(
 ) -> tuple[Tensor, str]:
     """Every token takes the position that its like had; steps older than the old policy knew take those of the oldest."""
     values_ND = here.position.clone()
-    rows_of = _slots(old, there)
+    rows_of = slots_of(old, there)
     oldest = max((step for step, _, _ in rows_of if step is not None), default=0)
     taken = 0
-    for (step, segment, camera), rows in _slots(new, here).items():
+    for (step, segment, camera), rows in slots_of(new, here).items():
         known = rows_of.get(
             (None if step is None else min(step, oldest), segment, None if camera is None else cameras.get(camera, ""))
         )
@@ -230,7 +230,7 @@ def _positions_moved(
     return values_ND, f"{taken} of {len(values_ND)} rows by their tokens' places"
 
 
-def _slots(policy: Policy, trunk: TrajectoryTransformer) -> dict[Slot, list[int]]:
+def slots_of(policy: Policy, trunk: TrajectoryTransformer) -> dict[Slot, list[int]]:
     """The rows of the trunk's positions by what stands there."""
     layout, row = trunk.layout, 0
     steps = trunk.steps if trunk.positions == "absolute" else 1
@@ -257,4 +257,4 @@ def _regridded(source_ND: Tensor, old: Policy, new: Policy) -> Tensor:
     return F.interpolate(grid, size=sizes[1], mode="bilinear", align_corners=True)[0].flatten(1).T
 
 
-__all__ = ["Transplant", "cameras_of", "paired_cameras", "parts_of", "transplant"]
+__all__ = ["Slot", "Transplant", "cameras_of", "paired_cameras", "parts_of", "slots_of", "transplant"]
