@@ -97,6 +97,12 @@ def test_no_noise_when_the_interpreter_ends_with_open_renderers():
     assert ended.stderr == ""
 
 
+def test_torchvision_can_be_imported_after_rendering():
+    code = FORGETFUL + "import torchvision.models"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
 def test_users_backend_is_respected(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     assert choose_backend() == "glfw"

@@ -16,11 +16,13 @@ import atexit
 import ctypes
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -50,6 +52,7 @@ def choose_backend() -> str:
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if sys.platform != "linux" or chosen not in ("", "egl", "osmesa"):
         return chosen
+    _load_triton()
     works: dict[str, Callable[[], bool]] = {"egl": _egl_has_device, "osmesa": _osmesa_loads}
     for backend in [chosen] if chosen else works:
         if works[backend]():
@@ -57,6 +60,15 @@ def choose_backend() -> str:
             return backend
     tried = f"MUJOCO_GL={chosen}, which does not load" if chosen else "neither EGL nor OSMesa loads"
     raise RenderingError(f"cannot render: {tried} on this machine; install the libraries with: {INSTALL_COMMAND}")
+
+
+@functools.cache
+def _load_triton() -> None:
+    """Maps triton's library, where it is installed, before Mesa's: both bring an LLVM, and in this order alone can
+    torchvision be imported in a process that has rendered; in the other it dies of a segmentation fault."""
+    found = importlib.util.find_spec("triton")
+    if found is not None and found.origin is not None:
+        _loads(*map(str, Path(found.origin).parent.glob("_C/libtriton*.so")))
 
 
 def _loads(*names: str) -> ctypes.CDLL | None:
