@@ -13,7 +13,11 @@ from rich.console import Console
 from vla.config import UserError
 
 console = Console()
-_EXTRA_OF = dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim") | {"tensorboard": "train"}
+_EXTRA_OF = (
+    dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim")
+    | dict.fromkeys(("google", "google_crc32c"), "rlds")
+    | {"h5py": "robomimic", "minari": "minari", "tensorboard": "train"}
+)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")]

@@ -1,0 +1,194 @@
+"""What readers of other makers' formats share: episodes one by one in, columns, table and spec out.
+
+N: frames of the dataset, L: steps of an episode, S: state dimensions, A: action dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vla.data.episode import Scalar, check_finite
+from vla.data.errors import DataError
+from vla.data.format import Columns, DatasetReader, KeyMap
+from vla.data.formats._files import refuse_archive
+from vla.types import Spec, SpecError
+
+
+@dataclass(frozen=True)
+class EpisodeNumbers:
+    """An episode without its images.
+
+    Attributes:
+        name: what the dataset calls it, for messages.
+        state: (L, S).
+        actions: (L, A).
+        rewards: (L,).
+        success: bool (L,).
+        terminated: whether its last action truly ended it.
+        instruction: the task in words; empty where the dataset does not say.
+        info: what else it says.
+    """
+
+    name: str
+    state: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: np.ndarray
+    terminated: bool
+    instruction: str
+    info: dict[str, Scalar] = field(default_factory=dict)
+
+
+class EpisodicReader(DatasetReader):
+    """Base of readers that meet all numbers when they open, and images later."""
+
+    _columns: Columns
+
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
+        refuse_archive(root)
+        self.root, self.keys = root, keys or KeyMap()
+        self.warnings: list[str] = []
+        self.metadata: dict[str, Any] = {}
+
+    def _assemble(
+        self,
+        episodes: Sequence[EpisodeNumbers],
+        *,
+        cameras: Mapping[str, tuple[int, int]],
+        state_names: Sequence[str],
+        action_names: Sequence[str],
+        control_hz: float,
+        unnamed_task: str,
+    ) -> None:
+        """Sets spec, instructions, episodes and columns. `unnamed_task` stands for instructions that are missing."""
+        if not episodes:
+            raise DataError(f"{self.root}: has no episodes; check that it was copied whole")
+        widths = {(e.state.shape[1], e.actions.shape[1]) for e in episodes}
+        if widths != {(len(state_names), len(action_names))}:
+            odd = next(e for e in episodes if (e.state.shape[1], e.actions.shape[1]) != _widths(episodes[0]))
+            raise DataError(
+                f"{self.root}: {odd.name} has {odd.state.shape[1]} state and {odd.actions.shape[1]} action dimensions, "
+                f"{episodes[0].name} has {len(state_names)} and {len(action_names)}; drop it, or choose other keys"
+            )
+        lengths = np.array([len(e.actions) for e in episodes], np.int64)
+        texts = self._instructions(episodes, unnamed_task)
+        self.instructions = list(dict.fromkeys(texts))
+        place = {text: i for i, text in enumerate(self.instructions)}
+        self.episodes = pd.DataFrame(
+            {
+                "episode_index": np.arange(len(episodes)),
+                "length": lengths,
+                "first_frame": np.cumsum(lengths) - lengths,
+                "task_index": [place[text] for text in texts],
+                "info": [json.dumps(e.info) for e in episodes],
+            }
+        )
+        terminated = np.zeros(int(lengths.sum()), bool)
+        terminated[np.cumsum(lengths) - 1] = [e.terminated for e in episodes]
+        self._columns = Columns(
+            state=_joined([e.state for e in episodes]),
+            actions=_joined([e.actions for e in episodes]),
+            rewards=_joined([e.rewards for e in episodes]),
+            success=np.concatenate([e.success for e in episodes]).astype(bool),
+            terminated=terminated,
+        )
+        self._names = [e.name for e in episodes]
+        self.spec = _spec(self.root, cameras, state_names, action_names, self._columns.actions, control_hz)
+
+    def _instructions(self, episodes: Sequence[EpisodeNumbers], unnamed_task: str) -> list[str]:
+        """The key `task` stands for all, or with the key `instruction` for those that are missing."""
+        if self.keys.task is not None and self.keys.instruction is None:
+            return [self.keys.task] * len(episodes)
+        missing = sum(not e.instruction.strip() for e in episodes)
+        if missing and self.keys.task is None:
+            self.warnings.append(
+                f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} stands for it; "
+                "give the key `task` or `instruction`"
+            )
+        return [e.instruction.strip() or self.keys.task or unnamed_task for e in episodes]
+
+    def columns(self) -> Columns:
+        starts = self.episodes["first_frame"].to_numpy()
+        for name, values, names in (
+            ("actions", self._columns.actions, self.spec.action_names),
+            ("state", self._columns.state, self.spec.state_names),
+            ("rewards", self._columns.rewards[:, None], ()),
+        ):
+            bad = ~np.isfinite(values).all(1)
+            if bad.any():
+                episode = int(np.searchsorted(starts, int(bad.argmax()), side="right")) - 1
+                stop = starts[episode] + int(self.episodes["length"][episode])
+                where = f"{self.root}: episode {episode} ({self._names[episode]})"
+                check_finite(where, name, values[starts[episode] : stop], names)
+        return self._columns
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """(episode, its first frame, first step, end step) of every episode that has frames in [start, stop)."""
+        starts, lengths = self.episodes["first_frame"].to_numpy(), self.episodes["length"].to_numpy()
+        for episode in np.flatnonzero((starts < stop) & (starts + lengths > start)):
+            first = int(starts[episode])
+            yield int(episode), first, max(start - first, 0), min(stop - first, int(lengths[episode]))
+
+    def _control_rate(self, stored: Any, assumed: float) -> float:
+        """Of the keys, or else `stored`, or else `assumed` with a warning."""
+        if self.keys.control_hz is not None:
+            return float(self.keys.control_hz)
+        if isinstance(stored, int | float) and np.isfinite(stored) and stored > 0:
+            return float(stored)
+        said = "does not say its control rate" if stored is None else f"says its control rate is {stored!r}"
+        self.warnings.append(f"{said}: {assumed:g} Hz is assumed; give the key `control_hz`")
+        return assumed
+
+    def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
+        """The error for a key that the dataset does not have."""
+        return DataError(f"{self.root}: no {key!r} to read as {what}; it has: {', '.join(known) or 'none'}")
+
+
+def dimension_names(parts: Sequence[tuple[str, int]]) -> list[str]:
+    """(key, width) of what is put side by side -> one name per dimension: the key's last word and a number."""
+    for stem in (lambda key: key.rpartition("/")[2], lambda key: key.replace("/", ".")):
+        names = [stem(key) if width == 1 else f"{stem(key)}_{i}" for key, width in parts for i in range(width)]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def camera_name(key: str) -> str:
+    """A camera's name: it becomes part of file names."""
+    return key.replace("/", "_")
+
+
+def _widths(episode: EpisodeNumbers) -> tuple[int, int]:
+    return episode.state.shape[1], episode.actions.shape[1]
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `columns` names
+        return np.concatenate(parts).astype(np.float32)
+
+
+def _spec(
+    root: Path,
+    cameras: Mapping[str, tuple[int, int]],
+    state_names: Sequence[str],
+    action_names: Sequence[str],
+    actions: np.ndarray,
+    control_hz: float,
+) -> Spec:
+    finite = np.where(np.isfinite(actions), actions, np.nan).astype(np.float64)
+    blank = np.isnan(finite).all(0)
+    finite[:, blank] = 0.0
+    low, high = np.nanmin(finite, 0), np.nanmax(finite, 0)
+    still = high - low < 1e-6  # an action that never moves still needs an interval around it
+    low, high = np.where(still, low - 1.0, low), np.where(still, high + 1.0, high)
+    try:
+        return Spec(dict(cameras), tuple(state_names), tuple(action_names), tuple(low), tuple(high), control_hz)
+    except SpecError as error:
+        raise DataError(f"{root}: {error}; choose other keys") from error

@@ -1,0 +1,69 @@
+"""Files of a dataset that others made: none is read that lies outside of it, and none is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vla.data.errors import DataError
+
+_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+
+
+def refuse_archive(root: Path) -> None:
+    """Raises DataError where `root` is a packed dataset."""
+    if root.is_file() and root.suffix.lower() in _ARCHIVES:
+        raise DataError(f"{root}: is an archive; unpack it and give the folder (or the file) that was in it")
+
+
+def inside(root: Path, path: Path) -> Path:
+    """`path`, which must stay in the dataset's folder. Raises DataError where its name or a link leads out of it."""
+    try:
+        home, target = root.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{root}: {str(path)!r} is no path: {error}; restore the dataset") from error
+    if not target.is_relative_to(home):
+        raise DataError(f"{path}: leads out of the dataset's folder, to {target}; put the file itself there")
+    return path
+
+
+def read_text(root: Path, path: Path) -> str:
+    """A text file of the dataset. Raises DataError where it is missing, leads out of `root` or is no UTF-8."""
+    try:
+        return inside(root, path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; copy it from the dataset's source") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text: {error}; restore the file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}; restore the file") from error
+
+
+def read_json(root: Path, path: Path) -> dict[str, Any]:
+    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it is no JSON object."""
+    return parse_json(read_text(root, path), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """Raises DataError naming `where` where `text` is no JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{where}: is no JSON: {error}; restore it") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected keys and values, found {type(value).__name__}; restore it")
+    return value
+
+
+def fingerprint(root: Path, files: Iterable[Path], *facts: object) -> str:
+    """Of the names, sizes and times of `files`, and of what is read from them."""
+    base = root if root.is_dir() else root.parent
+    try:
+        stats = [(str(file.relative_to(base)), file.stat()) for file in sorted(files)]
+    except OSError as error:
+        raise DataError(f"{root}: a file went away while the dataset was open: {error}; open it again") from error
+    described = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(json.dumps([described, *facts], default=str).encode()).hexdigest()

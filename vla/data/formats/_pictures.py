@@ -1,0 +1,22 @@
+"""Headers of image files."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+
+from PIL import Image
+
+from vla.data.errors import DataError
+
+
+def picture_size(data: bytes, where: str) -> tuple[int, int]:
+    """(height, width) of an image file, from its header. Raises DataError beginning with `where`."""
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("error")
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError, Warning) as error:
+        raise DataError(f"{where}: is no image file ({len(data)} bytes): {error}; restore it") from error
+    return int(height), int(width)

@@ -1,0 +1,311 @@
+"""RLDS datasets as TFDS stores them (Open X-Embodiment): TFRecords, read without TensorFlow.
+
+L: steps of an episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla.config import register
+from vla.data.episode import Scalar
+from vla.data.errors import DataError
+from vla.data.format import KeyMap, Picture
+from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats._files import fingerprint, inside
+from vla.data.formats._pictures import picture_size
+from vla.data.formats._rlds_features import (
+    FEATURES,
+    Feature,
+    Shard,
+    looks_like_rlds,
+    read_features,
+    read_info,
+    version_folder,
+)
+from vla.data.formats._tfrecord import Example, index_records, read_record
+
+ASSUMED_HZ = 5.0
+"""Where the keys do not say: TFDS stores no control rate. It is that of Bridge."""
+_OBSERVATION = "steps/observation/"
+_STATES = ("observation/state", "observation/proprio", "observation/robot_state", "observation/eef_state")
+_INSTRUCTIONS = (
+    "language_instruction",
+    "observation/natural_language_instruction",
+    "observation/language_instruction",
+    "observation/instruction",
+    "natural_language_instruction",
+    "instruction",
+    "episode_metadata/language_instruction",
+)
+_SUCCESSES = ("success", "is_success", "observation/success")
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Where an episode lies."""
+
+    shard: Shard
+    number: int
+    place: int
+    length: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard.path}: record {self.number}"
+
+
+@register("formats", "rlds")
+class RLDSReader(EpisodicReader):
+    """Reads a TFDS folder `.../name/version`, or `.../name` in its newest version.
+
+    Opening reads every record once, for numbers and checksums; images are read again when they are asked for.
+    """
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        return looks_like_rlds(root)
+
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
+        super().__init__(root, keys)
+        self._folder = inside(root, version_folder(root))
+        self._features = read_features(self._folder)
+        info, shards = read_info(self._folder, self.keys.split)
+        self.metadata = {key: info[key] for key in ("name", "version", "description", "citation") if key in info}
+        self._actions = self._numeric("action", self.keys.action, ("action", "actions"))
+        self._states = self._numeric("state", self.keys.state, _STATES)
+        self._rewards = self._one("reward", self.keys.reward, ("reward",))
+        self._success = self._one("success", self.keys.success, _SUCCESSES)
+        self._instruction = self._one("instruction", self.keys.instruction, _INSTRUCTIONS, text=True)
+        self._cameras = self._find_cameras()
+        if not self._actions:
+            raise self._lacking("action", "action", [f.name for f in self._features.values() if f.is_numeric])
+        self._blank: dict[str, int] = dict.fromkeys(self._cameras, 0)
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._records: list[_Record] = []
+        self._read(shards, name=str(info.get("name", root.name)))
+
+    # --- what is read as what -----------------------------------------------------------------------
+
+    def _feature(self, key: str) -> Feature | None:
+        """By its name, with or without `steps/`."""
+        return self._features.get(key) or self._features.get(f"steps/{key}")
+
+    def _numeric(self, what: str, keys: list[str] | None, conventions: tuple[str, ...]) -> list[Feature]:
+        """The features side by side: those of `keys`, or the first convention; of a dictionary all, sorted."""
+        if keys is not None:
+            return [feature for key in keys for feature in self._needed(what, key)]
+        for key in conventions:
+            if found := self._under(key):
+                return found
+        if what == "state":
+            numeric = [f.name for f in self._features.values() if f.is_numeric and f.name.startswith(_OBSERVATION)]
+            self.warnings.append(f"no state is read; the key `state` can name: {', '.join(numeric) or 'none'}")
+        return []
+
+    def _under(self, key: str) -> list[Feature]:
+        feature = self._feature(key)
+        if feature is not None:
+            return [feature] if feature.is_numeric else []
+        inner = [f for f in self._features.values() if f.name.startswith(f"steps/{key.removeprefix('steps/')}/")]
+        return sorted((f for f in inner if f.is_numeric), key=lambda f: f.name)
+
+    def _needed(self, what: str, key: str) -> list[Feature]:
+        found = [f for f in self._under(key) if f.name.startswith("steps/")]
+        if not found:
+            known = [f.name for f in self._features.values() if f.is_numeric and f.name.startswith("steps/")]
+            raise self._lacking(what, key, known)
+        return found
+
+    def _one(self, what: str, key: str | None, conventions: tuple[str, ...], *, text: bool = False) -> Feature | None:
+        """One number per step, or a text."""
+
+        def fits(feature: Feature) -> bool:
+            return feature.is_text if text else feature.is_numeric and feature.width == 1
+
+        for name in (key,) if key is not None else conventions:
+            feature = self._feature(name)
+            if feature is not None and fits(feature):
+                return feature
+        if key is not None:
+            raise self._lacking(what, key, [f.name for f in self._features.values() if fits(f)])
+        return None
+
+    def _find_cameras(self) -> dict[str, Feature]:
+        pictures = [f for f in self._features.values() if f.is_picture and f.name.startswith("steps/")]
+        if self.keys.cameras is None:
+            chosen = [f for f in pictures if f.name.startswith(_OBSERVATION)]
+            return {camera_name(f.name.removeprefix(_OBSERVATION)): f for f in sorted(chosen, key=lambda f: f.name)}
+        cameras = {}
+        for camera, key in self.keys.cameras.items():
+            feature = self._feature(key) or self._feature(f"observation/{key}")
+            if feature is None or feature not in pictures:
+                raise self._lacking(f"camera {camera!r}", key, [f.name for f in pictures])
+            cameras[camera] = feature
+        return cameras
+
+    # --- the pass over all records ------------------------------------------------------------------
+
+    def _read(self, shards: list[Shard], name: str) -> None:
+        episodes, empty = [], 0
+        for shard in shards:
+            places = index_records(shard.path)
+            if len(places) != shard.episodes:
+                raise DataError(f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy it again")
+            with open(shard.path, "rb") as file:
+                for number, (place, length) in enumerate(places):
+                    record = _Record(shard, number, place, length)
+                    example = Example(read_record(file, place, length, record.name), record.name)
+                    episode = self._episode(example, record)
+                    if len(episode.actions):
+                        episodes.append(episode)
+                        self._records.append(record)
+                    empty += not len(episode.actions)
+        if empty:
+            self.warnings.append(f"{empty} episodes without steps are left out")
+        parts = {"state": self._states, "action": self._actions}
+        names = {what: dimension_names([(f.name, f.width) for f in features]) for what, features in parts.items()}
+        control_hz = self._control_rate(None, ASSUMED_HZ)
+        self._assemble(
+            episodes,
+            cameras=self._seen_cameras(),
+            state_names=names["state"],
+            action_names=names["action"],
+            control_hz=control_hz,
+            unnamed_task=name,
+        )
+
+    def _episode(self, example: Example, record: _Record) -> EpisodeNumbers:
+        L = len(example.numbers(self._actions[0].name)) // self._actions[0].width
+        where = record.name
+        actions = _matrix(example, self._actions, L, where)
+        rewards = _matrix(example, [self._rewards] if self._rewards else [], L, where)
+        success = _matrix(example, [self._success] if self._success else [], L, where)
+        for camera, feature in self._cameras.items():
+            self._measure(camera, feature, example, L, where)
+        return EpisodeNumbers(
+            name=where,
+            state=_matrix(example, self._states, L, where),
+            actions=actions,
+            rewards=rewards[:, 0] if self._rewards else np.zeros(L),
+            success=success[:, 0] > 0 if self._success else np.zeros(L, bool),
+            terminated=self._terminated(example, L, where),
+            instruction=self._text(example, where),
+            info=self._info(example, record),
+        )
+
+    def _terminated(self, example: Example, L: int, where: str) -> bool:
+        """Whether the last step is terminal: by `is_terminal`, or else by a discount of 0."""
+        for name, ends in (("is_terminal", lambda v: v > 0), ("discount", lambda v: v == 0)):
+            feature = self._feature(name)
+            if feature is not None and feature.is_numeric and L:
+                return bool(ends(_matrix(example, [feature], L, where)[-1, 0]))
+        return False
+
+    def _text(self, example: Example, where: str) -> str:
+        """The first that is not empty."""
+        feature = self._instruction
+        values = None if feature is None else example.get(feature.name)
+        if feature is None or values is None:
+            return ""
+        try:
+            if isinstance(values, list):
+                texts = [value.decode() for value in values]
+            else:
+                texts = [bytes(codes[codes > 0].tolist()).decode() for codes in values.reshape(-1, feature.width)]
+        except ValueError as error:
+            raise DataError(f"{where}: {feature.name!r} is no UTF-8 text: {error}; choose another key") from error
+        return next((text for text in texts if text.strip()), "")
+
+    def _info(self, example: Example, record: _Record) -> dict[str, Scalar]:
+        """What stands beside the steps: single numbers and texts."""
+        info: dict[str, Scalar] = {"split": record.shard.split}
+        for feature in self._features.values():
+            values = None if feature.name.startswith("steps/") or not feature.plain else example.get(feature.name)
+            if values is None or len(values) != 1:
+                continue
+            key, value = feature.name.removeprefix("episode_metadata/"), values[0]
+            if isinstance(value, bytes):
+                if feature.kind == "text":
+                    info[key] = value.decode(errors="replace")
+            elif np.isfinite(value):
+                info[key] = bool(value) if feature.dtype == "bool" else value.item()
+        return info
+
+    def _measure(self, camera: str, feature: Feature, example: Example, L: int, where: str) -> None:
+        """Counts the camera's empty images, and finds its size where features.json does not say."""
+        if feature.kind == "tensor":
+            self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
+            if len(example.numbers(feature.name)) != L * feature.width:
+                raise DataError(f"{where}: {feature.name!r} has not {L} images; make the dataset again")
+            return
+        files = _files(example, feature, L, where)
+        self._blank[camera] += sum(not data for data in files)
+        if camera not in self._sizes:
+            if min(feature.shape[:2]) > 0:
+                self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
+            elif data := next(filter(None, files), None):
+                self._sizes[camera] = picture_size(data, f"{where}: {feature.name!r}")
+
+    def _seen_cameras(self) -> dict[str, tuple[int, int]]:
+        """The cameras with images; those that never have one are left out."""
+        for camera, blank in self._blank.items():
+            if camera in self._sizes and blank:
+                self.warnings.append(f"camera {camera!r}: {blank} images are empty and read as black")
+            elif blank:
+                self.warnings.append(f"camera {camera!r} is left out: all its {blank} images are empty")
+        return {camera: self._sizes[camera] for camera in self._cameras if camera in self._sizes}
+
+    # --- images -------------------------------------------------------------------------------------
+
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        feature, size = self._cameras[camera], self.spec.cameras[camera]
+        for episode, first, lower, upper in self._spans(start, stop):
+            record, L = self._records[episode], int(self.episodes["length"][episode])
+            example = self._example(record)
+            if feature.kind == "tensor":
+                frames = example.numbers(feature.name)
+                if frames.size != L * size[0] * size[1] * 3 or frames.min() < 0 or frames.max() > 255:
+                    raise DataError(f"{record.name}: {feature.name!r} has not {L} images; make the dataset again")
+                for step, frame in enumerate(frames.reshape(L, *size, 3).astype(np.uint8)[lower:upper], start=lower):
+                    yield first + step, frame
+                continue
+            files = _files(example, feature, L, record.name)
+            for step in range(lower, upper):
+                yield first + step, files[step] or np.zeros((*size, 3), np.uint8)
+
+    def _example(self, record: _Record) -> Example:
+        try:
+            with open(record.shard.path, "rb") as file:
+                return Example(read_record(file, record.place, record.length, record.name), record.name)
+        except OSError as error:
+            raise DataError(f"{record.shard.path}: cannot be read: {error}; restore the file") from error
+
+    def fingerprint(self) -> str:
+        files = {record.shard.path for record in self._records} | {self._folder / FEATURES}
+        return fingerprint(self.root, files, self.keys.split, {c: f.name for c, f in self._cameras.items()})
+
+
+def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np.ndarray:
+    """The features side by side as (L, D)."""
+    parts = [np.zeros((L, 0), np.float32)]
+    for feature in features:
+        values = example.numbers(feature.name)
+        if len(values) != L * feature.width:
+            raise DataError(
+                f"{where}: {feature.name!r} has {len(values)} numbers, expected {feature.width} for each of {L} steps; "
+                "make the dataset again, or choose other keys"
+            )
+        parts.append(values.reshape(L, feature.width))
+    return np.concatenate(parts, axis=1)
+
+
+def _files(example: Example, feature: Feature, L: int, where: str) -> list[bytes]:
+    files = example.files(feature.name)
+    if len(files) != L:
+        raise DataError(f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset again")
+    return files
