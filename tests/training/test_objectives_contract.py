@@ -119,6 +119,22 @@ def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(name: str, mixed: Path
     assert expected.shape == (3, 2, 2)
 
 
+@pytest.mark.parametrize("name", ["awr", "iql", "td3_bc", "q_transformer"])
+def test_held_out_data_teach_nothing(name: str, mixed: Path, tmp_path: Path) -> None:
+    """Running means of advantages, too, are of the training data alone, however often the run looks at the others."""
+    options: dict[str, Any] = {"type": name} | ({"mean_weight": True} if name == "iql" else {})
+    told = []
+    for every in (None, 1):
+        train(config(mixed, tmp_path / str(every), options, steps=4, validate_every=every))
+        told.append([{k: v for k, v in line.items() if "/" not in k} for line in lines(tmp_path / str(every))])
+    assert told[0] == told[1]
+
+
+def test_every_score_of_a_policy_that_learns_at_some_steps_tells_of_the_policy(mixed: Path, tmp_path: Path) -> None:
+    train(config(mixed, tmp_path / "run", {"type": "td3_bc", "policy_every": 3}, validate_every=1))
+    assert all({"validation/bc_loss", "validation/q_policy"} <= line.keys() for line in lines(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("name", [n for n in OBJECTIVES if n not in ("bc", "filtered_bc", "return_conditioned")])
 def test_two_micro_batches_give_the_gradient_of_one_batch(name: str, mixed: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"type": name}

@@ -44,19 +44,25 @@ def validate(
 ) -> dict[str, float]:
     """Means of `objective.validate` over the windows `indices`, which the processes share out among them.
 
-    The policy is expected in eval mode. The result, `validation/...`, is the same on all processes.
+    The policy is expected in eval mode; the objective is put into it meanwhile, so that looking at held-out data changes
+    nothing of what is learned. The result, `validation/...`, is the same on all processes.
     """
     rank, device = accelerator.process_index, accelerator.device
     set_seed(seed_of(seed, rank))
     own = indices[rank :: accelerator.num_processes]
     values: dict[str, list[float]] = {}
-    for start in range(0, len(own), batch_size):
-        batch = to_device(windows.batch(own[start : start + batch_size]), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            metrics = objective.validate(policy, batch)
-        weight = objective.weight(batch)
-        for name, value in {**metrics, "": torch.ones_like(weight)}.items():
-            values.setdefault(name, []).append(float(value.float() * weight))
+    was_training = objective.training
+    objective.eval()
+    try:
+        for start in range(0, len(own), batch_size):
+            batch = to_device(windows.batch(own[start : start + batch_size]), device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                metrics = objective.validate(policy, batch)
+            weight = objective.weight(batch)
+            for name, value in {**metrics, "": torch.ones_like(weight)}.items():
+                values.setdefault(name, []).append(float(value.float() * weight))
+    finally:
+        objective.train(was_training)
     parts: list[dict[str, list[float]]] = gather_object([values])
     names = dict.fromkeys(name for part in parts for name in part)
     totals = {name: math.fsum(v for part in parts for v in part.get(name, [])) for name in names}
