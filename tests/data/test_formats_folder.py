@@ -1,0 +1,235 @@
+"""Plain folders of frames and steps.csv: read as laid out, and every mistake named."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vla.data import EpisodeDataset, Windows
+from vla.data.episode import encode_png
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from corruption import corrupt, read_all
+
+L = 4
+HEADER = "timestamp,state.x,state.y,action.dx,reward,success,terminated"
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (L, 6, 8, 3), dtype=np.uint8)
+
+
+def rows(number: int) -> list[str]:
+    """Written with times rounded to milliseconds."""
+    ends = ["true" if t == L - 1 and number % 2 else "false" for t in range(L)]
+    return [
+        f"{round(t / 30, 3)},{t},{number}.5,{-t - number},{t / 2},{ends[t]},{int(ends[t] == 'true')}" for t in range(L)
+    ]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Episodes 9 and 10."""
+    root = tmp_path / "plain"
+    for number in (9, 10):
+        folder = root / f"episode_{number}"
+        (folder / "front").mkdir(parents=True)
+        (folder / "steps.csv").write_text("\n".join([HEADER, *rows(number)]) + "\n")
+        for t, image in enumerate(pixels(number)):
+            (folder / "front" / f"frame_{t}.png").write_bytes(encode_png(image))
+    (root / "episode_9/instruction.txt").write_text("push the button\n")
+    (root / "instruction.txt").write_text("open the drawer")
+    return root
+
+
+def test_reads_what_lies_there(plain: Path) -> None:
+    dataset = EpisodeDataset(plain)
+    assert (dataset.spec.cameras, dataset.spec.control_hz) == ({"front": (6, 8)}, 30.0)
+    assert (dataset.spec.state_names, dataset.spec.action_names) == (("x", "y"), ("dx",))
+    assert dataset.warnings == []
+    for index, number in enumerate((9, 10)):
+        episode = dataset.episode(index)
+        np.testing.assert_array_equal(episode.frames("front"), pixels(number))
+        np.testing.assert_array_equal(episode.state, [[t, number + 0.5] for t in range(L)])
+        np.testing.assert_array_equal(episode.actions[:, 0], [-t - number for t in range(L)])
+        np.testing.assert_array_equal(episode.rewards, np.arange(L) / 2)
+        assert episode.success.tolist() == [False] * 3 + [number == 9]
+        assert episode.terminated == (number == 9)
+        assert episode.instruction == ("push the button" if number == 9 else "open the drawer")
+
+
+def test_trains_directly(plain: Path) -> None:
+    batch = Windows(EpisodeDataset(plain), history=1, chunk=2).batch(np.array([L + 1]))
+    np.testing.assert_array_equal(batch.images["front"][0, 0], pixels(10)[1])
+    np.testing.assert_array_equal(batch.actions[0, 0, :, 0], [-11, -12])
+
+
+def test_keys(plain: Path) -> None:
+    (plain / "episode_9/goal.txt").write_text("press")
+    keys = KeyMap(
+        cameras={"main": "front"},
+        state=["state.y"],
+        action=["action.dx", "state.x"],
+        reward="state.x",
+        success="terminated",
+        instruction="goal.txt",
+        control_hz=7,
+    )
+    with pytest.raises(DataError, match=r"episode_10/goal.txt: no such file to read as instruction"):
+        EpisodeDataset(plain, keys=keys)
+    (plain / "goal.txt").write_text("pull")
+    dataset = EpisodeDataset(plain, keys=keys)
+    assert (dataset.instructions, dataset.spec.control_hz) == (["press", "pull"], 7.0)
+    assert (dataset.spec.state_names, dataset.spec.action_names) == (("y",), ("dx", "state.x"))
+    assert list(dataset.spec.cameras) == ["main"]
+    np.testing.assert_array_equal(dataset.columns.rewards[:L], np.arange(L))
+    assert EpisodeDataset(plain, keys=KeyMap(task="tidy up")).instructions == ["tidy up"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"cameras": {"main": "side"}}, "no 'side' to read as camera 'main'; it has: front"),
+        ({"state": ["z"]}, r"no 'z' to read as state; it has: timestamp, state\.x"),
+        ({"action": []}, r"no column is named action\.NAME"),
+        ({"reward": "r"}, "no 'r' to read as reward"),
+        ({"split": "train"}, "plain folders have no splits"),
+        ({"instruction": "../../secret"}, "leads out of the dataset's folder"),
+        ({"cameras": {"main": "../front"}}, "no '../front' to read as camera"),
+    ],
+)
+def test_keys_that_it_lacks(plain: Path, keys: dict[str, Any], expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        EpisodeDataset(plain, keys=KeyMap(**keys))
+
+
+def line(old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        file = root / "episode_10/steps.csv"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    return change
+
+
+def rename(old: str, new: str) -> Callable[[Path], None]:
+    return lambda root: shutil.move(root / "episode_10" / old, root / "episode_10" / new)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "expected"),
+    [
+        (line("\n0.0,0,", "\n0.0,zero,"), r"episode_10/steps.csv: line 2, column 'state.x': 'zero' is no number"),
+        (line("\n0.0,0,", "\n0.0,,"), r"line 2, column 'state.x': '' is no number"),
+        (line("\n0.0,0,", "\n0.0,1_0,"), r"'1_0' is no number"),
+        (line("\n0.0,0,", "\n0.0,0,7,"), "line 2 has 8 cells, the header 7"),
+        (line("state.y", "state.z"), "column 'state.y' is not in this file and in episode_9 alike"),
+        (line("state.y", "state.x"), "two columns are named 'state.x'"),
+        (line("state.y", ""), "column 3 has no name"),
+        (line("\n0.033,", "\n0.0,"), r"timestamp of step 1 is 0.0, after 0.0; times must rise"),
+        (line("\n0.033,", "\nnan,"), r"timestamp of step 1 is nan"),
+        (line("\n0.0,0,", '\n0.0,"0,'), r"steps.csv: line \d: unexpected end of data"),
+        (lambda r: (r / "episode_10/steps.csv").write_bytes(b"a\xff"), r"steps.csv: is no UTF-8"),
+        (
+            lambda r: (r / "episode_10/steps.csv").write_text(HEADER),
+            "expected a header and a row for each step, found 1 rows",
+        ),
+        (lambda r: (r / "episode_10/front/frame_2.png").unlink(), r"frame_3.png: frame 2 is missing;"),
+        (lambda r: (r / "episode_10/front/frame_3.png").unlink(), "front: has 3 frames, numbers 0 to 2; .* has 4 rows"),
+        (rename("front/frame_0.png", "front/first.png"), r"first.png: its name holds no number"),
+        (rename("front/frame_0.png", "front/frame_00001.png"), "frame 1 is there twice"),
+        (rename("front", "side"), "front: expected a folder of frames or a video front.mp4"),
+        (lambda r: (r / "episode_10/front.mp4").write_bytes(b""), r"and one of them; found: front.mp4"),
+        (
+            lambda r: (r / "episode_9/front/frame_0.png").write_bytes(b"GIF"),
+            r"frame_0.png: is no image file \(3 bytes\)",
+        ),
+        (lambda r: (r / "episode_9/instruction.txt").write_bytes(b"\xff"), r"instruction.txt: is no UTF-8"),
+    ],
+)
+def test_mistakes_are_named(plain: Path, mistake: Callable[[Path], None], expected: str) -> None:
+    mistake(plain)
+    with pytest.raises(DataError, match=expected):
+        read_all(plain)
+
+
+def test_nan_names_episode_step_and_column(plain: Path) -> None:
+    line("\n0.0,0,", "\n0.0,nan,")(plain)
+    with pytest.raises(DataError, match=r"episode 1 \(episode_10\): state: step 0, 'x' is nan"):
+        _ = EpisodeDataset(plain).columns
+
+
+def test_a_rate_is_needed_and_gaps_are_told(plain: Path) -> None:
+    line("\n0.1,", "\n0.9,")(plain)
+    assert any("1 of 6 steps do not take about" in w for w in EpisodeDataset(plain).warnings)
+    for number in (9, 10):
+        file = plain / f"episode_{number}/steps.csv"
+        file.write_text("\n".join(row.partition(",")[2] for row in [HEADER, *rows(number)]))
+    with pytest.raises(DataError, match="nothing says its control rate"):
+        EpisodeDataset(plain)
+    assert EpisodeDataset(plain, keys=KeyMap(control_hz=4)).spec.control_hz == 4.0
+
+
+def test_jpeg_frames_from_one_and_no_cameras(plain: Path) -> None:
+    for number in (9, 10):
+        folder = plain / f"episode_{number}/front"
+        for t in range(L):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels(number)[t]).save(buffer, format="JPEG")
+            (folder / f"{t + 1}.jpg").write_bytes(buffer.getvalue())
+            (folder / f"frame_{t}.png").unlink()
+    dataset = EpisodeDataset(plain)
+    assert dataset.episode(0).frames("front").shape == (L, 6, 8, 3)
+    for number in (9, 10):
+        shutil.rmtree(plain / f"episode_{number}/front")
+    assert EpisodeDataset(plain).spec.cameras == {}
+
+
+def test_videos(plain: Path) -> None:
+    from vla.data.video import encode_video
+
+    for number in (9, 10):
+        still = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(L)]
+        encode_video(plain / f"episode_{number}/wrist.mp4", still, 30)
+    dataset = EpisodeDataset(plain)
+    assert dataset.spec.cameras == {"front": (6, 8), "wrist": (32, 48)}
+    found = dict(dataset.images("wrist", 2, 7))
+    assert [round(float(image.mean()) / 40) for image in found.values()] == [2, 3, 0, 1, 2]
+    assert list(found) == [2, 3, 4, 5, 6]
+    assert Windows(dataset, history=2, chunk=1).batch(np.array([5])).images["wrist"].shape == (1, 2, 32, 48, 3)
+    assert any("plays at 30 Hz" in w for w in EpisodeDataset(plain, keys=KeyMap(control_hz=10)).warnings)
+
+    encode_video(plain / "episode_10/wrist.mp4", still[:3], 30)
+    with pytest.raises(DataError, match=r"wrist.mp4: has 3 frames, steps.csv 4 rows"):
+        read_all(plain)
+    (plain / "episode_10/wrist.mp4").write_bytes(b"not a video")
+    with pytest.raises(DataError, match=r"episode_10/wrist.mp4"):
+        read_all(plain)
+
+
+def test_links_that_leave_the_folder(plain: Path, tmp_path: Path) -> None:
+    for place in ("episode_10/front/frame_1.png", "episode_10/steps.csv", "episode_10/front", "instruction.txt"):
+        outside = tmp_path / "outside"
+        (plain / place).rename(outside)
+        (plain / place).symlink_to(outside)
+        with pytest.raises(DataError, match="leads out of the dataset's folder"):
+            EpisodeDataset(plain)
+        (plain / place).unlink()
+        outside.rename(plain / place)
+    EpisodeDataset(plain)
+
+
+def test_random_damage_raises_nothing_else(plain: Path, tmp_path: Path) -> None:
+    files = ["episode_10/steps.csv", "episode_9/front/frame_0.png", "episode_9/front/frame_2.png", "instruction.txt"]
+    assert corrupt(plain, files, tmp_path / "copies", times=80) > 25

@@ -1,0 +1,259 @@
+"""Plain folders, the simple way in: a folder for each episode, with `steps.csv` and a folder of frames per camera.
+
+    data/
+      instruction.txt            the task in words, for episodes that have no file of their own
+      episode_0/
+        instruction.txt
+        steps.csv                columns state.NAME, action.NAME; reward, success, terminated, timestamp where known
+        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG or JPEG
+        wrist.mp4                or its video, with a frame for each row
+
+L: steps of an episode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vla.config import register
+from vla.data.errors import DataError
+from vla.data.format import KeyMap, Picture
+from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader
+from vla.data.formats._files import fingerprint, inside, read_text
+from vla.data.formats._names import natural
+from vla.data.formats._pictures import picture_size
+from vla.data.formats._steps_csv import read_steps
+
+_STEPS = "steps.csv"
+_INSTRUCTION = "instruction.txt"
+_PICTURES = (".png", ".jpg", ".jpeg")
+_VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+_UNEVEN = 0.5
+"""A step that takes this much longer or shorter than the median, relative to it, is worth a warning."""
+
+
+@dataclass
+class _Folder:
+    """An episode's files.
+
+    Attributes:
+        path: its folder.
+        frames: camera -> its images in order, or its video.
+    """
+
+    path: Path
+    frames: dict[str, list[Path] | Path] = field(default_factory=dict)
+
+
+@register("formats", "folder")
+class FolderReader(EpisodicReader):
+    """Reads a folder with a sub-folder per episode. Opening reads the numbers, and the header of one image per camera."""
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        return root.is_dir() and next(root.glob(f"*/{_STEPS}"), None) is not None
+
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
+        super().__init__(root, keys)
+        if self.keys.split is not None:
+            raise DataError(f"{root}: plain folders have no splits; leave out the key `split` ({self.keys.split!r})")
+        folders = sorted((f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name))
+        if not folders:
+            raise DataError(f"{root}: no folder in it has a {_STEPS}; expected one folder per episode")
+        self._folders = [_Folder(inside(root, folder)) for folder in folders]
+        tables = [read_steps(root, folder / _STEPS) for folder in folders]
+        self._check_columns(tables)
+        self._states = self._numeric("state", self.keys.state, tables[0])
+        self._actions = self._numeric("action", self.keys.action, tables[0])
+        if not self._actions:
+            raise DataError(f"{folders[0] / _STEPS}: no column is named action.NAME; it has: {', '.join(tables[0])}")
+        self._hz = self._rate(tables)
+        cameras = self._find_cameras([len(next(iter(table.values()))) for table in tables])
+        self._assemble(
+            [self._episode(f.path, table) for f, table in zip(self._folders, tables, strict=True)],
+            cameras=cameras,
+            state_names=[name.removeprefix("state.") for name in self._states],
+            action_names=[name.removeprefix("action.") for name in self._actions],
+            control_hz=self._hz,
+            unnamed_task=root.resolve().name,
+        )
+
+    # --- numbers ------------------------------------------------------------------------------------
+
+    def _check_columns(self, tables: list[dict[str, np.ndarray]]) -> None:
+        for folder, table in zip(self._folders, tables, strict=True):
+            if set(table) != set(tables[0]):
+                odd = sorted(set(table) ^ set(tables[0]))
+                raise DataError(
+                    f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in {self._folders[0].path.name} "
+                    "alike; give all episodes the same columns"
+                )
+
+    def _numeric(self, what: str, keys: list[str] | None, table: dict[str, np.ndarray]) -> list[str]:
+        if keys is None:
+            return [name for name in table if name.startswith(f"{what}.")]
+        for key in keys:
+            if key not in table:
+                raise self._lacking(what, key, list(table))
+        return keys
+
+    def _column(self, what: str, key: str | None, table: dict[str, np.ndarray]) -> np.ndarray:
+        """The column `key`, or the one named as `what`; zeros where there is none."""
+        if key is not None and key not in table:
+            raise self._lacking(what, key, list(table))
+        return table.get(key or what, np.zeros(len(next(iter(table.values())))))
+
+    def _episode(self, folder: Path, table: dict[str, np.ndarray]) -> EpisodeNumbers:
+        actions = np.stack([table[name] for name in self._actions], axis=1)
+        state = [table[name] for name in self._states]
+        return EpisodeNumbers(
+            name=folder.name,
+            state=np.stack(state, axis=1) if state else np.zeros((len(actions), 0)),
+            actions=actions,
+            rewards=self._column("reward", self.keys.reward, table),
+            success=self._column("success", self.keys.success, table) > 0,
+            terminated=bool(self._column("terminated", None, table)[-1] > 0),
+            instruction=self._instruction(folder),
+            info={"folder": folder.name},
+        )
+
+    def _instruction(self, folder: Path) -> str:
+        """Of the episode, or else of the dataset."""
+        name = self.keys.instruction or _INSTRUCTION
+        for path in (folder / name, self.root / name):
+            if inside(self.root, path).is_file():
+                return read_text(self.root, path).strip()
+        if self.keys.instruction is not None:
+            raise DataError(f"{folder / name}: no such file to read as instruction; add it, there or in {self.root}")
+        return ""
+
+    def _rate(self, tables: list[dict[str, np.ndarray]]) -> float:
+        """Of the keys, or of the timestamps."""
+        if "timestamp" in tables[0]:
+            for folder, table in zip(self._folders, tables, strict=True):
+                steps = np.diff(table["timestamp"])
+                if not np.isfinite(table["timestamp"]).all() or (steps <= 0).any():
+                    row = int(np.argmax(~(steps > 0))) + 1
+                    raise DataError(
+                        f"{folder.path / _STEPS}: timestamp of step {row} is {table['timestamp'][row]}, after "
+                        f"{table['timestamp'][row - 1]}; times must rise: correct or drop the column"
+                    )
+        if self.keys.control_hz is not None:
+            return float(self.keys.control_hz)
+        steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
+        if not len(steps):
+            raise DataError(
+                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the key `control_hz`"
+            )
+        median = np.median(steps)
+        even = np.abs(steps - median) <= _UNEVEN * median
+        period = float(steps[even].mean())  # of many, since single times are rounded
+        if not even.all():
+            self.warnings.append(
+                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the others do"
+            )
+        return round(1 / period, 3) or 1 / period
+
+    # --- images -------------------------------------------------------------------------------------
+
+    def _find_cameras(self, lengths: list[int]) -> dict[str, tuple[int, int]]:
+        """Camera -> (height, width); notes each episode's files."""
+        first = self._folders[0].path
+        there = sorted(path.stem if path.is_file() else path.name for path in first.iterdir() if _is_camera(path))
+        names = dict.fromkeys(there, "") if self.keys.cameras is None else self.keys.cameras
+        names = {camera: key or camera for camera, key in names.items()}
+        for camera, key in names.items():
+            if key not in there:
+                raise self._lacking(f"camera {camera!r}", key, there)
+        for folder, L in zip(self._folders, lengths, strict=True):
+            for camera, key in names.items():
+                folder.frames[camera] = self._frames(folder.path, key, L)
+        return {camera: self._size(self._folders[0].frames[camera]) for camera in names}
+
+    def _frames(self, folder: Path, key: str, L: int) -> list[Path] | Path:
+        """A camera's files in an episode: as many images as steps, or a video."""
+        videos = [folder / f"{key}{suffix}" for suffix in _VIDEOS if (folder / f"{key}{suffix}").is_file()]
+        place = inside(self.root, folder / key)
+        if len(videos) + place.is_dir() != 1:
+            found = ", ".join(path.name for path in videos) or "none"
+            raise DataError(
+                f"{place}: expected a folder of frames or a video {key}.mp4, and one of them; found: {found}"
+            )
+        if videos:
+            return inside(self.root, videos[0])
+        pictures = sorted((p for p in place.iterdir() if p.suffix.lower() in _PICTURES), key=_frame_number)
+        numbers = [_frame_number(path) for path in pictures]
+        for path, before, number in zip(pictures[1:], numbers, numbers[1:], strict=False):
+            if number != before + 1:
+                what = f"frame {before + 1} is missing" if number > before else f"frame {number} is there twice"
+                raise DataError(f"{path}: {what}; restore the frames or drop the episode")
+        for path in pictures:
+            inside(self.root, path)
+        if len(pictures) != L or (numbers and numbers[0] > 1):
+            spread = f", numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
+            raise DataError(
+                f"{place}: has {len(pictures)} frames{spread}; {_STEPS} has {L} rows: give one frame per row"
+            )
+        return pictures
+
+    def _size(self, frames: list[Path] | Path) -> tuple[int, int]:
+        if isinstance(frames, Path):
+            from vla.data.video import VideoReader
+
+            with VideoReader(frames) as video:
+                if abs(video.fps - self._hz) > 0.01 * self._hz:
+                    self.warnings.append(f"{frames.name} plays at {video.fps:g} Hz, its rows follow at {self._hz:g} Hz")
+                return video.size
+        return picture_size(_bytes(frames[0]), str(frames[0]))
+
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        for episode, first, lower, upper in self._spans(start, stop):
+            frames = self._folders[episode].frames[camera]
+            if isinstance(frames, Path):
+                pictures = self._video(frames, lower, upper, int(self.episodes["length"][episode]))
+            else:
+                pictures = (_bytes(path) for path in frames[lower:upper])
+            for step, picture in enumerate(pictures, start=lower):
+                yield first + step, picture
+
+    def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Picture]:
+        from vla.data.video import VideoReader
+
+        with VideoReader(path) as video:
+            if video.num_frames != L:
+                raise DataError(f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame per row")
+            yield from video.frames(lower, upper)
+
+    def fingerprint(self) -> str:
+        files = []
+        for folder in self._folders:
+            for frames in folder.frames.values():
+                files += [frames] if isinstance(frames, Path) else frames
+        return fingerprint(self.root, files, self.keys.cameras)
+
+
+def _is_camera(path: Path) -> bool:
+    """Whether it is a video, or a folder with frames."""
+    if path.is_dir():
+        return any(file.suffix.lower() in _PICTURES for file in path.iterdir())
+    return path.suffix.lower() in _VIDEOS
+
+
+def _frame_number(path: Path) -> int:
+    """The last number in a file's name."""
+    numbers = re.findall(r"\d+", path.stem)
+    if not numbers:
+        raise DataError(f"{path}: its name holds no number; number the frames from 0, for example 000000.png")
+    return int(numbers[-1])
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}; restore the file") from error
