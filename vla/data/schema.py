@@ -2,7 +2,8 @@
 
 Beyond what LeRobot asks for there is one column, `next.terminated` (a true end, as opposed to
 `next.done`, which time limits set too), and in the episodes table `success`, `return`, `terminated`,
-`task_index` and `info` (JSON).
+`task_index` and `info` (JSON); for each camera of a video dataset `videos/<feature>/crc32`, of the episode's
+packets (`VideoReader.checksum`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from vla.data.episode import Episode
+from vla.data.video import VideoConfig
 from vla.types import Spec
 
 CODEBASE_VERSION = "v3.0"
@@ -46,16 +48,18 @@ INDEX_FEATURES = {
 }
 
 
-def features(spec: Spec) -> dict[str, dict[str, Any]]:
-    """The `features` of info.json."""
+def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str, Any]]:
+    """The `features` of info.json; cameras are images in the data files where `video` is None."""
 
     def scalar(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "shape": [1], "names": None}
 
     result: dict[str, dict[str, Any]] = {}
     for camera, (h, w) in spec.cameras.items():
-        names = ["height", "width", "channels"]
-        result[IMAGE_PREFIX + camera] = {"dtype": "image", "shape": [h, w, 3], "names": names}
+        feature: dict[str, Any] = {"dtype": "image", "shape": [h, w, 3], "names": ["height", "width", "channels"]}
+        if video is not None:
+            feature |= {"dtype": "video", "info": _video_info((h, w), spec.control_hz, video)}
+        result[IMAGE_PREFIX + camera] = feature
     if spec.state_dim:
         result[STATE] = {"dtype": "float32", "shape": [spec.state_dim], "names": list(spec.state_names)}
     result[ACTION] = {"dtype": "float32", "shape": [spec.action_dim], "names": list(spec.action_names)}
@@ -65,7 +69,29 @@ def features(spec: Spec) -> dict[str, dict[str, Any]]:
     return result | {name: scalar(dtype) for name, dtype in INDEX_FEATURES.items()}
 
 
-def info(spec: Spec, *, robot_type: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+def _video_info(size: tuple[int, int], control_hz: float, video: VideoConfig) -> dict[str, Any]:
+    """What LeRobot tells about a camera's videos, with gop (`g`) and quality beside it."""
+    return {
+        "video.height": size[0],
+        "video.width": size[1],
+        "video.codec": video.codec,
+        "video.pix_fmt": video.pix_fmt,
+        "video.is_depth_map": False,
+        "video.fps": _rate(control_hz),
+        "video.channels": 3,
+        "video.g": video.gop,
+        "video.crf": video.quality,
+        "has_audio": False,
+    }
+
+
+def _rate(control_hz: float) -> int | float:
+    return int(control_hz) if control_hz.is_integer() else control_hz
+
+
+def info(
+    spec: Spec, video: VideoConfig | None = None, *, robot_type: str, episodes: int, frames: int, tasks: int
+) -> dict[str, Any]:
     """The content of info.json."""
     return {
         "codebase_version": CODEBASE_VERSION,
@@ -76,11 +102,11 @@ def info(spec: Spec, *, robot_type: str, episodes: int, frames: int, tasks: int)
         "chunks_size": FILES_PER_CHUNK,
         "data_files_size_in_mb": DATA_FILE_MB,
         "video_files_size_in_mb": VIDEO_FILE_MB,
-        "fps": int(spec.control_hz) if spec.control_hz.is_integer() else spec.control_hz,
+        "fps": _rate(spec.control_hz),
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
-        "video_path": None,
-        "features": features(spec),
+        "video_path": None if video is None else VIDEO_PATH,
+        "features": features(spec, video),
     }
 
 

@@ -64,12 +64,17 @@ def numeric_stats(values: np.ndarray) -> FeatureStats:
     return _stats(values.reshape(len(values), -1), len(values))
 
 
-def image_stats(files: Sequence[bytes]) -> FeatureStats:
-    """Stored statistics of one episode's images, from a few frames: (3, 1, 1), values in [0, 1]."""
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), SAMPLED_IMAGES)).round().astype(int))
+def image_stats(images: Sequence[bytes] | np.ndarray) -> FeatureStats:
+    """Stored statistics of one episode's images, from a few frames: (3, 1, 1), values in [0, 1].
+
+    Args:
+        images: L image files, or uint8 (L, H, W, 3).
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).round().astype(int))
     pixels = []
     for t in chosen:
-        image = decode_png(files[t])
+        picture = images[t]
+        image = decode_png(picture) if isinstance(picture, bytes) else picture
         stride = max(1, -(-max(image.shape[:2]) // _SAMPLED_SIDE))
         pixels.append(image[::stride, ::stride].reshape(-1, 3))
     stats = _stats(np.concatenate(pixels) / 255.0, len(chosen))

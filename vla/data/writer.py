@@ -8,13 +8,23 @@ and `resume=True` drops what was left of it.
 Episodes join the newest data file until it reaches `OPEN_FILE_BYTES`; it is written again with each of them (or
 each group of them: `add_episodes`), so there is never a parquet file without footer, nothing to compact at the
 end, and few files.
+
+With `video`, each camera's newest mp4 grows in the same way up to `OPEN_VIDEO_BYTES`: an episode is encoded once, from a
+keyframe on, and joins by copying packets, so that adding costs its own encoding and a file of a few megabytes. Frames
+beyond the last committed episode may stand at the end of the newest file; no row of the episodes table points to them.
+
+`stats.json` is of committed episodes only, but for one gap: a process killed between it and `info.json` leaves the lost
+episode in it until `resume=True` opens the dataset.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,14 +37,18 @@ import pyarrow.parquet as pq
 
 from vla.data import schema
 from vla.data.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
+from vla.data.clips import Clip, OpenVideo, encode_clip, read_clip, write_clips
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
 from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
+from vla.data.video import VideoConfig
 from vla.types import Spec, SpecError
 
 OPEN_FILE_BYTES = 16 * 2**20
+OPEN_VIDEO_BYTES = 8 * 2**20
 EPISODES_PER_TABLE = 100
-_VERSIONS = ("vla", "numpy", "pyarrow", "pillow")
+_CAMERA_NAME = re.compile(r"\w[\w.-]*")
+_VERSIONS = ("vla", "numpy", "pyarrow", "pillow", "av")
 
 
 class DatasetWriter:
@@ -45,10 +59,13 @@ class DatasetWriter:
         spec: what the robot sees and does; every episode must fit it.
         robot_type: free text for LeRobot's `robot_type`.
         metadata: JSON values kept in `meta/vla_metadata.json` (renderer, preset, the config that made the data).
-        resume: continue a dataset that exists. Its spec must be `spec`; `metadata` replaces equal keys.
+        resume: continue a dataset that exists. Its spec must be `spec`, its cameras must be stored as `video` says;
+            `metadata` replaces equal keys.
+        video: how cameras become video (needs the package `av`); None stores every image without loss, as PNG.
 
     Raises:
-        DataError: `root` holds a dataset and `resume` is False, or its spec differs.
+        DataError: `root` holds a dataset and `resume` is False, or its spec or `video` differs; or `video` cannot hold
+            images of the spec's sizes.
     """
 
     def __init__(
@@ -59,19 +76,29 @@ class DatasetWriter:
         robot_type: str = "",
         metadata: dict[str, Any] | None = None,
         resume: bool = False,
+        video: VideoConfig | None = None,
     ) -> None:
         self.root = Path(root)
         self.spec = spec
         self.robot_type = robot_type
+        self.video = video
         self._closed = False
-        self._state = _State()
+        self._stats_are_ahead = False
+        self._state = _State(videos={camera: OpenVideo() for camera in spec.cameras} if video else {})
+        if video is not None:
+            _check_cameras(self.root, spec, video)
         exists = (self.root / schema.INFO).exists()
         if exists and not resume:
             raise DataError(
                 f"{self.root}: holds a dataset already; choose another folder, or continue it with resume=True"
             )
         if exists:
-            self._continue()
+            try:
+                self._continue()
+            except (pa.ArrowException, json.JSONDecodeError, KeyError, FileNotFoundError) as error:
+                raise DataError(
+                    f"{self.root}: is damaged and cannot be continued: {error}; restore the folder"
+                ) from error
         known = {}
         if (self.root / schema.METADATA).exists():
             known = json.loads((self.root / schema.METADATA).read_text())
@@ -95,8 +122,12 @@ class DatasetWriter:
 
     def close(self) -> None:
         """Frees the memory of the newest file. The dataset is whole on disk already. May be called twice."""
+        if self._stats_are_ahead:
+            # Where this fails too, resume=True does it.
+            with contextlib.suppress(OSError):
+                self._write_stats(self._state)
         self._closed = True
-        self._state = replace(self._state, data=[], rows=[])
+        self._state = replace(self._state, data=[], rows=[], videos={})
 
     def add_episode(self, episode: Episode) -> int:
         """Writes one episode and returns its index; when this returns, the episode is durable.
@@ -125,8 +156,10 @@ class DatasetWriter:
         self._write_tail(state)
         if len(state.instructions) > len(self._state.instructions):
             write_row_groups(self.root / schema.TASKS, [schema.tasks_table(state.instructions)])
-        write_json(self.root / schema.STATS, {name: _listed(s) for name, s in state.stats.items()})
+        self._stats_are_ahead = True
+        self._write_stats(state)
         self._write_info(state.episodes, state.frames, len(state.instructions))
+        self._stats_are_ahead = False
         self._state = state
         return list(range(first, state.episodes))
 
@@ -135,30 +168,80 @@ class DatasetWriter:
         if episode.instruction not in state.instructions:
             state.instructions.append(episode.instruction)
         task_index = state.instructions.index(episode.instruction)
-        images = {camera: episode.png(camera) for camera in self.spec.cameras}
         numeric = schema.numeric_columns(
             episode, self.spec, index=state.episodes, first_frame=state.frames, task_index=task_index
         )
-        stats = {schema.IMAGE_PREFIX + camera: image_stats(files) for camera, files in images.items()}
+        pictures = self._pictures(episode)
+        clips = self._clips(pictures, state.episodes)
+        stats = {schema.IMAGE_PREFIX + camera: image_stats(images) for camera, images in pictures.items()}
         stats |= {name: numeric_stats(values) for name, values in numeric.items()}
-        table = schema.data_table(images, numeric)
-        if state.data and state.data_bytes + table.nbytes > OPEN_FILE_BYTES:
-            write_row_groups(_numbered(self.root, schema.DATA_PATH, state.data_file), state.data)
-            state.data, state.data_bytes, state.data_file = [], 0, state.data_file + 1
-        if len(state.rows) == EPISODES_PER_TABLE:
-            self._write_rows(state)
-            state.rows = []
+        table = schema.data_table({} if clips else pictures, numeric)
+        self._make_room(state, table, clips)
+        row = _episode_row(state, episode, stats, task_index) | self._video_columns(state, clips)
         state.data.append(table)
         state.data_bytes += table.nbytes
-        state.rows.append(_episode_row(state, episode, stats, task_index))
+        state.videos |= {camera: state.videos[camera].with_clip(clip) for camera, clip in clips.items()}
+        state.rows.append(row)
         state.stats = {n: merge_stats([state.stats[n], s]) if state.stats else s for n, s in stats.items()}
         state.episodes += 1
         state.frames += len(episode)
 
+    def _pictures(self, episode: Episode) -> dict[str, Any]:
+        """PNG files per camera, or with video uint8 (L, H, W, 3)."""
+        return {camera: episode.frames(camera) if self.video else episode.png(camera) for camera in self.spec.cameras}
+
+    def _clips(self, frames: Mapping[str, np.ndarray], index: int) -> dict[str, Clip]:
+        """The episode's video per camera, encoded side by side: the encoders let go of the interpreter lock."""
+        video = self.video
+        if video is None or not frames:
+            return {}
+
+        def encode(camera: str) -> Clip:
+            name = f"episode {index}: camera {camera!r}"
+            return encode_clip(frames[camera], self.spec.control_hz, video, name=name)
+
+        with ThreadPoolExecutor(len(frames)) as pool:
+            return dict(zip(frames, pool.map(encode, frames), strict=True))
+
+    def _make_room(self, state: _State, table: pa.Table, clips: dict[str, Clip]) -> None:
+        """Writes for the last time each newest file that is full, and begins the next one."""
+        full = state.data_bytes + table.nbytes > OPEN_FILE_BYTES or len(state.data) >= EPISODES_PER_TABLE
+        if state.data and full:
+            write_row_groups(_numbered(self.root, schema.DATA_PATH, state.data_file), state.data)
+            state.data, state.data_bytes, state.data_file = [], 0, state.data_file + 1
+        for camera, clip in clips.items():
+            if not state.videos[camera].takes(clip, OPEN_VIDEO_BYTES):
+                self._write_video(camera, state.videos[camera])
+                state.videos[camera] = state.videos[camera].next()
+        if len(state.rows) == EPISODES_PER_TABLE:
+            self._write_rows(state)
+            state.rows = []
+
+    def _video_columns(self, state: _State, clips: dict[str, Clip]) -> dict[str, Any]:
+        """Where the episode lies in each camera's newest file, as columns of the episodes table."""
+        row: dict[str, Any] = {}
+        for camera, clip in clips.items():
+            video, key = state.videos[camera], f"videos/{schema.IMAGE_PREFIX}{camera}"
+            row[f"{key}/chunk_index"] = video.number // schema.FILES_PER_CHUNK
+            row[f"{key}/file_index"] = video.number % schema.FILES_PER_CHUNK
+            row[f"{key}/from_timestamp"] = video.frames / self.spec.control_hz
+            row[f"{key}/to_timestamp"] = (video.frames + len(clip)) / self.spec.control_hz
+            row[f"{key}/crc32"] = clip.checksum
+        return row
+
     def _write_tail(self, state: _State) -> None:
-        """Writes the newest data file and the newest part of the episodes table."""
+        """Writes the newest videos, the newest data file and the newest part of the episodes table."""
+        for camera, video in state.videos.items():
+            self._write_video(camera, video)
         write_row_groups(_numbered(self.root, schema.DATA_PATH, state.data_file), state.data)
         self._write_rows(state)
+
+    def _write_video(self, camera: str, video: OpenVideo) -> None:
+        path = _numbered(self.root, _video_pattern(camera), video.number)
+        write_clips(path, video.clips, self.spec.control_hz)
+
+    def _write_stats(self, state: _State) -> None:
+        write_json(self.root / schema.STATS, {name: _listed(s) for name, s in state.stats.items()})
 
     def _write_rows(self, state: _State) -> None:
         table_file = (state.episodes - 1) // EPISODES_PER_TABLE
@@ -166,7 +249,9 @@ class DatasetWriter:
         write_row_groups(_numbered(self.root, schema.EPISODES_PATH, table_file), tables)
 
     def _write_info(self, episodes: int, frames: int, tasks: int) -> None:
-        values = schema.info(self.spec, robot_type=self.robot_type, episodes=episodes, frames=frames, tasks=tasks)
+        values = schema.info(
+            self.spec, self.video, robot_type=self.robot_type, episodes=episodes, frames=frames, tasks=tasks
+        )
         write_json(self.root / schema.INFO, values)
 
     def _continue(self) -> None:
@@ -186,8 +271,11 @@ class DatasetWriter:
                 "; ".join(stored.differences(self.spec)) or f"control_hz {stored.control_hz} != {self.spec.control_hz}"
             )
             raise DataError(f"{self.root}: cannot resume with another spec: {lines}")
+        self._check_same_video(info["features"])
         self.robot_type = self.robot_type or info.get("robot_type") or ""
-        state = self._state = _State(episodes=int(info["total_episodes"]), frames=int(info["total_frames"]))
+        state = self._state = replace(
+            self._state, episodes=int(info["total_episodes"]), frames=int(info["total_frames"])
+        )
         for leftover in self.root.rglob("*" + TEMPORARY_SUFFIX):
             leftover.unlink()
         if state.episodes:
@@ -195,6 +283,18 @@ class DatasetWriter:
             state.instructions = tasks[: int(info["total_tasks"])]
             self._continue_tables()
             self._continue_data()
+            self._continue_videos()
+            self._write_stats(state)
+
+    def _check_same_video(self, stored: dict[str, Any]) -> None:
+        """Raises DataError where the cameras on disk are not stored as `video` says."""
+        for name, expected in schema.features(self.spec, self.video).items():
+            found = stored.get(name, {})
+            if expected["dtype"] in ("image", "video") and found != expected:
+                raise DataError(
+                    f"{self.root}: cannot resume: {name} is stored as {_stored_as(found)}, "
+                    f"the video config asks for {_stored_as(expected)}; set it back or start a new folder"
+                )
 
     def _continue_tables(self) -> None:
         state = self._state
@@ -220,6 +320,16 @@ class DatasetWriter:
                 state.data.append(table)
         state.data_bytes = sum(table.nbytes for table in state.data)
 
+    def _continue_videos(self) -> None:
+        state, newest = self._state, self._state.rows[-1]
+        for camera in state.videos:
+            key = f"videos/{schema.IMAGE_PREFIX}{camera}"
+            number = newest[f"{key}/chunk_index"] * schema.FILES_PER_CHUNK + newest[f"{key}/file_index"]
+            _remove_from(self.root, _video_pattern(camera), number + 1)
+            frames = round(newest[f"{key}/to_timestamp"] * self.spec.control_hz)
+            clip = read_clip(_numbered(self.root, _video_pattern(camera), number), frames, self.spec.control_hz)
+            state.videos[camera] = OpenVideo(number, (clip,))
+
 
 @dataclass
 class _State:
@@ -231,6 +341,7 @@ class _State:
         data, data_bytes: tables of the newest data file, one per episode, and their size.
         data_file: number of the newest data file.
         rows: of the newest file of the episodes table.
+        videos: camera -> its newest video file; empty where images are stored.
     """
 
     episodes: int = 0
@@ -241,10 +352,41 @@ class _State:
     data_bytes: int = 0
     data_file: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    videos: dict[str, OpenVideo] = field(default_factory=dict)
 
     def copy(self) -> _State:
         """A state that may change without changing this one."""
-        return replace(self, instructions=[*self.instructions], data=[*self.data], rows=[*self.rows])
+        return replace(
+            self,
+            instructions=[*self.instructions],
+            data=[*self.data],
+            rows=[*self.rows],
+            videos={**self.videos},
+        )
+
+
+def _check_cameras(root: Path, spec: Spec, video: VideoConfig) -> None:
+    """Raises DataError where a camera cannot be stored as video files."""
+    for camera, size in spec.cameras.items():
+        if not _CAMERA_NAME.fullmatch(camera):
+            raise DataError(
+                f"{root}: camera {camera!r} names the folder of its videos; use letters, digits, '_', '-' and '.' only"
+            )
+        video.check_size(f"{root}: camera {camera!r}", *size)
+
+
+def _video_pattern(camera: str) -> str:
+    """Path of a camera's videos, without their numbers."""
+    return schema.VIDEO_PATH.replace("{video_key}", schema.IMAGE_PREFIX + camera)
+
+
+def _stored_as(feature: dict[str, Any]) -> str:
+    """A camera's feature of info.json in words."""
+    size = "x".join(str(v) for v in feature.get("shape", [])[:2])
+    if feature.get("dtype") != "video":
+        return f"{feature.get('dtype', 'nothing')} {size}".strip()
+    details = ", ".join(f"{key.removeprefix('video.')} {value}" for key, value in feature.get("info", {}).items())
+    return f"video {size} ({details})"
 
 
 def _episode_row(state: _State, episode: Episode, stats: dict[str, FeatureStats], task_index: int) -> dict[str, Any]:
@@ -285,7 +427,9 @@ def write_row_groups(path: Path, tables: list[pa.Table]) -> None:
     with (
         atomic_path(path) as temporary,
         # Dictionaries would only copy the PNG bytes once more before falling back to plain pages.
-        pq.ParquetWriter(temporary, tables[0].schema, compression="snappy", use_dictionary=False) as writer,
+        pq.ParquetWriter(
+            temporary, tables[0].schema, compression="snappy", use_dictionary=False, write_page_checksum=True
+        ) as writer,
     ):
         for table in tables:
             writer.write_table(table, row_group_size=max(1, len(table)))
