@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def make_episode(number: int, steps: int | None = None) -> Episode:
         instruction=TASKS[number % 2],
         info={"seed": number, "noise": 0.5, "expert": True, "task": "drawer-open"},
     )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real files; VLA_TEST_DATA names another place."""
+    folder = Path(os.environ.get("VLA_TEST_DATA") or Path(__file__).parents[2].parent / "shared/data")
+    if not folder.is_dir():
+        pytest.skip(f"no real files at {folder}: set VLA_TEST_DATA to their folder")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,129 +1,120 @@
-"""The native format: LeRobotDataset v3.0 with images in parquet, written here or by LeRobot."""
+"""The native format: LeRobotDataset v3.0, images in parquet or videos, written here or by LeRobot."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vla.config import register
 from vla.data import schema
-from vla.data.episode import check_finite
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader, KeyMap
-from vla.data.formats._lerobot_spec import derive_spec, image_features
-from vla.types import Spec, SpecError
+from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats._lerobot_files import check_inside, fill, inside, opened_parquet
+from vla.data.formats._lerobot_info import read_version
+from vla.data.formats._lerobot_labels import collect_tasks
+from vla.data.formats._lerobot_video import Segment, check_exist
+from vla.data.video import TIME_TOLERANCE
 
-_PARQUET_MAGIC = b"PAR1"
+_TEXT_INDEX = "__index_level_0__"
 
 
 @register("formats", "lerobot")
-class LeRobotReader(DatasetReader):
-    """Reads a LeRobotDataset v3.0 folder."""
+class LeRobotReader(LeRobotFolder):
+    """Reads a LeRobotDataset v3.0 folder: many episodes per file, tables in parquet."""
+
+    strict_columns = True
 
     @classmethod
     def matches(cls, root: Path) -> bool:
-        return (root / schema.INFO).is_file()
+        return (root / schema.INFO).is_file() and not str(read_version(root)).startswith("v2.")
 
-    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
-        self.root = root
-        self.keys = keys or KeyMap()
-        self.raw_info = _read_json(root / schema.INFO)
-        self._check_info()
-        self.episodes = self._read_episodes()
-        self.instructions = self._read_instructions()
-        self._files = self._check_files()
-        self._check_columns()
-        self.metadata = _read_json(root / schema.METADATA) if (root / schema.METADATA).exists() else {}
-        self.spec = self._read_spec()
-        self._cameras = image_features(self.raw_info["features"])
-        self._columns: Columns | None = None
-        self._groups: list[tuple[int, int, int]] | None = None
-
-    # --- opening ------------------------------------------------------------------------------------
-
-    def _check_info(self) -> None:
-        info, path = self.raw_info, self.root / schema.INFO
-        for key in ("codebase_version", "fps", "features"):
-            if key not in info:
-                raise DataError(f"{path}: lacks {key!r}; copy the file from the dataset's source")
-        if not str(info["codebase_version"]).startswith("v3."):
+    def check_version(self) -> None:
+        path, version = self.root / schema.INFO, self.info.codebase_version
+        if version.startswith("v2."):
+            raise DataError(f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as lerobot_v2")
+        if not version.startswith("v3."):
             raise DataError(
-                f"{path}: codebase_version is {info['codebase_version']!r}, this reader needs v3.0; "
-                "convert it with LeRobot's own converter (v2.1 to v3.0)"
+                f"{path}: codebase_version is {version!r}, expected v2.0, v2.1 or v3.0; "
+                "convert it with the LeRobot release that it was made for"
             )
-        if schema.ACTION not in info["features"]:
-            raise DataError(
-                f"{path}: features lack 'action' (there are: {', '.join(info['features'])}); record actions"
-            )
-        videos = [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
-        if videos:
-            raise DataError(
-                f"{path}: {', '.join(videos)} are videos; store images (use_videos=False in LeRobot) to read them here"
-            )
-        if not info.get("total_episodes"):
+        if not self.info.total_episodes:
             raise DataError(f"{self.root}: has no episodes; collect some first")
 
-    def _read_episodes(self) -> pd.DataFrame:
+    def read_table(self) -> pd.DataFrame:
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
             raise DataError(f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source")
         tables = []
         for file in files:
-            _check_footer(file, "it holds the table of episodes: copy it from the dataset's source or collect again")
-            names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
-            tables.append(pq.read_table(file, columns=names).to_pandas())
-        total = int(self.raw_info["total_episodes"])
+            check_inside(self.root, file)
+            remedy = "it holds the table of episodes: copy it from the dataset's source or collect again"
+            with opened_parquet(file, remedy) as parquet:
+                names = [name for name in parquet.schema_arrow.names if not name.startswith("stats/")]
+                # pandas would obey, and stumble over, what another library wrote for it into the file.
+                table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
+            count_columns(table, ["episode_index", "length", "dataset_from_index", "dataset_to_index"], str(file))
+            tables.append(table)
+        total = int(self.info.total_episodes or 0)
         episodes = pd.concat(tables, ignore_index=True).sort_values("episode_index", ignore_index=True).head(total)
-        expected = np.arange(total)
-        if not np.array_equal(episodes["episode_index"], expected):
+        place = f"{self.root}: the episodes table"
+        if len(episodes) < total:
             raise DataError(
                 f"{self.root}: info.json says {total} episodes, the episodes table has {len(episodes)} "
                 f"(indices {episodes['episode_index'].min()} to {episodes['episode_index'].max()}); restore meta/episodes"
             )
-        episodes["first_frame"] = np.concatenate([[0], np.cumsum(episodes["length"])[:-1]]).astype(np.int64)
-        if not np.array_equal(episodes["first_frame"], episodes["dataset_from_index"]):
+        episodes = episodes.rename(columns={"episode_index": "source", "dataset_from_index": "row"})
+        check_episodes(episodes, place)
+        self._check_lengths(episodes)
+        for name in ("success", "terminated", "return", "info", "task_index"):
+            if name in episodes and episodes[name].isna().any():
+                raise DataError(f"{place}: {name} is not given for every episode; restore meta/episodes")
+        if "tasks" not in episodes:
+            episodes["tasks"] = [[] for _ in range(total)]
+        episodes["tasks"] = [list(tasks) if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]]
+        return episodes
+
+    def _check_lengths(self, episodes: pd.DataFrame) -> None:
+        row, length, stop = (episodes[name].to_numpy() for name in ("row", "length", "dataset_to_index"))
+        whole = episodes["source"].iloc[-1] == len(episodes) - 1
+        follows = row[1:] == stop[:-1] if whole else row[1:] >= stop[:-1]
+        if (stop - row != length).any() or not follows.all() or (whole and row[0] != 0):
             raise DataError(
                 f"{self.root}: lengths and dataset_from_index of the episodes table contradict; restore meta/episodes"
             )
-        return episodes
 
-    def _read_instructions(self) -> list[str]:
+    def read_tasks(self) -> dict[int, str]:
         path = self.root / schema.TASKS
         if not path.exists():
             raise DataError(f"{path}: no such file, so the instructions are lost; copy it from the dataset's source")
-        _check_footer(path, "it holds the instructions: copy it from the dataset's source")
-        table = pq.read_table(path)
-        text = "task" if "task" in table.column_names else "__index_level_0__"
-        pairs = sorted(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
-        instructions = [str(task) for _, task in pairs]
-        if "task_index" not in self.episodes:
-            position = {task: i for i, task in enumerate(instructions)}
-            self.episodes["task_index"] = [position[tasks[0]] for tasks in self.episodes["tasks"]]
-        return instructions[: int(self.raw_info.get("total_tasks") or len(instructions))]
+        check_inside(self.root, path)
+        with opened_parquet(path, "it holds the instructions: copy it from the dataset's source") as parquet:
+            table = parquet.read()
+            text = "task" if "task" in table.column_names else _TEXT_INDEX
+            if missing := [name for name in ("task_index", text) if name not in table.column_names]:
+                raise DataError(f"{path}: lacks the column {missing[0]!r}; copy it from the dataset's source")
+            pairs = list(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
+        # A writer that was interrupted may have left instructions of episodes that were never finished.
+        used = set(self._table["task_index"]) if "task_index" in self._table else set()
+        total = self.info.total_tasks or len(pairs)
+        return {i: task for i, task in collect_tasks(pairs, str(path)).items() if i < total or i in used}
 
-    def _check_files(self) -> list[Path]:
+    def data_paths(self) -> list[Path]:
         files = sorted((self.root / "data").glob("*/*.parquet"))
         if not files:
             raise DataError(f"{self.root}: data has no parquet file; copy the data folder from the dataset's source")
-        for file in files:
-            _check_footer(file, self._lost(file))
         return files
 
-    def _lost(self, file: Path) -> str:
-        """Which episodes a damaged data file takes with it, and what to do."""
-        table, path = self.episodes, self.raw_info.get("data_path", schema.DATA_PATH)
-        names = [
-            path.format(chunk_index=chunk, file_index=number)
-            for chunk, number in zip(table["data/chunk_index"], table["data/file_index"], strict=True)
-        ]
+    def remedy(self, file: Path) -> str:
+        table, path = self._table, self.info.data_path or schema.DATA_PATH
+        if not {"data/chunk_index", "data/file_index"} <= set(table):
+            return "copy the file from the dataset's source or collect again"
+        told = f"{self.root / schema.INFO}: data_path"
+        files = zip(table["data/chunk_index"], table["data/file_index"], strict=True)
+        names = [fill(path, told, chunk_index=_whole(chunk), file_index=_whole(number)) for chunk, number in files]
         lost = [i for i, name in enumerate(names) if self.root / name == file]
         if not lost:
             return "no episode is in it: delete the file"
@@ -132,183 +123,51 @@ class LeRobotReader(DatasetReader):
             "copy the file from the dataset's source or collect again"
         )
 
-    def _check_columns(self) -> None:
-        """Compares info.json with the columns of the first data file."""
-        stored = pq.read_schema(self._files[0])
-        for name, feature in self.raw_info["features"].items():
-            if name not in stored.names:
-                raise DataError(
-                    f"{self._files[0]}: lacks the column {name!r} that {schema.INFO} lists "
-                    f"(it has: {', '.join(stored.names)}); remove the feature there or restore the data"
-                )
-            found = _described(stored.field(name).type)
-            expected = _expected(feature)
-            if expected is not None and found is not None and found != expected:
-                raise DataError(
-                    f"{self._files[0]}: column {name!r} holds {found}, {schema.INFO} says {expected}; "
-                    "correct the feature's dtype and shape there"
-                )
-
-    def _read_spec(self) -> Spec:
-        path = self.root / schema.SPEC
-        if not path.exists():
-            return derive_spec(self.root, self.raw_info, lambda: self._matrix(schema.ACTION))
-        try:
-            spec = Spec.load(path)
-        except SpecError as error:
-            raise DataError(f"{error}; restore the file, or delete it to derive the spec from info.json") from error
-        width = int(self.raw_info["features"][schema.ACTION]["shape"][0])
-        if width != spec.action_dim:
-            raise DataError(f"{path}: has {spec.action_dim} action names, info.json says {width}; restore both files")
-        missing = [c for c in spec.cameras if c not in image_features(self.raw_info["features"])]
-        if missing:
-            raise DataError(
-                f"{path}: cameras {', '.join(missing)} are not among the features of info.json; restore both files"
-            )
-        return spec
-
-    # --- reading ------------------------------------------------------------------------------------
-
-    def columns(self) -> Columns:
-        if self._columns is None:
-            self._check_order()
-            columns = Columns(
-                state=self._optional(schema.STATE),
-                actions=self._matrix(schema.ACTION),
-                rewards=self._optional(schema.REWARD, width=1)[:, 0],
-                success=self._optional(schema.SUCCESS, width=1)[:, 0] > 0,
-                terminated=self._optional(schema.TERMINATED, width=1)[:, 0] > 0,
-            )
-            self._check_numbers(columns)
-            self._columns = columns
-        return self._columns
-
-    def _optional(self, name: str, width: int = 0) -> np.ndarray:
-        """The column as `_matrix`, or zeros (N, width) where the dataset has none."""
-        if name in self.raw_info["features"]:
-            return self._matrix(name)
-        return np.zeros((int(self.raw_info["total_frames"]), width), np.float32)
-
-    def _check_order(self) -> None:
-        """Rows must lie in the order of the episodes table; files that were merged by hand may not."""
-        found = self._matrix("episode_index", np.int64)[:, 0]
-        expected = np.repeat(np.arange(len(self.episodes)), self.episodes["length"])
-        if not np.array_equal(found, expected):
-            row = int((found != expected).argmax())
-            raise DataError(
-                f"{self.root}: frame {row} belongs to episode {found[row]}, the episodes table says {expected[row]}; "
-                "data files are out of order, missing or foreign: restore the data folder"
-            )
-
-    def _matrix(self, name: str, dtype: type[np.generic] = np.float32) -> np.ndarray:
-        """A numeric column of all files as (N, D)."""
-        N = int(self.raw_info["total_frames"])
-        parts = []
-        for file in self._files:
-            column = pq.read_table(file, columns=[name]).column(0)
-            rows = len(column)
-            while pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
-                column = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
-            if rows and len(column) % rows:
-                raise DataError(f"{file}: {name!r} has vectors of different lengths; repair or drop the file")
-            parts.append(np.asarray(column.to_numpy(), dtype=dtype).reshape(rows, -1))
-        if len({part.shape[1] for part in parts}) > 1 or sum(map(len, parts)) < N:
-            raise DataError(
-                f"{self.root}: {name!r} has {sum(map(len, parts))} rows, info.json says {N} frames; "
-                "a data file is missing or foreign: restore the data folder"
-            )
-        return np.concatenate(parts)[:N]
-
-    def _check_numbers(self, columns: Columns) -> None:
-        starts = self.episodes["first_frame"].to_numpy()
-        for name, values, names in (
-            ("actions", columns.actions, self.spec.action_names),
-            ("state", columns.state, self.spec.state_names),
-            ("rewards", columns.rewards[:, None], ()),
+    def find_video(self, feature: str) -> list[Segment] | None:
+        table, prefix = self._table, f"videos/{feature}/"
+        if prefix + "from_timestamp" not in table:
+            return None
+        place = f"{self.root}: the episodes table"
+        count_columns(table, [prefix + "chunk_index", prefix + "file_index"], place)
+        times = pd.to_numeric(table[prefix + "from_timestamp"], errors="coerce").to_numpy(np.float64)
+        template, told = self.info.video_path or schema.VIDEO_PATH, f"{self.root / schema.INFO}: video_path"
+        paths: dict[tuple[int, int], Path] = {}
+        segments = []
+        for row, (chunk, number) in enumerate(
+            zip(table[prefix + "chunk_index"], table[prefix + "file_index"], strict=True)
         ):
-            bad = ~np.isfinite(values).all(1)
-            if bad.any():
-                episode = int(np.searchsorted(starts, int(bad.argmax()), side="right")) - 1
-                stop = starts[episode] + int(self.episodes["length"][episode])
-                check_finite(f"{self.root}: episode {episode}", name, values[starts[episode] : stop], names)
+            if (chunk, number) not in paths:
+                name = fill(template, told, video_key=feature, chunk_index=chunk, file_index=number)
+                paths[chunk, number] = inside(self.root, name, "video_path of info.json")
+            first = self._frame_at(feature, int(table["source"].iloc[row]), float(times[row]))
+            length = int(table["length"].iloc[row])
+            segments.append(Segment(paths[chunk, number], int(table["source"].iloc[row]), first, length, alone=False))
+        _check_apart(segments, feature, place)
+        check_exist(segments, feature)
+        return segments
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        feature = self._cameras[camera]
-        if self._groups is None:
-            self._groups = self._row_groups()
-        first = 0
-        opened: tuple[int, pq.ParquetFile] | None = None
-        for file, group, rows in self._groups:
-            if first < stop and first + rows > start:
-                if opened is None or opened[0] != file:
-                    opened = (file, pq.ParquetFile(self._files[file]))
-                column = opened[1].read_row_group(group, columns=[feature]).column(0)
-                lower, upper = max(start - first, 0), min(stop - first, rows)
-                for frame, value in enumerate(column.slice(lower, upper - lower), start=first + lower):
-                    yield frame, self._image_bytes(value.as_py(), camera, frame)
-            first += rows
+    def _frame_at(self, feature: str, episode: int, time: float) -> int:
+        """The number of the frame at `time` seconds, which must be a frame's time."""
+        place = f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} is {time:g}"
+        if not (np.isfinite(time) and time >= 0):
+            raise DataError(f"{place}, expected seconds; restore meta/episodes")
+        first = round(time * self.info.fps)
+        if abs(first / self.info.fps - time) > TIME_TOLERANCE:
+            raise DataError(f"{place}, which is between two frames at {self.info.fps:g} fps; restore meta/episodes")
+        return first
 
-    def _image_bytes(self, value: dict[str, Any] | None, camera: str, frame: int) -> bytes:
-        if value and value.get("bytes"):
-            return bytes(value["bytes"])
-        path = self.root / value["path"] if value and value.get("path") else None
-        if path is None or not path.is_file():
+
+def _whole(value: Any) -> int:
+    """A number of a file; -1, which no file has, where the table is damaged."""
+    return int(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else -1
+
+
+def _check_apart(segments: list[Segment], feature: str, place: str) -> None:
+    """Two episodes never show the same frame."""
+    ordered = sorted(segments, key=lambda segment: (segment.path, segment.first))
+    for one, other in pairwise(ordered):
+        if one.path == other.path and one.first + one.length > other.first:
             raise DataError(
-                f"{self.root}: frame {frame}: camera {camera!r} has no image; drop its episode or restore the data"
+                f"{place}: {feature!r} of episode {one.episode} ({one.length} frames from frame {one.first}) runs into "
+                f"episode {other.episode} (from frame {other.first}) in {one.path.name}; restore meta/episodes"
             )
-        return path.read_bytes()
-
-    def _row_groups(self) -> list[tuple[int, int, int]]:
-        """(file, row group, rows) of all data, in the order of frames."""
-        groups = []
-        for number, file in enumerate(self._files):
-            footer = pq.read_metadata(file)
-            groups += [(number, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
-        return groups
-
-    def fingerprint(self) -> str:
-        facts = [(str(f.relative_to(self.root)), f.stat().st_size, f.stat().st_mtime_ns) for f in self._files]
-        facts += [("frames", int(self.raw_info["total_frames"]), 0)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no JSON: {error}; restore the file") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected keys and values, found {type(value).__name__}; restore the file")
-    return value
-
-
-def _check_footer(file: Path, remedy: str) -> None:
-    """A writer that died before closing leaves a parquet file without its last four bytes."""
-    with open(file, "rb") as handle:
-        handle.seek(0, 2)
-        size = handle.tell()
-        handle.seek(max(0, size - 4))
-        whole = size >= 12 and handle.read(4) == _PARQUET_MAGIC
-    if not whole:
-        raise DataError(f"{file}: parquet without footer ({size} bytes; its writer died before closing it); {remedy}")
-
-
-def _described(kind: pa.DataType) -> str | None:
-    """A column's type as "dtype[shape]"; None where the shape is not in the type."""
-    if pa.types.is_struct(kind):
-        return "image"
-    if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):
-        return f"{_name(kind.value_type)}[{kind.list_size}]"
-    return None if pa.types.is_nested(kind) else f"{_name(kind)}[1]"
-
-
-def _name(kind: pa.DataType) -> str:
-    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
-
-
-def _expected(feature: dict[str, Any]) -> str | None:
-    """The same for a feature of info.json; None for what has more than one dimension."""
-    if feature["dtype"] == "image":
-        return "image"
-    shape = [int(v) for v in feature["shape"]]
-    return f"{feature['dtype']}[{shape[0]}]" if len(shape) == 1 else None

@@ -1,0 +1,105 @@
+"""LeRobotDataset v2.0 and v2.1: one parquet file and one video per episode, tables as lines of JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vla.config import register
+from vla.data import schema
+from vla.data.errors import DataError
+from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats._lerobot_files import check_inside, fill, inside, read_json_lines
+from vla.data.formats._lerobot_info import read_version
+from vla.data.formats._lerobot_labels import collect_tasks
+from vla.data.formats._lerobot_video import Segment, check_exist
+
+EPISODES = "meta/episodes.jsonl"
+TASKS = "meta/tasks.jsonl"
+DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+
+@register("formats", "lerobot_v2")
+class LeRobotV2Reader(LeRobotFolder):
+    """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage: they are renumbered."""
+
+    strict_columns = False
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        return (root / schema.INFO).is_file() and str(read_version(root)).startswith("v2.")
+
+    def check_version(self) -> None:
+        version = self.info.codebase_version
+        if not version.startswith("v2."):
+            raise DataError(
+                f"{self.root / schema.INFO}: codebase_version is {version!r}, this reader needs v2.0 or v2.1; "
+                "leave the format out, or read v3.0 as lerobot"
+            )
+
+    def read_table(self) -> pd.DataFrame:
+        path = self.root / EPISODES
+        check_inside(self.root, path)
+        rows = read_json_lines(path, "it holds the table of episodes: copy it from the dataset's source")
+        if not rows:
+            raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
+        names = ("episode_index", "length", "tasks")
+        table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
+        count_columns(table, ["episode_index", "length"], str(path))
+        table["tasks"] = [tasks if isinstance(tasks, list) else [tasks] for tasks in table["tasks"]]
+        table = table.rename(columns={"episode_index": "source"}).sort_values("source", ignore_index=True)
+        check_episodes(table, str(path))
+        if self.info.total_episodes not in (None, len(table)):
+            self.warn(
+                f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, {EPISODES} has {len(table)}; "
+                "the latter are read"
+            )
+        # Rows are counted over the files of all episodes; a split then reads its own files only.
+        table["row"] = np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64)
+        return table
+
+    def read_tasks(self) -> dict[int, str]:
+        path = self.root / TASKS
+        check_inside(self.root, path)
+        rows = read_json_lines(path, "it holds the instructions: copy it from the dataset's source")
+        return collect_tasks([(row.get("task_index"), row.get("task")) for row in rows], str(path))
+
+    def data_paths(self) -> list[Path]:
+        self._table["row"] = self._table["row"] - self._table["row"].iloc[0]
+        template = self.info.data_path or DATA_PATH
+        return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
+
+    def _path(self, template: str, key: str, source: int, **values: str) -> Path:
+        told = f"{self.root / schema.INFO}: {key}"
+        chunk = source // self.info.chunks_size
+        name = fill(template, told, episode_chunk=chunk, episode_index=source, **values)
+        return inside(self.root, name, f"{key} of info.json")
+
+    def remedy(self, file: Path) -> str:
+        return (
+            f"one episode is in it, the other {len(self._table) - 1} of {len(self._table)} are readable: copy the file "
+            f"from the dataset's source, or drop the episode's line from {EPISODES}"
+        )
+
+    def _check_files(self, rows: np.ndarray) -> None:
+        length = self._table["length"].to_numpy()
+        if (wrong := rows != length).any():
+            place = int(wrong.argmax())
+            raise DataError(
+                f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says {length[place]} for episode "
+                f"{self._table['source'].iloc[place]}; correct it there, or restore the file"
+            )
+
+    def find_video(self, feature: str) -> list[Segment] | None:
+        template = self.info.video_path or VIDEO_PATH
+        segments = []
+        for source, length in zip(self._table["source"], self._table["length"], strict=True):
+            path = self._path(template, "video_path", int(source), video_key=feature)
+            segments.append(Segment(path, int(source), 0, int(length), alone=True))
+        if not any(folder.is_dir() for folder in {segment.path.parent for segment in segments}):
+            return None
+        check_exist(segments, feature)
+        return segments
