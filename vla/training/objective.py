@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ class Objective(nn.Module, ABC):
         """What the means of `loss` and `validate` divide by: the number of valid steps."""
         return batch.mask.sum()
 
+    @property
+    def policy_rests(self) -> bool:
+        """Whether the policy's own loss counts for nothing at the step that is being done. Its parameters that nothing else
+        asks to move are then left alone, by weight decay and by the optimiser's momentum too."""
+        return False
+
     def after_step(self, policy: Policy) -> None:
         """Called after each optimiser step, for example to move target networks."""
 
@@ -79,6 +85,9 @@ def asked_besides(output: PolicyOutput, batch: Batch, *, solved_only: bool) -> d
 
 class ObjectiveConfig(Config, ABC):
     """Base of the configs registered under "objectives"."""
+
+    several_robots: ClassVar[bool] = False
+    """Whether it can learn from batches of different robots (`data.mixture`), whose actions are padded."""
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:

@@ -61,6 +61,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("rate", 1.0)
 
 
+def forget_zero_gradients(module: nn.Module) -> None:
+    """Parameters whose gradient is zero everywhere get none at all: AdamW then neither decays them, nor moves them by what
+    it remembers, nor counts the step for them."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    if parameters:
+        sizes = torch._foreach_norm([p.grad for p in parameters if p.grad is not None], torch.inf)
+        for parameter, size in zip(parameters, torch.stack([s.float() for s in sizes]).tolist(), strict=True):
+            if size == 0:
+                parameter.grad = None
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """The optimiser's moments and step counts as named tensors: `{moment}/{parameter}`."""
     return {

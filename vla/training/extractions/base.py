@@ -27,6 +27,11 @@ class Extraction(nn.Module, ABC):
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         """-> the scalar to minimise (mean over the valid steps) and further scalars. `now.actions` has a gradient."""
 
+    @property
+    def rests(self) -> bool:
+        """Whether the loss of the step that is being done teaches the policy nothing."""
+        return False
+
     def after_step(self) -> None:
         """Called after each optimiser step."""
 

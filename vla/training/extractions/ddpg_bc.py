@@ -50,10 +50,11 @@ class DDPGBC(Extraction):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.training and (int(self.steps) + 1) % self.config.every:
+        if self.training and self.rests:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # whose averaging waits for every parameter; a gradient of zero still lets momentum move the policy
-                return 0.0 * masked_mean(imitation(now), now.batch.mask), {}
+                # whose averaging waits for every parameter
+                own = sum(p.sum() for p in self.parameters())
+                return 0.0 * (masked_mean(imitation(now), now.batch.mask) + own), {}
             return now.features.new_zeros(()), {}
         require(
             now.actions, "rsample", "ddpg_bc", "use policy.head: {type: gaussian}, squashed, regression or categorical"
@@ -71,6 +72,10 @@ class DDPGBC(Extraction):
         if self.config.temperature:
             loss = loss + self._entropy(now, actions, mask, metrics)
         return loss, metrics
+
+    @property
+    def rests(self) -> bool:
+        return self.config.every > 1 and bool((int(self.steps) + 1) % self.config.every)
 
     def after_step(self) -> None:
         self.steps += 1

@@ -24,7 +24,7 @@ class BestOfNConfig(ExtractionConfig):
     rule: BestOfN = BestOfN()
     """How many chunks are drawn, how varied, and how one is chosen."""
     imitate: bool = True
-    """Train the policy by imitation meanwhile; false leaves it to be (freeze it, or give it a learning rate of 0)."""
+    """Train the policy by imitation meanwhile; false leaves it as it is."""
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "best_of_n")
@@ -41,7 +41,7 @@ class ArgmaxQConfig(ExtractionConfig):
     rule: Climb = Climb()
     """How often all tokens are gone through, and which may be chosen."""
     imitate: bool = Field(default=True)
-    """Train the policy by imitation meanwhile."""
+    """Train the policy by imitation meanwhile; false leaves it as it is."""
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "argmax_q")
@@ -54,6 +54,10 @@ class Guided(BCExtraction):
     def __init__(self, rule: BestOfN | Climb, imitate: bool) -> None:
         super().__init__()
         self.rule, self.imitate = rule, imitate
+
+    @property
+    def rests(self) -> bool:
+        return not self.imitate
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(self.rule, Climb):

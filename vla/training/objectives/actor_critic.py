@@ -111,6 +111,14 @@ class ActorCritic(Objective):
         reach = horizon if self.discount == 1 else min(horizon, 1 / (1 - self.discount))
         self._q_bound = _TOO_FAR * float(abs(windows.rewards).max()) * reach
 
+    @property
+    def policy_rests(self) -> bool:
+        return self._warms_up or self.extraction.rests
+
+    @property
+    def _warms_up(self) -> bool:
+        return bool(self.warmup) and int(self.steps) < self.warmup
+
     def after_step(self, policy: Policy) -> None:
         """Moves target copies. Raises ObjectiveError where Q has left what any episode could bring."""
         self.steps += 1
@@ -142,7 +150,7 @@ class ActorCritic(Objective):
         added = asked_besides(output, now, solved_only=self._labelled)
         if self.training:
             self._watch(metrics)
-        learns = float(int(self.steps) >= self.warmup) if self.warmup else 1.0
+        learns = 0.0 if self._warms_up else 1.0
         metrics |= more | {name: loss.detach() for name, loss in added.items()}
         return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
 
