@@ -9,10 +9,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from vla.cli.data_write import add_to
 from vla.cli.shared import clear_errors, console
 from vla.config import UserError
 
 data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
+add_to(data_app)
 
 
 @data_app.command("info", epilog="Example: `vla data info data/mt10`")
@@ -55,6 +57,48 @@ def data_relabel(
         else:
             raise UserError(f"--by {by}: expected instruction or goal")
         console.print(f"{made.episodes} episodes, {made.relabelled} of them with a new label: {made.root}")
+
+
+@data_app.command("stats", epilog="Example: `vla data stats data/mt10 --json > stats.json`")
+def data_stats(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file.")],
+    format: Annotated[str | None, typer.Option(help="Its format; found by itself otherwise.")] = None,
+    images: Annotated[int, typer.Option(min=0, help="Frames per camera for mean and deviation; 0 for none.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="All numbers as JSON.")] = False,
+) -> None:
+    """True statistics of all frames: quantiles of actions and states, returns, lengths, tasks, colours."""
+    with clear_errors():
+        import json
+
+        from vla.data import EpisodeDataset
+        from vla.data.summary import summarise
+
+        found = summarise(EpisodeDataset(dataset, format=format), images=images)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        else:
+            _print_stats(found)
+
+
+def _print_stats(found: dict[str, Any]) -> None:
+    console.print(f"{found['episodes']} episodes, {found['frames']} frames, {100 * found['success_rate']:.0f}% solved")
+    shown = ("min", "q01", "q50", "q99", "max", "mean", "std")
+    episodes = {key: found[key] for key in ("rewards", "returns", "lengths")}
+    for title, rows in (("actions", found["actions"]), ("state", found["state"]), ("episodes", episodes)):
+        table = Table(title, box=None)
+        for key in shown:
+            table.add_column(key, justify="right", no_wrap=True)
+        for name, values in rows.items():
+            table.add_row(escape(name), *[f"{values[key]:.3g}" for key in shown])
+        if rows:
+            console.print(table)
+    tasks = Table(*found["tasks"][0], box=None)
+    for row in found["tasks"]:
+        tasks.add_row(*[f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
+    console.print(tasks)
+    for camera, values in found["cameras"].items():
+        mean, std = (" ".join(f"{v:.3f}" for v in values[key]) for key in ("mean", "std"))
+        console.print(f"camera {camera}: mean {mean}, std {std} (red, green, blue; {values['frames']} frames)")
 
 
 def _print_info(info: dict[str, Any]) -> None:

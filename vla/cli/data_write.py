@@ -1,0 +1,292 @@
+"""The commands of `vla data` that write datasets: each calls one public function, shows its progress and says what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from vla.cli.shared import clear_errors, console, errors, escape
+from vla.config import UserError
+
+Dataset = Annotated[Path, typer.Argument(help="Dataset folder, or its file.")]
+Out = Annotated[Path, typer.Argument(help="Folder of the new dataset.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(help="`cameras.front=KEY`, `action=[KEY, KEY]`, `control_hz=5`, `kinds.dx=delta`.")
+]
+Format = Annotated[
+    str | None, typer.Option(help="Format of the source (`vla list formats`); found by itself otherwise.")
+]
+Video = Annotated[str | None, typer.Option(help="Store cameras as videos: h264 or av1; without loss as PNG otherwise.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Threads that decode and encode; one per core by default.")]
+Chosen = Annotated[str | None, typer.Option("--episodes", help="Which episodes: `0:100` or `3,7,10:20`.")]
+
+
+def data_convert(
+    src: Dataset,
+    dst: Out,
+    settings: Settings = None,
+    format: Format = None,
+    episodes: Chosen = None,
+    control_hz: Annotated[float | None, typer.Option(help="Resample to this rate; see `vla data resample`.")] = None,
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes a dataset of any format in the native one. Interrupted, the same command goes on where it stopped.
+
+    Settings say what is read as what (as in `cameras.front=observation/image_0`), or tell the rate of a dataset that holds
+    none (`control_hz=5`).
+    """
+    with clear_errors(), _progress("converting") as progress:
+        from vla.data.convert import convert
+
+        keys, kinds = _keys(settings)
+        made = convert(
+            src,
+            dst,
+            format=format,
+            keys=keys,
+            video=_video(video),
+            jobs=jobs,
+            episodes=episodes,
+            control_hz=control_hz,
+            kinds=kinds,
+            progress=progress,
+        )
+    _report(made)
+
+
+def data_resample(
+    src: Dataset,
+    dst: Out,
+    control_hz: Annotated[float, typer.Option(help="Actions per second of the new dataset.")],
+    settings: Settings = None,
+    format: Format = None,
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes a dataset at another control rate. Interrupted, the same command goes on where it stopped.
+
+    `kinds.NAME=` tells of an action dimension whether it is absolute (a goal; the last of a span counts), delta (a
+    displacement; they are summed), velocity (the mean) or command (such as open or close; the last). By default all are
+    absolute.
+    """
+    data_convert(src, dst, settings, format, None, control_hz, video, jobs)
+
+
+def data_merge(
+    sources: Annotated[list[Path], typer.Argument(help="Dataset folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes several datasets of one robot as one. Interrupted, the same command goes on where it stopped."""
+    with clear_errors(), _progress("merging") as progress:
+        from vla.data.merge import merge
+
+        made = merge(sources, out, video=_video(video), jobs=jobs, progress=progress)
+    _report(made)
+
+
+def data_split(
+    dataset: Dataset,
+    out: Annotated[Path, typer.Argument(help="Folder in which each part gets a folder of its name.")],
+    parts: Annotated[list[str], typer.Argument(help="`train=0.9 val=0.1`, or `train=0:20 val=20:25,30`.")],
+    seed: Annotated[int, typer.Option(min=0, help="Decides which episodes go where.")] = 0,
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes the parts of a dataset: by fractions, the same of every task, or by episodes.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    with clear_errors(), _progress("splitting") as progress:
+        from vla.data.split import split
+
+        made = split(dataset, out, _parts(parts), seed=seed, video=_video(video), jobs=jobs, progress=progress)
+    for part in made.values():
+        _report(part)
+
+
+def data_filter(
+    dataset: Dataset,
+    out: Out,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Pattern of instructions, as `open*`; may be repeated.")
+    ] = None,
+    success: Annotated[
+        bool | None, typer.Option("--success/--failure", help="Only solved, or only failed ones.")
+    ] = None,
+    min_return: Annotated[float | None, typer.Option(help="Least sum of rewards.")] = None,
+    max_return: Annotated[float | None, typer.Option(help="Greatest sum of rewards.")] = None,
+    min_length: Annotated[int | None, typer.Option(help="Fewest steps.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most steps.")] = None,
+    episodes: Chosen = None,
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes the episodes that fit all that is given. Interrupted, the same command goes on where it stopped."""
+    given = {
+        "tasks": task or None,
+        "success": success,
+        "min_return": min_return,
+        "max_return": max_return,
+        "min_length": min_length,
+        "max_length": max_length,
+        "episodes": episodes,
+    }
+    _filter(dataset, out, given, video, jobs)
+
+
+def data_delete(
+    dataset: Dataset,
+    out: Out,
+    episodes: Annotated[str, typer.Option(help="Which episodes go: `0:100` or `3,7,10:20`.")],
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes a dataset without some of its episodes; the old one stays as it is."""
+    _filter(dataset, out, {"drop": episodes}, video, jobs)
+
+
+def data_label(
+    dataset: Dataset,
+    out: Out,
+    file: Annotated[Path, typer.Argument(help="CSV with a header, or JSON lines.")],
+    unlabelled: Annotated[
+        str, typer.Option(help="Episodes that the file does not name: keep, drop or refuse.")
+    ] = "keep",
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes a dataset with labels of a file in place of its own.
+
+    Each row names an episode (`episode_index`), perhaps one of its steps (`frame_index`), and any of `reward`, `success`,
+    `terminated`, `instruction`.
+    """
+    with clear_errors(), _progress("labelling") as progress:
+        from vla.data.labels import label
+
+        if unlabelled not in ("keep", "drop", "refuse"):
+            raise UserError(f"--unlabelled {unlabelled}: expected keep, drop or refuse")
+        made = label(
+            dataset,
+            out,
+            file,
+            unlabelled=unlabelled,  # type: ignore[arg-type]
+            video=_video(video),
+            jobs=jobs,
+            progress=progress,
+        )
+    _report(made)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands of this file to `vla data`."""
+    examples = {
+        "convert": "data/bridge_dataset/1.0.0 data/bridge cameras.front=image_0 control_hz=5",
+        "resample": "data/bridge data/bridge_2hz --control-hz 2.5 kinds.x=delta kinds.y=delta",
+        "merge": "data/monday data/tuesday --out data/week",
+        "split": "data/bridge data/bridge_parts train=0.9 val=0.1",
+        "filter": 'data/mt10 data/solved --success --task "open*"',
+        "delete": "data/mt10 data/mt10_clean --episodes 3,17:20",
+        "label": "data/mt10 data/mt10_labelled labels.csv --unlabelled refuse",
+    }
+    functions: tuple[Callable[..., None], ...] = (
+        data_convert,
+        data_resample,
+        data_merge,
+        data_split,
+        data_filter,
+        data_delete,
+        data_label,
+    )
+    for function, (name, example) in zip(functions, examples.items(), strict=True):
+        app.command(name, epilog=f"Example: `vla data {name} {example}`")(function)
+
+
+# --- shared ------------------------------------------------------------------------------------------
+
+
+def _filter(dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None) -> None:
+    with clear_errors(), _progress("copying") as progress:
+        from vla.config import validate
+        from vla.data.filter import Filter, filter_dataset
+
+        chosen = validate(Filter, given)
+        made = filter_dataset(dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress)
+    _report(made)
+
+
+def _keys(settings: list[str] | None) -> tuple[Any, dict[str, Any]]:
+    """`key=value` texts as a KeyMap, and the kinds of action dimensions."""
+    from vla.config import load_config
+    from vla.data import KeyMap
+
+    kinds: dict[str, Any] = {}
+    others = []
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if key.startswith("kinds.") and equals:
+            kinds[key.removeprefix("kinds.")] = value.strip()
+        else:
+            others.append(text)
+    return load_config(KeyMap, {}, others), kinds
+
+
+def _video(codec: str | None) -> Any:
+    if codec is None:
+        return None
+    from vla.config import validate
+    from vla.data.video import VideoConfig
+
+    return validate(VideoConfig, {"codec": codec})
+
+
+def _parts(texts: list[str]) -> dict[str, Any]:
+    """`train=0.9` as a fraction, `val=20:25` or `val=3,5` as episodes."""
+    parts: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not value or name in parts:
+            raise UserError(f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, for example train=0.9")
+        number = None if ":" in value or "," in value else yaml.safe_load(value)
+        fraction = isinstance(number, float) or value == "1"
+        parts[name] = float(value) if fraction else value
+    return parts
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with rate and time left on a terminal; nothing where the output goes to a file."""
+    if not errors.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:.0f} frames/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+def _report(made: Any) -> None:
+    for note in made.notes:
+        errors.print(f"[yellow]note:[/] {escape(note)}")
+    before = f" ({made.resumed} episodes were there)" if made.resumed else ""
+    console.print(
+        f"{made.episodes} episodes, {made.frames} frames{before}: {made.root}", soft_wrap=True, highlight=False
+    )

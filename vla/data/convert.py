@@ -1,0 +1,59 @@
+"""Any dataset into the native format, at its own control rate or another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vla.data.format import KeyMap
+from vla.data.limits import fitting_limits
+from vla.data.plan import Plan
+from vla.data.reader import EpisodeDataset
+from vla.data.resample import Kind, resampled
+from vla.data.rewrite import Converted, Progress, rewrite
+from vla.data.select import Episodes, chosen_episodes
+from vla.data.video import VideoConfig
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    episodes: Episodes | None = None,
+    control_hz: float | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes a dataset of any format as a native one. The same call after a kill goes on where it stopped.
+
+    PNG files are kept byte for byte; other pictures are stored as PNG, which loses nothing. Where actions leave the
+    source's own limits, the new spec's limits are widened to hold them, and a note says so.
+
+    Args:
+        src, dst: where it is, and the folder of the new dataset.
+        format, keys: as of EpisodeDataset.
+        video: a VideoConfig stores cameras as videos.
+        jobs: threads that decode and encode; one per core by default.
+        episodes: which, for example "0:100"; all by default.
+        control_hz: resample to this rate (see `vla.data.resample`).
+        kinds: action dimension -> what its numbers are, for resampling.
+        progress: called with (frames done, frames in all), from several threads.
+
+    Raises:
+        DataError: the source is damaged, `dst` holds something else, or the disk is too small.
+    """
+    dataset = EpisodeDataset(src, format=format, keys=keys)
+    chosen = chosen_episodes(episodes, len(dataset), str(src))
+    spec, notes = fitting_limits(dataset.spec, dataset.columns.actions)
+    options: dict[str, Any] = {"keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)}
+    plan = Plan(
+        "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*dataset.warnings, *notes]
+    )
+    if control_hz is not None:
+        plan = resampled(plan, control_hz, kinds or {})
+    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)

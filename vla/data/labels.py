@@ -1,0 +1,254 @@
+"""Rewards, successes and instructions from a file, put on the episodes of a dataset.
+
+The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one of its steps
+(`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a step, `reward` is the episode's
+return, due at its last step; `success` says whether its last step solved the task.
+
+L: steps of an episode.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vla.data.episode import Episode
+from vla.data.errors import DataError
+from vla.data.plan import Plan
+from vla.data.reader import EpisodeDataset
+from vla.data.rewrite import Converted, Progress, rewrite
+from vla.data.video import VideoConfig
+
+PLACES = ("episode_index", "frame_index")
+VALUES = ("reward", "success", "terminated", "instruction")
+Unlabelled = Literal["keep", "drop", "refuse"]
+_SHOWN = 20
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass
+class Labels:
+    """What the file says of one episode: column -> step -> value, the step None where the row names none."""
+
+    values: dict[str, dict[int | None, Any]] = field(default_factory=dict)
+
+
+def label(
+    src: str | Path,
+    dst: str | Path,
+    file: str | Path,
+    *,
+    unlabelled: Unlabelled = "keep",
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
+
+    Args:
+        unlabelled: what becomes of episodes that the file does not name: they stay as they are, go, or are an error.
+
+    Raises:
+        DataError: a row is wrong: each is named by its line; or episodes are unlabelled and `unlabelled` is "refuse".
+    """
+    dataset, file = EpisodeDataset(src), Path(file)
+    labels = read_labels(file, dataset.episodes["length"].to_numpy())
+    missing = [index for index in range(len(dataset)) if index not in labels]
+    if missing and unlabelled == "refuse":
+        raise DataError(
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first that it lacks: "
+            "add them, or keep or drop the unlabelled ones"
+        )
+    places = [(0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"]
+    options = {"labels": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "unlabelled": unlabelled}
+    notes = [f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"] if missing else []
+
+    def change(episode: Episode, source: int, index: int) -> Episode:
+        return labelled(episode, labels[index]) if index in labels else episode
+
+    plan = Plan("label", [dataset], places, dataset.spec, options, change=change, notes=notes)
+    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+
+
+def labelled(episode: Episode, labels: Labels) -> Episode:
+    """The episode with labels in place of its own; what the labels do not name stays."""
+    values = labels.values
+    rewards, success = np.array(episode.rewards, np.float32), np.array(episode.success, bool)
+    for column, array in (("reward", rewards), ("success", success)):
+        for step, value in values.get(column, {}).items():
+            if step is None:
+                array[:] = 0
+            array[-1 if step is None else step] = value
+    (terminated,) = values.get("terminated", {None: episode.terminated}).values()
+    (instruction,) = values.get("instruction", {None: episode.instruction}).values()
+    return replace(episode, rewards=rewards, success=success, terminated=terminated, instruction=instruction)
+
+
+def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
+    """Episode -> its labels. Raises DataError with a line for each wrong row (the first of them).
+
+    Args:
+        lengths: steps of each of the dataset's episodes.
+    """
+    problems: list[str] = []
+    labels: dict[int, Labels] = {}
+    lines: dict[tuple[int, str, int | None], int] = {}
+    for line, row in _rows(file):
+        try:
+            episode, step = _place(row, lengths)
+            for column, value in _values(row, step, int(lengths[episode])):
+                of_column = labels.setdefault(episode, Labels()).values.setdefault(column, {})
+                _check_new(lines, of_column, episode, column, step)
+                of_column[step] = value
+                lines[episode, column, step] = line
+        except _BadRow as error:
+            problems.append(f"{file}: line {line}: {error}")
+    if problems:
+        more = [f"{file}: and {len(problems) - _SHOWN} lines more"] if len(problems) > _SHOWN else []
+        raise DataError("\n".join(problems[:_SHOWN] + more))
+    if not labels:
+        raise DataError(f"{file}: holds no row; expected {', '.join(PLACES)} and any of {', '.join(VALUES)}")
+    return labels
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+
+class _BadRow(Exception):
+    """What is wrong with a row, and how to mend it."""
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, column -> value), without empty values."""
+    if file.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"{file}: expected a file that ends in .csv or .jsonl")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as text: {error}") from error
+    for line, row in _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text):
+        if unknown := set(row) - {*PLACES, *VALUES}:
+            raise DataError(
+                f"{file}: line {line}: unknown column {min(map(str, unknown))!r}; "
+                f"expected {', '.join((*PLACES, *VALUES))}"
+            )
+        yield line, {key: value for key, value in row.items() if value is not None and value != ""}
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(text.splitlines(keepends=True))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if "episode_index" not in header:
+            raise DataError(
+                f"{file}: line 1: expected a header with episode_index, found {', '.join(header) or 'nothing'}"
+            )
+        for values in reader:
+            if not values:
+                continue
+            if len(values) != len(header):
+                raise DataError(f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} columns")
+            yield reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}
+    except csv.Error as error:
+        raise DataError(f"{file}: line {reader.line_num}: is no CSV: {error}") from error
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, content in enumerate(text.splitlines(), 1):
+        if content.strip():
+            try:
+                row = json.loads(content)
+            except ValueError as error:
+                raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{file}: line {line}: expected an object with episode_index, found {content[:40]}")
+            yield line, row
+
+
+def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
+    if "episode_index" not in row:
+        raise _BadRow("episode_index is missing")
+    episode = _whole(row, "episode_index")
+    if not 0 <= episode < len(lengths):
+        raise _BadRow(f"episode_index is {episode}; there are episodes 0 to {len(lengths) - 1}")
+    if "frame_index" not in row:
+        return episode, None
+    step = _whole(row, "frame_index")
+    if not 0 <= step < lengths[episode]:
+        raise _BadRow(f"frame_index is {step}; episode {episode} has frames 0 to {lengths[episode] - 1}")
+    return episode, step
+
+
+def _values(row: dict[str, Any], step: int | None, length: int) -> list[tuple[str, Any]]:
+    found = [(column, _READ[column](row[column], column)) for column in VALUES if column in row]
+    if not found:
+        raise _BadRow(f"gives none of {', '.join(VALUES)}")
+    if "terminated" in row and step is not None and step != length - 1:
+        raise _BadRow(f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index is {step}")
+    if "instruction" in row and step is not None:
+        raise _BadRow("instruction is of the whole episode; leave frame_index empty")
+    return found
+
+
+def _check_new(
+    lines: dict[tuple[int, str, int | None], int],
+    known: dict[int | None, Any],
+    episode: int,
+    column: str,
+    step: int | None,
+) -> None:
+    """A value may be given once: for the whole episode, or for each of its steps."""
+    whole = step is None or None in known or column == "terminated"
+    if known and (whole or step in known):
+        line = lines[episode, column, step if step in known else next(iter(known))]
+        raise _BadRow(f"{column} of episode {episode} was given in line {line} already; give it once")
+
+
+def _whole(row: dict[str, Any], key: str) -> int:
+    value = row[key]
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, bool) or (isinstance(value, float) and value != number):
+        raise _BadRow(f"{key} is {value!r}; expected a whole number")
+    return number
+
+
+def _reward(value: Any, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not abs(number) <= float(np.finfo(np.float32).max):
+        raise _BadRow(f"{column} is {value!r}; expected a finite number")
+    return number
+
+
+def _boolean(value: Any, column: str) -> bool:
+    found = _BOOLEANS.get(str(value).lower())
+    if found is None:
+        raise _BadRow(f"{column} is {value!r}; expected true or false")
+    return found
+
+
+def _text(value: Any, column: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _BadRow(f"{column} is {value!r}; expected words")
+    return value.strip()
+
+
+_READ: dict[str, Callable[[Any, str], Any]] = {
+    "reward": _reward,
+    "success": _boolean,
+    "terminated": _boolean,
+    "instruction": _text,
+}
