@@ -1,4 +1,4 @@
-"""Every frame decoded once into uint8 arrays, in memory or memory-mapped on disk.
+"""Every frame decoded once into uint8 arrays: in memory, memory-mapped on disk, or in memory that processes share.
 
 R: rows of the cache, H and W: image height and width.
 """
@@ -6,49 +6,50 @@ R: rows of the cache, H and W: image height and width.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import psutil
 
-from vla.data.atomic import sync_folder, write_json
-from vla.data.episode import decode_png
+from vla.data.decoding import Block, Progress, each_block, fill, plan_blocks
+from vla.data.disk_cache import CameraCache, check_space, free_bytes, make_base
 from vla.data.errors import DataError
-from vla.data.format import Picture
 from vla.data.reader import EpisodeDataset
+from vla.data.shared_memory import SharedFolder
 
-Storage = Literal["ram", "disk"]
-_BLOCK = 256
+Storage = Literal["ram", "disk", "shared"]
+_STORAGES = ("ram", "disk", "shared")
+_PIECE = 64
 
 
 class FrameCache:
     """Decoded frames of a dataset.
 
-    On disk the cache holds the whole dataset, so that several selections of episodes share it; in memory it
-    holds the given episodes only. A cache on disk carries a fingerprint of the dataset and a checksum of its
-    own content, and is built anew where they differ. It appears by one rename: a killed build leaves none.
+    In memory ("ram") the cache holds the given episodes only, and belongs to this process. On disk it holds the whole
+    dataset, so that several selections of episodes, runs and processes share it: the first decodes, the others wait for it,
+    and a killed build is taken up where it stopped. "shared" is the same in the system's shared memory, for the processes
+    of one machine: one copy for all of them, gone when the last one ends.
+
+    A kept cache carries a fingerprint of the dataset and checksums of its own content, and is built anew where they differ;
+    opening looks at samples, `damage` at every byte.
 
     Args:
         dataset: where the images are.
-        storage: "ram" or "disk".
-        episodes: which episodes to decode (memory only); all by default.
+        storage: "ram", "disk" or "shared".
+        episodes: which episodes to decode ("ram" only); all by default.
         cameras: which cameras; all by default.
-        folder: where caches on disk lie; `.cache` in the dataset's folder by default.
+        folder: where caches lie; by default `.cache` in the dataset's folder, or a folder beside the dataset's file. For
+            "shared", a folder in memory other than the system's.
         progress: called with (frames done, frames in all) while decoding.
+        threads: that decode; one per core by default.
 
     Attributes:
         frames: camera -> uint8 (R, H, W, 3).
 
     Raises:
-        DataError: an image is damaged or of another size than the spec's, or memory does not hold the frames.
+        DataError: an image is damaged or of another size than the spec's, or memory or disk does not hold the frames.
     """
 
     def __init__(
@@ -59,28 +60,64 @@ class FrameCache:
         episodes: Sequence[int] | None = None,
         cameras: Sequence[str] | None = None,
         folder: str | Path | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
+        threads: int | None = None,
     ) -> None:
-        if storage not in ("ram", "disk"):
-            raise ValueError(f"cache is {storage!r}; expected 'ram' or 'disk'")
+        if storage not in _STORAGES:
+            raise ValueError(f"cache is {storage!r}; expected one of {', '.join(map(repr, _STORAGES))}")
         names = list(dataset.spec.cameras) if cameras is None else list(cameras)
-        ranges = _ranges(dataset, None if storage == "disk" else episodes)
+        ranges = _ranges(dataset, episodes if storage == "ram" else None)
         self._first_row = _first_rows(dataset, ranges)
+        self._kept: list[CameraCache] = []
         self.frames: dict[str, np.ndarray] = {}
         if storage == "ram":
             rows = sum(stop - start for start, stop in ranges)
             _check_memory(dataset, names, rows)
             for camera in names:
                 self.frames[camera] = np.empty((rows, *dataset.spec.cameras[camera], 3), np.uint8)
-                _decode(dataset, camera, ranges, self.frames[camera], progress)
+                _decode(dataset, camera, ranges, self.frames[camera], progress, threads)
+            return
+        free = None
+        if storage == "shared":
+            self._shared = SharedFolder(_owner(dataset), None if folder is None else Path(folder))
+            base = self._shared.path
+            free = min(free_bytes(base), psutil.virtual_memory().available)
+            self._kept = [CameraCache(dataset, camera, base) for camera in names]
         else:
-            base = dataset.root / ".cache" if folder is None else Path(folder)
-            for camera in names:
-                self.frames[camera] = _disk_frames(dataset, camera, base, progress)
+            base, owner = _cache_folder(dataset, folder)
+            make_base(base)
+            self._kept = [CameraCache(dataset, camera, base, owner) for camera in names]
+        check_space(self._kept, base, free)
+        for cache in self._kept:
+            self.frames[cache.camera] = cache.frames(progress, threads=threads)
 
     def first_row(self, episode: int) -> int:
         """The row of the episode's first frame. Raises KeyError where the episode was not decoded."""
         return self._first_row[episode]
+
+    def damage(self) -> list[str]:
+        """Reads every byte of a kept cache -> a sentence for each block that is not what was written; none in memory."""
+        return [line for cache in self._kept for line in cache.damage()]
+
+
+def kept_damage(dataset: EpisodeDataset, folder: str | Path | None = None) -> list[str]:
+    """As `FrameCache.damage` for the caches on disk that are finished and of this very dataset; builds none."""
+    base, owner = _cache_folder(dataset, folder)
+    caches = [CameraCache(dataset, camera, base, owner) for camera in dataset.spec.cameras]
+    return [line for cache in caches if cache.folder.exists() for line in cache.damage()]
+
+
+def _cache_folder(dataset: EpisodeDataset, folder: str | Path | None) -> tuple[Path, str]:
+    """-> where caches on disk lie, and what distinguishes this dataset's from others there."""
+    if folder is not None:
+        return Path(folder), _owner(dataset)
+    # Not its path: a dataset that is moved takes its cache along.
+    root = dataset.root
+    return (root / ".cache" if root.is_dir() else root.with_name(root.name + ".cache")), ""
+
+
+def _owner(dataset: EpisodeDataset) -> str:
+    return hashlib.sha256(str(dataset.root.resolve()).encode()).hexdigest()[:16]
 
 
 def _check_memory(dataset: EpisodeDataset, cameras: Sequence[str], rows: int) -> None:
@@ -116,103 +153,16 @@ def _decode(
     camera: str,
     ranges: list[tuple[int, int]],
     out: np.ndarray,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
+    threads: int | None,
 ) -> None:
-    """Fills `out`, decoding with all cores: PIL lets go of the interpreter lock while it decodes."""
-    size = out.shape[1:]
+    """Fills `out` with the frames of all ranges."""
 
-    def decode(item: tuple[int, tuple[int, Picture]]) -> None:
-        row, (frame, picture) = item
-        try:
-            image = decode_png(picture) if isinstance(picture, bytes) else picture
-        except DataError as error:
-            raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
-        if image.shape != size:
-            raise DataError(
-                f"{dataset.root}: frame {frame}: camera {camera!r} is {image.shape[0]}x{image.shape[1]}, "
-                f"the spec says {size[0]}x{size[1]}; correct the spec or drop the episode"
-            )
-        out[row] = image
+    def work(block: Block, advance: Callable[[int], None]) -> None:
+        stream = iter(dataset.images(camera, block.start, block.stop))
+        for done in range(0, len(block), _PIECE):
+            part = out[block.row + done : block.row + min(done + _PIECE, len(block))]
+            fill(stream, dataset, camera, block.start + done, part)
+            advance(len(part))
 
-    images = enumerate(_stream(dataset, camera, ranges))
-    done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while block := list(islice(images, _BLOCK)):
-            list(pool.map(decode, block))
-            done += len(block)
-            if progress is not None:
-                progress(done, len(out))
-    if done != len(out):
-        raise DataError(
-            f"{dataset.root}: camera {camera!r} has {done} frames, expected {len(out)}; restore the data folder"
-        )
-
-
-def _stream(dataset: EpisodeDataset, camera: str, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, Picture]]:
-    """The frames of all ranges; neighbouring ranges are read in one go."""
-    joined: list[list[int]] = []
-    for start, stop in ranges:
-        if joined and joined[-1][1] == start:
-            joined[-1][1] = stop
-        else:
-            joined.append([start, stop])
-    for start, stop in joined:
-        yield from dataset.images(camera, start, stop)
-
-
-def _disk_frames(
-    dataset: EpisodeDataset, camera: str, base: Path, progress: Callable[[int, int], None] | None
-) -> np.ndarray:
-    """The memory-mapped frames of one camera, decoded first where there is no cache of this very dataset."""
-    shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
-    key: dict[str, object] = {"camera": camera, "shape": list(shape), "dataset": dataset.fingerprint()}
-    name = hashlib.sha256(camera.encode()).hexdigest()[:12]
-    folder = base / f"frames-{name}"
-    if not _fresh(folder, key):
-        base.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix="building-", dir=base))
-        try:
-            out = np.lib.format.open_memmap(building / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-            _decode(dataset, camera, _ranges(dataset, None), out, progress)
-            out.flush()
-            write_json(building / "key.json", key | {"checksum": _checksum(building / "frames.npy")})
-            _install(building, folder, key)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    frames = np.load(folder / "frames.npy", mmap_mode="r")
-    return np.asarray(frames)
-
-
-def _fresh(folder: Path, key: dict[str, object]) -> bool:
-    try:
-        stored = json.loads((folder / "key.json").read_text())
-        return bool(stored == key | {"checksum": _checksum(folder / "frames.npy")})
-    except (OSError, ValueError):
-        return False
-
-
-def _checksum(path: Path) -> str:
-    """Of the size and of 64 pieces spread over the file: finds truncation and foreign content in milliseconds."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for place in np.linspace(0, max(0, size - 4096), 64).astype(int):
-            file.seek(int(place))
-            digest.update(file.read(4096))
-    return digest.hexdigest()
-
-
-def _install(building: Path, folder: Path, key: dict[str, object]) -> None:
-    """Puts a finished cache in its place. Of two processes that build at once, the first to finish wins."""
-    if _fresh(folder, key):
-        return
-    stale = building.with_name(building.name + "-stale")
-    if folder.exists():
-        folder.rename(stale)
-    try:
-        building.rename(folder)
-        sync_folder(folder.parent)
-    except OSError:
-        if not _fresh(folder, key):
-            raise
-    shutil.rmtree(stale, ignore_errors=True)
+    each_block(work, plan_blocks(ranges, int(np.prod(out.shape[1:]))), threads=threads, progress=progress)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.1
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     """Yields `items` in order, at most `depth` of them ready ahead, made in one background thread.
 
     An exception of `items` is raised at its place in the order. The thread ends when the caller closes or
-    drops the generator, even if `items` is endless.
+    drops the generator, even if `items` is endless; if `items` is a generator it is closed.
     """
     if depth < 1:
         raise ValueError(f"depth is {depth}; expected at least 1")
@@ -23,38 +22,74 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 
 def _prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[T | None, BaseException | None, bool]) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=_POLL_SECONDS)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not put((item, None, False)):
-                    return
-        except BaseException as error:  # noqa: BLE001, RUF100 - raised again in the caller's thread
-            put((None, error, True))
-        else:
-            put((None, None, True))
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    line: _Line[T] = _Line(depth)
+    thread = threading.Thread(target=line.produce, args=(items,), name="prefetch", daemon=True)
     thread.start()
     try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
+        while line.wait():
+            yield line.take()
     finally:
-        stop.set()
+        line.stop()
         thread.join()
+
+
+class _Line(Generic[T]):
+    """Items that are ready. Neither side looks again and again: each is woken when there is something to do."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self._ready: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._ended = self._stopped = False
+
+    def produce(self, items: Iterable[T]) -> None:
+        try:
+            source = iter(items)
+            while self._room():
+                try:
+                    self._put(next(source))
+                except StopIteration:
+                    break
+            if isinstance(source, Generator):
+                source.close()
+        except BaseException as error:  # noqa: BLE001, RUF100 - raised again in the caller's thread
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _room(self) -> bool:
+        """Waits until another item may be made. False where nobody wants one any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or len(self._ready) < self.depth)
+            return not self._stopped
+
+    def _put(self, item: T) -> None:
+        with self._changed:
+            self._ready.append(item)
+            self._changed.notify_all()
+
+    def wait(self) -> bool:
+        """Waits for the next item; False after the last one. Raises what making it raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._ready)
+            if self._ready:
+                return True
+        if self._error is not None:
+            raise self._error
+        return False
+
+    def take(self) -> T:
+        """The next item; nothing here holds it any longer, so that its memory can be used again."""
+        with self._changed:
+            item = self._ready.popleft()
+            self._changed.notify_all()
+        return item
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()

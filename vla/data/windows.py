@@ -14,6 +14,7 @@ import torch
 
 from vla.data.cache import FrameCache, Storage
 from vla.data.errors import DataError
+from vla.data.gather import Gather
 from vla.data.keyframes import next_keyframes
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
@@ -38,11 +39,13 @@ class Windows:
         next_step: how many steps after the current one to add, for temporal-difference targets.
         discount: of `returns_to_go`.
         rewards: which rewards and terminals the windows hold; by default those of the dataset.
-        cache: where decoded frames are kept, "ram" or "disk".
+        cache: where decoded frames are kept, "ram", "disk" or "shared" (see `FrameCache`).
         episodes: indices of the episodes to use; all by default.
         cameras: which cameras to load; all of the spec by default.
-        cache_folder: where caches on disk lie; `.cache` in the dataset's folder by default.
+        cache_folder: where caches lie (see `FrameCache`).
         progress: called with (frames done, frames in all) while frames are decoded.
+        threads: that copy the images of a batch, the caller's included.
+        pin_memory: whether images of batches are in pinned memory, for a GPU.
 
     Attributes:
         actions: float32 (N, A) of the chosen episodes.
@@ -74,11 +77,14 @@ class Windows:
         cameras: Sequence[str] | None = None,
         cache_folder: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
+        threads: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         if history < 1 or chunk < 1:
             raise ValueError(f"history is {history} and chunk is {chunk}; expected at least 1")
         if next_step < 0:
             raise ValueError(f"next_step is {next_step}; expected 0 or more")
+        self._gather = Gather(threads=threads, pin_memory=pin_memory)
         chosen = _chosen(dataset, episodes)
         table = dataset.episodes.iloc[chosen]
         self.dataset, self.spec, self.instructions = dataset, dataset.spec, dataset.instructions
@@ -111,7 +117,10 @@ class Windows:
         return len(self.actions)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """The windows `indices`, int (B,). T is `history + next_step`. Raises IndexError."""
+        """The windows `indices`, int (B,). T is `history + next_step`. Raises IndexError.
+
+        May be called from several threads. The images' memory is used again once nothing refers to them.
+        """
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
             raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
@@ -125,7 +134,7 @@ class Windows:
         row_BT = self._row[step_BT]
         task_B = self.task_index[index_B]
         return Batch(
-            images={camera: _tensor(frames[row_BT]) for camera, frames in self._cache.frames.items()},
+            images={camera: self._gather(frames, row_BT) for camera, frames in self._cache.frames.items()},
             state=_tensor(self.states[step_BT]),
             keyframe=_tensor(self.states[self._keyframe[step_BT]]),
             instruction=[self.instructions[task] for task in task_B],

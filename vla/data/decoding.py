@@ -1,0 +1,138 @@
+"""Frames of a dataset decoded by threads, a block of neighbouring episodes at a time.
+
+H and W: image height and width.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla.data.episode import decode_png
+from vla.data.errors import DataError
+from vla.data.format import Picture
+from vla.data.reader import EpisodeDataset
+
+Progress = Callable[[int, int], None]
+"""Told (frames done, frames in all)."""
+
+_BLOCK_BYTES = 16 * 2**20
+_LONGEST = 512
+_TELL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Block:
+    """Frames [start, stop) of a dataset, which go to the rows from `row` on of a cache."""
+
+    row: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def plan_blocks(ranges: Sequence[tuple[int, int]], frame_bytes: int) -> list[Block]:
+    """The blocks in which the frames of `ranges`, [start, stop) of episodes, are decoded.
+
+    Whole episodes side by side make a block: videos are read fastest in their order, and parquet in row groups. Only very
+    long episodes are divided.
+    """
+    wanted = max(1, _BLOCK_BYTES // frame_bytes)
+    longest = max(4 * wanted, _LONGEST)
+    blocks: list[Block] = []
+    row = 0
+    for start, stop in ranges:
+        for lower in range(start, stop, longest):
+            upper = min(lower + longest, stop)
+            last = blocks[-1] if blocks else None
+            if last is not None and last.stop == lower and upper - last.start <= wanted:
+                blocks[-1] = Block(last.row, last.start, upper)
+            else:
+                blocks.append(Block(row, lower, upper))
+            row += upper - lower
+    return blocks
+
+
+def fill(
+    stream: Iterator[tuple[int, Picture]], dataset: EpisodeDataset, camera: str, first: int, out: np.ndarray
+) -> None:
+    """Decodes the next frames of `stream`, which begin with frame `first`, into `out`, uint8 (n, H, W, 3).
+
+    Raises:
+        DataError: an image is damaged, missing or of another size.
+    """
+    size = out.shape[1:]
+    for row in range(len(out)):
+        frame, picture = next(stream, (-1, b""))
+        if frame != first + row:
+            found = "ends" if frame < 0 else f"goes on with frame {frame}"
+            raise DataError(
+                f"{dataset.root}: camera {camera!r} {found} where frame {first + row} is expected; restore the data folder"
+            )
+        try:
+            image = decode_png(picture) if isinstance(picture, bytes) else picture
+        except DataError as error:
+            raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
+        if image.shape != size:
+            raise DataError(
+                f"{dataset.root}: frame {frame}: camera {camera!r} is {image.shape[0]}x{image.shape[1]}, "
+                f"the spec says {size[0]}x{size[1]}; correct the spec or drop the episode"
+            )
+        out[row] = image
+
+
+def each_block(
+    work: Callable[[Block, Callable[[int], None]], None],
+    blocks: Sequence[Block],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Calls `work(block, advance)` for all blocks, in threads; `work` calls `advance(frames)` as it goes on.
+
+    Args:
+        threads: how many; one per core by default. Decoders let go of the interpreter lock while they work.
+        progress: called in the caller's thread.
+
+    Raises:
+        whatever `work` raises first; the other threads end at their next `advance`.
+    """
+    total, lock, stop = sum(map(len, blocks)), threading.Lock(), threading.Event()
+    done = told = 0
+
+    def advance(frames: int) -> None:
+        nonlocal done
+        if stop.is_set():
+            raise _StoppedError
+        with lock:
+            done += frames
+
+    pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
+    try:
+        pending = {pool.submit(work, block, advance) for block in blocks}
+        while pending:
+            finished, pending = wait(pending, timeout=_TELL_SECONDS, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+            if progress is not None and done > told:
+                told = done
+                progress(told, total)
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _StoppedError(Exception):
+    """Another block failed, or the caller was interrupted."""
