@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vla.data.sampler import WindowSampler
+from vla.data.stream_order import StreamOrder
 from vla.data.windows import Windows
 from vla.types import Batch, Spec
 
@@ -134,7 +135,7 @@ class MixtureSampler:
 
     def __init__(
         self,
-        samplers: Sequence[WindowSampler],
+        samplers: Sequence[WindowSampler | StreamOrder],
         shares: Sequence[Fraction],
         *,
         batch_size: int,

@@ -17,6 +17,7 @@ from vla.config import registered
 from vla.data.episode import Episode, decode_png
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.remote import as_url
 from vla.data.statistics import true_statistics
 from vla.types import Spec
 
@@ -35,11 +36,18 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     raise DataError(f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json")
 
 
+def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
+    from vla.data.formats._lerobot_remote import open_remote
+
+    return open_remote(url, format, keys)
+
+
 class EpisodeDataset:
     """Reads a dataset of any format. Opening costs milliseconds: images are read when they are asked for.
 
     Args:
-        root: folder of the dataset, or its file.
+        root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of which tables and numbers are
+            fetched at once and images when they are asked for (see `vla.data.mirror`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
 
@@ -48,8 +56,9 @@ class EpisodeDataset:
     """
 
     def __init__(self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None) -> None:
-        self.root = Path(root)
-        self._reader = _open(self.root, format, keys)
+        url = as_url(root)
+        self._reader = _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+        self.root = Path(root) if url is None else self._reader.root
         self.spec: Spec = self._reader.spec
         self.instructions: list[str] = self._reader.instructions
         self.metadata: dict[str, Any] = self._reader.metadata
