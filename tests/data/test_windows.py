@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.data import DatasetWriter, EpisodeDataset, Windows
+from vla.data import DatasetWriter, EpisodeDataset, Windows, gather
 from vla.types import Batch
 
 GRIPPER = 1  # of the action
@@ -115,6 +116,66 @@ def test_arrays_of_all_frames(dataset):
 def test_only_the_cameras_asked_for_are_loaded(dataset):
     windows = Windows(dataset, history=1, chunk=1, cameras=["wrist"])
     assert set(windows.batch(np.array([0])).images) == {"wrist"}
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(one.images[camera], other.images[camera]) for camera in one.images) and all(
+        torch.equal(value, getattr(other, name)) for name, value in vars(one).items() if isinstance(value, torch.Tensor)
+    )
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads_copy_the_same(dataset, monkeypatch, threads):
+    monkeypatch.setattr(gather, "_LEAST_BYTES", 1)
+    one, many = (Windows(dataset, history=3, chunk=2, threads=n) for n in (1, threads))
+    for indices in (np.arange(19), np.array([4]), np.array([18, 0, 7]), np.zeros(0, np.int64)):
+        assert equal(one.batch(indices), many.batch(indices))
+    with pytest.raises(ValueError, match="threads is 0"):
+        Windows(dataset, history=1, chunk=1, threads=0)
+
+
+def test_memory_is_used_again_when_nobody_holds_it(dataset):
+    windows = Windows(dataset, history=3, chunk=2, cameras=["front"])
+    expected = [windows.batch(np.arange(n, n + 4)).images["front"].clone() for n in range(15)]
+    places = set()
+    for n in range(15):
+        batch = windows.batch(np.arange(n, n + 4))
+        assert torch.equal(batch.images["front"], expected[n])
+        places.add(batch.images["front"].data_ptr())
+    assert len(places) == 2  # the one that is held, and the one that is being made
+
+    held = {
+        "batch": windows.batch(np.arange(4)),
+        "one image": windows.batch(np.arange(1, 5)).images["front"][2, 1],
+        "an array": windows.batch(np.arange(2, 6)).images["front"].numpy()[1:],
+        "steps": windows.batch(np.arange(3, 7)).steps(1, None),
+    }
+    for n in range(15):
+        windows.batch(np.arange(n, n + 4))
+    assert torch.equal(held["batch"].images["front"], expected[0])
+    assert torch.equal(held["one image"], expected[1][2, 1])
+    np.testing.assert_array_equal(held["an array"], expected[2][1:].numpy())
+    assert torch.equal(held["steps"].images["front"], expected[3][:, 1:])
+
+
+def test_batches_made_by_several_threads_at_once(dataset):
+    windows = Windows(dataset, history=3, chunk=2)
+    places = [np.arange(n % 10, n % 10 + 1 + n % 7) for n in range(60)]
+    expected = [windows.batch(indices) for indices in places]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda n: equal(windows.batch(places[n]), expected[n]), range(60)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pinned_batches_are_the_same(dataset):
+    pinned, plain = (Windows(dataset, history=3, chunk=2, pin_memory=pin) for pin in (True, False))
+    for n in range(15):
+        batch = pinned.batch(np.arange(n, n + 4))
+        assert batch.images["front"].is_pinned()
+        assert batch.pin_memory().images["front"].data_ptr() == batch.images["front"].data_ptr()
+        there = batch.to("cuda", non_blocking=True)
+        del batch
+        assert equal(there.to("cpu"), plain.batch(np.arange(n, n + 4)))
 
 
 def test_a_window_that_does_not_exist(dataset):
