@@ -171,9 +171,13 @@ class MultiRobotPolicy(Policy):
         if len(policies) > 1 and not shared:
             raise ConfigError(["policy: these robots' policies have no parameter in common"])
         self.trunk = _tree(shared)  # before the robots: named_parameters tells a shared one under its first name
-        self.robots = nn.ModuleDict(policies)
+        self.robots = nn.ModuleDict(dict[str, nn.Module](policies))
         for policy in policies.values():
             policy.language = self.language
+
+    @property
+    def robot_names(self) -> tuple[str, ...]:
+        return tuple(self.robots)
 
     # --- learning ---------------------------------------------------------------------------------------
 
@@ -219,13 +223,22 @@ class MultiRobotPolicy(Policy):
         """Raises UserError: data of one robot cannot be fitted to."""
         raise self._several("be fitted to the data of one; use fit_robots")
 
+    def part(self, name: str) -> Policy:
+        """The policy of one robot as it is in here: its trunk is that of all."""
+        return cast(Policy, self.robots[name])
+
+    def own_parameters(self, name: str) -> list[nn.Parameter]:
+        """The parameters of one robot that it shares with no other."""
+        shared = {id(p) for p in self.trunk.parameters()}
+        return [p for p in self.part(name).parameters() if id(p) not in shared]
+
     # --- one robot --------------------------------------------------------------------------------------
 
     def robot(self, name: str) -> Policy:
         """An ordinary policy for one robot, with weights of its own, in evaluation mode. Raises UserError for unknown names."""
         if name not in self.robots:
             raise UserError(f"no robot {name!r} in this policy; there are: {', '.join(self.robots)}")
-        inside = cast(Policy, self.robots[name])
+        inside = self.part(name)
         policy = inside.config.build(inside.spec, from_checkpoint=True)
         policy.load_state_dict({key: tensor_of(inside, key) for key in policy.state_dict()})
         policy.use_tokenizer(inside.tokenizer)
@@ -256,7 +269,7 @@ class MultiRobotPolicy(Policy):
         )
 
     def _policies(self) -> list[Policy]:
-        return [cast(Policy, policy) for policy in self.robots.values()]
+        return [self.part(name) for name in self.robots]
 
     # --- storage ----------------------------------------------------------------------------------------
 

@@ -136,6 +136,11 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         return self
 
     @property
+    def robot_names(self) -> tuple[str, ...]:
+        """The robots that `Batch.robot` numbers; none where the policy is for one (see `vla.models.multi_robot`)."""
+        return ()
+
+    @property
     def device(self) -> torch.device:
         return self.state_mean.device
 
@@ -195,10 +200,11 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         if not torch.isfinite(states_NS).all():
             bad = (~torch.isfinite(states_NS)).any(0).nonzero().flatten().tolist()
             raise SpecError(f"states hold NaN or infinity in {', '.join(self.spec.state_names[i] for i in bad)}")
-        std_S = states_NS.std(0, unbiased=False)
-        self.state_mean.copy_(states_NS.mean(0))
-        # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
-        self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
+        if self.spec.state_dim:
+            std_S = states_NS.std(0, unbiased=False)
+            self.state_mean.copy_(states_NS.mean(0))
+            # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
+            self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
         vectors_UE = self.language.embed(list(dict.fromkeys(instructions)))
         if self.config.standardise_language:
             std_E = vectors_UE.std(0, unbiased=False)
