@@ -19,6 +19,7 @@ from vla.data.keyframes import next_keyframes
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
 from vla.data.rewards import RewardConfig, shape_rewards
+from vla.data.spans import spans
 from vla.types import Batch
 
 
@@ -93,7 +94,7 @@ class Windows:
 
         self.lengths = lengths = table["length"].to_numpy(np.int64)
         ends = np.cumsum(lengths)
-        source = _spans(table["first_frame"].to_numpy(np.int64), lengths)
+        source = spans(table["first_frame"].to_numpy(np.int64), lengths)
         columns = dataset.columns
         self.actions, self.states = columns.actions[source], columns.state[source]
         self.success = _from_then_on(columns.success[source], lengths)
@@ -111,7 +112,7 @@ class Windows:
         self._cache = FrameCache(
             dataset, cache, episodes=chosen, cameras=cameras, folder=cache_folder, progress=progress
         )
-        self._row = _spans(np.array([self._cache.first_row(e) for e in chosen]), lengths)
+        self._row = spans(np.array([self._cache.first_row(e) for e in chosen]), lengths)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -167,12 +168,6 @@ def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int
         if not 0 <= episode < dataset.num_episodes:
             raise DataError(f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}")
     return chosen
-
-
-def _spans(starts_E: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-    """The integers starts[e] .. starts[e] + lengths[e] - 1 of every e, side by side."""
-    before = np.cumsum(lengths_E) - lengths_E
-    return np.repeat(starts_E - before, lengths_E) + np.arange(lengths_E.sum())
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
