@@ -195,6 +195,19 @@ def test_wrong_configs_are_explained(tmp_path, values, told):
         config_of(tmp_path, **values)
 
 
+def test_cameras_as_video_hold_the_same_episodes(made, tmp_path):
+    values = {"tasks": ["reach"], "episodes_per_task": 1}
+    config = load_config(CollectConfig, config_of(tmp_path / "film", **values).model_dump(), ["video.codec=h264"])
+    (film,), (picture, *_) = contents(collect(config)), contents(made)[2:]
+    assert film.info == picture.info
+    np.testing.assert_array_equal(film.actions, picture.actions)
+    assert np.abs(film.frames("corner2").astype(int) - picture.frames("corner2")).mean() < 15  # tiny, sharp pictures
+    assert list((tmp_path / "film").glob("videos/*/*/*.mp4"))
+    other = load_config(CollectConfig, config.model_dump(), ["video.crf=40"])
+    with pytest.raises(ConfigError, match=r"video\.crf: is 40"):
+        collect(other, resume=True)
+
+
 # --- resuming ---------------------------------------------------------------------------------------
 
 

@@ -24,5 +24,8 @@ from vla.data.sampler import solved_share_weights as solved_share_weights
 from vla.data.sampler import task_balanced_weights as task_balanced_weights
 from vla.data.statistics import Statistics as Statistics
 from vla.data.statistics import true_statistics as true_statistics
+from vla.data.video import VideoConfig as VideoConfig
+from vla.data.video import VideoReader as VideoReader
+from vla.data.video import encode_video as encode_video
 from vla.data.windows import Windows as Windows
 from vla.data.writer import DatasetWriter as DatasetWriter

@@ -52,7 +52,9 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         _check_same(config.out, what)
     metadata = {"collect": what, "simulation": env.versions()}
     robot = str(getattr(env, "type", ""))
-    with DatasetWriter(config.out, env.spec(), robot_type=robot, metadata=metadata, resume=resume) as writer:
+    with DatasetWriter(
+        config.out, env.spec(), robot_type=robot, metadata=metadata, resume=resume, video=config.video
+    ) as writer:
         done = _done(config.out) if writer.num_episodes else set()
         jobs = [Job(task, i) for task in env.suite().tasks for i in range(config.episodes_per_task)]
         jobs = [job for job in jobs if (job.task.name, job.episode) not in done]

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vla.config import Choice, RootConfig, UserError
-from vla.data import Episode, encode_png
+from vla.data import Episode, VideoConfig, encode_png
 from vla.sim_eval.behaviours import Behaviours, BehavioursConfig
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.launchers import Launcher
@@ -53,6 +53,8 @@ class CollectConfig(RootConfig):
     """Steps to keep after the first success. Evaluation ends there, so none are needed to imitate."""
     paraphrases: Literal["primary", "all"] = "primary"
     """Instruct each episode by the task's primary text, or by one drawn from all its texts."""
+    video: VideoConfig | None = None
+    """Store cameras as video, smaller than images and not without loss; null stores images. `video.codec=h264` is enough."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Workers; by default one for each core that this process may use, or for each CPU of the Ray cluster."""
     launcher: Launcher = "local"
