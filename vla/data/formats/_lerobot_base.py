@@ -48,6 +48,7 @@ class LeRobotFolder(DatasetReader):
         self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
         self.warnings += self._files.check_columns(strict=self.strict_columns)
         self._videos = self._find_videos()
+        self._verified: set[Segment] = set()
         self._numbers: dict[str, np.ndarray] = {}
         self._columns: Columns | None = None
         self.metadata = self._read_metadata()
@@ -108,7 +109,7 @@ class LeRobotFolder(DatasetReader):
         if not np.array_equal(table["source"], np.arange(len(table))):
             self.warn(
                 f"{self.root}: episode indices have holes ({len(table)} episodes, the last is number "
-                f"{table['source'].iloc[-1]}); episodes are numbered by their place, and keep theirs as source_episode"
+                f"{table['source'].iloc[-1]}); episodes are numbered by their place, and keep theirs as original_episode"
             )
         if self.keys.split is None:
             return table
@@ -195,7 +196,7 @@ class LeRobotFolder(DatasetReader):
         if "info" in table:
             episodes["info"] = table["info"].to_numpy()
         elif not np.array_equal(table["source"], episodes["episode_index"]):
-            episodes["info"] = [json.dumps({"source_episode": int(source)}) for source in table["source"]]
+            episodes["info"] = [json.dumps({"original_episode": int(source)}) for source in table["source"]]
         return episodes
 
     # --- numbers --------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ class LeRobotFolder(DatasetReader):
         for episode in range(first, last + 1 if stop > start else first):
             begin, end = max(start, int(starts[episode])), min(stop, int(starts[episode] + lengths[episode]))
             parts.append((begin, videos[episode], begin - int(starts[episode]), end - int(starts[episode])))
-        yield from read_segments(parts, self.info.fps, size, self.warn)
+        yield from read_segments(parts, self.info.fps, size, warn=self.warn, verified=self._verified)
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow one another."""

@@ -22,6 +22,7 @@ class Segment:
         first: number of its first frame in the file.
         length: how many frames it has.
         alone: whether the file should hold this episode only.
+        checksum: of its packets (`VideoReader.checksum`), where the dataset says it.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class Segment:
     first: int
     length: int
     alone: bool
+    checksum: int | None = None
 
 
 def check_exist(segments: Sequence[Segment], feature: str) -> None:
@@ -44,7 +46,12 @@ def check_exist(segments: Sequence[Segment], feature: str) -> None:
 
 
 def read_segments(
-    parts: Sequence[tuple[int, Segment, int, int]], fps: float, size: tuple[int, int], warn: Callable[[str], None]
+    parts: Sequence[tuple[int, Segment, int, int]],
+    fps: float,
+    size: tuple[int, int],
+    *,
+    warn: Callable[[str], None],
+    verified: set[Segment],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(frame, uint8 (H, W, 3)) of the steps [start, stop) of segments; neighbours in one file are decoded in one pass.
 
@@ -53,6 +60,7 @@ def read_segments(
         fps: the rate that the videos must have.
         size: the (height, width) that they must have.
         warn: called with a sentence where a file holds more than its episode.
+        verified: segments whose checksum was compared before; those of this call join them.
 
     Raises:
         DataError: a file is missing, damaged, shorter than its episodes, or of another rate or size.
@@ -65,7 +73,10 @@ def read_segments(
                 if reader is not None:
                     reader.close()
                 path, reader = segment.path, _opened(segment, fps, size)
-            _check_length(reader, segment, warn)
+            if segment not in verified:
+                _check_length(reader, segment, warn)
+                _check_packets(reader, segment)
+                verified.add(segment)
             pictures = reader.frames(segment.first + start, segment.first + stop)
             yield from enumerate(pictures, start=frame)
     finally:
@@ -95,4 +106,15 @@ def _check_length(reader: VideoReader, segment: Segment, warn: Callable[[str], N
         warn(
             f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has {needed} steps; "
             "the first frames are taken"
+        )
+
+
+def _check_packets(reader: VideoReader, segment: Segment) -> None:
+    """Damage within a picture often decodes to another picture without complaint."""
+    if segment.checksum is None:
+        return
+    if reader.checksum(segment.first, segment.first + segment.length) != segment.checksum:
+        raise DataError(
+            f"{segment.path}: the frames of episode {segment.episode} are not those that were written (their checksum "
+            "differs); restore the file from a copy, or drop the episode"
         )

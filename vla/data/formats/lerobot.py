@@ -125,24 +125,21 @@ class LeRobotReader(LeRobotFolder):
 
     def find_video(self, feature: str) -> list[Segment] | None:
         table, prefix = self._table, f"videos/{feature}/"
-        if prefix + "from_timestamp" not in table:
+        chunk, file, time, crc32 = (prefix + name for name in ("chunk_index", "file_index", "from_timestamp", "crc32"))
+        if time not in table:
             return None
-        place = f"{self.root}: the episodes table"
-        count_columns(table, [prefix + "chunk_index", prefix + "file_index"], place)
-        times = pd.to_numeric(table[prefix + "from_timestamp"], errors="coerce").to_numpy(np.float64)
+        count_columns(table, [chunk, file, *([crc32] if crc32 in table else [])], f"{self.root}: the episodes table")
+        table[time] = pd.to_numeric(table[time], errors="coerce")
         template, told = self.info.video_path or schema.VIDEO_PATH, f"{self.root / schema.INFO}: video_path"
-        paths: dict[tuple[int, int], Path] = {}
+        paths: dict[str, Path] = {}
         segments = []
-        for row, (chunk, number) in enumerate(
-            zip(table[prefix + "chunk_index"], table[prefix + "file_index"], strict=True)
-        ):
-            if (chunk, number) not in paths:
-                name = fill(template, told, video_key=feature, chunk_index=chunk, file_index=number)
-                paths[chunk, number] = inside(self.root, name, "video_path of info.json")
-            first = self._frame_at(feature, int(table["source"].iloc[row]), float(times[row]))
-            length = int(table["length"].iloc[row])
-            segments.append(Segment(paths[chunk, number], int(table["source"].iloc[row]), first, length, alone=False))
-        _check_apart(segments, feature, place)
+        for row in table.to_dict("records"):
+            name = fill(template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file])
+            if name not in paths:
+                paths[name] = inside(self.root, name, "video_path of info.json")
+            first = self._frame_at(feature, row["source"], row[time])
+            segments.append(Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32)))
+        _check_apart(segments, feature, f"{self.root}: the episodes table")
         check_exist(segments, feature)
         return segments
 
