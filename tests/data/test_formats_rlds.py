@@ -23,7 +23,7 @@ from vla.data.formats._tfrecord import example_class, masked_crc
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from corruption import corrupt, read_all
+from corruption import corrupt, damage, read_all
 
 BRIDGE = Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data")) / "bridge_rlds"
 L = 3
@@ -288,6 +288,18 @@ def test_every_change_of_the_records_is_found(toy: Path, tmp_path: Path) -> None
     assert corrupt(toy, files, tmp_path / "copies", times=100) == 100
 
 
+def test_damaged_messages_with_right_checksums_raise_nothing_else(toy: Path) -> None:
+    whole, rng, refused = encode(values(2)), np.random.default_rng(0), 0
+    for _ in range(150):
+        records = frame(damage(whole, rng)) + frame(encode(values(3)))
+        (toy / "toy-val.tfrecord-00000-of-00001").write_bytes(records)
+        try:
+            read_all(toy, keys=KeyMap(split="val"))
+        except DataError:
+            refused += 1
+    assert refused > 75
+
+
 def test_damaged_metadata_raises_nothing_else(toy: Path, tmp_path: Path) -> None:
     assert corrupt(toy, ["features.json", "dataset_info.json"], tmp_path / "copies", times=60) > 20
 
@@ -326,6 +338,16 @@ def test_names_and_links_that_leave_the_folder(toy: Path, tmp_path: Path) -> Non
     (toy / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(DataError, match="leads out of the dataset's folder"):
         EpisodeDataset(toy)
+
+
+def test_a_download_cache_of_the_hub_is_read(toy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "datasets--some--toy"
+    (cache / "snapshots/0123").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for file in toy.iterdir():
+        file.rename(cache / "blobs" / file.name)
+        (cache / "snapshots/0123" / file.name).symlink_to(cache / "blobs" / file.name)
+    assert EpisodeDataset(cache / "snapshots/0123").num_episodes == 4
 
 
 def test_an_archive_is_not_read(tmp_path: Path) -> None:

@@ -20,12 +20,16 @@ def refuse_archive(root: Path) -> None:
 
 
 def inside(root: Path, path: Path) -> Path:
-    """`path`, which must stay in the dataset's folder. Raises DataError where its name or a link leads out of it."""
+    """`path`, which must stay in the dataset's folder. Raises DataError where its name or a link leads out of it.
+
+    In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`, which counts as inside.
+    """
     try:
         home, target = root.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{root}: {str(path)!r} is no path: {error}; restore the dataset") from error
-    if not target.is_relative_to(home):
+    blobs = [folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots"]
+    if not any(target.is_relative_to(folder) for folder in (home, *blobs)):
         raise DataError(f"{path}: leads out of the dataset's folder, to {target}; put the file itself there")
     return path
 
