@@ -25,6 +25,8 @@ class DDPGBCConfig(ExtractionConfig):
     type: Literal["ddpg_bc"] = "ddpg_bc"
     bc: float = Field(default=0.4, ge=0)
     """Weight of imitation beside Q: 1 / lambda of the paper, whose 2.5 is 0.4 here."""
+    q: Literal["least", "first"] = "least"
+    """Which of the critics is climbed: at each action the least of them, or the first alone (TD3)."""
     normalise: bool = True
     """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the rewards' size."""
     temperature: float | Literal["auto"] = 0.0
@@ -61,7 +63,7 @@ class DDPGBC(Extraction):
         )
         mask = now.batch.mask
         actions = now.actions.rsample()  # type: ignore[attr-defined]
-        q_BT = value.q(now.features, actions)
+        q_BT = value.q(now.features, actions, of=self.config.q)
         size = masked_mean(q_BT.detach().abs(), mask).clamp(min=1e-6) if self.config.normalise else 1.0
         loss = -masked_mean(q_BT, mask) / size
         metrics = {"q_policy": masked_mean(q_BT.detach(), mask)}

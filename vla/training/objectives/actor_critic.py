@@ -16,11 +16,13 @@ from vla.config import Choice, register
 from vla.data import Windows
 from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
+from vla.models.heads.base import Head
 from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction
 from vla.training.losses import n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.objectives.bc import BC
+from vla.training.target_copy import TargetCopy
 from vla.training.values.base import Lookahead, Moment, ValueLearner
 from vla.training.values.none import NoValues
 from vla.types import Batch
@@ -74,8 +76,25 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
 
 def build_actor_critic(policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0) -> ActorCritic:
     """The objective for a policy. Raises ObjectiveError where the parts do not go together."""
-    learner = value.build(policy.feature_dim, policy.spec, policy.chunk)
-    return ActorCritic(learner, extraction.build(policy, learner), chunk=policy.chunk, discount=discount, warmup=warmup)
+    learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
+    return ActorCritic(
+        learner,
+        extraction.build(policy, learner),
+        chunk=policy.chunk,
+        discount=discount,
+        warmup=warmup,
+        target_policy=_slow_copy(policy) if learner.target_policy else None,
+    )
+
+
+def _slow_copy(policy: Policy) -> TargetCopy:
+    if policy.weights().keys() != policy.state_dict().keys():
+        raise ObjectiveError(
+            f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its frozen base or adapters; set "
+            "target_policy: false"
+        )
+    heads = [module.tokenizer for module in policy.modules() if isinstance(module, Head)]
+    return TargetCopy(policy, shared=[policy.tokenizer, *heads, policy.language])
 
 
 class ActorCritic(Objective):
@@ -89,9 +108,17 @@ class ActorCritic(Objective):
     q_size: Tensor
 
     def __init__(
-        self, value: ValueLearner, extraction: Extraction, *, chunk: int, discount: float, warmup: int = 0
+        self,
+        value: ValueLearner,
+        extraction: Extraction,
+        *,
+        chunk: int,
+        discount: float,
+        warmup: int = 0,
+        target_policy: TargetCopy | None = None,
     ) -> None:
         super().__init__()
+        self.target_policy = target_policy
         self.value, self.extraction, self.discount, self.warmup = value, extraction, discount, warmup
         self.next_step = chunk if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -122,7 +149,10 @@ class ActorCritic(Objective):
     def after_step(self, policy: Policy) -> None:
         """Moves target copies. Raises ObjectiveError where Q has left what any episode could bring."""
         self.steps += 1
-        self.value.after_step()
+        if self.value.target_every == 1 or int(self.steps) % self.value.target_every == 0:
+            self.value.after_step()
+            if self.target_policy is not None:
+                self.target_policy.follow(policy, rate=self.value.config.target_rate)
         self.extraction.after_step()
         if self._q_bound is not None and float(self.q_size) > self._q_bound:
             raise ObjectiveError(
@@ -178,7 +208,9 @@ class ActorCritic(Objective):
         with torch.no_grad():
             if not self.value.needs_policy_later:  # then nobody looks at its actions
                 return Lookahead(Moment(later, policy.features(later), cast(Any, None)), returns, bootstrap, known)
-            output = policy(later)
+            if self.target_policy is not None:
+                self.target_policy.start(policy)
+            output = (self.target_policy or policy)(later)
         return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
 
     def _watch(self, metrics: dict[str, Tensor]) -> None:

@@ -15,7 +15,8 @@ from vla.training.values.td import TDConfig
 
 @register("objectives", "td3_bc")
 class TD3BCConfig(CriticObjectiveConfig):
-    """Q of the policy's own (smoothed) actions; the policy climbs it, held to the data by imitation."""
+    """Q of the policy's own (smoothed) actions; the policy climbs it, held to the data by imitation. As published with
+    `policy.head: {type: squashed}`: one action for a state, and its squared error; other heads imitate by their own loss."""
 
     type: Literal["td3_bc"] = "td3_bc"
     alpha: float = Field(default=2.5, gt=0)
@@ -25,7 +26,9 @@ class TD3BCConfig(CriticObjectiveConfig):
     noise_clip: float = Field(default=0.5, gt=0)
     """Greatest smoothing noise."""
     policy_every: int = Field(default=2, ge=1)
-    """The policy learns at every so many steps."""
+    """The policy learns, and target copies move, at every so many steps."""
+    target_policy: bool = True
+    """Values look ahead by a slowly moving copy of the policy, as published; false, by the policy itself: without its memory."""
 
     def build(self, policy: Policy) -> ActorCritic:
         value = TDConfig(
@@ -33,8 +36,10 @@ class TD3BCConfig(CriticObjectiveConfig):
             next_actions="mode",
             noise=self.noise,
             noise_clip=self.noise_clip,
+            target_policy=self.target_policy,
+            target_every=self.policy_every,
         )
-        climbing = DDPGBCConfig(bc=1 / self.alpha, every=self.policy_every)
+        climbing = DDPGBCConfig(bc=1 / self.alpha, every=self.policy_every, q="first")
         return self.join(policy, value, climbing)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -75,6 +76,8 @@ class ValueLearner(nn.Module, ABC):
         config: what it was built from.
         looks_ahead: whether `loss` needs the step after the chunk.
         needs_policy_later: whether `loss` asks what the policy would do there.
+        target_policy: whether a slowly moving copy of the policy is asked instead, which moves as target critics do.
+        target_every: at every how many steps `after_step` is called.
         action_critic, state_critic: the networks, None where the learner has none; the first is what guided decoding
             asks.
     """
@@ -82,6 +85,8 @@ class ValueLearner(nn.Module, ABC):
     config: ValueConfig
     looks_ahead: bool = False
     needs_policy_later: bool = False
+    target_policy: bool = False
+    target_every: int = 1
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
 
@@ -103,15 +108,18 @@ class ValueLearner(nn.Module, ABC):
     def advantage(self, now: Moment) -> Float[Tensor, "B T"]:
         """How much better the data's actions are than what is usual at these steps; without gradient."""
 
-    def q(self, features: Tensor, actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T"]:
-        """Least Q of the ensemble, differentiable in the actions alone: the critics are constants here."""
+    def q(
+        self, features: Tensor, actions: Float[Tensor, "... B T K A"], *, of: Literal["least", "first"] = "least"
+    ) -> Float[Tensor, "... B T"]:
+        """Least Q of the ensemble, or that of its first member; differentiable in the actions alone: the critics are
+        constants here."""
         assert self.action_critic is not None
         frozen = {name: p.detach() for name, p in self.action_critic.named_parameters()}
         values = torch.func.functional_call(self.action_critic, frozen, (features.detach(), actions))
-        return values.min(0).values
+        return cast(Tensor, values[0] if of == "first" else values.min(0).values)
 
     def after_step(self) -> None:
-        """Called after each optimiser step: moves target copies."""
+        """Called after the optimiser's steps: moves target copies."""
 
 
 class Critics(ValueLearner):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import register
@@ -28,6 +28,17 @@ class TDConfig(ValueConfig):
     """Deviation of smoothing noise on the next action, in units of half its range (TD3: 0.2), clipped at `noise_clip`."""
     noise_clip: float = Field(default=0.5, gt=0)
     """Greatest smoothing noise."""
+    target_policy: bool = False
+    """Ask a slowly moving copy of the policy what it would do at the next state, in place of the policy itself (TD3). Costs the
+    copy's memory."""
+    target_every: int = Field(default=1, ge=1)
+    """Target copies move at every so many steps (TD3: 2)."""
+
+    @model_validator(mode="after")
+    def _asks_a_policy(self) -> TDConfig:
+        if self.target_policy and self.next_actions == "data":
+            raise ValueError("target_policy: next_actions: data asks no policy; use policy or mode, or drop it")
+        return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> TD:
         return TD(self, feature_dim, spec, chunk)
@@ -42,6 +53,7 @@ class TD(Critics):
     def __init__(self, config: TDConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=False)
         self.needs_policy_later = config.next_actions != "data"
+        self.target_policy, self.target_every = config.target_policy, config.target_every
         self._told: tuple[Batch, Tensor] | None = None
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
