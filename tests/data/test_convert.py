@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vla.cli import app
-from vla.data import DataError, DatasetWriter, EpisodeDataset, encode_png, target
+from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png, target
 from vla.data.convert import convert
 from vla.data.format import Columns, DatasetReader
 from vla.data.limits import fitting_limits
@@ -211,7 +212,12 @@ class MemoryReader(DatasetReader):
     """Decoded frames and JPEG files, as readers of videos and of other makers' formats give them."""
 
     def __init__(self, root, keys=None):
-        self.root, self.instructions, self.metadata, self.warnings = root, ["go"], {}, ["the rate is a guess"]
+        self.root, self.instructions, self.metadata, self.warnings = (
+            root,
+            ["go"],
+            {"score": math.nan},
+            [f"{root}: the rate is a guess"],
+        )
         self.spec = Spec({"a": (4, 4), "b": (8, 8)}, (), ("x",), (-1.0,), (1.0,), 10.0)
         self.episodes = pd.DataFrame(
             {"episode_index": [0, 1], "length": [2, 3], "first_frame": [0, 2], "task_index": [0, 0]}
@@ -261,9 +267,10 @@ def test_decoded_frames_jpeg_and_limits_that_actions_leave(in_memory, tmp_path):
             np.testing.assert_array_equal(dataset.episode(index).frames(camera), source.episode(index).frames(camera))
     assert provenance(dataset, 1) == ("bridge/1.0.0", 1, "memory")
     assert dataset.spec.action_high == (2.0,)
-    assert made.notes[0] == "the rate is a guess"
+    assert made.notes[0] == "bridge/1.0.0: the rate is a guess"
     assert "action 'x' goes from -1 to 2, the source says -1 to 1: the limits were widened" in made.notes[1]
     assert dataset.metadata["made"]["notes"] == list(made.notes)
+    assert dataset.metadata["source"] == [{"score": None}]
 
 
 def test_rounding_is_no_reason_for_a_note(spec):
@@ -322,3 +329,35 @@ def test_command_line(write, tmp_path):
         assert result.exit_code == 2
         assert message in result.output
         assert "Traceback" not in result.output
+
+
+def test_real_rlds(real_data, tmp_path):
+    """JPEG pictures of a TFDS dataset become PNG files of the same pixels."""
+    source = EpisodeDataset(real_data / "bridge_rlds/bridge_dataset/1.0.0", keys=KeyMap(control_hz=5))
+    made = convert(source.root, tmp_path / "out", keys=KeyMap(control_hz=5), episodes="0:2,30")
+    dataset = EpisodeDataset(made.root)
+    assert dataset.spec == source.spec
+    for new, old in enumerate([0, 1, 30]):
+        for camera in source.spec.cameras:
+            found = dataset.episode(new)
+            np.testing.assert_array_equal(found.frames(camera), source.episode(old).frames(camera))
+            assert all(file[:4] == b"\x89PNG" for file in found.images[camera])
+        np.testing.assert_array_equal(dataset.episode(new).actions, source.episode(old).actions)
+        assert provenance(dataset, new) == ("bridge_dataset/1.0.0", old, "rlds")
+
+
+def test_real_video_at_another_rate(real_data, tmp_path):
+    """Every twentieth frame of a video, and the last target of each second."""
+    pytest.importorskip("av")
+    source = EpisodeDataset(real_data / "lerobot_v2_picknplace")
+    made = convert(source.root, tmp_path / "out", episodes="0", control_hz=1)
+    assert not any(str(real_data) in note for note in made.notes)
+    dataset = EpisodeDataset(made.root)
+    length = int(source.episodes["length"].iloc[0])
+    (camera,) = source.spec.cameras
+    expected = [picture for frame, picture in source.images(camera, 0, 61) if frame % 20 == 0]
+    np.testing.assert_array_equal(dataset.episode(0).frames(camera)[:4], np.stack(expected))
+    last = np.minimum(np.arange(1, -(-length // 20) + 1) * 20, length) - 1
+    np.testing.assert_array_equal(dataset.columns.actions, source.columns.actions[last])
+    np.testing.assert_array_equal(dataset.columns.state, source.columns.state[:length:20])
+    assert dataset.episode(0).rewards.sum() == pytest.approx(source.episodes["return"].iloc[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from vla.data.format import KeyMap
 from vla.data.limits import fitting_limits
-from vla.data.plan import Plan
+from vla.data.plan import Plan, warnings_of
 from vla.data.reader import EpisodeDataset
 from vla.data.resample import Kind, resampled
 from vla.data.rewrite import Converted, Progress, rewrite
@@ -52,7 +52,7 @@ def convert(
     spec, notes = fitting_limits(dataset.spec, dataset.columns.actions)
     options: dict[str, Any] = {"keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)}
     plan = Plan(
-        "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*dataset.warnings, *notes]
+        "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*warnings_of(dataset), *notes]
     )
     if control_hz is not None:
         plan = resampled(plan, control_hz, kinds or {})

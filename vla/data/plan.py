@@ -59,7 +59,13 @@ def source_name(root: Path) -> str:
     return f"{root.parent.name}/{root.name}" if versioned else root.name
 
 
+def warnings_of(dataset: EpisodeDataset) -> list[str]:
+    """What is odd in a dataset, without the folder that it happens to lie in."""
+    return [warning.replace(str(dataset.root), source_name(dataset.root)) for warning in dataset.warnings]
+
+
 def format_of(dataset: EpisodeDataset) -> str:
+    """Name under which the dataset's format is registered."""
     reader = type(dataset._reader)
     return next((name for name, cls in registered("formats").items() if cls is reader), reader.__name__)
 

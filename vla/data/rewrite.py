@@ -107,7 +107,7 @@ def numbers(dataset: EpisodeDataset, index: int) -> Episode:
 def _write(
     plan: Plan, dst: Path, made: dict[str, Any], video: VideoConfig | None, jobs: int, progress: Progress | None
 ) -> None:
-    metadata = {RECIPE: made, "source": [dataset.metadata for dataset in plan.sources]}
+    metadata = {RECIPE: made, "source": [_plain(dataset.metadata) for dataset in plan.sources]}
     with DatasetWriter(dst, plan.spec, metadata=metadata, resume=True, video=video) as writer:
         done, todo = plan.episodes[: writer.num_episodes], plan.episodes[writer.num_episodes :]
         meter = _Meter(progress, len(plan.spec.cameras), sum(plan.length(p) for p in plan.episodes))
@@ -127,6 +127,11 @@ def _write(
             writer.add_episodes(group)  # those before the damaged one
             raise
         writer.add_episodes(group)
+
+
+def _plain(metadata: Any) -> Any:
+    """What strict JSON can hold: NaN becomes null, and what is no JSON type its text."""
+    return json.loads(json.dumps(metadata, default=str), parse_constant=lambda _: None)
 
 
 def _bytes(episode: Episode) -> int:
