@@ -351,9 +351,11 @@ def test_a_download_cache_of_the_hub_is_read(toy: Path, tmp_path: Path) -> None:
 
 
 def test_an_archive_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "data.tar").write_bytes(b"x" * 1024)
-    with pytest.raises(DataError, match="is an archive; unpack it"):
-        EpisodeDataset(tmp_path / "data.tar", format="rlds")
+    for name in ("data.tar", "data.tar.gz", "data.ZIP"):
+        (tmp_path / name).write_bytes(b"x" * 1024)
+        for format in (None, "rlds", "robomimic"):
+            with pytest.raises(DataError, match="is an archive; unpack it"):
+                EpisodeDataset(tmp_path / name, format=format)
 
 
 @pytest.mark.skipif(not BRIDGE.exists(), reason="no bridge_rlds in the folder of VLA_TEST_DATA")

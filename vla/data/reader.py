@@ -17,6 +17,7 @@ from vla.config import registered
 from vla.data.episode import Episode, decode_png
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.formats._files import refuse_archive
 from vla.data.remote import as_url
 from vla.data.statistics import true_statistics
 from vla.types import Spec
@@ -27,6 +28,7 @@ _READER_COLUMNS = ("episode_index", "length", "first_frame", "task_index", "succ
 def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
         raise DataError(f"{root}: no such folder; make the dataset with `vla collect`, or correct the path")
+    refuse_archive(root)
     formats: dict[str, Any] = registered("formats")
     if format is not None and format not in formats:
         raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")

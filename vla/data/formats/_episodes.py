@@ -17,7 +17,6 @@ import pandas as pd
 from vla.data.episode import Scalar, check_finite
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
-from vla.data.formats._files import refuse_archive
 from vla.types import Spec, SpecError
 
 
@@ -52,7 +51,6 @@ class EpisodicReader(DatasetReader):
     _columns: Columns
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
-        refuse_archive(root)
         self.root, self.keys = root, keys or KeyMap()
         self.warnings: list[str] = []
         self.metadata: dict[str, Any] = {}

@@ -88,8 +88,8 @@ def looks_like_rlds(root: Path) -> bool:
 
 
 def _holds_dataset(folder: Path) -> bool:
-    named = (folder / INFO).is_file() or (folder / FEATURES).is_file()
-    return any(folder.glob("*.tfrecord*")) or (named and not (folder / "meta").exists())
+    # INFO alone is no sign: the library `datasets` writes a file of that name too.
+    return (folder / FEATURES).is_file() or any(folder.glob("*.tfrecord*"))
 
 
 def read_features(folder: Path) -> dict[str, Feature]:
