@@ -252,6 +252,24 @@ def test_statistics_are_of_committed_episodes_after_a_kill_before_the_commit(
         assert stats_of(root) == committed
 
 
+@pytest.mark.parametrize("video", [None, H264], ids=["images", "video"])
+def test_a_writer_that_died_in_its_first_episode_leaves_nothing(tmp_path, spec, filmed, monkeypatch, video):
+    def killed(*_args) -> None:
+        raise KeyboardInterrupt
+
+    root = tmp_path / "dataset"
+    writer = DatasetWriter(root, spec, video=video)
+    before = {path for path in root.rglob("*") if path.is_file()}
+    monkeypatch.setattr(writer, "_write_info", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writer.add_episode(filmed(0))
+    assert {path for path in root.rglob("*") if path.is_file()} > before
+    with DatasetWriter(root, spec, video=video, resume=True) as resumed:
+        assert {path for path in root.rglob("*") if path.is_file()} == before
+        assert resumed.add_episode(filmed(1)) == 0
+    assert EpisodeDataset(root).instructions == [filmed(1).instruction]
+
+
 # As in test_crash.py: forks a fresh writing process for each line it reads.
 WRITER = """
 import os, sys

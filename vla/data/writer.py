@@ -285,6 +285,16 @@ class DatasetWriter:
             self._continue_data()
             self._continue_videos()
             self._write_stats(state)
+        else:
+            self._drop_everything()
+
+    def _drop_everything(self) -> None:
+        """Removes what a writer left that died in its first episode."""
+        patterns = [schema.DATA_PATH, schema.EPISODES_PATH, *(_video_pattern(camera) for camera in self._state.videos)]
+        for pattern in patterns:
+            _remove_from(self.root, pattern, 0)
+        for name in (schema.TASKS, schema.STATS):
+            (self.root / name).unlink(missing_ok=True)
 
     def _check_same_video(self, stored: dict[str, Any]) -> None:
         """Raises DataError where the cameras on disk are not stored as `video` says."""
