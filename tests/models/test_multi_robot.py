@@ -305,8 +305,8 @@ def test_configs_that_contradict_themselves() -> None:
     assert "'items' cannot name a robot" in problem(items={"spec": spec})
     assert "robots" in problem(**{"a.b": {"spec": spec}})
     assert "spec lacks" in problem(arm={"spec": {"cameras": {}}})
+    wanted = config(cameras=["side"])
     with pytest.raises(SpecError, match=r"'gripper' has the camera slots front, none of side"):
-        wanted = config(cameras=["side"])
         wanted.cameras_of("gripper")
     with pytest.raises(SpecError, match=r"data\.mixture"):
         config().build(SPECS["arm"])

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from vla.cli.data import data_app
+from vla.cli.policy import policy_app
 from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console, escape
 from vla.config import UserError, load_config, read_yaml, registered, schema
 
@@ -47,6 +48,7 @@ eval_app = typer.Typer(
     help="Rollouts on unseen seeds, and the planning of them.", cls=DefaultCommandGroup, rich_markup_mode="markdown"
 )
 app.add_typer(data_app, name="data")
+app.add_typer(policy_app, name="policy")
 app.add_typer(config_app, name="config")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(eval_app, name="eval")

@@ -126,8 +126,12 @@ class MixtureSampler:
     Of the first n * batch_size rows each further dataset has the whole number below its share, so that its share of any
     run of steps errs by less than one window. Each dataset is gone through in its own order.
 
+    Where the samplers divide their windows among the processes, as streams do, each process draws its rows from its own
+    parts, in the same shares, and reads nothing that another one uses.
+
     Args:
-        samplers: one per dataset, of batch size 1.
+        samplers: one per dataset, of one window per step and process: of batch size 1, or of `world_size` with the same rank
+            and world size as this.
         shares: of the further datasets; the first has the rest.
         batch_size: of all processes together.
         rank: this process; it takes rows [rank::world_size] of the global batch.
@@ -143,12 +147,18 @@ class MixtureSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if any(sampler.batch_size != 1 for sampler in samplers) or len(samplers) != len(shares) + 1:
+        self._apart = world_size > 1 and all(sampler.world_size == world_size for sampler in samplers)
+        single = all(
+            sampler.batch_size == sampler.world_size == (world_size if self._apart else 1) for sampler in samplers
+        )
+        if not single or len(samplers) != len(shares) + 1:
             raise ValueError(
-                f"{len(samplers)} samplers for {len(shares)} shares; expected one more, of batch size 1 each"
+                f"{len(samplers)} samplers for {len(shares)} shares; expected one more, of one window per process each"
             )
-        if batch_size * (1 - sum(shares)) < len(shares):
-            raise ValueError(f"batch_size {batch_size} leaves no window to the first dataset in some batches")
+        # the rows that are drawn together: of all processes, or of this one
+        self._rows = batch_size // world_size if self._apart else batch_size
+        if self._rows * (1 - sum(shares)) < len(shares):
+            raise ValueError(f"a draw of {self._rows} rows leaves no window to the first dataset in some batches")
         self.samplers, self.shares, self.batch_size = list(samplers), list(shares), batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._starts = np.cumsum([0, *(sampler.num_windows for sampler in samplers[:-1])])
@@ -162,18 +172,23 @@ class MixtureSampler:
             for start, sampler, places in zip(self._starts, self.samplers, self._places(step), strict=True)
             for place in places
         ]
-        order = np.random.default_rng([self.seed, step, _SALT]).permutation(self.batch_size)
-        return np.asarray(chosen, dtype=np.int64)[order][self.rank :: self.world_size]
+        order = np.random.default_rng([self.seed, step, _SALT]).permutation(self._rows)
+        shuffled = np.asarray(chosen, dtype=np.int64)[order]
+        return shuffled if self._apart else shuffled[self.rank :: self.world_size]
 
     def drawn(self, steps: int) -> list[int]:
         """Windows of each dataset in the first `steps` steps, over all processes."""
-        rows = steps * self.batch_size
+        processes = self.world_size if self._apart else 1
+        return [processes * count for count in self._counts(steps)]
+
+    def _counts(self, steps: int) -> list[int]:
+        rows = steps * self._rows
         further = [int(rows * share) for share in self.shares]
         return [rows - sum(further), *further]
 
     def _places(self, step: int) -> list[range]:
         """Which of each dataset's endless row of windows come in this step."""
-        return [range(*ends) for ends in zip(self.drawn(step), self.drawn(step + 1), strict=True)]
+        return [range(*ends) for ends in zip(self._counts(step), self._counts(step + 1), strict=True)]
 
 
 def resized(images: UInt8[Tensor, "B T h w 3"], size: tuple[int, int]) -> UInt8[Tensor, "B T H W 3"]:

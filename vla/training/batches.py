@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,18 @@ from vla.data import (
     solved_share_weights,
     task_balanced_weights,
 )
+from vla.data.mixed_robots import MixedRobots
 from vla.data.mixture import Mixture, MixtureSampler
+from vla.data.stream_order import StreamOrder
+from vla.data.streaming import StreamedWindows
 from vla.models.policy import Policy
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
 from vla.training.patterns import values_by_name
 from vla.types import Batch
+
+_HELD_OUT_SHARE = 0.125
+"""Of the memory for streamed frames, what held-out windows may keep."""
 
 
 def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -67,7 +74,21 @@ def open_windows(
     windows = read_windows(config, dataset, policy, objective, cameras=cameras, episodes=training)
     if not held_out:
         return windows, None
-    return windows, read_windows(config, dataset, policy, objective, cameras=cameras, episodes=held_out)
+    kept = streamed_share(config, held_out=True)
+    return windows, read_windows(
+        config, dataset, policy, objective, cameras=cameras, episodes=held_out, stream_memory_gb=kept
+    )
+
+
+def streamed_share(config: TrainConfig, *, held_out: bool) -> float:
+    """GiB of decoded frames that one dataset's windows may keep where they are streamed: they are divided evenly."""
+    if held_out:
+        return config.data.stream_memory_gb * _HELD_OUT_SHARE / max(1, len(config.data.mixture))
+    return (
+        config.data.stream_memory_gb
+        * (1 - _HELD_OUT_SHARE)
+        / max(1 + len(config.data.replay), len(config.data.mixture))
+    )
 
 
 def read_windows(
@@ -78,24 +99,42 @@ def read_windows(
     *,
     cameras: Sequence[str],
     episodes: Sequence[int] | None = None,
+    stream_memory_gb: float | None = None,
 ) -> Windows:
-    """Windows as policy and objective want them; of all episodes by default."""
-    return Windows(
-        dataset,
-        history=policy.history,
-        chunk=policy.chunk,
-        next_step=objective.next_step,
-        discount=objective.discount,
-        rewards=config.data.rewards,
-        cache=config.data.cache,
-        episodes=episodes,
-        cameras=cameras,
-    )
+    """Windows as policy and objective want them; of all episodes by default.
+
+    Args:
+        stream_memory_gb: for frames of these windows, where they are streamed; by default what the config gives, less the
+            part of held-out windows, divided evenly among the datasets.
+    """
+    options: dict[str, Any] = {
+        "history": policy.history,
+        "chunk": policy.chunk,
+        "next_step": objective.next_step,
+        "discount": objective.discount,
+        "rewards": config.data.rewards,
+        "episodes": episodes,
+        "cameras": cameras,
+    }
+    if config.data.cache == "stream":
+        if stream_memory_gb is None:
+            stream_memory_gb = streamed_share(config, held_out=False)
+        return StreamedWindows(dataset, memory_gb=stream_memory_gb, **options)
+    return Windows(dataset, cache=config.data.cache, **options)
 
 
 def build_sampler(
     config: TrainConfig, windows: Windows, objective: Objective, *, rank: int, world_size: int
-) -> WindowSampler:
+) -> WindowSampler | StreamOrder:
+    """Raises ConfigError where the global batch does not divide among processes and micro-batches."""
+    check_division(config, world_size)
+    weights = window_weights(config, windows, objective)
+    return order_of(
+        windows, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
+    )
+
+
+def check_division(config: TrainConfig, world_size: int) -> None:
     """Raises ConfigError where the global batch does not divide among processes and micro-batches."""
     parts = world_size * config.grad_accumulation
     if config.batch_size % parts:
@@ -105,10 +144,38 @@ def build_sampler(
                 f"micro-batches; use a multiple of {parts}"
             ]
         )
-    weights = window_weights(config, windows, objective)
+
+
+def order_of(
+    windows: Windows,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    weights: np.ndarray | None = None,
+) -> WindowSampler | StreamOrder:
+    """Endless batches of indices of these windows: any of them at any time, or block after block where they are streamed."""
+    if isinstance(windows, StreamedWindows):
+        return windows.order(batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights)
     return WindowSampler(
-        len(windows), batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
+        len(windows), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights
     )
+
+
+def single_windows_of(
+    windows: Windows, *, seed: int, rank: int, world_size: int, weights: np.ndarray | None
+) -> WindowSampler | StreamOrder:
+    """An order for a mixture, one window per step: of all processes together, or of each one's own part where windows are
+    streamed, so that no process reads what another one uses."""
+    if isinstance(windows, StreamedWindows):
+        return windows.order(batch_size=world_size, seed=seed, rank=rank, world_size=world_size, weights=weights)
+    return WindowSampler(len(windows), batch_size=1, seed=seed, weights=weights)
+
+
+def rows_together(config: TrainConfig, world_size: int) -> int:
+    """Windows of a step that a mixture draws together: the whole batch, or one process's where windows are streamed."""
+    return config.batch_size // (world_size if config.data.cache == "stream" else 1)
 
 
 def window_weights(config: TrainConfig, windows: Windows, objective: Objective) -> np.ndarray | None:
@@ -147,8 +214,8 @@ def _task_weights(config: TrainConfig, windows: Windows) -> np.ndarray | None:
 
 
 def step_batches(
-    windows: Windows | Mixture,
-    sampler: WindowSampler | MixtureSampler,
+    windows: Windows | Mixture | MixedRobots,
+    sampler: WindowSampler | StreamOrder | MixtureSampler,
     steps: range,
     *,
     micro_batches: int,

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from vla.config import Choice, Config, RootConfig
+from vla.data.format import KeyMap
 from vla.data.rewards import RewardConfig
 from vla.models.layers.lora import LoraSettings
+from vla.models.multi_robot import RobotName
 
 
 class ReplayConfig(Config):
@@ -24,13 +26,41 @@ class ReplayConfig(Config):
     resized to those of the policy."""
 
 
+class MixtureConfig(Config):
+    """One robot's dataset among several that one policy learns from."""
+
+    path: str
+    """Folder of the dataset, or its file."""
+    format: str | None = None
+    """Its format (`vla list formats`); found from what lies there by default."""
+    keys: KeyMap | None = None
+    """What of it is read as what; by the format's conventions by default."""
+    cameras: dict[str, str] | None = None
+    """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot; other cameras are not
+    loaded. null: every camera is a slot of its name."""
+    weight: PositiveFloat | None = None
+    """How often it is drawn, relative to the other datasets; give it for all of them or for none."""
+    tokenizer: Annotated[Any, Choice("tokenizers")] | None = None
+    """Its action tokenizer; null: of the policy's kind. Every robot's is fitted to its own actions."""
+
+
 class DataConfig(Config):
     """Which demonstrations are learned from, and how windows are drawn from them."""
 
-    path: str
-    """Folder of the dataset."""
-    cache: Literal["ram", "disk"] = "ram"
-    """Where decoded frames live: `ram`, or `disk` (memory-mapped) for datasets larger than memory."""
+    path: str = ""
+    """Folder of the dataset; left out where `mixture` names several."""
+    mixture: dict[RobotName, MixtureConfig] = Field(default_factory=dict)
+    """Datasets of different robots, by name, in place of `path`: one policy learns from all of them, with a shared trunk and
+    for each robot its own cameras, state, actions, tokenizer and statistics. All other settings hold for each of them."""
+    mixture_temperature: PositiveFloat | None = None
+    """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or 1 as the data are, more
+    draws small datasets more often."""
+    cache: Literal["ram", "disk", "stream"] = "ram"
+    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); or `stream`, for data larger than either:
+    frames are decoded shortly before they are used, a shuffled block of episodes at a time."""
+    stream_memory_gb: PositiveFloat = 4.0
+    """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third of it is a block: windows are
+    shuffled within it, so more of it mixes more episodes."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the episodes of each task held out of training; 0 trains on everything."""
     validation_windows: PositiveInt | None = 1024
@@ -51,6 +81,20 @@ class DataConfig(Config):
     """What is rewarded, for objectives that learn from rewards."""
     replay: list[ReplayConfig] = Field(default_factory=list)
     """Further datasets mixed into every batch; validation stays with `path`."""
+
+    @model_validator(mode="after")
+    def _names_data(self) -> DataConfig:
+        if bool(self.path) == bool(self.mixture):
+            raise ValueError("path: name one dataset with path, or several robots' datasets with mixture")
+        weights = [entry.weight for entry in self.mixture.values() if entry.weight is not None]
+        if weights and len(weights) < len(self.mixture):
+            lacking = next(name for name, entry in self.mixture.items() if entry.weight is None)
+            raise ValueError(f"mixture.{lacking}.weight: is missing; give every dataset a weight, or none")
+        if self.mixture_temperature is not None and (weights or not self.mixture):
+            raise ValueError("mixture_temperature: is for a mixture without weights; leave it out")
+        if self.mixture and self.replay:
+            raise ValueError("replay: is for one robot's data; name the datasets in mixture")
+        return self
 
     @model_validator(mode="after")
     def _leaves_room(self) -> DataConfig:
@@ -185,6 +229,10 @@ class TrainConfig(RootConfig):
             raise ValueError("policy: is required (or name a trained policy with init_from)")
         if self.transfer is not None and self.init_from is None:
             raise ValueError("transfer: needs the policy that it starts from; set init_from")
+        if self.transfer is not None and self.data.mixture:
+            raise ValueError(
+                "transfer: carries one robot's policy over to one other; leave it out, or name one dataset in data.path"
+            )
         if self.optim.project_gradients and self.co_training is not None:
             raise ValueError("optim.project_gradients: knows the tasks of robot data alone; set co_training: null")
         if self.batch_size % self.grad_accumulation:

@@ -147,6 +147,8 @@ def diagnose(
             [f"{run}: no training run: it has no config.yaml; name the folder that `out` of `vla train` was"]
         )
     config = load_config(TrainConfig, run / "config.yaml", [] if data is None else [f"data.path={data}"])
+    if config.data.mixture:
+        raise ConfigError([f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one dataset"])
     checkpoint = _checkpoint(run, step)
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)

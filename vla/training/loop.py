@@ -24,20 +24,20 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.config import ConfigError, UserError
-from vla.data import EpisodeDataset
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
-from vla.training.batches import build_sampler, open_windows, seed_generators, seed_of, step_batches, to_device
+from vla.training.batches import seed_generators, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.co_training import open_pairs, pair_batches
 from vla.training.config import TrainConfig
 from vla.training.gradient_surgery import check_projection, projected_backward
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
+from vla.training.mixture import save_robots
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
-from vla.training.replay import with_replay
 from vla.training.run_directory import open_run, write_run
+from vla.training.sources import Sources, open_data, open_sources
 from vla.training.state import TrainingState
 from vla.training.step import backward
 from vla.training.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy
@@ -96,27 +96,24 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
 
     # Load: where the run stands, the data, the policy and what trains it.
     checkpoint = open_run(config, resume=resume)
-    dataset = EpisodeDataset(config.data.path)
+    sources = open_sources(config)
     set_seed(config.seed)
-    policy, transfer = _load_or_build_policy(config, dataset, checkpoint)
+    policy, transfer = _load_or_build_policy(config, sources, checkpoint)
     objective: Objective = config.objective.build(policy)
-    windows, held_out = open_windows(config, dataset, policy, objective)
-    objective.fit(windows)
-    sampler = build_sampler(config, windows, objective, rank=rank, world_size=accelerator.num_processes)
-    drawn, draws = with_replay(config, policy, objective, windows, sampler)
+    data = open_data(config, sources, policy, objective, rank=rank, world_size=accelerator.num_processes)
     pairs = open_pairs(config, policy, accelerator.num_processes)
     if checkpoint is None and transfer and config.transfer:
-        fit_transferred(policy, drawn, transfer, config.transfer)
+        fit_transferred(policy, data.windows, transfer, config.transfer)
     elif checkpoint is None and config.init_from is None:
-        fit_policy(policy, drawn)
+        fit_policy(policy, data.windows)
     if transfer:
         policy.card["transfer"] = transfer.card()
-    policy.card["data"] = {"dataset": dataset.root.name, "episodes": len(windows.episodes), "frames": len(windows)}
+    policy.card["data"] = data.card
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
     if config.optim.project_gradients:
         check_projection(state.learner, accelerator.num_processes)
-    scorer = build_scorer(config, held_out, objective, accelerator, bf16=bf16)
+    scorer = build_scorer(config, data, objective, accelerator, bf16=bf16)
 
     accelerator.wait_for_everyone()  # nobody looks into the run directory once process 0 writes there
     log = _open_log(config, accelerator, state.step, transfer)
@@ -124,15 +121,15 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     steps = range(first + 1, config.steps + 1)
     with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
         display.say(
-            f"{out}: step {first} of {config.steps}, {len(windows)} windows of {len(windows.episodes)} episodes, "
+            f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} episodes, "
             f"{accelerator.num_processes} x {device.type}"
         )
-        for text in transfer.lines() if transfer and not checkpoint else ():
+        for text in [*data.lines, *(transfer.lines() if transfer and not checkpoint else ())]:
             display.say(text)
         watch.start()
         robot = step_batches(
-            drawn,
-            draws,
+            data.windows,
+            data.sampler,
             steps,
             micro_batches=config.grad_accumulation,
             device=device,
@@ -178,7 +175,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             state.mean.add(numbers | watch.seconds())
             line: dict[str, float] = {}
             if _due(step, config.log_every) or step == config.steps:
-                line = state.mean.take()
+                line = data.told(state.mean.take(), step)
                 line |= {"frames_per_s": config.batch_size * policy.history / line["seconds/step"], "eta": display.eta}
 
             # Validate and evaluate; each checkpoint is scored, so that the best of them can be kept.
@@ -205,6 +202,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             watch.start()
 
     trained = state.finish(out / "policy" if main else None)
+    if main and trained.robot_names:
+        save_robots(trained, out / "policies")
     accelerator.wait_for_everyone()
     return RunResult(trained, out, state.step, latest)
 
@@ -233,34 +232,34 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
 
 
 def _load_or_build_policy(
-    config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None
+    config: TrainConfig, sources: Sources, checkpoint: Checkpoint | None
 ) -> tuple[Policy, Transfer | None]:
     """-> the policy, and where it was carried over from another robot, what was kept of that one.
 
-    Raises ConfigError where a trained policy fits neither the dataset nor the config.
+    Raises ConfigError where a trained policy fits neither the data nor the config.
     """
     if config.transfer is None:
-        return _load_as_it_is(config, dataset, checkpoint), None
+        return _load_as_it_is(config, sources, checkpoint), None
     if checkpoint is None:
-        policy, transfer = transferred_policy(config, dataset.spec)
+        policy, transfer = transferred_policy(config, sources.spec)
     else:
-        policy, transfer = _load_as_it_is(config, dataset, checkpoint), Transfer.load(Path(config.out))
+        policy, transfer = _load_as_it_is(config, sources, checkpoint), Transfer.load(Path(config.out))
     choose_trained(policy, config.transfer, transfer.tensors)
     return policy, transfer
 
 
-def _load_as_it_is(config: TrainConfig, dataset: EpisodeDataset, checkpoint: Checkpoint | None) -> Policy:
+def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint | None) -> Policy:
     source = checkpoint.folder if checkpoint else config.init_from
     if source is None:
-        assert config.policy is not None  # TrainConfig sees to it
-        policy: Policy = config.policy.build(dataset.spec)
+        assert sources.policy is not None  # TrainConfig sees to it
+        policy = sources.policy.build(sources.spec)
         return policy
     policy = load_policy(source).trained
     problems = [
-        f"data.path: {line} (as the policy in {source} has it)" for line in policy.spec.differences(dataset.spec)
+        f"data.path: {line} (as the policy in {source} has it)" for line in policy.spec.differences(sources.spec)
     ]
-    if config.policy is not None:
-        wanted, found = config.policy.model_dump(), policy.config.model_dump()
+    if sources.policy is not None:
+        wanted, found = sources.policy.model_dump(), policy.config.model_dump()
         problems += [
             f"policy.{key}: is {wanted.get(key)!r}, the policy in {source} has {found.get(key)!r}"
             for key in sorted(wanted.keys() | found.keys())

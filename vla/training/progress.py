@@ -76,7 +76,7 @@ class ProgressDisplay:
 
     def show(self, values: Mapping[str, float]) -> None:
         """Shows the metrics of the present step."""
-        shown = [name for name in values if name in _SHOWN or name.startswith(("validation/", "evaluation/"))]
+        shown = [name for name in values if name in _SHOWN or name.startswith(("loss/", "validation/", "evaluation/"))]
         parts = [f"{name} {values[name]:.4g}" for name in shown if name.count("/") < 2]
         if self._bar:
             self._bar.update(self._task, metrics="  ".join(parts))

@@ -8,9 +8,17 @@ from fractions import Fraction
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows, WindowSampler
 from vla.data.mixture import AdaptedWindows, Mixture, MixtureSampler
+from vla.data.stream_order import StreamOrder
 from vla.models.policy import Policy
 from vla.models.transplant import cameras_of
-from vla.training.batches import check_task_weights, read_windows, seed_of, window_weights
+from vla.training.batches import (
+    check_task_weights,
+    read_windows,
+    rows_together,
+    seed_of,
+    single_windows_of,
+    window_weights,
+)
 from vla.training.config import ReplayConfig, TrainConfig
 from vla.training.objective import Objective
 from vla.types import Spec
@@ -19,8 +27,8 @@ _SALT = 0x4E91A7
 
 
 def with_replay(
-    config: TrainConfig, policy: Policy, objective: Objective, windows: Windows, sampler: WindowSampler
-) -> tuple[Windows | Mixture, WindowSampler | MixtureSampler]:
+    config: TrainConfig, policy: Policy, objective: Objective, windows: Windows, sampler: WindowSampler | StreamOrder
+) -> tuple[Windows | Mixture, WindowSampler | StreamOrder | MixtureSampler]:
     """`windows` and `sampler` with `config.data.replay` mixed in; themselves where there is none.
 
     Raises:
@@ -33,7 +41,7 @@ def with_replay(
         check_task_weights(config, windows.instructions)
         return windows, sampler
     shares = [Fraction(str(entry.weight)) for entry in entries]
-    if config.batch_size * (1 - sum(shares)) < len(shares):
+    if rows_together(config, sampler.world_size) * (1 - sum(shares)) < len(shares):
         raise ConfigError(
             [f"data.replay: the weights leave {config.data.path} no window in some batches of {config.batch_size}"]
         )
@@ -55,10 +63,11 @@ def with_replay(
     mixture = Mixture(windows, further, shares)
     check_task_weights(config, mixture.instructions)
     samplers = [
-        WindowSampler(
-            len(source),
-            batch_size=1,
+        single_windows_of(
+            source,
             seed=seed_of(config.seed, _SALT, number),
+            rank=sampler.rank,
+            world_size=sampler.world_size,
             weights=window_weights(config, source, objective),
         )
         for number, source in enumerate([windows, *(part.windows for part in further)])

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from torch import nn
 from vla.config import ConfigError, UserError
 from vla.data import Windows
 from vla.data.atomic import write_json
+from vla.data.mixed_robots import MixedRobots
 from vla.data.mixture import Mixture
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import add_adapters, plain_linears
+from vla.models.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy, PolicyConfig, load_policy
 from vla.models.transplant import Transplant, cameras_of, paired_cameras, parts_of, transplant
 from vla.training.config import TrainConfig, TransferConfig
@@ -124,7 +126,9 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
     return new, Transfer(config.init_from, tensors, _differences(old.spec, spec), cameras)
 
 
-def fit_transferred(policy: Policy, windows: Windows | Mixture, transfer: Transfer, settings: TransferConfig) -> None:
+def fit_transferred(
+    policy: Policy, windows: Windows | Mixture | MixedRobots, transfer: Transfer, settings: TransferConfig
+) -> None:
     """Fits to data what was made anew: tokenizer, heads' and state's statistics. How instructions are scaled belongs to
     the trunk that learned to read them, and stays where it was kept: a single new instruction would be scaled to nothing.
     """
@@ -136,14 +140,21 @@ def fit_transferred(policy: Policy, windows: Windows | Mixture, transfer: Transf
         for name, values in kept.items():
             policy.get_buffer(name).copy_(values)
         return
+    assert not isinstance(windows, MixedRobots)  # TrainConfig sees to it
     actions, lengths = _actions(windows)
     for name, module in policy.named_modules():
         if isinstance(module, Head) and any(key.startswith(f"{name}.") for key in transfer.tensors.anew):
             module.fit(torch.as_tensor(actions).float(), lengths=lengths)
 
 
-def fit_policy(policy: Policy, windows: Windows | Mixture) -> None:
-    """Fits the policy to the actions and instructions of all data, and to states of each dataset by its share."""
+def fit_policy(policy: Policy, windows: Windows | Mixture | MixedRobots) -> None:
+    """Fits the policy to the actions and instructions of all data, and to states of each dataset by its share; of several
+    robots each to its own data."""
+    if isinstance(windows, MixedRobots):
+        cast(MultiRobotPolicy, policy).fit_robots(
+            {name: windows.sources[number] for number, name in enumerate(policy.robot_names)}
+        )
+        return
     actions, lengths = _actions(windows)
     policy.fit(actions, windows.states, windows.instructions, lengths=lengths)
 

@@ -11,23 +11,41 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
 from vla.data import Windows
+from vla.models.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.training.batches import seed_of, to_device
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
+from vla.training.sources import RunData
 
 
 def build_scorer(
-    config: TrainConfig, windows: Windows | None, objective: Objective, accelerator: Accelerator, *, bf16: bool
+    config: TrainConfig, data: RunData, objective: Objective, accelerator: Accelerator, *, bf16: bool
 ) -> Callable[[Policy], dict[str, float]] | None:
-    """A function that scores a policy on the held-out windows; None where validation is off."""
-    if windows is None or config.validate_every is None:
+    """A function that scores a policy on the held-out windows; None where validation is off.
+
+    Of several robots each is scored by itself, `validation/NAME/...`; `validation/loss` is their mean by their shares.
+    """
+    if not data.held_out or config.validate_every is None:
         return None
-    indices = _spread(len(windows), config.data.validation_windows)
     size = max(1, config.batch_size // (accelerator.num_processes * config.grad_accumulation))
-    return lambda policy: validate(
-        policy, objective, windows, indices, accelerator, batch_size=size, seed=config.seed, bf16=bf16
-    )
+
+    def score(policy: Policy, windows: Windows) -> dict[str, float]:
+        limit = config.data.validation_windows
+        indices = _spread(len(windows), limit and max(1, limit // len(data.held_out)))
+        return validate(policy, objective, windows, indices, accelerator, batch_size=size, seed=config.seed, bf16=bf16)
+
+    def score_robots(policy: Policy) -> dict[str, float]:
+        assert isinstance(policy, MultiRobotPolicy)
+        assert data.mixture
+        found = {"validation/loss": 0.0}
+        for name, windows in data.held_out.items():
+            scores = score(policy.part(name), windows)
+            found["validation/loss"] += data.mixture.shares[name] * scores["validation/loss"]
+            found |= {key.replace("validation/", f"validation/{name}/", 1): value for key, value in scores.items()}
+        return found
+
+    return score_robots if data.mixture else lambda policy: score(policy, data.held_out[""])
 
 
 @torch.no_grad()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import action_l1, masked_mean
+from vla.training.losses import action_l1, masked_mean, robot_parts
 from vla.training.objective import Objective, ObjectiveConfig
 from vla.types import Batch
 
@@ -18,6 +18,7 @@ from vla.types import Batch
 class BCConfig(ObjectiveConfig):
     """Imitation of the demonstrated actions."""
 
+    several_robots: ClassVar[bool] = True
     type: Literal["bc"] = "bc"
 
     def build(self, policy: Policy) -> BC:
@@ -30,10 +31,11 @@ class BC(Objective):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = policy(batch)
-        loss = masked_mean(output.actions.loss(batch.actions, batch.action_mask), batch.mask)
+        loss_BT = output.actions.loss(batch.actions, batch.action_mask)
+        loss = masked_mean(loss_BT, batch.mask)
         added = {name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()}
         metrics = {name: value.detach() for name, value in added.items()} | _accuracy(output.actions, batch)
-        return loss + sum(added.values()), metrics
+        return loss + sum(added.values()), metrics | robot_parts(loss_BT, batch, policy.robot_names)
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per action dimension."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,6 +19,7 @@ from vla.training.objectives.bc import BC
 class FilteredBCConfig(ObjectiveConfig):
     """Behavioural cloning on the episodes that were solved, or on the share of them with the greatest returns."""
 
+    several_robots: ClassVar[bool] = True
     type: Literal["filtered_bc"] = "filtered_bc"
     keep: Literal["success", "return"] = "success"
     """What makes an episode good: that it was solved, or its return."""

@@ -1,0 +1,40 @@
+"""`vla policy`: what can be done with the folder of a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vla.cli.shared import clear_errors, console
+from vla.config import UserError
+
+policy_app = typer.Typer(help="Policy tools.", no_args_is_help=True)
+
+
+@policy_app.callback()
+def _group() -> None:
+    """Keeps the only command's name in the command line."""
+
+
+@policy_app.command("extract", epilog="Example: `vla policy extract runs/mixture/policy metaworld policies/metaworld`")
+def policy_extract(
+    policy: Annotated[
+        Path, typer.Argument(help="Folder of a policy for several robots: a checkpoint, or `policy` of a run.")
+    ],
+    robot: Annotated[str, typer.Argument(help="Name of the robot.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the robot's policy.")],
+) -> None:
+    """Takes one robot's policy out of one that a mixture has trained: to be evaluated and fine-tuned as any other."""
+    with clear_errors():
+        from vla.models import load_policy
+        from vla.models.multi_robot import MultiRobotPolicy
+
+        found = load_policy(policy)
+        if not isinstance(found, MultiRobotPolicy):
+            raise UserError(f"{policy}: is a policy of one robot already ({found.config.model_dump()['type']})")
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out}: is there already; name another folder")
+        found.robot(robot).save_pretrained(out)
+        console.print(f"policy: {out}")
