@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from vla.data import DataError, EpisodeDataset, Windows
+from vla.data import DataError, EpisodeDataset, Windows, WindowSampler
+from vla.data.iterable import to_iterable_dataset
+from vla.data.mixture import MixtureSampler
 from vla.data.stream_frames import SLOTS
 from vla.data.stream_order import BlockNumber, StreamOrder
 from vla.data.streaming import StreamedWindows
@@ -123,6 +127,22 @@ def test_too_little_room_and_too_few_windows_are_told() -> None:
         order(batch_size=64, world_size=64)
 
 
+def test_processes_draw_a_mixture_from_parts_of_their_own_in_its_shares() -> None:
+    lengths, samplers = (LENGTHS, np.array([9, 4, 30])), []
+    for rank in range(2):
+        parts: list[WindowSampler | StreamOrder] = [
+            StreamOrder(n, batch_size=2, seed=s, frames_per_block=24, before=2, rank=rank, world_size=2)
+            for s, n in enumerate(lengths)
+        ]
+        samplers.append(MixtureSampler(parts, [Fraction(1, 4)], batch_size=16, seed=0, rank=rank, world_size=2))
+    drawn = [np.concatenate([sampler.indices(step) for step in range(4)]) for sampler in samplers]
+    assert [len(rows) for rows in drawn] == [32, 32]
+    assert all((rows >= 55).sum() == 8 for rows in drawn)
+    first = [set(rows[rows < 55][:20].tolist()) for rows in drawn]
+    assert not first[0] & first[1]
+    assert samplers[0].drawn(4) == [48, 16]
+
+
 # --- the frames -------------------------------------------------------------------------------------------
 
 
@@ -197,3 +217,36 @@ def test_memory_too_small_names_its_key(write: Callable[..., Path]) -> None:
         streamed.order(batch_size=1, seed=0)
     with pytest.raises(ValueError, match="memory_gb is 0"):
         StreamedWindows(streamed.dataset, history=1, chunk=1, memory_gb=0)
+
+
+# --- for other training loops -----------------------------------------------------------------------------
+
+
+def test_an_iterable_dataset_goes_on_where_it_was(write: Callable[..., Path]) -> None:
+    dataset = EpisodeDataset(write([10] * 6))
+
+    def opened() -> tuple[StreamedWindows, Any]:
+        windows = StreamedWindows(dataset, history=2, chunk=2, memory_gb=gib(24))
+        return windows, to_iterable_dataset(windows, windows.order(batch_size=4, seed=0), steps=12)
+
+    windows, examples = opened()
+    found = []
+    for number, example in enumerate(examples):
+        found.append(example)
+        if number == 4 * 9 + 1:
+            state = examples.state_dict()
+    assert len(found) == 48
+    expected = windows.batch(windows.order(batch_size=4, seed=0).indices(5))
+    np.testing.assert_array_equal(found[21]["images.front"], expected.images["front"][1].numpy())
+    np.testing.assert_array_equal(found[21]["actions"], expected.actions[1].numpy())
+    assert found[21]["instruction"] == expected.instruction[1]
+    windows.close()
+    windows, again = opened()
+    again.load_state_dict(state)
+    rest = list(again)
+    assert [example["step"] for example in rest] == [9, 9, 10, 10, 10, 10, 11, 11, 11, 11]
+    for one, other in zip(rest, found[38:], strict=True):
+        np.testing.assert_array_equal(one["images.wrist"], other["images.wrist"])
+        np.testing.assert_array_equal(one["state"], other["state"])
+    assert windows.decoded < 60
+    windows.close()

@@ -81,6 +81,11 @@ class BlockFrames:
                 found_B |= inside_B
         return row_B, found_B
 
+    def wait(self) -> None:
+        """Waits until all blocks that are held are decoded."""
+        for held in list(self._held.values()):
+            held.wait()
+
     def close(self) -> None:
         """Ends decoding; the frames are gone."""
         self._workers.close()

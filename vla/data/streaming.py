@@ -75,6 +75,7 @@ class StreamedWindows(Windows):
         self._dataset_frame = spans(first, self.lengths)
         self._loose = LooseFrames(dataset, self.cameras, room=self._memory)
         self._blocks: BlockFrames | None = None
+        self._asked: list[BlockNumber] = []
         self._lock = threading.Lock()
 
     @property
@@ -120,6 +121,12 @@ class StreamedWindows(Windows):
         frame_BT = first_B[:, None] + batch.timesteps.numpy()
         return dataclasses.replace(batch, images=self._images(frame_BT))
 
+    def wait(self) -> None:
+        """Waits until everything that is read ahead is decoded."""
+        with self._lock:
+            if self._blocks is not None:
+                self._blocks.wait()
+
     def close(self) -> None:
         """Ends reading ahead and frees the frames."""
         with self._lock:
@@ -139,7 +146,9 @@ class StreamedWindows(Windows):
         with self._lock:
             if self._blocks is None:
                 return
-            ahead = list(dict.fromkeys(numbers))
+            # a mixture asks for the windows of a batch one by one before it wants the first of them
+            self._asked = list(dict.fromkeys([*self._asked, *numbers]))[-SLOTS:]
+            ahead = list(self._asked)
             while len(ahead) < SLOTS:
                 ahead.append(order.after(ahead[-1]))
             self._blocks.hold(ahead, order.block)
@@ -150,6 +159,7 @@ class StreamedWindows(Windows):
             if self._blocks is None:
                 return self._loose_images(frame_BT)
             row_B, found_B = self._blocks.rows_of(first_B, last_B)
+            self._asked = []
             row_BT = row_B[:, None] + frame_BT - first_B[:, None]
             if found_B.all():
                 return {camera: self._gather(frames, row_BT) for camera, frames in self._blocks.frames.items()}
