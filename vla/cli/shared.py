@@ -14,9 +14,9 @@ from vla.config import UserError
 
 console = Console()
 _EXTRA_OF = (
-    dict.fromkeys(("av", "gymnasium", "metaworld", "mujoco", "scipy"), "sim")
+    dict.fromkeys(("gymnasium", "metaworld", "mujoco", "scipy"), "sim")
     | dict.fromkeys(("google", "google_crc32c"), "rlds")
-    | {"h5py": "robomimic", "minari": "minari", "tensorboard": "train"}
+    | {"h5py": "hdf5", "rerun": "rerun", "tensorboard": "train"}
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
