@@ -211,22 +211,12 @@ def table_of(cases: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> 
         f"{arguments.episodes * arguments.steps} frames of {SIZE} px, {HISTORY} frames and {CHUNK} actions, shuffled"
     )
     table = Table(title=title)
-    heads = (
-        "dataset",
-        "workers",
-        "side",
-        "samples/s",
-        "x lerobot",
-        "first batch s",
-        "again s",
-        "MiB held",
-        "MiB cached",
-    )
+    heads = ("data", "workers", "side", "samples/s", "x", "CPU ms", "first s", "again s", "MiB", "cached")
     for number, column in enumerate(heads):
-        table.add_column(column, justify="left" if number in (0, 2) else "right")
+        table.add_column(column, justify="left" if number in (0, 2) else "right", no_wrap=True)
     for case in cases:
         for name, found in case["sides"].items():
-            label = f"lerobot, {found['video_backend']}" if found.get("video_backend") else name
+            label = f"{name}, {found['video_backend']}" if found.get("video_backend") else name
             table.add_row(
                 case["dataset"],
                 str(case["workers"]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import signal
 import subprocess
@@ -88,9 +89,10 @@ def test_items_are_held_by_their_reader_alone():
     assert seen() is None
 
 
+# Loads the file alone: the package would be imported for longer than the test takes.
 INTERRUPTED = """
-import threading, time
-from vla.data.prefetch import prefetch
+import runpy, sys, threading, time
+prefetch = runpy.run_path(sys.argv[1])["prefetch"]
 def items():
     yield 0
     print("waiting", flush=True)
@@ -106,7 +108,7 @@ except KeyboardInterrupt:
 
 
 def test_control_c_ends_the_wait_for_an_item():
-    command = [sys.executable, "-c", INTERRUPTED]
+    command = [sys.executable, "-c", INTERRUPTED, importlib.util.find_spec("vla.data.prefetch").origin]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
