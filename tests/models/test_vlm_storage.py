@@ -17,6 +17,8 @@ import vlm_toys
 from vlm_toys import SPEC
 
 from vla.models import CheckpointError, load_policy
+from vla.models.critics import ActionCritic, CriticConfig
+from vla.models.guided import BestOfN, GuidedConfig, guide
 from vla.models.vlm import VLM, VLMConfig
 from vla.tokenizers.language import LanguageEncoder, load_embeddings, save_embeddings
 
@@ -60,6 +62,22 @@ def test_an_adapter_is_stored_alone_and_comes_back_to_the_bit(family, tmp_path):
     assert "The policy reads the instruction itself." in (tmp_path / "policy" / "README.md").read_text()
     assert "- do task 1" in (tmp_path / "policy" / "README.md").read_text()
     assert not [p for p in (tmp_path / "policy").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+@pytest.mark.parametrize("save", ["adapter", "full"])
+def test_a_policy_guided_by_a_critic_is_stored_with_all_that_it_needs(save, tmp_path):
+    base = vlm_toys.smolvlm(tmp_path / "base")
+    policy = build(base, save=save)
+    config = GuidedConfig(policy=policy.config, critic=CriticConfig(hidden=8), rule=BestOfN(samples=2))
+    guided = guide(policy, config, ActionCritic(config.critic, policy.feature_dim, SPEC, policy.chunk))
+    guided.save_pretrained(tmp_path / "guided")
+    if save == "full":
+        shutil.rmtree(base)
+    loaded = load_policy(tmp_path / "guided")
+    same(policy, loaded.trained, **EXACT)
+    batch = SPEC.fake_batch(2, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions))
 
 
 @pytest.mark.parametrize("family", vlm_toys.FAMILIES)

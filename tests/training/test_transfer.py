@@ -17,6 +17,7 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode
+from vla.models.guided import GuidedPolicy
 from vla.models.layers.lora import LoraSettings
 from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapters, merged_state
 from vla.models.policy import Policy, load_policy
@@ -60,6 +61,26 @@ def write(root: Path, spec: Spec, *, seed: int, episodes: int = 3, length: int =
                     rewards=done.astype(np.float32),
                     success=done,
                     terminated=True,
+                    instruction="go left",
+                )
+            )
+    return root
+
+
+def _with_failures(root: Path, spec: Spec, *, seed: int) -> Path:
+    """Two episodes, of which the second fails."""
+    rng = np.random.default_rng(seed)
+    with DatasetWriter(root, spec) as writer:
+        for solved in (True, False):
+            done = (np.arange(5) == 4) & solved
+            writer.add_episode(
+                Episode(
+                    images={c: rng.integers(0, 255, (5, *size, 3), np.uint8) for c, size in spec.cameras.items()},
+                    state=rng.normal(size=(5, spec.state_dim)).astype(np.float32),
+                    actions=rng.uniform(-1, 1, (5, spec.action_dim)).astype(np.float32),
+                    rewards=done.astype(np.float32),
+                    success=done,
+                    terminated=solved,
                     instruction="go left",
                 )
             )
@@ -226,6 +247,37 @@ def test_the_merged_layer_computes_what_the_adapted_one_does() -> None:
     merge_adapters(net)
     torch.testing.assert_close(net(x), found, rtol=1e-6, atol=1e-6)
     assert all(torch.equal(values, stored[name]) for name, values in net.state_dict().items())
+
+
+# --- from a policy that decides by a critic -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["best_of_n", "argmax_q"])
+def test_of_a_guided_policy_the_one_inside_is_carried_over(
+    rule: str, robots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    small = {"type": "iql", "critic": {"hidden": 8}}
+    choosing = {**small, "extraction": {"type": rule}}
+    failing = _with_failures(tmp_path / "data", OLD, seed=0)
+    first = train(rt1_config(failing, tmp_path / "first", objective=choosing, ema_decay=None))
+    guided = load_policy(first.out / "policy")
+    assert isinstance(guided, GuidedPolicy)
+    start = {"policy": None, "init_from": str(first.out / "policy"), "ema_decay": None}
+    # onto the same robot, with the same objective: the policy goes on, the critic begins anew
+    again = train(rt1_config(failing, tmp_path / "again", objective=choosing, optim={"lr": 1e-30}, **start))
+    inside = guided.trained.state_dict()
+    learned = {name for name, p in guided.trained.named_parameters()}
+    assert all(torch.allclose(again.policy.trained.state_dict()[name], inside[name]) for name in learned)
+    assert not torch.equal(again.policy.critic.net.first[0], guided.critic.net.first[0])
+    # onto another robot, by imitation, all of it and by adapters
+    for name, transfer in (("all", {}), ("lora", {"lora": {"rank": 1}})):
+        config = rt1_config(robots[1], tmp_path / name, transfer=transfer, **start)
+        policy, found = transferred_policy(config, NEW)
+        assert found.tensors.share > 0.9
+        assert torch.equal(policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"])
+        moved = load_policy(train(config).out / "policy")
+        assert not isinstance(moved, GuidedPolicy)
+        assert moved.spec == NEW
 
 
 # --- on the toy ---------------------------------------------------------------------------------------

@@ -78,6 +78,16 @@ class GuidedConfig(PolicyConfig):
         return GuidedPolicy(self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk))
 
 
+def check_rule(rule: BestOfN | Climb, policy: Policy) -> None:
+    """Raises UserError where a policy's tokens cannot be changed one by one as the rule does."""
+    tokenizer = policy.tokenizer
+    if isinstance(rule, Climb) and tokenizer.tokens_per_action != tokenizer.action_dim:
+        raise UserError(
+            f"argmax_q changes one token for one action dimension, but those of {type(tokenizer).__name__} say "
+            "several at once; use tokenizer: {type: bins}, or extraction: {type: best_of_n}"
+        )
+
+
 def guide(policy: Policy, config: GuidedConfig, critic: ActionCritic) -> GuidedPolicy:
     """Policy and critic as one, sharing their weights with what was given, in the policy's mode."""
     return GuidedPolicy(config, policy, critic).train(policy.training)
@@ -95,11 +105,7 @@ class GuidedPolicy(Policy):
         for name in ("return_conditioned", "counts_steps"):
             if hasattr(policy, name):
                 setattr(self, name, getattr(policy, name))
-        if isinstance(config.rule, Climb) and self.tokenizer.tokens_per_action != self.tokenizer.action_dim:
-            raise UserError(
-                f"argmax_q changes one token for one action dimension, but those of {type(self.tokenizer).__name__} say "
-                "several at once; use tokenizer: {type: bins}, or extraction: {type: best_of_n}"
-            )
+        check_rule(config.rule, policy)
         self.to(policy.device)
 
     @property
@@ -130,6 +136,9 @@ class GuidedPolicy(Policy):
         inside = {f"policy.{name}": tensor for name, tensor in self.policy.weights().items()}
         own = {name: t for name, t in self.state_dict().items() if not name.startswith("policy.")}
         return inside | own
+
+    def save_besides(self, folder: Path) -> None:
+        self.policy.save_besides(folder)
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
         actions = GuidedActions(output.actions, output.features, self.critic, self.config.rule, self.tokenizer)
@@ -209,4 +218,4 @@ class GuidedActions:
         return self.tokenizer.decode(ids_BTD)
 
 
-__all__ = ["BestOfN", "Climb", "GuidedActions", "GuidedConfig", "GuidedPolicy", "guide"]
+__all__ = ["BestOfN", "Climb", "GuidedActions", "GuidedConfig", "GuidedPolicy", "check_rule", "guide"]

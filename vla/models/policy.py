@@ -258,6 +258,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             )
         self.use_tokenizer(tokenizer)
 
+    def save_besides(self, folder: Path) -> None:
+        """Writes what a checkpoint of this policy holds beside config, weights, spec, tokenizer and texts; here nothing."""
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
         folder = Path(save_directory)
@@ -273,6 +276,7 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         self.spec.save(folder / SPEC_FILE)
         self.save_tokenizer(folder)
         save_embeddings(folder, self.language.cached())
+        self.save_besides(folder)
         text = model_card(
             header["config"],
             self.spec,

@@ -313,10 +313,10 @@ class VLM(Policy):
         """What a checkpoint holds: everything, or all that is not the frozen base."""
         return own_tensors(self, frozen_too=self.config.stores_base)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
+    def save_besides(self, folder: Path) -> None:
+        """Writes the processor, and which base the weights belong to."""
         mark = None if self.config.stores_base else self.base_fingerprint
-        write_base(Path(save_directory), self.config.base, mark, self.trunk)
+        write_base(folder, self.config.base, mark, self.trunk)
 
     def merged(self) -> VLM:
         """A policy that computes the same without adapters: they are added to the base's weights.

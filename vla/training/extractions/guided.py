@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vla.config import register
-from vla.models.guided import BestOfN, Climb, GuidedConfig, guide
+from vla.models.guided import BestOfN, Climb, GuidedConfig, check_rule, guide
 from vla.models.policy import Policy
 from vla.training.extractions.base import ExtractionConfig, require, require_q
 from vla.training.extractions.bc import BCExtraction
@@ -45,6 +45,7 @@ class ArgmaxQConfig(ExtractionConfig):
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "argmax_q")
+        check_rule(self.rule, policy)
         return Guided(self.rule, self.imitate)
 
 
