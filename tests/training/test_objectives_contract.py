@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from vla.config import ConfigError, UserError, registered
-from vla.data import DatasetWriter, Episode
+from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
@@ -266,6 +266,35 @@ def test_parts_that_do_not_go_together(value: str, extraction: str, message: str
     parts = {"type": "actor_critic", "value": {"type": value}, "extraction": {"type": extraction}}
     with pytest.raises(ObjectiveError, match=message):
         train(config(mixed, tmp_path / "run", parts))
+
+
+def test_tokens_that_argmax_q_cannot_change_are_told_before_the_first_step(mixed: Path, tmp_path: Path) -> None:
+    policy = {**MLP, "head": {"type": "categorical"}, "tokenizer": {"type": "rvq", "codes": 4, "codebooks": 2}}
+    objective = {"type": "iql", "extraction": {"type": "argmax_q"}}
+    with pytest.raises(UserError, match=r"argmax_q changes one token for one action dimension.*best_of_n"):
+        train(config(mixed, tmp_path / "run", objective, policy=policy))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
+    """Where episodes are cut, the task goes on unseen: values may be of 1 / (1 - discount) steps."""
+
+    def bound(data: Path, discount: float) -> float:
+        settings = config(data, tmp_path, {"type": "iql", "discount": discount})
+        policy = settings.policy.build(SPEC)
+        objective = settings.objective.build(policy)
+        objective.fit(Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=discount))
+        return objective._q_bound
+
+    assert bound(mixed, 0.999) == pytest.approx(10 * 1000)
+    assert bound(mixed, 1.0) == pytest.approx(10 * 7)
+
+    def ends(episode: int, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"terminated": True}
+
+    ended = write(tmp_path / "ended", ends)
+    assert bound(ended, 0.999) == pytest.approx(10 * 7)
+    assert bound(ended, 0.5) == pytest.approx(10 * 2)
 
 
 @pytest.mark.parametrize("value", sorted(registered("values")))

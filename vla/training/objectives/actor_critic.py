@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC
 from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -134,9 +135,11 @@ class ActorCritic(Objective):
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
-        horizon = int(windows.lengths.max())
-        reach = horizon if self.discount == 1 else min(horizon, 1 / (1 - self.discount))
-        self._q_bound = _TOO_FAR * float(abs(windows.rewards).max()) * reach
+        horizon = float(windows.lengths.max())
+        ends = bool(windows.terminals[np.cumsum(windows.lengths) - 1].all())
+        if self.discount < 1:  # what was cut off goes on unseen, longer than any episode
+            horizon = min(horizon, 1 / (1 - self.discount)) if ends else 1 / (1 - self.discount)
+        self._q_bound = _TOO_FAR * float(abs(windows.rewards).max()) * horizon
 
     @property
     def policy_rests(self) -> bool:
