@@ -113,6 +113,24 @@ def test_schema_is_json() -> None:
     assert "optim" in json.loads(result.stdout)["properties"]
 
 
+def test_evaluation_without_a_simulator_has_a_section_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    path.write_text(
+        "train: {out: x, data: {path: x}, policy: {type: mlp}, steps: 1}\nfqe: {policies: [a], data: {path: x}}\n"
+    )
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "train: fine\nfqe: fine" in result.output
+    result = runner.invoke(app, ["fqe", str(path)])  # the section, not the whole file
+    assert result.exit_code == 2
+    assert "unknown" not in result.stderr
+    path.write_text("fqe: {policies: [a], data: {path: x}, stps: 3}\n")
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 2
+    assert "did you mean 'steps'" in result.stderr
+    assert "policies" in runner.invoke(app, ["config", "schema", "fqe"]).stdout
+
+
 def test_the_demo_config_is_checked_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "demo.yaml"
     path.write_text("out: runs/x\ntrain: {steps: 7}\n")

@@ -207,19 +207,22 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     return result
 
 
+SECTIONS = ("collect", "train", "eval", "fqe")
+"""Commands whose configs may stand side by side in one file."""
+
+
 def load_config(
     cls: type[C], source: str | Path | dict[str, Any], overrides: Iterable[str] = (), *, section: str | None = None
 ) -> C:
     """A validated config from a YAML file or a dict.
 
-    A file may hold one config, or one per command under the keys `collect`, `train`, `eval`; then
-    `section` says which. Raises ConfigError with a line for each mistake.
+    A file may hold one config, or one per command under the keys of `SECTIONS`; then `section` says which. Raises ConfigError with a line for each mistake.
     """
     values = source if isinstance(source, dict) else read_yaml(source)
     if (
         section is not None
         and values
-        and set(values) <= {"collect", "train", "eval"}
+        and set(values) <= set(SECTIONS)
         and all(isinstance(v, dict) for v in values.values())
     ):
         if section not in values:

@@ -88,6 +88,10 @@ def test_a_checkpoint_by_its_step_and_the_curves_of_conservative_values(runs: Pa
     assert diagnose(runs / "cql", step=10, episodes=7, windows=6) == found
     with pytest.raises(ConfigError, match="steps saved: 10, 20"):
         diagnose(runs / "cql", step=15)
+    (runs / "cql" / "checkpoints" / "step-10-mine").mkdir()  # set aside by somebody
+    with pytest.raises(ConfigError, match="steps saved: 10, 20"):
+        diagnose(runs / "cql", step=15)
+    (runs / "cql" / "checkpoints" / "step-10-mine").rmdir()
 
 
 def test_values_of_action_tokens(runs: Path) -> None:

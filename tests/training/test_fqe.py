@@ -135,6 +135,7 @@ def test_mistakes_are_told(chain: Path, tmp_path: Path) -> None:
             fqe(config_of(chain, tmp_path, **changes))
 
     told(ConfigError, "plans 2 steps", replan_every=3)
+    told(ConfigError, "device: 'tpu9' is not to be had here", device="tpu9")
     told(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
     told(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
     told(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from vla.cli.data import data_app
 from vla.cli.policy import policy_app
 from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console, escape
-from vla.config import UserError, load_config, read_yaml, registered, schema
+from vla.config import SECTIONS, UserError, load_config, read_yaml, registered, schema
 
 
 class DefaultCommandGroup(TyperGroup):
@@ -199,7 +199,9 @@ def compare(
     epilog="Example: `vla fqe 'policies=[runs/iql/checkpoints/step-*]' data.path=data/mixed data.rewards.kind=success`"
 )
 def fqe(
-    config: Annotated[Path | None, typer.Argument(help="YAML file with the keys of FQEConfig.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file: one config, or sections, one of them `fqe`.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Which checkpoint is best, told from recorded episodes without a simulator: fitted Q evaluation."""
@@ -211,7 +213,7 @@ def fqe(
         texts = list(overrides or [])
         if config is not None and "=" in str(config):
             texts, config = [str(config), *texts], None
-        settings = load_config(FQEConfig, config if config is not None else {}, texts)
+        settings = load_config(FQEConfig, config if config is not None else {}, texts, section="fqe")
         with console.status("opening the dataset") as status:
             result = run(settings, tell=lambda text: status.update(escape(text)))
         console.print(result.table())
@@ -263,7 +265,7 @@ def tokenizer_report(
 
 
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
-def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval or demo.")]) -> None:
+def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval, fqe or demo.")]) -> None:
     """The JSON schema of a config, for editors."""
     with clear_errors():
         console.print_json(data=schema(_config_class(name)))
@@ -286,7 +288,11 @@ def _config_class(name: str) -> Any:
         from vla.recipes.demo import DemoConfig
 
         return DemoConfig
-    raise UserError(f"no config {name!r}; there are: collect, train, eval, demo")
+    if name == "fqe":
+        from vla.training.fqe import FQEConfig
+
+        return FQEConfig
+    raise UserError(f"no config {name!r}; there are: {', '.join(SECTIONS)}, demo")
 
 
 @config_app.command("check", epilog="Example: `vla config check configs/metaworld_mt10.yaml`")
@@ -294,9 +300,9 @@ def config_check(config: ConfigFile) -> None:
     """Validates every section of a config file without running it."""
     with clear_errors():
         values = read_yaml(config)
-        sections = [s for s in ("collect", "train", "eval") if s in values]
+        sections = [s for s in SECTIONS if s in values]
         if not sections:
-            raise UserError(f"{config}: has none of the sections collect, train, eval")
+            raise UserError(f"{config}: has none of the sections {', '.join(SECTIONS)}")
         if "out" in values:  # of all sections together
             load_config(_config_class("demo"), config)
             console.print("demo: fine")

@@ -148,7 +148,9 @@ def diagnose(
         )
     config = load_config(TrainConfig, run / "config.yaml", [] if data is None else [f"data.path={data}"])
     if config.data.mixture:
-        raise ConfigError([f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one dataset"])
+        raise ConfigError(
+            [f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one dataset"]
+        )
     checkpoint = _checkpoint(run, step)
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
@@ -196,7 +198,8 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
 
 
 def _saved_steps(run: Path) -> list[int]:
-    return sorted(int(p.name.removeprefix("step-")) for p in (run / "checkpoints").glob("step-*") if p.is_dir())
+    names = (p.name.removeprefix("step-") for p in (run / "checkpoints").glob("step-*") if p.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())  # not the copies that people set aside
 
 
 def _nearest(run: Path, step: int) -> str | None:

@@ -86,7 +86,7 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
     """
     tell = tell or (lambda text: None)
     clock = [time.perf_counter()]
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(config.device)
     torch.set_flush_denormal(True)
     folders = policy_folders(config.policies)
     success = known_success(config, folders)
@@ -245,6 +245,16 @@ def _decisions(
             features = decisions.features
         chosen.append(decisions.actions[:, : config.replan_every].contiguous())
     return features, chosen[: len(folders)]
+
+
+def _device(name: str | None) -> torch.device:
+    """Raises ConfigError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError([f"device: {name!r} is not to be had here ({error}); use cpu, cuda, or null"]) from error
+    return device
 
 
 def _path(folder: str) -> Path:
