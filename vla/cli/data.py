@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vla.cli.data_write import add_to
+from vla.cli.data_write import add_to, shown_progress
 from vla.cli.shared import clear_errors, console
 from vla.config import UserError
 
@@ -78,6 +78,51 @@ def data_stats(
             typer.echo(json.dumps(found, indent=2, allow_nan=False))
         else:
             _print_stats(found)
+
+
+@data_app.command("validate", epilog="Example: `vla data validate data/mt10 --fix`")
+def data_validate(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="What is read as what: `cameras.front=KEY`, `control_hz=5`.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="Its format; found by itself otherwise.")] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended without loss; originals are kept.")
+    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Decode no images.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON.")] = False,
+) -> None:
+    """Is everything in a dataset what it says it is? Exit status 1 where a finding is an error."""
+    with clear_errors(), shown_progress("decoding") as progress:
+        import json
+
+        from vla.config import load_config
+        from vla.data import KeyMap
+        from vla.data.validate import validate
+
+        keys = load_config(KeyMap, {}, settings) if settings else None
+        report = validate(dataset, format=format, keys=keys, fix=fix, deep=not fast, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print_report(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_report(report: Any) -> None:
+    for name, done in report.repaired:
+        console.print(f"[green]mended:[/green] {escape(name)}: {escape(done)}", soft_wrap=True)
+    colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    table = Table("", "check", "place", "finding", box=None)
+    for finding in report.findings:
+        mended = f" (`--fix`: {finding.fix})" if finding.fix else ""
+        severity = f"[{colours[finding.severity]}]{finding.severity}[/]"
+        table.add_row(severity, finding.check, escape(finding.place), escape(finding.message + mended))
+    if report.findings:
+        console.print(table)
+    counts = ", ".join(f"{len(report.of(kind))} {kind}s" for kind in colours)
+    console.print(f"{report.root} ({report.format or 'of no known format'}): {counts}; {len(report.ran)} checks")
 
 
 def _print_stats(found: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def data_convert(
     Settings say what is read as what (as in `cameras.front=observation/image_0`), or tell the rate of a dataset that holds
     none (`control_hz=5`).
     """
-    with clear_errors(), _progress("converting") as progress:
+    with clear_errors(), shown_progress("converting") as progress:
         from vla.data.convert import convert
 
         keys, kinds = _keys(settings)
@@ -85,7 +85,7 @@ def data_merge(
     jobs: Jobs = None,
 ) -> None:
     """Writes several datasets of one robot as one. Interrupted, the same command goes on where it stopped."""
-    with clear_errors(), _progress("merging") as progress:
+    with clear_errors(), shown_progress("merging") as progress:
         from vla.data.merge import merge
 
         made = merge(sources, out, video=_video(video), jobs=jobs, progress=progress)
@@ -104,7 +104,7 @@ def data_split(
 
     Interrupted, the same command goes on where it stopped.
     """
-    with clear_errors(), _progress("splitting") as progress:
+    with clear_errors(), shown_progress("splitting") as progress:
         from vla.data.split import split
 
         made = split(dataset, out, _parts(parts), seed=seed, video=_video(video), jobs=jobs, progress=progress)
@@ -168,7 +168,7 @@ def data_label(
     Each row names an episode (`episode_index`), perhaps one of its steps (`frame_index`), and any of `reward`, `success`,
     `terminated`, `instruction`.
     """
-    with clear_errors(), _progress("labelling") as progress:
+    with clear_errors(), shown_progress("labelling") as progress:
         from vla.data.labels import label
 
         if unlabelled not in ("keep", "drop", "refuse"):
@@ -213,7 +213,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _filter(dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None) -> None:
-    with clear_errors(), _progress("copying") as progress:
+    with clear_errors(), shown_progress("copying") as progress:
         from vla.config import validate
         from vla.data.filter import Filter, filter_dataset
 
@@ -261,7 +261,7 @@ def _parts(texts: list[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+def shown_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar with rate and time left on a terminal; nothing where the output goes to a file."""
     if not errors.is_terminal:
         yield None

@@ -13,6 +13,7 @@ import numpy as np
 
 from vla.data.atomic import atomic_path
 from vla.data.errors import DataError
+from vla.data.seals import free_box, seal
 from vla.data.video import VideoConfig, decoding, encode_into, packets_checksum, rate_of
 
 
@@ -44,7 +45,7 @@ def encode_clip(frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *
     file = io.BytesIO()
     encode_into(file, frames, fps, config, name=name)
     file.seek(0)
-    return _taken(file, None, fps)
+    return _taken(file, None, fps, name)
 
 
 def read_clip(path: Path, frames: int, fps: float) -> Clip:
@@ -52,16 +53,18 @@ def read_clip(path: Path, frames: int, fps: float) -> Clip:
     if not path.is_file():
         raise DataError(f"{path}: no such video file; restore it to continue the dataset")
     with decoding(path), open(path, "rb") as file:
-        clip = _taken(file, frames, fps)
+        clip = _taken(file, frames, fps, str(path))
     if len(clip) < frames:
         raise DataError(f"{path}: has {len(clip)} frames, the episodes table says {frames}; restore the file")
     return clip
 
 
-def _taken(file: IO[bytes], count: int | None, fps: float) -> Clip:
+def _taken(file: IO[bytes], count: int | None, fps: float, name: str) -> Clip:
     import av
 
     with av.open(file, "r", format="mp4", metadata_errors="ignore") as container:
+        if not container.streams.video:
+            raise DataError(f"{name}: is damaged and holds no video; restore the file")
         stream = container.streams.video[0]
         demuxed = (packet for packet in container.demux(stream) if packet.size)
         packets = [(bytes(packet), packet.is_keyframe) for packet in islice(demuxed, count)]
@@ -71,15 +74,15 @@ def _taken(file: IO[bytes], count: int | None, fps: float) -> Clip:
 
 
 def write_clips(path: Path, clips: Sequence[Clip], fps: float) -> None:
-    """One mp4 of all clips in order, whose frame i is shown at exactly i / fps seconds. Appears whole or not at all."""
+    """One mp4 of all clips in order, sealed, whose frame i is shown at exactly i / fps seconds. Appears whole or not at all."""
     import av
 
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "wb") as file,
-        av.open(io.BytesIO(clips[0].header), "r", format="mp4") as template,
-    ):
-        _mux(file, template.streams.video[0], (packet for clip in clips for packet in clip.packets), fps)
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file, av.open(io.BytesIO(clips[0].header), "r", format="mp4") as template:
+            _mux(file, template.streams.video[0], (packet for clip in clips for packet in clip.packets), fps)
+            file.seek(0, io.SEEK_END)
+            file.write(free_box())
+        seal(temporary)
 
 
 def _mux(file: IO[bytes], template: Any, packets: Iterable[tuple[bytes, bool]], fps: float) -> None:

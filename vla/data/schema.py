@@ -9,14 +9,16 @@ packets (`VideoReader.checksum`).
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vla.data.episode import Episode
+from vla.data.seals import CHECKSUM
 from vla.data.video import VideoConfig
-from vla.types import Spec
+from vla.types import Spec, SpecError
 
 CODEBASE_VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
@@ -46,6 +48,19 @@ INDEX_FEATURES = {
     "index": "int64",
     "task_index": "int64",
 }
+
+
+def spec_of(values: dict[str, Any]) -> Spec:
+    """The spec in the content of `SPEC`. Raises SpecError."""
+    return Spec.from_dict({key: value for key, value in values.items() if key != CHECKSUM})
+
+
+def load_spec(path: Path) -> Spec:
+    """The spec in the file `SPEC`. Raises FileNotFoundError, or SpecError naming the file."""
+    try:
+        return spec_of(json.loads(path.read_text()))
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"{path}: {error}") from error
 
 
 def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str, Any]]:

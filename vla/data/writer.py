@@ -2,7 +2,8 @@
 
 Every file is written beside its final name, synced and renamed. The order makes `info.json` the commit:
 data rows, tasks, the episodes table and the statistics of a new episode come first, and readers ignore what
-lies beyond the totals of `info.json`. A process killed at any instant loses at most the episode in progress,
+lies beyond the totals of `info.json`. All but the statistics carry a checksum of themselves (`seals.py`): they need no
+other file to agree with, which a kill could leave behind. A process killed at any instant loses at most the episode in progress,
 and `resume=True` drops what was left of it.
 
 Episodes join the newest data file until it reaches `OPEN_FILE_BYTES`; it is written again with each of them (or
@@ -40,6 +41,7 @@ from vla.data.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
 from vla.data.clips import Clip, OpenVideo, encode_clip, read_clip, write_clips
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
+from vla.data.seals import BLANK, CHECKSUM, seal, write_sealed_json
 from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
 from vla.data.video import VideoConfig
 from vla.types import Spec, SpecError
@@ -102,9 +104,9 @@ class DatasetWriter:
         known = {}
         if (self.root / schema.METADATA).exists():
             known = json.loads((self.root / schema.METADATA).read_text())
-        write_json(self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {}))
+        write_sealed_json(self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {}))
         if not exists:
-            write_json(self.root / schema.SPEC, spec.to_dict())
+            write_sealed_json(self.root / schema.SPEC, spec.to_dict())
             self._write_info(0, 0, 0)
 
     @property
@@ -252,7 +254,7 @@ class DatasetWriter:
         values = schema.info(
             self.spec, self.video, robot_type=self.robot_type, episodes=episodes, frames=frames, tasks=tasks
         )
-        write_json(self.root / schema.INFO, values)
+        write_sealed_json(self.root / schema.INFO, values)
 
     def _continue(self) -> None:
         """Takes up the dataset on disk, without what lies beyond its last committed episode."""
@@ -263,7 +265,7 @@ class DatasetWriter:
                 f"{self.root}: was not made by this writer ({schema.SPEC} is missing); copy it to a new folder"
             )
         try:
-            stored = Spec.load(path)
+            stored = schema.load_spec(path)
         except SpecError as error:
             raise DataError(f"{error}; restore the file or start a new folder") from error
         if stored != self.spec:
@@ -433,16 +435,21 @@ def _remove_from(root: Path, pattern: str, number: int) -> None:
 
 
 def write_row_groups(path: Path, tables: list[pa.Table]) -> None:
-    """One parquet file with one row group per table, atomically."""
-    with (
-        atomic_path(path) as temporary,
+    """One parquet file with one row group per table, sealed, atomically."""
+    kept = {key: value for key, value in (tables[0].schema.metadata or {}).items() if key != CHECKSUM.encode()}
+    with atomic_path(path) as temporary:
         # Dictionaries would only copy the PNG bytes once more before falling back to plain pages.
-        pq.ParquetWriter(
-            temporary, tables[0].schema, compression="snappy", use_dictionary=False, write_page_checksum=True
-        ) as writer,
-    ):
-        for table in tables:
-            writer.write_table(table, row_group_size=max(1, len(table)))
+        with pq.ParquetWriter(
+            temporary,
+            tables[0].schema.with_metadata(kept or None),
+            compression="snappy",
+            use_dictionary=False,
+            write_page_checksum=True,
+        ) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(1, len(table)))
+            writer.add_key_value_metadata({CHECKSUM: BLANK})
+        seal(temporary)
 
 
 def _listed(stats: FeatureStats) -> dict[str, Any]:

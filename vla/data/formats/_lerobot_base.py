@@ -26,6 +26,7 @@ from vla.data.formats._lerobot_info import VIDEO, read_info, split_range
 from vla.data.formats._lerobot_labels import Labels, label
 from vla.data.formats._lerobot_spec import derive_spec, image_size, map_features, stored_spec
 from vla.data.formats._lerobot_video import Segment, read_segments
+from vla.data.seals import CHECKSUM, is_whole
 from vla.types import Spec
 
 _INDEX: dict[str, type[Any]] = {"episode_index": np.int64, "frame_index": np.int64, "timestamp": np.float64}
@@ -42,6 +43,7 @@ class LeRobotFolder(DatasetReader):
         self.keys = keys or KeyMap()
         self.warnings: list[str] = []
         self.info = read_info(root)
+        self._check_seals()
         self.check_version()
         self._mapping = map_features(root / schema.INFO, self.info.features, self.keys)
         self._table = self._choose(self.read_table())
@@ -126,6 +128,17 @@ class LeRobotFolder(DatasetReader):
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
+    def _check_seals(self) -> None:
+        """Warns where a small file of a dataset that was written here has changed since."""
+        for name in (schema.INFO, schema.SPEC, schema.METADATA):
+            path = self.root / name
+            # Links are refused where the files are read.
+            if path.is_file() and not path.is_symlink() and is_whole(path) is False:
+                self.warn(
+                    f"{path}: is not what was written (its checksum differs); restore it from a copy, or remove its key "
+                    f"{CHECKSUM!r} if you edited it yourself"
+                )
+
     def _find_videos(self) -> dict[str, list[Segment]]:
         """Feature -> segments, for the videos that there are. A camera that is only declared is left out."""
         found = {}
@@ -152,7 +165,7 @@ class LeRobotFolder(DatasetReader):
         path = self.root / schema.METADATA
         if path.exists():
             check_inside(self.root, path)
-            return read_json(path)
+            return {key: value for key, value in read_json(path).items() if key != CHECKSUM}
         return {"robot_type": self.info.robot_type} if isinstance(self.info.robot_type, str) else {}
 
     def _read_spec(self) -> Spec:

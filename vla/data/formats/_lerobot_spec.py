@@ -112,7 +112,7 @@ def stored_spec(root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions:
     path = root / schema.SPEC
     check_inside(root, path)
     try:
-        spec = Spec.from_dict(read_json(path, "restore the file, or delete it to derive the spec from info.json"))
+        spec = schema.spec_of(read_json(path, "restore the file, or delete it to derive the spec from info.json"))
     except SpecError as error:
         raise DataError(f"{path}: {error}; restore the file, or delete it to derive the spec from info.json") from error
     _check_stored(path, spec, info)

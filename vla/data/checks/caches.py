@@ -1,0 +1,18 @@
+"""Checks of decoded frames that are kept beside the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vla.data.cache import kept_damage
+from vla.data.checks.repairs import REBUILD_CACHES
+from vla.data.checks.subject import Subject
+from vla.data.checks.table import Finding, check
+
+
+@check("caches", "every byte of the decoded frames that are kept on disk")
+def caches(subject: Subject) -> Iterator[Finding]:
+    if subject.dataset is None:
+        return
+    for sentence in kept_damage(subject.dataset):
+        yield Finding("caches", "error", ".cache", sentence, REBUILD_CACHES)
