@@ -125,6 +125,43 @@ def _print_report(report: Any) -> None:
     console.print(f"{report.root} ({report.format or 'of no known format'}): {counts}; {len(report.ran)} checks")
 
 
+@data_app.command("view", epilog="Example: `vla data view data/mt10 --out mt10.html --episodes 0:20`")
+def data_view(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file, or a URL.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="What is read as what: `cameras.front=KEY`, `control_hz=5`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; view.html where no other file is asked for.")] = None,
+    rrd: Annotated[Path | None, typer.Option(help="A recording for the rerun viewer.")] = None,
+    episodes: Annotated[str | None, typer.Option(help="Which episodes: `0:20` or `3,7,10:20`.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Without --episodes: so many, evenly over tasks, successes and failures.")
+    ] = 50,
+    max_mb: Annotated[float, typer.Option(min=0.1, help="The page is not larger than so many MB.")] = 50.0,
+    format: Annotated[str | None, typer.Option(help="Its format; found by itself otherwise.")] = None,
+) -> None:
+    """Writes one HTML page with films, curves and numbers; with --rrd, a recording for the rerun viewer."""
+    with clear_errors(), shown_progress("looking") as progress:
+        from vla.config import load_config
+        from vla.data import EpisodeDataset, KeyMap
+        from vla.data.rerun_export import export_rerun
+        from vla.data.view import spread_episodes, write_view
+
+        opened = EpisodeDataset(dataset, format=format, keys=load_config(KeyMap, {}, settings) if settings else None)
+        written = []
+        if rrd is not None:
+            chosen = spread_episodes(opened, sample) if episodes is None else episodes
+            made = export_rerun(rrd, opened, episodes=chosen, progress=progress)
+            written.append(f"{made.episodes} of {len(opened)} episodes, {made.bytes / 1e6:.1f} MB: {rrd}")
+        if out is not None or rrd is None:
+            out = out or Path("view.html")
+            page = write_view(out, opened, episodes=episodes, sample=sample, max_mb=max_mb, progress=progress)
+            films = f", {page.filmed} with films" if opened.spec.cameras else ""
+            written.append(f"{page.episodes} of {page.total} episodes{films}, {page.bytes / 1e6:.1f} MB: {out}")
+    for line in written:
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
 def _print_stats(found: dict[str, Any]) -> None:
     console.print(f"{found['episodes']} episodes, {found['frames']} frames, {100 * found['success_rate']:.0f}% solved")
     shown = ("min", "q01", "q50", "q99", "max", "mean", "std")
