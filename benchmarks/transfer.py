@@ -23,9 +23,7 @@ from vla.config import load_config, read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG = CONFIGS / "transfer_metaworld.yaml"
-MIXED = "data/transfer_metaworld_mixed"
 FAILURES = [
-    "out=data/transfer_metaworld_failures",
     "episodes_per_task=30",
     "only_successes=false",
     "actions=executed",
@@ -33,7 +31,7 @@ FAILURES = [
 ]
 NO_REPLAY = ["data.replay=[]"]
 SCRATCH = [*NO_REPLAY, "init_from=null", "transfer=null", "optim.lr=1e-3", "optim.rates={}"]
-ON_MIXED = [f"data.path={MIXED}", "data.validation_fraction=0", 'data.rewards={"kind": "success"}']
+ON_MIXED = ["data.path={mixed}", "data.validation_fraction=0", 'data.rewards={"kind": "success"}']
 IQL = {
     "type": "iql",
     "advantage": "outcome",
@@ -50,7 +48,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "scratch": ("from scratch", SCRATCH),
     "transfer": ("fine-tuned, a quarter of the batches still the tabletop", []),
     "no_replay": ("fine-tuned on the demonstrations alone", NO_REPLAY),
-    "lora": ("adapters of rank 16", ['transfer.lora={"rank": 16, "alpha": 16}']),
+    "lora": ("adapters of rank 16, four times the rate", ['transfer.lora={"rank": 16, "alpha": 16}', "optim.lr=2e-3"]),
     "bc_mixed": ("demonstrations and failures, cloned", [*ON_MIXED, *NO_REPLAY]),
     "iql_mixed": (
         "demonstrations and failures, IQL",
@@ -60,28 +58,32 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 """name -> (title, overrides of the config's train section)."""
 
 
-def collect() -> None:
-    """The demonstrations, failures, and both in one dataset, where they are not there yet."""
+def collect(task: str) -> dict[str, str]:
+    """The task's demonstrations, and both demonstrations and failures, collected where they are not there yet.
+
+    Returns folders by name: demonstrations, mixed."""
     from vla.data import DatasetWriter, EpisodeDataset
     from vla.sim_eval.collect import CollectConfig
     from vla.sim_eval.collect import collect as run
 
-    parts = []
-    for overrides in ([], FAILURES):
-        settings = load_config(CollectConfig, CONFIG, overrides, section="collect")
-        if not (Path(settings.out) / "meta" / "info.json").exists():
-            run(settings)
-        parts.append(EpisodeDataset(settings.out))
-    if not Path(MIXED).exists():
-        with DatasetWriter(MIXED, parts[0].spec) as writer:
+    folders = {name: f"data/transfer_{task}_{name}" for name in ("demonstrations", "failures", "mixed")}
+    for name, overrides in (("demonstrations", []), ("failures", FAILURES)):
+        given = [f"env.tasks=[{task}]", f"out={folders[name]}", *overrides]
+        if not (Path(folders[name]) / "meta" / "info.json").exists():
+            run(load_config(CollectConfig, CONFIG, given, section="collect"))
+    if not Path(folders["mixed"]).exists():
+        parts = [EpisodeDataset(folders[name]) for name in ("demonstrations", "failures")]
+        with DatasetWriter(folders["mixed"], parts[0].spec) as writer:
             for part in parts:
                 writer.add_episodes([part.episode(index) for index in range(len(part))])
+    return folders
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--work", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--task", default="button-press-topdown", help="of Meta-World, that nobody has learned yet")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant")
     parser.add_argument("--episodes", type=int, default=100, help="unseen starts after each training")
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("--no-table", action="store_true", help="train and evaluate only: another call shows all")
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
-    collect()
+    folders = collect(arguments.task)
 
     policy = json.dumps(read_yaml(CONFIGS / "tabletop.yaml")["train"]["policy"])
     found: dict[str, dict[str, Any]] = {}
@@ -97,10 +99,12 @@ def main() -> None:
         _, training = VARIANTS[name]
         solved: dict[str, list[bool]] = {}
         for seed in range(arguments.seeds):
-            given = [f"steps={arguments.steps}", f"seed={seed}", "save_every=null", "validate_every=null", *training]
+            given = [f"steps={arguments.steps}", f"seed={seed}", "save_every=null", "validate_every=null"]
+            given += [f"data.path={folders['demonstrations']}"]
+            given += [text.replace("{mixed}", folders["mixed"]) for text in training]
             given += [f"policy={policy}"] if name == "scratch" else []
-            out = arguments.work / f"{name}_{seed}"
-            played = [f"episodes_per_task={arguments.episodes}"]
+            out = arguments.work / arguments.task / f"{name}_{seed}"
+            played = [f"episodes_per_task={arguments.episodes}", f"env.tasks=[{arguments.task}]"]
             result = learn_and_play(f"{name}, seed {seed}", out, CONFIG, given, played)
             solved |= {f"{task}, seed {seed}": outcomes for task, outcomes in result["solved"].items()}
         found[name] = {"solved": solved}
@@ -113,6 +117,7 @@ def main() -> None:
         ratio=None,
         unit="episodes solved, of the same starts",
         table=compared(found, {name: VARIANTS[name][0] for name in found}),
+        task=arguments.task,
         steps=arguments.steps,
         variants={name: {"what": VARIANTS[name][0], **r} for name, r in found.items()},
     )
