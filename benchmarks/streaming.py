@@ -4,7 +4,7 @@ A dataset of `--episodes` episodes of PNG images is written and opened twice, ea
 streamed with a budget of `1 / --times` of the decoded frames. Both make batches (loader alone), and train RT-1 on them, in
 turn. A turn is as many batches as an epoch has, so that every frame is decoded about once per turn on the streamed side; its
 clock stops when what it reads ahead is decoded, too, so that nothing is done in the other side's time. `ratio` is the
-streamed speed over the one from memory while training; memory is what the process held beyond what it held before it opened
+streamed speed over the one from memory while training. Memory is what the process held beyond what it held before it opened
 the data, at its peak.
 
     python benchmarks/streaming.py [--episodes 100] [--size 128] [--times 8] [--rounds 3] [--threads N]
@@ -66,16 +66,15 @@ def compare(arguments: argparse.Namespace) -> None:
             "trunk": arguments.trunk,
         }
         sides = {name: Side({"side": name, **settings}) for name in SIDES}
-        seconds = {
-            work: alternate(
-                {name: sides[name].clock(work, steps[work]) for name in SIDES},
+        seconds, peaks = {}, {}
+        for work, count in steps.items():
+            seconds[work] = alternate(
+                {name: side.clock(work, count) for name, side in sides.items()},
                 rounds=arguments.rounds,
                 warmup=1,
                 tell=lambda text, work=work: print(f"{work}: {text}", file=sys.stderr),
             )
-            for work in steps
-        }
-        peaks = {name: max(side.memory) for name, side in sides.items()}
+            peaks[work] = {name: round(side.memory / 2**20) for name, side in sides.items()}
         read = sides["stream"].decoded
     speeds = {
         work: {name: steps[work] / summary(found)["median"] for name, found in sides.items()}
@@ -90,7 +89,7 @@ def compare(arguments: argparse.Namespace) -> None:
         table=table(speeds, peaks, decoded),
         decoded_mib=round(decoded / 2**20),
         budget_mib=round(decoded / arguments.times / 2**20),
-        peak_mib={name: round(peak / 2**20) for name, peak in peaks.items()},
+        peak_mib=peaks,
         frames=frames,
         frames_decoded=read,
         steps_per_turn=steps,
@@ -102,15 +101,15 @@ def compare(arguments: argparse.Namespace) -> None:
     )
 
 
-def table(speeds: dict[str, dict[str, float]], peaks: dict[str, float], decoded: int) -> Any:
+def table(speeds: dict[str, dict[str, float]], peaks: dict[str, dict[str, int]], decoded: int) -> Any:
     from rich.table import Table
 
     found = Table(title=f"{decoded / 2**20:.0f} MiB of decoded frames")
-    for column in ("frames", "batches/s, loader alone", "steps/s, training", "peak memory beyond the start, MiB"):
+    for column in ("frames", "batches/s, loader alone", "peak MiB", "steps/s, training", "peak MiB"):
         found.add_column(column, justify="left" if column == "frames" else "right")
     for name in SIDES:
-        numbers = (speeds["loader"][name], speeds["train"][name], peaks[name] / 2**20)
-        found.add_row(name, *(f"{number:.2f}" for number in numbers))
+        cells = [text for work in speeds for text in (f"{speeds[work][name]:.2f}", str(peaks[work][name]))]
+        found.add_row(name, *cells)
     return found
 
 
@@ -156,7 +155,7 @@ class Side:
             text=True,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(settings["threads"])},
         )
-        self.memory: list[float] = []
+        self.memory = 0
         self.decoded = 0
         self._answer()
 
@@ -177,8 +176,7 @@ class Side:
         if not line:
             raise SystemExit(f"streaming: a side ended with status {self.process.wait()}; see above")
         found = dict(json.loads(line))
-        self.memory.append(found["memory"])
-        self.decoded = found["decoded"]
+        self.memory, self.decoded = found["memory"], found["decoded"]
         return found
 
 
