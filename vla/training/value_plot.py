@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 560, 400  # in user units
+WIDTH, HEIGHT = 680, 420  # in user units
+CHARACTER = 6.2  # width of one in a name
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 56, 50
 COLOURS = ("#2260c4", "#c2571a", "#2b8a5a", "#8a4bb0")
 _STYLE = """
@@ -76,24 +77,38 @@ def dots_svg(
         if connect:
             points = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in placed)
             parts.append(f'<polyline class="path" stroke="{colour}" points="{points}"/>')
-        for px, py, name in placed:
-            parts.append(f'<circle fill="{colour}" cx="{px:.1f}" cy="{py:.1f}" r="4.5"/>')
-            left = px > (LEFT + right) * 0.7  # names of dots at the right stand on their left
-            anchor, shift = ("end", -8) if left else ("start", 8)
-            parts.append(
-                f'<text class="name" x="{px + shift:.1f}" y="{py + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
-                if name
-                else ""
-            )
+        parts += [f'<circle fill="{colour}" cx="{px:.1f}" cy="{py:.1f}" r="4.5"/>' for px, py, _ in placed]
         if legend:
             parts.append(f'<circle fill="{colour}" cx="{LEFT + 6 + 130 * number}" cy="38" r="4.5"/>')
             parts.append(f'<text x="{LEFT + 16 + 130 * number}" y="42">{escape(legend)}</text>')
+    parts += _names([(x_axis(across), y_axis(up), name) for across, up, name in dots], right)
     parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x)}</text>')
     middle = (TOP + bottom) / 2
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y)}</text>')
     body = "\n".join(part for part in parts if part)
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
+
+
+def _names(placed: Sequence[tuple[float, float, str]], right: float) -> list[str]:
+    """Each dot's name beside it, on the first side where it covers no other dot or name; above where there is none."""
+    taken = [(px - 6, py - 6, px + 6, py + 6) for px, py, _ in placed]
+    texts = []
+    for px, py, name in placed:
+        if not name:
+            continue
+        wide = CHARACTER * len(name)
+        sides = [(px + 8, py + 4), (px - 8 - wide, py + 4), (px - wide / 2, py - 8), (px - wide / 2, py + 17)]
+        boxes = [(x, y - 10, x + wide, y + 3) for x, y in sides]
+        free = [box for box in boxes if box[2] <= right + RIGHT and not any(_overlap(box, other) for other in taken)]
+        box = (free or boxes[2:3])[0]
+        taken.append(box)
+        texts.append(f'<text class="name" x="{box[0]:.1f}" y="{box[1] + 10:.1f}">{escape(name)}</text>')
+    return texts
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 __all__ = ["Dot", "dots_svg"]
