@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -71,6 +71,9 @@ $(INTEROP)/.network: $(READY) $(INTEROP)/.ready
 
 bench-eval_peer: $(READY) $(INTEROP)/.network  ## against the evaluation of lerobot 0.4.4, in an environment of its own
 	$(BIN)/python benchmarks/eval_peer.py
+
+bench-loader_peer: $(READY) $(INTEROP)/.ready  ## against the loading of lerobot 0.4.4, in an environment of its own
+	$(BIN)/python benchmarks/loader_peer.py
 
 D3RLPY := .venv-d3rlpy
 POLICIES ?= data/policies
