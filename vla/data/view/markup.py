@@ -66,7 +66,9 @@ def _shown(value: Value, kind: str) -> str:
 
 
 def percent(rate: float) -> str:
-    return f"{100 * rate:.0f}&#8239;%"
+    """In whole per cent; with a decimal where that would say none or all of what is only nearly so."""
+    digits = 1 if 0 < rate < 0.01 or 0.99 < rate < 1 else 0
+    return f"{100 * rate:.{digits}f}&#8239;%"
 
 
 def facts(pairs: Iterable[tuple[str, Value]], css: str) -> str:

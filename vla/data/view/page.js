@@ -107,6 +107,7 @@
     const kind = source.slice(5, source.indexOf(";"));
     let address = "";
     let wanted = null;
+    let refused = false;
     video.controls = false;
     const timeOf = (step) => ((Math.min(frames - 1, Math.floor(step / stride)) + 0.5) * stride) / rate;
     const seek = () => {
@@ -145,7 +146,14 @@
         const time = timeOf(step);
         if (Math.abs(video.currentTime - time) > 0.75 * (stride / rate)) video.currentTime = time;
         video.playbackRate = speed;
-        video.play().catch(() => {});
+        refused = false;
+        video.play().catch(() => (refused = true));
+      },
+      /* The step that is shown while it plays: Infinity after the end, null before the start, undefined where it does not. */
+      step() {
+        if (video.ended) return Infinity;
+        if (refused || video.error || !address) return undefined;
+        return video.paused || video.seeking ? null : video.currentTime * rate;
       },
       pause() {
         video.pause();
@@ -233,11 +241,13 @@
       for (const film of films) film.play(step, factor);
       button.textContent = "Pause";
       const tick = (time) => {
-        exact += Math.max(0, ((time - before) / 1000) * rate * factor);
+        const film = films[0]?.step?.(); /* the first film is the clock, where there is one */
+        if (film === undefined) exact += Math.max(0, ((time - before) / 1000) * rate * factor);
+        else if (film !== null) exact = film;
         before = time;
         if (Math.floor(exact) !== step) {
           update(Math.floor(exact));
-          for (const film of films) film.follow(step);
+          for (const other of films.slice(film === undefined ? 0 : 1)) other.follow(step);
         }
         if (exact >= steps) pause();
         else timer = requestAnimationFrame(tick);
