@@ -53,6 +53,10 @@ def is_leftover(path: Path) -> bool:
 def checksums(subject: Subject) -> Iterator[Finding]:
     if not subject.is_ours:
         return
+    for name in (schema.SPEC, schema.METADATA):
+        path = subject.root / name
+        if not path.exists():
+            yield Finding("checksums", "error", name, f"{path}: no such file; restore it from a copy or its source")
     for path in subject.files:
         name = subject.name(path)
         if path.is_symlink() or path.suffix not in (".json", ".parquet", ".mp4") or name == schema.STATS:
@@ -63,8 +67,11 @@ def checksums(subject: Subject) -> Iterator[Finding]:
             yield Finding("checksums", "error", name, f"{path}: cannot be read: {error}; {_RESTORE}")
             continue
         if whole is None and name.startswith(("meta/", "data/", "videos/")):
-            message = f"{path}: has no checksum: another program wrote or changed it, or an older version of this one"
-            yield Finding("checksums", "note", name, message)
+            message = (
+                f"{path}: has no checksum, others of the dataset have: another program wrote or changed it, or an older "
+                "version of this one; compare it with its source"
+            )
+            yield Finding("checksums", "warning", name, message)
         elif whole is False:
             edited = f", or remove its key {CHECKSUM!r} if you edited it yourself" if path.suffix == ".json" else ""
             message = (

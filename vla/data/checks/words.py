@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from vla.data.checks.subject import Subject
-from vla.data.checks.table import Finding, check
+from vla.data.checks.table import LEROBOT, Finding, check
 
 
 @check("instructions", "instructions that are blank, or the same but for case and spaces")
@@ -26,3 +26,29 @@ def instructions(subject: Subject) -> Iterator[Finding]:
             listed = " and ".join(map(repr, texts))
             message = f"{listed} differ in case or spaces alone, and count as {len(texts)} tasks; write them alike"
             yield Finding("instructions", "warning", "instructions", message)
+
+
+@check("task_words", "instructions of the table of tasks, against those of the table of episodes", formats=LEROBOT)
+def task_words(subject: Subject) -> Iterator[Finding]:
+    dataset, parts = subject.dataset, subject.lerobot
+    if (
+        dataset is None
+        or parts is None
+        or parts.table is None
+        or "tasks" not in parts.table
+        or subject.keys is not None
+    ):
+        return
+    episodes = dataset._reader.episodes
+    if len(episodes) != len(parts.table):
+        return
+    places = zip(episodes["episode_index"].tolist(), episodes["task_index"].tolist(), parts.table["tasks"], strict=True)
+    for episode, task, said in places:
+        text = dataset.instructions[task]
+        listed = [said] if isinstance(said, str) else list(said) if hasattr(said, "__iter__") else []
+        if listed and text not in listed:
+            message = (
+                f"{subject.root}: the table of tasks gives episode {episode} the instruction {text!r}, the table of "
+                f"episodes {listed[0]!r}: one of them was changed"
+            )
+            yield Finding("task_words", "warning", f"episode {episode}", message)

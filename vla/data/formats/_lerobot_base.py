@@ -129,7 +129,10 @@ class LeRobotFolder(DatasetReader):
             self.warnings.append(sentence)
 
     def _check_seals(self) -> None:
-        """Warns where a small file of a dataset that was written here has changed since."""
+        """Warns where a small file of a dataset that was written here has changed since, or its spec is gone."""
+        info, spec = self.root / schema.INFO, self.root / schema.SPEC
+        if not spec.exists() and is_whole(info) is not None:
+            self.warn(f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it")
         for name in (schema.INFO, schema.SPEC, schema.METADATA):
             path = self.root / name
             # Links are refused where the files are read.
