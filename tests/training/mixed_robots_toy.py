@@ -93,3 +93,9 @@ def mixture_config(folder: Path, out: Path, /, *, data: dict[str, Any] | None = 
         "ema_decay": 0.9,
     }
     return TrainConfig.model_validate(values | changes)
+
+
+def two_processes_config(folder: Path, out: Path) -> TrainConfig:
+    """Few windows, so that most parts of a batch lack a robot; nothing random on top of the batches."""
+    policy = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
+    return mixture_config(folder, out, policy=policy, steps=3, batch_size=4, validate_every=3, save_every=None)

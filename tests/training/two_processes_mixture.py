@@ -1,4 +1,4 @@
-"""Trains on a mixture in two processes, then in one; run by test_mixture_training.
+"""Trains on a mixture in two processes; run by test_mixture_training, which trains in one.
 
 The two are forks of this process, so that what is imported is imported once.
 """
@@ -10,24 +10,16 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
-from mixed_robots_toy import POLICY, mixture_config
+from mixed_robots_toy import two_processes_config
 
-from vla.training import TrainConfig, train
-
-
-def config(robots: Path, out: Path) -> TrainConfig:
-    """Few windows, so that most parts of a batch lack a robot; nothing random on top of the batches."""
-    policy: dict[str, Any] = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
-    changes = {"steps": 4, "batch_size": 4, "validate_every": 4, "save_every": None}
-    return mixture_config(robots, out, policy=policy, **changes)
+from vla.training import train
 
 
 def rank(number: int, port: int, robots: Path, out: Path) -> None:
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    train(config(robots, out / "two"))
+    train(two_processes_config(robots, out / "two"))
 
 
 def main(robots: Path, out: Path) -> None:
@@ -41,7 +33,6 @@ def main(robots: Path, out: Path) -> None:
     for process in ranks:
         process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
-    train(config(robots, out / "one"))
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ class MultiRobotPolicy(Policy):
 
     def fit(self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Any = None) -> NoReturn:
         """Raises UserError: data of one robot cannot be fitted to."""
-        raise self._several("be fitted to the data of one; use fit_robots")
+        raise self.one_of_several("be fitted to the data of one; use fit_robots")
 
     def part(self, name: str) -> Policy:
         """The policy of one robot as it is in here: its trunk is that of all."""
@@ -251,17 +251,18 @@ class MultiRobotPolicy(Policy):
 
     def act(self, *args: Any, **options: Any) -> NoReturn:
         """Raises UserError: one robot has to be chosen."""
-        raise self._several("act for all")
+        raise self.one_of_several("act for all")
 
     def step(self, observation: Any, memory: Any) -> NoReturn:
         """Raises UserError: one robot has to be chosen."""
-        raise self._several("act for all")
+        raise self.one_of_several("act for all")
 
     def remember(self, memory: Any, actions: Any) -> NoReturn:
         """Raises UserError: one robot has to be chosen."""
-        raise self._several("act for all")
+        raise self.one_of_several("act for all")
 
-    def _several(self, what: str) -> UserError:
+    def one_of_several(self, what: str) -> UserError:
+        """The error of somebody who wants of all what only one robot can."""
         names = list(self.robots)
         return UserError(
             f"this policy is for the robots {', '.join(names)} and cannot {what}: take one out with "

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.config import UserError, dump_config
-from vla.models import load_policy
-from vla.recipes.evaluate import BASELINES, Baseline, policy_name
+from vla.recipes.evaluate import Baseline, load_actor, policy_name
 from vla.sim_eval.compare import Comparison, compare, decided_sequentially
 from vla.sim_eval.evaluate import EvalConfig, play, progress_bar, save_results
 from vla.sim_eval.report import write_report
@@ -158,5 +157,5 @@ def compare_policies_sequentially(
     """
     if policy_a == policy_b:
         raise UserError(f"both policies are {policy_a!r}: name two different ones")
-    actor_a, actor_b = (BASELINES.get(policy) or load_policy(policy) for policy in (policy_a, policy_b))
+    actor_a, actor_b = (load_actor(policy) for policy in (policy_a, policy_b))
     return compare_sequentially(actor_a, actor_b, config, policies=(policy_a, policy_b), alpha=alpha, command=command)

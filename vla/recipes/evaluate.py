@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from vla.models import load_policy
+from vla.models.multi_robot import MultiRobotPolicy
+from vla.models.policy import Policy
 from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
 from vla.sim_eval.robustness import PerturbConfig, perturb
 from vla.sim_eval.robustness_table import Robustness
@@ -18,14 +20,24 @@ def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> R
 
     Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
     """
-    actor = BASELINES.get(config.policy) or load_policy(config.policy)
+    actor = load_actor(config.policy)
     return evaluate(actor, config, name=policy_name(config.policy), command=command)
 
 
 def perturb_from_config(config: PerturbConfig, *, command: str | None = None) -> Robustness:
     """Evaluates `config.policy` clean and under perturbations. Raises what `evaluate_from_config` and `perturb` raise."""
-    actor = BASELINES.get(config.policy) or load_policy(config.policy)
+    actor = load_actor(config.policy)
     return perturb(actor, config, name=policy_name(config.policy), command=command)
+
+
+def load_actor(policy: str) -> Baseline | Policy:
+    """A baseline by its name, or a policy by its folder. Raises CheckpointError, or UserError where it is for several robots."""
+    if policy in BASELINES:
+        return BASELINES[policy]
+    found = load_policy(policy)
+    if isinstance(found, MultiRobotPolicy):
+        raise found.one_of_several("be evaluated")
+    return found
 
 
 def policy_name(policy: str) -> str:
