@@ -233,3 +233,11 @@ def test_links_that_leave_the_folder(plain: Path, tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_else(plain: Path, tmp_path: Path) -> None:
     files = ["episode_10/steps.csv", "episode_9/front/frame_0.png", "episode_9/front/frame_2.png", "instruction.txt"]
     assert corrupt(plain, files, tmp_path / "copies", times=80) > 25
+
+
+def test_lost_episodes_are_told(plain: Path) -> None:
+    shutil.copytree(plain / "episode_10", plain / "episode_12")
+    (plain / "episode_11").mkdir()
+    first, second = EpisodeDataset(plain).warnings
+    assert first == "folders without steps.csv are left out: episode_11"
+    assert second == "episode numbers have holes: 1 between episode_9 and episode_12 are missing, first 11"

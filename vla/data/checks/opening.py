@@ -18,6 +18,8 @@ _KNOWN = (
     ("timestamp", "timestamps", ""),
     ("steps do not take about", "timestamps", ""),
     ("indices have holes", "indices", ""),
+    ("numbers have holes", "indices", ""),
+    ("are left out", "indices", ""),
     ("have no instruction", "instructions", ""),
     ("its control rate", "control_rate", ""),
 )

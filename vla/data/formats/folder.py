@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ class FolderReader(EpisodicReader):
         if not folders:
             raise DataError(f"{root}: no folder in it has a {_STEPS}; expected one folder per episode")
         self._folders = [_Folder(inside(root, folder)) for folder in folders]
+        self._warn_of_lost([folder.name for folder in folders])
         tables = [read_steps(root, folder / _STEPS) for folder in folders]
         self._check_columns(tables)
         self._states = self._numeric("state", self.keys.state, tables[0])
@@ -82,6 +84,21 @@ class FolderReader(EpisodicReader):
             control_hz=self._hz,
             unnamed_task=root.resolve().name,
         )
+
+    def _warn_of_lost(self, names: list[str]) -> None:
+        """An episode that lost its numbers, or that is missing from a row of numbered ones, was there once."""
+        others = (path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if left_out := sorted(set(others) - set(names), key=natural):
+            self.warnings.append(f"folders without {_STEPS} are left out: {', '.join(left_out)}")
+        parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
+        if all(parts) and len({part[1] for part in parts if part}) == 1:
+            numbers = sorted({int(part[2]) for part in parts if part})
+            missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+            if 0 < missing <= len(numbers):  # names that are dates have more holes than days
+                first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
+                self.warnings.append(
+                    f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} are missing, first {first}"
+                )
 
     # --- numbers ------------------------------------------------------------------------------------
 
