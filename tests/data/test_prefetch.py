@@ -91,7 +91,8 @@ def test_items_are_held_by_their_reader_alone():
 
 # Loads the file alone: the package would be imported for longer than the test takes.
 INTERRUPTED = """
-import runpy, sys, threading, time
+import runpy, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 prefetch = runpy.run_path(sys.argv[1])["prefetch"]
 def items():
     yield 0

@@ -106,7 +106,7 @@ def window(episode: Batch, row: int, t: int, history: int) -> Batch:
     values = {
         f.name: getattr(part, f.name)[row : row + 1]
         for f in dataclasses.fields(part)
-        if f.name not in ("images", "instruction")
+        if f.name not in ("images", "instruction") and getattr(part, f.name) is not None
     }
     values["images"] = {c: x[row : row + 1] for c, x in part.images.items()}
     return dataclasses.replace(part, instruction=[part.instruction[row]], **values)

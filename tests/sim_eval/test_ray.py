@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,9 +45,12 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _kill_an_actor() -> None:
-    children = psutil.Process().children(recursive=True)
-    actors = [child for child in children if child.is_running() and "EnvActor" in " ".join(child.cmdline())]
-    os.kill(actors[0].pid, signal.SIGKILL)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # of those that end meanwhile
+            if "EnvActor" in " ".join(child.cmdline()):
+                os.kill(child.pid, signal.SIGKILL)
+                return
+    pytest.fail("there is no actor")
 
 
 class Killer(Restless):

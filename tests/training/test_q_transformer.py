@@ -287,7 +287,7 @@ def test_targets_follow_and_are_never_trained(head, config_class, target):
     followed = policy.head if target == "head" else policy
     before = {name: value.clone() for name, value in followed.state_dict().items()}
     learner = Learner(policy, objective)
-    optimizer = build_optimizer(learner, training_toy.ToyTrainConfig(out="", data={"path": ""}, steps=1).optim)
+    optimizer = build_optimizer(learner, training_toy.ToyTrainConfig(out="", data={"path": "unread"}, steps=1).optim)
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in policy.parameters()}
     learner.train()

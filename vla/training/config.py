@@ -55,9 +55,10 @@ class DataConfig(Config):
     mixture_temperature: PositiveFloat | None = None
     """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or 1 as the data are, more
     draws small datasets more often."""
-    cache: Literal["ram", "disk", "stream"] = "ram"
-    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); or `stream`, for data larger than either:
-    frames are decoded shortly before they are used, a shuffled block of episodes at a time."""
+    cache: Literal["ram", "disk", "shared", "stream"] = "ram"
+    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); `shared` (one copy in memory for all processes
+    of the machine); or `stream`, for data larger than any: frames are decoded shortly before they are used, a shuffled block of
+    episodes at a time."""
     stream_memory_gb: PositiveFloat = 4.0
     """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third of it is a block: windows are
     shuffled within it, so more of it mixes more episodes."""
