@@ -147,6 +147,7 @@ def _parquet(subject: Subject, path: Path) -> Iterator[str]:
         try:
             with opened_parquet(path, _RESTORE) as parquet:
                 table = parquet.read_row_group(group, use_threads=False)
+                table.validate(full=True)
         except DataError as error:
             yield f"{error} (row group {group} of {groups})"
             continue

@@ -158,7 +158,9 @@ def _table(root: Path, path: Path) -> pa.Table | None:
     try:
         check_inside(root, path)
         with opened_parquet(path, _REMEDY) as parquet:
-            return parquet.read(use_threads=False)
+            table = parquet.read(use_threads=False)
+            table.validate(full=True)  # text that is no UTF-8 would only show where it is used
+            return table
     except DataError:
         return None
 

@@ -130,6 +130,8 @@ def read_info(folder: Path, split: str | None) -> tuple[dict[str, Any], list[Sha
         raise DataError(f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's default)")
     try:
         shards = _shards(folder, info)
+    except DataError:
+        raise
     except _MALFORMED as error:
         raise DataError(f"{path}: is not as TFDS writes it ({error!r}); copy it from the dataset's source") from error
     splits = list(dict.fromkeys(shard.split for shard in shards))
@@ -157,5 +159,7 @@ def _shards(folder: Path, info: dict[str, Any]) -> list[Shard]:
                 "NUM_SHARDS": f"{len(lengths):05d}",
             }.items():
                 name = name.replace(f"{{{field}}}", str(value))
+            if Path(name).name != name or "\\" in name:
+                raise DataError(f"{folder / INFO}: names the file {name!r}, expected one beside it; restore {INFO}")
             shards.append(Shard(folder / name, str(split["name"]), episodes))
     return shards
