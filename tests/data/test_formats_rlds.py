@@ -331,12 +331,12 @@ def test_names_and_links_that_leave_the_folder(toy: Path, tmp_path: Path) -> Non
     outside = tmp_path / "outside"
     file.rename(outside)
     file.symlink_to(outside)
-    with pytest.raises(DataError, match="leads out|expected one beside it"):
+    with pytest.raises(DataError, match=r"leads out|expected one beside it"):
         EpisodeDataset(toy)
     info = json.loads(text)
     info["splits"][1]["filepathTemplate"] = "../../outside"
     (toy / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(DataError, match="leads out|expected one beside it"):
+    with pytest.raises(DataError, match=r"leads out|expected one beside it"):
         EpisodeDataset(toy)
 
 
