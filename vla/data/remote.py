@@ -97,7 +97,7 @@ class RemoteFiles:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     try:
         return fsspec.url_to_fs(url)  # type: ignore[no-any-return]
