@@ -201,6 +201,13 @@ def test_a_video_that_is_missing_and_one_that_is_cut(copied, name):
     assert "no such file" in told(validate(root), "opens", "error").message
 
 
+def test_warnings_that_come_while_images_are_read(copied):
+    root = copied("LeRobot v2.1")
+    films = sorted(root.rglob("*.mp4"))
+    shutil.copy(films[2], films[3])
+    assert "has 5 frames, episode 3 has 4 steps" in told(validate(root), "reader").message
+
+
 def test_damaged_images_are_named_by_episode(copied):
     root = copied("folder")
     (root / "episode_2/wrist/000003.png").write_bytes(b"no picture")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from vla.data import schema
 from vla.data.atomic import TEMPORARY_SUFFIX
 from vla.data.checks.repairs import REMOVE_LEFTOVERS
 from vla.data.checks.subject import Subject
-from vla.data.checks.table import LEROBOT, Finding, check
+from vla.data.checks.table import Finding, check
 from vla.data.episode import decode_png
 from vla.data.errors import DataError
 from vla.data.formats._files import parse_json
@@ -21,6 +20,7 @@ from vla.data.seals import CHECKSUM, is_whole
 PICTURES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _WRITTEN = (".json", ".parquet", ".mp4", ".bin", ".safetensors")
+_ROWS = 256
 _RESTORE = "copy the file from the dataset's source"
 
 
@@ -224,8 +224,10 @@ def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
         try:
             with opened(path) as file:
                 check_stored(file[name])
-                if subject.deep or file[name].ndim < 4:
-                    _ = file[name][()] if file[name].ndim == 0 else [file[name][i] for i in range(len(file[name]))]
+                # pictures of a dataset that could be opened are left to who decodes them
+                if file[name].ndim < 4 or (subject.deep and subject.dataset is None):
+                    for at in range(0, len(file[name]) if file[name].ndim else 1, _ROWS):
+                        _ = file[name][at : at + _ROWS] if file[name].ndim else file[name][()]
         except DataError as error:
             yield f"{path}: {name}: {error}"
 
@@ -241,23 +243,3 @@ _READERS: dict[str, Callable[[Subject, Path], Iterator[str]]] = {
     **dict.fromkeys(PICTURES, _told(_picture)),
     **dict.fromkeys(VIDEOS, _told(_video)),
 }
-
-
-@check("unreferenced", "files in the folders of data that no episode is in", formats=LEROBOT)
-def unreferenced(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
-    reader = None if subject.dataset is None else subject.dataset._reader
-    if parts is None or reader is None or parts.table is None or subject.keys is not None:
-        return
-    used = {os.path.normpath(s.path) for segments in getattr(reader, "_videos", {}).values() for s in segments}
-    if {"data/chunk_index", "data/file_index"} <= set(parts.table):
-        template = (parts.info.data_path if parts.info else None) or schema.DATA_PATH
-        for chunk, file in zip(parts.table["data/chunk_index"], parts.table["data/file_index"], strict=True):
-            used.add(os.path.normpath(subject.root / template.format(chunk_index=int(chunk), file_index=int(file))))
-    else:
-        used |= {os.path.normpath(path) for path in reader._files.paths}  # type: ignore[attr-defined]
-    for path in subject.files:
-        name = subject.name(path)
-        if name.startswith(("data/", "videos/")) and not is_leftover(path) and os.path.normpath(path) not in used:
-            message = f"{path}: no episode is in this file; move it away if it is of no use"
-            yield Finding("unreferenced", "warning", name, message)

@@ -85,7 +85,7 @@ class LeRobotParts:
         for name in ("episode_index", "length"):
             if name not in table:
                 return None
-            table[name] = pd.to_numeric(table[name], errors="coerce")
+            table[name] = pd.to_numeric(table[name], errors="coerce").where(lambda values: values.abs() < 2**53)
         table = table.dropna(subset=["episode_index", "length"]).sort_values("episode_index", ignore_index=True)
         total = self.total
         return table if total is None or not self.tables else table.head(total)

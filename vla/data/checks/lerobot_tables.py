@@ -5,14 +5,16 @@ N: frames, E: episodes.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vla.data import schema
+from vla.data.checks.files import is_leftover
 from vla.data.checks.lerobot_parts import LeRobotParts
 from vla.data.checks.repairs import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
 from vla.data.checks.subject import Numbers, Subject
@@ -43,7 +45,7 @@ def files(subject: Subject) -> Iterator[Finding]:
         yield Finding("files", "error", name, message)
 
 
-def _filled(template: str, row: dict[Any, Any], prefix: str, **values: str) -> str | None:
+def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -> str | None:
     """Name of the file that a row of the episodes table points to; None where it does not say."""
     numbers = {key: row.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
     if any(value is None or pd.isna(value) for value in numbers.values()):
@@ -52,6 +54,26 @@ def _filled(template: str, row: dict[Any, Any], prefix: str, **values: str) -> s
         return fill(template, prefix, **values, **{key: int(value) for key, value in numbers.items()})  # type: ignore[arg-type]
     except (DataError, TypeError, ValueError, OverflowError):
         return None
+
+
+@check("unreferenced", "files in the folders of data that no episode is in", formats=LEROBOT)
+def unreferenced(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    reader: Any = None if subject.dataset is None else subject.dataset._reader
+    if parts is None or parts.info is None or parts.table is None or reader is None or subject.keys is not None:
+        return
+    used = {os.path.normpath(segment.path) for segments in reader._videos.values() for segment in segments}
+    if {"data/chunk_index", "data/file_index"} <= set(parts.table):
+        rows = parts.table[["data/chunk_index", "data/file_index"]].drop_duplicates().to_dict("records")
+        names = [_filled(parts.info.data_path or schema.DATA_PATH, row, "data/") for row in rows]
+        used |= {os.path.normpath(subject.root / name) for name in names if name is not None}
+    else:
+        used |= {os.path.normpath(path) for path in reader._files.paths}
+    for path in subject.files:
+        name = subject.name(path)
+        if name.startswith(("data/", "videos/")) and not is_leftover(path) and os.path.normpath(path) not in used:
+            message = f"{path}: no episode is in this file; move it away if it is of no use"
+            yield Finding("unreferenced", "warning", name, message)
 
 
 @check("lengths", "frames of each episode, against the table of episodes", formats=LEROBOT)

@@ -1,29 +1,12 @@
-"""Checks by the reader itself: does the dataset open, and what does its reader say of it."""
+"""Does the dataset open?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vla.data.checks.repairs import CORRECT_TOTALS, DROP_CAMERAS
 from vla.data.checks.subject import Subject
 from vla.data.checks.table import Finding, check
 from vla.data.errors import DataError
-
-_KNOWN = (
-    ("declares the camera", "cameras", DROP_CAMERAS),
-    ("total_frames is", "totals", CORRECT_TOTALS),
-    ("total_episodes is", "totals", CORRECT_TOTALS),
-    (": split ", "splits", CORRECT_TOTALS),
-    ("no split", "splits", CORRECT_TOTALS),
-    ("timestamp", "timestamps", ""),
-    ("steps do not take about", "timestamps", ""),
-    ("indices have holes", "indices", ""),
-    ("numbers have holes", "indices", ""),
-    ("are left out", "indices", ""),
-    ("have no instruction", "instructions", ""),
-    ("its control rate", "control_rate", ""),
-)
-"""A piece of a reader's warning -> the check that it belongs to, the repair that mends it."""
 
 
 @check("opens", "whether a training could read the dataset: files, tables, numbers, words")
@@ -37,12 +20,3 @@ def opens(subject: Subject) -> Iterator[Finding]:
         subject.dataset.fingerprint()
     except DataError as error:
         yield Finding("opens", "error", subject.root.name, str(error))
-
-
-@check("reader", "what the reader warns of; its warnings go under the names of the checks that they belong to")
-def reader(subject: Subject) -> Iterator[Finding]:
-    for warning in () if subject.dataset is None else subject.dataset.warnings:
-        name, fix = next(((name, fix) for piece, name, fix in _KNOWN if piece in warning), ("reader", ""))
-        if name == "checksums" or "its checksum differs" in warning:
-            continue  # told by its own check
-        yield Finding(name, "warning", subject.root.name, warning, fix)
