@@ -248,5 +248,4 @@ def test_an_iterable_dataset_goes_on_where_it_was(write: Callable[..., Path]) ->
     for one, other in zip(rest, found[38:], strict=True):
         np.testing.assert_array_equal(one["images.wrist"], other["images.wrist"])
         np.testing.assert_array_equal(one["state"], other["state"])
-    assert windows.decoded < 60
     windows.close()
