@@ -117,14 +117,16 @@ class EpisodeDataset:
     def __len__(self) -> int:
         return self.num_episodes
 
-    def episode(self, index: int) -> Episode:
-        """Episode `index`, its images as files where the dataset has files. Raises IndexError."""
+    def episode(self, index: int, *, images: bool = True) -> Episode:
+        """Episode `index`, its images as files where the dataset has files, or with `images` False without them. Raises
+        IndexError."""
         if not 0 <= index < self.num_episodes:
             raise IndexError(f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}")
         row, columns = self.episodes.iloc[index], self.columns
         start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
+        cameras = self.spec.cameras if images else ()
         return Episode(
-            images={camera: _stored(self.images(camera, start, stop)) for camera in self.spec.cameras},
+            images={camera: _stored(self.images(camera, start, stop)) for camera in cameras},
             state=columns.state[start:stop],
             actions=columns.actions[start:stop],
             rewards=columns.rewards[start:stop],

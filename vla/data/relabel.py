@@ -74,7 +74,7 @@ def relabel_by_instruction(
     known = set(dataset.instructions) if known_only else None
     labels: dict[int, list[tuple[int, str]]] = {}
     for index in np.flatnonzero(~dataset.episodes["success"].to_numpy(bool)).tolist():
-        episode = _without_images(dataset, index)
+        episode = dataset.episode(index, images=False)
         found = [(step, text) for text, step in achieved(episode).items() if known is None or text in known]
         for step, text in found:
             if not 0 <= step < len(episode):
@@ -218,21 +218,6 @@ def _picture(dataset: EpisodeDataset, camera: str, frame: int) -> bytes:
 
 def _file(picture: Picture) -> bytes:
     return picture if isinstance(picture, bytes) else encode_png(picture)
-
-
-def _without_images(dataset: EpisodeDataset, index: int) -> Episode:
-    row, columns = dataset.episodes.iloc[index], dataset.columns
-    steps = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
-    return Episode(
-        images={},
-        state=columns.state[steps],
-        actions=columns.actions[steps],
-        rewards=columns.rewards[steps],
-        success=columns.success[steps],
-        terminated=bool(row["terminated"]),
-        instruction=dataset.instructions[int(row["task_index"])],
-        info=json.loads(row["info"]),
-    )
 
 
 def _part(episode: Episode, start: int, stop: int, instruction: str, index: int, *, solved: bool) -> Episode:

@@ -88,22 +88,6 @@ def rewrite(
     return Converted(dst, len(lengths), int(lengths.sum()), done, tuple(plan.notes))
 
 
-def numbers(dataset: EpisodeDataset, index: int) -> Episode:
-    """Episode `index` without its images."""
-    row, columns = dataset.episodes.iloc[index], dataset.columns
-    steps = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
-    return Episode(
-        images={},
-        state=columns.state[steps],
-        actions=columns.actions[steps],
-        rewards=columns.rewards[steps],
-        success=columns.success[steps],
-        terminated=bool(row["terminated"]),
-        instruction=dataset.instructions[int(row["task_index"])],
-        info=json.loads(row["info"]),
-    )
-
-
 def _write(
     plan: Plan, dst: Path, made: dict[str, Any], video: VideoConfig | None, jobs: int, progress: Progress | None
 ) -> None:
@@ -202,7 +186,7 @@ def _finished(plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]
     """The episode with its pictures, changed, checked, and told where it is from."""
     source, index = place
     dataset = plan.sources[source]
-    episode = numbers(dataset, index)
+    episode = dataset.episode(index, images=False)
     if plan.change is not None:
         episode = plan.change(episode, source, index)
     episode = replace(
