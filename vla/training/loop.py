@@ -83,7 +83,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
         evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with the policy
             and the step; its numbers are logged as `evaluation/...`.
         resume: go on from the newest whole checkpoint in `config.out`, or begin where there is none. The losses
-            are those of a run that was never interrupted, bit for bit on the CPU.
+            are those of a run that was never interrupted: bit for bit on the CPU with one thread (with several, the
+            convolutions of oneDNN may add up gradients of very small maps in another order).
 
     Raises:
         ConfigError: the config contradicts itself, the data, the run in `config.out` or the installed packages.
