@@ -413,7 +413,7 @@ def test_links_out_of_the_folder(video, tmp_path, inner):
     root = video()
     shutil.move(root / inner, tmp_path / "outside")
     (root / inner).symlink_to(tmp_path / "outside")
-    with pytest.raises(DataError, match="a link out of the dataset's folder"):
+    with pytest.raises(DataError, match="leads out of the dataset's folder"):
         everything(root)
 
 

@@ -120,8 +120,13 @@ def test_a_robot_with_one_action_and_no_state_or_camera(tmp_path, episode):
 
 
 def test_info_is_json_and_counts_per_task(write):
-    info = EpisodeDataset(write([3, 2, 4])).info()
+    root = write([3, 2, 4])
+    files = [file for file in root.rglob("*") if file.is_file()]
+    (root / ".cache").mkdir()
+    (root / ".cache/frames.bin").write_bytes(bytes(1000))
+    info = EpisodeDataset(root).info()
     json.dumps(info)
+    assert info["bytes"] == sum(file.stat().st_size for file in files)
     assert (info["episodes"], info["frames"]) == (3, 9)
     assert [(t["episodes"], t["frames"], t["success_rate"]) for t in info["tasks"]] == [(2, 7, 0.0), (1, 2, 1.0)]
     assert set(info["actions"]) == {"dx", "grip"}

@@ -53,13 +53,13 @@ class CameraCache:
         self.dataset, self.camera = dataset, camera
         self.shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
         # what is read as what decides which pictures these are, as much as the files do
-        keys = getattr(dataset._reader, "keys", None)
+        keys = getattr(dataset.reader, "keys", None)
         read_as = {} if keys is None else keys.model_dump(mode="json", include={"cameras", "split"}, exclude_none=True)
         self.key: dict[str, Any] = {
             "version": _VERSION,
             "camera": camera,
             "shape": list(self.shape),
-            "format": type(dataset._reader).__name__,
+            "format": type(dataset.reader).__name__,
             "keys": read_as,
             "dataset": dataset.fingerprint(),
         }

@@ -66,7 +66,7 @@ def warnings_of(dataset: EpisodeDataset) -> list[str]:
 
 def format_of(dataset: EpisodeDataset) -> str:
     """Name under which the dataset's format is registered."""
-    reader = type(dataset._reader)
+    reader = type(dataset.reader)
     return next((name for name, cls in registered("formats").items() if cls is reader), reader.__name__)
 
 

@@ -6,6 +6,7 @@ N: frames of the dataset, L: steps of an episode.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,31 +60,31 @@ class EpisodeDataset:
 
     def __init__(self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None) -> None:
         url = as_url(root)
-        self._reader = _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
-        self.root = Path(root) if url is None else self._reader.root
-        self.spec: Spec = self._reader.spec
-        self.instructions: list[str] = self._reader.instructions
-        self.metadata: dict[str, Any] = self._reader.metadata
+        self.reader = _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+        self.root = Path(root) if url is None else self.reader.root
+        self.spec: Spec = self.reader.spec
+        self.instructions: list[str] = self.reader.instructions
+        self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
 
     @property
     def warnings(self) -> list[str]:
         """Sentences about what is odd in the dataset but can be read; grows while numbers and images are read."""
-        return list(self._reader.warnings)
+        return list(self.reader.warnings)
 
     @property
     def num_episodes(self) -> int:
-        return len(self._reader.episodes)
+        return len(self.reader.episodes)
 
     @property
     def num_frames(self) -> int:
-        return int(self._reader.episodes["length"].sum())
+        return int(self.reader.episodes["length"].sum())
 
     @property
     def episodes(self) -> pd.DataFrame:
         """One row per episode: episode_index, length, first_frame, task_index, success, return, terminated, info."""
         if self._episodes is None:
-            self._episodes = self._complete(self._reader.episodes)
+            self._episodes = self._complete(self.reader.episodes)
         return self._episodes
 
     def _complete(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -102,17 +103,17 @@ class EpisodeDataset:
     @property
     def columns(self) -> Columns:
         """All numbers of the dataset, read once. Raises DataError where an action or state is NaN."""
-        return self._reader.columns()
+        return self.reader.columns()
 
     def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Picture]]:
         """(frame, picture) for the frames [start, stop) of the dataset, streamed."""
         if camera not in self.spec.cameras:
             raise KeyError(f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}")
-        return self._reader.images(camera, start, self.num_frames if stop is None else stop)
+        return self.reader.images(camera, start, self.num_frames if stop is None else stop)
 
     def fingerprint(self) -> str:
         """Changes whenever the images may have changed."""
-        return self._reader.fingerprint()
+        return self.reader.fingerprint()
 
     def __len__(self) -> int:
         return self.num_episodes
@@ -158,7 +159,7 @@ class EpisodeDataset:
             "episodes": self.num_episodes,
             "frames": self.num_frames,
             "hours": self.num_frames / self.spec.control_hz / 3600,
-            "bytes": sum(file.stat().st_size for file in self.root.rglob("*.parquet")),
+            "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
             "spec": self.spec.to_dict(),
             "tasks": tasks,
             "actions": {
@@ -169,6 +170,15 @@ class EpisodeDataset:
             },
             "metadata": self.metadata,
         }
+
+
+def _files_of(root: Path) -> Iterator[Path]:
+    """The files of a dataset, without caches and other hidden ones."""
+    if root.is_file():
+        yield root
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _stored(pictures: Iterator[tuple[int, Picture]]) -> np.ndarray | list[bytes]:

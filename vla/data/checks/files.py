@@ -13,8 +13,8 @@ from vla.data.checks.subject import Subject
 from vla.data.checks.table import Finding, check
 from vla.data.episode import decode_png
 from vla.data.errors import DataError
-from vla.data.formats._files import parse_json
-from vla.data.formats._lerobot_files import check_inside, opened_parquet
+from vla.data.formats._files import inside, parse_json
+from vla.data.formats._lerobot_files import opened_parquet
 from vla.data.seals import CHECKSUM, is_whole
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -29,7 +29,7 @@ def links(subject: Subject) -> Iterator[Finding]:
     for path in subject.files:
         if path.is_symlink() and path != subject.root:
             try:
-                check_inside(subject.root, path)
+                inside(subject.root, path)
                 if not path.exists():
                     raise DataError(f"{path}: a link that leads nowhere; put the file itself there")
             except DataError as error:
@@ -96,7 +96,7 @@ def _kind(path: Path) -> str:
 
 def _lies_inside(root: Path, path: Path) -> bool:
     try:
-        check_inside(root, path)
+        inside(root, path)
     except DataError:
         return False
     return True

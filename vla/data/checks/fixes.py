@@ -21,7 +21,7 @@ from vla.data.checks.lerobot_tables import derived, task_pairs
 from vla.data.checks.statistics import merged_images, true_stats
 from vla.data.checks.subject import ASIDE, Subject
 from vla.data.errors import DataError
-from vla.data.formats._lerobot_files import read_json
+from vla.data.formats._files import read_json
 from vla.data.formats._lerobot_info import split_range
 from vla.data.seals import is_whole, write_sealed_json
 from vla.data.statistics import image_stats
@@ -119,7 +119,7 @@ def rewrite_stats(subject: Subject) -> str:
     if path.exists():
         _keep(subject, path)
         try:
-            stored = read_json(path)
+            stored = read_json(subject.root, path)
         except DataError:
             stored = {}
     listed = {name: {key: value.tolist() for key, value in s.items()} for name, s in stats.items()}
@@ -186,11 +186,11 @@ def _parts(subject: Subject) -> LeRobotParts:
 def _reader(subject: Subject) -> Any:
     if subject.dataset is None:
         raise DataError(f"{subject.root}: cannot be opened; restore it first: {subject.error}")
-    return subject.dataset._reader
+    return subject.dataset.reader
 
 
 def _info(parts: LeRobotParts) -> dict[str, Any]:
-    return read_json(parts.root / schema.INFO)
+    return read_json(parts.root, parts.root / schema.INFO)
 
 
 def _replace_info(subject: Subject, info: dict[str, Any]) -> None:

@@ -18,8 +18,9 @@ import pyarrow as pa
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats._files import inside, read_json, read_json_lines
 from vla.data.formats._lerobot_data import _numbers
-from vla.data.formats._lerobot_files import check_inside, opened_parquet, read_json, read_json_lines
+from vla.data.formats._lerobot_files import opened_parquet
 from vla.data.formats._lerobot_info import NUMERIC, Info, read_info
 from vla.data.formats._lerobot_spec import Mapping, dimension_names, map_features
 from vla.data.statistics import FeatureStats, numeric_stats
@@ -50,8 +51,7 @@ class LeRobotParts:
         self.raw: dict[str, Any] = {}
         self.info: Info | None = None
         try:
-            check_inside(root, root / schema.INFO)
-            self.raw = read_json(root / schema.INFO)
+            self.raw = read_json(root, root / schema.INFO)
             self.info = read_info(root)
         except DataError:
             pass
@@ -79,7 +79,7 @@ class LeRobotParts:
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
-                table = pd.DataFrame(read_json_lines(self.root / "meta/episodes.jsonl", _REMEDY))
+                table = pd.DataFrame(read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY))
             except DataError:
                 return None
         for name in ("episode_index", "length"):
@@ -156,8 +156,7 @@ class LeRobotParts:
 
 def _table(root: Path, path: Path) -> pa.Table | None:
     try:
-        check_inside(root, path)
-        with opened_parquet(path, _REMEDY) as parquet:
+        with opened_parquet(inside(root, path), _REMEDY) as parquet:
             table = parquet.read(use_threads=False)
             table.validate(full=True)  # text that is no UTF-8 would only show where it is used
             return table
@@ -169,8 +168,7 @@ def _read(root: Path, path: Path) -> Part:
     """A data file, column by column, so that damage in one does not hide the others. Image columns are not read."""
     part = Part(path)
     try:
-        check_inside(root, path)
-        with opened_parquet(path, _REMEDY) as parquet:
+        with opened_parquet(inside(root, path), _REMEDY) as parquet:
             stored = parquet.schema_arrow
     except DataError as error:
         part.problems.append(str(error))

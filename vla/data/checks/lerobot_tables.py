@@ -59,7 +59,7 @@ def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -
 @check("unreferenced", "files in the folders of data that no episode is in", formats=LEROBOT)
 def unreferenced(subject: Subject) -> Iterator[Finding]:
     parts = subject.lerobot
-    reader: Any = None if subject.dataset is None else subject.dataset._reader
+    reader: Any = None if subject.dataset is None else subject.dataset.reader
     if parts is None or parts.info is None or parts.table is None or reader is None or subject.keys is not None:
         return
     used = {os.path.normpath(segment.path) for segments in reader._videos.values() for segment in segments}

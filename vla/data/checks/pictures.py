@@ -29,7 +29,7 @@ def images(subject: Subject) -> Iterator[Finding]:
     dataset = subject.dataset
     if dataset is None:
         return
-    table = dataset.episodes if _has_episodes(dataset) else dataset._reader.episodes
+    table = dataset.episodes if _has_episodes(dataset) else dataset.reader.episodes
     ranges = [(int(a), int(a + n)) for a, n in zip(table["first_frame"], table["length"], strict=True)]
     total = sum(stop - start for start, stop in ranges) * len(dataset.spec.cameras)
     scan = _Scan(dataset, ranges, None if subject.progress is None else _teller(subject, total))

@@ -16,7 +16,7 @@ from vla.data.checks.repairs import REWRITE_STATS
 from vla.data.checks.subject import Subject
 from vla.data.checks.table import LEROBOT, Finding, check
 from vla.data.errors import DataError
-from vla.data.formats._lerobot_files import check_inside, read_json, read_json_lines
+from vla.data.formats._files import read_json, read_json_lines
 from vla.data.statistics import QUANTILES, FeatureStats, merge_stats
 
 _TOLERANCE = 1e-4
@@ -32,8 +32,7 @@ def statistics(subject: Subject) -> Iterator[Finding]:
         return
     fix = REWRITE_STATS if subject.format == "lerobot" else ""
     try:
-        check_inside(subject.root, path)
-        stored = read_json(path, "write it anew (`vla data validate --fix`)")
+        stored = read_json(subject.root, path, "write it anew (`vla data validate --fix`)")
     except DataError as error:
         if not path.exists() and subject.format == "lerobot_v2":
             return  # version 2.1 keeps them with the episodes
@@ -120,7 +119,7 @@ def _stored(parts: LeRobotParts, subject: Subject) -> Iterator[tuple[int, dict[s
     """(episode, feature -> statistics) as the dataset holds them."""
     if subject.format == "lerobot_v2":
         try:
-            rows = read_json_lines(subject.root / EPISODES_STATS, "")
+            rows = read_json_lines(subject.root, subject.root / EPISODES_STATS)
         except DataError:
             return
         for row in rows:

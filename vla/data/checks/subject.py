@@ -133,7 +133,7 @@ class Subject:
         """None where they cannot be read at all."""
         if self.lerobot is not None:
             return _of_parts(self.lerobot, self.keys)
-        reader = None if self.dataset is None else self.dataset._reader
+        reader = None if self.dataset is None else self.dataset.reader
         if not isinstance(reader, EpisodicReader):
             return None
         columns, lengths = reader._columns, reader.episodes["length"].to_numpy()

@@ -39,7 +39,7 @@ def task_words(subject: Subject) -> Iterator[Finding]:
         or subject.keys is not None
     ):
         return
-    episodes = dataset._reader.episodes
+    episodes = dataset.reader.episodes
     if len(episodes) != len(parts.table):
         return
     places = zip(episodes["episode_index"].tolist(), episodes["task_index"].tolist(), parts.table["tasks"], strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vla.data.errors import DataError
 
+SOURCE = "copy it from the dataset's source"
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 
 
@@ -34,31 +35,37 @@ def inside(root: Path, path: Path) -> Path:
     return path
 
 
-def read_text(root: Path, path: Path) -> str:
+def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
     """A text file of the dataset. Raises DataError where it is missing, leads out of `root` or is no UTF-8."""
     try:
         return inside(root, path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; copy it from the dataset's source") from error
+        raise DataError(f"{path}: no such file; {remedy}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text: {error}; restore the file") from error
+        raise DataError(f"{path}: is no UTF-8 text: {error}; {remedy}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}; restore the file") from error
+        raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
 
 
-def read_json(root: Path, path: Path) -> dict[str, Any]:
+def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
     """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it is no JSON object."""
-    return parse_json(read_text(root, path), str(path))
+    return parse_json(read_text(root, path, remedy), str(path), remedy)
 
 
-def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
+def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
+    """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the line."""
+    lines = enumerate(read_text(root, path, remedy).split("\n"), start=1)
+    return [parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()]
+
+
+def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
     """Raises DataError naming `where` where `text` is no JSON object."""
     try:
         value = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{where}: is no JSON: {error}; restore it") from error
+        raise DataError(f"{where}: is no JSON: {error}; {remedy}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected keys and values, found {type(value).__name__}; restore it")
+        raise DataError(f"{where}: expected keys and values, found {type(value).__name__}; {remedy}")
     return value
 
 

@@ -19,9 +19,9 @@ from vla.data import schema
 from vla.data.episode import check_finite
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.formats._files import read_json
 from vla.data.formats._lerobot_checks import check_rows, check_timestamps
 from vla.data.formats._lerobot_data import DataFiles
-from vla.data.formats._lerobot_files import check_inside, read_json
 from vla.data.formats._lerobot_info import VIDEO, read_info, split_range
 from vla.data.formats._lerobot_labels import Labels, label
 from vla.data.formats._lerobot_spec import derive_spec, image_size, map_features, stored_spec
@@ -167,8 +167,7 @@ class LeRobotFolder(DatasetReader):
     def _read_metadata(self) -> dict[str, Any]:
         path = self.root / schema.METADATA
         if path.exists():
-            check_inside(self.root, path)
-            return {key: value for key, value in read_json(path).items() if key != CHECKSUM}
+            return {key: value for key, value in read_json(self.root, path).items() if key != CHECKSUM}
         return {"robot_type": self.info.robot_type} if isinstance(self.info.robot_type, str) else {}
 
     def _read_spec(self) -> Spec:

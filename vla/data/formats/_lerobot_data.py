@@ -5,11 +5,13 @@ R: rows of all files together, in order; D: numbers in a row of a column.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +20,20 @@ import pyarrow.parquet as pq
 
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.formats._lerobot_files import check_footer, check_inside, inside, opened_parquet
+from vla.data.formats._files import inside
+from vla.data.formats._lerobot_files import check_footer, named_path, opened_parquet
 from vla.data.formats._lerobot_info import IMAGE, VIDEO, Feature
 
 _TEXT = ("string", "large_string", "string_view")
+
+
+class _RowGroups(NamedTuple):
+    """Of all data files, in the order of rows."""
+
+    places: list[tuple[int, int]]
+    """(number of the file, number of the group in it)."""
+    starts: list[int]
+    """First row of each group; then the number of all rows."""
 
 
 class DataFiles:
@@ -42,9 +54,10 @@ class DataFiles:
     ) -> None:
         self.root, self.paths, self._features, self._remedy = root, list(paths), features, remedy
         for path in self.paths:
-            check_inside(root, path)
-            check_footer(path, remedy(path))
-        self._row_groups: list[tuple[int, int, int]] | None = None
+            check_footer(inside(root, path), self._told(path))
+
+    def _told(self, file: Path) -> Callable[[], str]:
+        return functools.partial(self._remedy, file)
 
     def check_columns(self, *, strict: bool) -> list[str]:
         """Compares info.json with the columns of the first file; returns warnings where they differ without harm.
@@ -53,7 +66,7 @@ class DataFiles:
         feature has no column.
         """
         file, warnings = self.paths[0], []
-        with opened_parquet(file, self._remedy(file)) as parquet:
+        with opened_parquet(file, self._told(file)) as parquet:
             stored = parquet.schema_arrow
         for name, feature in self._features.items():
             if feature.dtype == VIDEO:
@@ -83,7 +96,7 @@ class DataFiles:
     def has(self, name: str) -> bool:
         """Whether the first file has such a column."""
         file = self.paths[0]
-        with opened_parquet(file, self._remedy(file)) as parquet:
+        with opened_parquet(file, self._told(file)) as parquet:
             return name in parquet.schema_arrow.names
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -93,7 +106,7 @@ class DataFiles:
         """
 
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
-            with opened_parquet(file, self._remedy(file)) as parquet:
+            with opened_parquet(file, self._told(file)) as parquet:
                 table = _columns(parquet, file, list(columns))
                 return {name: self._matrix(table, file, name, dtype) for name, dtype in columns.items()}, len(table)
 
@@ -118,26 +131,31 @@ class DataFiles:
         """A column's R values as they are: numbers or strings. Raises DataError as `read` does."""
         found: list[Any] = []
         for file in self.paths:
-            with opened_parquet(file, self._remedy(file)) as parquet:
+            with opened_parquet(file, self._told(file)) as parquet:
                 found += _columns(parquet, file, [name]).column(name).to_pylist()
         return found
 
     def images(self, name: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError where a row has none."""
-        if self._row_groups is None:
-            self._row_groups = self._find_row_groups()
-        first = 0
-        for number, group, rows in self._row_groups:
-            if first < stop and first + rows > start:
-                file = self.paths[number]
-                lower, upper = max(start - first, 0), min(stop - first, rows)
-                column = self._image_column(file, group, name).slice(lower, upper - lower)
-                for row, value in enumerate(column, start=first + lower):
-                    yield row, self._image(value.as_py(), file, name, row)
-            first += rows
+        starts = self._row_groups.starts
+        for place in self._places(start, stop):
+            number, group = self._row_groups.places[place]
+            file, first, last = self.paths[number], max(start, starts[place]), min(stop, starts[place + 1])
+            column = self._image_column(file, group, name).slice(first - starts[place], last - first)
+            for row, value in enumerate(column, start=first):
+                yield row, self._image(value.as_py(), file, name, row)
+
+    def row_groups_of(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """(number of the file, row group) of what holds the rows [start, stop)."""
+        return [self._row_groups.places[place] for place in self._places(start, stop)]
+
+    def _places(self, start: int, stop: int) -> range:
+        starts = self._row_groups.starts
+        first, end = bisect.bisect_right(starts, start) - 1, bisect.bisect_left(starts, stop)
+        return range(first, min(end, len(starts) - 1))
 
     def _image_column(self, file: Path, group: int, name: str) -> pa.ChunkedArray:
-        with opened_parquet(file, self._remedy(file)) as parquet:
+        with opened_parquet(file, self._told(file)) as parquet:
             return _columns(parquet, file, [name], group).column(name)
 
     def _image(self, value: Any, file: Path, name: str, row: int) -> bytes:
@@ -147,20 +165,22 @@ class DataFiles:
         lost = f"{file}: frame {row}: {name!r} has no image; drop its episode or restore the data"
         if not isinstance(given.get("path"), str) or not given["path"]:
             raise DataError(lost)
-        path = inside(self.root, given["path"], f"frame {row} of {file.name}, column {name!r},")
+        path = named_path(self.root, given["path"], f"frame {row} of {file.name}, column {name!r},")
         try:
             return path.read_bytes()
         except OSError as error:
             raise DataError(f"{lost} (its file {given['path']!r} cannot be read: {error.strerror})") from error
 
-    def _find_row_groups(self) -> list[tuple[int, int, int]]:
-        """(number of the file, row group, rows) of all data, in the order of rows."""
-        groups = []
+    @functools.cached_property
+    def _row_groups(self) -> _RowGroups:
+        groups, starts = [], [0]
         for number, file in enumerate(self.paths):
-            with opened_parquet(file, self._remedy(file)) as parquet:
+            with opened_parquet(file, self._told(file)) as parquet:
                 footer = parquet.metadata
-                groups += [(number, g, footer.row_group(g).num_rows) for g in range(footer.num_row_groups)]
-        return groups
+                for group in range(footer.num_row_groups):
+                    groups.append((number, group))
+                    starts.append(starts[-1] + footer.row_group(group).num_rows)
+        return _RowGroups(groups, starts)
 
 
 def _columns(parquet: pq.ParquetFile, file: Path, names: list[str], group: int | None = None) -> pa.Table:

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Formatter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data.errors import DataError
+from vla.data.formats._files import inside
 
 _PARQUET_MAGIC = b"PAR1"
+Remedy = str | Callable[[], str]
+"""What to do about a damaged file: words, or what finds them where they are needed."""
 _NUMBER_FORMAT = re.compile(r"(0?\d{1,2})?d?")
 
 
-def inside(root: Path, relative: str, told_by: str) -> Path:
-    """The path of a file of the dataset. Raises DataError where it would lead out of `root`; `told_by` says who asks.
-
-    In a download cache of the Hugging Face hub the files of `snapshots/REVISION` are links into `blobs` of the same
-    repository, which counts as inside.
-    """
+def named_path(root: Path, relative: str, told_by: str) -> Path:
+    """The path of a file that the dataset names. Raises DataError where it leads out of `root`; `told_by` says who asks."""
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     windows = PureWindowsPath(relative)
     if not parts or ".." in parts or parts[0] == "/" or windows.drive or windows.root or "\0" in relative:
         raise DataError(
             f"{root}: {told_by} names {relative!r}, which is no path within the dataset's folder; correct it there"
         )
-    path = root / relative
-    check_inside(root, path)
-    return path
-
-
-def check_inside(root: Path, path: Path) -> None:
-    """Raises DataError where `path`, its links followed, lies outside `root`."""
-    base = root.resolve()
-    allowed = [base, base.parent.parent / "blobs"] if base.parent.name == "snapshots" else [base]
-    try:
-        target = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: a link that leads nowhere ({error}); put the file itself there") from error
-    if not any(target.is_relative_to(folder) for folder in allowed):
-        raise DataError(f"{path}: a link out of the dataset's folder, to {target}; put the file itself there")
+    return inside(root, root / relative)
 
 
 def fill(template: str, told_by: str, **values: object) -> str:
@@ -62,46 +45,8 @@ def fill(template: str, told_by: str, **values: object) -> str:
         ) from error
 
 
-def read_json(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
-    """The object in a JSON file. Raises DataError."""
-    value = _parse(_text(path, remedy), str(path), remedy)
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected keys and values, found {type(value).__name__}; {remedy}")
-    return value
-
-
-def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object per line. Raises DataError naming the line."""
-    rows = []
-    for number, line in enumerate(_text(path, remedy).split("\n"), start=1):
-        if line.strip():
-            row = _parse(line, f"{path}: line {number}", remedy)
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path}: line {number}: expected keys and values, found {type(row).__name__}; {remedy}"
-                )
-            rows.append(row)
-    return rows
-
-
-def _text(path: Path, remedy: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; {remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
-
-
-def _parse(text: str, place: str, remedy: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: is no JSON: {error}; {remedy}") from error
-
-
 @contextlib.contextmanager
-def opened_parquet(file: Path, remedy: str) -> Iterator[pq.ParquetFile]:
+def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
     """A parquet file, open. What goes wrong with it in the block becomes a DataError naming the file and the remedy.
 
     Checksums of pages are verified where the file has them.
@@ -114,10 +59,10 @@ def opened_parquet(file: Path, remedy: str) -> Iterator[pq.ParquetFile]:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{file}: damaged parquet ({reason}); {remedy}") from error
+        raise DataError(f"{file}: damaged parquet ({reason}); {_words(remedy)}") from error
 
 
-def check_footer(file: Path, remedy: str) -> None:
+def check_footer(file: Path, remedy: Remedy) -> None:
     """A writer that died before closing leaves a parquet file without its last four bytes. Raises DataError."""
     try:
         with open(file, "rb") as handle:
@@ -126,8 +71,13 @@ def check_footer(file: Path, remedy: str) -> None:
             handle.seek(max(0, size - 4))
             whole = size >= 12 and handle.read(4) == _PARQUET_MAGIC
     except FileNotFoundError as error:
-        raise DataError(f"{file}: no such file; {remedy}") from error
+        raise DataError(f"{file}: no such file; {_words(remedy)}") from error
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error}; {remedy}") from error
+        raise DataError(f"{file}: cannot be read: {error}; {_words(remedy)}") from error
     if not whole:
-        raise DataError(f"{file}: parquet without footer ({size} bytes; its writer died before closing it); {remedy}")
+        lost = f"{file}: parquet without footer ({size} bytes; its writer died before closing it)"
+        raise DataError(f"{lost}; {_words(remedy)}")
+
+
+def _words(remedy: Remedy) -> str:
+    return remedy if isinstance(remedy, str) else remedy()

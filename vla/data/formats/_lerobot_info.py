@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.formats._lerobot_files import check_inside, read_json
+from vla.data.formats._files import read_json
 
 VIDEO, IMAGE = "video", "image"
 NUMERIC = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool")
@@ -54,7 +54,7 @@ class Info(BaseModel):
 def read_version(root: Path) -> str | None:
     """The dataset's version as far as it can be told; None where info.json is missing or damaged."""
     try:
-        return str(read_json(root / schema.INFO).get("codebase_version"))
+        return str(read_json(root, root / schema.INFO).get("codebase_version"))
     except DataError:
         return None
 
@@ -62,8 +62,7 @@ def read_version(root: Path) -> str | None:
 def read_info(root: Path) -> Info:
     """Raises DataError naming what is missing or of the wrong kind."""
     path = root / schema.INFO
-    check_inside(root, path)
-    values = read_json(path, "copy the file from the dataset's source")
+    values = read_json(root, path)
     for key in ("codebase_version", "fps", "features"):
         if key not in values:
             raise DataError(f"{path}: lacks {key!r}; copy the file from the dataset's source")

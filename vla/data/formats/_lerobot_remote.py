@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vla.data.errors import DataError
 from vla.data.format import DatasetReader, KeyMap, Picture
 from vla.data.formats._lerobot_base import LeRobotFolder
-from vla.data.formats._lerobot_files import opened_parquet
 from vla.data.formats.lerobot import LeRobotReader
 from vla.data.formats.lerobot_v2 import LeRobotV2Reader
 from vla.data.mirror import Mirror
@@ -40,29 +37,8 @@ class _Mirrored(LeRobotFolder):
         return super().images(camera, start, stop)
 
     def _fetch_rows(self, feature: str, start: int, stop: int) -> None:
-        first = np.searchsorted(self._group_ends, start, side="right")
-        last = np.searchsorted(self._group_ends, stop, side="left")
-        for file, group in self._groups[first : last + 1]:
-            self.mirror.fetch_column(file, group, feature)
-
-    @functools.cached_property
-    def _groups(self) -> list[tuple[Path, int]]:
-        """(file, row group) of all data, in the order of rows."""
-        return [(file, g) for file, metadata in self._metadata for g in range(metadata.num_row_groups)]
-
-    @functools.cached_property
-    def _group_ends(self) -> np.ndarray:
-        """The row after the last one of each row group."""
-        rows = [m.row_group(g).num_rows for _, m in self._metadata for g in range(m.num_row_groups)]
-        return np.cumsum(rows)
-
-    @functools.cached_property
-    def _metadata(self) -> list[tuple[Path, Any]]:
-        found = []
-        for path in self._files.paths:
-            with opened_parquet(path, self.remedy(path)) as parquet:
-                found.append((path, parquet.metadata))
-        return found
+        for file, group in self._files.row_groups_of(start, stop):
+            self.mirror.fetch_column(self._files.paths[file], group, feature)
 
 
 class _MirroredV3(_Mirrored, LeRobotReader):

@@ -11,7 +11,7 @@ import numpy as np
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats._lerobot_files import check_inside, read_json
+from vla.data.formats._files import read_json
 from vla.data.formats._lerobot_info import NUMERIC, Feature, Info
 from vla.types import Spec, SpecError
 
@@ -110,9 +110,8 @@ def derive_spec(root: Path, info: Info, mapping: Mapping, actions: Callable[[], 
 def stored_spec(root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]) -> Spec:
     """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises DataError."""
     path = root / schema.SPEC
-    check_inside(root, path)
     try:
-        spec = schema.spec_of(read_json(path, "restore the file, or delete it to derive the spec from info.json"))
+        spec = schema.spec_of(read_json(root, path, "restore the file, or delete it to derive the spec from info.json"))
     except SpecError as error:
         raise DataError(f"{path}: {error}; restore the file, or delete it to derive the spec from info.json") from error
     _check_stored(path, spec, info)

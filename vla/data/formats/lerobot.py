@@ -12,8 +12,9 @@ import pandas as pd
 from vla.config import register
 from vla.data import schema
 from vla.data.errors import DataError
+from vla.data.formats._files import SOURCE, inside
 from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats._lerobot_files import check_inside, fill, inside, opened_parquet
+from vla.data.formats._lerobot_files import fill, named_path, opened_parquet
 from vla.data.formats._lerobot_info import read_version
 from vla.data.formats._lerobot_labels import collect_tasks
 from vla.data.formats._lerobot_video import Segment, check_exist
@@ -50,9 +51,8 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source")
         tables = []
         for file in files:
-            check_inside(self.root, file)
             remedy = "it holds the table of episodes: copy it from the dataset's source or collect again"
-            with opened_parquet(file, remedy) as parquet:
+            with opened_parquet(inside(self.root, file), remedy) as parquet:
                 names = [name for name in parquet.schema_arrow.names if not name.startswith("stats/")]
                 # pandas would obey, and stumble over, what another library wrote for it into the file.
                 table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
@@ -90,8 +90,7 @@ class LeRobotReader(LeRobotFolder):
         path = self.root / schema.TASKS
         if not path.exists():
             raise DataError(f"{path}: no such file, so the instructions are lost; copy it from the dataset's source")
-        check_inside(self.root, path)
-        with opened_parquet(path, "it holds the instructions: copy it from the dataset's source") as parquet:
+        with opened_parquet(inside(self.root, path), f"it holds the instructions: {SOURCE}") as parquet:
             table = parquet.read()
             text = "task" if "task" in table.column_names else _TEXT_INDEX
             if missing := [name for name in ("task_index", text) if name not in table.column_names]:
@@ -136,7 +135,7 @@ class LeRobotReader(LeRobotFolder):
         for row in table.to_dict("records"):
             name = fill(template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file])
             if name not in paths:
-                paths[name] = inside(self.root, name, "video_path of info.json")
+                paths[name] = named_path(self.root, name, "video_path of info.json")
             first = self._frame_at(feature, row["source"], row[time])
             segments.append(Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32)))
         _check_apart(segments, feature, f"{self.root}: the episodes table")

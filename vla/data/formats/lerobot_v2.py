@@ -10,8 +10,9 @@ import pandas as pd
 from vla.config import register
 from vla.data import schema
 from vla.data.errors import DataError
+from vla.data.formats._files import SOURCE, read_json_lines
 from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats._lerobot_files import check_inside, fill, inside, read_json_lines
+from vla.data.formats._lerobot_files import fill, named_path
 from vla.data.formats._lerobot_info import read_version
 from vla.data.formats._lerobot_labels import collect_tasks
 from vla.data.formats._lerobot_video import Segment, check_exist
@@ -42,8 +43,7 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def read_table(self) -> pd.DataFrame:
         path = self.root / EPISODES
-        check_inside(self.root, path)
-        rows = read_json_lines(path, "it holds the table of episodes: copy it from the dataset's source")
+        rows = read_json_lines(self.root, path, f"it holds the table of episodes: {SOURCE}")
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
         names = ("episode_index", "length", "tasks")
@@ -63,8 +63,7 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def read_tasks(self) -> dict[int, str]:
         path = self.root / TASKS
-        check_inside(self.root, path)
-        rows = read_json_lines(path, "it holds the instructions: copy it from the dataset's source")
+        rows = read_json_lines(self.root, path, f"it holds the instructions: {SOURCE}")
         return collect_tasks([(row.get("task_index"), row.get("task")) for row in rows], str(path))
 
     def data_paths(self) -> list[Path]:
@@ -76,7 +75,7 @@ class LeRobotV2Reader(LeRobotFolder):
         told = f"{self.root / schema.INFO}: {key}"
         chunk = source // self.info.chunks_size
         name = fill(template, told, episode_chunk=chunk, episode_index=source, **values)
-        return inside(self.root, name, f"{key} of info.json")
+        return named_path(self.root, name, f"{key} of info.json")
 
     def remedy(self, file: Path) -> str:
         return (
