@@ -43,6 +43,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "awac": ("AWAC", {"type": "awac", "beta": 3.0, "max_weight": 2.0, "standardise": True, **SPARSE}),
     "iql": ("IQL", {"type": "iql", **WEIGHTS, **SPARSE}),
     "iql_outcome": ("IQL, advantages of outcomes", {"type": "iql", "advantage": "outcome", **WEIGHTS, **SPARSE}),
+    "iql_outcome_best_of_n": (
+        "IQL, advantages of outcomes, best of 9",
+        {"type": "iql", "advantage": "outcome", **SPARSE, "extraction": BEST | {"weights": WEIGHTS}},
+    ),
     "iql_best_of_n": ("IQL's values, the clone's best of 9", {"type": "iql", **SPARSE, "extraction": BEST}),
     "cql": ("CQL, weighted BC", {"type": "cql", **PRESSED, **SPARSE}),
     "cal_ql": ("Cal-QL, weighted BC", {"type": "cal_ql", **PRESSED, **SPARSE}),

@@ -231,6 +231,20 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(extraction: di
     assert torch.equal(loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions))
 
 
+def test_what_proposes_may_imitate_by_advantage() -> None:
+    # both ways are as frequent; right brings 1 more, so that beta 2 makes it exp(2 * (1 - 0)) times as likely
+    batch = batch_of([Step(0, LEFT), Step(0, RIGHT, reward=1.0)], 1)
+    likely = {}
+    for name, weights in {"alike": {}, "weighted": {"weights": {"beta": 2.0}}}.items():
+        torch.manual_seed(0)
+        policy = two_ways(1)
+        learn(policy, {"type": "expectile", "expectile": 0.5}, {"type": "best_of_n", **weights}, batch, steps=300)
+        log_prob = policy(batch).actions.log_prob(batch.actions)[:, 0].detach()
+        likely[name] = float((log_prob[1] - log_prob[0]).exp())
+    assert likely["alike"] == pytest.approx(1.0, rel=1e-3)
+    assert likely["weighted"] == pytest.approx(math.exp(2), rel=1e-3)
+
+
 def test_ids_that_the_policy_holds_unlikely_are_not_chosen() -> None:
     torch.manual_seed(0)
     policy, batch = two_ways(1), batch_of([*[Step(0, LEFT)] * 20, Step(0, RIGHT, reward=1.0)], 1)

@@ -10,8 +10,9 @@ from torch import Tensor
 from vla.config import register
 from vla.models.guided import BestOfN, Climb, GuidedConfig, check_rule, guide
 from vla.models.policy import Policy
-from vla.training.extractions.base import ExtractionConfig, require, require_q
+from vla.training.extractions.base import Extraction, ExtractionConfig, require, require_q
 from vla.training.extractions.bc import BCExtraction
+from vla.training.extractions.weighted_bc import WeightedBCConfig
 from vla.training.values.base import Moment, ValueLearner
 
 
@@ -25,10 +26,12 @@ class BestOfNConfig(ExtractionConfig):
     """How many chunks are drawn, how varied, and how one is chosen."""
     imitate: bool = True
     """Train the policy by imitation meanwhile; false leaves it as it is."""
+    weights: WeightedBCConfig | None = None
+    """Imitate each action by its advantage; all alike by default."""
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "best_of_n")
-        return Guided(self.rule, self.imitate)
+        return Guided(self.rule, self.imitate, _learner(self.weights, policy, value))
 
 
 @register("extractions", "argmax_q")
@@ -42,19 +45,25 @@ class ArgmaxQConfig(ExtractionConfig):
     """How often all tokens are gone through, and which may be chosen."""
     imitate: bool = Field(default=True)
     """Train the policy by imitation meanwhile; false leaves it as it is."""
+    weights: WeightedBCConfig | None = None
+    """Imitate each action by its advantage; all alike by default."""
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "argmax_q")
         check_rule(self.rule, policy)
-        return Guided(self.rule, self.imitate)
+        return Guided(self.rule, self.imitate, _learner(self.weights, policy, value))
 
 
-class Guided(BCExtraction):
-    """See the configs."""
+def _learner(weights: WeightedBCConfig | None, policy: Policy, value: ValueLearner) -> Extraction:
+    return BCExtraction() if weights is None else weights.build(policy, value)
 
-    def __init__(self, rule: BestOfN | Climb, imitate: bool) -> None:
+
+class Guided(Extraction):
+    """See the configs. `learner` is how the policy imitates."""
+
+    def __init__(self, rule: BestOfN | Climb, imitate: bool, learner: Extraction) -> None:
         super().__init__()
-        self.rule, self.imitate = rule, imitate
+        self.rule, self.imitate, self.learner = rule, imitate, learner
 
     @property
     def rests(self) -> bool:
@@ -63,7 +72,7 @@ class Guided(BCExtraction):
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(self.rule, Climb):
             require(now.actions, "logits", "argmax_q", "use policy.head: {type: categorical}, or best_of_n")
-        loss, metrics = super().loss(now, value)
+        loss, metrics = self.learner.loss(now, value)
         return loss * float(self.imitate), metrics
 
     def deploy(self, policy: Policy, value: ValueLearner) -> Policy:
