@@ -253,6 +253,17 @@ def robomimic(folder: Path) -> Path:
     return folder / "lift.hdf5"
 
 
+def npz(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    stored: dict[str, Any] = {}
+    for number, one in enumerate(_episodes("front")):
+        arrays = {"observations": one.state, "actions": one.actions, "rewards": one.rewards, "success": one.success}
+        arrays |= {"front": one.frames("front"), "instruction": np.array(one.instruction)}
+        stored |= {f"{number}/{key}": array for key, array in arrays.items()}
+    np.savez_compressed(folder / "toy.npz", **stored)
+    return folder / "toy.npz"
+
+
 def minari(folder: Path) -> Path:
     import minari as package
     from gymnasium import spaces
@@ -309,6 +320,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "LeRobot v2.1": (lerobot_v2, _LEROBOT),
     "RLDS": (rlds, (".json",)),
     "robomimic": (robomimic, (".hdf5",)),
+    "NumPy archive": (npz, ()),
     "Minari": (minari, (".hdf5", ".json")),
     "folder": (plain_folder, (".csv", ".txt", ".mp4")),
 }

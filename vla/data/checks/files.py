@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,20 @@ def _tfrecord(subject: Subject, path: Path) -> Iterator[str]:
                 yield str(error)
 
 
+def _npz(subject: Subject, path: Path) -> Iterator[str]:
+    """Array by array: each has a checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            for name in names:
+                try:
+                    archive.read(name)
+                except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+                    yield f"{path}: {name}: {error}; {_RESTORE}"
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, MemoryError) as error:
+        yield f"{path}: is damaged or no .npz archive ({error}); {_RESTORE}"
+
+
 def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
     """Dataset by dataset."""
     from vla.data.formats._hdf5 import check_stored, leaves, opened
@@ -240,6 +256,7 @@ _READERS: dict[str, Callable[[Subject, Path], Iterator[str]]] = {
     ".tfrecord": _tfrecord,
     ".hdf5": _hdf5,
     ".h5": _hdf5,
+    ".npz": _npz,
     **dict.fromkeys(PICTURES, _told(_picture)),
     **dict.fromkeys(VIDEOS, _told(_video)),
 }
