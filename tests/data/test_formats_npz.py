@@ -58,6 +58,7 @@ def test_reads_what_was_written(toy: Path) -> None:
     dataset = EpisodeDataset(toy)
     assert dataset.spec.cameras == {"pixels_top": (5, 7)}
     assert dataset.spec.action_names == ("action_0", "action_1")
+    assert dataset.spec.state_names[0] == "state_0"
     assert dataset.instructions == ["task 2", "task 10"]
     assert dataset.warnings == ["does not say its control rate: 20 Hz is assumed; give the key `control_hz`"]
     for index, (name, L) in enumerate(LENGTHS.items()):

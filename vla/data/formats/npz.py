@@ -123,10 +123,8 @@ class NpzReader(EpisodicReader):
         self._assemble(
             episodes,
             cameras=self._sizes(episodes),
-            state_names=dimension_names(states),
-            action_names=dimension_names(
-                [("action" if key == "actions" else key, width) for key, width in actions],
-            ),
+            state_names=dimension_names(_called("state", states, _STATES)),
+            action_names=dimension_names(_called("action", actions, _ACTIONS)),
             control_hz=self._control_rate(None, ASSUMED_HZ),
             unnamed_task=self.root.stem,
         )
@@ -233,6 +231,11 @@ class NpzReader(EpisodicReader):
 
     def fingerprint(self) -> str:
         return fingerprint(self.root, [self.root], self._cameras)
+
+
+def _called(name: str, parts: list[tuple[str, int]], usual: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Dimensions of a usual key are called by what they are."""
+    return [(name if len(parts) == 1 and key in usual else key, width) for key, width in parts]
 
 
 __all__ = ["NpzReader"]
