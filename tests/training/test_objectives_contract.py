@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vla.config import ConfigError, UserError, registered
+from vla.config import ConfigError, UserError, load_config, registered
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.models.policy import load_policy
@@ -151,6 +151,13 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(name: str, mixed: Path
         names.remove("grad_norm")
     for key in names:
         assert told[1][key] == pytest.approx(told[0][key], rel=1e-4), key
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_config_in_a_run_directory_begins_the_same_run_again(name: str, mixed: Path, tmp_path: Path) -> None:
+    settings = config(mixed, tmp_path / "run", {"type": name}, steps=1)
+    train(settings)
+    assert load_config(TrainConfig, tmp_path / "run" / "config.yaml") == settings
 
 
 # --- bad input ------------------------------------------------------------------------------------------

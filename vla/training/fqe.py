@@ -38,7 +38,7 @@ class FQEDataConfig(Config):
     """Folder of the dataset."""
     rewards: RewardConfig = RewardConfig()
     """What is rewarded; for success rates `{kind: success}`."""
-    cache: Literal["ram", "disk"] = "ram"
+    cache: Literal["ram", "disk", "shared"] = "ram"
     """Where decoded frames live."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the episodes that teach nothing: errors are measured on them. With fraction and seed of the policies' own

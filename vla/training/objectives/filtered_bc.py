@@ -14,6 +14,8 @@ from vla.models.policy import Policy
 from vla.training.objective import ObjectiveConfig, ObjectiveError
 from vla.training.objectives.bc import BC
 
+_FRACTION = 0.1
+
 
 @register("objectives", "filtered_bc")
 class FilteredBCConfig(ObjectiveConfig):
@@ -23,12 +25,12 @@ class FilteredBCConfig(ObjectiveConfig):
     type: Literal["filtered_bc"] = "filtered_bc"
     keep: Literal["success", "return"] = "success"
     """What makes an episode good: that it was solved, or its return."""
-    fraction: float = Field(default=0.1, gt=0, lt=1)
-    """With `keep: return`: share of each task's episodes that are kept, the best ones."""
+    fraction: float | None = Field(default=None, gt=0, lt=1)
+    """With `keep: return`: share of each task's episodes that are kept, the best ones; by default 0.1."""
 
     @model_validator(mode="after")
     def _used(self) -> FilteredBCConfig:
-        if self.keep == "success" and "fraction" in self.model_fields_set:
+        if self.keep == "success" and self.fraction is not None:
             raise ValueError(
                 "fraction: solved episodes are kept whatever their share; set keep: return, or drop fraction"
             )
@@ -58,7 +60,7 @@ class FilteredBC(BC):
                 )
         else:
             check_varied_returns(windows)
-            good_E = _best(windows.returns[starts], windows.task_index[starts], self.config.fraction)
+            good_E = _best(windows.returns[starts], windows.task_index[starts], self.config.fraction or _FRACTION)
         return np.repeat(good_E, windows.lengths).astype(np.float64)
 
 
