@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from _process import JsonProcess
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -30,47 +30,11 @@ class Watch:
         return {"wall": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu}
 
 
-class Peer:
-    """d3rlpy's process, which answers each line of JSON with one (see `_d3rlpy.serve`).
-
-    Args:
-        interpreter: that of d3rlpy's environment.
-        script: a file beside this one.
-        settings: JSON types, its only argument.
-        threads: of its arithmetic.
-
-    Attributes:
-        facts: what it tells of itself at the start.
-    """
+class Peer(JsonProcess):
+    """d3rlpy's process (see `_d3rlpy.serve`); `threads` are those of its arithmetic."""
 
     def __init__(self, interpreter: Path, script: str, settings: dict[str, Any], *, threads: int) -> None:
-        self.script = script
-        self.process = subprocess.Popen(
-            [str(interpreter), str(HERE / script), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        self.facts = self._answer()
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.script}: d3rlpy's side ended with status {self.process.wait()}; see above")
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        super().__init__(interpreter, script, settings, {"OMP_NUM_THREADS": str(threads)})
 
 
 def kept(file: Path, settings: dict[str, Any], work: Callable[[], Any]) -> Any:

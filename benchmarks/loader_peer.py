@@ -18,10 +18,8 @@ others use, it says more than the clock.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from _common import alternate, publish, summary
+from _process import JsonProcess
 
 HERE = Path(__file__).parent
 SIZE, HISTORY, CHUNK, FPS, CAMERA = 128, 6, 10, 20, "front"
@@ -38,19 +37,11 @@ OURS = {"uint8, ram": ("ram", False), "float32, ram": ("ram", True), "uint8, dis
 THEIRS = "lerobot"
 
 
-class Side:
-    """A process that answers each line of JSON with one (see `_loader_serve`)."""
+class Side(JsonProcess):
+    """One side's process (see `_loader_serve`)."""
 
     def __init__(self, interpreter: str, script: str, settings: dict[str, Any], env: dict[str, str]) -> None:
-        self.script = script
-        self.process = subprocess.Popen(
-            [interpreter, str(HERE / script), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env},
-        )
-        self.facts = self._answer()
+        super().__init__(interpreter, script, settings, {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env})
         self.memory = [self.facts.pop("memory")]
         self.cpu: list[float] = []
 
@@ -60,28 +51,6 @@ class Side:
         self.memory.append(found["memory"])
         self.cpu.append(found["cpu"] / batches)
         return float(found["seconds"])
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"loader_peer: {self.script} ended with status {self.process.wait()}; see above")
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.types import Spec
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that the tests share
 
 SPEC = Spec(
     cameras={"front": (6, 8), "wrist": (4, 4)},

@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
+from killed_writer import killed_writer
 
 from vla.data import DatasetWriter, EpisodeDataset, Windows, atomic
-
-# Forks a fresh writing process for each line it reads, so that the imports are paid once. A child logs an
-# episode only after add_episode has returned.
-WRITER = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from conftest import SPEC, make_episode
-from vla.data import DatasetWriter
-for line in sys.stdin:
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("dead", flush=True)
-        continue
-    log = open(sys.argv[3], "a")
-    with DatasetWriter(sys.argv[2], SPEC, resume=True) as writer:
-        while True:
-            print(writer.add_episode(make_episode(writer.num_episodes)), file=log, flush=True)
-"""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_path, episode, assert_holds, spec):
-    root, log = tmp_path / "dataset", tmp_path / "log"
-    log.touch()
-    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent), str(root), str(log)]
-    rng = np.random.default_rng(0)
-    counts = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        for _ in range(5):
-            acknowledged = len(log.read_text().splitlines())
-            server.stdin.write("write\n")
-            server.stdin.flush()
-            child = int(server.stdout.readline())
-            while len(log.read_text().splitlines()) == acknowledged:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.15))
-            os.kill(child, signal.SIGKILL)
-            assert server.stdout.readline() == "dead\n"
-            acknowledged = [int(line) for line in log.read_text().splitlines()]
-            dataset = EpisodeDataset(root)
-            # One more than acknowledged: it was committed, and the kill came before the log.
-            assert dataset.num_episodes - len(acknowledged) in (0, 1)
-            for number in range(dataset.num_episodes):
-                assert_holds(dataset, number, episode(number))
-            with open(log, "w") as file:
-                file.writelines(f"{i}\n" for i in range(dataset.num_episodes))
-            counts.append(dataset.num_episodes)
-        server.stdin.close()
+    root, counts = tmp_path / "dataset", []
+    for dataset in killed_writer(root, tmp_path / "log", times=5):
+        for number in range(dataset.num_episodes):
+            assert_holds(dataset, number, episode(number))
+        counts.append(dataset.num_episodes)
     assert counts == sorted(set(counts))
     with DatasetWriter(root, spec, resume=True) as writer:
         assert writer.add_episode(episode(counts[-1])) == counts[-1]

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from corruption import corrupt, read_all
 from PIL import Image
 
 from vla.data import EpisodeDataset, Windows
 from vla.data.episode import encode_png
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from corruption import corrupt, read_all
 
 L = 4
 HEADER = "timestamp,state.x,state.y,action.dx,reward,success,terminated"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,10 @@ from vla.data.format import KeyMap
 
 h5py = pytest.importorskip("h5py", reason="needs the extra `minari`")
 minari = pytest.importorskip("minari", reason="needs the extra `minari`")
+from corruption import corrupt, read_all  # noqa: E402
 from gymnasium import spaces  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 from minari.dataset.minari_storage import MinariStorage  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from corruption import corrupt, read_all  # noqa: E402
 
 LENGTHS = (3, 4)
 OBSERVATIONS = spaces.Dict(

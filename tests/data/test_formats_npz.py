@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from corruption import corrupt, read_all
 
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from corruption import corrupt, read_all
 
 LENGTHS = {"2": 3, "10": 4}
 ADROIT = (

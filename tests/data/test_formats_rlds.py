@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from corruption import corrupt, damage, read_all
 from PIL import Image
 
 from vla.data import EpisodeDataset, Windows
@@ -20,10 +21,6 @@ from vla.data.episode import encode_png
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats._tfrecord import example_class, masked_crc
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from corruption import corrupt, damage, read_all
 
 BRIDGE = Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data")) / "bridge_rlds"
 L = 3

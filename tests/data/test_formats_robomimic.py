@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 
 h5py = pytest.importorskip("h5py", reason="needs the extra `robomimic`")
-sys.path.insert(0, str(Path(__file__).parent))
-
 from corruption import corrupt, read_all  # noqa: E402
 
 ENV = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20, "reward_shaping": False}}

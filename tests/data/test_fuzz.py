@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ import pytest
 pytest.importorskip("h5py", reason="needs the extra `robomimic`")
 pytest.importorskip("minari", reason="needs the extra `minari`")
 pytest.importorskip("google_crc32c", reason="needs the extra `rlds`")
-sys.path.insert(0, str(Path(__file__).parent))
-
 import fuzz
 import fuzz_sets
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fuzz_sets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,10 +21,6 @@ from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCac
 from vla.data.seals import is_whole, write_sealed_json
 from vla.data.validate import Finding, Report, checks, validate
 from vla.data.writer import write_row_groups
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import fuzz_sets
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 DATA = "data/chunk-000/file-000.parquet"

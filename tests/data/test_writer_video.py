@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from killed_writer import killed_writer
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, atomic, clips, schema
 from vla.data.video import VideoConfig, VideoReader
@@ -270,57 +267,17 @@ def test_a_writer_that_died_in_its_first_episode_leaves_nothing(tmp_path, spec, 
     assert EpisodeDataset(root).instructions == [filmed(1).instruction]
 
 
-# As in test_crash.py: forks a fresh writing process for each line it reads.
-WRITER = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-from conftest import SPEC, make_episode
-from vla.data import DatasetWriter
-from vla.data.video import VideoConfig
-import av
-for line in sys.stdin:
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("dead", flush=True)
-        continue
-    log = open(sys.argv[3], "a")
-    with DatasetWriter(sys.argv[2], SPEC, resume=True, video=VideoConfig()) as writer:
-        while True:
-            print(writer.add_episode(make_episode(writer.num_episodes)), file=log, flush=True)
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_path, episode, spec):
-    root, log = tmp_path / "dataset", tmp_path / "log"
-    log.touch()
-    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent), str(root), str(log)]
-    rng = np.random.default_rng(0)
-    counts = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        for _ in range(4):
-            before = len(log.read_text().splitlines())
-            server.stdin.write("write\n")
-            server.stdin.flush()
-            child = int(server.stdout.readline())
-            while len(log.read_text().splitlines()) == before:
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.15))
-            os.kill(child, signal.SIGKILL)
-            assert server.stdout.readline() == "dead\n"
-            dataset = EpisodeDataset(root)
-            # One more than acknowledged: it was committed, and the kill came before the log.
-            assert dataset.num_episodes - len(log.read_text().splitlines()) in (0, 1)
-            for number in range(dataset.num_episodes):
-                found, expected = dataset.episode(number), episode(number)
-                np.testing.assert_array_equal(found.actions, expected.actions)
-                assert {c: f.shape for c, f in found.images.items()} == {c: f.shape for c, f in expected.images.items()}
-            assert_videos_fit_the_table(root)
-            log.write_text("".join(f"{i}\n" for i in range(dataset.num_episodes)))
-            counts.append(dataset.num_episodes)
-        server.stdin.close()
+    root, counts = tmp_path / "dataset", []
+    imports = "from vla.data.video import VideoConfig\nimport av"
+    for dataset in killed_writer(root, tmp_path / "log", times=4, imports=imports, options=", video=VideoConfig()"):
+        for number in range(dataset.num_episodes):
+            found, expected = dataset.episode(number), episode(number)
+            np.testing.assert_array_equal(found.actions, expected.actions)
+            assert {c: f.shape for c, f in found.images.items()} == {c: f.shape for c, f in expected.images.items()}
+        assert_videos_fit_the_table(root)
+        counts.append(dataset.num_episodes)
     assert counts == sorted(set(counts))
     with DatasetWriter(root, spec, resume=True, video=H264) as writer:
         assert writer.add_episode(episode(counts[-1])) == counts[-1]

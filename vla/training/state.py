@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vla.models.layers.low_rank import adapter_state, merge_adapters
-from vla.models.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.training.checkpoint import Checkpoint, CheckpointError, prune_checkpoints, replace_folder, save_checkpoint
 from vla.training.metrics import Mean
@@ -139,21 +138,3 @@ class TrainingState:
             tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters() if v.requires_grad}
             tensors |= {f"adapter_mean/{k}": v for k, v in self.ema.weights.items() if k in adapters}
         return tensors
-
-
-def save_robots(policy: Policy, root: Path) -> None:
-    """Writes the policy of each robot of a policy for several into a folder of its name. Raises CheckpointError."""
-    assert isinstance(policy, MultiRobotPolicy)
-    for name in policy.robot_names:
-        robot = policy.robot(name)
-
-        def write(folder: Path, robot: Policy = robot) -> None:
-            robot.save_pretrained(folder)
-
-        try:
-            replace_folder(root / name, write)
-        except OSError as error:
-            raise CheckpointError(
-                f"{root / name} was not written: {error}; make room on the disk, and take the robot out of the policy with "
-                "`vla policy extract`"
-            ) from error
