@@ -21,7 +21,7 @@ $(READY): requirements.lock pyproject.toml scripts/install_rendering.sh
 	@sh scripts/install_rendering.sh $(BIN)/python
 	@touch $@
 
-demo: $(READY)  ## collect, train, evaluate and report on the tabletop: five families of instructions
+demo: $(READY)  ## mixed data, RT-1 cloned from it, offline RL, both measured on the same starts
 	$(BIN)/vla demo --out runs/demo
 
 test: $(READY)  ## the test suite (under 12 minutes on 2 cores)
