@@ -287,7 +287,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="of every episode")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
-    parser.add_argument("--json", action="store_true", help="print one JSON object per kind in place of the table")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -297,9 +296,10 @@ def main() -> None:
     if arguments.serve:
         serve()
         return
-    from rich.console import Console
+    from _common import publish
     from rich.table import Table
 
+    kinds = {}
     table = Table(title=f"SIGKILL at random moments, {arguments.episodes} episodes of {arguments.steps} steps")
     for column in ("work", "kills", "undisturbed s", "runs that ended", "finished at the kills", "lost"):
         table.add_column(column, justify="left" if column == "work" else "right")
@@ -314,13 +314,11 @@ def main() -> None:
                 found = soak(work, server, arguments.kills, rng)
             except AssertionError as error:
                 raise SystemExit(f"kill_soak: {error}") from error
-            if arguments.json:
-                print(json.dumps(found), flush=True)
+            kinds[kind] = found
             finished = f"{min(found['kept'])} to {max(found['kept'])} of {work.total} {work.unit}"
             table.add_row(kind, str(found["kills"]), str(found["seconds"]), str(found["ended"]), finished, "0")
     server.close()
-    if not arguments.json:
-        Console().print(table)
+    publish("kill_soak", ours=0, theirs=None, ratio=None, unit="kills that lost something", table=table, kinds=kinds)
 
 
 if __name__ == "__main__":
