@@ -134,7 +134,7 @@ def test_a_camera_that_is_read_as_another_has_a_cache_of_its_own(write, tmp_path
     (root / "meta" / "vla_spec.json").unlink(missing_ok=True)
     plain = disk_cache.CameraCache(EpisodeDataset(root), "front", tmp_path)
     dataset = EpisodeDataset(root)
-    dataset._reader.keys = KeyMap(cameras={"front": "observation.images.wrist"})
+    dataset.reader.keys = KeyMap(cameras={"front": "observation.images.wrist"})
     assert disk_cache.CameraCache(dataset, "front", tmp_path).folder != plain.folder
 
 

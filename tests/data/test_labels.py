@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, EpisodeDataset
-from vla.data.labels import label, read_labels
+from vla.data.tools.labels import label, read_labels
 
 LENGTHS = np.array([3, 2, 4])
 

@@ -261,7 +261,7 @@ def test_rewards_that_are_no_numbers_do_not_break_the_page(
 ) -> None:
     dataset = EpisodeDataset(write([4, 4]))
     columns = dataclasses.replace(dataset.columns, rewards=np.array([0, np.nan, 1, 2, 3, np.inf, 5, 6], np.float32))
-    monkeypatch.setattr(dataset._reader, "columns", lambda: columns)
+    monkeypatch.setattr(dataset.reader, "columns", lambda: columns)
     page = Parsed(write_view(tmp_path / "view.html", dataset, jobs=1).path)
     assert (page.signals[5]["low"], page.signals[5]["high"]) == (0.0, 6.0)
     np.testing.assert_array_equal(page.values(0)[5], [0, np.nan, 1, 2])

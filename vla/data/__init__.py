@@ -11,8 +11,6 @@ from vla.data.format import KeyMap as KeyMap
 from vla.data.format import Picture as Picture
 from vla.data.prefetch import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
-from vla.data.relabel import relabel_by_goal as relabel_by_goal
-from vla.data.relabel import relabel_by_instruction as relabel_by_instruction
 from vla.data.returns import returns_to_go as returns_to_go
 from vla.data.rewards import RewardConfig as RewardConfig
 from vla.data.rewards import check_rewards as check_rewards
@@ -24,6 +22,8 @@ from vla.data.sampler import solved_share_weights as solved_share_weights
 from vla.data.sampler import task_balanced_weights as task_balanced_weights
 from vla.data.statistics import Statistics as Statistics
 from vla.data.statistics import true_statistics as true_statistics
+from vla.data.tools.relabel import relabel_by_goal as relabel_by_goal
+from vla.data.tools.relabel import relabel_by_instruction as relabel_by_instruction
 from vla.data.video import VideoConfig as VideoConfig
 from vla.data.video import VideoReader as VideoReader
 from vla.data.video import encode_video as encode_video

@@ -22,9 +22,9 @@ from vla.data.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.format import Picture
 from vla.data.pictures import as_frame
-from vla.data.plan import source_name
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.plan import source_name
 
 JPEG_QUALITY = 90
 _IMAGES_AT_ONCE = 64

@@ -20,9 +20,9 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats._episodes import EpisodicReader
 from vla.data.formats._files import refuse_archive
-from vla.data.plan import format_of
 from vla.data.reader import EpisodeDataset
 from vla.data.seals import is_whole
+from vla.data.tools.plan import format_of
 
 ASIDE = ".replaced"
 """Folder of the originals of repaired files."""

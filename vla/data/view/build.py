@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vla.data.atomic import atomic_path
 from vla.data.errors import DataError
-from vla.data.plan import source_name
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
 from vla.data.view.films import QUALITIES, Film, Quality, make_film, thumbnail
 from vla.data.view.page import Page

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
-from vla.data.plan import format_of, source_name, warnings_of
 from vla.data.reader import EpisodeDataset
 from vla.data.summary import summarise
+from vla.data.tools.plan import format_of, source_name, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
 from vla.data.view.markup import counted
 from vla.data.view.overview import (

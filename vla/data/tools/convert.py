@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vla.data.format import KeyMap
-from vla.data.limits import fitting_limits
-from vla.data.plan import Plan, warnings_of
 from vla.data.reader import EpisodeDataset
-from vla.data.resample import Kind, resampled
-from vla.data.rewrite import Converted, Progress, rewrite
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.limits import fitting_limits
+from vla.data.tools.plan import Plan, warnings_of
+from vla.data.tools.resample import Kind, resampled
+from vla.data.tools.rewrite import Converted, Progress, rewrite
 from vla.data.video import VideoConfig
 
 
@@ -40,7 +40,7 @@ def convert(
         video: a VideoConfig stores cameras as videos.
         jobs: threads that decode and encode; one per core by default.
         episodes: which, for example "0:100"; all by default.
-        control_hz: resample to this rate (see `vla.data.resample`).
+        control_hz: resample to this rate (see `vla.data.tools.resample`).
         kinds: action dimension -> what its numbers are, for resampling.
         progress: called with (frames done, frames in all), from several threads.
 

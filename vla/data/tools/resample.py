@@ -29,7 +29,7 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.data.errors import DataError
-from vla.data.plan import Plan
+from vla.data.tools.plan import Plan
 from vla.types import Spec
 
 Kind = Literal["absolute", "delta", "velocity", "command"]

@@ -13,7 +13,7 @@ from typing import Any
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.pictures import as_png
-from vla.data.plan import Plan
+from vla.data.tools.plan import Plan
 
 RECIPE = "made"
 """Key of the metadata under which a plan's recipe is kept."""

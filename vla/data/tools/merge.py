@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla.data.errors import DataError
-from vla.data.limits import common_limits
-from vla.data.plan import Plan, source_name
 from vla.data.reader import EpisodeDataset
-from vla.data.rewrite import Converted, Progress, rewrite
+from vla.data.tools.limits import common_limits
+from vla.data.tools.plan import Plan, source_name
+from vla.data.tools.rewrite import Converted, Progress, rewrite
 from vla.data.video import VideoConfig
 from vla.types import Spec
 

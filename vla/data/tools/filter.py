@@ -9,10 +9,10 @@ import numpy as np
 
 from vla.config import Config
 from vla.data.errors import DataError
-from vla.data.plan import Plan
 from vla.data.reader import EpisodeDataset
-from vla.data.rewrite import Converted, Progress, rewrite
 from vla.data.select import chosen_episodes
+from vla.data.tools.plan import Plan
+from vla.data.tools.rewrite import Converted, Progress, rewrite
 from vla.data.video import VideoConfig
 
 

@@ -26,9 +26,9 @@ from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
 from vla.data.format import Picture
 from vla.data.pictures import as_frame, as_png
-from vla.data.plan import Plan, provenance, recipe
 from vla.data.reader import EpisodeDataset
-from vla.data.target import RECIPE, alone, check_space, committed_episodes
+from vla.data.tools.plan import Plan, provenance, recipe
+from vla.data.tools.target import RECIPE, alone, check_space, committed_episodes
 from vla.data.video import VideoConfig
 from vla.data.writer import DatasetWriter
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from vla.data.errors import DataError
-from vla.data.plan import Plan
 from vla.data.reader import EpisodeDataset
-from vla.data.rewrite import Converted, Progress, rewrite
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.plan import Plan
+from vla.data.tools.rewrite import Converted, Progress, rewrite
 from vla.data.video import VideoConfig
 
 

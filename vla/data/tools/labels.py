@@ -22,9 +22,9 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.data.errors import DataError
-from vla.data.plan import Plan
 from vla.data.reader import EpisodeDataset
-from vla.data.rewrite import Converted, Progress, rewrite
+from vla.data.tools.plan import Plan
+from vla.data.tools.rewrite import Converted, Progress, rewrite
 from vla.data.video import VideoConfig
 
 PLACES = ("episode_index", "frame_index")

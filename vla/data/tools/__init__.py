@@ -1,0 +1,1 @@
+"""Datasets made of datasets: converted, resampled, merged, split, filtered, labelled."""
