@@ -41,7 +41,7 @@ class Page:
     """One open page. `problems` gathers everything that the browser logs as an error."""
 
     def __init__(self, reader: int, writer: int, seconds: float) -> None:
-        self.reader, self._writer, self._deadline = reader, writer, time.monotonic() + seconds
+        self._reader, self._writer, self._deadline = reader, writer, time.monotonic() + seconds
         self._buffer, self._calls, self._session = b"", 0, ""
         self.problems: list[str] = []
         self._events: list[str] = []
@@ -95,9 +95,9 @@ class Page:
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             left = self._deadline - time.monotonic()
-            if left <= 0 or not select.select([self.reader], [], [], left)[0]:
+            if left <= 0 or not select.select([self._reader], [], [], left)[0]:
                 raise TimeoutError("chromium gave no answer in time")
-            if not (data := os.read(self.reader, 1 << 20)):
+            if not (data := os.read(self._reader, 1 << 20)):
                 raise RuntimeError("chromium ended by itself")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\0")
