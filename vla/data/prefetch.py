@@ -24,13 +24,14 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
 def _prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
     line: _Line[T] = _Line(depth)
     thread = threading.Thread(target=line.produce, args=(items,), name="prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()  # waits for the thread, and may be interrupted while it does
         while line.wait():
             yield line.take()
     finally:
         line.stop()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 class _Line(Generic[T]):
