@@ -1,5 +1,7 @@
 """Backups over tokens against numbers worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
@@ -69,6 +71,15 @@ def test_others_go_to_zero():
     ids = torch.tensor([1, 0])
     assert close(others_towards_zero(values, kinship(ids, values.shape[-1], width=0)), [0.5 * (0.04 + 1.0) / 2, 0.0])
     assert close(of_ids(values, ids), [0.6, 0.5])
+
+
+def test_kin_are_ordered_ids_alone():
+    ids = torch.tensor([[1, 1], [0, 2]])
+    kin = kinship(ids, 3, width=1.0, ordered=torch.tensor([True, False]))
+    near = math.exp(-0.5)
+    assert close(kin[0, 0], [near, 1.0, near])
+    assert close(kin[1, 0], [1.0, near, math.exp(-2)])
+    assert kin[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 def test_pull_of_others_does_not_grow_with_the_number_of_ids():

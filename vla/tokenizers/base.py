@@ -81,6 +81,12 @@ class ActionTokenizer(ABC):
         return None
 
     @property
+    def ordered_ids(self) -> Bool[Tensor, " D"] | None:
+        """Places at which neighbouring ids say neighbouring values, so that a target may be spread over them; None for
+        none."""
+        return None
+
+    @property
     def grammar(self) -> TokenGrammar | None:
         """Which ids may follow, where that depends on the ids before; None where it does not."""
         return None

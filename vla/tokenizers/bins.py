@@ -76,9 +76,10 @@ class BinsTokenizer(ActionTokenizer):
             )
         self.config = config
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(self.chunk)
+        self._ordered = ~binary_D
         self._allowed: Tensor | None = None
         if config.binary:
-            binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(self.chunk)
             self._allowed = ~binary_D[:, None] | (torch.arange(config.num_bins) < 2)
 
     @property
@@ -97,6 +98,11 @@ class BinsTokenizer(ActionTokenizer):
     def allowed_ids(self) -> Bool[Tensor, "D V"] | None:
         """All ids, of binary dimensions the first two."""
         return self._allowed
+
+    @property
+    def ordered_ids(self) -> Bool[Tensor, " D"]:
+        """All but binary dimensions, whose two ids are the ends of the range."""
+        return self._ordered
 
     @property
     def edges(self) -> Float[Tensor, "A E"]:

@@ -71,14 +71,22 @@ def of_ids(values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"]) -> F
     return values.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
-def kinship(ids: Int64[Tensor, "*shape"], count: int, *, width: float) -> Float[Tensor, "*shape V"]:
-    """How much each of `count` ordered ids is meant where one is told: 1 for itself, falling off as a Gaussian.
+def kinship(
+    ids: Int64[Tensor, "*shape"], count: int, *, width: float, ordered: Bool[Tensor, "*places"] | None = None
+) -> Float[Tensor, "*shape V"]:
+    """How much each of `count` ids is meant where one is told: 1 for itself, falling off as a Gaussian.
 
     Args:
         width: standard deviation in ids; 0 means the told id alone.
+        ordered: where neighbouring ids are neighbours in value (the last axes of `ids`); elsewhere the told id alone is
+            meant. Everywhere by default.
     """
     distance = torch.arange(count, device=ids.device) - ids.unsqueeze(-1)
-    return (distance == 0).float() if width == 0 else (-0.5 * (distance / width).square()).exp()
+    told = (distance == 0).float()
+    if width == 0:
+        return told
+    kin = (-0.5 * (distance / width).square()).exp()
+    return kin if ordered is None else kin.where(ordered.to(kin.device).unsqueeze(-1), told)
 
 
 def error_of_kin(

@@ -55,6 +55,21 @@ def test_smoothing_by_hand():
     assert sharp == pytest.approx(head(logits, label_smoothing=0.1).loss(ACTIONS).item(), abs=1e-6)
 
 
+def test_smoothing_leaves_binary_dimensions_alone():
+    """Their two ids are neighbours in number and opposites in value."""
+    tokenizer = BinsConfig(num_bins=4, binary=("b",)).build(SPEC, 2)
+    logits = torch.arange(16.0).view(1, 1, 4, 4) / 7
+    logits[..., [1, 3], 2:] = -torch.inf
+    actions = torch.tensor([[[[0.5, 4.0], [1.5, -4.0]]]])
+    smooth, sharp = (CategoricalActions(logits, tokenizer, bin_smoothing=width) for width in (0.8, 0.0))
+    second = torch.tensor([[[False, True]]])
+    for mask in (None, second):
+        both = [one._cross_entropy(one.tokens(actions))[0, 0] for one in (smooth, sharp)]
+        assert torch.equal(both[0][[1, 3]], both[1][[1, 3]])
+        assert (both[0][[0, 2]] != both[1][[0, 2]]).all()
+        assert smooth.loss(actions, mask).isfinite()
+
+
 def test_mode_and_samples():
     logits = torch.full((4, 4), -1e9)
     logits[[0, 1, 2, 3], [0, 3, 1, 2]] = 0

@@ -28,7 +28,8 @@ class CategoricalConfig(HeadConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training target spread evenly over all ids."""
     bin_smoothing: float = Field(default=0.0, ge=0)
-    """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin alone."""
+    """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin alone, as it always is in
+    binary dimensions."""
 
     def reads(self, tokenizer: ActionTokenizer) -> int:
         return tokenizer.num_tokens
@@ -40,7 +41,7 @@ class CategoricalConfig(HeadConfig):
                 f"policy.head: categorical draws all tokens at once, but which ids of {type(tokenizer).__name__} are valid "
                 "depends on the ids before; use head: {type: autoregressive}"
             )
-        if self.bin_smoothing and tokenizer.tokens_per_action != tokenizer.action_dim:
+        if self.bin_smoothing and tokenizer.ordered_ids is None:
             raise HeadError(
                 f"policy.head.bin_smoothing: neighbouring ids of {type(tokenizer).__name__} are not neighbours in value; "
                 "set it to 0, or use tokenizer: {type: bins}"
@@ -171,6 +172,9 @@ class CategoricalActions:
         else:
             distance = (torch.arange(V, device=ids_BTN.device) - ids_BTN.unsqueeze(-1)) / self.bin_smoothing
             targets = (-0.5 * distance.square()).masked_fill(~possible_BTNV, -torch.inf).softmax(-1)
+            ordered_N = self.tokenizer.ordered_ids
+            if ordered_N is not None and not ordered_N.all():
+                targets = targets.where(ordered_N.to(targets.device)[:, None], F.one_hot(ids_BTN, V).float())
         uniform = possible_BTNV / possible_BTNV.sum(-1, keepdim=True)
         return (1 - self.label_smoothing) * targets + self.label_smoothing * uniform
 

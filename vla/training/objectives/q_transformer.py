@@ -65,7 +65,7 @@ class QTransformerObjectiveConfig(TokenValueConfig):
     def build(self, policy: Policy) -> QTransformerObjective:
         """Raises ObjectiveError where the policy's head gives no values, or ids have no order to be smoothed over."""
         tokenizer = policy.tokenizer
-        if self.smoothing and tokenizer.tokens_per_action != tokenizer.action_dim:
+        if self.smoothing and tokenizer.ordered_ids is None:
             raise ObjectiveError(
                 f"objective.smoothing: neighbouring ids of {type(tokenizer).__name__} are not neighbours in value; set it to "
                 "0, or use policy.tokenizer: {type: bins}"
@@ -81,6 +81,7 @@ class QTransformerObjective(TokenValueObjective):
 
     def __init__(self, config: QTransformerObjectiveConfig, policy: Policy) -> None:
         super().__init__(config, policy, QValuesHead, "q_values")
+        self.ordered = policy.tokenizer.ordered_ids if config.smoothing else None
 
     def learn(
         self, actions: QValues, target: QValues, later: QValues, outcome: Outcome, now: Batch
@@ -99,7 +100,7 @@ class QTransformerObjective(TokenValueObjective):
                 steps=self.config.dimension_steps,
             )
         q_BTL = of_ids(q_BTLV, ids_BTL)
-        kin_BTLV = kinship(ids_BTL, q_BTLV.shape[-1], width=self.config.smoothing)
+        kin_BTLV = kinship(ids_BTL, q_BTLV.shape[-1], width=self.config.smoothing, ordered=self.ordered)
         error_BTL = error_of_kin(q_BTLV, targets.values, kin_BTLV)
         loss_BT = mean_over_tokens(error_BTL.where(targets.known, 0.0), counted_BTL)
         conservative_BT = mean_over_tokens(self._conservative(q_BTLV, ids_BTL, kin_BTLV), counted_BTL)
