@@ -1,6 +1,6 @@
 """Thousands of random corruptions of small datasets of every format: does anything pass unseen?
 
-    python benchmarks/data_fuzz.py                # 2000 corruptions, nine kinds of dataset
+    python benchmarks/data_fuzz.py                # 2000 corruptions, ten kinds of dataset
     python benchmarks/data_fuzz.py --only "RLDS" --first 300 --count 50 --show found
 
 Each corruption is a pure function of its number, which the output names, so that a single one can be run again. The outcomes
