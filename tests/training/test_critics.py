@@ -54,6 +54,24 @@ def test_the_ensemble_is_separate_networks_side_by_side(depth: int, layer_norm: 
     assert not ours[0].any()
 
 
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize(("features", "depth"), [(5, 2), (100, 1)])
+def test_the_first_members_alone_are_as_among_all(features: int, depth: int, layer_norm: bool) -> None:
+    torch.manual_seed(0)
+    config = CriticConfig(hidden=16, depth=depth, layer_norm=layer_norm, ensemble=3)
+    critic = ActionCritic(config, features, SPEC, 1)
+    for parameter in critic.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    inputs = torch.randn(4, 2, features), torch.rand(4, 2, 1, 2, requires_grad=True)
+    everyone = critic(*inputs)
+    for members in (1, 2, 3):
+        some = torch.func.functional_call(critic, critic.constants(members), inputs)
+        torch.testing.assert_close(some, everyone[:members])
+    some.sum().backward()
+    assert inputs[1].grad is not None
+    assert all(parameter.grad is None for parameter in critic.parameters())
+
+
 def test_members_start_alike_in_size_and_apart_in_value() -> None:
     torch.manual_seed(0)
     net, plain = EnsembleMLP((40, 24), CriticConfig(hidden=64), members=2), nn.Linear(64, 64)

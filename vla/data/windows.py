@@ -125,26 +125,26 @@ class Windows:
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
             raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
-        start_B1, end_B1 = self._start[index_B][:, None], self._end[index_B][:, None]
+        start_B1, end_B1 = _rows(self._start, index_B)[:, None], _rows(self._end, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
         step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
-        row_BT = self._row[step_BT]
-        task_B = self.task_index[index_B]
+        row_BT = _rows(self._row, step_BT)
+        task_B = _rows(self.task_index, index_B)
         return Batch(
             images={camera: self._gather(frames, row_BT) for camera, frames in self._cache.frames.items()},
-            state=_tensor(self.states[step_BT]),
-            keyframe=_tensor(self.states[self._keyframe[step_BT]]),
-            instruction=[self.instructions[task] for task in task_B],
-            actions=_tensor(self.actions[step_BTK]),
+            state=_tensor(_rows(self.states, step_BT)),
+            keyframe=_tensor(_rows(self.states, _rows(self._keyframe, step_BT))),
+            instruction=[self.instructions[task] for task in task_B.tolist()],
+            actions=_tensor(_rows(self.actions, step_BTK)),
             action_mask=_tensor(inside_BTK),
-            rewards=_tensor(np.where(mask_BT, self.rewards[step_BT], np.float32(0))),
-            terminals=_tensor(self.terminals[step_BT] & mask_BT),
-            returns_to_go=_tensor(np.where(mask_BT, self.returns[step_BT], np.float32(0))),
-            success=_tensor(self.success[step_BT] & mask_BT),
+            rewards=_tensor(np.where(mask_BT, _rows(self.rewards, step_BT), np.float32(0))),
+            terminals=_tensor(_rows(self.terminals, step_BT) & mask_BT),
+            returns_to_go=_tensor(np.where(mask_BT, _rows(self.returns, step_BT), np.float32(0))),
+            success=_tensor(_rows(self.success, step_BT) & mask_BT),
             timesteps=_tensor(step_BT - start_B1),
             mask=_tensor(mask_BT),
             task_index=_tensor(task_B),
@@ -168,6 +168,11 @@ def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int
         if not 0 <= episode < dataset.num_episodes:
             raise DataError(f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}")
     return chosen
+
+
+def _rows(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """array[index] of indices that are known to be inside, several times as fast."""
+    return array.take(index, axis=0, mode="clip")
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

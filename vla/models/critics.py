@@ -64,9 +64,14 @@ class EnsembleMLP(nn.Module):
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
         self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))
 
+    def constants(self, members: int) -> dict[str, Tensor]:
+        """The parameters of the first so many networks by name, without gradient: `torch.func.functional_call` of this
+        module with them gives those networks' values."""
+        return {name: p.detach()[: len(p) // self.members * members] for name, p in self.named_parameters()}
+
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
         """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
-        E = self.members
+        E = len(self.weights[0])
         lead = max((x.shape[:-1] for x in inputs), key=len)
         hidden = self._joined(inputs, lead) if self.narrow else self._apart(inputs)
         for i in range(len(self.weights)):
@@ -80,11 +85,12 @@ class EnsembleMLP(nn.Module):
         """The first layer (E, N, H) as one product of the inputs side by side."""
         x = torch.cat([x.expand(*lead, -1) for x in inputs], dim=-1).flatten(0, -2)
         weight = torch.cat(list(self.first), dim=1)
-        return torch.baddbmm(self.biases[0].view(self.members, 1, -1), x.expand(self.members, -1, -1), weight)
+        E = len(weight)
+        return torch.baddbmm(self.biases[0].view(E, 1, -1), x.expand(E, -1, -1), weight)
 
     def _apart(self, inputs: Sequence[Tensor]) -> Tensor:
         """The first layer (E, N, H) as a sum of products: each input is multiplied in its own shape, then broadcast."""
-        E = self.members
+        E = len(self.weights[0])
         parts = []
         for x, weight in zip(inputs, self.first, strict=True):
             y = torch.matmul(x.reshape(1, -1, x.shape[-1]), weight)
@@ -112,6 +118,10 @@ class ActionCritic(nn.Module):
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
+
+    def constants(self, members: int) -> dict[str, Tensor]:
+        """See `EnsembleMLP.constants`."""
+        return {f"net.{name}": p for name, p in self.net.constants(members).items()}
 
     def forward(
         self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]

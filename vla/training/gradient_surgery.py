@@ -19,7 +19,7 @@ from vla.config import ConfigError
 from vla.data.mixture import select_windows
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
-from vla.training.step import clip_gradients
+from vla.training.step import clip_gradients, sum_over_processes
 from vla.types import Batch
 
 
@@ -86,7 +86,7 @@ def projected_backward(
     assert isinstance(learner, Learner)
     parts = [part for batch in batches for part in _by_task(batch)]
     weights = torch.stack([objective.weight(part).float() for _, part in parts])
-    shares = weights / accelerator.reduce(weights.sum(), "sum").clamp(min=1e-12)
+    shares = weights / sum_over_processes(weights.sum(), accelerator).clamp(min=1e-12)
     tasks = sorted(set(gather_object([task for task, _ in parts])))
     rows = [[p for p in module.parameters() if p.requires_grad] for module in (learner.policy, objective)]
     gradients: list[list[Tensor]] = [[], []]
@@ -107,17 +107,19 @@ def projected_backward(
         for row, collected in zip(rows, gradients, strict=True):
             used.update(p for p in row if p.grad is not None)
             if row:
-                collected.append(accelerator.reduce(_flat(row), "sum"))
+                collected.append(sum_over_processes(_flat(row), accelerator))
     conflicts = 0.0
     for number, (row, collected) in enumerate(zip(rows, gradients, strict=True)):
         if row:
             total_P, share_of_pairs = project_conflicts(torch.stack(collected), np.random.default_rng([seed, number]))
-            anywhere = accelerator.reduce(torch.tensor([float(p in used) for p in row], device=total_P.device), "sum")
+            anywhere = sum_over_processes(
+                torch.tensor([float(p in used) for p in row], device=total_P.device), accelerator
+            )
             _write(row, total_P, (anywhere > 0).tolist())
             conflicts = share_of_pairs if number == 0 else conflicts
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
-    values = accelerator.reduce(torch.stack(list(means.values())), "sum")
+    values = sum_over_processes(torch.stack(list(means.values())), accelerator)
     return dict(zip(means, values.tolist(), strict=True)) | norms | {"tasks": float(len(tasks)), "conflicts": conflicts}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -46,7 +46,7 @@ def backward(
         Global means `loss` (of the robot data; the pairs' is `image_text_loss`, unweighted) and the objective's metrics, and `grad_norm` before clipping; the same on all processes.
     """
     weights = torch.stack([objective.weight(batch).float() for batch in batches])
-    shares = weights / accelerator.reduce(weights.sum(), "sum").clamp(min=1e-12)
+    shares = weights / sum_over_processes(weights.sum(), accelerator).clamp(min=1e-12)
     means: dict[str, torch.Tensor] = {}
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with accelerator.no_sync(model) if number < len(batches) else nullcontext():
@@ -66,8 +66,13 @@ def backward(
         for name, part in zip(told, parts.unbind(), strict=True):
             means[name] = means[name] + part if name in means else part
     norms = clip_gradients(model, objective, accelerator, clip)
-    values = accelerator.reduce(torch.stack(list(means.values())), "sum")
+    values = sum_over_processes(torch.stack(list(means.values())), accelerator)
     return dict(zip(means, values.tolist(), strict=True)) | norms
+
+
+def sum_over_processes(values: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """The same everywhere; as it is where there is one process, which a step of a small network would feel."""
+    return cast(torch.Tensor, accelerator.reduce(values, "sum")) if accelerator.num_processes > 1 else values
 
 
 def clip_gradients(
@@ -77,11 +82,17 @@ def clip_gradients(
     not shrink the policy's step. -> the norms before clipping."""
     learner = cast(Learner, getattr(model, "module", model))  # inside of what accelerate wrapped it in
     groups = learner.parameter_groups
-    return {name: float(_clipped(group, accelerator, clip)) for name, group in groups.items()}
-
-
-def _clipped(parameters: list[nn.Parameter], accelerator: Accelerator, clip: float | None) -> torch.Tensor:
-    """The norm of their gradients before they were clipped."""
     if clip is None:
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return cast(torch.Tensor, accelerator.clip_grad_norm_(parameters, clip))
+        return gradient_norms(groups)
+    return {name: float(cast(torch.Tensor, accelerator.clip_grad_norm_(group, clip))) for name, group in groups.items()}
+
+
+def gradient_norms(groups: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, float]:
+    """The norm of each group's gradients; 0 where it has none."""
+    gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    every = [gradient for group in gradients.values() for gradient in group]
+    if not every:
+        return dict.fromkeys(groups, 0.0)
+    sizes = torch.stack([size.float() for size in torch._foreach_norm(every)])
+    parts = sizes.split([len(group) for group in gradients.values()])
+    return dict(zip(groups, torch.stack([part.norm() for part in parts]).tolist(), strict=True))

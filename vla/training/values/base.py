@@ -114,9 +114,11 @@ class ValueLearner(nn.Module, ABC):
         """Least Q of the ensemble, or that of its first member; differentiable in the actions alone: the critics are
         constants here."""
         assert self.action_critic is not None
-        frozen = {name: p.detach() for name, p in self.action_critic.named_parameters()}
-        values = torch.func.functional_call(self.action_critic, frozen, (features.detach(), actions))
-        return cast(Tensor, values[0] if of == "first" else values.min(0).values)
+        members = 1 if of == "first" else self.config.critic.ensemble
+        values = torch.func.functional_call(
+            self.action_critic, self.action_critic.constants(members), (features.detach(), actions)
+        )
+        return cast(Tensor, values.min(0).values)
 
     def after_step(self) -> None:
         """Called after the optimiser's steps: moves target copies."""
