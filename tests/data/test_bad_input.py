@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset, Windows, encode_png
 
 
@@ -238,3 +241,32 @@ def test_resume_of_what_another_program_made(write, spec):
     (root / "meta/vla_spec.json").unlink()
     with pytest.raises(DataError, match="was not made by this writer"):
         DatasetWriter(root, spec, resume=True)
+
+
+def test_commands_tell_a_path_that_cannot_be_in_one_line(write, tmp_path):
+    source, file = write([3]), tmp_path / "file"
+    file.write_text("")
+    for arguments in (
+        ["convert", str(source), str(file / "out")],
+        ["view", str(source), "--out", str(file / "view.html")],
+    ):
+        result = CliRunner().invoke(app, ["data", *arguments])
+        assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
+        assert str(file) in result.stderr
+
+
+def test_parts_that_are_no_numbers_are_refused(write, tmp_path):
+    source = str(write([3, 2]))
+    for part in ("train=[", "train=.", "train=1e"):
+        result = CliRunner().invoke(app, ["data", "split", source, str(tmp_path / "out"), part])
+        assert result.exit_code == 2, result.output
+
+
+def test_words_that_look_like_markup_are_printed_as_they_are(tmp_path, spec, episode):
+    with DatasetWriter(tmp_path / "odd", spec, metadata={"robot": "[/x]"}) as writer:
+        writer.add_episode(replace(episode(3), instruction="place [/b] it [red]here"))
+    for command in ("info", "stats"):
+        result = CliRunner().invoke(app, ["data", command, str(tmp_path / "odd")], terminal_width=200)
+        assert result.exit_code == 0, result.output
+        assert "[/b]" in result.output
+        assert "[red]" in result.output

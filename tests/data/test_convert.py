@@ -63,6 +63,38 @@ def assert_same(left: EpisodeDataset, right: EpisodeDataset) -> None:
         assert list(left.images(camera)) == list(right.images(camera))
 
 
+def test_what_its_maker_noted_is_kept_under_another_name(tmp_path, spec, episode):
+    with DatasetWriter(tmp_path / "src", spec) as writer:
+        writer.add_episode(replace(episode(3), info={"source": "teleop", "seed": 3}))
+    convert(tmp_path / "src", tmp_path / "once")
+    convert(tmp_path / "once", tmp_path / "twice")
+    info = EpisodeDataset(tmp_path / "twice").episode(0).info
+    assert (info["original_source"], info["source"], info["origin"], info["seed"]) == ("teleop", "once", "src#0", 3)
+
+
+def test_kinds_without_a_rate_are_refused(write, tmp_path):
+    with pytest.raises(DataError, match=r"kinds\.dx is for resampling; give control_hz too"):
+        convert(write([3]), tmp_path / "out", kinds={"dx": "delta"})
+
+
+def test_limits_are_met_up_to_rounding(tmp_path, spec, episode):
+    for limit in (123.4, 255.3, 180.1, 1e5 / 3):
+        wide = replace(spec, action_low=(-limit, -limit), action_high=(limit, limit))
+        at_limit = replace(episode(3), actions=np.full((len(episode(3)), 2), np.float32(limit)))
+        with DatasetWriter(tmp_path / f"{limit:.0f}", wide) as writer:
+            writer.add_episode(at_limit)
+            with pytest.raises(DataError, match="outside"):
+                writer.add_episode(replace(at_limit, actions=at_limit.actions * np.float32(1.0001)))
+
+
+def test_numbers_beyond_float32_are_named(tmp_path, spec, episode):
+    with DatasetWriter(tmp_path / "out", spec) as writer:
+        for name in ("rewards", "state"):
+            values = np.asarray(getattr(episode(3), name), np.float64) * 0 + 1e39
+            with pytest.raises(DataError, match=f"{name}: step 0.* is inf"):
+                writer.add_episode(replace(episode(3), **{name: values}))
+
+
 def test_everything_is_kept(write, tmp_path, episode):
     source = EpisodeDataset(write([3, 1, 4, None]))
     seen = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from vla.data import EpisodeDataset, Windows
 from vla.data.episode import encode_png
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.tools.convert import convert
+from vla.data.tools.filter import Filter, filter_dataset
+from vla.data.tools.relabel import relabel_by_goal
 
 L = 4
 HEADER = "timestamp,state.x,state.y,action.dx,reward,success,terminated"
@@ -145,7 +150,7 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
         (lambda r: (r / "episode_10/front/frame_3.png").unlink(), "front: has 3 frames, numbers 0 to 2; .* has 4 rows"),
         (rename("front/frame_0.png", "front/first.png"), r"first.png: its name holds no number"),
         (rename("front/frame_0.png", "front/frame_00001.png"), "frame 1 is there twice"),
-        (rename("front", "side"), "front: expected a folder of frames or a video front.mp4"),
+        (rename("front", "side"), "episode_9/side: expected a folder of frames or a video side.mp4"),
         (lambda r: (r / "episode_10/front.mp4").write_bytes(b""), r"and one of them; found: front.mp4"),
         (
             lambda r: (r / "episode_9/front/frame_0.png").write_bytes(b"GIF"),
@@ -229,6 +234,102 @@ def test_links_that_leave_the_folder(plain: Path, tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_else(plain: Path, tmp_path: Path) -> None:
     files = ["episode_10/steps.csv", "episode_9/front/frame_0.png", "episode_9/front/frame_2.png", "instruction.txt"]
     assert corrupt(plain, files, tmp_path / "copies", times=80) > 25
+
+
+def test_an_edited_number_makes_another_source(plain: Path, tmp_path: Path) -> None:
+    convert(plain, tmp_path / "out")
+    assert convert(plain, tmp_path / "out").resumed == 2
+    line("\n0.0,0,", "\n0.0,7,")(plain)
+    with pytest.raises(DataError, match="the source has changed since"):
+        convert(plain, tmp_path / "out")
+
+
+def test_one_episode_with_nan_can_be_left_out(plain: Path, tmp_path: Path) -> None:
+    line("\n0.0,0,", "\n0.0,nan,")(plain)
+    dataset = EpisodeDataset(plain)
+    assert dataset.episode(0).state[0, 0] == 0
+    with pytest.raises(DataError, match=r"episode 1 \(episode_10\): state: step 0, 'x' is nan"):
+        dataset.episode(1)
+    for call in (lambda: convert(plain, tmp_path / "all"), lambda: filter_dataset(plain, tmp_path / "all", Filter())):
+        with pytest.raises(DataError, match="'x' is nan"):
+            call()
+        assert not (tmp_path / "all").exists()
+    assert convert(plain, tmp_path / "converted", episodes="0").episodes == 1
+    assert filter_dataset(plain, tmp_path / "filtered", Filter(drop="1")).episodes == 1
+
+
+def test_a_camera_that_one_episode_lacks_is_told(plain: Path) -> None:
+    shutil.rmtree(plain / "episode_9/front")
+    with pytest.raises(DataError, match=r"episode_9/front: expected a folder of frames or a video front\.mp4"):
+        EpisodeDataset(plain)
+    assert EpisodeDataset(plain, keys=KeyMap(cameras={})).spec.cameras == {}
+
+
+def test_other_pictures_are_read_or_told(plain: Path, tmp_path: Path) -> None:
+    for number in (9, 10):
+        folder = plain / f"episode_{number}"
+        for name, suffix in (("left", "webp"), ("right", "bmp")):
+            (folder / name).mkdir()
+            for t, image in enumerate(pixels(number)):
+                Image.fromarray(image).save(folder / name / f"{t}.{suffix}", lossless=True)
+        (folder / "side").mkdir()
+        (folder / "side/0.gif").write_bytes(b"GIF")
+        (folder / "old.avi").write_bytes(b"RIFF")
+    dataset = EpisodeDataset(plain)
+    assert list(dataset.spec.cameras) == ["front", "left", "right"]
+    (warning,) = dataset.warnings
+    assert warning.startswith("in the episodes' folders old.avi, side/ are not read: frames are .png")
+    for camera in ("left", "right"):
+        np.testing.assert_array_equal(dataset.episode(1).frames(camera), pixels(10))
+    convert(plain, tmp_path / "out")
+    np.testing.assert_array_equal(EpisodeDataset(tmp_path / "out").episode(0).frames("left"), pixels(9))
+
+
+@pytest.mark.parametrize("kind", ["gray", "rgb"])
+def test_deep_pictures_are_refused(plain: Path, tmp_path: Path, kind: str) -> None:
+    deep = (np.arange(48).reshape(6, 8) * 700).astype(np.uint16)
+    for path in plain.glob("episode_*/front/*.png"):
+        path.write_bytes(png16(np.stack([deep] * 3, -1) if kind == "rgb" else deep))
+    dataset = EpisodeDataset(plain)
+    with pytest.raises(DataError, match="more than 8 bits"):
+        dataset.episode(0).frames("front")
+    with pytest.raises(DataError, match="episode 0: camera 'front': step 0: a picture of more than 8 bits"):
+        convert(plain, tmp_path / "out")
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG file of 16 bits a channel, gray or RGB, which Pillow cannot write of RGB."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_a_byte_order_mark_is_no_word(plain: Path) -> None:
+    (plain / "episode_9/instruction.txt").write_text("open the drawer", encoding="utf-8-sig")
+    assert EpisodeDataset(plain).instructions == ["open the drawer"]
+
+
+def test_other_keys_are_told_as_such(plain: Path, tmp_path: Path) -> None:
+    convert(plain, tmp_path / "out")
+    with pytest.raises(DataError, match=r"keys was \{\}, is \{'state': \[\]\}"):
+        convert(plain, tmp_path / "out", keys=KeyMap(state=[]))
+
+
+def test_hindsight_takes_any_format(plain: Path, tmp_path: Path) -> None:
+    for path in list(plain.glob("episode_*/front/*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".jpg"))
+        path.unlink()
+    made = relabel_by_goal(plain, tmp_path / "goals", per_episode=2)
+    opened = EpisodeDataset(made.root)
+    part = opened.episode(0)
+    assert (part.info["source"], part.info["source_episode"], part.info["source_format"]) == ("plain", 0, "folder")
+    source = EpisodeDataset(plain).episode(0).frames("front")
+    goal = part.frames("goal_front")[0]
+    assert any(np.array_equal(goal, frame) for frame in source[1:])
 
 
 def test_lost_episodes_are_told(plain: Path) -> None:

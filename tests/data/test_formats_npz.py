@@ -50,6 +50,26 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path / "toy.npz"
 
 
+def test_one_number_for_a_whole_episode_is_due_at_its_last_step(tmp_path: Path) -> None:
+    changed = arrays() | {"2/success": np.bool_(True), "10/success": np.bool_(False), "10/rewards": np.float64(2.5)}
+    np.savez(tmp_path / "whole.npz", **changed)  # type: ignore[arg-type]
+    dataset = EpisodeDataset(tmp_path / "whole.npz")
+    assert dataset.episode(0).success.tolist() == [False, False, True]
+    assert not dataset.episode(1).success.any()
+    assert dataset.episode(1).rewards.tolist() == [0, 0, 0, 2.5]
+    assert dataset.episodes["success"].tolist() == [True, False]
+
+
+def test_what_is_not_read_is_told(tmp_path: Path) -> None:
+    odd = {"gray": (5, 7), "first": (3, 5, 7), "alpha": (5, 7, 4)}
+    changed = {f"{e}/{key}": np.zeros((L, *shape), np.uint8) for key, shape in odd.items() for e, L in LENGTHS.items()}
+    changed |= {f"{e}/action": np.zeros((L, 2, 2)) for e, L in LENGTHS.items()}
+    np.savez(tmp_path / "odd.npz", **arrays() | changed)  # type: ignore[arg-type]
+    told = EpisodeDataset(tmp_path / "odd.npz").warnings
+    for key in (*odd, "action"):
+        assert any(warning.startswith(f"2/{key} is ") and "is not read" in warning for warning in told)
+
+
 def test_reads_what_was_written(toy: Path) -> None:
     dataset = EpisodeDataset(toy)
     assert dataset.spec.cameras == {"pixels_top": (5, 7)}

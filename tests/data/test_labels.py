@@ -105,6 +105,18 @@ def test_every_wrong_row_is_named(csv):
     assert lines == list(expected)
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b"])
+def test_lines_end_where_the_format_ends_them(tmp_path, separator):
+    text = f"pour{separator}tea"
+    (tmp_path / "a.csv").write_text(f"episode_index,instruction\n0,{text}\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"episode_index": 0, "instruction": text}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    for name in ("a.csv", "a.jsonl"):
+        labels = read_labels(tmp_path / name, np.array([3]))
+        assert labels[0].values["instruction"] == {None: text}
+
+
 def test_many_wrong_rows_are_cut_short(csv):
     file = csv("episode_index,reward\n" + "9,1\n" * 50)
     with pytest.raises(DataError) as error:

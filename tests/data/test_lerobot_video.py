@@ -226,6 +226,15 @@ def test_a_camera_that_is_only_declared_is_left_out(video):
         EpisodeDataset(root, keys=KeyMap(cameras={"top": "observation.images.top"}))
 
 
+def test_fewer_episodes_said_than_there_are(video):
+    root = video()
+    edit_info(root, total_episodes=3, total_frames=None)
+    sentence = "total_episodes is 3, the episodes table has 4: the rest is left out"
+    assert sentence not in "".join(EpisodeDataset(root).warnings)  # ours: what an interrupted writer did not commit
+    make_foreign(root)
+    assert sentence in "".join(EpisodeDataset(root).warnings)
+
+
 METADATA_MISTAKES = {
     "fps_zero": (lambda r: edit_info(r, fps=0), "info.json: fps: .* found '0'; correct it"),
     "fps_nan": (lambda r: edit_info(r, fps=float("nan")), "info.json: fps"),

@@ -182,6 +182,33 @@ def test_a_frame_at_another_time_than_its_number_says_is_refused(path):
             list(reader.frames(4, 5))
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+@pytest.mark.parametrize("fps", [30, 60, 24])
+def test_containers_that_count_milliseconds_are_read(tmp_path, suffix, fps):
+    """Every frame; one that lies a quarter of its time away is refused all the same."""
+    codec = "libx264" if suffix == "mkv" else "libvpx-vp9"
+
+    def write(times):
+        with av.open(str(tmp_path / f"v.{suffix}"), "w") as container:
+            stream = container.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            for time, image in zip(times, picture(len(times)), strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return tmp_path / f"v.{suffix}"
+
+    even = [round(1000 * i / fps) for i in range(12)]
+    with VideoReader(write(even), fps) as reader:
+        assert numbers(list(reader.frames())) == list(range(12))
+        assert numbers(list(reader.frames(7, 9))) == [7, 8]
+    late = write([*even[:5], even[5] + round(250 / fps), *even[6:]])
+    with VideoReader(late, fps) as reader, pytest.raises(DataError, match="constant rate"):
+        list(reader.frames())
+
+
 @pytest.mark.parametrize("config", [H264, AV1], ids=["h264", "av1"])
 def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
     """Damage within a picture may decode without complaint; then the checksum tells."""

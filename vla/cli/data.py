@@ -56,7 +56,7 @@ def data_relabel(
             made = relabel_by_goal(dataset, out, per_episode=per_episode, probability=probability, seed=seed)
         else:
             raise UserError(f"--by {by}: expected instruction or goal")
-        console.print(f"{made.episodes} episodes, {made.relabelled} of them with a new label: {made.root}")
+        console.print(f"{made.episodes} episodes, {made.relabelled} of them with a new label: {escape(str(made.root))}")
 
 
 @data_app.command("stats", epilog="Example: `vla data stats data/mt10 --json > stats.json`")
@@ -122,7 +122,8 @@ def _print_report(report: Any) -> None:
     if report.findings:
         console.print(table)
     counts = ", ".join(f"{len(report.of(kind))} {kind}s" for kind in colours)
-    console.print(f"{report.root} ({report.format or 'of no known format'}): {counts}; {len(report.ran)} checks")
+    told = f"{report.root} ({report.format or 'of no known format'}): {counts}; {len(report.ran)} checks"
+    console.print(escape(told), soft_wrap=True)
 
 
 @data_app.command("view", epilog="Example: `vla data view data/mt10 --out mt10.html --episodes 0:20`")
@@ -180,17 +181,17 @@ def _print_stats(found: dict[str, Any]) -> None:
     console.print(tasks)
     for camera, values in found["cameras"].items():
         mean, std = (" ".join(f"{v:.3f}" for v in values[key]) for key in ("mean", "std"))
-        console.print(f"camera {camera}: mean {mean}, std {std} (red, green, blue; {values['frames']} frames)")
+        console.print(f"camera {escape(camera)}: mean {mean}, std {std} (red, green, blue; {values['frames']} frames)")
 
 
 def _print_info(info: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for key, value in info.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            inner = Table(*[str(k) for k in value[0]])
+            inner = Table(*[escape(str(k)) for k in value[0]])
             for row in value:
-                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
-            table.add_row(key, inner)
+                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
+            table.add_row(escape(key), inner)
         else:
-            table.add_row(key, str(value))
+            table.add_row(escape(key), escape(str(value)))
     console.print(table)

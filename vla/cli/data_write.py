@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from vla.cli.shared import clear_errors, console, errors, escape
 from vla.config import UserError
@@ -254,9 +254,7 @@ def _parts(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not value or name in parts:
             raise UserError(f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, for example train=0.9")
-        number = None if ":" in value or "," in value else yaml.safe_load(value)
-        fraction = isinstance(number, float) or value == "1"
-        parts[name] = float(value) if fraction else value
+        parts[name] = float(value) if value == "1" or re.fullmatch(r"\d+\.\d*|\.\d+", value) else value
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,12 @@ def clear_errors() -> Iterator[None]:
         if extra is None:
             raise
         errors.print(f"[bold red]error:[/] {error.name} is not installed: pip install 'vla\\[{extra}]'")
+        raise typer.Exit(2) from None
+    except OSError as error:  # a path that is no folder, may not be written, or a full disk
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        errors.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)).lower())}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted")

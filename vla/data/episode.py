@@ -16,8 +16,11 @@ from vla.data.errors import DataError
 from vla.types import Spec
 
 Scalar = int | float | str | bool
-ACTION_TOLERANCE = 1e-6
+_ROUNDING = 1e-6
+"""What an action may lie beyond a limit, relative to the limit where that is larger than 1: float32 rounds."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+"""Pillow's modes of one channel of 16 or 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,15 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """A PNG (or JPEG) file -> uint8 (H, W, 3) RGB. Raises DataError where it is no image."""
+    """A PNG (or JPEG, WebP, BMP) file -> uint8 (H, W, 3) RGB; gray becomes RGB, an alpha channel is left out. Raises DataError
+    where it is no image, or one of more than 8 bits, such as depth."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode in _DEEP or (data[:8] == _PNG_SIGNATURE and data[24] > 8):
+                raise DataError(
+                    "a picture of more than 8 bits a channel, such as depth, which would lose what it holds; leave the camera "
+                    "out, or store it as 8 bits"
+                )
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise DataError(f"not a readable image file ({len(data)} bytes): {error}; record the frame again") from error
@@ -117,7 +126,8 @@ def _check_array(
         raise DataError(
             f"{where}: {name}: shape is {np.shape(values)}, expected {shape}; all fields need one row per action"
         )
-    check_finite(where, name, np.asarray(values), dimension_names)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        check_finite(where, name, np.asarray(values, dtype=np.float32), dimension_names)
 
 
 def check_finite(where: str, name: str, values: np.ndarray, dimension_names: Sequence[str] = ()) -> None:
@@ -131,9 +141,15 @@ def check_finite(where: str, name: str, values: np.ndarray, dimension_names: Seq
     raise DataError(f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor")
 
 
+def beyond(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """bool, whether each number lies outside of [low, high] by more than rounding."""
+    slack_low, slack_high = (_ROUNDING * np.maximum(1.0, np.abs(limit)) for limit in (low, high))
+    return np.asarray((actions < low - slack_low) | (actions > high + slack_high))
+
+
 def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    outside = (actions < low - ACTION_TOLERANCE) | (actions > high + ACTION_TOLERANCE)
+    outside = beyond(actions, low, high)
     if outside.any():
         step, dim = (int(v) for v in np.argwhere(outside)[0])
         raise DataError(

@@ -94,7 +94,11 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def columns(self) -> Columns:
-        """All numbers. Raises DataError where an action or state is NaN."""
+        """All numbers as they are, what is not finite among them (see `EpisodeDataset.check_numbers`)."""
+
+    def episode_name(self, index: int) -> str:
+        """What messages call an episode."""
+        return f"episode {index}"
 
     @abstractmethod
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:

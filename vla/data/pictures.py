@@ -19,7 +19,7 @@ _RGB8 = (8, 2)
 def as_png(picture: Picture) -> bytes:
     """A PNG file of 8-bit RGB. Such a file is passed on byte for byte, its checksums compared; all else is encoded.
 
-    Raises DataError where the picture is damaged.
+    Raises DataError where the picture is damaged, or has more than 8 bits a channel.
     """
     if isinstance(picture, np.ndarray):
         return encode_png(picture)

@@ -5,9 +5,10 @@ N: frames of the dataset, L: steps of an episode.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vla.config import registered
-from vla.data.episode import Episode, decode_png
+from vla.data.episode import Episode, check_finite, decode_png
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
 from vla.data.formats._files import refuse_archive
@@ -92,7 +93,7 @@ class EpisodeDataset:
         table = table.copy()
         starts = table["first_frame"].to_numpy()
         if not {"success", "return", "terminated"} <= set(table):
-            columns = self.columns
+            columns = self.numbers
             table["success"] = np.logical_or.reduceat(columns.success, starts)
             table["return"] = np.add.reduceat(columns.rewards.astype(np.float64), starts)
             table["terminated"] = np.logical_or.reduceat(columns.terminated, starts)
@@ -102,8 +103,40 @@ class EpisodeDataset:
 
     @property
     def columns(self) -> Columns:
-        """All numbers of the dataset, read once. Raises DataError where an action or state is NaN."""
+        """All numbers of the dataset, read once. Raises DataError where an action, state or reward is not finite."""
+        self.check_numbers()
+        return self.numbers
+
+    @property
+    def numbers(self) -> Columns:
+        """The same as they are, NaN among them."""
         return self.reader.columns()
+
+    def check_numbers(self, episodes: Sequence[int] | None = None) -> None:
+        """Raises DataError naming the first action, state or reward of these episodes (all by default) that is not finite."""
+        chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, np.int64)
+        for episode in chosen[~self._finite[chosen]][:1].tolist():
+            row, where = self.reader.episodes.iloc[episode], f"{self.root}: {self.reader.episode_name(episode)}"
+            frames = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
+            for name, values, names in self._named_numbers():
+                check_finite(where, name, values[frames], names)
+
+    @functools.cached_property
+    def _finite(self) -> np.ndarray:
+        """bool (episodes,): whether all numbers of an episode are finite."""
+        frames = np.ones(self.num_frames, bool)
+        for _, values, _ in self._named_numbers():
+            frames &= np.isfinite(values).reshape(self.num_frames, -1).all(1)
+        return np.asarray(np.logical_and.reduceat(frames, self.reader.episodes["first_frame"].to_numpy()))
+
+    def _named_numbers(self) -> tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]:
+        """(field, values, names of its dimensions)."""
+        numbers, spec = self.numbers, self.spec
+        return (
+            ("actions", numbers.actions, spec.action_names),
+            ("state", numbers.state, spec.state_names),
+            ("rewards", numbers.rewards, ()),
+        )
 
     def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Picture]]:
         """(frame, picture) for the frames [start, stop) of the dataset, streamed."""
@@ -120,10 +153,11 @@ class EpisodeDataset:
 
     def episode(self, index: int, *, images: bool = True) -> Episode:
         """Episode `index`, its images as files where the dataset has files, or with `images` False without them. Raises
-        IndexError."""
+        IndexError, and DataError where one of its numbers is not finite."""
         if not 0 <= index < self.num_episodes:
             raise IndexError(f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}")
-        row, columns = self.episodes.iloc[index], self.columns
+        self.check_numbers([index])
+        row, columns = self.episodes.iloc[index], self.numbers
         start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
         cameras = self.spec.cameras if images else ()
         return Episode(

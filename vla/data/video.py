@@ -21,6 +21,8 @@ from vla.data.atomic import atomic_path
 from vla.data.errors import DataError
 
 TIME_TOLERANCE = 1e-4
+_MILLISECOND = 0.001
+"""In which Matroska and WebM count: a frame's time may then be off by half of it."""
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 _DEFAULT_CRF = {"h264": 23, "av1": 30}
 # A file that claims to be a video may be a playlist, and make the library open other files: only containers, only local.
@@ -153,7 +155,7 @@ def decoding(path: Path) -> Iterator[None]:
 class VideoReader:
     """Frames of a video by their numbers. Use one reader per thread; many may read one file.
 
-    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE`: a file whose frames lie elsewhere is refused,
+    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file whose frames lie elsewhere is refused,
     not read as something near.
 
     Args:
@@ -200,6 +202,8 @@ class VideoReader:
             )
         self._rate = stream.average_rate if fps is None else rate_of(fps)
         self.fps = float(self._rate)
+        tick = float(stream.time_base)
+        self._tolerance = max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
         self.size = (int(stream.height), int(stream.width))
         # Damage raises instead of being painted over with what is near.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -300,7 +304,7 @@ class VideoReader:
             raise DataError(f"{self.path}: a frame says no time; encode the video again at a constant rate")
         time = frame.pts * frame.time_base
         number = round(time * self._rate)
-        if abs(time - number / self._rate) > TIME_TOLERANCE:
+        if abs(time - number / self._rate) > self._tolerance:
             raise DataError(
                 f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 / {self.fps:g} s; "
                 "encode the video again at a constant rate"

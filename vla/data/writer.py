@@ -92,7 +92,7 @@ class DatasetWriter:
         exists = (self.root / schema.INFO).exists()
         if exists and not resume:
             raise DataError(
-                f"{self.root}: holds a dataset already; choose another folder, or continue it with resume=True"
+                f"{self.root}: holds a dataset already; choose another folder, or continue it (--resume, or resume=True)"
             )
         if exists:
             try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vla.data.checks.subject import Numbers, Subject
 from vla.data.checks.table import LEROBOT, Finding, check
-from vla.data.episode import ACTION_TOLERANCE
+from vla.data.episode import beyond
 
 _SAME_LENGTH = 5
 """This many episodes or more, all of one length and all true ends, are more likely cut off by time."""
@@ -65,7 +65,7 @@ def action_limits(subject: Subject) -> Iterator[Finding]:
     for dim, name in enumerate(dataset.spec.action_names):
         low, high = dataset.spec.action_low[dim], dataset.spec.action_high[dim]
         values = numbers.actions[:, dim]
-        outside = (values < low - ACTION_TOLERANCE) | (values > high + ACTION_TOLERANCE)
+        outside = beyond(values, np.asarray(low), np.asarray(high))
         if outside.any():
             frame = int(outside.argmax())
             message = (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vla.data.episode import Scalar, check_finite
+from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.types import Spec, SpecError
@@ -113,19 +113,10 @@ class EpisodicReader(DatasetReader):
         return [e.instruction.strip() or self.keys.task or unnamed_task for e in episodes]
 
     def columns(self) -> Columns:
-        starts = self.episodes["first_frame"].to_numpy()
-        for name, values, names in (
-            ("actions", self._columns.actions, self.spec.action_names),
-            ("state", self._columns.state, self.spec.state_names),
-            ("rewards", self._columns.rewards[:, None], ()),
-        ):
-            bad = ~np.isfinite(values).all(1)
-            if bad.any():
-                episode = int(np.searchsorted(starts, int(bad.argmax()), side="right")) - 1
-                stop = starts[episode] + int(self.episodes["length"][episode])
-                where = f"{self.root}: episode {episode} ({self._names[episode]})"
-                check_finite(where, name, values[starts[episode] : stop], names)
         return self._columns
+
+    def episode_name(self, index: int) -> str:
+        return f"episode {index} ({self._names[index]})"
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """(episode, its first frame, first step, end step) of every episode that has frames in [start, stop)."""
@@ -168,7 +159,9 @@ def _widths(episode: EpisodeNumbers) -> tuple[int, int]:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which `columns` names
+    with np.errstate(
+        over="ignore"
+    ):  # too large for float32 becomes infinite, which `EpisodeDataset.check_numbers` names
         return np.concatenate(parts).astype(np.float32)
 
 

@@ -38,7 +38,7 @@ def inside(root: Path, path: Path) -> Path:
 def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
     """A text file of the dataset. Raises DataError where it is missing, leads out of `root` or is no UTF-8."""
     try:
-        return inside(root, path).read_text(encoding="utf-8")
+        return inside(root, path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error
     except UnicodeDecodeError as error:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from vla.data import schema
-from vla.data.episode import check_finite
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
 from vla.data.formats._files import read_json
@@ -230,7 +229,6 @@ class LeRobotFolder(DatasetReader):
                 success=self._joined([mapping.success])[:, 0] > 0 if mapping.success else zeros > 0,
                 terminated=self._joined(terminated)[:, 0] > 0 if terminated else zeros > 0,
             )
-            self._check_numbers(columns)
             self._columns, self._numbers = columns, {}
         return self._columns
 
@@ -278,19 +276,6 @@ class LeRobotFolder(DatasetReader):
         check_rows(self.root, self._table, self._numbers)
         for sentence in check_timestamps(self.root, self._table, self._numbers, self.info.fps):
             self.warn(sentence)
-
-    def _check_numbers(self, columns: Columns) -> None:
-        starts = self.episodes["first_frame"].to_numpy()
-        for name, values, names in (
-            ("actions", columns.actions, self.spec.action_names),
-            ("state", columns.state, self.spec.state_names),
-            ("rewards", columns.rewards[:, None], ()),
-        ):
-            bad = ~np.isfinite(values).all(1)
-            if bad.any():
-                episode = int(np.searchsorted(starts, int(bad.argmax()), side="right")) - 1
-                stop = starts[episode] + int(self.episodes["length"][episode])
-                check_finite(f"{self.root}: episode {episode}", name, values[starts[episode] : stop], names)
 
     # --- images ---------------------------------------------------------------------------------------
 

@@ -116,7 +116,9 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise DataError(f"{place}: row {row}: task_index is {index!r}, expected a whole number; restore it")
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it")
+            raise DataError(
+                f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, or give it by the key `task`"
+            )
         if tasks.get(index, text) != text:
             raise DataError(f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it")
         tasks[index] = text

@@ -5,7 +5,7 @@
       episode_0/
         instruction.txt
         steps.csv                columns state.NAME, action.NAME; reward, success, terminated, timestamp where known
-        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG or JPEG
+        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG, WebP or BMP
         wrist.mp4                or its video, with a frame for each row
 
 L: steps of an episode.
@@ -32,8 +32,9 @@ from vla.data.formats._steps_csv import read_steps
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"
-_PICTURES = (".png", ".jpg", ".jpeg")
-_VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
+_LISTED = 5
 _UNEVEN = 0.5
 """A step that takes this much longer or shorter than the median, relative to it, is worth a warning."""
 
@@ -179,9 +180,20 @@ class FolderReader(EpisodicReader):
     # --- images -------------------------------------------------------------------------------------
 
     def _find_cameras(self, lengths: list[int]) -> dict[str, tuple[int, int]]:
-        """Camera -> (height, width); notes each episode's files."""
-        first = self._folders[0].path
-        there = sorted(path.stem if path.is_file() else path.name for path in first.iterdir() if _is_camera(path))
+        """Camera -> (height, width); notes each episode's files. A camera of any episode is one of all."""
+        found, unread = set[str](), dict[str, None]()
+        for folder in self._folders:
+            for path in folder.path.iterdir():
+                if _is_camera(path):
+                    found.add(path.stem if path.is_file() else path.name)
+                elif path.name not in (_STEPS, _INSTRUCTION, self.keys.instruction) and not path.name.startswith("."):
+                    unread[path.name + ("/" if path.is_dir() else "")] = None
+        if unread:
+            listed = ", ".join(sorted(unread)[:_LISTED]) + (", ..." if len(unread) > _LISTED else "")
+            self.warnings.append(
+                f"in the episodes' folders {listed} are not read: frames are {', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
+            )
+        there = sorted(found)
         names = dict.fromkeys(there, "") if self.keys.cameras is None else self.keys.cameras
         names = {camera: key or camera for camera, key in names.items()}
         for camera, key in names.items():

@@ -45,6 +45,11 @@ class _Array(NamedTuple):
         return self.dtype.kind in "biuf" and len(self.shape) in (1, 2)
 
     @property
+    def is_single(self) -> bool:
+        """One number per step, or one number."""
+        return self.dtype.kind in "biuf" and (not self.shape or (self.is_numeric and self.width == 1))
+
+    @property
     def width(self) -> int:
         return 1 if len(self.shape) == 1 else self.shape[1]
 
@@ -119,6 +124,7 @@ class NpzReader(EpisodicReader):
         if not sum(width for _, width in actions):
             raise self._lacking("action", _ACTIONS[0], list(first))
         states = self._parts(first, "state", self.keys.state, _STATES)
+        self._warn_of_unread(first)
         episodes = [self._episode(archive, name, actions, states) for name in self._episodes]
         self._assemble(
             episodes,
@@ -150,9 +156,20 @@ class NpzReader(EpisodicReader):
                 raise self._lacking(what, key, list(numeric))
         return [(key, numeric[key].width) for key in chosen]
 
+    def _warn_of_unread(self, arrays: dict[str, _Array]) -> None:
+        """Of what has the shape of pictures, or a usual name, and is not read."""
+        usual = {*_ACTIONS, *_STATES, *_REWARDS, *_SUCCESS, *_ENDS}
+        for key, array in arrays.items():
+            pictures = array.dtype == np.uint8 and len(array.shape) >= 3 and not array.is_picture
+            if pictures or (key in usual and not array.is_numeric and array.shape):
+                wanted = "uint8 (L, H, W, 3)" if pictures else "numbers (L,) or (L, D)"
+                self.warnings.append(
+                    f"{self._episodes[0]}/{key} is {array.dtype} {array.shape}, expected {wanted}: it is not read"
+                )
+
     def _one(self, arrays: dict[str, _Array], what: str, key: str | None, usual: tuple[str, ...]) -> list[str]:
-        """The key of one number per step, or of none."""
-        single = [name for name, array in arrays.items() if array.is_numeric and array.width == 1]
+        """The key of one number per step, or of the whole episode, or of none."""
+        single = [name for name, array in arrays.items() if array.is_single]
         if key is not None and key not in single:
             raise self._lacking(what, key, single)
         return [name for name in ((key,) if key is not None else usual) if name in single][:1]
@@ -174,12 +191,21 @@ class NpzReader(EpisodicReader):
             name=name,
             state=self._matrix(archive, name, [key for key, _ in states], L),
             actions=acted,
-            rewards=self._matrix(archive, name, reward, L)[:, 0] if reward else np.zeros(L),
-            success=self._matrix(archive, name, success, L)[:, 0] > 0 if success else np.zeros(L, bool),
-            terminated=bool(self._matrix(archive, name, ended, L)[-1, 0] > 0) if ended else False,
+            rewards=self._numbers(archive, name, reward, L),
+            success=self._numbers(archive, name, success, L) > 0,
+            terminated=bool(self._numbers(archive, name, ended, L)[-1] > 0),
             instruction=self._instruction(archive, arrays),
             info={"name": name},
         )
+
+    def _numbers(self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int) -> np.ndarray:
+        """(L,), zeros where no key is given. One number for the whole episode is due at its last step."""
+        if not keys:
+            return np.zeros(L)
+        array = self._arrays[name].get(keys[0])
+        if array is None or array.shape or not array.is_single:
+            return self._matrix(archive, name, keys, L)[:, 0]
+        return np.where(np.arange(L) == L - 1, self._load(archive, array), 0)
 
     def _matrix(self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int | None) -> np.ndarray:
         """(L, D). The observation after the last action may be there and is left out."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.spans import spans
 from vla.data.tools.limits import fitting_limits
 from vla.data.tools.plan import Plan, warnings_of
 from vla.data.tools.resample import Kind, resampled
@@ -45,11 +47,19 @@ def convert(
         progress: called with (frames done, frames in all), from several threads.
 
     Raises:
-        DataError: the source is damaged, `dst` holds something else, or the disk is too small.
+        DataError: the source is damaged, a chosen episode's numbers are not finite, `dst` holds something else, the disk is
+            too small, or `kinds` are given without a rate.
     """
     dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_episodes(episodes, len(dataset), str(src))
-    spec, notes = fitting_limits(dataset.spec, dataset.columns.actions)
+    if kinds and control_hz is None:
+        raise DataError(f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave it out")
+    dataset.check_numbers(chosen)
+    spec, notes = dataset.spec, list[str]()
+    if chosen:
+        rows = dataset.episodes.iloc[chosen]
+        frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
+        spec, notes = fitting_limits(spec, dataset.numbers.actions[frames])
     options: dict[str, Any] = {"keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)}
     plan = Plan(
         "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*warnings_of(dataset), *notes]

@@ -5,6 +5,7 @@ L: steps of an episode.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -71,10 +72,13 @@ def format_of(dataset: EpisodeDataset) -> str:
 
 
 def _fingerprint(dataset: EpisodeDataset) -> str:
-    """Of images, numbers of episodes and words."""
+    """Of images, numbers and words."""
     table = dataset.episodes.to_csv(index=False)
     facts = [dataset.fingerprint(), dataset.spec.to_dict(), dataset.instructions, table]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    content = hashlib.sha256(json.dumps(facts).encode())
+    for values in dataclasses.astuple(dataset.numbers):
+        content.update(np.ascontiguousarray(values).tobytes())
+    return content.hexdigest()
 
 
 def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
@@ -90,13 +94,18 @@ def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
 
 
 def provenance(dataset: EpisodeDataset, index: int, episode: Episode) -> dict[str, Scalar]:
-    """What the episode remembers, with its source, and with the first of its sources where it comes from afar."""
+    """What the episode remembers, with its source, and with the first of its sources where it comes from afar.
+
+    What the maker of the data noted under one of our names is kept as `original_NAME`.
+    """
     known = dict(episode.info)
-    if {"source", "source_episode", "source_format"} <= set(known):
-        known.setdefault("origin", f"{known['source']}#{known['source_episode']}")
     name: dict[str, Scalar] = {
         "source": source_name(dataset.root),
         "source_episode": index,
         "source_format": format_of(dataset),
     }
+    if name.keys() <= known.keys():
+        known.setdefault("origin", f"{known['source']}#{known['source_episode']}")
+    else:
+        known |= {f"original_{key}": known[key] for key in name if key in known}
     return {**known, **name}

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.episode import Episode, encode_png
+from vla.data.episode import Episode
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.pictures import as_png
 from vla.data.reader import EpisodeDataset
+from vla.data.tools.plan import provenance
 from vla.data.writer import DatasetWriter
 
 GOAL_INSTRUCTION = "Bring about what the goal picture shows"
@@ -95,12 +96,12 @@ def relabel_by_instruction(
         for index in range(len(dataset)):
             if not keep and not labels.get(index):
                 continue
-            episode = dataset.episode(index)
+            episode = _read(dataset, index)
             episode = replace(episode, rewards=episode.success.astype(np.float32))
             if keep:
                 yield episode
             for step, text in labels.get(index, ()):
-                yield _part(episode, 0, step + 1, text, index, solved=True)
+                yield _part(episode, 0, step + 1, text, solved=True)
 
     made = {"by": "instruction", "per_episode": per_episode, "known_only": known_only, "keep": keep}
     return _write(dataset, out, dataset.spec.cameras, episodes(), made)
@@ -196,13 +197,13 @@ def relabel_by_goal(
         for index, (first, length) in enumerate(zip(firsts.tolist(), lengths.tolist(), strict=True)):
             if length < 2:
                 continue
-            episode = dataset.episode(index)
+            episode = _read(dataset, index)
             for (goal_N, future_N), drawn in zip(draws, starts[index], strict=True):
                 start = int(drawn * (length - 1))
                 goal, solved = int(goal_N[first + start]), bool(future_N[first + start])
                 stop = goal - first if solved else length
-                part = _part(episode, start, stop, instruction, index, solved=solved)
-                pictures = {c: _file(episode.images[c][stop]) if solved else _picture(dataset, c, goal) for c in chosen}
+                part = _part(episode, start, stop, instruction, solved=solved)
+                pictures = {c: episode.images[c][stop] if solved else _picture(dataset, c, goal) for c in chosen}
                 goals = {GOAL_CAMERA + camera: [picture] * len(part) for camera, picture in pictures.items()}
                 yield replace(part, images={**part.images, **goals})
 
@@ -213,14 +214,19 @@ def relabel_by_goal(
 
 def _picture(dataset: EpisodeDataset, camera: str, frame: int) -> bytes:
     ((_, picture),) = dataset.images(camera, frame, frame + 1)
-    return _file(picture)
+    return as_png(picture)
 
 
-def _file(picture: Picture) -> bytes:
-    return picture if isinstance(picture, bytes) else encode_png(picture)
+def _read(dataset: EpisodeDataset, index: int) -> Episode:
+    """An episode with its pictures as the native format keeps them, told where it is from."""
+    episode = dataset.episode(index)
+    images: dict[str, np.ndarray | list[bytes]] = {
+        camera: [as_png(picture) for picture in pictures] for camera, pictures in episode.images.items()
+    }
+    return replace(episode, images=images, info=provenance(dataset, index, episode))
 
 
-def _part(episode: Episode, start: int, stop: int, instruction: str, index: int, *, solved: bool) -> Episode:
+def _part(episode: Episode, start: int, stop: int, instruction: str, *, solved: bool) -> Episode:
     """Steps [start, stop) under another label; solved at the last of them, or not at all."""
     success = np.zeros(stop - start, dtype=bool)
     success[-1] = solved
@@ -233,7 +239,7 @@ def _part(episode: Episode, start: int, stop: int, instruction: str, index: int,
         success=success,
         terminated=solved,
         instruction=instruction,
-        info=info | {"relabelled_from": episode.instruction, "source_episode": index},
+        info=info | {"relabelled_from": episode.instruction},
     )
 
 

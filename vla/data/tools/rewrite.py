@@ -78,6 +78,8 @@ def rewrite(
             source is damaged: the episodes before it are kept.
     """
     dst = Path(dst)
+    for number, dataset in enumerate(plan.sources):  # now, not after hours
+        dataset.check_numbers([index for source, index in plan.episodes if source == number])
     made = recipe(plan, video)
     done = committed_episodes(plan, dst, made)
     if done < len(plan.episodes):
@@ -129,7 +131,7 @@ def _prepared(
 ) -> Iterator[Episode]:
     """The new dataset's episodes in order; threads decode and encode a few of them ahead."""
     for dataset in plan.sources:
-        _ = dataset.episodes, dataset.columns  # read once, before threads ask for them
+        _ = dataset.episodes, dataset.numbers  # read once, before threads ask for them
     ahead = 1 + -(-jobs // max(1, len(plan.spec.cameras)))
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[tuple[tuple[int, int], dict[str, Future[Any]]]] = deque()

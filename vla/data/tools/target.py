@@ -56,7 +56,7 @@ def _difference(stored: dict[str, Any], made: dict[str, Any]) -> str:
         return (
             f"it was made of {', '.join(str(s.get('name')) for s in old)}, not of {', '.join(s['name'] for s in new)}"
         )
-    if old != new:
+    if old != new and stored.get("options") == made["options"]:
         return "the source has changed since"
     for key in ("command", "options", "chosen", "spec", "episodes"):
         if stored.get(key) != made[key]:
@@ -80,7 +80,11 @@ def check_space(plan: Plan, dst: Path, todo: Sequence[tuple[int, int]], video: b
         for source, index in sampled:
             dataset = plan.sources[source]
             first = int(dataset.episodes["first_frame"].iloc[index])
-            sizes = [len(as_png(picture)) for _, picture in dataset.images(camera, first, first + 1)]
+            try:
+                sizes = [len(as_png(picture)) for _, picture in dataset.images(camera, first, first + 1)]
+            except DataError as error:
+                where = f"{dataset.root}: episode {index}: camera {camera!r}: step 0"
+                raise error if str(dataset.root) in str(error) else DataError(f"{where}: {error}") from error
             per_frame += sum(sizes) / len(sampled)
     per_frame *= 0.1 if video else 1.0
     per_frame += 4 * (plan.spec.state_dim + plan.spec.action_dim + 12)
