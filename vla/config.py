@@ -61,7 +61,9 @@ class ConfigError(UserError):
 class Config(BaseModel):
     """Base of all configs: unknown keys are errors, values never change, docstrings are the help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RootConfig(Config):
@@ -86,7 +88,19 @@ class RootConfig(Config):
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """Class decorator: `@register("policies", "rt1")`. Raises ValueError where the name is taken."""
+    """Class decorator: `@register("policies", "rt1")`. What is registered can be named in configs by `type: rt1`.
+
+    Args:
+        kind: "policies", "objectives", "values", "extractions", "envs", "tokenizers" or "heads", for a `Config` class with
+            the field `type: Literal[name] = name` and the method `build` (envs: `make`) of its kind's base; "formats",
+            for a `DatasetReader`.
+        name: what configs say.
+
+    Raises KeyError where there is no such kind, ValueError where the name is taken. CONTRIBUTING.md tells what the
+    classes of each kind must provide.
+    """
+    if kind not in _FOLDERS:
+        raise KeyError(_no_kind(kind))
 
     def add(cls: T) -> T:
         known = _REGISTRY[kind].get(name)
@@ -115,10 +129,14 @@ def _scan(kind: str) -> None:
 def registered(kind: str) -> dict[str, type]:
     """name -> class of everything registered under `kind`, sorted by name."""
     if kind not in _FOLDERS:
-        raise KeyError(f"no kind {kind!r}{_nearest(kind, _FOLDERS)}; there are: {', '.join(_FOLDERS)}")
+        raise KeyError(_no_kind(kind))
     _scan(kind)
     _load_plugins()
     return dict(sorted(_REGISTRY[kind].items()))
+
+
+def _no_kind(kind: str) -> str:
+    return f"no kind {kind!r}{_nearest(kind, _FOLDERS)}; there are: {', '.join(_FOLDERS)}"
 
 
 def lookup(kind: str, name: str) -> type:
@@ -216,8 +234,16 @@ def load_config(
 ) -> C:
     """A validated config from a YAML file or a dict.
 
-    A file may hold one config, or one per command under the keys of `SECTIONS`; then `section` says which. Raises ConfigError with a line for each mistake.
+    Args:
+        cls: what is made, for example `vla.TrainConfig`.
+        source: a YAML file, or the values themselves.
+        overrides: texts `key=value` that are laid over the values, for example `["policy.history=4", "optim.lr=3e-4"]`: the
+            key with dots between its parts and without the section's name, the value as YAML. What is absent is made.
+        section: a file may hold one config, or one per command under the keys of `SECTIONS`; this says which.
+
+    Raises ConfigError with a line for each mistake.
     """
+    overrides = list(overrides)
     values = source if isinstance(source, dict) else read_yaml(source)
     if (
         section is not None
@@ -231,7 +257,23 @@ def load_config(
                 [f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"]
             )
         values = values[section]
+    if prefixed := [text for text in overrides if _section_of(text) and _section_of(text) not in cls.model_fields]:
+        raise ConfigError([_leave_out(text, section) for text in prefixed])
     return validate(cls, apply_overrides(values, overrides))
+
+
+def _section_of(override: str) -> str:
+    """The section that stands before an override's key, where one does."""
+    first, dot, _ = override.partition("=")[0].strip().partition(".")
+    return first if dot and first in SECTIONS else ""
+
+
+def _leave_out(override: str, section: str | None) -> str:
+    prefix = _section_of(override)
+    if section not in (None, prefix):
+        return f"{override}: the command reads the section `{section}`, not `{prefix}`; leave this override out"
+    rest = override.strip().removeprefix(f"{prefix}.")
+    return f"{override}: leave `{prefix}.` out: the section is chosen by the command; write {rest}"
 
 
 def validate(cls: type[C], values: dict[str, Any]) -> C:
@@ -240,6 +282,20 @@ def validate(cls: type[C], values: dict[str, Any]) -> C:
         return cls.model_validate(values)
     except ValidationError as error:
         raise ConfigError([_line(cls, values, e) for e in error.errors()]) from None
+
+
+def check_config(config: object, cls: type[Config]) -> None:
+    """Raises UserError where `config` is no `cls`, for example because it was not loaded yet."""
+    if isinstance(config, cls):
+        return
+    shown = "{...}" if isinstance(config, dict) else repr(str(config)) if isinstance(config, str | Path) else "..."
+    raise UserError(
+        f"expected {cls.__name__}, got {type(config).__name__}; use load_config({_public_name(cls)}, {shown})"
+    )
+
+
+def _public_name(cls: type) -> str:
+    return f"vla.{cls.__name__}" if cls.__name__ in ("CollectConfig", "TrainConfig", "EvalConfig") else cls.__name__
 
 
 def dump_config(config: Config) -> str:
@@ -314,6 +370,7 @@ __all__ = [
     "RootConfig",
     "UserError",
     "apply_overrides",
+    "check_config",
     "dump_config",
     "load_config",
     "lookup",

@@ -74,7 +74,8 @@ def learn(
     lr: float = 2e-2,
 ) -> ActorCritic:
     """The objective after so many steps of Adam on the whole batch, in evaluation mode."""
-    config = {"value": {"critic": CRITIC, "target_rate": 0.2} | value, "extraction": extraction, "discount": DISCOUNT}
+    rate = {} if value["type"] == "monte_carlo" else {"target_rate": 0.2}
+    config = {"value": {"critic": CRITIC, **rate} | value, "extraction": extraction, "discount": DISCOUNT}
     objective = ActorCriticConfig.model_validate(config).build(policy)
     if objective.next_step == 0:
         batch = batch.steps(0, -1)

@@ -13,9 +13,12 @@ from value_chain import DISCOUNT, REWARDS, write_chain
 
 from vla.cli import app
 from vla.config import ConfigError, load_config
+from vla.data import EpisodeDataset, Windows
+from vla.models.mlp import MLPConfig
 from vla.training import TrainConfig, train
-from vla.training.diagnostics import diagnose
+from vla.training.diagnostics import _values, diagnose
 from vla.training.early_stopping import advise_stop
+from vla.training.objectives.iql import IQLConfig
 from vla.training.value_plot import dots_svg
 
 CRITIC = {"hidden": 32}
@@ -117,6 +120,23 @@ def test_command_line(runs: Path, tmp_path: Path) -> None:
     assert "values by tenths" in result.output
     assert json.loads((tmp_path / "diagnostics.json").read_text())["sets"]["held out"]["episodes"] == 9
     assert (tmp_path / "calibration.svg").read_text().count("<circle") > 10
+
+
+def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path) -> None:
+    windows = Windows(
+        EpisodeDataset(write_chain(tmp_path / "data", episodes=30)), history=1, chunk=1, next_step=1, discount=DISCOUNT
+    )
+    policy = MLPConfig(hidden=8, depth=1).build(windows.spec).eval()
+    objective = IQLConfig(advantage="outcome", discount=DISCOUNT).build(policy).eval()
+    batch = windows.batch(np.arange(len(windows)))
+    with torch.no_grad():
+        told = _values(objective, policy, batch)["advantage"]
+        values = objective.value.state_critic(policy(batch).features)
+    known = batch.terminals[:, 0] | batch.mask[:, 1]
+    goes_on = (~batch.terminals[:, 0]).float()
+    by_hand = batch.rewards[:, 0] + DISCOUNT * goes_on * values[:, 1] - values[:, 0]
+    assert 0 < known.sum() < len(windows)
+    torch.testing.assert_close(told[known], by_hand[known])
 
 
 # --- when to stop --------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from vla.config import ConfigError, UserError, load_config, registered
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
+from vla.data.rewards import RewardConfig
+from vla.models.mlp import MLPConfig
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
 from vla.training.objective import ObjectiveError
@@ -220,6 +222,122 @@ def test_truncations_marked_as_terminals(name: str, tmp_path: Path) -> None:
 def test_a_discount_outside_its_range(name: str, discount: float, mixed: Path, tmp_path: Path) -> None:
     with pytest.raises((ValidationError, ConfigError), match=r"discount"):
         config(mixed, tmp_path, {"type": name, "discount": discount})
+
+
+COSTS = {"rewards": {"kind": "step_cost"}}
+
+
+@pytest.mark.parametrize(
+    ("objective", "option"),
+    [({"type": "iql", "monte_carlo_floor": True}, "monte_carlo_floor"), ({"type": "cal_ql"}, "calibrated")],
+)
+def test_returns_that_are_no_lower_bound(objective: dict[str, Any], option: str, mixed: Path, tmp_path: Path) -> None:
+    """What a failure brought until it was cut is better than what it would have gone on to cost."""
+    message = rf"{option}: 4 of 6 episodes of .* are cut off and rewards go down to -1, .*rewards of 0 or more"
+    with pytest.raises(ObjectiveError, match=message):
+        train(
+            config(mixed, tmp_path / "run", objective, data={"path": str(mixed), "validation_fraction": 0.25, **COSTS})
+        )
+    policy = MLPConfig.model_validate(MLP).build(SPEC)
+
+    def fit(data: Path, kind: str) -> None:
+        built = config(data, tmp_path, objective).objective.build(policy)
+        rewards = RewardConfig.model_validate({"kind": kind})
+        built.fit(Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.9, rewards=rewards))
+
+    fit(mixed, "success")
+    fit(write(tmp_path / "ended", lambda episode, values: values | {"terminated": True}), "step_cost")
+
+
+@pytest.mark.parametrize("name", ["iql", "td3_bc", "q_transformer", "ilql"])
+def test_data_in_which_no_step_has_a_target(name: str, tmp_path: Path) -> None:
+    def cut(episode: int, values: dict[str, Any]) -> dict[str, Any]:
+        rewards = np.full(values["length"], episode % 2 / 10, np.float32)
+        return values | {"rewards": rewards, "terminated": False}
+
+    data = write(tmp_path / "data", cut)
+    policy = OTHER_POLICIES.get(name, MLP) | {"chunk": 7}
+    message = r"no step of .*data has a target: values look 7 steps ahead.* all 6 episodes .* at most 7; use a policy\.chunk below 7"
+    with pytest.raises(ObjectiveError, match=message):
+        train(config(data, tmp_path / "run", {"type": name}, policy=policy))
+    train(config(data, tmp_path / "run", {"type": name}, policy=policy | {"chunk": 6}, steps=1))
+
+
+@pytest.mark.parametrize("name", ["iql", "cql", "q_transformer", "ilql"])
+def test_what_is_replayed_must_teach_too(name: str, mixed: Path, tmp_path: Path) -> None:
+    def run(replayed: Path, out: str, **rewards: Any) -> None:
+        data = {"path": str(mixed), "rewards": rewards, "replay": [{"path": str(replayed), "weight": 0.5}]}
+        train(config(mixed, tmp_path / out, {"type": name}, data=data, steps=1))
+
+    def unsolved(episode: int, values: dict[str, Any]) -> dict[str, Any]:
+        nothing = np.zeros(values["length"])
+        return values | {"rewards": nothing.astype(np.float32), "success": nothing > 0, "terminated": False}
+
+    failures = write(tmp_path / "failures", unsolved)
+    with pytest.raises(ObjectiveError, match=r"data\.replay\.0: .*failures: with .* rewards are 0"):
+        run(failures, "unrecorded")
+    run(failures, "labelled", kind="success")  # labels tell that nothing is solved there
+    large = write(tmp_path / "large", lambda episode, values: values | {"rewards": 100 * values["rewards"]})
+    if name == "q_transformer":
+        with pytest.raises(ObjectiveError, match=r"data\.replay\.0: .*large: rewards lie in \[0, 100\]"):
+            run(large, "large")
+        return
+    objective = config(mixed, tmp_path, {"type": name, "discount": 0.5}).objective.build(
+        config(mixed, tmp_path, {"type": name}).policy.build(SPEC)
+    )
+    read = [Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.5) for data in (mixed, large)]
+    objective.fit(read[0])
+    assert objective._q_bound == pytest.approx(10 * 2)
+    objective.check_replayed(read[1])
+    objective.check_replayed(read[0])
+    assert objective._q_bound == pytest.approx(10 * 200)
+
+
+def test_importance_weights_of_a_mixture(mixed: Path, tmp_path: Path) -> None:
+    policy = {**MLP, "head": {"type": "mixture", "hidden": 8, "components": 2}}
+    train(
+        config(mixed, tmp_path / "run", {"type": "cql", "extraction": {"type": "weighted_bc"}}, policy=policy, steps=2)
+    )
+    assert all(np.isfinite(line["conservative_gap"]) for line in lines(tmp_path / "run"))
+
+
+BEST_OF_N = {"type": "best_of_n"}
+OF_PARTS: dict[str, Any] = {"type": "actor_critic", "extraction": {"type": "bc"}}
+IDLE = {
+    "beta": {"type": "iql", "extraction": BEST_OF_N, "beta": 10.0},
+    "max_weight": {"type": "iql", "extraction": BEST_OF_N, "max_weight": 2.0},
+    "standardise": {"type": "iql", "extraction": BEST_OF_N, "standardise": True},
+    "mean_weight": {"type": "iql", "extraction": BEST_OF_N, "mean_weight": True},
+    "bc": {"type": "cql", "extraction": BEST_OF_N, "bc": 1.0},
+    "temperature": {"type": "cal_ql", "extraction": BEST_OF_N, "temperature": 0.1},
+    "monte_carlo_floor": {"type": "awr", "monte_carlo_floor": True},
+    "target_rate": {"type": "awr", "target_rate": 0.02},
+    r"critic\.ensemble": {"type": "awr", "critic": {"ensemble": 4}},
+    "target_rate: 0.5": OF_PARTS | {"value": {"type": "monte_carlo", "target_rate": 0.5}},
+    "noise": OF_PARTS | {"value": {"type": "td", "next_actions": "data", "noise": 0.2}},
+    "noise_clip": OF_PARTS | {"value": {"type": "td", "next_actions": "data", "noise_clip": 0.2}},
+    "monte_carlo_floor: True": OF_PARTS | {"value": {"type": "none", "monte_carlo_floor": True}},
+    "weights": {"type": "iql", "extraction": {"type": "best_of_n", "imitate": False, "weights": {"beta": 2.0}}},
+    "weights: WeightedBCConfig": {"type": "iql", "extraction": {"type": "argmax_q", "imitate": False, "weights": {}}},
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_options_that_would_do_nothing_are_refused(name: str, mixed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=rf"{name}.* would do nothing: .*(drop|set) it"):
+        config(mixed, tmp_path, IDLE[name])
+
+
+def test_a_warm_up_that_never_ends_and_a_temperature_below_zero(mixed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"objective\.warmup_steps: 6 of steps: 6 .*less than 6"):
+        config(mixed, tmp_path, {"type": "iql", "warmup_steps": 6})
+    config(mixed, tmp_path, {"type": "iql", "warmup_steps": 5})
+    for objective in (
+        {"type": "cql", "temperature": -1.0},
+        {"type": "iql", "extraction": {"type": "ddpg_bc", "temperature": -0.1}},
+    ):
+        with pytest.raises(ValidationError, match="temperature"):
+            config(mixed, tmp_path, objective)
 
 
 def test_rewards_outside_of_the_unit_interval(mixed: Path, tmp_path: Path) -> None:

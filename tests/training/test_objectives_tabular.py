@@ -5,21 +5,23 @@ The corridor: states 0, 1, 2; 0.5 goes right, -0.5 left (at 0 it stays). Right a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tabular import DISCOUNT, Step, batch_of, fixed_point, learn, moment, q_table, robot, two_ways, v_table
+from tabular import CRITIC, DISCOUNT, Step, batch_of, fixed_point, learn, moment, q_table, robot, two_ways, v_table
 from torch import Tensor
 
 from vla.models.guided import GuidedPolicy
-from vla.models.mlp import MLPConfig
+from vla.models.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.training.objective import ObjectiveError
-from vla.training.objectives.actor_critic import ActorCriticConfig
-from vla.types import Observation
+from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
+from vla.training.values.base import Moment, log_density
+from vla.types import Batch, Observation, Spec
 
 LEFT, RIGHT = -0.5, 0.5
 BC = {"type": "bc"}
@@ -139,6 +141,38 @@ def test_calibrated_values_are_not_pressed_below_the_return() -> None:
     assert pressed[True] > pressed[False] + 0.5
 
 
+def test_the_conservative_gap_is_none_where_all_actions_are_worth_the_same() -> None:
+    torch.manual_seed(0)
+    spec = Spec({}, ("s0",), ("a",), (-3.0,), (3.0,), control_hz=10.0)
+    head = {"type": "gaussian", "squash": "full", "log_std": (-0.3, 0.1)}  # what is drawn is spread over the range
+    policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head).build(spec)
+    value = {"type": "conservative", "sampled": 1000, "critic": CRITIC}
+    objective = ActorCriticConfig.model_validate({"value": value, "extraction": BC}).build(policy)
+    for parameter in objective.value.action_critic.parameters():
+        torch.nn.init.zeros_(parameter)
+    batch = spec.fake_batch(2, 3, 2)
+    _, metrics = objective.value.loss(objective_moment(objective, policy, batch), objective.lookahead(policy, batch))
+    assert metrics["conservative_gap"].item() == pytest.approx(0.0, abs=0.1)  # the volume's logarithm is 3.6
+
+
+def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Moment:
+    now = batch.steps(0, -objective.next_step)
+    output = policy(now)
+    return Moment(now, output.features.detach(), output.actions)
+
+
+@pytest.mark.parametrize("head", [{"type": "mixture", "hidden": 8}, {"type": "gaussian", "squash": "full"}])
+def test_densities_of_many_chunks_are_as_one_by_one(head: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head).build(robot(2))
+    actions = policy(robot(2).fake_batch(3, 1, 2)).actions
+    chunks = torch.rand(5, 3, 1, 2, 1) - 0.5
+    together = log_density(actions, chunks)
+    assert together.shape == (5, 3, 1)
+    for i in range(5):
+        torch.testing.assert_close(together[i], actions.log_prob(chunks[i]))
+
+
 # --- extractions ----------------------------------------------------------------------------------------
 
 
@@ -170,6 +204,25 @@ def test_the_gradient_of_q_leads_to_its_top_and_imitation_to_the_mean(
     extraction = {"type": "ddpg_bc", "bc": imitation}
     learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=400, lr=1e-2)
     assert policy(batch).actions.mode()[0, 0].item() == pytest.approx(expected, abs=0.15)
+
+
+def test_the_entropy_that_is_aimed_at_does_not_depend_on_the_units_of_actions() -> None:
+    told = {}
+    for half in (1.0, 0.05, 20.0):
+        torch.manual_seed(0)
+        spec = Spec({}, ("s0",), ("a",), (-half,), (half,), control_hz=10.0)
+        policy = MLPConfig(hidden=8, depth=1, head={"type": "gaussian", "squash": "full"}).build(spec)
+        extraction = {"type": "ddpg_bc", "bc": 0.0, "temperature": "auto"}
+        config = {"value": {"type": "td", "next_actions": "data", "critic": CRITIC}, "extraction": extraction}
+        objective = ActorCriticConfig.model_validate(config).build(policy).train()
+        batch = batch_of(quadratic(), 1)
+        loss, metrics = objective.loss(policy, dataclasses.replace(batch, actions=half * batch.actions))
+        loss.backward()
+        told[half] = (metrics["entropy"].item(), objective.extraction.log_temperature.grad.item())
+    assert told[0.05] == pytest.approx(told[1.0], abs=1e-4)
+    assert told[20.0] == pytest.approx(told[1.0], abs=1e-4)
+    entropy, gradient = told[1.0]
+    assert gradient == pytest.approx(entropy - -1.0, abs=1e-5)  # the temperature falls where there is more than -1
 
 
 def test_the_price_of_a_nat_decides_between_q_and_imitation() -> None:

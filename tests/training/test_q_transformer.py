@@ -19,7 +19,7 @@ import training_toy
 from torch import Tensor
 
 from vla.config import ConfigError
-from vla.data import DatasetWriter, Episode
+from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.models.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.models.q_transformer import QTransformer, QTransformerConfig
@@ -271,6 +271,26 @@ def test_ilql_on_the_chain():
     assert torch.allclose(at_start, torch.tensor([[0.783, 0.5], [0.783, 0.810]]), atol=0.04), at_start
     assert torch.allclose(at_goal, torch.tensor([[0.913, 0.972], [0.913, 0.705]]), atol=0.04), at_goal
     assert {state: acted(policy, state) for state in CHOSEN} == CHOSEN
+
+
+def test_ilql_stops_where_its_values_leave_what_rewards_allow(tmp_path):
+    windows = Windows(EpisodeDataset(write(tmp_path / "data")), history=1, chunk=1, next_step=1, discount=0.9)
+    policy, batch = toy(SPEC, "ilql", 3), windows.batch(np.arange(8))
+    objective = ILQLConfig(discount=0.9).build(policy).train()
+    objective.fit(windows)
+    old = {name: value for name, value in objective.state_dict().items() if name not in ("steps", "q_size")}
+    objective.loss(policy, batch)
+    objective.after_step(policy)
+    with torch.no_grad():
+        for q in policy.head.out.q:
+            q.out.bias.fill_(1e4)
+    objective.loss(policy, batch)
+    with pytest.raises(ObjectiveError, match=r"Q diverges: its mean size is .* at step 2, .* allow 6; lower optim\.lr"):
+        objective.after_step(policy)
+    again = ILQLConfig(discount=0.9).build(policy)
+    again.load_state_dict(objective.state_dict())
+    assert (again.q_size, again.steps) == (objective.q_size, 2)
+    ILQLConfig(discount=0.9).build(policy).load_state_dict(old)  # saved before values were watched
 
 
 # --- target copies ------------------------------------------------------------------------------------

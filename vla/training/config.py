@@ -234,6 +234,11 @@ class TrainConfig(RootConfig):
             raise ValueError(
                 "transfer: carries one robot's policy over to one other; leave it out, or name one dataset in data.path"
             )
+        if (warmup := getattr(self.objective, "warmup_steps", 0)) >= self.steps:
+            raise ValueError(
+                f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to learn in; use less than "
+                f"{self.steps}"
+            )
         if self.optim.project_gradients and self.co_training is not None:
             raise ValueError("optim.project_gradients: knows the tasks of robot data alone; set co_training: null")
         if self.batch_size % self.grad_accumulation:

@@ -262,7 +262,7 @@ def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Ten
     if not isinstance(objective, ActorCritic):
         return {}
     value, output = objective.value, policy.trained(now)
-    moment = Moment(now, output.features, output.actions)
+    moment = Moment(now, output.features, output.actions, objective.lookahead(policy.trained, batch))
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:
         found["v"] = value.state_critic(moment.features)

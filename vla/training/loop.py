@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
 from timm.layers import convert_sync_batchnorm
 
-from vla.config import ConfigError, UserError
+from vla.config import ConfigError, UserError, check_config
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
 from vla.training.batches import seed_generators, seed_of, step_batches, to_device
@@ -91,6 +91,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
         TrainingDivergedError: the loss became NaN or infinite.
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
+    check_config(config, TrainConfig)
     accelerator, bf16 = _set_up(config, evaluate)
     main, rank, device = accelerator.is_main_process, accelerator.process_index, accelerator.device
     out = Path(config.out)

@@ -41,6 +41,10 @@ class Objective(nn.Module, ABC):
         """Called once with the training data, before the first step: takes what has to be known of it, such as the range
         of returns. Raises ObjectiveError where the data cannot teach what the objective learns."""
 
+    def check_replayed(self, windows: Windows) -> None:
+        """Called after `fit` with each dataset that is replayed beside the training data (`data.replay`). What was taken of
+        the training data stays. Raises DataError or ObjectiveError where this dataset would teach what is wrong."""
+
     def window_weights(self, windows: Windows) -> np.ndarray | None:
         """How often each window is drawn, (len(windows),) non-negative: multiplied with what the data config says. None
         for all alike."""

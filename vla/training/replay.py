@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows, WindowSampler
+from vla.data.errors import DataError
 from vla.data.mixture import AdaptedWindows, Mixture, MixtureSampler
 from vla.data.stream_order import StreamOrder
 from vla.models.policy import Policy
@@ -20,7 +21,7 @@ from vla.training.batches import (
     window_weights,
 )
 from vla.training.config import ReplayConfig, TrainConfig
-from vla.training.objective import Objective
+from vla.training.objective import Objective, ObjectiveError
 from vla.types import Spec
 
 _SALT = 0x4E91A7
@@ -35,6 +36,7 @@ def with_replay(
         ConfigError: a dataset does not fit the policy's robot, its share is less than the batch can hold, or a pattern of
             the task weights fits no instruction.
         DataError: a dataset cannot be read.
+        ObjectiveError: the objective cannot learn from a dataset.
     """
     entries = config.data.replay
     if not entries:
@@ -55,9 +57,13 @@ def with_replay(
         raise ConfigError(problems)
 
     further, first_task, fill = [], len(windows.instructions), windows.states.mean(0)
-    for entry, dataset in zip(entries, datasets, strict=True):
+    for number, (entry, dataset) in enumerate(zip(entries, datasets, strict=True)):
         cameras = {camera: entry.cameras.get(camera, camera) for camera in seen}
         read = read_windows(config, dataset, policy, objective, cameras=list(dict.fromkeys(cameras.values())))
+        try:
+            objective.check_replayed(read)
+        except (DataError, ObjectiveError) as error:
+            raise ObjectiveError(f"data.replay.{number}: {error}") from error
         further.append(AdaptedWindows(read, spec, cameras=cameras, fill=fill, first_task=first_task))
         first_task += len(read.instructions)
     mixture = Mixture(windows, further, shares)

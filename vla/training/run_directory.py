@@ -20,24 +20,43 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, or None where the run begins at step 0. Reads only.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is off, or the run there has another config.
+        ConfigError: the folder holds a run and `resume` is off, the run there has another config, or an earlier version's
+            evaluation has left its config there.
     """
     out = Path(config.out)
     begun = (out / "config.yaml").exists()
     if not begun:
         return None
+    found = read_yaml(out / "config.yaml")
+    if (
+        "env" in found and "data" not in found
+    ):  # earlier evaluations wrote it here, over a training run's where there was one
+        remedy = (
+            f"name another out, with init_from: {out / 'policy'} to start from what was trained"
+            if (out / "versions.json").exists()
+            else "name another out, or rename the file eval.yaml"
+        )
+        raise ConfigError(
+            [f"out: {out / 'config.yaml'} is the config of an evaluation, not of a training run; {remedy}"]
+        )
     if not resume:
         raise ConfigError([f"out: {out} holds a run already; resume it (--resume, or resume=True) or name another"])
-    before, now = _flat(read_yaml(out / "config.yaml")), _flat(config.model_dump(mode="json"))
+    before, now = _flat(found), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     problems = [
-        f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; restore it or name another out"
+        f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; {_remedy(key, out)}"
         for key in changed
         if key.partition(".")[0] not in FREE_ON_RESUME
     ]
     if problems:
         raise ConfigError(problems)
     return newest_checkpoint(out / "checkpoints", warn=True)
+
+
+def _remedy(key: str, out: Path) -> str:
+    if key == "steps":  # the learning rate's schedule follows it, so all steps so far would have been others
+        return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
+    return "restore it or name another out"
 
 
 def write_run(config: TrainConfig) -> str:

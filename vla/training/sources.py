@@ -88,7 +88,8 @@ def open_data(
 
     Raises:
         ConfigError: data, policy and batch do not go together.
-        DataError: a dataset cannot be read.
+        DataError: a dataset cannot be read, or cannot teach what the objective learns.
+        ObjectiveError: the same.
     """
     if config.data.mixture:
         mixture = open_mixture(config, sources.datasets, policy, objective, rank=rank, world_size=world_size)

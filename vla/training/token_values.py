@@ -23,9 +23,11 @@ from vla.data.errors import DataError
 from vla.data.rewards import check_rewards
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
+from vla.training.divergence import check_size, q_bound, watch_size
 from vla.training.losses import masked_mean, n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.target_copy import TargetCopy
+from vla.training.value_checks import check_replayed_rewards, check_targets
 from vla.types import Batch
 
 
@@ -70,6 +72,9 @@ class TokenValueObjective(Objective):
         head_name: its registered name.
     """
 
+    steps: Tensor
+    q_size: Tensor
+
     def __init__(self, config: TokenValueConfig, policy: Policy, head_class: type[Head], head_name: str) -> None:
         super().__init__()
         self.labelled = False
@@ -89,9 +94,14 @@ class TokenValueObjective(Objective):
             )
         shared = [policy.tokenizer, head.tokenizer, policy.language]
         self.target = TargetCopy(head if config.target == "head" else policy, shared=shared)
+        self._q_bound: float | None = None
+        if self._watches:
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("q_size", torch.zeros(()))
+            self.register_load_state_dict_pre_hook(_without_watch)
 
     rewards_needed: Literal["varied", "unit"] = "varied"
-    """What `fit` asks of the rewards."""
+    """What `fit` asks of the rewards. `unit` is for bounded values, which cannot diverge."""
 
     @abstractmethod
     def learn(
@@ -114,12 +124,30 @@ class TokenValueObjective(Objective):
             self.labelled = bool(windows.success.any())
         except DataError as error:
             raise ObjectiveError(f"objective {self.name}: {error}") from error
+        self._allow(windows)
+
+    def check_replayed(self, windows: Windows) -> None:
+        """Raises DataError or ObjectiveError as `fit` does, of a further dataset."""
+        check_replayed_rewards(windows, needs=self.rewards_needed)
+        self._allow(windows)
+
+    def _allow(self, windows: Windows) -> None:
+        """Checks that steps have targets, and allows values what these data may bring."""
+        check_targets(windows, self.next_step)
+        if self._watches:
+            self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))
+
+    @property
+    def _watches(self) -> bool:
+        return self.rewards_needed == "varied"
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over the valid steps, and in training the losses that the policy adds."""
         output, now, loss_BT, numbers = self.weigh(policy, batch)
         added = asked_besides(output, now, solved_only=self.labelled)
         metrics = {name: masked_mean(v.detach(), now.mask) for name, v in numbers.items()}
+        if self._watches and self.training:
+            watch_size(self.q_size, metrics["q_data"], int(self.steps))
         metrics |= {name: value.detach() for name, value in added.items()}
         return masked_mean(loss_BT, now.mask) + sum(added.values()), metrics
 
@@ -132,7 +160,12 @@ class TokenValueObjective(Objective):
         return batch.mask[:, : -self.next_step].sum()
 
     def after_step(self, policy: Policy) -> None:
+        """Moves the target copy. Raises ObjectiveError where Q has left what any episode could bring."""
         self.target.follow(self._followed(policy), rate=self.config.target_rate)
+        if self._watches:
+            self.steps += 1
+            remedy = "lower optim.lr or objective.target_rate"
+            check_size(self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy)
 
     def weigh(self, policy: Policy, batch: Batch) -> tuple[Any, Batch, Tensor, dict[str, Tensor]]:
         """-> the policy's output, the windows of now, the loss of every step (B, T), and further numbers (B, T)."""
@@ -157,6 +190,12 @@ class TokenValueObjective(Objective):
 
     def _followed(self, policy: Policy) -> nn.Module:
         return cast(nn.Module, policy.head) if self.config.target == "head" else policy
+
+
+def _without_watch(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Checkpoints from before values were watched go on as if the watch began there."""
+    for name in ("steps", "q_size"):
+        state.setdefault(prefix + name, getattr(module, name))
 
 
 __all__ = ["Outcome", "TokenValueConfig", "TokenValueObjective"]

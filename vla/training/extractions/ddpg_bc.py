@@ -5,7 +5,8 @@ Fujimoto and Gu, 2021 (TD3+BC); with `bc: 0` and an entropy target the actor of 
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +17,8 @@ from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction, ExtractionConfig, imitation, require, require_q
 from vla.training.losses import masked_mean
 from vla.training.values.base import Moment, ValueLearner
+
+Temperature = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
 @register("extractions", "ddpg_bc")
@@ -29,24 +32,33 @@ class DDPGBCConfig(ExtractionConfig):
     """Which of the critics is climbed: at each action the least of them, or the first alone (TD3)."""
     normalise: bool = True
     """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the rewards' size."""
-    temperature: float | Literal["auto"] = 0.0
-    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of -(action dimensions)."""
+    temperature: Temperature = 0.0
+    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of -(numbers of a chunk), of actions
+    in units in which their range is [-1, 1]."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
 
     def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
         require_q(value, "ddpg_bc")
-        return DDPGBC(self, policy.chunk * policy.spec.action_dim)
+        ranges = zip(policy.spec.action_low, policy.spec.action_high, strict=True)
+        log_half = policy.chunk * sum(math.log((high - low) / 2) for low, high in ranges)
+        return DDPGBC(self, policy.chunk * policy.spec.action_dim, log_half)
 
 
 class DDPGBC(Extraction):
-    """See the config."""
+    """See the config. The metric `entropy` (nats) is of the chunk in units in which the actions' range is [-1, 1]; of tokens it
+    is that of their ids.
+
+    Args:
+        dimensions: numbers of a chunk.
+        log_half: sum of the logarithms of half their ranges: entropies in robot units are greater by it.
+    """
 
     steps: Tensor
 
-    def __init__(self, config: DDPGBCConfig, dimensions: int) -> None:
+    def __init__(self, config: DDPGBCConfig, dimensions: int, log_half: float = 0.0) -> None:
         super().__init__()
-        self.config, self.target_entropy = config, -float(dimensions)
+        self.config, self.target_entropy, self.log_half = config, -float(dimensions), log_half
         if config.temperature == "auto":
             self.log_temperature = nn.Parameter(torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -90,12 +102,13 @@ class DDPGBC(Extraction):
             "set temperature: 0, or policy.head: {type: gaussian, squash: full}",
         )
         log_prob = masked_mean(now.actions.log_prob(actions), mask)  # type: ignore[attr-defined]
-        metrics["entropy"] = -log_prob.detach()
+        entropy = -log_prob.detach() - (0.0 if hasattr(now.actions, "tokens") else self.log_half)
+        metrics["entropy"] = entropy
         if self.config.temperature != "auto":
             return self.config.temperature * log_prob
         temperature = self.log_temperature.exp()
         metrics["temperature"] = temperature.detach()
-        return temperature.detach() * log_prob - temperature * (log_prob.detach() + self.target_entropy)
+        return temperature.detach() * log_prob - temperature * (self.target_entropy - entropy)
 
 
-__all__ = ["DDPGBC", "DDPGBCConfig"]
+__all__ = ["DDPGBC", "DDPGBCConfig", "Temperature"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import register
@@ -13,6 +13,7 @@ from vla.models.policy import Policy
 from vla.training.extractions.base import Extraction, ExtractionConfig, require, require_q
 from vla.training.extractions.bc import BCExtraction
 from vla.training.extractions.weighted_bc import WeightedBCConfig
+from vla.training.unused import refuse_unused
 from vla.training.values.base import Moment, ValueLearner
 
 
@@ -28,6 +29,11 @@ class BestOfNConfig(ExtractionConfig):
     """Train the policy by imitation meanwhile; false leaves it as it is."""
     weights: WeightedBCConfig | None = None
     """Imitate each action by its advantage; all alike by default."""
+
+    @model_validator(mode="after")
+    def _used(self) -> BestOfNConfig:
+        _weights_are_used(self)
+        return self
 
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "best_of_n")
@@ -48,10 +54,20 @@ class ArgmaxQConfig(ExtractionConfig):
     weights: WeightedBCConfig | None = None
     """Imitate each action by its advantage; all alike by default."""
 
+    @model_validator(mode="after")
+    def _used(self) -> ArgmaxQConfig:
+        _weights_are_used(self)
+        return self
+
     def build(self, policy: Policy, value: ValueLearner) -> Guided:
         require_q(value, "argmax_q")
         check_rule(self.rule, policy)
         return Guided(self.rule, self.imitate, _learner(self.weights, policy, value))
+
+
+def _weights_are_used(config: BestOfNConfig | ArgmaxQConfig) -> None:
+    if not config.imitate:
+        refuse_unused(config, ("weights",), "imitate: false teaches the policy nothing; drop it, or set imitate: true")
 
 
 def _learner(weights: WeightedBCConfig | None, policy: Policy, value: ValueLearner) -> Extraction:

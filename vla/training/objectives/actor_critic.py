@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC
 from typing import Annotated, Any, Literal, cast
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,18 +18,18 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
+from vla.training.divergence import check_size, q_bound, watch_size
 from vla.training.extractions.base import Extraction
 from vla.training.losses import n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.objectives.bc import BC
 from vla.training.target_copy import TargetCopy
+from vla.training.value_checks import check_lower_bound, check_replayed_rewards, check_targets
 from vla.training.values.base import Lookahead, Moment, ValueLearner
 from vla.training.values.none import NoValues
 from vla.types import Batch
 
 Discount = Annotated[float, Field(gt=0, le=1)]
-_RATE = 0.02  # of the running mean of |Q| that is watched for divergence
-_TOO_FAR = 10.0  # times the greatest return that the data's rewards allow
 
 
 @register("objectives", "actor_critic")
@@ -135,11 +134,21 @@ class ActorCritic(Objective):
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
-        horizon = float(windows.lengths.max())
-        ends = bool(windows.terminals[np.cumsum(windows.lengths) - 1].all())
-        if self.discount < 1:  # what was cut off goes on unseen, longer than any episode
-            horizon = min(horizon, 1 / (1 - self.discount)) if ends else 1 / (1 - self.discount)
-        self._q_bound = _TOO_FAR * float(abs(windows.rewards).max()) * horizon
+        self._allow(windows)
+
+    def check_replayed(self, windows: Windows) -> None:
+        """Raises DataError or ObjectiveError where the rewards of a further dataset cannot teach what is good."""
+        if isinstance(self.value, NoValues):
+            return
+        check_replayed_rewards(windows)
+        self._allow(windows)
+
+    def _allow(self, windows: Windows) -> None:
+        """Checks that values can be learned from these data, and allows them what these data may bring."""
+        if self.value.looks_ahead:
+            check_targets(windows, self.next_step)
+        check_lower_bound(windows, self.value.held_up_by)
+        self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))
 
     @property
     def policy_rests(self) -> bool:
@@ -157,12 +166,11 @@ class ActorCritic(Objective):
             if self.target_policy is not None:
                 self.target_policy.follow(policy, rate=self.value.config.target_rate)
         self.extraction.after_step()
-        if self._q_bound is not None and float(self.q_size) > self._q_bound:
-            raise ObjectiveError(
-                f"objective: Q diverges: its mean size is {float(self.q_size):.3g} at step {int(self.steps)}, rewards of this "
-                f"data and discount {self.discount:g} allow {self._q_bound / _TOO_FAR:.3g}; lower optim.lr or value.target_rate, "
-                "set value.critic.layer_norm: true, or use value: {type: expectile}, which asks for no action outside of the data"
-            )
+        remedy = (
+            "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: expectile}, which asks "
+            "for no action outside of the data"
+        )
+        check_size(self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy)
 
     def deploy(self, policy: Policy) -> Policy:
         return self.extraction.deploy(policy, self.value)
@@ -176,13 +184,15 @@ class ActorCritic(Objective):
         now = self._now(batch)
         output = policy(now)
         features = output.features if self.value.joint else output.features.detach()
-        later = self._later(policy, batch)
+        later = self.lookahead(policy, batch)
         value_loss, metrics = self.value.loss(Moment(now, features, output.actions), later)
         moment = Moment(now, features.detach(), output.actions, later)
         policy_loss, more = self.extraction.loss(moment, self.value)
         added = asked_besides(output, now, solved_only=self._labelled)
         if self.training:
-            self._watch(metrics)
+            size = metrics.get("q_data", metrics.get("v"))
+            if size is not None:
+                watch_size(self.q_size, size, int(self.steps))
         learns = 0.0 if self._warms_up else 1.0
         metrics |= more | {name: loss.detach() for name, loss in added.items()}
         return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
@@ -192,7 +202,7 @@ class ActorCritic(Objective):
         now = self._now(batch)
         own = policy.trained
         output = own(now)
-        later = self._later(own, batch)
+        later = self.lookahead(own, batch)
         moment = Moment(now, output.features, output.actions, later)
         value_loss, metrics = self.value.loss(moment, later)
         policy_loss, more = self.extraction.loss(moment, self.value)
@@ -201,7 +211,8 @@ class ActorCritic(Objective):
     def _now(self, batch: Batch) -> Batch:
         return batch.steps(0, -self.next_step) if self.next_step else batch
 
-    def _later(self, policy: Policy, batch: Batch) -> Lookahead | None:
+    def lookahead(self, policy: Policy, batch: Batch) -> Lookahead | None:
+        """What follows the windows, where the values look ahead."""
         if not self.value.looks_ahead:
             return None
         returns, bootstrap, known = n_step_returns(
@@ -215,12 +226,6 @@ class ActorCritic(Objective):
                 self.target_policy.start(policy)
             output = (self.target_policy or policy)(later)
         return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
-
-    def _watch(self, metrics: dict[str, Tensor]) -> None:
-        size = metrics.get("q_data", metrics.get("v"))
-        if size is not None:
-            rate = max(_RATE, 1 / (int(self.steps) + 1))
-            self.q_size += rate * (size.detach().abs() - self.q_size)
 
 
 __all__ = ["ActorCritic", "ActorCriticConfig", "CriticObjectiveConfig", "Discount", "build_actor_critic"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vla.config import register
 from vla.models.policy import Policy
 from vla.training.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
-from vla.training.values.monte_carlo import MonteCarloConfig
+from vla.training.unused import refuse_unused
+from vla.training.values.monte_carlo import UNUSED, MonteCarloConfig
 from vla.training.values.td import TDConfig
 
 
@@ -25,6 +26,12 @@ class AWRConfig(CriticObjectiveConfig):
     """Inverse temperature, of advantages in units of their standard deviation."""
     max_weight: float = Field(default=20.0, ge=1)
     """Greatest weight."""
+
+    @model_validator(mode="after")
+    def _used(self) -> AWRConfig:
+        if self.advantage == "monte_carlo":
+            refuse_unused(self, UNUSED, "advantage: monte_carlo learns no Q; drop it, or set advantage: td")
+        return self
 
     def build(self, policy: Policy) -> ActorCritic:
         value: Any = MonteCarloConfig(**self.critics)

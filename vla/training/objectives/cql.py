@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.extractions.ddpg_bc import DDPGBCConfig
+from vla.training.extractions.ddpg_bc import DDPGBCConfig, Temperature
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.unused import refuse_unused
 from vla.training.values.conservative import ConservativeConfig
 
 
@@ -24,13 +25,21 @@ class CQLConfig(CriticObjectiveConfig):
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each of three kinds for the gap."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full}."""
-    temperature: float | Literal["auto"] = "auto"
-    """Weight of the policy's entropy."""
+    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or mixture."""
+    temperature: Temperature = "auto"
+    """Weight of the policy's entropy; `auto` as in ddpg_bc."""
     bc: float = Field(default=0.0, ge=0)
     """Weight of imitation beside Q."""
     extraction: Annotated[Any, Choice("extractions")] | None = None
     """Another way to make the policy, such as weighted_bc, best_of_n or argmax_q."""
+
+    @model_validator(mode="after")
+    def _used(self) -> CQLConfig:
+        if self.extraction is not None:
+            refuse_unused(
+                self, ("temperature", "bc"), "extraction is given; set it there (ddpg_bc), or drop extraction"
+            )
+        return self
 
     @property
     def calibrated(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
 from vla.training.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.unused import refuse_unused
 from vla.training.values.expectile import ExpectileConfig
 
 
@@ -33,6 +34,15 @@ class IQLConfig(CriticObjectiveConfig):
     """Divide the weights by their running mean."""
     extraction: Annotated[Any, Choice("extractions")] | None = None
     """Another way to make the policy than weighted imitation, such as best_of_n (IDQL)."""
+
+    @model_validator(mode="after")
+    def _used(self) -> IQLConfig:
+        if self.extraction is not None:
+            names = ("beta", "max_weight", "standardise", "mean_weight")
+            refuse_unused(
+                self, names, "extraction is given, and weighs by its own; set it there (best_of_n: in weights)"
+            )
+        return self
 
     def build(self, policy: Policy) -> ActorCritic:
         value = ExpectileConfig(**self.critics, expectile=self.expectile, advantage=self.advantage)

@@ -15,6 +15,7 @@ from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
 from vla.training.objective import ObjectiveConfig, ObjectiveError
 from vla.training.objectives.bc import BC
+from vla.training.value_checks import check_recorded_rewards
 
 
 @register("objectives", "return_conditioned")
@@ -53,6 +54,11 @@ class ReturnConditioned(BC):
                 f"{'all' if solved_E.any() else 'none'} of {len(solved_E)} episodes are solved: there is nothing to tell "
                 "apart; add others, or use objective: {type: bc}"
             )
+
+    def check_replayed(self, windows: Windows) -> None:
+        """Raises DataError where returns are told and a further dataset has no rewards."""
+        if not self.by_success:
+            check_recorded_rewards(windows)
 
 
 __all__ = ["ReturnConditioned", "ReturnConditionedConfig"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,7 +62,8 @@ class ValueConfig(Config, ABC):
     """How far the target copies of the critics move towards them at every step (Polyak averaging)."""
     monte_carlo_floor: bool = False
     """No target of Q below what the very episode brought from there on: values then spread from the end of an episode to its
-    start at once. For sparse rewards in worlds that are nearly deterministic (Chebotar et al., 2023)."""
+    start at once. For sparse rewards in worlds that are nearly deterministic (Chebotar et al., 2023). Rewards of 0 or more, or
+    episodes that all terminate: what a cut episode brought is else no lower bound."""
 
     @abstractmethod
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> ValueLearner:
@@ -99,6 +100,11 @@ class ValueLearner(nn.Module, ABC):
     def joint(self) -> bool:
         """Whether critics train the policy's trunk too."""
         return self.config.critic.joint
+
+    @property
+    def held_up_by(self) -> list[str]:
+        """The options by which values are held up by returns, which must then be lower bounds of what steps are worth."""
+        return ["monte_carlo_floor"] if self.config.monte_carlo_floor else []
 
     @abstractmethod
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -156,4 +162,12 @@ def draw(actions: ActionDistribution, count: int, *, temperature: float = 1.0) -
         return torch.stack([actions.sample(temperature=temperature) for _ in range(count)])
 
 
-__all__ = ["Critics", "Lookahead", "Moment", "ValueConfig", "ValueLearner", "draw"]
+def log_density(actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]) -> Float[Tensor, "S B T"]:
+    """`log_prob` of several chunks for each step, of a distribution that has one."""
+    density: Any = actions
+    if isinstance(actions, DiagonalGaussian):
+        return actions.log_prob(chunks)
+    return torch.stack([density.log_prob(chunk) for chunk in chunks])
+
+
+__all__ = ["Critics", "Lookahead", "Moment", "ValueConfig", "ValueLearner", "draw", "log_density"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from vla.config import register
 from vla.training.losses import calibrated, conservative_gap, masked_mean
 from vla.training.objective import ObjectiveError
-from vla.training.values.base import Lookahead, Moment, draw
+from vla.training.values.base import Lookahead, Moment, draw, log_density
 from vla.training.values.td import TD, TDConfig
 from vla.types import Spec
 
@@ -30,22 +30,32 @@ class ConservativeConfig(TDConfig):
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each kind: uniform, the policy's, and the policy's of the next step."""
     calibrated: bool = False
-    """Raise Q of the policy's actions to the Monte-Carlo return before the soft maximum (Cal-QL)."""
+    """Raise Q of the policy's actions to the Monte-Carlo return before the soft maximum (Cal-QL). Rewards of 0 or more, or
+    episodes that all terminate: what a cut episode brought is else no lower bound."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs a head with log_prob over real numbers (gaussian, with squash: full)."""
+    """Divide by the density of what is drawn; needs a head with log_prob over real numbers (gaussian, with squash: full; mixture)."""
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> Conservative:
         return Conservative(self, feature_dim, spec, chunk)
 
 
 class Conservative(TD):
-    """See the config."""
+    """See the config. The metric `conservative_gap` is 0 where the soft maximum over actions equals the action of the data.
+
+    Attributes:
+        log_volume: logarithm of the volume that chunks lie in, robot units.
+    """
 
     config: ConservativeConfig
 
     def __init__(self, config: ConservativeConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__(config, feature_dim, spec, chunk)
         self.needs_policy_later = True
+        self.log_volume = chunk * float((2 * self.action_critic.action_half).log().sum())
+
+    @property
+    def held_up_by(self) -> list[str]:
+        return [*super().held_up_by, *(["calibrated"] if self.config.calibrated else [])]
 
     def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
         assert later is not None
@@ -66,8 +76,10 @@ class Conservative(TD):
             gap_BT = gap_BT + conservative_gap(q_SBT, q_data_BT, log_density=density)
         gap = masked_mean(gap_BT, now.batch.mask)
         with torch.no_grad():
+            # importance weights make the soft maximum an integral; less the volume it is a mean, and 0 is no gap
+            offset = self.log_volume if self.config.importance else 0.0
             metrics |= {
-                "conservative_gap": gap.detach() / len(q_data_EBT),
+                "conservative_gap": gap.detach() / len(q_data_EBT) - offset,
                 "q_policy": masked_mean(q_ESBT[:, S : 2 * S].mean((0, 1)), now.batch.mask),
                 "q_uniform": masked_mean(q_ESBT[:, :S].mean((0, 1)), now.batch.mask),
                 **({"bound_rate": torch.stack(rates).mean()} if rates else {}),
@@ -83,10 +95,9 @@ class Conservative(TD):
                 f"objective.value.importance: {type(now.actions).__name__} has no density over real numbers; set "
                 "importance: false, or policy.head: {type: gaussian, squash: full}"
             )
-        volume = own.shape[-2] * float((2 * self.action_critic.action_half).log().sum())
-        uniform = torch.full(own.shape[:-2], -volume, device=own.device)
+        uniform = torch.full(own.shape[:-2], -self.log_volume, device=own.device)
         with torch.no_grad():
-            mine, theirs = now.actions.log_prob(own), later.moment.actions.log_prob(next_own)  # type: ignore[attr-defined]
+            mine, theirs = log_density(now.actions, own), log_density(later.moment.actions, next_own)
         return torch.cat([uniform, mine, theirs])
 
 

@@ -5,20 +5,31 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from vla.config import register
 from vla.models.critics import StateCritic
 from vla.training.losses import masked_mean
+from vla.training.unused import refuse_unused
 from vla.training.values.base import Lookahead, Moment, ValueConfig, ValueLearner
 from vla.types import Spec
+
+UNUSED = ("monte_carlo_floor", "target_rate", "critic.ensemble")
+"""What only values of actions have."""
 
 
 @register("values", "monte_carlo")
 class MonteCarloConfig(ValueConfig):
-    """V regressed on the returns to go; an action's advantage is its return above V. It never stitches episodes."""
+    """V regressed on the returns to go; an action's advantage is its return above V. It never stitches episodes. The return of
+    an episode that was cut off stops at the cut: with negative rewards an early cut looks good."""
 
     type: Literal["monte_carlo"] = "monte_carlo"
+
+    @model_validator(mode="after")
+    def _used(self) -> MonteCarloConfig:
+        refuse_unused(self, UNUSED, "monte_carlo learns no Q; drop it, or use value: {type: td, next_actions: data}")
+        return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> MonteCarlo:
         return MonteCarlo(self, feature_dim)

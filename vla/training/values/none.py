@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
 from torch import Tensor
 
 from vla.config import register
+from vla.training.unused import refuse_unused
 from vla.training.values.base import Lookahead, Moment, ValueConfig, ValueLearner
 from vla.types import Spec
 
@@ -16,6 +18,11 @@ class NoneConfig(ValueConfig):
     """Learns no values: for imitation, and for extractions that need none."""
 
     type: Literal["none"] = "none"
+
+    @model_validator(mode="after")
+    def _used(self) -> NoneConfig:
+        refuse_unused(self, ("monte_carlo_floor",), "value: none learns no values; drop it, or choose another value")
+        return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> NoValues:
         return NoValues(self)

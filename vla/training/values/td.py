@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.training.losses import masked_mean, masked_means
+from vla.training.unused import refuse_unused
 from vla.training.values.base import Critics, Lookahead, Moment, ValueConfig, draw
 from vla.types import Batch, Spec
 
@@ -38,6 +39,10 @@ class TDConfig(ValueConfig):
     def _asks_a_policy(self) -> TDConfig:
         if self.target_policy and self.next_actions == "data":
             raise ValueError("target_policy: next_actions: data asks no policy; use policy or mode, or drop it")
+        if self.next_actions == "data":
+            refuse_unused(
+                self, ("noise", "noise_clip"), "next_actions: data asks no policy; use policy or mode, or drop it"
+            )
         return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> TD:
