@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from vla.cli import app
+from vla.cli import app, shared
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 runner = CliRunner()
@@ -44,6 +44,19 @@ def test_list_names_what_is_registered() -> None:
     wrong = runner.invoke(app, ["list", "polices"])
     assert wrong.exit_code == 2
     assert "did you mean 'policies'" in wrong.stderr
+
+
+def test_list_is_a_table_of_names_and_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared.console, "_width", 80)
+    lines = runner.invoke(app, ["list", "objectives"]).output.splitlines()
+    where = next(line.index("Implicit Q-learning") for line in lines if line.startswith("ilql"))
+    assert all(line[where - 2 : where] == "  " and line[where] != " " for line in lines), (
+        "aligned, also where it goes on"
+    )
+    text = " ".join(line[where:].strip() for line in lines)
+    assert "the policy climbs it (by entropy-regularised gradients, or as `extraction` says)." in text, (
+        "whole paragraphs"
+    )
 
 
 @pytest.mark.parametrize(

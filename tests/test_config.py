@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PosixPath
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -13,6 +14,7 @@ from vla.config import (
     Config,
     ConfigError,
     RootConfig,
+    UserError,
     dump_config,
     load_config,
     lookup,
@@ -21,7 +23,7 @@ from vla.config import (
     schema,
     validate,
 )
-from vla.training import TrainConfig
+from vla.training import TrainConfig, train
 
 
 class Optim(Config):
@@ -161,3 +163,32 @@ def test_a_name_is_registered_once() -> None:
             type: Literal["rt1"] = "rt1"
 
     assert config_module.lookup("policies", "rt1").__name__ == "RT1Config"
+
+
+def test_a_kind_that_is_not_there() -> None:
+    with pytest.raises(KeyError, match=r"no kind 'polices' \(did you mean 'policies'\?\)"):
+        register("polices", "x")
+
+
+def test_an_override_with_the_sections_name(tmp_path: Any) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"train": GOOD, "eval": {}}))
+    with pytest.raises(ConfigError, match=r"leave `train\.` out: the section is chosen by the command; write steps=20"):
+        load_config(Run, path, ["train.steps=20"], section="train")
+    with pytest.raises(ConfigError, match="reads the section `train`, not `eval`; leave this override out"):
+        load_config(Run, path, ["eval.steps=20"], section="train")
+
+    class Demo(Config):
+        train: Run
+
+    assert load_config(Demo, {"train": GOOD}, ["train.steps=20"]).train.steps == 20, "there it is a key"
+
+
+def test_a_dict_is_no_config_yet() -> None:
+    values: Any = {"steps": 3}
+    with pytest.raises(
+        UserError, match=r"expected TrainConfig, got dict; use load_config\(vla\.TrainConfig, \{\.\.\.\}\)"
+    ):
+        train(values)
+    with pytest.raises(UserError, match=r"got PosixPath; use load_config\(vla\.TrainConfig, 'c\.yaml'\)"):
+        train(PosixPath("c.yaml"))  # type: ignore[arg-type]

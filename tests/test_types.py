@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,46 @@ def test_observation_of_one_robot_gets_a_batch_axis() -> None:
         Observation.from_numpy({**images, "top": images["wrist"]}, np.zeros(2), "go").check(SPEC)
     with pytest.raises(SpecError, match="state: expected"):
         Observation.from_numpy(images, np.zeros(3), "go").check(SPEC)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_that_is_not_finite_is_named(value: float) -> None:
+    observation = SPEC.fake_observation(2)
+    observation.state[1, 1] = value
+    with pytest.raises(SpecError, match="state holds NaN or infinity in y: the simulation has diverged or a sensor"):
+        observation.check(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("image", "remedy"),
+    [
+        (torch.zeros(2, 8, 12, 3), "got float32 (2, 8, 12, 3); give pixels as uint8, 0 to 255"),
+        (torch.zeros(2, 3, 8, 12, dtype=torch.uint8), "(2, 3, 8, 12); put channels last, (B, H, W, 3)"),
+        (torch.zeros(8, 12, 3, dtype=torch.uint8), "(8, 12, 3); the batch axis is missing: add it (image[None])"),
+        (torch.zeros(2, 6, 6, 3, dtype=torch.uint8), "(2, 6, 6, 3); render at the policy's size"),
+        (torch.zeros(1, 8, 12, 3, dtype=torch.uint8), "(1, 8, 12, 3); give an image for each of the 2 instructions"),
+        (torch.zeros(2, 8, 12, 1, dtype=torch.uint8), "(2, 8, 12, 1); give RGB images, (B, H, W, 3)"),
+        (torch.zeros(2, 3, 6, 6), "give pixels as uint8, 0 to 255; put channels last, (B, H, W, 3); render at the"),
+    ],
+)
+def test_an_image_that_does_not_fit_says_how_to_mend_it(image: torch.Tensor, remedy: str) -> None:
+    observation = SPEC.fake_observation(2)
+    with pytest.raises(SpecError, match=re.escape(remedy)):
+        dataclasses.replace(observation, images={**observation.images, "top": image}).check(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instruction": None}, "instruction is None: expected a text for one robot, or a list of B texts"),
+        ({"instruction": [1]}, r"instruction is \[1\]: expected a text"),
+        ({"images": None}, "images is NoneType: expected a dict"),
+        ({"images": {"top": None}}, "camera 'top': is NoneType of object: expected an array of numbers"),
+        ({"state": None}, "state: is NoneType of object"),
+        ({"state": [[1.0], [1.0, 2.0]], "instruction": ["a", "b"]}, "state: is no array"),
+    ],
+)
+def test_inputs_that_are_no_arrays_or_texts(change: dict[str, Any], message: str) -> None:
+    values: dict[str, Any] = {"images": {}, "state": np.zeros(2), "instruction": "go", **change}
+    with pytest.raises(SpecError, match=message):
+        Observation.from_numpy(**values)

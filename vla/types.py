@@ -97,6 +97,7 @@ class Spec:
             raise SpecError(f"spec values of the wrong kind: {error}") from error
 
     def save(self, path: str | Path) -> None:
+        """Writes the spec as JSON, which `load` reads. Raises OSError where the file cannot be written."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
@@ -200,20 +201,42 @@ class Observation:
         reward: Sequence[float] | float | None = None,
         target_return: Sequence[float] | float | None = None,
     ) -> Self:
-        """Stacked arrays of B robots; a single robot's arrays without B axis when `instruction` is a str."""
-        if isinstance(instruction, str):
-            images = {camera: np.asarray(image)[None] for camera, image in images.items()}
-            state, instruction = np.asarray(state)[None], [instruction]
+        """The observation of B robots, or of one: then `instruction` is a text and nothing has the axis B.
+
+        Args:
+            images: camera -> uint8 (B, H, W, 3) RGB, 0 to 255; of one robot (H, W, 3).
+            state: numbers (B, S) in robot units, kept as float32; of one robot (S,).
+            instruction: B texts; of one robot a text.
+            reward, target_return: see the class; B numbers, or one.
+
+        Raises SpecError where the instruction is no text, or an input is no array of numbers. Whether sizes and types are a
+        policy's is told by `check`, which `act` calls.
+        """
+        alone = isinstance(instruction, str)
+        if not alone and not (
+            isinstance(instruction, Sequence | np.ndarray) and all(isinstance(text, str) for text in instruction)
+        ):
+            raise SpecError(
+                f"instruction is {instruction!r}: expected a text for one robot, or a list of B texts; "
+                'a policy that reads none takes "" too'
+            )
+        if not isinstance(images, Mapping):
+            raise SpecError(f'images is {type(images).__name__}: expected a dict {{"camera": array}}, {{}} for none')
+        pictures = {camera: _numbers(f"camera {camera!r}", image) for camera, image in images.items()}
+        state = _numbers("state", state).astype(np.float32)
+        if alone:
+            pictures, state = {camera: image[None] for camera, image in pictures.items()}, state[None]
         return cls(
-            images={c: torch.from_numpy(np.ascontiguousarray(image)) for c, image in images.items()},
-            state=torch.from_numpy(np.asarray(state, dtype=np.float32)),
-            instruction=list(instruction),
+            images={camera: torch.from_numpy(np.ascontiguousarray(image)) for camera, image in pictures.items()},
+            state=torch.from_numpy(np.ascontiguousarray(state)),
+            instruction=[instruction] if isinstance(instruction, str) else list(instruction),
             reward=None if reward is None else torch.tensor(reward, dtype=torch.float32).view(-1),
             target_return=None if target_return is None else torch.tensor(target_return, dtype=torch.float32).view(-1),
         )
 
     def check(self, spec: Spec) -> None:
-        """Raises SpecError naming the camera or field that does not fit `spec`; extra cameras are allowed."""
+        """Raises SpecError naming the camera or field that does not fit `spec`, or the state's dimension that is not finite;
+        extra cameras are allowed."""
         B = self.batch_size
         for camera, (h, w) in spec.cameras.items():
             if camera not in self.images:
@@ -224,11 +247,14 @@ class Observation:
             image = self.images[camera]
             if image.dtype != torch.uint8 or tuple(image.shape) != (B, h, w, 3):
                 raise SpecError(
-                    f"camera {camera!r}: expected uint8 {(B, h, w, 3)}, got {image.dtype} {tuple(image.shape)}; "
-                    "render the env at the policy's size"
+                    f"camera {camera!r}: expected uint8 {(B, h, w, 3)}, got {str(image.dtype).removeprefix('torch.')} "
+                    f"{tuple(image.shape)}; {_image_remedy(image, B, h, w)}"
                 )
         if tuple(self.state.shape) != (B, spec.state_dim):
             raise SpecError(f"state: expected {(B, spec.state_dim)}, got {tuple(self.state.shape)}")
+        if not bool((finite_BS := torch.isfinite(self.state)).all()):
+            bad = ", ".join(spec.state_names[i] for i in (~finite_BS).any(0).nonzero().flatten().tolist())
+            raise SpecError(f"state holds NaN or infinity in {bad}: the simulation has diverged or a sensor is broken")
         for name in ("reward", "target_return"):
             values = getattr(self, name)
             if values is not None and (tuple(values.shape) != (B,) or not bool(torch.isfinite(values).all())):
@@ -236,6 +262,37 @@ class Observation:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         return _to(self, device, non_blocking)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """`values` as an array. Raises SpecError where they are none of numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # of rows of different length
+        raise SpecError(f"{name}: is no array: {error}; give all robots the same sizes") from error
+    if array.dtype.kind not in "buif":
+        raise SpecError(f"{name}: is {type(values).__name__} of {array.dtype}: expected an array of numbers")
+    return array
+
+
+def _image_remedy(image: Tensor, B: int, h: int, w: int) -> str:
+    """How to mend an image that is no uint8 (B, h, w, 3)."""
+    shape, remedies = tuple(image.shape), []
+    if image.dtype != torch.uint8:
+        remedies.append("give pixels as uint8, 0 to 255")
+    if len(shape) == 3:
+        remedies.append("the batch axis is missing: add it (image[None]), or give one robot's instruction as a text")
+        shape = (B, *shape)
+    if len(shape) == 4 and shape[3] != 3 and shape[1] == 3:
+        remedies.append("put channels last, (B, H, W, 3)")
+        shape = (shape[0], *shape[2:], 3)
+    if len(shape) != 4 or shape[3] != 3:
+        remedies.append("give RGB images, (B, H, W, 3)")
+    elif shape[0] != B:
+        remedies.append(f"give an image for each of the {B} instructions")
+    elif shape[1:3] != (h, w):
+        remedies.append("render at the policy's size")
+    return "; ".join(remedies)
 
 
 @dataclass(frozen=True)

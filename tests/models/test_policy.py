@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla.models import RT1, CheckpointError, Policy, load_policy
+from vla.config import UserError
+from vla.models import RT1, CheckpointError, Policy, RT1Config, load_policy
+from vla.models import policy as policy_module
 from vla.types import SpecError
 
 
@@ -163,8 +165,79 @@ def test_another_class_and_no_such_repository(saved):
     _, folder = saved
     with pytest.raises(CheckpointError, match="holds a RT1, not a Other"):
         Other.from_pretrained(folder)
-    with pytest.raises(CheckpointError, match="neither a folder nor a repository within reach"):
+    with pytest.raises(
+        CheckpointError, match=r"no such checkpoint folder, and no repository of the Hugging Face hub within reach"
+    ):
         RT1.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_a_repository_of_the_hub(saved, spec, tmp_path, monkeypatch):
+    """Only the download is replaced."""
+    policy, folder = saved
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def download(name, **options):
+        asked.append((name, options))
+        if name == "me/rt1":
+            return str(folder)
+        raise OSError("the hub is out of reach")
+
+    monkeypatch.setattr(policy_module, "snapshot_download", download)
+    loaded = load_policy("me/rt1")
+    assert loaded.source == "me/rt1"
+    assert torch.equal(loaded.act(spec.fake_observation(2))[0], policy.act(spec.fake_observation(2))[0])
+    assert RT1.from_pretrained("me/rt1", revision="v2").source == "me/rt1"
+    assert asked == [("me/rt1", {}), ("me/rt1", {"revision": "v2"})]
+    told = r"runs/x: no such checkpoint folder, and no repository of the Hugging Face hub within reach: the hub is out"
+    with pytest.raises(CheckpointError, match=told):
+        load_policy("runs/x")
+    asked.clear()
+    for path in ("x", "./runs/x", "../runs/x", "/nowhere/x", "runs/x/policy", Path("runs/x")):
+        with pytest.raises(CheckpointError, match=r"x.*: no such checkpoint folder(?!, and)"):
+            load_policy(path)
+    assert asked == []
+
+
+def test_the_folder_that_was_meant_is_named(saved, tmp_path, monkeypatch):
+    _, folder = saved
+    shutil.copytree(folder, tmp_path / "runs" / "tabletop" / "policy")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"lacks config.json.*; did you mean runs/tabletop/policy\?"):
+        load_policy("runs/tabletop/")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"):
+        load_policy("runs/tabeltop/policy")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"):
+        load_policy("runs/tabletop/polcy")
+    with pytest.raises(CheckpointError, match="is a file; name the folder"):
+        load_policy("runs/tabletop/policy/config.json")
+
+
+def test_where_a_policy_was_loaded_from_is_forgotten_once_it_trains(saved):
+    policy, folder = saved
+    assert policy.source is None
+    loaded = load_policy(folder)
+    assert loaded.eval().source == str(folder)
+    assert loaded.train().eval().source is None
+
+
+def test_a_device_that_is_not_there(saved, monkeypatch):
+    _, folder = saved
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"device: this machine has no 'cuda'; it has: cpu"):
+        load_policy(folder, device="cuda")
+    with pytest.raises(UserError, match="device: torch knows no 'gpu'; this machine has: cpu"):
+        load_policy(folder, device="gpu")
+
+
+def test_a_policy_that_fetches_nothing_need_not_be_told(saved, tmp_path):
+    class PlainConfig(RT1Config):
+        def build(self, spec):
+            return RT1(self, spec)
+
+    policy, folder = saved
+    config = PlainConfig.model_validate(policy.config.model_dump())
+    assert list(config.build_for(policy.spec, folder).state_dict()) == list(policy.state_dict())
 
 
 def test_fit(make, spec):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla.recipes.evaluate import policy_name
+from vla.sim_eval.evaluate import policy_name
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_runs_are_evaluations_like_any_others(tmp_path: Path) -> None:
     saved = Results.load(tmp_path / "ab" / "a")
     assert saved.episodes == found.a.episodes
     assert saved.stopped_by == STOPPED_BY
-    repeat = load_config(EvalConfig, tmp_path / "ab" / "a" / "config.yaml", [f"out={tmp_path / 'again'}"])
+    repeat = load_config(EvalConfig, tmp_path / "ab" / "a" / "eval.yaml", [f"out={tmp_path / 'again'}"])
     assert repeat.episodes_per_task == found.episodes_per_task
     assert evaluate("expert", repeat, progress=False).episodes == saved.episodes
     [note] = compare([tmp_path / "ab" / "a", tmp_path / "ab" / "b"]).notes

@@ -80,8 +80,21 @@ def test_many_policies_are_corrected_and_lettered() -> None:
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(comparison.tables())
     text = console.export_text()
-    assert "good is better" in text
+    assert "A is better" in text
     assert "too few to tell" in text, "only four pairs of middle and bad differ"
+
+
+def test_names_are_never_cut() -> None:
+    name = "checkpoints/tabletop_instructions_step-000100"
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(compare([replace(GOOD, policy=name), BAD]).tables())
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    head, *rows = [
+        line.split()[0] for line in text.partition(" A ")[2].splitlines() if line.startswith("  ") and line.strip()
+    ]
+    assert "".join([head, *rows]).endswith(name)
 
 
 def test_letters_share_just_where_nothing_differs() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,16 @@ import torch
 from PIL import Image
 from point_env import PointConfig
 
-from vla.config import ConfigError, dump_config, load_config
-from vla.sim_eval import EvalConfig, Results, ResultsError, evaluate, rollout_picture
+from vla.config import ConfigError, UserError, dump_config, load_config, read_yaml
+from vla.sim_eval import EvalConfig, Results, ResultsError, collect, compare, evaluate, rollout_picture
 from vla.sim_eval.envs.metaworld import MetaworldConfig
+from vla.sim_eval.evaluate import save_config
 from vla.sim_eval.video import film_strip, read_video
-from vla.types import Observation
+from vla.training import TrainConfig
+from vla.training.run_directory import open_run, write_run
+from vla.types import Observation, SpecError
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -87,11 +92,11 @@ def test_results_come_back(made: Results) -> None:
 
 def test_the_saved_config_repeats_the_evaluation(made: Results, tmp_path: Path) -> None:
     assert made.folder is not None
-    assert str(made.folder / "config.yaml") in made.command
-    repeated = load_config(EvalConfig, made.folder / "config.yaml", [f"out={tmp_path}"])
+    assert made.command == f"vla eval {made.folder / 'eval.yaml'}"
+    repeated = load_config(EvalConfig, made.folder / "eval.yaml", [f"out={tmp_path}"])
     assert evaluate("expert", repeated, progress=False).episodes == made.episodes
     assert load_config(EvalConfig, json.loads(json.dumps(made.config))) == load_config(
-        EvalConfig, made.folder / "config.yaml"
+        EvalConfig, made.folder / "eval.yaml"
     )
     assert "type: test_point" in dump_config(repeated)
 
@@ -111,6 +116,72 @@ def test_a_policy_is_measured(tmp_path: Path) -> None:
     assert results.rate < 0.5
     assert {r.failure for r in results.episodes if not r.success_ever} <= {"came near", "never came near"}
     assert (tmp_path / "report.html").read_text().count("<video") == 4
+
+
+def test_a_policy_without_a_name_is_never_called_a_baseline(tmp_path: Path) -> None:
+    small = {"episodes_per_task": 1, "videos_per_task": 0, "failure_videos": 0}
+    results = evaluate(Right(), config(tmp_path / "new", **small), progress=False)
+    assert results.policy == "Right"
+    assert results.command == (
+        f'vla.evaluate(policy, vla.load_config(vla.EvalConfig, "{tmp_path}/new/eval.yaml"))  # policy: the same Right'
+    )
+    assert load_config(EvalConfig, tmp_path / "new" / "eval.yaml").policy == results.config["policy"] == "Right"
+    known = Right()
+    known.source = "runs/right/policy"  # type: ignore[attr-defined]
+    results = evaluate(known, config(tmp_path / "known", policy="random", **small), progress=False)
+    assert results.policy == "right"
+    assert results.command == f"vla eval {tmp_path / 'known' / 'eval.yaml'}"
+    assert load_config(EvalConfig, tmp_path / "known" / "eval.yaml").policy == "runs/right/policy"
+    results = evaluate("random", config(tmp_path / "random", policy="expert", **small), progress=False)
+    assert load_config(EvalConfig, tmp_path / "random" / "eval.yaml").policy == results.policy == "random"
+
+
+def test_training_and_evaluation_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("the config of training\n")
+    small = config(tmp_path, episodes_per_task=1, videos_per_task=0)
+    evaluate("expert", small, progress=False)
+    assert (tmp_path / "config.yaml").read_text() == "the config of training\n"
+    (tmp_path / "eval.yaml").rename(tmp_path / "config.yaml")  # as earlier versions left it
+    other = evaluate("random", small.model_copy(update={"out": str(tmp_path / "other")}), progress=False)
+    assert set(compare([tmp_path, other.folder or ""]).runs) == {"expert", "random"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_no_file_of_an_evaluation_is_one_of_training(path: Path, tmp_path: Path) -> None:
+    """In every config of the repository, whether or not its sections name one folder."""
+    sections = read_yaml(path)
+    if not {"train", "eval"} <= set(sections):
+        pytest.skip("it does not train and evaluate")
+    training = load_config(TrainConfig, path, [f"out={tmp_path}"], section="train")
+    write_run(training)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    save_config(load_config(EvalConfig, path, [f"out={tmp_path}"], section="eval"))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert load_config(TrainConfig, tmp_path / "config.yaml") == training
+    assert open_run(training, resume=True) is None, "it can be resumed: no checkpoint yet"
+
+
+def test_nothing_is_written_where_the_policy_does_not_fit(tmp_path: Path) -> None:
+    film = tmp_path / "videos" / "red-000.mp4"
+    film.parent.mkdir()
+    film.touch()
+    with pytest.raises(SpecError, match="camera 'top' is 16x16, expected 32x32"):
+        evaluate(Right(), config(tmp_path, env={"type": "test_point", "image_size": 16}), progress=False)
+    with pytest.raises(UserError, match="target_return is 1, but the policy is not conditioned on returns"):
+        evaluate(Right(), config(tmp_path, target_return=1.0), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+    assert film.exists(), "the films of an earlier evaluation are untouched"
+
+
+def test_a_config_that_was_not_loaded(tmp_path: Path) -> None:
+    values: Any = {"env": {"type": "test_point"}, "out": str(tmp_path)}
+    with pytest.raises(
+        UserError, match=r"expected EvalConfig, got dict; use load_config\(vla.EvalConfig, \{\.\.\.\}\)"
+    ):
+        evaluate("expert", values)
+    with pytest.raises(UserError, match=r"expected CollectConfig, got str; use load_config\(vla.CollectConfig, 'x'\)"):
+        collect("x")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ def seeker_run(tmp_path_factory):
     return perturb(Seeker(), config, name="seeker", progress=False), config
 
 
+def test_what_measures_again_is_true(seeker_run):
+    found, config = seeker_run
+    file = f"{config.out}/robustness.yaml"
+    assert found.command == (
+        f'vla.sim_eval.perturb(policy, vla.load_config(vla.sim_eval.PerturbConfig, "{file}"))  # policy: the same Seeker'
+    )
+    assert load_config(PerturbConfig, file).policy == "Seeker"
+
+
 def test_what_the_policy_needs_shows_in_the_table(seeker_run):
     found, _ = seeker_run
     controls = {control.kind: control for control in found.controls}

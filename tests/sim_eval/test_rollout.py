@@ -222,7 +222,7 @@ def test_a_dead_or_hung_worker_is_replaced(
 ) -> None:
     config, stats = PointConfig(trouble=f"{trouble}:{tmp_path / 'happened'}"), RolloutStats()
     records = rollout(
-        config, jobs(config), Seeker(config.spec()), workers=2, num_envs=4, timeout=2.0, stats=stats, threads=1
+        config, jobs(config), Seeker(config.spec()), workers=2, num_envs=4, timeout=5.0, stats=stats, threads=1
     )
     assert (tmp_path / "happened").exists()
     assert same(records, reference)

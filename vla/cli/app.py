@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from typer.core import TyperGroup
 
 from vla.cli.data import data_app
@@ -314,7 +315,10 @@ def config_check(config: ConfigFile) -> None:
 
 @app.command("list", epilog="Example: `vla list policies`")
 def list_registered(
-    kind: Annotated[str, typer.Argument(help="policies, objectives, envs, tokenizers or formats.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="policies, objectives, values, extractions, envs, tokenizers, heads or formats."),
+    ],
 ) -> None:
     """What a config can name."""
     with clear_errors():
@@ -322,9 +326,12 @@ def list_registered(
             found = registered(kind)
         except KeyError as error:
             raise UserError(error.args[0]) from None
+        table = Table("", "", box=None, show_header=False, pad_edge=False)
+        table.columns[0].no_wrap = True
         for name, cls in found.items():
-            summary = (cls.__doc__ or "").strip().splitlines()
-            console.print(f"{name:16} {escape(summary[0]) if summary else ''}")
+            paragraph = (cls.__doc__ or "").strip().split("\n\n")[0]
+            table.add_row(name, escape(" ".join(paragraph.split())))
+        console.print(table)
 
 
 @app.command(

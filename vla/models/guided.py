@@ -70,7 +70,7 @@ class GuidedConfig(PolicyConfig):
         return str(self.policy.weights_file)
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> GuidedPolicy:
-        inside = self.policy.build(spec, from_checkpoint=from_checkpoint)
+        inside = self.policy.new(spec, from_checkpoint=from_checkpoint)
         return GuidedPolicy(self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk))
 
     def build_for(self, spec: Spec, folder: Path) -> GuidedPolicy:

@@ -152,7 +152,7 @@ class MultiRobotPolicy(Policy):
     def __init__(self, config: MultiRobotConfig, *, from_checkpoint: bool = False) -> None:
         policies: dict[str, Policy] = {}
         for name, spec in config.specs.items():  # the first has the pretrained weights that all get
-            policies[name] = config.policy_of(name).build(spec, from_checkpoint=from_checkpoint or bool(policies))
+            policies[name] = config.policy_of(name).new(spec, from_checkpoint=from_checkpoint or bool(policies))
         first = next(iter(policies.values()))
         if odd := [name for name, policy in policies.items() if set(policy.weights()) != set(policy.state_dict())]:
             kind = config.policy.model_dump()["type"]
@@ -239,7 +239,7 @@ class MultiRobotPolicy(Policy):
         if name not in self.robots:
             raise UserError(f"no robot {name!r} in this policy; there are: {', '.join(self.robots)}")
         inside = self.part(name)
-        policy = inside.config.build(inside.spec, from_checkpoint=True)
+        policy = inside.config.new(inside.spec, from_checkpoint=True)
         policy.load_state_dict({key: tensor_of(inside, key) for key in policy.state_dict()})
         policy.use_tokenizer(inside.tokenizer)
         policy.language.preload(self.language.cached())

@@ -6,7 +6,10 @@ the training instructions, and a model card; it needs nothing else to run. Nothi
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +32,8 @@ from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddi
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
 CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "spec.json", "tokenizer.json"
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class CheckpointError(UserError):
@@ -62,7 +67,14 @@ class PolicyConfig(Config, ABC):
 
     def build_for(self, spec: Spec, folder: Path) -> Policy:
         """The policy into which the weights of the checkpoint `folder` will be loaded."""
-        return self.build(spec, from_checkpoint=True)
+        return self.new(spec, from_checkpoint=True)
+
+    def new(self, spec: Spec, *, from_checkpoint: bool) -> Policy:
+        """`build`; a config that has nothing to fetch need not know of `from_checkpoint`."""
+        parameters = inspect.signature(self.build).parameters.values()
+        if any(p.name == "from_checkpoint" or p.kind is p.VAR_KEYWORD for p in parameters):
+            return self.build(spec, from_checkpoint=from_checkpoint)
+        return self.build(spec)
 
 
 class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]):
@@ -78,10 +90,13 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             themselves have one of no numbers.
         card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
         still: names of modules that stay in evaluation mode while the rest trains: batch norms that are frozen.
+        source: the folder or repository that it was loaded from; None for a new policy, and after training mode, in which
+            it may have become another.
     """
 
     feature_dim: int
     still: frozenset[str] = frozenset()
+    source: str | None = None
     state_mean: Tensor
     state_std: Tensor
     language_mean: Tensor
@@ -120,6 +135,8 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
+        if mode:
+            self.source = None
         for name in self.still:
             self.get_submodule(name).eval()
         return self
@@ -298,36 +315,95 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             CheckpointError: see `load_policy`; or the checkpoint holds a policy of another class.
         """
         device = options.pop("device", "cpu")
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            try:
-                folder = Path(snapshot_download(str(pretrained_model_name_or_path), **options))
-            except Exception as error:  # the hub raises many kinds
-                raise CheckpointError(
-                    f"{pretrained_model_name_or_path}: neither a folder nor a repository within reach: "
-                    f"{' '.join(str(error).split())[:300]}"
-                ) from error
-        policy = load_policy(folder, device=device)
+        policy = _load(pretrained_model_name_or_path, device, **options)
         if not isinstance(policy, cls):
-            raise CheckpointError(f"{folder}: holds a {type(policy).__name__}, not a {cls.__name__}; use load_policy")
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path}: holds a {type(policy).__name__}, not a {cls.__name__}; use load_policy"
+            )
         return policy
 
 
 def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Policy:
-    """The policy of a checkpoint folder, of whatever registered type, in evaluation mode.
+    """The policy of a checkpoint, of whatever registered type, in evaluation mode.
+
+    Args:
+        path: a folder; or, where there is no such folder, a repository of the Hugging Face hub as "user/name". For a
+            revision or a private repository see `Policy.from_pretrained`.
+        device: where it is to compute.
 
     Raises:
-        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or does not fit.
+        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or does not fit; or the hub
+            has no such repository, or is out of reach.
+        UserError: this machine has no such device.
     """
+    return _load(path, device)
+
+
+def _load(path: str | Path, device: torch.device | str, **options: Any) -> Policy:
+    """`load_policy`; `options` are the hub's."""
+    device = _checked_device(device)
+    policy = _read_policy(_found(path, options))
+    policy.source = str(path)
+    return policy.to(device).eval()
+
+
+def _found(path: str | Path, options: dict[str, Any]) -> Path:
+    """The folder, or that of the downloaded repository. Raises CheckpointError where there is neither."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{path}: is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
+    nearest = _nearest_folder(folder)
+    if not isinstance(path, str) or not _REPOSITORY.fullmatch(path):
+        raise CheckpointError(f"{path}: no such checkpoint folder{nearest}")
+    try:
+        return Path(snapshot_download(path, **options))
+    except Exception as error:  # the hub raises many kinds
+        told = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: no such checkpoint folder{nearest}, and no repository of the Hugging Face hub within reach: {told}"
+        ) from error
+
+
+def _nearest_folder(folder: Path) -> str:
+    """Where the first part of the path that is missing was misspelled: the folder beside it that is named most like it."""
+    missing, rest = folder, list[str]()
+    while not missing.parent.is_dir() and missing.parent != missing:
+        rest.insert(0, missing.name)
+        missing = missing.parent
+    try:
+        names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    whole = missing.parent.joinpath(close[0], *rest)
+    return f" (did you mean {whole if whole.is_dir() else missing.parent / close[0]}?)"
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    """Raises UserError where torch does not know the device, or this machine has none."""
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device: torch knows no {device!r}; this machine has: {', '.join(there)}") from error
+    if wanted.type in ("cuda", "mps") and not any(name in (str(wanted), f"{wanted}:0") for name in there):
+        raise UserError(f"device: this machine has no {str(wanted)!r}; it has: {', '.join(there)}")
+    return wanted
+
+
+def _read_policy(folder: Path) -> Policy:
     config, card = _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, {})
     needed = [CONFIG_FILE, SPEC_FILE]
     needed += [TOKENIZER_FILE] if config is None else [*config.tokenizer_files, config.weights_file]
     missing = [name for name in needed if not (folder / name).is_file()]
     if config is None or missing:
-        raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}")
+        meant = f"; did you mean {folder / 'policy'}?" if (folder / "policy" / CONFIG_FILE).is_file() else ""
+        raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{meant}")
     try:
         policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
         policy.load_tokenizer(folder)
@@ -336,7 +412,7 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
         raise CheckpointError(f"{folder}: {error}") from error
     policy.card = card
     load_weights(policy, folder / config.weights_file)
-    return policy.to(device).eval()
+    return policy
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.config import UserError, dump_config
-from vla.recipes.evaluate import Baseline, load_actor, policy_name
+from vla.config import UserError, check_config
+from vla.recipes.evaluate import Baseline, load_actor
 from vla.sim_eval.compare import Comparison, compare, decided_sequentially
-from vla.sim_eval.evaluate import EvalConfig, play, progress_bar, save_results
+from vla.sim_eval.evaluate import (
+    EvalConfig,
+    check_playable,
+    command_for,
+    naming,
+    play,
+    policy_name,
+    progress_bar,
+    save_config,
+    save_results,
+)
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results
 from vla.sim_eval.rollout import RolloutStats
@@ -49,7 +59,7 @@ class _Side:
     def __init__(self, actor: Actor | Baseline, config: EvalConfig, label: str, policy: str, name: str) -> None:
         out = str(Path(config.out) / label)
         self.actor, self.name = actor, name
-        self.config = config.model_copy(update={"out": out, "policy": policy})
+        self.config = naming(actor, config.model_copy(update={"out": out, "policy": policy}))
         self.records: list[EpisodeRecord] = []
         self.seconds, self.stats = 0.0, RolloutStats()
 
@@ -67,13 +77,12 @@ class _Side:
         config = self.config.model_copy(update={"episodes_per_task": episodes_per_task})
         order = {task.name: i for i, task in enumerate(config.env.suite().tasks)}
         records = sorted(self.records, key=lambda record: (order[record.task], record.episode))
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-        (Path(config.out) / "config.yaml").write_text(dump_config(config))
+        save_config(config)
         return save_results(
             records,
             config,
             name=self.name,
-            command=command,
+            command=command or command_for(self.actor, config),
             seconds=self.seconds,
             losses=self.stats.lost,
             stopped_by=STOPPED_BY,
@@ -107,6 +116,7 @@ def compare_sequentially(
 
     Raises UserError where a number makes no sense, and what `evaluate` raises.
     """
+    check_config(config, EvalConfig)
     limit = config.episodes_per_task if max_episodes_per_task is None else max_episodes_per_task
     batch = config.batch_size if batch is None else batch
     if not 0 < alpha < 1 or batch < 1 or limit < 1:
@@ -119,6 +129,8 @@ def compare_sequentially(
         _Side(actor, config, label, policy, name)
         for actor, label, policy, name in zip((actor_a, actor_b), ("a", "b"), policies, names, strict=True)
     ]
+    for side in sides:  # both, before the first of them plays
+        check_playable(side.actor, side.config)
     test, played = SequentialComparison(), 0
     for block in blocks(limit, batch):
         of_a, of_b = (side.play(block, progress) for side in sides)

@@ -101,14 +101,15 @@ def demo(config: DemoConfig) -> Path:
     rows: list[Results] = []
     before, after = (f"rt1-{stage.objective.type}" for stage in (config.train, config.finetune))
     after = f"{after}-finetuned" if after == before else after
-    actors: dict[str, Actor | Baseline] = {
-        after: tuned.policy,
-        before: cloned.policy,
-        "expert": "expert",
-        "random": "random",
+    actors: dict[str, tuple[Actor | Baseline, str]] = {
+        after: (tuned.policy, str(out / "finetune" / "policy")),
+        before: (cloned.policy, str(out / "train" / "policy")),
+        "expert": ("expert", "expert"),
+        "random": ("random", "random"),
     }
-    for name, actor in actors.items():
-        settings = config.eval.model_copy(update={"out": str(out if name == after else out / name)})
+    for name, (actor, policy) in actors.items():
+        place = str(out if name == after else out / name)
+        settings = config.eval.model_copy(update={"out": place, "policy": policy})
         rows.append(evaluate(actor, settings, name=name, command="vla demo"))
     comparison = compare(rows[:2])
     comparison.save(out)

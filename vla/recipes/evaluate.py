@@ -7,7 +7,7 @@ from typing import Literal
 from vla.models import load_policy
 from vla.models.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
-from vla.sim_eval.evaluate import EvalConfig, Results, evaluate
+from vla.sim_eval.evaluate import EvalConfig, Results, evaluate, policy_name
 from vla.sim_eval.robustness import PerturbConfig, perturb
 from vla.sim_eval.robustness_table import Robustness
 
@@ -38,9 +38,3 @@ def load_actor(policy: str) -> Baseline | Policy:
     if isinstance(found, MultiRobotPolicy):
         raise found.one_of_several("be evaluated")
     return found
-
-
-def policy_name(policy: str) -> str:
-    """What a policy is called in tables: "runs/mt10/policy" is "mt10", other folders keep their last two parts."""
-    parts = [part for part in policy.split("/") if part not in ("", ".")]
-    return "/".join(parts[-2:]) if parts[-1:] != ["policy"] or len(parts) == 1 else parts[-2]

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vla.config import ConfigError
+from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.sim_eval.behaviours import Behaviours
 from vla.sim_eval.demonstrations import CollectConfig, CollectError, Demonstrator, Job, Outcome, demonstrate
@@ -46,6 +46,7 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         WorkerError: an env raised or a worker died; the message names task, episode and seed.
         RenderingError: this machine cannot render.
     """
+    check_config(config, CollectConfig)
     env: EnvConfig = config.env
     what = _what_is_made(config)
     if resume:

@@ -125,10 +125,11 @@ class Comparison:
         return Group(*remarks, self._ranking(), self._pair_table(), *(Text(f"note: {text}") for text in self.notes))
 
     def _ranking(self) -> Any:
-        from rich.table import Table
+        from rich.table import Column, Table
 
+        policy = Column("policy", overflow="fold")  # a name is never cut
         table = Table(
-            "policy", "rate", "solved", "95 % interval", "alike", title="Policies that share a letter are alike"
+            policy, "rate", "solved", "95 % interval", "alike", title="Policies that share a letter are alike"
         )
         for name, result in self.runs.items():
             values = summary(result.episodes)
@@ -138,17 +139,23 @@ class Comparison:
         return table
 
     def _pair_table(self) -> Any:
-        from rich.table import Table
+        from rich import box
+        from rich.table import Column, Table
 
-        table = Table("A", "B", "A - B", "95 % interval", "only A / only B / same", "P(A > B)", "p", "p (Holm)", "")
+        # so narrow that 80 columns hold it without cutting anything: names are folded, numbers are not
+        heads = ("A", "B", "A - B", "95 % interval", "only A / only B / same", "P(A\n> B)", "p", "p\n(Holm)", "")
+        whole = ("A - B", "P(A\n> B)", "p", "p\n(Holm)")
+        columns = (Column(head, overflow="fold", no_wrap=head in whole) for head in heads)
+        table = Table(*columns, box=box.SIMPLE_HEAD)
         for pair in self.pairs:
             low, high = pair.interval
             counts = f"{pair.wins} / {pair.losses} / {pair.ties}" if pair.test != "Barnard" else "not paired"
             numbers = (f"{pair.better:.3f}", f"{pair.p_value:.2g}", f"{pair.p_adjusted:.2g}")
             interval = f"{low:+.2f} to {high:+.2f}"
-            table.add_row(
-                pair.a, pair.b, f"{pair.difference:+.2f}", interval, counts, *numbers, pair.verdict(self.alpha)
-            )
+            verdict = pair.verdict(self.alpha)
+            if verdict.endswith("is better"):
+                verdict = f"{'A' if pair.difference > 0 else 'B'} is better"
+            table.add_row(pair.a, pair.b, f"{pair.difference:+.2f}", interval, counts, *numbers, verdict)
         return table
 
 

@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, model_validator
 
-from vla.config import Choice, ConfigError, RootConfig, dump_config
+from vla.config import Choice, ConfigError, RootConfig, check_config, dump_config
 from vla.sim_eval.env import Suite
 from vla.sim_eval.failures import representatives
 from vla.sim_eval.launchers import Launcher, cluster_workers
+from vla.sim_eval.pilot import Pilot
 from vla.sim_eval.report import write_report
 from vla.sim_eval.results import Results, library_versions
 from vla.sim_eval.rollout import BATCH_SIZE, RolloutStats, default_workers, rollout
@@ -23,6 +24,8 @@ from vla.sim_eval.seeding import episode_seed
 from vla.types import Actor
 
 BASELINES = ("expert", "random")
+CONFIG_FILE = "eval.yaml"  # not config.yaml: that is training's, and both may share a folder
+C = TypeVar("C", bound="EvalConfig")
 
 
 class EvalConfig(RootConfig):
@@ -67,7 +70,7 @@ class EvalConfig(RootConfig):
     timeout: float = Field(300.0, gt=0)
     """Seconds without an answer after which a worker is replaced."""
     out: str = "runs/eval"
-    """Folder for results.json, episodes.parquet, videos and report.html."""
+    """Folder for results.json, episodes.parquet, eval.yaml, videos and report.html; it may be that of the training run."""
 
     @model_validator(mode="after")
     def _chunks_in_one_way(self) -> EvalConfig:
@@ -95,18 +98,20 @@ def evaluate(
     Args:
         actor: a policy, or one of the baselines "expert" and "random".
         config: the evaluation.
-        name: of the policy in tables; default: the baseline's name, or `config.policy`.
+        name: of the policy in tables; default: the baseline's name, or the folder or repository from which the policy
+            was loaded, or its class.
         progress: whether to show a progress bar.
-        command: what to type to measure again; default: `vla eval` with the config that is saved in `out`.
+        command: what to type to measure again; default: `vla eval` with the config that is saved in `out`, or a call in
+            Python where nobody knows where the policy lies.
 
-    Raises ConfigError where there is nothing to play, SpecError where the env does not fit the policy,
-    RolloutError where an episode could not be played.
+    Raises ConfigError where there is nothing to play, SpecError where the env does not fit the policy, UserError where
+    the options do not, RolloutError where an episode could not be played.
     """
-    _check(actor, config)
-    title = name or (actor if isinstance(actor, str) else config.policy)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(dump_config(config))
+    check_config(config, EvalConfig)
+    check_playable(actor, config)
+    config = naming(actor, config)
+    title, command = name or actor_name(actor), command or command_for(actor, config)
+    out = save_config(config)
     stats, started = RolloutStats(), time.monotonic()
     with progress_bar(title, config, show=progress) as on_done:
         records = play(actor, config, range(config.episodes_per_task), on_done=on_done, stats=stats)
@@ -126,7 +131,7 @@ def play(
     stats: RolloutStats | None = None,
 ) -> list[EpisodeRecord]:
     """Plays these episodes of every task: what `evaluate` does, in part. Films go to `config.out`; nothing else is written."""
-    _check(actor, config)
+    check_playable(actor, config)
     workers = config.workers
     if workers is None:
         workers = cluster_workers(config.ray_address) if config.launcher == "ray" else default_workers(actor)
@@ -158,7 +163,7 @@ def save_results(
     config: EvalConfig,
     *,
     name: str,
-    command: str | None = None,
+    command: str,
     seconds: float = 0.0,
     losses: Sequence[str] = (),
     stopped_by: str = "",
@@ -171,7 +176,7 @@ def save_results(
         episodes=_with_failure_films(records, config),
         versions={**library_versions(), **config.env.versions()},
         config=config.model_dump(mode="json"),
-        command=command or f"vla eval {out / 'config.yaml'}",
+        command=command,
         seconds=seconds,
         folder=out,
         losses=tuple(losses),
@@ -181,8 +186,51 @@ def save_results(
     return results
 
 
-def _check(actor: object, config: EvalConfig) -> None:
-    """Raises ConfigError where there is nothing to play or nobody to play it."""
+def save_config(config: EvalConfig) -> Path:
+    """Writes `eval.yaml` into `config.out`, which is made where it is missing; -> `config.out`."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+    return out
+
+
+def naming(actor: object, config: C) -> C:
+    """The config whose `policy` is who plays: a baseline, or where the policy was loaded from. Where nobody knows that,
+    what the config says stays, unless it names a baseline: then it becomes the policy's class."""
+    policy = _source(actor)
+    if policy is None:
+        policy = type(actor).__name__ if config.policy in BASELINES else config.policy
+    return config.model_copy(update={"policy": policy})
+
+
+def actor_name(actor: object) -> str:
+    """What an actor is called in tables: a baseline's name, the place that a policy was loaded from, or its class."""
+    source = _source(actor)
+    return type(actor).__name__ if source is None else policy_name(source)
+
+
+def policy_name(policy: str) -> str:
+    """What a policy is called in tables: "runs/mt10/policy" is "mt10", other folders keep their last two parts."""
+    parts = [part for part in policy.split("/") if part not in ("", ".")]
+    return "/".join(parts[-2:]) if parts[-1:] != ["policy"] or len(parts) == 1 else parts[-2]
+
+
+def command_for(actor: object, config: EvalConfig) -> str:
+    """What measures again by the config in `config.out`: on the command line where it can name the policy, else in Python."""
+    file = Path(config.out) / CONFIG_FILE
+    if _source(actor) is not None:
+        return f"vla eval {file}"
+    return f'vla.evaluate(policy, vla.load_config(vla.EvalConfig, "{file}"))  # policy: the same {type(actor).__name__}'
+
+
+def _source(actor: object) -> str | None:
+    """A baseline's name, or where a policy was loaded from (`Policy.source`); None where nobody knows."""
+    return actor if isinstance(actor, str) else getattr(actor, "source", None)
+
+
+def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfig) -> None:
+    """Raises ConfigError where there is nothing to play or nobody to play it, SpecError where the env does not fit the
+    policy, UserError where the options do not. Writes nothing."""
     tasks = len(config.env.suite().tasks)
     if config.episodes_per_task < 1 or not tasks:
         raise ConfigError(
@@ -190,6 +238,15 @@ def _check(actor: object, config: EvalConfig) -> None:
         )
     if isinstance(actor, str) and actor not in BASELINES:
         raise ConfigError([f"policy: {actor!r} is no baseline; give 'expert', 'random', or load_policy({actor!r})"])
+    if not isinstance(actor, str):
+        pilot = Pilot(
+            actor,
+            replan_every=config.replan_every,
+            ensemble=config.ensemble,
+            temperature=config.temperature,
+            target_return=config.target_return,
+        )
+        pilot.check(config.env)
 
 
 def _film(config: EvalConfig, task: str, episode: int) -> Path:

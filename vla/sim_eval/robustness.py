@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 
-from vla.config import ConfigError, UserError, dump_config
+from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
-from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.evaluate import EvalConfig, check_playable, evaluate, naming
 from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, SEVERITIES, Episode, kind_named, missing, unfit
 from vla.sim_eval.results import Results, ResultsError, library_versions
 from vla.sim_eval.robustness_plot import robustness_svg, write_robustness_page
@@ -87,8 +87,11 @@ def perturb(
     Raises ConfigError where a kind that was asked for does not fit the env, and what `evaluate` raises. Kinds that nobody
     asked for by name are left out then, and `Robustness.skipped` says why.
     """
+    check_config(config, PerturbConfig)
     kinds, skipped = _fitting(config)
+    check_playable(actor, config)
     identity, out = _identity(actor, name or config.policy), Path(config.out)
+    config = naming(actor, config)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(dump_config(config), encoding="utf-8")
     clean = _play(actor, _condition(config, config.env, CLEAN), identity, name, progress)
@@ -105,10 +108,17 @@ def perturb(
                 raise
             skipped[kind] = str(error)
             played = {key: results for key, results in played.items() if key[0] != kind}
-    command = command or f"vla eval perturb {out / CONFIG}"
+    command = command or _command(actor, out / CONFIG)
     found = tabulate(clean, played, skipped=skipped, command=command, folder=out)
     _write(found, config, clean)
     return found
+
+
+def _command(actor: Any, file: Path) -> str:
+    if isinstance(actor, str) or getattr(actor, "source", None) is not None:
+        return f"vla eval perturb {file}"
+    config = f'vla.load_config(vla.sim_eval.PerturbConfig, "{file}")'
+    return f"vla.sim_eval.perturb(policy, {config})  # policy: the same {type(actor).__name__}"
 
 
 def _write(found: Robustness, config: PerturbConfig, clean: Results) -> None:

@@ -110,9 +110,18 @@ class FQEResult:
 
     def table(self) -> Any:
         """A rich table for the terminal, best first."""
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        columns = ("policy", "value", "95 % interval", "Q data", "Q policy", "TD error", "action error", "calibration")
+        columns = (
+            Column("policy", overflow="fold"),
+            "value",
+            "95 % interval",
+            "Q data",
+            "Q policy",
+            "TD error",
+            "action error",
+            "calibration",
+        )
         known = any(e.success is not None for e in self.estimates)
         table = Table(*columns, *(["success"] if known else []), caption=self._caption())
         for e in rank(self.estimates):

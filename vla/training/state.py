@@ -122,7 +122,9 @@ class TrainingState:
         if self.ema:
             self.ema.copy_to(self.policy)
         merge_adapters(self.policy)
-        return self.learner.objective.deploy(self.policy.eval())
+        policy = self.learner.objective.deploy(self.policy.eval())
+        policy.source = None if folder is None else str(folder)
+        return policy
 
     def _write_policy(self, folder: Path) -> None:
         with self.deployed() as policy:

@@ -100,7 +100,7 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
     settings, old = config.transfer, load_policy(config.init_from).trained
     wanted = config.policy if config.policy is not None else _config_for(spec, old, settings)
     same = all(getattr(wanted, part, None) == getattr(old.config, part, None) for part in ("trunk", "backbone", "base"))
-    new: Policy = wanted.build(spec, from_checkpoint=same)  # the weights that it would fetch are in the checkpoint
+    new: Policy = wanted.new(spec, from_checkpoint=same)  # the weights that it would fetch are in the checkpoint
     _check_cameras(settings, old, new)
     if settings.keep_statistics:
         _keep_tokenizer(old, new)

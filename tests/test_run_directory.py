@@ -1,0 +1,39 @@
+"""The folder of a run: what may be resumed there, and what the refusals say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vla.config import ConfigError, load_config
+from vla.training import TrainConfig
+from vla.training.run_directory import open_run, write_run
+
+VALUES = {"data": {"path": "data"}, "policy": {"type": "mlp"}, "steps": 10}
+
+
+def config(out: Path, *overrides: str) -> TrainConfig:
+    return load_config(TrainConfig, {**VALUES, "out": str(out)}, overrides)
+
+
+def test_other_steps_tell_how_to_train_longer(tmp_path: Path) -> None:
+    write_run(config(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        open_run(config(tmp_path, "steps=20"), resume=True)
+    assert caught.value.problems == [
+        f"steps: is 20, the run in {tmp_path} has 10; restore it; to train longer, set init_from: {tmp_path}/policy and "
+        "another out"
+    ]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_config_of_an_earlier_evaluation_is_no_run(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "config.yaml").write_text("env: {type: tabletop}\npolicy: expert\n")
+    with pytest.raises(
+        ConfigError, match=r"config of an evaluation, .*; name another out, or rename the file eval.yaml"
+    ):
+        open_run(config(tmp_path), resume=resume)
+    (tmp_path / "versions.json").write_text("{}")  # training wrote over by it
+    with pytest.raises(ConfigError, match=r"config of an evaluation, .* name another out, with init_from: .*/policy"):
+        open_run(config(tmp_path), resume=resume)
