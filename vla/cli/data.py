@@ -185,13 +185,36 @@ def _print_stats(found: dict[str, Any]) -> None:
 
 
 def _print_info(info: dict[str, Any]) -> None:
+    import yaml
+
+    spec = info["spec"]
+    cameras = ", ".join(f"{name} {w}x{h}" for name, (h, w) in spec["cameras"].items())
+    facts = {
+        "root": info["root"],
+        "episodes": f"{info['episodes']}, {info['frames']} frames, {_hours(info['hours'])} at {spec['control_hz']:g} Hz",
+        "size": f"{info['bytes'] / 1e6:.1f} MB",
+        "cameras": cameras or "none",
+        "state": f"{len(spec['state_names'])}: {', '.join(spec['state_names'])}" if spec["state_names"] else "none",
+    }
     table = Table(show_header=False, box=None)
-    for key, value in info.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            inner = Table(*[escape(str(k)) for k in value[0]])
-            for row in value:
-                inner.add_row(*[f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
-            table.add_row(escape(key), inner)
-        else:
-            table.add_row(escape(key), escape(str(value)))
+    for key, value in facts.items():
+        table.add_row(key, escape(value))
     console.print(table)
+    statistics = list(next(iter(info["actions"].values())))
+    actions = Table("action", "limits", *statistics, box=None)
+    for (name, values), low, high in zip(info["actions"].items(), spec["action_low"], spec["action_high"], strict=True):
+        actions.add_row(escape(name), f"{low:g} to {high:g}", *[f"{values[key]:.3g}" for key in statistics])
+    console.print(actions)
+    tasks = Table(*(str(key).replace("_", " ") for key in info["tasks"][0]), box=None)
+    for row in info["tasks"]:
+        tasks.add_row(*[f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values()])
+    console.print(tasks)
+    if info["metadata"]:
+        told = yaml.safe_dump(
+            {"metadata": info["metadata"]}, sort_keys=False, allow_unicode=True, default_flow_style=None
+        )
+        console.print(escape(told.rstrip()), soft_wrap=True, highlight=False)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
