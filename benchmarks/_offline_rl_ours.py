@@ -111,7 +111,8 @@ def learn(
     objective = dict(chosen.objective)
     if algorithm != "filtered_bc":
         critic = {name: SHARED[name] for name in ("hidden", "depth")}
-        objective["critic"] = critic | {"ensemble": SHARED["critics"], "layer_norm": False}
+        critic |= {"ensemble": SHARED["critics"], "layer_norm": False, "output_scale": arguments.critic_scale}
+        objective["critic"] = critic
         objective |= {name: SHARED[name] for name in ("discount", "target_rate")}
     policy = {"type": "mlp", "hidden": SHARED["hidden"], "depth": SHARED["depth"], "head": chosen.head}
     optim = {"lr": chosen.shared["lr"], "betas": SHARED["betas"], "weight_decay": SHARED["weight_decay"]}

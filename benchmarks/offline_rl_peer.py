@@ -25,6 +25,9 @@ from _common import add_cpu_arguments, check_cpu_arguments, prepare_cpu, publish
 from _offline_rl_ours import ALGORITHMS, ENVS, SETS, PeerActor, dataset_folder, learn, open_dataset, settings_of
 from _peer import SIDES, Peer, Rounds, add_peer_arguments, check_peer_arguments, export, kept, play, starts
 
+CRITIC_SCALE = 0.01
+"""Our default."""
+
 
 def run(arguments: argparse.Namespace, env: str, kind: str, algorithm: str, seed: int) -> dict[str, Any]:
     """One run of both sides: they learn in turn, then both play. Returns what is kept of it."""
@@ -76,7 +79,8 @@ def measure(arguments: argparse.Namespace, env: str, kind: str) -> list[dict[str
         for seed in arguments.seeds:
             given = {name: getattr(arguments, name) for name in ("updates", "rounds", "episodes", "threads")}
             known = settings_of(algorithm) | given | {"env": env, "set": kind, "seed": seed, "data": data}
-            file = arguments.work / f"{env}_{kind}_{algorithm}_{seed}_{arguments.updates}.json"
+            scale = f"_{arguments.critic_scale:g}" if arguments.critic_scale != CRITIC_SCALE else ""
+            file = arguments.work / f"{env}_{kind}_{algorithm}_{seed}_{arguments.updates}{scale}.json"
             runs.append(kept(file, known, lambda a=algorithm, s=seed: run(arguments, env, kind, a, s)))
             told = ", ".join(f"{side} {statistics.fmean(runs[-1][side]['returns']):.0f}" for side in SIDES)
             print(f"{env} {kind} {algorithm} seed {seed}: {told}", flush=True)
@@ -118,6 +122,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=10000, help="of each run")
     parser.add_argument("--rounds", type=int, default=5, help="of a run; the first is not clocked")
     parser.add_argument("--episodes", type=int, default=10, help="that each trained policy plays")
+    parser.add_argument(
+        "--critic-scale",
+        type=float,
+        default=CRITIC_SCALE,
+        help="`critic.output_scale` of ours; d3rlpy's networks have 1",
+    )
     parser.add_argument("--output", type=Path, help="the result's file, by default results/offline_rl_peer.json")
     add_peer_arguments(parser, work="runs/offline_rl_peer")
     add_cpu_arguments(parser)
@@ -181,6 +191,7 @@ def main() -> None:
         rounds=arguments.rounds,
         episodes=arguments.episodes,
         seeds=arguments.seeds,
+        critic_scale=arguments.critic_scale,
         threads=arguments.threads,
         clock=arguments.clock,
         peer=peer,

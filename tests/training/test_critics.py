@@ -80,6 +80,15 @@ def test_members_start_alike_in_size_and_apart_in_value() -> None:
         assert weight.std().item() == pytest.approx(plain.weight.std().item(), rel=0.1)
 
 
+def test_values_start_as_near_to_0_as_asked() -> None:
+    sizes = []
+    for scale in (0.01, 0.5, 1.0):
+        torch.manual_seed(0)
+        net = EnsembleMLP((8,), CriticConfig(hidden=64, output_scale=scale), members=2)
+        sizes.append(net(torch.randn(50, 8)).std().item())
+    assert [size / sizes[2] for size in sizes] == pytest.approx([0.01, 0.5, 1.0])
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_many_actions_at_once_are_as_one_by_one(chunk: int) -> None:
     torch.manual_seed(0)

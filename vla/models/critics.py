@@ -35,6 +35,9 @@ class CriticConfig(Config):
     """Q networks that learn side by side; targets and advantages take the least of them."""
     layer_norm: bool = True
     """Normalise every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
+    output_scale: float = Field(default=0.01, gt=0, le=1)
+    """Factor on the first weights of the last layer. Small: values start near 0, however large the features, which is forgotten
+    sooner than noise that is bootstrapped from. 1: as usual; from states a policy that climbs Q finds its way sooner."""
     joint: bool = False
     """Let the critics' gradient into the policy's trunk; else they read features that they do not change."""
 
@@ -53,10 +56,8 @@ class EnsembleMLP(nn.Module):
         self.first = nn.ParameterList(_uniform(members, size, H, fan_in=sum(inputs)) for size in inputs)
         sizes = [H] * (config.depth - 1) + [1]
         self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
-        with (
-            torch.no_grad()
-        ):  # values start near 0, however large the features: what is bootstrapped from is forgotten slowly
-            self.weights[-1].mul_(0.01)
+        with torch.no_grad():
+            self.weights[-1].mul_(config.output_scale)
         # one row each, so that optimisers see biases and scales as what they are and do not decay them
         self.biases = nn.ParameterList(_uniform(members * size, fan_in=H) for size in [H] * config.depth)
         self.biases.append(nn.Parameter(torch.zeros(members)))
