@@ -156,5 +156,5 @@ def test_misuse(make, spec):
     with pytest.raises(SpecError, match="lacks camera 'wrist'"):
         policy.act(Observation({"front": observation.images["front"]}, observation.state, observation.instruction))
     small = {c: x[:, :16] for c, x in observation.images.items()}
-    with pytest.raises(SpecError, match="render the env at the policy's size"):
+    with pytest.raises(SpecError, match="render at the policy's size"):
         policy.act(Observation(small, observation.state, observation.instruction))

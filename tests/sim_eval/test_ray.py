@@ -69,7 +69,7 @@ class Killer(Restless):
 
 def _evaluated(actor: Restless, out: Path, **options) -> tuple[bytes, int]:
     config = EvalConfig(env=POINT, out=str(out), episodes_per_task=5, videos_per_task=1, failure_videos=0, **options)
-    results = evaluate(actor, config, progress=False)
+    results = evaluate(actor, config, name="restless", progress=False)
     return (out / EPISODES_FILE).read_bytes(), len(results.losses)
 
 
