@@ -143,15 +143,15 @@ class Comparison:
         from rich.table import Column, Table
 
         # so narrow that 80 columns hold it without cutting anything: names are folded, numbers are not
-        heads = ("A", "B", "A - B", "95 % interval", "only A / only B / same", "P(A\n> B)", "p", "p\n(Holm)", "")
-        whole = ("A - B", "P(A\n> B)", "p", "p\n(Holm)")
+        heads = ("A", "B", "A - B", "95 %\ninterval", "only A /\nonly B /\nsame", "P(A\n> B)", "p", "p\n(Holm)", "")
+        whole = heads[2:8]
         columns = (Column(head, overflow="fold", no_wrap=head in whole) for head in heads)
         table = Table(*columns, box=box.SIMPLE_HEAD)
         for pair in self.pairs:
             low, high = pair.interval
             counts = f"{pair.wins} / {pair.losses} / {pair.ties}" if pair.test != "Barnard" else "not paired"
             numbers = (f"{pair.better:.3f}", f"{pair.p_value:.2g}", f"{pair.p_adjusted:.2g}")
-            interval = f"{low:+.2f} to {high:+.2f}"
+            interval = f"{low:+.2f} to\n{high:+.2f}"
             verdict = pair.verdict(self.alpha)
             if verdict.endswith("is better"):
                 verdict = f"{'A' if pair.difference > 0 else 'B'} is better"
