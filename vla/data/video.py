@@ -155,8 +155,8 @@ def decoding(path: Path) -> Iterator[None]:
 class VideoReader:
     """Frames of a video by their numbers. Use one reader per thread; many may read one file.
 
-    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file whose frames lie elsewhere is refused,
-    not read as something near.
+    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file
+    whose frames lie elsewhere is refused, not read as something near.
 
     Args:
         path: of the video file.
