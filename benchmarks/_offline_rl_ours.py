@@ -157,7 +157,7 @@ class PeerActor:
     def act(self, observation: Any, memory: Any = None) -> tuple[Any, Any]:
         import torch
 
-        from vla.models.mlp import MLPMemory
+        from vla.models.policies.mlp import MLPMemory
 
         answer = self.peer.ask(act=observation.state.tolist())
         actions = torch.tensor(answer["actions"], dtype=torch.float32)[:, None]

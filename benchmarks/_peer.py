@@ -116,8 +116,8 @@ def play(
 ) -> list[float]:
     """Returns of the actor, or of the last published snapshot where it is None, from the starts that all are given."""
     from vla.sim_eval.envs.locomotion import LocomotionConfig
-    from vla.sim_eval.rollout import rollout
-    from vla.sim_eval.rollout_worker import Job
+    from vla.sim_eval.rollouts.rollout import rollout
+    from vla.sim_eval.rollouts.env_worker import Job
 
     config = LocomotionConfig.model_validate({"robot": robot, "behaviour": {"path": policies}})
     driver = "expert" if actor is None else "parent"
@@ -128,7 +128,7 @@ def play(
 
 def starts(robot: str, episodes: int) -> list[int]:
     """The seeds of the episodes that everyone plays: those of `vla eval`."""
-    from vla.sim_eval.seeding import episode_seed
+    from vla.sim_eval.rollouts.seeding import episode_seed
 
     return [episode_seed("eval", 0, robot, episode) for episode in range(episodes)]
 

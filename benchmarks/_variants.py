@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vla.sim_eval.results import Results
+from vla.sim_eval.comparison.results import Results
 
 
 def learn_and_play(

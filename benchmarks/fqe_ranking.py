@@ -72,8 +72,8 @@ def main() -> None:
     prepare_cpu(arguments.threads)
     from vla.config import load_config
     from vla.sim_eval.evaluate import EvalConfig
-    from vla.training.fqe import FQEConfig, fqe, policy_folders
-    from vla.training.value_plot import dots_svg
+    from vla.training.offline_evaluation.fqe import FQEConfig, fqe, policy_folders
+    from vla.training.offline_evaluation.scatter_plot import dots_svg
 
     folders = policy_folders(arguments.policies)
     if len(folders) < LEAST or (arguments.evaluations and len(arguments.evaluations) != len(folders)):

@@ -140,7 +140,8 @@ class Decoding(Work):
     name, unit = "decoding", "blocks"
 
     def run(self) -> None:
-        from vla.data import EpisodeDataset, FrameCache, decoding
+        from vla.data import EpisodeDataset, FrameCache
+        from vla.data.loading import decoding
 
         decoding._BLOCK_BYTES = 1  # each episode is a block
         FrameCache(EpisodeDataset(self.source), "disk", folder=self.folder / "cache", threads=2)
@@ -148,7 +149,7 @@ class Decoding(Work):
     def kept(self) -> int:
         """Blocks of finished cameras, and those that the journal of an unfinished one says are finished."""
         from vla.data import EpisodeDataset
-        from vla.data.cache import kept_damage
+        from vla.data.loading.frame_cache import kept_damage
 
         cache, count = self.folder / "cache", 0
         for journal in cache.glob("*.building/journal.jsonl"):

@@ -69,7 +69,7 @@ def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:
 def make_dataset(root: Path, kind: str, episodes: int, steps: int) -> int:
     """Writes the dataset. Returns its bytes."""
     from vla.data import DatasetWriter, Episode
-    from vla.data.video import VideoConfig
+    from vla.data.storage.video import VideoConfig
     from vla.types import Spec
 
     names = tuple(f"joint_{i}" for i in range(7))

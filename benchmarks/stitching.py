@@ -114,7 +114,7 @@ def trajectories(policy: Path, episodes: int = 15) -> list[np.ndarray]:
 
     from vla.models import load_policy
     from vla.sim_eval.envs.stitch import StitchConfig
-    from vla.sim_eval.seeding import episode_seed
+    from vla.sim_eval.rollouts.seeding import episode_seed
     from vla.types import Observation
 
     actor, env = load_policy(policy), StitchConfig().make("stitch")

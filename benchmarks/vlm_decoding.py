@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import vlm_toys
 
-from vla.models.vlm import VLM, VLMConfig
+from vla.models.policies.vlm import VLM, VLMConfig
 from vla.types import Spec
 
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

@@ -32,10 +32,10 @@ from pydantic_core import PydanticCustomError, core_schema
 CONFIG_VERSION = 1
 
 _FOLDERS = {
-    "policies": "vla.models",
+    "policies": "vla.models.policies",
     "objectives": "vla.training.objectives",
-    "values": "vla.training.values",
-    "extractions": "vla.training.extractions",
+    "values": "vla.training.offline_rl.values",
+    "extractions": "vla.training.offline_rl.extractions",
     "envs": "vla.sim_eval.envs",
     "tokenizers": "vla.tokenizers",
     "heads": "vla.models.heads",

@@ -305,7 +305,7 @@ class Batch:
     Attributes:
         images: camera name -> uint8 (B, T, H, W, 3), RGB.
         state: float32 (B, T, S), robot units.
-        keyframe: float32 (B, T, S), the state at the next keyframe (see `vla.data.keyframes`), robot units.
+        keyframe: float32 (B, T, S), the state at the next keyframe (see `vla.data.loading.keyframes`), robot units.
         instruction: B strings.
         actions: float32 (B, T, K, A), robot units: at step t the actions of steps t .. t+K-1.
         action_mask: bool (B, T, K), False where the chunk runs past the end of the episode.
@@ -318,7 +318,7 @@ class Batch:
         task_index: int64 (B,).
         robot: int64 (B,), the number of the robot that each window is of; None where all are of one. Windows of several
             robots have state and actions of the largest, zeros beyond a robot's own dimensions, and images under
-            "NUMBER/CAMERA", which hold the rows of that robot alone, in their order (see `vla.data.mixed_robots`).
+            "NUMBER/CAMERA", which hold the rows of that robot alone, in their order (see `vla.data.loading.multi_robot`).
     """
 
     images: dict[str, Tensor]

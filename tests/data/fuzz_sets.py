@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset, FrameCache
-from vla.data.video import VideoConfig, encode_video
+from vla.data.storage.video import VideoConfig, encode_video
 from vla.types import Spec
 
 SIZES = {"front": (32, 48), "wrist": (8, 12)}
@@ -174,7 +174,7 @@ def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def rlds(folder: Path) -> Path:
     """Two splits of TFRecords."""
-    from vla.data.formats._tfrecord import example_class, masked_crc
+    from vla.data.formats.rlds_parts.tfrecord import example_class, masked_crc
 
     def tensor(dtype: str, *shape: int) -> dict[str, Any]:
         dimensions = [str(v) for v in shape]

@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla.data import DataError, DatasetWriter, EpisodeDataset, FrameCache, KeyMap, Windows, cache, decoding, disk_cache
-from vla.data.cache import kept_damage
-from vla.data.decoding import plan_blocks
+from vla.data import DataError, DatasetWriter, EpisodeDataset, FrameCache, KeyMap, Windows
+from vla.data.loading import frame_cache as cache
+from vla.data.loading import decoding
+from vla.data.loading import frame_cache_file as disk_cache
+from vla.data.loading.frame_cache import kept_damage
+from vla.data.loading.decoding import plan_blocks
 
 needs_fork = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs fork and /proc")
 
@@ -483,7 +486,7 @@ def test_two_threads_of_one_process_decode_once(write, decoded):
 
 
 def test_a_folder_deleted_under_a_waiting_lock(tmp_path):
-    from vla.data.locks import FileLock
+    from vla.data.storage.file_lock import FileLock
 
     base = tmp_path / "cache"
     base.mkdir()

@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png
 from vla.data.format import Columns, DatasetReader
-from vla.data.pictures import as_png
+from vla.data.storage.image_codec import as_png
 from vla.data.select import chosen_episodes
 from vla.data.tools import target
 from vla.data.tools.convert import convert
 from vla.data.tools.limits import fitting_limits
-from vla.data.video import VideoConfig
+from vla.data.storage.video import VideoConfig
 from vla.types import Spec
 
 # Forks a converting process for each line it reads, so that the imports are paid once.

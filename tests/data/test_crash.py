@@ -7,7 +7,8 @@ import os
 import pytest
 from killed_writer import killed_writer
 
-from vla.data import DatasetWriter, EpisodeDataset, Windows, atomic
+from vla.data import DatasetWriter, EpisodeDataset, Windows
+from vla.data.storage import atomic
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -198,7 +198,7 @@ def test_jpeg_frames_from_one_and_no_cameras(plain: Path) -> None:
 
 
 def test_videos(plain: Path) -> None:
-    from vla.data.video import encode_video
+    from vla.data.storage.video import encode_video
 
     for number in (9, 10):
         still = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(L)]

@@ -20,7 +20,7 @@ from vla.data import EpisodeDataset, Windows
 from vla.data.episode import encode_png
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats._tfrecord import example_class, masked_crc
+from vla.data.formats.rlds_parts.tfrecord import example_class, masked_crc
 
 BRIDGE = Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data")) / "bridge_rlds"
 L = 3

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vla.data.errors import DataError
-from vla.data.image_text import ImageTextPairs
+from vla.data.loading.image_text import ImageTextPairs
 
 
 def write(folder: Path, rows: list[dict]) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vla.data.keyframes import gripper_dims, next_keyframes
+from vla.data.loading.keyframes import gripper_dims, next_keyframes
 from vla.types import Spec
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png
-from vla.data.video import VideoConfig, VideoReader, encode_video
+from vla.data.storage.video import VideoConfig, VideoReader, encode_video
 
 pytest.importorskip("av")
 

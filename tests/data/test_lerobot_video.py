@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, KeyMap
-from vla.data.video import VideoConfig, encode_video
+from vla.data.storage.video import VideoConfig, encode_video
 from vla.types import Spec
 
 pytest.importorskip("av")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows, WindowSampler
-from vla.data.mixed_robots import MixedRobots, join_robots, joint_spec, mixture_shares, of_robot
-from vla.data.mixture import MixtureSampler, select_windows
+from vla.data.loading.multi_robot import MixedRobots, join_robots, joint_spec, mixture_shares, of_robot
+from vla.data.loading.replay_mixture import MixtureSampler, select_windows
 from vla.types import Batch, Spec
 
 

@@ -14,9 +14,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, mirror, remote
-from vla.data.remote import as_url
-from vla.data.streaming import StreamedWindows
+from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows
+from vla.data.storage import remote_cache as mirror
+from vla.data.storage import remote_files as remote
+from vla.data.storage.remote_files import as_url
+from vla.data.loading.streamed_windows import StreamedWindows
 from vla.types import Spec
 
 SPEC = Spec(

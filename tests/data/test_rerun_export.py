@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, VideoConfig
-from vla.data.rerun_export import export_rerun
+from vla.data.view.rerun import export_rerun
 from vla.types import Spec
 
 rerun = pytest.importorskip("rerun", reason="rerun-sdk is not installed")

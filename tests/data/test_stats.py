@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, EpisodeDataset
-from vla.data.summary import described, summarise
+from vla.data.view.summary import described, summarise
 
 
 def test_quantiles_are_those_of_all_frames(write):

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from vla.data import DataError, EpisodeDataset, Windows, WindowSampler
-from vla.data.iterable import to_iterable_dataset
-from vla.data.mixture import MixtureSampler
-from vla.data.stream_frames import SLOTS
-from vla.data.stream_order import BlockNumber, StreamOrder
-from vla.data.streaming import StreamedWindows
+from vla.data.loading.iterable_dataset import to_iterable_dataset
+from vla.data.loading.replay_mixture import MixtureSampler
+from vla.data.loading.stream_frames import SLOTS
+from vla.data.loading.stream_order import BlockNumber, StreamOrder
+from vla.data.loading.streamed_windows import StreamedWindows
 from vla.types import Batch
 
 LENGTHS = np.array([3, 8, 1, 20, 5, 5, 11, 2])

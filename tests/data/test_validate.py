@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, KeyMap
-from vla.data.seals import is_whole, write_sealed_json
-from vla.data.validate import Finding, Report, checks, validate
+from vla.data.storage.checksums import is_whole, write_sealed_json
+from vla.data.validation.validate import Finding, Report, checks, validate
 from vla.data.writer import write_row_groups
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -100,7 +100,7 @@ def test_every_check_says_what_it_looks_at():
 
 
 def test_fast_decodes_nothing(made, monkeypatch):
-    import vla.data.checks.pictures as pictures
+    import vla.data.validation.checks.pictures as pictures
 
     monkeypatch.setattr(pictures, "as_frame", None)
     report = validate(made("native, images"), deep=False)

@@ -12,8 +12,8 @@ import pytest
 
 from vla.config import ConfigError, load_config
 from vla.data import DataError
-from vla.data.clips import encode_clip, read_clip, write_clips
-from vla.data.video import TIME_TOLERANCE, VideoConfig, VideoReader, encode_video, rate_of
+from vla.data.storage.video_packets import encode_clip, read_clip, write_clips
+from vla.data.storage.video import TIME_TOLERANCE, VideoConfig, VideoReader, encode_video, rate_of
 
 av = pytest.importorskip("av")
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.data import DatasetWriter, EpisodeDataset, Windows, gather
+from vla.data import DatasetWriter, EpisodeDataset, Windows
+from vla.data.loading import row_copy as gather
 from vla.types import Batch
 
 GRIPPER = 1  # of the action

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from killed_writer import killed_writer
 
-from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, atomic, clips, schema
-from vla.data.video import VideoConfig, VideoReader
+from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
+from vla.data.storage import atomic
+from vla.data.storage import video_packets as clips
+from vla.data.storage.video import VideoConfig, VideoReader
 
 pytest.importorskip("av")
 
@@ -270,7 +272,7 @@ def test_a_writer_that_died_in_its_first_episode_leaves_nothing(tmp_path, spec, 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_path, episode, spec):
     root, counts = tmp_path / "dataset", []
-    imports = "from vla.data.video import VideoConfig\nimport av"
+    imports = "from vla.data.storage.video import VideoConfig\nimport av"
     for dataset in killed_writer(root, tmp_path / "log", times=4, imports=imports, options=", video=VideoConfig()"):
         for number in range(dataset.num_episodes):
             found, expected = dataset.episode(number), episode(number)

@@ -23,7 +23,8 @@ from unittest import mock
 
 import numpy as np
 
-from vla.data import DatasetWriter, Episode, EpisodeDataset, VideoConfig, Windows, atomic, true_statistics, writer
+from vla.data import DatasetWriter, Episode, EpisodeDataset, VideoConfig, Windows, true_statistics, writer
+from vla.data.storage import atomic
 from vla.types import Spec
 
 HISTORY, CHUNK = 3, 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vla.models.rt1 import RT1Memory
+from vla.models.policies.rt1 import RT1Memory
 from vla.types import Batch, Observation, SpecError
 
 OPTIONS = [

@@ -10,8 +10,8 @@ from transformers import DecisionTransformerModel
 
 from vla.config import ConfigError, UserError
 from vla.models import load_policy
-from vla.models.decision_transformer import DecisionMemory, DecisionTransformerConfig
-from vla.models.decision_transformer_weights import from_transformers
+from vla.models.policies.decision_transformer import DecisionMemory, DecisionTransformerConfig
+from vla.models.policies.decision_transformer_parts.transformers_weights import from_transformers
 from vla.tokenizers.layout import describe
 from vla.types import Batch, Observation, Spec, SpecError
 

@@ -5,7 +5,7 @@ import torch
 
 from vla.models.layers.token_learner import TokenLearner
 from vla.models.layers.transformer import Block, rotate, rotation
-from vla.models.rt1 import rt1_layout
+from vla.models.policies.rt1 import rt1_layout
 from vla.models.trajectory_transformer import TrajectoryTransformer
 from vla.tokenizers.layout import Layout, Rule, Segment
 

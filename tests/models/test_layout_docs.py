@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vla.models.decision_transformer import DecisionTransformerConfig, decision_transformer_layout
-from vla.models.rt1 import rt1_layout
+from vla.models.policies.decision_transformer import DecisionTransformerConfig, decision_transformer_layout
+from vla.models.policies.rt1 import rt1_layout
 from vla.tokenizers.layout import Layout, describe
 
 DOCS = Path(__file__).parents[2] / "docs" / "layouts.md"

@@ -7,7 +7,7 @@ import torch
 
 from vla.config import ConfigError, registered, validate
 from vla.models import load_policy
-from vla.models.mlp import MLPConfig, MLPMemory, MLPPolicy
+from vla.models.policies.mlp import MLPConfig, MLPMemory, MLPPolicy
 from vla.training.objectives.bc import BCConfig
 from vla.types import Observation, Spec, SpecError
 

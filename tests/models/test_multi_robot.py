@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from vla.config import ConfigError, UserError, validate
-from vla.data.mixed_robots import join_robots, joint_spec
+from vla.data.loading.multi_robot import join_robots, joint_spec
 from vla.models import load_policy
-from vla.models.multi_robot import MultiRobotConfig, MultiRobotPolicy
-from vla.models.rt1 import RT1
+from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
+from vla.models.policies.rt1 import RT1
 from vla.tokenizers.bins import BinsTokenizer
 from vla.types import Batch, Spec, SpecError
 

@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import vlm_toys
 
 from vla.config import registered
-from vla.data.mixed_robots import joint_spec
+from vla.data.loading.multi_robot import joint_spec
 from vla.models import Policy, PolicyConfig, load_policy
-from vla.models.multi_robot import MultiRobotConfig, MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
 from vla.types import Batch, Observation, Spec
 
 POLICIES = {name: cls for name, cls in registered("policies").items() if cls.__module__.startswith("vla.")}

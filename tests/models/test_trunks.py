@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from vla.models import load_policy
-from vla.models.decision_transformer import DecisionTransformerConfig
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.layers.backbone import BackboneConfig, BackboneError
-from vla.models.rt1 import rt1_layout
+from vla.models.policies.rt1 import rt1_layout
 from vla.models.trajectory_transformer import TrajectoryTransformer
 from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment
 from vla.types import Spec

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with install_import_hook(
     [
-        "vla.models.vlm",
-        "vla.models.vlm_actions",
+        "vla.models.policies.vlm",
+        "vla.models.policies.vlm_parts.action_decoding",
         "vla.models.layers.action_vocabulary",
         "vla.models.layers.vision_language",
     ],
@@ -22,7 +22,7 @@ with install_import_hook(
 ):
     from vla.models.layers.action_vocabulary import VocabularyError, reserve_ids
     from vla.models.layers.vision_language import VLMError
-    from vla.models.vlm import VLM, VLMConfig
+    from vla.models.policies.vlm import VLM, VLMConfig
 
 import vlm_toys
 from vlm_toys import SPEC

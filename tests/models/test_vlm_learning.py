@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import vlm_toys
 from vlm_toys import SPEC
 
-from vla.models.vlm import VLM, VLMConfig
+from vla.models.policies.vlm import VLM, VLMConfig
 from vla.types import Batch
 
 

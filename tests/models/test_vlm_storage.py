@@ -18,8 +18,8 @@ from vlm_toys import SPEC
 
 from vla.models import CheckpointError, load_policy
 from vla.models.critics import ActionCritic, CriticConfig
-from vla.models.guided import BestOfN, GuidedConfig, guide
-from vla.models.vlm import VLM, VLMConfig
+from vla.models.policies.guided import BestOfN, GuidedConfig, guide
+from vla.models.policies.vlm import VLM, VLMConfig
 from vla.tokenizers.language import LanguageEncoder, load_embeddings, save_embeddings
 
 

@@ -11,11 +11,11 @@ import torch
 
 from vla.config import ConfigError, UserError, load_config
 from vla.data import EpisodeDataset
-from vla.models.mlp import MLPConfig
-from vla.sim_eval.behaviours import Behaviours, BehavioursConfig
-from vla.sim_eval.collect import CollectConfig, collect, demonstrate
+from vla.models.policies.mlp import MLPConfig
+from vla.sim_eval.collection.collectors import Behaviours, BehavioursConfig
+from vla.sim_eval.collection.collect import CollectConfig, collect, demonstrate
 from vla.sim_eval.envs.tabletop import TabletopConfig
-from vla.sim_eval.envs.tabletop_language import texts
+from vla.sim_eval.envs.tabletop_parts.language import texts
 from vla.types import Spec, SpecError
 
 ENV = {"type": "tabletop", "tasks": ["reach", "open-drawer"], "cameras": ["front"], "image_size": 16, "horizon": 60}
@@ -102,7 +102,7 @@ def test_shares_are_drawn(policy, env):
 def test_a_policy_acts_as_it_does_in_control(policy, env, tmp_path):
     """At temperature 0 its rollout is that of `act`."""
     from vla.models import load_policy
-    from vla.sim_eval.pilot import inference
+    from vla.sim_eval.rollouts.batched_inference import inference
     from vla.types import Observation
 
     behaviours = {"policies": [{"path": str(policy), "share": 1.0}]}

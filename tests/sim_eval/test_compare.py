@@ -14,10 +14,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vla.cli import app
-from vla.sim_eval.comparability import ComparisonError
-from vla.sim_eval.compare import compare, letters
-from vla.sim_eval.results import Results, ResultsError
-from vla.sim_eval.rollout_worker import EpisodeRecord
+from vla.sim_eval.comparison.comparability import ComparisonError
+from vla.sim_eval.comparison.compare import compare, letters
+from vla.sim_eval.comparison.results import Results, ResultsError
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.statistics import barnard, mcnemar_exact
 from vla.sim_eval.statistics.newcombe import newcombe_interval, newcombe_paired_interval
 

@@ -10,10 +10,10 @@ from point_env import PointConfig
 from test_rollout import Seeker, jobs
 
 from vla.config import ConfigError, UserError, load_config
-from vla.models.decision_transformer import DecisionTransformerConfig
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.sim_eval.evaluate import EvalConfig, evaluate
-from vla.sim_eval.pilot import Pilot, Robot
-from vla.sim_eval.rollout import rollout
+from vla.sim_eval.rollouts.batched_inference import Pilot, Robot
+from vla.sim_eval.rollouts.rollout import rollout
 
 CONFIG = PointConfig()
 

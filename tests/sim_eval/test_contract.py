@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla.sim_eval.check import EnvError
-from vla.sim_eval.contract import check_images, checked_reset, checked_step
+from vla.sim_eval.check_env import EnvError
+from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
 from vla.types import Spec
 
 SPEC = Spec({"top": (4, 6)}, ("x", "y"), ("vx",), (-1.0,), (1.0,), control_hz=10)

@@ -8,11 +8,11 @@ import torch
 from point_env import PointConfig
 from restless import Restless
 
-from vla.models.rt1 import RT1Config
+from vla.models.policies.rt1 import RT1Config
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.envs.metaworld import MetaworldConfig
 from vla.sim_eval.evaluate import EvalConfig, evaluate
-from vla.sim_eval.results import EPISODES_FILE
+from vla.sim_eval.comparison.results import EPISODES_FILE
 from vla.types import Actor
 
 POINT = PointConfig(image_size=48, horizon=12)

@@ -10,9 +10,9 @@ import torch
 from point_env import PointConfig
 
 from vla.sim_eval import EvalConfig, Results, evaluate
-from vla.sim_eval.failures import failure_counts, failure_labels, failure_steps, representatives
-from vla.sim_eval.rollout_worker import EpisodeRecord
-from vla.sim_eval.video import VideoWriter, read_video
+from vla.sim_eval.comparison.failures import failure_counts, failure_labels, failure_steps, representatives
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.video import VideoWriter, read_video
 from vla.types import Observation
 
 

@@ -11,9 +11,9 @@ import torch
 from point_env import PointConfig
 from restless import Restless, Trace
 
-from vla.sim_eval.rollout import RolloutStats, rollout
-from vla.sim_eval.rollout_worker import EpisodeRecord, Job
-from vla.sim_eval.seeding import episode_seed
+from vla.sim_eval.rollouts.rollout import RolloutStats, rollout
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation
 
 CONFIG = PointConfig(image_size=48, horizon=12)

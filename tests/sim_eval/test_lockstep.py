@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from vla.sim_eval.lockstep import GroupQueue, Member, make_groups
-from vla.sim_eval.rollout_worker import Job
+from vla.sim_eval.rollouts.lockstep import GroupQueue, Member, make_groups
+from vla.sim_eval.rollouts.env_worker import Job
 
 
 def _jobs(counts: dict[str, int], **options) -> list[Job]:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from vla.config import ConfigError, dump_config, load_config
-from vla.sim_eval.check import check_env
+from vla.sim_eval.check_env import check_env
 from vla.sim_eval.envs.metaworld import CORNER2_POSITION, MetaworldConfig, Progress
-from vla.sim_eval.envs.metaworld_tasks import GROUPS, INSTRUCTIONS, MT10
+from vla.sim_eval.envs.metaworld_parts.instructions import GROUPS, INSTRUCTIONS, MT10
 
 SMALL = {"image_size": 32, "horizon": 150}
 

@@ -17,11 +17,11 @@ from point_env import PointConfig
 from restless import Restless, Trace
 
 from vla.config import UserError
-from vla.sim_eval.collect import CollectConfig, collect
+from vla.sim_eval.collection.collect import CollectConfig, collect
 from vla.sim_eval.evaluate import EvalConfig, evaluate
-from vla.sim_eval.results import EPISODES_FILE
-from vla.sim_eval.rollout import RolloutError, rollout
-from vla.sim_eval.rollout_worker import Job
+from vla.sim_eval.comparison.results import EPISODES_FILE
+from vla.sim_eval.rollouts.rollout import RolloutError, rollout
+from vla.sim_eval.rollouts.env_worker import Job
 from vla.types import Observation
 
 POINT = PointConfig(image_size=48, horizon=12)
@@ -105,8 +105,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from point_env import PointConfig
 from vla.config import UserError
-from vla.sim_eval.rollout import rollout
-from vla.sim_eval.rollout_worker import Job
+from vla.sim_eval.rollouts.rollout import rollout
+from vla.sim_eval.rollouts.env_worker import Job
 try:
     job = Job("red", "", 0, 0, 12, "expert")
     rollout(PointConfig(), [job], workers=1, launcher="ray", ray_address="127.0.0.1:9")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from vla.sim_eval.compare import compare
+from vla.sim_eval.comparison.compare import compare
 from vla.sim_eval.report import films, write_report
 from vla.sim_eval.report.markup import Cell, Head, signed, table
 from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
-from vla.sim_eval.results import Results, ResultsError
-from vla.sim_eval.rollout_worker import EpisodeRecord
+from vla.sim_eval.comparison.results import Results, ResultsError
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 
 def results(policy: str, solved: int, folder: Path | None = None, video: str = "") -> Results:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from chromium import Page, chromium, find_chromium
 
-from vla.sim_eval.compare import compare
+from vla.sim_eval.comparison.compare import compare
 from vla.sim_eval.report import write_report
-from vla.sim_eval.results import Results
-from vla.sim_eval.rollout_worker import EpisodeRecord
-from vla.sim_eval.video import VideoWriter
+from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.video import VideoWriter
 
 PROGRAM = find_chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed: the page was not looked at")

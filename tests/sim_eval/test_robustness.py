@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa has brought its own LLVM along
 from vla.cli import app
 from vla.config import ConfigError, load_config
-from vla.sim_eval.results import Results, ResultsError
-from vla.sim_eval.robustness import PerturbConfig, perturb
-from vla.sim_eval.robustness_plot import robustness_section, robustness_svg
-from vla.sim_eval.robustness_table import Robustness
-from vla.sim_eval.rollout_worker import EpisodeRecord
+from vla.sim_eval.comparison.results import Results, ResultsError
+from vla.sim_eval.robustness.perturb import PerturbConfig, perturb
+from vla.sim_eval.robustness.plot import robustness_section, robustness_svg
+from vla.sim_eval.robustness.table import Robustness
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 
 def settings(tmp_path, **changes):
@@ -203,7 +203,7 @@ def test_a_kind_that_does_not_fit_is_told_before_anything_is_played(tmp_path):
 
 
 def test_other_starts_and_broken_tables_are_refused(tmp_path):
-    from vla.sim_eval.robustness_table import tabulate
+    from vla.sim_eval.robustness.table import tabulate
 
     record = EpisodeRecord("red", "warm", 0, 1, "go", True, True, 3, 0.0, "")
     clean = Results("p", "points", (record,))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vla.sim_eval.rendering import SceneRenderer, VisualGeom, choose_backend
-from vla.sim_eval.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.scene_edits import SceneEditor
 
 MJCF = """
 <mujoco>

@@ -11,7 +11,7 @@ from vla.config import ConfigError, load_config
 from vla.sim_eval import check_env
 from vla.sim_eval.env import FAILURES
 from vla.sim_eval.envs.tabletop import TabletopConfig, TabletopEnv, families_of
-from vla.sim_eval.envs.tabletop_language import (
+from vla.sim_eval.envs.tabletop_parts.language import (
     FAMILIES,
     HELD_OUT_PAIRS,
     HELD_OUT_STEPS,

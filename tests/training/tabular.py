@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla.models.mlp import MLPConfig, MLPPolicy
+from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.values.base import Moment
+from vla.training.offline_rl.values.base import Moment
 from vla.types import Batch, Spec
 
 DISCOUNT = 0.8

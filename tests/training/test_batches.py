@@ -8,7 +8,7 @@ import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.training.batches import build_sampler, seed_of, split_episodes, step_batches
+from vla.training.run_data.batches import build_sampler, seed_of, split_episodes, step_batches
 from vla.training.objectives.bc import BC
 
 

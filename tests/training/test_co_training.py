@@ -21,7 +21,7 @@ import vlm_toys
 from vla.config import ConfigError
 from vla.models import load_policy
 from vla.training import TrainConfig, train
-from vla.training.co_training import open_pairs, pair_batches
+from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC

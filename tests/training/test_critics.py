@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vla.models.critics import ActionCritic, CriticConfig, EnsembleMLP, StateCritic
-from vla.training.target_copy import TargetCopy
-from vla.training.values.expectile import ExpectileConfig
+from vla.training.offline_rl.target_network import TargetCopy
+from vla.training.offline_rl.values.expectile import ExpectileConfig
 from vla.types import Spec
 
 SPEC = Spec({}, ("x", "y"), ("a", "b"), (-1.0, 0.0), (1.0, 4.0), control_hz=10.0)

@@ -14,12 +14,12 @@ from value_chain import DISCOUNT, REWARDS, write_chain
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
-from vla.models.mlp import MLPConfig
+from vla.models.policies.mlp import MLPConfig
 from vla.training import TrainConfig, train
-from vla.training.diagnostics import _values, diagnose
-from vla.training.early_stopping import advise_stop
+from vla.training.offline_evaluation.diagnostics import _values, diagnose
+from vla.training.offline_evaluation.early_stopping import advise_stop
 from vla.training.objectives.iql import IQLConfig
-from vla.training.value_plot import dots_svg
+from vla.training.offline_evaluation.scatter_plot import dots_svg
 
 CRITIC = {"hidden": 32}
 HEAD = {"type": "q_values"}

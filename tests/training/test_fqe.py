@@ -15,12 +15,12 @@ from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError
-from vla.models.decision_transformer import DecisionTransformerConfig
-from vla.training.calibration import bootstrap_interval, calibrate, rank_correlation
-from vla.training.decisions import decide
-from vla.training.fitted_q import transitions
-from vla.training.fqe import FQEConfig, fqe
-from vla.training.fqe_result import rank
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
+from vla.training.offline_evaluation.calibration import bootstrap_interval, calibrate, rank_correlation
+from vla.training.offline_evaluation.policy_actions import decide
+from vla.training.offline_evaluation.fitted_q import transitions
+from vla.training.offline_evaluation.fqe import FQEConfig, fqe
+from vla.training.offline_evaluation.fqe_result import rank
 
 QUICK = {
     "critic": {"hidden": 32, "ensemble": 2},

@@ -18,7 +18,7 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.training.gradient_surgery import check_projection, project_conflicts, projected_backward
+from vla.training.finetuning.pcgrad import check_projection, project_conflicts, projected_backward
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from vla.cli import app
 from vla.config import ConfigError, UserError
 from vla.models import RT1, load_policy
-from vla.models.multi_robot import MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.recipes.evaluate import load_actor
 from vla.training import RunResult, TrainConfig, train
 from vla.training.losses import robot_means

@@ -17,7 +17,7 @@ from vla.config import ConfigError, UserError, load_config, registered
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.data.rewards import RewardConfig
-from vla.models.mlp import MLPConfig
+from vla.models.policies.mlp import MLPConfig
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
 from vla.training.objective import ObjectiveError

@@ -15,12 +15,12 @@ import torch
 from tabular import CRITIC, DISCOUNT, Step, batch_of, fixed_point, learn, moment, q_table, robot, two_ways, v_table
 from torch import Tensor
 
-from vla.models.guided import GuidedPolicy
-from vla.models.mlp import MLPConfig, MLPPolicy
+from vla.models.policies.guided import GuidedPolicy
+from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.training.objective import ObjectiveError
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.values.base import Moment, log_density
+from vla.training.offline_rl.values.base import Moment, log_density
 from vla.types import Batch, Observation, Spec
 
 LEFT, RIGHT = -0.5, 0.5

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vla.training.q_losses import (
+from vla.training.offline_rl.token_losses import (
     error_of_kin,
     kinship,
     mean_over_tokens,

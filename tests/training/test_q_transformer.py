@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
-from vla.models.mlp import MLPConfig, MLPPolicy
+from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
-from vla.models.q_transformer import QTransformer, QTransformerConfig
+from vla.models.policies.q_transformer import QTransformer, QTransformerConfig
 from vla.training import TrainConfig, train
 from vla.training.objective import Learner, Objective, ObjectiveError
 from vla.training.objectives.ilql import ILQLConfig

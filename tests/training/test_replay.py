@@ -16,7 +16,7 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows, WindowSampler
-from vla.data.mixture import AdaptedWindows, Mixture, MixtureSampler
+from vla.data.loading.replay_mixture import AdaptedWindows, Mixture, MixtureSampler
 from vla.training import train
 from vla.types import Spec
 
@@ -159,7 +159,7 @@ def test_data_that_does_not_fit_is_refused(data: Path, other: Path, tmp_path: Pa
 
 
 def test_task_weights_by_instruction_and_pattern(data: Path, tmp_path: Path) -> None:
-    from vla.training.batches import window_weights
+    from vla.training.run_data.batches import window_weights
     from vla.training.objectives.bc import BC
 
     windows = Windows(EpisodeDataset(data), history=1, chunk=1)

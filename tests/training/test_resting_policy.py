@@ -10,7 +10,7 @@ import torch
 import training_toy
 from tabular import CRITIC, Step, batch_of, robot
 
-from vla.models.mlp import MLPConfig
+from vla.models.policies.mlp import MLPConfig
 from vla.training.config import OptimConfig
 from vla.training.objective import Learner
 from vla.training.objectives.actor_critic import ActorCriticConfig

@@ -12,10 +12,10 @@ import torch
 from training_toy import ToyConfig, toy_config, write_dataset
 
 from vla.data import EpisodeDataset
-from vla.data.stream_order import StreamOrder
-from vla.data.streaming import StreamedWindows
+from vla.data.loading.stream_order import StreamOrder
+from vla.data.loading.streamed_windows import StreamedWindows
 from vla.training import train
-from vla.training.batches import build_sampler, open_windows, read_windows, step_batches
+from vla.training.run_data.batches import build_sampler, open_windows, read_windows, step_batches
 from vla.training.objectives.bc import BCConfig
 
 MEMORY = 24 * 3 * 32 * 32 * 3 / 2**30 / 0.875  # blocks of 24 frames, of the 72 of the training episodes

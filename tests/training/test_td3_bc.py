@@ -11,14 +11,14 @@ from tabular import Step, batch_of, robot
 from torch import Tensor
 
 from vla.config import ConfigError, load_config
-from vla.models.mlp import MLPConfig
+from vla.models.policies.mlp import MLPConfig
 from vla.models.policy import Policy
 from vla.training.config import OptimConfig
 from vla.training.objective import Learner, ObjectiveError
 from vla.training.objectives.td3_bc import TD3BCConfig
 from vla.training.optimizer import build_optimizer
 from vla.training.state import TrainingState
-from vla.training.values.td import TDConfig
+from vla.training.offline_rl.values.td import TDConfig
 
 STATES, DISCOUNT, RATE, LR, STEPS = 3, 0.9, 0.3, 1e-2, 16
 

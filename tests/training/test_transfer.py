@@ -17,12 +17,12 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode
-from vla.models.guided import GuidedPolicy
+from vla.models.policies.guided import GuidedPolicy
 from vla.models.layers.lora import LoraSettings
 from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapters, merged_state
 from vla.models.policy import Policy, load_policy
 from vla.training import TrainConfig, train
-from vla.training.transfer import choose_trained, transferred_policy
+from vla.training.finetuning.transfer import choose_trained, transferred_policy
 from vla.types import Spec
 
 OLD = Spec(

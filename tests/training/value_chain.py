@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vla.data import DatasetWriter, Episode
-from vla.models.mlp import MLPConfig, MLPPolicy
+from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.types import Spec
 
 SPEC = Spec({}, ("s0", "s1", "s2"), ("move",), (-1.0,), (1.0,), 10.0)

@@ -77,8 +77,8 @@ def demo(
 def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Scripted experts, with noise in their states, make a dataset."""
     with clear_errors():
-        from vla.sim_eval.collect import CollectConfig
-        from vla.sim_eval.collect import collect as run
+        from vla.sim_eval.collection.collect import CollectConfig
+        from vla.sim_eval.collection.collect import collect as run
 
         path = run(load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume)
         console.print(f"dataset: {path}")
@@ -167,7 +167,7 @@ def eval_perturb(
     """The same episodes under light, camera, noise, delay ... at three severities, and with wrong or missing inputs."""
     with clear_errors():
         from vla.recipes.evaluate import perturb_from_config
-        from vla.sim_eval.robustness import PAGE, PerturbConfig
+        from vla.sim_eval.robustness.perturb import PAGE, PerturbConfig
 
         texts = list(overrides or [])
         texts += [f"{key}=[{text}]" for key, text in (("kinds", kinds), ("severities", severities)) if text is not None]
@@ -186,7 +186,7 @@ def compare(
 ) -> None:
     """Which policy is better: paired exact tests, corrected for their number, and one report."""
     with clear_errors():
-        from vla.sim_eval.compare import compare as run
+        from vla.sim_eval.comparison.compare import compare as run
         from vla.sim_eval.report import write_report
 
         comparison = run(runs, force=force, alpha=alpha)
@@ -207,9 +207,9 @@ def fqe(
 ) -> None:
     """Which checkpoint is best, told from recorded episodes without a simulator: fitted Q evaluation."""
     with clear_errors():
-        from vla.training.fqe import FQEConfig
-        from vla.training.fqe import fqe as run
-        from vla.training.fqe_result import RESULT_FILE
+        from vla.training.offline_evaluation.fqe import FQEConfig
+        from vla.training.offline_evaluation.fqe import fqe as run
+        from vla.training.offline_evaluation.fqe_result import RESULT_FILE
 
         texts = list(overrides or [])
         if config is not None and "=" in str(config):
@@ -238,7 +238,7 @@ def diagnose(
 ) -> None:
     """What a run's critics are worth: values beside returns, weights, data beside policy, and when to stop."""
     with clear_errors():
-        from vla.training.diagnostics import diagnose as look
+        from vla.training.offline_evaluation.diagnostics import diagnose as look
 
         found = look(run, step=step, episodes=episodes, windows=windows, data=data)
         console.print(found.tables())
@@ -274,7 +274,7 @@ def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval
 
 def _config_class(name: str) -> Any:
     if name == "collect":
-        from vla.sim_eval.collect import CollectConfig
+        from vla.sim_eval.collection.collect import CollectConfig
 
         return CollectConfig
     if name == "train":
@@ -290,7 +290,7 @@ def _config_class(name: str) -> Any:
 
         return DemoConfig
     if name == "fqe":
-        from vla.training.fqe import FQEConfig
+        from vla.training.offline_evaluation.fqe import FQEConfig
 
         return FQEConfig
     raise UserError(f"no config {name!r}; there are: {', '.join(SECTIONS)}, demo")

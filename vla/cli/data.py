@@ -71,7 +71,7 @@ def data_stats(
         import json
 
         from vla.data import EpisodeDataset
-        from vla.data.summary import summarise
+        from vla.data.view.summary import summarise
 
         found = summarise(EpisodeDataset(dataset, format=format), images=images)
         if as_json:
@@ -99,7 +99,7 @@ def data_validate(
 
         from vla.config import load_config
         from vla.data import KeyMap
-        from vla.data.validate import validate
+        from vla.data.validation.validate import validate
 
         keys = load_config(KeyMap, {}, settings) if settings else None
         report = validate(dataset, format=format, keys=keys, fix=fix, deep=not fast, progress=progress)
@@ -145,7 +145,7 @@ def data_view(
     with clear_errors(), shown_progress("looking") as progress:
         from vla.config import load_config
         from vla.data import EpisodeDataset, KeyMap
-        from vla.data.rerun_export import export_rerun
+        from vla.data.view.rerun import export_rerun
         from vla.data.view import spread_episodes, write_view
 
         opened = EpisodeDataset(dataset, format=format, keys=load_config(KeyMap, {}, settings) if settings else None)

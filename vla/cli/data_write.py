@@ -242,7 +242,7 @@ def _video(codec: str | None) -> Any:
     if codec is None:
         return None
     from vla.config import validate
-    from vla.data.video import VideoConfig
+    from vla.data.storage.video import VideoConfig
 
     return validate(VideoConfig, {"codec": codec})
 

@@ -29,7 +29,7 @@ def policy_extract(
     """Takes one robot's policy out of one that a mixture has trained: to be evaluated and fine-tuned as any other."""
     with clear_errors():
         from vla.models import load_policy
-        from vla.models.multi_robot import MultiRobotPolicy
+        from vla.models.policies.multi_robot import MultiRobotPolicy
 
         found = load_policy(policy)
         if not isinstance(found, MultiRobotPolicy):

@@ -19,8 +19,8 @@ from vla.config import registered
 from vla.data.episode import Episode, check_finite, decode_png
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
-from vla.data.formats._files import refuse_archive
-from vla.data.remote import as_url
+from vla.data.formats.common.files import refuse_archive
+from vla.data.storage.remote_files import as_url
 from vla.data.statistics import true_statistics
 from vla.types import Spec
 
@@ -41,7 +41,7 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
 
 
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
-    from vla.data.formats._lerobot_remote import open_remote
+    from vla.data.formats.lerobot_parts.remote import open_remote
 
     return open_remote(url, format, keys)
 
@@ -51,7 +51,7 @@ class EpisodeDataset:
 
     Args:
         root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of which tables and numbers are
-            fetched at once and images when they are asked for (see `vla.data.mirror`).
+            fetched at once and images when they are asked for (see `vla.data.storage.remote_cache`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from vla.data.episode import Episode
-from vla.data.seals import CHECKSUM
-from vla.data.video import VideoConfig
+from vla.data.storage.checksums import CHECKSUM
+from vla.data.storage.video import VideoConfig
 from vla.types import Spec, SpecError
 
 CODEBASE_VERSION = "v3.0"

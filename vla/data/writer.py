@@ -37,13 +37,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import schema
-from vla.data.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
-from vla.data.clips import Clip, OpenVideo, encode_clip, read_clip, write_clips
+from vla.data.storage.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
+from vla.data.storage.video_packets import Clip, OpenVideo, encode_clip, read_clip, write_clips
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
-from vla.data.seals import BLANK, CHECKSUM, seal, write_sealed_json
+from vla.data.storage.checksums import BLANK, CHECKSUM, seal, write_sealed_json
 from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
-from vla.data.video import VideoConfig
+from vla.data.storage.video import VideoConfig
 from vla.types import Spec, SpecError
 
 OPEN_FILE_BYTES = 16 * 2**20

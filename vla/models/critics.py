@@ -1,7 +1,7 @@
 """Value networks over a policy's features: Q(s, a) and V(s), several at once, in float32.
 
 They stand beside the policies, not beside the objectives that train them, since a policy may also decide by them (see
-`vla.models.guided`). Features enter as they are: of a state, a layer norm would lose where it lies.
+`vla.models.policies.guided`). Features enter as they are: of a state, a layer norm would lose where it lies.
 
 B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble, H hidden width, N rows.
 """

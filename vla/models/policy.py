@@ -149,12 +149,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
 
     @property
     def trained(self) -> Policy:
-        """The policy that learns: itself, or the one inside where this one only decides by it (see `vla.models.guided`)."""
+        """The policy that learns: itself, or the one inside where this one only decides by it (see `vla.models.policies.guided`)."""
         return self
 
     @property
     def robot_names(self) -> tuple[str, ...]:
-        """The robots that `Batch.robot` numbers; none where the policy is for one (see `vla.models.multi_robot`)."""
+        """The robots that `Batch.robot` numbers; none where the policy is for one (see `vla.models.policies.multi_robot`)."""
         return ()
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.config import UserError, check_config
 from vla.recipes.evaluate import Baseline, load_actor
-from vla.sim_eval.compare import Comparison, compare, decided_sequentially
+from vla.sim_eval.comparison.compare import Comparison, compare, decided_sequentially
 from vla.sim_eval.evaluate import (
     EvalConfig,
     check_playable,
@@ -24,9 +24,9 @@ from vla.sim_eval.evaluate import (
     save_results,
 )
 from vla.sim_eval.report import write_report
-from vla.sim_eval.results import Results
-from vla.sim_eval.rollout import RolloutStats
-from vla.sim_eval.rollout_worker import EpisodeRecord
+from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.rollouts.rollout import RolloutStats
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.statistics import SequentialComparison
 from vla.types import Actor
 

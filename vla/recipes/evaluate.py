@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from vla.models import load_policy
-from vla.models.multi_robot import MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.sim_eval.evaluate import EvalConfig, Results, evaluate, policy_name
-from vla.sim_eval.robustness import PerturbConfig, perturb
-from vla.sim_eval.robustness_table import Robustness
+from vla.sim_eval.robustness.perturb import PerturbConfig, perturb
+from vla.sim_eval.robustness.table import Robustness
 
 Baseline = Literal["expert", "random"]
 BASELINES: dict[str, Baseline] = {"expert": "expert", "random": "random"}

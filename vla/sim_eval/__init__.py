@@ -4,21 +4,21 @@ Imported at once, not lazily: `collect` and `evaluate` are functions here and al
 from, and only a name bound at import keeps the function in front of the module.
 """
 
-from vla.sim_eval.check import EnvError, check_env
-from vla.sim_eval.collect import CollectConfig, collect
-from vla.sim_eval.compare import Comparison, ComparisonError, compare
+from vla.sim_eval.check_env import EnvError, check_env
+from vla.sim_eval.collection.collect import CollectConfig, collect
+from vla.sim_eval.comparison.compare import Comparison, ComparisonError, compare
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.evaluate import EvalConfig, evaluate
-from vla.sim_eval.picture import rollout_picture
+from vla.sim_eval.rollouts.rollout_picture import rollout_picture
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
-from vla.sim_eval.results import Results, ResultsError
-from vla.sim_eval.robustness import PerturbConfig, Robustness, perturb
-from vla.sim_eval.rollout import ActionError, RolloutError, RolloutStats, rollout
-from vla.sim_eval.rollout_worker import EpisodeRecord, Job
-from vla.sim_eval.seeding import episode_seed
+from vla.sim_eval.comparison.results import Results, ResultsError
+from vla.sim_eval.robustness.perturb import PerturbConfig, Robustness, perturb
+from vla.sim_eval.rollouts.rollout import ActionError, RolloutError, RolloutStats, rollout
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.statistics import clopper_pearson, wilson_interval
-from vla.sim_eval.video import film_strip
+from vla.sim_eval.rollouts.video import film_strip
 
 __all__ = [
     "ActionError",

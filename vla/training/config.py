@@ -10,7 +10,7 @@ from vla.config import Choice, Config, RootConfig
 from vla.data.format import KeyMap
 from vla.data.rewards import RewardConfig
 from vla.models.layers.lora import LoraSettings
-from vla.models.multi_robot import RobotName
+from vla.models.policies.multi_robot import RobotName
 
 
 class ReplayConfig(Config):
@@ -111,7 +111,7 @@ class CoTrainingConfig(Config):
     """Image-text pairs that a vision-language policy goes on answering while it learns to act."""
 
     path: str
-    """Folder of pictures with metadata.jsonl (see `vla.data.image_text`)."""
+    """Folder of pictures with metadata.jsonl (see `vla.data.loading.image_text`)."""
     weight: PositiveFloat = 1.0
     """Weight of the pairs' mean loss beside that of the robot data."""
     batch_size: PositiveInt = 16

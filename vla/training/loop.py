@@ -26,21 +26,21 @@ from timm.layers import convert_sync_batchnorm
 from vla.config import ConfigError, UserError, check_config
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
-from vla.training.batches import seed_generators, seed_of, step_batches, to_device
+from vla.training.run_data.batches import seed_generators, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
-from vla.training.co_training import open_pairs, pair_batches
+from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.config import TrainConfig
-from vla.training.gradient_surgery import check_projection, projected_backward
+from vla.training.finetuning.pcgrad import check_projection, projected_backward
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
-from vla.training.mixture import save_robots
+from vla.training.run_data.multi_robot import save_robots
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
 from vla.training.run_directory import open_run, write_run
-from vla.training.sources import Sources, open_data, open_sources
+from vla.training.run_data.open import Sources, open_data, open_sources
 from vla.training.state import TrainingState
 from vla.training.step import backward
-from vla.training.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy
+from vla.training.finetuning.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy
 from vla.training.validation import build_scorer
 from vla.types import Batch
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vla.config import Config, UserError
 from vla.data import Windows
-from vla.data.image_text import ImageTextBatch
+from vla.data.loading.image_text import ImageTextBatch
 from vla.models.policy import Policy
 from vla.training.losses import masked_mean
 from vla.types import Batch, PolicyOutput
@@ -73,7 +73,7 @@ class Objective(nn.Module, ABC):
 
     def deploy(self, policy: Policy) -> Policy:
         """What is validated, saved and used in place of the policy that was trained: itself, or one that also asks the
-        objective's critics when it acts (see `vla.models.guided`)."""
+        objective's critics when it acts (see `vla.models.policies.guided`)."""
         return policy
 
 

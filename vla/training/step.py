@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vla.data.image_text import ImageTextBatch
+from vla.data.loading.image_text import ImageTextBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
 from vla.types import Batch

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
 from vla.data import Windows
-from vla.models.multi_robot import MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
-from vla.training.batches import seed_of, to_device
+from vla.training.run_data.batches import seed_of, to_device
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
-from vla.training.sources import RunData
+from vla.training.run_data.open import RunData
 
 
 def build_scorer(

@@ -24,11 +24,11 @@ import numpy as np
 from vla.config import register
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader
-from vla.data.formats._files import fingerprint, inside, read_text
-from vla.data.formats._names import natural
-from vla.data.formats._pictures import picture_size
-from vla.data.formats._steps_csv import read_steps
+from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
+from vla.data.formats.common.files import fingerprint, inside, read_text
+from vla.data.formats.common.names import natural
+from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.common.steps_csv import read_steps
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"
@@ -232,7 +232,7 @@ class FolderReader(EpisodicReader):
 
     def _size(self, frames: list[Path] | Path) -> tuple[int, int]:
         if isinstance(frames, Path):
-            from vla.data.video import VideoReader
+            from vla.data.storage.video import VideoReader
 
             with VideoReader(frames) as video:
                 if abs(video.fps - self._hz) > 0.01 * self._hz:
@@ -251,7 +251,7 @@ class FolderReader(EpisodicReader):
                 yield first + step, picture
 
     def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Picture]:
-        from vla.data.video import VideoReader
+        from vla.data.storage.video import VideoReader
 
         with VideoReader(path) as video:
             if video.num_frames != L:

@@ -12,13 +12,13 @@ import pandas as pd
 from vla.config import register
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.formats._files import SOURCE, inside
-from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats._lerobot_files import fill, named_path, opened_parquet
-from vla.data.formats._lerobot_info import read_version
-from vla.data.formats._lerobot_labels import collect_tasks
-from vla.data.formats._lerobot_video import Segment, check_exist
-from vla.data.video import TIME_TOLERANCE
+from vla.data.formats.common.files import SOURCE, inside
+from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parquet
+from vla.data.formats.lerobot_parts.info import read_version
+from vla.data.formats.lerobot_parts.labels import collect_tasks
+from vla.data.formats.lerobot_parts.video import Segment, check_exist
+from vla.data.storage.video import TIME_TOLERANCE
 
 _TEXT_INDEX = "__index_level_0__"
 

@@ -10,12 +10,12 @@ import pandas as pd
 from vla.config import register
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.formats._files import SOURCE, read_json_lines
-from vla.data.formats._lerobot_base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats._lerobot_files import fill, named_path
-from vla.data.formats._lerobot_info import read_version
-from vla.data.formats._lerobot_labels import collect_tasks
-from vla.data.formats._lerobot_video import Segment, check_exist
+from vla.data.formats.common.files import SOURCE, read_json_lines
+from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.paths import fill, named_path
+from vla.data.formats.lerobot_parts.info import read_version
+from vla.data.formats.lerobot_parts.labels import collect_tasks
+from vla.data.formats.lerobot_parts.video import Segment, check_exist
 
 EPISODES = "meta/episodes.jsonl"
 TASKS = "meta/tasks.jsonl"

@@ -19,9 +19,9 @@ from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
-from vla.data.formats._files import fingerprint, inside, parse_json, read_json
-from vla.data.formats._hdf5 import (
+from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.files import fingerprint, inside, parse_json, read_json
+from vla.data.formats.common.hdf5 import (
     blocks,
     check_stored,
     child,
@@ -33,7 +33,7 @@ from vla.data.formats._hdf5 import (
     opened,
     text,
 )
-from vla.data.formats._pictures import picture_size
+from vla.data.formats.common.image_size import picture_size
 
 ASSUMED_HZ = 20.0
 """Where the keys do not say: Minari stores no control rate."""

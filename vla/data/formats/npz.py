@@ -17,9 +17,9 @@ import numpy as np
 from vla.config import UserError, register
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
-from vla.data.formats._files import SOURCE, fingerprint
-from vla.data.formats._names import natural
+from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.files import SOURCE, fingerprint
+from vla.data.formats.common.names import natural
 
 ASSUMED_HZ = 20.0
 """Where the keys do not say."""

@@ -15,10 +15,10 @@ from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
-from vla.data.formats._files import fingerprint, inside
-from vla.data.formats._pictures import picture_size
-from vla.data.formats._rlds_features import (
+from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.files import fingerprint, inside
+from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.rlds_parts.features import (
     FEATURES,
     Feature,
     Shard,
@@ -27,7 +27,7 @@ from vla.data.formats._rlds_features import (
     read_info,
     version_folder,
 )
-from vla.data.formats._tfrecord import Example, index_records, read_record
+from vla.data.formats.rlds_parts.tfrecord import Example, index_records, read_record
 
 ASSUMED_HZ = 5.0
 """Where the keys do not say: TFDS stores no control rate. It is that of Bridge."""

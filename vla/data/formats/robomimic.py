@@ -15,9 +15,9 @@ import numpy as np
 from vla.config import register
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats._episodes import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
-from vla.data.formats._files import fingerprint, parse_json
-from vla.data.formats._hdf5 import (
+from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.files import fingerprint, parse_json
+from vla.data.formats.common.hdf5 import (
     blocks,
     check_stored,
     child,
@@ -29,7 +29,7 @@ from vla.data.formats._hdf5 import (
     opened,
     text,
 )
-from vla.data.formats._names import natural
+from vla.data.formats.common.names import natural
 
 ASSUMED_HZ = 20.0
 """Where neither keys nor file say: robosuite's default."""

@@ -26,7 +26,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.plan import Plan
 from vla.data.tools.rewrite import Converted, Progress, rewrite
-from vla.data.video import VideoConfig
+from vla.data.storage.video import VideoConfig
 
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")

@@ -20,7 +20,7 @@ import numpy as np
 from vla.config import registered
 from vla.data.episode import Episode, Scalar
 from vla.data.reader import EpisodeDataset
-from vla.data.video import VideoConfig
+from vla.data.storage.video import VideoConfig
 from vla.types import Spec
 
 

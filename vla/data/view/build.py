@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla.data.atomic import atomic_path
+from vla.data.storage.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes

@@ -11,7 +11,7 @@ from html import escape
 from importlib import resources
 
 from vla.data.reader import EpisodeDataset
-from vla.data.summary import summarise
+from vla.data.view.summary import summarise
 from vla.data.tools.plan import format_of, source_name, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
 from vla.data.view.markup import counted

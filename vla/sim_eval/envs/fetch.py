@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from vla.config import register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.envs.fetch_experts import Expert, expert_of
-from vla.sim_eval.gym_adapter import (
+from vla.sim_eval.envs.experts.fetch import Expert, expert_of
+from vla.sim_eval.mujoco.gymnasium_env import (
     GymEnv,
     gym_versions,
     import_robotics,

@@ -2,7 +2,7 @@
 
 The return is the number that counts. Success is a summary of it: the robot has not fallen until the horizon, and its
 return reaches `success_return`. For hopper, halfcheetah and walker2d this is 80 % of the median return of the last
-published snapshot (see `vla.sim_eval.snapshots`; its mean action, 20 episodes of `configs/locomotion.yaml`), rounded to
+published snapshot (see `vla.sim_eval.envs.experts.policy_snapshots`; its mean action, 20 episodes of `configs/locomotion.yaml`), rounded to
 50; for the other robots the threshold that gymnasium registers with the env.
 """
 
@@ -18,8 +18,8 @@ from pydantic import Field
 
 from vla.config import register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.gym_adapter import LEVEL, GymEnv, add_camera, gym_versions, prepare_backend, unknown_task
-from vla.sim_eval.snapshots import Behaviour, BehaviourConfig
+from vla.sim_eval.mujoco.gymnasium_env import LEVEL, GymEnv, add_camera, gym_versions, prepare_backend, unknown_task
+from vla.sim_eval.envs.experts.policy_snapshots import Behaviour, BehaviourConfig
 from vla.types import Spec
 
 CAMERA = "track"

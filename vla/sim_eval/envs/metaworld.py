@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from vla.config import ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.envs.metaworld_tasks import INSTRUCTIONS, MT10, group_of
+from vla.sim_eval.envs.metaworld_parts.instructions import INSTRUCTIONS, MT10, group_of
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 

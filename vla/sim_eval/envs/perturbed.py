@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from vla.config import Choice, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite
 from vla.sim_eval.perturbations import Episode, Perturbation, kind_named, level_of, missing, unfit
-from vla.sim_eval.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.types import Spec
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from vla.config import register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.gym_adapter import (
+from vla.sim_eval.mujoco.gymnasium_env import (
     FIELD_OF_VIEW,
     GymEnv,
     add_camera,

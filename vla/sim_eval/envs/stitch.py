@@ -23,7 +23,7 @@ from pydantic import Field
 
 from vla.config import register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.gym_adapter import GymEnv, gym_versions, prepare_backend, unknown_task
+from vla.sim_eval.mujoco.gymnasium_env import GymEnv, gym_versions, prepare_backend, unknown_task
 from vla.types import Spec
 
 CAMERA = "top"

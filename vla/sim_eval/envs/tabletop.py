@@ -23,10 +23,10 @@ from pydantic import Field, model_validator
 
 from vla.config import Config, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.envs import tabletop_scene as scene
-from vla.sim_eval.envs.tabletop_expert import Expert
-from vla.sim_eval.envs.tabletop_goals import Progress, Table
-from vla.sim_eval.envs.tabletop_language import (
+from vla.sim_eval.envs.tabletop_parts import scene
+from vla.sim_eval.envs.tabletop_parts.expert import Expert
+from vla.sim_eval.envs.tabletop_parts.goals import Progress, Table
+from vla.sim_eval.envs.tabletop_parts.language import (
     FAMILIES,
     TRAIN_PAIRS,
     Command,
@@ -40,7 +40,7 @@ from vla.sim_eval.envs.tabletop_language import (
     texts,
 )
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
-from vla.sim_eval.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.types import Spec
 
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")

@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.config import ConfigError
 from vla.sim_eval.env import SimEnv
-from vla.sim_eval.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.types import Spec
 
 SEVERITIES = (1, 2, 3)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from vla.sim_eval.results import Results
+from vla.sim_eval.comparison.results import Results
 
 COLOURS = 6  # classes p0 to p5 of the style sheet
 

@@ -10,15 +10,15 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from vla.sim_eval.comparability import ComparisonError
-from vla.sim_eval.compare import Comparison, compare
+from vla.sim_eval.comparison.comparability import ComparisonError
+from vla.sim_eval.comparison.compare import Comparison, compare
 from vla.sim_eval.report.films import film_section
 from vla.sim_eval.report.markup import Section
 from vla.sim_eval.report.mishaps import failure_section
 from vla.sim_eval.report.rates import cards, plot_section, table_section
 from vla.sim_eval.report.repeat import repeat_section
 from vla.sim_eval.report.versus import comparison_section, warnings_box
-from vla.sim_eval.results import Results
+from vla.sim_eval.comparison.results import Results
 
 
 def write_report(

@@ -19,8 +19,8 @@ from vla.sim_eval.report.markup import (
     table,
 )
 from vla.sim_eval.report.plots import axis_svg, intervals_svg, rows_plot
-from vla.sim_eval.results import Results, returns, summary
-from vla.sim_eval.rollout_worker import EpisodeRecord
+from vla.sim_eval.comparison.results import Results, returns, summary
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 Row = tuple[str, str, str, list[list[EpisodeRecord]]]
 """Kind (overall, group, task), name, group, and each policy's episodes."""

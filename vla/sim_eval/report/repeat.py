@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from vla.sim_eval.report.markup import Section
-from vla.sim_eval.results import Results
+from vla.sim_eval.comparison.results import Results
 
 
 def repeat_section(columns: Sequence[Results]) -> Section:

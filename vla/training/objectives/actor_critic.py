@@ -18,15 +18,15 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.divergence import check_size, q_bound, watch_size
-from vla.training.extractions.base import Extraction
+from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
+from vla.training.offline_rl.extractions.base import Extraction
 from vla.training.losses import n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.objectives.bc import BC
-from vla.training.target_copy import TargetCopy
-from vla.training.value_checks import check_lower_bound, check_replayed_rewards, check_targets
-from vla.training.values.base import Lookahead, Moment, ValueLearner
-from vla.training.values.none import NoValues
+from vla.training.offline_rl.target_network import TargetCopy
+from vla.training.offline_rl.data_checks import check_lower_bound, check_replayed_rewards, check_targets
+from vla.training.offline_rl.values.base import Lookahead, Moment, ValueLearner
+from vla.training.offline_rl.values.none import NoValues
 from vla.types import Batch
 
 Discount = Annotated[float, Field(gt=0, le=1)]

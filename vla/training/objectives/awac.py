@@ -8,9 +8,9 @@ from pydantic import Field
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.extractions.weighted_bc import WeightedBCConfig
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
-from vla.training.values.td import TDConfig
+from vla.training.offline_rl.values.td import TDConfig
 
 
 @register("objectives", "awac")

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.extractions.ddpg_bc import DDPGBCConfig, Temperature
+from vla.training.offline_rl.extractions.ddpg_bc import DDPGBCConfig, Temperature
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
-from vla.training.unused import refuse_unused
-from vla.training.values.conservative import ConservativeConfig
+from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.values.conservative import ConservativeConfig
 
 
 @register("objectives", "cql")

@@ -19,8 +19,8 @@ from vla.config import register
 from vla.models.heads.ilql import ILQLActions, ILQLHead
 from vla.models.policy import Policy
 from vla.training.losses import discrete_conservative_gap, expectile_loss
-from vla.training.q_losses import mean_over_tokens, of_ids, token_targets
-from vla.training.token_values import Outcome, TokenValueConfig, TokenValueObjective
+from vla.training.offline_rl.token_losses import mean_over_tokens, of_ids, token_targets
+from vla.training.offline_rl.token_objective import Outcome, TokenValueConfig, TokenValueObjective
 from vla.types import Batch
 
 

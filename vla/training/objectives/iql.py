@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.extractions.weighted_bc import WeightedBCConfig
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
-from vla.training.unused import refuse_unused
-from vla.training.values.expectile import ExpectileConfig
+from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.values.expectile import ExpectileConfig
 
 
 @register("objectives", "iql")

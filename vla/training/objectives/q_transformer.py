@@ -1,6 +1,6 @@
 """Q-Transformer (Chebotar et al., 2023): temporal differences over action tokens, with a floor and a ceiling.
 
-The loss of a token whose value is Q and whose target is y (see `vla.training.q_losses`):
+The loss of a token whose value is Q and whose target is y (see `vla.training.offline_rl.token_losses`):
 
     1/2 (Q - y)^2 + weight * 1/2 mean over the other ids of Q^2
 
@@ -19,7 +19,7 @@ from vla.config import register
 from vla.models.heads.q_values import QValues, QValuesHead
 from vla.models.policy import Policy
 from vla.training.objective import ObjectiveError
-from vla.training.q_losses import (
+from vla.training.offline_rl.token_losses import (
     error_of_kin,
     kinship,
     mean_over_tokens,
@@ -28,7 +28,7 @@ from vla.training.q_losses import (
     others_towards_zero,
     token_targets,
 )
-from vla.training.token_values import Outcome, TokenValueConfig, TokenValueObjective
+from vla.training.offline_rl.token_objective import Outcome, TokenValueConfig, TokenValueObjective
 from vla.types import Batch
 
 

@@ -15,7 +15,7 @@ from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
 from vla.training.objective import ObjectiveConfig, ObjectiveError
 from vla.training.objectives.bc import BC
-from vla.training.value_checks import check_recorded_rewards
+from vla.training.offline_rl.data_checks import check_recorded_rewards
 
 
 @register("objectives", "return_conditioned")

@@ -1,0 +1,343 @@
+"""What the versions of LeRobot datasets have in common: how they are opened, checked and read.
+
+N: frames that are read, E: episodes that are read, S: state dimensions, A: action dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vla.data import schema
+from vla.data.errors import DataError
+from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.formats.common.files import read_json
+from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps
+from vla.data.formats.lerobot_parts.data_files import DataFiles
+from vla.data.formats.lerobot_parts.info import VIDEO, read_info, split_range
+from vla.data.formats.lerobot_parts.labels import Labels, label
+from vla.data.formats.lerobot_parts.spec import derive_spec, image_size, map_features, stored_spec
+from vla.data.formats.lerobot_parts.video import Segment, read_segments
+from vla.data.storage.checksums import CHECKSUM, is_whole
+from vla.types import Spec
+
+_INDEX: dict[str, type[Any]] = {"episode_index": np.int64, "frame_index": np.int64, "timestamp": np.float64}
+
+
+class LeRobotFolder(DatasetReader):
+    """Reads a folder in which a LeRobot dataset lies; a version says where its tables, tasks and files are."""
+
+    strict_columns: bool
+    """Whether every feature of info.json must have a column."""
+
+    def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
+        self.root = root
+        self.keys = keys or KeyMap()
+        self.warnings: list[str] = []
+        self.info = read_info(root)
+        self._check_seals()
+        self.check_version()
+        self._mapping = map_features(root / schema.INFO, self.info.features, self.keys)
+        self._table = self._choose(self.read_table())
+        self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
+        self.warnings += self._files.check_columns(strict=self.strict_columns)
+        self._videos = self._find_videos()
+        self._verified: set[Segment] = set()
+        self._numbers: dict[str, np.ndarray] = {}
+        self._columns: Columns | None = None
+        self.metadata = self._read_metadata()
+        self.spec = self._read_spec()
+        labels = self._read_labels()
+        self.instructions = labels.instructions
+        self.warnings += labels.warnings
+        self.episodes = self._make_episodes(labels.task_index)
+
+    # --- what a version says --------------------------------------------------------------------------
+
+    @abstractmethod
+    def check_version(self) -> None:
+        """Raises DataError where info.json is of a version that this reader does not read."""
+
+    @abstractmethod
+    def read_table(self) -> pd.DataFrame:
+        """One row per episode, sorted: `source` (its index in the dataset), `length`, `row` (its first among all rows of the
+        data files), `tasks` (a list of instructions), and whatever the version needs."""
+
+    @abstractmethod
+    def read_tasks(self) -> dict[int, str]:
+        """task_index -> instruction. Raises DataError where there is no such table."""
+
+    @abstractmethod
+    def data_paths(self) -> list[Path]:
+        """The data files that hold the rows, in order."""
+
+    @abstractmethod
+    def remedy(self, file: Path) -> str:
+        """What a damaged data file takes with it, and what to do."""
+
+    @abstractmethod
+    def find_video(self, feature: str) -> list[Segment] | None:
+        """Where each episode's frames of `feature` lie; None where the dataset has no videos of it at all."""
+
+    # --- opening --------------------------------------------------------------------------------------
+
+    def _choose(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The episodes of the chosen split, or all; with warnings for what is odd but harmless."""
+        path, splits = self.root / schema.INFO, self.info.splits
+        for name in splits if isinstance(splits, dict) else ():
+            try:
+                start, stop = split_range(path, splits, name)
+            except DataError as error:
+                self.warn(str(error))
+                continue
+            if stop > len(table) or start > stop:
+                self.warn(
+                    f"{path}: split {name!r} is {splits[name]!r}, the dataset has {len(table)} episodes; "
+                    "those that exist are read"
+                )
+        frames = int(table["length"].sum())
+        if self.info.total_frames not in (None, frames):
+            self.warn(
+                f"{path}: total_frames is {self.info.total_frames}, the episodes have {frames}; the latter is used"
+            )
+        if not np.array_equal(table["source"], np.arange(len(table))):
+            self.warn(
+                f"{self.root}: episode indices have holes ({len(table)} episodes, the last is number "
+                f"{table['source'].iloc[-1]}); episodes are numbered by their place, and keep theirs as original_episode"
+            )
+        if self.keys.split is None:
+            return table
+        start, stop = split_range(path, splits, self.keys.split)
+        chosen = table.iloc[start:stop].reset_index(drop=True)
+        if not len(chosen):
+            raise DataError(
+                f"{path}: split {self.keys.split!r} ({splits[self.keys.split]}) has no episodes; choose another"
+            )
+        return chosen
+
+    def warn(self, sentence: str) -> None:
+        """Adds to the warnings, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    def _check_seals(self) -> None:
+        """Warns where a small file of a dataset that was written here has changed since, or its spec is gone."""
+        info, spec = self.root / schema.INFO, self.root / schema.SPEC
+        if not spec.exists() and is_whole(info) is not None:
+            self.warn(f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it")
+        for name in (schema.INFO, schema.SPEC, schema.METADATA):
+            path = self.root / name
+            # Links are refused where the files are read.
+            if path.is_file() and not path.is_symlink() and is_whole(path) is False:
+                self.warn(
+                    f"{path}: is not what was written (its checksum differs); restore it from a copy, or remove its key "
+                    f"{CHECKSUM!r} if you edited it yourself"
+                )
+
+    def _find_videos(self) -> dict[str, list[Segment]]:
+        """Feature -> segments, for the videos that there are. A camera that is only declared is left out."""
+        found = {}
+        for camera, feature in list(self._mapping.cameras.items()):
+            if self.info.features[feature].dtype != VIDEO:
+                if not self._files.has(feature):
+                    self._leave_out(camera, feature)
+                continue
+            segments = self.find_video(feature)
+            if segments is None:
+                self._leave_out(camera, feature)
+            else:
+                found[feature] = segments
+        return found
+
+    def _leave_out(self, camera: str, feature: str) -> None:
+        lacks = f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset has no images"
+        if self.keys.cameras is not None or (self.root / schema.SPEC).exists():
+            raise DataError(f"{lacks}; restore them, or do not ask for the camera")
+        self.warn(f"{lacks}; it is left out")
+        del self._mapping.cameras[camera]
+
+    def _read_metadata(self) -> dict[str, Any]:
+        path = self.root / schema.METADATA
+        if path.exists():
+            return {key: value for key, value in read_json(self.root, path).items() if key != CHECKSUM}
+        return {"robot_type": self.info.robot_type} if isinstance(self.info.robot_type, str) else {}
+
+    def _read_spec(self) -> Spec:
+        def actions() -> np.ndarray:
+            return self._joined(self._mapping.action)
+
+        if (self.root / schema.SPEC).exists():
+            return stored_spec(self.root, self.info, self._mapping, self.keys, actions)
+        return derive_spec(self.root, self.info, self._mapping, actions, self.keys.control_hz)
+
+    def _read_labels(self) -> Labels:
+        return label(
+            self.root,
+            self.keys,
+            self._table,
+            tasks=self.read_tasks,
+            features=self.info.features,
+            first_values=self._first_values,
+        )
+
+    def _first_values(self, name: str) -> list[Any]:
+        """A column's value at the first step of each episode."""
+        values = self._files.values(name)
+        self._check_count(len(values), name)
+        return [values[row] for row in self._table["row"]]
+
+    def _make_episodes(self, task_index: np.ndarray) -> pd.DataFrame:
+        table = self._table
+        episodes = pd.DataFrame(
+            {
+                "episode_index": np.arange(len(table)),
+                "length": table["length"].to_numpy(),
+                "first_frame": np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64),
+                "task_index": task_index,
+            }
+        )
+        if self.keys.reward is None and self.keys.success is None:
+            for name in ("success", "return", "terminated"):
+                if name in table:
+                    episodes[name] = table[name].to_numpy()
+        if "info" in table:
+            episodes["info"] = table["info"].to_numpy()
+        elif not np.array_equal(table["source"], episodes["episode_index"]):
+            episodes["info"] = [json.dumps({"original_episode": int(source)}) for source in table["source"]]
+        return episodes
+
+    # --- numbers --------------------------------------------------------------------------------------
+
+    def columns(self) -> Columns:
+        if self._columns is None:
+            self._load()
+            self._check_order()
+            mapping, N = self._mapping, int(self._table["length"].sum())
+            zeros = np.zeros(N, np.float32)
+            terminated = [schema.TERMINATED] if schema.TERMINATED in self.info.features else []
+            columns = Columns(
+                state=self._joined(mapping.state),
+                actions=self._joined(mapping.action),
+                rewards=self._joined([mapping.reward])[:, 0] if mapping.reward else zeros,
+                success=self._joined([mapping.success])[:, 0] > 0 if mapping.success else zeros > 0,
+                terminated=self._joined(terminated)[:, 0] > 0 if terminated else zeros > 0,
+            )
+            self._columns, self._numbers = columns, {}
+        return self._columns
+
+    def _load(self) -> None:
+        """Reads all numbers that are of use, in one pass over the files, where they are not at hand."""
+        names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
+        if schema.TERMINATED in self.info.features:
+            names[schema.TERMINATED] = np.float32
+        names |= {name: dtype for name, dtype in _INDEX.items() if name in self.info.features and self._files.has(name)}
+        if names.keys() <= self._numbers.keys():
+            return
+        found, rows = self._files.read(names)
+        self._check_files(rows)
+        self._check_count(int(rows.sum()), next(iter(names)))
+        chosen = self._rows()
+        self._numbers = {name: values[chosen] for name, values in found.items()}
+
+    def _rows(self) -> np.ndarray | slice:
+        """The rows of the data files that are read, in order."""
+        first, length = self._table["row"].to_numpy(), self._table["length"].to_numpy()
+        N = int(length.sum())
+        if np.array_equal(first, np.concatenate([[0], np.cumsum(length)[:-1]])):
+            return slice(0, N)
+        return np.repeat(first - np.concatenate([[0], np.cumsum(length)[:-1]]), length) + np.arange(N)
+
+    def _check_files(self, rows: np.ndarray) -> None:
+        """Raises DataError where a file holds another number of rows than it should."""
+
+    def _check_count(self, rows: int, name: str) -> None:
+        needed = int((self._table["row"] + self._table["length"]).max())
+        if rows < needed:
+            raise DataError(
+                f"{self.root}: {name!r} has {rows} rows, {schema.INFO.rpartition('/')[2]} says {needed} frames; "
+                "a data file is missing or foreign: restore the data folder"
+            )
+
+    def _joined(self, names: list[str]) -> np.ndarray:
+        """Columns side by side, float32 (N, D)."""
+        self._load()
+        if not names:
+            return np.zeros((int(self._table["length"].sum()), 0), np.float32)
+        return np.concatenate([self._numbers[name] for name in names], axis=1)
+
+    def _check_order(self) -> None:
+        check_rows(self.root, self._table, self._numbers)
+        for sentence in check_timestamps(self.root, self._table, self._numbers, self.info.fps):
+            self.warn(sentence)
+
+    # --- images ---------------------------------------------------------------------------------------
+
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+        feature = self._mapping.cameras[camera]
+        videos = self._videos.get(feature)
+        if videos is None:
+            for frame, row, count in self._runs(start, stop):
+                for found, data in self._files.images(feature, row, row + count):
+                    yield frame + found - row, data
+            return
+        size = image_size(self.root, feature, self.info.features[feature])
+        starts, lengths = self.episodes["first_frame"].to_numpy(), self.episodes["length"].to_numpy()
+        first, last = np.searchsorted(starts, [start, stop - 1], side="right") - 1
+        parts = []
+        for episode in range(first, last + 1 if stop > start else first):
+            begin, end = max(start, int(starts[episode])), min(stop, int(starts[episode] + lengths[episode]))
+            parts.append((begin, videos[episode], begin - int(starts[episode]), end - int(starts[episode])))
+        yield from read_segments(parts, self.info.fps, size, warn=self.warn, verified=self._verified)
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow one another."""
+        rows = self._rows()
+        if isinstance(rows, slice):
+            yield start, start, min(stop, rows.stop) - start
+            return
+        rows = rows[start:stop]
+        edges = np.flatnonzero(np.diff(rows) != 1) + 1
+        for begin, end in zip([0, *edges], [*edges, len(rows)], strict=True):
+            if end > begin:
+                yield start + int(begin), int(rows[begin]), int(end - begin)
+
+    def fingerprint(self) -> str:
+        paths = [*self._files.paths, *sorted({s.path for segments in self._videos.values() for s in segments})]
+        facts: list[Any] = []
+        for path in paths:
+            status = path.stat()
+            facts.append((str(path.relative_to(self.root)), status.st_size, status.st_mtime_ns))
+        facts.append(("frames", int(self._table["length"].sum()), 0))
+        if self.keys != KeyMap():
+            facts.append(("keys", self.keys.model_dump_json(), 0))
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
+    """Turns columns of `table` into int64. Raises DataError where one is missing, or holds anything but counts."""
+    for name in names:
+        if name not in table:
+            raise DataError(f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it")
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        bad = ~(np.isfinite(values) & (values >= 0) & (values < 2**53) & (np.floor(values) == values))
+        if bad.any():
+            row = int(bad.argmax())
+            raise DataError(
+                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole number; restore it"
+            )
+        table[name] = values.astype(np.int64)
+
+
+def check_episodes(table: pd.DataFrame, place: str) -> None:
+    """Raises DataError where an episode has no steps, or two have one index. `table` is sorted by `source`."""
+    if (empty := table["length"] == 0).any():
+        raise DataError(f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there")
+    if (twice := table["source"].duplicated()).any():
+        raise DataError(f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it")

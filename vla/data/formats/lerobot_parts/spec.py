@@ -1,0 +1,205 @@
+"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and the spec that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vla.data import schema
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
+from vla.data.formats.common.files import read_json
+from vla.data.formats.lerobot_parts.info import NUMERIC, Feature, Info
+from vla.types import Spec, SpecError
+
+_SINGLE_IMAGE = "observation.image"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Features of the dataset by what they are.
+
+    Attributes:
+        cameras: camera -> feature.
+        state, action: features whose numbers are put side by side.
+        reward, success: a feature, or None.
+    """
+
+    cameras: dict[str, str]
+    state: list[str]
+    action: list[str]
+    reward: str | None
+    success: str | None
+
+    @property
+    def numeric(self) -> list[str]:
+        """All features that hold the numbers of a step, each once."""
+        single = [name for name in (self.reward, self.success) if name is not None]
+        return list(dict.fromkeys([*self.state, *self.action, *single]))
+
+
+def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapping:
+    """Raises DataError where a key is no such feature; `path` is that of info.json."""
+    numeric = [name for name, feature in features.items() if feature.dtype in NUMERIC]
+    images = [name for name, feature in features.items() if feature.is_camera]
+
+    def check(what: str, name: str, known: Sequence[str]) -> None:
+        if name not in known:
+            raise DataError(
+                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; name one of them"
+            )
+
+    def chosen(what: str, named: list[str] | None, usual: str) -> list[str]:
+        names = named if named is not None else [usual] if usual in features else []
+        for name in names:
+            check(what, name, numeric)
+        return names
+
+    def single(what: str, named: str | None, usual: str) -> str | None:
+        for name in chosen(what, None if named is None else [named], usual):
+            if features[name].width == 1:
+                return name
+            raise DataError(f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number per step")
+        return None
+
+    for name in (keys.cameras or {}).values():
+        check("cameras", name, images)
+    action = chosen("action", keys.action, schema.ACTION)
+    if not action:
+        raise DataError(
+            f"{path}: features lack 'action' (there are: {', '.join(features)}); record actions, "
+            "or name the keys that hold them"
+        )
+    return Mapping(
+        cameras=camera_names(images) if keys.cameras is None else dict(keys.cameras),
+        state=chosen("state", keys.state, schema.STATE),
+        action=action,
+        reward=single("reward", keys.reward, schema.REWARD),
+        success=single("success", keys.success, schema.SUCCESS),
+    )
+
+
+def camera_names(images: Sequence[str]) -> dict[str, str]:
+    """camera -> feature, for every feature of images; the feature's whole name where two would be called alike."""
+    short = [name.removeprefix(schema.IMAGE_PREFIX) if name != _SINGLE_IMAGE else "image" for name in images]
+    return {camera if short.count(camera) == 1 else name: name for camera, name in zip(short, images, strict=True)}
+
+
+def derive_spec(root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None) -> Spec:
+    """Names and sizes from `info`, bounds from the actions (N, A) themselves: what stats.json says may not hold them all.
+
+    Raises DataError where the features cannot be a spec.
+    """
+    low, high = action_bounds(actions())
+    return _built(
+        root,
+        lambda: Spec(
+            _cameras(root, info, mapping),
+            tuple(dimension_names(mapping.state, info.features)),
+            tuple(dimension_names(mapping.action, info.features)),
+            low,
+            high,
+            hz or info.fps,
+        ),
+    )
+
+
+def stored_spec(root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]) -> Spec:
+    """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises DataError."""
+    path = root / schema.SPEC
+    try:
+        spec = schema.spec_of(read_json(root, path, "restore the file, or delete it to derive the spec from info.json"))
+    except SpecError as error:
+        raise DataError(f"{path}: {error}; restore the file, or delete it to derive the spec from info.json") from error
+    _check_stored(path, spec, info)
+    if keys.cameras is None:
+        cameras = {camera: spec.cameras[camera] for camera in mapping.cameras if camera in spec.cameras}
+    else:
+        cameras = _cameras(root, info, mapping)
+    spec = replace(spec, cameras=cameras, control_hz=keys.control_hz or spec.control_hz)
+    if keys.state is not None:
+        spec = replace(spec, state_names=tuple(dimension_names(mapping.state, info.features)))
+    if keys.action is not None:
+        low, high = action_bounds(actions())
+        names = tuple(dimension_names(mapping.action, info.features))
+        spec = _built(root, lambda: replace(spec, action_names=names, action_low=low, action_high=high))
+    return spec
+
+
+def _check_stored(path: Path, spec: Spec, info: Info) -> None:
+    """A stored spec and info.json were written by one writer and agree."""
+    for key, what, dims in ((schema.ACTION, "action", spec.action_dim), (schema.STATE, "state", spec.state_dim)):
+        width = info.features[key].width if key in info.features else 0
+        if width != dims:
+            raise DataError(f"{path}: has {dims} {what} names, info.json says {width}; restore both files")
+    known = camera_names([name for name, feature in info.features.items() if feature.is_camera])
+    if missing := [camera for camera in spec.cameras if camera not in known]:
+        raise DataError(
+            f"{path}: cameras {', '.join(missing)} are not among the features of info.json; restore both files"
+        )
+    if abs(spec.control_hz - info.fps) > 1e-6 * info.fps:
+        raise DataError(
+            f"{path}: control_hz is {spec.control_hz:g}, info.json says fps {info.fps:g}; restore both files"
+        )
+
+
+def _built(root: Path, make: Callable[[], Spec]) -> Spec:
+    try:
+        return make()
+    except SpecError as error:
+        raise DataError(f"{root / schema.INFO}: {error}; correct the features there") from error
+
+
+def action_bounds(actions: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Least and greatest value of each dimension of `actions` (N, A), apart where a dimension never moves."""
+    # What is not finite is refused, with its place, where the numbers are read.
+    values = np.where(np.isfinite(actions), actions, np.nan).astype(np.float64)
+    some = np.isfinite(values).any(0) if len(values) else np.zeros(values.shape[1], bool)
+    low, high = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    low[some], high[some] = np.nanmin(values[:, some], 0), np.nanmax(values[:, some], 0)
+    still = high - low < 1e-6
+    return tuple(np.where(still, low - 1.0, low)), tuple(np.where(still, high + 1.0, high))
+
+
+def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> list[str]:
+    """One name per dimension of `columns` side by side; the column goes before where names would be given twice."""
+    own = {column: _names_of(column, features[column]) for column in columns}
+    names = [name for column in columns for name in own[column]]
+    if len(set(names)) == len(names):
+        return names
+    names = [f"{column.removeprefix('observation.')}.{name}" for column in columns for name in own[column]]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name}.{place}" for place, name in enumerate(names)]
+
+
+def _names_of(column: str, feature: Feature) -> list[str]:
+    width, names = feature.width, feature.names
+    if isinstance(names, dict):
+        names = next((v for v in names.values() if isinstance(v, list)), list(names))
+    if isinstance(names, list) and len(names) == width and all(isinstance(name, str) for name in names):
+        return list(names)
+    stem = column.rpartition(".")[2]
+    return [f"{stem}_{i}" for i in range(width)]
+
+
+def _cameras(root: Path, info: Info, mapping: Mapping) -> dict[str, tuple[int, int]]:
+    return {camera: image_size(root, name, info.features[name]) for camera, name in mapping.cameras.items()}
+
+
+def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
+    """(height, width) of a feature of images, whose dimensions may be in any order that its names tell."""
+    shape = feature.shape
+    if len(shape) != 3:
+        raise DataError(
+            f"{root / schema.INFO}: {name!r} has shape {shape}, expected height, width, channels; correct it"
+        )
+    names = feature.names if isinstance(feature.names, list) and len(feature.names) == 3 else []
+    letters = [str(part)[:1].lower() for part in names]
+    if sorted(letters) != ["c", "h", "w"]:
+        letters = ["c", "h", "w"] if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else ["h", "w", "c"]
+    size = dict(zip(letters, shape, strict=True))
+    return size["h"], size["w"]

@@ -1,0 +1,312 @@
+"""Video files of constant rate: frame i is shown at i / fps seconds, and is found again by its number.
+
+L: frames, H and W: image height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from vla.config import Config
+from vla.data.storage.atomic import atomic_path
+from vla.data.errors import DataError
+
+TIME_TOLERANCE = 1e-4
+_MILLISECOND = 0.001
+"""In which Matroska and WebM count: a frame's time may then be off by half of it."""
+_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+_DEFAULT_CRF = {"h264": 23, "av1": 30}
+# A file that claims to be a video may be a playlist, and make the library open other files: only containers, only local.
+_OPENING = {"format_whitelist": "mov,mp4,matroska,webm,avi", "protocol_whitelist": "file"}
+
+
+class VideoConfig(Config):
+    """How camera images become video."""
+
+    codec: Literal["h264", "av1"] = "h264"
+    """h264 plays everywhere and encodes fast; av1 makes smaller files."""
+    crf: int | None = Field(default=None, ge=0, le=63)
+    """Quality, lower is better and larger; 23 for h264 (to 51) and 30 for av1 (to 63) by default."""
+    gop: PositiveInt = 2
+    """Every gop-th frame can be decoded without the others: small for shuffled reading, large for small files."""
+    pix_fmt: Literal["yuv420p", "yuv444p"] = "yuv420p"
+    """yuv420p stores colour at half the resolution and every player shows it; yuv444p (h264 only) keeps all of it."""
+
+    @property
+    def quality(self) -> int:
+        """`crf`, or the default of the codec."""
+        return _DEFAULT_CRF[self.codec] if self.crf is None else self.crf
+
+    def check_size(self, name: str, height: int, width: int) -> None:
+        """Raises DataError where images of this size cannot be encoded; `name` says of what."""
+        if self.codec == "av1" and self.pix_fmt == "yuv444p":
+            raise DataError(f"{name}: the av1 encoder has no pix_fmt yuv444p; choose yuv420p, or codec h264")
+        if self.codec == "h264" and self.quality > 51:
+            raise DataError(f"{name}: crf is {self.quality}, h264 has 0 to 51; lower it")
+        if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
+            raise DataError(
+                f"{name}: is {height}x{width}, h264 with pix_fmt yuv420p needs an even height and width; "
+                "choose pix_fmt yuv444p or codec av1, or record at an even size"
+            )
+
+
+def rate_of(fps: float) -> Fraction:
+    """`fps` as a fraction whose multiples stay within `TIME_TOLERANCE` of those of `fps` for many hours of video."""
+    return Fraction(fps).limit_denominator(100_000)
+
+
+def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
+    """CRC-32 of a decoder's data and of packets."""
+    value = zlib.crc32(extradata)
+    for data in packets:
+        value = zlib.crc32(data, value)
+    return value
+
+
+# --- writing ----------------------------------------------------------------------------------------
+
+
+def encode_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None) -> int:
+    """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of its frames.
+
+    The file appears whole or not at all. The same frames give the same file on every machine with the same libraries.
+
+    Args:
+        frames: uint8 (H, W, 3) RGB each, all of one size.
+        fps: frames per second, also fractional.
+
+    Raises:
+        DataError: there is no frame, a frame is of another kind or size, or the codec has no such size.
+    """
+    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+        return encode_into(file, frames, fps, config or VideoConfig(), name=str(path))
+
+
+def encode_into(file: IO[bytes], frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str) -> int:
+    """`encode_video` into an open file that can seek; `name` is what errors call it."""
+    import av
+
+    rate, size, count = rate_of(fps), None, 0
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = None
+        for image in frames:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or size not in (None, image.shape[:2]):
+                raise DataError(
+                    f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 {(*(size or 'HW'), 3)}; "
+                    "give RGB images of one size"
+                )
+            if stream is None:
+                size = image.shape[:2]
+                config.check_size(name, *size)
+                stream = _add_stream(container, rate, size, config)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = count, 1 / rate
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is None:
+            raise DataError(f"{name}: there is no frame to encode; give at least one")
+        container.mux(stream.encode())
+    return count
+
+
+def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: VideoConfig) -> Any:
+    options = {"crf": str(config.quality), "g": str(config.gop)}
+    if config.codec == "h264":
+        # Without frames that refer to later ones the order of packets is the order of frames, and pts start at 0.
+        options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
+    else:
+        # The encoder prints its settings for every file unless it is told not to, in this way only.
+        os.environ.setdefault("SVT_LOG", "1")
+        options |= {"preset": "12", "svtav1-params": "lp=1"}
+    stream = container.add_stream(_ENCODERS[config.codec], rate=rate, options=options)
+    stream.height, stream.width = size
+    stream.pix_fmt = config.pix_fmt
+    stream.codec_context.time_base = 1 / rate
+    # What x264 makes depends on the number of threads; one thread makes the same file everywhere.
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turns what the video library raises about the file at `path` into a DataError that names it."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: is damaged or no video ({getattr(error, 'strerror', None) or error}); restore the file"
+        ) from error
+
+
+class VideoReader:
+    """Frames of a video by their numbers. Use one reader per thread; many may read one file.
+
+    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file
+    whose frames lie elsewhere is refused, not read as something near.
+
+    Args:
+        path: of the video file.
+        fps: the rate that the file must have; its own by default.
+        threads: of the decoder.
+
+    Attributes:
+        num_frames: frames in the file.
+        fps: frames per second.
+        size: (height, width) in pixels.
+
+    Raises:
+        DataError: there is no such file, it is damaged, holds no video, or is of another rate than `fps`.
+    """
+
+    def __init__(self, path: str | Path, fps: float | None = None, *, threads: int = 1) -> None:
+        import av
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such video file; copy it from the dataset's source")
+        with decoding(self.path):
+            # Without the prefix the library would take a name with a colon for an address.
+            self._container: Any = av.open(f"file:{self.path}", "r", options=_OPENING, metadata_errors="ignore")
+        try:
+            self._open_stream(fps, threads)
+        except BaseException:
+            self.close()
+            raise
+        self._next = -1
+        self._decoded: Iterator[Any] = iter(())
+
+    def _open_stream(self, fps: float | None, threads: int) -> None:
+        if not self._container.streams.video:
+            raise DataError(f"{self.path}: holds no video; restore the file")
+        stream = self._stream = self._container.streams.video[0]
+        if not stream.average_rate or not stream.codec_context or not (stream.height and stream.width):
+            raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
+        if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
+            raise DataError(
+                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected {fps:g}; "
+                "correct the rate in the dataset's metadata, or encode the video again"
+            )
+        self._rate = stream.average_rate if fps is None else rate_of(fps)
+        self.fps = float(self._rate)
+        tick = float(stream.time_base)
+        self._tolerance = max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
+        self.size = (int(stream.height), int(stream.width))
+        # Damage raises instead of being painted over with what is near.
+        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.thread_count = threads
+        if threads > 1:
+            stream.thread_type = "AUTO"
+        self.num_frames = int(stream.frames) or self._count()
+
+    def _count(self) -> int:
+        """For containers whose header does not say."""
+        with decoding(self.path):
+            return sum(1 for packet in self._container.demux(self._stream) if packet.size)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file. May be called twice."""
+        self._container.close()
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Frames [start, stop) as uint8 (H, W, 3) RGB, decoded as they are asked for.
+
+        Raises:
+            IndexError: the range is not within the file.
+            DataError: the file is damaged, or a frame is missing or shown at another time than its number says.
+        """
+        stop = self.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.num_frames:
+            raise IndexError(f"{self.path}: frames {start} to {stop}: the video has {self.num_frames}")
+        for index in range(start, stop):
+            frame = self._frame(index)
+            with decoding(self.path):
+                yield frame.to_ndarray(format="rgb24")
+
+    def checksum(self, start: int, stop: int) -> int:
+        """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without decoding them.
+
+        Damage within a picture often decodes to another picture without complaint; this is how it is found. For files
+        whose packets lie in the order of frames, as `encode_video` writes them.
+
+        Raises:
+            DataError: the file is damaged, or lacks one of the frames.
+        """
+        self._seek(start)
+        self._next = -1
+        packets: list[bytes] = []
+        with decoding(self.path):
+            for packet in self._container.demux(self._stream):
+                if len(packets) == stop - start:
+                    break
+                if packet.size and self._number(packet) >= start:
+                    packets.append(bytes(packet))
+        if len(packets) < stop - start:
+            raise DataError(f"{self.path}: lacks frames {start + len(packets)} to {stop - 1}; restore the file")
+        return packets_checksum(bytes(self._stream.codec_context.extradata or b""), packets)
+
+    def _frame(self, index: int) -> Any:
+        sought = index != self._next
+        if sought:
+            self._seek(index)
+        found = self._advance(index)
+        if found > index and sought:
+            # The nearest keyframe by decoding time may be shown later than the frame; from the start nothing is missed.
+            self._seek(0)
+            found = self._advance(index)
+        if found != index:
+            self._next = -1
+            raise DataError(
+                f"{self.path}: frame {index} (at {index / self.fps:.4f} s) is missing; restore the file, or drop its episodes"
+            )
+        self._next = index + 1
+        return self._last
+
+    def _seek(self, index: int) -> None:
+        with decoding(self.path):
+            place = round(index / self._rate / self._stream.time_base)
+            self._container.seek(place, stream=self._stream)
+            self._decoded = self._container.decode(self._stream)
+
+    def _advance(self, index: int) -> int:
+        """Decodes up to frame `index`; returns the number of the frame reached, or -1 where the file ends before it."""
+        with decoding(self.path):
+            for frame in self._decoded:
+                number = self._number(frame)
+                if frame.is_corrupt:
+                    raise DataError(f"{self.path}: frame {number} is damaged; restore the file, or drop its episodes")
+                if number >= index:
+                    self._last = frame
+                    return number
+        return -1
+
+    def _number(self, frame: Any) -> int:
+        if frame.pts is None:
+            raise DataError(f"{self.path}: a frame says no time; encode the video again at a constant rate")
+        time = frame.pts * frame.time_base
+        number = round(time * self._rate)
+        if abs(time - number / self._rate) > self._tolerance:
+            raise DataError(
+                f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 / {self.fps:g} s; "
+                "encode the video again at a constant rate"
+            )
+        return number

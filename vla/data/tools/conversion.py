@@ -1,0 +1,69 @@
+"""Any dataset into the native format, at its own control rate or another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
+from vla.data.reader import EpisodeDataset
+from vla.data.select import Episodes, chosen_episodes
+from vla.data.loading.ranges import spans
+from vla.data.tools.limits import fitting_limits
+from vla.data.tools.plan import Plan, warnings_of
+from vla.data.tools.resample import Kind, resampled
+from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.storage.video import VideoConfig
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    episodes: Episodes | None = None,
+    control_hz: float | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes a dataset of any format as a native one. The same call after a kill goes on where it stopped.
+
+    PNG files are kept byte for byte; other pictures are stored as PNG, which loses nothing. Where actions leave the
+    source's own limits, the new spec's limits are widened to hold them, and a note says so.
+
+    Args:
+        src, dst: where it is, and the folder of the new dataset.
+        format, keys: as of EpisodeDataset.
+        video: a VideoConfig stores cameras as videos.
+        jobs: threads that decode and encode; one per core by default.
+        episodes: which, for example "0:100"; all by default.
+        control_hz: resample to this rate (see `vla.data.tools.resample`).
+        kinds: action dimension -> what its numbers are, for resampling.
+        progress: called with (frames done, frames in all), from several threads.
+
+    Raises:
+        DataError: the source is damaged, a chosen episode's numbers are not finite, `dst` holds something else, the disk is
+            too small, or `kinds` are given without a rate.
+    """
+    dataset = EpisodeDataset(src, format=format, keys=keys)
+    chosen = chosen_episodes(episodes, len(dataset), str(src))
+    if kinds and control_hz is None:
+        raise DataError(f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave it out")
+    dataset.check_numbers(chosen)
+    spec, notes = dataset.spec, list[str]()
+    if chosen:
+        rows = dataset.episodes.iloc[chosen]
+        frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
+        spec, notes = fitting_limits(spec, dataset.numbers.actions[frames])
+    options: dict[str, Any] = {"keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)}
+    plan = Plan(
+        "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*warnings_of(dataset), *notes]
+    )
+    if control_hz is not None:
+        plan = resampled(plan, control_hz, kinds or {})
+    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)

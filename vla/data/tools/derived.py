@@ -1,0 +1,219 @@
+"""Episodes of datasets written one after the other into a new one: the loop behind convert, merge, split, filter and label.
+
+Which episodes come in which order is fixed beforehand, so the number of episodes on disk says where a run that was killed
+stopped: the same call goes on there, and ends with the very dataset of a run without interruption. What the dataset is
+made of lies in its metadata; a call with other sources or options is refused.
+
+L: steps of an episode, H and W: image height and width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.data.episode import Episode, check_episode
+from vla.data.errors import DataError
+from vla.data.format import Picture
+from vla.data.storage.image_codec import as_frame, as_png
+from vla.data.reader import EpisodeDataset
+from vla.data.tools.plan import Plan, provenance, recipe
+from vla.data.tools.target import RECIPE, alone, check_space, committed_episodes
+from vla.data.storage.video import VideoConfig
+from vla.data.writer import DatasetWriter
+
+EPISODES_PER_COMMIT = 32
+BYTES_PER_COMMIT = 16 * 2**20
+SECONDS_PER_COMMIT = 10.0
+
+Progress = Callable[[int, int], None]
+"""Called with (frames done, frames in all)."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written.
+
+    Attributes:
+        root: folder of the new dataset.
+        episodes, frames: what it holds.
+        resumed: episodes that an earlier, interrupted call had written.
+        notes: what the user should know.
+    """
+
+    root: Path
+    episodes: int
+    frames: int
+    resumed: int
+    notes: tuple[str, ...]
+
+
+def rewrite(
+    plan: Plan,
+    dst: str | Path,
+    *,
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes the dataset `dst`, or what is left to write of it.
+
+    Args:
+        video: a VideoConfig stores cameras as videos; None as PNG.
+        jobs: threads that decode and encode pictures; one per core by default.
+        progress: called from several threads.
+
+    Raises:
+        DataError: `dst` holds something else, another call is writing there, the disk is too small, or an episode of a
+            source is damaged: the episodes before it are kept.
+    """
+    dst = Path(dst)
+    for number, dataset in enumerate(plan.sources):  # now, not after hours
+        dataset.check_numbers([index for source, index in plan.episodes if source == number])
+    made = recipe(plan, video)
+    done = committed_episodes(plan, dst, made)
+    if done < len(plan.episodes):
+        check_space(plan, dst, plan.episodes[done:], video is not None)
+        with alone(dst):
+            _write(plan, dst, made, video, jobs or os.cpu_count() or 1, progress)
+    lengths = EpisodeDataset(dst, format="lerobot").episodes["length"]
+    return Converted(dst, len(lengths), int(lengths.sum()), done, tuple(plan.notes))
+
+
+def _write(
+    plan: Plan, dst: Path, made: dict[str, Any], video: VideoConfig | None, jobs: int, progress: Progress | None
+) -> None:
+    metadata = {RECIPE: made, "source": [_plain(dataset.metadata) for dataset in plan.sources]}
+    with DatasetWriter(dst, plan.spec, metadata=metadata, resume=True, video=video) as writer:
+        done, todo = plan.episodes[: writer.num_episodes], plan.episodes[writer.num_episodes :]
+        meter = _Meter(progress, len(plan.spec.cameras), sum(plan.length(p) for p in plan.episodes))
+        meter.add(sum(plan.length(p) for p in done) * max(1, len(plan.spec.cameras)))
+        group: list[Episode] = []
+        size, since = 0, time.monotonic()
+        try:
+            for episode in _prepared(plan, todo, video is not None, jobs, meter):
+                group.append(episode)
+                size += _bytes(episode)
+                late = time.monotonic() - since > SECONDS_PER_COMMIT
+                if late or len(group) == EPISODES_PER_COMMIT or size > BYTES_PER_COMMIT:
+                    waiting, group, size = group, [], 0
+                    writer.add_episodes(waiting)
+                    since = time.monotonic()
+        except DataError:
+            writer.add_episodes(group)  # those before the damaged one
+            raise
+        writer.add_episodes(group)
+
+
+def _plain(metadata: Any) -> Any:
+    """What strict JSON can hold: NaN becomes null, and what is no JSON type its text."""
+    return json.loads(json.dumps(metadata, default=str), parse_constant=lambda _: None)
+
+
+def _bytes(episode: Episode) -> int:
+    return sum(
+        images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images)) for images in episode.images.values()
+    )
+
+
+def _prepared(
+    plan: Plan, todo: Sequence[tuple[int, int]], decoded: bool, jobs: int, meter: _Meter
+) -> Iterator[Episode]:
+    """The new dataset's episodes in order; threads decode and encode a few of them ahead."""
+    for dataset in plan.sources:
+        _ = dataset.episodes, dataset.numbers  # read once, before threads ask for them
+    ahead = 1 + -(-jobs // max(1, len(plan.spec.cameras)))
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[tuple[tuple[int, int], dict[str, Future[Any]]]] = deque()
+    try:
+        for place in todo:
+            cameras = {c: pool.submit(_pictures, plan, place, c, decoded, meter) for c in plan.spec.cameras}
+            waiting.append((place, cameras))
+            if len(waiting) > ahead:
+                yield _finished(plan, *waiting.popleft(), meter)
+        while waiting:
+            yield _finished(plan, *waiting.popleft(), meter)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pictures(
+    plan: Plan, place: tuple[int, int], camera: str, decoded: bool, meter: _Meter
+) -> np.ndarray | list[bytes]:
+    """One camera's pictures of an episode: PNG files, or uint8 (L, H, W, 3) where a video is made of them."""
+    dataset = plan.sources[place[0]]
+    row = dataset.episodes.iloc[place[1]]
+    start, length = int(row["first_frame"]), int(row["length"])
+    chosen = np.arange(length) if plan.frames is None else plan.frames(length)
+    wanted = set(chosen.tolist())
+    made: dict[int, Any] = {}
+    for frame, picture in dataset.images(camera, start, start + length):
+        if frame - start in wanted:
+            made[frame - start] = _made_of(picture, decoded, dataset, camera, frame - start, place[1])
+        meter.add(1)
+    if missing := wanted - set(made):
+        raise DataError(
+            f"{dataset.root}: episode {place[1]}: camera {camera!r} has no frame {min(missing)} of {length}; "
+            "restore the source or leave the episode out"
+        )
+    pictures = [made[frame] for frame in chosen.tolist()]
+    return np.stack(pictures) if decoded else pictures
+
+
+def _made_of(picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int) -> Any:
+    where = f"{dataset.root}: episode {index}: camera {camera!r}: step {step}"
+    try:
+        if not decoded:
+            return as_png(picture)
+        frame = as_frame(picture)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    if frame.shape[:2] != dataset.spec.cameras[camera]:
+        h, w = dataset.spec.cameras[camera]
+        raise DataError(f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the episode out")
+    return frame
+
+
+def _finished(plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]], meter: _Meter) -> Episode:
+    """The episode with its pictures, changed, checked, and told where it is from."""
+    source, index = place
+    dataset = plan.sources[source]
+    episode = dataset.episode(index, images=False)
+    if plan.change is not None:
+        episode = plan.change(episode, source, index)
+    episode = replace(
+        episode, images={c: future.result() for c, future in cameras.items()}, info=provenance(dataset, index, episode)
+    )
+    if not cameras:
+        meter.add(plan.length(place))
+    try:
+        check_episode(episode, plan.spec, index)
+    except DataError as error:
+        raise DataError(f"{dataset.root}: {error}") from error
+    return episode
+
+
+class _Meter:
+    """Counts pictures of all threads and tells frames."""
+
+    def __init__(self, progress: Progress | None, cameras: int, frames: int) -> None:
+        self.progress, self.cameras, self.frames = progress, max(1, cameras), frames
+        self._pictures = 0
+        self._lock = threading.Lock()
+
+    def add(self, pictures: int) -> None:
+        if self.progress is None:
+            return
+        with self._lock:
+            self._pictures += pictures
+            self.progress(self._pictures // self.cameras, self.frames)

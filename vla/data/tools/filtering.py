@@ -1,0 +1,94 @@
+"""Part of a dataset's episodes, by what they show and how they went."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from vla.config import Config
+from vla.data.errors import DataError
+from vla.data.reader import EpisodeDataset
+from vla.data.select import chosen_episodes
+from vla.data.tools.plan import Plan
+from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.storage.video import VideoConfig
+
+
+class Filter(Config):
+    """Which episodes stay: those for which all that is given holds."""
+
+    tasks: list[str] | None = None
+    """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not matter."""
+    success: bool | None = None
+    """Whether the episode was solved."""
+    min_return: float | None = None
+    """Least sum of rewards."""
+    max_return: float | None = None
+    """Greatest sum of rewards."""
+    min_length: int | None = None
+    """Fewest steps."""
+    max_length: int | None = None
+    """Most steps."""
+    episodes: str | None = None
+    """Numbers and ranges, for example `0:100,205`."""
+    drop: str | None = None
+    """Numbers and ranges of episodes that go."""
+
+
+def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
+    """The episodes that stay, ascending. Raises DataError where none does, or an episode that is named does not exist."""
+    table, where = dataset.episodes, str(dataset.root)
+    stays = np.zeros(len(table), bool)
+    stays[chosen_episodes(chosen.episodes, len(table), where)] = True
+    if chosen.drop is not None:
+        stays[chosen_episodes(chosen.drop, len(table), where)] = False
+    if chosen.tasks is not None:
+        stays &= _of_tasks(dataset, chosen.tasks)
+    if chosen.success is not None:
+        stays &= table["success"].to_numpy(bool) == chosen.success
+    for column, least, most in (
+        ("return", chosen.min_return, chosen.max_return),
+        ("length", chosen.min_length, chosen.max_length),
+    ):
+        values = table[column].to_numpy()
+        if least is not None:
+            stays &= values >= least
+        if most is not None:
+            stays &= values <= most
+    if not stays.any():
+        returns, lengths = table["return"], table["length"]
+        raise DataError(
+            f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} episodes "
+            f"{int(table['success'].sum())} are solved, returns go from {returns.min():g} to {returns.max():g}, lengths "
+            f"from {lengths.min()} to {lengths.max()}"
+        )
+    return [int(index) for index in np.flatnonzero(stays)]
+
+
+def filter_dataset(
+    src: str | Path,
+    dst: str | Path,
+    chosen: Filter,
+    *,
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError as `filtered` does."""
+    dataset = EpisodeDataset(src)
+    places = [(0, index) for index in filtered(dataset, chosen)]
+    plan = Plan("filter", [dataset], places, dataset.spec, chosen.model_dump(exclude_none=True))
+    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+
+
+def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
+    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is an error."""
+    lowered = [text.lower() for text in dataset.instructions]
+    for pattern in patterns:
+        if not any(fnmatchcase(text, pattern.lower()) for text in lowered):
+            shown = "; ".join(dataset.instructions[:10]) + ("; ..." if len(lowered) > 10 else "")
+            raise DataError(f"{dataset.root}: no instruction matches {pattern!r}; there are: {shown}")
+    fits = np.array([any(fnmatchcase(text, pattern.lower()) for pattern in patterns) for text in lowered])
+    return np.asarray(fits[dataset.episodes["task_index"].to_numpy()])

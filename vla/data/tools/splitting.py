@@ -1,0 +1,109 @@
+"""A dataset in parts, for example for training and validation.
+
+E: episodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.data.errors import DataError
+from vla.data.reader import EpisodeDataset
+from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.plan import Plan
+from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.storage.video import VideoConfig
+
+
+def split(
+    src: str | Path,
+    dst: str | Path,
+    parts: Mapping[str, float | Episodes],
+    *,
+    seed: int = 0,
+    video: VideoConfig | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Converted]:
+    """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
+
+    Args:
+        parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either kind for all parts.
+        seed: decides which episodes go where, for fractions; see `drawn_parts`.
+
+    Raises:
+        DataError: names that are no folder names, fractions that sum to more than 1, a part without episodes, an episode in
+            two parts; or as `convert`.
+    """
+    dataset = EpisodeDataset(src)
+    chosen = chosen_parts(dataset, parts, seed)
+    made = {}
+    for name, episodes in chosen.items():
+        options = {"part": name, "seed": seed, "parts": {n: str(p) for n, p in parts.items()}}
+        plan = Plan("split", [dataset], [(0, index) for index in episodes], dataset.spec, options)
+        made[name] = rewrite(plan, Path(dst) / name, video=video, jobs=jobs, progress=progress)
+    return made
+
+
+def chosen_parts(dataset: EpisodeDataset, parts: Mapping[str, float | Episodes], seed: int) -> dict[str, list[int]]:
+    """Name -> episodes of the part, ascending. Raises DataError as `split` does."""
+    where = str(dataset.root)
+    for name in parts:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise DataError(f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' and '.'")
+    shares = {name: part for name, part in parts.items() if isinstance(part, int | float)}
+    if shares and len(shares) < len(parts):
+        raise DataError(f"{where}: parts are given as fractions and as episodes; give all of them in one way")
+    if shares:
+        chosen = drawn_parts(dataset.episodes["task_index"].to_numpy(), shares, seed, where)
+    else:
+        chosen = {name: _listed(part, len(dataset), where, name) for name, part in parts.items()}
+    _check_parts(chosen, where, len(dataset))
+    return chosen
+
+
+def drawn_parts(task_E: np.ndarray, shares: Mapping[str, float], seed: int, where: str) -> dict[str, list[int]]:
+    """Each part gets its fraction of the episodes to within one, and of each task's to within two.
+
+    Tasks come in random order, and so do episodes within a task; each episode goes to the part that lacks most.
+    """
+    total = sum(shares.values())
+    for name, share in shares.items():
+        if not 0 < share <= 1:
+            raise DataError(f"{where}: part {name!r} is {share}; expected a fraction above 0, at most 1")
+    if total > 1 + 1e-9:
+        raise DataError(f"{where}: the fractions of {', '.join(shares)} sum to {total:g}; expected at most 1")
+    rng = np.random.default_rng(seed)
+    tasks = rng.permutation(int(task_E.max()) + 1)
+    order = np.lexsort((rng.random(len(task_E)), tasks[task_E]))
+    names: list[str | None] = [*shares, None]
+    share_P = np.array([*shares.values(), max(0.0, 1 - total)])
+    count_P = np.zeros(len(names))
+    chosen: dict[str, list[int]] = {name: [] for name in shares}
+    for place, index in enumerate(order.tolist(), 1):
+        lacking = int(np.argmax(share_P * place - count_P))
+        count_P[lacking] += 1
+        part = names[lacking]
+        if part is not None:
+            chosen[part].append(index)
+    return {name: sorted(episodes) for name, episodes in chosen.items()}
+
+
+def _listed(part: Any, total: int, where: str, name: str) -> list[int]:
+    return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
+
+
+def _check_parts(chosen: Mapping[str, list[int]], where: str, total: int) -> None:
+    owner: dict[int, str] = {}
+    for name, episodes in chosen.items():
+        if not episodes:
+            raise DataError(f"{where}: part {name!r} would have none of {total} episodes; give it a larger share")
+        for index in episodes:
+            if index in owner:
+                raise DataError(f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once")
+            owner[index] = name

@@ -1,0 +1,193 @@
+"""Checks of what the tables of a LeRobot dataset say of each other and of its files.
+
+N: frames, E: episodes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vla.data import schema
+from vla.data.validation.checks.files import is_leftover
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.validation.repair_names import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
+from vla.data.validation.examined import Numbers, Subject
+from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.errors import DataError
+from vla.data.formats.lerobot_parts.paths import fill
+
+_RETURN_TOLERANCE = 1e-4
+
+
+@check("files", "data and video files that the episodes are said to be in", formats=("lerobot",))
+def files(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    if parts is None or parts.info is None or parts.table is None:
+        return
+    lost: Counter[str] = Counter()
+    data = parts.info.data_path or schema.DATA_PATH
+    video = parts.info.video_path or schema.VIDEO_PATH
+    cameras = [name for name, feature in parts.info.features.items() if feature.dtype == "video"]
+    for row in parts.table.to_dict("records"):
+        names = [_filled(data, row, "data/")]
+        names += [_filled(video, row, f"videos/{camera}/", video_key=camera) for camera in cameras]
+        lost.update(name for name in names if name is not None and not (subject.root / name).is_file())
+    for name, episodes in lost.items():
+        message = (
+            f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from the dataset's source"
+        )
+        yield Finding("files", "error", name, message)
+
+
+def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -> str | None:
+    """Name of the file that a row of the episodes table points to; None where it does not say."""
+    numbers = {key: row.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
+    if any(value is None or pd.isna(value) for value in numbers.values()):
+        return None
+    try:
+        return fill(template, prefix, **values, **{key: int(value) for key, value in numbers.items()})  # type: ignore[arg-type]
+    except (DataError, TypeError, ValueError, OverflowError):
+        return None
+
+
+@check("unreferenced", "files in the folders of data that no episode is in", formats=LEROBOT)
+def unreferenced(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    reader: Any = None if subject.dataset is None else subject.dataset.reader
+    if parts is None or parts.info is None or parts.table is None or reader is None or subject.keys is not None:
+        return
+    used = {os.path.normpath(segment.path) for segments in reader._videos.values() for segment in segments}
+    if {"data/chunk_index", "data/file_index"} <= set(parts.table):
+        rows = parts.table[["data/chunk_index", "data/file_index"]].drop_duplicates().to_dict("records")
+        names = [_filled(parts.info.data_path or schema.DATA_PATH, row, "data/") for row in rows]
+        used |= {os.path.normpath(subject.root / name) for name in names if name is not None}
+    else:
+        used |= {os.path.normpath(path) for path in reader._files.paths}
+    for path in subject.files:
+        name = subject.name(path)
+        if name.startswith(("data/", "videos/")) and not is_leftover(path) and os.path.normpath(path) not in used:
+            message = f"{path}: no episode is in this file; move it away if it is of no use"
+            yield Finding("unreferenced", "warning", name, message)
+
+
+@check("lengths", "frames of each episode, against the table of episodes", formats=LEROBOT)
+def lengths(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    if parts is None or parts.table is None or "episode_index" not in parts.frames:
+        return
+    found = Counter(parts.frames["episode_index"][:, 0].tolist())
+    wrong = [
+        (int(episode), int(length), found[episode])
+        for episode, length in zip(parts.table["episode_index"], parts.table["length"], strict=True)
+        if found[episode] != length
+    ]
+    for episode, length, frames in wrong:
+        message = (
+            f"{subject.root}: episode {episode} has {frames} frames in the data files that can be read, the table of "
+            f"episodes says {length}; restore the data folder"
+        )
+        yield Finding("lengths", "error", f"episode {episode}", message)
+
+
+@check("totals", "counts and splits of info.json", formats=LEROBOT)
+def totals(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    if parts is None or parts.info is None:
+        return
+    path, total = subject.root / schema.INFO, parts.info.total_episodes
+    rows = sum(len(table) for _, table in parts.tables)
+    if total is not None and rows > total:
+        message = (
+            f"{path}: says {total} episodes, the episodes table has {rows}: the rest is of a killed writer and is not read; "
+            "it goes away when the dataset is continued"
+        )
+        yield Finding("totals", "note" if subject.is_ours else "warning", schema.INFO, message)
+    tasks = task_pairs(parts)
+    said = parts.info.total_tasks
+    if tasks and said is not None and said != len(tasks) and not (subject.is_ours and said < len(tasks)):
+        message = f"{path}: total_tasks is {said}, the table of tasks has {len(tasks)}"
+        yield Finding("totals", "warning", schema.INFO, message, CORRECT_TOTALS)
+
+
+def task_pairs(parts: LeRobotParts) -> list[tuple[Any, Any]]:
+    """(task_index, instruction) as they lie in tasks.parquet; empty where it cannot be read."""
+    table = parts.tasks
+    if table is None or "task_index" not in table.column_names:
+        return []
+    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
+    if text is None:
+        return []
+    return list(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
+
+
+@check(
+    "tasks", "the table of tasks: row i must be task i, for LeRobot looks instructions up by row", formats=("lerobot",)
+)
+def tasks(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    found = [] if parts is None else task_pairs(parts)
+    indices = [index for index, _ in found]
+    path = subject.root / schema.TASKS
+    if indices == list(range(len(indices))):
+        return
+    if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices))):
+        message = f"{path}: its rows are in the order {_some(indices)}; LeRobot would give every episode another's task"
+        yield Finding("tasks", "warning", schema.TASKS, message, SORT_TASKS)
+    else:
+        message = (
+            f"{path}: task indices are {_some(indices)}, with holes or twice; `vla data convert` numbers them anew"
+        )
+        yield Finding("tasks", "warning", schema.TASKS, message)
+
+
+def _some(values: list[Any]) -> str:
+    return ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+
+
+@check(
+    "episodes_table", "success, return and terminated of the episodes table, against the frames", formats=("lerobot",)
+)
+def episodes_table(subject: Subject) -> Iterator[Finding]:
+    parts, numbers = subject.lerobot, subject.numbers
+    if parts is None or numbers is None or parts.table is None:
+        return
+    true = derived(numbers)
+    for row in parts.table.to_dict("records"):
+        for name, value in true.get(int(row["episode_index"]), {}).items():
+            if name in row and not _agree(row[name], value):
+                message = (
+                    f"{subject.root}: the episodes table says {name} {row[name]} of episode {int(row['episode_index'])}, "
+                    f"its frames {value}"
+                )
+                place = f"episode {int(row['episode_index'])}"
+                yield Finding("episodes_table", "error", place, message, REBUILD_EPISODES)
+
+
+def derived(numbers: Numbers) -> dict[int, dict[str, bool | float]]:
+    """Episode -> what its frames say of `success`, `return` and `terminated`."""
+    found: dict[int, dict[str, bool | float]] = {}
+    for episode, a, b in numbers.spans:
+        values: dict[str, bool | float] = {}
+        if numbers.success is not None:
+            values["success"] = bool(numbers.success[a:b].any())
+        if numbers.rewards is not None and np.isfinite(numbers.rewards[a:b]).all():
+            values["return"] = float(numbers.rewards[a:b].sum(dtype=np.float64))
+        if numbers.terminated is not None:
+            values["terminated"] = bool(numbers.terminated[a:b].any())
+        found[episode] = values
+    return found
+
+
+def _agree(stored: Any, true: bool | float) -> bool:
+    try:
+        if isinstance(true, bool):
+            return bool(stored) == true
+        return abs(float(stored) - true) <= _RETURN_TOLERANCE * max(1.0, abs(true))
+    except (TypeError, ValueError):
+        return False

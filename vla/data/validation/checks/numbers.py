@@ -1,0 +1,157 @@
+"""Checks of states, actions and rewards.
+
+N: frames, D: dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from vla.data.validation.examined import Numbers, Subject
+from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.episode import beyond
+
+_SAME_LENGTH = 5
+"""This many episodes or more, all of one length and all true ends, are more likely cut off by time."""
+_CONSTANT = 10
+_LISTED = 3
+
+
+@check("finite", "NaN and infinite numbers in every column")
+def finite(subject: Subject) -> Iterator[Finding]:
+    numbers = subject.numbers
+    read: dict[str, np.ndarray] = {}
+    if numbers is not None:
+        read = {"state": numbers.state, "actions": numbers.actions}
+        if numbers.rewards is not None:
+            read["rewards"] = numbers.rewards[:, None]
+        names = {"state": numbers.state_names, "actions": numbers.action_names, "rewards": ("reward",)}
+        for what, values in read.items():
+            for dim in np.flatnonzero(~np.isfinite(values).all(0)):
+                yield _not_finite(numbers, what, names[what][dim], values[:, dim])
+    if subject.lerobot is None:
+        return
+    for part in subject.lerobot.data:
+        for name, values in part.columns.items():
+            bad = ~np.isfinite(values).all(1)
+            if bad.any():
+                message = (
+                    f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first in {bad.argmax()}"
+                )
+                yield Finding("finite", "warning", subject.name(part.path), message)
+
+
+def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> Finding:
+    bad = ~np.isfinite(values)
+    frame = int(bad.argmax())
+    episode, first = next((e, a) for e, a, b in numbers.spans if a <= frame < b)
+    episodes = len(set(numbers.episode[bad].tolist()))
+    message = (
+        f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; {int(bad.sum())} such numbers "
+        f"in {episodes} episodes: leave them out (`vla data filter`) or repair the sensor"
+    )
+    return Finding("finite", "error", f"episode {episode}", message)
+
+
+@check("action_limits", "actions outside of the limits that the spec gives")
+def action_limits(subject: Subject) -> Iterator[Finding]:
+    numbers, dataset = subject.numbers, subject.dataset
+    if numbers is None or dataset is None or numbers.actions.shape[1] != dataset.spec.action_dim:
+        return
+    for dim, name in enumerate(dataset.spec.action_names):
+        low, high = dataset.spec.action_low[dim], dataset.spec.action_high[dim]
+        values = numbers.actions[:, dim]
+        outside = beyond(values, np.asarray(low), np.asarray(high))
+        if outside.any():
+            frame = int(outside.argmax())
+            message = (
+                f"action {name!r} is {values[frame]:g} in episode {numbers.episode[frame]}, the spec says {low:g} to "
+                f"{high:g}; {int(outside.sum())} of {len(values)} are outside: `vla data convert` widens the limits"
+            )
+            yield Finding("action_limits", "error", f"episode {numbers.episode[frame]}", message)
+
+
+@check("constant_actions", "dimensions of the action that never move")
+def constant_actions(subject: Subject) -> Iterator[Finding]:
+    numbers = subject.numbers
+    if numbers is None or len(numbers.actions) < _CONSTANT:
+        return
+    still = (numbers.actions == numbers.actions[0]).all(0)
+    if still.any():
+        names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(still))
+        message = f"never move: {names}; a policy learns nothing of them, leave them out if they are of no use"
+        yield Finding("constant_actions", "note", "actions", message)
+
+
+@check("rewards", "rewards that are missing, or tell nothing")
+def rewards(subject: Subject) -> Iterator[Finding]:
+    numbers = subject.numbers
+    if numbers is None:
+        return
+    if numbers.rewards is None or not numbers.rewards.any():
+        what = "no rewards" if numbers.rewards is None else "all rewards are zero"
+        message = f"{what}: enough for imitation; offline RL needs some, which `vla data label` can attach"
+        yield Finding("rewards", "note", "rewards", message)
+        return
+    returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in numbers.spans])
+    if len(returns) >= _SAME_LENGTH and np.isfinite(returns).all() and np.ptp(returns) <= 1e-6 * abs(returns[0]):
+        message = f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good one from a bad one"
+        yield Finding("rewards", "warning", "rewards", message)
+
+
+@check("terminals", "time limits that are marked as true ends")
+def terminals(subject: Subject) -> Iterator[Finding]:
+    numbers = subject.numbers
+    if numbers is None or numbers.terminated is None:
+        return
+    spans = numbers.spans
+    for episode, a, b in spans:
+        if numbers.terminated[a : b - 1].any():
+            message = f"episode {episode}: a step before the last is marked as a true end; divide the episode there"
+            yield Finding("terminals", "warning", f"episode {episode}", message)
+    lengths = {b - a for _, a, b in spans}
+    solved = numbers.success is not None and all(numbers.success[a:b].any() for _, a, b in spans)
+    ended = all(numbers.terminated[b - 1] for _, _, b in spans)
+    if len(spans) >= _SAME_LENGTH and ended and len(lengths) == 1 and not solved:
+        message = (
+            f"all {len(spans)} episodes end truly after {lengths.pop()} steps, whether solved or not: likely a time limit, "
+            "which must not be marked as an end"
+        )
+        yield Finding("terminals", "warning", "terminated", message)
+
+
+@check("duplicates", "episodes with the very same states and actions")
+def duplicates(subject: Subject) -> Iterator[Finding]:
+    numbers = subject.numbers
+    if numbers is None:
+        return
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for episode, a, b in numbers.spans:
+        content = np.ascontiguousarray(np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1))
+        same[hashlib.sha256(content.tobytes()).digest()].append(episode)
+    groups = [episodes for episodes in same.values() if len(episodes) > 1]
+    for episodes in groups[:_LISTED]:
+        listed = ", ".join(map(str, episodes[:5])) + (", ..." if len(episodes) > 5 else "")
+        others = f" ({len(groups)} such groups in all)" if len(groups) > 1 else ""
+        message = f"episodes {listed} are the same step by step{others}; keep one of them, or held-out data leaks"
+        yield Finding("duplicates", "warning", f"episode {episodes[1]}", message)
+
+
+@check("control_rate", "whether timestamps advance at the rate that the dataset says", formats=LEROBOT)
+def control_rate(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    if parts is None or parts.info is None or not {"timestamp", "episode_index"} <= parts.frames.keys():
+        return
+    times, episode = parts.frames["timestamp"][:, 0], parts.frames["episode_index"][:, 0]
+    steps = np.diff(times)[episode[1:] == episode[:-1]]
+    steps = steps[np.isfinite(steps) & (steps > 0)]
+    if len(steps) and abs(np.median(steps) * parts.info.fps - 1) > 0.01:
+        message = (
+            f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance by "
+            f"{np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, or resample"
+        )
+        yield Finding("control_rate", "warning", "timestamp", message)

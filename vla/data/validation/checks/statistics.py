@@ -1,0 +1,136 @@
+"""Checks of stored statistics, which LeRobot's trainers normalise by.
+
+N: frames, D: numbers of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vla.data import schema
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.validation.repair_names import REWRITE_STATS
+from vla.data.validation.examined import Subject
+from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.errors import DataError
+from vla.data.formats.common.files import read_json, read_json_lines
+from vla.data.statistics import QUANTILES, FeatureStats, merge_stats
+
+_TOLERANCE = 1e-4
+_EXACT = 1e-9
+_MOMENTS = ("min", "max", "mean", "std")
+EPISODES_STATS = "meta/episodes_stats.jsonl"
+
+
+@check("statistics", "stats.json against the true statistics of all frames", formats=LEROBOT)
+def statistics(subject: Subject) -> Iterator[Finding]:
+    parts, path = subject.lerobot, subject.root / schema.STATS
+    if parts is None or not parts.data:
+        return
+    fix = REWRITE_STATS if subject.format == "lerobot" else ""
+    try:
+        stored = read_json(subject.root, path, "write it anew (`vla data validate --fix`)")
+    except DataError as error:
+        if not path.exists() and subject.format == "lerobot_v2":
+            return  # version 2.1 keeps them with the episodes
+        yield Finding("statistics", "warning", schema.STATS, str(error), fix)
+        return
+    images = {} if not subject.is_ours else merged_images(parts)
+    true = true_stats(parts)
+    for name, expected in (true | images).items():
+        odd = (
+            None if name not in stored and name not in true else _differing(stored.get(name), expected, subject.is_ours)
+        )
+        if odd is not None:
+            message = f"{path}: {name!r}: {odd}; LeRobot's trainers would normalise by it"
+            yield Finding("statistics", "warning", schema.STATS, message, fix)
+
+
+def true_stats(parts: LeRobotParts) -> dict[str, FeatureStats]:
+    """Statistics of the committed frames as `stats.json` holds them: exact, but for quantiles, which are those of episodes
+    averaged. Features that are not finite are left out."""
+    episodes = list(parts.episode_stats.values())
+    names = [name for name in parts.numeric if episodes and all(name in stats for stats in episodes)]
+    return {name: merge_stats([stats[name] for stats in episodes]) for name in names}
+
+
+def merged_images(parts: LeRobotParts) -> dict[str, FeatureStats]:
+    """Statistics of cameras, from those of episodes in the episodes table; empty where it has none."""
+    cameras = [] if parts.info is None else [n for n, feature in parts.info.features.items() if feature.is_camera]
+    found = {}
+    for name in cameras:
+        columns = {key: f"stats/{name}/{key}" for key in (*_MOMENTS, "count", *QUANTILES)}
+        if parts.table is None or not set(columns.values()) <= set(parts.table):
+            continue
+        rows = parts.table[list(columns.values())].to_dict("records")
+        found[name] = merge_stats([{key: _array(row[c]) for key, c in columns.items()} for row in rows])
+    return found
+
+
+def _array(value: Any) -> np.ndarray:
+    """Nested lists, as pandas hands them out."""
+    array = np.asarray(value)
+    return array if array.dtype != object else np.stack([_array(v) for v in array])
+
+
+def _differing(stored: Any, expected: FeatureStats, exact: bool) -> str | None:
+    """In words, the first statistic that is not the true one."""
+    if not isinstance(stored, dict):
+        return "is missing"
+    scale = max(1e-6, float(np.abs(expected["max"]).max()), float(np.abs(expected["min"]).max()))
+    tolerance = (_EXACT if exact else _TOLERANCE) * scale
+    for key in (*_MOMENTS, "count", *(QUANTILES if exact else ())):
+        if key not in stored and key == "count":
+            continue
+        try:
+            found = np.asarray(stored[key], np.float64).reshape(-1)
+        except (KeyError, TypeError, ValueError):
+            return f"{key} is missing or no numbers"
+        true = expected[key].reshape(-1).astype(np.float64)
+        if found.shape != true.shape:
+            return f"{key} has {len(found)} numbers, expected {len(true)}"
+        off = ~(np.abs(found - true) <= tolerance)
+        if off.any():
+            dim = int(off.argmax())
+            return f"{key}[{dim}] is {found[dim]:.6g}, the frames have {true[dim]:.6g}"
+    return None
+
+
+@check("episode_statistics", "statistics of each episode against its frames: a checksum of sorts", formats=LEROBOT)
+def episode_statistics(subject: Subject) -> Iterator[Finding]:
+    parts = subject.lerobot
+    if parts is None or not parts.data:
+        return
+    for index, stored in _stored(parts, subject):
+        for name, true in parts.episode_stats.get(index, {}).items():
+            odd = None if name not in stored else _differing(stored[name], true, subject.is_ours)
+            if odd is not None:
+                message = (
+                    f"{subject.root}: episode {index}: {name!r}: its statistics say otherwise: {odd}; the file changed after "
+                    "it was written, or its statistics were never true: compare it with its source"
+                )
+                yield Finding("episode_statistics", "warning", f"episode {index}", message)
+
+
+def _stored(parts: LeRobotParts, subject: Subject) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
+    """(episode, feature -> statistics) as the dataset holds them."""
+    if subject.format == "lerobot_v2":
+        try:
+            rows = read_json_lines(subject.root, subject.root / EPISODES_STATS)
+        except DataError:
+            return
+        for row in rows:
+            if isinstance(row.get("episode_index"), int) and isinstance(row.get("stats"), dict):
+                yield row["episode_index"], row["stats"]
+        return
+    columns = [] if parts.table is None else [str(name) for name in parts.table if str(name).startswith("stats/")]
+    records: list[Any] = [] if parts.table is None else parts.table[["episode_index", *columns]].to_dict("records")
+    for record in records:
+        found: dict[str, dict[str, Any]] = {}
+        for column in columns:
+            feature, _, key = column.removeprefix("stats/").rpartition("/")
+            found.setdefault(feature, {})[key] = record[column]
+        yield int(record["episode_index"]), found

@@ -1,0 +1,183 @@
+"""A dataset under examination: opened where that is possible, and in pieces where it is not.
+
+N: frames, E: episodes, S: state dimensions, A: action dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla.config import registered
+from vla.data import schema
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
+from vla.data.formats.common.episodic_reader import EpisodicReader
+from vla.data.formats.common.files import refuse_archive
+from vla.data.reader import EpisodeDataset
+from vla.data.storage.checksums import is_whole
+from vla.data.tools.plan import format_of
+
+ASIDE = ".replaced"
+"""Folder of the originals of repaired files."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All numbers of a dataset as they are stored, NaN and all.
+
+    Attributes:
+        episode: int64 (N,), index of each frame's episode.
+        state: (N, S).
+        actions: (N, A).
+        rewards: (N,); None where the dataset has none.
+        success, terminated: bool (N,); None where the dataset does not say.
+        state_names, action_names: of the dimensions.
+    """
+
+    episode: np.ndarray
+    state: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray | None
+    success: np.ndarray | None
+    terminated: np.ndarray | None
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+
+    @functools.cached_property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(episode, first frame, end) of each run of frames of one episode."""
+        edges = np.flatnonzero(np.diff(self.episode)) + 1
+        starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(self.episode)]
+        return [(int(self.episode[a]), a, b) for a, b in zip(starts, stops, strict=True) if b > a]
+
+
+class Subject:
+    """What checks look at.
+
+    Args:
+        root: folder of the dataset, or its file.
+        format, keys: as `EpisodeDataset` takes them.
+        deep: whether images are decoded.
+        progress: told (frames decoded, frames in all).
+
+    Attributes:
+        dataset: None where it cannot be opened.
+        error: why it cannot.
+        format: its name; None where the dataset is of none.
+
+    Raises:
+        DataError: there is no such folder, it is an archive, or no format of that name.
+    """
+
+    def __init__(
+        self, root: Path, format: str | None, keys: KeyMap | None, *, deep: bool, progress: Progress | None = None
+    ) -> None:
+        if not root.exists():
+            raise DataError(f"{root}: no such folder; correct the path")
+        refuse_archive(root)
+        formats = registered("formats")
+        if format is not None and format not in formats:
+            raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")
+        self.root, self.keys, self.deep, self.progress = root, keys, deep, progress
+        self.dataset: EpisodeDataset | None = None
+        self.error: DataError | None = None
+        try:
+            self.dataset = EpisodeDataset(root, format=format, keys=keys)
+        except DataError as error:
+            self.error = error
+        self.format = format
+        if self.dataset is not None:
+            self.format = format_of(self.dataset)
+        elif format is None:
+            self.format = next((name for name, cls in formats.items() if cls.matches(root)), None)  # type: ignore[attr-defined]
+        if self.format is None and (root / "meta").is_dir():
+            self.format = "lerobot"
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        """Every file and link below the root, but for what lies in hidden folders."""
+        if self.root.is_file():
+            return [self.root]
+        found = []
+        for folder, folders, names in os.walk(self.root):
+            here = Path(folder)
+            links = [name for name in folders if (here / name).is_symlink()]
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
+            found += [here / name for name in sorted([*names, *links]) if not name.startswith(".")]
+        return found
+
+    def name(self, path: Path) -> str:
+        """A file's path within the dataset."""
+        return path.name if path == self.root else path.relative_to(self.root).as_posix()
+
+    @functools.cached_property
+    def is_ours(self) -> bool:
+        """Whether the dataset was written here, with checksums in its files."""
+        return any(_sealed(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA))
+
+    @functools.cached_property
+    def lerobot(self) -> LeRobotParts | None:
+        """The pieces of a LeRobot dataset; None for other formats."""
+        return LeRobotParts(self.root) if self.format in ("lerobot", "lerobot_v2") else None
+
+    @functools.cached_property
+    def numbers(self) -> Numbers | None:
+        """None where they cannot be read at all."""
+        if self.lerobot is not None:
+            return _of_parts(self.lerobot, self.keys)
+        reader = None if self.dataset is None else self.dataset.reader
+        if not isinstance(reader, EpisodicReader):
+            return None
+        columns, lengths = reader._columns, reader.episodes["length"].to_numpy()
+        return Numbers(
+            episode=np.repeat(np.arange(len(lengths)), lengths),
+            state=columns.state,
+            actions=columns.actions,
+            rewards=columns.rewards if columns.rewards.any() else None,
+            success=columns.success if columns.success.any() else None,
+            terminated=columns.terminated if columns.terminated.any() else None,
+            state_names=reader.spec.state_names,
+            action_names=reader.spec.action_names,
+        )
+
+
+def _sealed(path: Path) -> bool:
+    try:
+        return path.is_file() and is_whole(path) is not None
+    except OSError:
+        return False
+
+
+def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
+    mapping = parts.mapping(keys or KeyMap())
+    frames = parts.frames
+    if mapping is None or not {*mapping.action, *mapping.state} <= frames.keys() or "episode_index" not in frames:
+        return None
+    episode = frames["episode_index"][:, 0]
+    kept = parts.committed(episode)
+
+    def joined(names: list[str]) -> np.ndarray:
+        return np.concatenate([np.zeros((len(episode), 0)), *(frames[name] for name in names)], axis=1)[kept]
+
+    def single(name: str | None) -> np.ndarray | None:
+        return frames[name][kept, 0] if name is not None and name in frames else None
+
+    success, terminated = single(mapping.success), single(schema.TERMINATED)
+    return Numbers(
+        episode=np.where(np.isfinite(episode[kept]), episode[kept], -1).astype(np.int64),
+        state=joined(mapping.state),
+        actions=joined(mapping.action),
+        rewards=single(mapping.reward),
+        success=None if success is None else success > 0,
+        terminated=None if terminated is None else terminated > 0,
+        state_names=parts.dimension_names(mapping.state),
+        action_names=parts.dimension_names(mapping.action),
+    )

@@ -1,0 +1,116 @@
+"""Is a dataset what it says it is? Every check of `checks/` in one run, and what can be mended without loss.
+
+One damaged file does not hide the others: where the dataset cannot be opened, the checks of single files still run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla.data.validation.repairs import FIXES
+from vla.data.validation.examined import Subject
+from vla.data.validation.registry import Check as Check
+from vla.data.validation.registry import Finding as Finding
+from vla.data.validation.registry import checks as checks
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
+
+_ORDER = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        root: of the dataset.
+        format: its name; None where it is of none.
+        findings: errors first. After repairs, what is left.
+        repaired: (repair, what was done) for each that was applied.
+        ran: names of the checks that ran.
+    """
+
+    root: Path
+    format: str | None
+    findings: tuple[Finding, ...]
+    repaired: tuple[tuple[str, str], ...] = ()
+    ran: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.of("error")
+
+    def of(self, severity: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "root": str(self.root),
+            "format": self.format,
+            "ok": self.ok,
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "repaired": [{"fix": name, "done": done} for name, done in self.repaired],
+            "checks": list(self.ran),
+        }
+
+
+def validate(
+    root: str | Path,
+    *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
+    fix: bool = False,
+    deep: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Looks at everything in a dataset of any format.
+
+    Args:
+        root: folder of the dataset, or its file.
+        format, keys: as `EpisodeDataset` takes them.
+        fix: mend what can be mended without loss (LeRobot datasets); originals are kept in `.replaced`, and the findings are
+            those of a second look.
+        deep: decode every image.
+        progress: told (frames decoded, frames in all).
+
+    Raises:
+        DataError: there is nothing at `root`, or it is an archive.
+    """
+    root = Path(root)
+    report = _look(root, format, keys, deep, progress)
+    if not fix:
+        return report
+    repaired, failed = [], []
+    wanted = {finding.fix for finding in report.findings}
+    for name in (name for name in FIXES if name in wanted):
+        try:
+            repaired.append((name, FIXES[name](Subject(root, format, keys, deep=False))))
+        except (DataError, OSError) as error:
+            failed.append(Finding("fix", "error", root.name, f"{name}: {error}"))
+    if repaired:
+        report = _look(root, format, keys, deep, progress)
+    return dataclasses.replace(report, findings=_sorted([*report.findings, *failed]), repaired=tuple(repaired))
+
+
+def _look(
+    root: Path, format: str | None, keys: KeyMap | None, deep: bool, progress: Callable[[int, int], None] | None
+) -> Report:
+    subject = Subject(root, format, keys, deep=deep, progress=progress)
+    chosen = [
+        check
+        for check in checks().values()
+        if (deep or not check.deep) and (check.formats is None or subject.format in check.formats)
+    ]
+    findings = [finding for check in chosen for finding in check.run(subject)]
+    return Report(root, subject.format, _sorted(findings), ran=tuple(check.name for check in chosen))
+
+
+def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
+    unique = dict.fromkeys(findings)
+    return tuple(sorted(unique, key=lambda finding: _ORDER.index(finding.severity)))

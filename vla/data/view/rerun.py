@@ -1,0 +1,212 @@
+"""Episodes as a recording for the rerun viewer: images, curves and words on the timelines `step` and `time`.
+
+Everything of episode 3 lies below `episode_3/`: `camera/NAME`, `action`, `state`, `reward`, `success`, `instruction`, `info`.
+The viewer's layout comes with the recording: a tab for each episode.
+
+L: steps of an episode.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vla.data.storage.atomic import atomic_path
+from vla.data.errors import DataError
+from vla.data.format import Picture
+from vla.data.storage.image_codec import as_frame
+from vla.data.reader import EpisodeDataset
+from vla.data.select import Episodes, chosen_episodes
+from vla.data.tools.plan import source_name
+
+JPEG_QUALITY = 90
+_IMAGES_AT_ONCE = 64
+_MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+Progress = Callable[[int, int], None]
+"""Called with (frames done, frames in all)."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The file that was written.
+
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        episodes, frames: what it holds.
+    """
+
+    path: Path
+    bytes: int
+    episodes: int
+    frames: int
+
+
+def export_rerun(
+    path: str | Path,
+    dataset: EpisodeDataset,
+    *,
+    episodes: Episodes | None = None,
+    progress: Progress | None = None,
+) -> Recording:
+    """Writes a `.rrd` file for the rerun viewer.
+
+    PNG and JPEG files are passed on as they are; frames of videos become JPEG. Numbers are in robot units. The file appears
+    whole or not at all.
+
+    Args:
+        path: of the file, usually `NAME.rrd`.
+        episodes: which are written; all by default.
+
+    Raises:
+        ModuleNotFoundError: rerun is not installed.
+        DataError: there is no such episode, or an image is damaged.
+    """
+    import rerun
+
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}")
+    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    if not chosen:
+        raise DataError(f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20")
+    lengths = dataset.episodes["length"].to_numpy()
+    total, done = int(lengths[chosen].sum()), 0
+    with atomic_path(path) as temporary:
+        recording = rerun.RecordingStream("vla_data", recording_id=source_name(dataset.root))
+        # Only the dataset's own time counts, not that of the export.
+        recording.set_log_time_enabled(False)
+        recording.set_log_tick_enabled(False)
+        recording.save(temporary, default_blueprint=_layout(dataset, chosen))
+        try:
+            recording.send_recording_name(source_name(dataset.root))
+            for index in chosen:
+                _write_episode(recording, dataset, index)
+                done += int(lengths[index])
+                if progress is not None:
+                    progress(done, total)
+            recording.flush()
+        finally:
+            recording.disconnect()
+    return Recording(path, path.stat().st_size, len(chosen), total)
+
+
+def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
+    import rerun
+
+    row, columns, spec = dataset.episodes.iloc[index], dataset.columns, dataset.spec
+    start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
+    place = f"episode_{index}"
+    recording.log(f"{place}/instruction", rerun.TextDocument(dataset.instructions[int(row["task_index"])]), static=True)
+    recording.log(f"{place}/info", rerun.TextDocument(_info(row), media_type="text/markdown"), static=True)
+    curves: list[tuple[str, Sequence[str], np.ndarray]] = [
+        ("action", spec.action_names, columns.actions[start:stop]),
+        ("state", spec.state_names, columns.state[start:stop]),
+        ("reward", ("reward",), columns.rewards[start:stop, None]),
+        ("success", ("success",), columns.success[start:stop, None]),
+    ]
+    times = _times(np.arange(stop - start), spec.control_hz)
+    for name, names, values in curves:
+        if not names:
+            continue
+        recording.log(f"{place}/{name}", rerun.SeriesLines(names=list(names)), static=True)
+        scalars = rerun.Scalars.columns(scalars=values.astype(np.float64))
+        recording.send_columns(f"{place}/{name}", indexes=times, columns=scalars)
+    for camera in spec.cameras:
+        _write_images(recording, dataset, camera, start, stop, _camera(place, camera))
+
+
+def _write_images(recording: Any, dataset: EpisodeDataset, camera: str, start: int, stop: int, place: str) -> None:
+    import rerun
+
+    for first, files in _grouped(_encoded(dataset, camera, start, stop)):
+        kinds = [_kind(file) for file in files]
+        steps = np.arange(first - start, first - start + len(files))
+        images = rerun.EncodedImage.columns(blob=files, media_type=kinds)
+        recording.send_columns(place, indexes=_times(steps, dataset.spec.control_hz), columns=images)
+
+
+def _camera(place: str, name: str) -> str:
+    """The path of a camera; its name may hold what means something in paths."""
+    import rerun
+
+    return f"{place}/camera/{rerun.escape_entity_path_part(name)}"
+
+
+def _times(steps: np.ndarray, control_hz: float) -> list[Any]:
+    import rerun
+
+    return [rerun.TimeColumn("step", sequence=steps), rerun.TimeColumn("time", duration=steps / control_hz)]
+
+
+def _encoded(dataset: EpisodeDataset, camera: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    """(frame, image file) of the frames [start, stop)."""
+    for frame, picture in dataset.images(camera, start, stop):
+        try:
+            yield frame, _as_file(picture)
+        except DataError as error:
+            raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
+
+
+def _as_file(picture: Picture) -> bytes:
+    image = as_frame(picture)  # also of a file: what cannot be decoded here cannot be shown there
+    if isinstance(picture, bytes) and _kind(picture):
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()
+
+
+def _kind(file: bytes) -> str:
+    return next((kind for begins, kind in _MEDIA.items() if file.startswith(begins)), "")
+
+
+def _grouped(files: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
+    """(number of the first, images) of neighbouring frames, a few at a time."""
+    first = 0
+    group: list[bytes] = []
+    for frame, file in files:
+        if not group:
+            first = frame
+        group.append(file)
+        if len(group) == _IMAGES_AT_ONCE:
+            yield first, group
+            group = []
+    if group:
+        yield first, group
+
+
+def _info(row: Any) -> str:
+    """Outcome and info of an episode as a markdown table; its texts stay text."""
+    facts = {"solved": bool(row["success"]), "return": float(row["return"]), "terminated": bool(row["terminated"])}
+    lines = ["| | |", "|---|---|"]
+    for key, value in {**facts, **json.loads(row["info"])}.items():
+        cells = (json.dumps(str(text), ensure_ascii=False)[1:-1].replace("|", "\\|") for text in (key, value))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
+    """A tab for each episode: cameras and words on the left, curves on the right."""
+    from rerun import blueprint
+
+    tabs = []
+    for index in chosen:
+        place = f"episode_{index}"
+        cameras = [blueprint.Spatial2DView(origin=_camera(place, name), name=name) for name in dataset.spec.cameras]
+        words = [blueprint.TextDocumentView(origin=f"{place}/{name}", name=name) for name in ("instruction", "info")]
+        curves = [
+            blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name)
+            for name in ("action", *["state"] * bool(dataset.spec.state_dim), "reward")
+        ]
+        left = blueprint.Vertical(blueprint.Grid(*cameras), *words) if cameras else blueprint.Vertical(*words)
+        tabs.append(blueprint.Horizontal(left, blueprint.Vertical(*curves), name=f"episode {index}"))
+    return blueprint.Blueprint(blueprint.Tabs(*tabs))

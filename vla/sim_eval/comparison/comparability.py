@@ -1,0 +1,179 @@
+"""What forbids to compare two evaluations: other episodes, other simulators, other rules of the game."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla.config import UserError
+from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+
+# A policy brings these along; everything else decides what it meets.
+_OF_THE_POLICY = {"python", "machine", "torch", "transformers", "timm"}
+_OWN_CHOICES = {
+    "env.image_size",
+    "env.cameras",
+    "replan_every",
+    "ensemble",
+    "target_return",
+    "temperature",
+}  # told beside the numbers
+_FREE_KEYS = {
+    "policy",
+    "episodes_per_task",  # what it changes shows in the episodes themselves, as does the seed
+    "seed",
+    "workers",
+    "num_envs",
+    "batch_size",
+    "threads",
+    "launcher",
+    "ray_address",
+    "timeout",
+    "retries",
+    "replan_every",
+    "ensemble",
+    "temperature",
+    "target_return",
+    "videos_per_task",
+    "failure_videos",
+    "out",
+}
+
+Key = tuple[str, int, int]
+"""Task, episode and seed: two policies that share it met the same start."""
+
+
+class ComparisonError(UserError):
+    """Runs that cannot be compared; the message lists every reason and its remedy."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One way in which runs differ.
+
+    Attributes:
+        what: key or file entry.
+        values: what each run has, in words.
+        remedy: what to do about it.
+    """
+
+    what: str
+    values: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.values}; {self.remedy}"
+
+
+def episodes_by_key(result: Results) -> dict[Key, EpisodeRecord]:
+    return {(record.task, record.episode, record.seed): record for record in result.episodes}
+
+
+def differences(runs: Mapping[str, Results]) -> list[Difference]:
+    """Everything that forbids to compare `runs` (name -> results); empty where they are comparable."""
+    return [
+        *_values("suite", {n: r.suite for n, r in runs.items()}, "evaluate all policies on one suite"),
+        *_tasks(runs),
+        *_episodes(runs),
+        *_instructions(runs),
+        *_versions(runs),
+        *_settings(runs),
+    ]
+
+
+def own_choices(runs: Mapping[str, Results]) -> list[str]:
+    """In what the policies differ by their own design, such as the size of their pictures: worth telling."""
+    flat = {name: dict(_flatten(result.config)) for name, result in runs.items()}
+    found = []
+    for key in sorted(_OWN_CHOICES):
+        values = {name: values.get(key) for name, values in flat.items()}
+        found += [f"{d.what}: {d.values}; it counts as the policy's own choice" for d in _values(key, values, "")]
+    return found
+
+
+def refusal(found: Sequence[Difference]) -> ComparisonError:
+    lines = "\n".join(f"  {difference}" for difference in found)
+    return ComparisonError(
+        f"the runs cannot be compared:\n{lines}\n"
+        "compare them anyway with --force (force=True); the differences then stand beside the numbers"
+    )
+
+
+def _values(what: str, values: Mapping[str, Any], remedy: str) -> Iterator[Difference]:
+    """A difference unless all runs have the same; values are grouped: "3.3.0 (rt1, octo), 3.2.7 (expert)"."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(_text(value), []).append(name)
+    if len(names) > 1:
+        yield Difference(what, ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items()), remedy)
+
+
+def _text(value: Any) -> str:
+    text = "not recorded" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _tasks(runs: Mapping[str, Results]) -> Iterator[Difference]:
+    every: dict[str, None] = {task: None for result in runs.values() for task in result.tasks}
+    lacking = {name: [task for task in every if task not in result.tasks] for name, result in runs.items()}
+    if any(lacking.values()):
+        text = ", ".join(f"{name} lacks {_text(', '.join(tasks))}" for name, tasks in lacking.items() if tasks)
+        yield Difference("tasks", text, "evaluate all policies on the same tasks")
+
+
+def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
+    """Seeds that contradict each other, or episodes that only some runs hold, among the tasks that all have."""
+    tasks = set.intersection(*(set(result.tasks) for result in runs.values()))
+    keys = {name: {key for key in episodes_by_key(r) if key[0] in tasks} for name, r in runs.items()}
+    common = set.intersection(*keys.values())
+    numbers = [{key[:2] for key in found} for found in keys.values()]
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for task, episode, seed in set.union(*keys.values()):
+        seeds.setdefault((task, episode), set()).add(seed)
+    contradicting = sum(len(found) > 1 for found in seeds.values())
+    if contradicting:
+        values = f"{contradicting} of {len(seeds)} episodes started from different seeds"
+        yield Difference("seeds", values, "evaluate all policies with the same seed")
+    elif any(number != numbers[0] for number in numbers):
+        counts = ", ".join(f"{len(found)} ({name})" for name, found in keys.items())
+        values = f"{counts}, {len(common)} in common"
+        yield Difference("episodes", values, "evaluate all policies with the same episodes_per_task")
+
+
+def _instructions(runs: Mapping[str, Results]) -> Iterator[Difference]:
+    said: dict[Key, set[str]] = {}
+    for result in runs.values():
+        for key, record in episodes_by_key(result).items():
+            said.setdefault(key, set()).add(record.instruction)
+    if other := [texts for texts in said.values() if len(texts) > 1]:
+        example = " / ".join(repr(text) for text in sorted(other[0])[:2])
+        values = f"{len(other)} episodes were told different things, for example {example}"
+        yield Difference("instructions", values, "give all policies the same instructions")
+
+
+def _versions(runs: Mapping[str, Results]) -> Iterator[Difference]:
+    keys = dict.fromkeys(key for result in runs.values() for key in result.versions)
+    for key in keys:
+        if key not in _OF_THE_POLICY:
+            values = {name: result.versions.get(key) for name, result in runs.items()}
+            yield from _values(f"version of {key}", values, "evaluate all policies with the same one")
+
+
+def _settings(runs: Mapping[str, Results]) -> Iterator[Difference]:
+    flat = {name: dict(_flatten(result.config)) for name, result in runs.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    for key in keys:
+        # A key that one run lacks is an option of a later version; its version tells.
+        free = key in _OWN_CHOICES or key.split(".")[0] in _FREE_KEYS
+        if not free and all(key in values for values in flat.values()):
+            yield from _values(key, {n: v[key] for n, v in flat.items()}, f"evaluate all policies with one {key}")
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", repr(value)

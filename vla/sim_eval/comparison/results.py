@@ -1,0 +1,222 @@
+"""What an evaluation found: one record per episode, the rates that follow, and their files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from vla.config import UserError
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.statistics import macro_rate, wilson_interval
+
+RESULTS_FILE = "results.json"
+EPISODES_FILE = "episodes.parquet"
+
+
+class ResultsError(UserError):
+    """A folder holds no readable results; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One policy, measured on one suite.
+
+    Attributes:
+        policy: name of the policy in tables.
+        suite: name of the suite.
+        episodes: at least one record.
+        versions: what else decides the numbers: libraries, simulator, renderer.
+        config: the evaluation's config as plain JSON types.
+        command: what to type to measure again.
+        seconds: wall time.
+        folder: where the files (and the videos that the records name) lie; None before they are saved.
+        stopped_by: what ended the evaluation because of its outcomes; empty where the number of episodes was fixed.
+        losses: a line for each worker that died or hung meanwhile; others led its episodes to their ends.
+    """
+
+    policy: str
+    suite: str
+    episodes: tuple[EpisodeRecord, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    seconds: float = 0.0
+    folder: Path | None = None
+    losses: tuple[str, ...] = ()
+    stopped_by: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.episodes:
+            raise ValueError(f"results of {self.policy!r} hold no episode: there is nothing to average")
+
+    @property
+    def tasks(self) -> dict[str, list[EpisodeRecord]]:
+        """Task -> its episodes, in the order of the suite."""
+        return _by(self.episodes, "task")
+
+    @property
+    def groups(self) -> dict[str, list[EpisodeRecord]]:
+        return _by(self.episodes, "group")
+
+    @property
+    def rate(self) -> float:
+        """Success rate in which every episode weighs the same."""
+        return summary(self.episodes)["rate"]
+
+    @property
+    def macro_rate(self) -> float:
+        """Success rate in which every group weighs the same."""
+        return macro_rate(summary(records)["rate"] for records in self.groups.values())
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether the envs gave any reward: then returns say something."""
+        return any(record.return_ for record in self.episodes)
+
+    @property
+    def steps(self) -> int:
+        """Control steps that were played."""
+        return sum(record.steps for record in self.episodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `results.json` holds. Rates count a success at any step; `at_end` counts the last step alone."""
+        return {
+            "policy": self.policy,
+            "suite": self.suite,
+            "overall": summary(self.episodes),
+            "macro_rate": self.macro_rate,
+            "groups": {name: summary(records) for name, records in self.groups.items()},
+            "tasks": {name: summary(records) for name, records in self.tasks.items()},
+            "versions": dict(self.versions),
+            "returns": self._returns() if self.has_rewards else None,
+            "at_end": summary(self.episodes, "success_at_end"),
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3),
+            "lost_workers": len(self.losses),
+            "losses": list(self.losses),
+            "stopped_by": self.stopped_by,
+            "command": self.command,
+            "config": dict(self.config),
+        }
+
+    def _returns(self) -> dict[str, Any]:
+        return {
+            "overall": returns(self.episodes),
+            "groups": {name: returns(records) for name, records in self.groups.items()},
+            "tasks": {name: returns(records) for name, records in self.tasks.items()},
+        }
+
+    def table(self) -> Any:
+        """A rich table for the terminal: rate, counts, interval and, where there are rewards, the mean return, of the
+        whole, the groups and the tasks."""
+        from rich.table import Table
+
+        more = ["return (mean ± sd)"] if self.has_rewards else []
+        caption = f"workers lost and replaced: {len(self.losses)}" if self.losses else None
+        title = f"{self.policy} on {self.suite}"
+        table = Table("", "rate", "solved", "95 % interval", *more, title=title, caption=caption)
+        rows = [("all episodes", list(self.episodes)), *self.groups.items()]
+        rows += [(f"  {name}", records) for name, records in self.tasks.items()]
+        for name, records in rows:
+            values = summary(records)
+            low, high = values["wilson95"]
+            counts = f"{values['successes']}/{values['episodes']}"
+            found = returns(records)
+            more = [f"{found['mean']:.1f} ± {found['sd']:.1f}"] if self.has_rewards else []
+            table.add_row(name, f"{values['rate']:.2f}", counts, f"{low:.2f} to {high:.2f}", *more)
+        table.add_row("mean of groups", f"{self.macro_rate:.2f}", "", "")
+        return table
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `results.json` and `episodes.parquet`; the JSON comes last and at once, so it is never half there."""
+        import pandas as pd
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame([asdict(record) for record in self.episodes]).rename(columns={"return_": "return"})
+        table.insert(0, "policy", self.policy)
+        _replace(folder / EPISODES_FILE, lambda path: table.to_parquet(path, index=False))
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        _replace(folder / RESULTS_FILE, lambda path: path.write_text(text))
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads what `save` wrote. Raises ResultsError naming what is missing or broken."""
+        import pandas as pd
+
+        folder = Path(folder)
+        for name in (RESULTS_FILE, EPISODES_FILE):
+            if not (folder / name).is_file():
+                raise ResultsError(f"{folder / name}: no such file; make it with an evaluation whose out is {folder}")
+        try:
+            values = json.loads((folder / RESULTS_FILE).read_text())
+            table = pd.read_parquet(folder / EPISODES_FILE).rename(columns={"return": "return_"})
+            names = [f.name for f in fields(EpisodeRecord) if f.name in table or f.default is MISSING]
+            rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
+            return cls(
+                policy=values["policy"],
+                suite=values["suite"],
+                episodes=tuple(EpisodeRecord(**row) for row in rows),
+                versions=values["versions"],
+                config=values.get("config", {}),
+                command=values.get("command", ""),
+                seconds=values.get("seconds", 0.0),
+                folder=folder,
+                stopped_by=values.get("stopped_by", ""),
+                losses=tuple(values.get("losses", ())),
+            )
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ResultsError(
+                f"{folder}: not the results of an evaluation: {type(error).__name__}: {error}"
+            ) from error
+
+
+def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict[str, Any]:
+    """successes, episodes, rate and its 95 % interval, as in `results.json`. Raises ValueError without records."""
+    n, successes = len(records), sum(bool(getattr(record, key)) for record in records)
+    return {
+        "successes": successes,
+        "episodes": n,
+        "rate": successes / n,
+        "wilson95": list(wilson_interval(successes, n)),
+    }
+
+
+def returns(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Mean return and its standard deviation over episodes (n - 1; 0 for one). Raises ValueError without records."""
+    values = [record.return_ for record in records]
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return {"mean": mean, "sd": math.sqrt(variance)}
+
+
+def _by(records: Sequence[EpisodeRecord], key: str) -> dict[str, list[EpisodeRecord]]:
+    found: dict[str, list[EpisodeRecord]] = {}
+    for record in records:
+        found.setdefault(getattr(record, key), []).append(record)
+    return found
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a measured rate."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in ("vla", "torch", "transformers", "timm", "numpy", "gymnasium", "mujoco", "metaworld"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,124 @@
+"""A scripted expert for every goal of the tabletop.
+
+What it does depends on the present state alone (which goal is next, where hand and things are), so that a policy
+that sees one frame can imitate it, and so that it recovers from any disturbance. It slows down in proportion to the
+way that is left: full speed up to the goal would make the direction flip within a centimetre, and a policy that does
+not yet know so exactly where things are could learn nothing from such frames.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla.sim_eval.envs.tabletop_parts.goals import Progress
+from vla.sim_eval.envs.tabletop_parts.language import DIRECTIONS, Goal
+from vla.sim_eval.envs.tabletop_parts.scene import HANDLE_GAP, SHAPES
+
+TRAVEL_Z = 0.15
+"""Height of the fingertips on the way; whatever is carried passes over everything."""
+BRAKING = np.array([0.10, 0.10, 0.08])
+"""Distances from the target at which the hand begins to slow down, metres."""
+OPEN, CLOSED = 1.0, -1.0
+
+
+class Expert:
+    """Actions for one episode."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.table = progress, progress.table
+
+    def action(self) -> np.ndarray:
+        """(dx, dy, dz, gripper), each within [-1, 1]."""
+        goal = self.progress.goal
+        target, gripper = self._plan(goal)
+        speed = np.clip((target - self.table.hand) / BRAKING, -1.0, 1.0)
+        return np.array([*speed, gripper], dtype=np.float32)
+
+    def _plan(self, goal: Goal) -> tuple[np.ndarray, float]:
+        """Where the fingertips go next (3,), and what the gripper does."""
+        if goal.kind == "touch":
+            top = self.table.position(goal.thing) + [0, 0, self._half(goal.thing) - 0.002]
+            return self._descend(top, within=0.02), CLOSED
+        if goal.kind == "push":
+            return self._push(goal), CLOSED
+        if goal.kind == "open":
+            return self._pull_drawer(), CLOSED
+        if goal.kind == "close":
+            return self._push_drawer(), CLOSED
+        return self._carry(goal)
+
+    def _half(self, slot: int) -> float:
+        return SHAPES[self.table.things[slot].shape].half_height
+
+    def _descend(self, target: np.ndarray, *, within: float, height: float = TRAVEL_Z) -> np.ndarray:
+        """Towards a point through a funnel above it: high where it is far, straight down `within` its axis (metres).
+
+        A hand that is lower than the funnel goes up before it goes across.
+        """
+        hand = self.table.hand
+        away = max(0.0, float(np.linalg.norm(hand[:2] - target[:2])) - within)
+        z = min(max(height, target[2]), target[2] + min(6.0 * away, 0.06) + away)
+        across = np.clip(1.0 - (z - hand[2] - 0.01) / 0.04, 0.0, 1.0)
+        return np.array([*(hand[:2] + across * (target[:2] - hand[:2])), z])
+
+    def _push(self, goal: Goal) -> np.ndarray:
+        table = self.table
+        thing, shape = table.position(goal.thing), SHAPES[table.things[goal.thing].shape]
+        along = np.array(DIRECTIONS[str(goal.to)])
+        thickness = 0.014 if along[0] else 0.011  # of the closed fingers
+        offset = table.hand[:2] - thing[:2]
+        behind, aside = -float(offset @ along), abs(float(offset @ along[::-1]))
+        low = 0.012
+        if table.hand[2] < 0.035 and aside < 0.014 and 0.3 * shape.radius < behind < shape.radius + thickness + 0.045:
+            return np.array([*(thing[:2] + 0.05 * along), low])
+        start = thing[:2] - (shape.radius + thickness + 0.024) * along
+        return self._descend(np.array([*start, low]), within=0.010)
+
+    def _pull_drawer(self) -> np.ndarray:
+        cabinet, out = self.table.fixture("cabinet"), self.table.drawer
+        gap = np.array([cabinet[0], cabinet[1] - out - HANDLE_GAP / 2 - 0.001, 0.018])
+        offset = self.table.hand - gap
+        if abs(offset[0]) < 0.025 and abs(offset[1]) < 0.018 and offset[2] < 0.014:
+            return gap - np.array([0.0, 0.045, 0.0])
+        return self._descend(gap, within=0.008)
+
+    def _push_drawer(self) -> np.ndarray:
+        cabinet, out = self.table.fixture("cabinet"), self.table.drawer
+        front = np.array([cabinet[0], cabinet[1] - out - HANDLE_GAP - 0.040, 0.020])
+        offset = self.table.hand - front
+        if abs(offset[0]) < 0.03 and -0.03 < offset[1] < 0.03 and offset[2] < 0.018:
+            return front + np.array([0.0, 0.09, 0.0])
+        return self._descend(front, within=0.012)
+
+    def _carry(self, goal: Goal) -> tuple[np.ndarray, float]:
+        """Grasp, then lift, put or stack."""
+        table, slot = self.table, goal.thing
+        thing, hand = table.position(slot), table.hand
+        if self._rests(goal):
+            return np.array([*hand[:2], TRAVEL_Z]), OPEN
+        grip = np.array([*thing[:2], max(0.010, thing[2] - 0.012)])
+        offset = hand - grip
+        if table.held(slot):
+            return self._deliver(goal, hand - thing), CLOSED
+        if np.linalg.norm(offset[:2]) < 0.012 and abs(offset[2]) < 0.012:
+            return grip, CLOSED
+        return self._descend(grip, within=0.010, height=max(TRAVEL_Z, thing[2] + 0.06)), OPEN
+
+    def _rests(self, goal: Goal) -> bool:
+        if goal.kind == "put":
+            return self.table.inside(goal.thing, str(goal.to))
+        return goal.kind == "stack" and self.table.stacked(goal.thing, int(goal.to))
+
+    def _deliver(self, goal: Goal, grip: np.ndarray) -> np.ndarray:
+        """Where the hand goes with the object; grip: from the object's middle to the hand (3,)."""
+        table, slot = self.table, goal.thing
+        if goal.kind == "lift":
+            return np.array([*table.hand[:2], 0.17])
+        half = self._half(slot)
+        if goal.kind == "put":
+            place = table.fixture(str(goal.to)) + [0.0, 0.0, half + 0.006]
+        else:
+            below = int(goal.to)
+            place = table.position(below) + [0.0, 0.0, self._half(below) + half + 0.002]
+        carry = max(TRAVEL_Z, place[2] + 0.05)
+        return self._descend(place + grip, within=0.008, height=carry)

@@ -1,0 +1,210 @@
+"""How a policy fares under perturbations: the same episodes clean and under every kind at every severity.
+
+Each condition is an evaluation in a folder of its own, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from vla.config import ConfigError, UserError, check_config, dump_config
+from vla.sim_eval.env import EnvConfig, SimEnv
+from vla.sim_eval.envs.perturbed import PerturbedConfig
+from vla.sim_eval.evaluate import EvalConfig, check_playable, evaluate, naming
+from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, SEVERITIES, Episode, kind_named, missing, unfit
+from vla.sim_eval.comparison.results import Results, ResultsError, library_versions
+from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page
+from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
+from vla.types import Actor
+
+PAGE, MARKDOWN, PLOT, CONFIG = "robustness.html", "robustness.md", "robustness.svg", "robustness.yaml"
+CONDITION_FILE = "condition.json"
+# What changes where and how an evaluation runs, but not what comes out.
+_FREE_KEYS = {"out", "workers", "timeout", "launcher", "ray_address", "videos_per_task", "failure_videos", "policy"}
+ConditionKey = tuple[str, int | None]
+
+
+class PerturbConfig(EvalConfig):
+    """An evaluation under perturbations. `vla eval perturb CONFIG`; the config is that of `vla eval`."""
+
+    kinds: tuple[str, ...] | None = None
+    """Perturbations and controls to play; null: all that the env allows."""
+    severities: tuple[int, ...] = SEVERITIES
+    """Of the perturbations; controls have none."""
+    condition_videos: int = Field(0, ge=0)
+    """Episodes of each task that are filmed in every condition; takes the place of `videos_per_task`."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, kinds: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if kinds is None:
+            return None
+        if not kinds:
+            raise ValueError("is empty: name at least one kind, or leave it out")
+        for kind in kinds:
+            kind_named(kind)
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("a kind is named twice")
+        return kinds
+
+    @field_validator("severities")
+    @classmethod
+    def _known_severities(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
+        if wrong := [severity for severity in severities if severity not in SEVERITIES]:
+            raise ValueError(f"has {wrong[0]}; expected some of 1, 2, 3")
+        if not severities or len(set(severities)) != len(severities):
+            raise ValueError("expected some of 1, 2, 3, each once")
+        return tuple(sorted(severities))
+
+
+def perturb(
+    actor: Actor | Literal["expert", "random"],
+    config: PerturbConfig,
+    *,
+    name: str | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> Robustness:
+    """Plays the same episodes clean and under every perturbation, and tabulates them.
+
+    Writes `robustness.json`, `.md`, `.svg`, `.html` and `.yaml` (the config) into `config.out`, and each condition's evaluation into
+    `<out>/clean`, `<out>/<kind>-<severity>` or `<out>/<control>`. A condition is not played again where its folder holds
+    results of the same config, versions and policy: weights are compared for policies that are torch modules, the
+    policy's name for others.
+
+    Args:
+        actor, name, progress: as for `evaluate`.
+        config: what to play.
+        command: what to type to measure again.
+
+    Raises ConfigError where a kind that was asked for does not fit the env, and what `evaluate` raises. Kinds that nobody
+    asked for by name are left out then, and `Robustness.skipped` says why.
+    """
+    check_config(config, PerturbConfig)
+    kinds, skipped = _fitting(config)
+    check_playable(actor, config)
+    identity, out = _identity(actor, name or config.policy), Path(config.out)
+    config = naming(actor, config)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    clean = _play(actor, _condition(config, config.env, CLEAN), identity, name, progress)
+    played: dict[ConditionKey, Results] = {}
+    for kind, severity in _conditions(kinds, config.severities):
+        if kind in skipped:
+            continue
+        env = PerturbedConfig(env=config.env, kind=kind, severity=severity)
+        settings = _condition(config, env, kind if severity is None else f"{kind}-{severity}")
+        try:
+            played[kind, severity] = _play(actor, settings, identity, name, progress)
+        except UserError as error:
+            if config.kinds is not None:
+                raise
+            skipped[kind] = str(error)
+            played = {key: results for key, results in played.items() if key[0] != kind}
+    command = command or _command(actor, out / CONFIG)
+    found = tabulate(clean, played, skipped=skipped, command=command, folder=out)
+    _write(found, config, clean)
+    return found
+
+
+def _command(actor: Any, file: Path) -> str:
+    if isinstance(actor, str) or getattr(actor, "source", None) is not None:
+        return f"vla eval perturb {file}"
+    config = f'vla.load_config(vla.sim_eval.PerturbConfig, "{file}")'
+    return f"vla.sim_eval.perturb(policy, {config})  # policy: the same {type(actor).__name__}"
+
+
+def _write(found: Robustness, config: PerturbConfig, clean: Results) -> None:
+    out = Path(config.out)
+    found.save(out)
+    (out / MARKDOWN).write_text(found.markdown(), encoding="utf-8")
+    (out / PLOT).write_text(robustness_svg(found), encoding="utf-8")
+    write_robustness_page(out / PAGE, found, clean)
+
+
+def _conditions(kinds: tuple[str, ...], severities: tuple[int, ...]) -> Iterator[ConditionKey]:
+    for kind in kinds:
+        for severity in severities if KINDS[kind].levels else (None,):
+            yield kind, severity
+
+
+def _condition(config: PerturbConfig, env: EnvConfig, folder: str) -> EvalConfig:
+    """The evaluation of one condition."""
+    values: dict[str, Any] = {key: getattr(config, key) for key in EvalConfig.model_fields}
+    values |= {"env": env, "out": str(Path(config.out) / folder)}
+    values |= {"videos_per_task": config.condition_videos, "failure_videos": 0}
+    return EvalConfig(**values)
+
+
+def _play(actor: Any, config: EvalConfig, identity: str, name: str | None, progress: bool) -> Results:
+    """Plays a condition, unless its folder holds what would come out."""
+    out = Path(config.out)
+    if (known := _known(config, identity)) is not None:
+        return known
+    (out / CONDITION_FILE).unlink(missing_ok=True)
+    results = evaluate(actor, config, name=name, progress=progress)
+    (out / CONDITION_FILE).write_text(json.dumps({"policy": identity}) + "\n", encoding="utf-8")
+    return results
+
+
+def _known(config: EvalConfig, identity: str) -> Results | None:
+    """The results in the condition's folder, where they are those of this config, policy and software."""
+    mark = Path(config.out) / CONDITION_FILE
+    try:
+        results = Results.load(config.out)
+        if json.loads(mark.read_text(encoding="utf-8")) != {"policy": identity}:
+            return None
+    except (ResultsError, OSError, ValueError):
+        return None
+    same_versions = dict(results.versions) == {**library_versions(), **config.env.versions()}
+    return results if same_versions and _decisive(results.config) == _decisive(config.model_dump(mode="json")) else None
+
+
+def _decisive(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE_KEYS}
+
+
+def _identity(actor: Any, name: str) -> str:
+    """Tells policies apart: a hash of the weights of a torch module, else the name."""
+    if isinstance(actor, str):
+        return actor
+    label = f"{type(actor).__module__}.{type(actor).__qualname__}"
+    if not isinstance(actor, torch.nn.Module):
+        return f"{label} {name}"
+    digest = hashlib.sha256()
+    for key, tensor in sorted(actor.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{label} {digest.hexdigest()[:32]}"
+
+
+def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The kinds to play, and those that do not fit with the reason. Raises ConfigError where one was asked for."""
+    wanted = config.kinds or (*GRADED, *CONTROLS)
+    tasks = config.env.suite().tasks
+    if not tasks:
+        raise ConfigError(["env: its suite has no tasks: an evaluation needs one"])
+    env = config.env.make(tasks[0].name)
+    try:
+        env.render_images = False
+        _, info = env.reset(seed=0)
+        instructions = tuple(dict.fromkeys(task.instruction for task in tasks))
+        episode = Episode(env, 0, str(info["instruction"]), instructions)
+        problems = {kind: problem for kind in wanted if (problem := _problem(kind, env, episode))}
+    finally:
+        env.close()
+    if config.kinds is not None and problems:
+        raise ConfigError([f"kinds: {kind}: {problem}" for kind, problem in problems.items()])
+    return tuple(kind for kind in wanted if kind not in problems), problems
+
+
+def _problem(kind: str, env: SimEnv, episode: Episode) -> str:
+    return missing(kind, env.spec_) or unfit(kind, env) or KINDS[kind].obstacle(episode)

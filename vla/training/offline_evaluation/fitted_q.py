@@ -1,0 +1,222 @@
+"""Fitted Q evaluation on arrays: what policies are worth whose actions at every recorded step are known.
+
+The value of a policy is learned by regression on its own one-decision targets, r + discount * Q(next, policy's action there)
+(Le, Voloshin and Yue, 2019, "Batch policy learning under constraints"). All policies learn side by side: they start from the
+same weights and see the same batches, so that their values differ by their actions alone.
+
+N frames, M frames that teach, B batch, n environment steps per decision, F features, A action dimensions, E members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from vla.config import Config
+from vla.data import Windows
+from vla.models.critics import ActionCritic, CriticConfig
+from vla.training.losses import n_step_returns
+from vla.training.offline_rl.target_network import TargetCopy
+from vla.types import Spec
+
+_EVALUATION_ROWS = 4096  # frames that critics look at together when they are asked for values
+
+
+class FittedQConfig(Config):
+    """How the critics of fitted Q evaluation are trained."""
+
+    critic: CriticConfig = CriticConfig(hidden=128)
+    """Networks. Each member of the ensemble bootstraps from itself; an estimate is their mean."""
+    warmup_steps: int = Field(default=500, ge=0)
+    """First steps, shared by all policies, in which Q is fitted to the data's own returns: values are then about right
+    before they are told apart."""
+    steps: int = Field(default=3000, ge=1)
+    """Steps of evaluation."""
+    batch_size: int = Field(default=256, ge=1)
+    """Frames per step."""
+    lr: float = Field(default=3e-4, gt=0)
+    """Learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of all weights."""
+    target_rate: float = Field(default=0.01, gt=0, le=1)
+    """How far the target copies move towards the critics at every step; values are read from these copies."""
+    within_data: bool = True
+    """Keep targets between the least and the greatest return of the data: no policy is believed to be better than its best
+    episode, and nothing diverges."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Recorded frames as decisions of n steps, on one device.
+
+    Attributes:
+        features: (N, F).
+        actions: (N, n, A), what was done from each frame on; beyond an episode's end the last action again.
+        returns, bootstrap, known: (N,), of `n_step_returns`. Of a truncated episode's last n steps nothing is known.
+        next: (N,), the frame n steps later; itself where there is none.
+        monte_carlo: (N,), discounted returns to go.
+        teaches: (M,), the frames that critics learn from.
+    """
+
+    features: Float[Tensor, "N F"]
+    actions: Float[Tensor, "N n A"]
+    returns: Float[Tensor, " N"]
+    bootstrap: Float[Tensor, " N"]
+    known: Bool[Tensor, " N"]
+    next: Int64[Tensor, " N"]
+    monte_carlo: Float[Tensor, " N"]
+    teaches: Int64[Tensor, " M"]
+
+
+def transitions(
+    windows: Windows, features: Float[Tensor, "N F"], *, n: int, teaching_episodes: int, device: torch.device
+) -> Transitions:
+    """The frames of `windows` as decisions of `n` steps; the first `teaching_episodes` of its episodes teach."""
+    lengths = torch.tensor(windows.lengths)
+    end_N1 = lengths.cumsum(0).repeat_interleave(lengths)[:, None]
+    step_Nn = torch.arange(len(windows))[:, None] + torch.arange(n + 1)
+    inside_Nn, step_Nn = step_Nn < end_N1, step_Nn.minimum(end_N1 - 1)
+    returns, bootstrap, known = n_step_returns(
+        torch.tensor(windows.rewards)[step_Nn],
+        torch.tensor(windows.terminals)[step_Nn],
+        inside_Nn,
+        n=n,
+        discount=windows.discount,
+    )
+    taught = int(lengths[:teaching_episodes].sum())
+    columns = (
+        features,
+        torch.tensor(windows.actions)[step_Nn[:, :n]],
+        returns[:, 0],
+        bootstrap[:, 0],
+        known[:, 0],
+        step_Nn[:, n],
+        torch.tensor(windows.returns),
+        known[:taught, 0].nonzero()[:, 0],
+    )
+    return Transitions(*(column.to(device) for column in columns))
+
+
+class FittedQ:
+    """Q of one policy.
+
+    Args:
+        critic: learns.
+        actions: (N, n, A), what the policy would do at every frame.
+    """
+
+    def __init__(self, critic: ActionCritic, actions: Float[Tensor, "N n A"]) -> None:
+        self.critic, self.actions = critic, actions
+        self.target = TargetCopy(critic)
+
+    def loss(self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None) -> Tensor:
+        """Squared error from the targets, summed over members."""
+        target_EB = self._targets(data, index_B, limits)
+        return (_q(self.critic, data.features, data.actions, index_B) - target_EB).square().mean(-1).sum()
+
+    @torch.no_grad()
+    def td_error(self, data: Transitions, index_B: Tensor) -> float:
+        """Root mean square of r + discount * Q(next, policy) - Q(data), over frames where it is known; NaN without any."""
+        index_B = index_B[data.known[index_B]]
+        parts = index_B.split(_EVALUATION_ROWS)
+        errors = [
+            _q(self.target.network, data.features, data.actions, i).mean(0) - self._targets(data, i, None).mean(0)
+            for i in parts
+        ]
+        return float(torch.cat(errors).square().mean().sqrt())
+
+    @torch.no_grad()
+    def values(self, data: Transitions, index_B: Tensor, *, of: str = "policy") -> Float[Tensor, "E B"]:
+        """Q of the policy's actions, or of those of the `data`, on the CPU."""
+        actions = self.actions if of == "policy" else data.actions
+        parts = index_B.split(_EVALUATION_ROWS)
+        return torch.cat([_q(self.target.network, data.features, actions, i) for i in parts], dim=1).cpu()
+
+    @torch.no_grad()
+    def _targets(self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None) -> Float[Tensor, "E B"]:
+        later_EB = _q(self.target.network, data.features, self.actions, data.next[index_B])
+        # a product with zero would let through what is not finite
+        later_EB = torch.where(data.bootstrap[index_B] > 0, data.bootstrap[index_B] * later_EB, 0.0)
+        target_EB = data.returns[index_B] + later_EB
+        return target_EB if limits is None else target_EB.clamp(*limits)
+
+
+def fit_q(
+    data: Transitions,
+    policy_actions: Sequence[Float[Tensor, "N n A"]],
+    spec: Spec,
+    config: FittedQConfig,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, Sequence[FittedQ]], None] | None = None,
+) -> list[FittedQ]:
+    """Q of each policy.
+
+    Args:
+        policy_actions: of each policy, on the device of `data`.
+        spec: of the robot; its limits are the actions' units.
+        seed: of initial weights and batches.
+        progress: called with the step that was done and what is being learned.
+
+    Raises:
+        ValueError: no frame teaches.
+    """
+    if not len(data.teaches):
+        raise ValueError("no frame teaches: every episode is cut off within a decision of its start")
+    device, rng = data.features.device, np.random.default_rng(seed)
+    n = data.actions.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shared = ActionCritic(config.critic, data.features.shape[1], spec, n).to(device)
+    _warm_up(shared, data, config, rng)
+    learned = []
+    for actions in policy_actions:
+        critic = ActionCritic(config.critic, data.features.shape[1], spec, n).to(device)
+        critic.load_state_dict(shared.state_dict())
+        learned.append(FittedQ(critic, actions))
+    limits = (float(data.monte_carlo.min()), float(data.monte_carlo.max())) if config.within_data else None
+    optimizer = _optimizer([p for q in learned for p in q.critic.parameters()], config)
+    for step in range(1, config.steps + 1):
+        index_B = _draw(data, config.batch_size, rng)
+        for q in learned:  # one after the other: their graphs need not be kept together
+            q.loss(data, index_B, limits).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for q in learned:
+            q.target.follow(q.critic, rate=config.target_rate)
+        if progress is not None:
+            progress(step, learned)
+    return learned
+
+
+def _warm_up(critic: ActionCritic, data: Transitions, config: FittedQConfig, rng: np.random.Generator) -> None:
+    """Regression on Monte-Carlo returns of the data."""
+    optimizer = _optimizer(list(critic.parameters()), config)
+    for _ in range(config.warmup_steps):
+        index_B = _draw(data, config.batch_size, rng)
+        error_EB = _q(critic, data.features, data.actions, index_B) - data.monte_carlo[index_B]
+        error_EB.square().mean(-1).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], config: FittedQConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def _draw(data: Transitions, count: int, rng: np.random.Generator) -> Tensor:
+    return data.teaches[torch.from_numpy(rng.integers(len(data.teaches), size=count)).to(data.teaches.device)]
+
+
+def _q(critic: torch.nn.Module, features: Tensor, actions: Tensor, index_B: Tensor) -> Float[Tensor, "E B"]:
+    q_EB1: Tensor = critic(features[index_B][:, None], actions[index_B][:, None])
+    return q_EB1[..., 0]
+
+
+__all__ = ["FittedQ", "FittedQConfig", "Transitions", "fit_q", "transitions"]

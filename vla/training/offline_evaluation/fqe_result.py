@@ -1,0 +1,154 @@
+"""What fitted Q evaluation found: an estimate for each policy, their order, and how it agrees with what is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla.data.storage.atomic import atomic_path
+from vla.training.offline_evaluation.calibration import Calibration, rank_correlation
+
+RESULT_FILE = "fqe.json"
+
+
+@dataclass(frozen=True)
+class PolicyEstimate:
+    """One policy. Values are in units of the (shaped, discounted) rewards.
+
+    Attributes:
+        policy: folder of its checkpoint.
+        value: mean Q of its own action at the first steps of the episodes, over the ensemble's members.
+        interval: of `value` at 95 %, over episodes alone: what the critics do not know is not in it.
+        member_spread: standard deviation of the members' values (0 for one member).
+        drift: how far `value` moved in the last tenth of the steps; where that is much, take more steps.
+        q_data: mean Q of the data's actions over all frames.
+        q_policy: mean Q of the policy's actions over all frames.
+        td_error: root mean square of r + discount * Q(next, policy) - Q(data) on held-out frames.
+        action_error: mean absolute difference of its actions from the data's on held-out frames, robot units.
+        calibration: Q of the data's actions against the returns of the same held-out episodes. They are the data's returns:
+            of a policy much unlike the data a calibrated Q differs from them.
+        success: success rate in simulation, where one is known.
+    """
+
+    policy: str
+    value: float
+    interval: tuple[float, float]
+    member_spread: float
+    drift: float
+    q_data: float
+    q_policy: float
+    td_error: float
+    action_error: float
+    calibration: Calibration
+    success: float | None = None
+
+
+def rank(estimates: Iterable[PolicyEstimate]) -> list[PolicyEstimate]:
+    """Best first; equal values stay in the order given."""
+    return sorted(estimates, key=lambda estimate: -estimate.value)
+
+
+@dataclass(frozen=True)
+class FQEResult:
+    """Estimates of several policies on one dataset.
+
+    Attributes:
+        estimates: in the order of the config.
+        data_value: mean discounted return of the episodes themselves: what who made the data is worth.
+        episodes, held_out, frames: how many were used.
+        seconds: of wall time, by part.
+        config: as plain JSON types.
+    """
+
+    estimates: tuple[PolicyEstimate, ...]
+    data_value: float
+    episodes: int
+    held_out: int
+    frames: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> PolicyEstimate:
+        return rank(self.estimates)[0]
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's, of estimates and success rates, over the policies with both; None where fewer than three have."""
+        return _against_success(self.estimates, "value")
+
+    @property
+    def action_error_correlation(self) -> float | None:
+        """The same of (minus) the held-out action error: what the estimates have to beat."""
+        return _against_success(self.estimates, "action_error", sign=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `fqe.json` holds."""
+        return {
+            "estimates": [asdict(e) for e in self.estimates],
+            "ranking": [e.policy for e in rank(self.estimates)],
+            "rank_correlation": self.rank_correlation,
+            "action_error_correlation": self.action_error_correlation,
+            "data_value": self.data_value,
+            "episodes": self.episodes,
+            "held_out": self.held_out,
+            "frames": self.frames,
+            "seconds": dict(self.seconds),
+            "config": dict(self.config),
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes fqe.json at once; -> its path."""
+        path = Path(folder) / RESULT_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        return path
+
+    def table(self) -> Any:
+        """A rich table for the terminal, best first."""
+        from rich.table import Column, Table
+
+        columns = (
+            Column("policy", overflow="fold"),
+            "value",
+            "95 % interval",
+            "Q data",
+            "Q policy",
+            "TD error",
+            "action error",
+            "calibration",
+        )
+        known = any(e.success is not None for e in self.estimates)
+        table = Table(*columns, *(["success"] if known else []), caption=self._caption())
+        for e in rank(self.estimates):
+            cells = [e.policy, _number(e.value), f"{_number(e.interval[0])} to {_number(e.interval[1])}"]
+            cells += [_number(x) for x in (e.q_data, e.q_policy, e.td_error, e.action_error)]
+            cells.append(f"slope {e.calibration.slope:.2f}, r {e.calibration.correlation:.2f}")
+            if known:
+                cells.append("" if e.success is None else f"{e.success:.2f}")
+            table.add_row(*cells)
+        return table
+
+    def _caption(self) -> str:
+        text = f"{self.episodes} episodes ({self.held_out} held out), {self.frames} frames; return of the data {self.data_value:.3g}"
+        if self.rank_correlation is not None:
+            text += f"; rank correlation with success {self.rank_correlation:.2f}"
+            if self.action_error_correlation is not None:
+                text += f" (by action error {self.action_error_correlation:.2f})"
+        return text
+
+
+def _against_success(estimates: Iterable[PolicyEstimate], name: str, *, sign: float = 1) -> float | None:
+    pairs = [(sign * getattr(e, name), e.success) for e in estimates if e.success is not None]
+    return rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+__all__ = ["RESULT_FILE", "FQEResult", "PolicyEstimate", "rank"]
