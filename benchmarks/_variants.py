@@ -29,7 +29,7 @@ def learn_and_play(
     """
     from vla.config import load_config
     from vla.models import load_policy
-    from vla.sim_eval.evaluate import EvalConfig, evaluate
+    from vla.sim_eval.evaluation import EvalConfig, evaluate
     from vla.training import TrainConfig, train
 
     record = out / "training.json"

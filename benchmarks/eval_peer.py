@@ -60,7 +60,7 @@ class Ours:
     """Evaluations by `vla.sim_eval`, envs in worker processes."""
 
     def __init__(self, size: int, preset: str, arguments: argparse.Namespace) -> None:
-        from vla.sim_eval.rollouts.rollout import default_workers
+        from vla.sim_eval.rollouts.scheduler import default_workers
         from vla.sim_eval.rollouts.env_worker import Job
         from vla.sim_eval.rollouts.seeding import episode_seed
 
@@ -73,7 +73,7 @@ class Ours:
         ]
 
     def __call__(self) -> float:
-        from vla.sim_eval.rollouts.rollout import rollout
+        from vla.sim_eval.rollouts.scheduler import rollout
 
         start = time.perf_counter()
         records = rollout(self.config, self.jobs, self.policy, workers=self.workers, replan_every=self.replan)

@@ -36,7 +36,7 @@ def evaluated(folder: str, label: str, arguments: argparse.Namespace) -> Path:
     """The folder of a checkpoint's evaluation, made here where it is missing."""
     from vla.config import load_config
     from vla.recipes.evaluate import evaluate_from_config
-    from vla.sim_eval.evaluate import EvalConfig
+    from vla.sim_eval.evaluation import EvalConfig
 
     out = Path(arguments.out) / label.replace("/", "_")
     if not (out / "results.json").is_file():
@@ -71,8 +71,8 @@ def main() -> None:
     arguments = arguments_of(__doc__)
     prepare_cpu(arguments.threads)
     from vla.config import load_config
-    from vla.sim_eval.evaluate import EvalConfig
-    from vla.training.offline_evaluation.fqe import FQEConfig, fqe, policy_folders
+    from vla.sim_eval.evaluation import EvalConfig
+    from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe, policy_folders
     from vla.training.offline_evaluation.scatter_plot import dots_svg
 
     folders = policy_folders(arguments.policies)

@@ -122,8 +122,8 @@ class Conversion(Work):
     name, unit = "conversion", "episodes"
 
     def run(self) -> None:
-        from vla.data.tools import rewrite
-        from vla.data.tools.convert import convert
+        from vla.data.tools import derived as rewrite
+        from vla.data.tools.conversion import convert
 
         rewrite.EPISODES_PER_COMMIT = 2
         convert(self.source, self.folder / "dataset", jobs=2)
@@ -220,7 +220,7 @@ class Server:
 
 def serve() -> None:
     import vla.data
-    import vla.data.tools.convert  # noqa: F401
+    import vla.data.tools.conversion  # noqa: F401
 
     for line in sys.stdin:
         job = json.loads(line)

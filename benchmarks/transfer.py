@@ -63,8 +63,8 @@ def collect(task: str) -> dict[str, str]:
 
     Returns folders by name: demonstrations, mixed."""
     from vla.data import DatasetWriter, EpisodeDataset
-    from vla.sim_eval.collection.collect import CollectConfig
-    from vla.sim_eval.collection.collect import collect as run
+    from vla.sim_eval.collection.recording import CollectConfig
+    from vla.sim_eval.collection.recording import collect as run
 
     folders = {name: f"data/transfer_{task}_{name}" for name in ("demonstrations", "failures", "mixed")}
     for name, overrides in (("demonstrations", []), ("failures", FAILURES)):

@@ -18,7 +18,7 @@ from fuzz_sets import Sample, table_edit
 
 from vla.data import EpisodeDataset, decode_png
 from vla.data.errors import DataError
-from vla.data.validation.validate import validate
+from vla.data.validation.report import validate
 
 OUTCOMES = ("refused", "found", "warned", "harmless", "plausible", "MISSED", "UNNAMED", "SILENT", "TRACEBACK")
 """refused: reading raises a DataError, and `validate` tells of it. found: a new finding of `validate`. warned: a new warning

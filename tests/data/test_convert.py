@@ -25,8 +25,8 @@ from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_pn
 from vla.data.format import Columns, DatasetReader
 from vla.data.storage.image_codec import as_png
 from vla.data.select import chosen_episodes
-from vla.data.tools import target
-from vla.data.tools.convert import convert
+from vla.data.tools import output as target
+from vla.data.tools.conversion import convert
 from vla.data.tools.limits import fitting_limits
 from vla.data.storage.video import VideoConfig
 from vla.types import Spec
@@ -35,7 +35,7 @@ from vla.types import Spec
 CONVERTER = """
 import os, sys
 from vla.data.tools import rewrite
-from vla.data.tools.convert import convert
+from vla.data.tools.conversion import convert
 rewrite.EPISODES_PER_COMMIT = 1
 for line in sys.stdin:
     child = os.fork()

@@ -8,7 +8,7 @@ import pytest
 from killed_writer import killed_writer
 
 from vla.data import DatasetWriter, EpisodeDataset, Windows
-from vla.data.storage import atomic
+from vla.common import atomic
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset
-from vla.data.tools.filter import Filter, filter_dataset, filtered
+from vla.data.tools.filtering import Filter, filter_dataset, filtered
 
 
 @pytest.fixture

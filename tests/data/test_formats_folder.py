@@ -19,9 +19,9 @@ from vla.data import EpisodeDataset, Windows
 from vla.data.episode import encode_png
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.tools.convert import convert
-from vla.data.tools.filter import Filter, filter_dataset
-from vla.data.tools.relabel import relabel_by_goal
+from vla.data.tools.conversion import convert
+from vla.data.tools.filtering import Filter, filter_dataset
+from vla.data.tools.relabelling import relabel_by_goal
 
 L = 4
 HEADER = "timestamp,state.x,state.y,action.dx,reward,success,terminated"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset
-from vla.data.tools.merge import merge
+from vla.data.tools.merging import merge
 
 
 def written(root, spec, episodes):

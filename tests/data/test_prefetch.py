@@ -109,7 +109,7 @@ except KeyboardInterrupt:
 
 
 def test_control_c_ends_the_wait_for_an_item():
-    command = [sys.executable, "-c", INTERRUPTED, importlib.util.find_spec("vla.data.loading.prefetch").origin]
+    command = [sys.executable, "-c", INTERRUPTED, importlib.util.find_spec("vla.data.loading.prefetching").origin]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset, relabel_by_goal, relabel_by_instruction
-from vla.data.tools.relabel import GOAL_INSTRUCTION, draw_goals
+from vla.data.tools.relabelling import GOAL_INSTRUCTION, draw_goals
 
 DRAWER, BUTTON = "open the drawer", "push the button"  # of the even (failed) and the odd (solved) episodes
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset
-from vla.data.tools.convert import convert
-from vla.data.tools.resample import nearest_steps, new_length, resampled_episode, resampled_spec
+from vla.data.tools.conversion import convert
+from vla.data.tools.resampling import nearest_steps, new_length, resampled_episode, resampled_spec
 from vla.types import Spec
 
 KINDS = ["absolute", "delta", "velocity", "command"]

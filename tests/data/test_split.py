@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, EpisodeDataset
-from vla.data.tools.split import chosen_parts, drawn_parts, split
+from vla.data.tools.splitting import chosen_parts, drawn_parts, split
 
 
 @settings(max_examples=60, deadline=None)

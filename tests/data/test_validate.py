@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, KeyMap
 from vla.data.storage.checksums import is_whole, write_sealed_json
-from vla.data.validation.validate import Finding, Report, checks, validate
+from vla.data.validation.report import Finding, Report, checks, validate
 from vla.data.writer import write_row_groups
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, VideoReader
 from vla.data.view import write_view
-from vla.data.view.films import QUALITIES, make_film
+from vla.data.view.videos import QUALITIES, make_film
 from vla.data.view.plots import histogram, number
 from vla.data.view.sampling import shown_order, spread_order
 from vla.types import Spec

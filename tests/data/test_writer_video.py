@@ -14,7 +14,7 @@ import pytest
 from killed_writer import killed_writer
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
-from vla.data.storage import atomic
+from vla.common import atomic
 from vla.data.storage import video_packets as clips
 from vla.data.storage.video import VideoConfig, VideoReader
 

@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset, VideoConfig, Windows, true_statistics, writer
-from vla.data.storage import atomic
+from vla.common import atomic
 from vla.types import Spec
 
 HISTORY, CHUNK = 3, 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vla.sim_eval.evaluate import policy_name
+from vla.sim_eval.evaluation import policy_name
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import point_env  # noqa: F401  # registers "test_point"
 
-from vla.sim_eval.evaluate import EvalConfig
+from vla.sim_eval.evaluation import EvalConfig
 
 EvalConfig.model_rebuild(force=True)  # its schema may have been built before "test_point" was registered

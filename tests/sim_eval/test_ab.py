@@ -10,7 +10,7 @@ import pytest
 from vla.config import UserError, load_config
 from vla.recipes.ab import STOPPED_BY, blocks, compare_policies_sequentially, compare_sequentially
 from vla.sim_eval import EvalConfig, Results, evaluate
-from vla.sim_eval.comparison.compare import compare
+from vla.sim_eval.comparison.comparison import compare
 
 
 def config(out: Path, **values) -> EvalConfig:

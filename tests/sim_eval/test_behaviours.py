@@ -13,7 +13,7 @@ from vla.config import ConfigError, UserError, load_config
 from vla.data import EpisodeDataset
 from vla.models.policies.mlp import MLPConfig
 from vla.sim_eval.collection.collectors import Behaviours, BehavioursConfig
-from vla.sim_eval.collection.collect import CollectConfig, collect, demonstrate
+from vla.sim_eval.collection.recording import CollectConfig, collect, demonstrate
 from vla.sim_eval.envs.tabletop import TabletopConfig
 from vla.sim_eval.envs.tabletop_parts.language import texts
 from vla.types import Spec, SpecError

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from vla.sim_eval.check_env import EnvError, check_env
+from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.env import SimEnv, Task
 from vla.types import Spec
 

@@ -9,7 +9,7 @@ import pytest
 
 from vla.config import ConfigError, dump_config, load_config
 from vla.data import DataError, EpisodeDataset
-from vla.sim_eval.collection.collect import CollectConfig, CollectError, Demonstrator, Job, Noise, NoiseConfig, collect
+from vla.sim_eval.collection.recording import CollectConfig, CollectError, Demonstrator, Job, Noise, NoiseConfig, collect
 from vla.sim_eval.envs.metaworld import MetaworldConfig, MetaworldEnv
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.rollouts.job_pool import WorkerError
@@ -231,7 +231,7 @@ def test_killed_and_resumed_is_the_same(made, tmp_path):
     out, file = tmp_path / "killed", tmp_path / "collect.yaml"
     file.write_text(dump_config(config_of(out)))
     script = (
-        "import sys; from vla.config import load_config; from vla.sim_eval.collection.collect import *;"
+        "import sys; from vla.config import load_config; from vla.sim_eval.collection.recording import *;"
         "collect(load_config(CollectConfig, sys.argv[1]))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(file)], stderr=subprocess.DEVNULL)

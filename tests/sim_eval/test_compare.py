@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.sim_eval.comparison.comparability import ComparisonError
-from vla.sim_eval.comparison.compare import compare, letters
+from vla.sim_eval.comparison.comparison import compare, letters
 from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.statistics import barnard, mcnemar_exact

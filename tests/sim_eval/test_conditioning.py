@@ -11,9 +11,9 @@ from test_rollout import Seeker, jobs
 
 from vla.config import ConfigError, UserError, load_config
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
-from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.rollouts.batched_inference import Pilot, Robot
-from vla.sim_eval.rollouts.rollout import rollout
+from vla.sim_eval.rollouts.scheduler import rollout
 
 CONFIG = PointConfig()
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla.sim_eval.check_env import EnvError
+from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
 from vla.types import Spec
 

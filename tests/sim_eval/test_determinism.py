@@ -11,7 +11,7 @@ from restless import Restless
 from vla.models.policies.rt1 import RT1Config
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.envs.metaworld import MetaworldConfig
-from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.comparison.results import EPISODES_FILE
 from vla.types import Actor
 

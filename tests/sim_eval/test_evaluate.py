@@ -18,7 +18,7 @@ from point_env import PointConfig
 from vla.config import ConfigError, UserError, dump_config, load_config, read_yaml
 from vla.sim_eval import EvalConfig, Results, ResultsError, collect, compare, evaluate, rollout_picture
 from vla.sim_eval.envs.metaworld import MetaworldConfig
-from vla.sim_eval.evaluate import save_config
+from vla.sim_eval.evaluation import save_config
 from vla.sim_eval.rollouts.video import film_strip, read_video
 from vla.training import TrainConfig
 from vla.training.run_directory import open_run, write_run

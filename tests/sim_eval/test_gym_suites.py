@@ -17,14 +17,14 @@ from point_env import PointConfig
 
 from vla.config import ConfigError, UserError, dump_config, load_config
 from vla.data import EpisodeDataset
-from vla.sim_eval.check_env import check_env
-from vla.sim_eval.collection.collect import CollectConfig, collect, demonstrate
+from vla.sim_eval.env_contract import check_env
+from vla.sim_eval.collection.recording import CollectConfig, collect, demonstrate
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.fetch import FetchConfig
 from vla.sim_eval.envs.experts.fetch import STEP
 from vla.sim_eval.envs.locomotion import ROBOTS, LocomotionConfig, threshold
 from vla.sim_eval.envs.pointmaze import MAPS, PointMazeConfig, path
-from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError, gym_versions
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job

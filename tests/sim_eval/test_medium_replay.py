@@ -10,7 +10,7 @@ import pytest
 
 from vla.config import dump_config, load_config
 from vla.data import EpisodeDataset
-from vla.sim_eval.collection.collect import CollectConfig, collect
+from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.envs.locomotion import LocomotionConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "locomotion_medium_replay.yaml"

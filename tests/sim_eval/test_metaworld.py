@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vla.config import ConfigError, dump_config, load_config
-from vla.sim_eval.check_env import check_env
+from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.envs.metaworld import CORNER2_POSITION, MetaworldConfig, Progress
 from vla.sim_eval.envs.metaworld_parts.instructions import GROUPS, INSTRUCTIONS, MT10
 

@@ -6,7 +6,7 @@ import pytest
 
 from vla.config import ConfigError, load_config, schema
 from vla.sim_eval import EvalConfig
-from vla.sim_eval.check_env import EnvError, check_env
+from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.env import Task
 from vla.sim_eval.envs.perturbed import PerturbedConfig, PerturbedEnv
 from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, describe

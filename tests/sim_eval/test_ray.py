@@ -17,10 +17,10 @@ from point_env import PointConfig
 from restless import Restless, Trace
 
 from vla.config import UserError
-from vla.sim_eval.collection.collect import CollectConfig, collect
-from vla.sim_eval.evaluate import EvalConfig, evaluate
+from vla.sim_eval.collection.recording import CollectConfig, collect
+from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.comparison.results import EPISODES_FILE
-from vla.sim_eval.rollouts.rollout import RolloutError, rollout
+from vla.sim_eval.rollouts.scheduler import RolloutError, rollout
 from vla.sim_eval.rollouts.env_worker import Job
 from vla.types import Observation
 
@@ -105,7 +105,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from point_env import PointConfig
 from vla.config import UserError
-from vla.sim_eval.rollouts.rollout import rollout
+from vla.sim_eval.rollouts.scheduler import rollout
 from vla.sim_eval.rollouts.env_worker import Job
 try:
     job = Job("red", "", 0, 0, 12, "expert")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vla.sim_eval.comparison.compare import compare
-from vla.sim_eval.report import films, write_report
+from vla.sim_eval.comparison.comparison import compare
+from vla.sim_eval.report import write_report
+from vla.sim_eval.report import videos as films
 from vla.sim_eval.report.markup import Cell, Head, signed, table
 from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
 from vla.sim_eval.comparison.results import Results, ResultsError

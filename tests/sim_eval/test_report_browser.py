@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chromium import Page, chromium, find_chromium
 
-from vla.sim_eval.comparison.compare import compare
+from vla.sim_eval.comparison.comparison import compare
 from vla.sim_eval.report import write_report
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord

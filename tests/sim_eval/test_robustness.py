@@ -14,7 +14,7 @@ import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa h
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.robustness.perturb import PerturbConfig, perturb
+from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.plot import robustness_section, robustness_svg
 from vla.sim_eval.robustness.table import Robustness
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord

@@ -16,7 +16,7 @@ from point_env import PointConfig
 
 from vla.config import UserError
 from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
-from vla.sim_eval.rollouts.rollout import ActionError, RolloutError, RolloutStats, default_workers, rollout
+from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.env_worker import EnvHost, EpisodeRecord, Failed, Job, Start, shared_views
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation, Spec, SpecError

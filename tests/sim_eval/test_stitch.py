@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vla.config import ConfigError, load_config
-from vla.sim_eval.check_env import check_env
+from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.collection.demonstrations import CollectConfig, Demonstrator, Job
 from vla.sim_eval.envs.stitch import GOAL, START, StitchConfig, StitchEnv, wall_cells
 

@@ -19,7 +19,7 @@ from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.training.offline_evaluation.calibration import bootstrap_interval, calibrate, rank_correlation
 from vla.training.offline_evaluation.policy_actions import decide
 from vla.training.offline_evaluation.fitted_q import transitions
-from vla.training.offline_evaluation.fqe import FQEConfig, fqe
+from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe
 from vla.training.offline_evaluation.fqe_result import rank
 
 QUICK = {

@@ -77,8 +77,8 @@ def demo(
 def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Scripted experts, with noise in their states, make a dataset."""
     with clear_errors():
-        from vla.sim_eval.collection.collect import CollectConfig
-        from vla.sim_eval.collection.collect import collect as run
+        from vla.sim_eval.collection.recording import CollectConfig
+        from vla.sim_eval.collection.recording import collect as run
 
         path = run(load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume)
         console.print(f"dataset: {path}")
@@ -104,7 +104,7 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
     with clear_errors():
         from vla.recipes.evaluate import evaluate_from_config
-        from vla.sim_eval.evaluate import EvalConfig
+        from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         results = evaluate_from_config(settings, command=f"vla {' '.join(sys.argv[1:])}")
@@ -144,7 +144,7 @@ def eval_ab(
     """Two policies on the same seeds, block by block, until the difference is clear or `episodes_per_task` is reached."""
     with clear_errors():
         from vla.recipes.ab import compare_policies_sequentially
-        from vla.sim_eval.evaluate import EvalConfig
+        from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         command = f"vla {' '.join(sys.argv[1:])}"
@@ -167,7 +167,7 @@ def eval_perturb(
     """The same episodes under light, camera, noise, delay ... at three severities, and with wrong or missing inputs."""
     with clear_errors():
         from vla.recipes.evaluate import perturb_from_config
-        from vla.sim_eval.robustness.perturb import PAGE, PerturbConfig
+        from vla.sim_eval.robustness.sweep import PAGE, PerturbConfig
 
         texts = list(overrides or [])
         texts += [f"{key}=[{text}]" for key, text in (("kinds", kinds), ("severities", severities)) if text is not None]
@@ -186,7 +186,7 @@ def compare(
 ) -> None:
     """Which policy is better: paired exact tests, corrected for their number, and one report."""
     with clear_errors():
-        from vla.sim_eval.comparison.compare import compare as run
+        from vla.sim_eval.comparison.comparison import compare as run
         from vla.sim_eval.report import write_report
 
         comparison = run(runs, force=force, alpha=alpha)
@@ -207,8 +207,8 @@ def fqe(
 ) -> None:
     """Which checkpoint is best, told from recorded episodes without a simulator: fitted Q evaluation."""
     with clear_errors():
-        from vla.training.offline_evaluation.fqe import FQEConfig
-        from vla.training.offline_evaluation.fqe import fqe as run
+        from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig
+        from vla.training.offline_evaluation.fitted_q_evaluation import fqe as run
         from vla.training.offline_evaluation.fqe_result import RESULT_FILE
 
         texts = list(overrides or [])
@@ -274,7 +274,7 @@ def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval
 
 def _config_class(name: str) -> Any:
     if name == "collect":
-        from vla.sim_eval.collection.collect import CollectConfig
+        from vla.sim_eval.collection.recording import CollectConfig
 
         return CollectConfig
     if name == "train":
@@ -282,7 +282,7 @@ def _config_class(name: str) -> Any:
 
         return TrainConfig
     if name == "eval":
-        from vla.sim_eval.evaluate import EvalConfig
+        from vla.sim_eval.evaluation import EvalConfig
 
         return EvalConfig
     if name == "demo":
@@ -290,7 +290,7 @@ def _config_class(name: str) -> Any:
 
         return DemoConfig
     if name == "fqe":
-        from vla.training.offline_evaluation.fqe import FQEConfig
+        from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig
 
         return FQEConfig
     raise UserError(f"no config {name!r}; there are: {', '.join(SECTIONS)}, demo")

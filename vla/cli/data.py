@@ -99,7 +99,7 @@ def data_validate(
 
         from vla.config import load_config
         from vla.data import KeyMap
-        from vla.data.validation.validate import validate
+        from vla.data.validation.report import validate
 
         keys = load_config(KeyMap, {}, settings) if settings else None
         report = validate(dataset, format=format, keys=keys, fix=fix, deep=not fast, progress=progress)

@@ -42,7 +42,7 @@ def data_convert(
     none (`control_hz=5`).
     """
     with clear_errors(), shown_progress("converting") as progress:
-        from vla.data.tools.convert import convert
+        from vla.data.tools.conversion import convert
 
         keys, kinds = _keys(settings)
         made = convert(
@@ -86,7 +86,7 @@ def data_merge(
 ) -> None:
     """Writes several datasets of one robot as one. Interrupted, the same command goes on where it stopped."""
     with clear_errors(), shown_progress("merging") as progress:
-        from vla.data.tools.merge import merge
+        from vla.data.tools.merging import merge
 
         made = merge(sources, out, video=_video(video), jobs=jobs, progress=progress)
     _report(made)
@@ -105,7 +105,7 @@ def data_split(
     Interrupted, the same command goes on where it stopped.
     """
     with clear_errors(), shown_progress("splitting") as progress:
-        from vla.data.tools.split import split
+        from vla.data.tools.splitting import split
 
         made = split(dataset, out, _parts(parts), seed=seed, video=_video(video), jobs=jobs, progress=progress)
     for part in made.values():
@@ -215,7 +215,7 @@ def add_to(app: typer.Typer) -> None:
 def _filter(dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None) -> None:
     with clear_errors(), shown_progress("copying") as progress:
         from vla.config import validate
-        from vla.data.tools.filter import Filter, filter_dataset
+        from vla.data.tools.filtering import Filter, filter_dataset
 
         chosen = validate(Filter, given)
         made = filter_dataset(dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress)

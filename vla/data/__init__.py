@@ -9,7 +9,7 @@ from vla.data.format import Columns as Columns
 from vla.data.format import DatasetReader as DatasetReader
 from vla.data.format import KeyMap as KeyMap
 from vla.data.format import Picture as Picture
-from vla.data.loading.prefetch import prefetch as prefetch
+from vla.data.loading.prefetching import prefetch as prefetch
 from vla.data.reader import EpisodeDataset as EpisodeDataset
 from vla.data.returns import returns_to_go as returns_to_go
 from vla.data.rewards import RewardConfig as RewardConfig
@@ -22,8 +22,8 @@ from vla.data.loading.sampler import solved_share_weights as solved_share_weight
 from vla.data.loading.sampler import task_balanced_weights as task_balanced_weights
 from vla.data.statistics import Statistics as Statistics
 from vla.data.statistics import true_statistics as true_statistics
-from vla.data.tools.relabel import relabel_by_goal as relabel_by_goal
-from vla.data.tools.relabel import relabel_by_instruction as relabel_by_instruction
+from vla.data.tools.relabelling import relabel_by_goal as relabel_by_goal
+from vla.data.tools.relabelling import relabel_by_instruction as relabel_by_instruction
 from vla.data.storage.video import VideoConfig as VideoConfig
 from vla.data.storage.video import VideoReader as VideoReader
 from vla.data.storage.video import encode_video as encode_video

@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import schema
-from vla.data.storage.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
+from vla.common.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
 from vla.data.storage.video_packets import Clip, OpenVideo, encode_clip, read_clip, write_clips
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError

@@ -11,8 +11,8 @@ import numpy as np
 
 from vla.config import UserError, check_config
 from vla.recipes.evaluate import Baseline, load_actor
-from vla.sim_eval.comparison.compare import Comparison, compare, decided_sequentially
-from vla.sim_eval.evaluate import (
+from vla.sim_eval.comparison.comparison import Comparison, compare, decided_sequentially
+from vla.sim_eval.evaluation import (
     EvalConfig,
     check_playable,
     command_for,
@@ -25,7 +25,7 @@ from vla.sim_eval.evaluate import (
 )
 from vla.sim_eval.report import write_report
 from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.rollouts.rollout import RolloutStats
+from vla.sim_eval.rollouts.scheduler import RolloutStats
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.statistics import SequentialComparison
 from vla.types import Actor

@@ -17,7 +17,7 @@ from rich.console import Console
 from vla.config import RootConfig, read_yaml
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
-from vla.sim_eval.comparison.compare import compare
+from vla.sim_eval.comparison.comparison import compare
 from vla.training import TrainConfig, train
 from vla.types import Actor
 

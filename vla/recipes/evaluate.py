@@ -7,8 +7,8 @@ from typing import Literal
 from vla.models import load_policy
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
-from vla.sim_eval.evaluate import EvalConfig, Results, evaluate, policy_name
-from vla.sim_eval.robustness.perturb import PerturbConfig, perturb
+from vla.sim_eval.evaluation import EvalConfig, Results, evaluate, policy_name
+from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
 
 Baseline = Literal["expert", "random"]

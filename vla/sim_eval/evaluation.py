@@ -18,7 +18,7 @@ from vla.sim_eval.rollouts.launchers import Launcher, cluster_workers
 from vla.sim_eval.rollouts.batched_inference import Pilot
 from vla.sim_eval.report import write_report
 from vla.sim_eval.comparison.results import Results, library_versions
-from vla.sim_eval.rollouts.rollout import BATCH_SIZE, RolloutStats, default_workers, rollout
+from vla.sim_eval.rollouts.scheduler import BATCH_SIZE, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Actor

@@ -26,7 +26,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla.data.storage.atomic import sync_folder
+from vla.common.atomic import sync_folder
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"

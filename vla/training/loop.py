@@ -37,7 +37,7 @@ from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
 from vla.training.run_directory import open_run, write_run
-from vla.training.run_data.open import Sources, open_data, open_sources
+from vla.training.run_data.opening import Sources, open_data, open_sources
 from vla.training.state import TrainingState
 from vla.training.step import backward
 from vla.training.finetuning.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from vla.config import ConfigError
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.training.config import TrainConfig
 
 

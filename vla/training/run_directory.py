@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.config import ConfigError, dump_config, read_yaml
-from vla.data.storage.atomic import atomic_path, write_json
+from vla.common.atomic import atomic_path, write_json
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 

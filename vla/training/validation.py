@@ -16,7 +16,7 @@ from vla.models.policy import Policy
 from vla.training.run_data.batches import seed_of, to_device
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
-from vla.training.run_data.open import RunData
+from vla.training.run_data.opening import RunData
 
 
 def build_scorer(

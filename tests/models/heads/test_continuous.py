@@ -10,7 +10,7 @@ from vla.models.heads.clusters import ClustersConfig
 from vla.models.heads.continuous import MLP, ActionScale, chunk_mean
 from vla.models.heads.cvae import CVAEConfig
 from vla.models.heads.flow import FlowConfig, time_features
-from vla.models.heads.mixture import MixtureActions, MixtureConfig
+from vla.models.heads.gaussian_mixture import MixtureActions, MixtureConfig
 from vla.models.heads.regression import RegressedActions, RegressionConfig
 from vla.tokenizers import BinsConfig, KMeansConfig
 from vla.types import Spec

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.storage.atomic import sync_folder, write_json
+from vla.common.atomic import sync_folder, write_json
 from vla.data.loading.decoding import Block, Progress, each_block, fill, plan_blocks
 from vla.data.errors import DataError
 from vla.data.storage.file_lock import FileLock

@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 
 CHECKSUM = "checksum"
 """Key of the checksum in JSON and parquet."""

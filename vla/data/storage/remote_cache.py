@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla.data.storage.atomic import write_json
+from vla.common.atomic import write_json
 from vla.data.errors import DataError
 from vla.data.storage.file_lock import FileLock
 from vla.data.storage.remote_files import RemoteFiles

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from vla.config import Config
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.data.errors import DataError
 
 TIME_TOLERANCE = 1e-4

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.storage.checksums import free_box, seal
 from vla.data.storage.video import VideoConfig, decoding, encode_into, packets_checksum, rate_of

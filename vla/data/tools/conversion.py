@@ -13,8 +13,8 @@ from vla.data.select import Episodes, chosen_episodes
 from vla.data.loading.ranges import spans
 from vla.data.tools.limits import fitting_limits
 from vla.data.tools.plan import Plan, warnings_of
-from vla.data.tools.resample import Kind, resampled
-from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.tools.resampling import Kind, resampled
+from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
 
 
@@ -42,7 +42,7 @@ def convert(
         video: a VideoConfig stores cameras as videos.
         jobs: threads that decode and encode; one per core by default.
         episodes: which, for example "0:100"; all by default.
-        control_hz: resample to this rate (see `vla.data.tools.resample`).
+        control_hz: resample to this rate (see `vla.data.tools.resampling`).
         kinds: action dimension -> what its numbers are, for resampling.
         progress: called with (frames done, frames in all), from several threads.
 

@@ -28,7 +28,7 @@ from vla.data.format import Picture
 from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.plan import Plan, provenance, recipe
-from vla.data.tools.target import RECIPE, alone, check_space, committed_episodes
+from vla.data.tools.output import RECIPE, alone, check_space, committed_episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.writer import DatasetWriter
 

@@ -12,7 +12,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import chosen_episodes
 from vla.data.tools.plan import Plan
-from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
 
 

@@ -25,7 +25,7 @@ from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.plan import Plan
-from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
 
 PLACES = ("episode_index", "frame_index")

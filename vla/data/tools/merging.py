@@ -9,7 +9,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.limits import common_limits
 from vla.data.tools.plan import Plan, source_name
-from vla.data.tools.rewrite import Converted, Progress, rewrite
+from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
 from vla.types import Spec
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from vla.data import schema
-from vla.data.storage.atomic import write_json
+from vla.common.atomic import write_json
 from vla.data.loading.frame_cache import FrameCache
 from vla.data.validation import repair_names as repairs
 from vla.data.validation.checks.files import is_leftover

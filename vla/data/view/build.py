@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
-from vla.data.view.films import QUALITIES, Film, Quality, make_film, thumbnail
+from vla.data.view.videos import QUALITIES, Film, Quality, make_film, thumbnail
 from vla.data.view.page import Page
 from vla.data.view.sampling import shown_order
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vla.data.reader import EpisodeDataset
-from vla.data.view.films import Film
+from vla.data.view.videos import Film
 from vla.data.view.markup import counted, facts
 from vla.data.view.plots import number
 

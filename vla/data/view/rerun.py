@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.data.errors import DataError
 from vla.data.format import Picture
 from vla.data.storage.image_codec import as_frame

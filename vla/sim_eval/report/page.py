@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 
 from vla.sim_eval.comparison.comparability import ComparisonError
-from vla.sim_eval.comparison.compare import Comparison, compare
-from vla.sim_eval.report.films import film_section
+from vla.sim_eval.comparison.comparison import Comparison, compare
+from vla.sim_eval.report.videos import film_section
 from vla.sim_eval.report.markup import Section
-from vla.sim_eval.report.mishaps import failure_section
+from vla.sim_eval.report.failures import failure_section
 from vla.sim_eval.report.rates import cards, plot_section, table_section
 from vla.sim_eval.report.repeat import repeat_section
 from vla.sim_eval.report.versus import comparison_section, warnings_box

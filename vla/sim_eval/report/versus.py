@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from vla.sim_eval.comparison.compare import Comparison, Pair
+from vla.sim_eval.comparison.comparison import Comparison, Pair
 from vla.sim_eval.report.markup import Cell, Head, Section, interval, percent, policy_class, signed, table
 from vla.sim_eval.report.plots import difference_svg
 from vla.sim_eval.comparison.results import Results, summary

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
-from vla.sim_eval.evaluate import EvalConfig, check_playable, evaluate, naming
+from vla.sim_eval.evaluation import EvalConfig, check_playable, evaluate, naming
 from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, SEVERITIES, Episode, kind_named, missing, unfit
 from vla.sim_eval.comparison.results import Results, ResultsError, library_versions
 from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page

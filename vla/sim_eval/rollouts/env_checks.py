@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.sim_eval.check_env import EnvError
+from vla.sim_eval.env_contract import EnvError
 from vla.types import Spec
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vla.config import UserError
-from vla.sim_eval.check_env import EnvError
+from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame

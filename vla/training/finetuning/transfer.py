@@ -19,7 +19,7 @@ from torch import nn
 
 from vla.config import ConfigError, UserError
 from vla.data import Windows
-from vla.data.storage.atomic import write_json
+from vla.common.atomic import write_json
 from vla.data.loading.multi_robot import MixedRobots
 from vla.data.loading.replay_mixture import Mixture
 from vla.models.heads.base import Head

@@ -10,7 +10,7 @@ from vla.config import register
 from vla.models.policy import Policy
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
-from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.monte_carlo import UNUSED, MonteCarloConfig
 from vla.training.offline_rl.values.td import TDConfig
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.models.policy import Policy, load_policy
 from vla.training.run_data.batches import read_windows, seed_of, split_episodes, to_device
 from vla.training.offline_evaluation.calibration import Calibration, calibrate

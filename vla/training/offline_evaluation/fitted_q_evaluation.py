@@ -49,7 +49,7 @@ class FQEDataConfig(Config):
 
 
 class FQEConfig(FittedQConfig, RootConfig):
-    """Fitted Q evaluation. `vla fqe CONFIG`, or `vla.training.offline_evaluation.fqe.fqe(config)`."""
+    """Fitted Q evaluation. `vla fqe CONFIG`, or `vla.training.offline_evaluation.fitted_q_evaluation.fqe(config)`."""
 
     policies: Annotated[list[str], Field(min_length=1)]
     """Folders of checkpoints; patterns (`runs/iql/checkpoints/step-*`) stand for all that fit."""

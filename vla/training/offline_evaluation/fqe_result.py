@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla.data.storage.atomic import atomic_path
+from vla.common.atomic import atomic_path
 from vla.training.offline_evaluation.calibration import Calibration, rank_correlation
 
 RESULT_FILE = "fqe.json"

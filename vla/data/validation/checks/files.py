@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.data import schema
-from vla.data.storage.atomic import TEMPORARY_SUFFIX
+from vla.common.atomic import TEMPORARY_SUFFIX
 from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check

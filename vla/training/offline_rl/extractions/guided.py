@@ -13,7 +13,7 @@ from vla.models.policy import Policy
 from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, require, require_q
 from vla.training.offline_rl.extractions.bc import BCExtraction
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
-from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.base import Moment, ValueLearner
 
 

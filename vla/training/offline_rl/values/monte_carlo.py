@@ -11,7 +11,7 @@ from torch import Tensor
 from vla.config import register
 from vla.models.critics import StateCritic
 from vla.training.losses import masked_mean
-from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.base import Lookahead, Moment, ValueConfig, ValueLearner
 from vla.types import Spec
 

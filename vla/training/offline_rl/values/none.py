@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from vla.config import register
-from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.base import Lookahead, Moment, ValueConfig, ValueLearner
 from vla.types import Spec
 

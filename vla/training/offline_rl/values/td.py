@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.training.losses import masked_mean, masked_means
-from vla.training.offline_rl.unused_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.base import Critics, Lookahead, Moment, ValueConfig, draw
 from vla.types import Batch, Spec
 
