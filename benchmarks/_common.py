@@ -39,7 +39,11 @@ def cpu_count() -> int:
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], float]], *, rounds: int, warmup: int, tell: Callable[[str], None] | None = None
+    sides: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    warmup: int,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, list[float]]:
     """Calls all sides in turn, in every second round in reverse order, so that a busy machine hurts all alike.
 
@@ -56,7 +60,11 @@ def alternate(
             if turn >= 0:
                 times[name].append(seconds)
         if tell is not None:
-            tell(f"warm-up {turn + warmup + 1}/{warmup}" if turn < 0 else f"round {turn + 1}/{rounds}")
+            tell(
+                f"warm-up {turn + warmup + 1}/{warmup}"
+                if turn < 0
+                else f"round {turn + 1}/{rounds}"
+            )
     return times
 
 
@@ -91,7 +99,11 @@ def check_cpu_arguments(parser: argparse.ArgumentParser, arguments: argparse.Nam
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and minimum, rounded."""
-    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+    low, middle, high = (
+        statistics.quantiles(seconds, n=4, method="inclusive")
+        if len(seconds) > 1
+        else [seconds[0]] * 3
+    )
     numbers = {"median": middle, "q25": low, "q75": high, "min": min(seconds)}
     return {key: round(value, 6) for key, value in numbers.items()}
 
@@ -116,7 +128,10 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what does the work."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
 
 
 def publish(
@@ -157,7 +172,19 @@ def rt1_spec(image_size: int) -> Any:
     """The robot of RT-1: one camera, 11 action tokens, 3 Hz."""
     from vla.types import Spec
 
-    names = ["terminate", "x", "y", "z", "roll", "pitch", "yaw", "gripper", "base_x", "base_y", "base_yaw"]
+    names = [
+        "terminate",
+        "x",
+        "y",
+        "z",
+        "roll",
+        "pitch",
+        "yaw",
+        "gripper",
+        "base_x",
+        "base_y",
+        "base_yaw",
+    ]
     reach = [1.0, 1.0, 1.0, 1.0, 1.5708, 1.5708, 1.5708, 1.0, 1.0, 1.0, 3.1416]
     low = [0.0, *(-value for value in reach[1:])]
     return Spec({"head": (image_size, image_size)}, (), tuple(names), tuple(low), tuple(reach), 3)

@@ -27,11 +27,14 @@ def load(path: str, *, fraction: float = 1.0) -> ReplayBuffer:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     cuts = np.cumsum(arrays["lengths"])[:-1]
-    states, actions, rewards = (np.split(arrays[name], cuts) for name in ("states", "actions", "rewards"))
+    states, actions, rewards = (
+        np.split(arrays[name], cuts) for name in ("states", "actions", "rewards")
+    )
     order = np.argsort([-one.sum(dtype=np.float64) for one in rewards], kind="stable")
     chosen = order[: max(1, round(fraction * len(order)))]
     episodes = [
-        Episode(states[i], actions[i], rewards[i][:, None], bool(arrays["terminated"][i])) for i in sorted(chosen)
+        Episode(states[i], actions[i], rewards[i][:, None], bool(arrays["terminated"][i]))
+        for i in sorted(chosen)
     ]
     return ReplayBuffer(InfiniteBuffer(), episodes=episodes)
 

@@ -48,7 +48,9 @@ def build(settings: dict[str, Any]) -> DecisionTransformer:
     ).create(device="cuda:0" if settings["device"] == "cuda" else "cpu")
 
 
-def evaluate(algo: DecisionTransformer, seeds: Sequence[int], env_id: str, target: float, horizon: int) -> list[float]:
+def evaluate(
+    algo: DecisionTransformer, seeds: Sequence[int], env_id: str, target: float, horizon: int
+) -> list[float]:
     """The return of an episode from each seed, of at most `horizon` steps."""
     env = gymnasium.make(env_id, disable_env_checker=True).unwrapped
     actor = algo.as_stateful_wrapper(target_return=target)
@@ -78,7 +80,9 @@ def prepare(settings: dict[str, Any]) -> tuple[Answer, dict[str, Any]]:
         names = ("evaluate", "env_id", "target_return", "horizon")
         return {"returns": evaluate(algo, *(request[name] for name in names))}
 
-    return answer, {"parameters": sum(p.numel() for p in algo.impl.modules.transformer.parameters())}
+    return answer, {
+        "parameters": sum(p.numel() for p in algo.impl.modules.transformer.parameters())
+    }
 
 
 if __name__ == "__main__":

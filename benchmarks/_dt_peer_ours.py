@@ -71,4 +71,6 @@ def dataset_folder(arguments: argparse.Namespace, env: str) -> Path:
 def open_dataset(arguments: argparse.Namespace, env: str) -> dict[str, Any]:
     """Collects the dataset where it is missing -> what is in it."""
     overrides = [f"env.robot={env}", f"env.behaviour.path={arguments.policies}"]
-    return make_dataset(dataset_folder(arguments, env), CONFIGS / "locomotion_medium_replay.yaml", [*overrides])
+    return make_dataset(
+        dataset_folder(arguments, env), CONFIGS / "locomotion_medium_replay.yaml", [*overrides]
+    )

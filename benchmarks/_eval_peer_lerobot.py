@@ -77,7 +77,9 @@ class Network(PreTrainedPolicy):
         if pictures.shape[-2:] != self.size:
             pictures = F.interpolate(pictures, self.size, mode="bilinear", antialias=True)
         images = (255 * pictures).to(torch.uint8).permute(0, 2, 3, 1)
-        told = [self.instruction] * len(images)  # its text is the same all the time, and so not encoded again
+        told = [self.instruction] * len(
+            images
+        )  # its text is the same all the time, and so not encoded again
         observation = Observation({self.camera: images}, batch["observation.state"], told)
         actions_BKA, self.memory = self.network.act(observation, self.memory)
         return actions_BKA
@@ -89,7 +91,9 @@ class Network(PreTrainedPolicy):
         return {}
 
 
-def evaluate(policy: Network, task: str, episodes: int, horizon: int, replan: int, async_envs: bool) -> int:
+def evaluate(
+    policy: Network, task: str, episodes: int, horizon: int, replan: int, async_envs: bool
+) -> int:
     """One whole evaluation: envs are made, played and closed. Returns the control steps."""
     policy.replan = replan
     config = MetaworldEnv(task=task)
@@ -102,7 +106,9 @@ def evaluate(policy: Network, task: str, episodes: int, horizon: int, replan: in
         info = eval_policy(env, policy, *same, n_episodes=episodes, start_seed=1000)
     close_envs(envs)
     assert len(info["per_episode"]) == episodes
-    assert not any(episode["success"] for episode in info["per_episode"]), "a success would end an episode early"
+    assert not any(episode["success"] for episode in info["per_episode"]), (
+        "a success would end an episode early"
+    )
     return episodes * horizon
 
 
@@ -117,7 +123,11 @@ def main() -> None:
     for line in sys.stdin:
         start = time.perf_counter()
         steps = evaluate(policy, task, **json.loads(line))
-        print(json.dumps({"seconds": time.perf_counter() - start, "steps": steps}), file=answers, flush=True)
+        print(
+            json.dumps({"seconds": time.perf_counter() - start, "steps": steps}),
+            file=answers,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def opening(settings: dict[str, Any]) -> Opened:
         "observation.state": [step / fps for step in range(1 - settings["history"], 1)],
         "action": [step / fps for step in range(settings["chunk"])],
     }
-    dataset = LeRobotDataset("local/loader", root=settings["root"], delta_timestamps=times, video_backend=backend)
+    dataset = LeRobotDataset(
+        "local/loader", root=settings["root"], delta_timestamps=times, video_backend=backend
+    )
     loader = DataLoader(
         dataset,
         batch_size=settings["batch"],
@@ -39,7 +41,13 @@ def opening(settings: dict[str, Any]) -> Opened:
 
     def batches() -> Iterator[Any]:
         for batch in loader:
-            expected = (settings["batch"], settings["history"], 3, settings["size"], settings["size"])
+            expected = (
+                settings["batch"],
+                settings["history"],
+                3,
+                settings["size"],
+                settings["size"],
+            )
             assert tuple(batch[settings["camera"]].shape) == expected
             yield batch
 

@@ -50,7 +50,11 @@ def serve(opening: Callable[[dict[str, Any]], Opened]) -> None:
             start, busy = time.perf_counter(), seconds()
             for _ in range(request["batches"]):
                 batch = next(batches)
-            found = {"seconds": time.perf_counter() - start, "cpu": seconds() - busy, "memory": memory()}
+            found = {
+                "seconds": time.perf_counter() - start,
+                "cpu": seconds() - busy,
+                "memory": memory(),
+            }
             del batch
         rest()
         tell(answers, found)
@@ -69,7 +73,10 @@ def memory() -> dict[str, float]:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
         except OSError:  # it has ended meanwhile
             continue
-        sizes = {name: int(value.split()[0]) / 1024 for name, value in (line.split(":") for line in lines)}
+        sizes = {
+            name: int(value.split()[0]) / 1024
+            for name, value in (line.split(":") for line in lines)
+        }
         found["held"] += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
         found["cached"] += sizes["Pss_File"]
     return {name: round(value, 1) for name, value in found.items()}

@@ -26,9 +26,14 @@ def build(settings: dict[str, Any]) -> Any:
     """The algorithm with the sizes and numbers of `settings`."""
     network = VectorEncoderFactory([settings["hidden"]] * settings["depth"])
     adam = AdamFactory(betas=tuple(settings["betas"]), weight_decay=settings["weight_decay"])
-    shared: dict[str, Any] = {"batch_size": settings["batch_size"], "observation_scaler": StandardObservationScaler()}
+    shared: dict[str, Any] = {
+        "batch_size": settings["batch_size"],
+        "observation_scaler": StandardObservationScaler(),
+    }
     if settings["algorithm"] == "filtered_bc":
-        config = algos.BCConfig(learning_rate=settings["lr"], encoder_factory=network, optim_factory=adam, **shared)
+        config = algos.BCConfig(
+            learning_rate=settings["lr"], encoder_factory=network, optim_factory=adam, **shared
+        )
         return config.create(device="cpu")
     shared |= {
         "gamma": settings["discount"],
@@ -89,8 +94,12 @@ def prepare(settings: dict[str, Any]) -> tuple[Answer, dict[str, Any]]:
     algo = build(settings)
     whole = load(settings["data"])
     algo.build_with_dataset(whole)
-    build_scalers_with_transition_picker(algo, whole)  # states are scaled by all of the data, as ours are
-    data = load(settings["data"], fraction=settings["fraction"]) if "fraction" in settings else whole
+    build_scalers_with_transition_picker(
+        algo, whole
+    )  # states are scaled by all of the data, as ours are
+    data = (
+        load(settings["data"], fraction=settings["fraction"]) if "fraction" in settings else whole
+    )
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if "update" in request:

@@ -18,13 +18,22 @@ OFFLINE = CONFIGS / "locomotion_offline.yaml"
 MADE: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {
     ("hopper", "medium"): (OFFLINE, {}),
     ("walker2d", "medium"): (OFFLINE, {"env.behaviour.snapshots": [3], "episodes_per_task": 220}),
-    ("halfcheetah", "medium"): (OFFLINE, {"env.behaviour.snapshots": [3], "episodes_per_task": 200}),
+    ("halfcheetah", "medium"): (
+        OFFLINE,
+        {"env.behaviour.snapshots": [3], "episodes_per_task": 200},
+    ),
     ("hopper", "medium_expert"): (
         OFFLINE,
         {"env.behaviour.snapshots": [1, 1, 1, 1, 2, 2, -1, -1, -1], "episodes_per_task": 360},
     ),
-    ("walker2d", "medium_expert"): (OFFLINE, {"env.behaviour.snapshots": [3, -1], "episodes_per_task": 220}),
-    ("halfcheetah", "medium_expert"): (OFFLINE, {"env.behaviour.snapshots": [3, -1], "episodes_per_task": 200}),
+    ("walker2d", "medium_expert"): (
+        OFFLINE,
+        {"env.behaviour.snapshots": [3, -1], "episodes_per_task": 220},
+    ),
+    ("halfcheetah", "medium_expert"): (
+        OFFLINE,
+        {"env.behaviour.snapshots": [3, -1], "episodes_per_task": 200},
+    ),
     ("hopper", "medium_replay"): (REPLAY, {}),
     ("walker2d", "medium_replay"): (REPLAY, {}),
     ("halfcheetah", "medium_replay"): (
@@ -104,18 +113,36 @@ def settings_of(algorithm: str) -> dict[str, Any]:
 
 
 def learn(
-    arguments: argparse.Namespace, data: Path, algorithm: str, seed: int, out: Path, their_turn: Callable[[int], Any]
+    arguments: argparse.Namespace,
+    data: Path,
+    algorithm: str,
+    seed: int,
+    out: Path,
+    their_turn: Callable[[int], Any],
 ) -> tuple[Any, Rounds]:
     """One run of `vla.train` on the whole dataset -> the policy, and what each round took."""
     chosen = ALGORITHMS[algorithm]
     objective = dict(chosen.objective)
     if algorithm != "filtered_bc":
         critic = {name: SHARED[name] for name in ("hidden", "depth")}
-        critic |= {"ensemble": SHARED["critics"], "layer_norm": False, "output_scale": arguments.critic_scale}
+        critic |= {
+            "ensemble": SHARED["critics"],
+            "layer_norm": False,
+            "output_scale": arguments.critic_scale,
+        }
         objective["critic"] = critic
         objective |= {name: SHARED[name] for name in ("discount", "target_rate")}
-    policy = {"type": "mlp", "hidden": SHARED["hidden"], "depth": SHARED["depth"], "head": chosen.head}
-    optim = {"lr": chosen.shared["lr"], "betas": SHARED["betas"], "weight_decay": SHARED["weight_decay"]}
+    policy = {
+        "type": "mlp",
+        "hidden": SHARED["hidden"],
+        "depth": SHARED["depth"],
+        "head": chosen.head,
+    }
+    optim = {
+        "lr": chosen.shared["lr"],
+        "betas": SHARED["betas"],
+        "weight_decay": SHARED["weight_decay"],
+    }
     fixed = {"warmup_steps": 0, "schedule": "constant", "clip_norm": None, "rates": chosen.rates}
     overrides = {  # JSON is YAML
         "out": out,
@@ -126,7 +153,13 @@ def learn(
         "objective": json.dumps(objective),
         "optim": json.dumps(optim | fixed),
     }
-    return in_turn(overrides, OFFLINE, updates=arguments.updates, rounds=arguments.rounds, their_turn=their_turn)
+    return in_turn(
+        overrides,
+        OFFLINE,
+        updates=arguments.updates,
+        rounds=arguments.rounds,
+        their_turn=their_turn,
+    )
 
 
 def dataset_folder(arguments: argparse.Namespace, env: str, kind: str) -> Path:

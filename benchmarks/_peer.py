@@ -33,7 +33,9 @@ class Watch:
 class Peer(JsonProcess):
     """d3rlpy's process (see `_d3rlpy.serve`); `threads` are those of its arithmetic."""
 
-    def __init__(self, interpreter: Path, script: str, settings: dict[str, Any], *, threads: int) -> None:
+    def __init__(
+        self, interpreter: Path, script: str, settings: dict[str, Any], *, threads: int
+    ) -> None:
         super().__init__(interpreter, script, settings, {"OMP_NUM_THREADS": str(threads)})
 
 
@@ -55,11 +57,20 @@ def kept(file: Path, settings: dict[str, Any], work: Callable[[], Any]) -> Any:
 def add_peer_arguments(parser: argparse.ArgumentParser, *, work: str) -> None:
     """Where things are. See `check_peer_arguments`."""
     parser.add_argument(
-        "--policies", type=Path, required=True, help="folder of the published snapshots, such as hopper.h5"
+        "--policies",
+        type=Path,
+        required=True,
+        help="folder of the published snapshots, such as hopper.h5",
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where the datasets are, or are made")
-    parser.add_argument("--work", type=Path, default=Path(work), help="where finished runs are kept")
-    parser.add_argument("--peer", type=Path, default=Path(".venv-d3rlpy/bin/python"), help="d3rlpy's interpreter")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="where the datasets are, or are made"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path(work), help="where finished runs are kept"
+    )
+    parser.add_argument(
+        "--peer", type=Path, default=Path(".venv-d3rlpy/bin/python"), help="d3rlpy's interpreter"
+    )
 
 
 def check_peer_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -70,13 +81,19 @@ def check_peer_arguments(parser: argparse.ArgumentParser, arguments: argparse.Na
         )
     if not arguments.peer.is_file():
         print(
-            f"{parser.prog}: no interpreter {arguments.peer}: run `make bench-dt_peer`, which makes it", file=sys.stderr
+            f"{parser.prog}: no interpreter {arguments.peer}: run `make bench-dt_peer`, which makes it",
+            file=sys.stderr,
         )
         raise SystemExit(2)
 
 
 def in_turn(
-    overrides: dict[str, Any], config: Path, *, updates: int, rounds: int, their_turn: Callable[[int], Any]
+    overrides: dict[str, Any],
+    config: Path,
+    *,
+    updates: int,
+    rounds: int,
+    their_turn: Callable[[int], Any],
 ) -> tuple[Any, Rounds]:
     """One run of `vla.train` on the whole dataset -> the policy, and what each round took.
 
@@ -108,16 +125,24 @@ def in_turn(
         return {}
 
     watch.start()
-    return train(load_config(TrainConfig, config, lines, section="train"), evaluate=between).policy, seconds
+    return train(
+        load_config(TrainConfig, config, lines, section="train"), evaluate=between
+    ).policy, seconds
 
 
 def play(
-    robot: str, actor: Any, *, policies: Path, seeds: Sequence[int], threads: int, target: float | None = None
+    robot: str,
+    actor: Any,
+    *,
+    policies: Path,
+    seeds: Sequence[int],
+    threads: int,
+    target: float | None = None,
 ) -> list[float]:
     """Returns of the actor, or of the last published snapshot where it is None, from the starts that all are given."""
     from vla.sim_eval.envs.locomotion import LocomotionConfig
-    from vla.sim_eval.rollouts.scheduler import rollout
     from vla.sim_eval.rollouts.env_worker import Job
+    from vla.sim_eval.rollouts.scheduler import rollout
 
     config = LocomotionConfig.model_validate({"robot": robot, "behaviour": {"path": policies}})
     driver = "expert" if actor is None else "parent"
@@ -138,7 +163,9 @@ def make_dataset(folder: Path, config: Path, overrides: Sequence[str]) -> dict[s
     from vla import CollectConfig, EpisodeDataset, collect, load_config
 
     if not folder.exists():
-        collect(load_config(CollectConfig, config, [*overrides, f"out={folder}"], section="collect"))
+        collect(
+            load_config(CollectConfig, config, [*overrides, f"out={folder}"], section="collect")
+        )
     returns = EpisodeDataset(folder).episodes["return"]
     return {
         "episodes": len(returns),

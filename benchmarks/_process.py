@@ -25,7 +25,9 @@ class JsonProcess:
         facts: what it tells of itself at the start.
     """
 
-    def __init__(self, interpreter: str | Path, script: str, settings: dict[str, Any], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, interpreter: str | Path, script: str, settings: dict[str, Any], env: Mapping[str, str]
+    ) -> None:
         self.script = script
         self.process = subprocess.Popen(
             [str(interpreter), str(HERE / script), json.dumps(settings)],

@@ -30,7 +30,9 @@ def ours() -> tuple[Work, int]:
 
     from vla.models import RT1Config
 
-    policy = RT1Config(random_shift=(15, 37)).build(rt1_spec(SIZE))  # the release's 20 and 50 px, scaled from 300
+    policy = RT1Config(random_shift=(15, 37)).build(
+        rt1_spec(SIZE)
+    )  # the release's 20 and 50 px, scaled from 300
     policy.language.embed([f"do task {task}" for task in range(3)])
     optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
     windows = {batch: policy.spec.fake_batch(batch, FRAMES) for batch in (1, 2)}
@@ -113,7 +115,9 @@ def main() -> None:
     torch.set_flush_denormal(True)  # before the pool's threads exist: they inherit it
     torch.manual_seed(0)
     work, parameters = {"ours": ours, "peer": peer}[side]()
-    print(json.dumps({"parameters": parameters, "torch": torch.__version__}), file=answers, flush=True)
+    print(
+        json.dumps({"parameters": parameters, "torch": torch.__version__}), file=answers, flush=True
+    )
     for line in sys.stdin:
         request = json.loads(line)
         start = now()

@@ -40,7 +40,12 @@ def picture(
         recorded, paths: positions (T, 2).
         found: for each policy successes, episodes and interval.
     """
-    panels = [_panel("Recordings", [(HALF_COLORS[half], way) for half, ways in recorded.items() for way in ways])]
+    panels = [
+        _panel(
+            "Recordings",
+            [(HALF_COLORS[half], way) for half, ways in recorded.items() for way in ways],
+        )
+    ]
     for name, ways in paths.items():
         rate = found[name]["successes"] / found[name]["episodes"]
         drawn = [(GOOD if _arrived(way) else BAD, way) for way in ways]
@@ -77,7 +82,9 @@ def _panel(title: str, ways: Sequence[tuple[str, np.ndarray]]) -> str:
     for x, y in wall_cells():
         if 0 <= x < len(MAP[0]) and 0 <= y < len(MAP):
             left, top = (coordinate - CELL / 2 for coordinate in _at(x, y))
-            parts.append(f'<rect class="wall" x="{left}" y="{top}" width="{CELL}" height="{CELL}"/>')
+            parts.append(
+                f'<rect class="wall" x="{left}" y="{top}" width="{CELL}" height="{CELL}"/>'
+            )
     gx, gy = _at(*GOAL)
     parts.append(f'<circle cx="{gx}" cy="{gy}" r="{GOAL_RADIUS * CELL}" fill="#cfe8d5"/>')
     for color, way in ways:
@@ -92,11 +99,15 @@ def _panel(title: str, ways: Sequence[tuple[str, np.ndarray]]) -> str:
 def _legend(y: float) -> str:
     parts, x = [], 6
     for half, color in HALF_COLORS.items():
-        parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')
+        parts.append(
+            f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{color}" stroke-width="2.5"/>'
+        )
         parts.append(f'<text x="{x + 24}" y="{y + 4}">{HALF_TITLES[half]}</text>')
         x += 130
     for text, color in (("policy arrives", GOOD), ("policy does not", BAD)):
-        parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{color}" stroke-width="2.5"/>')
+        parts.append(
+            f'<line x1="{x}" y1="{y}" x2="{x + 18}" y2="{y}" stroke="{color}" stroke-width="2.5"/>'
+        )
         parts.append(f'<text x="{x + 24}" y="{y + 4}">{text}</text>')
         x += 130
     return "".join(parts)
@@ -110,9 +121,13 @@ def _rates(titles: Mapping[str, str], found: Mapping[str, dict[str, Any]]) -> st
         y, rate = 40 + 46 * i, result["successes"] / result["episodes"]
         low, high = result["interval"]
         parts.append(f'<text x="0" y="{y}">{escape(titles[name])}</text>')
-        parts.append(f'<text x="{wide}" y="{y}" text-anchor="end">{result["successes"]} of {result["episodes"]}</text>')
+        parts.append(
+            f'<text x="{wide}" y="{y}" text-anchor="end">{result["successes"]} of {result["episodes"]}</text>'
+        )
         parts.append(f'<rect class="wall" x="0" y="{y + 6}" width="{wide}" height="12"/>')
-        parts.append(f'<rect x="0" y="{y + 6}" width="{wide * rate:.1f}" height="12" fill="{GOOD}"/>')
+        parts.append(
+            f'<rect x="0" y="{y + 6}" width="{wide * rate:.1f}" height="12" fill="{GOOD}"/>'
+        )
         parts.append(
             f'<line class="interval" x1="{wide * low:.1f}" x2="{wide * high:.1f}" y1="{y + 12}" y2="{y + 12}"/>'
         )

@@ -35,7 +35,10 @@ def learn_and_play(
     record = out / "training.json"
     if not (out / "policy").is_dir():
         began = time.process_time()
-        train(load_config(TrainConfig, config, [f"out={out}", *training], section="train"), resume=True)
+        train(
+            load_config(TrainConfig, config, [f"out={out}", *training], section="train"),
+            resume=True,
+        )
         record.write_text(json.dumps({"cpu_minutes": (time.process_time() - began) / 60}) + "\n")
     played = [f"out={out / 'eval'}", "videos_per_task=0", "failure_videos=0", *evaluation]
     settings = load_config(EvalConfig, config, played, section="eval")
@@ -54,7 +57,9 @@ def outcomes(results: Results) -> dict[str, list[bool]]:
     return solved
 
 
-def compared(found: Mapping[str, dict[str, Any]], titles: Mapping[str, str], *, more: Sequence[str] = ()) -> Table:
+def compared(
+    found: Mapping[str, dict[str, Any]], titles: Mapping[str, str], *, more: Sequence[str] = ()
+) -> Table:
     """One row per variant, with its Wilson interval and McNemar's exact test against the first; the same numbers are
     added to `found`. `more`: further numbers of each variant to show."""
     from vla.sim_eval.statistics import mcnemar_exact, wilson_interval
@@ -69,12 +74,22 @@ def compared(found: Mapping[str, dict[str, Any]], titles: Mapping[str, str], *, 
         losses = sum(b and not a for a, b in zip(flat, reference, strict=True))
         low, high = wilson_interval(sum(flat), len(flat))
         p = None if name == first else mcnemar_exact(wins, losses, len(flat) - wins - losses)
-        result |= {"successes": sum(flat), "episodes": len(flat), "interval": [low, high], "p_against_first": p}
+        result |= {
+            "successes": sum(flat),
+            "episodes": len(flat),
+            "interval": [low, high],
+            "p_against_first": p,
+        }
         result |= {"wins": wins, "losses": losses}
         cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
         told = ["", ""] if p is None else [f"{wins} : {losses}", f"{p:.2g}"]
         extra = [f"{result[key]:.1f}" if key in result else "" for key in more]
         table.add_row(
-            titles[name], f"{sum(flat)}/{len(flat)}", f"{100 * low:.0f}-{100 * high:.0f}", *cells, *told, *extra
+            titles[name],
+            f"{sum(flat)}/{len(flat)}",
+            f"{100 * low:.0f}-{100 * high:.0f}",
+            *cells,
+            *told,
+            *extra,
         )
     return table

@@ -28,8 +28,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "quantile": ("quantile bins, parallel", {"type": "bins", "scheme": "quantile"}, SMOOTH),
     "rvq": ("residual VQ, autoregressive", {"type": "rvq"}, AUTOREGRESSIVE),
     "fast": ("FAST, autoregressive", {"type": "fast"}, AUTOREGRESSIVE),
-    "rvq8": ("residual VQ, autoregressive, 8 states read", {"type": "rvq"}, AUTOREGRESSIVE | {"read_states": 8}),
-    "fast8": ("FAST, autoregressive, 8 states read", {"type": "fast"}, AUTOREGRESSIVE | {"read_states": 8}),
+    "rvq8": (
+        "residual VQ, autoregressive, 8 states read",
+        {"type": "rvq"},
+        AUTOREGRESSIVE | {"read_states": 8},
+    ),
+    "fast8": (
+        "FAST, autoregressive, 8 states read",
+        {"type": "fast"},
+        AUTOREGRESSIVE | {"read_states": 8},
+    ),
     "flow": ("flow matching", {"type": "bins"}, {"type": "flow"}),
     "l1": ("L1 regression", {"type": "bins"}, {"type": "regression"}),
 }
@@ -46,7 +54,9 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         f"seed={arguments.seed}",
         "validate_every=null",
     ]
-    return learn_and_play(name, arguments.work / name, CONFIG, training, [f"episodes_per_task={arguments.episodes}"])
+    return learn_and_play(
+        name, arguments.work / name, CONFIG, training, [f"episodes_per_task={arguments.episodes}"]
+    )
 
 
 def control_ms(policy: Any, calls: int = 30) -> float:
@@ -64,15 +74,21 @@ def control_ms(policy: Any, calls: int = 30) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--data", default="data/tabletop")
     parser.add_argument("--work", type=Path, default=Path("runs/action_tokens"))
     parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--episodes", type=int, default=20, help="unseen starts of each family, the same for all")
+    parser.add_argument(
+        "--episodes", type=int, default=20, help="unseen starts of each family, the same for all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=cpu_count())
-    parser.add_argument("--no-table", action="store_true", help="train and evaluate only: another call shows all")
+    parser.add_argument(
+        "--no-table", action="store_true", help="train and evaluate only: another call shows all"
+    )
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     found = {name: run(name, arguments) for name in arguments.variants}
@@ -82,7 +98,9 @@ def main() -> None:
     from vla.models import load_policy
 
     for name in found:  # in one go, so that the costs compare
-        found[name]["control_ms"] = control_ms(load_policy(arguments.work / name / "policy"), calls=60)
+        found[name]["control_ms"] = control_ms(
+            load_policy(arguments.work / name / "policy"), calls=60
+        )
     table = compared(found, {name: VARIANTS[name][0] for name in found}, more=["control_ms"])
     publish(
         "action_tokens",

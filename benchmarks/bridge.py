@@ -44,7 +44,9 @@ def constant_errors(config: TrainConfig, chunk: int) -> np.ndarray:
     data = EpisodeDataset(config.data.path)
     tasks = data.episodes["task_index"].tolist()
     training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
-    median = np.median(np.concatenate([data.episode(i, images=False).actions for i in training]), axis=0)
+    median = np.median(
+        np.concatenate([data.episode(i, images=False).actions for i in training]), axis=0
+    )
     errors = [np.abs(data.episode(i, images=False).actions - median) for i in held_out]
     # a step is in as many windows as begin up to `chunk` steps before it
     weights = [np.minimum(np.arange(len(e)) + 1, chunk) for e in errors]
@@ -77,11 +79,18 @@ def learn(out: Path, overrides: list[str]) -> list[dict[str, Any]]:
 def main() -> None:
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--work", type=Path, default=Path("runs/bridge_transfer"))
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant, with other episodes held out")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="trainings of each variant, with other episodes held out",
+    )
     parser.add_argument("--threads", type=int, default=cpu_count())
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
@@ -101,9 +110,18 @@ def main() -> None:
             found[name] |= {key: statistics.fmean(last), f"{key}_by_seed": last}
             found[name][f"least_{key}_by_seed"] = [min(one[key] for one in run) for run in runs]
 
-    table = Table("variant", "held-out action error, of a constant's", "by seed", "least of any validation", "loss")
+    table = Table(
+        "variant",
+        "held-out action error, of a constant's",
+        "by seed",
+        "least of any validation",
+        "loss",
+    )
     for one in found.values():
-        seeds = (" ".join(f"{x:.3f}" for x in one[key]) for key in ("error_by_seed", "least_error_by_seed"))
+        seeds = (
+            " ".join(f"{x:.3f}" for x in one[key])
+            for key in ("error_by_seed", "least_error_by_seed")
+        )
         table.add_row(one["what"], f"{one['error']:.3f}", *seeds, f"{one['loss']:.3f}")
     publish(
         "bridge",

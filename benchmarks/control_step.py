@@ -12,7 +12,16 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from _common import add_cpu_arguments, alternate, check_cpu_arguments, clocked, prepare_cpu, publish, rt1_spec, summary
+from _common import (
+    add_cpu_arguments,
+    alternate,
+    check_cpu_arguments,
+    clocked,
+    prepare_cpu,
+    publish,
+    rt1_spec,
+    summary,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -43,8 +52,12 @@ def sides(policy: RT1, window: Batch, clock: str) -> tuple[dict[str, Callable[[]
         return policy(window).actions.mode()[:, -1]
 
     with torch.no_grad():
-        step, _ = policy.step(Observation(observation.images, observation.state, observation.instruction), memory)
-        difference = (step.actions.logits[:, -1] - policy(window).actions.logits[:, -1]).abs().max().item()
+        step, _ = policy.step(
+            Observation(observation.images, observation.state, observation.instruction), memory
+        )
+        difference = (
+            (step.actions.logits[:, -1] - policy(window).actions.logits[:, -1]).abs().max().item()
+        )
     return {"ours": clocked(cached, clock), "theirs": clocked(window_again, clock)}, difference
 
 
@@ -59,8 +72,12 @@ def settle_batch_norm(policy: RT1, window: Batch) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="measured rounds; both sides work once in each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="measured rounds; both sides work once in each"
+    )
     parser.add_argument("--warmup", type=int, default=3)
     add_cpu_arguments(parser)
     parser.add_argument("--image-size", type=int, default=300)
@@ -78,14 +95,19 @@ def main() -> None:
 
     calls, difference = sides(policy, window, arguments.clock)
     with Console(stderr=True).status("measuring") as status:
-        times = alternate(calls, rounds=arguments.rounds, warmup=arguments.warmup, tell=status.update)
+        times = alternate(
+            calls, rounds=arguments.rounds, warmup=arguments.warmup, tell=status.update
+        )
     ours, theirs = summary(times["ours"]), summary(times["theirs"])
     ratio = theirs["median"] / ours["median"]
 
     table = Table(title=f"RT-1 at {arguments.image_size} px, 6 frames, one robot: one control step")
     for column in ("", "median ms", "quartiles ms", "Hz"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, s in (("act, past frames remembered", ours), ("the whole window encoded again", theirs)):
+    for name, s in (
+        ("act, past frames remembered", ours),
+        ("the whole window encoded again", theirs),
+    ):
         quartiles = f"{s['q25'] * 1e3:.1f} - {s['q75'] * 1e3:.1f}"
         table.add_row(name, f"{s['median'] * 1e3:.1f}", quartiles, f"{1 / s['median']:.1f}")
     table.add_row("ratio", f"{ratio:.2f}", "", "")

@@ -49,7 +49,13 @@ def binomial_coverage() -> list[Row]:
     for n in (10, 50, 500):
         for name, interval in (("Clopper-Pearson", clopper_pearson), ("Wilson", wilson_interval)):
             held = coverage(interval, n, rates)
-            row = {"interval": name, "n": n, "mean": held.mean(), "min": held.min(), "min_at": rates[held.argmin()]}
+            row = {
+                "interval": name,
+                "n": n,
+                "mean": held.mean(),
+                "min": held.min(),
+                "min_at": rates[held.argmin()],
+            }
             rows.append(_rounded(row))
     return rows
 
@@ -63,18 +69,24 @@ def bootstrap_coverage(repeats: int, random: np.random.Generator) -> list[Row]:
             for _ in range(repeats):
                 rates = random.beta(alpha, beta, size=tasks)
                 outcomes = {str(k): random.random(20) < rate for k, rate in enumerate(rates)}
-                low, high = clustered_bootstrap(outcomes, resamples=1000, seed=int(random.integers(2**31)))
+                low, high = clustered_bootstrap(
+                    outcomes, resamples=1000, seed=int(random.integers(2**31))
+                )
                 held += low <= mean <= high
                 widths += high - low
             row = {"rates": f"Beta({alpha}, {beta})", "tasks": tasks, "episodes_per_task": 20}
-            rows.append(_rounded({**row, "coverage": held / repeats, "mean_width": widths / repeats}))
+            rows.append(
+                _rounded({**row, "coverage": held / repeats, "mean_width": widths / repeats})
+            )
     return rows
 
 
 def posterior_calibration(runs: int, random: np.random.Generator) -> list[Row]:
     """Of the cases in which the posterior says that A is better with probability x: how often A is."""
     n, rows = 20, []
-    known = np.array([[probability_of_improvement(a, n, b, n) for b in range(n + 1)] for a in range(n + 1)])
+    known = np.array(
+        [[probability_of_improvement(a, n, b, n) for b in range(n + 1)] for a in range(n + 1)]
+    )
     for name, (alpha, beta) in {"uniform (the prior)": (1, 1), "Beta(8, 2)": (8, 2)}.items():
         rates = random.beta(alpha, beta, size=(10 * runs, 2))
         wins = random.binomial(n, rates)
@@ -82,8 +94,15 @@ def posterior_calibration(runs: int, random: np.random.Generator) -> list[Row]:
         for low in (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95):
             high = {0.0: 0.05, 0.05: 0.2, 0.8: 0.95, 0.95: 1.0}.get(low, low + 0.2)
             chosen = (said >= low) & (said <= high) if high == 1 else (said >= low) & (said < high)
-            row = {"rates": name, "said_from": low, "said_to": round(high, 2), "cases": int(chosen.sum())}
-            rows.append(_rounded({**row, "said": said[chosen].mean(), "true": better[chosen].mean()}))
+            row = {
+                "rates": name,
+                "said_from": low,
+                "said_to": round(high, 2),
+                "cases": int(chosen.sum()),
+            }
+            rows.append(
+                _rounded({**row, "said": said[chosen].mean(), "true": better[chosen].mean()})
+            )
     return rows
 
 
@@ -98,8 +117,14 @@ class Rule:
         """The sequential comparison: 1/alpha is reached."""
         pairs = np.arange(PAIRS + 1)
         wins, losses = np.meshgrid(pairs, pairs)  # columns are wins
-        hit = (paired_log_e_value(wins, losses, share=share) >= np.log(1 / ALPHA)) & (wins >= losses)
-        return cls(np.array([next((w for w in range(d // 2, d + 1) if hit[d - w, w]), d + 1) for d in pairs]))
+        hit = (paired_log_e_value(wins, losses, share=share) >= np.log(1 / ALPHA)) & (
+            wins >= losses
+        )
+        return cls(
+            np.array(
+                [next((w for w in range(d // 2, d + 1) if hit[d - w, w]), d + 1) for d in pairs]
+            )
+        )
 
     @classmethod
     def of_mcnemar(cls) -> Rule:
@@ -112,7 +137,11 @@ class Rule:
 
 
 def simulated_pairs(
-    rates: tuple[float, float], correlation: float, runs: int, pairs: int, random: np.random.Generator
+    rates: tuple[float, float],
+    correlation: float,
+    runs: int,
+    pairs: int,
+    random: np.random.Generator,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Cumulative wins and losses of `runs` runs in blocks of rows: (R, pairs) each."""
     win, loss = pair_probabilities(*rates, correlation)
@@ -123,14 +152,20 @@ def simulated_pairs(
 
 def false_alarms(runs: int, random: np.random.Generator) -> list[Row]:
     """Equal policies, up to 1000 pairs, a look after every pair: how often a difference is ever announced."""
-    rules = {"sequential": Rule.of_bet(None), "betting_on_0.7": Rule.of_bet(0.7), "mcnemar_repeated": Rule.of_mcnemar()}
+    rules = {
+        "sequential": Rule.of_bet(None),
+        "betting_on_0.7": Rule.of_bet(0.7),
+        "mcnemar_repeated": Rule.of_mcnemar(),
+    }
     rows = []
     for rate, correlation in ((0.2, 0.0), (0.5, 0.0), (0.5, 0.5), (0.8, 0.3), (0.95, 0.0)):
         alarms = dict.fromkeys([*rules, "mcnemar_once"], 0)
         for wins, losses in simulated_pairs((rate, rate), correlation, runs, PAIRS, random):
             for name, rule in rules.items():
                 alarms[name] += int(rule.stops(wins, losses).any(1).sum())
-            alarms["mcnemar_once"] += int(rules["mcnemar_repeated"].stops(wins[:, -1:], losses[:, -1:]).sum())
+            alarms["mcnemar_once"] += int(
+                rules["mcnemar_repeated"].stops(wins[:, -1:], losses[:, -1:]).sum()
+            )
         row: Row = {"rate": rate, "correlation": correlation}
         rows.append(_rounded({**row, **{name: count / runs for name, count in alarms.items()}}))
     return rows
@@ -163,7 +198,12 @@ def savings(runs: int, random: np.random.Generator) -> list[Row]:
         for informed in (True, False):
             found = sequential_plan(*planned, correlation=0.25, informed=informed)
             played, decided = _played(Rule.of_bet(found.share), found.limit, true, runs, random)
-            row = {"planned": planned, "true": true, "fixed": fixed, "bet": "planned" if informed else "default"}
+            row = {
+                "planned": planned,
+                "true": true,
+                "fixed": fixed,
+                "bet": "planned" if informed else "default",
+            }
             row |= {"limit": found.limit, "exact_mean": found.expected if planned == true else None}
             row |= {"mean": played, "decided": decided, "saving": 1 - played / fixed}
             rows.append(_rounded(row))
@@ -184,7 +224,10 @@ def _played(
 
 
 def _rounded(row: Row) -> Row:
-    return {key: round(float(value), 4) if isinstance(value, float) else value for key, value in row.items()}
+    return {
+        key: round(float(value), 4) if isinstance(value, float) else value
+        for key, value in row.items()
+    }
 
 
 def _table(title: str, rows: list[Row]) -> Table:
@@ -201,9 +244,15 @@ def _text(value: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20_000, help="simulated A/B runs of up to 1000 pairs")
-    parser.add_argument("--repeats", type=int, default=1000, help="simulated evaluations for the bootstrap")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=int, default=20_000, help="simulated A/B runs of up to 1000 pairs"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=1000, help="simulated evaluations for the bootstrap"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     prepare_cpu(1)
@@ -219,12 +268,14 @@ def main() -> None:
     worst = max(max(row["sequential"], row["betting_on_0.7"]) for row in parts["false_alarms"])
     naive = max(row["mcnemar_repeated"] for row in parts["false_alarms"])
     claims = {
-        "Clopper-Pearson covers every rate at least 95 %": _of("Clopper-Pearson", "min", parts, min) >= 0.95,
+        "Clopper-Pearson covers every rate at least 95 %": _of("Clopper-Pearson", "min", parts, min)
+        >= 0.95,
         "Wilson covers 94 to 96 % in the mean over rates": (
             _of("Wilson", "mean", parts, min) >= 0.94 and _of("Wilson", "mean", parts, max) <= 0.96
         ),
         "sequential false alarms are at most 5 %": (
-            max(worst, *(row["sequential_unpaired"] for row in parts["unpaired_false_alarms"])) <= ALPHA
+            max(worst, *(row["sequential_unpaired"] for row in parts["unpaired_false_alarms"]))
+            <= ALPHA
         ),
     }
     tables = [_table(name.replace("_", " "), rows) for name, rows in parts.items()]
@@ -247,7 +298,9 @@ def main() -> None:
         sys.exit(f"not kept: {', '.join(name for name, kept in claims.items() if not kept)}")
 
 
-def _of(interval: str, key: str, parts: dict[str, list[Row]], choose: Callable[..., float]) -> float:
+def _of(
+    interval: str, key: str, parts: dict[str, list[Row]], choose: Callable[..., float]
+) -> float:
     return choose(row[key] for row in parts["binomial_coverage"] if row["interval"] == interval)
 
 

@@ -71,7 +71,9 @@ class Worker:
             what = "hung" if late else f"died with status {self.process.exitcode}"
             self._start()
             damage = fuzz.Damage("unknown", f"corruption {self.number}")
-            return fuzz.Judged(samples[self.number % len(samples)].name, damage, "TRACEBACK", f"the process {what}")
+            return fuzz.Judged(
+                samples[self.number % len(samples)].name, damage, "TRACEBACK", f"the process {what}"
+            )
 
     def close(self) -> None:
         self.pipe.send(None)
@@ -79,7 +81,12 @@ class Worker:
 
 
 def run(
-    samples: list[Any], before: dict[str, Any], base: Path, numbers: list[int], jobs: int, shown: set[str]
+    samples: list[Any],
+    before: dict[str, Any],
+    base: Path,
+    numbers: list[int],
+    jobs: int,
+    shown: set[str],
 ) -> list[Any]:
     workers = [Worker(samples, before, base / f"copy-{i}") for i in range(min(jobs, len(numbers)))]
     todo, judged = numbers[::-1], []
@@ -125,17 +132,31 @@ def counts_by(judged: list[Any], key: Any) -> dict[str, dict[str, int]]:
     rows: dict[str, Counter[str]] = {}
     for j in judged:
         rows.setdefault(key(j), Counter())[j.outcome] += 1
-    return {name: {o: rows[name][o] for o in fuzz.OUTCOMES if rows[name][o]} for name in sorted(rows)}
+    return {
+        name: {o: rows[name][o] for o in fuzz.OUTCOMES if rows[name][o]} for name in sorted(rows)
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=2000, help="corruptions")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="processes")
     parser.add_argument("--only", choices=list(fuzz_sets.BUILDERS), help="one kind of dataset")
-    parser.add_argument("--show", action="append", default=[], choices=fuzz.OUTCOMES, help="print these outcomes, too")
-    parser.add_argument("--out", type=Path, help="where the result goes; benchmarks/results/data_fuzz.json by default")
+    parser.add_argument(
+        "--show",
+        action="append",
+        default=[],
+        choices=fuzz.OUTCOMES,
+        help="print these outcomes, too",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where the result goes; benchmarks/results/data_fuzz.json by default",
+    )
     arguments = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="data-fuzz-"))
     start = time.monotonic()
@@ -164,7 +185,11 @@ def main() -> None:
         datasets=counts_by(judged, lambda j: j.sample),
         damage=counts_by(judged, lambda j: j.damage.kind),
         plausible=sorted(
-            {f"{j.sample}: {j.damage.kind} {Path(j.damage.place).suffix}" for j in judged if j.outcome == "plausible"}
+            {
+                f"{j.sample}: {j.damage.kind} {Path(j.damage.place).suffix}"
+                for j in judged
+                if j.outcome == "plausible"
+            }
         ),
         seconds=round(time.monotonic() - start),
     )

@@ -51,7 +51,11 @@ def run(arguments: argparse.Namespace, env: str, seed: int) -> dict[str, Any]:
         peer = start_peer(arguments, seed, folder / "episodes.npz")
         theirs: Rounds = []
         policy, ours = learn(
-            arguments, env, seed, folder / "run", lambda updates: theirs.append(peer.ask(update=updates))
+            arguments,
+            env,
+            seed,
+            folder / "run",
+            lambda updates: theirs.append(peer.ask(update=updates)),
         )
         asked = {"env_id": ROBOTS[env].env_id, "target_return": TARGETS[env], "horizon": HORIZON}
         answer = peer.ask(evaluate=starts(env, arguments.episodes), **asked)
@@ -59,7 +63,10 @@ def run(arguments: argparse.Namespace, env: str, seed: int) -> dict[str, Any]:
         return {
             "ours": {"rounds": ours, "returns": played(arguments, env, policy)},
             "d3rlpy": {"rounds": theirs, "returns": answer["returns"]},
-            "parameters": {"ours": sum(p.numel() for p in policy.parameters()), "d3rlpy": peer.facts["parameters"]},
+            "parameters": {
+                "ours": sum(p.numel() for p in policy.parameters()),
+                "d3rlpy": peer.facts["parameters"],
+            },
             "peer": peer.facts,
         }
 
@@ -77,16 +84,24 @@ def played(arguments: argparse.Namespace, env: str, policy: Any = None) -> list[
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--updates", type=int, default=1000, help="of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--envs", nargs="+", choices=sorted(TARGETS), default=sorted(TARGETS))
     parser.add_argument("--rounds", type=int, default=5, help="of a run; the first is not clocked")
     parser.add_argument("--episodes", type=int, default=10, help="that each trained policy plays")
     parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--warmup-updates", type=int, default=100, help="the paper has 10,000 of 100,000")
+    parser.add_argument(
+        "--warmup-updates", type=int, default=100, help="the paper has 10,000 of 100,000"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile; d3rlpy has CUDA graphs, on GPUs alone")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile; d3rlpy has CUDA graphs, on GPUs alone",
+    )
     add_peer_arguments(parser, work="runs/dt_peer")
     add_cpu_arguments(parser)
     arguments = parser.parse_args()
@@ -103,10 +118,17 @@ def measure(arguments: argparse.Namespace, settings: dict[str, Any], env: str) -
     runs = []
     for seed in arguments.seeds:
         known = settings | asked | {"seed": seed, "data": data}
-        runs.append(kept(arguments.work / f"{env}_{seed}.json", known, lambda seed=seed: run(arguments, env, seed)))
+        runs.append(
+            kept(
+                arguments.work / f"{env}_{seed}.json",
+                known,
+                lambda seed=seed: run(arguments, env, seed),
+            )
+        )
     expert_return = statistics.fmean(expert)
     shares = {
-        side: [round(statistics.fmean(one[side]["returns"]) / expert_return, 3) for one in runs] for side in SIDES
+        side: [round(statistics.fmean(one[side]["returns"]) / expert_return, 3) for one in runs]
+        for side in SIDES
     }
     return asked | {"data": data, "expert": expert_return, "share_of_expert": shares, "runs": runs}
 
@@ -124,19 +146,27 @@ def main() -> None:
 
     every = [one for case in cases for one in case["runs"]]
     seconds = {
-        clock: {side: summary([r[clock] for one in every for r in one[side]["rounds"][1:]]) for side in SIDES}
+        clock: {
+            side: summary([r[clock] for one in every for r in one[side]["rounds"][1:]])
+            for side in SIDES
+        }
         for clock in ("wall", "cpu")
     }
     per_round = arguments.updates // arguments.rounds
     ours, theirs = (per_round / seconds[arguments.clock][side]["median"] for side in SIDES)
-    table = Table(title=f"Decision Transformer, {arguments.updates} updates, {len(arguments.seeds)} seeds")
+    table = Table(
+        title=f"Decision Transformer, {arguments.updates} updates, {len(arguments.seeds)} seeds"
+    )
     for column in ("", "ours", f"d3rlpy {every[0]['peer']['d3rlpy']}", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("updates per second", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}")
     for case in cases:
         a, b = (100 * statistics.fmean(case["share_of_expert"][side]) for side in SIDES)
         table.add_row(
-            f"{case['env']}: return, % of the expert's", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}" if b > 0 else "-"
+            f"{case['env']}: return, % of the expert's",
+            f"{a:.1f}",
+            f"{b:.1f}",
+            f"{a / b:.2f}" if b > 0 else "-",
         )
     publish(
         "dt_peer",
@@ -147,7 +177,8 @@ def main() -> None:
         table=table,
         cases=[{key: value for key, value in case.items() if key != "runs"} for case in cases],
         returns={
-            case["env"]: {side: [one[side]["returns"] for one in case["runs"]] for side in SIDES} for case in cases
+            case["env"]: {side: [one[side]["returns"] for one in case["runs"]] for side in SIDES}
+            for case in cases
         },
         seconds_per_round=seconds,
         updates_per_round=per_round,

@@ -49,7 +49,9 @@ def make_policy(size: int) -> Any:
 
     recipe = yaml.safe_load((HERE.parent / "configs" / "metaworld_mt5.yaml").read_text())
     torch.manual_seed(0)
-    config = RT1Config.model_validate(recipe["train"]["policy"] | {"image_size": (NETWORK_SIZE, NETWORK_SIZE)})
+    config = RT1Config.model_validate(
+        recipe["train"]["policy"] | {"image_size": (NETWORK_SIZE, NETWORK_SIZE)}
+    )
     env = env_config(size, "fast", 1)
     policy = config.build(env.spec())
     policy.language.embed([env.suite().tasks[0].instruction])
@@ -60,8 +62,8 @@ class Ours:
     """Evaluations by `vla.sim_eval`, envs in worker processes."""
 
     def __init__(self, size: int, preset: str, arguments: argparse.Namespace) -> None:
-        from vla.sim_eval.rollouts.scheduler import default_workers
         from vla.sim_eval.rollouts.env_worker import Job
+        from vla.sim_eval.rollouts.scheduler import default_workers
         from vla.sim_eval.rollouts.seeding import episode_seed
 
         self.policy = make_policy(size)
@@ -69,16 +71,21 @@ class Ours:
         self.replan = arguments.replan
         self.workers = arguments.workers or default_workers(self.policy)
         self.jobs = [
-            Job(TASK, "", e, episode_seed("eval", 0, TASK, e), arguments.horizon) for e in range(arguments.episodes)
+            Job(TASK, "", e, episode_seed("eval", 0, TASK, e), arguments.horizon)
+            for e in range(arguments.episodes)
         ]
 
     def __call__(self) -> float:
         from vla.sim_eval.rollouts.scheduler import rollout
 
         start = time.perf_counter()
-        records = rollout(self.config, self.jobs, self.policy, workers=self.workers, replan_every=self.replan)
+        records = rollout(
+            self.config, self.jobs, self.policy, workers=self.workers, replan_every=self.replan
+        )
         seconds = time.perf_counter() - start
-        assert all(record.steps == job.horizon for record, job in zip(records, self.jobs, strict=True))
+        assert all(
+            record.steps == job.horizon for record, job in zip(records, self.jobs, strict=True)
+        )
         return seconds
 
 
@@ -107,7 +114,9 @@ class Lerobot:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"eval_peer: lerobot's side ended with status {self.process.wait()}; see above")
+            raise SystemExit(
+                f"eval_peer: lerobot's side ended with status {self.process.wait()}; see above"
+            )
         return json.loads(line)
 
     def close(self) -> None:
@@ -117,19 +126,33 @@ class Lerobot:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=16, help="per evaluation; also lerobot's envs, as by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=16,
+        help="per evaluation; also lerobot's envs, as by default",
+    )
     parser.add_argument("--horizon", type=int, default=100, help="control steps of every episode")
     parser.add_argument("--rounds", type=int, default=3, help="every side evaluates once in each")
-    parser.add_argument("--replan", type=int, default=2, help="steps of a chunk that both execute before a new look")
+    parser.add_argument(
+        "--replan", type=int, default=2, help="steps of a chunk that both execute before a new look"
+    )
     parser.add_argument("--warmup", type=int, default=0)
     parser.add_argument("--workers", type=int, help="of ours; default: as `vla eval` chooses")
-    parser.add_argument("--async-envs", action="store_true", help="lerobot's envs in processes (not its default)")
-    parser.add_argument("--peer", type=Path, default=Path(".venv-interop/bin/python"), help="lerobot's interpreter")
+    parser.add_argument(
+        "--async-envs", action="store_true", help="lerobot's envs in processes (not its default)"
+    )
+    parser.add_argument(
+        "--peer", type=Path, default=Path(".venv-interop/bin/python"), help="lerobot's interpreter"
+    )
     arguments = parser.parse_args()
     if not arguments.peer.is_file():
         print(
-            f"eval_peer: no interpreter {arguments.peer}: run `make bench-eval_peer`, which makes it", file=sys.stderr
+            f"eval_peer: no interpreter {arguments.peer}: run `make bench-eval_peer`, which makes it",
+            file=sys.stderr,
         )
         raise SystemExit(2)
     return arguments
@@ -155,11 +178,15 @@ def main() -> None:
     ours = {label: Ours(size, preset, arguments) for label, (size, preset) in presets.items()}
     sides: dict[str, Callable[[], float]] = {**ours, "lerobot": lerobot}
     with Console(stderr=True).status("measuring") as status:
-        times = alternate(sides, rounds=arguments.rounds, warmup=arguments.warmup, tell=status.update)
+        times = alternate(
+            sides, rounds=arguments.rounds, warmup=arguments.warmup, tell=status.update
+        )
     lerobot.close()
 
     medians = {name: summary(seconds)["median"] for name, seconds in times.items()}
-    table = Table(title=f"{TASK}, {arguments.horizon} steps, {arguments.episodes} episodes: episodes per minute")
+    table = Table(
+        title=f"{TASK}, {arguments.horizon} steps, {arguments.episodes} episodes: episodes per minute"
+    )
     for column in ("", "ours", "lerobot 0.4.4", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     cases = []

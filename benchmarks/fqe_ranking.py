@@ -49,19 +49,36 @@ def evaluated(folder: str, label: str, arguments: argparse.Namespace) -> Path:
 
 
 def arguments_of(text: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path, help="config of the evaluation")
     parser.add_argument("policies", nargs="+", help="folders of checkpoints, or patterns")
     parser.add_argument("--data", required=True, help="dataset of several qualities")
     parser.add_argument("--rewards", default="success", choices=["env", "success", "step_cost"])
     parser.add_argument("--episodes", type=int, default=300, help="recorded episodes that are used")
     parser.add_argument("--discount", type=float, default=0.99)
-    parser.add_argument("--steps", type=int, default=None, help="of fitted Q evaluation [default: that of its config]")
-    parser.add_argument("--evaluations", nargs="*", default=[], help="evaluations of the policies, in the same order")
     parser.add_argument(
-        "--episodes-per-task", type=int, default=None, help="of new evaluations [default: the config's]"
+        "--steps",
+        type=int,
+        default=None,
+        help="of fitted Q evaluation [default: that of its config]",
     )
-    parser.add_argument("--out", default="runs/fqe_ranking", help="folder for evaluations and estimates")
+    parser.add_argument(
+        "--evaluations",
+        nargs="*",
+        default=[],
+        help="evaluations of the policies, in the same order",
+    )
+    parser.add_argument(
+        "--episodes-per-task",
+        type=int,
+        default=None,
+        help="of new evaluations [default: the config's]",
+    )
+    parser.add_argument(
+        "--out", default="runs/fqe_ranking", help="folder for evaluations and estimates"
+    )
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "fqe.svg")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -76,7 +93,9 @@ def main() -> None:
     from vla.training.offline_evaluation.scatter_plot import dots_svg
 
     folders = policy_folders(arguments.policies)
-    if len(folders) < LEAST or (arguments.evaluations and len(arguments.evaluations) != len(folders)):
+    if len(folders) < LEAST or (
+        arguments.evaluations and len(arguments.evaluations) != len(folders)
+    ):
         print(
             f"fqe_ranking: {len(folders)} policies and {len(arguments.evaluations)} evaluations; an order needs at least "
             f"{LEAST} policies, and no evaluations or one for each",
@@ -86,24 +105,37 @@ def main() -> None:
     labels = labels_of(folders)
     settings = load_config(EvalConfig, arguments.config, section="eval")
     made = arguments.evaluations or [
-        str(evaluated(folder, label, arguments)) for folder, label in zip(folders, labels, strict=True)
+        str(evaluated(folder, label, arguments))
+        for folder, label in zip(folders, labels, strict=True)
     ]
     values: dict[str, Any] = {
         "policies": folders,
-        "data": {"path": arguments.data, "rewards": {"kind": arguments.rewards}, "episodes": arguments.episodes},
+        "data": {
+            "path": arguments.data,
+            "rewards": {"kind": arguments.rewards},
+            "episodes": arguments.episodes,
+        },
         "discount": arguments.discount,
         "replan_every": settings.replan_every,
         "success": dict(zip(folders, made, strict=True)),
         "out": arguments.out,
         **({} if arguments.steps is None else {"steps": arguments.steps}),
     }
-    result = fqe(load_config(FQEConfig, values), tell=lambda line: print(f"fqe_ranking: {line}", file=sys.stderr))
-    dots = [(e.value, e.success or 0.0, label) for e, label in zip(result.estimates, labels, strict=True)]
+    result = fqe(
+        load_config(FQEConfig, values),
+        tell=lambda line: print(f"fqe_ranking: {line}", file=sys.stderr),
+    )
+    dots = [
+        (e.value, e.success or 0.0, label)
+        for e, label in zip(result.estimates, labels, strict=True)
+    ]
     found = result.rank_correlation
     title = f"{len(folders)} checkpoints, {result.episodes} recorded episodes" + (
         "" if found is None else f": rank correlation {found:.2f}"
     )
-    picture = dots_svg({"": dots}, title, x="value told without a simulator", y="success in simulation")
+    picture = dots_svg(
+        {"": dots}, title, x="value told without a simulator", y="success in simulation"
+    )
     arguments.picture.write_text(picture)
     publish(
         "fqe_ranking",

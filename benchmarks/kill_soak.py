@@ -31,7 +31,14 @@ SIZE = 48
 def spec() -> Any:
     from vla.types import Spec
 
-    return Spec({"front": (SIZE, SIZE), "wrist": (SIZE, SIZE)}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
+    return Spec(
+        {"front": (SIZE, SIZE), "wrist": (SIZE, SIZE)},
+        ("x", "y"),
+        ("dx", "dy"),
+        (-1.0,) * 2,
+        (1.0,) * 2,
+        10,
+    )
 
 
 def make_episode(number: int, steps: int) -> Any:
@@ -39,7 +46,11 @@ def make_episode(number: int, steps: int) -> Any:
     from vla.data import Episode
 
     rng = np.random.default_rng([1, number])
-    pictures = rng.integers(0, 256, (2, steps, SIZE // 4, SIZE // 4, 3), dtype=np.uint8).repeat(4, 2).repeat(4, 3)
+    pictures = (
+        rng.integers(0, 256, (2, steps, SIZE // 4, SIZE // 4, 3), dtype=np.uint8)
+        .repeat(4, 2)
+        .repeat(4, 3)
+    )
     return Episode(
         images={"front": pictures[0], "wrist": pictures[1]},
         state=rng.normal(size=(steps, 2)).astype(np.float32),
@@ -57,7 +68,9 @@ def same(found: Any, expected: Any) -> bool:
         np.array_equal(getattr(found, name), getattr(expected, name))
         for name in ("state", "actions", "rewards", "success")
     )
-    pictures = all(np.array_equal(found.frames(camera), expected.frames(camera)) for camera in expected.images)
+    pictures = all(
+        np.array_equal(found.frames(camera), expected.frames(camera)) for camera in expected.images
+    )
     return numbers and pictures and found.instruction == expected.instruction
 
 
@@ -153,14 +166,22 @@ class Decoding(Work):
 
         cache, count = self.folder / "cache", 0
         for journal in cache.glob("*.building/journal.jsonl"):
-            count += sum(line.endswith(b"]\n") for line in journal.read_bytes().splitlines(keepends=True))
+            count += sum(
+                line.endswith(b"]\n") for line in journal.read_bytes().splitlines(keepends=True)
+            )
         damage = kept_damage(EpisodeDataset(self.source), cache)
         assert not damage, damage
-        finished = [folder for folder in cache.glob("frames-*") if (folder / "key.json").exists() and not folder.suffix]
+        finished = [
+            folder
+            for folder in cache.glob("frames-*")
+            if (folder / "key.json").exists() and not folder.suffix
+        ]
         for folder in finished:
             key = json.loads((folder / "key.json").read_text())
             frames = np.memmap(folder / "frames.bin", np.uint8, "r", shape=tuple(key["shape"]))
-            expected = np.concatenate([self.expected(e).frames(key["camera"]) for e in range(self.episodes)])
+            expected = np.concatenate(
+                [self.expected(e).frames(key["camera"]) for e in range(self.episodes)]
+            )
             assert np.array_equal(frames, expected), f"{folder} holds other frames"
         return count + len(finished) * self.episodes
 
@@ -178,7 +199,9 @@ def whole_episodes(work: Work, root: Path) -> int:
         return 0
     dataset = EpisodeDataset(root)
     for number in range(dataset.num_episodes):
-        assert same(dataset.episode(number), work.expected(number)), f"{root}: episode {number} is another"
+        assert same(dataset.episode(number), work.expected(number)), (
+            f"{root}: episode {number} is another"
+        )
     return dataset.num_episodes
 
 
@@ -190,7 +213,10 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, work: Work) -> int:
@@ -237,7 +263,13 @@ def serve() -> None:
 def soak(work: Work, server: Server, kills: int, rng: np.random.Generator) -> dict[str, Any]:
     """Raises AssertionError where something was lost."""
     seconds = undisturbed(work, server)
-    found: dict[str, Any] = {"work": work.name, "kills": 0, "seconds": round(seconds, 3), "ended": 0, "kept": []}
+    found: dict[str, Any] = {
+        "work": work.name,
+        "kills": 0,
+        "seconds": round(seconds, 3),
+        "ended": 0,
+        "kept": [],
+    }
     kept = 0
     while found["kills"] < kills:
         process = server.start(work)
@@ -270,7 +302,9 @@ def undisturbed(work: Work, server: Server, *, anew_first: bool = True) -> float
     status = server.ended()
     seconds = time.monotonic() - start
     assert status == 0, f"{work.name}: ended with status {status}"
-    assert work.kept() == work.total, f"{work.name}: {work.kept()} of {work.total} {work.unit} are there at the end"
+    assert work.kept() == work.total, (
+        f"{work.name}: {work.kept()} of {work.total} {work.unit} are there at the end"
+    )
     if anew_first:
         anew(work)
     return seconds
@@ -282,7 +316,9 @@ def anew(work: Work) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20, help="of each kind of work")
     parser.add_argument("--episodes", type=int, default=12)
     parser.add_argument("--steps", type=int, default=30, help="of every episode")
@@ -301,8 +337,17 @@ def main() -> None:
     from rich.table import Table
 
     kinds = {}
-    table = Table(title=f"SIGKILL at random moments, {arguments.episodes} episodes of {arguments.steps} steps")
-    for column in ("work", "kills", "undisturbed s", "runs that ended", "finished at the kills", "lost"):
+    table = Table(
+        title=f"SIGKILL at random moments, {arguments.episodes} episodes of {arguments.steps} steps"
+    )
+    for column in (
+        "work",
+        "kills",
+        "undisturbed s",
+        "runs that ended",
+        "finished at the kills",
+        "lost",
+    ):
         table.add_column(column, justify="left" if column == "work" else "right")
     server, rng = Server(), np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -310,16 +355,28 @@ def main() -> None:
         source.folder.mkdir()
         source.run()
         for kind in arguments.kinds:
-            work = KINDS[kind](Path(folder) / kind, source.folder / "dataset", arguments.episodes, arguments.steps)
+            work = KINDS[kind](
+                Path(folder) / kind, source.folder / "dataset", arguments.episodes, arguments.steps
+            )
             try:
                 found = soak(work, server, arguments.kills, rng)
             except AssertionError as error:
                 raise SystemExit(f"kill_soak: {error}") from error
             kinds[kind] = found
             finished = f"{min(found['kept'])} to {max(found['kept'])} of {work.total} {work.unit}"
-            table.add_row(kind, str(found["kills"]), str(found["seconds"]), str(found["ended"]), finished, "0")
+            table.add_row(
+                kind, str(found["kills"]), str(found["seconds"]), str(found["ended"]), finished, "0"
+            )
     server.close()
-    publish("kill_soak", ours=0, theirs=None, ratio=None, unit="kills that lost something", table=table, kinds=kinds)
+    publish(
+        "kill_soak",
+        ours=0,
+        theirs=None,
+        ratio=None,
+        unit="kills that lost something",
+        table=table,
+        kinds=kinds,
+    )
 
 
 if __name__ == "__main__":

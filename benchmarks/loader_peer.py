@@ -40,8 +40,12 @@ THEIRS = "lerobot"
 class Side(JsonProcess):
     """One side's process (see `_loader_serve`)."""
 
-    def __init__(self, interpreter: str, script: str, settings: dict[str, Any], env: dict[str, str]) -> None:
-        super().__init__(interpreter, script, settings, {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env})
+    def __init__(
+        self, interpreter: str, script: str, settings: dict[str, Any], env: dict[str, str]
+    ) -> None:
+        super().__init__(
+            interpreter, script, settings, {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
+        )
         self.memory = [self.facts.pop("memory")]
         self.cpu: list[float] = []
 
@@ -56,7 +60,9 @@ class Side(JsonProcess):
 def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:
     """uint8 (steps, SIZE, SIZE, 3): a shaded table, five blocks that move over it, and a camera's noise."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    table = 90 + 60 * rng.uniform(-1, 1, 3) * x[..., None] + 60 * rng.uniform(-1, 1, 3) * y[..., None]
+    table = (
+        90 + 60 * rng.uniform(-1, 1, 3) * x[..., None] + 60 * rng.uniform(-1, 1, 3) * y[..., None]
+    )
     frames = np.repeat(table[None], steps, 0)
     for _ in range(5):
         place = np.cumsum(rng.normal(0, 1.5, (steps, 2)), 0) + rng.uniform(20, SIZE - 40, 2)
@@ -101,19 +107,35 @@ def codec_libraries(peer: Path) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         for library in found[0].glob("lib*.so.*"):
             name, _, version = library.name.partition(".so.")
-            (Path(folder) / f"{name.rpartition('-')[0]}.so.{version.split('.')[0]}").symlink_to(library)
+            (Path(folder) / f"{name.rpartition('-')[0]}.so.{version.split('.')[0]}").symlink_to(
+                library
+            )
         known = os.environ.get("LD_LIBRARY_PATH", "")
         yield {"LD_LIBRARY_PATH": ":".join(filter(None, [known, folder, str(found[0])]))}
 
 
-def measure(root: Path, workers: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(
+    root: Path, workers: int, arguments: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     """One kind of dataset with one number of workers: every side opens it, then they are clocked in turn."""
-    common = {"root": str(root), "workers": workers, "batch": arguments.batch, "history": HISTORY, "chunk": CHUNK}
+    common = {
+        "root": str(root),
+        "workers": workers,
+        "batch": arguments.batch,
+        "history": HISTORY,
+        "chunk": CHUNK,
+    }
     sides: dict[str, Side] = {}
     try:
         for name, (cache, floats) in OURS.items():
-            settings = common | {"cache": cache, "floats": floats, "cache_folder": str(folder / "cache")}
-            sides[name] = Side(sys.executable, "_loader_ours.py", settings, {"PYTHONPATH": str(HERE.parent)})
+            settings = common | {
+                "cache": cache,
+                "floats": floats,
+                "cache_folder": str(folder / "cache"),
+            }
+            sides[name] = Side(
+                sys.executable, "_loader_ours.py", settings, {"PYTHONPATH": str(HERE.parent)}
+            )
         with codec_libraries(arguments.peer) as env:
             settings = common | {"camera": f"observation.images.{CAMERA}", "fps": FPS, "size": SIZE}
             env |= {"HF_HOME": str(folder / "hf"), "CUDA_VISIBLE_DEVICES": ""}
@@ -126,18 +148,24 @@ def measure(root: Path, workers: int, arguments: argparse.Namespace, folder: Pat
 
 def clock(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, Any]:
     """-> what was found for each side."""
-    batches = {name: arguments.batches * (1 if name == THEIRS else arguments.more) for name in sides}
+    batches = {
+        name: arguments.batches * (1 if name == THEIRS else arguments.more) for name in sides
+    }
 
     def turn(name: str) -> Callable[[], float]:
         return lambda: sides[name].seconds(batches[name]) / (batches[name] * arguments.batch)
 
-    times = alternate({name: turn(name) for name in sides}, rounds=arguments.rounds, warmup=arguments.warmup)
+    times = alternate(
+        {name: turn(name) for name in sides}, rounds=arguments.rounds, warmup=arguments.warmup
+    )
     found = {}
     for name, side in sides.items():
         per_sample = summary(times[name])
         found[name] = {
             "samples_per_second": round(1 / per_sample["median"], 1),
-            "cpu_ms_per_sample": round(1000 * statistics.median(side.cpu[arguments.warmup :]) / arguments.batch, 4),
+            "cpu_ms_per_sample": round(
+                1000 * statistics.median(side.cpu[arguments.warmup :]) / arguments.batch, 4
+            ),
             "quartiles": [round(1 / per_sample[key], 1) for key in ("q75", "q25")],
             "first_batch_seconds": round(side.facts.pop("first"), 2),
             "first_batch_again_seconds": round(side.ask(again=True)["first"], 2),
@@ -149,20 +177,31 @@ def clock(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, An
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100, help="of every episode")
     parser.add_argument("--batch", type=int, default=64, help="samples")
     parser.add_argument("--batches", type=int, default=4, help="of lerobot in a round")
     parser.add_argument(
-        "--more", type=int, default=50, help="so many times as many of ours, or they could not be clocked"
+        "--more",
+        type=int,
+        default=50,
+        help="so many times as many of ours, or they could not be clocked",
     )
     parser.add_argument("--rounds", type=int, default=3, help="every side is clocked once in each")
     parser.add_argument("--warmup", type=int, default=1, help="rounds that do not count")
-    parser.add_argument("--kinds", nargs="+", choices=("image", "video"), default=("image", "video"))
+    parser.add_argument(
+        "--kinds", nargs="+", choices=("image", "video"), default=("image", "video")
+    )
     parser.add_argument("--workers", nargs="+", type=int, default=(0, 2))
-    parser.add_argument("--out", type=Path, help="file of the result; results/loader_peer.json by default")
-    parser.add_argument("--peer", type=Path, default=Path(".venv-interop/bin/python"), help="lerobot's interpreter")
+    parser.add_argument(
+        "--out", type=Path, help="file of the result; results/loader_peer.json by default"
+    )
+    parser.add_argument(
+        "--peer", type=Path, default=Path(".venv-interop/bin/python"), help="lerobot's interpreter"
+    )
     arguments = parser.parse_args()
     if not arguments.peer.is_file():
         print(
@@ -176,11 +215,20 @@ def parse() -> argparse.Namespace:
 def table_of(cases: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Any:
     from rich.table import Table
 
-    title = (
-        f"{arguments.episodes * arguments.steps} frames of {SIZE} px, {HISTORY} frames and {CHUNK} actions, shuffled"
-    )
+    title = f"{arguments.episodes * arguments.steps} frames of {SIZE} px, {HISTORY} frames and {CHUNK} actions, shuffled"
     table = Table(title=title)
-    heads = ("data", "workers", "side", "samples/s", "x", "CPU ms", "first s", "again s", "MiB", "cached")
+    heads = (
+        "data",
+        "workers",
+        "side",
+        "samples/s",
+        "x",
+        "CPU ms",
+        "first s",
+        "again s",
+        "MiB",
+        "cached",
+    )
     for number, column in enumerate(heads):
         table.add_column(column, justify="left" if number in (0, 2) else "right", no_wrap=True)
     for case in cases:
@@ -212,7 +260,9 @@ def main() -> None:
             written[kind] = make_dataset(root, kind, arguments.episodes, arguments.steps)
             for workers in arguments.workers:
                 status.update(f"{kind}, {workers} workers")
-                folder = Path(work) / f"{kind}-{workers}"  # neither side finds what the case before has kept
+                folder = (
+                    Path(work) / f"{kind}-{workers}"
+                )  # neither side finds what the case before has kept
                 sides = measure(root, workers, arguments, folder)
                 speeds = {name: found["samples_per_second"] for name, found in sides.items()}
                 ratio = {name: round(speeds[name] / speeds[THEIRS], 1) for name in OURS}

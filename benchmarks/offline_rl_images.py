@@ -39,23 +39,49 @@ BEST = {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 8, "temper
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("BC, continued", {"type": "bc"}),
     "filtered_bc": ("BC on solved episodes", {"type": "filtered_bc"}),
-    "awr": ("AWR, Monte Carlo", {"type": "awr", "max_weight": 2.0, "discount": 0.98, "critic": CRITIC}),
-    "awac": ("AWAC", {"type": "awac", "beta": 3.0, "max_weight": 2.0, "standardise": True, **SPARSE}),
+    "awr": (
+        "AWR, Monte Carlo",
+        {"type": "awr", "max_weight": 2.0, "discount": 0.98, "critic": CRITIC},
+    ),
+    "awac": (
+        "AWAC",
+        {"type": "awac", "beta": 3.0, "max_weight": 2.0, "standardise": True, **SPARSE},
+    ),
     "iql": ("IQL", {"type": "iql", **WEIGHTS, **SPARSE}),
-    "iql_outcome": ("IQL, advantages of outcomes", {"type": "iql", "advantage": "outcome", **WEIGHTS, **SPARSE}),
+    "iql_outcome": (
+        "IQL, advantages of outcomes",
+        {"type": "iql", "advantage": "outcome", **WEIGHTS, **SPARSE},
+    ),
     "iql_outcome_best_of_n": (
         "IQL, advantages of outcomes, best of 9",
-        {"type": "iql", "advantage": "outcome", **SPARSE, "extraction": BEST | {"weights": WEIGHTS}},
+        {
+            "type": "iql",
+            "advantage": "outcome",
+            **SPARSE,
+            "extraction": BEST | {"weights": WEIGHTS},
+        },
     ),
-    "iql_best_of_n": ("IQL's values, the clone's best of 9", {"type": "iql", **SPARSE, "extraction": BEST}),
+    "iql_best_of_n": (
+        "IQL's values, the clone's best of 9",
+        {"type": "iql", **SPARSE, "extraction": BEST},
+    ),
     "cql": ("CQL, weighted BC", {"type": "cql", **PRESSED, **SPARSE}),
     "cal_ql": ("Cal-QL, weighted BC", {"type": "cal_ql", **PRESSED, **SPARSE}),
     "td3_bc": ("TD3+BC", {"type": "td3_bc", **SPARSE}),
     "kl": ("KL to the data", {"type": "kl", **SPARSE}),
-    "return_conditioned": ("Decision Transformer, asked for success, from scratch", {"type": "return_conditioned"}),
+    "return_conditioned": (
+        "Decision Transformer, asked for success, from scratch",
+        {"type": "return_conditioned"},
+    ),
     "q_transformer": (
         "Q-Transformer",
-        {"type": "q_transformer", "discount": 0.98, "target_rate": 0.02, "conservative_weight": 0.5, "smoothing": 1.5},
+        {
+            "type": "q_transformer",
+            "discount": 0.98,
+            "target_rate": 0.02,
+            "conservative_weight": 0.5,
+            "smoothing": 1.5,
+        },
     ),
     "ilql": ("ILQL", {"type": "ilql", "discount": 0.98, "target_rate": 0.02}),
 }
@@ -65,7 +91,11 @@ OTHER_POLICY = {  # overrides of those that do not train the clone's own head
     "ilql": ['policy.head={"type": "ilql"}', *TOKENS],
 }
 
-IMITATORS = ("bc", "filtered_bc", "return_conditioned")  # the others see failures too, in a share of their own
+IMITATORS = (
+    "bc",
+    "filtered_bc",
+    "return_conditioned",
+)  # the others see failures too, in a share of their own
 
 
 def decision_transformer(arguments: argparse.Namespace) -> list[str]:
@@ -87,7 +117,11 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "validate_every=null",
         "save_every=null",
         *([] if name in IMITATORS else [f"data.solved_share={arguments.solved_share}"]),
-        *(decision_transformer(arguments) if name == "return_conditioned" else OTHER_POLICY.get(name, [])),
+        *(
+            decision_transformer(arguments)
+            if name == "return_conditioned"
+            else OTHER_POLICY.get(name, [])
+        ),
     ]
     played = [f"episodes_per_task={arguments.episodes}"]
     if name == "return_conditioned":
@@ -97,20 +131,33 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument(
-        "--config", type=Path, default=CONFIGS / "tabletop_offline.yaml", help="data, clone and evaluation"
+        "--config",
+        type=Path,
+        default=CONFIGS / "tabletop_offline.yaml",
+        help="data, clone and evaluation",
     )
-    parser.add_argument("--clone", default=None, help="what all start from; the config's own policy by default")
+    parser.add_argument(
+        "--clone", default=None, help="what all start from; the config's own policy by default"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/offline_rl"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--solved-share", type=float, default=0.85, help="of the windows of those that learn values")
-    parser.add_argument("--episodes", type=int, default=40, help="unseen starts of each family, the same for all")
+    parser.add_argument(
+        "--solved-share", type=float, default=0.85, help="of the windows of those that learn values"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=40, help="unseen starts of each family, the same for all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=cpu_count())
-    parser.add_argument("--no-table", action="store_true", help="train and evaluate only: another call shows all")
+    parser.add_argument(
+        "--no-table", action="store_true", help="train and evaluate only: another call shows all"
+    )
     arguments = parser.parse_args()
     arguments.clone = arguments.clone or f"{read_yaml(arguments.config)['train']['out']}/policy"
     prepare_cpu(arguments.threads)
@@ -127,7 +174,10 @@ def main() -> None:
         table=table,
         steps=arguments.steps,
         seed=arguments.seed,
-        variants={name: {"what": VARIANTS[name][0], "objective": VARIANTS[name][1], **r} for name, r in found.items()},
+        variants={
+            name: {"what": VARIANTS[name][0], "objective": VARIANTS[name][1], **r}
+            for name, r in found.items()
+        },
     )
 
 

@@ -22,14 +22,35 @@ from pathlib import Path
 from typing import Any
 
 from _common import add_cpu_arguments, check_cpu_arguments, prepare_cpu, publish, summary
-from _offline_rl_ours import ALGORITHMS, ENVS, SETS, PeerActor, dataset_folder, learn, open_dataset, settings_of
-from _peer import SIDES, Peer, Rounds, add_peer_arguments, check_peer_arguments, export, kept, play, starts
+from _offline_rl_ours import (
+    ALGORITHMS,
+    ENVS,
+    SETS,
+    PeerActor,
+    dataset_folder,
+    learn,
+    open_dataset,
+    settings_of,
+)
+from _peer import (
+    SIDES,
+    Peer,
+    Rounds,
+    add_peer_arguments,
+    check_peer_arguments,
+    export,
+    kept,
+    play,
+    starts,
+)
 
 CRITIC_SCALE = 0.01
 """Our default."""
 
 
-def run(arguments: argparse.Namespace, env: str, kind: str, algorithm: str, seed: int) -> dict[str, Any]:
+def run(
+    arguments: argparse.Namespace, env: str, kind: str, algorithm: str, seed: int
+) -> dict[str, Any]:
     """One run of both sides: they learn in turn, then both play. Returns what is kept of it."""
     data = dataset_folder(arguments, env, kind)
     with tempfile.TemporaryDirectory() as name:
@@ -72,21 +93,46 @@ def measure(arguments: argparse.Namespace, env: str, kind: str) -> list[dict[str
     """All algorithms on one dataset, those that were done before from their files."""
     data = open_dataset(arguments, env, kind)
     known: dict[str, Any] = {"episodes": arguments.episodes, "env": env}
-    expert = statistics.fmean(kept(arguments.work / f"{env}_expert.json", known, lambda: played(arguments, env)))
+    expert = statistics.fmean(
+        kept(arguments.work / f"{env}_expert.json", known, lambda: played(arguments, env))
+    )
     cases = []
     for algorithm in arguments.algorithms:
         runs = []
         for seed in arguments.seeds:
-            given = {name: getattr(arguments, name) for name in ("updates", "rounds", "episodes", "threads")}
-            known = settings_of(algorithm) | given | {"env": env, "set": kind, "seed": seed, "data": data}
+            given = {
+                name: getattr(arguments, name)
+                for name in ("updates", "rounds", "episodes", "threads")
+            }
+            known = (
+                settings_of(algorithm)
+                | given
+                | {"env": env, "set": kind, "seed": seed, "data": data}
+            )
             scale = f"_{arguments.critic_scale:g}" if arguments.critic_scale != CRITIC_SCALE else ""
-            file = arguments.work / f"{env}_{kind}_{algorithm}_{seed}_{arguments.updates}{scale}.json"
-            runs.append(kept(file, known, lambda a=algorithm, s=seed: run(arguments, env, kind, a, s)))
-            told = ", ".join(f"{side} {statistics.fmean(runs[-1][side]['returns']):.0f}" for side in SIDES)
+            file = (
+                arguments.work / f"{env}_{kind}_{algorithm}_{seed}_{arguments.updates}{scale}.json"
+            )
+            runs.append(
+                kept(file, known, lambda a=algorithm, s=seed: run(arguments, env, kind, a, s))
+            )
+            told = ", ".join(
+                f"{side} {statistics.fmean(runs[-1][side]['returns']):.0f}" for side in SIDES
+            )
             print(f"{env} {kind} {algorithm} seed {seed}: {told}", flush=True)
-        share = {side: [statistics.fmean(one[side]["returns"]) / expert for one in runs] for side in SIDES}
+        share = {
+            side: [statistics.fmean(one[side]["returns"]) / expert for one in runs]
+            for side in SIDES
+        }
         cases.append(
-            {"env": env, "set": kind, "algorithm": algorithm, "expert": expert, "data": data, "runs": runs}
+            {
+                "env": env,
+                "set": kind,
+                "algorithm": algorithm,
+                "expert": expert,
+                "data": data,
+                "runs": runs,
+            }
             | {"share_of_expert": share, "p_worse": worse(share["ours"], share["d3rlpy"])}
         )
     return cases
@@ -102,22 +148,34 @@ def worse(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     return p if p == p else 1.0  # all alike
 
 
-def speed(cases: Sequence[dict[str, Any]], arguments: argparse.Namespace, clock: str) -> dict[str, Any]:
+def speed(
+    cases: Sequence[dict[str, Any]], arguments: argparse.Namespace, clock: str
+) -> dict[str, Any]:
     """Updates per second of both sides, medians over all rounds of the cases' runs but each run's first."""
     seconds = {
-        side: summary([r[clock] for case in cases for one in case["runs"] for r in one[side]["rounds"][1:]])
+        side: summary(
+            [r[clock] for case in cases for one in case["runs"] for r in one[side]["rounds"][1:]]
+        )
         for side in SIDES
     }
     per_round = arguments.updates // arguments.rounds
     rates = {side: per_round / seconds[side]["median"] for side in SIDES}
-    return {"updates_per_s": rates, "ratio": rates["ours"] / rates["d3rlpy"], "seconds_per_round": seconds}
+    return {
+        "updates_per_s": rates,
+        "ratio": rates["ours"] / rates["d3rlpy"],
+        "seconds_per_round": seconds,
+    }
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--envs", nargs="+", choices=ENVS, default=list(ENVS))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
+    parser.add_argument(
+        "--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS)
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=10000, help="of each run")
     parser.add_argument("--rounds", type=int, default=5, help="of a run; the first is not clocked")
@@ -128,7 +186,9 @@ def parse() -> argparse.Namespace:
         default=CRITIC_SCALE,
         help="`critic.output_scale` of ours; d3rlpy's networks have 1",
     )
-    parser.add_argument("--output", type=Path, help="the result's file, by default results/offline_rl_peer.json")
+    parser.add_argument(
+        "--output", type=Path, help="the result's file, by default results/offline_rl_peer.json"
+    )
     add_peer_arguments(parser, work="runs/offline_rl_peer")
     add_cpu_arguments(parser)
     arguments = parser.parse_args()
@@ -143,12 +203,19 @@ def main() -> None:
     arguments = parse()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # d3rlpy's process inherits it
     prepare_cpu(arguments.threads)
-    cases = [case for env in arguments.envs for kind in arguments.sets for case in measure(arguments, env, kind)]
+    cases = [
+        case
+        for env in arguments.envs
+        for kind in arguments.sets
+        for case in measure(arguments, env, kind)
+    ]
 
     from vla.sim_eval.statistics.hypothesis_tests import holm
 
     tested = [case for case in cases if case["p_worse"] is not None]
-    for case, p in zip(tested, holm([case["p_worse"] for case in tested]) if tested else [], strict=True):
+    for case, p in zip(
+        tested, holm([case["p_worse"] for case in tested]) if tested else [], strict=True
+    ):
         case["p_worse_holm"] = p
     peer = cases[0]["runs"][0]["peer"]
     table = Table(
@@ -161,7 +228,9 @@ def main() -> None:
         p = "-" if case["p_worse"] is None else f"{case['p_worse']:.3f}"
         table.add_row(f"{case['env']} {case['set']} {case['algorithm']}", *means, p)
     speeds = {
-        algorithm: speed([case for case in cases if case["algorithm"] == algorithm], arguments, arguments.clock)
+        algorithm: speed(
+            [case for case in cases if case["algorithm"] == algorithm], arguments, arguments.clock
+        )
         for algorithm in arguments.algorithms
     }
     for algorithm, found in speeds.items():
@@ -178,7 +247,9 @@ def main() -> None:
         path=arguments.output,
         speeds=speeds,
         significantly_worse=[
-            f"{case['env']} {case['set']} {case['algorithm']}" for case in tested if case["p_worse_holm"] < 0.05
+            f"{case['env']} {case['set']} {case['algorithm']}"
+            for case in tested
+            if case["p_worse_holm"] < 0.05
         ],
         cases=[{key: value for key, value in case.items() if key != "runs"} for case in cases],
         returns=[

@@ -72,15 +72,21 @@ def theirs(task: str, size: int, actions: np.ndarray) -> Callable[[], Any]:
             env.step(action)
             picture = env.render()
         if abs(float(picture.mean()) - float(seen.mean())) > 20 or picture.std() < 10:
-            raise RuntimeError("Meta-World's own picture is not of its scene: nothing can be compared")
+            raise RuntimeError(
+                "Meta-World's own picture is not of its scene: nothing can be compared"
+            )
 
     return work
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", default="push")
-    parser.add_argument("--size", type=int, default=96, help="height and width of the pictures in pixels")
+    parser.add_argument(
+        "--size", type=int, default=96, help="height and width of the pictures in pixels"
+    )
     parser.add_argument("--steps", type=int, default=10, help="env steps in each round")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
@@ -95,15 +101,28 @@ def main() -> None:
     }
     console = Console(stderr=True)
     times = alternate(
-        {name: clocked(each) for name, each in work.items()}, rounds=options.rounds, warmup=2, tell=console.print
+        {name: clocked(each) for name, each in work.items()},
+        rounds=options.rounds,
+        warmup=2,
+        tell=console.print,
     )
     rate = {name: options.steps / statistics.median(seconds) for name, seconds in times.items()}
     table = Table(title=f"{options.task}, {options.size} px, {versions['gl_renderer']}")
     for column in ("", "env steps per second", "ms per step", "times Meta-World"):
         table.add_column(column, justify="right" if column else "left")
-    names = {"fast": "vla, fast", "full": "vla, full", "tabletop": "vla's tabletop", "theirs": "Meta-World's own"}
+    names = {
+        "fast": "vla, fast",
+        "full": "vla, full",
+        "tabletop": "vla's tabletop",
+        "theirs": "Meta-World's own",
+    }
     for name, label in names.items():
-        table.add_row(label, f"{rate[name]:.1f}", f"{1000 / rate[name]:.1f}", f"{rate[name] / rate['theirs']:.2f}")
+        table.add_row(
+            label,
+            f"{rate[name]:.1f}",
+            f"{1000 / rate[name]:.1f}",
+            f"{rate[name] / rate['theirs']:.2f}",
+        )
     publish(
         "render",
         ours=rate["fast"],

@@ -55,7 +55,9 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"rt1_peer: the side {self.name!r} ended with status {self.process.wait()}; see above")
+            raise SystemExit(
+                f"rt1_peer: the side {self.name!r} ended with status {self.process.wait()}; see above"
+            )
         return json.loads(line)
 
     def close(self) -> None:
@@ -66,10 +68,14 @@ class Side:
 
 def peer_version(python: Path) -> str:
     code = "import importlib.metadata as m; print(m.version('robotic-transformer-pytorch'))"
-    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
-def measure(sides: dict[str, Side], batches: list[int], rounds: int, warmup: int) -> list[dict[str, Any]]:
+def measure(
+    sides: dict[str, Side], batches: list[int], rounds: int, warmup: int
+) -> list[dict[str, Any]]:
     """One row per case, with both sides' seconds and their ratio."""
     rows = []
     with Console(stderr=True).status("measuring") as status:
@@ -78,27 +84,48 @@ def measure(sides: dict[str, Side], batches: list[int], rounds: int, warmup: int
                 {name: side.clock(case, batch) for name, side in sides.items()},
                 rounds=rounds,
                 warmup=warmup,
-                tell=lambda text, case=case, batch=batch: status.update(f"{case}, batch {batch}: {text}"),
+                tell=lambda text, case=case, batch=batch: status.update(
+                    f"{case}, batch {batch}: {text}"
+                ),
             )
             ours, theirs = summary(times["ours"]), summary(times["peer"])
             ratio = round(theirs["median"] / ours["median"], 2)
-            rows.append({"case": case, "batch": batch, "ours": ours, "theirs": theirs, "ratio": ratio})
+            rows.append(
+                {"case": case, "batch": batch, "ours": ours, "theirs": theirs, "ratio": ratio}
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="measured rounds per case; both sides work once in each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=9,
+        help="measured rounds per case; both sides work once in each",
+    )
     parser.add_argument("--warmup", type=int, default=2)
     add_cpu_arguments(parser)
     parser.add_argument(
-        "--batches", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="2 needs 16 GiB of memory"
+        "--batches",
+        type=int,
+        nargs="+",
+        choices=(1, 2),
+        default=[1, 2],
+        help="2 needs 16 GiB of memory",
     )
-    parser.add_argument("--peer", type=Path, default=Path(".venv-peer/bin/python"), help="the peer's interpreter")
+    parser.add_argument(
+        "--peer", type=Path, default=Path(".venv-peer/bin/python"), help="the peer's interpreter"
+    )
     arguments = parser.parse_args()
     check_cpu_arguments(parser, arguments)
     if not arguments.peer.is_file():
-        print(f"rt1_peer: no interpreter {arguments.peer}: run `make bench-rt1_peer`, which makes it", file=sys.stderr)
+        print(
+            f"rt1_peer: no interpreter {arguments.peer}: run `make bench-rt1_peer`, which makes it",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     sides = {
         "ours": Side("ours", sys.executable, arguments.threads, arguments.clock),

@@ -31,7 +31,12 @@ VARIANTS: dict[str, tuple[str, list[str], list[str]]] = {
     "awr": ("AWR, Monte Carlo", [f'objective={{"type": "awr", {VALUES}}}'], []),
     "decision_transformer": (
         "Decision Transformer",
-        ['objective={"type": "return_conditioned"}', f"policy={TRANSFORMER}", "steps=1000", "batch_size=64"],
+        [
+            'objective={"type": "return_conditioned"}',
+            f"policy={TRANSFORMER}",
+            "steps=1000",
+            "batch_size=64",
+        ],
         ["target_return=1"],
     ),
     "iql": ("IQL", [], []),
@@ -58,11 +63,15 @@ VARIANTS: dict[str, tuple[str, list[str], list[str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant")
     parser.add_argument("--episodes", type=int, default=50, help="played after each training")
-    parser.add_argument("--data", default="data/stitching", help="what `vla collect configs/stitching.yaml` made")
+    parser.add_argument(
+        "--data", default="data/stitching", help="what `vla collect configs/stitching.yaml` made"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/stitching"))
     arguments = parser.parse_args()
     prepare_cpu(1)
@@ -86,8 +95,18 @@ def main() -> None:
     titles = {name: VARIANTS[name][0] for name in found}
     table = compared(found, titles, more=["cpu_minutes"])
     paths = {name: trajectories(arguments.runs / f"{name}_0" / "policy") for name in found}
-    (ROOT / "docs" / "stitching.svg").write_text(picture(recordings(arguments.data), paths, titles, found))
-    publish("stitching", ours=None, theirs=None, ratio=None, unit="share solved", table=table, variants=found)
+    (ROOT / "docs" / "stitching.svg").write_text(
+        picture(recordings(arguments.data), paths, titles, found)
+    )
+    publish(
+        "stitching",
+        ours=None,
+        theirs=None,
+        ratio=None,
+        unit="share solved",
+        table=table,
+        variants=found,
+    )
 
 
 def recordings(data: str, most: int = 60) -> dict[str, list[np.ndarray]]:

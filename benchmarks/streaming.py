@@ -32,17 +32,27 @@ SIDES = ("ram", "stream")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=100, help=f"of {LENGTH} steps each")
     parser.add_argument("--size", type=int, default=128, help="height and width of images")
-    parser.add_argument("--times", type=float, default=8.0, help="how many times the budget the decoded frames are")
+    parser.add_argument(
+        "--times", type=float, default=8.0, help="how many times the budget the decoded frames are"
+    )
     parser.add_argument("--batch", type=int, default=16, help="windows of a batch")
     parser.add_argument(
-        "--trunk", default="efficientnet_b0", help="the network's; the faster it is, the more the data count"
+        "--trunk",
+        default="efficientnet_b0",
+        help="the network's; the faster it is, the more the data count",
     )
-    parser.add_argument("--train-steps", type=int, default=0, help="training steps of a turn; by default an epoch")
+    parser.add_argument(
+        "--train-steps", type=int, default=0, help="training steps of a turn; by default an epoch"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=cpu_count(), help="threads of the network and of decoding")
+    parser.add_argument(
+        "--threads", type=int, default=cpu_count(), help="threads of the network and of decoding"
+    )
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -95,20 +105,35 @@ def compare(arguments: argparse.Namespace) -> None:
         steps_per_turn=steps,
         batches_per_s={name: round(value, 3) for name, value in speeds["loader"].items()},
         loader_ratio=round(speeds["loader"]["stream"] / speeds["loader"]["ram"], 3),
-        seconds={work: {name: summary(found) for name, found in sides.items()} for work, sides in seconds.items()},
+        seconds={
+            work: {name: summary(found) for name, found in sides.items()}
+            for work, sides in seconds.items()
+        },
         threads=arguments.threads,
         trunk=arguments.trunk,
     )
 
 
-def table(speeds: dict[str, dict[str, float]], peaks: dict[str, dict[str, int]], decoded: int) -> Any:
+def table(
+    speeds: dict[str, dict[str, float]], peaks: dict[str, dict[str, int]], decoded: int
+) -> Any:
     from rich.table import Table
 
     found = Table(title=f"{decoded / 2**20:.0f} MiB of decoded frames")
-    for column in ("frames", "batches/s, loader alone", "peak MiB", "steps/s, training", "peak MiB"):
+    for column in (
+        "frames",
+        "batches/s, loader alone",
+        "peak MiB",
+        "steps/s, training",
+        "peak MiB",
+    ):
         found.add_column(column, justify="left" if column == "frames" else "right")
     for name in SIDES:
-        cells = [text for work in speeds for text in (f"{speeds[work][name]:.2f}", str(peaks[work][name]))]
+        cells = [
+            text
+            for work in speeds
+            for text in (f"{speeds[work][name]:.2f}", str(peaks[work][name]))
+        ]
         found.add_row(name, *cells)
     return found
 
@@ -126,9 +151,15 @@ def write(root: Path, episodes: int, size: int) -> None:
             images = np.empty((LENGTH, size, size, 3), np.float32)
             images[:] = rng.uniform(0, 128, 3) + 6 * rng.standard_normal((size, size, 3))
             for _ in range(6):
-                place, way, colour = rng.uniform(0, 1, 2), rng.uniform(-0.01, 0.01, 2), rng.uniform(0, 255, 3)
+                place, way, colour = (
+                    rng.uniform(0, 1, 2),
+                    rng.uniform(-0.01, 0.01, 2),
+                    rng.uniform(0, 255, 3),
+                )
                 for t in range(LENGTH):
-                    near = (x - place[0] - t * way[0]) ** 2 + (y - place[1] - t * way[1]) ** 2 < 0.01
+                    near = (x - place[0] - t * way[0]) ** 2 + (
+                        y - place[1] - t * way[1]
+                    ) ** 2 < 0.01
                     images[t, near] = colour
             low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
             writer.add_episode(
@@ -153,7 +184,11 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(settings["threads"])},
+            env={
+                **os.environ,
+                "CUDA_VISIBLE_DEVICES": "",
+                "OMP_NUM_THREADS": str(settings["threads"]),
+            },
         )
         self.memory = 0
         self.decoded = 0
@@ -174,7 +209,9 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"streaming: a side ended with status {self.process.wait()}; see above")
+            raise SystemExit(
+                f"streaming: a side ended with status {self.process.wait()}; see above"
+            )
         found = dict(json.loads(line))
         self.memory, self.decoded = found["memory"], found["decoded"]
         return found
@@ -193,9 +230,9 @@ def serve(settings: dict[str, Any]) -> None:
 
     prepare_cpu(settings["threads"])
     dataset = EpisodeDataset(settings["data"])
-    policy = RT1Config(trunk=settings["trunk"], pretrained=False, width=256, depth=4, key_dim=32).build(
-        rt1_spec(next(iter(dataset.spec.cameras.values()))[0])
-    )
+    policy = RT1Config(
+        trunk=settings["trunk"], pretrained=False, width=256, depth=4, key_dim=32
+    ).build(rt1_spec(next(iter(dataset.spec.cameras.values()))[0]))
     policy.language.embed(dataset.instructions)
     policy.train()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
@@ -204,7 +241,9 @@ def serve(settings: dict[str, Any]) -> None:
         options = {"history": HISTORY, "chunk": 1}
         windows: Windows
         if settings["side"] == "stream":
-            windows = StreamedWindows(dataset, memory_gb=settings["memory_gb"], decoders=settings["threads"], **options)
+            windows = StreamedWindows(
+                dataset, memory_gb=settings["memory_gb"], decoders=settings["threads"], **options
+            )
             order = windows.order(batch_size=settings["batch"], seed=0)
         else:
             windows = Windows(dataset, cache="ram", **options)

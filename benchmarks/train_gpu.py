@@ -93,15 +93,21 @@ def control_rate(policy: RT1, *, bf16: bool, steps: int) -> float:
     with autocast(policy.device, bf16):
         for step in range(policy.history + 3 + steps):
             start = time.perf_counter()
-            _, memory = policy.act(observation, memory)  # gives actions on the host, so the device is done
+            _, memory = policy.act(
+                observation, memory
+            )  # gives actions on the host, so the device is done
             if step >= policy.history + 3:
                 seconds.append(time.perf_counter() - start)
     return 1 / statistics.median(seconds)
 
 
-def measure(policy: RT1, batches: Sequence[int], steps: int, peak: float | None) -> list[dict[str, Any]]:
+def measure(
+    policy: RT1, batches: Sequence[int], steps: int, peak: float | None
+) -> list[dict[str, Any]]:
     """One row per batch size and precision, until the memory is full."""
-    flops_per_window = forward_flops(policy, policy.spec.fake_batch(1, policy.history).to(policy.device))
+    flops_per_window = forward_flops(
+        policy, policy.spec.fake_batch(1, policy.history).to(policy.device)
+    )
     rows = []
     for size in batches:
         batch = policy.spec.fake_batch(size, policy.history).to(policy.device)
@@ -109,7 +115,10 @@ def measure(policy: RT1, batches: Sequence[int], steps: int, peak: float | None)
             try:
                 rate = training_rate(policy, batch, bf16=precision == "bf16", steps=steps)
             except torch.OutOfMemoryError:
-                print(f"train_gpu: batch {size} in {precision} does not fit into memory", file=sys.stderr)
+                print(
+                    f"train_gpu: batch {size} in {precision} does not fit into memory",
+                    file=sys.stderr,
+                )
                 torch.cuda.empty_cache()
                 continue
             tflops = 3 * flops_per_window * rate / policy.history / 1e12
@@ -127,32 +136,47 @@ def measure(policy: RT1, batches: Sequence[int], steps: int, peak: float | None)
 
 
 def arguments_of(text: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="windows of 6 frames")
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="windows of 6 frames"
+    )
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--image-size", type=int, default=300)
-    parser.add_argument("--device", default="cuda", help="another device only checks that the benchmark runs")
+    parser.add_argument(
+        "--device", default="cuda", help="another device only checks that the benchmark runs"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = arguments_of(__doc__)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("train_gpu: no GPU here; run it on a machine where torch.cuda.is_available()", file=sys.stderr)
+        print(
+            "train_gpu: no GPU here; run it on a machine where torch.cuda.is_available()",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     torch.manual_seed(0)
-    policy = RT1Config(random_shift=(20, 50)).build(rt1_spec(arguments.image_size)).to(arguments.device)
+    policy = (
+        RT1Config(random_shift=(20, 50)).build(rt1_spec(arguments.image_size)).to(arguments.device)
+    )
     name = torch.cuda.get_device_name() if policy.device.type == "cuda" else "cpu"
     peak = peak_tflops(name)
 
     with Console(stderr=True).status("measuring"):
         rows = measure(policy, arguments.batches, arguments.steps, peak)
         hertz = {
-            precision: round(control_rate(policy, bf16=precision == "bf16", steps=5 * arguments.steps), 1)
+            precision: round(
+                control_rate(policy, bf16=precision == "bf16", steps=5 * arguments.steps), 1
+            )
             for precision in ("bf16", "float32")
         }
     best = {
-        p: max((r for r in rows if r["precision"] == p), key=lambda r: r["frames_per_s"], default=None)
+        p: max(
+            (r for r in rows if r["precision"] == p), key=lambda r: r["frames_per_s"], default=None
+        )
         for p in ("bf16", "float32")
     }
     if best["bf16"] is None:
@@ -163,9 +187,20 @@ def main() -> None:
         table.add_column(column, justify="right")
     for row in rows:
         mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
-        table.add_row(str(row["batch"]), row["precision"], f"{row['frames_per_s']:.0f}", f"{row['tflops']:.1f}", mfu)
-    table.caption = f"control, one robot: {hertz['bf16']} Hz in bf16, {hertz['float32']} Hz in float32"
-    ours, theirs = best["bf16"]["frames_per_s"], best["float32"]["frames_per_s"] if best["float32"] else None
+        table.add_row(
+            str(row["batch"]),
+            row["precision"],
+            f"{row['frames_per_s']:.0f}",
+            f"{row['tflops']:.1f}",
+            mfu,
+        )
+    table.caption = (
+        f"control, one robot: {hertz['bf16']} Hz in bf16, {hertz['float32']} Hz in float32"
+    )
+    ours, theirs = (
+        best["bf16"]["frames_per_s"],
+        best["float32"]["frames_per_s"] if best["float32"] else None,
+    )
     publish(
         "train_gpu",
         ours=ours,

@@ -48,7 +48,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "scratch": ("from scratch", SCRATCH),
     "transfer": ("fine-tuned, a quarter of the batches still the tabletop", []),
     "no_replay": ("fine-tuned on the demonstrations alone", NO_REPLAY),
-    "lora": ("adapters of rank 16, four times the rate", ['transfer.lora={"rank": 16, "alpha": 16}', "optim.lr=2e-3"]),
+    "lora": (
+        "adapters of rank 16, four times the rate",
+        ['transfer.lora={"rank": 16, "alpha": 16}', "optim.lr=2e-3"],
+    ),
     "bc_mixed": ("demonstrations and failures, cloned", [*ON_MIXED, *NO_REPLAY]),
     "iql_mixed": (
         "demonstrations and failures, IQL",
@@ -66,7 +69,9 @@ def collect(task: str) -> dict[str, str]:
     from vla.sim_eval.collection.recording import CollectConfig
     from vla.sim_eval.collection.recording import collect as run
 
-    folders = {name: f"data/transfer_{task}_{name}" for name in ("demonstrations", "failures", "mixed")}
+    folders = {
+        name: f"data/transfer_{task}_{name}" for name in ("demonstrations", "failures", "mixed")
+    }
     for name, overrides in (("demonstrations", []), ("failures", FAILURES)):
         given = [f"env.tasks=[{task}]", f"out={folders[name]}", *overrides]
         if not (Path(folders[name]) / "meta" / "info.json").exists():
@@ -80,15 +85,23 @@ def collect(task: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--work", type=Path, default=Path("runs/transfer"))
-    parser.add_argument("--task", default="button-press-topdown", help="of Meta-World, that nobody has learned yet")
+    parser.add_argument(
+        "--task", default="button-press-topdown", help="of Meta-World, that nobody has learned yet"
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant")
-    parser.add_argument("--episodes", type=int, default=100, help="unseen starts after each training")
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="unseen starts after each training"
+    )
     parser.add_argument("--threads", type=int, default=cpu_count())
-    parser.add_argument("--no-table", action="store_true", help="train and evaluate only: another call shows all")
+    parser.add_argument(
+        "--no-table", action="store_true", help="train and evaluate only: another call shows all"
+    )
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
     folders = collect(arguments.task)
@@ -99,14 +112,21 @@ def main() -> None:
         _, training = VARIANTS[name]
         solved: dict[str, list[bool]] = {}
         for seed in range(arguments.seeds):
-            given = [f"steps={arguments.steps}", f"seed={seed}", "save_every=null", "validate_every=null"]
+            given = [
+                f"steps={arguments.steps}",
+                f"seed={seed}",
+                "save_every=null",
+                "validate_every=null",
+            ]
             given += [f"data.path={folders['demonstrations']}"]
             given += [text.replace("{mixed}", folders["mixed"]) for text in training]
             given += [f"policy={policy}"] if name == "scratch" else []
             out = arguments.work / arguments.task / f"{name}_{seed}"
             played = [f"episodes_per_task={arguments.episodes}", f"env.tasks=[{arguments.task}]"]
             result = learn_and_play(f"{name}, seed {seed}", out, CONFIG, given, played)
-            solved |= {f"{task}, seed {seed}": outcomes for task, outcomes in result["solved"].items()}
+            solved |= {
+                f"{task}, seed {seed}": outcomes for task, outcomes in result["solved"].items()
+            }
         found[name] = {"solved": solved}
     if arguments.no_table:
         return

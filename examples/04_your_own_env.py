@@ -68,7 +68,9 @@ class Arm(SimEnv):
         self.data.qpos[:] = self.np_random.uniform((-3.0, 0.5), (3.0, 2.5))
         red = self.np_random.uniform(-np.pi, np.pi)
         for i, angle in enumerate((red, red + self.np_random.uniform(1.0, 5.0))):
-            self.data.mocap_pos[i, :2] = self.np_random.uniform(0.2, 0.36) * np.array([np.cos(angle), np.sin(angle)])
+            self.data.mocap_pos[i, :2] = self.np_random.uniform(0.2, 0.36) * np.array(
+                [np.cos(angle), np.sin(angle)]
+            )
             self.data.mocap_pos[i, 2] = 0.05
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0
@@ -99,7 +101,9 @@ class Arm(SimEnv):
 
     def _way(self):
         """From the tip to the ball, metres (2,)."""
-        return self.data.mocap_pos[COLOURS.index(self.task.name), :2] - self.data.site("tip").xpos[:2]
+        return (
+            self.data.mocap_pos[COLOURS.index(self.task.name), :2] - self.data.site("tip").xpos[:2]
+        )
 
     def _info(self):
         success = bool(np.linalg.norm(self._way()) < TOUCH)
@@ -122,7 +126,9 @@ class ArmConfig(EnvConfig):
         return vla.Spec({"top": size}, joints, joints, (-1.0, -1.0), (1.0, 1.0), control_hz=10)
 
     def suite(self) -> Suite:
-        return Suite("arm", tuple(Task(c, "touch", f"Touch the {c} ball", horizon=60) for c in COLOURS))
+        return Suite(
+            "arm", tuple(Task(c, "touch", f"Touch the {c} ball", horizon=60) for c in COLOURS)
+        )
 
     def make(self, task: str) -> Arm:
         return Arm(self, self.suite().task(task))
@@ -136,16 +142,28 @@ def main(folder: str) -> None:
 
     # Workers are processes of their own and import the env from its module; this script plays in its own process.
     env_config = {"type": "two_link_arm"}
-    demonstrations = {"env": env_config, "out": f"{folder}/dataset", "episodes_per_task": 4, "workers": 1}
+    demonstrations = {
+        "env": env_config,
+        "out": f"{folder}/dataset",
+        "episodes_per_task": 4,
+        "workers": 1,
+    }
     dataset = vla.EpisodeDataset(vla.collect(vla.load_config(vla.CollectConfig, demonstrations)))
     print(f"{dataset.num_episodes} demonstrations, {dataset.num_frames} steps")
 
     for policy in ("expert", "random"):
-        evaluation = {"env": env_config, "out": f"{folder}/{policy}", "episodes_per_task": 10, "workers": 0}
+        evaluation = {
+            "env": env_config,
+            "out": f"{folder}/{policy}",
+            "episodes_per_task": 10,
+            "workers": 0,
+        }
         results = vla.evaluate(policy, vla.load_config(vla.EvalConfig, evaluation), progress=False)
         solved = sum(record.success_ever for record in results.episodes)
         films = [record.video for record in results.episodes if record.video]
-        print(f"{policy}: {solved} of {len(results.episodes)} solved; films in {folder}/{policy}: {', '.join(films)}")
+        print(
+            f"{policy}: {solved} of {len(results.episodes)} solved; films in {folder}/{policy}: {', '.join(films)}"
+        )
 
 
 if __name__ == "__main__":

@@ -51,19 +51,23 @@ def test_rooms_import_only_from_lower_floors() -> None:
         f"{path.relative_to(ROOT)} imports {room}"
         for path in _files()
         for room in _imports(path) - {_room(path)}
-        if FLOOR_OF[room] > FLOOR_OF[_room(path)] or (FLOOR_OF[room] == FLOOR_OF[_room(path)] and FLOOR_OF[room] > 0)
+        if FLOOR_OF[room] > FLOOR_OF[_room(path)]
+        or (FLOOR_OF[room] == FLOOR_OF[_room(path)] and FLOOR_OF[room] > 0)
     ]
     assert wrong == []
 
 
 def test_modules_import_in_no_circle() -> None:
     modules = {
-        ".".join(["vla", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p for p in _files()
+        ".".join(["vla", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p
+        for p in _files()
     }
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
         body = ast.parse(path.read_text()).body
-        body += [n for node in body if isinstance(node, ast.If) for n in node.body]  # `if TYPE_CHECKING:` counts
+        body += [
+            n for node in body if isinstance(node, ast.If) for n in node.body
+        ]  # `if TYPE_CHECKING:` counts
         used = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
         targets: set[str] = set()
         for node in used:
@@ -71,7 +75,9 @@ def test_modules_import_in_no_circle() -> None:
                 targets |= {a.name for a in node.names}
             else:
                 targets |= {f"{node.module}.{a.name}" for a in node.names} | {node.module or ""}
-        graph[name] = {t for t in targets if t in modules and t != name and not name.startswith(t + ".")}
+        graph[name] = {
+            t for t in targets if t in modules and t != name and not name.startswith(t + ".")
+        }
 
     done: set[str] = set()
 

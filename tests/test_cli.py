@@ -54,22 +54,28 @@ def test_list_is_a_table_of_names_and_what_they_are(monkeypatch: pytest.MonkeyPa
         "aligned, also where it goes on"
     )
     text = " ".join(line[where:].strip() for line in lines)
-    assert "the policy climbs it (by entropy-regularised gradients, or as `extraction` says)." in text, (
-        "whole paragraphs"
-    )
+    assert (
+        "the policy climbs it (by entropy-regularised gradients, or as `extraction` says)." in text
+    ), "whole paragraphs"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["train", str(CONFIGS / "metaworld_mt10.yaml"), "polcy.history=3"], "did you mean 'policy'"),
+        (
+            ["train", str(CONFIGS / "metaworld_mt10.yaml"), "polcy.history=3"],
+            "did you mean 'policy'",
+        ),
         (["train", str(CONFIGS / "metaworld_mt10.yaml"), "data.path=nowhere"], "nowhere"),
         (["eval", str(CONFIGS / "metaworld_mt10.yaml"), "policy=nowhere"], "nowhere"),
         (["eval", "paln"], "paln: no such file"),
         (["eval", "plan", "--rates", "60", "75"], "rate is 60: expected a success rate"),
         (["eval", "plan", "--rates", "0.6", "0.6"], "tells equal policies apart"),
-        (["collect", str(CONFIGS / "metaworld_mt10.yaml"), "env.tasks=[drawer-opne]"], "drawer-open"),
+        (
+            ["collect", str(CONFIGS / "metaworld_mt10.yaml"), "env.tasks=[drawer-opne]"],
+            "drawer-open",
+        ),
         (["data", "info", "nowhere"], "nowhere"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
         (["config", "schema", "trian"], "no config 'trian'"),
@@ -104,7 +110,9 @@ def test_help_of_eval_names_the_other_commands() -> None:
 
 
 def test_eval_plan_prints_episodes_per_policy() -> None:
-    result = runner.invoke(app, ["eval", "plan", "--rates", "0.6", "0.75", "--unpaired", "--tasks", "5"])
+    result = runner.invoke(
+        app, ["eval", "plan", "--rates", "0.6", "0.75", "--unpaired", "--tasks", "5"]
+    )
     assert result.exit_code == 0, result.stderr
     assert "155" in result.output  # 154 for the unpaired test, rounded up to a multiple of 5
     assert "unpaired" in result.output
@@ -113,7 +121,9 @@ def test_eval_plan_prints_episodes_per_policy() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("vla.sim_eval")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "gymnasium", None)  # what an import meets where it is not installed
+    monkeypatch.setitem(
+        sys.modules, "gymnasium", None
+    )  # what an import meets where it is not installed
     result = runner.invoke(app, ["collect", str(CONFIGS / "metaworld_mt10.yaml")])
     assert result.exit_code == 2
     assert "gymnasium is not installed: pip install 'vla[sim]'" in result.stderr

@@ -47,7 +47,10 @@ GOOD: dict[str, Any] = {"policy": {"type": "rt1", "history": 2}}
     [
         ({"stepss": 3}, "stepss: unknown key (did you mean 'steps'?)"),
         ({"optim": {"lrr": 1}}, "optim.lrr: unknown key (did you mean 'lr'?)"),
-        ({"policy": {"type": "rt1", "histroy": 2}}, "policy.histroy: unknown key (did you mean 'history'?)"),
+        (
+            {"policy": {"type": "rt1", "histroy": 2}},
+            "policy.histroy: unknown key (did you mean 'history'?)",
+        ),
         ({"policy": {"type": "rt11"}}, "policy.type: no 'rt11' (did you mean 'rt1'?)"),
         ({"policy": {"history": 2}}, "policy: needs a `type`"),
         ({"steps": "many"}, "steps: input should be a valid integer"),
@@ -80,7 +83,9 @@ def test_required_key() -> None:
 
 def test_missing_file_names_the_nearest(tmp_path: Any) -> None:
     (tmp_path / "metaworld.yaml").write_text("steps: 1")
-    with pytest.raises(ConfigError, match=r"metawrld.yaml: no such file \(did you mean 'metaworld.yaml'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"metawrld.yaml: no such file \(did you mean 'metaworld.yaml'\?\)"
+    ):
         load_config(Run, tmp_path / "metawrld.yaml")
 
 
@@ -93,8 +98,15 @@ def test_a_file_that_is_no_mapping(tmp_path: Any, text: str) -> None:
 
 
 def test_overrides_reach_into_choices_and_make_what_is_absent() -> None:
-    run = load_config(Run, GOOD, ["policy.history=4", "optim.lr=3e-4", "optim.betas=[0.5, 0.6]", "mode=full"])
-    assert (run.policy.history, run.optim.lr, run.optim.betas, run.mode) == (4, 3e-4, (0.5, 0.6), "full")
+    run = load_config(
+        Run, GOOD, ["policy.history=4", "optim.lr=3e-4", "optim.betas=[0.5, 0.6]", "mode=full"]
+    )
+    assert (run.policy.history, run.optim.lr, run.optim.betas, run.mode) == (
+        4,
+        3e-4,
+        (0.5, 0.6),
+        "full",
+    )
 
 
 @pytest.mark.parametrize("text", ["steps", "=3", "a..b=1"])
@@ -142,7 +154,9 @@ def test_registry_scans_folders_and_names_the_nearest() -> None:
 
 
 def test_what_is_registered_later_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config_module._REGISTRY, "policies", dict(config_module._REGISTRY["policies"]))
+    monkeypatch.setitem(
+        config_module._REGISTRY, "policies", dict(config_module._REGISTRY["policies"])
+    )
 
     @register("policies", "late")
     class Late(Config):
@@ -173,22 +187,32 @@ def test_a_kind_that_is_not_there() -> None:
 def test_an_override_with_the_sections_name(tmp_path: Any) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"train": GOOD, "eval": {}}))
-    with pytest.raises(ConfigError, match=r"leave `train\.` out: the section is chosen by the command; write steps=20"):
+    with pytest.raises(
+        ConfigError,
+        match=r"leave `train\.` out: the section is chosen by the command; write steps=20",
+    ):
         load_config(Run, path, ["train.steps=20"], section="train")
-    with pytest.raises(ConfigError, match="reads the section `train`, not `eval`; leave this override out"):
+    with pytest.raises(
+        ConfigError, match="reads the section `train`, not `eval`; leave this override out"
+    ):
         load_config(Run, path, ["eval.steps=20"], section="train")
 
     class Demo(Config):
         train: Run
 
-    assert load_config(Demo, {"train": GOOD}, ["train.steps=20"]).train.steps == 20, "there it is a key"
+    assert load_config(Demo, {"train": GOOD}, ["train.steps=20"]).train.steps == 20, (
+        "there it is a key"
+    )
 
 
 def test_a_dict_is_no_config_yet() -> None:
     values: Any = {"steps": 3}
     with pytest.raises(
-        UserError, match=r"expected TrainConfig, got dict; use load_config\(vla\.TrainConfig, \{\.\.\.\}\)"
+        UserError,
+        match=r"expected TrainConfig, got dict; use load_config\(vla\.TrainConfig, \{\.\.\.\}\)",
     ):
         train(values)
-    with pytest.raises(UserError, match=r"got PosixPath; use load_config\(vla\.TrainConfig, 'c\.yaml'\)"):
+    with pytest.raises(
+        UserError, match=r"got PosixPath; use load_config\(vla\.TrainConfig, 'c\.yaml'\)"
+    ):
         train(PosixPath("c.yaml"))  # type: ignore[arg-type]

@@ -31,9 +31,13 @@ def test_other_steps_tell_how_to_train_longer(tmp_path: Path) -> None:
 def test_the_config_of_an_earlier_evaluation_is_no_run(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "config.yaml").write_text("env: {type: tabletop}\npolicy: expert\n")
     with pytest.raises(
-        ConfigError, match=r"config of an evaluation, .*; name another out, or rename the file eval.yaml"
+        ConfigError,
+        match=r"config of an evaluation, .*; name another out, or rename the file eval.yaml",
     ):
         open_run(config(tmp_path), resume=resume)
     (tmp_path / "versions.json").write_text("{}")  # training wrote over by it
-    with pytest.raises(ConfigError, match=r"config of an evaluation, .* name another out, with init_from: .*/policy"):
+    with pytest.raises(
+        ConfigError,
+        match=r"config of an evaluation, .* name another out, with init_from: .*/policy",
+    ):
         open_run(config(tmp_path), resume=resume)

@@ -88,7 +88,9 @@ def test_observation_of_one_robot_gets_a_batch_axis() -> None:
 def test_a_state_that_is_not_finite_is_named(value: float) -> None:
     observation = SPEC.fake_observation(2)
     observation.state[1, 1] = value
-    with pytest.raises(SpecError, match="state holds NaN or infinity in y: the simulation has diverged or a sensor"):
+    with pytest.raises(
+        SpecError, match="state holds NaN or infinity in y: the simulation has diverged or a sensor"
+    ):
         observation.check(SPEC)
 
 
@@ -96,12 +98,27 @@ def test_a_state_that_is_not_finite_is_named(value: float) -> None:
     ("image", "remedy"),
     [
         (torch.zeros(2, 8, 12, 3), "got float32 (2, 8, 12, 3); give pixels as uint8, 0 to 255"),
-        (torch.zeros(2, 3, 8, 12, dtype=torch.uint8), "(2, 3, 8, 12); put channels last, (B, H, W, 3)"),
-        (torch.zeros(8, 12, 3, dtype=torch.uint8), "(8, 12, 3); the batch axis is missing: add it (image[None])"),
+        (
+            torch.zeros(2, 3, 8, 12, dtype=torch.uint8),
+            "(2, 3, 8, 12); put channels last, (B, H, W, 3)",
+        ),
+        (
+            torch.zeros(8, 12, 3, dtype=torch.uint8),
+            "(8, 12, 3); the batch axis is missing: add it (image[None])",
+        ),
         (torch.zeros(2, 6, 6, 3, dtype=torch.uint8), "(2, 6, 6, 3); render at the policy's size"),
-        (torch.zeros(1, 8, 12, 3, dtype=torch.uint8), "(1, 8, 12, 3); give an image for each of the 2 instructions"),
-        (torch.zeros(2, 8, 12, 1, dtype=torch.uint8), "(2, 8, 12, 1); give RGB images, (B, H, W, 3)"),
-        (torch.zeros(2, 3, 6, 6), "give pixels as uint8, 0 to 255; put channels last, (B, H, W, 3); render at the"),
+        (
+            torch.zeros(1, 8, 12, 3, dtype=torch.uint8),
+            "(1, 8, 12, 3); give an image for each of the 2 instructions",
+        ),
+        (
+            torch.zeros(2, 8, 12, 1, dtype=torch.uint8),
+            "(2, 8, 12, 1); give RGB images, (B, H, W, 3)",
+        ),
+        (
+            torch.zeros(2, 3, 6, 6),
+            "give pixels as uint8, 0 to 255; put channels last, (B, H, W, 3); render at the",
+        ),
     ],
 )
 def test_an_image_that_does_not_fit_says_how_to_mend_it(image: torch.Tensor, remedy: str) -> None:
@@ -113,10 +130,16 @@ def test_an_image_that_does_not_fit_says_how_to_mend_it(image: torch.Tensor, rem
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"instruction": None}, "instruction is None: expected a text for one robot, or a list of B texts"),
+        (
+            {"instruction": None},
+            "instruction is None: expected a text for one robot, or a list of B texts",
+        ),
         ({"instruction": [1]}, r"instruction is \[1\]: expected a text"),
         ({"images": None}, "images is NoneType: expected a dict"),
-        ({"images": {"top": None}}, "camera 'top': is NoneType of object: expected an array of numbers"),
+        (
+            {"images": {"top": None}},
+            "camera 'top': is NoneType of object: expected an array of numbers",
+        ),
         ({"state": None}, "state: is NoneType of object"),
         ({"state": [[1.0], [1.0, 2.0]], "instruction": ["a", "b"]}, "state: is no array"),
     ],

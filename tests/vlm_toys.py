@@ -48,12 +48,21 @@ def tokenizer(special: list[str], *, bos: str, eos: str, pad: str) -> PreTrained
     )
     extra = [name for name in names if name not in (bos, eos, pad)]
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=pad, additional_special_tokens=extra
+        tokenizer_object=core,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        additional_special_tokens=extra,
     )
 
 
 def _text(**changes: Any) -> dict[str, Any]:
-    base = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return {**base, "num_key_value_heads": 2, "max_position_embeddings": 512, **changes}
 
 
@@ -63,12 +72,27 @@ def smolvlm(folder: Path, *, seed: int = 0, tied: bool = False, **text: Any) -> 
     from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
     from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 
-    image = ["<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>", "<video>"]
+    image = [
+        "<fake_token_around_image>",
+        "<image>",
+        "<global-img>",
+        "<end_of_utterance>",
+        "<row_1_col_1>",
+        "<video>",
+    ]
     words = tokenizer(image, bos="<|im_start|>", eos="<|im_end|>", pad="<|pad|>")
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = SmolVLMConfig(
         vision_config={**vision, "image_size": IMAGE_SIZE, "patch_size": 8},
-        text_config={"model_type": "llama", **_text(vocab_size=len(words), tie_word_embeddings=tied, **text)},
+        text_config={
+            "model_type": "llama",
+            **_text(vocab_size=len(words), tie_word_embeddings=tied, **text),
+        },
         scale_factor=2,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=words.pad_token_id,
@@ -76,7 +100,9 @@ def smolvlm(folder: Path, *, seed: int = 0, tied: bool = False, **text: Any) -> 
     )
     processor = SmolVLMProcessor(
         SmolVLMImageProcessor(
-            size={"longest_edge": IMAGE_SIZE}, max_image_size={"longest_edge": IMAGE_SIZE}, do_image_splitting=False
+            size={"longest_edge": IMAGE_SIZE},
+            max_image_size={"longest_edge": IMAGE_SIZE},
+            do_image_splitting=False,
         ),
         words,
         SmolVLMVideoProcessor(),
@@ -95,7 +121,12 @@ def paligemma(folder: Path, *, seed: int = 0, **text: Any) -> Path:
     images = SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     images.image_seq_length = 4
     processor = PaliGemmaProcessor(images, words)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = PaliGemmaConfig(
         vision_config={
             "model_type": "siglip_vision_model",
@@ -105,7 +136,10 @@ def paligemma(folder: Path, *, seed: int = 0, **text: Any) -> Path:
             "projection_dim": 64,
             "vision_use_head": False,
         },
-        text_config={"model_type": "gemma", **_text(vocab_size=len(words), head_dim=16, num_key_value_heads=1, **text)},
+        text_config={
+            "model_type": "gemma",
+            **_text(vocab_size=len(words), head_dim=16, num_key_value_heads=1, **text),
+        },
         image_token_id=words.convert_tokens_to_ids("<image>"),
         projection_dim=64,
         pad_token_id=words.pad_token_id,
@@ -115,7 +149,11 @@ def paligemma(folder: Path, *, seed: int = 0, **text: Any) -> Path:
 
 def qwen(folder: Path, *, seed: int = 0, **text: Any) -> Path:
     """Qwen2.5-VL: windowed vision transformer, Qwen2 with rotary positions in time, height and width."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+    )
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
@@ -125,7 +163,10 @@ def qwen(folder: Path, *, seed: int = 0, **text: Any) -> Path:
     options = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2, "size": sizes}
     template = chat_template("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>")
     processor = Qwen2_5_VLProcessor(
-        Qwen2VLImageProcessor(**options), words, Qwen2VLVideoProcessor(**options), chat_template=template
+        Qwen2VLImageProcessor(**options),
+        words,
+        Qwen2VLVideoProcessor(**options),
+        chat_template=template,
     )
     config = Qwen2_5_VLConfig(
         vision_config={
@@ -157,7 +198,9 @@ FAMILIES = {"smolvlm": smolvlm, "paligemma": paligemma, "qwen": qwen}
 def _save(folder: Path, kind: Any, config: Any, processor: Any, seed: int) -> Path:
     torch.manual_seed(seed)
     model = kind(config)
-    with torch.no_grad():  # initial weights of these sizes are so small that nothing depends on anything
+    with (
+        torch.no_grad()
+    ):  # initial weights of these sizes are so small that nothing depends on anything
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.mul_(3)

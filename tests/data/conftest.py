@@ -30,7 +30,10 @@ def make_episode(number: int, steps: int | None = None) -> Episode:
     rng = np.random.default_rng([7, number])
     L = int(rng.integers(1, 9)) if steps is None else steps
     return Episode(
-        images={c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8) for c, size in SPEC.cameras.items()},
+        images={
+            c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8)
+            for c, size in SPEC.cameras.items()
+        },
         state=rng.normal(size=(L, 3)).astype(np.float32),
         actions=rng.uniform([-1, -2], [1, 2], (L, 2)).astype(np.float32),
         rewards=rng.normal(size=L).astype(np.float32),
@@ -44,7 +47,9 @@ def make_episode(number: int, steps: int | None = None) -> Episode:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real files; VLA_TEST_DATA names another place."""
-    folder = Path(os.environ.get("VLA_TEST_DATA") or Path(__file__).parents[2].parent / "shared/data")
+    folder = Path(
+        os.environ.get("VLA_TEST_DATA") or Path(__file__).parents[2].parent / "shared/data"
+    )
     if not folder.is_dir():
         pytest.skip(f"no real files at {folder}: set VLA_TEST_DATA to their folder")
     return folder

@@ -20,7 +20,17 @@ from vla.data import EpisodeDataset, decode_png
 from vla.data.errors import DataError
 from vla.data.validation.report import validate
 
-OUTCOMES = ("refused", "found", "warned", "harmless", "plausible", "MISSED", "UNNAMED", "SILENT", "TRACEBACK")
+OUTCOMES = (
+    "refused",
+    "found",
+    "warned",
+    "harmless",
+    "plausible",
+    "MISSED",
+    "UNNAMED",
+    "SILENT",
+    "TRACEBACK",
+)
 """refused: reading raises a DataError, and `validate` tells of it. found: a new finding of `validate`. warned: a new warning
 of the reader. harmless: all samples are as before. plausible: a file of another maker that has no checksum holds another value
 that could have been recorded. Bad are: MISSED, refused but `validate` sees no error; UNNAMED, a DataError that names no file
@@ -76,14 +86,19 @@ def clean(sample: Sample) -> Clean:
     report = validate(sample.path)
     if not report.ok:
         raise AssertionError(f"{sample.name} is not clean: {report.of('error')}")
-    return Clean(samples, frozenset(_plain(w, sample.path) for w in warnings), _findings(report, sample.path))
+    return Clean(
+        samples, frozenset(_plain(w, sample.path) for w in warnings), _findings(report, sample.path)
+    )
 
 
 def read_samples(root: Path) -> tuple[dict[str, Any], list[str]]:
     """Everything that a training could see, and the reader's warnings."""
     dataset = EpisodeDataset(root)
     columns, table = dataset.columns, dataset.episodes
-    found: dict[str, Any] = {"spec": json.dumps(dataset.spec.to_dict()), "words": dataset.instructions}
+    found: dict[str, Any] = {
+        "spec": json.dumps(dataset.spec.to_dict()),
+        "words": dataset.instructions,
+    }
     for name in ("state", "actions", "rewards", "success", "terminated"):
         found[name] = getattr(columns, name).tobytes()
     found["episodes"] = table.drop(columns="info").to_csv()
@@ -124,7 +139,9 @@ def harm(root: Path, rng: np.random.Generator) -> Damage:
         kind = kinds[int(rng.integers(len(kinds)))]
         detail = _KINDS[kind](path, files, rng)
         if detail is not None:
-            return Damage(kind, path.name if path == root else path.relative_to(root).as_posix(), detail)
+            return Damage(
+                kind, path.name if path == root else path.relative_to(root).as_posix(), detail
+            )
 
 
 def _flip(path: Path, files: list[Path], rng: np.random.Generator) -> str | None:
@@ -342,7 +359,9 @@ def judge(sample: Sample, before: Clean, copy: Path, damage: Damage) -> tuple[st
         return "found", "; ".join(sorted(f"{check}: {message}" for check, _, message in found))
     if new := {_plain(w, copy) for w in warnings} - before.warnings:
         return "warned", "; ".join(sorted(new))
-    changed = [key for key in before.samples | samples if before.samples.get(key) != samples.get(key)]
+    changed = [
+        key for key in before.samples | samples if before.samples.get(key) != samples.get(key)
+    ]
     if not changed:
         return "harmless", ""
     # One file in another's place is whole; where nothing but its name tells what it is, nobody can know.

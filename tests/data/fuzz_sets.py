@@ -52,9 +52,9 @@ def episode(number: int) -> Episode:
     for camera, (h, w) in SIZES.items():
         ramp = np.add.outer(np.arange(h), np.arange(w)) * 2
         shade = 20 * number + 12 * np.arange(L)
-        images[camera] = np.clip(ramp[None, :, :, None] + shade[:, None, None, None] + [0, 9, 18], 0, 255).astype(
-            np.uint8
-        )
+        images[camera] = np.clip(
+            ramp[None, :, :, None] + shade[:, None, None, None] + [0, 9, 18], 0, 255
+        ).astype(np.uint8)
     return Episode(
         images=images,
         state=rng.normal(size=(L, 3)).astype(np.float32),
@@ -74,7 +74,10 @@ def _spec(*cameras: str) -> Spec:
 
 def _episodes(*cameras: str) -> list[Episode]:
     made = [episode(number) for number in range(len(LENGTHS))]
-    return [Episode(**{**vars(e), "images": {camera: e.images[camera] for camera in cameras}}) for e in made]
+    return [
+        Episode(**{**vars(e), "images": {camera: e.images[camera] for camera in cameras}})
+        for e in made
+    ]
 
 
 # --- LeRobot ----------------------------------------------------------------------------------------
@@ -105,7 +108,9 @@ def _as_others_write(folder: Path) -> Path:
         drop = [name for name in table.column_names if name in OURS or name.endswith("/crc32")]
         if path.parts[-3] == "episodes":
             drop.append("task_index")
-        kept = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"checksum"}
+        kept = {
+            key: value for key, value in (table.schema.metadata or {}).items() if key != b"checksum"
+        }
         pq.write_table(table.drop(drop).replace_schema_metadata(kept or None), path)
     for path in folder.rglob("*.mp4"):
         data = path.read_bytes()
@@ -115,7 +120,9 @@ def _as_others_write(folder: Path) -> Path:
     del info["checksum"]
     (folder / "meta/info.json").write_text(json.dumps(info, indent=4))
     stats = json.loads((folder / "meta/stats.json").read_text())
-    (folder / "meta/stats.json").write_text(json.dumps({k: v for k, v in stats.items() if k not in OURS}))
+    (folder / "meta/stats.json").write_text(
+        json.dumps({k: v for k, v in stats.items() if k not in OURS})
+    )
     return folder
 
 
@@ -159,7 +166,10 @@ def lerobot_v2(folder: Path) -> Path:
         folder / "meta/episodes.jsonl",
         [{key: row[key] for key in ("episode_index", "tasks", "length")} for row in rows],
     )
-    _lines(folder / "meta/tasks.jsonl", [{"task_index": i, "task": task} for i, task in enumerate(TASKS)])
+    _lines(
+        folder / "meta/tasks.jsonl",
+        [{"task_index": i, "task": task} for i, task in enumerate(TASKS)],
+    )
     _lines(folder / "meta/episodes_stats.jsonl", stats)
     shutil.rmtree(made)
     return folder
@@ -206,11 +216,19 @@ def rlds(folder: Path) -> Path:
                 feature.int64_list.value.extend(value.tolist())
         data = bytes(message.SerializeToString(deterministic=True))
         length = struct.pack("<Q", len(data))
-        return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+        return (
+            length
+            + struct.pack("<I", masked_crc(length))
+            + data
+            + struct.pack("<I", masked_crc(data))
+        )
 
     folder = folder / "1.0.0"
     folder.mkdir(parents=True)
-    picture = {"pythonClassName": "Image", "image": {"shape": {"dimensions": ["32", "48", "3"]}, "dtype": "uint8"}}
+    picture = {
+        "pythonClassName": "Image",
+        "image": {"shape": {"dimensions": ["32", "48", "3"]}, "dtype": "uint8"},
+    }
     step = group(
         action=tensor("float32", 2),
         reward=tensor("float32"),
@@ -226,7 +244,9 @@ def rlds(folder: Path) -> Path:
         "name": "toy",
         "version": "1.0.0",
         "fileFormat": "tfrecord",
-        "splits": [{"name": name, "shardLengths": [str(len(part))]} for name, part in splits.items()],
+        "splits": [
+            {"name": name, "shardLengths": [str(len(part))]} for name, part in splits.items()
+        ],
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     for name, part in splits.items():
@@ -257,7 +277,12 @@ def npz(folder: Path) -> Path:
     folder.mkdir(parents=True)
     stored: dict[str, Any] = {}
     for number, one in enumerate(_episodes("front")):
-        arrays = {"observations": one.state, "actions": one.actions, "rewards": one.rewards, "success": one.success}
+        arrays = {
+            "observations": one.state,
+            "actions": one.actions,
+            "rewards": one.rewards,
+            "success": one.success,
+        }
         arrays |= {"front": one.frames("front"), "instruction": np.array(one.instruction)}
         stored |= {f"{number}/{key}": array for key, array in arrays.items()}
     np.savez_compressed(folder / "toy.npz", **stored)
@@ -271,7 +296,9 @@ def minari(folder: Path) -> Path:
     from minari.dataset.minari_storage import MinariStorage
 
     (folder / "data").mkdir(parents=True)
-    seen = spaces.Dict({"front": spaces.Box(0, 255, (8, 12, 3), np.uint8), "arm": spaces.Box(-9, 9, (3,))})
+    seen = spaces.Dict(
+        {"front": spaces.Box(0, 255, (8, 12, 3), np.uint8), "arm": spaces.Box(-9, 9, (3,))}
+    )
     storage = MinariStorage.new(folder / "data", seen, spaces.Box(-9, 9, (2,)))
     buffers = []
     for number, one in enumerate(_episodes("wrist")):
@@ -298,10 +325,19 @@ def plain_folder(folder: Path) -> Path:
     for number, one in enumerate(_episodes("front", "wrist")):
         place = folder / f"episode_{number}"
         (place / "wrist").mkdir(parents=True)
-        lines = ["timestamp,state.x,state.y,state.grip,action.dx,action.dy,reward,success,terminated"]
+        lines = [
+            "timestamp,state.x,state.y,state.grip,action.dx,action.dy,reward,success,terminated"
+        ]
         for t in range(len(one)):
             ended = int(one.terminated and t == len(one) - 1)
-            numbers = [t / HZ, *one.state[t], *one.actions[t], one.rewards[t], int(one.success[t]), ended]
+            numbers = [
+                t / HZ,
+                *one.state[t],
+                *one.actions[t],
+                one.rewards[t],
+                int(one.success[t]),
+                ended,
+            ]
             lines.append(",".join(f"{float(v):.7g}" for v in numbers))
         (place / "steps.csv").write_text("\n".join(lines) + "\n")
         (place / "instruction.txt").write_text(one.instruction + "\n")
@@ -344,7 +380,9 @@ def table_edit(path: Path, rng: np.random.Generator) -> str:
     name = names[int(rng.integers(len(names)))]
     column, row = table.column(name).to_pylist(), int(rng.integers(len(table)))
     kind = table.schema.field(name).type
-    for value in rng.permutation(np.array([-1, 0, 7, 10**9, float("nan"), True, "another"], object)):
+    for value in rng.permutation(
+        np.array([-1, 0, 7, 10**9, float("nan"), True, "another"], object)
+    ):
         changed = [
             *column[:row],
             [value, *column[row][1:]] if isinstance(column[row], list) else value,
@@ -354,6 +392,8 @@ def table_edit(path: Path, rng: np.random.Generator) -> str:
             array = pa.array(changed, kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             continue
-        pq.write_table(table.set_column(table.column_names.index(name), table.schema.field(name), array), path)
+        pq.write_table(
+            table.set_column(table.column_names.index(name), table.schema.field(name), array), path
+        )
         return f"{name}[{row}] = {value!r}"
     return "nothing"

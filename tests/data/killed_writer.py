@@ -49,7 +49,9 @@ def killed_writer(
     program = _WRITER.format(imports=imports, options=options)
     command = [sys.executable, "-c", program, str(Path(__file__).parent), str(root), str(log)]
     rng = np.random.default_rng(0)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         for _ in range(times):

@@ -32,16 +32,31 @@ BAD_EPISODES = {
         lambda e: {"state": changed(e.state, (1, 2), np.inf)},
         "episode 0: state: step 1, 'gripper' is inf",
     ),
-    "nan_reward": (lambda e: {"rewards": changed(e.rewards, (3,), np.nan)}, "episode 0: rewards: step 3 is nan"),
+    "nan_reward": (
+        lambda e: {"rewards": changed(e.rewards, (3,), np.nan)},
+        "episode 0: rewards: step 3 is nan",
+    ),
     "action_outside_the_spec": (
         lambda e: {"actions": changed(e.actions, (3, 0), 1.5)},
         "step 3, 'dx' is 1.5, outside [-1.0, 1.0] of the spec; clip the action",
     ),
-    "state_of_another_length": (lambda e: {"state": e.state[:-1]}, "state: shape is (3, 3), expected (4, 3)"),
-    "success_of_another_length": (lambda e: {"success": e.success[:-1]}, "success: shape is (3,), expected (4,)"),
-    "action_of_another_width": (lambda e: {"actions": e.actions[:, :1]}, "actions: shape is (4, 1), expected (4, 2)"),
+    "state_of_another_length": (
+        lambda e: {"state": e.state[:-1]},
+        "state: shape is (3, 3), expected (4, 3)",
+    ),
+    "success_of_another_length": (
+        lambda e: {"success": e.success[:-1]},
+        "success: shape is (3,), expected (4,)",
+    ),
+    "action_of_another_width": (
+        lambda e: {"actions": e.actions[:, :1]},
+        "actions: shape is (4, 1), expected (4, 2)",
+    ),
     "empty": (lambda e: {"actions": e.actions[:0]}, "actions: has no steps"),
-    "no_instruction": (lambda e: {"instruction": "  "}, "instruction: is '  '; give the task in words"),
+    "no_instruction": (
+        lambda e: {"instruction": "  "},
+        "instruction: is '  '; give the task in words",
+    ),
     "camera_missing": (
         lambda e: {"images": {"front": e.images["front"]}},
         "camera 'wrist' of the spec is missing (given: front)",
@@ -98,12 +113,16 @@ def edit_info(root, **values):
 
 
 def test_folder_missing(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder; make the dataset with `vla collect`"):
+    with pytest.raises(
+        DataError, match=r"nowhere: no such folder; make the dataset with `vla collect`"
+    ):
         EpisodeDataset(tmp_path / "nowhere")
 
 
 def test_folder_of_something_else(tmp_path):
-    with pytest.raises(DataError, match=r"no dataset of a known format \(.*lerobot.*expected meta/info.json"):
+    with pytest.raises(
+        DataError, match=r"no dataset of a known format \(.*lerobot.*expected meta/info.json"
+    ):
         EpisodeDataset(tmp_path)
 
 
@@ -131,14 +150,18 @@ def test_parquet_without_footer(write, monkeypatch):
     with pytest.raises(DataError) as error:
         EpisodeDataset(root)
     assert "file-001.parquet: parquet without footer" in str(error.value)
-    assert "episodes 1 to 1 are lost, the other 2 of 3 are readable: copy the file" in str(error.value)
+    assert "episodes 1 to 1 are lost, the other 2 of 3 are readable: copy the file" in str(
+        error.value
+    )
 
 
 def test_episodes_table_without_footer(write):
     root = write([3])
     file = root / "meta/episodes/chunk-000/file-000.parquet"
     file.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"parquet without footer .* it holds the table of episodes"):
+    with pytest.raises(
+        DataError, match=r"parquet without footer .* it holds the table of episodes"
+    ):
         EpisodeDataset(root)
 
 
@@ -152,10 +175,15 @@ def test_info_that_is_no_json(write):
 def test_another_version_of_the_format(write):
     root = write([3])
     edit_info(root, codebase_version="v4.0")
-    with pytest.raises(DataError, match=r"codebase_version is 'v4.0', expected v2.0, v2.1 or v3.0; convert it"):
+    with pytest.raises(
+        DataError, match=r"codebase_version is 'v4.0', expected v2.0, v2.1 or v3.0; convert it"
+    ):
         EpisodeDataset(root)
     edit_info(root, codebase_version="v2.1")
-    with pytest.raises(DataError, match=r"codebase_version is 'v2.1', this reader needs v3.0; read it as lerobot_v2"):
+    with pytest.raises(
+        DataError,
+        match=r"codebase_version is 'v2.1', this reader needs v3.0; read it as lerobot_v2",
+    ):
         EpisodeDataset(root, format="lerobot")
     with pytest.raises(DataError, match=r"episodes.jsonl: no such file"):
         EpisodeDataset(root)
@@ -166,13 +194,22 @@ def test_features_that_contradict_the_columns(write):
     features = json.loads((root / "meta/info.json").read_text())["features"]
     wide = {**features, "action": {**features["action"], "shape": [7]}}
     edit_info(root, features=wide)
-    with pytest.raises(DataError, match=re.escape("column 'action' holds float32[2], meta/info.json says float32[7]")):
+    with pytest.raises(
+        DataError,
+        match=re.escape("column 'action' holds float32[2], meta/info.json says float32[7]"),
+    ):
         EpisodeDataset(root)
-    edit_info(root, features={**features, "next.reward": {**features["next.reward"], "dtype": "int64"}})
-    with pytest.raises(DataError, match=re.escape("'next.reward' holds float32[1], meta/info.json says int64[1]")):
+    edit_info(
+        root, features={**features, "next.reward": {**features["next.reward"], "dtype": "int64"}}
+    )
+    with pytest.raises(
+        DataError, match=re.escape("'next.reward' holds float32[1], meta/info.json says int64[1]")
+    ):
         EpisodeDataset(root)
     edit_info(root, features={**features, "observation.force": features["next.reward"]})
-    with pytest.raises(DataError, match=r"lacks the column 'observation.force' that meta/info.json lists"):
+    with pytest.raises(
+        DataError, match=r"lacks the column 'observation.force' that meta/info.json lists"
+    ):
         EpisodeDataset(root)
     edit_info(root, features={k: v for k, v in features.items() if k != "action"})
     with pytest.raises(DataError, match="features lack 'action'"):
@@ -182,7 +219,9 @@ def test_features_that_contradict_the_columns(write):
         EpisodeDataset(root)
     video = {**features["observation.images.wrist"], "dtype": "video"}
     edit_info(root, features={**features, "observation.images.wrist": video})
-    with pytest.raises(DataError, match=r"declares the camera 'observation.images.wrist', of which .* no images"):
+    with pytest.raises(
+        DataError, match=r"declares the camera 'observation.images.wrist', of which .* no images"
+    ):
         EpisodeDataset(root)
 
 
@@ -197,11 +236,15 @@ def test_a_missing_data_file(write, monkeypatch):
     monkeypatch.setattr("vla.data.writer.OPEN_FILE_BYTES", 1)
     root = write([3, 3])
     (root / "data/chunk-000/file-001.parquet").unlink()
-    with pytest.raises(DataError, match=r"has 3 rows, info.json says 6 frames; a data file is missing"):
+    with pytest.raises(
+        DataError, match=r"has 3 rows, info.json says 6 frames; a data file is missing"
+    ):
         Windows(EpisodeDataset(root), history=1, chunk=1)
 
 
-@pytest.mark.parametrize(("column", "name"), [("action", "actions"), ("observation.state", "state")])
+@pytest.mark.parametrize(
+    ("column", "name"), [("action", "actions"), ("observation.state", "state")]
+)
 def test_nan_on_disk(write, column, name):
     root = write([3, 4])
     file = root / "data/chunk-000/file-000.parquet"
@@ -212,7 +255,9 @@ def test_nan_on_disk(write, column, name):
     values[5 * width] = np.nan
     broken = pa.FixedSizeListArray.from_arrays(pa.array(values), width)
     pq.write_table(table.set_column(index, column, broken), file)
-    with pytest.raises(DataError, match=rf"episode 1: {name}: step 2, '\w+' is nan; drop the episode"):
+    with pytest.raises(
+        DataError, match=rf"episode 1: {name}: step 2, '\w+' is nan; drop the episode"
+    ):
         Windows(EpisodeDataset(root), history=1, chunk=1)
 
 
@@ -266,7 +311,9 @@ def test_words_that_look_like_markup_are_printed_as_they_are(tmp_path, spec, epi
     with DatasetWriter(tmp_path / "odd", spec, metadata={"robot": "[/x]"}) as writer:
         writer.add_episode(replace(episode(3), instruction="place [/b] it [red]here"))
     for command in ("info", "stats"):
-        result = CliRunner().invoke(app, ["data", command, str(tmp_path / "odd")], terminal_width=200)
+        result = CliRunner().invoke(
+            app, ["data", command, str(tmp_path / "odd")], terminal_width=200
+        )
         assert result.exit_code == 0, result.output
         assert "[/b]" in result.output
         assert "[red]" in result.output

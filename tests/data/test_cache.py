@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from vla.data import DataError, DatasetWriter, EpisodeDataset, FrameCache, KeyMap, Windows
-from vla.data.loading import frame_cache as cache
 from vla.data.loading import decoding
+from vla.data.loading import frame_cache as cache
 from vla.data.loading import frame_cache_file as disk_cache
-from vla.data.loading.frame_cache import kept_damage
 from vla.data.loading.decoding import plan_blocks
+from vla.data.loading.frame_cache import kept_damage
 
 needs_fork = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs fork and /proc")
 
@@ -55,7 +55,9 @@ def frames_of(root: Path, camera: str) -> Path:
 
 def assert_frames(found: FrameCache, episode, lengths) -> None:
     for camera in ("front", "wrist"):
-        expected = np.concatenate([episode(number, L).frames(camera) for number, L in enumerate(lengths)])
+        expected = np.concatenate(
+            [episode(number, L).frames(camera) for number, L in enumerate(lengths)]
+        )
         np.testing.assert_array_equal(found.frames[camera], expected)
 
 
@@ -79,7 +81,9 @@ def test_every_frame_is_decoded_exactly_once(write, episode, decoded, tmp_path, 
     assert len(decoded) == 8 * 2
     assert seen.count((8, 8)) == 2  # once for each camera
     for t in range(5):
-        np.testing.assert_array_equal(batch.images["wrist"][3 + t, -1], episode(1, 5).frames("wrist")[t])
+        np.testing.assert_array_equal(
+            batch.images["wrist"][3 + t, -1], episode(1, 5).frames("wrist")[t]
+        )
 
 
 def test_ram_holds_the_chosen_episodes_only(write, episode, decoded):
@@ -119,7 +123,9 @@ def test_disk_cache_is_kept(write, decoded, tmp_path):
     dataset = EpisodeDataset(write([3, 5]))
     FrameCache(dataset, "disk", folder=tmp_path / "cache")
     before = len(decoded)
-    again = Windows(dataset, history=1, chunk=1, cache="disk", episodes=[1], cache_folder=tmp_path / "cache")
+    again = Windows(
+        dataset, history=1, chunk=1, cache="disk", episodes=[1], cache_folder=tmp_path / "cache"
+    )
     assert len(decoded) == before
     assert len(again) == 5
     assert not list((tmp_path / "cache").glob("*.building"))
@@ -169,7 +175,10 @@ def test_a_dataset_that_changes_while_it_is_decoded(write, episode, spec):
 def test_a_dataset_that_is_one_file_has_its_cache_beside_it(tmp_path):
     file = tmp_path / "demo.hdf5"
     file.touch()
-    assert cache._cache_folder(type("Dataset", (), {"root": file}), None) == (tmp_path / "demo.hdf5.cache", "")
+    assert cache._cache_folder(type("Dataset", (), {"root": file}), None) == (
+        tmp_path / "demo.hdf5.cache",
+        "",
+    )
 
 
 # --- damage ---------------------------------------------------------------------------------------------
@@ -198,7 +207,9 @@ def test_any_flipped_byte_is_found_by_looking_at_all(write, small_blocks, tmp_pa
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
     for place in [0, len(whole) - 1, *rng.integers(0, len(whole), 20)]:
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
+        file.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :]
+        )
         [line] = kept_damage(dataset)
         first = next(row for row in (7, 4, 0) if place >= row * 6 * 8 * 3)
         assert f"frames {first} to " in line
@@ -214,7 +225,13 @@ def test_a_damaged_key_is_found(write):
     FrameCache(dataset, "disk", cameras=["front"])
     path = frames_of(dataset.root, "front").parent / "key.json"
     stored = json.loads(path.read_text())
-    for change in ({"sample": "0"}, {"blocks": []}, {"blocks": [[0, 7, 1]]}, {"blocks": 5}, {"shape": [1]}):
+    for change in (
+        {"sample": "0"},
+        {"blocks": []},
+        {"blocks": [[0, 7, 1]]},
+        {"blocks": 5},
+        {"shape": [1]},
+    ):
         path.write_text(json.dumps(stored | change))
         assert len(kept_damage(dataset)) == 1
     path.unlink()
@@ -267,10 +284,16 @@ def test_a_damaged_image_keeps_the_other_blocks(write, small_blocks, decoded, mo
 def test_frames_that_a_reader_leaves_out(write, monkeypatch):
     dataset = EpisodeDataset(write([3, 4]))
     whole = dataset.images
-    monkeypatch.setattr(dataset, "images", lambda *place: (item for item in whole(*place) if item[0] != 5))
-    with pytest.raises(DataError, match=r"camera 'front' goes on with frame 6 where frame 5 is expected"):
+    monkeypatch.setattr(
+        dataset, "images", lambda *place: (item for item in whole(*place) if item[0] != 5)
+    )
+    with pytest.raises(
+        DataError, match=r"camera 'front' goes on with frame 6 where frame 5 is expected"
+    ):
         FrameCache(dataset)
-    monkeypatch.setattr(dataset, "images", lambda *place: (item for item in whole(*place) if item[0] < 5))
+    monkeypatch.setattr(
+        dataset, "images", lambda *place: (item for item in whole(*place) if item[0] < 5)
+    )
     with pytest.raises(DataError, match=r"camera 'front' ends where frame 5 is expected"):
         FrameCache(dataset)
 
@@ -295,7 +318,9 @@ def test_frames_that_the_disk_does_not_hold(write, monkeypatch, decoded):
     root = write([3])
     usage = namedtuple("Usage", "free")
     monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda _: usage(575))
-    with pytest.raises(DataError, match=r"need .* \(576 bytes\), .* \(575 bytes\) are free there; make room"):
+    with pytest.raises(
+        DataError, match=r"need .* \(576 bytes\), .* \(575 bytes\) are free there; make room"
+    ):
         FrameCache(EpisodeDataset(root), "disk")
     assert not decoded
     monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda _: usage(576))
@@ -366,7 +391,9 @@ class Openers:
             [sys.executable, "-c", OPENER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def open(self, root: Path, storage: str, folder: Path, *, delay: float = 0.0) -> tuple[int, Path]:
+    def open(
+        self, root: Path, storage: str, folder: Path, *, delay: float = 0.0
+    ) -> tuple[int, Path]:
         """-> process id, and the file of its answer."""
         self.number += 1
         out, hold = self.folder / f"{self.number}.json", self.folder / f"{self.number}.hold"
@@ -374,7 +401,11 @@ class Openers:
         job = {"root": str(root), "storage": storage, "folder": str(folder), "delay": delay}
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        print(json.dumps(job | {"out": str(out), "hold": str(hold)}), file=self.server.stdin, flush=True)
+        print(
+            json.dumps(job | {"out": str(out), "hold": str(hold)}),
+            file=self.server.stdin,
+            flush=True,
+        )
         return int(self.server.stdout.readline()), out
 
     def close(self) -> None:
@@ -414,7 +445,10 @@ def test_one_of_two_processes_decodes(write, openers, tmp_path, storage):
     root, folder = write([2, 3, 4]), tmp_path / "cache"
     (_, first), (_, second) = (openers.open(root, storage, folder, delay=0.01) for _ in range(2))
     found = [answer(first), answer(second)]
-    assert sorted(each["decoded"] for each in found) in ([0, 18], [9, 9])  # a camera is locked by itself
+    assert sorted(each["decoded"] for each in found) in (
+        [0, 18],
+        [9, 9],
+    )  # a camera is locked by itself
     assert found[0]["sum"] == found[1]["sum"]
     for out in (first, second):
         out.with_suffix(".hold").unlink()
@@ -427,7 +461,9 @@ def test_a_killed_builder_is_followed_by_the_one_that_waits(write, openers, tmp_
 
     def finished() -> int:
         """Blocks in the journal, of two frames each."""
-        return sum(len(path.read_text().splitlines()) for path in folder.glob("*.building/journal.jsonl"))
+        return sum(
+            len(path.read_text().splitlines()) for path in folder.glob("*.building/journal.jsonl")
+        )
 
     until(lambda: finished() >= 3)
     _, second = openers.open(root, "disk", folder)
@@ -477,7 +513,9 @@ def test_the_systems_shared_memory(write, episode):
 
 def test_two_threads_of_one_process_decode_once(write, decoded):
     root = write([3, 4])
-    threads = [threading.Thread(target=FrameCache, args=(EpisodeDataset(root), "disk")) for _ in range(3)]
+    threads = [
+        threading.Thread(target=FrameCache, args=(EpisodeDataset(root), "disk")) for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

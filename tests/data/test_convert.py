@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png
 from vla.data.format import Columns, DatasetReader
-from vla.data.storage.image_codec import as_png
 from vla.data.select import chosen_episodes
+from vla.data.storage.image_codec import as_png
+from vla.data.storage.video import VideoConfig
 from vla.data.tools import output as target
 from vla.data.tools.conversion import convert
 from vla.data.tools.limits import fitting_limits
-from vla.data.storage.video import VideoConfig
 from vla.types import Spec
 
 # Forks a converting process for each line it reads, so that the imports are paid once.
@@ -69,7 +69,12 @@ def test_what_its_maker_noted_is_kept_under_another_name(tmp_path, spec, episode
     convert(tmp_path / "src", tmp_path / "once")
     convert(tmp_path / "once", tmp_path / "twice")
     info = EpisodeDataset(tmp_path / "twice").episode(0).info
-    assert (info["original_source"], info["source"], info["origin"], info["seed"]) == ("teleop", "once", "src#0", 3)
+    assert (info["original_source"], info["source"], info["origin"], info["seed"]) == (
+        "teleop",
+        "once",
+        "src#0",
+        3,
+    )
 
 
 def test_kinds_without_a_rate_are_refused(write, tmp_path):
@@ -98,7 +103,9 @@ def test_numbers_beyond_float32_are_named(tmp_path, spec, episode):
 def test_everything_is_kept(write, tmp_path, episode):
     source = EpisodeDataset(write([3, 1, 4, None]))
     seen = []
-    made = convert(source.root, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    made = convert(
+        source.root, tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+    )
     dataset = EpisodeDataset(tmp_path / "out")
     assert (made.episodes, made.frames, made.resumed, made.notes) == (4, source.num_frames, 0, ())
     assert max(seen) == (source.num_frames, source.num_frames)
@@ -106,7 +113,11 @@ def test_everything_is_kept(write, tmp_path, episode):
     for index in range(4):
         old, new = source.episode(index), dataset.episode(index)
         assert old.images == new.images  # PNG files byte for byte
-        assert new.info == old.info | {"source": "dataset", "source_episode": index, "source_format": "lerobot"}
+        assert new.info == old.info | {
+            "source": "dataset",
+            "source_episode": index,
+            "source_format": "lerobot",
+        }
         assert (old.instruction, old.terminated) == (new.instruction, new.terminated)
         for name in ("state", "actions", "rewards", "success"):
             np.testing.assert_array_equal(getattr(old, name), getattr(new, name))
@@ -131,7 +142,9 @@ def test_the_same_command_goes_on_after_a_kill(write, tmp_path):
     command = [sys.executable, "-c", CONVERTER, str(source), str(tmp_path / "out")]
     rng = np.random.default_rng(0)
     counts = [0]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         for _ in range(3):
             server.stdin.write("convert\n")
             server.stdin.flush()
@@ -184,14 +197,19 @@ def test_another_source_or_other_options_are_refused(write, tmp_path, episode, s
 def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
     pytest.importorskip("fcntl")
     source = write([2])
-    with target.alone(tmp_path / "out"), pytest.raises(DataError, match="another command is writing there"):
+    with (
+        target.alone(tmp_path / "out"),
+        pytest.raises(DataError, match="another command is writing there"),
+    ):
         convert(source, tmp_path / "out")
     assert convert(source, tmp_path / "out").episodes == 1
 
 
 def test_a_full_disk_is_foreseen(write, tmp_path, monkeypatch):
     usage = target.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(target.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100))
+    monkeypatch.setattr(
+        target.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
+    )
     with pytest.raises(DataError, match=r"about 0.0 GiB are needed, 0.0 GiB are free"):
         convert(write([4]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -214,7 +232,9 @@ def damaged(source: EpisodeDataset, frame: int) -> None:
 def test_a_damaged_picture_is_named_and_what_came_before_is_kept(write, tmp_path):
     source = EpisodeDataset(write([3, 3, 3]))
     damaged(source, 7)
-    with pytest.raises(DataError, match=r"episode 2: camera 'front': step 1: not a readable image file"):
+    with pytest.raises(
+        DataError, match=r"episode 2: camera 'front': step 1: not a readable image file"
+    ):
         convert(source.root, tmp_path / "out")
     assert EpisodeDataset(tmp_path / "out").num_episodes == 2
     assert convert(source.root, tmp_path / "good", episodes="0:2").episodes == 2
@@ -297,11 +317,16 @@ def test_decoded_frames_jpeg_and_limits_that_actions_leave(in_memory, tmp_path):
     source, dataset = EpisodeDataset(in_memory, format="memory"), EpisodeDataset(tmp_path / "out")
     for index in range(2):
         for camera in ("a", "b"):
-            np.testing.assert_array_equal(dataset.episode(index).frames(camera), source.episode(index).frames(camera))
+            np.testing.assert_array_equal(
+                dataset.episode(index).frames(camera), source.episode(index).frames(camera)
+            )
     assert provenance(dataset, 1) == ("bridge/1.0.0", 1, "memory")
     assert dataset.spec.action_high == (2.0,)
     assert made.notes[0] == "bridge/1.0.0: the rate is a guess"
-    assert "action 'x' goes from -1 to 2, the source says -1 to 1: the limits were widened" in made.notes[1]
+    assert (
+        "action 'x' goes from -1 to 2, the source says -1 to 1: the limits were widened"
+        in made.notes[1]
+    )
     assert dataset.metadata["made"]["notes"] == list(made.notes)
     assert dataset.metadata["source"] == [{"score": None}]
 
@@ -316,7 +341,9 @@ def test_rounding_is_no_reason_for_a_note(spec):
 
 def test_as_video(in_memory, tmp_path):
     pytest.importorskip("av")
-    convert(in_memory, tmp_path / "out", format="memory", video=VideoConfig(crf=1, pix_fmt="yuv444p"))
+    convert(
+        in_memory, tmp_path / "out", format="memory", video=VideoConfig(crf=1, pix_fmt="yuv444p")
+    )
     dataset, source = EpisodeDataset(tmp_path / "out"), EpisodeDataset(in_memory, format="memory")
     assert list((tmp_path / "out").rglob("*.mp4"))
     for index in range(2):
@@ -343,7 +370,16 @@ def test_choosing_episodes():
 
 def test_command_line(write, tmp_path):
     source, runner = write([4, 6]), CliRunner()
-    command = ["data", "convert", str(source), str(tmp_path / "out"), "--episodes", "1", "--control-hz", "5"]
+    command = [
+        "data",
+        "convert",
+        str(source),
+        str(tmp_path / "out"),
+        "--episodes",
+        "1",
+        "--control-hz",
+        "5",
+    ]
     result = runner.invoke(app, [*command, "kinds.dx=delta", "control_hz=10"])
     assert result.exit_code == 0, result.output
     assert "1 episodes, 3 frames" in result.output
@@ -353,10 +389,16 @@ def test_command_line(write, tmp_path):
     old = EpisodeDataset(source).episode(1).actions[:, 0].reshape(3, 2).sum(1)
     np.testing.assert_allclose(dataset.episode(0).actions[:, 0], old, rtol=1e-6)
     for arguments, message in (
-        (["convert", str(source), str(tmp_path / "new"), "camera.front=x"], "unknown key (did you mean 'cameras'?)"),
+        (
+            ["convert", str(source), str(tmp_path / "new"), "camera.front=x"],
+            "unknown key (did you mean 'cameras'?)",
+        ),
         (["convert", str(source), str(tmp_path / "new"), "--video", "h265"], "codec: no 'h265'"),
         (["convert", str(tmp_path / "none"), str(tmp_path / "new")], "no such folder"),
-        (["resample", str(source), str(tmp_path / "new"), "--control-hz", "-1"], "control_hz is -1.0"),
+        (
+            ["resample", str(source), str(tmp_path / "new"), "--control-hz", "-1"],
+            "control_hz is -1.0",
+        ),
     ):
         result = runner.invoke(app, ["data", *arguments])
         assert result.exit_code == 2
@@ -366,7 +408,9 @@ def test_command_line(write, tmp_path):
 
 def test_real_rlds(real_data, tmp_path):
     """JPEG pictures of a TFDS dataset become PNG files of the same pixels."""
-    source = EpisodeDataset(real_data / "bridge_rlds/bridge_dataset/1.0.0", keys=KeyMap(control_hz=5))
+    source = EpisodeDataset(
+        real_data / "bridge_rlds/bridge_dataset/1.0.0", keys=KeyMap(control_hz=5)
+    )
     made = convert(source.root, tmp_path / "out", keys=KeyMap(control_hz=5), episodes="0:2,30")
     dataset = EpisodeDataset(made.root)
     assert dataset.spec == source.spec

@@ -7,12 +7,14 @@ import os
 import pytest
 from killed_writer import killed_writer
 
-from vla.data import DatasetWriter, EpisodeDataset, Windows
 from vla.common import atomic
+from vla.data import DatasetWriter, EpisodeDataset, Windows
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_path, episode, assert_holds, spec):
+def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(
+    tmp_path, episode, assert_holds, spec
+):
     root, counts = tmp_path / "dataset", []
     for dataset in killed_writer(root, tmp_path / "log", times=5):
         for number in range(dataset.num_episodes):
@@ -25,7 +27,9 @@ def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_pat
 
 
 @pytest.mark.parametrize("survived", range(5))
-def test_a_full_disk_at_every_file_of_an_episode(tmp_path, episode, assert_holds, spec, monkeypatch, survived):
+def test_a_full_disk_at_every_file_of_an_episode(
+    tmp_path, episode, assert_holds, spec, monkeypatch, survived
+):
     """Episode 1 brings a new task, so that all five files are written; the rename after `survived` of them fails."""
     replace, calls = os.replace, []
 
@@ -55,7 +59,9 @@ def test_a_full_disk_at_every_file_of_an_episode(tmp_path, episode, assert_holds
     assert_holds(dataset, 1, episode(2))
 
 
-def test_the_same_writer_goes_on_after_a_full_disk(tmp_path, episode, assert_holds, spec, monkeypatch):
+def test_the_same_writer_goes_on_after_a_full_disk(
+    tmp_path, episode, assert_holds, spec, monkeypatch
+):
     def full(source, target):
         raise OSError(28, "No space left on device")
 

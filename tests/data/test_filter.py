@@ -51,7 +51,10 @@ def test_all_that_is_given_must_hold(dataset, chosen, expected):
             {"min_return": 9.0},
             r"no episode fits .*min_return.*3 are solved, returns go from 0 to 5, lengths from 1 to 6",
         ),
-        ({"tasks": ["sing*"]}, r"no instruction matches 'sing\*'; there are: open the drawer; push the button"),
+        (
+            {"tasks": ["sing*"]},
+            r"no instruction matches 'sing\*'; there are: open the drawer; push the button",
+        ),
         ({"drop": "7"}, r"episode 7: there are episodes 0 to 5|there are episodes 0 to 5"),
     ],
 )
@@ -75,12 +78,26 @@ def test_command_line(dataset, tmp_path):
     runner = CliRunner()
     result = runner.invoke(
         app,
-        ["data", "filter", str(dataset.root), str(tmp_path / "a"), "--failure", "--task", "open*", "--min-length", "3"],
+        [
+            "data",
+            "filter",
+            str(dataset.root),
+            str(tmp_path / "a"),
+            "--failure",
+            "--task",
+            "open*",
+            "--min-length",
+            "3",
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "2 episodes, 8 frames" in result.output
-    result = runner.invoke(app, ["data", "delete", str(dataset.root), str(tmp_path / "b"), "--episodes", "0:4"])
+    result = runner.invoke(
+        app, ["data", "delete", str(dataset.root), str(tmp_path / "b"), "--episodes", "0:4"]
+    )
     assert "2 episodes, 11 frames" in result.output
-    result = runner.invoke(app, ["data", "filter", str(dataset.root), str(tmp_path / "c"), "--min-return", "9"])
+    result = runner.invoke(
+        app, ["data", "filter", str(dataset.root), str(tmp_path / "c"), "--min-return", "9"]
+    )
     assert result.exit_code == 2
     assert "no episode fits" in result.output

@@ -35,7 +35,8 @@ def rows(number: int) -> list[str]:
     """Written with times rounded to milliseconds."""
     ends = ["true" if t == L - 1 and number % 2 else "false" for t in range(L)]
     return [
-        f"{round(t / 30, 3)},{t},{number}.5,{-t - number},{t / 2},{ends[t]},{int(ends[t] == 'true')}" for t in range(L)
+        f"{round(t / 30, 3)},{t},{number}.5,{-t - number},{t / 2},{ends[t]},{int(ends[t] == 'true')}"
+        for t in range(L)
     ]
 
 
@@ -87,7 +88,9 @@ def test_keys(plain: Path) -> None:
         instruction="goal.txt",
         control_hz=7,
     )
-    with pytest.raises(DataError, match=r"episode_10/goal.txt: no such file to read as instruction"):
+    with pytest.raises(
+        DataError, match=r"episode_10/goal.txt: no such file to read as instruction"
+    ):
         EpisodeDataset(plain, keys=keys)
     (plain / "goal.txt").write_text("pull")
     dataset = EpisodeDataset(plain, keys=keys)
@@ -131,7 +134,10 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("mistake", "expected"),
     [
-        (line("\n0.0,0,", "\n0.0,zero,"), r"episode_10/steps.csv: line 2, column 'state.x': 'zero' is no number"),
+        (
+            line("\n0.0,0,", "\n0.0,zero,"),
+            r"episode_10/steps.csv: line 2, column 'state.x': 'zero' is no number",
+        ),
         (line("\n0.0,0,", "\n0.0,,"), r"line 2, column 'state.x': '' is no number"),
         (line("\n0.0,0,", "\n0.0,1_0,"), r"'1_0' is no number"),
         (line("\n0.0,0,", "\n0.0,0,7,"), "line 2 has 8 cells, the header 7"),
@@ -146,17 +152,32 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
             lambda r: (r / "episode_10/steps.csv").write_text(HEADER),
             "expected a header and a row for each step, found 1 rows",
         ),
-        (lambda r: (r / "episode_10/front/frame_2.png").unlink(), r"frame_3.png: frame 2 is missing;"),
-        (lambda r: (r / "episode_10/front/frame_3.png").unlink(), "front: has 3 frames, numbers 0 to 2; .* has 4 rows"),
+        (
+            lambda r: (r / "episode_10/front/frame_2.png").unlink(),
+            r"frame_3.png: frame 2 is missing;",
+        ),
+        (
+            lambda r: (r / "episode_10/front/frame_3.png").unlink(),
+            "front: has 3 frames, numbers 0 to 2; .* has 4 rows",
+        ),
         (rename("front/frame_0.png", "front/first.png"), r"first.png: its name holds no number"),
         (rename("front/frame_0.png", "front/frame_00001.png"), "frame 1 is there twice"),
-        (rename("front", "side"), "episode_9/side: expected a folder of frames or a video side.mp4"),
-        (lambda r: (r / "episode_10/front.mp4").write_bytes(b""), r"and one of them; found: front.mp4"),
+        (
+            rename("front", "side"),
+            "episode_9/side: expected a folder of frames or a video side.mp4",
+        ),
+        (
+            lambda r: (r / "episode_10/front.mp4").write_bytes(b""),
+            r"and one of them; found: front.mp4",
+        ),
         (
             lambda r: (r / "episode_9/front/frame_0.png").write_bytes(b"GIF"),
             r"frame_0.png: is no image file \(3 bytes\)",
         ),
-        (lambda r: (r / "episode_9/instruction.txt").write_bytes(b"\xff"), r"instruction.txt: is no UTF-8"),
+        (
+            lambda r: (r / "episode_9/instruction.txt").write_bytes(b"\xff"),
+            r"instruction.txt: is no UTF-8",
+        ),
     ],
 )
 def test_mistakes_are_named(plain: Path, mistake: Callable[[Path], None], expected: str) -> None:
@@ -208,8 +229,16 @@ def test_videos(plain: Path) -> None:
     found = dict(dataset.images("wrist", 2, 7))
     assert [round(float(image.mean()) / 40) for image in found.values()] == [2, 3, 0, 1, 2]
     assert list(found) == [2, 3, 4, 5, 6]
-    assert Windows(dataset, history=2, chunk=1).batch(np.array([5])).images["wrist"].shape == (1, 2, 32, 48, 3)
-    assert any("plays at 30 Hz" in w for w in EpisodeDataset(plain, keys=KeyMap(control_hz=10)).warnings)
+    assert Windows(dataset, history=2, chunk=1).batch(np.array([5])).images["wrist"].shape == (
+        1,
+        2,
+        32,
+        48,
+        3,
+    )
+    assert any(
+        "plays at 30 Hz" in w for w in EpisodeDataset(plain, keys=KeyMap(control_hz=10)).warnings
+    )
 
     encode_video(plain / "episode_10/wrist.mp4", still[:3], 30)
     with pytest.raises(DataError, match=r"wrist.mp4: has 3 frames, steps.csv 4 rows"):
@@ -220,7 +249,12 @@ def test_videos(plain: Path) -> None:
 
 
 def test_links_that_leave_the_folder(plain: Path, tmp_path: Path) -> None:
-    for place in ("episode_10/front/frame_1.png", "episode_10/steps.csv", "episode_10/front", "instruction.txt"):
+    for place in (
+        "episode_10/front/frame_1.png",
+        "episode_10/steps.csv",
+        "episode_10/front",
+        "instruction.txt",
+    ):
         outside = tmp_path / "outside"
         (plain / place).rename(outside)
         (plain / place).symlink_to(outside)
@@ -232,7 +266,12 @@ def test_links_that_leave_the_folder(plain: Path, tmp_path: Path) -> None:
 
 
 def test_random_damage_raises_nothing_else(plain: Path, tmp_path: Path) -> None:
-    files = ["episode_10/steps.csv", "episode_9/front/frame_0.png", "episode_9/front/frame_2.png", "instruction.txt"]
+    files = [
+        "episode_10/steps.csv",
+        "episode_9/front/frame_0.png",
+        "episode_9/front/frame_2.png",
+        "instruction.txt",
+    ]
     assert corrupt(plain, files, tmp_path / "copies", times=80) > 25
 
 
@@ -250,7 +289,10 @@ def test_one_episode_with_nan_can_be_left_out(plain: Path, tmp_path: Path) -> No
     assert dataset.episode(0).state[0, 0] == 0
     with pytest.raises(DataError, match=r"episode 1 \(episode_10\): state: step 0, 'x' is nan"):
         dataset.episode(1)
-    for call in (lambda: convert(plain, tmp_path / "all"), lambda: filter_dataset(plain, tmp_path / "all", Filter())):
+    for call in (
+        lambda: convert(plain, tmp_path / "all"),
+        lambda: filter_dataset(plain, tmp_path / "all", Filter()),
+    ):
         with pytest.raises(DataError, match="'x' is nan"):
             call()
         assert not (tmp_path / "all").exists()
@@ -260,7 +302,9 @@ def test_one_episode_with_nan_can_be_left_out(plain: Path, tmp_path: Path) -> No
 
 def test_a_camera_that_one_episode_lacks_is_told(plain: Path) -> None:
     shutil.rmtree(plain / "episode_9/front")
-    with pytest.raises(DataError, match=r"episode_9/front: expected a folder of frames or a video front\.mp4"):
+    with pytest.raises(
+        DataError, match=r"episode_9/front: expected a folder of frames or a video front\.mp4"
+    ):
         EpisodeDataset(plain)
     assert EpisodeDataset(plain, keys=KeyMap(cameras={})).spec.cameras == {}
 
@@ -278,11 +322,15 @@ def test_other_pictures_are_read_or_told(plain: Path, tmp_path: Path) -> None:
     dataset = EpisodeDataset(plain)
     assert list(dataset.spec.cameras) == ["front", "left", "right"]
     (warning,) = dataset.warnings
-    assert warning.startswith("in the episodes' folders old.avi, side/ are not read: frames are .png")
+    assert warning.startswith(
+        "in the episodes' folders old.avi, side/ are not read: frames are .png"
+    )
     for camera in ("left", "right"):
         np.testing.assert_array_equal(dataset.episode(1).frames(camera), pixels(10))
     convert(plain, tmp_path / "out")
-    np.testing.assert_array_equal(EpisodeDataset(tmp_path / "out").episode(0).frames("left"), pixels(9))
+    np.testing.assert_array_equal(
+        EpisodeDataset(tmp_path / "out").episode(0).frames("left"), pixels(9)
+    )
 
 
 @pytest.mark.parametrize("kind", ["gray", "rgb"])
@@ -293,7 +341,9 @@ def test_deep_pictures_are_refused(plain: Path, tmp_path: Path, kind: str) -> No
     dataset = EpisodeDataset(plain)
     with pytest.raises(DataError, match="more than 8 bits"):
         dataset.episode(0).frames("front")
-    with pytest.raises(DataError, match="episode 0: camera 'front': step 0: a picture of more than 8 bits"):
+    with pytest.raises(
+        DataError, match="episode 0: camera 'front': step 0: a picture of more than 8 bits"
+    ):
         convert(plain, tmp_path / "out")
 
 
@@ -303,7 +353,9 @@ def png16(pixels: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    packed = (
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
@@ -326,7 +378,11 @@ def test_hindsight_takes_any_format(plain: Path, tmp_path: Path) -> None:
     made = relabel_by_goal(plain, tmp_path / "goals", per_episode=2)
     opened = EpisodeDataset(made.root)
     part = opened.episode(0)
-    assert (part.info["source"], part.info["source_episode"], part.info["source_format"]) == ("plain", 0, "folder")
+    assert (part.info["source"], part.info["source_episode"], part.info["source_format"]) == (
+        "plain",
+        0,
+        "folder",
+    )
     source = EpisodeDataset(plain).episode(0).frames("front")
     goal = part.frames("goal_front")[0]
     assert any(np.array_equal(goal, frame) for frame in source[1:])
@@ -337,4 +393,7 @@ def test_lost_episodes_are_told(plain: Path) -> None:
     (plain / "episode_11").mkdir()
     first, second = EpisodeDataset(plain).warnings
     assert first == "folders without steps.csv are left out: episode_11"
-    assert second == "episode numbers have holes: 1 between episode_9 and episode_12 are missing, first 11"
+    assert (
+        second
+        == "episode numbers have holes: 1 between episode_9 and episode_12 are missing, first 11"
+    )

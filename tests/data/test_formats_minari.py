@@ -34,7 +34,9 @@ OBSERVATIONS = spaces.Dict(
 
 
 def pixels(number: int, *size: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (LENGTHS[number] + 1, *size, 3), dtype=np.uint8)
+    return np.random.default_rng(number).integers(
+        0, 256, (LENGTHS[number] + 1, *size, 3), dtype=np.uint8
+    )
 
 
 def numbers(number: int, rows: int, width: int) -> np.ndarray:
@@ -82,7 +84,9 @@ def test_reads_what_the_package_wrote(toy: Path) -> None:
     assert dataset.spec.cameras == {"large": (32, 40), "small": (6, 8)}
     assert dataset.spec.state_names == ("grip", "q_0", "q_1", "q_2")
     assert dataset.spec.action_names == ("action_0", "action_1")
-    assert dataset.warnings == ["does not say its control rate: 20 Hz is assumed; give the key `control_hz`"]
+    assert dataset.warnings == [
+        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+    ]
     assert dataset.metadata["dataset_id"] == "toy-v0"
     for number, L in enumerate(LENGTHS):
         episode = dataset.episode(number)
@@ -120,11 +124,30 @@ def test_flat_observations_discrete_actions_and_raw_images(tmp_path: Path) -> No
     storage = MinariStorage.new(tmp_path / "data", space, spaces.Discrete(3), jpeg_encoding=False)
     ends = [False, True]
     storage.update_episodes(
-        [EpisodeBuffer(None, None, None, list(np.ones((3, 2), np.float32)), [2, 1], [0.0, 1.0], ends, ends, None)]
+        [
+            EpisodeBuffer(
+                None,
+                None,
+                None,
+                list(np.ones((3, 2), np.float32)),
+                [2, 1],
+                [0.0, 1.0],
+                ends,
+                ends,
+                None,
+            )
+        ]
     )
     dataset = EpisodeDataset(tmp_path, keys=KeyMap(task="balance", control_hz=50))
-    assert (dataset.spec.state_names, dataset.spec.action_names) == (("state_0", "state_1"), ("action",))
-    assert (dataset.instructions, dataset.spec.control_hz, dataset.warnings) == (["balance"], 50.0, [])
+    assert (dataset.spec.state_names, dataset.spec.action_names) == (
+        ("state_0", "state_1"),
+        ("action",),
+    )
+    assert (dataset.instructions, dataset.spec.control_hz, dataset.warnings) == (
+        ["balance"],
+        50.0,
+        [],
+    )
     assert dataset.columns.actions.tolist() == [[2], [1]]
 
 
@@ -149,7 +172,10 @@ def test_keys(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"cameras": {"main": "side"}}, "no 'side' to read as camera 'main'; it has: observations/large"),
+        (
+            {"cameras": {"main": "side"}},
+            "no 'side' to read as camera 'main'; it has: observations/large",
+        ),
         ({"state": ["joints"]}, "no 'joints' to read as state; it has: actions"),
         ({"action": ["mission"]}, "no 'mission' to read as action"),
         ({"action": []}, "no action is read"),
@@ -184,23 +210,44 @@ def metadata(**values: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (replaced("episode_1/rewards", np.zeros(3)), r"episode_1/rewards has shape \(3,\), expected 4 x 1"),
+        (
+            replaced("episode_1/rewards", np.zeros(3)),
+            r"episode_1/rewards has shape \(3,\), expected 4 x 1",
+        ),
         (replaced("episode_1/rewards", None), "episode_1 lacks 'rewards', which episode_0 has"),
-        (replaced("episode_1/actions", np.zeros((4, 3))), r"actions has shape \(4, 3\), expected 4 x 2"),
+        (
+            replaced("episode_1/actions", np.zeros((4, 3))),
+            r"actions has shape \(4, 3\), expected 4 x 2",
+        ),
         (replaced("episode_1/actions", np.zeros((3, 2))), r"expected 3 x \d for 3 actions"),
         (
             replaced("episode_1/actions", np.full((4, 2), np.nan)),
             r"episode 1 \(episode_1\): actions: step 0, 'action_0'",
         ),
-        (replaced("episode_1/observations/small", np.zeros((5, 6, 9, 3), np.uint8)), r"is \(6, 9\), expected \(6, 8\)"),
-        (replaced("episode_1/observations/small", np.zeros((2, 6, 8, 3), np.uint8)), "expected 4 images"),
-        (replaced("episode_1/actions", h5py.ExternalLink("other", "/x")), "episode_1/actions is a link to elsewhere"),
+        (
+            replaced("episode_1/observations/small", np.zeros((5, 6, 9, 3), np.uint8)),
+            r"is \(6, 9\), expected \(6, 8\)",
+        ),
+        (
+            replaced("episode_1/observations/small", np.zeros((2, 6, 8, 3), np.uint8)),
+            "expected 4 images",
+        ),
+        (
+            replaced("episode_1/actions", h5py.ExternalLink("other", "/x")),
+            "episode_1/actions is a link to elsewhere",
+        ),
         (metadata(total_episodes=3), "holds 2 episodes, metadata.json says 3"),
         (metadata(data_format="arrow"), "data_format is 'arrow'"),
         (lambda root: (root / "data/metadata.json").unlink(), r"metadata.json: no such file"),
-        (lambda root: (root / "data/metadata.json").write_text("[]"), "metadata.json: expected keys and values"),
+        (
+            lambda root: (root / "data/metadata.json").write_text("[]"),
+            "metadata.json: expected keys and values",
+        ),
         (lambda root: (root / "data/main_data.hdf5").unlink(), r"main_data.hdf5: no such file"),
-        (lambda root: (root / "data/main_data.hdf5").write_bytes(b"HDF"), "main_data.hdf5: is damaged or no HDF5 file"),
+        (
+            lambda root: (root / "data/main_data.hdf5").write_bytes(b"HDF"),
+            "main_data.hdf5: is damaged or no HDF5 file",
+        ),
     ],
 )
 def test_contradictions_are_named(toy: Path, change: Callable[[Path], None], expected: str) -> None:

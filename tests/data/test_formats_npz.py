@@ -16,7 +16,8 @@ from vla.data.format import KeyMap
 
 LENGTHS = {"2": 3, "10": 4}
 ADROIT = (
-    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data")) / "adroit_door_human.npz"
+    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    / "adroit_door_human.npz"
 )
 
 
@@ -51,7 +52,11 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_one_number_for_a_whole_episode_is_due_at_its_last_step(tmp_path: Path) -> None:
-    changed = arrays() | {"2/success": np.bool_(True), "10/success": np.bool_(False), "10/rewards": np.float64(2.5)}
+    changed = arrays() | {
+        "2/success": np.bool_(True),
+        "10/success": np.bool_(False),
+        "10/rewards": np.float64(2.5),
+    }
     np.savez(tmp_path / "whole.npz", **changed)  # type: ignore[arg-type]
     dataset = EpisodeDataset(tmp_path / "whole.npz")
     assert dataset.episode(0).success.tolist() == [False, False, True]
@@ -62,12 +67,18 @@ def test_one_number_for_a_whole_episode_is_due_at_its_last_step(tmp_path: Path) 
 
 def test_what_is_not_read_is_told(tmp_path: Path) -> None:
     odd = {"gray": (5, 7), "first": (3, 5, 7), "alpha": (5, 7, 4)}
-    changed = {f"{e}/{key}": np.zeros((L, *shape), np.uint8) for key, shape in odd.items() for e, L in LENGTHS.items()}
+    changed = {
+        f"{e}/{key}": np.zeros((L, *shape), np.uint8)
+        for key, shape in odd.items()
+        for e, L in LENGTHS.items()
+    }
     changed |= {f"{e}/action": np.zeros((L, 2, 2)) for e, L in LENGTHS.items()}
     np.savez(tmp_path / "odd.npz", **arrays() | changed)  # type: ignore[arg-type]
     told = EpisodeDataset(tmp_path / "odd.npz").warnings
     for key in (*odd, "action"):
-        assert any(warning.startswith(f"2/{key} is ") and "is not read" in warning for warning in told)
+        assert any(
+            warning.startswith(f"2/{key} is ") and "is not read" in warning for warning in told
+        )
 
 
 def test_reads_what_was_written(toy: Path) -> None:
@@ -76,7 +87,9 @@ def test_reads_what_was_written(toy: Path) -> None:
     assert dataset.spec.action_names == ("action_0", "action_1")
     assert dataset.spec.state_names[0] == "state_0"
     assert dataset.instructions == ["task 2", "task 10"]
-    assert dataset.warnings == ["does not say its control rate: 20 Hz is assumed; give the key `control_hz`"]
+    assert dataset.warnings == [
+        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+    ]
     for index, (name, L) in enumerate(LENGTHS.items()):
         episode = dataset.episode(index)
         np.testing.assert_array_equal(episode.actions, numbers(L, 2))
@@ -103,7 +116,9 @@ def test_keys(toy: Path) -> None:
     dataset = EpisodeDataset(toy, keys=keys)
     assert (dataset.spec.cameras, dataset.spec.control_hz) == ({"main": (5, 7)}, 25.0)
     assert dataset.spec.state_names == ("joints_0", "joints_1", "joints_2", "rewards")
-    np.testing.assert_array_equal(dataset.columns.actions, np.concatenate([numbers(3, 3), numbers(4, 3)]))
+    np.testing.assert_array_equal(
+        dataset.columns.actions, np.concatenate([numbers(3, 3), numbers(4, 3)])
+    )
     assert (dataset.instructions, dataset.warnings) == (["lift"], [])
 
 
@@ -111,7 +126,10 @@ def test_keys(toy: Path) -> None:
     ("keys", "expected"),
     [
         ({"cameras": {"main": "side"}}, "no 'side' to read as camera 'main'; it has: pixels/top"),
-        ({"state": ["pixels/top"]}, "no 'pixels/top' to read as state; it has: observations, actions"),
+        (
+            {"state": ["pixels/top"]},
+            "no 'pixels/top' to read as state; it has: observations, actions",
+        ),
         ({"action": []}, "to read as action"),
         ({"reward": "actions"}, "no 'actions' to read as reward; it has: rewards"),
         ({"instruction": "words"}, "no 'words' to read as instruction; it has: instruction"),
@@ -136,7 +154,9 @@ def test_keys_that_it_lacks(toy: Path, keys: dict[str, Any], expected: str) -> N
         ({"2/extra": np.array([{}], object)}, "holds pickled objects, which are never loaded"),
     ],
 )
-def test_contradictions_are_told(tmp_path: Path, change: dict[str, np.ndarray | None], expected: str) -> None:
+def test_contradictions_are_told(
+    tmp_path: Path, change: dict[str, np.ndarray | None], expected: str
+) -> None:
     stored = {name: array for name, array in (arrays() | change).items() if array is not None}
     np.savez(tmp_path / "odd.npz", **stored)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=expected):
@@ -156,10 +176,15 @@ def test_damage_is_refused_wherever_it_is(toy: Path, tmp_path: Path) -> None:
 
     def read(path: Path) -> None:
         read_all(path)
-        columns, pictures = EpisodeDataset(path).columns, list(EpisodeDataset(path).images("pixels_top"))
+        columns, pictures = (
+            EpisodeDataset(path).columns,
+            list(EpisodeDataset(path).images("pixels_top")),
+        )
         for name in ("state", "actions", "rewards", "success", "terminated"):
             np.testing.assert_array_equal(getattr(columns, name), getattr(whole[0], name))
-        assert all(np.array_equal(one[1], other[1]) for one, other in zip(pictures, whole[1], strict=True))
+        assert all(
+            np.array_equal(one[1], other[1]) for one, other in zip(pictures, whole[1], strict=True)
+        )
 
     assert corrupt(toy, [""], tmp_path, times=150, read=read) > 120
 

@@ -22,14 +22,19 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.rlds_parts.tfrecord import example_class, masked_crc
 
-BRIDGE = Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data")) / "bridge_rlds"
+BRIDGE = (
+    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    / "bridge_rlds"
+)
 L = 3
 
 
 def frame(data: bytes) -> bytes:
     """One record as it lies in a file."""
     length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+    return (
+        length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+    )
 
 
 def encode(values: dict[str, Any]) -> bytes:
@@ -49,12 +54,19 @@ def encode(values: dict[str, Any]) -> bytes:
 def tensor(dtype: str, *shape: int) -> dict[str, Any]:
     return {
         "pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor",
-        "tensor": {"shape": {"dimensions": [str(v) for v in shape]}, "dtype": dtype, "encoding": "none"},
+        "tensor": {
+            "shape": {"dimensions": [str(v) for v in shape]},
+            "dtype": dtype,
+            "encoding": "none",
+        },
     }
 
 
 def image(*shape: int) -> dict[str, Any]:
-    return {"pythonClassName": "Image", "image": {"shape": {"dimensions": [str(v) for v in shape]}, "dtype": "uint8"}}
+    return {
+        "pythonClassName": "Image",
+        "image": {"shape": {"dimensions": [str(v) for v in shape]}, "dtype": "uint8"},
+    }
 
 
 def group(**features: Any) -> dict[str, Any]:
@@ -68,7 +80,10 @@ STEP: dict[str, Any] = {
     "is_terminal": tensor("bool"),
     "language_instruction": TEXT,
     "observation": group(
-        front=image(4, 6, 3), depth=tensor("float32", 4, 6, 1), state=tensor("float32", 3), grip=tensor("int32")
+        front=image(4, 6, 3),
+        depth=tensor("float32", 4, 6, 1),
+        state=tensor("float32", 3),
+        grip=tensor("int32"),
     ),
 }
 
@@ -93,11 +108,15 @@ def pixels(number: int) -> np.ndarray:
     return np.random.default_rng([1, number]).integers(0, 256, (L, 4, 6, 3), dtype=np.uint8)
 
 
-def write(folder: Path, records: list[dict[str, Any]], step: dict[str, Any] | None = None, train: int = 2) -> Path:
+def write(
+    folder: Path, records: list[dict[str, Any]], step: dict[str, Any] | None = None, train: int = 2
+) -> Path:
     """The records as two splits: `train` episodes, and the rest."""
     folder.mkdir(parents=True)
     metadata = group(id=tensor("int32"), file=TEXT)
-    features = group(steps={"pythonClassName": "Dataset", "sequence": {"feature": group(**(step or STEP))}})
+    features = group(
+        steps={"pythonClassName": "Dataset", "sequence": {"feature": group(**(step or STEP))}}
+    )
     features["featuresDict"]["features"]["episode_metadata"] = metadata
     (folder / "features.json").write_text(json.dumps(features))
     splits = {"train": records[:train], "val": records[train:]}
@@ -105,11 +124,15 @@ def write(folder: Path, records: list[dict[str, Any]], step: dict[str, Any] | No
         "name": "toy",
         "version": folder.name,
         "fileFormat": "tfrecord",
-        "splits": [{"name": name, "shardLengths": [str(len(part))]} for name, part in splits.items()],
+        "splits": [
+            {"name": name, "shardLengths": [str(len(part))]} for name, part in splits.items()
+        ],
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     for name, part in splits.items():
-        (folder / f"toy-{name}.tfrecord-00000-of-00001").write_bytes(b"".join(frame(encode(r)) for r in part))
+        (folder / f"toy-{name}.tfrecord-00000-of-00001").write_bytes(
+            b"".join(frame(encode(r)) for r in part)
+        )
     return folder
 
 
@@ -180,12 +203,18 @@ def test_keys(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"cameras": {"main": "depth"}}, r"no 'depth' to read as camera 'main'; it has: steps/observation/front"),
+        (
+            {"cameras": {"main": "depth"}},
+            r"no 'depth' to read as camera 'main'; it has: steps/observation/front",
+        ),
         ({"state": ["joints"]}, "no 'joints' to read as state; it has: steps/action"),
         ({"action": ["language_instruction"]}, "no 'language_instruction' to read as action"),
         ({"action": []}, "no 'action'"),
         ({"reward": "action"}, "no 'action' to read as reward"),
-        ({"instruction": "words"}, "no 'words' to read as instruction; it has: .*steps/language_instruction"),
+        (
+            {"instruction": "words"},
+            "no 'words' to read as instruction; it has: .*steps/language_instruction",
+        ),
         ({"split": "test"}, "no split 'test'; it has: train, val"),
     ],
 )
@@ -197,9 +226,13 @@ def test_keys_that_it_lacks(toy: Path, keys: dict[str, Any], expected: str) -> N
 def test_actions_in_a_dictionary_text_as_numbers_and_discounts(tmp_path: Path) -> None:
     """As RT-1 and Language Table have them."""
     step = {
-        "action": group(world=tensor("float32", 2), grip=tensor("float32", 1), end=tensor("int32", 3)),
+        "action": group(
+            world=tensor("float32", 2), grip=tensor("float32", 1), end=tensor("int32", 3)
+        ),
         "discount": tensor("float32"),
-        "observation": group(instruction=tensor("int32", 8), rgb=tensor("uint8", 2, 2, 3), image=image(-1, -1, 3)),
+        "observation": group(
+            instruction=tensor("int32", 8), rgb=tensor("uint8", 2, 2, 3), image=image(-1, -1, 3)
+        ),
     }
     picture = io.BytesIO()
     Image.fromarray(pixels(0)[0]).save(picture, format="JPEG")
@@ -225,7 +258,10 @@ def test_actions_in_a_dictionary_text_as_numbers_and_discounts(tmp_path: Path) -
 
 
 def test_no_instruction_and_cameras_that_are_always_empty(tmp_path: Path) -> None:
-    record = values(0) | {"steps/language_instruction": [b""] * L, "steps/observation/front": [b""] * L}
+    record = values(0) | {
+        "steps/language_instruction": [b""] * L,
+        "steps/observation/front": [b""] * L,
+    }
     step = STEP | {"observation": group(front=image(-1, -1, 3))}
     dataset = EpisodeDataset(write(tmp_path / "1.0.0", [record], step, train=1))
     assert (dataset.instructions, dataset.spec.cameras) == (["toy"], {})
@@ -238,22 +274,35 @@ def test_nan_names_episode_and_step(tmp_path: Path) -> None:
     records = [values(0), values(1)]
     records[1]["steps/action"][2, 1] = np.nan
     dataset = EpisodeDataset(write(tmp_path / "1.0.0", records))
-    with pytest.raises(DataError, match=r"episode 1 \(.*record 1\): actions: step 2, 'action_1' is nan"):
+    with pytest.raises(
+        DataError, match=r"episode 1 \(.*record 1\): actions: step 2, 'action_1' is nan"
+    ):
         _ = dataset.columns
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"steps/action": np.zeros(5, np.float32)}, "record 1: .* has 5 numbers, expected 2 for each of 2 steps"),
+        (
+            {"steps/action": np.zeros(5, np.float32)},
+            "record 1: .* has 5 numbers, expected 2 for each of 2 steps",
+        ),
         ({"steps/reward": np.zeros(2, np.float32)}, "record 1: 'steps/reward' has 2 numbers"),
-        ({"steps/observation/front": [b"x"]}, "record 1: 'steps/observation/front' has 1 images for 3 steps"),
+        (
+            {"steps/observation/front": [b"x"]},
+            "record 1: 'steps/observation/front' has 1 images for 3 steps",
+        ),
         ({"steps/action": [b"a"]}, "record 1: 'steps/action' holds bytes, expected numbers"),
-        ({"steps/language_instruction": [b"\xff"] * L}, "record 1: 'steps/language_instruction' is no UTF-8"),
+        (
+            {"steps/language_instruction": [b"\xff"] * L},
+            "record 1: 'steps/language_instruction' is no UTF-8",
+        ),
         ({"steps/observation/front": np.zeros(3)}, "holds numbers, expected bytes"),
     ],
 )
-def test_records_that_contradict_the_features(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+def test_records_that_contradict_the_features(
+    tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
     folder = write(tmp_path / "1.0.0", [values(0), values(1) | change])
     with pytest.raises(DataError, match=expected):
         read_all(folder)
@@ -271,7 +320,10 @@ def test_damage_names_file_and_record(toy: Path) -> None:
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(DataError, match=expected):
             EpisodeDataset(toy)
-    for cut, expected in ((second, "holds 1 records, expected 2"), (second + 5, "record 1 ends within its header")):
+    for cut, expected in (
+        (second, "holds 1 records, expected 2"),
+        (second + 5, "record 1 ends within its header"),
+    ):
         file.write_bytes(whole[:cut])
         with pytest.raises(DataError, match=expected):
             EpisodeDataset(toy)
@@ -319,7 +371,13 @@ def test_metadata_of_wrong_kinds(toy: Path, value: Any) -> None:
 
 def paths(node: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in a JSON document."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     return [p for key, value in items for p in ((*prefix, key), *paths(value, (*prefix, key)))]
 
 
@@ -368,6 +426,14 @@ def test_real_bridge() -> None:
     assert dataset.spec.cameras == {f"image_{i}": (64, 64) for i in range(4)}
     assert dataset.spec.state_dim == 7
     assert dataset.columns.state.std() > 0
-    assert (dataset.instructions[0], dataset.warnings) == ("put cup from counter or drying rack into sink", [])
+    assert (dataset.instructions[0], dataset.warnings) == (
+        "put cup from counter or drying rack into sink",
+        [],
+    )
     batch = Windows(dataset, history=2, chunk=4).batch(np.arange(5))
-    assert [float(batch.images[f"image_{i}"].float().std()) > 10 for i in range(4)] == [True, True, True, False]
+    assert [float(batch.images[f"image_{i}"].float().std()) > 10 for i in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]

@@ -22,7 +22,9 @@ LENGTHS = {2: 3, 10: 4}
 
 
 def pixels(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (LENGTHS[number], 5, 7, 3), dtype=np.uint8)
+    return np.random.default_rng(number).integers(
+        0, 256, (LENGTHS[number], 5, 7, 3), dtype=np.uint8
+    )
 
 
 def numbers(number: int, width: int) -> np.ndarray:
@@ -42,9 +44,16 @@ def lift(tmp_path: Path) -> Path:
             demo["rewards"] = (np.arange(L) == L - 1).astype(np.float64)
             demo["dones"] = (np.arange(L) == L - 1).astype(np.int64)
             demo["states"] = numbers(number, 9)
-            for name, width in (("object", 4), ("gripper_qpos", 2), ("eef_quat", 5), ("eef_pos", 3)):
+            for name, width in (
+                ("object", 4),
+                ("gripper_qpos", 2),
+                ("eef_quat", 5),
+                ("eef_pos", 3),
+            ):
                 demo[f"obs/{'' if name == 'object' else 'robot0_'}{name}"] = numbers(number, width)
-            demo.create_dataset("obs/agentview_image", data=pixels(number), compression="gzip", chunks=(1, 5, 7, 3))
+            demo.create_dataset(
+                "obs/agentview_image", data=pixels(number), compression="gzip", chunks=(1, 5, 7, 3)
+            )
             demo["next_obs/agentview_image"] = pixels(number)
         file["mask/valid"] = np.array([b"demo_10"])
     return path
@@ -53,7 +62,9 @@ def lift(tmp_path: Path) -> Path:
 def test_reads_what_was_written(lift: Path) -> None:
     dataset = EpisodeDataset(lift)
     assert (dataset.spec.cameras, dataset.spec.control_hz) == ({"agentview": (5, 7)}, 20.0)
-    assert dataset.spec.state_names[:4] == tuple(f"robot0_eef_pos_{i}" for i in range(3)) + ("robot0_eef_quat_0",)
+    assert dataset.spec.state_names[:4] == tuple(f"robot0_eef_pos_{i}" for i in range(3)) + (
+        "robot0_eef_quat_0",
+    )
     assert dataset.spec.action_names[0] == "action_0"
     assert dataset.instructions == ["Lift"]
     assert [w for w in dataset.warnings if "instruction" not in w] == []
@@ -90,7 +101,10 @@ def test_keys(lift: Path) -> None:
     )
     dataset = EpisodeDataset(lift, keys=keys)
     assert dataset.num_episodes == 1
-    assert (dataset.spec.cameras, dataset.spec.control_hz) == ({"main": (5, 7), "after": (5, 7)}, 7.0)
+    assert (dataset.spec.cameras, dataset.spec.control_hz) == (
+        {"main": (5, 7), "after": (5, 7)},
+        7.0,
+    )
     expected = np.concatenate([numbers(10, 4), numbers(10, 9)], axis=1).astype(np.float32)
     np.testing.assert_array_equal(dataset.columns.state, expected)
     assert dataset.spec.action_names == (*(f"robot0_eef_pos_{i}" for i in range(3)), "rewards")
@@ -101,7 +115,10 @@ def test_keys(lift: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"cameras": {"main": "side"}}, "no 'side' to read as camera 'main'; it has: .*obs/agentview_image"),
+        (
+            {"cameras": {"main": "side"}},
+            "no 'side' to read as camera 'main'; it has: .*obs/agentview_image",
+        ),
         ({"state": ["joints"]}, "no 'joints' to read as state; it has: actions"),
         ({"action": ["agentview_image"]}, "no 'agentview_image' to read as action"),
         ({"action": []}, "no numbers as action"),
@@ -120,15 +137,28 @@ def test_libero(tmp_path: Path) -> None:
     """Its instruction is in `problem_info`, its cameras and states have other names."""
     path = tmp_path / "libero.hdf5"
     with h5py.File(path, "w") as file:
-        file.create_group("data").attrs["problem_info"] = json.dumps({"language_instruction": "open the drawer"})
+        file.create_group("data").attrs["problem_info"] = json.dumps(
+            {"language_instruction": "open the drawer"}
+        )
         file["data/demo_0/actions"] = np.zeros((2, 7))
         file["data/demo_0/obs/ee_pos"] = np.ones((2, 3))
         file["data/demo_0/obs/gripper_states"] = np.ones((2, 2))
         file["data/demo_0/obs/agentview_rgb"] = np.zeros((2, 5, 7, 3), np.uint8)
     dataset = EpisodeDataset(path)
-    assert (dataset.instructions, dataset.spec.cameras) == (["open the drawer"], {"agentview_rgb": (5, 7)})
-    assert dataset.spec.state_names == ("ee_pos_0", "ee_pos_1", "ee_pos_2", "gripper_states_0", "gripper_states_1")
-    assert dataset.warnings == ["does not say its control rate: 20 Hz is assumed; give the key `control_hz`"]
+    assert (dataset.instructions, dataset.spec.cameras) == (
+        ["open the drawer"],
+        {"agentview_rgb": (5, 7)},
+    )
+    assert dataset.spec.state_names == (
+        "ee_pos_0",
+        "ee_pos_1",
+        "ee_pos_2",
+        "gripper_states_0",
+        "gripper_states_1",
+    )
+    assert dataset.warnings == [
+        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+    ]
 
 
 def replaced(name: str, values: np.ndarray) -> Callable[[Any], None]:
@@ -169,23 +199,50 @@ def unwritten(file: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (replaced("data/demo_10/actions", np.zeros((4, 6))), r"demo_10/actions has shape \(4, 6\), expected 4 x 7"),
-        (replaced("data/demo_10/actions", np.zeros((3, 7))), "demo_10 has 3 actions, num_samples says 4"),
-        (replaced("data/demo_10/rewards", np.zeros(3)), r"demo_10/rewards has shape \(3,\), expected 4 x 1"),
-        (replaced("data/demo_10/obs/robot0_eef_pos", np.zeros((4, 2))), r"robot0_eef_pos has shape \(4, 2\)"),
+        (
+            replaced("data/demo_10/actions", np.zeros((4, 6))),
+            r"demo_10/actions has shape \(4, 6\), expected 4 x 7",
+        ),
+        (
+            replaced("data/demo_10/actions", np.zeros((3, 7))),
+            "demo_10 has 3 actions, num_samples says 4",
+        ),
+        (
+            replaced("data/demo_10/rewards", np.zeros(3)),
+            r"demo_10/rewards has shape \(3,\), expected 4 x 1",
+        ),
+        (
+            replaced("data/demo_10/obs/robot0_eef_pos", np.zeros((4, 2))),
+            r"robot0_eef_pos has shape \(4, 2\)",
+        ),
         (
             replaced("data/demo_10/obs/agentview_image", np.zeros((4, 5, 6, 3), np.uint8)),
             r"is \(4, 5, 6, 3\), expected",
         ),
-        (replaced("data/demo_10/obs/agentview_image", np.zeros((4, 5, 7, 3))), r"expected uint8 \(4, 5, 7, 3\)"),
+        (
+            replaced("data/demo_10/obs/agentview_image", np.zeros((4, 5, 7, 3))),
+            r"expected uint8 \(4, 5, 7, 3\)",
+        ),
         (
             replaced("data/demo_10/actions", np.full((4, 7), np.nan)),
             r"episode 1 \(demo_10\): actions: step 0, 'action_0'",
         ),
-        (replaced("mask/valid", np.array([b"demo_3"])), "mask 'valid' names 'demo_3', which is not in 'data'"),
-        (lambda file: file["data/demo_10"].pop("rewards"), "demo_10 lacks 'rewards', which demo_2 has"),
-        (lambda file: [file["data"].pop(name) for name in list(file["data"])], "no demonstrations with 'actions'"),
-        (lambda file: file.move("data", "episodes"), r"has no group 'data' \(it has: episodes, mask\)"),
+        (
+            replaced("mask/valid", np.array([b"demo_3"])),
+            "mask 'valid' names 'demo_3', which is not in 'data'",
+        ),
+        (
+            lambda file: file["data/demo_10"].pop("rewards"),
+            "demo_10 lacks 'rewards', which demo_2 has",
+        ),
+        (
+            lambda file: [file["data"].pop(name) for name in list(file["data"])],
+            "no demonstrations with 'actions'",
+        ),
+        (
+            lambda file: file.move("data", "episodes"),
+            r"has no group 'data' \(it has: episodes, mask\)",
+        ),
         (attribute("env_args", "{"), "env_args'.*is no JSON"),
         (attribute("env_args", "[]"), "env_args'.*expected keys and values"),
         (linked, "demo_2/actions is a link to elsewhere"),

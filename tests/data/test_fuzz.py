@@ -45,9 +45,18 @@ def test_the_judge_sees_what_is_silent(samples, tmp_path):
     path.write_text(path.read_text().replace("0.1,", "0.11,", 1))
     path.write_text(path.read_text().replace("open", "shut"))
     (copy / "episode_0/instruction.txt").write_text("close the drawer\n")
-    assert fuzz.judge(plain, before, copy, fuzz.Damage("edit", "episode_0/instruction.txt"))[0] == "plausible"
-    assert fuzz.judge(plain, before, copy, fuzz.Damage("delete", "episode_0/instruction.txt"))[0] == "SILENT"
-    assert fuzz.judge(plain, before, copy, fuzz.Damage("edit", "episode_0/wrist/000000.png"))[0] == "SILENT"
+    assert (
+        fuzz.judge(plain, before, copy, fuzz.Damage("edit", "episode_0/instruction.txt"))[0]
+        == "plausible"
+    )
+    assert (
+        fuzz.judge(plain, before, copy, fuzz.Damage("delete", "episode_0/instruction.txt"))[0]
+        == "SILENT"
+    )
+    assert (
+        fuzz.judge(plain, before, copy, fuzz.Damage("edit", "episode_0/wrist/000000.png"))[0]
+        == "SILENT"
+    )
 
 
 def test_damage_is_a_function_of_its_number(samples, tmp_path):

@@ -21,7 +21,9 @@ def write(folder: Path, rows: list[dict]) -> Path:
     return folder
 
 
-ROWS = [{"file_name": f"{i}.png", "prompt": f"question {i}", "answer": f"answer {i}"} for i in range(3)]
+ROWS = [
+    {"file_name": f"{i}.png", "prompt": f"question {i}", "answer": f"answer {i}"} for i in range(3)
+]
 
 
 def test_pairs_in_the_order_asked_for(tmp_path):
@@ -30,7 +32,10 @@ def test_pairs_in_the_order_asked_for(tmp_path):
     batch = pairs.batch(np.array([2, 0]))
     assert [image.shape for image in batch.images] == [(10, 10, 3), (8, 10, 3)]
     assert batch.images[0][0, 0].tolist() == [80, 80, 80]
-    assert (batch.prompts, batch.answers) == (["question 2", "question 0"], ["answer 2", "answer 0"])
+    assert (batch.prompts, batch.answers) == (
+        ["question 2", "question 0"],
+        ["answer 2", "answer 0"],
+    )
     assert [part.prompts for part in batch.split(2)] == [["question 2"], ["question 0"]]
 
 
@@ -42,7 +47,10 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
 
 
 BAD = {
-    "no metadata": (lambda d: (d / "metadata.jsonl").unlink(), "metadata.jsonl: no such file; expected a folder"),
+    "no metadata": (
+        lambda d: (d / "metadata.jsonl").unlink(),
+        "metadata.jsonl: no such file; expected a folder",
+    ),
     "empty": (lambda d: (d / "metadata.jsonl").write_text("\n"), "holds no pairs"),
     "no JSON": (lambda d: (d / "metadata.jsonl").write_text("{"), "line 1: not valid JSON"),
     "no pair": (

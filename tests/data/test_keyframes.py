@@ -25,9 +25,23 @@ def test_a_frame_belongs_to_the_next_change_of_its_own_episode():
 
 def test_any_of_two_grippers_makes_a_keyframe():
     actions = np.array([[0, 0], [1, 0], [1, 0], [1, 1], [1, 1]], dtype=np.float32)
-    assert next_keyframes(actions, np.array([5]), robot("left_grip", "right_grip")).tolist() == [0, 2, 2, 4, 4]
+    assert next_keyframes(actions, np.array([5]), robot("left_grip", "right_grip")).tolist() == [
+        0,
+        2,
+        2,
+        4,
+        4,
+    ]
 
 
 def test_without_a_gripper_the_episodes_end_is_the_keyframe():
     actions = np.random.default_rng(0).random((7, 2), dtype=np.float32)
-    assert next_keyframes(actions, np.array([3, 1, 3]), robot("dx", "dy")).tolist() == [2, 2, 2, 3, 6, 6, 6]
+    assert next_keyframes(actions, np.array([3, 1, 3]), robot("dx", "dy")).tolist() == [
+        2,
+        2,
+        2,
+        3,
+        6,
+        6,
+        6,
+    ]

@@ -14,7 +14,9 @@ from vla.data import EpisodeDataset, FrameCache
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_soak.py"
 EPISODES, STEPS, KILLS = 5, 6, 2
 
-pytestmark = pytest.mark.timeout(900)  # processes start again and again, which takes long on a busy machine
+pytestmark = pytest.mark.timeout(
+    900
+)  # processes start again and again, which takes long on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def source(kill_soak, tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["recording", "conversion", "decoding"])
-def test_nothing_finished_is_lost_and_the_same_call_goes_on(kill_soak, server, source, tmp_path, kind):
+def test_nothing_finished_is_lost_and_the_same_call_goes_on(
+    kill_soak, server, source, tmp_path, kind
+):
     work = kill_soak.KINDS[kind](tmp_path / kind, source, EPISODES, STEPS)
     found = kill_soak.soak(work, server, KILLS, np.random.default_rng(0))
     assert found["kills"] == len(found["kept"]) == KILLS

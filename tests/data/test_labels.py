@@ -43,7 +43,9 @@ def test_labels_replace_what_they_name_and_nothing_else(write, csv, tmp_path):
     np.testing.assert_array_equal(second.rewards, source.episode(1).rewards)
     assert second.instruction == source.episode(1).instruction
     old = source.episode(2)
-    np.testing.assert_array_equal(third.rewards, np.array([old.rewards[0], 7, old.rewards[2], -1], np.float32))
+    np.testing.assert_array_equal(
+        third.rewards, np.array([old.rewards[0], 7, old.rewards[2], -1], np.float32)
+    )
     assert third.success.tolist() == [False, True, False, False]
     assert third.instruction == old.instruction
     assert made.notes == ("1 of 3 episodes are not in labels.csv: keep",)
@@ -52,7 +54,10 @@ def test_labels_replace_what_they_name_and_nothing_else(write, csv, tmp_path):
 
 def test_json_lines_give_the_same(csv):
     table = csv("episode_index,frame_index,reward,success\n0,,1.5,false\n1,1,2,\n")
-    rows = [{"episode_index": 0, "reward": 1.5, "success": False}, {"episode_index": 1, "frame_index": 1, "reward": 2}]
+    rows = [
+        {"episode_index": 0, "reward": 1.5, "success": False},
+        {"episode_index": 1, "frame_index": 1, "reward": 2},
+    ]
     lines = csv("\n\n".join(map(json.dumps, rows)), "labels.jsonl")
     assert read_labels(table, LENGTHS) == read_labels(lines, LENGTHS)
 
@@ -110,7 +115,8 @@ def test_lines_end_where_the_format_ends_them(tmp_path, separator):
     text = f"pour{separator}tea"
     (tmp_path / "a.csv").write_text(f"episode_index,instruction\n0,{text}\n", encoding="utf-8")
     (tmp_path / "a.jsonl").write_text(
-        json.dumps({"episode_index": 0, "instruction": text}, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps({"episode_index": 0, "instruction": text}, ensure_ascii=False) + "\n",
+        encoding="utf-8",
     )
     for name in ("a.csv", "a.jsonl"):
         labels = read_labels(tmp_path / name, np.array([3]))
@@ -129,16 +135,28 @@ def test_many_wrong_rows_are_cut_short(csv):
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        ("episode_index,score\n0,1\n", "l.csv", "line 2: unknown column 'score'; expected episode_index, frame_index"),
+        (
+            "episode_index,score\n0,1\n",
+            "l.csv",
+            "line 2: unknown column 'score'; expected episode_index, frame_index",
+        ),
         ("a,b\n0,1\n", "l.csv", "line 1: expected a header with episode_index, found a, b"),
         ("", "l.csv", "line 1: expected a header with episode_index, found nothing"),
         ("episode_index,reward\n", "l.csv", "holds no row"),
         ("episode_index,reward\n0,1,2\n", "l.csv", "line 2: has 3 values for 2 columns"),
         ('{"episode_index": 0, "reward": 1}\n{oops\n', "l.jsonl", "line 2: is no JSON"),
         ("[1]\n", "l.jsonl", "line 1: expected an object"),
-        ('{"episode_index": true, "reward": 1}', "l.jsonl", "episode_index is True; expected a whole number"),
+        (
+            '{"episode_index": true, "reward": 1}',
+            "l.jsonl",
+            "episode_index is True; expected a whole number",
+        ),
         ('{"episode_index": 0, "instruction": 5}', "l.jsonl", "instruction is 5; expected words"),
-        ('{"episode_index": Infinity, "reward": 1}', "l.jsonl", "episode_index is inf; expected a whole number"),
+        (
+            '{"episode_index": Infinity, "reward": 1}',
+            "l.jsonl",
+            "episode_index is inf; expected a whole number",
+        ),
         ("x", "l.txt", r"expected a file that ends in .csv or .jsonl"),
     ],
 )
@@ -157,7 +175,9 @@ def test_a_file_that_is_missing_or_no_text(tmp_path):
 
 def test_command_line(write, csv, tmp_path):
     source, file = write([3, 2]), csv("episode_index,success\n0,true\n")
-    result = CliRunner().invoke(app, ["data", "label", str(source), str(tmp_path / "out"), str(file)])
+    result = CliRunner().invoke(
+        app, ["data", "label", str(source), str(tmp_path / "out"), str(file)]
+    )
     assert result.exit_code == 0, result.output
     assert "note: 1 of 2 episodes are not in labels.csv: keep" in result.output
     assert EpisodeDataset(tmp_path / "out").episodes["success"].tolist() == [True, True]
@@ -165,6 +185,8 @@ def test_command_line(write, csv, tmp_path):
         ("--unlabelled=x", "expected keep, drop or refuse"),
         ("--unlabelled=refuse", "names 1 of 2"),
     ):
-        result = CliRunner().invoke(app, ["data", "label", str(source), str(tmp_path / "o"), str(file), extra])
+        result = CliRunner().invoke(
+            app, ["data", "label", str(source), str(tmp_path / "o"), str(file), extra]
+        )
         assert result.exit_code == 2
         assert message in result.output

@@ -21,13 +21,24 @@ pytest.importorskip("av")
 SIZE = (32, 48)
 TASKS = ("pick the pear", "pick the meat", "open the door")
 FEATURES: dict[str, dict[str, Any]] = {
-    "observation.images.top": {"dtype": "video", "shape": [*SIZE, 3], "names": ["height", "width", "channel"]},
-    "observation.images.hand": {"dtype": "image", "shape": [3, 8, 12], "names": ["channels", "height", "width"]},
+    "observation.images.top": {
+        "dtype": "video",
+        "shape": [*SIZE, 3],
+        "names": ["height", "width", "channel"],
+    },
+    "observation.images.hand": {
+        "dtype": "image",
+        "shape": [3, 8, 12],
+        "names": ["channels", "height", "width"],
+    },
     "observation.state": {"dtype": "float64", "shape": [3], "names": {"motors": ["x", "y", "z"]}},
     "action": {"dtype": "float64", "shape": [2], "names": None},
     "next.reward": {"dtype": "float64", "shape": [1], "names": None},
     "next.done": {"dtype": "bool", "shape": [1], "names": None},
-    **{name: {"dtype": "int64", "shape": [1], "names": None} for name in ("episode_index", "index", "task_index")},
+    **{
+        name: {"dtype": "int64", "shape": [1], "names": None}
+        for name in ("episode_index", "index", "task_index")
+    },
     "frame_index": {"dtype": "int64", "shape": [1]},
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
 }
@@ -58,19 +69,27 @@ def v2(tmp_path: Path) -> Callable[..., Path]:
     """v2(episodes={index: length}) -> a dataset; episode i follows TASKS[i % 3], whose rows are out of order."""
 
     def make(
-        name: str = "v2", episodes: dict[int, int] | None = None, chunks_size: int = 3, drop: Sequence[str] = ()
+        name: str = "v2",
+        episodes: dict[int, int] | None = None,
+        chunks_size: int = 3,
+        drop: Sequence[str] = (),
     ) -> Path:
         episodes = {0: 3, 1: 2, 4: 4} if episodes is None else episodes
         root = tmp_path / name
         (root / "meta").mkdir(parents=True)
         first = 0
         for episode, L in episodes.items():
-            pictures = [{"bytes": encode_png(hand(episode, t)), "path": f"frame_{t:06d}.png"} for t in range(L)]
+            pictures = [
+                {"bytes": encode_png(hand(episode, t)), "path": f"frame_{t:06d}.png"}
+                for t in range(L)
+            ]
             state = [[number(episode, t), 1.0, 2.0] for t in range(L)]
             columns = {
                 "observation.images.hand": pa.array(pictures),
                 "observation.state": pa.array(state, pa.list_(pa.float64())),
-                "action": pa.array([[number(episode, t), -1.0] for t in range(L)], pa.list_(pa.float64())),
+                "action": pa.array(
+                    [[number(episode, t), -1.0] for t in range(L)], pa.list_(pa.float64())
+                ),
                 "next.reward": pa.array([float(t == L - 1) for t in range(L)]),
                 "next.done": pa.array([t == L - 1 for t in range(L)]),
                 "timestamp": pa.array(np.arange(L, dtype=np.float32) / np.float32(20)),
@@ -82,7 +101,12 @@ def v2(tmp_path: Path) -> Callable[..., Path]:
             path = root / DATA.format(episode // chunks_size, episode)
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({k: v for k, v in columns.items() if k not in drop}), path)
-            encode_video(root / VIDEO.format(episode // chunks_size, episode), gray(episode, L), 20, VideoConfig(crf=8))
+            encode_video(
+                root / VIDEO.format(episode // chunks_size, episode),
+                gray(episode, L),
+                20,
+                VideoConfig(crf=8),
+            )
             first += L
         info = {
             "codebase_version": "v2.1",
@@ -99,7 +123,9 @@ def v2(tmp_path: Path) -> Callable[..., Path]:
         }
         (root / "meta/info.json").write_text(json.dumps(info))
         lines(root / "meta/tasks.jsonl", [{"task_index": i, "task": TASKS[i]} for i in (2, 0, 1)])
-        rows = [{"episode_index": i, "tasks": [TASKS[i % 3]], "length": L} for i, L in episodes.items()]
+        rows = [
+            {"episode_index": i, "tasks": [TASKS[i % 3]], "length": L} for i, L in episodes.items()
+        ]
         lines(root / "meta/episodes.jsonl", rows[::-1])
         return root
 
@@ -136,7 +162,9 @@ def test_images_videos_numbers_and_tasks(v2):
         episode = dataset.episode(place)
         assert episode.instruction == TASKS[index % 3]
         assert episode.state.dtype == np.float32
-        np.testing.assert_array_equal(episode.state[:, 0], np.asarray([number(index, t) for t in range(L)], np.float32))
+        np.testing.assert_array_equal(
+            episode.state[:, 0], np.asarray([number(index, t) for t in range(L)], np.float32)
+        )
         assert episode.rewards.tolist() == [0.0] * (L - 1) + [1.0]
         assert not episode.success.any()
         np.testing.assert_array_equal(episode.frames("hand"), [hand(index, t) for t in range(L)])
@@ -146,12 +174,18 @@ def test_images_videos_numbers_and_tasks(v2):
     found = [(frame, picture[0, 0, 0]) for frame, picture in dataset.images("top", 2, 7)]
     expected = [gray(0, 3)[2], *gray(1, 2), *gray(4, 4)[:2]]
     assert [frame for frame, _ in found] == [2, 3, 4, 5, 6]
-    assert all(abs(int(value) - int(e[0, 0, 0])) <= 3 for (_, value), e in zip(found, expected, strict=True))
+    assert all(
+        abs(int(value) - int(e[0, 0, 0])) <= 3
+        for (_, value), e in zip(found, expected, strict=True)
+    )
 
 
 def test_episode_indices_with_holes_are_told_and_remembered(v2):
     dataset = EpisodeDataset(v2())
-    assert any("episode indices have holes (3 episodes, the last is number 4)" in w for w in dataset.warnings)
+    assert any(
+        "episode indices have holes (3 episodes, the last is number 4)" in w
+        for w in dataset.warnings
+    )
     assert dataset.episode(2).info == {"original_episode": 4}
     assert EpisodeDataset(v2("whole", {0: 2, 1: 1})).warnings == []
 
@@ -160,7 +194,13 @@ def test_what_contradicts_without_harm_is_told(v2):
     root = v2(episodes={0: 3, 1: 2})
     features = json.loads((root / "meta/info.json").read_text())["features"]
     declared = {"observation.images.ghost": features["observation.images.top"]}
-    edit_info(root, total_episodes=7, total_frames=9, splits={"train": "0:100"}, features={**features, **declared})
+    edit_info(
+        root,
+        total_episodes=7,
+        total_frames=9,
+        splits={"train": "0:100"},
+        features={**features, **declared},
+    )
     encode_video(root / VIDEO.format(0, 0), gray(0, 5), 20)
     lines(
         root / "meta/tasks.jsonl",
@@ -188,7 +228,9 @@ def test_the_column_says_the_task(v2):
     rows = [{"episode_index": i, "tasks": ["valid", TASKS[2]], "length": 2} for i in range(2)]
     lines(root / "meta/episodes.jsonl", rows)
     assert EpisodeDataset(root).episodes["task_index"].tolist() == [0, 1]
-    assert EpisodeDataset(root, keys=KeyMap(instruction="frame_index")).episodes["task_index"].tolist() == [0, 0]
+    assert EpisodeDataset(root, keys=KeyMap(instruction="frame_index")).episodes[
+        "task_index"
+    ].tolist() == [0, 0]
 
 
 def test_without_task_index_an_annotation_or_the_table_says_it(v2):
@@ -216,14 +258,18 @@ def test_a_split_reads_its_own_files(v2):
 
 def test_keys_rename_and_join(v2):
     keys = KeyMap(
-        cameras={"wrist": "observation.images.hand"}, state=["timestamp", "observation.state"], reward="index"
+        cameras={"wrist": "observation.images.hand"},
+        state=["timestamp", "observation.state"],
+        reward="index",
     )
     dataset = EpisodeDataset(v2(), keys=keys)
     assert list(dataset.spec.cameras) == ["wrist"]
     assert dataset.spec.state_names == ("timestamp_0", "x", "y", "z")
     np.testing.assert_array_equal(dataset.episode(1).rewards, [3, 4])
     np.testing.assert_array_equal(dataset.episode(1).frames("wrist")[1], hand(1, 1))
-    with pytest.raises(DataError, match=r"success: no feature 'next.success'; there are: observation.state"):
+    with pytest.raises(
+        DataError, match=r"success: no feature 'next.success'; there are: observation.state"
+    ):
         EpisodeDataset(v2("other"), keys=KeyMap(success="next.success"))
 
 
@@ -237,17 +283,24 @@ def test_images_as_files_of_their_own(v2):
 
     def point(paths: Sequence[str]) -> None:
         rows = pa.array(
-            [{"bytes": None, "path": path} for path in paths], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+            [{"bytes": None, "path": path} for path in paths],
+            pa.struct({"bytes": pa.binary(), "path": pa.string()}),
         )
         pq.write_table(table.set_column(0, "observation.images.hand", rows), file)
 
     point(["images/0.png", "images/1.png"])
-    np.testing.assert_array_equal(EpisodeDataset(root).episode(0).frames("hand"), [hand(0, 0), hand(0, 1)])
+    np.testing.assert_array_equal(
+        EpisodeDataset(root).episode(0).frames("hand"), [hand(0, 0), hand(0, 1)]
+    )
     point(["images/0.png", "images/2.png"])
-    with pytest.raises(DataError, match=r"frame 1: 'observation.images.hand' has no image; .*'images/2.png'"):
+    with pytest.raises(
+        DataError, match=r"frame 1: 'observation.images.hand' has no image; .*'images/2.png'"
+    ):
         everything(root)
     point(["images/0.png", "../../x.png"])
-    with pytest.raises(DataError, match=r"names '../../x.png', which is no path within the dataset's folder"):
+    with pytest.raises(
+        DataError, match=r"names '../../x.png', which is no path within the dataset's folder"
+    ):
         everything(root)
 
 
@@ -283,7 +336,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "lengths_contradict": (
         (
             lambda r: lines(
-                r / "meta/episodes.jsonl", [{"episode_index": i, "length": 3, "tasks": []} for i in range(3)]
+                r / "meta/episodes.jsonl",
+                [{"episode_index": i, "length": 3, "tasks": []} for i in range(3)],
             )
         ),
         r"episode_000002.parquet: no such file",
@@ -291,12 +345,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "length_contradicts": (
         (
             lambda r: lines(
-                r / "meta/episodes.jsonl", [{"episode_index": i, "length": 2, "tasks": []} for i in range(2)]
+                r / "meta/episodes.jsonl",
+                [{"episode_index": i, "length": 2, "tasks": []} for i in range(2)],
             )
         ),
         r"episode_000000.parquet: has 3 rows, meta/episodes.jsonl says 2 for episode 0",
     ),
-    "no_episodes": ((lambda r: (r / "meta/episodes.jsonl").write_text("\n")), r"episodes.jsonl: has no episodes"),
+    "no_episodes": (
+        (lambda r: (r / "meta/episodes.jsonl").write_text("\n")),
+        r"episodes.jsonl: has no episodes",
+    ),
     "half_a_line": (
         (lambda r: (r / "meta/episodes.jsonl").write_text('{"episode_index": 0, "len')),
         r"episodes.jsonl: line 1: is no JSON",
@@ -322,10 +380,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"task_index 0 is 'a' and 'b'",
     ),
     "width": (
-        (lambda r: edit_info(r, features={**FEATURES, "action": {"dtype": "float64", "shape": [3]}})),
+        (
+            lambda r: edit_info(
+                r, features={**FEATURES, "action": {"dtype": "float64", "shape": [3]}}
+            )
+        ),
         r"column 'action' has 2 numbers per row, meta/info.json says 3",
     ),
-    "data_path": ((lambda r: edit_info(r, data_path="../{episode_index}")), r"data_path of info.json names '../0'"),
+    "data_path": (
+        (lambda r: edit_info(r, data_path="../{episode_index}")),
+        r"data_path of info.json names '../0'",
+    ),
     "version": (
         (lambda r: edit_info(r, codebase_version="v1.6")),
         r"codebase_version is 'v1.6', expected v2.0, v2.1 or v3.0",
@@ -347,32 +412,49 @@ def test_a_real_dataset_opens(real_data):
     dataset = EpisodeDataset(real_data / "lerobot_v2_picknplace")
     assert (dataset.num_episodes, dataset.num_frames) == (5, 2096)
     assert dataset.spec.cameras == {"ego_view": (256, 256)}
-    assert (dataset.spec.state_dim, dataset.spec.action_dim, dataset.spec.control_hz) == (44, 44, 20)
+    assert (dataset.spec.state_dim, dataset.spec.action_dim, dataset.spec.control_hz) == (
+        44,
+        44,
+        20,
+    )
     assert dataset.columns.rewards.sum() == 5
-    assert [dataset.instructions[i].split()[2] for i in dataset.episodes["task_index"]][:2] == ["pear", "sweet"]
+    assert [dataset.instructions[i].split()[2] for i in dataset.episodes["task_index"]][:2] == [
+        "pear",
+        "sweet",
+    ]
     told = "\n".join(dataset.warnings)
     assert len(dataset.warnings) == 3
-    for sentence in ("observation.images.egoview", "'0:100'", "step 0 has timestamp 0.05 s, expected 0 s"):
+    for sentence in (
+        "observation.images.egoview",
+        "'0:100'",
+        "step 0 has timestamp 0.05 s, expected 0 s",
+    ):
         assert sentence in told
     pictures = dict(dataset.images("ego_view", 414, 418))
     assert sorted(pictures) == [414, 415, 416, 417]
     assert pictures[416].shape == (256, 256, 3)
     file = "videos/chunk-000/observation.images.ego_view/episode_000001.mp4"
     with VideoReader(real_data / "lerobot_v2_picknplace" / file) as reader:
-        np.testing.assert_array_equal(np.stack(list(reader.frames(0, 2))), [pictures[416], pictures[417]])
+        np.testing.assert_array_equal(
+            np.stack(list(reader.frames(0, 2))), [pictures[416], pictures[417]]
+        )
     named = KeyMap(instruction="annotation.human.action.task_description")
     again = EpisodeDataset(real_data / "lerobot_v2_picknplace", keys=named)
     assert again.episodes["task_index"].tolist() == dataset.episodes["task_index"].tolist()
 
 
 def test_what_is_read_can_be_written_natively(v2, tmp_path):
-    source = EpisodeDataset(v2(episodes={0: 3, 1: 2}), keys=KeyMap(cameras={"top": "observation.images.top"}))
+    source = EpisodeDataset(
+        v2(episodes={0: 3, 1: 2}), keys=KeyMap(cameras={"top": "observation.images.top"})
+    )
     with DatasetWriter(tmp_path / "native", source.spec) as writer:
         for index in range(2):
             writer.add_episode(source.episode(index))
     native = EpisodeDataset(tmp_path / "native")
     assert native.spec == source.spec
     for index in range(2):
-        np.testing.assert_array_equal(native.episode(index).frames("top"), source.episode(index).frames("top"))
+        np.testing.assert_array_equal(
+            native.episode(index).frames("top"), source.episode(index).frames("top")
+        )
         np.testing.assert_array_equal(native.episode(index).actions, source.episode(index).actions)
         assert native.episode(index).instruction == source.episode(index).instruction

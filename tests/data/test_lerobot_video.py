@@ -92,7 +92,9 @@ def edit_feature(root: Path, name: str, **values: object) -> None:
 
 def strip(root: Path, *columns: str) -> None:
     table = pq.read_table(root / TABLE)
-    pq.write_table(table.drop([name for name in columns if name in table.column_names]), root / TABLE)
+    pq.write_table(
+        table.drop([name for name in columns if name in table.column_names]), root / TABLE
+    )
 
 
 def make_foreign(root: Path) -> Path:
@@ -125,7 +127,9 @@ def test_every_range_holds_the_frames_that_were_recorded(video, monkeypatch, one
     N = dataset.num_frames
     assert (N, dataset.spec, dataset.warnings) == (14, SPEC, [])
     for start, stop in [(0, N), (0, 1), (13, 14), (3, 6), (4, 5), (5, 5), (6, 12)]:
-        found = [(frame, frame_of(picture)) for frame, picture in dataset.images("front", start, stop)]
+        found = [
+            (frame, frame_of(picture)) for frame, picture in dataset.images("front", start, stop)
+        ]
         assert found == [(frame, frame) for frame in range(start, stop)]
     episode = dataset.episode(2)
     assert [frame_of(picture) for picture in episode.frames("front")] == [5, 6, 7, 8, 9, 10]
@@ -136,7 +140,9 @@ def test_threads_read_at_the_same_time(video):
     dataset = EpisodeDataset(video())
     ranges = [(start, start + 5) for start in range(10)] * 2
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda r: [frame_of(p) for _, p in dataset.images("front", *r)], ranges))
+        found = list(
+            pool.map(lambda r: [frame_of(p) for _, p in dataset.images("front", *r)], ranges)
+        )
     assert found == [list(range(*r)) for r in ranges]
 
 
@@ -148,7 +154,10 @@ def test_frames_lie_where_the_episodes_table_says(video):
     frames = [gray(range(14, 16))]
     for episode in order:
         edit_table(root, KEY + "from_timestamp", episode, place / 10)
-        frames += [gray(range(firsts[episode], firsts[episode] + LENGTHS[episode])), gray(range(15, 16))]
+        frames += [
+            gray(range(firsts[episode], firsts[episode] + LENGTHS[episode])),
+            gray(range(15, 16)),
+        ]
         place += LENGTHS[episode] + 1
     encode_video(root / VIDEO, np.concatenate(frames), 10, VideoConfig(crf=10))
     found = [frame_of(picture) for _, picture in EpisodeDataset(root).images("front")]
@@ -170,7 +179,10 @@ def flip(root: Path) -> None:
 
 
 VIDEO_MISTAKES = {
-    "missing": (lambda r: (r / VIDEO).unlink(), r"file-000.mp4: no such file; it holds .* of episode 0 \(4 frames\)"),
+    "missing": (
+        lambda r: (r / VIDEO).unlink(),
+        r"file-000.mp4: no such file; it holds .* of episode 0 \(4 frames\)",
+    ),
     "shorter": (cut, "has 12 frames, episode 3 ends at frame 14; the video is cut off"),
     "another_rate": (
         lambda r: encode_video(r / VIDEO, gray(range(14)), 20),
@@ -185,12 +197,18 @@ VIDEO_MISTAKES = {
         "file-000.mp4: is damaged or no video",
     ),
     "flipped_bit": (flip, r"episode \d are not those that were written|file-000.mp4: .*damaged"),
-    "text": (lambda r: (r / VIDEO).write_text("#EXTM3U\n/etc/hostname\n"), "file-000.mp4: is damaged or no video"),
+    "text": (
+        lambda r: (r / VIDEO).write_text("#EXTM3U\n/etc/hostname\n"),
+        "file-000.mp4: is damaged or no video",
+    ),
     "time_between_frames": (
         lambda r: edit_table(r, KEY + "from_timestamp", 2, 0.55),
         r"episode 2: from_timestamp of .* is 0.55, which is between two frames at 10 fps",
     ),
-    "no_time": (lambda r: edit_table(r, KEY + "from_timestamp", 2, float("nan")), "is nan, expected seconds"),
+    "no_time": (
+        lambda r: edit_table(r, KEY + "from_timestamp", 2, float("nan")),
+        "is nan, expected seconds",
+    ),
     "episodes_overlap": (
         lambda r: edit_table(r, KEY + "from_timestamp", 2, 0.3),
         r"of episode 0 \(4 frames from frame 0\) runs into episode 2 \(from frame 3\)",
@@ -216,12 +234,17 @@ def test_a_video_that_is_not_what_the_dataset_says(video, case):
 def test_a_camera_that_is_only_declared_is_left_out(video):
     root = make_foreign(video())
     features = json.loads((root / "meta/info.json").read_text())["features"]
-    edit_info(root, features={"observation.images.top": features["observation.images.front"], **features})
+    edit_info(
+        root, features={"observation.images.top": features["observation.images.front"], **features}
+    )
     dataset = EpisodeDataset(root)
     assert list(dataset.spec.cameras) == ["front"]
-    assert any("declares the camera 'observation.images.top'" in warning for warning in dataset.warnings)
+    assert any(
+        "declares the camera 'observation.images.top'" in warning for warning in dataset.warnings
+    )
     with pytest.raises(
-        DataError, match=r"declares the camera 'observation.images.top', of which the dataset has no images"
+        DataError,
+        match=r"declares the camera 'observation.images.top', of which the dataset has no images",
     ):
         EpisodeDataset(root, keys=KeyMap(cameras={"top": "observation.images.top"}))
 
@@ -230,7 +253,9 @@ def test_fewer_episodes_said_than_there_are(video):
     root = video()
     edit_info(root, total_episodes=3, total_frames=None)
     sentence = "total_episodes is 3, the episodes table has 4: the rest is left out"
-    assert sentence not in "".join(EpisodeDataset(root).warnings)  # ours: what an interrupted writer did not commit
+    assert sentence not in "".join(
+        EpisodeDataset(root).warnings
+    )  # ours: what an interrupted writer did not commit
     make_foreign(root)
     assert sentence in "".join(EpisodeDataset(root).warnings)
 
@@ -242,14 +267,29 @@ METADATA_MISTAKES = {
     "shape_text": (lambda r: edit_feature(r, "action", shape=["two"]), "features.action.shape.0"),
     "shape_huge": (lambda r: edit_feature(r, "action", shape=[10**15]), "action"),
     "episodes_huge": (lambda r: edit_info(r, total_episodes=10**18), "the episodes table has 4"),
-    "info_is_a_list": (lambda r: (r / "meta/info.json").write_text("[]"), "expected keys and values, found list"),
+    "info_is_a_list": (
+        lambda r: (r / "meta/info.json").write_text("[]"),
+        "expected keys and values, found list",
+    ),
     "info_is_deep": (lambda r: (r / "meta/info.json").write_text("[" * 100_000), "is no JSON"),
-    "length_contradicts": (lambda r: edit_table(r, "length", 1, 5), "lengths and dataset_from_index .* contradict"),
+    "length_contradicts": (
+        lambda r: edit_table(r, "length", 1, 5),
+        "lengths and dataset_from_index .* contradict",
+    ),
     "length_missing": (lambda r: strip(r, "length"), "lacks 'length'"),
     "episode_twice": (lambda r: edit_table(r, "episode_index", 1, 0), "episode 0 is there twice"),
-    "spec_of_another_rate": (lambda r: edit_info(r, fps=20), "control_hz is 10, info.json says fps 20"),
-    "spec_is_damaged": (lambda r: (r / "meta/vla_spec.json").write_text('{"cameras": 3}'), "vla_spec.json: spec lacks"),
-    "tasks_lost": (lambda r: (r / "meta/tasks.parquet").unlink(), "tasks.parquet: no such file, so the instructions"),
+    "spec_of_another_rate": (
+        lambda r: edit_info(r, fps=20),
+        "control_hz is 10, info.json says fps 20",
+    ),
+    "spec_is_damaged": (
+        lambda r: (r / "meta/vla_spec.json").write_text('{"cameras": 3}'),
+        "vla_spec.json: spec lacks",
+    ),
+    "tasks_lost": (
+        lambda r: (r / "meta/tasks.parquet").unlink(),
+        "tasks.parquet: no such file, so the instructions",
+    ),
     "task_unknown": (
         lambda r: edit_table(r, "task_index", 1, 7),
         "episode 1: .* says task 7, the table of tasks has 0 to 1",
@@ -278,8 +318,16 @@ def test_times_that_are_odd_are_told_and_frames_read_by_place(video):
     steps = np.concatenate([np.arange(L) for L in LENGTHS])
     for name, times, message in (
         ("late", steps / 10 + 0.1, "episode 0: step 0 has timestamp 0.1 s, expected 0 s at 10 fps"),
-        ("nan", np.where(np.arange(14) == 6, np.nan, steps / 10), "episode 2: step 1 has timestamp nan"),
-        ("back", np.where(np.arange(14) == 6, -1.0, steps / 10), "episode 2: step 1 has timestamp -1 after 0: time"),
+        (
+            "nan",
+            np.where(np.arange(14) == 6, np.nan, steps / 10),
+            "episode 2: step 1 has timestamp nan",
+        ),
+        (
+            "back",
+            np.where(np.arange(14) == 6, -1.0, steps / 10),
+            "episode 2: step 1 has timestamp -1 after 0: time",
+        ),
     ):
         root = video(name)
         set_column(root, "timestamp", pa.array(times.astype(np.float32)))
@@ -289,7 +337,9 @@ def test_times_that_are_odd_are_told_and_frames_read_by_place(video):
         assert message in dataset.warnings[0]
         assert [frame_of(picture) for _, picture in dataset.images("front")] == list(range(14))
     features = json.loads((root / "meta/info.json").read_text())["features"]
-    edit_info(root, features={key: value for key, value in features.items() if key != "frame_index"})
+    edit_info(
+        root, features={key: value for key, value in features.items() if key != "frame_index"}
+    )
     with pytest.raises(DataError, match="without frame_index the order of the rows is unknown"):
         everything(root)
 
@@ -297,14 +347,20 @@ def test_times_that_are_odd_are_told_and_frames_read_by_place(video):
 def test_rows_that_are_missing_or_have_no_number(video):
     root = video("order")
     set_column(root, "frame_index", pa.array([0, 1, 3, 2, *range(1), *range(6), *range(3)]))
-    with pytest.raises(DataError, match="episode 0: step 2 has frame_index 3; rows are missing or out of order"):
+    with pytest.raises(
+        DataError, match="episode 0: step 2 has frame_index 3; rows are missing or out of order"
+    ):
         everything(root)
     root = video("empty")
     set_column(root, "episode_index", pa.array([0, None, *[0] * 2, 1, *[2] * 6, *[3] * 3]))
     with pytest.raises(DataError, match="'episode_index' has rows without a whole number"):
         everything(root)
     root = make_foreign(video("ragged"))
-    set_column(root, "action", pa.array([[0.1], [0.1, 0.2, 0.3], *[[0.1, 0.2]] * 12], pa.list_(pa.float32())))
+    set_column(
+        root,
+        "action",
+        pa.array([[0.1], [0.1, 0.2, 0.3], *[[0.1, 0.2]] * 12], pa.list_(pa.float32())),
+    )
     with pytest.raises(DataError, match="'action' has rows of different lengths"):
         everything(root)
 
@@ -317,7 +373,10 @@ def test_numbers_of_another_precision_are_read_as_float32(video):
     dataset = EpisodeDataset(root)
     assert dataset.columns.actions.dtype == np.float32
     np.testing.assert_array_equal(dataset.columns.actions, actions)
-    assert any("column 'action' holds float64[2], meta/info.json says float32[2]" in w for w in dataset.warnings)
+    assert any(
+        "column 'action' holds float64[2], meta/info.json says float32[2]" in w
+        for w in dataset.warnings
+    )
 
 
 # --- keys -------------------------------------------------------------------------------------------
@@ -349,17 +408,28 @@ def test_keys_choose_rename_and_join(video):
     assert [frame_of(picture) for picture in episode.frames("head")] == list(range(5, 11))
     assert dataset.fingerprint() != EpisodeDataset(root).fingerprint()
     assert EpisodeDataset(root, keys=KeyMap(cameras={}, state=[])).spec.state_names == ()
-    twice = EpisodeDataset(root, keys=KeyMap(state=["observation.state", "observation.state"])).spec.state_names
+    twice = EpisodeDataset(
+        root, keys=KeyMap(state=["observation.state", "observation.state"])
+    ).spec.state_names
     assert len(set(twice)) == 4
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (KeyMap(cameras={"a": "action"}), "cameras: no feature 'action'; there are: observation.images.front"),
-        (KeyMap(state=["position"]), "state: no feature 'position'; there are: observation.state, action"),
+        (
+            KeyMap(cameras={"a": "action"}),
+            "cameras: no feature 'action'; there are: observation.images.front",
+        ),
+        (
+            KeyMap(state=["position"]),
+            "state: no feature 'position'; there are: observation.state, action",
+        ),
         (KeyMap(action=[]), "features lack 'action'"),
-        (KeyMap(reward="observation.state"), r"reward: 'observation.state' has shape \[2\], expected one number"),
+        (
+            KeyMap(reward="observation.state"),
+            r"reward: 'observation.state' has shape \[2\], expected one number",
+        ),
         (KeyMap(instruction="language"), "instruction: no feature 'language'"),
         (KeyMap(instruction="next.reward"), "says task .*, the table of tasks has 0 to 1"),
         (KeyMap(split="test"), "no split 'test'; there are: train"),
@@ -377,7 +447,9 @@ def test_a_split_is_read_alone(video):
     assert (dataset.num_episodes, dataset.num_frames) == (1, 6)
     np.testing.assert_array_equal(dataset.episode(0).state[:, 0], np.arange(5, 11))
     assert [frame_of(picture) for _, picture in dataset.images("front", 1, 4)] == [6, 7, 8]
-    assert any("split 'odd' is 'all', expected START:STOP" in warning for warning in dataset.warnings)
+    assert any(
+        "split 'odd' is 'all', expected START:STOP" in warning for warning in dataset.warnings
+    )
     with pytest.raises(DataError, match=r"split 'none' .* has no episodes"):
         EpisodeDataset(root, keys=KeyMap(split="none"))
 
@@ -396,18 +468,27 @@ def test_instructions_in_a_column_of_text(video):
 
 @pytest.mark.parametrize(
     "template",
-    ["../{video_key}.mp4", "/etc/{video_key}", "C:\\{video_key}", "videos/../../{file_index}", "videos\\..\\..\\x"],
+    [
+        "../{video_key}.mp4",
+        "/etc/{video_key}",
+        "C:\\{video_key}",
+        "videos/../../{file_index}",
+        "videos\\..\\..\\x",
+    ],
 )
 def test_videos_outside_the_folder(video, template):
     root = video()
     edit_info(root, video_path=template)
     with pytest.raises(
-        DataError, match=r"video_path of info.json names .*, which is no path within the dataset's folder"
+        DataError,
+        match=r"video_path of info.json names .*, which is no path within the dataset's folder",
     ):
         everything(root)
 
 
-@pytest.mark.parametrize("template", ["{video_key.__class__}", "{file_index:09999999d}", "{other}", "{", "{0}"])
+@pytest.mark.parametrize(
+    "template", ["{video_key.__class__}", "{file_index:09999999d}", "{other}", "{", "{0}"]
+)
 def test_templates_that_ask_for_more_than_numbers(video, template):
     root = video()
     edit_info(root, video_path=template)
@@ -416,7 +497,8 @@ def test_templates_that_ask_for_more_than_numbers(video, template):
 
 
 @pytest.mark.parametrize(
-    "inner", [VIDEO, "data/chunk-000/file-000.parquet", "meta/info.json", "meta/tasks.parquet", TABLE]
+    "inner",
+    [VIDEO, "data/chunk-000/file-000.parquet", "meta/info.json", "meta/tasks.parquet", TABLE],
 )
 def test_links_out_of_the_folder(video, tmp_path, inner):
     root = video()
@@ -444,7 +526,10 @@ def test_images_outside_the_folder(write, tmp_path):
     table = pq.read_table(file)
     name = "observation.images.front"
     rows = table.column(name).to_pylist()
-    for path, message in (("../secret.png", "no path within"), (str(tmp_path / "secret.png"), "no path within")):
+    for path, message in (
+        ("../secret.png", "no path within"),
+        (str(tmp_path / "secret.png"), "no path within"),
+    ):
         rows[1] = {"bytes": None, "path": path}
         column = pa.array(rows, table.schema.field(name).type)
         pq.write_table(table.set_column(table.column_names.index(name), name, column), file)
@@ -468,7 +553,11 @@ def test_damage_is_told_or_harmless(video):
     root = video(lengths=(3, 2))
     expected = contents(root)
     rng = np.random.default_rng(0)
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "vla_metadata.json"]
+    files = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "vla_metadata.json"
+    ]
     messages = []
     for path in files * 4:
         whole = path.read_bytes()

@@ -44,7 +44,11 @@ def test_episodes_follow_each_other_and_instructions_are_unified(two, tmp_path, 
 
 def test_limits_hold_those_of_all(two, tmp_path, spec, episode):
     wide = replace(spec, action_low=(-3.0, -2.0), action_high=(0.9999999, 2.0))
-    third = written(tmp_path / "third", wide, [replace(episode(3, 1), actions=np.array([[-2.5, 0]], np.float32))])
+    third = written(
+        tmp_path / "third",
+        wide,
+        [replace(episode(3, 1), actions=np.array([[-2.5, 0]], np.float32))],
+    )
     made = merge([*two, third], tmp_path / "out")
     assert EpisodeDataset(made.root).spec.action_low == (-3.0, -2.0)
     assert EpisodeDataset(made.root).spec.action_high == (1.0, 2.0)
@@ -55,12 +59,18 @@ def test_limits_hold_those_of_all(two, tmp_path, spec, episode):
 def test_what_does_not_fit_is_listed(two, tmp_path, spec, episode):
     images = {**episode(0, 1).images, "top": np.zeros((1, 2, 2, 3), np.uint8)}
     del images["wrist"]
-    other = replace(spec, cameras={"front": (6, 8), "top": (2, 2)}, action_names=("dy", "grip"), control_hz=5.0)
+    other = replace(
+        spec, cameras={"front": (6, 8), "top": (2, 2)}, action_names=("dy", "grip"), control_hz=5.0
+    )
     third = written(tmp_path / "third", other, [replace(episode(0, 1), images=images)])
     with pytest.raises(DataError) as error:
         merge([*two, third], tmp_path / "out")
     message = str(error.value)
-    for part in ("third: does not fit first", "camera 'wrist' is missing", "camera 'top' is not in the first"):
+    for part in (
+        "third: does not fit first",
+        "camera 'wrist' is missing",
+        "camera 'top' is not in the first",
+    ):
         assert part in message
     assert "action_names are ['dy', 'grip']" in message
     assert "control_hz is 5, expected 10" in message

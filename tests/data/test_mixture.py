@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows, WindowSampler
-from vla.data.loading.multi_robot import MixedRobots, join_robots, joint_spec, mixture_shares, of_robot
+from vla.data.loading.multi_robot import (
+    MixedRobots,
+    join_robots,
+    joint_spec,
+    mixture_shares,
+    of_robot,
+)
 from vla.data.loading.replay_mixture import MixtureSampler, select_windows
 from vla.types import Batch, Spec
 
@@ -37,7 +43,8 @@ def write(root: Path, spec: Spec, lengths: list[int], tasks: list[str]) -> Episo
             writer.add_episode(
                 Episode(
                     images={
-                        c: rng.integers(0, 256, (length, *hw, 3), dtype=np.uint8) for c, hw in spec.cameras.items()
+                        c: rng.integers(0, 256, (length, *hw, 3), dtype=np.uint8)
+                        for c, hw in spec.cameras.items()
                     },
                     state=rng.normal(size=(length, spec.state_dim)).astype(np.float32),
                     actions=rng.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32),
@@ -62,13 +69,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Windows]:
 def assert_same(a: Batch, b: Batch) -> None:
     assert list(a.images) == list(b.images)
     assert a.instruction == b.instruction
-    for name in ("state", "keyframe", "actions", "action_mask", "rewards", "success", "timesteps", "mask"):
+    for name in (
+        "state",
+        "keyframe",
+        "actions",
+        "action_mask",
+        "rewards",
+        "success",
+        "timesteps",
+        "mask",
+    ):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     for camera in a.images:
         assert torch.equal(a.images[camera], b.images[camera]), camera
 
 
-def test_windows_of_two_robots_are_padded_and_come_back_as_they_were(sources: dict[int, Windows]) -> None:
+def test_windows_of_two_robots_are_padded_and_come_back_as_they_were(
+    sources: dict[int, Windows],
+) -> None:
     mixed = MixedRobots(sources)
     assert (len(mixed), mixed.sizes) == (17, [10, 7])
     batch = mixed.batch(np.array([12, 3, 10, 9, 16]))
@@ -82,7 +100,11 @@ def test_windows_of_two_robots_are_padded_and_come_back_as_they_were(sources: di
     assert not batch.state[[1, 3], ..., 1:].any()
     # images hold their own robot's rows alone
     shapes = {name: tuple(image.shape) for name, image in batch.images.items()}
-    assert shapes == {"1/ego": (2, 2, 10, 10, 3), "0/front": (3, 2, 6, 8, 3), "0/wrist": (3, 2, 4, 4, 3)}
+    assert shapes == {
+        "1/ego": (2, 2, 10, 10, 3),
+        "0/front": (3, 2, 6, 8, 3),
+        "0/wrist": (3, 2, 4, 4, 3),
+    }
 
     for number, spec, own in ((0, ARM, [2, 0, 6]), (1, HAND, [3, 9])):
         rows, part = of_robot(batch, number, state_dim=spec.state_dim, action_dim=spec.action_dim)
@@ -126,12 +148,23 @@ def test_the_joint_spec_has_room_for_all() -> None:
 
 
 def test_shares_by_weight_and_temperature() -> None:
-    assert mixture_shares([7, 9, 1], weights=[1, 0.5, 2.5]) == [Fraction(1, 4), Fraction(1, 8), Fraction(5, 8)]
+    assert mixture_shares([7, 9, 1], weights=[1, 0.5, 2.5]) == [
+        Fraction(1, 4),
+        Fraction(1, 8),
+        Fraction(5, 8),
+    ]
     assert mixture_shares([30, 10]) == [Fraction(3, 4), Fraction(1, 4)]
     # 100 ** (1/2) : 1 ** (1/2)
-    assert [float(share) for share in mixture_shares([100, 1], temperature=2)] == pytest.approx([10 / 11, 1 / 11])
-    assert [float(share) for share in mixture_shares([100, 1], temperature=1e9)] == pytest.approx([0.5, 0.5], abs=1e-6)
-    for shares in (mixture_shares([123, 45, 6], temperature=3.3), mixture_shares([1, 2], weights=[0.1, 0.7])):
+    assert [float(share) for share in mixture_shares([100, 1], temperature=2)] == pytest.approx(
+        [10 / 11, 1 / 11]
+    )
+    assert [float(share) for share in mixture_shares([100, 1], temperature=1e9)] == pytest.approx(
+        [0.5, 0.5], abs=1e-6
+    )
+    for shares in (
+        mixture_shares([123, 45, 6], temperature=3.3),
+        mixture_shares([1, 2], weights=[0.1, 0.7]),
+    ):
         assert sum(shares) == 1
 
 
@@ -142,7 +175,9 @@ def test_sampling_honours_the_shares(world: int) -> None:
 
     def sampler(rank: int) -> MixtureSampler:
         samplers = [WindowSampler(n, batch_size=1, seed=seed) for seed, n in enumerate(sizes)]
-        return MixtureSampler(samplers, shares[1:], batch_size=8, seed=3, rank=rank, world_size=world)
+        return MixtureSampler(
+            samplers, shares[1:], batch_size=8, seed=3, rank=rank, world_size=world
+        )
 
     ranks = [sampler(rank) for rank in range(world)]
     steps = 300

@@ -84,7 +84,9 @@ def test_items_are_held_by_their_reader_alone():
     seen = weakref.ref(taken)
     del taken
     deadline = time.monotonic() + 60
-    while seen() is not None and time.monotonic() < deadline:  # the thread may not have left the call yet
+    while (
+        seen() is not None and time.monotonic() < deadline
+    ):  # the thread may not have left the call yet
         time.sleep(0.01)
     assert seen() is None
 
@@ -109,7 +111,12 @@ except KeyboardInterrupt:
 
 
 def test_control_c_ends_the_wait_for_an_item():
-    command = [sys.executable, "-c", INTERRUPTED, importlib.util.find_spec("vla.data.loading.prefetching").origin]
+    command = [
+        sys.executable,
+        "-c",
+        INTERRUPTED,
+        importlib.util.find_spec("vla.data.loading.prefetching").origin,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)

@@ -10,10 +10,19 @@ import pytest
 from typer.testing import CliRunner
 
 from vla.cli import app
-from vla.data import DataError, DatasetWriter, EpisodeDataset, relabel_by_goal, relabel_by_instruction
+from vla.data import (
+    DataError,
+    DatasetWriter,
+    EpisodeDataset,
+    relabel_by_goal,
+    relabel_by_instruction,
+)
 from vla.data.tools.relabelling import GOAL_INSTRUCTION, draw_goals
 
-DRAWER, BUTTON = "open the drawer", "push the button"  # of the even (failed) and the odd (solved) episodes
+DRAWER, BUTTON = (
+    "open the drawer",
+    "push the button",
+)  # of the even (failed) and the odd (solved) episodes
 
 
 @pytest.fixture
@@ -23,7 +32,9 @@ def source(tmp_path, spec, episode):
     with DatasetWriter(tmp_path / "source", spec) as writer:
         for number in range(5):
             made = episode(number, 6)
-            info = made.info | ({"achieved": json.dumps(achieved[number])} if number in achieved else {})
+            info = made.info | (
+                {"achieved": json.dumps(achieved[number])} if number in achieved else {}
+            )
             writer.add_episode(dataclasses.replace(made, info=info))
     return EpisodeDataset(tmp_path / "source")
 
@@ -57,7 +68,9 @@ def test_what_is_relabelled_can_be_chosen(source, tmp_path):
         assert episode.images == {}
         return {BUTTON: int(np.argmax(episode.state[:, 0])), DRAWER: 0}  # its own is no news
 
-    made = relabel_by_instruction(source.root, tmp_path / "own", achieved=achieved, keep=False, per_episode=2)
+    made = relabel_by_instruction(
+        source.root, tmp_path / "own", achieved=achieved, keep=False, per_episode=2
+    )
     lengths = EpisodeDataset(made.root).episodes["length"].tolist()
     assert lengths == [int(np.argmax(source.episode(i).state[:, 0])) + 1 for i in (0, 2, 4)]
 
@@ -65,7 +78,9 @@ def test_what_is_relabelled_can_be_chosen(source, tmp_path):
 def test_nothing_achieved_or_impossible_steps_are_explained(source, tmp_path):
     with pytest.raises(DataError, match=r"none of 3 failed episodes.*only_successes: false"):
         relabel_by_instruction(source.root, tmp_path / "out", achieved=lambda _: {})
-    with pytest.raises(DataError, match=r"episode 0: 'push the button' .* after step 6; it has steps 0 to 5"):
+    with pytest.raises(
+        DataError, match=r"episode 0: 'push the button' .* after step 6; it has steps 0 to 5"
+    ):
         relabel_by_instruction(source.root, tmp_path / "out", achieved=lambda _: {BUTTON: 6})
     assert not (tmp_path / "out").exists()
 
@@ -85,16 +100,23 @@ def test_goals_lie_later_in_the_episode_or_in_another():
 
 def test_distances_are_even_or_geometric():
     lengths = np.full(4000, 11)
-    for discount, shares in ((None, [0.1] * 10), (0.5, [0.5 ** (d + 1) for d in range(9)] + [0.5**9])):
+    for discount, shares in (
+        (None, [0.1] * 10),
+        (0.5, [0.5 ** (d + 1) for d in range(9)] + [0.5**9]),
+    ):
         goals, _ = draw_goals(lengths, np.random.default_rng(0), discount=discount)
         distance = (goals - np.arange(len(goals)))[::11]
-        np.testing.assert_allclose(np.bincount(distance, minlength=11)[1:] / 4000, shares, atol=0.03)
+        np.testing.assert_allclose(
+            np.bincount(distance, minlength=11)[1:] / 4000, shares, atol=0.03
+        )
     with pytest.raises(ValueError, match="discount is 1"):
         draw_goals(lengths, np.random.default_rng(0), discount=1.0)
 
 
 def test_parts_of_episodes_reach_the_picture_that_they_lead_to(source, tmp_path):
-    made = relabel_by_goal(source.root, tmp_path / "out", per_episode=3, probability=0.7, cameras=["front"])
+    made = relabel_by_goal(
+        source.root, tmp_path / "out", per_episode=3, probability=0.7, cameras=["front"]
+    )
     dataset = EpisodeDataset(made.root)
     assert list(dataset.spec.cameras) == ["front", "wrist", "goal_front"]
     assert made.episodes == made.relabelled == 15
@@ -115,7 +137,9 @@ def test_parts_of_episodes_reach_the_picture_that_they_lead_to(source, tmp_path)
             assert not in_episode.any()
             assert first + len(part) == len(whole)
     assert 0 < solved < 15
-    again = relabel_by_goal(source.root, tmp_path / "again", per_episode=3, probability=0.7, cameras=["front"])
+    again = relabel_by_goal(
+        source.root, tmp_path / "again", per_episode=3, probability=0.7, cameras=["front"]
+    )
     np.testing.assert_array_equal(EpisodeDataset(again.root).columns.state, dataset.columns.state)
 
 
@@ -130,8 +154,12 @@ def test_goals_that_cannot_be_are_explained(source, tmp_path, write):
 
 def test_command(source, tmp_path):
     for by, told in (("instruction", "6 episodes, 1 of them"), ("goal", "5 episodes, 5 of them")):
-        result = CliRunner().invoke(app, ["data", "relabel", str(source.root), str(tmp_path / by), "--by", by])
+        result = CliRunner().invoke(
+            app, ["data", "relabel", str(source.root), str(tmp_path / by), "--by", by]
+        )
         assert result.exit_code == 0, result.output
         assert told in result.output
-    result = CliRunner().invoke(app, ["data", "relabel", str(source.root), str(tmp_path / "x"), "--by", "magic"])
+    result = CliRunner().invoke(
+        app, ["data", "relabel", str(source.root), str(tmp_path / "x"), "--by", "magic"]
+    )
     assert result.exit_code == 2

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows
+from vla.data.loading.streamed_windows import StreamedWindows
 from vla.data.storage import remote_cache as mirror
 from vla.data.storage import remote_files as remote
 from vla.data.storage.remote_files import as_url
-from vla.data.loading.streamed_windows import StreamedWindows
 from vla.types import Spec
 
 SPEC = Spec(
@@ -36,7 +36,10 @@ def episode(number: int) -> Episode:
     rng = np.random.default_rng(number)
     L = 5 + number
     return Episode(
-        images={c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8) for c, size in SPEC.cameras.items()},
+        images={
+            c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8)
+            for c, size in SPEC.cameras.items()
+        },
         state=rng.normal(size=(L, 1)).astype(np.float32),
         actions=rng.uniform(-1, 1, (L, 1)).astype(np.float32),
         rewards=np.zeros(L, np.float32),
@@ -92,7 +95,11 @@ def test_urls_are_told_from_paths() -> None:
 def test_numbers_come_at_once_and_images_when_asked_for(in_memory: str, source: Path) -> None:
     dataset = EpisodeDataset(in_memory)
     local = EpisodeDataset(source)
-    assert (dataset.spec, dataset.instructions, dataset.root.name) == (local.spec, local.instructions, "lift")
+    assert (dataset.spec, dataset.instructions, dataset.root.name) == (
+        local.spec,
+        local.instructions,
+        "lift",
+    )
     np.testing.assert_array_equal(dataset.columns.state, local.columns.state)
     assert marks(dataset) == []
     before = dataset.fingerprint()
@@ -112,7 +119,9 @@ def test_only_chosen_episodes_and_cameras_are_fetched_while_streaming(source: Pa
     order = windows.order(batch_size=4, seed=0)
     for step in range(6):
         rows = order.indices(step)
-        np.testing.assert_array_equal(windows.batch(rows).images["front"], whole.batch(rows).images["front"])
+        np.testing.assert_array_equal(
+            windows.batch(rows).images["front"], whole.batch(rows).images["front"]
+        )
     windows.close()
     assert len(marks(dataset)) == 2
     assert_equal(dataset, 0)
@@ -182,12 +191,23 @@ class Hub(BaseHTTPRequestHandler):
         if "/tree/" in path:
             files = [p for p in self.root.rglob("*") if p.is_file()]
             entries = [
-                {"type": "file", "oid": "0" * 40, "size": p.stat().st_size, "path": p.relative_to(self.root).as_posix()}
+                {
+                    "type": "file",
+                    "oid": "0" * 40,
+                    "size": p.stat().st_size,
+                    "path": p.relative_to(self.root).as_posix(),
+                }
                 for p in files
             ]
             return self.answer(200, json.dumps(entries).encode(), "application/json")
         if path.startswith("/api/datasets/someone/lift"):
-            info = {"id": "someone/lift", "sha": "1" * 40, "private": False, "tags": [], "siblings": []}
+            info = {
+                "id": "someone/lift",
+                "sha": "1" * 40,
+                "private": False,
+                "tags": [],
+                "siblings": [],
+            }
             return self.answer(200, json.dumps(info).encode(), "application/json")
         return self.answer(404, b"", headers={"X-Error-Code": "RepoNotFound"})
 
@@ -204,9 +224,13 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(206, part, headers=headers)
         return self.answer(200, data, headers=headers)
 
-    def answer(self, status: int, body: bytes, kind: str = "application/octet-stream", headers: Any = None) -> None:
+    def answer(
+        self, status: int, body: bytes, kind: str = "application/octet-stream", headers: Any = None
+    ) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Type": kind, "Content-Length": str(len(body))} | (headers or {})).items():
+        for name, value in (
+            {"Content-Type": kind, "Content-Length": str(len(body))} | (headers or {})
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -219,9 +243,13 @@ def hub(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
     handler = type("OwnHub", (Hub,), {"root": source})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
-    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": f"http://127.0.0.1:{server.server_port}"})
+    monkeypatch.setitem(
+        fsspec.config.conf, "hf", {"endpoint": f"http://127.0.0.1:{server.server_port}"}
+    )
     HfFileSystem.clear_instance_cache()
     yield handler
     server.shutdown()
@@ -229,7 +257,9 @@ def hub(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     HfFileSystem.clear_instance_cache()
 
 
-def test_a_dataset_on_the_hub_is_read_in_pieces(hub: type[Hub], source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_on_the_hub_is_read_in_pieces(
+    hub: type[Hub], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mirror, "_GAP", 2**8)
     monkeypatch.setattr(mirror, "_FOOTER_GUESS", 2**13)
     dataset = EpisodeDataset("hf://datasets/someone/lift")

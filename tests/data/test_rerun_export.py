@@ -43,7 +43,10 @@ def test_a_recording_holds_the_episodes(write: Callable[..., Path], tmp_path: Pa
     dataset = EpisodeDataset(write([4, 3, 2]))
     told: list[tuple[int, int]] = []
     made = export_rerun(
-        tmp_path / "a.rrd", dataset, episodes="0,2", progress=lambda done, total: told.append((done, total))
+        tmp_path / "a.rrd",
+        dataset,
+        episodes="0,2",
+        progress=lambda done, total: told.append((done, total)),
     )
     assert (made.episodes, made.frames, made.bytes) == (2, 6, made.path.stat().st_size)
     assert told == [(4, 6), (6, 6)]
@@ -55,17 +58,23 @@ def test_a_recording_holds_the_episodes(write: Callable[..., Path], tmp_path: Pa
             entity = found[f"{place}/{name}"]
             np.testing.assert_array_equal(np.array(entity["Scalars:scalars"], np.float32), values)
             assert entity["step"] == list(range(len(expected)))
-            np.testing.assert_allclose([t.total_seconds() for t in entity["time"]], np.arange(len(expected)) / 10)
+            np.testing.assert_allclose(
+                [t.total_seconds() for t in entity["time"]], np.arange(len(expected)) / 10
+            )
         assert found[f"{place}/action"]["SeriesLines:names"] == [["dx", "grip"]]
         assert found[f"{place}/state"]["SeriesLines:names"] == [["x", "y", "gripper"]]
         np.testing.assert_array_equal(
-            np.array(found[f"{place}/reward"]["Scalars:scalars"], np.float32)[:, 0], expected.rewards
+            np.array(found[f"{place}/reward"]["Scalars:scalars"], np.float32)[:, 0],
+            expected.rewards,
         )
         assert found[f"{place}/instruction"]["TextDocument:text"] == [[expected.instruction]]
         for camera in expected.images:
             images = found[f"{place}/camera/{camera}"]
             assert images["EncodedImage:media_type"] == [["image/png"]] * len(expected)
-            decoded = [np.asarray(Image.open(io.BytesIO(bytes(blob[0])))) for blob in images["EncodedImage:blob"]]
+            decoded = [
+                np.asarray(Image.open(io.BytesIO(bytes(blob[0]))))
+                for blob in images["EncodedImage:blob"]
+            ]
             np.testing.assert_array_equal(np.stack(decoded), expected.frames(camera))
 
 
@@ -75,20 +84,29 @@ def test_frames_of_videos_become_jpeg_in_several_groups(
     steps = 70
     spec = dataclasses.replace(spec, cameras={"front.left-cam": (32, 32)})
     grey = np.linspace(0, 255, steps).astype(np.uint8)
-    images = {"front.left-cam": np.broadcast_to(grey[:, None, None, None], (steps, 32, 32, 3)).copy()}
+    images = {
+        "front.left-cam": np.broadcast_to(grey[:, None, None, None], (steps, 32, 32, 3)).copy()
+    }
     with DatasetWriter(tmp_path / "set", spec, video=VideoConfig()) as writer:
-        writer.add_episode(dataclasses.replace(episode(0, 3), images={c: i[:3] for c, i in images.items()}))
+        writer.add_episode(
+            dataclasses.replace(episode(0, 3), images={c: i[:3] for c, i in images.items()})
+        )
         writer.add_episode(dataclasses.replace(episode(1, steps), images=images))
     made = export_rerun(tmp_path / "a.rrd", EpisodeDataset(tmp_path / "set"), episodes=[1])
     (place,) = (place for place in _read(made.path) if "/camera/" in place)
     found = _read(made.path)[place]
     assert found["EncodedImage:media_type"] == [["image/jpeg"]] * steps
     assert found["step"] == list(range(steps))
-    means = [np.asarray(Image.open(io.BytesIO(bytes(blob[0])))).mean() for blob in found["EncodedImage:blob"]]
+    means = [
+        np.asarray(Image.open(io.BytesIO(bytes(blob[0])))).mean()
+        for blob in found["EncodedImage:blob"]
+    ]
     np.testing.assert_allclose(means, grey, atol=4)
 
 
-def test_a_damaged_image_leaves_no_file(tmp_path: Path, episode: Callable[..., Episode], spec: Spec) -> None:
+def test_a_damaged_image_leaves_no_file(
+    tmp_path: Path, episode: Callable[..., Episode], spec: Spec
+) -> None:
     # The writer looks at every second of 16 pictures, to tell their mean; not at the second one.
     whole = episode(0, 16)
     files = whole.png("front")
@@ -106,7 +124,9 @@ def test_the_command_and_a_missing_extra(
 ) -> None:
     source, out = write([2, 2]), tmp_path / "a.rrd"
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["data", "view", str(source), "--rrd", str(out), "--sample", "1"])
+    result = CliRunner().invoke(
+        app, ["data", "view", str(source), "--rrd", str(out), "--sample", "1"]
+    )
     assert result.exit_code == 0, result.output
     assert "1 of 2 episodes" in result.output
     assert out.is_file()
@@ -121,7 +141,9 @@ def test_the_command_and_a_missing_extra(
 
     monkeypatch.delitem(sys.modules, "rerun", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_rerun)
-    result = CliRunner().invoke(app, ["data", "view", str(source), "--rrd", str(tmp_path / "b.rrd")])
+    result = CliRunner().invoke(
+        app, ["data", "view", str(source), "--rrd", str(tmp_path / "b.rrd")]
+    )
     assert result.exit_code == 2
     assert "rerun is not installed: pip install 'vla[rerun]'" in result.output
     assert not (tmp_path / "b.rrd").exists()

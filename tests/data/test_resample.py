@@ -35,7 +35,9 @@ def columns(episode):
 
 
 def test_half_the_rate():
-    made = resampled_episode(episode_of([1, 2, 3, 4, 5], [0, 1, 2, 3, 4], [0, 1, 0, 0, 0]), Fraction(2), KINDS)
+    made = resampled_episode(
+        episode_of([1, 2, 3, 4, 5], [0, 1, 2, 3, 4], [0, 1, 0, 0, 0]), Fraction(2), KINDS
+    )
     goal, dx, v, grip = columns(made)
     assert goal == grip == [2, 4, 5]
     assert dx == [3, 7, 5]
@@ -48,14 +50,24 @@ def test_half_the_rate():
 
 def test_two_thirds_of_the_rate():
     """Spans [0, 1.5), [1.5, 3), [3, 4) of the old steps."""
-    made = resampled_episode(episode_of([1, 2, 4, 8], [1, 10, 100, 1000], [0, 0, 1, 0]), Fraction(3, 2), KINDS)
+    made = resampled_episode(
+        episode_of([1, 2, 4, 8], [1, 10, 100, 1000], [0, 0, 1, 0]), Fraction(3, 2), KINDS
+    )
     goal, dx, v, grip = columns(made)
     assert goal == grip == [2, 4, 8]
     assert dx == [2, 5, 8]
     np.testing.assert_allclose(v, [2 / 1.5, 5 / 1.5, 8])
-    assert made.rewards.tolist() == [1, 110, 1000]  # the second old step ends within the second span
+    assert made.rewards.tolist() == [
+        1,
+        110,
+        1000,
+    ]  # the second old step ends within the second span
     assert made.success.tolist() == [False, True, False]
-    assert made.state[:, 0].tolist() == [0, 1, 3]  # of two equally near the earlier: nothing is seen before its time
+    assert made.state[:, 0].tolist() == [
+        0,
+        1,
+        3,
+    ]  # of two equally near the earlier: nothing is seen before its time
 
 
 def test_twice_the_rate():
@@ -64,11 +76,18 @@ def test_twice_the_rate():
     assert goal == grip == v == [1, 1, 2, 2]
     assert dx == [0.5, 0.5, 1, 1]
     assert made.rewards.tolist() == [0, 5, 0, 7]
-    assert made.success.tolist() == [False, True, True, False]  # what was known holds until an old step ends
+    assert made.success.tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]  # what was known holds until an old step ends
     assert made.state[:, 0].tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("r", [Fraction(1), Fraction(5), Fraction(4, 3), Fraction(2, 7), Fraction(30, 1)])
+@pytest.mark.parametrize(
+    "r", [Fraction(1), Fraction(5), Fraction(4, 3), Fraction(2, 7), Fraction(30, 1)]
+)
 @pytest.mark.parametrize("length", [1, 2, 13])
 def test_displacements_and_returns_keep_their_sum(r, length):
     rng = np.random.default_rng(length)
@@ -94,7 +113,9 @@ def test_limits_of_displacements_follow_the_length_of_a_step():
 def test_a_dataset_at_another_rate(tmp_path):
     with DatasetWriter(tmp_path / "d", SPEC) as writer:
         writer.add_episode(episode_of([9, 9, 9, -9, 1]))
-    made = convert(tmp_path / "d", tmp_path / "out", control_hz=15, kinds={"dx": "delta", "v": "velocity"})
+    made = convert(
+        tmp_path / "d", tmp_path / "out", control_hz=15, kinds={"dx": "delta", "v": "velocity"}
+    )
     dataset = EpisodeDataset(made.root)
     assert dataset.spec.control_hz == 15
     assert dataset.spec.action_high == (9, 18, 9, 9)
@@ -110,8 +131,14 @@ def test_what_cannot_be_resampled_is_said(tmp_path):
     with DatasetWriter(tmp_path / "d", SPEC) as writer:
         writer.add_episode(episode_of([1, 2]))
     for options, message in (
-        ({"control_hz": 15, "kinds": {"dz": "delta"}}, r"kinds.dz: no such action dimension; there are: goal, dx"),
-        ({"control_hz": 15, "kinds": {"dx": "sum"}}, r"kinds.dx is 'sum'; expected one of: absolute, delta"),
+        (
+            {"control_hz": 15, "kinds": {"dz": "delta"}},
+            r"kinds.dz: no such action dimension; there are: goal, dx",
+        ),
+        (
+            {"control_hz": 15, "kinds": {"dx": "sum"}},
+            r"kinds.dx is 'sum'; expected one of: absolute, delta",
+        ),
         ({"control_hz": 0}, r"control_hz is 0"),
         ({"control_hz": 1e-5}, r"no simple ratio"),
     ):

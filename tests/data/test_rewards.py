@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vla.data import DataError, DatasetWriter, EpisodeDataset, RewardConfig, Windows, check_rewards, returns_to_go
+from vla.data import (
+    DataError,
+    DatasetWriter,
+    EpisodeDataset,
+    RewardConfig,
+    Windows,
+    check_rewards,
+    returns_to_go,
+)
 from vla.data.rewards import shape_rewards
 
 REWARDS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
@@ -33,15 +41,25 @@ def test_kinds_by_hand():
 
 def test_normalise_then_scale_then_shift():
     # returns 7 and 24; a terminal of `success` cuts the first to 1
-    np.testing.assert_allclose(shaped(normalise="return_range", scale=34, shift=-1)[0], REWARDS * 2 - 1)
-    np.testing.assert_allclose(shaped(kind="success", normalise="return_range", scale=10)[0], [0, 10, 0, 0, 0])
+    np.testing.assert_allclose(
+        shaped(normalise="return_range", scale=34, shift=-1)[0], REWARDS * 2 - 1
+    )
+    np.testing.assert_allclose(
+        shaped(kind="success", normalise="return_range", scale=10)[0], [0, 10, 0, 0, 0]
+    )
     np.testing.assert_allclose(np.std(shaped(normalise="deviation")[0]), 1, rtol=1e-6)
 
 
 def test_dividing_by_nothing_is_explained():
     for normalise in ("return_range", "deviation"):
         with pytest.raises(DataError, match=rf"data.rewards.normalise: {normalise}.*which is 0"):
-            shape_rewards(np.ones(4), np.zeros(4, bool), np.zeros(4, bool), [2, 2], RewardConfig(normalise=normalise))
+            shape_rewards(
+                np.ones(4),
+                np.zeros(4, bool),
+                np.zeros(4, bool),
+                [2, 2],
+                RewardConfig(normalise=normalise),
+            )
     for scale in (0, float("nan")):
         with pytest.raises(ValidationError):
             RewardConfig(scale=scale)
@@ -51,7 +69,9 @@ def test_returns_stop_at_terminals_inside_an_episode():
     found = returns_to_go(REWARDS, LENGTHS, discount=0.5, terminals_N=SOLVED)
     np.testing.assert_array_equal(found, [2, 2, 4, 16, 16])
     # a terminal that comes last has no final value
-    found = returns_to_go(REWARDS, LENGTHS, terminals_N=ENDS, final_values_E=np.array([100.0, 100.0]))
+    found = returns_to_go(
+        REWARDS, LENGTHS, terminals_N=ENDS, final_values_E=np.array([100.0, 100.0])
+    )
     np.testing.assert_array_equal(found, [7, 6, 4, 124, 116])
 
 
@@ -89,7 +109,14 @@ def opened(tmp_path, spec, episode):
                     for r, s, terminated in episodes
                 ]
             )
-        return Windows(EpisodeDataset(root), history=1, chunk=1, episodes=chosen, rewards=rewards, discount=discount)
+        return Windows(
+            EpisodeDataset(root),
+            history=1,
+            chunk=1,
+            episodes=chosen,
+            rewards=rewards,
+            discount=discount,
+        )
 
     return make
 
@@ -115,14 +142,20 @@ def test_held_out_episodes_are_normalised_alike(opened):
 def test_good_data_pass(opened):
     check_rewards(opened([WON, LOST]))
     check_rewards(opened([WON, LOST], RewardConfig(kind="success")), needs="unit")
-    check_rewards(opened([([1, 1], [0, 0], True), ([1, 1, 1], [0, 0, 0], False)]))  # reward for staying alive
+    check_rewards(
+        opened([([1, 1], [0, 0], True), ([1, 1, 1], [0, 0, 0], False)])
+    )  # reward for staying alive
 
 
 @pytest.mark.parametrize(
     ("episodes", "config", "told"),
     [
         ([([0, 0], [0, 0], False)] * 2, {}, r"all 4 rewards are 0.*no episode is solved"),
-        ([([0, 0], [0, 1], True)] * 2, {}, r"all 4 rewards are 0.*data.rewards.kind: success makes"),
+        (
+            [([0, 0], [0, 1], True)] * 2,
+            {},
+            r"all 4 rewards are 0.*data.rewards.kind: success makes",
+        ),
         ([LOST, LOST], {"kind": "success"}, r"kind: success all 4 rewards are 0"),
         ([([1, 1], [0, 0], False)] * 2, {}, r"all 4 rewards are 1"),
         ([WON, WON], {}, r"all 2 episodes have the return 3"),

@@ -29,19 +29,25 @@ def test_everything_written_is_read(write, episode, assert_holds, spec):
         assert_holds(dataset, number, episode(number, length))
     assert dataset.episodes["success"].tolist() == [False, True, False, True]
     assert dataset.episodes["terminated"].tolist() == [False, True, False, True]
-    returns = [episode(n, length).rewards.astype(float).sum() for n, length in enumerate([3, 1, 5, None])]
+    returns = [
+        episode(n, length).rewards.astype(float).sum() for n, length in enumerate([3, 1, 5, None])
+    ]
     np.testing.assert_allclose(dataset.episodes["return"], returns)
 
 
 def test_encoded_images_are_stored_as_they_are(tmp_path, episode, spec):
     given = episode(0, 3)
-    files = {camera: [encode_png(image) for image in images] for camera, images in given.images.items()}
+    files = {
+        camera: [encode_png(image) for image in images] for camera, images in given.images.items()
+    }
     with DatasetWriter(tmp_path / "d", spec) as w:
         w.add_episode(type(given)(**{**given.__dict__, "images": files}))
     assert EpisodeDataset(tmp_path / "d").episode(0).images == files
 
 
-def test_files_roll_over_and_keep_one_row_group_per_episode(tmp_path, episode, assert_holds, spec, monkeypatch):
+def test_files_roll_over_and_keep_one_row_group_per_episode(
+    tmp_path, episode, assert_holds, spec, monkeypatch
+):
     monkeypatch.setattr(writer, "OPEN_FILE_BYTES", 6000)
     monkeypatch.setattr(writer, "EPISODES_PER_TABLE", 3)
     monkeypatch.setattr(writer.schema, "FILES_PER_CHUNK", 2)
@@ -71,7 +77,9 @@ def test_layout_is_that_of_lerobot_v3(write):
     assert table.schema.field("next.reward").type == pa.float32()
     assert table.column("index").to_pylist() == [0, 1, 2, 3, 4]
     assert table.column("frame_index").to_pylist() == [0, 1, 2, 0, 1]
-    np.testing.assert_allclose(table.column("timestamp").to_numpy(), [0, 0.1, 0.2, 0, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        table.column("timestamp").to_numpy(), [0, 0.1, 0.2, 0, 0.1], rtol=1e-6
+    )
     assert table.column("next.done").to_pylist() == [False, False, True, False, True]
     assert table.column("next.terminated").to_pylist() == [False, False, False, False, True]
     tasks = pd.read_parquet(root / "meta/tasks.parquet")
@@ -83,7 +91,9 @@ def test_layout_is_that_of_lerobot_v3(write):
 def test_stored_statistics_are_those_of_the_frames(write, episode):
     root = write([4, 7, 2])
     stats = json.loads((root / "meta/stats.json").read_text())
-    actions = np.concatenate([episode(n, length).actions for n, length in enumerate([4, 7, 2])]).astype(float)
+    actions = np.concatenate(
+        [episode(n, length).actions for n, length in enumerate([4, 7, 2])]
+    ).astype(float)
     for key, expected in (
         ("min", actions.min(0)),
         ("max", actions.max(0)),
@@ -92,9 +102,14 @@ def test_stored_statistics_are_those_of_the_frames(write, episode):
     ):
         np.testing.assert_allclose(stats["action"][key], expected, rtol=1e-6)
     assert stats["action"]["count"] == [13]
-    pixels = np.concatenate([episode(n, length).frames("wrist") for n, length in enumerate([4, 7, 2])]) / 255
+    pixels = (
+        np.concatenate([episode(n, length).frames("wrist") for n, length in enumerate([4, 7, 2])])
+        / 255
+    )
     assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1)
-    np.testing.assert_allclose(np.ravel(stats["observation.images.wrist"]["mean"]), pixels.mean((0, 1, 2)))
+    np.testing.assert_allclose(
+        np.ravel(stats["observation.images.wrist"]["mean"]), pixels.mean((0, 1, 2))
+    )
     # A writer that resumes knows the statistics of what is there already.
     whole = write([4, 7, 2, 3], "whole")
     with DatasetWriter(root, EpisodeDataset(root).spec, resume=True) as w:
@@ -109,7 +124,13 @@ def test_a_robot_with_one_action_and_no_state_or_camera(tmp_path, episode):
     spec = Spec({}, (), ("push",), (-1.0,), (1.0,), 12.5)
     given = episode(0, 4)
     bare = type(given)(
-        {}, np.zeros((4, 0), np.float32), given.actions[:, :1], given.rewards, given.success, True, "push"
+        {},
+        np.zeros((4, 0), np.float32),
+        given.actions[:, :1],
+        given.rewards,
+        given.success,
+        True,
+        "push",
     )
     with DatasetWriter(tmp_path / "d", spec) as w:
         w.add_episode(bare)
@@ -128,7 +149,10 @@ def test_info_is_json_and_counts_per_task(write):
     json.dumps(info)
     assert info["bytes"] == sum(file.stat().st_size for file in files)
     assert (info["episodes"], info["frames"]) == (3, 9)
-    assert [(t["episodes"], t["frames"], t["success_rate"]) for t in info["tasks"]] == [(2, 7, 0.0), (1, 2, 1.0)]
+    assert [(t["episodes"], t["frames"], t["success_rate"]) for t in info["tasks"]] == [
+        (2, 7, 0.0),
+        (1, 2, 1.0),
+    ]
     assert set(info["actions"]) == {"dx", "grip"}
 
 
@@ -143,7 +167,9 @@ def test_a_foreign_dataset_without_spec_rewards_or_extra_columns(write, episode)
     data = root / "data/chunk-000/file-000.parquet"
     pq.write_table(pq.read_table(data).drop(strip), data)
     table = root / "meta/episodes/chunk-000/file-000.parquet"
-    pq.write_table(pq.read_table(table).drop(["success", "return", "terminated", "info", "task_index"]), table)
+    pq.write_table(
+        pq.read_table(table).drop(["success", "return", "terminated", "info", "task_index"]), table
+    )
     info = json.loads((root / "meta/info.json").read_text())
     info["features"] = {k: v for k, v in info["features"].items() if k not in strip}
     info["features"]["action"]["names"] = {"motors": ["dx", "grip"]}
@@ -171,7 +197,9 @@ def test_an_existing_folder_is_not_overwritten(write, spec, episode):
     root = write([2])
     with pytest.raises(DataError, match=re.escape("resume=True")):
         DatasetWriter(root, spec)
-    other = Spec({**spec.cameras, "front": (9, 9)}, spec.state_names, spec.action_names, (-1, -2), (1, 2), 10)
+    other = Spec(
+        {**spec.cameras, "front": (9, 9)}, spec.state_names, spec.action_names, (-1, -2), (1, 2), 10
+    )
     with pytest.raises(DataError, match="camera 'front' is 9x9, expected 6x8"):
         DatasetWriter(root, other, resume=True)
     closed = DatasetWriter(root, spec, resume=True)
@@ -202,7 +230,10 @@ def test_episodes_written_together_make_the_same_files(tmp_path, episode, spec, 
     assert sum(name.startswith("data/") for name in one) > 3
     assert set(one) == set(many)
     assert all(one[name].equals(many[name]) for name in one)
-    infos = [json.loads((tmp_path / name / "meta" / "info.json").read_text()) for name in ("single", "groups")]
+    infos = [
+        json.loads((tmp_path / name / "meta" / "info.json").read_text())
+        for name in ("single", "groups")
+    ]
     assert infos[0] == infos[1]
 
 

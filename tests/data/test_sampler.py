@@ -25,13 +25,17 @@ from vla.types import Spec
     step=st.integers(0, 10**6),
     weighted=st.booleans(),
 )
-def test_ranks_together_are_the_batch_of_one_process(num_windows, local, world, seed, step, weighted):
+def test_ranks_together_are_the_batch_of_one_process(
+    num_windows, local, world, seed, step, weighted
+):
     weights = np.arange(1, num_windows + 1) if weighted else None
     batch = local * world
     whole = WindowSampler(num_windows, batch_size=batch, seed=seed, weights=weights).indices(step)
     joined = np.empty(batch, np.int64)
     for rank in range(world):
-        sampler = WindowSampler(num_windows, batch_size=batch, seed=seed, rank=rank, world_size=world, weights=weights)
+        sampler = WindowSampler(
+            num_windows, batch_size=batch, seed=seed, rank=rank, world_size=world, weights=weights
+        )
         joined[rank::world] = sampler.indices(step)
     np.testing.assert_array_equal(joined, whole)
     assert whole.dtype == np.int64
@@ -86,7 +90,9 @@ def test_wrong_arguments(change, message):
 def test_task_balanced_weights(write):
     windows = Windows(EpisodeDataset(write([2, 6, 1])), history=1, chunk=1)
     balanced = task_balanced_weights(windows)
-    assert [balanced[windows.task_index == task].sum() for task in (0, 1)] == pytest.approx([0.5, 0.5])
+    assert [balanced[windows.task_index == task].sum() for task in (0, 1)] == pytest.approx(
+        [0.5, 0.5]
+    )
     np.testing.assert_allclose(task_balanced_weights(windows, temperature=1.0), np.full(9, 1 / 9))
     halfway = task_balanced_weights(windows, temperature=0.5)
     ratio = halfway[windows.task_index == 1].sum() / halfway[windows.task_index == 0].sum()
@@ -109,7 +115,9 @@ def test_episodes_count_the_same_however_long():
     sums = [weights[:2].sum(), weights[2:10].sum(), weights[10:].sum()]
     np.testing.assert_allclose(sums, [1 / 3] * 3)
     balanced = episode_balanced_weights(windows, task_balanced_weights(windows, temperature=0.0))
-    np.testing.assert_allclose([balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()], [0.25, 0.25, 0.5])
+    np.testing.assert_allclose(
+        [balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()], [0.25, 0.25, 0.5]
+    )
 
 
 def test_solved_episodes_get_their_share_of_every_task():
@@ -117,7 +125,9 @@ def test_solved_episodes_get_their_share_of_every_task():
     windows.success = np.repeat([True, False, True], windows.lengths)
     weights = solved_share_weights(windows, 0.75)
     sums = [weights[:2].sum(), weights[2:10].sum(), weights[10:].sum()]
-    np.testing.assert_allclose(sums, [0.75 * 10 / 15, 0.25 * 10 / 15, 5 / 15])  # the third task has no failures
+    np.testing.assert_allclose(
+        sums, [0.75 * 10 / 15, 0.25 * 10 / 15, 5 / 15]
+    )  # the third task has no failures
     balanced = solved_share_weights(windows, 0.75, episode_balanced_weights(windows))
     sums = [balanced[:2].sum(), balanced[2:10].sum(), balanced[10:].sum()]
     np.testing.assert_allclose(sums, [0.75 * 2 / 3, 0.25 * 2 / 3, 1 / 3])

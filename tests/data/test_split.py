@@ -78,10 +78,14 @@ def test_impossible_parts_are_explained(write, parts, message):
 
 def test_command_line(write, tmp_path):
     source = write([1, 2, 3, 4])
-    result = CliRunner().invoke(app, ["data", "split", str(source), str(tmp_path / "p"), "train=0.5", "val=0.5"])
+    result = CliRunner().invoke(
+        app, ["data", "split", str(source), str(tmp_path / "p"), "train=0.5", "val=0.5"]
+    )
     assert result.exit_code == 0, result.output
     assert result.output.count("2 episodes") == 2
-    result = CliRunner().invoke(app, ["data", "split", str(source), str(tmp_path / "q"), "a=0:1", "b=3"])
+    result = CliRunner().invoke(
+        app, ["data", "split", str(source), str(tmp_path / "q"), "a=0:1", "b=3"]
+    )
     assert result.exit_code == 0, result.output
     assert EpisodeDataset(tmp_path / "q" / "b").num_frames == 4
     result = CliRunner().invoke(app, ["data", "split", str(source), str(tmp_path / "r"), "train"])

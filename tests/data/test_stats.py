@@ -29,7 +29,11 @@ def test_quantiles_are_those_of_all_frames(write):
 def test_tasks_have_their_own_rows(write):
     found = summarise(EpisodeDataset(write([2, 4, 6, 8])), images=0)
     drawer, button = found["tasks"]
-    assert (drawer["instruction"], drawer["episodes"], drawer["frames"]) == ("open the drawer", 2, 8)
+    assert (drawer["instruction"], drawer["episodes"], drawer["frames"]) == (
+        "open the drawer",
+        2,
+        8,
+    )
     assert (drawer["success_rate"], button["success_rate"], found["success_rate"]) == (0, 1, 0.5)
     assert button["mean_length"] == 6
     assert found["terminated_rate"] == 0.5
@@ -38,7 +42,9 @@ def test_tasks_have_their_own_rows(write):
 
 def test_colours_are_of_all_pixels_where_all_frames_are_taken(write):
     dataset = EpisodeDataset(write([3, 2]))
-    pixels = np.concatenate([dataset.episode(i).frames("front") for i in range(2)]).reshape(-1, 3) / 255
+    pixels = (
+        np.concatenate([dataset.episode(i).frames("front") for i in range(2)]).reshape(-1, 3) / 255
+    )
     found = summarise(dataset, images=5)["cameras"]["front"]
     np.testing.assert_allclose(found["mean"], pixels.mean(0))
     np.testing.assert_allclose(found["std"], pixels.std(0))

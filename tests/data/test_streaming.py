@@ -23,7 +23,13 @@ FRAME = 6 * 8 * 3 + 4 * 4 * 3  # bytes of the two cameras of conftest
 
 
 def order(**changes: object) -> StreamOrder:
-    values: dict[str, object] = {"batch_size": 4, "seed": 3, "frames_per_block": 24, "before": 2, "after": 1}
+    values: dict[str, object] = {
+        "batch_size": 4,
+        "seed": 3,
+        "frames_per_block": 24,
+        "before": 2,
+        "after": 1,
+    }
     return StreamOrder(LENGTHS, **(values | changes))  # type: ignore[arg-type]
 
 
@@ -69,12 +75,19 @@ def test_blocks_hold_the_frames_of_their_windows_and_fit() -> None:
         block = stream.block(BlockNumber(0, part))
         assert block.num_rows == (block.stops - block.starts).sum() <= 24
         covered = set(
-            np.concatenate([np.arange(a, b) for a, b in zip(block.starts, block.stops, strict=True)]).tolist()
+            np.concatenate(
+                [np.arange(a, b) for a, b in zip(block.starts, block.stops, strict=True)]
+            ).tolist()
         )
         needed = set()
         for window in block.windows:
             episode = np.searchsorted(ends, window, side="right")
-            needed |= set(range(max(window - 2, ends[episode] - LENGTHS[episode]), min(window + 2, ends[episode])))
+            needed |= set(
+                range(
+                    max(window - 2, ends[episode] - LENGTHS[episode]),
+                    min(window + 2, ends[episode]),
+                )
+            )
         assert covered == needed
     assert stream.after(BlockNumber(0, stream.num_blocks(0) - 1)) == BlockNumber(1, 0)
     with pytest.raises(IndexError, match="epoch 0 has 0 to"):
@@ -87,14 +100,19 @@ def test_two_processes_share_no_window_and_at_most_the_frames_of_one_episode() -
     for stream in ranks:
         blocks = [stream.block(BlockNumber(0, part)) for part in range(stream.num_blocks(0))]
         drawn.append(np.concatenate([block.windows for block in blocks]))
-        frames.append({f for b in blocks for a, z in zip(b.starts, b.stops, strict=True) for f in range(a, z)})
+        frames.append(
+            {f for b in blocks for a, z in zip(b.starts, b.stops, strict=True) for f in range(a, z)}
+        )
     assert len(drawn[0]) == len(drawn[1]) == 27
     assert len(np.unique(np.concatenate(drawn))) == 54
     shared = np.searchsorted(np.cumsum(LENGTHS), sorted(frames[0] & frames[1]), side="right")
     assert len(set(shared.tolist())) <= 1
     assert sum(map(len, frames)) <= 55 + 4
     for step in range(10):
-        assert not set(ranks[0].indices(step)) & set(ranks[1].indices(step)) or step * 2 // 27 != (step * 2 + 1) // 27
+        assert (
+            not set(ranks[0].indices(step)) & set(ranks[1].indices(step))
+            or step * 2 // 27 != (step * 2 + 1) // 27
+        )
 
 
 def test_weights_are_kept_and_what_has_none_is_not_read() -> None:
@@ -103,25 +121,37 @@ def test_weights_are_kept_and_what_has_none_is_not_read() -> None:
     stream = order(weights=weights)
     epochs = 200
     steps = epochs * stream.drawn_per_epoch // 4
-    counts = np.bincount(np.concatenate([stream.indices(step) for step in range(steps)]), minlength=55)
+    counts = np.bincount(
+        np.concatenate([stream.indices(step) for step in range(steps)]), minlength=55
+    )
     assert counts[11:32].sum() == 0
     np.testing.assert_allclose(counts / counts.sum(), weights / weights.sum(), atol=0.003)
     blocks = [stream.block(BlockNumber(0, part)) for part in range(stream.num_blocks(0))]
-    assert all(stop <= 13 or start >= 30 for b in blocks for start, stop in zip(b.starts, b.stops, strict=True))
+    assert all(
+        stop <= 13 or start >= 30
+        for b in blocks
+        for start, stop in zip(b.starts, b.stops, strict=True)
+    )
 
 
 def test_equal_weights_are_as_none() -> None:
     stream, weighted = order(), order(weights=np.full(55, 0.1))
     assert weighted.drawn_per_epoch == 55
     np.testing.assert_array_equal(
-        np.sort(np.concatenate([weighted.block(BlockNumber(1, p)).windows for p in range(weighted.num_blocks(1))])),
+        np.sort(
+            np.concatenate(
+                [weighted.block(BlockNumber(1, p)).windows for p in range(weighted.num_blocks(1))]
+            )
+        ),
         np.arange(55),
     )
     assert stream.num_blocks(1) == weighted.num_blocks(1)
 
 
 def test_too_little_room_and_too_few_windows_are_told() -> None:
-    with pytest.raises(DataError, match=r"room for 8 frames, windows of 4 frames need at least 9.*stream_memory_gb"):
+    with pytest.raises(
+        DataError, match=r"room for 8 frames, windows of 4 frames need at least 9.*stream_memory_gb"
+    ):
         order(frames_per_block=8)
     with pytest.raises(DataError, match="55 windows cannot be shared among 64 processes"):
         order(batch_size=64, world_size=64)
@@ -131,10 +161,14 @@ def test_processes_draw_a_mixture_from_parts_of_their_own_in_its_shares() -> Non
     lengths, samplers = (LENGTHS, np.array([9, 4, 30])), []
     for rank in range(2):
         parts: list[WindowSampler | StreamOrder] = [
-            StreamOrder(n, batch_size=2, seed=s, frames_per_block=24, before=2, rank=rank, world_size=2)
+            StreamOrder(
+                n, batch_size=2, seed=s, frames_per_block=24, before=2, rank=rank, world_size=2
+            )
             for s, n in enumerate(lengths)
         ]
-        samplers.append(MixtureSampler(parts, [Fraction(1, 4)], batch_size=16, seed=0, rank=rank, world_size=2))
+        samplers.append(
+            MixtureSampler(parts, [Fraction(1, 4)], batch_size=16, seed=0, rank=rank, world_size=2)
+        )
     drawn = [np.concatenate([sampler.indices(step) for step in range(4)]) for sampler in samplers]
     assert [len(rows) for rows in drawn] == [32, 32]
     assert all((rows >= 55).sum() == 8 for rows in drawn)
@@ -156,7 +190,16 @@ def test_streamed_windows_are_those_in_memory(write: Callable[..., Path]) -> Non
     for step in range(20):
         rows = stream.indices(step)
         assert_same(streamed.batch(rows), whole.batch(rows))
-    for name in ("actions", "states", "rewards", "returns", "terminals", "success", "task_index", "lengths"):
+    for name in (
+        "actions",
+        "states",
+        "rewards",
+        "returns",
+        "terminals",
+        "success",
+        "task_index",
+        "lengths",
+    ):
         np.testing.assert_array_equal(getattr(streamed, name), getattr(whole, name))
     assert len(streamed) == len(whole)
     streamed.close()
@@ -182,13 +225,17 @@ def test_each_epoch_decodes_each_frame_about_once(write: Callable[..., Path]) ->
         streamed.batch(stream.indices(step))
     blocks = stream.num_blocks(0)
     assert blocks >= 4
-    assert 100 <= streamed.decoded <= 100 + blocks + 2 * 32  # margins at seams, and two blocks read ahead
+    assert (
+        100 <= streamed.decoded <= 100 + blocks + 2 * 32
+    )  # margins at seams, and two blocks read ahead
     streamed.close()
 
 
 def test_a_resumed_stream_reads_only_what_comes(write: Callable[..., Path]) -> None:
     dataset = EpisodeDataset(write([10] * 10))
-    first, second = (StreamedWindows(dataset, history=2, chunk=1, memory_gb=gib(30)) for _ in range(2))
+    first, second = (
+        StreamedWindows(dataset, history=2, chunk=1, memory_gb=gib(30)) for _ in range(2)
+    )
     one, two = (windows.order(batch_size=5, seed=0) for windows in (first, second))
     batches = [first.batch(one.indices(step)) for step in range(30)]
     for step in range(27, 30):

@@ -132,12 +132,16 @@ def test_a_flipped_byte_in_any_file_is_found(copied, name):
         good = path.read_bytes()
         for at in [0, len(good) - 1, *rng.integers(len(good), size=6)]:
             path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
-            if path.name == "stats.json":  # derived, and compared with the frames: its last digits matter to nobody
+            if (
+                path.name == "stats.json"
+            ):  # derived, and compared with the frames: its last digits matter to nobody
                 continue
             assert is_whole(path) is not True, (path, at)
         path.write_bytes(good)
     found = validate(root)
-    assert {(f.check, f.severity) for f in found.findings} <= {("caches", "note")}  # of files that are younger now
+    assert {(f.check, f.severity) for f in found.findings} <= {
+        ("caches", "note")
+    }  # of files that are younger now
     assert validate(root, fix=True).findings == ()
 
 
@@ -156,7 +160,9 @@ def test_the_reader_warns_of_metadata_that_changed(copied):
 
 def test_a_dataset_with_checksums_can_be_continued(copied):
     root = copied("native, video")
-    with DatasetWriter(root, EpisodeDataset(root).spec, video=fuzz_sets.VideoConfig(crf=10), resume=True) as writer:
+    with DatasetWriter(
+        root, EpisodeDataset(root).spec, video=fuzz_sets.VideoConfig(crf=10), resume=True
+    ) as writer:
         writer.add_episodes(fuzz_sets._episodes("front")[:1])
     report = validate(root)
     assert [f.check for f in report.findings] == ["duplicates"]
@@ -266,7 +272,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 CONTENT: dict[str, tuple[Callable[[int, Episode], dict[str, Any]], str, str]] = {
     "terminals": (lambda n, e: {"terminated": True}, "warning", "likely a time limit"),
-    "rewards": (lambda n, e: {"rewards": np.append(np.zeros(11), 1)}, "warning", "have the return 1"),
+    "rewards": (
+        lambda n, e: {"rewards": np.append(np.zeros(11), 1)},
+        "warning",
+        "have the return 1",
+    ),
     "duplicates": (
         lambda n, e: {"actions": np.full((12, 2), n % 3 / 9), "state": np.full((12, 3), n % 3)},
         "warning",
@@ -283,7 +293,11 @@ CONTENT: dict[str, tuple[Callable[[int, Episode], dict[str, Any]], str, str]] = 
         "'push the button' and 'Push the  button' differ in case or spaces",
     ),
     "images": (
-        lambda n, e: {"images": {"wrist": np.repeat(e.images["wrist"][:1], 12 if n == 4 else 1, 0)}} if n == 4 else {},
+        lambda n, e: (
+            {"images": {"wrist": np.repeat(e.images["wrist"][:1], 12 if n == 4 else 1, 0)}}
+            if n == 4
+            else {}
+        ),
         "warning",
         "'wrist' shows one picture",
     ),
@@ -325,7 +339,10 @@ def test_changed_numbers_of_others_are_found_by_their_statistics(copied):
         rows = table.column("action").to_pylist()
         rows[2] = [0.25, *rows[2][1:]]
         place = table.column_names.index("action")
-        pq.write_table(table.set_column(place, "action", pa.array(rows, table.schema.field("action").type)), path)
+        pq.write_table(
+            table.set_column(place, "action", pa.array(rows, table.schema.field("action").type)),
+            path,
+        )
         assert "'action'" in told(validate(root), "episode_statistics").message
         shutil.rmtree(root)
 
@@ -334,7 +351,10 @@ def test_instructions_that_contradict_each_other(copied):
     root = copied("LeRobot v2.1")
     path = root / "meta/tasks.jsonl"
     path.write_text(path.read_text().replace("push the button", "push the bottom"))
-    assert "'push the bottom', the table of episodes 'push the button'" in told(validate(root), "task_words").message
+    assert (
+        "'push the bottom', the table of episodes 'push the button'"
+        in told(validate(root), "task_words").message
+    )
 
 
 def test_a_spec_that_is_gone(copied):
@@ -402,8 +422,12 @@ REPAIRS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 OURS, THEIRS = "native, video", "LeRobot v3, video"
-CASES = [(check, OURS) for check in REPAIRS if check != "cameras"]  # there the spec names the cameras
-CASES += [(check, THEIRS) for check in REPAIRS if check != "episodes_table"]  # theirs has no such columns
+CASES = [
+    (check, OURS) for check in REPAIRS if check != "cameras"
+]  # there the spec names the cameras
+CASES += [
+    (check, THEIRS) for check in REPAIRS if check != "episodes_table"
+]  # theirs has no such columns
 
 
 @pytest.mark.parametrize(("check", "name"), CASES)
@@ -504,4 +528,6 @@ def test_keys_are_honoured(copied):
     root = copied("LeRobot v3, images")
     edit(root / INFO, total_frames=1)
     assert validate(root, keys=KeyMap(cameras={"a": "observation.images.wrist"})).ok
-    assert "no feature 'x'" in told(validate(root, keys=KeyMap(state=["x"])), "opens", "error").message
+    assert (
+        "no feature 'x'" in told(validate(root, keys=KeyMap(state=["x"])), "opens", "error").message
+    )

@@ -12,8 +12,8 @@ import pytest
 
 from vla.config import ConfigError, load_config
 from vla.data import DataError
-from vla.data.storage.video_packets import encode_clip, read_clip, write_clips
 from vla.data.storage.video import TIME_TOLERANCE, VideoConfig, VideoReader, encode_video, rate_of
+from vla.data.storage.video_packets import encode_clip, read_clip, write_clips
 
 av = pytest.importorskip("av")
 
@@ -51,7 +51,9 @@ def test_every_frame_is_found_by_its_number_in_any_order(path, config, fps):
         assert np.abs(np.stack(whole).astype(int) - picture(20)).mean() < 3
         for start in np.random.default_rng(0).permutation(20):
             stop = min(20, int(start) + 3)
-            for found, expected in zip(reader.frames(int(start), stop), whole[start:stop], strict=True):
+            for found, expected in zip(
+                reader.frames(int(start), stop), whole[start:stop], strict=True
+            ):
                 np.testing.assert_array_equal(found, expected)
 
 
@@ -95,7 +97,9 @@ def test_interleaved_reading_and_many_threads_give_the_same_frames(path):
 
 def test_a_video_with_frames_that_refer_to_later_ones_is_read_in_order(path):
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"bf": "3", "g": "12", "b-adapt": "0"})
+        stream = container.add_stream(
+            "libx264", rate=10, options={"bf": "3", "g": "12", "b-adapt": "0"}
+        )
         stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
         for image in picture(30):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -228,7 +232,9 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
         except (DataError, IndexError):
             outcomes["told"] += 1
             continue
-        same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(found, frames, strict=True))
+        same = all(
+            a.shape == b.shape and np.array_equal(a, b) for a, b in zip(found, frames, strict=True)
+        )
         assert same or not whole, f"trial {trial}: another picture under the same checksum"
         outcomes["same" if same and whole else "told"] += 1
     assert outcomes["told"] > 60
@@ -236,7 +242,10 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
 
 def test_clips_join_without_being_encoded_again(tmp_path, path):
     for config, fps in ((H264, 12.5), (AV1, 10)):
-        clips = [encode_clip(picture(30)[a:b], fps, config, name="clip") for a, b in ((0, 7), (7, 8), (8, 30))]
+        clips = [
+            encode_clip(picture(30)[a:b], fps, config, name="clip")
+            for a, b in ((0, 7), (7, 8), (8, 30))
+        ]
         write_clips(path, clips, fps)
         with VideoReader(path, fps) as reader:
             assert numbers(list(reader.frames())) == list(range(30))

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, VideoReader
 from vla.data.view import write_view
-from vla.data.view.videos import QUALITIES, make_film
 from vla.data.view.plots import histogram, number
 from vla.data.view.sampling import shown_order, spread_order
+from vla.data.view.videos import QUALITIES, make_film
 from vla.types import Spec
 
 VOID = {"meta", "input", "img", "path", "br"}
@@ -57,7 +57,11 @@ class Parsed(HTMLParser):
             element["text"] += data
 
     def all(self, tag: str, css: str = "") -> list[dict[str, Any]]:
-        return [e for e in self.elements if e["tag"] == tag and (not css or css in e.get("class", "").split())]
+        return [
+            e
+            for e in self.elements
+            if e["tag"] == tag and (not css or css in e.get("class", "").split())
+        ]
 
     def values(self, episode: int) -> np.ndarray:
         """The curves of the episode-th episode on the page, float32 (D, steps)."""
@@ -82,13 +86,32 @@ def room_for(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_a_page_holds_the_numbers_and_films_of_the_episodes(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_page_holds_the_numbers_and_films_of_the_episodes(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
     dataset = EpisodeDataset(write([5, 1, 7]))
     view = write_view(tmp_path / "view.html", dataset, jobs=1)
-    assert (view.episodes, view.filmed, view.total, view.bytes) == (3, 3, 3, view.path.stat().st_size)
+    assert (view.episodes, view.filmed, view.total, view.bytes) == (
+        3,
+        3,
+        3,
+        view.path.stat().st_size,
+    )
     page = Parsed(view.path)
-    assert [e["id"] for e in page.all("details", "episode")] == ["episode-0", "episode-1", "episode-2"]
-    assert [s["name"] for s in page.signals] == ["dx", "grip", "x", "y", "gripper", "reward", "return so far"]
+    assert [e["id"] for e in page.all("details", "episode")] == [
+        "episode-0",
+        "episode-1",
+        "episode-2",
+    ]
+    assert [s["name"] for s in page.signals] == [
+        "dx",
+        "grip",
+        "x",
+        "y",
+        "gripper",
+        "reward",
+        "return so far",
+    ]
     assert [s["steps"] for s in page.signals] == [False, True, False, False, True, False, False]
     for index in range(3):
         expected = dataset.episode(index)
@@ -96,7 +119,9 @@ def test_a_page_holds_the_numbers_and_films_of_the_episodes(write: Callable[...,
         np.testing.assert_array_equal(values[:2].T, expected.actions)
         np.testing.assert_array_equal(values[2:5].T, expected.state)
         np.testing.assert_array_equal(values[5], expected.rewards)
-        np.testing.assert_allclose(values[6], np.cumsum(expected.rewards.astype(np.float64)), rtol=1e-6)
+        np.testing.assert_allclose(
+            values[6], np.cumsum(expected.rewards.astype(np.float64)), rtol=1e-6
+        )
     players = page.all("div", "player")
     assert [p["data-solved"] for p in players] == ["-1", "0", "-1"]
     assert len(page.all("video")) == 6
@@ -104,7 +129,9 @@ def test_a_page_holds_the_numbers_and_films_of_the_episodes(write: Callable[...,
     assert "drawer-open" in page.all("dl", "info")[0]["text"]
 
 
-def test_a_film_shows_the_frame_of_every_step(room_for: Callable[..., Path], spec: Spec, tmp_path: Path) -> None:
+def test_a_film_shows_the_frame_of_every_step(
+    room_for: Callable[..., Path], spec: Spec, tmp_path: Path
+) -> None:
     rate = 62.5
     spec = dataclasses.replace(spec, cameras={"front": (600, 401)}, control_hz=rate)
     grey = np.linspace(20, 230, 20).astype(np.uint8)
@@ -119,7 +146,9 @@ def test_a_film_shows_the_frame_of_every_step(room_for: Callable[..., Path], spe
     np.testing.assert_allclose(found, grey[3::3], atol=4)
 
 
-def test_without_an_encoder_a_film_is_one_image(room_for: Callable[..., Path], spec: Spec, tmp_path: Path) -> None:
+def test_without_an_encoder_a_film_is_one_image(
+    room_for: Callable[..., Path], spec: Spec, tmp_path: Path
+) -> None:
     import io
 
     from PIL import Image
@@ -130,7 +159,12 @@ def test_without_an_encoder_a_film_is_one_image(room_for: Callable[..., Path], s
     dataset = EpisodeDataset(room_for([_still(spec, frames)], spec))
     view = write_view(tmp_path / "view.html", dataset, video=False, jobs=1)
     (image,) = Parsed(view.path).all("img", "sheet")
-    assert (image["data-columns"], image["data-frames"], image["width"], image["height"]) == ("3", "5", "24", "16")
+    assert (image["data-columns"], image["data-frames"], image["width"], image["height"]) == (
+        "3",
+        "5",
+        "24",
+        "16",
+    )
     sheet = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
     found = [sheet.getpixel((24 * (i % 3) + 12, 16 * (i // 3) + 8))[0] for i in range(5)]  # type: ignore[index]
     np.testing.assert_allclose(found, grey, atol=4)
@@ -145,7 +179,9 @@ def test_texts_of_the_dataset_never_become_html(
     view = write_view(tmp_path / "view.html", dataset, jobs=1)
     page = Parsed(view.path)
     assert len(page.all("script")) == 1
-    assert not [e for e in page.elements if e["tag"] in ("b", "image") or any(k.startswith("on") for k in e)]
+    assert not [
+        e for e in page.elements if e["tag"] in ("b", "image") or any(k.startswith("on") for k in e)
+    ]
     assert all(e["src"].startswith("data:image/webp;base64,") for e in page.all("img"))
     details = page.all("details", "episode")[0]
     assert details["data-task"] == EVIL
@@ -154,16 +190,22 @@ def test_texts_of_the_dataset_never_become_html(
     assert "<b>set" in page.all("h1")[0]["text"]
 
 
-def test_a_page_needs_nothing_else_and_allows_nothing_else(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_page_needs_nothing_else_and_allows_nothing_else(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
     view = write_view(tmp_path / "view.html", EpisodeDataset(write([4])), jobs=1)
     page = Parsed(view.path)
     assert not page.all("link")
     for element in page.elements:
         for key in ("src", "href", "poster", "action", "srcset"):
             assert element.get(key, "data:").startswith("data:")
-    policy = next(e["content"] for e in page.all("meta") if e.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        e["content"] for e in page.all("meta") if e.get("http-equiv") == "Content-Security-Policy"
+    )
     script = page.all("script")[0]["text"]
-    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert (
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    )
     assert policy.startswith("default-src 'none';")
     assert str(tmp_path) not in view.path.read_text()
 
@@ -229,7 +271,9 @@ def test_a_sample_holds_tasks_and_outcomes_evenly() -> None:
     assert spread_order(8) == [0, 4, 2, 6, 1, 5, 3, 7]
     assert [spread_order(n) for n in (0, 1, 2)] == [[], [0], [0, 1]]
     rng = np.random.default_rng(3)
-    table = pd.DataFrame({"task_index": np.repeat(np.arange(10), 40), "success": rng.random(400) < 0.1})
+    table = pd.DataFrame(
+        {"task_index": np.repeat(np.arange(10), 40), "success": rng.random(400) < 0.1}
+    )
     order = shown_order(table)
     assert sorted(order) == list(range(400))
     first = table.iloc[order[:20]]
@@ -260,7 +304,9 @@ def test_rewards_that_are_no_numbers_do_not_break_the_page(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = EpisodeDataset(write([4, 4]))
-    columns = dataclasses.replace(dataset.columns, rewards=np.array([0, np.nan, 1, 2, 3, np.inf, 5, 6], np.float32))
+    columns = dataclasses.replace(
+        dataset.columns, rewards=np.array([0, np.nan, 1, 2, 3, np.inf, 5, 6], np.float32)
+    )
     monkeypatch.setattr(dataset.reader, "columns", lambda: columns)
     page = Parsed(write_view(tmp_path / "view.html", dataset, jobs=1).path)
     assert (page.signals[5]["low"], page.signals[5]["high"]) == (0.0, 6.0)
@@ -268,7 +314,9 @@ def test_rewards_that_are_no_numbers_do_not_break_the_page(
 
 
 def test_drawings_by_hand() -> None:
-    assert 'd="M0 26v-26h3v26zM8 26v-13h3v13z"' in histogram(np.array([0, 0, 3, np.nan]), "x", bins=3)
+    assert 'd="M0 26v-26h3v26zM8 26v-13h3v13z"' in histogram(
+        np.array([0, 0, 3, np.nan]), "x", bins=3
+    )
     assert 'aria-label="Histogram of &lt;x&gt;, 5 to 5"' in histogram(np.array([5.0]), "<x>")
     assert [number(v) for v in (0.0, -1.5, 123456.0, 1e-9 * 0, -0.00001234)] == [
         "0",
@@ -287,7 +335,10 @@ def test_the_command_writes_page_and_recording(
     result = CliRunner().invoke(app, ["data", "view", str(source), "--episodes", "2,0"])
     assert result.exit_code == 0, result.output
     assert "2 of 3 episodes, 2 with films" in result.output
-    assert [e["id"] for e in Parsed(tmp_path / "view.html").all("details", "episode")] == ["episode-0", "episode-2"]
+    assert [e["id"] for e in Parsed(tmp_path / "view.html").all("details", "episode")] == [
+        "episode-0",
+        "episode-2",
+    ]
     for arguments, said in (
         (["--episodes", "9"], "there are episodes 0 to 2"),
         (["--out", str(tmp_path)], "is a folder; name the file"),
@@ -361,7 +412,9 @@ _LOOK = """(async () => {
 
 
 @pytest.mark.skipif(
-    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))),
+    not any(
+        map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    ),
     reason="no chromium is installed: the page was not looked at",
 )
 def test_the_page_works_in_a_real_browser(
@@ -371,7 +424,10 @@ def test_the_page_works_in_a_real_browser(
     rng = np.random.default_rng(1)
     episodes = []
     for index, steps in enumerate((9, 12, 7)):
-        images = {c: rng.integers(0, 256, (steps, *size, 3), dtype=np.uint8) for c, size in spec.cameras.items()}
+        images = {
+            c: rng.integers(0, 256, (steps, *size, 3), dtype=np.uint8)
+            for c, size in spec.cameras.items()
+        }
         episodes.append(dataclasses.replace(episode(index, steps), images=images))
     episodes.append(dataclasses.replace(episodes[0], instruction=EVIL, info={EVIL: EVIL}))
     dataset = EpisodeDataset(room_for(episodes, spec))

@@ -32,13 +32,23 @@ def loaded(dataset: EpisodeDataset, episode: int):
 
 
 def naive_window(
-    dataset: EpisodeDataset, episode: int, t: int, history: int, chunk: int, next_step: bool, discount: float
+    dataset: EpisodeDataset,
+    episode: int,
+    t: int,
+    history: int,
+    chunk: int,
+    next_step: bool,
+    discount: float,
 ):
     """One window by the definition, step by step."""
     e = loaded(dataset, episode)
     L = len(e)
-    returns = [sum(discount ** (k - s) * float(e.rewards[k]) for k in range(s, L)) for s in range(L)]
-    grip = e.actions[:, GRIPPER] > 0.5 * (dataset.spec.action_low[GRIPPER] + dataset.spec.action_high[GRIPPER])
+    returns = [
+        sum(discount ** (k - s) * float(e.rewards[k]) for k in range(s, L)) for s in range(L)
+    ]
+    grip = e.actions[:, GRIPPER] > 0.5 * (
+        dataset.spec.action_low[GRIPPER] + dataset.spec.action_high[GRIPPER]
+    )
     steps = []
     for s in range(t - history + 1, t + (2 if next_step else 1)):
         real, near = 0 <= s < L, min(max(s, 0), L - 1)
@@ -46,7 +56,9 @@ def naive_window(
             {
                 "images": {camera: e.frames(camera)[near] for camera in e.images},
                 "state": e.state[near],
-                "keyframe": e.state[next(k for k in range(near, L) if k == L - 1 or grip[k + 1] != grip[k])],
+                "keyframe": e.state[
+                    next(k for k in range(near, L) if k == L - 1 or grip[k + 1] != grip[k])
+                ],
                 "actions": [e.actions[min(near + k, L - 1)] for k in range(chunk)],
                 "action_mask": [real and near + k < L for k in range(chunk)],
                 "rewards": e.rewards[near] if real else 0.0,
@@ -60,13 +72,26 @@ def naive_window(
 
 
 def assert_window(batch: Batch, b: int, steps: list[dict]) -> None:
-    for name in ("state", "keyframe", "actions", "action_mask", "rewards", "terminals", "timesteps", "mask"):
-        np.testing.assert_array_equal(getattr(batch, name)[b].numpy(), np.array([s[name] for s in steps]), err_msg=name)
+    for name in (
+        "state",
+        "keyframe",
+        "actions",
+        "action_mask",
+        "rewards",
+        "terminals",
+        "timesteps",
+        "mask",
+    ):
+        np.testing.assert_array_equal(
+            getattr(batch, name)[b].numpy(), np.array([s[name] for s in steps]), err_msg=name
+        )
     np.testing.assert_allclose(
         batch.returns_to_go[b].numpy(), [s["returns_to_go"] for s in steps], rtol=1e-5, atol=1e-6
     )
     for camera, images in batch.images.items():
-        np.testing.assert_array_equal(images[b].numpy(), np.stack([s["images"][camera] for s in steps]))
+        np.testing.assert_array_equal(
+            images[b].numpy(), np.stack([s["images"][camera] for s in steps])
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -78,8 +103,17 @@ def assert_window(batch: Batch, b: int, steps: list[dict]) -> None:
     episodes=st.lists(st.integers(0, len(LENGTHS) - 1), min_size=1, unique=True),
     data=st.data(),
 )
-def test_a_batch_is_what_the_definition_says(dataset, history, chunk, next_step, discount, episodes, data):
-    windows = Windows(dataset, history=history, chunk=chunk, next_step=next_step, discount=discount, episodes=episodes)
+def test_a_batch_is_what_the_definition_says(
+    dataset, history, chunk, next_step, discount, episodes, data
+):
+    windows = Windows(
+        dataset,
+        history=history,
+        chunk=chunk,
+        next_step=next_step,
+        discount=discount,
+        episodes=episodes,
+    )
     places = [(e, t) for e in episodes for t in range(LENGTHS[e])]
     assert len(windows) == len(places)
     indices = data.draw(st.lists(st.integers(0, len(places) - 1), min_size=1, max_size=8))
@@ -87,7 +121,9 @@ def test_a_batch_is_what_the_definition_says(dataset, history, chunk, next_step,
     assert batch.mask.shape == (len(indices), history + next_step)
     for b, index in enumerate(indices):
         episode, t = places[index]
-        assert_window(batch, b, naive_window(dataset, episode, t, history, chunk, next_step, discount))
+        assert_window(
+            batch, b, naive_window(dataset, episode, t, history, chunk, next_step, discount)
+        )
         assert batch.instruction[b] == loaded(dataset, episode).instruction
         assert dataset.instructions[int(batch.task_index[b])] == batch.instruction[b]
 
@@ -100,7 +136,10 @@ def test_types_and_shapes_are_those_of_a_fake_batch(dataset):
         if isinstance(expected, torch.Tensor):
             assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
     for camera, images in fake.images.items():
-        assert (batch.images[camera].dtype, batch.images[camera].shape) == (torch.uint8, images.shape)
+        assert (batch.images[camera].dtype, batch.images[camera].shape) == (
+            torch.uint8,
+            images.shape,
+        )
     batch.observation().check(dataset.spec)
 
 
@@ -120,8 +159,12 @@ def test_only_the_cameras_asked_for_are_loaded(dataset):
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(one.images[camera], other.images[camera]) for camera in one.images) and all(
-        torch.equal(value, getattr(other, name)) for name, value in vars(one).items() if isinstance(value, torch.Tensor)
+    return all(
+        torch.equal(one.images[camera], other.images[camera]) for camera in one.images
+    ) and all(
+        torch.equal(value, getattr(other, name))
+        for name, value in vars(one).items()
+        if isinstance(value, torch.Tensor)
     )
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from killed_writer import killed_writer
 
-from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
 from vla.common import atomic
+from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
 from vla.data.storage import video_packets as clips
 from vla.data.storage.video import VideoConfig, VideoReader
 
@@ -36,7 +36,12 @@ def filmed(episode) -> Callable[..., Episode]:
         images = {}
         for camera, frames in made.images.items():
             L, H, W, _ = np.shape(frames)
-            brightness = 20 + 40 * (number % 5) + 4 * np.arange(L)[:, None, None, None] + rng.integers(0, 5, 3)
+            brightness = (
+                20
+                + 40 * (number % 5)
+                + 4 * np.arange(L)[:, None, None, None]
+                + rng.integers(0, 5, 3)
+            )
             images[camera] = np.broadcast_to(brightness, (L, H, W, 3)).astype(np.uint8)
         return replace(made, images=images)
 
@@ -76,7 +81,9 @@ def assert_videos_fit_the_table(root: Path) -> None:
         ends: dict[Path, int] = {}
         for row in rows:
             chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
-            path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+            path = root / info["video_path"].format(
+                video_key=key, chunk_index=chunk, file_index=file
+            )
             first = round(row[f"videos/{key}/from_timestamp"] * info["fps"])
             stop = round(row[f"videos/{key}/to_timestamp"] * info["fps"])
             assert (first, stop - first) == (ends.get(path, 0), row["length"])
@@ -89,7 +96,9 @@ def stats_of(root: Path) -> dict:
     return json.loads((root / schema.STATS).read_text())
 
 
-@pytest.mark.parametrize("video", [H264, AV1, VideoConfig(pix_fmt="yuv444p", gop=3)], ids=["h264", "av1", "444"])
+@pytest.mark.parametrize(
+    "video", [H264, AV1, VideoConfig(pix_fmt="yuv444p", gop=3)], ids=["h264", "av1", "444"]
+)
 def test_episodes_come_back_after_each_is_added(tmp_path, spec, filmed, assert_filmed, video):
     root = tmp_path / "dataset"
     with DatasetWriter(root, spec, video=video) as writer:
@@ -106,14 +115,23 @@ def test_episodes_come_back_after_each_is_added(tmp_path, spec, filmed, assert_f
     info = json.loads((root / schema.INFO).read_text())
     feature = info["features"]["observation.images.front"]
     assert (feature["dtype"], feature["shape"]) == ("video", [6, 8, 3])
-    expected = {"height": 6, "width": 8, "codec": video.codec, "pix_fmt": video.pix_fmt, "fps": 10, "channels": 3}
+    expected = {
+        "height": 6,
+        "width": 8,
+        "codec": video.codec,
+        "pix_fmt": video.pix_fmt,
+        "fps": 10,
+        "channels": 3,
+    }
     assert {name: feature["info"][f"video.{name}"] for name in expected} == expected
     assert info["video_path"] == schema.VIDEO_PATH
     columns = pq.read_schema(root / schema.DATA_PATH.format(chunk_index=0, file_index=0)).names
     assert not [name for name in columns if name.startswith("observation.images")]
 
 
-def test_files_roll_over_and_resuming_goes_on_in_the_newest(tmp_path, spec, filmed, assert_filmed, monkeypatch):
+def test_files_roll_over_and_resuming_goes_on_in_the_newest(
+    tmp_path, spec, filmed, assert_filmed, monkeypatch
+):
     monkeypatch.setattr("vla.data.writer.OPEN_VIDEO_BYTES", 2500)
     monkeypatch.setattr("vla.data.writer.EPISODES_PER_TABLE", 3)
     monkeypatch.setattr(schema, "FILES_PER_CHUNK", 2)
@@ -135,14 +153,18 @@ def test_files_roll_over_and_resuming_goes_on_in_the_newest(tmp_path, spec, film
     assert rows_of(at_once) == rows_of(by_one)
 
 
-def test_an_encoder_of_another_version_begins_a_new_file(tmp_path, spec, filmed, assert_filmed, monkeypatch):
+def test_an_encoder_of_another_version_begins_a_new_file(
+    tmp_path, spec, filmed, assert_filmed, monkeypatch
+):
     with DatasetWriter(tmp_path / "d", spec, video=H264) as writer:
         writer.add_episode(filmed(0, 4))
     # Another profile stands for another version: what its decoder must know differs.
     add = clips.encode_into
     odd = VideoConfig(pix_fmt="yuv444p")
     monkeypatch.setattr(
-        clips, "encode_into", lambda file, frames, fps, config, name: add(file, frames, fps, odd, name=name)
+        clips,
+        "encode_into",
+        lambda file, frames, fps, config, name: add(file, frames, fps, odd, name=name),
     )
     with DatasetWriter(tmp_path / "d", spec, video=H264, resume=True) as writer:
         writer.add_episode(filmed(1, 4))
@@ -158,7 +180,10 @@ def test_resuming_with_another_way_to_store_is_refused(tmp_path, spec, filmed):
     with DatasetWriter(pictures, spec) as writer:
         writer.add_episode(filmed(0))
     for video in (AV1, VideoConfig(crf=30), VideoConfig(gop=10), None):
-        with pytest.raises(DataError, match=r"cannot resume: observation.images.front is stored as video 6x8 \(.*h264"):
+        with pytest.raises(
+            DataError,
+            match=r"cannot resume: observation.images.front is stored as video 6x8 \(.*h264",
+        ):
             DatasetWriter(films, spec, video=video, resume=True)
     with pytest.raises(DataError, match=r"is stored as image 6x8, .*asks for video"):
         DatasetWriter(pictures, spec, video=H264, resume=True)
@@ -195,7 +220,9 @@ def test_damage_is_told_when_the_dataset_is_continued(tmp_path, spec, filmed):
 
 
 @pytest.mark.parametrize("survived", range(FILES_PER_EPISODE))
-def test_death_at_every_file_of_an_episode(tmp_path, spec, filmed, assert_filmed, monkeypatch, survived):
+def test_death_at_every_file_of_an_episode(
+    tmp_path, spec, filmed, assert_filmed, monkeypatch, survived
+):
     """Episode 1 brings a new task, so that 2 videos and 5 tables are written; the rename after `survived` of them fails."""
     replace_, calls = os.replace, []
 
@@ -252,7 +279,9 @@ def test_statistics_are_of_committed_episodes_after_a_kill_before_the_commit(
 
 
 @pytest.mark.parametrize("video", [None, H264], ids=["images", "video"])
-def test_a_writer_that_died_in_its_first_episode_leaves_nothing(tmp_path, spec, filmed, monkeypatch, video):
+def test_a_writer_that_died_in_its_first_episode_leaves_nothing(
+    tmp_path, spec, filmed, monkeypatch, video
+):
     def killed(*_args) -> None:
         raise KeyboardInterrupt
 
@@ -273,11 +302,15 @@ def test_a_writer_that_died_in_its_first_episode_leaves_nothing(tmp_path, spec, 
 def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(tmp_path, episode, spec):
     root, counts = tmp_path / "dataset", []
     imports = "from vla.data.storage.video import VideoConfig\nimport av"
-    for dataset in killed_writer(root, tmp_path / "log", times=4, imports=imports, options=", video=VideoConfig()"):
+    for dataset in killed_writer(
+        root, tmp_path / "log", times=4, imports=imports, options=", video=VideoConfig()"
+    ):
         for number in range(dataset.num_episodes):
             found, expected = dataset.episode(number), episode(number)
             np.testing.assert_array_equal(found.actions, expected.actions)
-            assert {c: f.shape for c, f in found.images.items()} == {c: f.shape for c, f in expected.images.items()}
+            assert {c: f.shape for c, f in found.images.items()} == {
+                c: f.shape for c, f in expected.images.items()
+            }
         assert_videos_fit_the_table(root)
         counts.append(dataset.num_episodes)
     assert counts == sorted(set(counts))

@@ -31,13 +31,21 @@ def read(root: Path, results: Path, history: int, chunk: int) -> None:
     info = json.loads((root / "meta/info.json").read_text())
     step = 1 / info["fps"]
     past = [-step * back for back in range(history - 1, -1, -1)]
-    cameras = {name: f["dtype"] for name, f in info["features"].items() if f["dtype"] in ("image", "video")}
-    deltas = dict.fromkeys([*cameras, "observation.state"], past) | {"action": [step * k for k in range(chunk)]}
+    cameras = {
+        name: f["dtype"] for name, f in info["features"].items() if f["dtype"] in ("image", "video")
+    }
+    deltas = dict.fromkeys([*cameras, "observation.state"], past) | {
+        "action": [step * k for k in range(chunk)]
+    }
     for backend in backends() if "video" in cameras.values() else ["images"]:
         chosen = {} if backend == "images" else {"video_backend": backend}
         dataset = LeRobotDataset("local/interop", root=root, delta_timestamps=deltas, **chosen)
         items = [dataset[i] for i in range(len(dataset))]
-        arrays = {name: np.stack([item[name].numpy() for item in items]) for name in items[0] if name != "task"}
+        arrays = {
+            name: np.stack([item[name].numpy() for item in items])
+            for name in items[0]
+            if name != "task"
+        }
         stats = {
             f"stats/{feature}/{key}": np.asarray(value)
             for feature, values in dataset.meta.stats.items()
@@ -53,18 +61,26 @@ def write(root: Path, storage: str) -> None:
     video = storage != "images"
     names = ["height", "width", "channels"]
     features = {
-        "observation.images.top": {"dtype": "video" if video else "image", "shape": (*SIZE, 3), "names": names},
+        "observation.images.top": {
+            "dtype": "video" if video else "image",
+            "shape": (*SIZE, 3),
+            "names": names,
+        },
         "observation.state": {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
         "action": {"dtype": "float32", "shape": (2,), "names": ["dx", "dy"]},
         "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
     }
     codec = {"vcodec": storage} if video else {}
-    dataset = LeRobotDataset.create("local/interop", fps=FPS, features=features, root=root, use_videos=video, **codec)
+    dataset = LeRobotDataset.create(
+        "local/interop", fps=FPS, features=features, root=root, use_videos=video, **codec
+    )
     for episode in range(EPISODES):
         for step in range(4 + episode):
             dataset.add_frame(
                 {
-                    "observation.images.top": np.full((*SIZE, 3), 40 * episode + 8 * step, np.uint8),
+                    "observation.images.top": np.full(
+                        (*SIZE, 3), 40 * episode + 8 * step, np.uint8
+                    ),
                     "observation.state": np.array([episode, step], np.float32),
                     "action": np.array([0.1 * episode, -0.1 * step], np.float32),
                     "next.reward": np.array([step], np.float32),

@@ -23,16 +23,30 @@ from unittest import mock
 
 import numpy as np
 
-from vla.data import DatasetWriter, Episode, EpisodeDataset, VideoConfig, Windows, true_statistics, writer
 from vla.common import atomic
+from vla.data import (
+    DatasetWriter,
+    Episode,
+    EpisodeDataset,
+    VideoConfig,
+    Windows,
+    true_statistics,
+    writer,
+)
 from vla.types import Spec
 
 HISTORY, CHUNK = 3, 2
 IMAGE_FILES, VIDEO_FILES = 5, 7
 # Mean absolute difference of a decoded frame to what was recorded, of 255, for smooth pictures.
 CODEC_BOUND = 4.0
-SPEC = Spec({"front": (32, 48), "wrist": (24, 24)}, ("x", "y", "g"), ("dx", "dy"), (-1, -2), (1, 2), 12.5)
-VIDEOS = {"h264": VideoConfig(), "av1": VideoConfig(codec="av1"), "h264-444": VideoConfig(pix_fmt="yuv444p", gop=5)}
+SPEC = Spec(
+    {"front": (32, 48), "wrist": (24, 24)}, ("x", "y", "g"), ("dx", "dy"), (-1, -2), (1, 2), 12.5
+)
+VIDEOS = {
+    "h264": VideoConfig(),
+    "av1": VideoConfig(codec="av1"),
+    "h264-444": VideoConfig(pix_fmt="yuv444p", gop=5),
+}
 SIDE = Path(__file__).with_name("lerobot_side.py")
 FFMPEG = ("avutil", "avcodec", "avformat", "avdevice", "avfilter", "swscale", "swresample")
 
@@ -41,7 +55,9 @@ def episode(number: int, *, smooth: bool = False) -> Episode:
     """Its content follows from its number: noise, or for videos pictures whose brightness tells episode and step."""
     rng = np.random.default_rng(number)
     L = 6 + number
-    images = {c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8) for c, size in SPEC.cameras.items()}
+    images = {
+        c: rng.integers(0, 256, (L, *size, 3), dtype=np.uint8) for c, size in SPEC.cameras.items()
+    }
     if smooth:
         images = {c: coloured(number, L, *size) for c, size in SPEC.cameras.items()}
     return Episode(
@@ -67,7 +83,9 @@ def coloured(number: int, L: int, H: int, W: int) -> np.ndarray:
 
 def link_ffmpeg(python: str, folder: Path) -> str:
     """Folders in which torchcodec finds FFmpeg: the one that the interpreter's `av` brings, under its usual names."""
-    where = subprocess.run([python, "-c", "import av; print(av.__file__)"], check=True, capture_output=True, text=True)
+    where = subprocess.run(
+        [python, "-c", "import av; print(av.__file__)"], check=True, capture_output=True, text=True
+    )
     libraries = Path(where.stdout.strip()).parent.with_name("av.libs")
     folder.mkdir()
     for name in FFMPEG:
@@ -95,7 +113,9 @@ class LeRobot:
         command = [self.python, str(SIDE), *map(str, arguments)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise RuntimeError(
+                f"{' '.join(command)}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
 
 
 # --- lerobot reads ours -----------------------------------------------------------------------------
@@ -107,7 +127,10 @@ def compare(result: Path, root: Path) -> str:
     dataset = EpisodeDataset(root)
     windows = Windows(dataset, history=HISTORY, chunk=CHUNK)
     ours = windows.batch(np.arange(len(windows)))
-    assert (int(theirs["episodes"]), int(theirs["frames"])) == (dataset.num_episodes, dataset.num_frames)
+    assert (int(theirs["episodes"]), int(theirs["frames"])) == (
+        dataset.num_episodes,
+        dataset.num_frames,
+    )
     assert theirs["tasks"].tolist() == ours.instruction, "tasks differ"
     np.testing.assert_array_equal(theirs["observation.state"], ours.state)
     np.testing.assert_array_equal(theirs["observation.state_is_pad"], ~ours.mask)
@@ -117,12 +140,18 @@ def compare(result: Path, root: Path) -> str:
     np.testing.assert_array_equal(theirs["next.reward"], ours.rewards[:, -1])
     np.testing.assert_array_equal(theirs["next.terminated"], ours.terminals[:, -1])
     for camera, images in ours.images.items():
-        pixels = np.moveaxis(theirs[f"observation.images.{camera}"] * 255, -3, -1).round().astype(np.uint8)
+        pixels = (
+            np.moveaxis(theirs[f"observation.images.{camera}"] * 255, -3, -1)
+            .round()
+            .astype(np.uint8)
+        )
         np.testing.assert_array_equal(pixels, images)
         assert theirs[f"stats/observation.images.{camera}/mean"].shape == (3, 1, 1)
     exact = true_statistics(windows.actions)
     for name in ("min", "max", "mean", "std"):
-        np.testing.assert_allclose(theirs[f"stats/action/{name}"], getattr(exact, name), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            theirs[f"stats/action/{name}"], getattr(exact, name), rtol=1e-5, atol=1e-6
+        )
     how = "images" if backend == "images" else f"video by {backend}"
     return (
         f"{dataset.num_episodes} episodes, {dataset.num_frames} windows of {HISTORY} frames ({how}), "
@@ -149,7 +178,9 @@ def interrupted(folder: Path, video: VideoConfig | None) -> Iterator[Path]:
         root = folder / f"dead-after-{survived}-files-{'images' if video is None else 'video'}"
         calls: list[str] = []
 
-        def dying(source: str, target: str, calls: list[str] = calls, survived: int = survived) -> None:
+        def dying(
+            source: str, target: str, calls: list[str] = calls, survived: int = survived
+        ) -> None:
             calls.append(target)
             if len(calls) > survived:
                 raise OSError("the writer died")
@@ -170,7 +201,9 @@ def near_what_was_recorded(root: Path) -> str:
     for number in range(dataset.num_episodes):
         found, recorded = dataset.episode(number), episode(number, smooth=True)
         for camera in SPEC.cameras:
-            difference = np.abs(found.frames(camera).astype(int) - recorded.frames(camera)).mean((1, 2, 3))
+            difference = np.abs(found.frames(camera).astype(int) - recorded.frames(camera)).mean(
+                (1, 2, 3)
+            )
             worst = max(worst, float(difference.max()))
     assert worst <= CODEC_BOUND, f"{root.name}: {worst:.2f} of 255"
     return f"each frame within {worst:.2f} of 255 of what was recorded, on average over its pixels"
@@ -193,12 +226,18 @@ def read_what_lerobot_wrote(lerobot: LeRobot, work: Path, storage: str) -> str:
         assert found.instruction == f"task {number % 2}"
         brightness = (40 * number + 8 * steps)[:, None, None, None]
         difference = np.abs(found.frames("top").astype(int) - brightness).mean((1, 2, 3))
-        assert difference.max() <= (0 if storage == "images" else CODEC_BOUND), f"frames differ by {difference}"
+        assert difference.max() <= (0 if storage == "images" else CODEC_BOUND), (
+            f"frames differ by {difference}"
+        )
         np.testing.assert_array_equal(found.state[:, 1], steps)
-        actions = np.stack([np.full(len(steps), np.float32(0.1 * number)), (-0.1 * steps).astype(np.float32)], 1)
+        actions = np.stack(
+            [np.full(len(steps), np.float32(0.1 * number)), (-0.1 * steps).astype(np.float32)], 1
+        )
         np.testing.assert_array_equal(found.actions, actions)
         np.testing.assert_array_equal(found.rewards, steps)
-    return f"{dataset.num_episodes} episodes, {dataset.num_frames} frames, numbers equal, spec derived"
+    return (
+        f"{dataset.num_episodes} episodes, {dataset.num_frames} frames, numbers equal, spec derived"
+    )
 
 
 def main() -> int:
@@ -222,7 +261,11 @@ def main() -> int:
         for root in videos:
             print(f"{root.name}: {near_what_was_recorded(root)}", flush=True)
         for storage in ("images", "h264", "libsvtav1"):
-            print(f"we read lerobot's {storage}:", read_what_lerobot_wrote(lerobot, work, storage), flush=True)
+            print(
+                f"we read lerobot's {storage}:",
+                read_what_lerobot_wrote(lerobot, work, storage),
+                flush=True,
+            )
     print("interop: all equal")
     return 0
 

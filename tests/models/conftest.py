@@ -8,7 +8,8 @@ from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in these tests
 with install_import_hook(
-    ["vla.models.layers", "vla.models.trajectory_transformer", "vla.models.policies.rt1"], "beartype.beartype"
+    ["vla.models.layers", "vla.models.trajectory_transformer", "vla.models.policies.rt1"],
+    "beartype.beartype",
 ):
     from vla.models import RT1, RT1Config
 from vla.types import Spec

@@ -107,7 +107,9 @@ def test_a_new_instruction_starts_a_new_history(make, spec):
     memory = None
     for observation in observations[:3]:
         _, memory = policy.act(observation, memory)
-    told = Observation(observations[3].images, observations[3].state, ["do task 3", observations[3].instruction[1]])
+    told = Observation(
+        observations[3].images, observations[3].state, ["do task 3", observations[3].instruction[1]]
+    )
     with torch.no_grad():
         mixed, _ = policy.step(told, memory)
         fresh, _ = policy.step(told, None)
@@ -121,7 +123,9 @@ def test_temperature_and_generator(make, spec):
     observation = spec.fake_observation(2)
 
     def draw(temperature: float, seed: int = 0) -> torch.Tensor:
-        return policy.act(observation, generator=torch.Generator().manual_seed(seed), temperature=temperature)[0]
+        return policy.act(
+            observation, generator=torch.Generator().manual_seed(seed), temperature=temperature
+        )[0]
 
     assert torch.equal(draw(0.0), policy.act(observation)[0])
     assert torch.equal(draw(1.0), draw(1.0))
@@ -133,11 +137,15 @@ def test_temperature_and_generator(make, spec):
 def test_actions_lie_inside_the_spec(make, spec):
     policy = make().eval()
     wide = torch.randn(500, 3) * 10
-    policy.tokenizer = policy.config.tokenizer.model_copy(update={"scheme": "quantile"}).build(spec, 1)
+    policy.tokenizer = policy.config.tokenizer.model_copy(update={"scheme": "quantile"}).build(
+        spec, 1
+    )
     policy.tokenizer.fit(wide)
     observation = spec.fake_observation(2)
     for seed in range(5):
-        actions, _ = policy.act(observation, generator=torch.Generator().manual_seed(seed), temperature=100.0)
+        actions, _ = policy.act(
+            observation, generator=torch.Generator().manual_seed(seed), temperature=100.0
+        )
         assert (actions >= torch.tensor(spec.action_low)).all()
         assert (actions <= torch.tensor(spec.action_high)).all()
     assert actions.shape == (2, 1, 3)
@@ -154,7 +162,11 @@ def test_misuse(make, spec):
     with pytest.raises(ValueError, match="memory of 2 robots with an observation of 1"):
         policy.act(rows(observation, [0]), memory)
     with pytest.raises(SpecError, match="lacks camera 'wrist'"):
-        policy.act(Observation({"front": observation.images["front"]}, observation.state, observation.instruction))
+        policy.act(
+            Observation(
+                {"front": observation.images["front"]}, observation.state, observation.instruction
+            )
+        )
     small = {c: x[:, :16] for c, x in observation.images.items()}
     with pytest.raises(SpecError, match="render at the policy's size"):
         policy.act(Observation(small, observation.state, observation.instruction))

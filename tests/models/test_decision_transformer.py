@@ -16,7 +16,15 @@ from vla.tokenizers.layout import describe
 from vla.types import Batch, Observation, Spec, SpecError
 
 HOPPER = Spec({}, tuple(f"s{i}" for i in range(11)), ("a", "b", "c"), (-1.0,) * 3, (1.0,) * 3, 125)
-SMALL = {"width": 32, "depth": 2, "heads": 2, "history": 4, "dropout": 0.0, "return_scale": 10.0, "target_return": 7.0}
+SMALL = {
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "history": 4,
+    "dropout": 0.0,
+    "return_scale": 10.0,
+    "target_return": 7.0,
+}
 SEEING = {
     "trunk": "test_efficientnet",
     "stride": 16,
@@ -43,14 +51,23 @@ def build(spec):
 def test_equals_the_model_of_transformers(activation):
     torch.manual_seed(0)
     theirs = DecisionTransformerModel(
-        TheirConfig(state_dim=11, act_dim=3, hidden_size=64, n_layer=3, n_head=2, activation_function=activation)
+        TheirConfig(
+            state_dim=11,
+            act_dim=3,
+            hidden_size=64,
+            n_layer=3,
+            n_head=2,
+            activation_function=activation,
+        )
     ).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     mean, std = torch.randn(11), torch.rand(11) + 0.5
     ours = from_transformers(theirs, HOPPER, state_mean=mean, state_std=std, return_scale=1000.0)
     batch = HOPPER.fake_batch(3, 20)
-    batch = dataclasses.replace(batch, timesteps=batch.timesteps + 100, returns_to_go=batch.returns_to_go * 3000)
+    batch = dataclasses.replace(
+        batch, timesteps=batch.timesteps + 100, returns_to_go=batch.returns_to_go * 3000
+    )
     with torch.no_grad():
         expected = theirs(
             states=(batch.state - mean) / std,
@@ -64,10 +81,13 @@ def test_equals_the_model_of_transformers(activation):
 
 
 def test_models_without_an_equal_are_refused():
-    theirs = DecisionTransformerModel(TheirConfig(state_dim=11, act_dim=3, hidden_size=16, n_layer=1, n_head=1))
+    theirs = DecisionTransformerModel(
+        TheirConfig(state_dim=11, act_dim=3, hidden_size=16, n_layer=1, n_head=1)
+    )
     with pytest.raises(SpecError, match="the model has 3 action dimensions, the spec 1"):
         from_transformers(
-            theirs, dataclasses.replace(HOPPER, action_names=("a",), action_low=(0.0,), action_high=(1.0,))
+            theirs,
+            dataclasses.replace(HOPPER, action_names=("a",), action_low=(0.0,), action_high=(1.0,)),
         )
     theirs.config.activation_function = "silu"
     with pytest.raises(UserError, match="silu"):
@@ -82,7 +102,9 @@ def rows(observation: Observation, index: list[int]) -> Observation:
         state=observation.state[index],
         instruction=[observation.instruction[i] for i in index],
         reward=None if observation.reward is None else observation.reward[index],
-        target_return=None if observation.target_return is None else observation.target_return[index],
+        target_return=None
+        if observation.target_return is None
+        else observation.target_return[index],
     )
 
 
@@ -138,11 +160,17 @@ def test_control_equals_the_forward_pass_for_robots_of_different_age(build, spec
             for robot, delay in ((0, 0), (1, 3)):  # the second starts later
                 if t - delay < 0:
                     continue
-                seen = observed(episode, t - delay, robot, success=policy.config.condition == "success")
+                seen = observed(
+                    episode, t - delay, robot, success=policy.config.condition == "success"
+                )
                 output, memory[robot] = policy.step(seen, memory[robot])
-                memory[robot] = policy.remember(memory[robot], episode.actions[robot : robot + 1, t - delay])
+                memory[robot] = policy.remember(
+                    memory[robot], episode.actions[robot : robot + 1, t - delay]
+                )
                 expected = policy(window(episode, robot, t - delay, history))
-                torch.testing.assert_close(output.features[:, -1], expected.features[:, -1], rtol=0, atol=2e-5)
+                torch.testing.assert_close(
+                    output.features[:, -1], expected.features[:, -1], rtol=0, atol=2e-5
+                )
             if t == 6:  # both in one batch, and apart again
                 both = DecisionMemory.stack([memory[1], memory[0]])
                 memory = [both.select([1]), both.select([0])]
@@ -161,7 +189,9 @@ def test_robots_of_different_age_in_one_batch(build, spec):
                         _, alone[0] = policy.step(observed(episode, 0, 0), None)
                         alone[0] = policy.remember(alone[0], episode.actions[:1, 0])
                     out, alone[robot] = policy.step(observed(episode, at, robot), alone[robot])
-                    alone[robot] = policy.remember(alone[robot], episode.actions[robot : robot + 1, at])
+                    alone[robot] = policy.remember(
+                        alone[robot], episode.actions[robot : robot + 1, at]
+                    )
                     outputs.append(out.features[:, -1])
                 if joint is not None:
                     parts = [observed(episode, at, robot) for robot, at in ((0, t + 1), (1, t))]
@@ -174,7 +204,9 @@ def test_robots_of_different_age_in_one_batch(build, spec):
                     out, joint = policy.step(both, joint)
                     done = torch.stack([episode.actions[0, t + 1], episode.actions[1, t]])
                     joint = policy.remember(joint, done)
-                    torch.testing.assert_close(out.features[:, -1], torch.cat(outputs), rtol=0, atol=2e-5)
+                    torch.testing.assert_close(
+                        out.features[:, -1], torch.cat(outputs), rtol=0, atol=2e-5
+                    )
                 else:
                     joint = DecisionMemory.stack(alone)
 
@@ -186,9 +218,13 @@ def test_a_new_instruction_starts_a_new_history_and_keeps_the_debt(build, spec, 
     memory = None
     for t in range(3):
         reward = episode.rewards[:, t - 1] if t else torch.zeros(2)
-        observation = dataclasses.replace(episode.observation(t), reward=reward, target_return=torch.full((2,), 5.0))
+        observation = dataclasses.replace(
+            episode.observation(t), reward=reward, target_return=torch.full((2,), 5.0)
+        )
         if t == 2:
-            told = dataclasses.replace(observation, instruction=["do task 3", observation.instruction[1]])
+            told = dataclasses.replace(
+                observation, instruction=["do task 3", observation.instruction[1]]
+            )
             changed, _ = policy.step(told, memory)
             plain, _ = policy.step(observation, memory)
         else:
@@ -207,7 +243,9 @@ def test_features_see_no_action_of_their_step_and_padding_reaches_nobody(build):
     before = policy(batch).features
     actions = batch.actions.clone()
     actions[:, 3] += 0.5
-    difference = (policy(dataclasses.replace(batch, actions=actions)).features - before).abs().amax((0, 2))
+    difference = (
+        (policy(dataclasses.replace(batch, actions=actions)).features - before).abs().amax((0, 2))
+    )
     assert (difference[:4] == 0).all()
     assert (difference[4:] > 1e-4).all()
     state, returns = batch.state.clone(), batch.returns_to_go.clone()
@@ -221,7 +259,9 @@ def test_the_target_counts_down_and_success_does_not(build):
         target = None if condition == "success" else 7.0
         policy, memory, seen = build(condition=condition, target_return=target), None, []
         for reward in (0.0, 1.0, 2.5):
-            observation = dataclasses.replace(HOPPER.fake_observation(2), reward=torch.full((2,), reward))
+            observation = dataclasses.replace(
+                HOPPER.fake_observation(2), reward=torch.full((2,), reward)
+            )
             observation = dataclasses.replace(observation, target_return=None)
             _, memory = policy.act(observation, memory)
             seen.append(memory.target[0].item())
@@ -264,7 +304,9 @@ def test_layout_of_the_multi_modal_policy(build, spec):
     policy = build(spec, **SEEING, head={"type": "categorical"}, actions="tokens")
     text = describe(policy.transformer.layout)
     assert "prefix     language x1" in text
-    assert "condition x1 | image x3 | state x1 | readout x3 (readout) | action x3  (11 tokens)" in text
+    assert (
+        "condition x1 | image x3 | state x1 | readout x3 (readout) | action x3  (11 tokens)" in text
+    )
 
 
 def test_dropped_segments_can_be_left_out(build):
@@ -276,17 +318,24 @@ def test_dropped_segments_can_be_left_out(build):
     spread = torch.stack([policy(batch).features for _ in range(8)])
     assert (spread.std(0).amax((1, 2)) > 1e-4).float().mean() > 0.9
     policy.eval()
-    content = policy._step_content(batch.returns_to_go, batch.state) | policy._action_content(batch.actions[:, :, 0])
+    content = policy._step_content(batch.returns_to_go, batch.state) | policy._action_content(
+        batch.actions[:, :, 0]
+    )
     without = {name: x for name, x in content.items() if name != "condition"}
     read = policy._read
-    full, bare = (policy.transformer(c, None, read=read, timesteps=batch.timesteps) for c in (content, without))
+    full, bare = (
+        policy.transformer(c, None, read=read, timesteps=batch.timesteps)
+        for c in (content, without)
+    )
     assert (full - bare).abs().max() > 1e-3
 
 
 def test_round_trip_and_learning(build, spec, tmp_path):
     policy = build(spec, **SEEING, head={"type": "categorical"}, actions="tokens", history=2)
     batch = spec.fake_batch(4, 2, 1)
-    policy.fit(np.asarray(batch.actions.flatten(0, 2)), batch.state.flatten(0, 1), batch.instruction)
+    policy.fit(
+        np.asarray(batch.actions.flatten(0, 2)), batch.state.flatten(0, 1), batch.instruction
+    )
     policy.train()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     losses = []

@@ -5,14 +5,24 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from vla.models.layers.film_efficientnet import FiLM, FilmEfficientNet, TrunkError, create_trunk, modulate
+from vla.models.layers.film_efficientnet import (
+    FiLM,
+    FilmEfficientNet,
+    TrunkError,
+    create_trunk,
+    modulate,
+)
 
-IMAGES = torch.randint(0, 256, (2, 40, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (2, 40, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
 
 def trunk(**changes) -> FilmEfficientNet:
     torch.manual_seed(0)
-    return FilmEfficientNet(**{"name": "test_efficientnet", "condition_dim": 6, "token_dim": 10, **changes})
+    return FilmEfficientNet(
+        **{"name": "test_efficientnet", "condition_dim": 6, "token_dim": 10, **changes}
+    )
 
 
 def test_film_by_hand():
@@ -57,7 +67,9 @@ def test_each_image_has_its_own_condition():
     assert not torch.allclose(together[:1], together[1:], atol=1)
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "tinynet_e", "efficientnet_lite0", "mixnet_s"])
+@pytest.mark.parametrize(
+    "name", ["test_efficientnet", "tinynet_e", "efficientnet_lite0", "mixnet_s"]
+)
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_map_size_and_gradients_everywhere(name, stride):
     ours = trunk(name=name, stride=stride)

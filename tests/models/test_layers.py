@@ -16,7 +16,9 @@ def test_token_learner_takes_weighted_means():
     tokens = learner(x)
     assert tokens.shape == (2, 5, 12)
     assert torch.allclose(learner(x[:, torch.randperm(9)]), tokens, atol=1e-6)
-    assert torch.allclose(learner(x[:, :1].expand(-1, 9, -1)), x[:, :1].expand(-1, 5, -1), atol=1e-6)
+    assert torch.allclose(
+        learner(x[:, :1].expand(-1, 9, -1)), x[:, :1].expand(-1, 5, -1), atol=1e-6
+    )
     learner.score.weight.data.zero_()
     learner.score.bias.data.zero_()
     assert torch.allclose(learner(x), x.mean(1, keepdim=True).expand(-1, 5, -1), atol=1e-6)
@@ -27,14 +29,18 @@ def test_rows_equal_those_of_the_whole(feed_forward):
     block = Block(8, 2, 6, feed_forward=feed_forward).eval()
     x, mask, rows = torch.randn(2, 5, 8), torch.ones(5, 5).tril().bool(), torch.tensor([1, 4])
     turn = rotation(torch.arange(5), 6)
-    assert torch.allclose(block(x, mask[rows], rows, turn), block(x, mask, None, turn)[:, rows], atol=1e-6)
+    assert torch.allclose(
+        block(x, mask[rows], rows, turn), block(x, mask, None, turn)[:, rows], atol=1e-6
+    )
 
 
 def test_rotary_knows_only_differences():
     q, k = torch.randn(1, 1, 16), torch.randn(1, 1, 16)
 
     def score(q_step: int, k_step: int) -> float:
-        q_turned, k_turned = (rotate(x, *rotation(torch.tensor([step]), 16)) for x, step in ((q, q_step), (k, k_step)))
+        q_turned, k_turned = (
+            rotate(x, *rotation(torch.tensor([step]), 16)) for x, step in ((q, q_step), (k, k_step))
+        )
         return float((q_turned * k_turned).sum())
 
     assert score(3, 1) == pytest.approx(score(7, 5), abs=1e-5)
@@ -61,7 +67,9 @@ def test_last_step_alone_and_padding_are_exact(positions):
 
 def test_slots_that_attend_to_each_other_are_kept_together():
     layout = rt1_layout(3, 4)
-    model = transformer(Layout(layout.segments, (*layout.rules, Rule("action", "action", "same_step"))))
+    model = transformer(
+        Layout(layout.segments, (*layout.rules, Rule("action", "action", "same_step")))
+    )
     images = torch.randn(2, 4, 3, 16)
     whole = model({"image": images}, None, read=[3])
     last = model({"image": images}, None, read=[3], last_step_only=True)

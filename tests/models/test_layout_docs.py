@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vla.models.policies.decision_transformer import DecisionTransformerConfig, decision_transformer_layout
+from vla.models.policies.decision_transformer import (
+    DecisionTransformerConfig,
+    decision_transformer_layout,
+)
 from vla.models.policies.rt1 import rt1_layout
 from vla.tokenizers.layout import Layout, describe
 
@@ -27,7 +30,9 @@ LAYOUTS = {
     "rt1": rt1_layout(8, 4),
     "rt1-state": rt1_layout(8, 4, state_token=True),
     "decision-transformer": dt(),
-    "decision-transformer-seeing": dt(image_tokens=8, action_tokens=4, readouts=4, language="minilm"),
+    "decision-transformer-seeing": dt(
+        image_tokens=8, action_tokens=4, readouts=4, language="minilm"
+    ),
     "decision-transformer-window": dt(window=2),
 }
 
@@ -38,7 +43,9 @@ def drawn(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_docs_show_the_layouts(name):
-    assert drawn(DOCS.read_text())[name] == describe(LAYOUTS[name], 3 if name.endswith("window") else 2)
+    assert drawn(DOCS.read_text())[name] == describe(
+        LAYOUTS[name], 3 if name.endswith("window") else 2
+    )
 
 
 def test_all_drawings_are_of_layouts():
@@ -49,7 +56,9 @@ def test_state_only_decision_transformer_is_plainly_causal():
     mask = LAYOUTS["decision-transformer"].compile(4).mask
     assert torch.equal(mask, torch.ones(12, 12).tril().bool())
     assert LAYOUTS["decision-transformer"].causal
-    assert not any(layout.causal for name, layout in LAYOUTS.items() if name != "decision-transformer")
+    assert not any(
+        layout.causal for name, layout in LAYOUTS.items() if name != "decision-transformer"
+    )
 
 
 def test_multi_modal_decision_transformer_by_rule():
@@ -82,5 +91,10 @@ if __name__ == "__main__":
     text = DOCS.read_text()
     for name, layout in LAYOUTS.items():
         block = f"<!-- layout: {name} -->\n```text\n{describe(layout, 3 if name.endswith('window') else 2)}\n```"
-        text = re.sub(rf"<!-- layout: {name} -->\n```text\n.*?\n```", lambda _, b=block: b, text, flags=re.DOTALL)
+        text = re.sub(
+            rf"<!-- layout: {name} -->\n```text\n.*?\n```",
+            lambda _, b=block: b,
+            text,
+            flags=re.DOTALL,
+        )
     DOCS.write_text(text)

@@ -12,7 +12,10 @@ from vla.training.objectives.bc import BCConfig
 from vla.types import Observation, Spec, SpecError
 
 HOPPER = Spec({}, tuple(f"s{i}" for i in range(11)), ("a", "b", "c"), (-1.0,) * 3, (1.0,) * 3, 125)
-TEXTS = {f"do task {i}": torch.randn(384, generator=torch.Generator().manual_seed(i)) / 20 for i in range(3)}
+TEXTS = {
+    f"do task {i}": torch.randn(384, generator=torch.Generator().manual_seed(i)) / 20
+    for i in range(3)
+}
 TOKENIZERS = {
     "autoregressive": {"type": "fast", "vocab_size": 128, "scale": 4.0},
     "clusters": {"type": "kmeans", "centres": 6, "over": "chunk"},
@@ -43,7 +46,14 @@ def test_features_are_the_normalised_state_and_the_instruction(language):
 
 def test_layers_are_those_asked_for():
     policy = build(hidden=8, depth=3, activation="tanh")
-    assert [tuple(p.shape) for p in policy.trunk.parameters()] == [(8, 11), (8,), (8, 8), (8,), (8, 8), (8,)]
+    assert [tuple(p.shape) for p in policy.trunk.parameters()] == [
+        (8, 11),
+        (8,),
+        (8, 8),
+        (8,),
+        (8, 8),
+        (8,),
+    ]
     state = torch.randn(2, 11)
     x = policy.normalised_state(state)
     for layer in (0, 2, 4):
@@ -86,7 +96,11 @@ def test_a_new_instruction_is_heeded():
 
 @pytest.mark.parametrize("name", list(registered("heads")))
 def test_every_head_learns_acts_and_is_stored(name, tmp_path):
-    policy = build(chunk=3, head={"type": name}, tokenizer=TOKENIZERS.get(name, {"type": "bins", "num_bins": 8}))
+    policy = build(
+        chunk=3,
+        head={"type": name},
+        tokenizer=TOKENIZERS.get(name, {"type": "bins", "num_bins": 8}),
+    )
     loss, _ = BCConfig().build(policy).loss(policy.train(), HOPPER.fake_batch(6, 1, 3))
     loss.backward()
     assert torch.isfinite(loss)
@@ -96,7 +110,9 @@ def test_every_head_learns_acts_and_is_stored(name, tmp_path):
     observation = HOPPER.fake_observation(2)
     for temperature in (0.0, 1.0):
         drawn = [
-            p.act(observation, generator=torch.Generator().manual_seed(0), temperature=temperature)[0]
+            p.act(observation, generator=torch.Generator().manual_seed(0), temperature=temperature)[
+                0
+            ]
             for p in (policy, again)
         ]
         assert drawn[0].shape == (2, 3, 3)

@@ -59,8 +59,15 @@ A, T, K = 44, 2, 2
 
 def config(**changes: Any) -> MultiRobotConfig:
     policy = POLICY | changes
-    robots = {name: {"spec": spec.to_dict(), "cameras": SLOTS[name]} for name, spec in SPECS.items()}
-    values = {"policy": policy, "robots": robots, "history": policy["history"], "chunk": policy["chunk"]}
+    robots = {
+        name: {"spec": spec.to_dict(), "cameras": SLOTS[name]} for name, spec in SPECS.items()
+    }
+    values = {
+        "policy": policy,
+        "robots": robots,
+        "history": policy["history"],
+        "chunk": policy["chunk"],
+    }
     return validate(MultiRobotConfig, values)
 
 
@@ -105,12 +112,20 @@ def test_the_trunk_is_one_and_the_rest_is_each_robots_own(policy: MultiRobotPoli
     arm, gripper, humanoid = (policy.part(name) for name in SPECS)
     for one in (gripper, humanoid):
         assert one.vision.trunk.project.weight is arm.vision.trunk.project.weight
-        assert one.transformer.blocks[0].attention.out.weight is arm.transformer.blocks[0].attention.out.weight
+        assert (
+            one.transformer.blocks[0].attention.out.weight
+            is arm.transformer.blocks[0].attention.out.weight
+        )
     assert "state_embedding.weight" not in dict(humanoid.named_parameters())  # it has no state
     assert [one.tokenizer.num_tokens for one in (arm, gripper, humanoid)] == [14, 8, 88]
-    assert not {id(p) for p in policy.own_parameters("arm")} & {id(p) for p in policy.own_parameters("gripper")}
+    assert not {id(p) for p in policy.own_parameters("arm")} & {
+        id(p) for p in policy.own_parameters("gripper")
+    }
     # positions: [front x 2, wrist x 2, state] are shared by place, those of actions are not: 2 steps
-    assert policy.get_parameter("trunk.transformer.position").shape == (2 * (4 + 1 + 14 + 8 + 88), 16)
+    assert policy.get_parameter("trunk.transformer.position").shape == (
+        2 * (4 + 1 + 14 + 8 + 88),
+        16,
+    )
     places = [one.transformer.position for one in (arm, gripper, humanoid)]
     assert [len(place) for place in places] == [2 * 19, 2 * 11, 2 * 90]
     assert torch.equal(places[0][:2], places[1][:2])
@@ -136,8 +151,12 @@ def test_each_robots_windows_are_as_if_it_were_alone(policy: MultiRobotPolicy) -
             said = single(alone)
             assert torch.equal(said.features, output.features[own])
             assert torch.equal(said.actions.loss(alone.actions, alone.action_mask), loss_BT[own])
-            assert torch.equal(said.actions.log_prob(alone.actions, alone.action_mask), log_prob_BT[own])
-            assert torch.equal(said.actions.token_accuracy(alone.actions, alone.action_mask), accuracy_BT[own])
+            assert torch.equal(
+                said.actions.log_prob(alone.actions, alone.action_mask), log_prob_BT[own]
+            )
+            assert torch.equal(
+                said.actions.token_accuracy(alone.actions, alone.action_mask), accuracy_BT[own]
+            )
             dims = SPECS[name].action_dim
             assert torch.equal(said.actions.mode(), mode[own][..., :dims])
             assert not mode[own][..., dims:].any()
@@ -160,12 +179,19 @@ def test_every_parameter_has_a_gradient_whoever_is_in_the_batch() -> None:
     policy(batch).actions.loss(batch.actions, batch.action_mask).mean().backward()
     gradients = {name: p.grad for name, p in policy.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
-    moved = {name for name, gradient in gradients.items() if gradient is not None and bool(gradient.any())}
+    moved = {
+        name
+        for name, gradient in gradients.items()
+        if gradient is not None and bool(gradient.any())
+    }
     assert {name.split(".")[1] for name in moved if name.startswith("robots.")} == {"gripper"}
     assert "trunk.vision.trunk.project.weight" in moved
     # the front camera's and the state's places, and the gripper's own actions; not the wrist, not others' actions
     rows = gradients["trunk.transformer.position"].abs().sum(1) > 0
-    arm, gripper = (policy.part(name).transformer.parametrizations.position[0].index for name in ("arm", "gripper"))
+    arm, gripper = (
+        policy.part(name).transformer.parametrizations.position[0].index
+        for name in ("arm", "gripper")
+    )
     assert set(rows.nonzero().flatten().tolist()) <= set(gripper.tolist())
     assert rows[gripper[:2]].all()
     assert not rows[arm[2:4]].any()
@@ -176,7 +202,9 @@ def test_a_checkpoint_holds_the_trunk_once(policy: MultiRobotPolicy, tmp_path: P
     stored = load_file(tmp_path / "all" / "model.safetensors")
     assert set(stored) == set(policy.weights())
     assert sum(name.endswith("vision.trunk.project.weight") for name in stored) == 1
-    assert sum(v.numel() for v in stored.values()) < 1.1 * sum(p.numel() for p in policy.parameters())
+    assert sum(v.numel() for v in stored.values()) < 1.1 * sum(
+        p.numel() for p in policy.parameters()
+    )
     loaded = load_policy(tmp_path / "all")
     assert isinstance(loaded, MultiRobotPolicy)
     assert loaded.config == policy.config
@@ -185,10 +213,15 @@ def test_a_checkpoint_holds_the_trunk_once(policy: MultiRobotPolicy, tmp_path: P
         assert torch.equal(loaded(batch).features, policy(batch).features)
     shared = [p.data_ptr() for p in loaded.trunk.parameters()]
     assert len(set(shared)) == len(shared)
-    assert loaded.part("arm").vision.trunk.project.weight is loaded.part("humanoid").vision.trunk.project.weight
+    assert (
+        loaded.part("arm").vision.trunk.project.weight
+        is loaded.part("humanoid").vision.trunk.project.weight
+    )
 
 
-def test_one_robot_taken_out_is_an_ordinary_policy(policy: MultiRobotPolicy, tmp_path: Path) -> None:
+def test_one_robot_taken_out_is_an_ordinary_policy(
+    policy: MultiRobotPolicy, tmp_path: Path
+) -> None:
     policy.robot("gripper").save_pretrained(tmp_path / "gripper")
     alone = load_policy(tmp_path / "gripper")
     assert type(alone) is RT1
@@ -216,14 +249,19 @@ def test_maps_of_different_sizes_share_their_positions() -> None:
     batch, rows = joined(list(SPECS))
     with torch.no_grad():
         output = policy(batch)
-        assert torch.equal(policy.robot("humanoid")(windows("humanoid")).features, output.features[rows["humanoid"]])
+        assert torch.equal(
+            policy.robot("humanoid")(windows("humanoid")).features,
+            output.features[rows["humanoid"]],
+        )
 
 
 def test_batch_norm_keeps_statistics_of_each_robot() -> None:
     """One robot's pictures must not shift how another's are normalised, neither in training nor afterwards."""
     policy = build(norm="batch", random_shift=[0, 0], dropout=0.0).train()
     both, rows = joined(["arm", "humanoid"])
-    dark = dataclasses.replace(both, images={n: x // 8 if n.startswith("0/") else x for n, x in both.images.items()})
+    dark = dataclasses.replace(
+        both, images={n: x // 8 if n.startswith("0/") else x for n, x in both.images.items()}
+    )
     features = [policy(batch).features[rows["humanoid"]] for batch in (both, dark)]
     assert torch.equal(*features)
     means = [policy.part(name).vision.trunk.stem[1].running_mean for name in SPECS]
@@ -255,19 +293,29 @@ def test_tokenizers_and_statistics_are_each_robots_own(tmp_path: Path) -> None:
         for i, (name, spec) in enumerate(SPECS.items())
     }
     policy.language.preload(
-        {f"do task {i}": torch.randn(384, generator=torch.Generator().manual_seed(i)) for i in range(3)}
+        {
+            f"do task {i}": torch.randn(384, generator=torch.Generator().manual_seed(i))
+            for i in range(3)
+        }
     )
     policy.fit_robots(data)
     tokenizers = [policy.part(name).tokenizer for name in SPECS]
     assert [t.vocab_size for t in tokenizers] == [8, 4, 8]
     assert isinstance(tokenizers[1], BinsTokenizer)
-    torch.testing.assert_close(tokenizers[1].fitted_range[0], torch.full((4,), -0.2), atol=0.03, rtol=0)
-    torch.testing.assert_close(policy.part("arm").state_mean, torch.as_tensor(data["arm"].states).mean(0))
-    torch.testing.assert_close(policy.part("gripper").state_mean, torch.as_tensor(data["gripper"].states).mean(0))
+    torch.testing.assert_close(
+        tokenizers[1].fitted_range[0], torch.full((4,), -0.2), atol=0.03, rtol=0
+    )
+    torch.testing.assert_close(
+        policy.part("arm").state_mean, torch.as_tensor(data["arm"].states).mean(0)
+    )
+    torch.testing.assert_close(
+        policy.part("gripper").state_mean, torch.as_tensor(data["gripper"].states).mean(0)
+    )
     # how instructions are scaled belongs to the trunk: by the texts of all
     assert torch.equal(policy.part("arm").language_mean, policy.part("humanoid").language_mean)
     torch.testing.assert_close(
-        policy.part("arm").language_mean, policy.language.embed([f"do task {i}" for i in range(3)]).mean(0)
+        policy.part("arm").language_mean,
+        policy.language.embed([f"do task {i}" for i in range(3)]).mean(0),
     )
     policy.save_pretrained(tmp_path)
     loaded = load_policy(tmp_path).robot("gripper")
@@ -282,9 +330,13 @@ def test_a_robot_has_to_be_chosen(policy: MultiRobotPolicy) -> None:
         lambda: policy.step(observation, None),
         lambda: policy.fit([], [], []),
     ):
-        with pytest.raises(UserError, match=r"for the robots arm, gripper, humanoid .* policy\.robot\('arm'\)"):
+        with pytest.raises(
+            UserError, match=r"for the robots arm, gripper, humanoid .* policy\.robot\('arm'\)"
+        ):
             call()
-    with pytest.raises(UserError, match="no robot 'hand' in this policy; there are: arm, gripper, humanoid"):
+    with pytest.raises(
+        UserError, match="no robot 'hand' in this policy; there are: arm, gripper, humanoid"
+    ):
         policy.robot("hand")
     with pytest.raises(ValueError, match="does not say which robot"):
         policy(windows("arm"))

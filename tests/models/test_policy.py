@@ -20,8 +20,15 @@ from vla.types import SpecError
 def saved(make, spec, tmp_path) -> tuple[RT1, Path]:
     policy = make(state_token=True, tokenizer={"type": "bins", "scheme": "quantile"})
     rng = np.random.default_rng(0)
-    policy.fit(rng.normal(size=(200, 3)).astype(np.float32), rng.normal(3, 2, (200, 2)), ["do task 0", "do task 1"])
-    policy.card = {"data": {"episodes": 12}, "results": {"success rate": 0.7512, "wilson95": [0.6, 0.8]}}
+    policy.fit(
+        rng.normal(size=(200, 3)).astype(np.float32),
+        rng.normal(3, 2, (200, 2)),
+        ["do task 0", "do task 1"],
+    )
+    policy.card = {
+        "data": {"episodes": 12},
+        "results": {"success rate": 0.7512, "wilson95": [0.6, 0.8]},
+    }
     policy.train()(spec.fake_batch(2, 4, 1))  # batch norm has statistics to keep
     policy.eval()
     policy.save_pretrained(tmp_path / "policy")
@@ -65,7 +72,13 @@ def test_loading_needs_no_text_encoder_and_nothing_is_pickled(saved, spec):
 def test_model_card(saved):
     _, folder = saved
     card = (folder / "README.md").read_text()
-    for text in ("library_name: vla", "| dy | -2 | 2 |", "`front` 32x48", "| success rate | 0.7512 |", "- do task 1"):
+    for text in (
+        "library_name: vla",
+        "| dy | -2 | 2 |",
+        "`front` 32x48",
+        "| success rate | 0.7512 |",
+        "- do task 1",
+    ):
         assert text in card
     assert huggingface_hub.ModelCard.load(folder / "README.md").data.pipeline_tag == "robotics"
 
@@ -75,7 +88,9 @@ def test_push_to_hub_uploads_the_folder(saved, monkeypatch):
     uploaded = {}
 
     def upload(self, *, folder_path, repo_id, **_):
-        uploaded.update({p.name: p.stat().st_size for p in Path(folder_path).iterdir()}, repo=repo_id)
+        uploaded.update(
+            {p.name: p.stat().st_size for p in Path(folder_path).iterdir()}, repo=repo_id
+        )
         return "done"
 
     repo = type("Repo", (), {"repo_id": "me/rt1"})
@@ -115,9 +130,18 @@ BAD = {
     ),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), "it lacks tokenizer.json"),
     "no language": (lambda d: (d / "language.safetensors").unlink(), "language embeddings"),
-    "truncated weights": (lambda d: truncate(d / "model.safetensors"), "not a readable safetensors file"),
-    "empty weights": (lambda d: (d / "model.safetensors").write_bytes(b""), "not a readable safetensors file"),
-    "a pickle": (lambda d: torch.save({"a": 1}, d / "model.safetensors"), "not a readable safetensors file"),
+    "truncated weights": (
+        lambda d: truncate(d / "model.safetensors"),
+        "not a readable safetensors file",
+    ),
+    "empty weights": (
+        lambda d: (d / "model.safetensors").write_bytes(b""),
+        "not a readable safetensors file",
+    ),
+    "a pickle": (
+        lambda d: torch.save({"a": 1}, d / "model.safetensors"),
+        "not a readable safetensors file",
+    ),
     "foreign weights": (
         lambda d: save_file({"layer.weight": torch.zeros(2)}, d / "model.safetensors"),
         r"lacks \d+ tensors .* has unknown 1 tensors \(first 'layer.weight'\)",
@@ -127,16 +151,33 @@ BAD = {
         r"lacks 1 tensors \(first 'head.bias'\)",
     ),
     "other shape": (
-        lambda d: edit_weights(d / "model.safetensors", lambda w: w.update({"head.bias": torch.zeros(3)})),
+        lambda d: edit_weights(
+            d / "model.safetensors", lambda w: w.update({"head.bias": torch.zeros(3)})
+        ),
         r"has other shapes for 1 tensors \(first 'head.bias'\)",
     ),
-    "other architecture": (lambda d: edit_config(d, width=48), "belongs to another model or configuration"),
+    "other architecture": (
+        lambda d: edit_config(d, width=48),
+        "belongs to another model or configuration",
+    ),
     "truncated config": (lambda d: truncate(d / "config.json"), "config.json: not valid JSON"),
-    "some config": (lambda d: (d / "config.json").write_text('{"model_type": "gpt2"}'), "not a policy's config"),
-    "config of the future": (lambda d: edit_json(d / "config.json", version=99), "format version 99"),
+    "some config": (
+        lambda d: (d / "config.json").write_text('{"model_type": "gpt2"}'),
+        "not a policy's config",
+    ),
+    "config of the future": (
+        lambda d: edit_json(d / "config.json", version=99),
+        "format version 99",
+    ),
     "unknown policy": (lambda d: edit_json(d / "config.json", type="rt11"), "did you mean 'rt1'"),
-    "unknown key": (lambda d: edit_config(d, wings=2), "another version of vla: wings: unknown key"),
-    "damaged spec": (lambda d: edit_json(d / "spec.json", control_hz=-1), "spec.json: control_hz must be positive"),
+    "unknown key": (
+        lambda d: edit_config(d, wings=2),
+        "another version of vla: wings: unknown key",
+    ),
+    "damaged spec": (
+        lambda d: edit_json(d / "spec.json", control_hz=-1),
+        "spec.json: control_hz must be positive",
+    ),
     "spec of another robot": (
         lambda d: edit_json(d / "spec.json", action_names=["a", "b", "c"]),
         "the tokenizer was made for actions",
@@ -145,7 +186,10 @@ BAD = {
         lambda d: edit_config(d, tokenizer={"type": "bins", "num_bins": 64}),
         r"\(1, 3, 256\), the policy's config says \(1, 3, 64\)",
     ),
-    "damaged tokenizer": (lambda d: truncate(d / "tokenizer.json"), "tokenizer.json: not a JSON file"),
+    "damaged tokenizer": (
+        lambda d: truncate(d / "tokenizer.json"),
+        "tokenizer.json: not a JSON file",
+    ),
 }
 
 
@@ -166,7 +210,8 @@ def test_another_class_and_no_such_repository(saved):
     with pytest.raises(CheckpointError, match="holds a RT1, not a Other"):
         Other.from_pretrained(folder)
     with pytest.raises(
-        CheckpointError, match=r"no such checkpoint folder, and no repository of the Hugging Face hub within reach"
+        CheckpointError,
+        match=r"no such checkpoint folder, and no repository of the Hugging Face hub within reach",
     ):
         RT1.from_pretrained("nobody/nothing", local_files_only=True)
 
@@ -186,7 +231,9 @@ def test_a_repository_of_the_hub(saved, spec, tmp_path, monkeypatch):
     monkeypatch.setattr(policy_module, "snapshot_download", download)
     loaded = load_policy("me/rt1")
     assert loaded.source == "me/rt1"
-    assert torch.equal(loaded.act(spec.fake_observation(2))[0], policy.act(spec.fake_observation(2))[0])
+    assert torch.equal(
+        loaded.act(spec.fake_observation(2))[0], policy.act(spec.fake_observation(2))[0]
+    )
     assert RT1.from_pretrained("me/rt1", revision="v2").source == "me/rt1"
     assert asked == [("me/rt1", {}), ("me/rt1", {"revision": "v2"})]
     told = r"runs/x: no such checkpoint folder, and no repository of the Hugging Face hub within reach: the hub is out"
@@ -203,11 +250,17 @@ def test_the_folder_that_was_meant_is_named(saved, tmp_path, monkeypatch):
     _, folder = saved
     shutil.copytree(folder, tmp_path / "runs" / "tabletop" / "policy")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match=r"lacks config.json.*; did you mean runs/tabletop/policy\?"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks config.json.*; did you mean runs/tabletop/policy\?"
+    ):
         load_policy("runs/tabletop/")
-    with pytest.raises(CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"):
+    with pytest.raises(
+        CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"
+    ):
         load_policy("runs/tabeltop/policy")
-    with pytest.raises(CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"):
+    with pytest.raises(
+        CheckpointError, match=r"no such checkpoint folder \(did you mean runs/tabletop/policy\?\)"
+    ):
         load_policy("runs/tabletop/polcy")
     with pytest.raises(CheckpointError, match="is a file; name the folder"):
         load_policy("runs/tabletop/policy/config.json")

@@ -21,7 +21,9 @@ from vla.models import Policy, PolicyConfig, load_policy
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
 from vla.types import Batch, Observation, Spec
 
-POLICIES = {name: cls for name, cls in registered("policies").items() if cls.__module__.startswith("vla.")}
+POLICIES = {
+    name: cls for name, cls in registered("policies").items() if cls.__module__.startswith("vla.")
+}
 SPEC = vlm_toys.SPEC
 T, K = 3, 2
 SEEING: dict[str, Any] = {
@@ -38,7 +40,12 @@ SEEING: dict[str, Any] = {
 MLP = {"type": "mlp", "hidden": 16, "chunk": K, "language": "minilm"}
 SPEAKING = {**MLP, "head": {"type": "categorical"}}
 SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "decision_transformer": lambda folder: {**SEEING, "dropout": 0.0, "return_scale": 1.0, "language": "minilm"},
+    "decision_transformer": lambda folder: {
+        **SEEING,
+        "dropout": 0.0,
+        "return_scale": 1.0,
+        "language": "minilm",
+    },
     "guided": lambda folder: {
         "policy": SPEAKING,
         "chunk": K,
@@ -55,7 +62,11 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
     },
     "q_transformer": lambda folder: {"key_dim": 8, **SEEING},
     "rt1": lambda folder: {"key_dim": 8, **SEEING},
-    "vlm": lambda folder: {"base": str(vlm_toys.smolvlm(folder / "base")), "chunk": K, "lora": {"rank": 4}},
+    "vlm": lambda folder: {
+        "base": str(vlm_toys.smolvlm(folder / "base")),
+        "chunk": K,
+        "lora": {"rank": 4},
+    },
 }
 """Values of a small config of each policy, for the robot `SPEC`; a new policy is added here."""
 
@@ -68,15 +79,21 @@ def episode(spec: Spec) -> Batch:
 
 def seen(batch: Batch, t: int) -> Observation:
     reward = batch.rewards[:, t - 1] if t else torch.zeros(batch.batch_size)
-    return dataclasses.replace(batch.observation(t), reward=reward, target_return=batch.returns_to_go[:, 0])
+    return dataclasses.replace(
+        batch.observation(t), reward=reward, target_return=batch.returns_to_go[:, 0]
+    )
 
 
 def build(name: str, folder: Path) -> Policy:
     torch.manual_seed(0)
     config: PolicyConfig = POLICIES[name].model_validate({"type": name, **SMALL[name](folder)})
-    policy = config.build(joint_spec(config.specs) if isinstance(config, MultiRobotConfig) else SPEC)
+    policy = config.build(
+        joint_spec(config.specs) if isinstance(config, MultiRobotConfig) else SPEC
+    )
     if policy.language.dim:
-        policy.language.preload({f"do task {i}": torch.randn(policy.language.dim) / 20 for i in range(3)})
+        policy.language.preload(
+            {f"do task {i}": torch.randn(policy.language.dim) / 20 for i in range(3)}
+        )
     with torch.no_grad():  # what is zero at initialisation could hide a mistake
         for parameter in policy.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -95,7 +112,9 @@ def of(policy: Policy) -> tuple[Policy, Batch]:
     """Who can act, and a batch of it: a policy for several robots acts as one of them."""
     batch = episode(SPEC)
     if isinstance(policy, MultiRobotPolicy):
-        return policy.robot("arm"), dataclasses.replace(batch, robot=torch.zeros(2, dtype=torch.int64))
+        return policy.robot("arm"), dataclasses.replace(
+            batch, robot=torch.zeros(2, dtype=torch.int64)
+        )
     return policy, batch
 
 
@@ -103,7 +122,9 @@ def joint(policy: Policy, batch: Batch) -> Batch:
     """The batch under the names that a policy for several robots reads."""
     if not policy.robot_names:
         return batch
-    return dataclasses.replace(batch, images={f"0/{camera}": image for camera, image in batch.images.items()})
+    return dataclasses.replace(
+        batch, images={f"0/{camera}": image for camera, image in batch.images.items()}
+    )
 
 
 def same(a: Any, b: Any, **tolerance: float) -> None:
@@ -122,8 +143,12 @@ def test_stepping_along_says_what_the_forward_pass_says(policy: Policy) -> None:
         output, memory = actor.step(seen(batch, t), memory)
         memory = actor.remember(memory, batch.actions[:, t])
         window = policy(joint(policy, batch.steps(0, t + 1)))  # ends where control stands
-        torch.testing.assert_close(output.features[:, 0], window.features[:, -1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(output.actions.mode()[:, 0], window.actions.mode()[:, -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            output.features[:, 0], window.features[:, -1], atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            output.actions.mode()[:, 0], window.actions.mode()[:, -1], atol=1e-4, rtol=1e-4
+        )
         assert memory.batch_size == 2
         apart = [memory.select([1]), memory.select([0])]
         memory = type(memory).stack(apart).select([1, 0])

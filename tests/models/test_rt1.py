@@ -35,7 +35,10 @@ def test_published_parameter_counts():
     trunk = policy.vision.trunk
     assert count(trunk.stem, trunk.blocks, trunk.head) == 10_696_232
     assert len(trunk.blocks) == 26
-    assert trunk.film.channels == (24,) * 2 + (32,) * 3 + (48,) * 3 + (96,) * 5 + (136,) * 5 + (232,) * 6 + (384,) * 2
+    assert (
+        trunk.film.channels
+        == (24,) * 2 + (32,) * 3 + (48,) * 3 + (96,) * 5 + (136,) * 5 + (232,) * 6 + (384,) * 2
+    )
     assert count(trunk.film) == 3_701_808
     assert count(trunk.project) == 786_432
     assert count(trunk.film_out) == 525_312
@@ -79,7 +82,9 @@ def test_instruction_matters_and_is_looked_up_once(make, spec):
     batch = spec.fake_batch(4, 2, 1)
     before = logits(policy, batch)
     assert policy.embed_instructions(["do task 0", "do task 1", "do task 0"])[0].shape == (2, 384)
-    changed = logits(policy, dataclasses.replace(batch, instruction=["do task 3", *batch.instruction[1:]]))
+    changed = logits(
+        policy, dataclasses.replace(batch, instruction=["do task 3", *batch.instruction[1:]])
+    )
     assert (changed - before)[0].abs().max() > 1e-3
     assert torch.allclose(changed[1:], before[1:], atol=1e-4)
 
@@ -129,7 +134,9 @@ def test_every_camera_is_seen_and_told_apart(make, spec):
     batch = spec.fake_batch(1, 2, 1)
     before = logits(policy, batch)
     assert not torch.allclose(logits(policy, with_image(batch, 1, "wrist")), before, atol=1e-3)
-    swapped = dataclasses.replace(batch, images={"front": batch.images["wrist"], "wrist": batch.images["front"]})
+    swapped = dataclasses.replace(
+        batch, images={"front": batch.images["wrist"], "wrist": batch.images["front"]}
+    )
     assert not torch.allclose(logits(policy, swapped), before, atol=1e-3)
 
 
@@ -166,7 +173,9 @@ def test_runs_in_bfloat16(make, spec):
 
 
 def test_overfits_one_batch(make, spec):
-    policy = make(awake=False, state_token=True, dropout=0.0, random_shift=(0, 0), norm="group").train()
+    policy = make(
+        awake=False, state_token=True, dropout=0.0, random_shift=(0, 0), norm="group"
+    ).train()
     batch = spec.fake_batch(2, 2, 1)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3, weight_decay=0)
     for _ in range(80):
@@ -216,9 +225,13 @@ def test_spec_and_config_that_do_not_fit(spec):
     two_sizes = dataclasses.replace(spec, cameras={"front": (32, 48), "wrist": (32, 32)})
     with pytest.raises(SpecError, match="different sizes; set image_size"):
         config.build(two_sizes)
-    assert config.model_copy(update={"image_size": (32, 32)}).build(two_sizes).vision.image_size == (32, 32)
+    assert config.model_copy(update={"image_size": (32, 32)}).build(
+        two_sizes
+    ).vision.image_size == (32, 32)
     with pytest.raises(SpecError, match="the spec has no state"):
-        config.model_copy(update={"state_token": True}).build(dataclasses.replace(spec, state_names=()))
+        config.model_copy(update={"state_token": True}).build(
+            dataclasses.replace(spec, state_names=())
+        )
 
 
 def test_keyframe_loss_teaches_what_sees_and_nothing_else(make, spec):
@@ -228,7 +241,11 @@ def test_keyframe_loss_teaches_what_sees_and_nothing_else(make, spec):
     batch = spec.fake_batch(2, 3)
     (loss_BT,) = policy(batch).losses.values()
     loss_BT.sum().backward()
-    grads = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    grads = {
+        name
+        for name, p in policy.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert any(name.startswith("vision.trunk.blocks") for name in grads)
     assert any(name.startswith("vision.condition") for name in grads)
     assert not any(name.startswith(("transformer", "head", "state_embedding")) for name in grads)
@@ -251,4 +268,6 @@ def test_keyframe_loss_needs_few_tokens_and_a_state(make, spec):
     with pytest.raises(ValueError, match="token_learner"):
         make(keyframe_loss=1.0, token_learner=False)
     with pytest.raises(SpecError, match="keyframe_loss: 0"):
-        RT1Config(trunk="test_efficientnet", keyframe_loss=1.0).build(dataclasses.replace(spec, state_names=()))
+        RT1Config(trunk="test_efficientnet", keyframe_loss=1.0).build(
+            dataclasses.replace(spec, state_names=())
+        )

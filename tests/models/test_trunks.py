@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from vla.models import load_policy
-from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.layers.backbone import BackboneConfig, BackboneError
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.policies.rt1 import rt1_layout
 from vla.models.trajectory_transformer import TrajectoryTransformer
 from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment
@@ -30,8 +30,12 @@ MAMBA = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
 def plain(*, window: int | None = None, readouts: int = 0) -> Layout:
     """language x2, then per step return, state, action and readouts; causal."""
     names = ("language", *NAMES)
-    segments = [Segment(name, 2 if name == "language" else 1, per_step=name != "language") for name in names]
-    rules = [Rule(q, k, "causal") for q in names for k in names if q != "language" or k == "language"]
+    segments = [
+        Segment(name, 2 if name == "language" else 1, per_step=name != "language") for name in names
+    ]
+    rules = [
+        Rule(q, k, "causal") for q in names for k in names if q != "language" or k == "language"
+    ]
     if readouts:
         segments.append(Segment("readout", readouts, content=False, readout=True))
         rules += [Rule("readout", name, "all" if name == "language" else "up_to") for name in names]
@@ -49,7 +53,9 @@ def trunk(layout: Layout, **changes) -> TrajectoryTransformer:
         "feed_forward": "gelu",
         "positions": "rotary",
     }
-    return TrajectoryTransformer(layout, **{**sizes, "max_timestep": 20, "normalise": True, **changes}).eval()
+    return TrajectoryTransformer(
+        layout, **{**sizes, "max_timestep": 20, "normalise": True, **changes}
+    ).eval()
 
 
 def content(T: int) -> dict[str, torch.Tensor]:
@@ -71,7 +77,12 @@ def test_kept_keys_give_the_forward_pass(positions, window, readouts):
             hidden, cache = model.advance(step, cache, read=read, timesteps=times[:, t : t + 1])
             torch.testing.assert_close(hidden[:, 0], expected[:, t], rtol=0, atol=1e-5)
             kept = min(t + 1, window - 1)
-            assert cache.steps[0][0].shape == (B, 2, 3 * kept, 8)  # no more than what is in sight, and no readouts
+            assert cache.steps[0][0].shape == (
+                B,
+                2,
+                3 * kept,
+                8,
+            )  # no more than what is in sight, and no readouts
 
 
 def test_kept_keys_need_a_window():
@@ -80,10 +91,14 @@ def test_kept_keys_need_a_window():
             model.advance(content(1), None, read=[1])
 
 
-@pytest.mark.parametrize(("architecture", "options"), [("gpt2", GPT2), ("llama", LLAMA), ("mamba", MAMBA)])
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("gpt2", GPT2), ("llama", LLAMA), ("mamba", MAMBA)]
+)
 def test_trunks_of_transformers_see_the_past_and_no_padding(architecture, options):
     layout = plain()
-    backbone = BackboneConfig(architecture=architecture, options=options).build(layout, steps=8, width=W)
+    backbone = BackboneConfig(architecture=architecture, options=options).build(
+        layout, steps=8, width=W
+    )
     model, T = trunk(layout, positions="timestep", backbone=backbone), 8
     times = torch.arange(T).expand(B, T)
     mask = torch.ones(B, T, dtype=torch.bool)
@@ -104,13 +119,17 @@ def test_trunks_of_transformers_see_the_past_and_no_padding(architecture, option
 def test_trunks_of_transformers_follow_masks_that_are_not_causal(architecture):
     layout = rt1_layout(3, 2)
     options = GPT2 if architecture == "gpt2" else LLAMA
-    backbone = BackboneConfig(architecture=architecture, options=options).build(layout, steps=4, width=W)
+    backbone = BackboneConfig(architecture=architecture, options=options).build(
+        layout, steps=4, width=W
+    )
     model = trunk(layout, steps=4, positions="absolute", backbone=backbone)
     image = torch.randn(B, 4, 3, W)
     with torch.no_grad():
         plainly = model({"image": image}, None, read=[3, 4])
         alone = model({"image": image}, None, read=[3, 4], last_step_only=True)
-    torch.testing.assert_close(alone[:, 0], plainly[:, -1], rtol=0, atol=1e-5)  # nobody reads the empty slots
+    torch.testing.assert_close(
+        alone[:, 0], plainly[:, -1], rtol=0, atol=1e-5
+    )  # nobody reads the empty slots
 
 
 def test_mamba_needs_a_plainly_causal_layout():
@@ -121,10 +140,14 @@ def test_mamba_needs_a_plainly_causal_layout():
 
 
 def test_contexts_longer_than_the_trunk_and_unknown_trunks():
-    with pytest.raises(BackboneError, match=r"takes 65 positions .65 steps, 197 tokens., gpt2 has 64"):
+    with pytest.raises(
+        BackboneError, match=r"takes 65 positions .65 steps, 197 tokens., gpt2 has 64"
+    ):
         BackboneConfig(architecture="gpt2", options=GPT2).build(plain(), steps=65, width=W)
     with pytest.raises(BackboneError, match=r"takes 65 positions .21 steps"):
-        BackboneConfig(architecture="gpt2", options=GPT2, positions="token").build(plain(), steps=21, width=W)
+        BackboneConfig(architecture="gpt2", options=GPT2, positions="token").build(
+            plain(), steps=21, width=W
+        )
     with pytest.raises(BackboneError, match="no model 'gpt22'"):
         BackboneConfig(architecture="gpt22").build(plain(), steps=4, width=W)
 
@@ -136,7 +159,9 @@ def test_block_sparse_attention_is_the_same(monkeypatch):
     with torch.no_grad():
         for valid in (None, mask):
             expected = dense(content(9), valid, read=[1, 3])
-            torch.testing.assert_close(sparse(content(9), valid, read=[1, 3]), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                sparse(content(9), valid, read=[1, 3]), expected, rtol=0, atol=1e-5
+            )
     with pytest.raises(LayoutError, match="flex has no dropout"):
         trunk(layout, attention="flex", dropout=0.1)
 
@@ -148,7 +173,8 @@ def test_missing_content_and_timesteps_are_named():
         model(parts, None, read=[1])
     del parts["state"]
     with pytest.raises(
-        LayoutError, match="no content for segment 'state'; there is content for: language, return, action"
+        LayoutError,
+        match="no content for segment 'state'; there is content for: language, return, action",
     ):
         model(parts, None, read=[1], timesteps=torch.zeros(B, 2, dtype=torch.long))
 
@@ -178,7 +204,9 @@ def test_a_window_on_another_trunk_acts_as_forward_says():
     spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
     options = {"architecture": "llama", "options": LLAMA}
     torch.manual_seed(0)
-    policy = DecisionTransformerConfig(history=4, width=24, condition="none", window=2, backbone=options).build(spec)
+    policy = DecisionTransformerConfig(
+        history=4, width=24, condition="none", window=2, backbone=options
+    ).build(spec)
     policy, batch, memory = policy.eval(), spec.fake_batch(2, 4), None
     for t in range(4):
         done, memory = policy.act(batch.observation(t), memory)
@@ -189,7 +217,11 @@ def test_a_window_on_another_trunk_acts_as_forward_says():
 def test_policy_on_another_trunk_trains_and_acts():
     spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
     options = {"architecture": "llama", "options": LLAMA}
-    policy = DecisionTransformerConfig(history=4, width=24, target_return=1.0, backbone=options).build(spec).train()
+    policy = (
+        DecisionTransformerConfig(history=4, width=24, target_return=1.0, backbone=options)
+        .build(spec)
+        .train()
+    )
     batch = spec.fake_batch(2, 4)
     policy(batch).actions.loss(batch.actions).mean().backward()
     silent = {name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None}
@@ -197,10 +229,14 @@ def test_policy_on_another_trunk_trains_and_acts():
     assert policy.eval().act(spec.fake_observation(2))[0].shape == (2, 1, 2)
 
 
-@pytest.mark.parametrize(("architecture", "options"), [("gpt2", GPT2), ("llama", LLAMA), ("mamba", MAMBA)])
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("gpt2", GPT2), ("llama", LLAMA), ("mamba", MAMBA)]
+)
 def test_a_pretrained_trunk_is_fetched_once(tmp_path, architecture, options):
     torch.manual_seed(0)
-    base = AutoModel.from_config(AutoConfig.for_model(architecture, **{"vocab_size": 50, **options}))
+    base = AutoModel.from_config(
+        AutoConfig.for_model(architecture, **{"vocab_size": 50, **options})
+    )
     base.save_pretrained(tmp_path / "base")
     spec = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0,) * 2, (1.0,) * 2, 10)
     config = DecisionTransformerConfig(
@@ -208,10 +244,14 @@ def test_a_pretrained_trunk_is_fetched_once(tmp_path, architecture, options):
     )
     policy = config.build(spec).eval()
     name = next(name for name, _ in base.named_parameters() if "layers.0" in name or "h.0" in name)
-    assert torch.equal(policy.transformer.backbone.model.state_dict()[name], base.state_dict()[name])
+    assert torch.equal(
+        policy.transformer.backbone.model.state_dict()[name], base.state_dict()[name]
+    )
     policy.save_pretrained(tmp_path / "policy")
     shutil.rmtree(tmp_path / "base")
     loaded = load_policy(tmp_path / "policy")
     observation = spec.fake_observation(2)
     assert torch.equal(loaded.act(observation)[0], policy.act(observation)[0])
-    assert loaded.transformer.backbone.model.get_input_embeddings().weight.shape[0] == 1  # no words are kept
+    assert (
+        loaded.transformer.backbone.model.get_input_embeddings().weight.shape[0] == 1
+    )  # no words are kept

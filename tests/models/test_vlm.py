@@ -56,11 +56,15 @@ def build(base: Path, *, seed: int = 0, **changes) -> VLM:
 
 def windows(B: int = 3, T: int = 2, K: int = 2) -> Batch:
     batch = SPEC.fake_batch(B, T, K)
-    batch.instruction[0] = "pick up the red block and place it in the bowl"  # longer than the others
+    batch.instruction[0] = (
+        "pick up the red block and place it in the bowl"  # longer than the others
+    )
     return batch
 
 
-@pytest.fixture(scope="session", params=[(f, d) for f in vlm_toys.FAMILIES for d in DECODING], ids="-".join)
+@pytest.fixture(
+    scope="session", params=[(f, d) for f in vlm_toys.FAMILIES for d in DECODING], ids="-".join
+)
 def policy(request, hub) -> VLM:
     family, decoding = request.param
     return build(hub[family], decoding=decoding).eval()
@@ -72,7 +76,9 @@ def test_control_says_what_the_forward_pass_says(policy):
     whole = policy(batch)
     for t in range(2):
         output, memory = policy.step(batch.observation(t), None)
-        torch.testing.assert_close(output.features[:, 0], whole.features[:, t], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            output.features[:, 0], whole.features[:, t], atol=1e-4, rtol=1e-4
+        )
         for name in ("loss", "log_prob", "token_accuracy"):
             alone = getattr(output.actions, name)(batch.actions[:, [t]], batch.action_mask[:, [t]])
             together = getattr(whole.actions, name)(batch.actions, batch.action_mask)[:, [t]]
@@ -128,9 +134,13 @@ def test_a_robot_prompt_never_yields_a_text_id(hub):
             policy.vocabulary.text_logits(output.features, words).argmax(-1), policy.vocabulary.ids
         ).any()
         for temperature in (0.0, 1.0, 100.0):
-            ids = output.actions.sample_tokens(torch.Generator().manual_seed(0), temperature=temperature)
+            ids = output.actions.sample_tokens(
+                torch.Generator().manual_seed(0), temperature=temperature
+            )
             assert ids.shape == (3, 2, 6)
-            assert set(policy.vocabulary.ids[ids].flatten().tolist()) <= set(policy.config.unused_ids)
+            assert set(policy.vocabulary.ids[ids].flatten().tolist()) <= set(
+                policy.config.unused_ids
+            )
             assert policy.tokenizer.decode(ids).isfinite().all()
 
 
@@ -204,7 +214,9 @@ def test_grammars_are_kept_and_padding_does_not_count(hub):
     policy.tokenizer = SortedBins(BinsConfig(num_bins=16), SPEC, 2)
     grammar, distribution = policy.tokenizer.grammar, policy(windows()).actions
     for seed in range(20):
-        ids = distribution.sample_tokens(torch.Generator().manual_seed(seed), temperature=3.0).flatten(0, 1)
+        ids = distribution.sample_tokens(
+            torch.Generator().manual_seed(seed), temperature=3.0
+        ).flatten(0, 1)
         state = grammar.start(6, ids.device)
         for place, column in enumerate(ids.unbind(1)):
             assert grammar.allowed(state, place).gather(1, column[:, None]).all()
@@ -229,7 +241,10 @@ def test_probabilities_of_all_sequences_sum_to_one(hub):
     best = max(actions, key=lambda chunk: float(distribution.log_prob(chunk[None, None])))
     drawn = [distribution.sample(torch.Generator().manual_seed(i)) for i in range(30)]
     assert len({tuple(x.flatten().tolist()) for x in drawn}) > 3
-    assert float(distribution.log_prob(distribution.mode())) <= float(distribution.log_prob(best[None, None])) + 1e-5
+    assert (
+        float(distribution.log_prob(distribution.mode()))
+        <= float(distribution.log_prob(best[None, None])) + 1e-5
+    )
 
 
 @torch.no_grad()
@@ -237,7 +252,9 @@ def test_slots_see_each_other_and_nobody_else_sees_them(policy):
     if policy.config.decoding != "parallel":
         return
     batch = windows()
-    prompt = policy._prompt(batch.instruction, {c: batch.images[c][:, 0] for c in policy.cameras}, batch.state[:, 0])
+    prompt = policy._prompt(
+        batch.instruction, {c: batch.images[c][:, 0] for c in policy.cameras}, batch.state[:, 0]
+    )
 
     def hidden(slots):
         whole = prompt.append(slots.expand(3, -1, -1), filler=policy.trunk.filler, answer=True)
@@ -250,7 +267,9 @@ def test_slots_see_each_other_and_nobody_else_sees_them(policy):
     real = prompt.fields["attention_mask"].bool()
     L = prompt.length
     torch.testing.assert_close(after[:, :L][real], before[:, :L][real], atol=1e-5, rtol=1e-5)
-    assert ((after[:, L:] - before[:, L:]).abs().amax(-1) > 1e-4).all()  # the first slot too: it sees the last
+    assert (
+        (after[:, L:] - before[:, L:]).abs().amax(-1) > 1e-4
+    ).all()  # the first slot too: it sees the last
 
 
 def test_gradients_reach_what_is_trained_and_nothing_else(hub):
@@ -331,7 +350,10 @@ def test_rows_of_reserved_ids_start_as_the_base_has_them(hub, vocabulary):
     for family in vlm_toys.FAMILIES:
         listed = list(range(100, 120)) if vocabulary == "unused" else []
         policy = VLMConfig(
-            base=str(hub[family]), vocabulary=vocabulary, unused_ids=listed, tokenizer={"type": "bins", "num_bins": 16}
+            base=str(hub[family]),
+            vocabulary=vocabulary,
+            unused_ids=listed,
+            tokenizer={"type": "bins", "num_bins": 16},
         ).build(SPEC)
         ids, trunk = policy.vocabulary.ids, policy.trunk
         assert torch.equal(policy.vocabulary.input.weight, trunk.embedding[ids])
@@ -350,14 +372,19 @@ def test_too_few_or_wrong_ids_are_named(hub):
     base = str(hub["smolvlm"])
     bins = {"type": "bins", "num_bins": 512}
     with pytest.raises(
-        VocabularyError, match=r"last finds \d+ free tokens, the action tokenizer needs 512; use .* extend"
+        VocabularyError,
+        match=r"last finds \d+ free tokens, the action tokenizer needs 512; use .* extend",
     ):
         VLMConfig(base=base, vocabulary="last", tokenizer=bins).build(SPEC)
-    with pytest.raises(VocabularyError, match="unused finds 2 free tokens, the action tokenizer needs 512"):
+    with pytest.raises(
+        VocabularyError, match="unused finds 2 free tokens, the action tokenizer needs 512"
+    ):
         VLMConfig(base=base, vocabulary="unused", unused_ids=[100, 101], tokenizer=bins).build(SPEC)
     with pytest.raises(VocabularyError, match="unused_ids: 0 is a special token"):
         VLMConfig(base=base, vocabulary="unused", unused_ids=[0], tokenizer=bins).build(SPEC)
-    policy = VLMConfig(base=base, vocabulary="last", tokenizer={"type": "bins", "num_bins": 250}).build(SPEC)
+    policy = VLMConfig(
+        base=base, vocabulary="last", tokenizer={"type": "bins", "num_bins": 250}
+    ).build(SPEC)
     with pytest.raises(VocabularyError, match="is reserved for actions; use vocabulary: extend"):
         policy.fit(torch.rand(4, 3), torch.rand(4, 2), ["pick up the red block"])
 
@@ -368,8 +395,14 @@ BAD = {
     "no field": ({"prompt": "open it"}, "prompt: expected the one field {instruction}, found none"),
     "another field": ({"prompt": "{instruction} {state}"}, "found .*'instruction', 'state'"),
     "a brace": ({"prompt": "{instruction"}, "prompt: no template"),
-    "head token by token": ({"head": {"type": "categorical"}}, "head: reads the slots of decoding: parallel"),
-    "bfloat16 that is trained": ({"lora": None, "dtype": "bfloat16"}, "dtype: bfloat16 is for a frozen base"),
+    "head token by token": (
+        {"head": {"type": "categorical"}},
+        "head: reads the slots of decoding: parallel",
+    ),
+    "bfloat16 that is trained": (
+        {"lora": None, "dtype": "bfloat16"},
+        "dtype: bfloat16 is for a frozen base",
+    ),
     "list not wanted": ({"unused_ids": [3]}, "unused_ids: belongs to vocabulary: unused"),
     "list missing": ({"vocabulary": "unused"}, "unused_ids: belongs to vocabulary: unused"),
     "history": ({"history": 2}, "history: input should be less than or equal to 1"),
@@ -386,9 +419,14 @@ def test_bad_configs_are_named(kind):
 
 def test_what_cannot_be_built_is_named(hub, tmp_path):
     base = str(hub["paligemma"])
-    with pytest.raises(VLMError, match=r"cannot load .*nothing.*expected a folder or a model of the Hugging Face hub"):
+    with pytest.raises(
+        VLMError,
+        match=r"cannot load .*nothing.*expected a folder or a model of the Hugging Face hub",
+    ):
         VLMConfig(base=str(tmp_path / "nothing" / "here" / "at_all")).build(SPEC)
-    with pytest.raises(VLMError, match="chat: is on, but the base's processor has no chat template"):
+    with pytest.raises(
+        VLMError, match="chat: is on, but the base's processor has no chat template"
+    ):
         VLMConfig(base=base, chat=True).build(SPEC)
     with pytest.raises(SpecError, match="cameras: no 'side' in the spec; it has: front, wrist"):
         VLMConfig(base=base, cameras=["side"]).build(SPEC)
@@ -399,5 +437,7 @@ def test_what_cannot_be_built_is_named(hub, tmp_path):
 def test_parallel_refuses_a_tokenizer_with_a_grammar(hub):
     policy = build(hub["smolvlm"], decoding="parallel")
     policy.tokenizer = SortedBins(BinsConfig(num_bins=16), SPEC, 2)
-    with pytest.raises(VLMError, match="parallel draws all tokens at once, but which ids of SortedBins"):
+    with pytest.raises(
+        VLMError, match="parallel draws all tokens at once, but which ids of SortedBins"
+    ):
         policy._check_decoding()

@@ -21,7 +21,9 @@ from vla.types import Batch
 def overfit(policy: VLM, batch: Batch, steps: int, lr: float = 3e-3) -> float:
     """-> token accuracy after `steps` steps of AdamW on the one episode."""
     policy.train()
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in policy.parameters() if p.requires_grad], lr=lr, weight_decay=0.0
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for _ in range(steps):
         loss = policy(batch).actions.loss(batch.actions, batch.action_mask).mean()
@@ -37,14 +39,25 @@ def overfit(policy: VLM, batch: Batch, steps: int, lr: float = 3e-3) -> float:
 @pytest.mark.parametrize("decoding", ["autoregressive", "parallel"])
 def test_lora_on_a_small_smolvlm_overfits_one_episode(decoding, tmp_path):
     torch.manual_seed(0)
-    values = {"chunk": 2, "decoding": decoding, "cameras": ["front"], "tokenizer": {"type": "bins", "num_bins": 32}}
-    policy = VLMConfig.model_validate({"base": str(vlm_toys.smolvlm(tmp_path / "base")), **values}).build(SPEC)
-    batch = SPEC.fake_batch(1, 12, 2)  # an episode of 12 steps of noise: it can only be learned by heart
+    values = {
+        "chunk": 2,
+        "decoding": decoding,
+        "cameras": ["front"],
+        "tokenizer": {"type": "bins", "num_bins": 32},
+    }
+    policy = VLMConfig.model_validate(
+        {"base": str(vlm_toys.smolvlm(tmp_path / "base")), **values}
+    ).build(SPEC)
+    batch = SPEC.fake_batch(
+        1, 12, 2
+    )  # an episode of 12 steps of noise: it can only be learned by heart
     policy.fit(batch.actions.flatten(0, 2), batch.state.flatten(0, 1), list(batch.instruction))
     frozen = {name: p.clone() for name, p in policy.named_parameters() if not p.requires_grad}
     start = time.perf_counter()
     accuracy = overfit(policy, batch, steps=100)
-    print(f"{decoding}: token accuracy {accuracy:.4f} after 100 steps, {time.perf_counter() - start:.1f} s")
+    print(
+        f"{decoding}: token accuracy {accuracy:.4f} after 100 steps, {time.perf_counter() - start:.1f} s"
+    )
     assert accuracy >= 0.99
     for name, parameter in policy.named_parameters():
         assert parameter.requires_grad or torch.equal(parameter, frozen[name])

@@ -59,17 +59,26 @@ def test_an_adapter_is_stored_alone_and_comes_back_to_the_bit(family, tmp_path):
     loaded = load_policy(tmp_path / "policy")
     same(policy, loaded, **EXACT)
     assert loaded.language.embed(["anything new"]).shape == (1, 0)
-    assert "The policy reads the instruction itself." in (tmp_path / "policy" / "README.md").read_text()
+    assert (
+        "The policy reads the instruction itself."
+        in (tmp_path / "policy" / "README.md").read_text()
+    )
     assert "- do task 1" in (tmp_path / "policy" / "README.md").read_text()
-    assert not [p for p in (tmp_path / "policy").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+    assert not [
+        p for p in (tmp_path / "policy").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")
+    ]
 
 
 @pytest.mark.parametrize("save", ["adapter", "full"])
 def test_a_policy_guided_by_a_critic_is_stored_with_all_that_it_needs(save, tmp_path):
     base = vlm_toys.smolvlm(tmp_path / "base")
     policy = build(base, save=save)
-    config = GuidedConfig(policy=policy.config, critic=CriticConfig(hidden=8), rule=BestOfN(samples=2))
-    guided = guide(policy, config, ActionCritic(config.critic, policy.feature_dim, SPEC, policy.chunk))
+    config = GuidedConfig(
+        policy=policy.config, critic=CriticConfig(hidden=8), rule=BestOfN(samples=2)
+    )
+    guided = guide(
+        policy, config, ActionCritic(config.critic, policy.feature_dim, SPEC, policy.chunk)
+    )
     guided.save_pretrained(tmp_path / "guided")
     if save == "full":
         shutil.rmtree(base)
@@ -77,21 +86,27 @@ def test_a_policy_guided_by_a_critic_is_stored_with_all_that_it_needs(save, tmp_
     same(policy, loaded.trained, **EXACT)
     batch = SPEC.fake_batch(2, 1, 1)
     with torch.no_grad():
-        assert torch.equal(loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions))
+        assert torch.equal(
+            loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions)
+        )
 
 
 @pytest.mark.parametrize("family", vlm_toys.FAMILIES)
 @pytest.mark.parametrize("kind", ["full", "no lora", "merged"])
 def test_whole_policies_need_no_base(family, kind, tmp_path):
     base = vlm_toys.FAMILIES[family](tmp_path / "base")
-    policy = build(base, **{"full": {"save": "full"}, "no lora": {"lora": None}, "merged": {}}[kind])
+    policy = build(
+        base, **{"full": {"save": "full"}, "no lora": {"lora": None}, "merged": {}}[kind]
+    )
     stored = policy.merged() if kind == "merged" else policy
     stored.save_pretrained(tmp_path / "policy")
     shutil.rmtree(base)
     loaded = load_policy(tmp_path / "policy")
     same(policy, loaded, **({"atol": 1e-4, "rtol": 1e-4} if kind == "merged" else EXACT))
     if kind == "merged":
-        assert not any("lora" in name for name in load_file(tmp_path / "policy" / "model.safetensors"))
+        assert not any(
+            "lora" in name for name in load_file(tmp_path / "policy" / "model.safetensors")
+        )
         assert loaded.config.lora is None
 
 
@@ -128,12 +143,15 @@ def test_an_adapter_for_another_base_is_refused_by_name(tmp_path):
 
     name(vlm_toys.smolvlm(tmp_path / "second", seed=1))
     with pytest.raises(
-        CheckpointError, match=r"trained on .*first \(SmolVLM.*\); policy.base .*second is another model"
+        CheckpointError,
+        match=r"trained on .*first \(SmolVLM.*\); policy.base .*second is another model",
     ):
         load_policy(tmp_path / "policy")
 
     name(vlm_toys.paligemma(tmp_path / "third"))
-    with pytest.raises(CheckpointError, match=r"trained on .*first \(SmolVLM.*another model \(PaliGemma"):
+    with pytest.raises(
+        CheckpointError, match=r"trained on .*first \(SmolVLM.*another model \(PaliGemma"
+    ):
         load_policy(tmp_path / "policy")
 
     name(tmp_path / "gone")

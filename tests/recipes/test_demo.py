@@ -38,11 +38,24 @@ def test_demo_leaves_a_policy_results_and_a_report(tmp_path: Path) -> None:
     assert results["policy"] == "rt1-iql"
     assert results["overall"]["episodes"] == 1
     assert {p.name for p in out.iterdir()} >= {
-        *("dataset", "train", "finetune", "rt1-bc", "expert", "random", "report.html", "compare.json", "timings.json")
+        *(
+            "dataset",
+            "train",
+            "finetune",
+            "rt1-bc",
+            "expert",
+            "random",
+            "report.html",
+            "compare.json",
+            "timings.json",
+        )
     }
     report = (out / "report.html").read_text()
     assert all(name in report for name in ("rt1-iql", "rt1-bc", "expert", "random"))
-    assert {pair["a"] for pair in json.loads((out / "compare.json").read_text())["pairs"]} <= {"rt1-iql", "rt1-bc"}
+    assert {pair["a"] for pair in json.loads((out / "compare.json").read_text())["pairs"]} <= {
+        "rt1-iql",
+        "rt1-bc",
+    }
     policy = load_policy(out / "finetune" / "policy")
     assert policy.card["results"]["rt1-iql"]["episodes"] == 1
     assert "expert" in (out / "finetune" / "policy" / "README.md").read_text()
@@ -64,5 +77,7 @@ def test_a_file_overrides_the_default_key_by_key(tmp_path: Path) -> None:
 
 
 def test_a_wrong_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.policy.histroy: unknown key \(did you mean 'history'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"train.policy.histroy: unknown key \(did you mean 'history'\?\)"
+    ):
         load_config(DemoConfig, {}, ["train.policy.histroy=3"])

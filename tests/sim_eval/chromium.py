@@ -48,7 +48,9 @@ class Page:
 
     def attach(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -80,10 +82,16 @@ class Page:
     def run(self, script: str) -> Any:
         """The value of an expression; promises are waited for."""
         found = self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
+            "Runtime.evaluate",
+            expression=script,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
         )
         if "exceptionDetails" in found:
-            raise RuntimeError(found["exceptionDetails"].get("exception", {}).get("description", "script failed"))
+            raise RuntimeError(
+                found["exceptionDetails"].get("exception", {}).get("description", "script failed")
+            )
         return found["result"].get("value")
 
     def screenshot(self, path: Path) -> Path:
@@ -110,11 +118,17 @@ class Page:
         self._events.append(method)
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(params["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and params["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.problems.append(json.dumps(params["args"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.problems.append(params["entry"]["text"])
-        elif method == "Network.requestWillBeSent" and params["request"]["url"].split(":")[0] not in ("file", "data"):
+        elif method == "Network.requestWillBeSent" and params["request"]["url"].split(":")[
+            0
+        ] not in ("file", "data"):
             self.problems.append(f"asked for {params['request']['url'][:80]}")
 
 

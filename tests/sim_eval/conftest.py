@@ -9,4 +9,6 @@ import point_env  # noqa: F401  # registers "test_point"
 
 from vla.sim_eval.evaluation import EvalConfig
 
-EvalConfig.model_rebuild(force=True)  # its schema may have been built before "test_point" was registered
+EvalConfig.model_rebuild(
+    force=True
+)  # its schema may have been built before "test_point" was registered

@@ -59,9 +59,15 @@ class PointEnv(SimEnv):
     def _info(self) -> dict[str, Any]:
         distance = float(np.linalg.norm(self._offset()))
         failure = "came near" if distance < 0.5 else "never came near"
-        return {"instruction": self.task.instruction, "success": distance < 0.15, "failure": failure}
+        return {
+            "instruction": self.task.instruction,
+            "success": distance < 0.15,
+            "failure": failure,
+        }
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict]:
         super().reset(seed=seed)
         self._misbehave(seed)
         self._mj.mj_resetData(self.model, self.data)
@@ -91,7 +97,13 @@ class PointEnv(SimEnv):
             self._mj.mj_step(self.model, self.data)
         self._steps += 1
         info = self._info()
-        return self.observe(), -float(np.linalg.norm(self._offset())), False, self._steps >= self.task.horizon, info
+        return (
+            self.observe(),
+            -float(np.linalg.norm(self._offset())),
+            False,
+            self._steps >= self.task.horizon,
+            info,
+        )
 
     def expert_action(self) -> np.ndarray:
         return np.clip(4 * self._offset(), -1, 1).astype(np.float32)
@@ -110,11 +122,15 @@ class PointConfig(EnvConfig):
 
     def spec(self) -> Spec:
         size = (self.image_size, self.image_size)
-        return Spec({"top": size}, ("x", "y"), ("vx", "vy"), (-1.0, -1.0), (1.0, 1.0), control_hz=10)
+        return Spec(
+            {"top": size}, ("x", "y"), ("vx", "vy"), (-1.0, -1.0), (1.0, 1.0), control_hz=10
+        )
 
     def suite(self) -> Suite:
         groups = {"red": "warm", "blue": "cold"}
-        tasks = tuple(Task(t, groups[t], f"Go to the {t} square", horizon=self.horizon) for t in self.tasks)
+        tasks = tuple(
+            Task(t, groups[t], f"Go to the {t} square", horizon=self.horizon) for t in self.tasks
+        )
         return Suite("points", tasks)
 
     def make(self, task: str) -> SimEnv:

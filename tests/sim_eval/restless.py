@@ -17,12 +17,16 @@ class Restless(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.spec = spec
-        self.see = nn.Sequential(nn.Conv2d(3, 16, 5, 3), nn.SiLU(), nn.Conv2d(16, 32, 5, 3), nn.SiLU(), nn.Flatten())
+        self.see = nn.Sequential(
+            nn.Conv2d(3, 16, 5, 3), nn.SiLU(), nn.Conv2d(16, 32, 5, 3), nn.SiLU(), nn.Flatten()
+        )
         self.decide = nn.Sequential(nn.LazyLinear(64), nn.Tanh(), nn.Linear(64, spec.action_dim))
         self.see.add_module("decide", self.decide)
         self.see(torch.zeros(1, 3, 48, 48))
 
-    def act(self, observation: Observation, memory: Trace | None = None) -> tuple[torch.Tensor, Trace]:
+    def act(
+        self, observation: Observation, memory: Trace | None = None
+    ) -> tuple[torch.Tensor, Trace]:
         seen = self.see(observation.images["top"].permute(0, 3, 1, 2) / 255.0)
         past = torch.zeros_like(seen) if memory is None else memory.past
         past = 0.7 * past + seen + 0.1 * torch.randn(seen.shape[1])

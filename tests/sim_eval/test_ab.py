@@ -25,7 +25,9 @@ def test_blocks_grow_and_end_at_the_limit() -> None:
 
 
 def test_it_stops_as_soon_as_the_difference_is_clear(tmp_path: Path) -> None:
-    found = compare_policies_sequentially("random", "expert", config(tmp_path, episodes_per_task=60))
+    found = compare_policies_sequentially(
+        "random", "expert", config(tmp_path, episodes_per_task=60)
+    )
     assert found.decided
     assert found.episodes_per_task <= 8, "of two tasks"
     [pair] = found.comparison.pairs
@@ -33,8 +35,13 @@ def test_it_stops_as_soon_as_the_difference_is_clear(tmp_path: Path) -> None:
     assert (pair.wins, pair.losses) == (2 * found.episodes_per_task, 0)
     assert pair.p_value <= 0.05
     assert pair.verdict(0.05) == "expert is better"
-    assert f"played {found.episodes_per_task} of at most 60 episodes per task" in found.comparison.notes[0]
-    assert json.loads((tmp_path / "compare.json").read_text())["pairs"][0]["test"] == "anytime-valid"
+    assert (
+        f"played {found.episodes_per_task} of at most 60 episodes per task"
+        in found.comparison.notes[0]
+    )
+    assert (
+        json.loads((tmp_path / "compare.json").read_text())["pairs"][0]["test"] == "anytime-valid"
+    )
     assert "an anytime-valid test" in (tmp_path / "report.html").read_text()
 
 
@@ -50,7 +57,9 @@ def test_the_runs_are_evaluations_like_any_others(tmp_path: Path) -> None:
     saved = Results.load(tmp_path / "ab" / "a")
     assert saved.episodes == found.a.episodes
     assert saved.stopped_by == STOPPED_BY
-    repeat = load_config(EvalConfig, tmp_path / "ab" / "a" / "eval.yaml", [f"out={tmp_path / 'again'}"])
+    repeat = load_config(
+        EvalConfig, tmp_path / "ab" / "a" / "eval.yaml", [f"out={tmp_path / 'again'}"]
+    )
     assert repeat.episodes_per_task == found.episodes_per_task
     assert evaluate("expert", repeat, progress=False).episodes == saved.episodes
     [note] = compare([tmp_path / "ab" / "a", tmp_path / "ab" / "b"]).notes
@@ -59,7 +68,12 @@ def test_the_runs_are_evaluations_like_any_others(tmp_path: Path) -> None:
 
 def test_equal_policies_play_to_the_limit(tmp_path: Path) -> None:
     found = compare_sequentially(
-        "random", "random", config(tmp_path, episodes_per_task=3), policies=("x/one", "x/two"), batch=1, progress=False
+        "random",
+        "random",
+        config(tmp_path, episodes_per_task=3),
+        policies=("x/one", "x/two"),
+        batch=1,
+        progress=False,
     )
     assert not found.decided
     assert found.episodes_per_task == found.limit == 3

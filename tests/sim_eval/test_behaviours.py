@@ -18,7 +18,13 @@ from vla.sim_eval.envs.tabletop import TabletopConfig
 from vla.sim_eval.envs.tabletop_parts.language import texts
 from vla.types import Spec, SpecError
 
-ENV = {"type": "tabletop", "tasks": ["reach", "open-drawer"], "cameras": ["front"], "image_size": 16, "horizon": 60}
+ENV = {
+    "type": "tabletop",
+    "tasks": ["reach", "open-drawer"],
+    "cameras": ["front"],
+    "image_size": 16,
+    "horizon": 60,
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +44,14 @@ def env():
 
 
 def config_of(out, policy, **values) -> CollectConfig:
-    behaviours = {"mistaken": 0.4, "policies": [{"path": str(policy), "share": 0.4, "temperature": 1.0}]}
+    behaviours = {
+        "mistaken": 0.4,
+        "policies": [{"path": str(policy), "share": 0.4, "temperature": 1.0}],
+    }
     base = {"env": ENV, "out": out, "episodes_per_task": 3, "workers": 1, "actions": "executed"}
-    return load_config(CollectConfig, base | {"only_successes": False, "behaviours": behaviours} | values)
+    return load_config(
+        CollectConfig, base | {"only_successes": False, "behaviours": behaviours} | values
+    )
 
 
 def contents(out):
@@ -58,7 +69,11 @@ def test_episodes_tell_who_acted(made, policy):
     assert {e.info["behaviour"] for e in episodes} == {"expert", "mistaken", "policy"}
     for e in episodes:
         if e.info["behaviour"] == "policy":
-            assert (e.info["policy"], e.info["temperature"], e.info["noisy_steps"]) == (str(policy), 1.0, 0)
+            assert (e.info["policy"], e.info["temperature"], e.info["noisy_steps"]) == (
+                str(policy),
+                1.0,
+                0,
+            )
         if e.info["behaviour"] == "mistaken":
             assert e.info["acted"] != e.instruction
     assert len(EpisodeDataset(made).metadata["collect"]["behaviours"]["checkpoints"]) == 1
@@ -93,7 +108,9 @@ def test_shares_are_drawn(policy, env):
     behaviours = Behaviours(config)
     env.render_images = False
     env.reset(seed=0)
-    drawn = Counter(behaviours.begin(env, "Touch it", seed).info["behaviour"] for seed in range(400))
+    drawn = Counter(
+        behaviours.begin(env, "Touch it", seed).info["behaviour"] for seed in range(400)
+    )
     assert drawn["mistaken"] == pytest.approx(80, abs=25)
     assert drawn["policy"] == pytest.approx(200, abs=35)
     assert drawn["expert"] == pytest.approx(120, abs=30)
@@ -116,7 +133,9 @@ def test_a_policy_acts_as_it_does_in_control(policy, env, tmp_path):
     with inference(actor):
         for t in (0, 50):
             images = {c: episode.frames(c)[t] for c in actor.spec.cameras}
-            action = actor.act(Observation.from_numpy(images, episode.state[t], episode.instruction))[0][0, 0]
+            action = actor.act(
+                Observation.from_numpy(images, episode.state[t], episode.instruction)
+            )[0][0, 0]
             np.testing.assert_allclose(episode.actions[t], action, rtol=1e-5)
 
 
@@ -155,8 +174,14 @@ def test_the_scene_tells_what_was_achieved_and_experts_mistake_it(family):
 
 def test_wrong_configs_are_explained(tmp_path, policy):
     for values, told in (
-        ({"behaviours": {"mistaken": 0.7, "policies": [{"path": "p", "share": 0.4}]}}, r"sum to 1\.1"),
-        ({"behaviours": {"mistaken": 0.5}, "only_successes": True}, r"behaviours\.mistaken.*only_successes: false"),
+        (
+            {"behaviours": {"mistaken": 0.7, "policies": [{"path": "p", "share": 0.4}]}},
+            r"sum to 1\.1",
+        ),
+        (
+            {"behaviours": {"mistaken": 0.5}, "only_successes": True},
+            r"behaviours\.mistaken.*only_successes: false",
+        ),
     ):
         with pytest.raises(ConfigError, match=told):
             config_of(tmp_path, policy, **values)
@@ -166,6 +191,8 @@ def test_wrong_configs_are_explained(tmp_path, policy):
     MLPConfig(hidden=8).build(other).save_pretrained(tmp_path / "other")
     with pytest.raises(SpecError, match="does not fit the env"):
         collect(config_of(tmp_path / "x", tmp_path / "other"))
-    config = config_of(tmp_path / "y", policy, env={"type": "test_point"}, behaviours={"mistaken": 1.0})
+    config = config_of(
+        tmp_path / "y", policy, env={"type": "test_point"}, behaviours={"mistaken": 1.0}
+    )
     with pytest.raises(UserError, match=r"behaviours\.mistaken: red knows no other instruction"):
         collect(config)

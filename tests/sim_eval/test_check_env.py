@@ -4,8 +4,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.env import SimEnv, Task
+from vla.sim_eval.env_contract import EnvError, check_env
 from vla.types import Spec
 
 
@@ -23,7 +23,9 @@ class Dot(SimEnv):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=None if self.fault == "seed ignored" else seed)
         rng = np.random.default_rng() if self.fault == "not repeatable" else self.np_random
-        self.x = 0.0 if self.fault in ("one start", "seed ignored") else float(rng.uniform(-0.9, 0.5))
+        self.x = (
+            0.0 if self.fault in ("one start", "seed ignored") else float(rng.uniform(-0.9, 0.5))
+        )
         self.steps = 0
         if self.fault == "no info":
             return self.observe()
@@ -36,7 +38,13 @@ class Dot(SimEnv):
         self.steps += 1
         reward = np.nan if self.fault == "reward" else self.x
         truncated = self.steps >= self.task.horizon and self.fault != "endless"
-        return self.observe(), reward, False, 1 if self.fault == "truncated" else truncated, self._info()
+        return (
+            self.observe(),
+            reward,
+            False,
+            1 if self.fault == "truncated" else truncated,
+            self._info(),
+        )
 
     def observe(self):
         picture = self._canvas if self.fault == "overwritten" else np.zeros((8, 16, 3), np.uint8)
@@ -47,7 +55,10 @@ class Dot(SimEnv):
             picture = picture / 255.0
         state = np.array([np.inf if self.fault == "infinite state" else self.x])
         name = "back" if self.fault == "camera" else "front"
-        return {"images": {name: picture}, "state": state.astype(np.float64 if self.fault == "state" else np.float32)}
+        return {
+            "images": {name: picture},
+            "state": state.astype(np.float64 if self.fault == "state" else np.float32),
+        }
 
     def _info(self):
         success = self.x > 0.9

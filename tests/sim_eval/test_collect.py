@@ -9,10 +9,18 @@ import pytest
 
 from vla.config import ConfigError, dump_config, load_config
 from vla.data import DataError, EpisodeDataset
-from vla.sim_eval.collection.recording import CollectConfig, CollectError, Demonstrator, Job, Noise, NoiseConfig, collect
+from vla.sim_eval.collection.recording import (
+    CollectConfig,
+    CollectError,
+    Demonstrator,
+    Job,
+    Noise,
+    NoiseConfig,
+    collect,
+)
 from vla.sim_eval.envs.metaworld import MetaworldConfig, MetaworldEnv
-from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.rollouts.job_pool import WorkerError
+from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Spec
 
 SPEC = Spec({}, (), ("x", "gripper"), (-1.0, -2.0), (1.0, 2.0), 10.0)
@@ -20,7 +28,9 @@ SPEC = Spec({}, (), ("x", "gripper"), (-1.0, -2.0), (1.0, 2.0), 10.0)
 
 def config_of(out, tasks=("door-close", "reach"), **values):
     env = {"type": "metaworld", "tasks": tasks, "image_size": 16, "horizon": 120}
-    return load_config(CollectConfig, {"env": env, "out": out, "episodes_per_task": 2, "workers": 1} | values)
+    return load_config(
+        CollectConfig, {"env": env, "out": out, "episodes_per_task": 2, "workers": 1} | values
+    )
 
 
 def contents(out):
@@ -69,18 +79,24 @@ def test_workers_do_not_change_the_dataset(made, tmp_path):
 
 
 def test_seed_changes_the_starts(made, tmp_path):
-    other = contents(collect(config_of(tmp_path / "other", seed=1, tasks=["reach"], episodes_per_task=1)))
+    other = contents(
+        collect(config_of(tmp_path / "other", seed=1, tasks=["reach"], episodes_per_task=1))
+    )
     assert other[0].info["seed"] not in {episode.info["seed"] for episode in contents(made)}
 
 
 def test_steps_after_success(tmp_path):
-    out = collect(config_of(tmp_path / "after", tasks=["reach"], episodes_per_task=1, after_success_steps=3))
+    out = collect(
+        config_of(tmp_path / "after", tasks=["reach"], episodes_per_task=1, after_success_steps=3)
+    )
     success = contents(out)[0].success
     assert success.argmax() == len(success) - 4
 
 
 def test_paraphrases(tmp_path):
-    out = collect(config_of(tmp_path / "all", tasks=["reach"], episodes_per_task=5, paraphrases="all"))
+    out = collect(
+        config_of(tmp_path / "all", tasks=["reach"], episodes_per_task=5, paraphrases="all")
+    )
     texts = {episode.instruction for episode in contents(out)}
     task = MetaworldConfig().suite().task("reach")
     assert len(texts) > 1
@@ -146,10 +162,16 @@ def test_failed_tries_go_on_to_another_start(tmp_path, monkeypatch):
     """The expert, but at the first seed it does nothing."""
     first, seeds = episode_seed("collect", 0, "reach", 0), []
     expert, reset = MetaworldEnv.expert_action, MetaworldEnv.reset
-    monkeypatch.setattr(MetaworldEnv, "reset", lambda self, *, seed: seeds.append(seed) or reset(self, seed=seed))
+    monkeypatch.setattr(
+        MetaworldEnv, "reset", lambda self, *, seed: seeds.append(seed) or reset(self, seed=seed)
+    )
     idle = np.zeros(4, np.float32)
-    monkeypatch.setattr(MetaworldEnv, "expert_action", lambda self: idle if seeds[-1] == first else expert(self))
-    outcome = Demonstrator(config_of(tmp_path / "x", tasks=["reach"]))(Job(MetaworldConfig().suite().task("reach"), 0))
+    monkeypatch.setattr(
+        MetaworldEnv, "expert_action", lambda self: idle if seeds[-1] == first else expert(self)
+    )
+    outcome = Demonstrator(config_of(tmp_path / "x", tasks=["reach"]))(
+        Job(MetaworldConfig().suite().task("reach"), 0)
+    )
     assert outcome.failures == ("missed goal",)
     assert outcome.episode.info["tries"] == 2
     assert outcome.episode.info["seed"] == episode_seed("collect", 0, "reach", 0, attempt=1)
@@ -157,14 +179,20 @@ def test_failed_tries_go_on_to_another_start(tmp_path, monkeypatch):
 
 def test_a_task_without_any_success_is_an_error(tmp_path):
     config = config_of(tmp_path / "short", tasks=["reach"], max_tries=2, episodes_per_task=1)
-    config = config.model_copy(update={"env": MetaworldConfig(tasks=["reach"], image_size=16, horizon=3)})
+    config = config.model_copy(
+        update={"env": MetaworldConfig(tasks=["reach"], image_size=16, horizon=3)}
+    )
     with pytest.raises(CollectError, match=r"'reach'.*none of 2 tries"):
         collect(config)
 
 
 def test_failures_may_be_kept(tmp_path):
-    config = config_of(tmp_path / "short", tasks=["reach"], only_successes=False, episodes_per_task=1)
-    config = config.model_copy(update={"env": MetaworldConfig(tasks=["reach"], image_size=16, horizon=3)})
+    config = config_of(
+        tmp_path / "short", tasks=["reach"], only_successes=False, episodes_per_task=1
+    )
+    config = config.model_copy(
+        update={"env": MetaworldConfig(tasks=["reach"], image_size=16, horizon=3)}
+    )
     (episode,) = contents(collect(config))
     assert not episode.terminated
     assert len(episode) == 3
@@ -197,11 +225,15 @@ def test_wrong_configs_are_explained(tmp_path, values, told):
 
 def test_cameras_as_video_hold_the_same_episodes(made, tmp_path):
     values = {"tasks": ["reach"], "episodes_per_task": 1}
-    config = load_config(CollectConfig, config_of(tmp_path / "film", **values).model_dump(), ["video.codec=h264"])
+    config = load_config(
+        CollectConfig, config_of(tmp_path / "film", **values).model_dump(), ["video.codec=h264"]
+    )
     (film,), (picture, *_) = contents(collect(config)), contents(made)[2:]
     assert film.info == picture.info
     np.testing.assert_array_equal(film.actions, picture.actions)
-    assert np.abs(film.frames("corner2").astype(int) - picture.frames("corner2")).mean() < 15  # tiny, sharp pictures
+    assert (
+        np.abs(film.frames("corner2").astype(int) - picture.frames("corner2")).mean() < 15
+    )  # tiny, sharp pictures
     assert list((tmp_path / "film").glob("videos/*/*/*.mp4"))
     other = load_config(CollectConfig, config.model_dump(), ["video.crf=40"])
     with pytest.raises(ConfigError, match=r"video\.crf: is 40"):
@@ -236,7 +268,9 @@ def test_killed_and_resumed_is_the_same(made, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(file)], stderr=subprocess.DEVNULL)
     info = out / "meta" / "info.json"
-    while process.poll() is None and not (info.exists() and json.loads(info.read_text())["total_episodes"]):
+    while process.poll() is None and not (
+        info.exists() and json.loads(info.read_text())["total_episodes"]
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

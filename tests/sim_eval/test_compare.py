@@ -22,7 +22,12 @@ from vla.sim_eval.statistics import barnard, mcnemar_exact
 from vla.sim_eval.statistics.newcombe import newcombe_interval, newcombe_paired_interval
 
 VERSIONS = {"mujoco": "3.3.0", "gl_renderer": "llvmpipe", "torch": "2.6"}
-CONFIG = {"env": {"type": "toys", "horizon": 50, "image_size": 64}, "after_success_steps": 0, "policy": "x", "seed": 0}
+CONFIG = {
+    "env": {"type": "toys", "horizon": 50, "image_size": 64},
+    "after_success_steps": 0,
+    "policy": "x",
+    "seed": 0,
+}
 
 
 def run(policy: str, outcomes: Sequence[int], tasks: int = 2, seed: int = 0, **changes) -> Results:
@@ -92,7 +97,9 @@ def test_names_are_never_cut() -> None:
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
     head, *rows = [
-        line.split()[0] for line in text.partition(" A ")[2].splitlines() if line.startswith("  ") and line.strip()
+        line.split()[0]
+        for line in text.partition(" A ")[2].splitlines()
+        if line.startswith("  ") and line.strip()
     ]
     assert "".join([head, *rows]).endswith(name)
 
@@ -104,13 +111,19 @@ def test_letters_share_just_where_nothing_differs() -> None:
         different = [pair for i, pair in enumerate(pairs) if bits >> i & 1]
         found = letters(names, different)
         for pair in pairs:
-            assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in different), (different, found)
+            assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in different), (
+                different,
+                found,
+            )
 
 
 @pytest.mark.parametrize(
     ("other", "line"),
     [
-        (replace(BAD, suite="other"), "suite: toys (good), other (bad); evaluate all policies on one suite"),
+        (
+            replace(BAD, suite="other"),
+            "suite: toys (good), other (bad); evaluate all policies on one suite",
+        ),
         (run("bad", [0] * 10, seed=1), "seeds: 20 of 20 episodes started from different seeds"),
         (run("bad", [0] * 7), "episodes: 20 (good), 14 (bad), 14 in common"),
         (run("bad", [0] * 10, tasks=1), "tasks: bad lacks task1"),
@@ -118,12 +131,18 @@ def test_letters_share_just_where_nothing_differs() -> None:
             replace(BAD, versions={**VERSIONS, "gl_renderer": "NVIDIA"}),
             "version of gl_renderer: llvmpipe (good), NVIDIA (bad)",
         ),
-        (replace(BAD, versions={"mujoco": "3.3.0"}), "version of gl_renderer: llvmpipe (good), not recorded (bad)"),
+        (
+            replace(BAD, versions={"mujoco": "3.3.0"}),
+            "version of gl_renderer: llvmpipe (good), not recorded (bad)",
+        ),
         (
             replace(BAD, config={**CONFIG, "env": {**CONFIG["env"], "horizon": 80}}),
             "env.horizon: 50 (good), 80 (bad); evaluate all policies with one env.horizon",
         ),
-        (replace(BAD, config={**CONFIG, "after_success_steps": 5}), "after_success_steps: 0 (good), 5 (bad)"),
+        (
+            replace(BAD, config={**CONFIG, "after_success_steps": 5}),
+            "after_success_steps: 0 (good), 5 (bad)",
+        ),
         (
             replace(BAD, episodes=tuple(replace(r, instruction="") for r in BAD.episodes)),
             "instructions: 20 episodes were told different things, for example '' / 'Do it'",
@@ -140,7 +159,13 @@ def test_what_differs_is_refused_unless_forced(other: Results, line: str) -> Non
 
 
 def test_what_belongs_to_a_policy_may_differ() -> None:
-    config = {**CONFIG, "policy": "y", "workers": 3, "replan_every": 4, "env": {**CONFIG["env"], "image_size": 96}}
+    config = {
+        **CONFIG,
+        "policy": "y",
+        "workers": 3,
+        "replan_every": 4,
+        "env": {**CONFIG["env"], "image_size": 96},
+    }
     other = replace(BAD, versions={**VERSIONS, "torch": "2.7"}, config=config)
     comparison = compare([GOOD, other])
     assert not comparison.warnings
@@ -153,14 +178,18 @@ def test_forced_runs_are_paired_on_what_they_share_or_not_at_all() -> None:
     [apart] = compare([GOOD, run("bad", [1] + [0] * 9, seed=1)], force=True).pairs
     assert (apart.test, apart.episodes, apart.successes) == ("Barnard", (20, 20), (18, 2))
     assert apart.p_value == barnard(18, 20, 2, 20)
-    [elsewhere] = compare([GOOD, replace(BAD, episodes=run("", [0] * 3, 1, 7).episodes)], force=True).pairs
+    [elsewhere] = compare(
+        [GOOD, replace(BAD, episodes=run("", [0] * 3, 1, 7).episodes)], force=True
+    ).pairs
     assert elsewhere.interval_over == "episodes"
 
 
 def test_too_few_episodes_are_named() -> None:
     few = compare([run("a", [1, 1]), run("b", [0, 0])])
     assert few.pairs[0].verdict(0.05) == "too few to tell"
-    assert few.notes == ("a and b: 4 paired episodes cannot reach p <= 0.05; the exact test needs at least 6",)
+    assert few.notes == (
+        "a and b: 4 paired episodes cannot reach p <= 0.05; the exact test needs at least 6",
+    )
     alike = compare([run("a", [1] * 10), run("b", [1] * 9 + [0])])
     assert "only 2 of 20 paired episodes were solved by one policy alone" in alike.notes[0]
     apart = compare([run("a", [1], tasks=1), run("b", [0], tasks=1, seed=3)], force=True)
@@ -201,7 +230,9 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
 
 def test_stopped_runs_are_pointed_out() -> None:
     [note] = compare([replace(GOOD, stopped_by="a sequential comparison"), BAD]).notes
-    assert note.startswith("good: the number of episodes was decided by the outcomes (a sequential comparison)")
+    assert note.startswith(
+        "good: the number of episodes was decided by the outcomes (a sequential comparison)"
+    )
 
 
 def test_newcombe_equals_the_published_example() -> None:
@@ -214,7 +245,12 @@ def test_newcombe_of_pairs_covers() -> None:
     from math import factorial
 
     n, found = 12, []
-    for both, only_a, only_b in ((0.3, 0.3, 0.1), (0.5, 0.2, 0.05), (0.1, 0.4, 0.4), (0.25, 0.25, 0.25)):
+    for both, only_a, only_b in (
+        (0.3, 0.3, 0.1),
+        (0.5, 0.2, 0.05),
+        (0.1, 0.4, 0.4),
+        (0.25, 0.25, 0.25),
+    ):
         rates, covered = (both, only_a, only_b, 1 - both - only_a - only_b), 0.0
         for table in itertools.product(range(n + 1), repeat=4):
             if sum(table) == n:
@@ -237,7 +273,9 @@ def test_the_command_compares_folders(tmp_path: Path, monkeypatch: pytest.Monkey
     assert refused.exit_code == 2
     assert "version of mujoco: 3.3.0 (good), 3.2.7 (bad)" in refused.stderr
     assert not Path("runs/compare").exists()
-    forced = runner.invoke(app, ["compare", "runs/good", "runs/bad", "--force", "--out", "runs/both"])
+    forced = runner.invoke(
+        app, ["compare", "runs/good", "runs/bad", "--force", "--out", "runs/both"]
+    )
     assert forced.exit_code == 0, forced.stderr
     assert "warning: version of mujoco" in forced.stdout
     assert json.loads(Path("runs/both/compare.json").read_text())["warnings"]

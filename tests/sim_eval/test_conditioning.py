@@ -29,7 +29,9 @@ class Listener(Seeker):
 
     def act(self, observation, memory=None, *, temperature=0.0):
         self.rewards += observation.reward.tolist()
-        self.targets += [None] if observation.target_return is None else observation.target_return.tolist()
+        self.targets += (
+            [None] if observation.target_return is None else observation.target_return.tolist()
+        )
         self.temperatures.append(temperature)
         return super().act(observation, memory)
 
@@ -46,7 +48,9 @@ def test_rewards_of_whole_chunks_are_told():
     assert len(starts) == len(records) == 6  # nothing has been earned at the start
     for record, first, end in zip(records, starts, [*starts[1:], len(rewards)], strict=True):
         assert len(rewards[first:end]) == -(-record.steps // 2)
-        left = record.return_ - sum(rewards[first:end])  # of the last chunk, after which nobody is asked
+        left = record.return_ - sum(
+            rewards[first:end]
+        )  # of the last chunk, after which nobody is asked
         assert record.return_ < left < 0 or record.steps <= 2
 
 
@@ -77,7 +81,13 @@ def test_a_decision_transformer_plays(tmp_path: Path):
     torch.manual_seed(0)
     config = DecisionTransformerConfig(cameras=[], width=16, depth=1, history=3)
     policy = config.build(CONFIG.spec()).eval()
-    options = {"env": CONFIG, "episodes_per_task": 2, "workers": 0, "videos_per_task": 0, "out": str(tmp_path / "eval")}
+    options = {
+        "env": CONFIG,
+        "episodes_per_task": 2,
+        "workers": 0,
+        "videos_per_task": 0,
+        "out": str(tmp_path / "eval"),
+    }
     with pytest.raises(UserError, match="target_return is not known"):
         evaluate(policy, EvalConfig(**options), progress=False)
     results = evaluate(policy, EvalConfig(**options, target_return=-1.0), progress=False)
@@ -87,7 +97,9 @@ def test_a_decision_transformer_plays(tmp_path: Path):
 def test_what_is_remembered_is_what_was_done():
     torch.manual_seed(0)
     spec = dataclasses.replace(CONFIG.spec(), cameras={})
-    policy = DecisionTransformerConfig(width=16, depth=1, history=4, chunk=3, target_return=1.0).build(spec)
+    policy = DecisionTransformerConfig(
+        width=16, depth=1, history=4, chunk=3, target_return=1.0
+    ).build(spec)
     pilot, robot, rng = Pilot(policy.eval(), ensemble=0.1), Robot(), np.random.default_rng(0)
     for step in range(3):
         robot.state = rng.normal(size=spec.state_dim).astype(np.float32)
@@ -98,7 +110,9 @@ def test_what_is_remembered_is_what_was_done():
 
 
 def test_chunks_are_refused_where_steps_are_counted():
-    policy = DecisionTransformerConfig(cameras=[], width=16, depth=1, history=1, chunk=2).build(CONFIG.spec())
+    policy = DecisionTransformerConfig(cameras=[], width=16, depth=1, history=1, chunk=2).build(
+        CONFIG.spec()
+    )
     with pytest.raises(UserError, match="counts the steps"):
         Pilot(policy, replan_every=2)
 

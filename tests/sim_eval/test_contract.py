@@ -18,7 +18,12 @@ INFO = {"instruction": "Go", "success": False}
 
 def test_what_is_right_passes() -> None:
     assert checked_reset((GOOD, INFO), SPEC) == (GOOD, INFO)
-    assert checked_step((GOOD, np.float64(0.5), False, np.True_, INFO), SPEC) == (GOOD, 0.5, True, INFO)
+    assert checked_step((GOOD, np.float64(0.5), False, np.True_, INFO), SPEC) == (
+        GOOD,
+        0.5,
+        True,
+        INFO,
+    )
     check_images(GOOD, ["top"], SPEC)
 
 
@@ -42,8 +47,14 @@ def test_states(change: dict[str, Any], message: str) -> None:
     [
         ({}, r"lack camera 'top' of the spec \(they have: none\)"),
         ({"wrist": GOOD["images"]["top"]}, r"lack camera 'top' of the spec \(they have: wrist\)"),
-        ({"top": np.zeros((4, 6, 3))}, r"camera 'top' gives float64 \(4, 6, 3\), expected uint8 \(4, 6, 3\)"),
-        ({"top": np.zeros((6, 4, 3), np.uint8)}, r"gives uint8 \(6, 4, 3\), expected uint8 \(4, 6, 3\)"),
+        (
+            {"top": np.zeros((4, 6, 3))},
+            r"camera 'top' gives float64 \(4, 6, 3\), expected uint8 \(4, 6, 3\)",
+        ),
+        (
+            {"top": np.zeros((6, 4, 3), np.uint8)},
+            r"gives uint8 \(6, 4, 3\), expected uint8 \(4, 6, 3\)",
+        ),
     ],
 )
 def test_pictures(images: dict[str, Any], message: str) -> None:

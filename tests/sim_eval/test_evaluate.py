@@ -16,7 +16,15 @@ from PIL import Image
 from point_env import PointConfig
 
 from vla.config import ConfigError, UserError, dump_config, load_config, read_yaml
-from vla.sim_eval import EvalConfig, Results, ResultsError, collect, compare, evaluate, rollout_picture
+from vla.sim_eval import (
+    EvalConfig,
+    Results,
+    ResultsError,
+    collect,
+    compare,
+    evaluate,
+    rollout_picture,
+)
 from vla.sim_eval.envs.metaworld import MetaworldConfig
 from vla.sim_eval.evaluation import save_config
 from vla.sim_eval.rollouts.video import film_strip, read_video
@@ -40,7 +48,13 @@ class Right:
 
 def config(out: Path, **values) -> EvalConfig:
     return EvalConfig(
-        **{"env": {"type": "test_point"}, "episodes_per_task": 3, "workers": 0, "out": str(out), **values}
+        **{
+            "env": {"type": "test_point"},
+            "episodes_per_task": 3,
+            "workers": 0,
+            "out": str(out),
+            **values,
+        }
     )
 
 
@@ -53,11 +67,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_results_file(made: Results) -> None:
     assert made.folder is not None
     values = json.loads((made.folder / "results.json").read_text())
-    assert list(values)[:7] == ["policy", "suite", "overall", "macro_rate", "groups", "tasks", "versions"]
+    assert list(values)[:7] == [
+        "policy",
+        "suite",
+        "overall",
+        "macro_rate",
+        "groups",
+        "tasks",
+        "versions",
+    ]
     assert values["policy"] == "expert"
     assert values["suite"] == "points"
     assert values["overall"]["wilson95"] == pytest.approx([0.6097, 1.0], abs=1e-4)
-    assert values["overall"] | {"wilson95": 0} == {"successes": 6, "episodes": 6, "rate": 1.0, "wilson95": 0}
+    assert values["overall"] | {"wilson95": 0} == {
+        "successes": 6,
+        "episodes": 6,
+        "rate": 1.0,
+        "wilson95": 0,
+    }
     assert set(values["groups"]) == {"warm", "cold"}
     assert {name: v["episodes"] for name, v in values["tasks"].items()} == {"red": 3, "blue": 3}
     assert values["versions"]["preset"] == "fast"
@@ -68,7 +95,17 @@ def test_results_file(made: Results) -> None:
 def test_episodes_file_and_videos(made: Results) -> None:
     assert made.folder is not None
     table = pd.read_parquet(made.folder / "episodes.parquet")
-    columns = ["policy", "task", "group", "episode", "seed", "instruction", "success_ever", "success_at_end", "steps"]
+    columns = [
+        "policy",
+        "task",
+        "group",
+        "episode",
+        "seed",
+        "instruction",
+        "success_ever",
+        "success_at_end",
+        "steps",
+    ]
     assert list(table) == [*columns, "return", "failure", "video", "failure_step"]
     assert len(table) == 6
     assert table.seed.nunique() == 6
@@ -111,10 +148,15 @@ def test_macro_and_episode_averages_differ(made: Results) -> None:
 
 
 def test_a_policy_is_measured(tmp_path: Path) -> None:
-    results = evaluate(Right(), config(tmp_path, replan_every=2, episodes_per_task=6), name="right", progress=False)
+    results = evaluate(
+        Right(), config(tmp_path, replan_every=2, episodes_per_task=6), name="right", progress=False
+    )
     assert results.policy == "right"
     assert results.rate < 0.5
-    assert {r.failure for r in results.episodes if not r.success_ever} <= {"came near", "never came near"}
+    assert {r.failure for r in results.episodes if not r.success_ever} <= {
+        "came near",
+        "never came near",
+    }
     assert (tmp_path / "report.html").read_text().count("<video") == 4
 
 
@@ -125,15 +167,25 @@ def test_a_policy_without_a_name_is_never_called_a_baseline(tmp_path: Path) -> N
     assert results.command == (
         f'vla.evaluate(policy, vla.load_config(vla.EvalConfig, "{tmp_path}/new/eval.yaml"))  # policy: the same Right'
     )
-    assert load_config(EvalConfig, tmp_path / "new" / "eval.yaml").policy == results.config["policy"] == "Right"
+    assert (
+        load_config(EvalConfig, tmp_path / "new" / "eval.yaml").policy
+        == results.config["policy"]
+        == "Right"
+    )
     known = Right()
     known.source = "runs/right/policy"  # type: ignore[attr-defined]
     results = evaluate(known, config(tmp_path / "known", policy="random", **small), progress=False)
     assert results.policy == "right"
     assert results.command == f"vla eval {tmp_path / 'known' / 'eval.yaml'}"
     assert load_config(EvalConfig, tmp_path / "known" / "eval.yaml").policy == "runs/right/policy"
-    results = evaluate("random", config(tmp_path / "random", policy="expert", **small), progress=False)
-    assert load_config(EvalConfig, tmp_path / "random" / "eval.yaml").policy == results.policy == "random"
+    results = evaluate(
+        "random", config(tmp_path / "random", policy="expert", **small), progress=False
+    )
+    assert (
+        load_config(EvalConfig, tmp_path / "random" / "eval.yaml").policy
+        == results.policy
+        == "random"
+    )
 
 
 def test_training_and_evaluation_share_a_folder(tmp_path: Path) -> None:
@@ -142,7 +194,9 @@ def test_training_and_evaluation_share_a_folder(tmp_path: Path) -> None:
     evaluate("expert", small, progress=False)
     assert (tmp_path / "config.yaml").read_text() == "the config of training\n"
     (tmp_path / "eval.yaml").rename(tmp_path / "config.yaml")  # as earlier versions left it
-    other = evaluate("random", small.model_copy(update={"out": str(tmp_path / "other")}), progress=False)
+    other = evaluate(
+        "random", small.model_copy(update={"out": str(tmp_path / "other")}), progress=False
+    )
     assert set(compare([tmp_path, other.folder or ""]).runs) == {"expert", "random"}
 
 
@@ -166,8 +220,12 @@ def test_nothing_is_written_where_the_policy_does_not_fit(tmp_path: Path) -> Non
     film.parent.mkdir()
     film.touch()
     with pytest.raises(SpecError, match="camera 'top' is 16x16, expected 32x32"):
-        evaluate(Right(), config(tmp_path, env={"type": "test_point", "image_size": 16}), progress=False)
-    with pytest.raises(UserError, match="target_return is 1, but the policy is not conditioned on returns"):
+        evaluate(
+            Right(), config(tmp_path, env={"type": "test_point", "image_size": 16}), progress=False
+        )
+    with pytest.raises(
+        UserError, match="target_return is 1, but the policy is not conditioned on returns"
+    ):
         evaluate(Right(), config(tmp_path, target_return=1.0), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
     assert film.exists(), "the films of an earlier evaluation are untouched"
@@ -176,10 +234,14 @@ def test_nothing_is_written_where_the_policy_does_not_fit(tmp_path: Path) -> Non
 def test_a_config_that_was_not_loaded(tmp_path: Path) -> None:
     values: Any = {"env": {"type": "test_point"}, "out": str(tmp_path)}
     with pytest.raises(
-        UserError, match=r"expected EvalConfig, got dict; use load_config\(vla.EvalConfig, \{\.\.\.\}\)"
+        UserError,
+        match=r"expected EvalConfig, got dict; use load_config\(vla.EvalConfig, \{\.\.\.\}\)",
     ):
         evaluate("expert", values)
-    with pytest.raises(UserError, match=r"expected CollectConfig, got str; use load_config\(vla.CollectConfig, 'x'\)"):
+    with pytest.raises(
+        UserError,
+        match=r"expected CollectConfig, got str; use load_config\(vla.CollectConfig, 'x'\)",
+    ):
         collect("x")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
@@ -198,12 +260,17 @@ def test_nothing_to_play(tmp_path: Path, values: dict, line: str) -> None:
 
 
 def test_wrong_configs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"policy: 'runs/x' is no baseline; .*load_policy\('runs/x'\)"):
+    with pytest.raises(
+        ConfigError, match=r"policy: 'runs/x' is no baseline; .*load_policy\('runs/x'\)"
+    ):
         evaluate("runs/x", config(tmp_path), progress=False)  # type: ignore[arg-type]
     for values, line in [
         ({"env": {"type": "metaworl"}}, r"env.type: no 'metaworl' \(did you mean 'metaworld'"),
         ({"env": {"type": "test_point"}, "episodes": 3}, "episodes: unknown key"),
-        ({"env": {"type": "test_point"}, "ensemble": 0.1, "replan_every": 2}, "ensemble needs replan_every=1, got 2"),
+        (
+            {"env": {"type": "test_point"}, "ensemble": 0.1, "replan_every": 2},
+            "ensemble needs replan_every=1, got 2",
+        ),
     ]:
         with pytest.raises(ConfigError, match=line):
             load_config(EvalConfig, values)
@@ -225,7 +292,9 @@ def test_results_that_are_not_there(tmp_path: Path, made: Results) -> None:
 
 def test_film_strip(tmp_path: Path) -> None:
     frames = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(11)]
-    strip = np.asarray(Image.open(film_strip(tmp_path / "a" / "strip.png", frames, "Go", count=3, height=80)))
+    strip = np.asarray(
+        Image.open(film_strip(tmp_path / "a" / "strip.png", frames, "Go", count=3, height=80))
+    )
     assert strip.shape == (34 + 80 + 22 + 6, 6 + 3 * 86, 3)
     assert [int(strip[70, 6 + 40 + 86 * i, 0]) for i in range(3)] == [0, 50, 100]
     with pytest.raises(ValueError, match="at least one frame"):
@@ -244,7 +313,9 @@ def test_picture_of_a_rollout(tmp_path: Path) -> None:
 
 def test_metaworld_with_workers(tmp_path: Path) -> None:
     env = MetaworldConfig(tasks=("button-press-topdown",), image_size=32, horizon=110)
-    settings = EvalConfig(env=env, episodes_per_task=2, workers=2, videos_per_task=1, out=str(tmp_path))
+    settings = EvalConfig(
+        env=env, episodes_per_task=2, workers=2, videos_per_task=1, out=str(tmp_path)
+    )
     expert = evaluate("expert", settings, progress=False)
     assert expert.rate == 1.0
     assert all(40 < r.steps < 110 for r in expert.episodes)
@@ -257,7 +328,9 @@ def test_metaworld_with_workers(tmp_path: Path) -> None:
 
 def test_example_runs_an_instruction(tmp_path: Path) -> None:
     example = EXAMPLES / "02_run_a_policy_on_an_instruction.py"
-    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "'close the window':" in done.stdout
     assert Image.open(tmp_path / "runs" / "rollout.png").size[0] > 800

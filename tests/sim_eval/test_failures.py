@@ -10,7 +10,12 @@ import torch
 from point_env import PointConfig
 
 from vla.sim_eval import EvalConfig, Results, evaluate
-from vla.sim_eval.comparison.failures import failure_counts, failure_labels, failure_steps, representatives
+from vla.sim_eval.comparison.failures import (
+    failure_counts,
+    failure_labels,
+    failure_steps,
+    representatives,
+)
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.rollouts.video import VideoWriter, read_video
 from vla.types import Observation
@@ -18,7 +23,18 @@ from vla.types import Observation
 
 def record(task: str, episode: int, failure: str, step: int = 5) -> EpisodeRecord:
     return EpisodeRecord(
-        task, "", episode, 0, "", not failure, not failure, 9, 0.0, failure, "", step if failure else -1
+        task,
+        "",
+        episode,
+        0,
+        "",
+        not failure,
+        not failure,
+        9,
+        0.0,
+        failure,
+        "",
+        step if failure else -1,
     )
 
 
@@ -70,7 +86,12 @@ class Right:
 
 
 def play(out: Path, **options) -> Results:
-    values = {"env": {"type": "test_point", "horizon": 10}, "episodes_per_task": 8, "videos_per_task": 0, **options}
+    values = {
+        "env": {"type": "test_point", "horizon": 10},
+        "episodes_per_task": 8,
+        "videos_per_task": 0,
+        **options,
+    }
     return evaluate(Right(), EvalConfig(**values, out=str(out)), progress=False)
 
 
@@ -89,7 +110,9 @@ def test_each_kind_of_failure_is_filmed(alone: Results) -> None:
     filmed = {(r.task, r.failure) for r in alone.episodes if r.video}
     assert filmed == {(r.task, r.failure) for r in alone.episodes if not r.success_ever}
     assert len(filmed) >= 3, "the policy must fail in several ways for this test to say something"
-    assert {r.video for r in alone.episodes if r.video} == {f"videos/{name}" for name in files(alone)}, "no surplus"
+    assert {r.video for r in alone.episodes if r.video} == {
+        f"videos/{name}" for name in files(alone)
+    }, "no surplus"
     for r in alone.episodes:
         if r.video:
             assert len(read_video(alone.folder / r.video)) == r.steps + 1
@@ -101,15 +124,25 @@ def test_workers_change_no_film(alone: Results, tmp_path: Path) -> None:
     assert files(spread) == files(alone)
 
 
-def test_films_of_chunks_show_what_the_policy_saw_at_the_right_pace(alone: Results, tmp_path: Path) -> None:
+def test_films_of_chunks_show_what_the_policy_saw_at_the_right_pace(
+    alone: Results, tmp_path: Path
+) -> None:
     import av
 
     chunks = play(tmp_path, workers=0, replan_every=3, failure_videos=2)
-    assert max(sum(r.task == t and r.failure == f for r in chunks.episodes if r.video) for t, f in kinds(chunks)) == 2
+    assert (
+        max(
+            sum(r.task == t and r.failure == f for r in chunks.episodes if r.video)
+            for t, f in kinds(chunks)
+        )
+        == 2
+    )
     r = next(r for r in chunks.episodes if r.video and r.steps == 10)
     with av.open(str(tmp_path / r.video)) as film:
         times = [float(frame.time) for frame in film.decode(video=0)]
-    assert times == pytest.approx([0.0, 0.3, 0.6, 0.9, 1.0]), "steps 0, 3, 6, 9 of 10 Hz, and the end"
+    assert times == pytest.approx([0.0, 0.3, 0.6, 0.9, 1.0]), (
+        "steps 0, 3, 6, 9 of 10 Hz, and the end"
+    )
 
 
 def kinds(result: Results) -> set[tuple[str, str]]:

@@ -17,18 +17,18 @@ from point_env import PointConfig
 
 from vla.config import ConfigError, UserError, dump_config, load_config
 from vla.data import EpisodeDataset
-from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.collection.recording import CollectConfig, collect, demonstrate
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.env import EnvConfig, SimEnv
-from vla.sim_eval.envs.fetch import FetchConfig
+from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.envs.experts.fetch import STEP
+from vla.sim_eval.envs.experts.policy_snapshots import Behaviour, BehaviourConfig, load_snapshots
+from vla.sim_eval.envs.fetch import FetchConfig
 from vla.sim_eval.envs.locomotion import ROBOTS, LocomotionConfig, threshold
 from vla.sim_eval.envs.pointmaze import MAPS, PointMazeConfig, path
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError, gym_versions
-from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
-from vla.sim_eval.envs.experts.policy_snapshots import Behaviour, BehaviourConfig, load_snapshots
 from vla.sim_eval.rollouts.job_pool import WorkerError
 from vla.types import Observation, Spec
 
@@ -42,7 +42,9 @@ def config_of(suite: str, task: str, **values: Any) -> EnvConfig:
     return (PointMazeConfig if suite == "pointmaze" else FetchConfig)(tasks=(task,), **values)
 
 
-def write_snapshots(file: Path, gaits: Sequence[Sequence[float]], sizes: tuple[int, int] = (11, 3)) -> Path:
+def write_snapshots(
+    file: Path, gaits: Sequence[Sequence[float]], sizes: tuple[int, int] = (11, 3)
+) -> Path:
     """A file in the published layout: snapshot i wants gaits[i] in every state, and has a standard deviation of 0.1."""
     states, actions = sizes
     with h5py.File(file, "w") as h5:
@@ -50,7 +52,9 @@ def write_snapshots(file: Path, gaits: Sequence[Sequence[float]], sizes: tuple[i
             at = f"snapshots/iter{20 * i:07d}/GaussianPolicy"
             for layer in (0, 2):
                 columns = states if layer == 0 else 8
-                h5[f"{at}/hidden/FeedforwardNet/layer_{layer}/AffineLayer/W"] = np.zeros((columns, 8))
+                h5[f"{at}/hidden/FeedforwardNet/layer_{layer}/AffineLayer/W"] = np.zeros(
+                    (columns, 8)
+                )
                 h5[f"{at}/hidden/FeedforwardNet/layer_{layer}/AffineLayer/b"] = np.full((1, 8), 0.5)
             h5.create_group(f"{at}/hidden/FeedforwardNet/layer_1/TanhLayer")
             h5[f"{at}/out/AffineLayer/W"] = np.zeros((8, actions))
@@ -63,7 +67,9 @@ def write_snapshots(file: Path, gaits: Sequence[Sequence[float]], sizes: tuple[i
 
 @pytest.fixture
 def hopper_file(tmp_path: Path) -> Path:
-    return write_snapshots(tmp_path / "hopper.h5", [(-1.0, -1.0, -1.0), (0.0, 0.0, 0.0), (0.0, 0.1, 0.2)])
+    return write_snapshots(
+        tmp_path / "hopper.h5", [(-1.0, -1.0, -1.0), (0.0, 0.0, 0.0), (0.0, 0.1, 0.2)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +121,18 @@ def test_the_state_holds_observation_and_goal(fetch_envs: dict[str, SimEnv]) -> 
         observation, _ = env.reset(seed=4)
         state = dict(zip(env.spec_.state_names, observation["state"], strict=True))
         raw = env.raw
-        np.testing.assert_allclose([state[f"goal_{axis}"] for axis in "xyz"], raw["desired_goal"], rtol=1e-6)
+        np.testing.assert_allclose(
+            [state[f"goal_{axis}"] for axis in "xyz"], raw["desired_goal"], rtol=1e-6
+        )
         thing = "hand" if task == "reach" else "object"
-        np.testing.assert_allclose([state[f"{thing}_{axis}"] for axis in "xyz"], raw["achieved_goal"], rtol=1e-6)
+        np.testing.assert_allclose(
+            [state[f"{thing}_{axis}"] for axis in "xyz"], raw["achieved_goal"], rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
-    ("suite", "task"), [("locomotion", "inverted-pendulum"), ("locomotion", "hopper"), ("pointmaze", "umaze")]
+    ("suite", "task"),
+    [("locomotion", "inverted-pendulum"), ("locomotion", "hopper"), ("pointmaze", "umaze")],
 )
 @pytest.mark.parametrize("image_size", [None, 32])
 def test_the_contract_is_kept(suite: str, task: str, image_size: int | None) -> None:
@@ -167,9 +178,13 @@ def test_the_goal_is_drawn_where_it_is_and_moves_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("image_size", [None, 16])
-def test_rewards_and_states_are_those_of_gymnasium(suite: str, task: str, env_id: str, image_size: int | None) -> None:
+def test_rewards_and_states_are_those_of_gymnasium(
+    suite: str, task: str, env_id: str, image_size: int | None
+) -> None:
     """Pictures between the steps change nothing either."""
-    ours = config_of(suite, task, image_size=image_size).make(task)  # gymnasium-robotics registers its envs here
+    ours = config_of(suite, task, image_size=image_size).make(
+        task
+    )  # gymnasium-robotics registers its envs here
     theirs = gymnasium.make(env_id)
     observation, _ = ours.reset(seed=11)
     raw, _ = theirs.reset(seed=11)
@@ -186,7 +201,9 @@ def test_rewards_and_states_are_those_of_gymnasium(suite: str, task: str, env_id
     theirs.close()
 
 
-@pytest.mark.parametrize(("suite", "task"), [("locomotion", "walker2d"), ("pointmaze", "medium"), ("fetch", "slide")])
+@pytest.mark.parametrize(
+    ("suite", "task"), [("locomotion", "walker2d"), ("pointmaze", "medium"), ("fetch", "slide")]
+)
 def test_a_seed_gives_the_same_episode_whatever_came_before(suite: str, task: str) -> None:
     config = config_of(suite, task)
     used, fresh = config.make(task), config.make(task)
@@ -218,14 +235,21 @@ def test_the_shortest_path_solves_mazes(maze: str) -> None:
 
 
 def test_paths_are_shortest_and_go_through_no_wall() -> None:
-    walls = ((False, False, False), (False, True, False), (False, True, True), (False, False, False))
+    walls = (
+        (False, False, False),
+        (False, True, False),
+        (False, True, True),
+        (False, False, False),
+    )
     found = path(walls, (3, 2), (1, 2))
     assert found == ((3, 2), (3, 1), (3, 0), (2, 0), (1, 0), (0, 0), (0, 1), (0, 2), (1, 2))
     assert path(walls, (0, 0), (0, 0)) == ((0, 0),)
     assert path(((False, True, False),), (0, 0), (0, 2)) == ()
 
 
-@pytest.mark.parametrize(("task", "least"), [("reach", 24), ("push", 24), ("pick-and-place", 24), ("slide", 8)])
+@pytest.mark.parametrize(
+    ("task", "least"), [("reach", 24), ("push", 24), ("pick-and-place", 24), ("slide", 8)]
+)
 def test_scripted_experts_solve_fetch(fetch_envs: dict[str, SimEnv], task: str, least: int) -> None:
     assert sum(play(fetch_envs[task], seed)[0] for seed in range(24)) >= least
 
@@ -302,8 +326,12 @@ def test_episodes_draw_their_snapshot_by_the_seed(hopper_file: Path) -> None:
     assert [s.iteration for s in load_snapshots(hopper_file)] == [0, 20, 40]
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published snapshots are not on this machine")
-@pytest.mark.parametrize(("robot", "least"), [("hopper", 550), ("walker2d", 600), ("halfcheetah", 600)])
+@pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="the published snapshots are not on this machine"
+)
+@pytest.mark.parametrize(
+    ("robot", "least"), [("hopper", 550), ("walker2d", 600), ("halfcheetah", 600)]
+)
 def test_published_experts_run(robot: str, least: float) -> None:
     returns = {}
     for which in (0, -1):
@@ -339,12 +367,21 @@ def test_success_is_a_return_reached_upright(hopper_file: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        ({"type": "locomotion", "robot": "hoper"}, r"env\.robot: no 'hoper' \(did you mean 'hopper'"),
-        ({"type": "pointmaze", "tasks": ["giant"]}, r"\Aenv\.tasks\.0: no 'giant'; there are: umaze, [a-z, ]*\Z"),
+        (
+            {"type": "locomotion", "robot": "hoper"},
+            r"env\.robot: no 'hoper' \(did you mean 'hopper'",
+        ),
+        (
+            {"type": "pointmaze", "tasks": ["giant"]},
+            r"\Aenv\.tasks\.0: no 'giant'; there are: umaze, [a-z, ]*\Z",
+        ),
         ({"type": "fetch", "tasks": []}, r"\Aenv\.tasks: .*name at least one task"),
         ({"type": "pointmaze", "tasks": ["umaze", "umaze"]}, "umaze: named twice"),
         ({"type": "fetch", "tasks": ["reach", "push"]}, r"tasks: \[reach\] in a config of its own"),
-        ({"type": "locomotion", "behaviour": {"path": "x", "snapshots": [1.5]}}, "behaviour.snapshots"),
+        (
+            {"type": "locomotion", "behaviour": {"path": "x", "snapshots": [1.5]}},
+            "behaviour.snapshots",
+        ),
     ],
 )
 def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> None:
@@ -353,7 +390,8 @@ def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("config", "task"), [(LocomotionConfig(), "walker2d"), (PointMazeConfig(), "mediun"), (FetchConfig(), "reach")]
+    ("config", "task"),
+    [(LocomotionConfig(), "walker2d"), (PointMazeConfig(), "mediun"), (FetchConfig(), "reach")],
 )
 def test_unknown_tasks_are_told_in_words(config: EnvConfig, task: str) -> None:
     with pytest.raises(ConfigError, match=f"has no task '{task}'.*it has: "):
@@ -369,7 +407,9 @@ def test_wrong_snapshots_are_told_in_words(tmp_path: Path, hopper_file: Path) ->
     assert "env.behaviour.path" in error(path=tmp_path / "none.h5")
     assert "no such file" in error(path=tmp_path / "none.h5")
     assert "holds no ant.h5; there are snapshots of: hopper" in error("ant", path=tmp_path)
-    assert "11 observations and 3 actions, but swimmer has 8 and 2" in error("swimmer", path=hopper_file)
+    assert "11 observations and 3 actions, but swimmer has 8 and 2" in error(
+        "swimmer", path=hopper_file
+    )
     assert "no number 3 in" in error(path=hopper_file, snapshots=(3,))
     (tmp_path / "text.h5").write_text("no HDF5")
     assert "holds no snapshots" in error(path=tmp_path / "text.h5")
@@ -379,7 +419,9 @@ def test_wrong_snapshots_are_told_in_words(tmp_path: Path, hopper_file: Path) ->
 
 
 def test_without_an_expert_collection_says_what_to_set(tmp_path: Path) -> None:
-    config = load_config(CollectConfig, {"env": {"type": "locomotion"}, "out": tmp_path / "d", "workers": 1})
+    config = load_config(
+        CollectConfig, {"env": {"type": "locomotion"}, "out": tmp_path / "d", "workers": 1}
+    )
     with pytest.raises(WorkerError, match=r"set env\.behaviour\.path"):
         collect(config)
 
@@ -404,7 +446,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, suite: str,
     for name in [name for name in sys.modules if name.split(".")[0] == "gymnasium_robotics"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    with pytest.raises(MissingPackageError, match=r"gymnasium-robotics is not installed.*vla\[sim\]") as caught:
+    with pytest.raises(
+        MissingPackageError, match=r"gymnasium-robotics is not installed.*vla\[sim\]"
+    ) as caught:
         config_of(suite, task).make(task)
     assert isinstance(caught.value, UserError)
 
@@ -435,7 +479,11 @@ class Reacher:
 
 
 def test_a_policy_without_eyes_is_evaluated(tmp_path: Path) -> None:
-    values = {"env": {"type": "fetch", "tasks": ["reach"], "horizon": 12}, "episodes_per_task": 3, "workers": 0}
+    values = {
+        "env": {"type": "fetch", "tasks": ["reach"], "horizon": 12},
+        "episodes_per_task": 3,
+        "workers": 0,
+    }
     config = load_config(EvalConfig, values | {"out": str(tmp_path), "videos_per_task": 1})
     results = evaluate(Reacher(config.env.spec()), config, name="reacher", progress=False)
     assert [r.success_ever for r in results.episodes] == [True] * 3
@@ -443,16 +491,24 @@ def test_a_policy_without_eyes_is_evaluated(tmp_path: Path) -> None:
     assert (tmp_path / results.episodes[0].video).stat().st_size > 1000
     assert (tmp_path / "report.html").is_file()
     assert Results.load(tmp_path).versions["env"] == "Fetch-v4"
-    random = evaluate("random", config.model_copy(update={"out": str(tmp_path / "random")}), progress=False)
+    random = evaluate(
+        "random", config.model_copy(update={"out": str(tmp_path / "random")}), progress=False
+    )
     assert [r.seed for r in random.episodes] == [r.seed for r in results.episodes]
     assert {r.failure for r in random.episodes if not r.success_ever} <= {"never reached"}
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
-    values = {"env": {"type": "pointmaze", "tasks": ["umaze"]}, "episodes_per_task": 3, "videos_per_task": 0}
+    values = {
+        "env": {"type": "pointmaze", "tasks": ["umaze"]},
+        "episodes_per_task": 3,
+        "videos_per_task": 0,
+    }
     played = []
     for workers in (0, 2):
-        config = load_config(EvalConfig, values | {"out": str(tmp_path / str(workers)), "workers": workers})
+        config = load_config(
+            EvalConfig, values | {"out": str(tmp_path / str(workers)), "workers": workers}
+        )
         played.append(evaluate("expert", config, progress=False).episodes)
     assert played[0] == played[1]
     assert all(record.success_ever for record in played[0])
@@ -461,7 +517,12 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_mazes_are_collected_from_a_config_file(tmp_path: Path) -> None:
     """The file of the repository, smaller."""
     file = Path(__file__).parents[2] / "configs" / "pointmaze.yaml"
-    overrides = ["env.tasks=[umaze]", "episodes_per_task=2", "workers=1", f"out={tmp_path / 'dataset'}"]
+    overrides = [
+        "env.tasks=[umaze]",
+        "episodes_per_task=2",
+        "workers=1",
+        f"out={tmp_path / 'dataset'}",
+    ]
     config = load_config(CollectConfig, file, overrides, section="collect")
     dataset = EpisodeDataset(collect(config))
     assert dataset.spec == config.env.spec()
@@ -474,17 +535,24 @@ def test_mazes_are_collected_from_a_config_file(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_mixed_snapshots_says_who_acted(tmp_path: Path, hopper_file: Path) -> None:
-    env = {"type": "locomotion", "horizon": 15, "behaviour": {"path": hopper_file, "snapshots": "all"}}
+    env = {
+        "type": "locomotion",
+        "horizon": 15,
+        "behaviour": {"path": hopper_file, "snapshots": "all"},
+    }
     values = {"noise": {"std": 0.0}, "actions": "executed", "only_successes": False, "workers": 1}
     config = load_config(
-        CollectConfig, values | {"env": env, "out": tmp_path / "dataset", "episodes_per_task": 12, "max_tries": 1}
+        CollectConfig,
+        values | {"env": env, "out": tmp_path / "dataset", "episodes_per_task": 12, "max_tries": 1},
     )
     dataset = EpisodeDataset(collect(config))
     gaits = {"snapshot 0": -1.0, "snapshot 1": 0.0, "snapshot 2": 0.2}
     episodes = [dataset.episode(i) for i in range(len(dataset))]
     assert {episode.info["expert"] for episode in episodes} == set(gaits)
     for episode in episodes:
-        np.testing.assert_allclose(episode.actions[:, 2], gaits[str(episode.info["expert"])], atol=1e-6)
+        np.testing.assert_allclose(
+            episode.actions[:, 2], gaits[str(episode.info["expert"])], atol=1e-6
+        )
         assert not episode.success.any()
         assert episode.terminated == (len(episode) < 15)  # by a fall; a time limit is no terminal
     assert {episode.terminated for episode in episodes} == {True, False}
@@ -496,7 +564,9 @@ def test_a_dataset_of_mixed_snapshots_says_who_acted(tmp_path: Path, hopper_file
 
 
 def test_a_task_that_goes_on_is_played_to_its_end(tmp_path: Path) -> None:
-    config = load_config(CollectConfig, {"env": {"type": "test_point"}, "out": tmp_path, "noise": {"std": 0.0}})
+    config = load_config(
+        CollectConfig, {"env": {"type": "test_point"}, "out": tmp_path, "noise": {"std": 0.0}}
+    )
     env = PointConfig().make("red")
     lengths, ends = {}, {}
     for goes_on in (False, True):
@@ -505,7 +575,9 @@ def test_a_task_that_goes_on_is_played_to_its_end(tmp_path: Path) -> None:
         episode, failure = demonstrate(env, config, seed=0)
         assert not failure
         assert episode.success.any()
-        player = EpisodePlayer(env, Job("red", "warm", 0, seed=0, horizon=env.task.horizon, driver="expert"))
+        player = EpisodePlayer(
+            env, Job("red", "warm", 0, seed=0, horizon=env.task.horizon, driver="expert")
+        )
         while not player.over:
             player.step(env.expert_action(), look=False)
         assert player.record().success_ever

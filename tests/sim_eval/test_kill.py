@@ -11,8 +11,8 @@ import torch
 from point_env import PointConfig
 from restless import Restless, Trace
 
-from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation
 
@@ -26,7 +26,9 @@ class Killer(Restless):
         super().__init__(CONFIG.spec())
         self.calls, self.count, self.killed = calls, 0, 0
 
-    def act(self, observation: Observation, memory: Trace | None = None) -> tuple[torch.Tensor, Trace]:
+    def act(
+        self, observation: Observation, memory: Trace | None = None
+    ) -> tuple[torch.Tensor, Trace]:
         self.count += 1
         if self.count in self.calls:
             children = sorted(multiprocessing.active_children(), key=lambda process: process.name)
@@ -43,7 +45,9 @@ def jobs(driver: str = "parent") -> list[Job]:
     ]
 
 
-def played(actor: Restless | None, workers: int, driver: str = "parent", **options) -> list[EpisodeRecord]:
+def played(
+    actor: Restless | None, workers: int, driver: str = "parent", **options
+) -> list[EpisodeRecord]:
     return rollout(CONFIG, jobs(driver), actor, workers=workers, **options)
 
 

@@ -6,12 +6,14 @@ from collections import Counter
 
 import numpy as np
 
-from vla.sim_eval.rollouts.lockstep import GroupQueue, Member, make_groups
 from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.lockstep import GroupQueue, Member, make_groups
 
 
 def _jobs(counts: dict[str, int], **options) -> list[Job]:
-    return [Job(task, "", e, 100 + e, 10, **options) for task, n in counts.items() for e in range(n)]
+    return [
+        Job(task, "", e, 100 + e, 10, **options) for task, n in counts.items() for e in range(n)
+    ]
 
 
 def _episodes(groups) -> list[tuple[str, list[int]]]:
@@ -30,7 +32,11 @@ def test_groups_of_a_task_do_not_depend_on_other_tasks_or_the_order_of_the_list(
 
 
 def test_episodes_without_a_policy_are_alone() -> None:
-    assert [len(group.jobs) for group in make_groups(_jobs({"red": 3}, driver="expert"), 4)] == [1, 1, 1]
+    assert [len(group.jobs) for group in make_groups(_jobs({"red": 3}, driver="expert"), 4)] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_a_group_is_ready_when_all_that_run_wait() -> None:
@@ -54,7 +60,9 @@ def test_seeds_differ_from_call_to_call_and_repeat() -> None:
 def test_queue_keeps_tasks_together() -> None:
     queue = GroupQueue(make_groups(_jobs({"red": 3, "blue": 3}), 1))
     taken = [queue.next(None, Counter()), queue.next(None, Counter(["red"]))]
-    assert _episodes(taken) == [("red", [0]), ("blue", [0])], "the second place starts the other task"
+    assert _episodes(taken) == [("red", [0]), ("blue", [0])], (
+        "the second place starts the other task"
+    )
     assert _episodes(queue.next("red", Counter()) for _ in range(2)) == [("red", [1]), ("red", [2])]
     helped = queue.next("red", Counter(["blue"]))
     assert _episodes([helped]) == [("blue", [1])], "a place whose task is done helps another"

@@ -26,9 +26,16 @@ def test_the_config_survives_a_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason=f"{PUBLISHED} is absent: published snapshots")
 @pytest.mark.parametrize("robot", ["hopper", "walker2d"])
-def test_a_replay_mixes_the_first_snapshots_and_holds_what_was_executed(tmp_path: Path, robot: str) -> None:
+def test_a_replay_mixes_the_first_snapshots_and_holds_what_was_executed(
+    tmp_path: Path, robot: str
+) -> None:
     out = tmp_path / "replay"
-    overrides = [f"env.robot={robot}", f"env.behaviour.path={PUBLISHED}", f"out={out}", "episodes_per_task=12"]
+    overrides = [
+        f"env.robot={robot}",
+        f"env.behaviour.path={PUBLISHED}",
+        f"out={out}",
+        "episodes_per_task=12",
+    ]
     collect(load_config(CollectConfig, CONFIG, [*overrides, "workers=1"], section="collect"))
     dataset = EpisodeDataset(out)
     infos = [json.loads(info) for info in dataset.episodes["info"]]

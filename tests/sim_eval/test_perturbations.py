@@ -6,8 +6,8 @@ import pytest
 
 from vla.config import ConfigError, load_config, schema
 from vla.sim_eval import EvalConfig
-from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.env import Task
+from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.envs.perturbed import PerturbedConfig, PerturbedEnv
 from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, describe
 from vla.types import Spec
@@ -25,7 +25,11 @@ class WordyEnv(point_env.PointEnv):
     def __init__(self, config, task):
         super().__init__(config, task)
         self.task = Task(
-            task, self.task.group, self.task.instruction, ("Find it", "Seek it", "Reach it"), config.horizon
+            task,
+            self.task.group,
+            self.task.instruction,
+            ("Find it", "Seek it", "Reach it"),
+            config.horizon,
         )
 
 
@@ -43,7 +47,11 @@ def make(kind, severity=3, inner=None, task="red", image_size=32):
 def play(env, seed=5, actions=ACTIONS):
     """What an episode shows: states as the policy sees them, true ones, pictures, what is told."""
     observation, info = env.reset(seed=seed)
-    seen, pictures, texts = [observation["state"]], [observation["images"].get("top")], [info["instruction"]]
+    seen, pictures, texts = (
+        [observation["state"]],
+        [observation["images"].get("top")],
+        [info["instruction"]],
+    )
     true, rewards = [np.array(env.data.qpos)], []
     for action in actions:
         observation, reward, _, _, info = env.step(action)
@@ -70,7 +78,9 @@ def test_every_kind_is_in_the_order_of_reports():
     assert set(KINDS) == {*GRADED, *CONTROLS}
     assert all(KINDS[kind].levels for kind in GRADED)
     assert not any(KINDS[kind].levels for kind in CONTROLS)
-    assert all(describe(kind) and (kind in CONTROLS or "{" not in describe(kind, 2)) for kind in KINDS)
+    assert all(
+        describe(kind) and (kind in CONTROLS or "{" not in describe(kind, 2)) for kind in KINDS
+    )
 
 
 def test_without_a_perturbation_the_env_is_the_one_inside_to_the_bit(clean):
@@ -85,7 +95,9 @@ def test_a_kind_changes_what_it_says_and_nothing_else_and_leaves_no_trace(kind, 
     env = make(kind)
     first, again = play(env), play(env)
     other = play(env, seed=6)
-    assert all(same(first, again, what) for what in first)  # the seed alone decides, also after other episodes
+    assert all(
+        same(first, again, what) for what in first
+    )  # the seed alone decides, also after other episodes
     assert not all(same(first, other, what) for what in first)
     assert same(first, clean, "true") == (kind not in PHYSICS)
     assert same(first, clean, "rewards") == (kind not in PHYSICS)
@@ -156,7 +168,14 @@ def test_more_distractors_are_the_fewer_and_others():
 
 
 def test_the_expert_reaches_the_target_whatever_is_shown():
-    for kind in ("camera", "noise", "observation_delay", "initial_pose", "action_delay", "blank_image"):
+    for kind in (
+        "camera",
+        "noise",
+        "observation_delay",
+        "initial_pose",
+        "action_delay",
+        "blank_image",
+    ):
         env = make(kind, severity=1)
         env.render_images = False
         _, info = env.reset(seed=2)
@@ -169,7 +188,9 @@ def test_the_expert_reaches_the_target_whatever_is_shown():
 
 
 def test_delays_are_those_of_their_steps():
-    late = make("observation_delay", 2)  # 0.1 s are one step at 10 Hz; the second severity is two at least
+    late = make(
+        "observation_delay", 2
+    )  # 0.1 s are one step at 10 Hz; the second severity is two at least
     found, plain = play(late), play(make(None))
     for step in range(len(ACTIONS) + 1):
         assert np.array_equal(found["seen"][step], plain["seen"][max(0, step - 2)])
@@ -260,11 +281,17 @@ class BlindConfig(point_env.PointConfig):
         return Spec({}, ("x", "y"), ("vx", "vy"), (-1.0, -1.0), (1.0, 1.0), control_hz=10)
 
 
-@pytest.mark.parametrize("kind", ["light", "camera", "colours", "distractors", "blur", "blank_image"])
+@pytest.mark.parametrize(
+    "kind", ["light", "camera", "colours", "distractors", "blur", "blank_image"]
+)
 def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
-    with pytest.raises(ValueError, match=f"{kind}: it changes pictures, but the env has no cameras"):
+    with pytest.raises(
+        ValueError, match=f"{kind}: it changes pictures, but the env has no cameras"
+    ):
         PerturbedConfig(
-            env=BlindConfig.model_construct(**dict(point_env.PointConfig())), kind=kind, severity=severity_of(kind)
+            env=BlindConfig.model_construct(**dict(point_env.PointConfig())),
+            kind=kind,
+            severity=severity_of(kind),
         )
 
 
@@ -272,7 +299,9 @@ def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
 def test_an_env_without_a_model_is_told(kind):
     env = point_env.PointEnv(point_env.PointConfig(), "red")
     env.model = None
-    with pytest.raises(ConfigError, match=f"{kind}: it changes the MuJoCo model, but PointEnv has none"):
+    with pytest.raises(
+        ConfigError, match=f"{kind}: it changes the MuJoCo model, but PointEnv has none"
+    ):
         make(kind, inner=env)
 
 
@@ -311,9 +340,13 @@ def test_metaworld_is_perturbed_and_restored():
     for kind in ("camera", "distractors", "mass"):
         env = PerturbedEnv(inner, kind, 3)
         shown, seen = episode(env)
-        assert np.array_equal(shown, pictures) == (kind == "mass")  # the drawer is not touched in these steps
+        assert np.array_equal(shown, pictures) == (
+            kind == "mass"
+        )  # the drawer is not touched in these steps
         assert np.array_equal(seen, states)
         env._undo()
         inner.render_images = True
-        assert all(np.array_equal(a, b) for a, b in zip(episode(inner), (pictures, states), strict=True))
+        assert all(
+            np.array_equal(a, b) for a, b in zip(episode(inner), (pictures, states), strict=True)
+        )
     inner.close()

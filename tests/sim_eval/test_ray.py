@@ -18,10 +18,10 @@ from restless import Restless, Trace
 
 from vla.config import UserError
 from vla.sim_eval.collection.recording import CollectConfig, collect
-from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.comparison.results import EPISODES_FILE
-from vla.sim_eval.rollouts.scheduler import RolloutError, rollout
+from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.scheduler import RolloutError, rollout
 from vla.types import Observation
 
 POINT = PointConfig(image_size=48, horizon=12)
@@ -60,7 +60,9 @@ class Killer(Restless):
         super().__init__(POINT.spec())
         self.count = 0
 
-    def act(self, observation: Observation, memory: Trace | None = None) -> tuple[torch.Tensor, Trace]:
+    def act(
+        self, observation: Observation, memory: Trace | None = None
+    ) -> tuple[torch.Tensor, Trace]:
         self.count += 1
         if self.count in (3, 9):
             _kill_an_actor()
@@ -68,7 +70,9 @@ class Killer(Restless):
 
 
 def _evaluated(actor: Restless, out: Path, **options) -> tuple[bytes, int]:
-    config = EvalConfig(env=POINT, out=str(out), episodes_per_task=5, videos_per_task=1, failure_videos=0, **options)
+    config = EvalConfig(
+        env=POINT, out=str(out), episodes_per_task=5, videos_per_task=1, failure_videos=0, **options
+    )
     results = evaluate(actor, config, name="restless", progress=False)
     return (out / EPISODES_FILE).read_bytes(), len(results.losses)
 
@@ -83,21 +87,48 @@ def test_evaluation_is_that_of_this_machine_and_survives_kills(tmp_path: Path) -
 @pytest.mark.usefixtures("ray")
 def test_collection_is_that_of_this_machine(tmp_path: Path) -> None:
     for launcher in ("local", "ray"):
-        collect(CollectConfig(env=POINT, out=tmp_path / launcher, episodes_per_task=2, workers=2, launcher=launcher))
-    files = {p.relative_to(tmp_path / "local") for p in (tmp_path / "local").rglob("*") if p.is_file()}
-    assert files == {p.relative_to(tmp_path / "ray") for p in (tmp_path / "ray").rglob("*") if p.is_file()}
-    assert all((tmp_path / "local" / f).read_bytes() == (tmp_path / "ray" / f).read_bytes() for f in files)
+        collect(
+            CollectConfig(
+                env=POINT,
+                out=tmp_path / launcher,
+                episodes_per_task=2,
+                workers=2,
+                launcher=launcher,
+            )
+        )
+    files = {
+        p.relative_to(tmp_path / "local") for p in (tmp_path / "local").rglob("*") if p.is_file()
+    }
+    assert files == {
+        p.relative_to(tmp_path / "ray") for p in (tmp_path / "ray").rglob("*") if p.is_file()
+    }
+    assert all(
+        (tmp_path / "local" / f).read_bytes() == (tmp_path / "ray" / f).read_bytes() for f in files
+    )
 
 
 @pytest.mark.usefixtures("ray")
 def test_trouble_in_actors_is_told() -> None:
     jobs = [Job("red", "", 0, 0, 12, "expert")]
-    with pytest.raises(RolloutError, match=r"task 'red', seed 0: the env raised[\s\S]*the simulator exploded"):
+    with pytest.raises(
+        RolloutError, match=r"task 'red', seed 0: the env raised[\s\S]*the simulator exploded"
+    ):
         rollout(PointConfig(trouble="raise"), jobs, workers=1, launcher="ray")
     with pytest.raises(RolloutError, match=r"gave no answer for 1 seconds"):
-        rollout(PointConfig(trouble="hang always"), jobs, workers=1, launcher="ray", timeout=1.0, retries=0)
-    with pytest.raises(UserError, match=r"workers: 3 Ray actors need a CPU each, the cluster has 2"):
-        rollout(POINT, [Job("red", "", e, e, 12, "expert") for e in range(3)], workers=3, launcher="ray")
+        rollout(
+            PointConfig(trouble="hang always"),
+            jobs,
+            workers=1,
+            launcher="ray",
+            timeout=1.0,
+            retries=0,
+        )
+    with pytest.raises(
+        UserError, match=r"workers: 3 Ray actors need a CPU each, the cluster has 2"
+    ):
+        rollout(
+            POINT, [Job("red", "", e, e, 12, "expert") for e in range(3)], workers=3, launcher="ray"
+        )
 
 
 CHILD = """
@@ -130,4 +161,6 @@ def test_no_cluster_and_no_ray(tmp_path: Path, installed: bool) -> None:
         check=True,
         timeout=120,
     )
-    assert ("start one with `ray start --head`" if installed else "pip install 'vla[ray]'") in found.stdout
+    assert (
+        "start one with `ray start --head`" if installed else "pip install 'vla[ray]'"
+    ) in found.stdout

@@ -92,14 +92,18 @@ def test_renderer_has_a_name():
 
 
 def test_no_noise_when_the_interpreter_ends_with_open_renderers():
-    ended = subprocess.run([sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=120
+    )
     assert ended.stdout.strip() == "True"
     assert ended.stderr == ""
 
 
 def test_torchvision_can_be_imported_after_rendering():
     code = FORGETFUL + "import torchvision.models"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 

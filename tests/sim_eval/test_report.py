@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from vla.sim_eval.comparison.comparison import compare
-from vla.sim_eval.report import write_report
+from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.report import videos as films
+from vla.sim_eval.report import write_report
 from vla.sim_eval.report.markup import Cell, Head, signed, table
 from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
-from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 
@@ -23,10 +23,25 @@ def results(policy: str, solved: int, folder: Path | None = None, video: str = "
         good = episode < solved
         failure = "" if good else "no grasp"
         film = video if episode == 0 else ""
-        return EpisodeRecord(task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, film, 12)
+        return EpisodeRecord(
+            task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, film, 12
+        )
 
-    episodes = [record(task, group, e) for task, group in (("lift", "easy"), ("push", "hard")) for e in range(4)]
-    return Results(policy, "toys", tuple(episodes), {"mujoco": "3.3.0"}, {"seed": 0}, "vla eval a.yaml", 12.0, folder)
+    episodes = [
+        record(task, group, e)
+        for task, group in (("lift", "easy"), ("push", "hard"))
+        for e in range(4)
+    ]
+    return Results(
+        policy,
+        "toys",
+        tuple(episodes),
+        {"mujoco": "3.3.0"},
+        {"seed": 0},
+        "vla eval a.yaml",
+        12.0,
+        folder,
+    )
 
 
 class Balance(HTMLParser):
@@ -64,7 +79,10 @@ def read(path: Path) -> Balance:
 def test_page_is_complete_and_asks_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"film")
-    rows = [results(name, n, tmp_path, "videos/a.mp4") for name, n in (("rt1", 2), ("expert", 4), ("random", 0))]
+    rows = [
+        results(name, n, tmp_path, "videos/a.mp4")
+        for name, n in (("rt1", 2), ("expert", 4), ("random", 0))
+    ]
     path = write_report(tmp_path / "deep" / "report.html", rows)
     page, raw = read(path), path.read_text()
     for part in (
@@ -100,7 +118,9 @@ def test_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"film")
     monkeypatch.setattr(films, "EMBED_PAGE_BYTES", 5)
-    sources = read(write_report(tmp_path / "report.html", [results("rt1", 2, tmp_path, "videos/a.mp4")])).sources
+    sources = read(
+        write_report(tmp_path / "report.html", [results("rt1", 2, tmp_path, "videos/a.mp4")])
+    ).sources
     assert sources == ["data:video/mp4;base64,ZmlsbQ==", "videos/a.mp4"]
 
 
@@ -130,7 +150,9 @@ def test_tasks_that_one_policy_did_not_play(tmp_path: Path) -> None:
 
 
 def test_interval_plot_is_to_scale() -> None:
-    svg = intervals_svg([{"rate": 0.5, "wilson95": [0.0, 1.0], "successes": 2, "episodes": 4}, None])
+    svg = intervals_svg(
+        [{"rate": 0.5, "wilson95": [0.0, 1.0], "successes": 2, "episodes": 4}, None]
+    )
     assert 'class="bar" x1="2.00%" x2="98.00%"' in svg
     assert 'cx="50.00%"' in svg
     assert svg.count("<circle") == 1
@@ -150,7 +172,9 @@ def test_a_refused_comparison_says_why_and_a_forced_one_warns(tmp_path: Path) ->
     refused = read(write_report(tmp_path / "report.html", rows)).text
     assert "the runs cannot be compared" in refused
     assert "version of mujoco: 3.3.0 (rt1), 3.2.0 (expert)" in refused
-    forced = read(write_report(tmp_path / "report.html", rows, comparison=compare(rows, force=True))).text
+    forced = read(
+        write_report(tmp_path / "report.html", rows, comparison=compare(rows, force=True))
+    ).text
     assert "These runs differ in more than the policy." in forced
     assert "version of mujoco: 3.3.0 (rt1), 3.2.0 (expert)" in forced
     assert "expert is better" in forced
@@ -173,11 +197,16 @@ def test_returns_show_only_where_there_are_rewards(tmp_path: Path) -> None:
     row = results("rt1", 1)
     assert "mean return −1.0" in read(write_report(tmp_path / "a.html", [row])).text
     bare = replace(row, episodes=tuple(replace(r, return_=0.0) for r in row.episodes))
-    assert "return" not in read(write_report(tmp_path / "b.html", [bare])).text.partition("(() => {")[0].lower()
+    assert (
+        "return"
+        not in read(write_report(tmp_path / "b.html", [bare])).text.partition("(() => {")[0].lower()
+    )
 
 
 def test_tables_name_what_they_are_sorted_by() -> None:
-    html = table("A <b>", [Head("Task", numeric=False), Head("Rate")], [[Cell("x", "x"), Cell("50", 0.5)]])
+    html = table(
+        "A <b>", [Head("Task", numeric=False), Head("Rate")], [[Cell("x", "x"), Cell("50", 0.5)]]
+    )
     assert 'aria-label="A &lt;b&gt;"' in html
     assert html.count('aria-sort="none"') == 2
     assert '<th scope="row" data-value="x">x</th><td data-value="0.5">50</td>' in html
@@ -186,7 +215,11 @@ def test_tables_name_what_they_are_sorted_by() -> None:
 def test_bars_show_every_episode_in_lasting_colours() -> None:
     labels = ["no grasp", "dropped", "odd", "strange"]
     bar = outcome_bar(3, {"no grasp": 1, "odd": 2}, labels)
-    assert re.findall(r'class="(\w+)" style="flex-grow:(\d)"', bar) == [("ok", "3"), ("f1", "1"), ("f7", "2")]
+    assert re.findall(r'class="(\w+)" style="flex-grow:(\d)"', bar) == [
+        ("ok", "3"),
+        ("f1", "1"),
+        ("f7", "2"),
+    ]
     assert 'aria-label="solved 3, no grasp 1, odd 2"' in bar
     assert [failure_class(label, labels) for label in labels] == ["f1", "f2", "f7", "f8"]
 

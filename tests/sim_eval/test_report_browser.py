@@ -11,15 +11,23 @@ import pytest
 from chromium import Page, chromium, find_chromium
 
 from vla.sim_eval.comparison.comparison import compare
-from vla.sim_eval.report import write_report
 from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.rollouts.video import VideoWriter
 
 PROGRAM = find_chromium()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed: the page was not looked at")
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="no chromium is installed: the page was not looked at"
+)
 
-FAILURES = ("never reached", "no grasp", "dropped", "missed goal", "an odd thing that only this simulator knows")
+FAILURES = (
+    "never reached",
+    "no grasp",
+    "dropped",
+    "missed goal",
+    "an odd thing that only this simulator knows",
+)
 PLAY = """
 Promise.all([...document.querySelectorAll("video")].map(async (video) => {
   await video.play();
@@ -55,7 +63,9 @@ def film(path: Path, shade: int) -> None:
 def run(folder: Path, policy: str, skill: float, seed: int) -> Results:
     """Six tasks of ten episodes, of which the first of each kind is filmed."""
     rng, episodes, filmed = np.random.default_rng(seed), [], set[tuple[str, str]]()
-    for t, task in enumerate(("reach-a-very-long-task-name", "push", "pick", "place", "stack", "open")):
+    for t, task in enumerate(
+        ("reach-a-very-long-task-name", "push", "pick", "place", "stack", "open")
+    ):
         for e in range(10):
             good = bool(rng.random() < skill - 0.1 * t)
             failure = "" if good else FAILURES[rng.integers(len(FAILURES))]
@@ -81,7 +91,16 @@ def run(folder: Path, policy: str, skill: float, seed: int) -> Results:
                 )
             )
     config = {"env": {"type": "toys"}, "policy": policy}
-    return Results(policy, "toys", tuple(episodes), {"mujoco": "3.3.0"}, config, f"vla eval {policy}.yaml", 9.0, folder)
+    return Results(
+        policy,
+        "toys",
+        tuple(episodes),
+        {"mujoco": "3.3.0"},
+        config,
+        f"vla eval {policy}.yaml",
+        9.0,
+        folder,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +115,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     names = ("rt1", "a-policy-with-quite-a-long-name/step-008000", "random")
     rows = [
-        run(folder / str(i), name, skill, i) for i, (name, skill) in enumerate(zip(names, (0.9, 0.8, 0.2), strict=True))
+        run(folder / str(i), name, skill, i)
+        for i, (name, skill) in enumerate(zip(names, (0.9, 0.8, 0.2), strict=True))
     ]
     rows[1] = replace(rows[1], versions={"mujoco": "3.2.7"})
     extra = '<section id="more"><h2>More</h2><p>An extra part</p></section>'
@@ -152,7 +172,9 @@ def test_tables_sort(desktop: Page) -> None:
     assert direction == "descending"
     assert rates == sorted(rates, reverse=True)
     assert sorted(by_rate) == sorted(suite)
-    top = desktop.run("document.querySelector('table.sortable').tBodies[0].rows[0].cells[0].textContent")
+    top = desktop.run(
+        "document.querySelector('table.sortable').tBodies[0].rows[0].cells[0].textContent"
+    )
     assert top == "all episodes", "what sums up stays on top"
     assert desktop.problems == []
 
@@ -175,7 +197,9 @@ def test_narrow_windows_need_no_sideways_scrolling(browser: Page, report: Path, 
     page, window, beyond = browser.run(OVERFLOW)
     assert page <= window == width
     assert beyond == []
-    scrolls = browser.run("[...document.querySelectorAll('.wide')].some((box) => box.scrollWidth > box.clientWidth)")
+    scrolls = browser.run(
+        "[...document.querySelectorAll('.wide')].some((box) => box.scrollWidth > box.clientWidth)"
+    )
     assert scrolls or width > 600, "wide tables scroll in their own boxes"
     assert browser.problems == []
 

@@ -14,15 +14,21 @@ import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa h
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.plot import robustness_section, robustness_svg
+from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 
 def settings(tmp_path, **changes):
     env = {"type": "test_point", "horizon": 12}
-    values = {"env": env, "episodes_per_task": 3, "workers": 0, "out": str(tmp_path / "out"), "kinds": ["noise"]}
+    values = {
+        "env": env,
+        "episodes_per_task": 3,
+        "workers": 0,
+        "out": str(tmp_path / "out"),
+        "kinds": ["noise"],
+    }
     return load_config(PerturbConfig, {**values, **changes})
 
 
@@ -43,7 +49,9 @@ class Seeker(torch.nn.Module):
         mask = (image[rows, :, :, wanted] - image[rows, :, :, 2 - wanted]).clamp(min=60) - 60
         axis = torch.linspace(-1.2, 1.2, image.shape[1])
         weight = mask.sum((1, 2)) + 1e-6
-        target = torch.stack([(mask.sum(1) * axis).sum(1) / weight, -(mask.sum(2) * axis).sum(1) / weight], 1)
+        target = torch.stack(
+            [(mask.sum(1) * axis).sum(1) / weight, -(mask.sum(2) * axis).sum(1) / weight], 1
+        )
         action = (self.gain * (target - observation.state)).clamp(-1, 1)
         return action[:, None].detach(), memory
 
@@ -81,7 +89,16 @@ def test_what_the_policy_needs_shows_in_the_table(seeker_run):
     assert controls["empty_instruction"].rate == 0.5  # it goes to red when told nothing
     assert found.kinds["mass"][1].rate == 1.0
     assert set(found.kinds) == {
-        *("light", "camera", "colours", "distractors", "noise", "blur", "action_delay", "observation_delay"),
+        *(
+            "light",
+            "camera",
+            "colours",
+            "distractors",
+            "noise",
+            "blur",
+            "action_delay",
+            "observation_delay",
+        ),
         *("mass", "friction", "initial_pose"),
     }
     assert list(found.skipped) == ["paraphrase"]
@@ -99,7 +116,9 @@ def test_conditions_are_paired_and_corrected(seeker_run):
         assert condition.p_value <= condition.p_adjusted <= 1
     worst = min(found.conditions, key=lambda c: c.p_value)
     assert worst.p_adjusted == pytest.approx(min(1, worst.p_value * len(found.conditions)))
-    assert worst.p_value == pytest.approx(2 * 0.5**worst.losses)  # exact: all discordant pairs are losses
+    assert worst.p_value == pytest.approx(
+        2 * 0.5**worst.losses
+    )  # exact: all discordant pairs are losses
 
 
 def test_files_round_trip_and_the_drawings_hold_every_condition(seeker_run):
@@ -122,13 +141,20 @@ def test_files_round_trip_and_the_drawings_hold_every_condition(seeker_run):
 
 
 def test_what_was_played_is_not_played_again(tmp_path):
-    first = perturb("expert", settings(tmp_path, kinds=["action_delay"], severities=[1]), progress=False)
-    stamps = {f: (first.folder / f / "results.json").stat().st_mtime_ns for f in ("clean", "action_delay-1")}
+    first = perturb(
+        "expert", settings(tmp_path, kinds=["action_delay"], severities=[1]), progress=False
+    )
+    stamps = {
+        f: (first.folder / f / "results.json").stat().st_mtime_ns
+        for f in ("clean", "action_delay-1")
+    }
 
     def stamp(folder):
         return (first.folder / folder / "results.json").stat().st_mtime_ns
 
-    more = perturb("expert", settings(tmp_path, kinds=["action_delay"], severities=[1, 2]), progress=False)
+    more = perturb(
+        "expert", settings(tmp_path, kinds=["action_delay"], severities=[1, 2]), progress=False
+    )
     assert {folder: stamp(folder) for folder in stamps} == stamps
     assert [c.folder for c in more.conditions] == ["action_delay-1", "action_delay-2"]
     assert more.conditions[0].rate == first.conditions[0].rate
@@ -171,7 +197,11 @@ def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
                 raise ConfigError(["instruction: is empty; say something"])
             return super().act(observation, memory)
 
-    small = {"episodes_per_task": 1, "severities": [1], "env": {"type": "test_point", "horizon": 2, "tasks": ["red"]}}
+    small = {
+        "episodes_per_task": 1,
+        "severities": [1],
+        "env": {"type": "test_point", "horizon": 2, "tasks": ["red"]},
+    }
     found = perturb(Deaf(), settings(tmp_path, kinds=None, **small), progress=False)
     assert "say something" in found.skipped["empty_instruction"]
     assert "another instruction" in found.skipped["wrong_instruction"]
@@ -229,7 +259,17 @@ def test_command_line(tmp_path):
     )
     runner = CliRunner()
     result = runner.invoke(
-        app, ["eval", "perturb", str(file), "seed=3", "--kinds", "noise,blank_image", "--severities", "1"]
+        app,
+        [
+            "eval",
+            "perturb",
+            str(file),
+            "seed=3",
+            "--kinds",
+            "noise,blank_image",
+            "--severities",
+            "1",
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "blank_image" in result.output

@@ -15,10 +15,23 @@ import torch
 from point_env import PointConfig
 
 from vla.config import UserError
-from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
-from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, default_workers, rollout
-from vla.sim_eval.rollouts.env_worker import EnvHost, EpisodeRecord, Failed, Job, Start, shared_views
+from vla.sim_eval.rollouts.env_worker import (
+    EnvHost,
+    EpisodeRecord,
+    Failed,
+    Job,
+    Start,
+    shared_views,
+)
+from vla.sim_eval.rollouts.scheduler import (
+    ActionError,
+    RolloutError,
+    RolloutStats,
+    default_workers,
+    rollout,
+)
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Observation, Spec, SpecError
 
 
@@ -36,7 +49,9 @@ class Memory:
 
     def select(self, rows: Sequence[int]) -> Memory:
         return Memory(
-            tuple(self.instruction[i] for i in rows), tuple(self.steps[i] for i in rows), self.state[list(rows)]
+            tuple(self.instruction[i] for i in rows),
+            tuple(self.steps[i] for i in rows),
+            self.state[list(rows)],
         )
 
     @classmethod
@@ -55,14 +70,20 @@ class Seeker:
         self.spec, self.history, self.chunk = spec, history, chunk
         self.batches: list[int] = []
 
-    def act(self, observation: Observation, memory: Memory | None = None) -> tuple[torch.Tensor, Memory]:
+    def act(
+        self, observation: Observation, memory: Memory | None = None
+    ) -> tuple[torch.Tensor, Memory]:
         observation.check(self.spec)
         B = observation.batch_size
         self.batches.append(B)
         steps = (0,) * B
         if memory is not None:
-            assert memory.instruction == tuple(observation.instruction), "a memory went to another robot"
-            assert (memory.state - observation.state).abs().max() < 0.15 * self.chunk, "a memory went to another robot"
+            assert memory.instruction == tuple(observation.instruction), (
+                "a memory went to another robot"
+            )
+            assert (memory.state - observation.state).abs().max() < 0.15 * self.chunk, (
+                "a memory went to another robot"
+            )
             steps = tuple(step + 1 for step in memory.steps)
         velocity = torch.stack([self._look(observation, b) for b in range(B)])
         memory = Memory(tuple(observation.instruction), steps, observation.state)
@@ -83,7 +104,9 @@ class Seeker:
 
 def jobs(config: PointConfig, episodes: int = 3, **options) -> list[Job]:
     return [
-        Job(task.name, task.group, e, episode_seed("eval", 0, task.name, e), task.horizon, **options)
+        Job(
+            task.name, task.group, e, episode_seed("eval", 0, task.name, e), task.horizon, **options
+        )
         for task in config.suite().tasks
         for e in range(episodes)
     ]
@@ -100,7 +123,9 @@ def reference() -> list[EpisodeRecord]:
 def same(records: list[EpisodeRecord], others: list[EpisodeRecord]) -> bool:
     """Equal but for the rounding of returns, which the size of a batch decides."""
     returns = np.allclose([r.return_ for r in records], [r.return_ for r in others], atol=1e-4)
-    return returns and [replace(r, return_=0) for r in records] == [replace(r, return_=0) for r in others]
+    return returns and [replace(r, return_=0) for r in records] == [
+        replace(r, return_=0) for r in others
+    ]
 
 
 def test_a_policy_that_looks_solves_the_tasks(reference: list[EpisodeRecord]) -> None:
@@ -112,9 +137,13 @@ def test_a_policy_that_looks_solves_the_tasks(reference: list[EpisodeRecord]) ->
 
 
 @pytest.mark.parametrize(("workers", "num_envs"), [(0, 5), (2, 6), (3, 4)])
-def test_workers_and_order_change_nothing(reference: list[EpisodeRecord], workers: int, num_envs: int) -> None:
+def test_workers_and_order_change_nothing(
+    reference: list[EpisodeRecord], workers: int, num_envs: int
+) -> None:
     seeker, seen = Seeker(CONFIG.spec()), []
-    records = rollout(CONFIG, jobs(CONFIG), seeker, workers=workers, num_envs=num_envs, on_done=seen.append)
+    records = rollout(
+        CONFIG, jobs(CONFIG), seeker, workers=workers, num_envs=num_envs, on_done=seen.append
+    )
     assert same(records, reference)
     assert Counter(r.task for r in seen) == Counter(r.task for r in reference)
     assert max(seeker.batches) > 1
@@ -172,7 +201,9 @@ def test_contradicting_options() -> None:
 
 
 def test_an_env_that_does_not_fit_is_told_in_one_go() -> None:
-    spec = Spec({"top": (64, 64), "wrist": (32, 32)}, ("x",), ("vx", "vy"), (-2.0, -2.0), (2.0, 2.0), 10)
+    spec = Spec(
+        {"top": (64, 64), "wrist": (32, 32)}, ("x",), ("vx", "vy"), (-2.0, -2.0), (2.0, 2.0), 10
+    )
     with pytest.raises(SpecError) as error:
         rollout(CONFIG, jobs(CONFIG), Seeker(spec), workers=2)
     for part in (
@@ -192,7 +223,9 @@ class Broken(Seeker):
         super().__init__(CONFIG.spec())
         self.result = result
 
-    def act(self, observation: Observation, memory: Memory | None = None) -> tuple[torch.Tensor, Memory]:
+    def act(
+        self, observation: Observation, memory: Memory | None = None
+    ) -> tuple[torch.Tensor, Memory]:
         actions, memory = super().act(observation, memory)
         if len(self.batches) < 3:
             return actions, memory
@@ -210,23 +243,36 @@ class Broken(Seeker):
         (torch.zeros(1, 2), ActionError, r"expected \(1, K, 2\)"),
     ],
 )
-def test_what_the_policy_does_wrong_ends_the_workers(result: object, kind: type, message: str) -> None:
+def test_what_the_policy_does_wrong_ends_the_workers(
+    result: object, kind: type, message: str
+) -> None:
     with pytest.raises(kind, match=message):
         rollout(CONFIG, jobs(CONFIG, 1), Broken(result), workers=1, num_envs=1)
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(("trouble", "message"), [("die", "died with exit code 17"), ("hang", "gave no answer")])
+@pytest.mark.parametrize(
+    ("trouble", "message"), [("die", "died with exit code 17"), ("hang", "gave no answer")]
+)
 def test_a_dead_or_hung_worker_is_replaced(
     tmp_path: Path, reference: list[EpisodeRecord], trouble: str, message: str
 ) -> None:
     config, stats = PointConfig(trouble=f"{trouble}:{tmp_path / 'happened'}"), RolloutStats()
     records = rollout(
-        config, jobs(config), Seeker(config.spec()), workers=2, num_envs=4, timeout=5.0, stats=stats, threads=1
+        config,
+        jobs(config),
+        Seeker(config.spec()),
+        workers=2,
+        num_envs=4,
+        timeout=5.0,
+        stats=stats,
+        threads=1,
     )
     assert (tmp_path / "happened").exists()
     assert same(records, reference)
-    assert stats.lost_workers in (1, 2), "both workers may meet the trouble before one has marked it"
+    assert stats.lost_workers in (1, 2), (
+        "both workers may meet the trouble before one has marked it"
+    )
     assert "task " in stats.lost[0]
     assert message in stats.lost[0]
 
@@ -238,8 +284,18 @@ def test_a_dead_or_hung_worker_is_replaced(
 def test_an_episode_that_loses_worker_after_worker_is_named(trouble: str, message: str) -> None:
     config = PointConfig(trouble=trouble)
     timeout = 1.0 if "hang" in trouble else 300.0
-    with pytest.raises(RolloutError, match=rf"task 'red', seed \d+: .*{message}.*the second that this episode"):
-        rollout(config, jobs(config, 1), Seeker(config.spec()), workers=1, num_envs=1, timeout=timeout, retries=1)
+    with pytest.raises(
+        RolloutError, match=rf"task 'red', seed \d+: .*{message}.*the second that this episode"
+    ):
+        rollout(
+            config,
+            jobs(config, 1),
+            Seeker(config.spec()),
+            workers=1,
+            num_envs=1,
+            timeout=timeout,
+            retries=1,
+        )
     assert not multiprocessing.active_children()
 
 
@@ -267,7 +323,9 @@ def test_training_mode_and_threads_are_given_back() -> None:
             Seeker.__init__(self, CONFIG.spec())
             self.layer = torch.nn.Linear(2, 2)
 
-        def act(self, observation: Observation, memory: Memory | None = None) -> tuple[torch.Tensor, Memory]:
+        def act(
+            self, observation: Observation, memory: Memory | None = None
+        ) -> tuple[torch.Tensor, Memory]:
             assert not self.training
             assert not torch.is_grad_enabled()
             return Seeker.act(self, observation, memory)
@@ -281,6 +339,8 @@ def test_training_mode_and_threads_are_given_back() -> None:
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = torch.nn.Linear(2, 2)
     for count, with_policy in [(1, 1), (2, 2), (8, 4)]:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, count=count: set(range(count)), raising=False)
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda pid, count=count: set(range(count)), raising=False
+        )
         assert default_workers(policy) == with_policy
         assert default_workers("expert") == count

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vla.sim_eval.rendering import SceneRenderer, VisualGeom, choose_backend
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
+from vla.sim_eval.rendering import SceneRenderer, VisualGeom, choose_backend
 
 MJCF = """
 <mujoco>
@@ -51,9 +51,13 @@ def arrays(model):
     """Every array of the model, of its headlight and its statistics."""
     names = [name for name in dir(model) if isinstance(getattr(model, name), np.ndarray)]
     found = {name: np.array(getattr(model, name)) for name in names}
-    found |= {f"headlight.{name}": np.array(getattr(model.vis.headlight, name)) for name in ("ambient", "diffuse")}
+    found |= {
+        f"headlight.{name}": np.array(getattr(model.vis.headlight, name))
+        for name in ("ambient", "diffuse")
+    }
     return found | {
-        name: np.array(getattr(model.stat, name)) for name in ("extent", "center", "meaninertia", "meanmass")
+        name: np.array(getattr(model.stat, name))
+        for name in ("extent", "center", "meaninertia", "meanmass")
     }
 
 
@@ -63,13 +67,19 @@ def differing(before, after):
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_changes_its_own_fields_and_is_undone_to_the_bit(model, edit):
-    model.body_pos[model.body("door").id, 0] = 0.3  # an env moved something since the model was compiled
+    model.body_pos[model.body("door").id, 0] = (
+        0.3  # an env moved something since the model was compiled
+    )
     editor, before = SceneEditor(model), arrays(model)
     getattr(editor, edit)(np.random.default_rng(0), 1.0)
     changed = differing(before, arrays(model))
-    derived = {"actuator_acc0", "body_invweight0", "body_subtreemass", "dof_M0", "dof_invweight0"} | {
-        *("meaninertia", "meanmass", "headlight.ambient", "headlight.diffuse", "light_ambient")
-    }
+    derived = {
+        "actuator_acc0",
+        "body_invweight0",
+        "body_subtreemass",
+        "dof_M0",
+        "dof_invweight0",
+    } | {*("meaninertia", "meanmass", "headlight.ambient", "headlight.diffuse", "light_ambient")}
     assert CHANGES[edit] <= changed <= CHANGES[edit] | derived
     editor.restore()
     assert not differing(before, arrays(model))
@@ -81,7 +91,9 @@ def test_a_greater_strength_makes_the_same_change_greater(model, edit):
     sizes = []
     for strength in (0.0, 0.2, 0.4):
         getattr(editor, edit)(np.random.default_rng(3), strength)
-        sizes.append(sum(float(np.abs(getattr(model, name) - before[name]).sum()) for name in CHANGES[edit]))
+        sizes.append(
+            sum(float(np.abs(getattr(model, name) - before[name]).sum()) for name in CHANGES[edit])
+        )
         editor.restore()
     assert sizes[0] == pytest.approx(0, abs=1e-6)
     assert 1.5 * sizes[1] < sizes[2]
@@ -124,7 +136,9 @@ def test_alike_colours_stay_alike_and_materials_stay_visible(model):
     cube, twin = model.geom("cube").rgba, model.geom("twin").rgba
     assert np.array_equal(cube, twin)
     assert cube[0] > 2 * max(cube[1:3])  # still red
-    assert np.array_equal(model.geom("floor").rgba, [0.5, 0.5, 0.5, 1])  # any other would hide its material
+    assert np.array_equal(
+        model.geom("floor").rgba, [0.5, 0.5, 0.5, 1]
+    )  # any other would hide its material
     assert np.array_equal(model.geom("tip").rgba, [0.5, 0.5, 0.5, 1])
 
 
@@ -158,13 +172,17 @@ def test_extras_are_drawn_and_not_simulated(model):
     renderer = SceneRenderer(model, 48, 48)
     try:
         before = renderer.render(data, model.camera("top").id)
-        renderer.extras = [VisualGeom("sphere", (0.2, 0.2, 0.2), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 1.0))]
+        renderer.extras = [
+            VisualGeom("sphere", (0.2, 0.2, 0.2), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 1.0))
+        ]
         drawn = renderer.render(data, model.camera("top").id)
         assert drawn[24, 24, 1] > 2 * drawn[24, 24, 0]  # green in the middle
         assert np.array_equal(renderer.render(data, model.camera("top").id), drawn)
         renderer.extras = ()
         assert np.array_equal(renderer.render(data, model.camera("top").id), before)
-        renderer.extras = [VisualGeom("box", (0.1, 0.1, 0.1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0))] * 2000
+        renderer.extras = [
+            VisualGeom("box", (0.1, 0.1, 0.1), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0))
+        ] * 2000
         with pytest.raises(RuntimeError, match="at most 1000"):
             renderer.render(data, model.camera("top").id)
     finally:

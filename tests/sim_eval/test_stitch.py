@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vla.config import ConfigError, load_config
-from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.collection.demonstrations import CollectConfig, Demonstrator, Job
+from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.envs.stitch import GOAL, START, StitchConfig, StitchEnv, wall_cells
 
 CONFIG = Path(__file__).parents[2] / "configs" / "stitching.yaml"
@@ -74,7 +74,9 @@ def test_no_recording_goes_from_the_start_to_the_goal_yet_they_meet() -> None:
         assert (kind == "in") == bool(episode.success.any()) == episode.terminated
         assert GOAL not in cells or kind == "in"
         assert episode.rewards.sum() == float(kind == "in")
-        if kind != "in":  # nobody turns round behind the fork, so that values do not lead back from the dead end
+        if (
+            kind != "in"
+        ):  # nobody turns round behind the fork, so that values do not lead back from the dead end
             corridor, way = ((1, 3), 1) if kind == "up" else ((1, 1), -1)
             inside = np.array([cell == corridor for cell in cells[:-1]])
             assert inside.any()

@@ -92,7 +92,11 @@ def test_the_expert_recovers_from_disturbance(make):
 
     def disturbed(env):
         action = env.expert_action()
-        return np.clip(action + [*rng.normal(scale=0.6, size=3), 0.0], -1, 1) if rng.random() < 0.3 else action
+        return (
+            np.clip(action + [*rng.normal(scale=0.6, size=3), 0.0], -1, 1)
+            if rng.random() < 0.3
+            else action
+        )
 
     assert sum(play(make("place"), seed, act=disturbed)["success"] for seed in range(5)) >= 4
 
@@ -187,7 +191,11 @@ def test_a_command_never_asks_for_what_is_so_already(make):
         env.render_images = False
         for seed in range(20):
             env.reset(seed=seed)
-            assert not any(env._progress.satisfied(goal) for goal in env.command.goals), (split, family, seed)
+            assert not any(env._progress.satisfied(goal) for goal in env.command.goals), (
+                split,
+                family,
+                seed,
+            )
 
 
 def test_wrong_instructions_ask_for_something_else(make):
@@ -228,7 +236,9 @@ def test_failures_say_how_far_it_came(make):
 
     def drop(env):
         lifted = env.table.position(0)[2] > 0.07
-        return np.array([*env.expert_action()[:3], 1.0 if lifted else env.expert_action()[3]], dtype=np.float32)
+        return np.array(
+            [*env.expert_action()[:3], 1.0 if lifted else env.expert_action()[3]], dtype=np.float32
+        )
 
     info = play(make("place", horizon=40), 0, act=drop)
     assert info["failure"] in ("dropped", "missed goal")
@@ -236,9 +246,14 @@ def test_failures_say_how_far_it_came(make):
 
 
 def test_randomisation_changes_the_picture_and_is_undone(make):
-    plain, varied = make("pick"), make("pick", randomisation={"light": 1.0, "camera": 1.0, "texture": 1.0, "mass": 1.0})
+    plain, varied = (
+        make("pick"),
+        make("pick", randomisation={"light": 1.0, "camera": 1.0, "texture": 1.0, "mass": 1.0}),
+    )
     plain.render_images = varied.render_images = True
-    assert not np.array_equal(plain.reset(seed=4)[0]["images"]["front"], varied.reset(seed=4)[0]["images"]["front"])
+    assert not np.array_equal(
+        plain.reset(seed=4)[0]["images"]["front"], varied.reset(seed=4)[0]["images"]["front"]
+    )
     first = varied.reset(seed=7)[0]["images"]["front"]
     varied.reset(seed=8)
     assert np.array_equal(first, varied.reset(seed=7)[0]["images"]["front"])

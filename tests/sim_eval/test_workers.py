@@ -50,7 +50,9 @@ def test_jobs_are_taken_as_needed():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_job_that_raises_is_named(workers):
-    results = run_ordered(divide_one_by, [1, 2, 0, 4], workers=workers, describe=lambda job: f"division by {job}")
+    results = run_ordered(
+        divide_one_by, [1, 2, 0, 4], workers=workers, describe=lambda job: f"division by {job}"
+    )
     with pytest.raises(WorkerError, match=r"division by 0[\s\S]*ZeroDivisionError"):
         list(results)
 

@@ -27,7 +27,9 @@ def untrained(tokenizer: ActionTokenizer, count: int, generator: torch.Generator
         if grammar is not None:
             logits = masked_logits(logits, grammar.allowed(state, place))
         ids.append(logits.argmax(-1))
-        assert torch.isfinite(logits.gather(-1, ids[-1][:, None])).all()  # something was allowed in every row
+        assert torch.isfinite(
+            logits.gather(-1, ids[-1][:, None])
+        ).all()  # something was allowed in every row
         if grammar is not None:
             state = grammar.advance(state, ids[-1], place)
     assert grammar is None or grammar.finished(state).all()
@@ -41,7 +43,9 @@ def draw():
 
 def _needs(path: Path) -> Path:
     if not path.exists():
-        pytest.skip(f"no {path.name} here: put it beside the checkout under shared/data, or set VLA_SHARED_DATA")
+        pytest.skip(
+            f"no {path.name} here: put it beside the checkout under shared/data, or set VLA_SHARED_DATA"
+        )
     return path
 
 
@@ -51,7 +55,11 @@ def bridge() -> tuple[np.ndarray, list[int]]:
     from rlds_actions import read_actions
 
     folder = _needs(SHARED / "bridge_rlds" / "bridge_dataset" / "1.0.0")
-    episodes = [actions for file in sorted(folder.glob("*.tfrecord*")) for actions in read_actions(file, dims=7)]
+    episodes = [
+        actions
+        for file in sorted(folder.glob("*.tfrecord*"))
+        for actions in read_actions(file, dims=7)
+    ]
     return np.concatenate(episodes), [len(actions) for actions in episodes]
 
 
@@ -61,6 +69,8 @@ def pick_and_place() -> tuple[np.ndarray, list[int]]:
     import pyarrow.parquet as pq
 
     folder = _needs(SHARED / "lerobot_v2_picknplace")
-    tables = [pq.read_table(file, columns=["action"]) for file in sorted(folder.glob("data/*/*.parquet"))]
+    tables = [
+        pq.read_table(file, columns=["action"]) for file in sorted(folder.glob("data/*/*.parquet"))
+    ]
     episodes = [np.stack(table["action"].to_numpy()).astype(np.float32) for table in tables]
     return np.concatenate(episodes), [len(actions) for actions in episodes]

@@ -104,7 +104,9 @@ def test_tokens_run_action_by_action():
 
 
 def test_range_that_float32_cannot_divide():
-    with pytest.raises(TokenizerError, match=r"action 'x': 256 bins do not fit between 1e\+06 and 1e\+06"):
+    with pytest.raises(
+        TokenizerError, match=r"action 'x': 256 bins do not fit between 1e\+06 and 1e\+06"
+    ):
         BinsConfig().build(Spec({}, (), ("x",), (1e6,), (1e6 + 1,), 10), 1)
 
 
@@ -168,16 +170,27 @@ def test_binary_dimensions_are_stored(tmp_path):
         loaded = ActionTokenizer.load(tmp_path / "t.json").fit(random_actions(50))
         loaded.save(tmp_path / "t.json")
         again = ActionTokenizer.load(tmp_path / "t.json")
-        assert again.decode(again.encode(torch.tensor([[0.1, 0.2, 2.0]])))[0, [0, 2]].tolist() == [1.0, -3.0]
+        assert again.decode(again.encode(torch.tensor([[0.1, 0.2, 2.0]])))[0, [0, 2]].tolist() == [
+            1.0,
+            -3.0,
+        ]
 
 
 def test_unknown_binary_dimension():
-    with pytest.raises(TokenizerError, match=r"no action dimension 'gripper'; there are: x, y, grip"):
+    with pytest.raises(
+        TokenizerError, match=r"no action dimension 'gripper'; there are: x, y, grip"
+    ):
         BinsConfig(binary=("gripper",)).build(SPEC, 1)
 
 
 def test_files_from_before_binary_dimensions_still_load(tmp_path):
-    config = {"type": "bins", "scheme": "uniform", "num_bins": 2, "quantiles": [0.01, 0.99], "mu": 255.0}
+    config = {
+        "type": "bins",
+        "scheme": "uniform",
+        "num_bins": 2,
+        "quantiles": [0.01, 0.99],
+        "mu": 255.0,
+    }
     values = {
         "format": "vla.action_tokenizer",
         "version": 1,
@@ -194,7 +207,8 @@ def test_files_from_before_binary_dimensions_still_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("num_bins", 1), ("quantiles", [0.9, 0.1]), ("mu", 0), ("scheme", "log"), ("bins", 3)]
+    ("key", "value"),
+    [("num_bins", 1), ("quantiles", [0.9, 0.1]), ("mu", 0), ("scheme", "log"), ("bins", 3)],
 )
 def test_wrong_config_names_the_key(key, value):
     with pytest.raises(ConfigError, match=key):

@@ -27,7 +27,9 @@ def test_chunks_of_episodes_by_hand():
 def test_kmeans_finds_the_clusters():
     true = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0], [5.0, 5.0]])
     rng = torch.Generator().manual_seed(0)
-    points = true[torch.randint(4, (800,), generator=rng)] + 0.1 * torch.randn(800, 2, generator=rng)
+    points = true[torch.randint(4, (800,), generator=rng)] + 0.1 * torch.randn(
+        800, 2, generator=rng
+    )
     for seed in range(5):
         found = kmeans(points, 4, seed=seed)
         torch.testing.assert_close(found[nearest(true, found)], true, atol=0.05, rtol=0)
@@ -57,7 +59,9 @@ def test_every_codebook_refines():
 
 def test_rvq_by_hand():
     rows = torch.tensor([[-1.0, 0.3], [-0.8, 0.3], [0.8, 0.3], [1.0, 0.3]])
-    tokenizer = RVQConfig(codebooks=2, codes=2).build(SPEC, 1).fit(rows.repeat(5, 1), lengths=[1] * 20)
+    tokenizer = (
+        RVQConfig(codebooks=2, codes=2).build(SPEC, 1).fit(rows.repeat(5, 1), lengths=[1] * 20)
+    )
     assert sorted(tokenizer.codebooks[0, :, 0].tolist()) == pytest.approx([-0.9, 0.9])
     assert sorted(tokenizer.codebooks[1, :, 0].tolist()) == pytest.approx([-0.1, 0.1])
     ids = tokenizer.encode(rows[:, None])
@@ -69,7 +73,10 @@ def test_centres_and_offsets():
     rows = walk()
     for over, tokens, steps in (("action", 4, 1), ("chunk", 1, 4)):
         tokenizer = KMeansConfig(centres=16, over=over).build(SPEC, 4).fit(rows)
-        assert (tokenizer.num_tokens, tokenizer.tokens_per_action) == (tokens, 1 if over == "action" else None)
+        assert (tokenizer.num_tokens, tokenizer.tokens_per_action) == (
+            tokens,
+            1 if over == "action" else None,
+        )
         assert tokenizer.centres.shape == (16, steps, 2)
         chunks = walk(seed=1)[chunk_rows([400], 4)]
         ids = tokenizer.encode(chunks)
@@ -79,8 +86,12 @@ def test_centres_and_offsets():
         assert offsets.abs().mean() < 0.5 * chunks.abs().mean()
         far = torch.full((1, 4, 2), 9.0)  # outside the range nothing is lost either
         torch.testing.assert_close(tokenizer.decode(ids[:1]) + tokenizer.offsets(far, ids[:1]), far)
-        owner = torch.cdist(chunks.reshape(len(ids) * tokens, -1), tokenizer.centres.flatten(1)).argmin(1)
-        assert (owner.reshape(ids.shape) == ids).float().mean() > 0.9  # nearest, in units of the range
+        owner = torch.cdist(
+            chunks.reshape(len(ids) * tokens, -1), tokenizer.centres.flatten(1)
+        ).argmin(1)
+        assert (
+            owner.reshape(ids.shape) == ids
+        ).float().mean() > 0.9  # nearest, in units of the range
 
 
 @pytest.mark.parametrize("config", [RVQConfig(codes=8), KMeansConfig(centres=8)])
@@ -88,6 +99,8 @@ def test_damaged_codes(config, tmp_path):
     values = config.build(SPEC, 2).fit(walk(50)).to_dict()
     key = "codebooks" if config.type == "rvq" else "centres"
     for wrong in (values["state"][key][:-1], None):
-        (tmp_path / "t.json").write_text(json.dumps({**values, "state": {**values["state"], key: wrong}}))
+        (tmp_path / "t.json").write_text(
+            json.dumps({**values, "state": {**values["state"], key: wrong}})
+        )
         with pytest.raises(TokenizerError, match=r"t\.json"):
             ActionTokenizer.load(tmp_path / "t.json")

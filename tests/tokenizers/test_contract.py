@@ -75,14 +75,18 @@ def test_shapes_types_and_device(tokenizer, shape, device):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 10_000))
 def test_error_bound_and_what_a_policy_emits_decodes(name, seed, draw):
     tokenizer = fitted(name)
     rng = torch.Generator().manual_seed(seed)
     low, high = tokenizer.fitted_range
     actions = low + torch.rand(8, 3, 2, generator=rng) * (high - low)
-    error_A = (tokenizer.decode(tokenizer.encode(actions)).double() - actions.double()).abs().amax((0, 1))
+    error_A = (
+        (tokenizer.decode(tokenizer.encode(actions)).double() - actions.double()).abs().amax((0, 1))
+    )
     assert (error_A <= tokenizer.error_bound.double()).all()
 
     decoded = tokenizer.decode(draw(tokenizer, 8, rng))
@@ -134,7 +138,10 @@ def test_dimensions_that_never_move_are_kept_exactly():
         assert torch.equal(decoded[..., 1], torch.full((10, 3), 0.3))
         assert tokenizer.error_bound[1] == 0
         nothing_moves = build(name).fit(torch.full((5, 2), 0.3))
-        assert torch.equal(nothing_moves.decode(nothing_moves.encode(torch.zeros(2, 3, 2))), torch.full((2, 3, 2), 0.3))
+        assert torch.equal(
+            nothing_moves.decode(nothing_moves.encode(torch.zeros(2, 3, 2))),
+            torch.full((2, 3, 2), 0.3),
+        )
 
 
 @pytest.mark.parametrize("kind", ["fast", "rvq", "kmeans"])
@@ -144,7 +151,8 @@ def test_quantiles_of_zero_width_are_refused(kind):
     rows[500:503, 1] = 1.5
     tokenizer = registered("tokenizers")[kind](quantiles=(0.01, 0.99)).build(SPEC, 3)
     with pytest.raises(
-        TokenizerError, match=r"action 'y'.*0\.01 and 0\.99 are both 0\.25.*between 0\.25 and 1\.5.*\[0, 1\]"
+        TokenizerError,
+        match=r"action 'y'.*0\.01 and 0\.99 are both 0\.25.*between 0\.25 and 1\.5.*\[0, 1\]",
     ):
         tokenizer.fit(rows)
     registered("tokenizers")[kind](quantiles=(0.0, 1.0)).build(SPEC, 3).fit(rows)
@@ -180,7 +188,9 @@ def test_json_round_trip(tokenizer, tmp_path):
         assert type(loaded) is type(tokenizer)
         assert loaded.to_dict() == tokenizer.to_dict()
         assert torch.equal(loaded.encode(actions), tokenizer.encode(actions))
-        assert torch.equal(loaded.decode(loaded.encode(actions)), tokenizer.decode(tokenizer.encode(actions)))
+        assert torch.equal(
+            loaded.decode(loaded.encode(actions)), tokenizer.decode(tokenizer.encode(actions))
+        )
 
 
 def test_fit_takes_numpy_and_gives_itself():

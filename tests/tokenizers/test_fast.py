@@ -27,7 +27,11 @@ def smooth(steps: int = 600, dims: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def fitted(chunk: int = 10, **config) -> FastTokenizer:
-    return FastConfig(**{"vocab_size": 256, "quantiles": (0.0, 1.0), **config}).build(SPEC, chunk).fit(smooth())
+    return (
+        FastConfig(**{"vocab_size": 256, "quantiles": (0.0, 1.0), **config})
+        .build(SPEC, chunk)
+        .fit(smooth())
+    )
 
 
 def chunks_of(rows: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -38,7 +42,9 @@ def chunks_of(rows: torch.Tensor, chunk: int) -> torch.Tensor:
 def test_transform_is_scipys(steps):
     values = np.random.default_rng(0).normal(size=(steps, 3))
     np.testing.assert_allclose(
-        cosine_transform(steps).numpy() @ values, scipy.fft.dct(values, axis=0, norm="ortho"), atol=1e-12
+        cosine_transform(steps).numpy() @ values,
+        scipy.fft.dct(values, axis=0, norm="ortho"),
+        atol=1e-12,
     )
 
 
@@ -50,10 +56,16 @@ def test_pairs_by_hand():
 
 
 def test_coefficients_are_laid_out_by_frequency():
-    tokenizer = FastConfig(scale=10, quantiles=(0, 1)).build(SPEC, 2).fit(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    tokenizer = (
+        FastConfig(scale=10, quantiles=(0, 1))
+        .build(SPEC, 2)
+        .fit(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    )
     chunk = torch.tensor([[1.0, 0.5], [0.0, 0.5]])
     # sums and differences over the root of 2, times 10: 7.07, 7.07 | 7.07, 0
-    told = [tokenizer._bpe.tokens[i] for i in tokenizer.encode(chunk).tolist() if i != tokenizer.pad_id]
+    told = [
+        tokenizer._bpe.tokens[i] for i in tokenizer.encode(chunk).tolist() if i != tokenizer.pad_id
+    ]
     assert list(itertools.chain(*told)) == [7, 7, 7, 0]
     expected = torch.tensor([[14, 7], [0, 7]]) / 10 / 2**0.5
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(chunk)), expected)
@@ -69,18 +81,26 @@ def test_smooth_chunks_take_few_tokens_and_err_within_the_bound():
     # 0.05 times the greatest sum of magnitudes of a column of the transform, times half the range
     half = (tokenizer.fitted_range[1] - tokenizer.fitted_range[0]) / 2
     columns = torch.from_numpy(scipy.fft.dct(np.eye(50), axis=0, norm="ortho")).abs().sum(0)
-    torch.testing.assert_close(tokenizer.error_bound, 0.05 * columns.max().float() * half, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        tokenizer.error_bound, 0.05 * columns.max().float() * half, rtol=1e-4, atol=1e-5
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), chunk=st.integers(1, 12), scale=st.sampled_from([1.0, 10.0, 40.0]))
+@given(
+    seed=st.integers(0, 10_000), chunk=st.integers(1, 12), scale=st.sampled_from([1.0, 10.0, 40.0])
+)
 def test_any_chunk_in_range_encodes_within_the_bound(seed, chunk, scale):
     tokenizer = FastConfig(scale=scale, vocab_size=512, quantiles=(0, 1)).build(SPEC, chunk)
     tokenizer.fit(torch.cat([torch.full((1, 2), -1.0), torch.full((1, 2), 1.0), smooth(40)]))
     rng = torch.Generator().manual_seed(seed)
     noise = torch.rand(4, chunk, 2, generator=rng) * 2 - 1
-    chunks = torch.cat([noise, noise.sign(), noise[:1].abs().ceil()])  # corners have the greatest coefficients
-    error = (tokenizer.decode(tokenizer.encode(chunks)).double() - chunks.double()).abs().amax((0, 1))
+    chunks = torch.cat(
+        [noise, noise.sign(), noise[:1].abs().ceil()]
+    )  # corners have the greatest coefficients
+    error = (
+        (tokenizer.decode(tokenizer.encode(chunks)).double() - chunks.double()).abs().amax((0, 1))
+    )
     assert (error <= tokenizer.error_bound.double()).all()
 
 
@@ -95,12 +115,16 @@ def test_short_chunks_lose_their_highest_frequencies():
     decoded = short.decode(ids)
     assert torch.equal(decoded[fits], whole.decode(whole.encode(chunks))[fits])
     spectrum = torch.einsum(
-        "fk,bka->bfa", cosine_transform(20), (decoded[~fits] - decoded[~fits].mean(1, keepdim=True)).double()
+        "fk,bka->bfa",
+        cosine_transform(20),
+        (decoded[~fits] - decoded[~fits].mean(1, keepdim=True)).double(),
     )
     energy = spectrum.square().sum(-1)
     assert energy[:, 15:].sum() < 0.01 * energy.sum()
     inside = chunks.clamp(*short.fitted_range)
-    assert ((short.decode(short.encode(inside)) - inside).abs().amax((0, 1)) <= short.error_bound).all()
+    assert (
+        (short.decode(short.encode(inside)) - inside).abs().amax((0, 1)) <= short.error_bound
+    ).all()
     torch.testing.assert_close(short.error_bound, short.fitted_range[1] - short.fitted_range[0])
 
 
@@ -120,7 +144,9 @@ def test_places_by_hand():
 def test_grammar_admits_exactly_what_decodes():
     """All sequences of a tiny tokenizer, one by one."""
     rows = torch.tensor([[0.0, 0.0], [1.0, 0.5], [1.0, 1.0], [-1.0, -1.0]]).repeat(5, 1)
-    tokenizer = FastConfig(vocab_size=7, scale=1, quantiles=(0, 1), max_tokens=3).build(SPEC, 2).fit(rows)
+    tokenizer = (
+        FastConfig(vocab_size=7, scale=1, quantiles=(0, 1), max_tokens=3).build(SPEC, 2).fit(rows)
+    )
     grammar, decodes = tokenizer.grammar, 0
     assert any(len(token) > 1 for token in tokenizer._bpe.tokens)
     for ids in itertools.product(range(tokenizer.vocab_size), repeat=3):
@@ -147,7 +173,11 @@ def test_sequences_outside_the_grammar_are_refused(wrong):
     elif wrong == "padding first":
         ids[1, 1:] = tokenizer.encode(torch.zeros(4, 2))[:-1]
     elif wrong == "unused id":
-        few = FastConfig(vocab_size=1024, quantiles=(0, 1)).build(SPEC, 4).fit(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        few = (
+            FastConfig(vocab_size=1024, quantiles=(0, 1))
+            .build(SPEC, 4)
+            .fit(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        )
         tokenizer, ids = few, torch.full((2, 8), few.pad_id)
         ids[0] = few.encode(torch.zeros(4, 2))
         ids[1] = ids[0]
@@ -174,9 +204,14 @@ def test_autocast_changes_nothing():
 
 
 def test_sizes_that_cannot_work():
-    with pytest.raises(TokenizerError, match=r"vocab_size 100 .* chunks of 50 actions at scale 10 need 143 integers"):
+    with pytest.raises(
+        TokenizerError,
+        match=r"vocab_size 100 .* chunks of 50 actions at scale 10 need 143 integers",
+    ):
         FastConfig(vocab_size=100).build(SPEC, 50)
-    with pytest.raises(TokenizerError, match=r"max_tokens 1 .* a chunk at rest takes [0-9]+ tokens"):
+    with pytest.raises(
+        TokenizerError, match=r"max_tokens 1 .* a chunk at rest takes [0-9]+ tokens"
+    ):
         FastConfig(vocab_size=150, max_tokens=1).build(SPEC, 50).fit(torch.rand(300, 2))
 
 

@@ -16,11 +16,39 @@ from transformers import (
     T5Model,
 )
 
-from vla.tokenizers import LanguageEncoder, LanguageError, language, load_embeddings, save_embeddings
+from vla.tokenizers import (
+    LanguageEncoder,
+    LanguageError,
+    language,
+    load_embeddings,
+    save_embeddings,
+)
 
-TEXTS = ["open the drawer", "press the button from above", "close the door, slowly and without any noise"]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "open", "close", "the", "drawer", "door", "push", "it"]
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+TEXTS = [
+    "open the drawer",
+    "press the button from above",
+    "close the door, slowly and without any noise",
+]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "open",
+    "close",
+    "the",
+    "drawer",
+    "door",
+    "push",
+    "it",
+]
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 
 
 def save_word_tokenizer(folder) -> None:
@@ -45,7 +73,9 @@ def tiny_bert(tmp_path_factory):
 def test_minilm_agrees_with_sentence_transformers(minilm):
     from sentence_transformers import SentenceTransformer
 
-    reference = SentenceTransformer(str(language.minilm_folder()), device="cpu", local_files_only=True)
+    reference = SentenceTransformer(
+        str(language.minilm_folder()), device="cpu", local_files_only=True
+    )
     expected = torch.from_numpy(reference.encode(TEXTS, show_progress_bar=False))
     found = minilm.embed(TEXTS)
     assert found.shape == (3, minilm.dim) == (3, 384)
@@ -102,9 +132,13 @@ def test_order_duplicates_and_long_texts(tiny_bert, monkeypatch):
 def test_each_text_is_encoded_once(tiny_bert, monkeypatch):
     seen = []
     original = language.encode_texts
-    monkeypatch.setattr(language, "encode_texts", lambda m, t, texts: seen.extend(texts) or original(m, t, texts))
+    monkeypatch.setattr(
+        language, "encode_texts", lambda m, t, texts: seen.extend(texts) or original(m, t, texts)
+    )
     encoder = LanguageEncoder(str(tiny_bert))
-    threads = [threading.Thread(target=encoder.embed, args=(["open", "close", "open"],)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=encoder.embed, args=(["open", "close", "open"],)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -114,9 +148,9 @@ def test_each_text_is_encoded_once(tiny_bert, monkeypatch):
 
 
 def test_t5_uses_its_encoder_alone(tmp_path):
-    T5Model(T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
-        tmp_path
-    )
+    T5Model(
+        T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path)
     save_word_tokenizer(tmp_path)
     encoder = LanguageEncoder(str(tmp_path))
     assert encoder.embed(["open", "open the door"]).shape == (2, encoder.dim) == (2, 16)
@@ -124,7 +158,13 @@ def test_t5_uses_its_encoder_alone(tmp_path):
 
 def test_clip_is_read_at_the_end_of_text(tmp_path):
     vision = {**SMALL, "image_size": 32, "patch_size": 16}
-    text = {**SMALL, "vocab_size": len(WORDS), "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
+    text = {
+        **SMALL,
+        "vocab_size": len(WORDS),
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    }
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
     model.save_pretrained(tmp_path)
     save_word_tokenizer(tmp_path)
@@ -133,7 +173,9 @@ def test_clip_is_read_at_the_end_of_text(tmp_path):
     assert encoder.dim == 16
     with torch.no_grad():
         hidden = model.text_model(input_ids=torch.tensor([[2, 5, 3]])).last_hidden_state
-    torch.testing.assert_close(found[0], torch.nn.functional.normalize(hidden[0, 2], dim=-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        found[0], torch.nn.functional.normalize(hidden[0, 2], dim=-1), atol=1e-6, rtol=0
+    )
 
 
 def test_preloaded_texts_need_no_encoder():
@@ -141,7 +183,9 @@ def test_preloaded_texts_need_no_encoder():
     vectors = {"open": torch.randn(7), "close": torch.randn(7)}
     encoder.preload(vectors)
     assert encoder.dim == 7
-    assert torch.equal(encoder.embed(["close", "open"]), torch.stack([vectors["close"], vectors["open"]]))
+    assert torch.equal(
+        encoder.embed(["close", "open"]), torch.stack([vectors["close"], vectors["open"]])
+    )
     assert set(encoder.cached()) == {"open", "close"}
     encoder.cached().clear()
     assert len(encoder.cached()) == 2
@@ -151,7 +195,9 @@ def test_preload_refuses_another_encoders_vectors(tiny_bert):
     encoder = LanguageEncoder(str(tiny_bert))
     encoder.embed(["open"])
     for wrong in (torch.zeros(384), torch.zeros(1, 16), torch.full((16,), torch.nan)):
-        with pytest.raises(LanguageError, match=r"embedding of 'close': expected 16 finite numbers"):
+        with pytest.raises(
+            LanguageError, match=r"embedding of 'close': expected 16 finite numbers"
+        ):
             encoder.preload({"close": wrong})
     mixed = LanguageEncoder(str(tiny_bert))
     mixed.preload({"open": torch.zeros(8)})
@@ -167,7 +213,9 @@ def test_unknown_and_broken_encoders(tmp_path, tiny_bert, monkeypatch):
         _ = LanguageEncoder(str(tmp_path)).dim
     for file in tiny_bert.iterdir():
         content = file.read_bytes()
-        (tmp_path / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".safetensors" else content)
+        (tmp_path / file.name).write_bytes(
+            content[: len(content) // 2] if file.suffix == ".safetensors" else content
+        )
     with pytest.raises(LanguageError, match="cannot load"):
         LanguageEncoder(str(tmp_path)).embed(["open"])
 
@@ -204,7 +252,11 @@ def test_embeddings_on_disk(tmp_path):
         ("language.json", None, "cannot read"),
         ("language.json", '{"format": "other"}', "expected format"),
         ("language.json", '{"format": "vla.language_embeddings", "version": 9}', "version 9"),
-        ("language.json", '{"format": "vla.language_embeddings", "version": 1, "texts": []}', "belong together"),
+        (
+            "language.json",
+            '{"format": "vla.language_embeddings", "version": 1, "texts": []}',
+            "belong together",
+        ),
         ("language.safetensors", "short", "cannot read"),
         ("language.safetensors", None, "cannot read"),
     ],

@@ -34,7 +34,11 @@ def test_decision_transformer_is_a_plain_causal_sequence():
 
 def test_prefix_and_readout():
     layout = Layout(
-        (Segment("language", 2, per_step=False), Segment("image", 1), Segment("readout", 1, content=False)),
+        (
+            Segment("language", 2, per_step=False),
+            Segment("image", 1),
+            Segment("readout", 1, content=False),
+        ),
         (
             Rule("language", "language", "all"),
             Rule("image", "language", "all"),
@@ -64,7 +68,11 @@ def test_padded_steps_reach_nobody_and_leave_no_empty_row():
 def test_reachable_goes_through_layers():
     layout = Layout(
         (Segment("a", 1), Segment("b", 1)),
-        (Rule("a", "a", "same_step"), Rule("a", "b", "strictly_before"), Rule("b", "a", "same_step")),
+        (
+            Rule("a", "a", "same_step"),
+            Rule("a", "b", "strictly_before"),
+            Rule("b", "a", "same_step"),
+        ),
     )
     first_a, last_a = 0, 4
     assert not layout.compile(3).mask[last_a, first_a]
@@ -119,8 +127,16 @@ SELF = Rule("a", "a", "up_to")
         ((A,), (Rule("a", "a", "sideways"),), "no relation 'sideways'"),
         ((A,), (SELF, Rule("a", "a", "none")), "two rules"),
         ((A,), (Rule("a", "a", "all"),), "later steps"),
-        ((Segment("p", 1, per_step=False), A), (SELF, Rule("a", "p", "up_to")), "a prefix has no step"),
-        ((Segment("p", 1, per_step=False), A), (SELF, Rule("p", "a", "causal")), "prefix 'p' may not attend"),
+        (
+            (Segment("p", 1, per_step=False), A),
+            (SELF, Rule("a", "p", "up_to")),
+            "a prefix has no step",
+        ),
+        (
+            (Segment("p", 1, per_step=False), A),
+            (SELF, Rule("p", "a", "causal")),
+            "prefix 'p' may not attend",
+        ),
         ((A, B), (SELF,), "segment 'b': its first token may attend to nothing"),
         ((A,), (Rule("a", "a", "strictly_before"),), "attend to nothing in the first step"),
     ],

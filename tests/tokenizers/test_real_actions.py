@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from vla.tokenizers import BinsConfig, FastConfig, KMeansConfig, RVQConfig, TokenizerConfig, TokenizerError
+from vla.tokenizers import (
+    BinsConfig,
+    FastConfig,
+    KMeansConfig,
+    RVQConfig,
+    TokenizerConfig,
+    TokenizerError,
+)
 from vla.tokenizers.chunks import chunk_rows
 from vla.types import Spec
 
@@ -45,14 +52,20 @@ def metaworld() -> list[dict[str, np.ndarray]]:
 
 def spec_of(actions: np.ndarray, hz: float) -> Spec:
     low, high = actions.min(0) - 0.01, actions.max(0) + 0.01
-    return Spec({}, (), tuple(f"a{i}" for i in range(actions.shape[1])), tuple(low), tuple(high), hz)
+    return Spec(
+        {}, (), tuple(f"a{i}" for i in range(actions.shape[1])), tuple(low), tuple(high), hz
+    )
 
 
-def check_bound(config: TokenizerConfig, actions: np.ndarray, lengths: list[int], chunk: int) -> None:
+def check_bound(
+    config: TokenizerConfig, actions: np.ndarray, lengths: list[int], chunk: int
+) -> None:
     rows = torch.tensor(actions)
     tokenizer = config.build(spec_of(actions, 10), chunk).fit(rows, lengths=lengths)
     chunks = rows.clamp(*tokenizer.fitted_range)[chunk_rows(lengths, chunk, most=800)]
-    error_A = (tokenizer.decode(tokenizer.encode(chunks)).double() - chunks.double()).abs().amax((0, 1))
+    error_A = (
+        (tokenizer.decode(tokenizer.encode(chunks)).double() - chunks.double()).abs().amax((0, 1))
+    )
     assert (error_A <= tokenizer.error_bound.double()).all()
 
 
@@ -80,7 +93,11 @@ def compression(episodes: list[np.ndarray], chunk: int, hz: float) -> float:
     """Tokens of bins over the mean number of FAST's, in whole chunks of every fifth episode; fitted to the others."""
     fitted = [e for i, e in enumerate(episodes) if i % 5 != 4]
     rows = torch.tensor(np.concatenate(fitted))
-    tokenizer = FastConfig().build(spec_of(rows.numpy(), hz), chunk).fit(rows, lengths=[len(e) for e in fitted])
+    tokenizer = (
+        FastConfig()
+        .build(spec_of(rows.numpy(), hz), chunk)
+        .fit(rows, lengths=[len(e) for e in fitted])
+    )
     windows = [torch.tensor(e).unfold(0, chunk, 1).transpose(1, 2) for e in episodes[4::5]]
     ids = tokenizer.encode(torch.cat(windows))
     moving = tokenizer.num_coefficients  # what never moves would cost bins tokens and FAST none
@@ -90,7 +107,9 @@ def compression(episodes: list[np.ndarray], chunk: int, hz: float) -> float:
 def resampled(values: np.ndarray, hz: float, new_hz: float) -> np.ndarray:
     """Straight lines between the samples, at another rate."""
     times = np.arange(int(len(values) * new_hz / hz)) * hz / new_hz
-    return np.stack([np.interp(times, np.arange(len(values)), v) for v in values.T], 1).astype(np.float32)
+    return np.stack([np.interp(times, np.arange(len(values)), v) for v in values.T], 1).astype(
+        np.float32
+    )
 
 
 def test_compression_at_5_hz(bridge):

@@ -53,7 +53,16 @@ def test_numbers(report):
         if row.problem is None:
             assert row.mean == pytest.approx(sum(row.mean_error) / 2)
             assert row.greatest == max(row.max_error) <= max(row.error_bound) + 0.05
-            assert min(row.encode_us, row.decode_us, row.encode_one_us, row.decode_one_us, row.fit_seconds) > 0
+            assert (
+                min(
+                    row.encode_us,
+                    row.decode_us,
+                    row.encode_one_us,
+                    row.decode_one_us,
+                    row.fit_seconds,
+                )
+                > 0
+            )
     assert "vocab_size 16" in rows["too small"].problem
 
 
@@ -61,7 +70,9 @@ def test_errors_are_those_of_held_out_episodes(report):
     rows = torch.from_numpy(episodes())
     tokenizer = TOKENIZERS["kmeans"].build(SPEC, 4)
     tokenizer.fit(torch.cat([rows[:120], rows[150:]]), lengths=[30] * 5)
-    held_out = torch.cat([rows[120:150], rows[149:150].expand(3, 2)]).unfold(0, 4, 1).transpose(1, 2)
+    held_out = (
+        torch.cat([rows[120:150], rows[149:150].expand(3, 2)]).unfold(0, 4, 1).transpose(1, 2)
+    )
     error = (tokenizer.decode(tokenizer.encode(held_out)) - held_out).abs()
     found = next(row for row in report.rows if row.name == "kmeans")
     np.testing.assert_allclose(found.mean_error, error.mean((0, 1)), rtol=1e-5)
@@ -100,10 +111,18 @@ def test_one_short_episode_is_fitted_and_measured():
 
 
 def test_plot_of_little():
-    for points in ([], [("a & b", 4.0, 0.0)], [("a", 4.0, 0.1), ("b", 4.0, 0.1), ("c", 4.0, 0.099)]):
+    for points in (
+        [],
+        [("a & b", 4.0, 0.0)],
+        [("a", 4.0, 0.1), ("b", 4.0, 0.1), ("c", 4.0, 0.099)],
+    ):
         text = scatter_svg(points, "title", x="x", y="y")
         assert "nan" not in text.lower()
-        heights = [float(e.get("y")) for e in xml.etree.ElementTree.fromstring(text).iter() if e.get("class") == "name"]
+        heights = [
+            float(e.get("y"))
+            for e in xml.etree.ElementTree.fromstring(text).iter()
+            if e.get("class") == "name"
+        ]
         assert all(abs(a - b) >= 13.9 for i, a in enumerate(heights) for b in heights[:i])
 
 
@@ -122,7 +141,9 @@ def test_command(tmp_path):
                 )
             )
     out = tmp_path / "report"
-    result = CliRunner().invoke(app, ["tokenizer", "report", str(tmp_path / "data"), "--chunk", "2", "--out", str(out)])
+    result = CliRunner().invoke(
+        app, ["tokenizer", "report", str(tmp_path / "data"), "--chunk", "2", "--out", str(out)]
+    )
     assert result.exit_code == 0, result.output
     assert (out / "report.json").is_file()
     assert (out / "error_tokens.svg").is_file()

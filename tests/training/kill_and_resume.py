@@ -19,7 +19,9 @@ from vla.training import train
 
 
 def begin(config: ToyTrainConfig) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=train, args=(config,), kwargs={"resume": True})
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=(config,), kwargs={"resume": True}
+    )
     process.start()
     return process
 
@@ -35,7 +37,9 @@ def main(data: Path, out: Path, kills: int) -> None:
     for kill in range(kills):
         process = begin(config)
         target = rng.randrange(1 + 10 * kill, 10 + 10 * kill)
-        while process.is_alive() and (not metrics.exists() or len(metrics.read_text().splitlines()) < target):
+        while process.is_alive() and (
+            not metrics.exists() or len(metrics.read_text().splitlines()) < target
+        ):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.02))
         assert process.is_alive(), "the training ended before it was killed"

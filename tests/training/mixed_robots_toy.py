@@ -44,9 +44,12 @@ def write_robot(root: Path, name: str, *, length: int = 10) -> Path:
             writer.add_episode(
                 Episode(
                     images={
-                        c: rng.integers(0, 256, (length, *hw, 3), dtype=np.uint8) for c, hw in spec.cameras.items()
+                        c: rng.integers(0, 256, (length, *hw, 3), dtype=np.uint8)
+                        for c, hw in spec.cameras.items()
                     },
-                    state=rng.normal(len(name), 1 + len(name), (length, spec.state_dim)).astype(np.float32),
+                    state=rng.normal(len(name), 1 + len(name), (length, spec.state_dim)).astype(
+                        np.float32
+                    ),
                     actions=np.full((length, spec.action_dim), action, np.float32),
                     rewards=done.astype(np.float32),
                     success=done,
@@ -77,9 +80,13 @@ POLICY: dict[str, Any] = {
 }
 
 
-def mixture_config(folder: Path, out: Path, /, *, data: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+def mixture_config(
+    folder: Path, out: Path, /, *, data: dict[str, Any] | None = None, **changes: Any
+) -> TrainConfig:
     """A run on the datasets `folder`/NAME of all robots."""
-    mixture = {name: {"path": str(folder / name), "cameras": cameras} for name, cameras in CAMERAS.items()}
+    mixture = {
+        name: {"path": str(folder / name), "cameras": cameras} for name, cameras in CAMERAS.items()
+    }
     values: dict[str, Any] = {
         "out": str(out),
         "data": {"mixture": mixture, "validation_fraction": 0.3} | (data or {}),
@@ -98,4 +105,6 @@ def mixture_config(folder: Path, out: Path, /, *, data: dict[str, Any] | None = 
 def two_processes_config(folder: Path, out: Path) -> TrainConfig:
     """Few windows, so that most parts of a batch lack a robot; nothing random on top of the batches."""
     policy = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
-    return mixture_config(folder, out, policy=policy, steps=3, batch_size=4, validate_every=3, save_every=None)
+    return mixture_config(
+        folder, out, policy=policy, steps=3, batch_size=4, validate_every=3, save_every=None
+    )

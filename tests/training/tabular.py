@@ -41,8 +41,12 @@ def batch_of(steps: Sequence[Step], states: int) -> Batch:
     B, goes_on = len(steps), torch.tensor([step.later is not None for step in steps])
     later = [step.later or (step.state, step.action) for step in steps]
     ended = torch.tensor([step.later is None and not step.cut for step in steps])
-    places = torch.tensor([[step.state, place] for step, (place, _) in zip(steps, later, strict=True)])
-    actions = torch.tensor([[step.action, action] for step, (_, action) in zip(steps, later, strict=True)])
+    places = torch.tensor(
+        [[step.state, place] for step, (place, _) in zip(steps, later, strict=True)]
+    )
+    actions = torch.tensor(
+        [[step.action, action] for step, (_, action) in zip(steps, later, strict=True)]
+    )
     mask = torch.stack([torch.ones(B, dtype=torch.bool), goes_on], 1)
     column = torch.tensor([step.returned for step in steps])
     return dataclasses.replace(
@@ -75,7 +79,11 @@ def learn(
 ) -> ActorCritic:
     """The objective after so many steps of Adam on the whole batch, in evaluation mode."""
     rate = {} if value["type"] == "monte_carlo" else {"target_rate": 0.2}
-    config = {"value": {"critic": CRITIC, **rate} | value, "extraction": extraction, "discount": DISCOUNT}
+    config = {
+        "value": {"critic": CRITIC, **rate} | value,
+        "extraction": extraction,
+        "discount": DISCOUNT,
+    }
     objective = ActorCriticConfig.model_validate(config).build(policy)
     if objective.next_step == 0:
         batch = batch.steps(0, -1)

@@ -29,7 +29,9 @@ def test_what_is_freed_is_used_again() -> None:
     found = {}
     for mode in ("default", "keep"):
         command = [sys.executable, "-c", PROGRAM, mode]
-        found[mode] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found[mode] = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
     if found["keep"] == "cannot":
         pytest.skip("this C library is not glibc")
     assert int(found["keep"]) < 100

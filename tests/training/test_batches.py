@@ -8,8 +8,8 @@ import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.training.run_data.batches import build_sampler, seed_of, split_episodes, step_batches
 from vla.training.objectives.bc import BC
+from vla.training.run_data.batches import build_sampler, seed_of, split_episodes, step_batches
 
 
 def test_split_is_deterministic_and_even_over_tasks() -> None:
@@ -40,9 +40,15 @@ def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
         EpisodeDataset(data), history=1, chunk=1, episodes=[0, 2, 4, 6, 1]
     )  # four of one task, one of the other
     config = training_toy.toy_config(data, tmp_path, batch_size=400).model_copy(
-        update={"data": training_toy.toy_config(data, tmp_path).data.model_copy(update={"task_balance": 0.0})}
+        update={
+            "data": training_toy.toy_config(data, tmp_path).data.model_copy(
+                update={"task_balance": 0.0}
+            )
+        }
     )
-    drawn = windows.task_index[build_sampler(config, windows, BC(), rank=0, world_size=1).indices(0)]
+    drawn = windows.task_index[
+        build_sampler(config, windows, BC(), rank=0, world_size=1).indices(0)
+    ]
     assert 160 < (drawn == 1).sum() < 240
 
 
@@ -51,7 +57,9 @@ def test_seeds_differ_by_each_part() -> None:
     assert len(seeds) == 64
 
 
-def test_balanced_and_shortened_batches_are_the_same_from_any_step(data: Path, tmp_path: Path) -> None:
+def test_balanced_and_shortened_batches_are_the_same_from_any_step(
+    data: Path, tmp_path: Path
+) -> None:
     windows = Windows(EpisodeDataset(data), history=4, chunk=1)
     config = training_toy.toy_config(data, tmp_path, batch_size=12)
     balanced = config.data.model_copy(update={"episode_balance": True, "variable_history": True})
@@ -61,7 +69,10 @@ def test_balanced_and_shortened_batches_are_the_same_from_any_step(data: Path, t
     def batches(first: int) -> dict[int, torch.Tensor]:
         steps = range(first, 6)
         options = {"micro_batches": 2, "device": torch.device("cpu"), "variable_history": True}
-        return {s: torch.cat([b.mask for b in parts]) for s, parts in step_batches(windows, sampler, steps, **options)}
+        return {
+            s: torch.cat([b.mask for b in parts])
+            for s, parts in step_batches(windows, sampler, steps, **options)
+        }
 
     whole, resumed = batches(1), batches(4)
     assert all(torch.equal(whole[step], resumed[step]) for step in (4, 5))

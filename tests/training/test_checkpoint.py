@@ -24,7 +24,9 @@ def _save(root: Path, step: int, loss: float | None = None, size: int = 10) -> N
         (folder / "weights").write_bytes(b"w" * 100)
 
     scores = {} if loss is None else {"validation/loss": loss}
-    save_checkpoint(root, step, write_policy, {"optimizer/m": torch.arange(float(size))}, {"scores": scores})
+    save_checkpoint(
+        root, step, write_policy, {"optimizer/m": torch.arange(float(size))}, {"scores": scores}
+    )
 
 
 def test_round_trip_without_pickle(tmp_path: Path) -> None:
@@ -52,10 +54,16 @@ def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4), (4, 0.3), (5, None)):
         _save(tmp_path, step, loss)
         prune_checkpoints(tmp_path, keep_last=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000004", "step-000005"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-000002",
+        "step-000004",
+        "step-000005",
+    ]
 
 
-@pytest.mark.parametrize("damage", ["no state", "truncated state", "truncated weights", "no weights", "temporary"])
+@pytest.mark.parametrize(
+    "damage", ["no state", "truncated state", "truncated weights", "no weights", "temporary"]
+)
 def test_half_written_folders_are_ignored_and_named(tmp_path: Path, damage: str) -> None:
     _save(tmp_path, 1)
     _save(tmp_path, 2)
@@ -137,6 +145,8 @@ def test_state_json_lists_every_file(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     folder = tmp_path / "step-000007"
     sizes = json.loads((folder / "training_state.json").read_text())["files"]
-    assert sizes == {p.name: p.stat().st_size for p in folder.iterdir() if p.name != "training_state.json"}
+    assert sizes == {
+        p.name: p.stat().st_size for p in folder.iterdir() if p.name != "training_state.json"
+    }
     shutil.copytree(folder, tmp_path / "step-000008")  # a copy by hand is as good
     assert newest_checkpoint(tmp_path) is not None

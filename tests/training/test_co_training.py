@@ -21,10 +21,10 @@ import vlm_toys
 from vla.config import ConfigError
 from vla.models import load_policy
 from vla.training import TrainConfig, train
-from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC
+from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.step import backward
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -36,7 +36,9 @@ def pairs_folder(tmp_path_factory) -> Path:
     lines = []
     for name, colour in COLOURS.items():
         Image.fromarray(np.full((24, 40, 3), colour, np.uint8)).save(folder / f"{name}.png")
-        lines.append(json.dumps({"file_name": f"{name}.png", "prompt": "Which colour?", "answer": name}))
+        lines.append(
+            json.dumps({"file_name": f"{name}.png", "prompt": "Which colour?", "answer": name})
+        )
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -69,12 +71,16 @@ def config(data: Path, pairs: Path | None, base: Path, out: Path, **changes: Any
 
 def losses(out: Path) -> list[tuple[float, ...]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line["image_text_loss"], line["grad_norm"]) for line in lines]
+    return [
+        (line["step"], line["loss"], line["image_text_loss"], line["grad_norm"]) for line in lines
+    ]
 
 
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(data, pairs_folder, base, tmp_path):
     train(config(data, pairs_folder, base, tmp_path / "whole"))
-    short = config(data, pairs_folder, base, tmp_path / "cut", max_minutes=1e-4)  # one step, and save
+    short = config(
+        data, pairs_folder, base, tmp_path / "cut", max_minutes=1e-4
+    )  # one step, and save
     train(short)
     assert len(losses(tmp_path / "cut")) == 1
     result = train(short.model_copy(update={"max_minutes": None}), resume=True)
@@ -84,16 +90,25 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(data, pairs_folder
     assert (tmp_path / "cut" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     checkpoint = tmp_path / "cut" / "checkpoints" / "step-000006"
     frozen = sum(p.numel() for p in result.policy.parameters() if not p.requires_grad)
-    assert sum(f.stat().st_size for f in checkpoint.rglob("*.safetensors")) < 4 * frozen  # the base is not in there
+    assert (
+        sum(f.stat().st_size for f in checkpoint.rglob("*.safetensors")) < 4 * frozen
+    )  # the base is not in there
     load_policy(tmp_path / "cut" / "policy").act(training_toy.SPEC.fake_observation(2))
 
 
 def test_both_kinds_of_data_are_learned(data, pairs_folder, base, tmp_path):
-    values = {"steps": 30, "save_every": None, "ema_decay": None, "optim": {"lr": 1e-2, "warmup_steps": 3}}
+    values = {
+        "steps": 30,
+        "save_every": None,
+        "ema_decay": None,
+        "optim": {"lr": 1e-2, "warmup_steps": 3},
+    }
     result = train(config(data, pairs_folder, base, tmp_path / "run", **values))
     found = losses(tmp_path / "run")
     (_, robot, text, _), (_, robot_after, text_after, _) = found[0], found[-1]
-    print(f"robot loss {robot:.2f} -> {robot_after:.2f}, image-text loss {text:.2f} -> {text_after:.2f}")
+    print(
+        f"robot loss {robot:.2f} -> {robot_after:.2f}, image-text loss {text:.2f} -> {text_after:.2f}"
+    )
     assert robot_after < robot - 0.3
     assert text_after < text - 2
     images = [[np.full((24, 40, 3), colour, np.uint8)] for colour in COLOURS.values()]
@@ -105,7 +120,9 @@ def test_both_kinds_of_data_are_learned(data, pairs_folder, base, tmp_path):
     assert (right < wrong).all()
 
 
-def test_which_pairs_come_is_a_function_of_seed_step_and_process(data, pairs_folder, base, tmp_path):
+def test_which_pairs_come_is_a_function_of_seed_step_and_process(
+    data, pairs_folder, base, tmp_path
+):
     run = config(data, pairs_folder, base, tmp_path, grad_accumulation=2)
     policy = run.policy.build(training_toy.SPEC)
     pairs = open_pairs(run, policy, world_size=1)
@@ -116,13 +133,18 @@ def test_which_pairs_come_is_a_function_of_seed_step_and_process(data, pairs_fol
 
     whole = answers(range(1, 7))
     assert answers(range(4, 7)) == whole[3:]
-    assert all(sorted(step) == sorted(COLOURS) for step in whole)  # four pairs: each step is an epoch
+    assert all(
+        sorted(step) == sorted(COLOURS) for step in whole
+    )  # four pairs: each step is an epoch
     assert len({tuple(step) for step in whole}) > 1
     halves = [answers(range(1, 7), rank, 2) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(step) for step in whole]
     other = run.model_copy(update={"seed": 1})
     assert [
-        b for step in pair_batches(other, pairs, range(1, 4), rank=0, world_size=1) for p in step for b in p.answers
+        b
+        for step in pair_batches(other, pairs, range(1, 4), rank=0, world_size=1)
+        for p in step
+        for b in p.answers
     ] != [a for step in whole[:3] for a in step]
 
 
@@ -142,7 +164,12 @@ def test_micro_batches_give_the_gradient_of_the_whole(data, pairs_folder, base, 
         watch = Stopwatch(torch.device("cpu"))
         options = {"bf16": False, "clip": None, "pairs": pairs.split(parts), "pairs_weight": 0.5}
         numbers = backward(learner, learner.objective, batches, accelerator, watch, **options)
-        found.append((numbers, {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                numbers,
+                {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None},
+            )
+        )
     (whole, gradients), (divided, others) = found
     assert divided["loss"] == pytest.approx(whole["loss"], abs=1e-5)
     assert divided["image_text_loss"] == pytest.approx(whole["image_text_loss"], abs=1e-5)
@@ -153,7 +180,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(data, pairs_folder, base, 
     loss, texts, _ = learner(batch, pairs)
     (loss + 0.5 * texts).backward()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(dict(policy.named_parameters())[name].grad, gradient, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            dict(policy.named_parameters())[name].grad, gradient, atol=1e-5, rtol=1e-4
+        )
 
 
 def pick(batch, rows):
@@ -168,13 +197,20 @@ def pick(batch, rows):
 
 
 def test_what_cannot_be_co_trained_is_named(data, pairs_folder, base, tmp_path):
-    toy = training_toy.toy_config(data, tmp_path / "a", co_training={"path": str(pairs_folder), "batch_size": 4})
-    with pytest.raises(ConfigError, match="co_training: policy 'toy_linear' has no words; use a vlm policy"):
+    toy = training_toy.toy_config(
+        data, tmp_path / "a", co_training={"path": str(pairs_folder), "batch_size": 4}
+    )
+    with pytest.raises(
+        ConfigError, match="co_training: policy 'toy_linear' has no words; use a vlm policy"
+    ):
         train(toy)
     odd = config(data, pairs_folder, base, tmp_path / "b", grad_accumulation=2)
-    odd = odd.model_copy(update={"co_training": odd.co_training.model_copy(update={"batch_size": 3})})
+    odd = odd.model_copy(
+        update={"co_training": odd.co_training.model_copy(update={"batch_size": 3})}
+    )
     with pytest.raises(
-        ConfigError, match=r"co_training.batch_size: 3 does not divide among 1 processes x 2 micro-batches"
+        ConfigError,
+        match=r"co_training.batch_size: 3 does not divide among 1 processes x 2 micro-batches",
     ):
         train(odd)
     with pytest.raises(ValueError, match=r"metadata.jsonl: no such file"):

@@ -37,7 +37,9 @@ def separate(net: EnsembleMLP, member: int) -> nn.Sequential:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_ensemble_is_separate_networks_side_by_side(depth: int, layer_norm: bool) -> None:
     torch.manual_seed(0)
-    net = EnsembleMLP((5, 3), CriticConfig(hidden=16, depth=depth, layer_norm=layer_norm), members=3)
+    net = EnsembleMLP(
+        (5, 3), CriticConfig(hidden=16, depth=depth, layer_norm=layer_norm), members=3
+    )
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.5)
     states, actions = torch.randn(4, 2, 5), torch.randn(4, 2, 3)
@@ -56,7 +58,9 @@ def test_the_ensemble_is_separate_networks_side_by_side(depth: int, layer_norm: 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize(("features", "depth"), [(5, 2), (100, 1)])
-def test_the_first_members_alone_are_as_among_all(features: int, depth: int, layer_norm: bool) -> None:
+def test_the_first_members_alone_are_as_among_all(
+    features: int, depth: int, layer_norm: bool
+) -> None:
     torch.manual_seed(0)
     config = CriticConfig(hidden=16, depth=depth, layer_norm=layer_norm, ensemble=3)
     critic = ActionCritic(config, features, SPEC, 1)
@@ -124,7 +128,10 @@ def test_a_state_is_told_apart_from_its_multiple(layer_norm: bool) -> None:
 
 def test_values_are_float32_whatever_the_policy_runs_in() -> None:
     torch.manual_seed(0)
-    q, v = ActionCritic(CriticConfig(hidden=16), 5, SPEC, 1), StateCritic(CriticConfig(hidden=16), 5)
+    q, v = (
+        ActionCritic(CriticConfig(hidden=16), 5, SPEC, 1),
+        StateCritic(CriticConfig(hidden=16), 5),
+    )
     features, actions = torch.randn(4, 2, 5), torch.rand(4, 2, 1, 2)
     with torch.autocast("cpu", torch.bfloat16):
         inside_q, inside_v = q(features, actions), v(features)

@@ -16,9 +16,9 @@ from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
 from vla.models.policies.mlp import MLPConfig
 from vla.training import TrainConfig, train
+from vla.training.objectives.iql import IQLConfig
 from vla.training.offline_evaluation.diagnostics import _values, diagnose
 from vla.training.offline_evaluation.early_stopping import advise_stop
-from vla.training.objectives.iql import IQLConfig
 from vla.training.offline_evaluation.scatter_plot import dots_svg
 
 CRITIC = {"hidden": 32}
@@ -48,7 +48,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {
             "out": str(root / name),
             "data": {"path": str(root / "data"), "validation_fraction": 0.2, "rewards": REWARDS},
-            "policy": {"type": "mlp", "hidden": 16, "depth": 1, **({"head": HEAD} if name == "tokens" else {})},
+            "policy": {
+                "type": "mlp",
+                "hidden": 16,
+                "depth": 1,
+                **({"head": HEAD} if name == "tokens" else {}),
+            },
             "objective": objective if name == "bc" else objective | {"discount": DISCOUNT},
             "optim": {"lr": 3e-3, "warmup_steps": 0},
             "steps": 250 if name == "sarsa" else 20,
@@ -115,16 +120,24 @@ def test_a_run_without_values_and_a_folder_without_run(runs: Path) -> None:
 
 
 def test_command_line(runs: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["diagnose", str(runs / "sarsa"), "--episodes", "9", "--out", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["diagnose", str(runs / "sarsa"), "--episodes", "9", "--out", str(tmp_path)]
+    )
     assert result.exit_code == 0, result.output
     assert "values by tenths" in result.output
-    assert json.loads((tmp_path / "diagnostics.json").read_text())["sets"]["held out"]["episodes"] == 9
+    assert (
+        json.loads((tmp_path / "diagnostics.json").read_text())["sets"]["held out"]["episodes"] == 9
+    )
     assert (tmp_path / "calibration.svg").read_text().count("<circle") > 10
 
 
 def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path) -> None:
     windows = Windows(
-        EpisodeDataset(write_chain(tmp_path / "data", episodes=30)), history=1, chunk=1, next_step=1, discount=DISCOUNT
+        EpisodeDataset(write_chain(tmp_path / "data", episodes=30)),
+        history=1,
+        chunk=1,
+        next_step=1,
+        discount=DISCOUNT,
     )
     policy = MLPConfig(hidden=8, depth=1).build(windows.spec).eval()
     objective = IQLConfig(advantage="outcome", discount=DISCOUNT).build(policy).eval()
@@ -145,12 +158,17 @@ def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path
 def lines_of(**curves) -> list[dict[str, float]]:
     count = len(next(iter(curves.values())))
     named = {name.replace("validation_", "validation/"): values for name, values in curves.items()}
-    return [{"step": 100 * (i + 1), **{name: float(v[i]) for name, v in named.items()}} for i in range(count)]
+    return [
+        {"step": 100 * (i + 1), **{name: float(v[i]) for name, v in named.items()}}
+        for i in range(count)
+    ]
 
 
 def test_a_peak_of_q_is_where_to_stop() -> None:
     rise_and_fall = np.concatenate([np.linspace(0, 10, 11), np.linspace(9, 2, 8)])
-    advice = advise_stop(lines_of(q_data=rise_and_fall, conservative_gap=np.full(19, -1.0)), smooth=1)
+    advice = advise_stop(
+        lines_of(q_data=rise_and_fall, conservative_gap=np.full(19, -1.0)), smooth=1
+    )
     assert (advice.step, advice.reason, advice.underfitted) == (1100, "q_falls", False)
     assert "rose to 10 and fell to 2" in advice.text
 
@@ -168,7 +186,10 @@ def test_held_out_q_that_falls_while_the_other_rises() -> None:
     advice = advise_stop(lines_of(q_data=rise, validation_q_data=held_out))
     assert (advice.step, advice.reason, advice.underfitted) == (600, "held_out_falls", None)
     both_fall = np.concatenate([rise[:6], np.linspace(4, 1, 6)])
-    assert advise_stop(lines_of(q_data=both_fall, validation_q_data=held_out), smooth=1).reason == "q_falls"
+    assert (
+        advise_stop(lines_of(q_data=both_fall, validation_q_data=held_out), smooth=1).reason
+        == "q_falls"
+    )
 
 
 def test_curves_that_tell_nothing() -> None:
@@ -180,6 +201,11 @@ def test_curves_that_tell_nothing() -> None:
 
 
 def test_dots_stay_inside_the_picture() -> None:
-    svg = dots_svg({"a": [(-1.0, 5.0, "first <1>"), (3.0, 5.0, "")], "b": [(0.0, 5.0, "x")]}, "title", x="x", y="y")
+    svg = dots_svg(
+        {"a": [(-1.0, 5.0, "first <1>"), (3.0, 5.0, "")], "b": [(0.0, 5.0, "x")]},
+        "title",
+        x="x",
+        y="y",
+    )
     assert svg.count("<circle") == 3 + 2  # and the legend's
     assert "first &lt;1&gt;" in svg

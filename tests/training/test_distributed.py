@@ -23,11 +23,24 @@ train(toy_config(Path(sys.argv[1]), Path(sys.argv[2]), **eval(sys.argv[3])))
 
 def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
     """Windows of an episode's start are shorter, so that the processes' shares of the valid steps differ."""
-    changes = {"steps": 15, "policy": {"history": 4, "chunk": 2}, "grad_accumulation": 2, "validate_every": 5}
+    changes = {
+        "steps": 15,
+        "policy": {"history": 4, "chunk": 2},
+        "grad_accumulation": 2,
+        "validate_every": 5,
+    }
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     # `accelerate launch --cpu` starts one process, whatever --num_processes says; this starts two.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     run = subprocess.run(
         [sys.executable, *launch, str(script), str(data), str(tmp_path / "two"), repr(changes)],
@@ -52,6 +65,9 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
     assert [line["step"] for line in two] == list(range(1, 16))
     for key in ("loss", "grad_norm"):
         assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-4)
-    scores = [[line["validation/loss"] for line in lines if "validation/loss" in line] for lines in (one, two)]
+    scores = [
+        [line["validation/loss"] for line in lines if "validation/loss" in line]
+        for lines in (one, two)
+    ]
     assert len(scores[0]) == 3
     assert scores[1] == pytest.approx(scores[0], rel=1e-4)

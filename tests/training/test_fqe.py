@@ -16,11 +16,15 @@ from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
-from vla.training.offline_evaluation.calibration import bootstrap_interval, calibrate, rank_correlation
-from vla.training.offline_evaluation.policy_actions import decide
+from vla.training.offline_evaluation.calibration import (
+    bootstrap_interval,
+    calibrate,
+    rank_correlation,
+)
 from vla.training.offline_evaluation.fitted_q import transitions
 from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe
 from vla.training.offline_evaluation.fqe_result import rank
+from vla.training.offline_evaluation.policy_actions import decide
 
 QUICK = {
     "critic": {"hidden": 32, "ensemble": 2},
@@ -63,7 +67,9 @@ def evaluation(folder: Path, policy: Path, rate: float) -> Path:
 def test_values_and_order_of_known_policies(chain: Path, tmp_path: Path, replan_every: int) -> None:
     for name, rate in (("left", 0.5), ("right", 0.9), ("turns", 0.2)):
         evaluation(tmp_path / "eval" / name, chain / name, rate)
-    config = config_of(chain, tmp_path, replan_every=replan_every, evaluations=[str(tmp_path / "eval" / "*")])
+    config = config_of(
+        chain, tmp_path, replan_every=replan_every, evaluations=[str(tmp_path / "eval" / "*")]
+    )
     result = fqe(config)
     found = {Path(e.policy).name: e for e in result.estimates}
     assert [Path(e.policy).name for e in rank(result.estimates)] == ["right", "left", "turns"]
@@ -80,7 +86,9 @@ def test_values_and_order_of_known_policies(chain: Path, tmp_path: Path, replan_
     assert stored["estimates"][1]["value"] == pytest.approx(found["right"].value)
 
 
-def test_the_same_config_gives_the_same_numbers_whoever_else_is_valued(chain: Path, tmp_path: Path) -> None:
+def test_the_same_config_gives_the_same_numbers_whoever_else_is_valued(
+    chain: Path, tmp_path: Path
+) -> None:
     changes = {"steps": 20, "features": str(chain / "left")}
     together = fqe(config_of(chain, tmp_path, **changes))
     alone = fqe(config_of(chain, tmp_path, policies=[str(chain / "turns")], **changes))
@@ -90,19 +98,28 @@ def test_the_same_config_gives_the_same_numbers_whoever_else_is_valued(chain: Pa
 
 def test_transitions_by_hand(tmp_path: Path) -> None:
     windows = Windows(
-        EpisodeDataset(write_chain(tmp_path / "data", episodes=16)), history=1, chunk=1, discount=DISCOUNT
+        EpisodeDataset(write_chain(tmp_path / "data", episodes=16)),
+        history=1,
+        chunk=1,
+        discount=DISCOUNT,
     )
-    data = transitions(windows, torch.zeros(len(windows), 1), n=2, teaching_episodes=8, device=torch.device("cpu"))
+    data = transitions(
+        windows, torch.zeros(len(windows), 1), n=2, teaching_episodes=8, device=torch.device("cpu")
+    )
     ends = np.cumsum(windows.lengths)
     for first, end in zip(ends - windows.lengths, ends, strict=True):
         for i in range(first, end):
             told = windows.rewards[i:end][:2]
-            assert float(data.returns[i]) == pytest.approx(sum(r * DISCOUNT**k for k, r in enumerate(told)))
+            assert float(data.returns[i]) == pytest.approx(
+                sum(r * DISCOUNT**k for k, r in enumerate(told))
+            )
             ended = bool(windows.terminals[i:end][:2].any())
             assert float(data.bootstrap[i]) == pytest.approx(0.0 if ended else DISCOUNT**2)
             assert bool(data.known[i]) == (ended or i + 2 < end)
             assert int(data.next[i]) == min(i + 2, end - 1)
-            assert data.actions[i, :, 0].tolist() == [windows.actions[min(i + k, end - 1), 0] for k in range(2)]
+            assert data.actions[i, :, 0].tolist() == [
+                windows.actions[min(i + k, end - 1), 0] for k in range(2)
+            ]
     assert not data.known.all()  # some episode was cut off
     assert data.teaches.tolist() == [i for i in range(ends[7]) if data.known[i]]
 
@@ -110,20 +127,33 @@ def test_transitions_by_hand(tmp_path: Path) -> None:
 def test_decisions_are_those_of_the_forward_pass_over_the_history(tmp_path: Path) -> None:
     torch.manual_seed(0)
     policy = DecisionTransformerConfig(
-        width=16, depth=1, heads=2, history=2, dropout=0.0, condition="return", target_return=1.0, return_scale=1.0
+        width=16,
+        depth=1,
+        heads=2,
+        history=2,
+        dropout=0.0,
+        condition="return",
+        target_return=1.0,
+        return_scale=1.0,
     ).build(SPEC)
     policy.eval()
-    windows = Windows(EpisodeDataset(write_chain(tmp_path / "data", episodes=12)), history=2, chunk=1)
+    windows = Windows(
+        EpisodeDataset(write_chain(tmp_path / "data", episodes=12)), history=2, chunk=1
+    )
     decisions = decide(policy, windows, rows=5)
     starts = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)
     for i in range(len(windows)):
         batch = windows.batch(np.array([i]))
         # what is asked for counts down by the rewards that came
-        asked = [1.0 - windows.rewards[starts[i] : max(starts[i], i - back)].sum() for back in (1, 0)]
+        asked = [
+            1.0 - windows.rewards[starts[i] : max(starts[i], i - back)].sum() for back in (1, 0)
+        ]
         batch.returns_to_go[:] = torch.tensor(asked)
         with torch.no_grad():
             output = policy(batch)
-        torch.testing.assert_close(decisions.features[i], output.features[0, -1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            decisions.features[i], output.features[0, -1], atol=1e-5, rtol=1e-4
+        )
         torch.testing.assert_close(
             decisions.actions[i], output.actions.mode()[0, -1].clamp(-1, 1), atol=1e-5, rtol=1e-4
         )
@@ -148,9 +178,16 @@ def test_mistakes_are_told(chain: Path, tmp_path: Path) -> None:
 
 
 def test_command_line(chain: Path, tmp_path: Path) -> None:
-    texts = [f"policies=[{chain}/right, {chain}/left]", f"data.path={chain}/data", f"out={tmp_path}", "steps=5"]
+    texts = [
+        f"policies=[{chain}/right, {chain}/left]",
+        f"data.path={chain}/data",
+        f"out={tmp_path}",
+        "steps=5",
+    ]
     texts.append("data.rewards.trust_terminals=true")
-    result = CliRunner().invoke(app, ["fqe", *texts, "critic.hidden=8", "warmup_steps=0", "data.episodes=20"])
+    result = CliRunner().invoke(
+        app, ["fqe", *texts, "critic.hidden=8", "warmup_steps=0", "data.episodes=20"]
+    )
     assert result.exit_code == 0, result.output
     assert "20 episodes (1 held out)" in " ".join(result.output.split())
     assert (tmp_path / "fqe.json").is_file()
@@ -158,8 +195,12 @@ def test_command_line(chain: Path, tmp_path: Path) -> None:
 
 def test_spearman_by_hand() -> None:
     assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1.0)
-    assert rank_correlation([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
-    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))  # ranks 1, 2.5, 2.5, 4
+    assert rank_correlation([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(
+        0.8
+    )  # 1 - 6 * 2 / (4 * 15)
+    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(
+        4.5 / np.sqrt(4.5 * 5)
+    )  # ranks 1, 2.5, 2.5, 4
     assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
     assert rank_correlation([1, 2], [1, 2]) is None
 

@@ -79,7 +79,11 @@ def _gradient(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     torch.manual_seed(0)
     policy = training_toy.ToyConfig(history=2, chunk=2).build(training_toy.SPEC)
-    learner, accelerator, watch = Learner(policy, BC()), Accelerator(cpu=True), Stopwatch(torch.device("cpu"))
+    learner, accelerator, watch = (
+        Learner(policy, BC()),
+        Accelerator(cpu=True),
+        Stopwatch(torch.device("cpu")),
+    )
     watch.start()
     batches = [windows.batch(part) for part in parts]
     if projected:
@@ -87,11 +91,15 @@ def _gradient(
             learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None, seed=5
         )
     else:
-        numbers = backward(learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None)
+        numbers = backward(
+            learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None
+        )
     return numbers, {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
 
 
-def test_a_batch_of_one_task_has_its_plain_gradient_and_micro_batches_change_nothing(data: Path) -> None:
+def test_a_batch_of_one_task_has_its_plain_gradient_and_micro_batches_change_nothing(
+    data: Path,
+) -> None:
     windows = Windows(EpisodeDataset(data), history=2, chunk=2)
     one = np.flatnonzero(windows.task_index == 0)[:6]
     plain, expected = _gradient(windows, [one], projected=False)
@@ -107,7 +115,9 @@ def test_a_batch_of_one_task_has_its_plain_gradient_and_micro_batches_change_not
     whole, expected = _gradient(windows, [both], projected=True)
     divided, found = _gradient(windows, np.split(both, 3), projected=True)
     assert whole["loss"] == pytest.approx(plain["loss"])
-    assert whole["conflicts"] == divided["conflicts"] == 1.0  # the toy's tasks pull to opposite sides
+    assert (
+        whole["conflicts"] == divided["conflicts"] == 1.0
+    )  # the toy's tasks pull to opposite sides
     assert whole["grad_norm"] != pytest.approx(plain["grad_norm"], rel=1e-3)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
@@ -119,10 +129,14 @@ def test_synchronised_batch_norm_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"optim\.project_gradients: batch norm is synchronised"):
         check_projection(learner, 2)
     with pytest.raises(ValueError, match="set co_training: null"):
-        toy_config(Path("d"), Path("o"), optim={"project_gradients": True}, co_training={"path": "pairs"})
+        toy_config(
+            Path("d"), Path("o"), optim={"project_gradients": True}, co_training={"path": "pairs"}
+        )
 
 
-def test_two_processes_with_replay_and_projection_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_with_replay_and_projection_give_the_curve_of_one(
+    data: Path, tmp_path: Path
+) -> None:
     other = training_toy.write_dataset(tmp_path / "other", episodes=2, seed=4)
     changes = {
         "steps": 6, "grad_accumulation": 2, "validate_every": None, "save_every": None, "batch_size": 8,

@@ -36,7 +36,9 @@ def test_action_l1_by_hand() -> None:
     actions = torch.tensor([[[[0.0, 0.5], [2.0, 0.0], [0.0, 0.0]]]])
     error = action_l1(predicted, actions, torch.tensor([[[True, True, False]]]))
     assert error.tolist() == [[[1.5, 0.25]]]
-    assert action_l1(predicted, actions, torch.zeros(1, 1, 3, dtype=torch.bool)).tolist() == [[[0.0, 0.0]]]
+    assert action_l1(predicted, actions, torch.zeros(1, 1, 3, dtype=torch.bool)).tolist() == [
+        [[0.0, 0.0]]
+    ]
 
 
 # --- targets of values --------------------------------------------------------------------------------
@@ -67,7 +69,10 @@ def test_n_step_returns_stop_at_a_true_end_within_the_n_steps() -> None:
 
 
 def test_n_step_returns_at_the_last_step_of_an_episode_that_ended_and_of_one_that_was_cut() -> None:
-    rewards, mask = torch.tensor([[3.0, 5.0, 0.0]]).expand(2, 3), torch.tensor([[YES, YES, NO]]).expand(2, 3)
+    rewards, mask = (
+        torch.tensor([[3.0, 5.0, 0.0]]).expand(2, 3),
+        torch.tensor([[YES, YES, NO]]).expand(2, 3),
+    )
     terminals = torch.tensor([[NO, YES, NO], [NO, NO, NO]])
     returns, bootstrap, known = n_step_returns(rewards, terminals, mask, n=1, discount=0.9)
     assert returns.tolist() == [[3.0, 5.0], [3.0, 5.0]]
@@ -81,7 +86,9 @@ def test_n_step_returns_at_the_last_step_of_an_episode_that_ended_and_of_one_tha
 
 def test_n_step_returns_say_nothing_of_padded_steps() -> None:
     mask = torch.tensor([[NO, YES, YES]])
-    *_, known = n_step_returns(torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool), mask, n=1, discount=1.0)
+    *_, known = n_step_returns(
+        torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool), mask, n=1, discount=1.0
+    )
     assert known.tolist() == [[False, True]]
 
 
@@ -95,13 +102,19 @@ def test_lambda_returns_at_0_at_1_and_between() -> None:
     assert targets(0.0) == [6.0, 12.0, 24.0]  # r + V / 2
     assert targets(1.0) == [8.0, 14.0, 24.0]  # 4 + 40/2 = 24, 2 + 24/2 = 14, 1 + 14/2 = 8
     assert targets(0.5) == [6.75, 13.0, 24.0]  # 2 + (20 + 24)/4 = 13, 1 + (10 + 13)/4 = 6.75
-    assert targets(1.0, torch.tensor([[NO, YES, NO]])) == [2.0, 2.0, 24.0]  # nothing comes back over a true end
+    assert targets(1.0, torch.tensor([[NO, YES, NO]])) == [
+        2.0,
+        2.0,
+        24.0,
+    ]  # nothing comes back over a true end
 
 
 def test_expectile_weighs_positive_errors_by_tau() -> None:
     error = torch.tensor([2.0, -2.0, 0.0])  # target above the value, below it
     assert torch.allclose(expectile_loss(error, 0.9), torch.tensor([3.6, 0.4, 0.0]))
-    assert torch.allclose(expectile_loss(error, 0.5), torch.tensor([2.0, 2.0, 0.0]))  # half the squared error
+    assert torch.allclose(
+        expectile_loss(error, 0.5), torch.tensor([2.0, 2.0, 0.0])
+    )  # half the squared error
 
 
 def test_the_least_expectile_loss_is_at_the_expectile() -> None:
@@ -129,7 +142,9 @@ def test_effective_sample_size() -> None:
     all_of_them = torch.ones(4, dtype=torch.bool)
     assert effective_sample_size(torch.full((4,), 7.0), all_of_them) == 1.0
     assert effective_sample_size(torch.tensor([0.0, 5.0, 0.0, 0.0]), all_of_them) == 0.25
-    assert torch.isclose(effective_sample_size(torch.tensor([1.0, 3.0]), all_of_them[:2]), torch.tensor(0.8))  # 16 / 20
+    assert torch.isclose(
+        effective_sample_size(torch.tensor([1.0, 3.0]), all_of_them[:2]), torch.tensor(0.8)
+    )  # 16 / 20
     two = torch.tensor([YES, YES, NO, NO])
     assert effective_sample_size(torch.tensor([1.0, 1.0, float("nan"), 9.0]), two) == 1.0
     assert effective_sample_size(torch.ones(4), ~all_of_them) == 0.0
@@ -138,14 +153,19 @@ def test_effective_sample_size() -> None:
 @pytest.mark.parametrize("size", [1e-12, 1e-30, 1e12])
 def test_effective_sample_size_does_not_depend_on_the_weights_size(size: float) -> None:
     weights = torch.tensor([1.0, 3.0]) * size
-    assert torch.isclose(effective_sample_size(weights, torch.tensor([YES, YES])), torch.tensor(0.8))
+    assert torch.isclose(
+        effective_sample_size(weights, torch.tensor([YES, YES])), torch.tensor(0.8)
+    )
 
 
 # --- conservatism -------------------------------------------------------------------------------------
 
 
 def test_the_discrete_gap_is_the_cross_entropy() -> None:
-    q, ids = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0)), torch.arange(15).view(5, 3) % 7
+    q, ids = (
+        torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0)),
+        torch.arange(15).view(5, 3) % 7,
+    )
     expected = F.cross_entropy(q.flatten(0, 1), ids.flatten(), reduction="none").view(5, 3)
     assert torch.allclose(discrete_conservative_gap(q, ids), expected, atol=1e-6)
 
@@ -162,23 +182,35 @@ def test_the_sampled_gap_by_hand() -> None:
     assert torch.allclose(gap, torch.tensor([[math.log(2)]]))  # the mean of exp Q is 2
     # the second was drawn three times as densely, so that it counts a third: (1 + 3/3) / 2
     density = torch.log(torch.tensor([[[1.0]], [[3.0]]]))
-    assert torch.allclose(conservative_gap(q, torch.zeros(1, 1), log_density=density), torch.zeros(1, 1), atol=1e-6)
-    soft = conservative_gap(torch.tensor([[[0.0]], [[2.0]]]), torch.tensor([[0.5]]), temperature=0.01)
-    assert torch.allclose(soft, torch.tensor([[2 - 0.01 * math.log(2) - 0.5]]))  # nearly the greatest
+    assert torch.allclose(
+        conservative_gap(q, torch.zeros(1, 1), log_density=density), torch.zeros(1, 1), atol=1e-6
+    )
+    soft = conservative_gap(
+        torch.tensor([[[0.0]], [[2.0]]]), torch.tensor([[0.5]]), temperature=0.01
+    )
+    assert torch.allclose(
+        soft, torch.tensor([[2 - 0.01 * math.log(2) - 0.5]])
+    )  # nearly the greatest
 
 
 def test_importance_weights_make_the_gap_that_of_all_actions_whatever_was_drawn() -> None:
     # Actions in [0, 1], drawn by density 2a. A constant Q has no gap; Q = log(3a) has log of the integral of 3a = log 1.5.
     actions = torch.rand(200_000, generator=torch.Generator().manual_seed(0)).sqrt().view(-1, 1, 1)
     density = torch.log(2 * actions)
-    constant = conservative_gap(torch.full_like(actions, 5.0), torch.full((1, 1), 5.0), log_density=density)
+    constant = conservative_gap(
+        torch.full_like(actions, 5.0), torch.full((1, 1), 5.0), log_density=density
+    )
     assert abs(constant.item()) < 0.02
     rising = conservative_gap(torch.log(3 * actions), torch.zeros(1, 1), log_density=density)
     assert abs(rising.item() - math.log(1.5)) < 0.01
-    assert abs(conservative_gap(torch.log(3 * actions), torch.zeros(1, 1)).item() - math.log(2)) < 0.01  # 3 E[a] = 2
+    assert (
+        abs(conservative_gap(torch.log(3 * actions), torch.zeros(1, 1)).item() - math.log(2)) < 0.01
+    )  # 3 E[a] = 2
 
 
 def test_calibrated_raises_to_the_return_and_tells_where() -> None:
-    raised, bound = calibrated(torch.tensor([[[1.0, 5.0]], [[3.0, 2.0]]]), torch.tensor([[2.0, 4.0]]))
+    raised, bound = calibrated(
+        torch.tensor([[[1.0, 5.0]], [[3.0, 2.0]]]), torch.tensor([[2.0, 4.0]])
+    )
     assert raised.tolist() == [[[2.0, 5.0]], [[3.0, 4.0]]]
     assert bound.tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]

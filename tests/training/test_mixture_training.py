@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from mixed_robots_toy import CAMERAS, POLICY, SPECS, mixture_config, two_processes_config, write_robot
+from mixed_robots_toy import (
+    CAMERAS,
+    POLICY,
+    SPECS,
+    mixture_config,
+    two_processes_config,
+    write_robot,
+)
 from typer.testing import CliRunner
 
 from vla.cli import app
@@ -66,27 +73,37 @@ def test_each_robot_is_learned_and_told_by_itself(run: RunResult) -> None:
     drawn = [last[f"epochs/{name}"] * size for name, size in zip(SPECS, (60, 30, 20), strict=True)]
     assert drawn == pytest.approx([12 * 8 - 26 - 17, 26, 17])  # 26.2 and 17.5
     scores = [last[f"validation/{name}/loss"] for name in SPECS]
-    assert last["validation/loss"] == pytest.approx(sum(s * n / 110 for s, n in zip(scores, (60, 30, 20), strict=True)))
-    assert {"validation/humanoid/action_error/a43", "validation/gripper/action_error/a3"} <= set(last)
+    assert last["validation/loss"] == pytest.approx(
+        sum(s * n / 110 for s, n in zip(scores, (60, 30, 20), strict=True))
+    )
+    assert {"validation/humanoid/action_error/a43", "validation/gripper/action_error/a3"} <= set(
+        last
+    )
     assert "validation/gripper/action_error/a4" not in last
 
 
 def test_a_run_leaves_the_policy_for_all_and_one_for_each(run: RunResult) -> None:
     whole = load_policy(run.out / "policy")
     assert isinstance(whole, MultiRobotPolicy)
-    assert whole.card["data"]["datasets"]["humanoid"].startswith("humanoid: 20 frames, 18.2% of the batches")
+    assert whole.card["data"]["datasets"]["humanoid"].startswith(
+        "humanoid: 20 frames, 18.2% of the batches"
+    )
     for name, spec in SPECS.items():
         alone = load_policy(run.out / "policies" / name)
         assert type(alone) is RT1
         assert alone.spec.action_names == spec.action_names
         # of the datasets' cameras those that the policy looks through
-        assert list(alone.spec.cameras) == list((CAMERAS[name] or {c: c for c in spec.cameras}).values())
+        assert list(alone.spec.cameras) == list(
+            (CAMERAS[name] or {c: c for c in spec.cameras}).values()
+        )
         observation = alone.spec.fake_observation(1)
         observation.instruction[:] = ["go left"]
         actions, _ = alone.act(observation)
         assert torch.equal(actions, whole.robot(name).act(observation)[0])
     assert torch.equal(whole.robot("arm").state_mean, whole.part("arm").state_mean)
-    assert float(whole.part("arm").state_mean.mean()) == pytest.approx(3.0, abs=0.8)  # rng.normal(len("arm"))
+    assert float(whole.part("arm").state_mean.mean()) == pytest.approx(
+        3.0, abs=0.8
+    )  # rng.normal(len("arm"))
 
 
 def test_a_robot_is_taken_out_on_the_command_line(run: RunResult, tmp_path: Path) -> None:
@@ -97,17 +114,27 @@ def test_a_robot_is_taken_out_on_the_command_line(run: RunResult, tmp_path: Path
     checkpoint = run.out / "checkpoints" / "step-000006"
     assert vla("policy", "extract", checkpoint, "gripper", tmp_path / "gripper")[0] == 0
     assert type(load_policy(tmp_path / "gripper")) is RT1
-    assert "is there already" in vla("policy", "extract", checkpoint, "arm", tmp_path / "gripper")[1]
-    code, text = vla("policy", "extract", checkpoint, "hand", tmp_path / "hand")
-    assert (code, "no robot 'hand' in this policy; there are: arm, gripper, humanoid" in text) == (2, True)
     assert (
-        "of one robot already (rt1)" in vla("policy", "extract", run.out / "policies" / "arm", "arm", tmp_path / "x")[1]
+        "is there already" in vla("policy", "extract", checkpoint, "arm", tmp_path / "gripper")[1]
     )
-    with pytest.raises(UserError, match=r"for the robots arm, gripper, humanoid and cannot be evaluated"):
+    code, text = vla("policy", "extract", checkpoint, "hand", tmp_path / "hand")
+    assert (code, "no robot 'hand' in this policy; there are: arm, gripper, humanoid" in text) == (
+        2,
+        True,
+    )
+    assert (
+        "of one robot already (rt1)"
+        in vla("policy", "extract", run.out / "policies" / "arm", "arm", tmp_path / "x")[1]
+    )
+    with pytest.raises(
+        UserError, match=r"for the robots arm, gripper, humanoid and cannot be evaluated"
+    ):
         load_actor(str(run.out / "policy"))
 
 
-def test_a_robot_that_was_taken_out_is_fine_tuned_as_any_policy(run: RunResult, robots: Path, tmp_path: Path) -> None:
+def test_a_robot_that_was_taken_out_is_fine_tuned_as_any_policy(
+    run: RunResult, robots: Path, tmp_path: Path
+) -> None:
     values = {
         "out": str(tmp_path / "tuned"),
         "init_from": str(run.out / "policies" / "arm"),
@@ -122,7 +149,9 @@ def test_a_robot_that_was_taken_out_is_fine_tuned_as_any_policy(run: RunResult, 
     assert "loss/arm" not in lines(tuned.out)[0]
 
 
-def test_a_run_that_was_cut_off_resumes_exactly(run: RunResult, robots: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_resumes_exactly(
+    run: RunResult, robots: Path, tmp_path: Path
+) -> None:
     train(mixture_config(robots, tmp_path / "run", max_minutes=1e-9))
     again = train(mixture_config(robots, tmp_path / "run"), resume=True)
     assert again.step == 12
@@ -138,12 +167,25 @@ def test_a_run_that_was_cut_off_resumes_exactly(run: RunResult, robots: Path, tm
     assert (again.out / weights).read_bytes() == (run.out / weights).read_bytes()
 
 
-def test_a_run_goes_on_from_the_policy_of_another(run: RunResult, robots: Path, tmp_path: Path) -> None:
-    changes = {"policy": None, "init_from": str(run.out / "policy"), "steps": 1, "validate_every": None}
+def test_a_run_goes_on_from_the_policy_of_another(
+    run: RunResult, robots: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "policy": None,
+        "init_from": str(run.out / "policy"),
+        "steps": 1,
+        "validate_every": None,
+    }
     more = train(mixture_config(robots, tmp_path / "more", **changes))
     assert more.metrics["loss"] < lines(run.out)[0]["loss"]
     with pytest.raises(ConfigError, match=r"init_from"):
-        train(mixture_config(robots, tmp_path / "one", **changes | {"init_from": str(run.out / "policies" / "arm")}))
+        train(
+            mixture_config(
+                robots,
+                tmp_path / "one",
+                **changes | {"init_from": str(run.out / "policies" / "arm")},
+            )
+        )
 
 
 @pytest.mark.slow
@@ -163,8 +205,14 @@ def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> No
     assert len(one) == len(two) == 3
     assert "loss/humanoid" not in one[0]  # in one step a robot is in nobody's part
     for a, b in zip(one, two, strict=True):
-        told = [key for key in a if key.startswith(("loss", "share/", "grad_norm", "epochs/", "validation/"))]
-        assert {key: b[key] for key in told} == pytest.approx({key: a[key] for key in told}, rel=1e-4)
+        told = [
+            key
+            for key in a
+            if key.startswith(("loss", "share/", "grad_norm", "epochs/", "validation/"))
+        ]
+        assert {key: b[key] for key in told} == pytest.approx(
+            {key: a[key] for key in told}, rel=1e-4
+        )
         assert set(a) == set(b)
 
 
@@ -183,9 +231,15 @@ def test_mixtures_that_cannot_be_learned_are_refused(robots: Path, tmp_path: Pat
     assert "it has: corner, unused" in problem(data=mixture(cameras={"front": "top"}))
     text = problem(data=mixture(cameras=None), policy=POLICY | {"cameras": ["front"]})
     assert "none of the slots corner, unused is in policy.cameras (front)" in text
-    assert "batch_size: 3 is too small for 3 datasets of these shares; use at least 4" in problem(batch_size=3)
-    assert "data.mixture.gripper: data.validation_fraction" in problem(data={"validation_fraction": 0.9})
-    assert "data.task_weights: 'go up' matches nothing" in problem(data={"task_weights": {"go up": 2.0}})
+    assert "batch_size: 3 is too small for 3 datasets of these shares; use at least 4" in problem(
+        batch_size=3
+    )
+    assert "data.mixture.gripper: data.validation_fraction" in problem(
+        data={"validation_fraction": 0.9}
+    )
+    assert "data.task_weights: 'go up' matches nothing" in problem(
+        data={"task_weights": {"go up": 2.0}}
+    )
 
     def invalid(data: dict[str, Any], **changes: Any) -> str:
         with pytest.raises(ValueError, match=r".") as caught:
@@ -214,4 +268,11 @@ def test_means_of_robots_are_over_the_steps_that_they_had() -> None:
         "share/c": 0.0,
     }
     found = robot_means(means | {"loss": 1.0}, ["a", "b", "c"])
-    assert found == {"loss/a": 1.5, "share/a": 0.5, "loss/b": 0.5, "share/b": 0.5, "share/c": 0.0, "loss": 1.0}
+    assert found == {
+        "loss/a": 1.5,
+        "share/a": 0.5,
+        "loss/b": 0.5,
+        "share/b": 0.5,
+        "share/c": 0.0,
+        "loss": 1.0,
+    }

@@ -27,17 +27,34 @@ SPEC = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0, -1.0), (1.0, 2.0), control_hz=1
 OBJECTIVES = sorted(registered("objectives"))
 MLP: dict[str, Any] = {"type": "mlp", "hidden": 8, "depth": 1, "chunk": 2}
 BINS = {"type": "bins", "num_bins": 4}
-TRANSFORMER = {"type": "decision_transformer", "history": 3, "width": 8, "depth": 1, "max_timestep": 16, "chunk": 2}
+TRANSFORMER = {
+    "type": "decision_transformer",
+    "history": 3,
+    "width": 8,
+    "depth": 1,
+    "max_timestep": 16,
+    "chunk": 2,
+}
 OTHER_POLICIES: dict[str, dict[str, Any]] = {
     "return_conditioned": TRANSFORMER,
-    "q_transformer": {**MLP, "head": {"type": "q_values", "hidden": 8, "depth": 1, "heads": 1}, "tokenizer": BINS},
-    "ilql": {**MLP, "head": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1}, "tokenizer": BINS},
+    "q_transformer": {
+        **MLP,
+        "head": {"type": "q_values", "hidden": 8, "depth": 1, "heads": 1},
+        "tokenizer": BINS,
+    },
+    "ilql": {
+        **MLP,
+        "head": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1},
+        "tokenizer": BINS,
+    },
 }
 """Of those that need other policies than a plain one."""
 Change = Callable[[int, dict[str, Any]], dict[str, Any]]
 
 
-def write(root: Path, change: Change = lambda episode, values: values, *, episodes: int = 8) -> Path:
+def write(
+    root: Path, change: Change = lambda episode, values: values, *, episodes: int = 8
+) -> Path:
     """Every second episode is solved at its end; the others are cut off unsolved."""
     rng = np.random.default_rng(0)
     with DatasetWriter(root, SPEC) as writer:
@@ -93,7 +110,9 @@ def lines(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(name: str, mixed: Path, tmp_path: Path) -> None:
+def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(
+    name: str, mixed: Path, tmp_path: Path
+) -> None:
     settings = config(mixed, tmp_path / "whole", {"type": name})
     result = train(settings)
     whole = lines(tmp_path / "whole")
@@ -110,7 +129,9 @@ def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(name: str, mixed: Path
     train(config(mixed, tmp_path / "again", {"type": name}), resume=True)
     assert lines(tmp_path / "again") == whole
     weights = "policy/model.safetensors"
-    assert (tmp_path / "again" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert (tmp_path / "again" / weights).read_bytes() == (
+        tmp_path / "whole" / weights
+    ).read_bytes()
 
     loaded = load_policy(tmp_path / "whole" / "policy")
     observation = SPEC.fake_observation(3)
@@ -128,23 +149,39 @@ def test_held_out_data_teach_nothing(name: str, mixed: Path, tmp_path: Path) -> 
     told = []
     for every in (None, 1):
         train(config(mixed, tmp_path / str(every), options, steps=4, validate_every=every))
-        told.append([{k: v for k, v in line.items() if "/" not in k} for line in lines(tmp_path / str(every))])
+        told.append(
+            [
+                {k: v for k, v in line.items() if "/" not in k}
+                for line in lines(tmp_path / str(every))
+            ]
+        )
     assert told[0] == told[1]
 
 
-def test_every_score_of_a_policy_that_learns_at_some_steps_tells_of_the_policy(mixed: Path, tmp_path: Path) -> None:
+def test_every_score_of_a_policy_that_learns_at_some_steps_tells_of_the_policy(
+    mixed: Path, tmp_path: Path
+) -> None:
     train(config(mixed, tmp_path / "run", {"type": "td3_bc", "policy_every": 3}, validate_every=1))
-    assert all({"validation/bc_loss", "validation/q_policy"} <= line.keys() for line in lines(tmp_path / "run"))
+    assert all(
+        {"validation/bc_loss", "validation/q_policy"} <= line.keys()
+        for line in lines(tmp_path / "run")
+    )
 
 
-@pytest.mark.parametrize("name", [n for n in OBJECTIVES if n not in ("bc", "filtered_bc", "return_conditioned")])
-def test_two_micro_batches_give_the_gradient_of_one_batch(name: str, mixed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", [n for n in OBJECTIVES if n not in ("bc", "filtered_bc", "return_conditioned")]
+)
+def test_two_micro_batches_give_the_gradient_of_one_batch(
+    name: str, mixed: Path, tmp_path: Path
+) -> None:
     options: dict[str, Any] = {"type": name}
     if name in ("awac", "td3_bc", "cql", "cal_ql", "kl"):
         pytest.skip("draws actions: random numbers see the division")
     told = []
     for parts in (1, 2):
-        settings = config(mixed, tmp_path / str(parts), options, steps=1, grad_accumulation=parts, ema_decay=None)
+        settings = config(
+            mixed, tmp_path / str(parts), options, steps=1, grad_accumulation=parts, ema_decay=None
+        )
         train(settings)
         told.append(lines(tmp_path / str(parts))[0])
     names = [key for key in ("grad_norm", "critic_grad_norm") if key in told[0]]
@@ -156,7 +193,9 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(name: str, mixed: Path
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_config_in_a_run_directory_begins_the_same_run_again(name: str, mixed: Path, tmp_path: Path) -> None:
+def test_the_config_in_a_run_directory_begins_the_same_run_again(
+    name: str, mixed: Path, tmp_path: Path
+) -> None:
     settings = config(mixed, tmp_path / "run", {"type": name}, steps=1)
     train(settings)
     assert load_config(TrainConfig, tmp_path / "run" / "config.yaml") == settings
@@ -164,7 +203,9 @@ def test_the_config_in_a_run_directory_begins_the_same_run_again(name: str, mixe
 
 # --- bad input ------------------------------------------------------------------------------------------
 
-NEEDS_REWARDS = [name for name in OBJECTIVES if name not in ("bc", "filtered_bc", "return_conditioned")]
+NEEDS_REWARDS = [
+    name for name in OBJECTIVES if name not in ("bc", "filtered_bc", "return_conditioned")
+]
 
 
 @pytest.mark.parametrize("name", NEEDS_REWARDS)
@@ -173,7 +214,9 @@ def test_data_without_rewards(name: str, tmp_path: Path) -> None:
         return values | {"rewards": np.zeros(values["length"], np.float32)}
 
     data = write(tmp_path / "data", without)
-    with pytest.raises((DataError, ObjectiveError), match=r"rewards are 0.*data\.rewards\.kind: success"):
+    with pytest.raises(
+        (DataError, ObjectiveError), match=r"rewards are 0.*data\.rewards\.kind: success"
+    ):
         train(config(data, tmp_path / "run", {"type": name}))
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -182,10 +225,18 @@ def test_data_without_rewards(name: str, tmp_path: Path) -> None:
 def test_all_returns_equal(name: str, tmp_path: Path) -> None:
     def alike(episode: int, values: dict[str, Any]) -> dict[str, Any]:
         rewards = np.array([0.0, 0.5, 0.0, 0.0, 0.5], np.float32)
-        return values | {"length": 5, "rewards": rewards, "success": rewards > 2, "terminated": episode % 2 == 0}
+        return values | {
+            "length": 5,
+            "rewards": rewards,
+            "success": rewards > 2,
+            "terminated": episode % 2 == 0,
+        }
 
     data = write(tmp_path / "data", alike)
-    with pytest.raises((DataError, ObjectiveError), match=r"none is better than another; add episodes.*imitate them"):
+    with pytest.raises(
+        (DataError, ObjectiveError),
+        match=r"none is better than another; add episodes.*imitate them",
+    ):
         train(config(data, tmp_path / "run", {"type": name}))
 
 
@@ -194,10 +245,14 @@ def test_nothing_to_filter(tmp_path: Path) -> None:
         return values | {"success": np.zeros(values["length"], bool), "terminated": False}
 
     data = write(tmp_path / "data", unsolved)
-    with pytest.raises(ObjectiveError, match=r"filtered_bc keeps solved episodes, but none .*use keep: return"):
+    with pytest.raises(
+        ObjectiveError, match=r"filtered_bc keeps solved episodes, but none .*use keep: return"
+    ):
         train(config(data, tmp_path / "run", {"type": "filtered_bc"}))
     told = {**TRANSFORMER, "condition": "success"}
-    with pytest.raises(ObjectiveError, match=r"none of 6 episodes are solved.*objective: \{type: bc\}"):
+    with pytest.raises(
+        ObjectiveError, match=r"none of 6 episodes are solved.*objective: \{type: bc\}"
+    ):
         train(config(data, tmp_path / "run", {"type": "return_conditioned"}, policy=told))
 
 
@@ -207,7 +262,12 @@ def test_truncations_marked_as_terminals(name: str, tmp_path: Path) -> None:
         if values["terminated"]:
             return values
         nothing = np.zeros(9)
-        return {"length": 9, "rewards": nothing.astype(np.float32), "success": nothing > 0, "terminated": True}
+        return {
+            "length": 9,
+            "rewards": nothing.astype(np.float32),
+            "success": nothing > 0,
+            "terminated": True,
+        }
 
     data = write(tmp_path / "data", at_the_limit, episodes=16)
     message = r"not solved are marked as terminated at exactly 9 steps.*terminated=False.*trust_terminals: true"
@@ -219,7 +279,9 @@ def test_truncations_marked_as_terminals(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NEEDS_REWARDS)
 @pytest.mark.parametrize("discount", [0.0, 1.01, -0.5, float("nan")])
-def test_a_discount_outside_its_range(name: str, discount: float, mixed: Path, tmp_path: Path) -> None:
+def test_a_discount_outside_its_range(
+    name: str, discount: float, mixed: Path, tmp_path: Path
+) -> None:
     with pytest.raises((ValidationError, ConfigError), match=r"discount"):
         config(mixed, tmp_path, {"type": name, "discount": discount})
 
@@ -229,24 +291,41 @@ COSTS = {"rewards": {"kind": "step_cost"}}
 
 @pytest.mark.parametrize(
     ("objective", "option"),
-    [({"type": "iql", "monte_carlo_floor": True}, "monte_carlo_floor"), ({"type": "cal_ql"}, "calibrated")],
+    [
+        ({"type": "iql", "monte_carlo_floor": True}, "monte_carlo_floor"),
+        ({"type": "cal_ql"}, "calibrated"),
+    ],
 )
-def test_returns_that_are_no_lower_bound(objective: dict[str, Any], option: str, mixed: Path, tmp_path: Path) -> None:
+def test_returns_that_are_no_lower_bound(
+    objective: dict[str, Any], option: str, mixed: Path, tmp_path: Path
+) -> None:
     """What a failure brought until it was cut is better than what it would have gone on to cost."""
     message = rf"{option}: 4 of 6 episodes of .* are cut off and rewards go down to -1, .*rewards of 0 or more"
     with pytest.raises(ObjectiveError, match=message):
         train(
-            config(mixed, tmp_path / "run", objective, data={"path": str(mixed), "validation_fraction": 0.25, **COSTS})
+            config(
+                mixed,
+                tmp_path / "run",
+                objective,
+                data={"path": str(mixed), "validation_fraction": 0.25, **COSTS},
+            )
         )
     policy = MLPConfig.model_validate(MLP).build(SPEC)
 
     def fit(data: Path, kind: str) -> None:
         built = config(data, tmp_path, objective).objective.build(policy)
         rewards = RewardConfig.model_validate({"kind": kind})
-        built.fit(Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.9, rewards=rewards))
+        built.fit(
+            Windows(
+                EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.9, rewards=rewards
+            )
+        )
 
     fit(mixed, "success")
-    fit(write(tmp_path / "ended", lambda episode, values: values | {"terminated": True}), "step_cost")
+    fit(
+        write(tmp_path / "ended", lambda episode, values: values | {"terminated": True}),
+        "step_cost",
+    )
 
 
 @pytest.mark.parametrize("name", ["iql", "td3_bc", "q_transformer", "ilql"])
@@ -266,26 +345,41 @@ def test_data_in_which_no_step_has_a_target(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["iql", "cql", "q_transformer", "ilql"])
 def test_what_is_replayed_must_teach_too(name: str, mixed: Path, tmp_path: Path) -> None:
     def run(replayed: Path, out: str, **rewards: Any) -> None:
-        data = {"path": str(mixed), "rewards": rewards, "replay": [{"path": str(replayed), "weight": 0.5}]}
+        data = {
+            "path": str(mixed),
+            "rewards": rewards,
+            "replay": [{"path": str(replayed), "weight": 0.5}],
+        }
         train(config(mixed, tmp_path / out, {"type": name}, data=data, steps=1))
 
     def unsolved(episode: int, values: dict[str, Any]) -> dict[str, Any]:
         nothing = np.zeros(values["length"])
-        return values | {"rewards": nothing.astype(np.float32), "success": nothing > 0, "terminated": False}
+        return values | {
+            "rewards": nothing.astype(np.float32),
+            "success": nothing > 0,
+            "terminated": False,
+        }
 
     failures = write(tmp_path / "failures", unsolved)
     with pytest.raises(ObjectiveError, match=r"data\.replay\.0: .*failures: with .* rewards are 0"):
         run(failures, "unrecorded")
     run(failures, "labelled", kind="success")  # labels tell that nothing is solved there
-    large = write(tmp_path / "large", lambda episode, values: values | {"rewards": 100 * values["rewards"]})
+    large = write(
+        tmp_path / "large", lambda episode, values: values | {"rewards": 100 * values["rewards"]}
+    )
     if name == "q_transformer":
-        with pytest.raises(ObjectiveError, match=r"data\.replay\.0: .*large: rewards lie in \[0, 100\]"):
+        with pytest.raises(
+            ObjectiveError, match=r"data\.replay\.0: .*large: rewards lie in \[0, 100\]"
+        ):
             run(large, "large")
         return
     objective = config(mixed, tmp_path, {"type": name, "discount": 0.5}).objective.build(
         config(mixed, tmp_path, {"type": name}).policy.build(SPEC)
     )
-    read = [Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.5) for data in (mixed, large)]
+    read = [
+        Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=0.5)
+        for data in (mixed, large)
+    ]
     objective.fit(read[0])
     assert objective._q_bound == pytest.approx(10 * 2)
     objective.check_replayed(read[1])
@@ -296,7 +390,13 @@ def test_what_is_replayed_must_teach_too(name: str, mixed: Path, tmp_path: Path)
 def test_importance_weights_of_a_mixture(mixed: Path, tmp_path: Path) -> None:
     policy = {**MLP, "head": {"type": "mixture", "hidden": 8, "components": 2}}
     train(
-        config(mixed, tmp_path / "run", {"type": "cql", "extraction": {"type": "weighted_bc"}}, policy=policy, steps=2)
+        config(
+            mixed,
+            tmp_path / "run",
+            {"type": "cql", "extraction": {"type": "weighted_bc"}},
+            policy=policy,
+            steps=2,
+        )
     )
     assert all(np.isfinite(line["conservative_gap"]) for line in lines(tmp_path / "run"))
 
@@ -317,8 +417,14 @@ IDLE = {
     "noise": OF_PARTS | {"value": {"type": "td", "next_actions": "data", "noise": 0.2}},
     "noise_clip": OF_PARTS | {"value": {"type": "td", "next_actions": "data", "noise_clip": 0.2}},
     "monte_carlo_floor: True": OF_PARTS | {"value": {"type": "none", "monte_carlo_floor": True}},
-    "weights": {"type": "iql", "extraction": {"type": "best_of_n", "imitate": False, "weights": {"beta": 2.0}}},
-    "weights: WeightedBCConfig": {"type": "iql", "extraction": {"type": "argmax_q", "imitate": False, "weights": {}}},
+    "weights": {
+        "type": "iql",
+        "extraction": {"type": "best_of_n", "imitate": False, "weights": {"beta": 2.0}},
+    },
+    "weights: WeightedBCConfig": {
+        "type": "iql",
+        "extraction": {"type": "argmax_q", "imitate": False, "weights": {}},
+    },
 }
 
 
@@ -328,8 +434,12 @@ def test_options_that_would_do_nothing_are_refused(name: str, mixed: Path, tmp_p
         config(mixed, tmp_path, IDLE[name])
 
 
-def test_a_warm_up_that_never_ends_and_a_temperature_below_zero(mixed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"objective\.warmup_steps: 6 of steps: 6 .*less than 6"):
+def test_a_warm_up_that_never_ends_and_a_temperature_below_zero(
+    mixed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValidationError, match=r"objective\.warmup_steps: 6 of steps: 6 .*less than 6"
+    ):
         config(mixed, tmp_path, {"type": "iql", "warmup_steps": 6})
     config(mixed, tmp_path, {"type": "iql", "warmup_steps": 5})
     for objective in (
@@ -342,14 +452,20 @@ def test_a_warm_up_that_never_ends_and_a_temperature_below_zero(mixed: Path, tmp
 
 def test_rewards_outside_of_the_unit_interval(mixed: Path, tmp_path: Path) -> None:
     data = {"path": str(mixed), "rewards": {"scale": 3.0}}
-    with pytest.raises(UserError, match=r"rewards lie in \[0, 3\].*set data\.rewards\.kind: success, or scale"):
+    with pytest.raises(
+        UserError, match=r"rewards lie in \[0, 3\].*set data\.rewards\.kind: success, or scale"
+    ):
         train(config(mixed, tmp_path / "run", {"type": "q_transformer"}, data=data))
 
 
 @pytest.mark.parametrize(
     ("objective", "head", "message"),
     [
-        ({"type": "kl"}, {"type": "regression"}, r"kl needs a head with log_prob.*policy\.head: \{type: categorical\}"),
+        (
+            {"type": "kl"},
+            {"type": "regression"},
+            r"kl needs a head with log_prob.*policy\.head: \{type: categorical\}",
+        ),
         (
             {"type": "cql"},
             {"type": "regression"},
@@ -365,7 +481,11 @@ def test_rewards_outside_of_the_unit_interval(mixed: Path, tmp_path: Path) -> No
             {"type": "regression"},
             r"temperature needs a head with log_prob.*temperature: 0",
         ),
-        ({"type": "td3_bc"}, {"type": "autoregressive"}, r"ddpg_bc needs a head with rsample.*policy\.head"),
+        (
+            {"type": "td3_bc"},
+            {"type": "autoregressive"},
+            r"ddpg_bc needs a head with rsample.*policy\.head",
+        ),
         ({"type": "ilql"}, {"type": "gaussian"}, r"policy\.head"),
         ({"type": "q_transformer"}, {"type": "gaussian"}, r"policy\.head"),
     ],
@@ -374,29 +494,59 @@ def test_a_head_that_cannot_do_what_is_asked(
     objective: dict[str, Any], head: dict[str, Any], message: str, mixed: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ObjectiveError, match=message):
-        train(config(mixed, tmp_path / "run", objective, policy={**MLP, "head": head, "tokenizer": BINS}))
+        train(
+            config(
+                mixed, tmp_path / "run", objective, policy={**MLP, "head": head, "tokenizer": BINS}
+            )
+        )
 
 
 @pytest.mark.parametrize(
     ("value", "extraction", "message"),
     [
-        ("none", "weighted_bc", r"objective\.extraction: weighted_bc without values.*extraction: \{type: bc\}"),
-        ("monte_carlo", "best_of_n", r"objective\.extraction: best_of_n asks for Q.*value: \{type: expectile\}"),
-        ("monte_carlo", "argmax_q", r"objective\.extraction: argmax_q asks for Q.*value: \{type: expectile\}"),
-        ("none", "ddpg_bc", r"objective\.extraction: ddpg_bc asks for Q.*value: \{type: expectile\}"),
+        (
+            "none",
+            "weighted_bc",
+            r"objective\.extraction: weighted_bc without values.*extraction: \{type: bc\}",
+        ),
+        (
+            "monte_carlo",
+            "best_of_n",
+            r"objective\.extraction: best_of_n asks for Q.*value: \{type: expectile\}",
+        ),
+        (
+            "monte_carlo",
+            "argmax_q",
+            r"objective\.extraction: argmax_q asks for Q.*value: \{type: expectile\}",
+        ),
+        (
+            "none",
+            "ddpg_bc",
+            r"objective\.extraction: ddpg_bc asks for Q.*value: \{type: expectile\}",
+        ),
         ("monte_carlo", "kl", r"objective\.extraction: kl asks for Q.*value: \{type: expectile\}"),
     ],
 )
-def test_parts_that_do_not_go_together(value: str, extraction: str, message: str, mixed: Path, tmp_path: Path) -> None:
+def test_parts_that_do_not_go_together(
+    value: str, extraction: str, message: str, mixed: Path, tmp_path: Path
+) -> None:
     parts = {"type": "actor_critic", "value": {"type": value}, "extraction": {"type": extraction}}
     with pytest.raises(ObjectiveError, match=message):
         train(config(mixed, tmp_path / "run", parts))
 
 
-def test_tokens_that_argmax_q_cannot_change_are_told_before_the_first_step(mixed: Path, tmp_path: Path) -> None:
-    policy = {**MLP, "head": {"type": "categorical"}, "tokenizer": {"type": "rvq", "codes": 4, "codebooks": 2}}
+def test_tokens_that_argmax_q_cannot_change_are_told_before_the_first_step(
+    mixed: Path, tmp_path: Path
+) -> None:
+    policy = {
+        **MLP,
+        "head": {"type": "categorical"},
+        "tokenizer": {"type": "rvq", "codes": 4, "codebooks": 2},
+    }
     objective = {"type": "iql", "extraction": {"type": "argmax_q"}}
-    with pytest.raises(UserError, match=r"argmax_q changes one token for one action dimension.*best_of_n"):
+    with pytest.raises(
+        UserError, match=r"argmax_q changes one token for one action dimension.*best_of_n"
+    ):
         train(config(mixed, tmp_path / "run", objective, policy=policy))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -408,7 +558,9 @@ def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
         settings = config(data, tmp_path, {"type": "iql", "discount": discount})
         policy = settings.policy.build(SPEC)
         objective = settings.objective.build(policy)
-        objective.fit(Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=discount))
+        objective.fit(
+            Windows(EpisodeDataset(data), history=1, chunk=2, next_step=2, discount=discount)
+        )
         return objective._q_bound
 
     assert bound(mixed, 0.999) == pytest.approx(10 * 1000)
@@ -425,24 +577,43 @@ def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", sorted(registered("values")))
 @pytest.mark.parametrize("extraction", sorted(registered("extractions")))
 def test_all_other_parts_do(value: str, extraction: str, mixed: Path, tmp_path: Path) -> None:
-    if extraction != "bc" and (value == "none" or (value == "monte_carlo" and extraction != "weighted_bc")):
+    if extraction != "bc" and (
+        value == "none" or (value == "monte_carlo" and extraction != "weighted_bc")
+    ):
         pytest.skip("see above")
-    settings: dict[str, Any] = {"type": value} | ({"importance": False} if value == "conservative" else {})
-    parts = {"type": "actor_critic", "value": settings, "extraction": {"type": extraction}, "warmup_steps": 1}
+    settings: dict[str, Any] = {"type": value} | (
+        {"importance": False} if value == "conservative" else {}
+    )
+    parts = {
+        "type": "actor_critic",
+        "value": settings,
+        "extraction": {"type": extraction},
+        "warmup_steps": 1,
+    }
     policy = {**MLP, "head": {"type": "categorical"}, "tokenizer": BINS}
     train(config(mixed, tmp_path / "run", parts, policy=policy, steps=2))
-    assert load_policy(tmp_path / "run" / "policy").act(SPEC.fake_observation(1))[0].shape == (1, 2, 2)
+    assert load_policy(tmp_path / "run" / "policy").act(SPEC.fake_observation(1))[0].shape == (
+        1,
+        2,
+        2,
+    )
 
 
 def test_diverging_values_stop_with_the_numbers(mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ObjectiveError, match=r"Q diverges: its mean size is .* at step \d+, .* allow .*; lower optim\.lr"
+        ObjectiveError,
+        match=r"Q diverges: its mean size is .* at step \d+, .* allow .*; lower optim\.lr",
     ):
         train(
             config(
                 mixed,
                 tmp_path / "run",
-                {"type": "td3_bc", "critic": {"layer_norm": False}, "target_rate": 1.0, "discount": 0.5},
+                {
+                    "type": "td3_bc",
+                    "critic": {"layer_norm": False},
+                    "target_rate": 1.0,
+                    "discount": 0.5,
+                },
                 optim={"lr": 30.0, "warmup_steps": 0, "clip_norm": None},
                 steps=60,
             )

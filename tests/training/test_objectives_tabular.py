@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 import torch
-from tabular import CRITIC, DISCOUNT, Step, batch_of, fixed_point, learn, moment, q_table, robot, two_ways, v_table
+from tabular import (
+    CRITIC,
+    DISCOUNT,
+    Step,
+    batch_of,
+    fixed_point,
+    learn,
+    moment,
+    q_table,
+    robot,
+    two_ways,
+    v_table,
+)
 from torch import Tensor
 
 from vla.models.policies.guided import GuidedPolicy
@@ -33,7 +45,11 @@ def corridor() -> list[Step]:
     for state in range(3):
         for after in (LEFT, RIGHT):
             steps.append(Step(state, LEFT, later=(max(0, state - 1), after)))
-            steps.append(Step(state, RIGHT, later=(state + 1, after)) if state < 2 else Step(2, RIGHT, reward=1.0))
+            steps.append(
+                Step(state, RIGHT, later=(state + 1, after))
+                if state < 2
+                else Step(2, RIGHT, reward=1.0)
+            )
     return steps
 
 
@@ -48,7 +64,10 @@ def corridor_backup(q: Tensor, *, best: bool) -> Tensor:
 
 
 def test_monte_carlo_reaches_the_mean_return() -> None:
-    batch = batch_of([Step(0, a, returned=g) for a in (LEFT, RIGHT) for g in (0.0, 0.0, 3.0)] + [Step(1, LEFT)], 2)
+    batch = batch_of(
+        [Step(0, a, returned=g) for a in (LEFT, RIGHT) for g in (0.0, 0.0, 3.0)] + [Step(1, LEFT)],
+        2,
+    )
     policy = two_ways(2)
     objective = learn(policy, {"type": "monte_carlo"}, BC, batch, steps=120)
     torch.testing.assert_close(v_table(objective, 2), torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
@@ -57,7 +76,9 @@ def test_monte_carlo_reaches_the_mean_return() -> None:
 
 
 def test_td_of_the_datas_actions_reaches_the_value_of_who_made_them() -> None:
-    objective = learn(two_ways(3), {"type": "td", "next_actions": "data"}, BC, batch_of(corridor(), 3), steps=300)
+    objective = learn(
+        two_ways(3), {"type": "td", "next_actions": "data"}, BC, batch_of(corridor(), 3), steps=300
+    )
     known = fixed_point(lambda q: corridor_backup(q, best=False), (3, 2))
     torch.testing.assert_close(q_table(objective, 3, [LEFT, RIGHT]), known, atol=0.03, rtol=0)
 
@@ -67,7 +88,11 @@ def test_td_of_a_policy_that_becomes_greedy_reaches_the_optimal_value(asked: str
     greedy = {"type": "weighted_bc", "beta": 50.0}
     policy = two_ways(3)
     objective = learn(
-        policy, {"type": "td", "next_actions": asked, "samples": 4}, greedy, batch_of(corridor(), 3), steps=500
+        policy,
+        {"type": "td", "next_actions": asked, "samples": 4},
+        greedy,
+        batch_of(corridor(), 3),
+        steps=500,
     )
     known = fixed_point(lambda q: corridor_backup(q, best=True), (3, 2))
     torch.testing.assert_close(known[:, 1], torch.tensor([DISCOUNT**2, DISCOUNT, 1.0]))
@@ -80,8 +105,12 @@ def test_expectile_values_reach_the_expectile(expectile: float) -> None:
     # state 1 ends with 0 or 1, equally often: its expectile is tau itself; 0.5 is the mean, near 1 the best
     ends = [Step(1, LEFT, reward=0.0), Step(1, RIGHT, reward=1.0)]
     batch = batch_of([*ends, Step(0, LEFT, later=(1, LEFT)), Step(0, RIGHT, later=(1, RIGHT))], 2)
-    objective = learn(two_ways(2), {"type": "expectile", "expectile": expectile}, BC, batch, steps=300)
-    torch.testing.assert_close(v_table(objective, 2), expectile * torch.tensor([DISCOUNT, 1.0]), atol=0.03, rtol=0)
+    objective = learn(
+        two_ways(2), {"type": "expectile", "expectile": expectile}, BC, batch, steps=300
+    )
+    torch.testing.assert_close(
+        v_table(objective, 2), expectile * torch.tensor([DISCOUNT, 1.0]), atol=0.03, rtol=0
+    )
     torch.testing.assert_close(
         q_table(objective, 2, [LEFT, RIGHT]),
         torch.tensor([[expectile * DISCOUNT] * 2, [0.0, 1.0]]),
@@ -92,7 +121,12 @@ def test_expectile_values_reach_the_expectile(expectile: float) -> None:
 
 def test_expectile_values_join_two_recordings() -> None:
     # 0 -> 1 -> (left) nothing, and 2 -> 1 -> (right) 1: nobody has gone from 0 to the reward
-    steps = [Step(0, RIGHT, later=(1, LEFT)), Step(0, LEFT, reward=0.2), Step(1, LEFT), Step(1, RIGHT, reward=1.0)]
+    steps = [
+        Step(0, RIGHT, later=(1, LEFT)),
+        Step(0, LEFT, reward=0.2),
+        Step(1, LEFT),
+        Step(1, RIGHT, reward=1.0),
+    ]
     steps += [Step(2, LEFT, later=(1, RIGHT), returned=DISCOUNT), Step(1, RIGHT, reward=1.0)]
     for step, returned in zip(range(6), (0.0, 0.2, 0.0, 1.0, DISCOUNT, 1.0), strict=True):
         steps[step] = Step(**(vars(steps[step]) | {"returned": returned}))
@@ -102,7 +136,10 @@ def test_expectile_values_join_two_recordings() -> None:
         policy = two_ways(3)
         learn(policy, value, {"type": "weighted_bc", "beta": 10.0}, batch, steps=180)
         prefers[value["type"]] = policy(batch).actions.mode()[0, 0].item()
-    assert prefers == {"expectile": RIGHT, "monte_carlo": LEFT}  # what was seen to come of it is 0 against 0.2
+    assert prefers == {
+        "expectile": RIGHT,
+        "monte_carlo": LEFT,
+    }  # what was seen to come of it is 0 against 0.2
 
 
 @pytest.mark.parametrize("value", ["td", "expectile"])
@@ -121,10 +158,17 @@ def test_conservative_values_press_what_the_data_does_not_hold_below_it() -> Non
     batch, tried, untried = batch_of(steps, 1), [0.4, 0.5], [-0.9, -0.5]
     tables = {}
     for alpha in (0.0, 0.3):
-        options = {"type": "conservative", "alpha": alpha, "importance": False, "next_actions": "data"}
+        options = {
+            "type": "conservative",
+            "alpha": alpha,
+            "importance": False,
+            "next_actions": "data",
+        }
         objective = learn(two_ways(1), options, BC, batch, steps=180)
         tables[alpha] = q_table(objective, 1, [*tried, *untried])[0]
-    torch.testing.assert_close(tables[0.0][:2], torch.ones(2), atol=0.02, rtol=0)  # plain temporal differences
+    torch.testing.assert_close(
+        tables[0.0][:2], torch.ones(2), atol=0.02, rtol=0
+    )  # plain temporal differences
     assert tables[0.3][2:].max() < tables[0.3][:2].min() - 0.5
     assert (tables[0.3][2:] < tables[0.0][2:] - 0.3).all()
 
@@ -134,9 +178,17 @@ def test_calibrated_values_are_not_pressed_below_the_return() -> None:
     batch, pressed = batch_of(steps, 1), {}
     for calibrated in (False, True):
         torch.manual_seed(0)
-        options = {"type": "conservative", "alpha": 1.0, "importance": False, "calibrated": calibrated, "sampled": 4}
+        options = {
+            "type": "conservative",
+            "alpha": 1.0,
+            "importance": False,
+            "calibrated": calibrated,
+            "sampled": 4,
+        }
         # the policy, held where it began, proposes both actions; only 0.5 was tried
-        objective = learn(two_ways(1), options, {"type": "best_of_n", "imitate": False}, batch, steps=120)
+        objective = learn(
+            two_ways(1), options, {"type": "best_of_n", "imitate": False}, batch, steps=120
+        )
         pressed[calibrated] = q_table(objective, 1, [LEFT])[0, 0]
     assert pressed[True] > pressed[False] + 0.5
 
@@ -144,15 +196,23 @@ def test_calibrated_values_are_not_pressed_below_the_return() -> None:
 def test_the_conservative_gap_is_none_where_all_actions_are_worth_the_same() -> None:
     torch.manual_seed(0)
     spec = Spec({}, ("s0",), ("a",), (-3.0,), (3.0,), control_hz=10.0)
-    head = {"type": "gaussian", "squash": "full", "log_std": (-0.3, 0.1)}  # what is drawn is spread over the range
+    head = {
+        "type": "gaussian",
+        "squash": "full",
+        "log_std": (-0.3, 0.1),
+    }  # what is drawn is spread over the range
     policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head).build(spec)
     value = {"type": "conservative", "sampled": 1000, "critic": CRITIC}
     objective = ActorCriticConfig.model_validate({"value": value, "extraction": BC}).build(policy)
     for parameter in objective.value.action_critic.parameters():
         torch.nn.init.zeros_(parameter)
     batch = spec.fake_batch(2, 3, 2)
-    _, metrics = objective.value.loss(objective_moment(objective, policy, batch), objective.lookahead(policy, batch))
-    assert metrics["conservative_gap"].item() == pytest.approx(0.0, abs=0.1)  # the volume's logarithm is 3.6
+    _, metrics = objective.value.loss(
+        objective_moment(objective, policy, batch), objective.lookahead(policy, batch)
+    )
+    assert metrics["conservative_gap"].item() == pytest.approx(
+        0.0, abs=0.1
+    )  # the volume's logarithm is 3.6
 
 
 def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Moment:
@@ -161,7 +221,9 @@ def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) ->
     return Moment(now, output.features.detach(), output.actions)
 
 
-@pytest.mark.parametrize("head", [{"type": "mixture", "hidden": 8}, {"type": "gaussian", "squash": "full"}])
+@pytest.mark.parametrize(
+    "head", [{"type": "mixture", "hidden": 8}, {"type": "gaussian", "squash": "full"}]
+)
 def test_densities_of_many_chunks_are_as_one_by_one(head: dict[str, Any]) -> None:
     torch.manual_seed(0)
     policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head).build(robot(2))
@@ -183,8 +245,12 @@ def test_weighted_imitation_prefers_the_better_way_by_exactly_its_weight(beta: f
     policy, batch = two_ways(2), batch_of(steps, 2)
     learn(policy, {"type": "monte_carlo"}, {"type": "weighted_bc", "beta": beta}, batch, steps=240)
     log_probs = policy(batch).actions.logits.log_softmax(-1)
-    assert (log_probs[0, 0, 0, 1] - log_probs[0, 0, 0, 0]).item() == pytest.approx(0.5 * beta, abs=0.05)
-    assert (log_probs[2, 0, 0, 0] - log_probs[2, 0, 0, 1]).item() == pytest.approx(math.log(3), abs=0.05)
+    assert (log_probs[0, 0, 0, 1] - log_probs[0, 0, 0, 0]).item() == pytest.approx(
+        0.5 * beta, abs=0.05
+    )
+    assert (log_probs[2, 0, 0, 0] - log_probs[2, 0, 0, 1]).item() == pytest.approx(
+        math.log(3), abs=0.05
+    )
 
 
 def quadratic(best: float = 0.4) -> list[Step]:
@@ -193,7 +259,8 @@ def quadratic(best: float = 0.4) -> list[Step]:
 
 
 @pytest.mark.parametrize(
-    ("head", "imitation", "expected"), [("squashed", 0.0, 0.6), ("gaussian", 0.0, 0.6), ("regression", 20.0, 0.0)]
+    ("head", "imitation", "expected"),
+    [("squashed", 0.0, 0.6), ("gaussian", 0.0, 0.6), ("regression", 20.0, 0.0)],
 )
 def test_the_gradient_of_q_leads_to_its_top_and_imitation_to_the_mean(
     head: str, imitation: float, expected: float
@@ -211,18 +278,27 @@ def test_the_entropy_that_is_aimed_at_does_not_depend_on_the_units_of_actions() 
     for half in (1.0, 0.05, 20.0):
         torch.manual_seed(0)
         spec = Spec({}, ("s0",), ("a",), (-half,), (half,), control_hz=10.0)
-        policy = MLPConfig(hidden=8, depth=1, head={"type": "gaussian", "squash": "full"}).build(spec)
+        policy = MLPConfig(hidden=8, depth=1, head={"type": "gaussian", "squash": "full"}).build(
+            spec
+        )
         extraction = {"type": "ddpg_bc", "bc": 0.0, "temperature": "auto"}
-        config = {"value": {"type": "td", "next_actions": "data", "critic": CRITIC}, "extraction": extraction}
+        config = {
+            "value": {"type": "td", "next_actions": "data", "critic": CRITIC},
+            "extraction": extraction,
+        }
         objective = ActorCriticConfig.model_validate(config).build(policy).train()
         batch = batch_of(quadratic(), 1)
-        loss, metrics = objective.loss(policy, dataclasses.replace(batch, actions=half * batch.actions))
+        loss, metrics = objective.loss(
+            policy, dataclasses.replace(batch, actions=half * batch.actions)
+        )
         loss.backward()
         told[half] = (metrics["entropy"].item(), objective.extraction.log_temperature.grad.item())
     assert told[0.05] == pytest.approx(told[1.0], abs=1e-4)
     assert told[20.0] == pytest.approx(told[1.0], abs=1e-4)
     entropy, gradient = told[1.0]
-    assert gradient == pytest.approx(entropy - -1.0, abs=1e-5)  # the temperature falls where there is more than -1
+    assert gradient == pytest.approx(
+        entropy - -1.0, abs=1e-5
+    )  # the temperature falls where there is more than -1
 
 
 def test_the_price_of_a_nat_decides_between_q_and_imitation() -> None:
@@ -261,10 +337,14 @@ def test_the_policy_learns_at_every_so_many_steps_and_not_before_the_warm_up_is_
         {"type": "argmax_q", "rule": {"type": "climb", "min_prob": 0.0}},
     ],
 )
-def test_a_guided_policy_chooses_the_best_action_also_when_loaded(extraction: dict[str, Any], tmp_path: Path) -> None:
+def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
+    extraction: dict[str, Any], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     tokenizer = {"type": "bins", "num_bins": 8}
-    policy = MLPConfig(hidden=32, depth=1, head={"type": "categorical"}, tokenizer=tokenizer).build(robot(1))
+    policy = MLPConfig(hidden=32, depth=1, head={"type": "categorical"}, tokenizer=tokenizer).build(
+        robot(1)
+    )
     batch = batch_of(quadratic(best=0.375), 1)
     objective = learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=240)
     guided = objective.deploy(policy)
@@ -279,9 +359,14 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(extraction: di
         torch.manual_seed(3)
         assert [actor.act(observation)[0].item() for _ in range(5)] == actions
         assert set(actions) == {0.375}
-    again = [loaded.act(observation, generator=torch.Generator().manual_seed(1), temperature=1.0)[0] for _ in range(2)]
+    again = [
+        loaded.act(observation, generator=torch.Generator().manual_seed(1), temperature=1.0)[0]
+        for _ in range(2)
+    ]
     assert torch.equal(again[0], again[1])
-    assert torch.equal(loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions))
+    assert torch.equal(
+        loaded(batch).actions.q(batch.actions), guided(batch).actions.q(batch.actions)
+    )
 
 
 def test_what_proposes_may_imitate_by_advantage() -> None:
@@ -291,7 +376,13 @@ def test_what_proposes_may_imitate_by_advantage() -> None:
     for name, weights in {"alike": {}, "weighted": {"weights": {"beta": 2.0}}}.items():
         torch.manual_seed(0)
         policy = two_ways(1)
-        learn(policy, {"type": "expectile", "expectile": 0.5}, {"type": "best_of_n", **weights}, batch, steps=300)
+        learn(
+            policy,
+            {"type": "expectile", "expectile": 0.5},
+            {"type": "best_of_n", **weights},
+            batch,
+            steps=300,
+        )
         log_prob = policy(batch).actions.log_prob(batch.actions)[:, 0].detach()
         likely[name] = float((log_prob[1] - log_prob[0]).exp())
     assert likely["alike"] == pytest.approx(1.0, rel=1e-3)
@@ -304,12 +395,16 @@ def test_ids_that_the_policy_holds_unlikely_are_not_chosen() -> None:
     chosen = {}
     for least in (0.0, 0.5):
         extraction = {"type": "argmax_q", "rule": {"type": "climb", "min_prob": least}}
-        objective = learn(policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=120)
+        objective = learn(
+            policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=120
+        )
         chosen[least] = objective.deploy(policy)(batch).actions.mode()[0, 0].item()
     assert chosen == {0.0: RIGHT, 0.5: LEFT}
 
 
 def test_argmax_q_says_which_head_it_needs() -> None:
     policy = MLPConfig(hidden=8, head={"type": "gaussian"}).build(robot(1))
-    with pytest.raises(ObjectiveError, match=r"argmax_q needs a head with logits.*head: \{type: categorical\}"):
+    with pytest.raises(
+        ObjectiveError, match=r"argmax_q needs a head with logits.*head: \{type: categorical\}"
+    ):
         learn(policy, {"type": "td"}, {"type": "argmax_q"}, batch_of(quadratic(), 1), steps=1)

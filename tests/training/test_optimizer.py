@@ -22,7 +22,9 @@ def test_learning_rate_by_hand() -> None:
     assert learning_rate(config, 1, 110) == pytest.approx(0.1)
     assert learning_rate(config, 10, 110) == pytest.approx(1.0)
     assert learning_rate(config, 60, 110) == pytest.approx(0.1 + 0.9 * 0.5)
-    assert learning_rate(config, 35, 110) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(config, 35, 110) == pytest.approx(
+        0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
+    )
     assert learning_rate(config, 110, 110) == pytest.approx(0.1)
     constant = OptimConfig(lr=2.0, warmup_steps=0, schedule="constant")
     assert [learning_rate(constant, step, 10) for step in (1, 10)] == [2.0, 2.0]
@@ -30,7 +32,12 @@ def test_learning_rate_by_hand() -> None:
 
 def test_only_matrices_and_kernels_decay() -> None:
     module = nn.ModuleDict(
-        {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "words": nn.Embedding(5, 4), "head": nn.Linear(4, 2)}
+        {
+            "conv": nn.Conv2d(3, 4, 3),
+            "norm": nn.BatchNorm2d(4),
+            "words": nn.Embedding(5, 4),
+            "head": nn.Linear(4, 2),
+        }
     )
     optimizer = build_optimizer(module, OptimConfig(weight_decay=0.3))
     names = {p: name for name, p in module.named_parameters()}
@@ -61,7 +68,9 @@ def test_optimizer_tensors_carry_on_bit_for_bit() -> None:
     _steps(first, one, range(5))
     second.load_state_dict(first.state_dict())
     two = build_optimizer(second, OptimConfig())
-    load_optimizer_tensors(two, second, {k: v.clone() for k, v in optimizer_tensors(one, first).items()})
+    load_optimizer_tensors(
+        two, second, {k: v.clone() for k, v in optimizer_tensors(one, first).items()}
+    )
     _steps(first, one, range(5, 10))
     _steps(second, two, range(5, 10))
     assert torch.equal(first.weight, second.weight)
@@ -74,7 +83,9 @@ def test_optimizer_tensors_take_the_layout_of_their_parameter() -> None:
     one, two = (build_optimizer(module, OptimConfig()) for module in modules)
     modules[0](torch.randn(2, 4, 8, 8)).square().mean().backward()
     one.step()
-    stored = {name: tensor.contiguous() for name, tensor in optimizer_tensors(one, modules[0]).items()}
+    stored = {
+        name: tensor.contiguous() for name, tensor in optimizer_tensors(one, modules[0]).items()
+    }
     load_optimizer_tensors(two, modules[1], stored)
     found = two.state[modules[1].weight]["exp_avg"]
     assert found.stride() == modules[1].weight.stride() != stored["exp_avg/weight"].stride()
@@ -109,7 +120,9 @@ def test_rates_by_part_and_the_longest_pattern_counts() -> None:
     optimizer = build_optimizer(module, OptimConfig(rates=rates, weight_decay=0.3))
     set_learning_rate(optimizer, 1e-3)
     names = {p: name for name, p in module.named_parameters()}
-    found = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    found = {
+        names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
+    }
     assert found == {
         "vision.weight": (pytest.approx(1e-4), 0.3),
         "vision.bias": (pytest.approx(2e-3), 0.0),
@@ -141,12 +154,18 @@ def test_a_rate_scales_what_adam_does_and_survives_storage() -> None:
     again = _two_parts()
     again.load_state_dict(slow.state_dict())
     two = build_optimizer(again, config)
-    load_optimizer_tensors(two, again, {k: v.clone() for k, v in optimizer_tensors(one, slow).items()})
+    load_optimizer_tensors(
+        two, again, {k: v.clone() for k, v in optimizer_tensors(one, slow).items()}
+    )
     run(slow, one, range(1, 4))
     run(again, two, range(1, 4))
-    assert all(torch.equal(a, b) for a, b in zip(slow.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(slow.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_a_rate_for_nothing_names_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"optim\.rates: 'visoin\.\*' matches nothing; .*'vision\.\*'"):
+    with pytest.raises(
+        ConfigError, match=r"optim\.rates: 'visoin\.\*' matches nothing; .*'vision\.\*'"
+    ):
         build_optimizer(_two_parts(), OptimConfig(rates={"visoin.*": 0.1}))

@@ -27,13 +27,18 @@ def close(found: torch.Tensor, expected: list) -> bool:
 
 def test_a_token_takes_the_best_of_the_next_place_and_the_last_one_the_outcome():
     targets = token_targets(BEST, OUTCOME, KNOWN, ALL)
-    assert close(targets.values, [[[0.4, 0.7, 0.5], [0.2, 0.3, 0.6]]])  # the best first token is nobody's target here
+    assert close(
+        targets.values, [[[0.4, 0.7, 0.5], [0.2, 0.3, 0.6]]]
+    )  # the best first token is nobody's target here
     assert targets.known.all()
     assert not targets.raised.any()
 
 
 def test_targets_look_further_ahead():
-    assert close(token_targets(BEST, OUTCOME, KNOWN, ALL, steps=2).values, [[[0.7, 0.5, 0.5], [0.3, 0.6, 0.6]]])
+    assert close(
+        token_targets(BEST, OUTCOME, KNOWN, ALL, steps=2).values,
+        [[[0.7, 0.5, 0.5], [0.3, 0.6, 0.6]]],
+    )
     assert close(token_targets(BEST, OUTCOME, KNOWN, ALL, steps=9).values, [[[0.5] * 3, [0.6] * 3]])
 
 
@@ -50,7 +55,9 @@ def test_an_unseen_outcome_is_no_target():
     targets = token_targets(BEST, OUTCOME, known, ALL, floor=torch.ones(1, 2))
     assert targets.known.tolist() == [[[True] * 3, [True, True, False]]]
     assert targets.raised.tolist() == targets.known.tolist()
-    assert token_targets(BEST, OUTCOME, known, ALL, steps=3).known.tolist() == [[[True] * 3, [False] * 3]]
+    assert token_targets(BEST, OUTCOME, known, ALL, steps=3).known.tolist() == [
+        [[True] * 3, [False] * 3]
+    ]
 
 
 def test_the_last_token_that_counts_takes_the_outcome():
@@ -69,7 +76,10 @@ def test_targets_have_no_gradient():
 def test_others_go_to_zero():
     values = torch.tensor([[0.2, 0.6, 1.0, -torch.inf], [0.5, -torch.inf, -torch.inf, -torch.inf]])
     ids = torch.tensor([1, 0])
-    assert close(others_towards_zero(values, kinship(ids, values.shape[-1], width=0)), [0.5 * (0.04 + 1.0) / 2, 0.0])
+    assert close(
+        others_towards_zero(values, kinship(ids, values.shape[-1], width=0)),
+        [0.5 * (0.04 + 1.0) / 2, 0.0],
+    )
     assert close(of_ids(values, ids), [0.6, 0.5])
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
-from vla.models.policy import load_policy
 from vla.models.policies.q_transformer import QTransformer, QTransformerConfig
+from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
 from vla.training.objective import Learner, Objective, ObjectiveError
 from vla.training.objectives.ilql import ILQLConfig
@@ -37,14 +37,20 @@ END = None
 Step = tuple[tuple[float, float], tuple[int, ...], float, tuple[float, float] | None]
 
 
-def toy(spec: Spec, head: str, bins: int, *, chunk: int = 1, seed: int = 0, **options: Any) -> MLPPolicy:
+def toy(
+    spec: Spec, head: str, bins: int, *, chunk: int = 1, seed: int = 0, **options: Any
+) -> MLPPolicy:
     torch.manual_seed(seed)
     small = {"type": head, "hidden": 32, "depth": 1, "heads": 2, **options}
-    config = MLPConfig(hidden=32, depth=1, chunk=chunk, head=small, tokenizer={"type": "bins", "num_bins": bins})
+    config = MLPConfig(
+        hidden=32, depth=1, chunk=chunk, head=small, tokenizer={"type": "bins", "num_bins": bins}
+    )
     return config.build(spec)
 
 
-def one_step_batch(spec: Spec, bins: int, steps: list[Step], *, cut: list[Step] = (), returns: float = 0.0) -> Batch:  # type: ignore[assignment]
+def one_step_batch(
+    spec: Spec, bins: int, steps: list[Step], *, cut: list[Step] = (), returns: float = 0.0
+) -> Batch:  # type: ignore[assignment]
     """Windows of one step and the one after it; of the steps in `cut` nobody saw what came next. Actions lie well off the
     middle of their bins."""
     B, every = len(steps) + len(cut), [*steps, *cut]
@@ -59,7 +65,9 @@ def one_step_batch(spec: Spec, bins: int, steps: list[Step], *, cut: list[Step] 
         state=state,
         actions=(((ids + 0.8) / bins) * 2 - 1)[:, None, None].expand(-1, 2, 1, -1).contiguous(),
         action_mask=mask[..., None],
-        rewards=torch.stack([torch.tensor([reward for _, _, reward, _ in every]), torch.zeros(B)], 1),
+        rewards=torch.stack(
+            [torch.tensor([reward for _, _, reward, _ in every]), torch.zeros(B)], 1
+        ),
         terminals=torch.stack([ended, torch.zeros(B, dtype=torch.bool)], 1),
         returns_to_go=torch.full((B, 2), returns),
         mask=mask,
@@ -82,7 +90,9 @@ def chain() -> Batch:
 def learn(policy: MLPPolicy, objective: Objective, batch: Batch, steps: int) -> dict[str, float]:
     """The metrics of the last step."""
     learner = Learner(policy, objective).train()
-    optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=5e-3, fused=True)
+    optimizer = torch.optim.Adam(
+        [p for p in learner.parameters() if p.requires_grad], lr=5e-3, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for _ in range(steps):
         loss, _, metrics = learner(batch)
@@ -163,21 +173,40 @@ def test_loss_does_not_grow_with_the_batch():
     policy, batch = toy(SPEC, "q_values", 3), chain()
     objective = QTransformerObjectiveConfig(discount=0.9).build(policy)
     loss, metrics = objective.loss(policy, batch)
-    names = ("state", "actions", "action_mask", "rewards", "terminals", "returns_to_go", "mask", "keyframe", "success")
+    names = (
+        "state",
+        "actions",
+        "action_mask",
+        "rewards",
+        "terminals",
+        "returns_to_go",
+        "mask",
+        "keyframe",
+        "success",
+    )
     twice = replace(
         batch,
         instruction=batch.instruction * 2,
-        **{name: torch.cat([getattr(batch, name)] * 2) for name in (*names, "timesteps", "task_index")},
+        **{
+            name: torch.cat([getattr(batch, name)] * 2)
+            for name in (*names, "timesteps", "task_index")
+        },
     )
     loss_twice, metrics_twice = objective.loss(policy, twice)
     assert loss_twice.item() == pytest.approx(loss.item(), rel=1e-5)
-    assert metrics_twice["conservative"].item() == pytest.approx(metrics["conservative"].item(), rel=1e-5)
+    assert metrics_twice["conservative"].item() == pytest.approx(
+        metrics["conservative"].item(), rel=1e-5
+    )
     assert objective.weight(twice) == 2 * objective.weight(batch) == 48
 
 
 def test_floor_is_the_return_of_the_very_trajectory():
     """Where the targets never move, only the floor can lift a value: for each trajectory to its own return."""
-    steps: list[Step] = [(START, (0,), 0.0, START), (START, (1,), 0.0, START), (START, (2,), 0.0, START)]
+    steps: list[Step] = [
+        (START, (0,), 0.0, START),
+        (START, (1,), 0.0, START),
+        (START, (2,), 0.0, START),
+    ]
     batch = one_step_batch(ONE_TOKEN, 3, steps)
     batch = replace(batch, returns_to_go=torch.tensor([0.9, 0.3, 0.0])[:, None].expand(3, 2))
     for floor, expected in ((True, [0.9, 0.3, 0.045]), (False, [0.045] * 3)):
@@ -203,8 +232,12 @@ def chunks_batch(cut: bool = False) -> Batch:
     return replace(
         batch,
         state=torch.tensor([[START, START, GOAL], [ELSEWHERE] * 3, [GOAL] * 3]),
-        actions=torch.tensor([[-0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])[:, None, :, None].expand(3, 3, 2, 1).contiguous(),
-        action_mask=torch.tensor([[yes, yes], [yes, no], [yes, no]])[:, None].expand(3, 3, 2).contiguous(),
+        actions=torch.tensor([[-0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])[:, None, :, None]
+        .expand(3, 3, 2, 1)
+        .contiguous(),
+        action_mask=torch.tensor([[yes, yes], [yes, no], [yes, no]])[:, None]
+        .expand(3, 3, 2)
+        .contiguous(),
         rewards=torch.tensor([[0.1, 0.2, 0.0], [0.4, 0.9, 0.0], [0.5, 0.0, 0.0]]),
         terminals=torch.tensor([[no, no, no], [yes, no, no], [yes, no, no]]),
         returns_to_go=torch.zeros(3, 3),
@@ -254,8 +287,12 @@ def test_ilql_values_are_expectiles_token_by_token():
     assert torch.allclose(v, torch.tensor([[0.49, 0.0], [0.49, 0.7]]), atol=0.03), v
     for member in q:
         assert torch.allclose(member[0, 0], torch.tensor([0.0, 0.7]), atol=0.04), member
-        assert torch.allclose(member[:, 1], torch.tensor([[0.0, 0.0], [0.0, 1.0]]), atol=0.04), member
-    assert torch.allclose(told.logits.softmax(-1), torch.tensor(0.5), atol=0.03)  # imitation knows nothing of rewards
+        assert torch.allclose(member[:, 1], torch.tensor([[0.0, 0.0], [0.0, 1.0]]), atol=0.04), (
+            member
+        )
+    assert torch.allclose(
+        told.logits.softmax(-1), torch.tensor(0.5), atol=0.03
+    )  # imitation knows nothing of rewards
     assert numbers["imitation"] == pytest.approx(np.log(2), abs=0.01)
     assert acted(policy, START) == [0.5, 0.5]
 
@@ -267,25 +304,40 @@ def test_ilql_on_the_chain():
     config = ILQLConfig(discount=0.9, expectile=0.95, conservative_weight=0.0, target_rate=0.1)
     learn(policy, config.build(policy), chain(), 250)
     with torch.no_grad():
-        at_start, at_goal = (values_of(policy, state, [[0, 0], [2, 0]]).v[:, 0] for state in (START, GOAL))
-    assert torch.allclose(at_start, torch.tensor([[0.783, 0.5], [0.783, 0.810]]), atol=0.04), at_start
-    assert torch.allclose(at_goal, torch.tensor([[0.913, 0.972], [0.913, 0.705]]), atol=0.04), at_goal
+        at_start, at_goal = (
+            values_of(policy, state, [[0, 0], [2, 0]]).v[:, 0] for state in (START, GOAL)
+        )
+    assert torch.allclose(at_start, torch.tensor([[0.783, 0.5], [0.783, 0.810]]), atol=0.04), (
+        at_start
+    )
+    assert torch.allclose(at_goal, torch.tensor([[0.913, 0.972], [0.913, 0.705]]), atol=0.04), (
+        at_goal
+    )
     assert {state: acted(policy, state) for state in CHOSEN} == CHOSEN
 
 
 def test_ilql_stops_where_its_values_leave_what_rewards_allow(tmp_path):
-    windows = Windows(EpisodeDataset(write(tmp_path / "data")), history=1, chunk=1, next_step=1, discount=0.9)
+    windows = Windows(
+        EpisodeDataset(write(tmp_path / "data")), history=1, chunk=1, next_step=1, discount=0.9
+    )
     policy, batch = toy(SPEC, "ilql", 3), windows.batch(np.arange(8))
     objective = ILQLConfig(discount=0.9).build(policy).train()
     objective.fit(windows)
-    old = {name: value for name, value in objective.state_dict().items() if name not in ("steps", "q_size")}
+    old = {
+        name: value
+        for name, value in objective.state_dict().items()
+        if name not in ("steps", "q_size")
+    }
     objective.loss(policy, batch)
     objective.after_step(policy)
     with torch.no_grad():
         for q in policy.head.out.q:
             q.out.bias.fill_(1e4)
     objective.loss(policy, batch)
-    with pytest.raises(ObjectiveError, match=r"Q diverges: its mean size is .* at step 2, .* allow 6; lower optim\.lr"):
+    with pytest.raises(
+        ObjectiveError,
+        match=r"Q diverges: its mean size is .* at step 2, .* allow 6; lower optim\.lr",
+    ):
         objective.after_step(policy)
     again = ILQLConfig(discount=0.9).build(policy)
     again.load_state_dict(objective.state_dict())
@@ -297,17 +349,23 @@ def test_ilql_stops_where_its_values_leave_what_rewards_allow(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["head", "policy"])
-@pytest.mark.parametrize(("head", "config_class"), [("q_values", QTransformerObjectiveConfig), ("ilql", ILQLConfig)])
+@pytest.mark.parametrize(
+    ("head", "config_class"), [("q_values", QTransformerObjectiveConfig), ("ilql", ILQLConfig)]
+)
 def test_targets_follow_and_are_never_trained(head, config_class, target):
     policy, batch = toy(SPEC, head, 3), chain()
     objective = config_class(target=target, target_rate=0.25).build(policy)
-    with torch.no_grad():  # what the policy becomes after the objective was built: fitted, or loaded
+    with (
+        torch.no_grad()
+    ):  # what the policy becomes after the objective was built: fitted, or loaded
         policy.state_mean.fill_(0.5)
         policy.head.position.add_(1.0)
     followed = policy.head if target == "head" else policy
     before = {name: value.clone() for name, value in followed.state_dict().items()}
     learner = Learner(policy, objective)
-    optimizer = build_optimizer(learner, training_toy.ToyTrainConfig(out="", data={"path": "unread"}, steps=1).optim)
+    optimizer = build_optimizer(
+        learner, training_toy.ToyTrainConfig(out="", data={"path": "unread"}, steps=1).optim
+    )
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert optimized == {id(p) for p in policy.parameters()}
     learner.train()
@@ -320,12 +378,16 @@ def test_targets_follow_and_are_never_trained(head, config_class, target):
         policy.head.position.add_(1.0)
     objective.after_step(policy)
     name = "position" if target == "head" else "head.position"
-    assert torch.allclose(objective.target.network.state_dict()[name], before[name] + 0.25, atol=1e-6)
+    assert torch.allclose(
+        objective.target.network.state_dict()[name], before[name] + 0.25, atol=1e-6
+    )
 
     again = config_class(target=target).build(policy)
     again.load_state_dict(objective.state_dict())
     again.loss(policy, batch)  # a restored copy does not start anew
-    assert torch.equal(again.target.network.state_dict()[name], objective.target.network.state_dict()[name])
+    assert torch.equal(
+        again.target.network.state_dict()[name], objective.target.network.state_dict()[name]
+    )
 
 
 # --- bad input, and the real loop ---------------------------------------------------------------------
@@ -371,20 +433,35 @@ def test_real_loop_and_resume(tmp_path, name):
     data, head = write(tmp_path / "data"), {"q_transformer": "q_values", "ilql": "ilql"}[name]
     whole = train(run(data, tmp_path / "whole", {"type": name}, head))
     assert np.isfinite(whole.metrics["validation/loss"])
-    assert {"q_data", "q_minus_return", "td_error", "terminals", "validation/td_error"} <= whole.metrics.keys()
+    assert {
+        "q_data",
+        "q_minus_return",
+        "td_error",
+        "terminals",
+        "validation/td_error",
+    } <= whole.metrics.keys()
     train(run(data, tmp_path / "parts", {"type": name}, head, max_minutes=1e-9, save_every=1))
     resumed = train(run(data, tmp_path / "parts", {"type": name}, head), resume=True)
     assert resumed.metrics["loss"] == whole.metrics["loss"]
-    assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True)
+    )
     observation = SPEC.fake_observation(2)
-    assert torch.equal(load_policy(whole.out / "policy").act(observation)[0], whole.policy.act(observation)[0])
+    assert torch.equal(
+        load_policy(whole.out / "policy").act(observation)[0], whole.policy.act(observation)[0]
+    )
 
 
 def test_rewards_out_of_range_are_refused_with_the_remedy(tmp_path):
     data = write(tmp_path / "data", reward=7.0)
-    with pytest.raises(ObjectiveError, match=r"objective q_transformer: .*\[0, 7\].*data.rewards.kind: success"):
+    with pytest.raises(
+        ObjectiveError, match=r"objective q_transformer: .*\[0, 7\].*data.rewards.kind: success"
+    ):
         train(run(data, tmp_path / "run", {"type": "q_transformer"}, "q_values"))
-    config = run(data, tmp_path / "mended", {"type": "q_transformer"}, "q_values", steps=1).model_dump()
+    config = run(
+        data, tmp_path / "mended", {"type": "q_transformer"}, "q_values", steps=1
+    ).model_dump()
     config["data"]["rewards"]["kind"] = "success"
     result = train(TrainConfig.model_validate(config))
     assert result.step == 1
@@ -398,12 +475,15 @@ def test_data_that_cannot_teach_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "head"), [(QTransformerObjectiveConfig(), "q_values"), (ILQLConfig(), "ilql")], ids=["q", "ilql"]
+    ("config", "head"),
+    [(QTransformerObjectiveConfig(), "q_values"), (ILQLConfig(), "ilql")],
+    ids=["q", "ilql"],
 )
 def test_a_head_without_values_is_refused(config, head):
     policy = MLPConfig(head={"type": "categorical"}).build(SPEC)
     with pytest.raises(
-        ObjectiveError, match=f"policy.head 'categorical' gives none; set policy.head: {{type: {head}}}"
+        ObjectiveError,
+        match=f"policy.head 'categorical' gives none; set policy.head: {{type: {head}}}",
     ):
         config.build(policy)
 
@@ -424,14 +504,22 @@ def test_policy_q_transformer(tmp_path):
         tokens_per_image=2, dropout=0.0,
     )  # fmt: skip
     policy = config.build(spec)
-    assert (config.type, config.head.type, policy.head.tokenizer.vocab_size) == ("q_transformer", "q_values", 64)
+    assert (config.type, config.head.type, policy.head.tokenizer.vocab_size) == (
+        "q_transformer",
+        "q_values",
+        64,
+    )
     policy.language.preload({f"do task {i}": torch.randn(384) / 20 for i in range(3)})
     objective = QTransformerObjectiveConfig().build(policy)
     batch = spec.fake_batch(4, 4, 2)
     loss, metrics = objective.loss(policy.train(), batch)
     loss.backward()
     assert torch.isfinite(loss)
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in policy.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all()
+        for p in policy.parameters()
+        if p.requires_grad
+    )
     assert metrics["terminals"] == 0
     policy.eval().save_pretrained(tmp_path / "policy")
     again = load_policy(tmp_path / "policy")

@@ -60,11 +60,15 @@ def _mixture(data: Path, other: Path) -> Mixture:
     first = Windows(EpisodeDataset(data), history=2, chunk=2)
     further = Windows(EpisodeDataset(other), history=2, chunk=2, cameras=["top"])
     fill = first.states.mean(0)
-    adapted = AdaptedWindows(further, training_toy.SPEC, cameras={"front": "top"}, fill=fill, first_task=2)
+    adapted = AdaptedWindows(
+        further, training_toy.SPEC, cameras={"front": "top"}, fill=fill, first_task=2
+    )
     return Mixture(first, [adapted], [Fraction("0.25")])
 
 
-def test_windows_of_another_robot_as_the_policy_would_have_seen_them(data: Path, other: Path) -> None:
+def test_windows_of_another_robot_as_the_policy_would_have_seen_them(
+    data: Path, other: Path
+) -> None:
     mixture = _mixture(data, other)
     first = len(mixture.first)
     assert (first, len(mixture)) == (96, 116)
@@ -76,7 +80,9 @@ def test_windows_of_another_robot_as_the_policy_would_have_seen_them(data: Path,
     assert torch.equal(batch.state[1], own.state[0])
     # y is the data's, x the mean of the policy's own data, gripper is dropped
     assert batch.state[0, :, 1].tolist() == [1.0, 2.0]
-    torch.testing.assert_close(batch.state[0, :, 0], torch.full((2,), float(mixture.first.states[:, 0].mean())))
+    torch.testing.assert_close(
+        batch.state[0, :, 0], torch.full((2,), float(mixture.first.states[:, 0].mean()))
+    )
     # what normalisation is fitted to: a quarter of it, evenly spread, from the 20 frames of the other dataset
     assert mixture.states.shape == (72 + 24, 2)
     assert mixture.states[72:, 1].mean() == pytest.approx(4.5, abs=0.2)
@@ -128,7 +134,8 @@ def test_a_run_with_replay_resumes_exactly(data: Path, other: Path, tmp_path: Pa
     train(config("parts", max_minutes=1e-9))
     again = train(config("parts"), resume=True)
     losses = [
-        [json.loads(x)["loss"] for x in (r.out / "metrics.jsonl").read_text().splitlines()] for r in (whole, again)
+        [json.loads(x)["loss"] for x in (r.out / "metrics.jsonl").read_text().splitlines()]
+        for r in (whole, again)
     ]
     assert losses[0] == losses[1]
     plain = train(toy_config(data, tmp_path / "plain", steps=1))
@@ -147,7 +154,9 @@ def test_data_that_does_not_fit_is_refused(data: Path, other: Path, tmp_path: Pa
     text = problem(other, cameras={})
     assert "data.replay.0: cameras:" in text
     assert "has no camera 'front' for the policy's 'front'; name one of: top, unused" in text
-    assert "looks through no camera 'side'; it has: front" in problem(other, cameras={"front": "top", "side": "top"})
+    assert "looks through no camera 'side'; it has: front" in problem(
+        other, cameras={"front": "top", "side": "top"}
+    )
     assert "has the actions ['dx', 'dz'], the policy says ['dx', 'dy']" in problem(
         write_other(tmp_path / "a", actions=("dx", "dz"))
     )
@@ -159,8 +168,8 @@ def test_data_that_does_not_fit_is_refused(data: Path, other: Path, tmp_path: Pa
 
 
 def test_task_weights_by_instruction_and_pattern(data: Path, tmp_path: Path) -> None:
-    from vla.training.run_data.batches import window_weights
     from vla.training.objectives.bc import BC
+    from vla.training.run_data.batches import window_weights
 
     windows = Windows(EpisodeDataset(data), history=1, chunk=1)
     left = windows.task_index == windows.instructions.index("go left")
@@ -179,5 +188,11 @@ def test_task_weights_by_instruction_and_pattern(data: Path, tmp_path: Path) -> 
     assert (set(found[left]), set(found[~left])) == ({0.5}, {4.0})
     with pytest.raises(ConfigError, match=r"data\.task_weights: leave nothing"):
         weights(**{"go*": 0.0})
-    with pytest.raises(ConfigError, match=r"data\.task_weights: 'go up' matches nothing; .*'go left'"):
-        train(toy_config(data, tmp_path / "run", data={"path": str(data), "task_weights": {"go up": 2.0}}))
+    with pytest.raises(
+        ConfigError, match=r"data\.task_weights: 'go up' matches nothing; .*'go left'"
+    ):
+        train(
+            toy_config(
+                data, tmp_path / "run", data={"path": str(data), "task_weights": {"go up": 2.0}}
+            )
+        )

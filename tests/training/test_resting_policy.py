@@ -21,7 +21,9 @@ BATCH = batch_of([Step(0, a, reward=1 - a * a) for a in (-0.7, -0.2, 0.3, 0.9)],
 TD = {"type": "td", "next_actions": "data", "critic": CRITIC}
 
 
-def state_of(extraction: dict[str, Any], warmup: int = 0, value: dict[str, Any] = TD, head: str = "squashed") -> Any:
+def state_of(
+    extraction: dict[str, Any], warmup: int = 0, value: dict[str, Any] = TD, head: str = "squashed"
+) -> Any:
     torch.manual_seed(0)
     policy = MLPConfig(hidden=8, depth=1, head={"type": head}).build(robot(1))
     config = {"value": value, "extraction": extraction, "warmup_steps": warmup}
@@ -36,7 +38,12 @@ def moved(state: TrainingState, steps: int) -> list[bool]:
         before = [p.detach().clone() for p in state.policy.parameters()]
         state.learner(BATCH)[0].backward()
         state.update(0.01)
-        told.append(any(not torch.equal(a, b) for a, b in zip(before, state.policy.parameters(), strict=True)))
+        told.append(
+            any(
+                not torch.equal(a, b)
+                for a, b in zip(before, state.policy.parameters(), strict=True)
+            )
+        )
     return told
 
 
@@ -73,7 +80,9 @@ def test_a_learned_temperature_takes_part_in_skipped_steps(monkeypatch: pytest.M
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     state = state_of({"type": "ddpg_bc", "every": 2, "temperature": "auto"}, head="gaussian")
     state.learner(BATCH)[0].backward()
-    assert [name for name, p in state.learner.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert [
+        name for name, p in state.learner.named_parameters() if p.requires_grad and p.grad is None
+    ] == []
 
 
 def test_a_trunk_that_values_teach_goes_on_learning() -> None:
@@ -84,8 +93,14 @@ def test_a_trunk_that_values_teach_goes_on_learning() -> None:
     learner = Learner(policy, objective).train()
     state = TrainingState(learner, build_optimizer(learner, OptimConfig(weight_decay=0.5)), None)
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    batch = dataclasses.replace(training_toy.SPEC.fake_batch(2, 2), instruction=list(training_toy.TASKS))
+    batch = dataclasses.replace(
+        training_toy.SPEC.fake_batch(2, 2), instruction=list(training_toy.TASKS)
+    )
     learner(batch)[0].backward()
     state.update(0.01)
-    moved = {name.partition(".")[0] for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    moved = {
+        name.partition(".")[0]
+        for name, p in policy.named_parameters()
+        if not torch.equal(p, before[name])
+    }
     assert moved == {"embed", "norm", "tasks"}

@@ -9,7 +9,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(data: Path, tmp_path: Path) -> None:
+def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(
+    data: Path, tmp_path: Path
+) -> None:
     run = subprocess.run(
         [sys.executable, str(HERE / "kill_and_resume.py"), str(data), str(tmp_path), "5"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
@@ -22,7 +24,10 @@ def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(data: Pa
     assert run.stdout.count("killed after") == 5
 
     def losses(name: str) -> list[tuple[float, ...]]:
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         keys = ("step", "loss", "grad_norm", "lr", "validation/loss", "validation/action_error")
         return [tuple(line.get(key, -1.0) for key in keys) for line in lines]
 
@@ -30,4 +35,6 @@ def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(data: Pa
     assert [int(line[0]) for line in whole] == list(range(1, 61))
     assert losses("killed") == whole
     weights = "policy/model.safetensors"
-    assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert (tmp_path / "killed" / weights).read_bytes() == (
+        tmp_path / "whole" / weights
+    ).read_bytes()

@@ -18,20 +18,26 @@ from vla.training.objectives.bc import BC
 from vla.training.step import backward
 
 
-def _gradient(windows: Windows, parts: list[np.ndarray]) -> tuple[dict[str, float], dict[str, Tensor]]:
+def _gradient(
+    windows: Windows, parts: list[np.ndarray]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     torch.manual_seed(0)
     policy = training_toy.ToyConfig(history=4, chunk=3).build(training_toy.SPEC)
     learner, accelerator = Learner(policy, BC()), Accelerator(cpu=True)
     watch = Stopwatch(torch.device("cpu"))
     watch.start()
     batches = [windows.batch(part) for part in parts]
-    numbers = backward(learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None)
+    numbers = backward(
+        learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None
+    )
     return numbers, {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
 
 
 def test_micro_batches_of_uneven_length_add_up(data: Path) -> None:
     windows = Windows(EpisodeDataset(data), history=4, chunk=3)
-    rows = np.array([0, 0, 0, 5, 6, 7, 11, 23])  # the first windows of an episode have one valid step of four
+    rows = np.array(
+        [0, 0, 0, 5, 6, 7, 11, 23]
+    )  # the first windows of an episode have one valid step of four
     valid = windows.batch(rows).mask.sum(1).tolist()
     assert valid[:2] == [1, 1]
     assert valid[-2:] == [4, 4]
@@ -52,8 +58,14 @@ def test_clip_bounds_the_norm_and_reports_it_before(data: Path) -> None:
     learner, watch = Learner(policy, BC()), Stopwatch(torch.device("cpu"))
     watch.start()
     batch = windows.batch(np.arange(8))
-    numbers = backward(learner, learner.objective, [batch], Accelerator(cpu=True), watch, bf16=False, clip=1e-3)
-    norm = torch.stack([p.grad.norm() for p in learner.parameters() if p.grad is not None]).norm().item()
+    numbers = backward(
+        learner, learner.objective, [batch], Accelerator(cpu=True), watch, bf16=False, clip=1e-3
+    )
+    norm = (
+        torch.stack([p.grad.norm() for p in learner.parameters() if p.grad is not None])
+        .norm()
+        .item()
+    )
     assert numbers["grad_norm"] > 1e-2
     assert norm == pytest.approx(1e-3, rel=1e-2)
     assert {"seconds/forward", "seconds/backward", "seconds/step"} == set(watch.seconds())

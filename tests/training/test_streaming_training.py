@@ -15,19 +15,30 @@ from vla.data import EpisodeDataset
 from vla.data.loading.stream_order import StreamOrder
 from vla.data.loading.streamed_windows import StreamedWindows
 from vla.training import train
-from vla.training.run_data.batches import build_sampler, open_windows, read_windows, step_batches
 from vla.training.objectives.bc import BCConfig
+from vla.training.run_data.batches import build_sampler, open_windows, read_windows, step_batches
 
-MEMORY = 24 * 3 * 32 * 32 * 3 / 2**30 / 0.875  # blocks of 24 frames, of the 72 of the training episodes
+MEMORY = (
+    24 * 3 * 32 * 32 * 3 / 2**30 / 0.875
+)  # blocks of 24 frames, of the 72 of the training episodes
 
 
 def streamed(data: Path, **changes: Any) -> dict[str, Any]:
-    return {"path": str(data), "validation_fraction": 0.25, "cache": "stream", "stream_memory_gb": MEMORY} | changes
+    return {
+        "path": str(data),
+        "validation_fraction": 0.25,
+        "cache": "stream",
+        "stream_memory_gb": MEMORY,
+    } | changes
 
 
 def losses(out: Path) -> list[tuple[float, ...]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["loss"], line.get("validation/loss", -1.0)) for line in lines if "loss" in line]
+    return [
+        (line["step"], line["loss"], line.get("validation/loss", -1.0))
+        for line in lines
+        if "loss" in line
+    ]
 
 
 def test_a_resumed_run_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
@@ -48,15 +59,27 @@ def interrupt(policy: object, step: int) -> dict[str, float]:
 
 def test_held_out_scores_and_statistics_are_those_from_memory(data: Path, tmp_path: Path) -> None:
     """At step 0 of the learning rate nothing is learned, so that only the data could differ."""
-    still = {"optim": {"lr": 1e-12}, "steps": 1, "validate_every": 1, "policy": {"history": 2, "chunk": 2}}
-    for name, source in (("ram", {"path": str(data), "validation_fraction": 0.25}), ("stream", streamed(data))):
+    still = {
+        "optim": {"lr": 1e-12},
+        "steps": 1,
+        "validate_every": 1,
+        "policy": {"history": 2, "chunk": 2},
+    }
+    for name, source in (
+        ("ram", {"path": str(data), "validation_fraction": 0.25}),
+        ("stream", streamed(data)),
+    ):
         train(toy_config(data, tmp_path / name, data=source, **still))
     ram, stream = (losses(tmp_path / name)[-1][2] for name in ("ram", "stream"))
     assert ram == pytest.approx(stream, rel=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"episode_balance": True, "task_weights": {"go left": 3.0}}])
-def test_two_processes_draw_what_the_config_asks_and_share_nothing(data: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"episode_balance": True, "task_weights": {"go left": 3.0}}]
+)
+def test_two_processes_draw_what_the_config_asks_and_share_nothing(
+    data: Path, changes: dict[str, Any]
+) -> None:
     config = toy_config(data, Path("unused"), data=streamed(data, **changes))
     policy = ToyConfig(history=2, chunk=2).build(EpisodeDataset(data).spec)
     objective = BCConfig().build(policy)
@@ -68,7 +91,9 @@ def test_two_processes_draw_what_the_config_asks_and_share_nothing(data: Path, c
         assert len(held_out) == 24
         order = build_sampler(config, windows, objective, rank=rank, world_size=2)
         assert isinstance(order, StreamOrder)
-        drawn = np.concatenate([order.indices(step) for step in range(order.drawn_per_epoch // 4 * 20)])
+        drawn = np.concatenate(
+            [order.indices(step) for step in range(order.drawn_per_epoch // 4 * 20)]
+        )
         epochs.append(set(drawn[: order.drawn_per_epoch].tolist()))
         counts += np.bincount(windows.task_index[drawn], minlength=2)
         windows.close()
@@ -88,8 +113,14 @@ def test_a_url_is_a_dataset(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_replay_streams_too(data: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "other", episodes=4, seed=1)
-    source = streamed(data, stream_memory_gb=2 * MEMORY, replay=[{"path": str(other), "weight": 0.25}])
-    result = train(toy_config(data, tmp_path / "run", data=source, steps=6, validate_every=None, save_every=None))
+    source = streamed(
+        data, stream_memory_gb=2 * MEMORY, replay=[{"path": str(other), "weight": 0.25}]
+    )
+    result = train(
+        toy_config(
+            data, tmp_path / "run", data=source, steps=6, validate_every=None, save_every=None
+        )
+    )
     assert np.isfinite(result.metrics["loss"])
 
 
@@ -101,7 +132,9 @@ def test_batches_of_a_streamed_run_equal_those_of_the_same_windows_in_memory(dat
     windows, _ = open_windows(config, dataset, policy, objective)
     order = build_sampler(config, windows, objective, rank=0, world_size=1)
     in_memory = config.model_copy(update={"data": config.data.model_copy(update={"cache": "ram"})})
-    whole = read_windows(in_memory, dataset, policy, objective, cameras=["front"], episodes=windows.episodes)
+    whole = read_windows(
+        in_memory, dataset, policy, objective, cameras=["front"], episodes=windows.episodes
+    )
     asked = [order.indices(step - 1) for step in range(1, 15)]
     loaded = step_batches(windows, order, range(1, 15), micro_batches=2, device=torch.device("cpu"))
     for (_, parts), rows in zip(loaded, asked, strict=True):

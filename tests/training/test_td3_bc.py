@@ -16,9 +16,9 @@ from vla.models.policy import Policy
 from vla.training.config import OptimConfig
 from vla.training.objective import Learner, ObjectiveError
 from vla.training.objectives.td3_bc import TD3BCConfig
+from vla.training.offline_rl.values.td import TDConfig
 from vla.training.optimizer import build_optimizer
 from vla.training.state import TrainingState
-from vla.training.offline_rl.values.td import TDConfig
 
 STATES, DISCOUNT, RATE, LR, STEPS = 3, 0.9, 0.3, 1e-2, 16
 
@@ -32,7 +32,9 @@ def batch() -> object:
 
 def objective_config(**changes: object) -> TD3BCConfig:
     critic = {"hidden": 16, "depth": 2, "layer_norm": False}
-    return TD3BCConfig.model_validate({"critic": critic, "discount": DISCOUNT, "target_rate": RATE} | changes)
+    return TD3BCConfig.model_validate(
+        {"critic": critic, "discount": DISCOUNT, "target_rate": RATE} | changes
+    )
 
 
 def parameters(policy: Policy, critic: torch.nn.Module) -> list[Tensor]:
@@ -58,11 +60,15 @@ def published(policy: Policy, critic: torch.nn.Module, steps: int) -> list[Tenso
         chosen = policy(now).actions.mode()
         q = critic(now.state, chosen)[0]
         loss = -2.5 * q.mean() / q.abs().mean().detach() + (chosen - now.actions).square().mean()
-        gradients = torch.autograd.grad(loss / 2.5, [p for p in policy.parameters() if p.requires_grad])
+        gradients = torch.autograd.grad(
+            loss / 2.5, [p for p in policy.parameters() if p.requires_grad]
+        )
         values.zero_grad()
         error.backward()
         if step % 2 == 0:  # by the critics of before this step, as they are told of one loss here
-            for p, g in zip([p for p in policy.parameters() if p.requires_grad], gradients, strict=True):
+            for p, g in zip(
+                [p for p in policy.parameters() if p.requires_grad], gradients, strict=True
+            ):
                 p.grad = g
             actor.step()
         values.step()
@@ -77,7 +83,9 @@ def build(config: TD3BCConfig) -> TrainingState:
     torch.manual_seed(0)
     policy = MLPConfig(hidden=16, depth=1, head={"type": "squashed"}).build(robot(STATES))
     learner = Learner(policy, config.build(policy)).train()
-    return TrainingState(learner, build_optimizer(learner, OptimConfig(weight_decay=0.0, betas=(0.9, 0.999))), None)
+    return TrainingState(
+        learner, build_optimizer(learner, OptimConfig(weight_decay=0.0, betas=(0.9, 0.999))), None
+    )
 
 
 def run(config: TD3BCConfig, steps: int) -> TrainingState:
@@ -113,7 +121,9 @@ def test_the_slow_copy_is_of_the_policy_as_it_was_fitted_and_is_kept(tmp_path: P
     assert torch.equal(slow.network.state_mean, state.policy.state_mean)
     assert slow.network.tokenizer is state.policy.tokenizer
     assert not any(name.startswith("objective.target_policy") for name in build_names(state))
-    assert any(name.startswith("objective/target_policy.network.trunk") for name in state._tensors())
+    assert any(
+        name.startswith("objective/target_policy.network.trunk") for name in state._tensors()
+    )
 
 
 def build_names(state: TrainingState) -> list[str]:
@@ -128,7 +138,8 @@ def test_what_cannot_be_copied_or_is_not_asked() -> None:
     policy = MLPConfig(hidden=8, depth=1, head={"type": "squashed"}).build(robot(1))
     policy.weights = dict  # as of a policy that stores less than it is
     with pytest.raises(
-        ObjectiveError, match=r"target_policy would copy a mlp with its frozen base.*target_policy: false"
+        ObjectiveError,
+        match=r"target_policy would copy a mlp with its frozen base.*target_policy: false",
     ):
         objective_config().build(policy)
     assert objective_config(target_policy=False).build(policy).target_policy is None

@@ -17,9 +17,9 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode
-from vla.models.policies.guided import GuidedPolicy
 from vla.models.layers.lora import LoraSettings
 from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapters, merged_state
+from vla.models.policies.guided import GuidedPolicy
 from vla.models.policy import Policy, load_policy
 from vla.training import TrainConfig, train
 from vla.training.finetuning.transfer import choose_trained, transferred_policy
@@ -55,7 +55,10 @@ def write(root: Path, spec: Spec, *, seed: int, episodes: int = 3, length: int =
         for _ in range(episodes):
             writer.add_episode(
                 Episode(
-                    images={c: rng.integers(0, 255, (length, *size, 3), np.uint8) for c, size in spec.cameras.items()},
+                    images={
+                        c: rng.integers(0, 255, (length, *size, 3), np.uint8)
+                        for c, size in spec.cameras.items()
+                    },
                     state=rng.normal(size=(length, spec.state_dim)).astype(np.float32),
                     actions=rng.uniform(-1, 1, (length, spec.action_dim)).astype(np.float32),
                     rewards=done.astype(np.float32),
@@ -75,7 +78,10 @@ def _with_failures(root: Path, spec: Spec, *, seed: int) -> Path:
             done = (np.arange(5) == 4) & solved
             writer.add_episode(
                 Episode(
-                    images={c: rng.integers(0, 255, (5, *size, 3), np.uint8) for c, size in spec.cameras.items()},
+                    images={
+                        c: rng.integers(0, 255, (5, *size, 3), np.uint8)
+                        for c, size in spec.cameras.items()
+                    },
                     state=rng.normal(size=(5, spec.state_dim)).astype(np.float32),
                     actions=rng.uniform(-1, 1, (5, spec.action_dim)).astype(np.float32),
                     rewards=done.astype(np.float32),
@@ -104,18 +110,28 @@ def robots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def fine_tune(robots: tuple[Path, Path], out: Path, **changes: Any) -> TrainConfig:
-    return rt1_config(robots[1], out, **{"policy": None, "init_from": str(robots[0]), "transfer": {}} | changes)
+    return rt1_config(
+        robots[1], out, **{"policy": None, "init_from": str(robots[0]), "transfer": {}} | changes
+    )
 
 
-def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_made_anew(robots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_made_anew(
+    robots: tuple[Path, Path], tmp_path: Path
+) -> None:
     config = fine_tune(robots, tmp_path / "run", transfer={"cameras": {"wrist": "right"}})
     policy, transfer = transferred_policy(config, NEW)
     old, new, found = load_policy(robots[0]).state_dict(), policy.state_dict(), transfer.tensors
     assert all(torch.equal(new[name], old[name]) for name in found.kept)
-    trunk = {n for n in new if n.startswith(("vision.trunk.", "vision.token_learner.", "transformer.blocks."))}
+    trunk = {
+        n
+        for n in new
+        if n.startswith(("vision.trunk.", "vision.token_learner.", "transformer.blocks."))
+    }
     assert trunk | {"transformer.embed.weight", "vision.condition.weight"} <= {*found.kept}
     assert found.anew["state_embedding.weight"] == "reads another state"
-    assert all(found.anew[name] == "is for other actions" for name in new if name.startswith("head."))
+    assert all(
+        found.anew[name] == "is for other actions" for name in new if name.startswith("head.")
+    )
     assert found.anew["state_mean"] == "is fitted to the new data"
     assert found.left == ["vision.camera_embedding"]
     assert {*found.kept, *found.adapted, *found.anew} == set(new)
@@ -138,7 +154,10 @@ def test_the_run_tells_what_it_kept_and_ends_in_a_policy_of_the_new_robot(
 ) -> None:
     result = train(fine_tune(robots, tmp_path / "run"))
     printed = capsys.readouterr().out
-    assert "transfer: made anew state_embedding.weight, state_embedding.bias: reads another state" in printed
+    assert (
+        "transfer: made anew state_embedding.weight, state_embedding.bias: reads another state"
+        in printed
+    )
     stored = json.loads((result.out / "transfer.json").read_text())
     assert stored["cameras"] == {"wrist": "left"}  # of the two, the first
     assert "vision.trunk.project.weight" in stored["tensors"]["kept"]
@@ -150,9 +169,13 @@ def test_the_run_tells_what_it_kept_and_ends_in_a_policy_of_the_new_robot(
     assert policy.act(NEW.fake_observation(2))[0].shape == (2, 1, 3)
 
 
-def test_other_chunks_heads_and_histories_keep_the_trunk(robots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_other_chunks_heads_and_histories_keep_the_trunk(
+    robots: tuple[Path, Path], tmp_path: Path
+) -> None:
     head = {"type": "mixture"}
-    config = fine_tune(robots, tmp_path / "run", policy=RT1 | {"chunk": 2, "history": 3, "head": head})
+    config = fine_tune(
+        robots, tmp_path / "run", policy=RT1 | {"chunk": 2, "history": 3, "head": head}
+    )
     policy, transfer = transferred_policy(config, OLD)
     assert transfer.tensors.share > 0.9
     assert "vision.camera_embedding" in transfer.tensors.kept
@@ -165,15 +188,21 @@ def test_other_chunks_heads_and_histories_keep_the_trunk(robots: tuple[Path, Pat
 
 
 def test_frozen_parts_do_not_move(robots: tuple[Path, Path], tmp_path: Path) -> None:
-    result = train(fine_tune(robots, tmp_path / "run", transfer={"freeze": ["vision.trunk.*"]}, ema_decay=None))
+    result = train(
+        fine_tune(robots, tmp_path / "run", transfer={"freeze": ["vision.trunk.*"]}, ema_decay=None)
+    )
     old, new = load_policy(robots[0]).state_dict(), load_policy(result.out / "policy").state_dict()
     trunk = [name for name in new if name.startswith("vision.trunk.")]
     assert any("running_mean" in name for name in trunk)
     assert [name for name in trunk if not torch.equal(new[name], old[name])] == []
-    assert not torch.equal(new["vision.token_learner.hidden.weight"], old["vision.token_learner.hidden.weight"])
+    assert not torch.equal(
+        new["vision.token_learner.hidden.weight"], old["vision.token_learner.hidden.weight"]
+    )
     # without it both weights and statistics move
     loose = train(fine_tune(robots, tmp_path / "loose", ema_decay=None)).policy.state_dict()
-    assert not torch.equal(loose["vision.trunk.stem.1.running_mean"], old["vision.trunk.stem.1.running_mean"])
+    assert not torch.equal(
+        loose["vision.trunk.stem.1.running_mean"], old["vision.trunk.stem.1.running_mean"]
+    )
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
@@ -182,13 +211,22 @@ def test_adapters_train_few_parameters_resume_exactly_and_are_saved_merged(
 ) -> None:
     def config(name: str, **changes: Any) -> TrainConfig:
         lora = {"lora": {"rank": 2, "alpha": 4}, "freeze": ["head.*"]}
-        return fine_tune(robots, tmp_path / name, transfer=lora, ema_decay=ema_decay, steps=4, save_every=1, **changes)
+        return fine_tune(
+            robots,
+            tmp_path / name,
+            transfer=lora,
+            ema_decay=ema_decay,
+            steps=4,
+            save_every=1,
+            **changes,
+        )
 
     whole = train(config("whole"))
     train(config("parts", max_minutes=1e-9))
     again = train(config("parts"), resume=True)
     lines = [
-        [json.loads(x)["loss"] for x in (r.out / "metrics.jsonl").read_text().splitlines()] for r in (whole, again)
+        [json.loads(x)["loss"] for x in (r.out / "metrics.jsonl").read_text().splitlines()]
+        for r in (whole, again)
     ]
     assert lines[0] == lines[1]
     file = "policy/model.safetensors"
@@ -197,7 +235,9 @@ def test_adapters_train_few_parameters_resume_exactly_and_are_saved_merged(
     old, saved = load_policy(robots[0]).state_dict(), load_policy(whole.out / "policy")
     assert {type(module) for module in saved.modules()}.isdisjoint({AdaptedLinear})
     changed = {
-        name for name, values in saved.state_dict().items() if name in old and not torch.equal(values, old[name])
+        name
+        for name, values in saved.state_dict().items()
+        if name in old and not torch.equal(values, old[name])
     }
     trunk = {name for name in changed if name.startswith("transformer.blocks.")}
     assert trunk  # the adapters have learned, and are in the weights
@@ -210,16 +250,25 @@ def test_adapters_train_few_parameters_resume_exactly_and_are_saved_merged(
 
 def test_what_learns_with_adapters(robots: tuple[Path, Path], tmp_path: Path) -> None:
     config = fine_tune(
-        robots, tmp_path, transfer={"lora": {"rank": 1, "targets": ["query"]}, "train": ["vision.token_learner.*"]}
+        robots,
+        tmp_path,
+        transfer={"lora": {"rank": 1, "targets": ["query"]}, "train": ["vision.token_learner.*"]},
     )
     assert config.transfer is not None
     policy, transfer = transferred_policy(config, NEW)
     choose_trained(policy, config.transfer, transfer.tensors)
     learns = {name for name, p in policy.named_parameters() if p.requires_grad}
     attention = "transformer.blocks.0.attention.query"
-    expected = {f"{attention}.lora_A", f"{attention}.lora_B", "transformer.position", "vision.map_position"}
+    expected = {
+        f"{attention}.lora_A",
+        f"{attention}.lora_B",
+        "transformer.position",
+        "vision.map_position",
+    }
     expected |= {
-        n for n, _ in policy.named_parameters() if n.startswith(("state_embedding.", "head.", "vision.token_le"))
+        n
+        for n, _ in policy.named_parameters()
+        if n.startswith(("state_embedding.", "head.", "vision.token_le"))
     }
     assert learns == expected
     policy.train()
@@ -264,17 +313,23 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
     assert isinstance(guided, GuidedPolicy)
     start = {"policy": None, "init_from": str(first.out / "policy"), "ema_decay": None}
     # onto the same robot, with the same objective: the policy goes on, the critic begins anew
-    again = train(rt1_config(failing, tmp_path / "again", objective=choosing, optim={"lr": 1e-30}, **start))
+    again = train(
+        rt1_config(failing, tmp_path / "again", objective=choosing, optim={"lr": 1e-30}, **start)
+    )
     inside = guided.trained.state_dict()
     learned = {name for name, p in guided.trained.named_parameters()}
-    assert all(torch.allclose(again.policy.trained.state_dict()[name], inside[name]) for name in learned)
+    assert all(
+        torch.allclose(again.policy.trained.state_dict()[name], inside[name]) for name in learned
+    )
     assert not torch.equal(again.policy.critic.net.first[0], guided.critic.net.first[0])
     # onto another robot, by imitation, all of it and by adapters
     for name, transfer in (("all", {}), ("lora", {"lora": {"rank": 1}})):
         config = rt1_config(robots[1], tmp_path / name, transfer=transfer, **start)
         policy, found = transferred_policy(config, NEW)
         assert found.tensors.share > 0.9
-        assert torch.equal(policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"])
+        assert torch.equal(
+            policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"]
+        )
         moved = load_policy(train(config).out / "policy")
         assert not isinstance(moved, GuidedPolicy)
         assert moved.spec == NEW
@@ -288,15 +343,21 @@ def toy(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(toy_config(data, tmp_path_factory.mktemp("toy") / "run", steps=4)).out / "policy"
 
 
-def test_without_transfer_another_robot_or_policy_is_refused(data: Path, toy: Path, tmp_path: Path) -> None:
+def test_without_transfer_another_robot_or_policy_is_refused(
+    data: Path, toy: Path, tmp_path: Path
+) -> None:
     def config(**changes: Any) -> TrainConfig:
         return toy_config(data, tmp_path / "run", **{"init_from": str(toy), "steps": 1} | changes)
 
     other = {"history": 2, "chunk": 3, "dropout": 0.1}
-    with pytest.raises(ConfigError, match=r"policy\.chunk: is 3, the policy in .* has 2\n.*set transfer: {}"):
+    with pytest.raises(
+        ConfigError, match=r"policy\.chunk: is 3, the policy in .* has 2\n.*set transfer: {}"
+    ):
         train(config(policy=other))
     found = train(config(policy=other, transfer={})).out
-    assert json.loads((found / "transfer.json").read_text())["tensors"]["anew"]["out.weight"].startswith("has shape")
+    assert json.loads((found / "transfer.json").read_text())["tensors"]["anew"][
+        "out.weight"
+    ].startswith("has shape")
     assert load_policy(found / "policy").chunk == 3
 
 
@@ -313,8 +374,12 @@ def test_statistics_are_fitted_anew_or_kept(data: Path, toy: Path, tmp_path: Pat
     assert torch.equal(means[True], old.state_mean)
     assert not torch.equal(means[False], old.state_mean)
     spec = dataclasses.replace(training_toy.SPEC, state_names=("u", "v"))
-    config = toy_config(data, tmp_path, policy=None, init_from=str(toy), transfer={"keep_statistics": True})
-    with pytest.raises(ConfigError, match=r"keep_statistics: state_names are \['u', 'v'\].*\['x', 'y'\]"):
+    config = toy_config(
+        data, tmp_path, policy=None, init_from=str(toy), transfer={"keep_statistics": True}
+    )
+    with pytest.raises(
+        ConfigError, match=r"keep_statistics: state_names are \['u', 'v'\].*\['x', 'y'\]"
+    ):
         transferred_policy(config, spec)
 
 
@@ -324,15 +389,24 @@ def _problem(act: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-def test_mistakes_name_their_key(data: Path, toy: Path, robots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_mistakes_name_their_key(
+    data: Path, toy: Path, robots: tuple[Path, Path], tmp_path: Path
+) -> None:
     def started(**transfer: Any) -> str:
-        return _problem(lambda: train(toy_config(data, tmp_path, policy=None, init_from=str(toy), transfer=transfer)))
+        return _problem(
+            lambda: train(
+                toy_config(data, tmp_path, policy=None, init_from=str(toy), transfer=transfer)
+            )
+        )
 
-    assert "transfer.freeze: 'tsks.*' matches nothing; there are for example 'tasks.*'" in started(freeze=["tsks.*"])
+    assert "transfer.freeze: 'tsks.*' matches nothing; there are for example 'tasks.*'" in started(
+        freeze=["tsks.*"]
+    )
     assert "transfer.remake: 'oout.*' matches nothing" in started(remake=["oout.*"])
     assert "transfer.freeze: leaves nothing to learn" in started(freeze=["*"])
-    assert "transfer.lora.targets: no kept linear layer ends in 'query'; there are: embed, out, tasks" in started(
-        lora={"targets": ["query"]}
+    assert (
+        "transfer.lora.targets: no kept linear layer ends in 'query'; there are: embed, out, tasks"
+        in started(lora={"targets": ["query"]})
     )
     assert "no camera 'top' in the new policy; it has: front" in started(cameras={"top": "front"})
     assert "no camera 'side' in the old policy; it has: front" in started(cameras={"front": "side"})
@@ -340,9 +414,15 @@ def test_mistakes_name_their_key(data: Path, toy: Path, robots: tuple[Path, Path
     text = _problem(lambda: transferred_policy(narrow, NEW))
     assert "fits vision 96.2%, transformer 2.4%, 49.3% in the mean" in text
     assert "transfer.least_kept is 50%" in text
-    assert "First: vision.map_position has shape (16, 2, 2) in the checkpoint, (24, 3, 2) here" in text
-    assert "transfer: needs the policy that it starts from" in _validation_error(data, tmp_path, transfer={})
-    assert "train: without lora everything learns" in _validation_error(data, tmp_path, transfer={"train": ["x"]})
+    assert (
+        "First: vision.map_position has shape (16, 2, 2) in the checkpoint, (24, 3, 2) here" in text
+    )
+    assert "transfer: needs the policy that it starts from" in _validation_error(
+        data, tmp_path, transfer={}
+    )
+    assert "train: without lora everything learns" in _validation_error(
+        data, tmp_path, transfer={"train": ["x"]}
+    )
 
 
 def _validation_error(data: Path, out: Path, **changes: Any) -> str:
@@ -353,10 +433,17 @@ def _validation_error(data: Path, out: Path, **changes: Any) -> str:
 
 def test_remake_by_name(toy: Path, data: Path, tmp_path: Path) -> None:
     config = toy_config(
-        data, tmp_path, policy=None, init_from=str(toy), transfer={"remake": ["embed.*"], "least_kept": 0}
+        data,
+        tmp_path,
+        policy=None,
+        init_from=str(toy),
+        transfer={"remake": ["embed.*"], "least_kept": 0},
     )
     policy, transfer = transferred_policy(config, training_toy.SPEC)
-    assert {n for n in transfer.tensors.anew if n.startswith("embed")} == {"embed.weight", "embed.bias"}
+    assert {n for n in transfer.tensors.anew if n.startswith("embed")} == {
+        "embed.weight",
+        "embed.bias",
+    }
     old: Policy = load_policy(toy)
     assert torch.equal(policy.state_dict()["out.weight"], old.state_dict()["out.weight"])
     assert not torch.equal(policy.state_dict()["embed.weight"], old.state_dict()["embed.weight"])

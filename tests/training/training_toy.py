@@ -63,13 +63,17 @@ class SquaredError:
 
     def loss(self, actions: Tensor, action_mask: Tensor | None = None) -> Tensor:
         error_BTK = (self.mean - actions).square().mean(-1)
-        mask_BTK = torch.ones_like(error_BTK, dtype=torch.bool) if action_mask is None else action_mask
+        mask_BTK = (
+            torch.ones_like(error_BTK, dtype=torch.bool) if action_mask is None else action_mask
+        )
         return error_BTK.where(mask_BTK, 0.0).sum(-1) / mask_BTK.sum(-1).clamp(min=1)
 
     def mode(self) -> Tensor:
         return self.mean
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 0.0) -> Tensor:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 0.0
+    ) -> Tensor:
         return self.mean
 
 
@@ -89,7 +93,9 @@ class Toy(Policy):
     config: ToyConfig
 
     def __init__(self, config: ToyConfig, spec: Spec) -> None:
-        super().__init__(config, spec, tokenizer=BinsConfig().build(spec, config.chunk), language=config.language)
+        super().__init__(
+            config, spec, tokenizer=BinsConfig().build(spec, config.chunk), language=config.language
+        )
         # the network tells tasks apart by their text: the language encoder need not be loaded
         self.language.preload({task: torch.zeros(self.language.dim) for task in TASKS})
         self.feature_dim = 16
@@ -102,8 +108,13 @@ class Toy(Policy):
     def forward(self, batch: Batch) -> PolicyOutput:
         images_BTHWC = batch.images["front"].float() / 255
         pooled = images_BTHWC.unflatten(2, (4, 8)).unflatten(4, (4, 8)).mean((3, 5)).flatten(2)
-        side = torch.tensor([[float(t == TASKS[0]), float(t == TASKS[1])] for t in batch.instruction])
-        hidden = self.embed(torch.cat([pooled, self.normalised_state(batch.state)], -1)) + self.tasks(side)[:, None]
+        side = torch.tensor(
+            [[float(t == TASKS[0]), float(t == TASKS[1])] for t in batch.instruction]
+        )
+        hidden = (
+            self.embed(torch.cat([pooled, self.normalised_state(batch.state)], -1))
+            + self.tasks(side)[:, None]
+        )
         hidden_BTF = self.dropout(torch.tanh(self.norm(hidden)))
         actions = self.out(hidden_BTF).unflatten(-1, (self.chunk, -1))
         return PolicyOutput(features=hidden_BTF, actions=SquaredError(actions))

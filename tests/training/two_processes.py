@@ -19,8 +19,17 @@ from vla.training import train
 
 
 def rank(number: int, port: int, data: Path, out: Path, changes: dict[str, Any]) -> None:
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
     train(toy_config(data, out, **changes))
 
 
@@ -29,7 +38,10 @@ def main(data: Path, out: Path, changes: dict[str, Any]) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=rank, args=(number, port, data, out / "two", changes)) for number in range(2)]
+    ranks = [
+        context.Process(target=rank, args=(number, port, data, out / "two", changes))
+        for number in range(2)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -18,7 +18,11 @@ from vla.types import Spec
 SPEC = Spec({}, ("s0", "s1", "s2"), ("move",), (-1.0,), (1.0,), 10.0)
 DISCOUNT = 0.9
 REWARDS = {"trust_terminals": True}  # its longest episodes do end there
-MOVES = {"left": (-1, -1, -1), "right": (1, 1, 1), "turns": (1, -1, -1)}  # of the policies, in each state
+MOVES = {
+    "left": (-1, -1, -1),
+    "right": (1, 1, 1),
+    "turns": (1, -1, -1),
+}  # of the policies, in each state
 VALUES = {"left": 0.3, "right": 0.81, "turns": 0.27}
 
 
@@ -53,10 +57,13 @@ def write_chain(root: Path, *, episodes: int = 70, seed: int = 0) -> Path:
 def mover(name: str, *, chunk: int = 1) -> MLPPolicy:
     """A policy that was taught to make these moves, `chunk` of them at a time."""
     torch.manual_seed(0)
-    policy = MLPConfig(hidden=16, depth=1, chunk=chunk, head={"type": "regression", "hidden": 16, "depth": 1}).build(
-        SPEC
+    policy = MLPConfig(
+        hidden=16, depth=1, chunk=chunk, head={"type": "regression", "hidden": 16, "depth": 1}
+    ).build(SPEC)
+    moves = (
+        torch.tensor([[MOVES[name][min(s + k, 2)] for k in range(chunk)] for s in range(3)]).float()
+        * 0.6
     )
-    moves = torch.tensor([[MOVES[name][min(s + k, 2)] for k in range(chunk)] for s in range(3)]).float() * 0.6
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.02)
     for _ in range(120):
         error = policy._output(torch.eye(3)[:, None]).actions.mode()[:, 0, :, 0] - moves

@@ -46,7 +46,9 @@ app = typer.Typer(
 config_app = typer.Typer(help="Config tools.", no_args_is_help=True)
 tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
 eval_app = typer.Typer(
-    help="Rollouts on unseen seeds, and the planning of them.", cls=DefaultCommandGroup, rich_markup_mode="markdown"
+    help="Rollouts on unseen seeds, and the planning of them.",
+    cls=DefaultCommandGroup,
+    rich_markup_mode="markdown",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(policy_app, name="policy")
@@ -59,7 +61,9 @@ app.add_typer(eval_app, name="eval")
 def demo(
     config: Annotated[Path | None, typer.Argument(help="Another demo config.")] = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Where everything is written [default: runs/demo].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything is written [default: runs/demo].")
+    ] = None,
 ) -> None:
     """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds measure it."""
     with clear_errors():
@@ -73,25 +77,33 @@ def demo(
         console.print(f"report: {results / 'report.html'}")
 
 
-@app.command(epilog="Example: `vla collect configs/metaworld_mt10.yaml episodes_per_task=20 out=data/mt10`")
+@app.command(
+    epilog="Example: `vla collect configs/metaworld_mt10.yaml episodes_per_task=20 out=data/mt10`"
+)
 def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Scripted experts, with noise in their states, make a dataset."""
     with clear_errors():
         from vla.sim_eval.collection.recording import CollectConfig
         from vla.sim_eval.collection.recording import collect as run
 
-        path = run(load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume)
+        path = run(
+            load_config(CollectConfig, config, overrides or [], section="collect"), resume=resume
+        )
         console.print(f"dataset: {path}")
 
 
-@app.command(epilog="Example: `vla train configs/metaworld_mt10.yaml policy.history=4 optim.lr=3e-4 --resume`")
+@app.command(
+    epilog="Example: `vla train configs/metaworld_mt10.yaml policy.history=4 optim.lr=3e-4 --resume`"
+)
 def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = False) -> None:
     """Pretraining and fine-tuning; several processes by `accelerate launch --multi_gpu --num_processes N -m vla.cli train CONFIG`."""
     with clear_errors():
         from vla.training import TrainConfig
         from vla.training import train as run
 
-        result = run(load_config(TrainConfig, config, overrides or [], section="train"), resume=resume)
+        result = run(
+            load_config(TrainConfig, config, overrides or [], section="train"), resume=resume
+        )
         console.print(f"policy: {result.out / 'policy'} (step {result.step})")
 
 
@@ -114,14 +126,22 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @eval_app.command("plan", epilog="Example: `vla eval plan --rates 0.6 0.75 --power 0.8 --tasks 5`")
 def eval_plan(
-    rates: Annotated[tuple[float, float], typer.Option(help="The two success rates to be told apart.")],
+    rates: Annotated[
+        tuple[float, float], typer.Option(help="The two success rates to be told apart.")
+    ],
     power: Annotated[float, typer.Option(help="Probability of finding the difference.")] = 0.8,
     alpha: Annotated[float, typer.Option(help="Probability of a false alarm.")] = 0.05,
     paired: Annotated[
-        bool | None, typer.Option("--paired/--unpaired", help="Same seeds for both policies [default: show both].")
+        bool | None,
+        typer.Option(
+            "--paired/--unpaired", help="Same seeds for both policies [default: show both]."
+        ),
     ] = None,
     correlation: Annotated[
-        float | None, typer.Option(help="Of the policies' successes in the same episode [default: 0, 0.25, 0.5].")
+        float | None,
+        typer.Option(
+            help="Of the policies' successes in the same episode [default: 0, 0.25, 0.5]."
+        ),
     ] = None,
     tasks: Annotated[int, typer.Option(help="Tasks among which the episodes are divided.")] = 1,
 ) -> None:
@@ -129,17 +149,24 @@ def eval_plan(
     with clear_errors():
         from vla.sim_eval.statistics import plan
 
-        found = plan(*rates, power=power, alpha=alpha, paired=paired, correlation=correlation, tasks=tasks)
+        found = plan(
+            *rates, power=power, alpha=alpha, paired=paired, correlation=correlation, tasks=tasks
+        )
         console.print(found.table())
 
 
-@eval_app.command("ab", epilog="Example: `vla eval ab configs/metaworld_mt10.yaml runs/new/policy runs/old/policy`")
+@eval_app.command(
+    "ab",
+    epilog="Example: `vla eval ab configs/metaworld_mt10.yaml runs/new/policy runs/old/policy`",
+)
 def eval_ab(
     config: ConfigFile,
     policy_a: Annotated[str, typer.Argument(help="`expert`, `random` or the folder of a policy.")],
     policy_b: Annotated[str, typer.Argument(help="The other one.")],
     overrides: Overrides = None,
-    alpha: Annotated[float, typer.Option(help="Chance of calling equal policies different.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option(help="Chance of calling equal policies different.")
+    ] = 0.05,
 ) -> None:
     """Two policies on the same seeds, block by block, until the difference is clear or `episodes_per_task` is reached."""
     with clear_errors():
@@ -148,9 +175,13 @@ def eval_ab(
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         command = f"vla {' '.join(sys.argv[1:])}"
-        found = compare_policies_sequentially(policy_a, policy_b, settings, alpha=alpha, command=command)
+        found = compare_policies_sequentially(
+            policy_a, policy_b, settings, alpha=alpha, command=command
+        )
         console.print(found.comparison.tables())
-        console.print(f"played {found.episodes_per_task} of at most {found.limit} episodes per task")
+        console.print(
+            f"played {found.episodes_per_task} of at most {found.limit} episodes per task"
+        )
         console.print(f"report: {Path(settings.out) / 'report.html'}")
 
 
@@ -161,8 +192,12 @@ def eval_ab(
 def eval_perturb(
     config: ConfigFile,
     overrides: Overrides = None,
-    kinds: Annotated[str | None, typer.Option(help="Perturbations, with commas between [default: all].")] = None,
-    severities: Annotated[str | None, typer.Option(help="Of 1, 2, 3, with commas between [default: all].")] = None,
+    kinds: Annotated[
+        str | None, typer.Option(help="Perturbations, with commas between [default: all].")
+    ] = None,
+    severities: Annotated[
+        str | None, typer.Option(help="Of 1, 2, 3, with commas between [default: all].")
+    ] = None,
 ) -> None:
     """The same episodes under light, camera, noise, delay ... at three severities, and with wrong or missing inputs."""
     with clear_errors():
@@ -170,7 +205,11 @@ def eval_perturb(
         from vla.sim_eval.robustness.sweep import PAGE, PerturbConfig
 
         texts = list(overrides or [])
-        texts += [f"{key}=[{text}]" for key, text in (("kinds", kinds), ("severities", severities)) if text is not None]
+        texts += [
+            f"{key}=[{text}]"
+            for key, text in (("kinds", kinds), ("severities", severities))
+            if text is not None
+        ]
         settings = load_config(PerturbConfig, config, texts, section="eval")
         found = perturb_from_config(settings, command=f"vla {' '.join(sys.argv[1:])}")
         console.print(found.table())
@@ -180,9 +219,15 @@ def eval_perturb(
 @app.command(epilog="Example: `vla compare runs/new runs/old --out runs/compare`")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations, two or more.")],
-    force: Annotated[bool, typer.Option("--force", help="Compare runs that differ in more than the policy.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for compare.json and report.html.")] = Path("runs/compare"),
-    alpha: Annotated[float, typer.Option(help="Significance level of the whole comparison.")] = 0.05,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare runs that differ in more than the policy.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for compare.json and report.html.")] = Path(
+        "runs/compare"
+    ),
+    alpha: Annotated[
+        float, typer.Option(help="Significance level of the whole comparison.")
+    ] = 0.05,
 ) -> None:
     """Which policy is better: paired exact tests, corrected for their number, and one report."""
     with clear_errors():
@@ -214,7 +259,9 @@ def fqe(
         texts = list(overrides or [])
         if config is not None and "=" in str(config):
             texts, config = [str(config), *texts], None
-        settings = load_config(FQEConfig, config if config is not None else {}, texts, section="fqe")
+        settings = load_config(
+            FQEConfig, config if config is not None else {}, texts, section="fqe"
+        )
         with console.status("opening the dataset") as status:
             result = run(settings, tell=lambda text: status.update(escape(text)))
         console.print(result.table())
@@ -224,16 +271,21 @@ def fqe(
 @app.command(epilog="Example: `vla diagnose runs/iql`")
 def diagnose(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    step: Annotated[int | None, typer.Option(help="Step of a checkpoint [default: the newest].")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Step of a checkpoint [default: the newest].")
+    ] = None,
     episodes: Annotated[
-        int, typer.Option(min=1, help="Most episodes read of those trained on, and of those held out.")
+        int,
+        typer.Option(min=1, help="Most episodes read of those trained on, and of those held out."),
     ] = 50,
     windows: Annotated[int, typer.Option(min=1, help="Most windows looked at of each.")] = 2048,
     data: Annotated[
-        Path | None, typer.Option(help="Where the dataset lies now [default: as the run's config says].")
+        Path | None,
+        typer.Option(help="Where the dataset lies now [default: as the run's config says]."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for diagnostics.json and calibration.svg [default: the run's].")
+        Path | None,
+        typer.Option(help="Folder for diagnostics.json and calibration.svg [default: the run's]."),
     ] = None,
 ) -> None:
     """What a run's critics are worth: values beside returns, weights, data beside policy, and when to stop."""
@@ -246,11 +298,15 @@ def diagnose(
             console.print(f"written: {path}")
 
 
-@tokenizer_app.command("report", epilog="Example: `vla tokenizer report data/mt10 --chunk 8 --out runs/tokenizers`")
+@tokenizer_app.command(
+    "report", epilog="Example: `vla tokenizer report data/mt10 --chunk 8 --out runs/tokenizers`"
+)
 def tokenizer_report(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     chunk: Annotated[int, typer.Option(min=1, help="Actions per chunk.")] = 8,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.json and error_tokens.svg.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and error_tokens.svg.")
+    ] = None,
 ) -> None:
     """Every action tokenizer on a dataset: tokens, bits, errors in robot units, microseconds; fitted to four of five episodes,
     measured on the fifth."""
@@ -259,14 +315,18 @@ def tokenizer_report(
         from vla.tokenizers.report import tokenizer_report as run
 
         data = EpisodeDataset(dataset)
-        found = run(data.columns.actions, data.spec, chunk=chunk, lengths=data.episodes["length"].tolist())
+        found = run(
+            data.columns.actions, data.spec, chunk=chunk, lengths=data.episodes["length"].tolist()
+        )
         console.print(found.table())
         if out is not None:
             console.print(*[f"report: {path}" for path in found.save(out)], sep="\n")
 
 
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
-def config_schema(name: Annotated[str, typer.Argument(help="collect, train, eval, fqe or demo.")]) -> None:
+def config_schema(
+    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe or demo.")],
+) -> None:
     """The JSON schema of a config, for editors."""
     with clear_errors():
         console.print_json(data=schema(_config_class(name)))
@@ -317,7 +377,9 @@ def config_check(config: ConfigFile) -> None:
 def list_registered(
     kind: Annotated[
         str,
-        typer.Argument(help="policies, objectives, values, extractions, envs, tokenizers, heads or formats."),
+        typer.Argument(
+            help="policies, objectives, values, extractions, envs, tokenizers, heads or formats."
+        ),
     ],
 ) -> None:
     """What a config can name."""
@@ -347,8 +409,12 @@ def bench(
         folder = Path(__file__).parents[2] / "benchmarks"
         names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
         if name not in names:
-            raise UserError(f"no benchmark {name!r}; there are: {', '.join(names) or 'none (run it from a checkout)'}")
-        raise typer.Exit(subprocess.call([sys.executable, str(folder / f"{name}.py"), *context.args]))
+            raise UserError(
+                f"no benchmark {name!r}; there are: {', '.join(names) or 'none (run it from a checkout)'}"
+            )
+        raise typer.Exit(
+            subprocess.call([sys.executable, str(folder / f"{name}.py"), *context.args])
+        )
 
 
 def main() -> None:

@@ -16,14 +16,25 @@ from vla.config import UserError
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder, or its file.")]
 Out = Annotated[Path, typer.Argument(help="Folder of the new dataset.")]
 Settings = Annotated[
-    list[str] | None, typer.Argument(help="`cameras.front=KEY`, `action=[KEY, KEY]`, `control_hz=5`, `kinds.dx=delta`.")
+    list[str] | None,
+    typer.Argument(
+        help="`cameras.front=KEY`, `action=[KEY, KEY]`, `control_hz=5`, `kinds.dx=delta`."
+    ),
 ]
 Format = Annotated[
-    str | None, typer.Option(help="Format of the source (`vla list formats`); found by itself otherwise.")
+    str | None,
+    typer.Option(help="Format of the source (`vla list formats`); found by itself otherwise."),
 ]
-Video = Annotated[str | None, typer.Option(help="Store cameras as videos: h264 or av1; without loss as PNG otherwise.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Threads that decode and encode; one per core by default.")]
-Chosen = Annotated[str | None, typer.Option("--episodes", help="Which episodes: `0:100` or `3,7,10:20`.")]
+Video = Annotated[
+    str | None,
+    typer.Option(help="Store cameras as videos: h264 or av1; without loss as PNG otherwise."),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Threads that decode and encode; one per core by default.")
+]
+Chosen = Annotated[
+    str | None, typer.Option("--episodes", help="Which episodes: `0:100` or `3,7,10:20`.")
+]
 
 
 def data_convert(
@@ -32,7 +43,9 @@ def data_convert(
     settings: Settings = None,
     format: Format = None,
     episodes: Chosen = None,
-    control_hz: Annotated[float | None, typer.Option(help="Resample to this rate; see `vla data resample`.")] = None,
+    control_hz: Annotated[
+        float | None, typer.Option(help="Resample to this rate; see `vla data resample`.")
+    ] = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -94,8 +107,12 @@ def data_merge(
 
 def data_split(
     dataset: Dataset,
-    out: Annotated[Path, typer.Argument(help="Folder in which each part gets a folder of its name.")],
-    parts: Annotated[list[str], typer.Argument(help="`train=0.9 val=0.1`, or `train=0:20 val=20:25,30`.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder in which each part gets a folder of its name.")
+    ],
+    parts: Annotated[
+        list[str], typer.Argument(help="`train=0.9 val=0.1`, or `train=0:20 val=20:25,30`.")
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Decides which episodes go where.")] = 0,
     video: Video = None,
     jobs: Jobs = None,
@@ -107,7 +124,15 @@ def data_split(
     with clear_errors(), shown_progress("splitting") as progress:
         from vla.data.tools.splitting import split
 
-        made = split(dataset, out, _parts(parts), seed=seed, video=_video(video), jobs=jobs, progress=progress)
+        made = split(
+            dataset,
+            out,
+            _parts(parts),
+            seed=seed,
+            video=_video(video),
+            jobs=jobs,
+            progress=progress,
+        )
     for part in made.values():
         _report(part)
 
@@ -212,13 +237,17 @@ def add_to(app: typer.Typer) -> None:
 # --- shared ------------------------------------------------------------------------------------------
 
 
-def _filter(dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None) -> None:
+def _filter(
+    dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None
+) -> None:
     with clear_errors(), shown_progress("copying") as progress:
         from vla.config import validate
         from vla.data.tools.filtering import Filter, filter_dataset
 
         chosen = validate(Filter, given)
-        made = filter_dataset(dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress)
+        made = filter_dataset(
+            dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress
+        )
     _report(made)
 
 
@@ -253,8 +282,12 @@ def _parts(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value or name in parts:
-            raise UserError(f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, for example train=0.9")
-        parts[name] = float(value) if value == "1" or re.fullmatch(r"\d+\.\d*|\.\d+", value) else value
+            raise UserError(
+                f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, for example train=0.9"
+            )
+        parts[name] = (
+            float(value) if value == "1" or re.fullmatch(r"\d+\.\d*|\.\d+", value) else value
+        )
     return parts
 
 
@@ -264,14 +297,27 @@ def shown_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     if not errors.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
             return Text(f"{task.speed:.0f} frames/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
@@ -286,5 +332,7 @@ def _report(made: Any) -> None:
         errors.print(f"[yellow]note:[/] {escape(note)}")
     before = f" ({made.resumed} episodes were there)" if made.resumed else ""
     console.print(
-        f"{made.episodes} episodes, {made.frames} frames{before}: {made.root}", soft_wrap=True, highlight=False
+        f"{made.episodes} episodes, {made.frames} frames{before}: {made.root}",
+        soft_wrap=True,
+        highlight=False,
     )

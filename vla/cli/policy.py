@@ -18,10 +18,16 @@ def _group() -> None:
     """Keeps the only command's name in the command line."""
 
 
-@policy_app.command("extract", epilog="Example: `vla policy extract runs/mixture/policy metaworld policies/metaworld`")
+@policy_app.command(
+    "extract",
+    epilog="Example: `vla policy extract runs/mixture/policy metaworld policies/metaworld`",
+)
 def policy_extract(
     policy: Annotated[
-        Path, typer.Argument(help="Folder of a policy for several robots: a checkpoint, or `policy` of a run.")
+        Path,
+        typer.Argument(
+            help="Folder of a policy for several robots: a checkpoint, or `policy` of a run."
+        ),
     ],
     robot: Annotated[str, typer.Argument(help="Name of the robot.")],
     out: Annotated[Path, typer.Argument(help="Folder for the robot's policy.")],
@@ -33,7 +39,9 @@ def policy_extract(
 
         found = load_policy(policy)
         if not isinstance(found, MultiRobotPolicy):
-            raise UserError(f"{policy}: is a policy of one robot already ({found.config.model_dump()['type']})")
+            raise UserError(
+                f"{policy}: is a policy of one robot already ({found.config.model_dump()['type']})"
+            )
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out}: is there already; name another folder")
         found.robot(robot).save_pretrained(out)

@@ -21,8 +21,12 @@ _EXTRA_OF = (
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, for example `policy.history=4`.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(help="YAML file: one config, or sections `collect`, `train`, `eval`.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Dotted overrides, for example `policy.history=4`.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 
 
@@ -39,13 +43,17 @@ def clear_errors() -> Iterator[None]:
         extra = _EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        errors.print(f"[bold red]error:[/] {error.name} is not installed: pip install 'vla\\[{extra}]'")
+        errors.print(
+            f"[bold red]error:[/] {error.name} is not installed: pip install 'vla\\[{extra}]'"
+        )
         raise typer.Exit(2) from None
     except OSError as error:  # a path that is no folder, may not be written, or a full disk
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        errors.print(f"[bold red]error:[/] {escape(where + (error.strerror or str(error)).lower())}")
+        errors.print(
+            f"[bold red]error:[/] {escape(where + (error.strerror or str(error)).lower())}"
+        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted")

@@ -58,7 +58,11 @@ class Episode:
     def frames(self, camera: str) -> np.ndarray:
         """The camera's images as uint8 (L, H, W, 3), decoded here where they are not yet."""
         images = self.images[camera]
-        return np.stack([decode_png(image) for image in images]) if isinstance(images, list) else images
+        return (
+            np.stack([decode_png(image) for image in images])
+            if isinstance(images, list)
+            else images
+        )
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -81,7 +85,9 @@ def decode_png(data: bytes) -> np.ndarray:
                 )
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise DataError(f"not a readable image file ({len(data)} bytes): {error}; record the frame again") from error
+        raise DataError(
+            f"not a readable image file ({len(data)} bytes): {error}; record the frame again"
+        ) from error
 
 
 def png_size(data: bytes) -> tuple[int, int]:
@@ -96,31 +102,45 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
     where = f"episode {index}"
     steps = len(episode.actions)
     if steps == 0:
-        raise DataError(f"{where}: actions: has no steps; skip episodes that ended before the first action")
+        raise DataError(
+            f"{where}: actions: has no steps; skip episodes that ended before the first action"
+        )
     if not isinstance(episode.instruction, str) or not episode.instruction.strip():
         raise DataError(f"{where}: instruction: is {episode.instruction!r}; give the task in words")
     _check_array(where, "actions", episode.actions, (steps, spec.action_dim), spec.action_names)
     _check_array(where, "state", episode.state, (steps, spec.state_dim), spec.state_names)
     _check_array(where, "rewards", episode.rewards, (steps,), ())
     if np.shape(episode.success) != (steps,):
-        raise DataError(f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one per action")
+        raise DataError(
+            f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one per action"
+        )
     _check_bounds(where, episode.actions, spec)
     for camera in episode.images:
         if camera not in spec.cameras:
             known = ", ".join(spec.cameras) or "none"
-            raise DataError(f"{where}: images: camera {camera!r} is not in the spec (it has: {known}); add it there")
+            raise DataError(
+                f"{where}: images: camera {camera!r} is not in the spec (it has: {known}); add it there"
+            )
     for camera, size in spec.cameras.items():
         if camera not in episode.images:
             given = ", ".join(episode.images) or "none"
-            raise DataError(f"{where}: images: camera {camera!r} of the spec is missing (given: {given}); record it")
+            raise DataError(
+                f"{where}: images: camera {camera!r} of the spec is missing (given: {given}); record it"
+            )
         _check_images(where, camera, episode.images[camera], steps, size)
     for key, value in episode.info.items():
         if not isinstance(value, (int, float, str, bool)):
-            raise DataError(f"{where}: info: {key!r} is {type(value).__name__}; give an int, float, str or bool")
+            raise DataError(
+                f"{where}: info: {key!r} is {type(value).__name__}; give an int, float, str or bool"
+            )
 
 
 def _check_array(
-    where: str, name: str, values: np.ndarray, shape: tuple[int, ...], dimension_names: Sequence[str]
+    where: str,
+    name: str,
+    values: np.ndarray,
+    shape: tuple[int, ...],
+    dimension_names: Sequence[str],
 ) -> None:
     if np.shape(values) != shape:
         raise DataError(
@@ -130,7 +150,9 @@ def _check_array(
         check_finite(where, name, np.asarray(values, dtype=np.float32), dimension_names)
 
 
-def check_finite(where: str, name: str, values: np.ndarray, dimension_names: Sequence[str] = ()) -> None:
+def check_finite(
+    where: str, name: str, values: np.ndarray, dimension_names: Sequence[str] = ()
+) -> None:
     """Raises DataError naming the first step and dimension of `values` (L,) or (L, D) that is NaN or infinite."""
     finite = np.isfinite(values)
     if finite.all():
@@ -138,7 +160,9 @@ def check_finite(where: str, name: str, values: np.ndarray, dimension_names: Seq
     step, *rest = (int(v) for v in np.argwhere(~finite)[0])
     dimension = f", {dimension_names[rest[0]]!r}" if rest and dimension_names else ""
     value = values[(step, *rest)]
-    raise DataError(f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor")
+    raise DataError(
+        f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor"
+    )
 
 
 def beyond(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -158,10 +182,14 @@ def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
         )
 
 
-def _check_images(where: str, camera: str, images: np.ndarray | list[bytes], steps: int, size: tuple[int, int]) -> None:
+def _check_images(
+    where: str, camera: str, images: np.ndarray | list[bytes], steps: int, size: tuple[int, int]
+) -> None:
     name = f"images[{camera!r}]"
     if len(images) != steps:
-        raise DataError(f"{where}: {name}: has {len(images)} frames for {steps} actions; record one before each action")
+        raise DataError(
+            f"{where}: {name}: has {len(images)} frames for {steps} actions; record one before each action"
+        )
     if isinstance(images, list):
         for step, data in enumerate(images):
             try:

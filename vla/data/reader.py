@@ -20,16 +20,27 @@ from vla.data.episode import Episode, check_finite, decode_png
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap, Picture
 from vla.data.formats.common.files import refuse_archive
-from vla.data.storage.remote_files import as_url
 from vla.data.statistics import true_statistics
+from vla.data.storage.remote_files import as_url
 from vla.types import Spec
 
-_READER_COLUMNS = ("episode_index", "length", "first_frame", "task_index", "success", "return", "terminated", "info")
+_READER_COLUMNS = (
+    "episode_index",
+    "length",
+    "first_frame",
+    "task_index",
+    "success",
+    "return",
+    "terminated",
+    "info",
+)
 
 
 def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
-        raise DataError(f"{root}: no such folder; make the dataset with `vla collect`, or correct the path")
+        raise DataError(
+            f"{root}: no such folder; make the dataset with `vla collect`, or correct the path"
+        )
     refuse_archive(root)
     formats: dict[str, Any] = registered("formats")
     if format is not None and format not in formats:
@@ -37,7 +48,9 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     for name, reader in formats.items():
         if name == format or (format is None and reader.matches(root)):
             return reader(root, keys)  # type: ignore[no-any-return]
-    raise DataError(f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json")
+    raise DataError(
+        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json"
+    )
 
 
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
@@ -59,9 +72,13 @@ class EpisodeDataset:
         DataError: the folder is missing, holds no episodes, is damaged or contradicts itself.
     """
 
-    def __init__(self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None) -> None:
+    def __init__(
+        self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None
+    ) -> None:
         url = as_url(root)
-        self.reader = _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+        self.reader = (
+            _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+        )
         self.root = Path(root) if url is None else self.reader.root
         self.spec: Spec = self.reader.spec
         self.instructions: list[str] = self.reader.instructions
@@ -116,7 +133,10 @@ class EpisodeDataset:
         """Raises DataError naming the first action, state or reward of these episodes (all by default) that is not finite."""
         chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, np.int64)
         for episode in chosen[~self._finite[chosen]][:1].tolist():
-            row, where = self.reader.episodes.iloc[episode], f"{self.root}: {self.reader.episode_name(episode)}"
+            row, where = (
+                self.reader.episodes.iloc[episode],
+                f"{self.root}: {self.reader.episode_name(episode)}",
+            )
             frames = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
             for name, values, names in self._named_numbers():
                 check_finite(where, name, values[frames], names)
@@ -127,7 +147,9 @@ class EpisodeDataset:
         frames = np.ones(self.num_frames, bool)
         for _, values, _ in self._named_numbers():
             frames &= np.isfinite(values).reshape(self.num_frames, -1).all(1)
-        return np.asarray(np.logical_and.reduceat(frames, self.reader.episodes["first_frame"].to_numpy()))
+        return np.asarray(
+            np.logical_and.reduceat(frames, self.reader.episodes["first_frame"].to_numpy())
+        )
 
     def _named_numbers(self) -> tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]:
         """(field, values, names of its dimensions)."""
@@ -138,10 +160,14 @@ class EpisodeDataset:
             ("rewards", numbers.rewards, ()),
         )
 
-    def images(self, camera: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Picture]]:
+    def images(
+        self, camera: str, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Picture]]:
         """(frame, picture) for the frames [start, stop) of the dataset, streamed."""
         if camera not in self.spec.cameras:
-            raise KeyError(f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}")
+            raise KeyError(
+                f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
+            )
         return self.reader.images(camera, start, self.num_frames if stop is None else stop)
 
     def fingerprint(self) -> str:
@@ -155,7 +181,9 @@ class EpisodeDataset:
         """Episode `index`, its images as files where the dataset has files, or with `images` False without them. Raises
         IndexError, and DataError where one of its numbers is not finite."""
         if not 0 <= index < self.num_episodes:
-            raise IndexError(f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}")
+            raise IndexError(
+                f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}"
+            )
         self.check_numbers([index])
         row, columns = self.episodes.iloc[index], self.numbers
         start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
@@ -198,7 +226,8 @@ class EpisodeDataset:
             "tasks": tasks,
             "actions": {
                 name: {
-                    key: float(getattr(statistics, key)[dim]) for key in ("min", "low", "mean", "high", "max", "std")
+                    key: float(getattr(statistics, key)[dim])
+                    for key in ("min", "low", "mean", "high", "max", "std")
                 }
                 for dim, name in enumerate(self.spec.action_names)
             },
@@ -220,4 +249,6 @@ def _stored(pictures: Iterator[tuple[int, Picture]]) -> np.ndarray | list[bytes]
     found = [picture for _, picture in pictures]
     if all(isinstance(picture, bytes) for picture in found):
         return found  # type: ignore[return-value]
-    return np.stack([decode_png(picture) if isinstance(picture, bytes) else picture for picture in found])
+    return np.stack(
+        [decode_png(picture) if isinstance(picture, bytes) else picture for picture in found]
+    )

@@ -38,14 +38,26 @@ def returns_to_go(
         raise ValueError(f"discount is {discount}; expected a number in [0, 1]")
     lengths = np.asarray(lengths_E, dtype=np.int64)
     if lengths.sum() != len(rewards_N) or (lengths < 1).any():
-        raise ValueError(f"lengths sum to {lengths.sum()} for {len(rewards_N)} rewards; each must be at least 1")
-    goes_on = np.ones(len(rewards_N)) if terminals_N is None else 1.0 - np.asarray(terminals_N, dtype=np.float64)
+        raise ValueError(
+            f"lengths sum to {lengths.sum()} for {len(rewards_N)} rewards; each must be at least 1"
+        )
+    goes_on = (
+        np.ones(len(rewards_N))
+        if terminals_N is None
+        else 1.0 - np.asarray(terminals_N, dtype=np.float64)
+    )
     starts = np.cumsum(lengths) - lengths
     result = np.zeros(len(rewards_N), dtype=np.float64)
-    following = np.zeros(len(lengths)) if final_values_E is None else np.array(final_values_E, dtype=np.float64)
+    following = (
+        np.zeros(len(lengths))
+        if final_values_E is None
+        else np.array(final_values_E, dtype=np.float64)
+    )
     # Backwards through time, all episodes at once: from the longest first, those still running are a prefix.
     order = np.argsort(-lengths, kind="stable")
-    running = np.searchsorted(-lengths[order], -np.arange(1, lengths.max(initial=0) + 1), side="right")
+    running = np.searchsorted(
+        -lengths[order], -np.arange(1, lengths.max(initial=0) + 1), side="right"
+    )
     for back, count in enumerate(running, start=1):
         active = order[:count]
         t = starts[active] + lengths[active] - back

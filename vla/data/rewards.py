@@ -73,14 +73,21 @@ def shape_rewards(
     return (rewards * config.scale + config.shift).astype(np.float32), terminals
 
 
-def _divisor(rewards_N: np.ndarray, terminals_N: np.ndarray, lengths_E: np.ndarray, config: RewardConfig) -> float:
+def _divisor(
+    rewards_N: np.ndarray, terminals_N: np.ndarray, lengths_E: np.ndarray, config: RewardConfig
+) -> float:
     if config.normalise == "none":
         return 1.0
     if config.normalise == "deviation":
         spread, what = float(rewards_N.std()), "standard deviation of the rewards"
     else:
-        returns_E = _episode_returns(returns_to_go(rewards_N, lengths_E, terminals_N=terminals_N), lengths_E)
-        spread, what = float(np.ptp(returns_E)), f"range of the returns of {len(returns_E)} episodes"
+        returns_E = _episode_returns(
+            returns_to_go(rewards_N, lengths_E, terminals_N=terminals_N), lengths_E
+        )
+        spread, what = (
+            float(np.ptp(returns_E)),
+            f"range of the returns of {len(returns_E)} episodes",
+        )
     if not spread > 0:
         raise DataError(
             f"data.rewards.normalise: {config.normalise} divides by the {what}, which is 0 with data.rewards.kind: "
@@ -163,7 +170,9 @@ def check_terminals(windows: RewardedSteps) -> None:
     longest = int(windows.lengths.max())
     ends_E = np.cumsum(windows.lengths) - 1
     starts_E = ends_E + 1 - windows.lengths
-    at_limit_E = (windows.lengths == longest) & windows.terminals[ends_E] & ~windows.success[starts_E]
+    at_limit_E = (
+        (windows.lengths == longest) & windows.terminals[ends_E] & ~windows.success[starts_E]
+    )
     if windows.reward_config.trust_terminals or longest == 1 or at_limit_E.sum() < LIMIT_EPISODES:
         return
     raise DataError(

@@ -71,13 +71,25 @@ def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str
 
     result: dict[str, dict[str, Any]] = {}
     for camera, (h, w) in spec.cameras.items():
-        feature: dict[str, Any] = {"dtype": "image", "shape": [h, w, 3], "names": ["height", "width", "channels"]}
+        feature: dict[str, Any] = {
+            "dtype": "image",
+            "shape": [h, w, 3],
+            "names": ["height", "width", "channels"],
+        }
         if video is not None:
             feature |= {"dtype": "video", "info": _video_info((h, w), spec.control_hz, video)}
         result[IMAGE_PREFIX + camera] = feature
     if spec.state_dim:
-        result[STATE] = {"dtype": "float32", "shape": [spec.state_dim], "names": list(spec.state_names)}
-    result[ACTION] = {"dtype": "float32", "shape": [spec.action_dim], "names": list(spec.action_names)}
+        result[STATE] = {
+            "dtype": "float32",
+            "shape": [spec.state_dim],
+            "names": list(spec.state_names),
+        }
+    result[ACTION] = {
+        "dtype": "float32",
+        "shape": [spec.action_dim],
+        "names": list(spec.action_names),
+    }
     result[REWARD] = scalar("float32")
     for name in (DONE, SUCCESS, TERMINATED):
         result[name] = scalar("bool")
@@ -105,7 +117,13 @@ def _rate(control_hz: float) -> int | float:
 
 
 def info(
-    spec: Spec, video: VideoConfig | None = None, *, robot_type: str, episodes: int, frames: int, tasks: int
+    spec: Spec,
+    video: VideoConfig | None = None,
+    *,
+    robot_type: str,
+    episodes: int,
+    frames: int,
+    tasks: int,
 ) -> dict[str, Any]:
     """The content of info.json."""
     return {
@@ -129,12 +147,16 @@ def _matrix(values: np.ndarray) -> pa.Array:
     """(L, D) -> a column of D-vectors; (L, 1) -> a plain column, as LeRobot stores shape [1]."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     flat = pa.array(values.ravel())
-    return flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return (
+        flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    )
 
 
 def _image_column(files: list[bytes]) -> pa.Array:
     paths = [f"frame-{t:06d}.png" for t in range(len(files))]
-    return pa.StructArray.from_arrays([pa.array(files, pa.binary()), pa.array(paths)], ["bytes", "path"])
+    return pa.StructArray.from_arrays(
+        [pa.array(files, pa.binary()), pa.array(paths)], ["bytes", "path"]
+    )
 
 
 def numeric_columns(
@@ -179,5 +201,7 @@ def tasks_table(instructions: list[str]) -> pa.Table:
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.0",
     }
-    table = pa.table({"task_index": pa.array(range(len(instructions)), pa.int64()), "task": instructions})
+    table = pa.table(
+        {"task_index": pa.array(range(len(instructions)), pa.int64()), "task": instructions}
+    )
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})

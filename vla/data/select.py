@@ -23,7 +23,9 @@ def chosen_episodes(episodes: Episodes | None, total: int, where: str) -> list[i
     """
     if episodes is None:
         return list(range(total))
-    chosen = _parsed(episodes, total, where) if isinstance(episodes, str) else [int(e) for e in episodes]
+    chosen = (
+        _parsed(episodes, total, where) if isinstance(episodes, str) else [int(e) for e in episodes]
+    )
     for index in chosen:
         if not 0 <= index < total:
             raise DataError(f"{where}: episode {index}: there are episodes 0 to {total - 1}")
@@ -45,6 +47,8 @@ def _parsed(text: str, total: int, where: str) -> list[int]:
                 f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for example 0:100 or 3,7,10:20"
             ) from None
         if last > total or first > last:
-            raise DataError(f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is excluded")
+            raise DataError(
+                f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is excluded"
+            )
         chosen += range(first, last)
     return chosen

@@ -34,7 +34,9 @@ class Statistics:
     high: np.ndarray
 
 
-def true_statistics(values_ND: np.ndarray, *, quantiles: tuple[float, float] = (0.01, 0.99)) -> Statistics:
+def true_statistics(
+    values_ND: np.ndarray, *, quantiles: tuple[float, float] = (0.01, 0.99)
+) -> Statistics:
     """Statistics computed from all samples at once.
 
     The stored `stats.json` cannot give these: quantiles of episodes do not add up to quantiles of the whole.
@@ -43,10 +45,14 @@ def true_statistics(values_ND: np.ndarray, *, quantiles: tuple[float, float] = (
         DataError: there are no samples, or one is NaN or infinite.
     """
     if values_ND.ndim != 2 or not len(values_ND):
-        raise DataError(f"statistics need samples (N, D) with N > 0, got shape {values_ND.shape}; load some episodes")
+        raise DataError(
+            f"statistics need samples (N, D) with N > 0, got shape {values_ND.shape}; load some episodes"
+        )
     if not np.isfinite(values_ND).all():
         row, dim = (int(v) for v in np.argwhere(~np.isfinite(values_ND))[0])
-        raise DataError(f"statistics: sample {row}, dimension {dim} is {values_ND[row, dim]}; drop its episode")
+        raise DataError(
+            f"statistics: sample {row}, dimension {dim} is {values_ND[row, dim]}; drop its episode"
+        )
     values = values_ND.astype(np.float64)
     low, high = np.quantile(values, quantiles, axis=0)
     return Statistics(values.mean(0), values.std(0), values.min(0), values.max(0), low, high)
@@ -54,9 +60,16 @@ def true_statistics(values_ND: np.ndarray, *, quantiles: tuple[float, float] = (
 
 def _stats(samples_ND: np.ndarray, count: int) -> FeatureStats:
     samples = samples_ND.astype(np.float64)
-    result = {"min": samples.min(0), "max": samples.max(0), "mean": samples.mean(0), "std": samples.std(0)}
+    result = {
+        "min": samples.min(0),
+        "max": samples.max(0),
+        "mean": samples.mean(0),
+        "std": samples.std(0),
+    }
     result["count"] = np.array([count], dtype=np.int64)
-    return result | dict(zip(QUANTILES, np.quantile(samples, list(QUANTILES.values()), axis=0), strict=True))
+    return result | dict(
+        zip(QUANTILES, np.quantile(samples, list(QUANTILES.values()), axis=0), strict=True)
+    )
 
 
 def numeric_stats(values: np.ndarray) -> FeatureStats:
@@ -70,7 +83,9 @@ def image_stats(images: Sequence[bytes] | np.ndarray) -> FeatureStats:
     Args:
         images: L image files, or uint8 (L, H, W, 3).
     """
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).round().astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).round().astype(int)
+    )
     pixels = []
     for t in chosen:
         picture = images[t]
@@ -78,7 +93,9 @@ def image_stats(images: Sequence[bytes] | np.ndarray) -> FeatureStats:
         stride = max(1, -(-max(image.shape[:2]) // _SAMPLED_SIDE))
         pixels.append(image[::stride, ::stride].reshape(-1, 3))
     stats = _stats(np.concatenate(pixels) / 255.0, len(chosen))
-    return {name: value if name == "count" else value.reshape(3, 1, 1) for name, value in stats.items()}
+    return {
+        name: value if name == "count" else value.reshape(3, 1, 1) for name, value in stats.items()
+    }
 
 
 def merge_stats(parts: Sequence[FeatureStats]) -> FeatureStats:

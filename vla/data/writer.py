@@ -27,7 +27,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,14 +35,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla.data import schema
 from vla.common.atomic import TEMPORARY_SUFFIX, atomic_path, write_json
-from vla.data.storage.video_packets import Clip, OpenVideo, encode_clip, read_clip, write_clips
+from vla.common.versions import installed_versions
+from vla.data import schema
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
-from vla.data.storage.checksums import BLANK, CHECKSUM, seal, write_sealed_json
 from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
+from vla.data.storage.checksums import BLANK, CHECKSUM, seal, write_sealed_json
 from vla.data.storage.video import VideoConfig
+from vla.data.storage.video_packets import Clip, OpenVideo, encode_clip, read_clip, write_clips
 from vla.types import Spec, SpecError
 
 OPEN_FILE_BYTES = 16 * 2**20
@@ -86,7 +86,9 @@ class DatasetWriter:
         self.video = video
         self._closed = False
         self._stats_are_ahead = False
-        self._state = _State(videos={camera: OpenVideo() for camera in spec.cameras} if video else {})
+        self._state = _State(
+            videos={camera: OpenVideo() for camera in spec.cameras} if video else {}
+        )
         if video is not None:
             _check_cameras(self.root, spec, video)
         exists = (self.root / schema.INFO).exists()
@@ -104,7 +106,9 @@ class DatasetWriter:
         known = {}
         if (self.root / schema.METADATA).exists():
             known = json.loads((self.root / schema.METADATA).read_text())
-        write_sealed_json(self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {}))
+        write_sealed_json(
+            self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {})
+        )
         if not exists:
             write_sealed_json(self.root / schema.SPEC, spec.to_dict())
             self._write_info(0, 0, 0)
@@ -118,7 +122,10 @@ class DatasetWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -147,7 +154,9 @@ class DatasetWriter:
         """
         first = self._state.episodes
         if self._closed:
-            raise DataError(f"{self.root}: episode {first}: the writer is closed; open one with resume=True")
+            raise DataError(
+                f"{self.root}: episode {first}: the writer is closed; open one with resume=True"
+            )
         for index, episode in enumerate(episodes, first):
             check_episode(episode, self.spec, index)
         if not episodes:
@@ -171,26 +180,39 @@ class DatasetWriter:
             state.instructions.append(episode.instruction)
         task_index = state.instructions.index(episode.instruction)
         numeric = schema.numeric_columns(
-            episode, self.spec, index=state.episodes, first_frame=state.frames, task_index=task_index
+            episode,
+            self.spec,
+            index=state.episodes,
+            first_frame=state.frames,
+            task_index=task_index,
         )
         pictures = self._pictures(episode)
         clips = self._clips(pictures, state.episodes)
-        stats = {schema.IMAGE_PREFIX + camera: image_stats(images) for camera, images in pictures.items()}
+        stats = {
+            schema.IMAGE_PREFIX + camera: image_stats(images) for camera, images in pictures.items()
+        }
         stats |= {name: numeric_stats(values) for name, values in numeric.items()}
         table = schema.data_table({} if clips else pictures, numeric)
         self._make_room(state, table, clips)
         row = _episode_row(state, episode, stats, task_index) | self._video_columns(state, clips)
         state.data.append(table)
         state.data_bytes += table.nbytes
-        state.videos |= {camera: state.videos[camera].with_clip(clip) for camera, clip in clips.items()}
+        state.videos |= {
+            camera: state.videos[camera].with_clip(clip) for camera, clip in clips.items()
+        }
         state.rows.append(row)
-        state.stats = {n: merge_stats([state.stats[n], s]) if state.stats else s for n, s in stats.items()}
+        state.stats = {
+            n: merge_stats([state.stats[n], s]) if state.stats else s for n, s in stats.items()
+        }
         state.episodes += 1
         state.frames += len(episode)
 
     def _pictures(self, episode: Episode) -> dict[str, Any]:
         """PNG files per camera, or with video uint8 (L, H, W, 3)."""
-        return {camera: episode.frames(camera) if self.video else episode.png(camera) for camera in self.spec.cameras}
+        return {
+            camera: episode.frames(camera) if self.video else episode.png(camera)
+            for camera in self.spec.cameras
+        }
 
     def _clips(self, frames: Mapping[str, np.ndarray], index: int) -> dict[str, Clip]:
         """The episode's video per camera, encoded side by side: the encoders let go of the interpreter lock."""
@@ -207,7 +229,10 @@ class DatasetWriter:
 
     def _make_room(self, state: _State, table: pa.Table, clips: dict[str, Clip]) -> None:
         """Writes for the last time each newest file that is full, and begins the next one."""
-        full = state.data_bytes + table.nbytes > OPEN_FILE_BYTES or len(state.data) >= EPISODES_PER_TABLE
+        full = (
+            state.data_bytes + table.nbytes > OPEN_FILE_BYTES
+            or len(state.data) >= EPISODES_PER_TABLE
+        )
         if state.data and full:
             write_row_groups(_numbered(self.root, schema.DATA_PATH, state.data_file), state.data)
             state.data, state.data_bytes, state.data_file = [], 0, state.data_file + 1
@@ -252,7 +277,12 @@ class DatasetWriter:
 
     def _write_info(self, episodes: int, frames: int, tasks: int) -> None:
         values = schema.info(
-            self.spec, self.video, robot_type=self.robot_type, episodes=episodes, frames=frames, tasks=tasks
+            self.spec,
+            self.video,
+            robot_type=self.robot_type,
+            episodes=episodes,
+            frames=frames,
+            tasks=tasks,
         )
         write_sealed_json(self.root / schema.INFO, values)
 
@@ -270,7 +300,8 @@ class DatasetWriter:
             raise DataError(f"{error}; restore the file or start a new folder") from error
         if stored != self.spec:
             lines = (
-                "; ".join(stored.differences(self.spec)) or f"control_hz {stored.control_hz} != {self.spec.control_hz}"
+                "; ".join(stored.differences(self.spec))
+                or f"control_hz {stored.control_hz} != {self.spec.control_hz}"
             )
             raise DataError(f"{self.root}: cannot resume with another spec: {lines}")
         self._check_same_video(info["features"])
@@ -292,7 +323,11 @@ class DatasetWriter:
 
     def _drop_everything(self) -> None:
         """Removes what a writer left that died in its first episode."""
-        patterns = [schema.DATA_PATH, schema.EPISODES_PATH, *(_video_pattern(camera) for camera in self._state.videos)]
+        patterns = [
+            schema.DATA_PATH,
+            schema.EPISODES_PATH,
+            *(_video_pattern(camera) for camera in self._state.videos),
+        ]
         for pattern in patterns:
             _remove_from(self.root, pattern, 0)
         for name in (schema.TASKS, schema.STATS):
@@ -323,7 +358,9 @@ class DatasetWriter:
     def _continue_data(self) -> None:
         state = self._state
         newest = state.rows[-1]
-        state.data_file = newest["data/chunk_index"] * schema.FILES_PER_CHUNK + newest["data/file_index"]
+        state.data_file = (
+            newest["data/chunk_index"] * schema.FILES_PER_CHUNK + newest["data/file_index"]
+        )
         _remove_from(self.root, schema.DATA_PATH, state.data_file + 1)
         file = pq.ParquetFile(_numbered(self.root, schema.DATA_PATH, state.data_file))
         for group in range(file.num_row_groups):
@@ -336,10 +373,14 @@ class DatasetWriter:
         state, newest = self._state, self._state.rows[-1]
         for camera in state.videos:
             key = f"videos/{schema.IMAGE_PREFIX}{camera}"
-            number = newest[f"{key}/chunk_index"] * schema.FILES_PER_CHUNK + newest[f"{key}/file_index"]
+            number = (
+                newest[f"{key}/chunk_index"] * schema.FILES_PER_CHUNK + newest[f"{key}/file_index"]
+            )
             _remove_from(self.root, _video_pattern(camera), number + 1)
             frames = round(newest[f"{key}/to_timestamp"] * self.spec.control_hz)
-            clip = read_clip(_numbered(self.root, _video_pattern(camera), number), frames, self.spec.control_hz)
+            clip = read_clip(
+                _numbered(self.root, _video_pattern(camera), number), frames, self.spec.control_hz
+            )
             state.videos[camera] = OpenVideo(number, (clip,))
 
 
@@ -397,11 +438,15 @@ def _stored_as(feature: dict[str, Any]) -> str:
     size = "x".join(str(v) for v in feature.get("shape", [])[:2])
     if feature.get("dtype") != "video":
         return f"{feature.get('dtype', 'nothing')} {size}".strip()
-    details = ", ".join(f"{key.removeprefix('video.')} {value}" for key, value in feature.get("info", {}).items())
+    details = ", ".join(
+        f"{key.removeprefix('video.')} {value}" for key, value in feature.get("info", {}).items()
+    )
     return f"video {size} ({details})"
 
 
-def _episode_row(state: _State, episode: Episode, stats: dict[str, FeatureStats], task_index: int) -> dict[str, Any]:
+def _episode_row(
+    state: _State, episode: Episode, stats: dict[str, FeatureStats], task_index: int
+) -> dict[str, Any]:
     table_file = state.episodes // EPISODES_PER_TABLE
     row: dict[str, Any] = {
         "episode_index": state.episodes,
@@ -419,7 +464,9 @@ def _episode_row(state: _State, episode: Episode, stats: dict[str, FeatureStats]
         "meta/episodes/chunk_index": table_file // schema.FILES_PER_CHUNK,
         "meta/episodes/file_index": table_file % schema.FILES_PER_CHUNK,
     }
-    return row | {f"stats/{name}/{key}": v for name, s in stats.items() for key, v in _listed(s).items()}
+    return row | {
+        f"stats/{name}/{key}": v for name, s in stats.items() for key, v in _listed(s).items()
+    }
 
 
 def _numbered(root: Path, pattern: str, number: int) -> Path:
@@ -436,7 +483,11 @@ def _remove_from(root: Path, pattern: str, number: int) -> None:
 
 def write_row_groups(path: Path, tables: list[pa.Table]) -> None:
     """One parquet file with one row group per table, sealed, atomically."""
-    kept = {key: value for key, value in (tables[0].schema.metadata or {}).items() if key != CHECKSUM.encode()}
+    kept = {
+        key: value
+        for key, value in (tables[0].schema.metadata or {}).items()
+        if key != CHECKSUM.encode()
+    }
     with atomic_path(path) as temporary:
         # Dictionaries would only copy the PNG bytes once more before falling back to plain pages.
         with pq.ParquetWriter(
@@ -471,10 +522,4 @@ def _episodes_schema(row: dict[str, Any]) -> pa.Schema:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in _VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": sys.version.split()[0]} | installed_versions(_VERSIONS)

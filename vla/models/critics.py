@@ -53,13 +53,17 @@ class EnsembleMLP(nn.Module):
     def __init__(self, inputs: tuple[int, ...], config: CriticConfig, *, members: int) -> None:
         super().__init__()
         H, self.members, self.narrow = config.hidden, members, sum(inputs) <= NARROW
-        self.first = nn.ParameterList(_uniform(members, size, H, fan_in=sum(inputs)) for size in inputs)
+        self.first = nn.ParameterList(
+            _uniform(members, size, H, fan_in=sum(inputs)) for size in inputs
+        )
         sizes = [H] * (config.depth - 1) + [1]
         self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
         with torch.no_grad():
             self.weights[-1].mul_(config.output_scale)
         # one row each, so that optimisers see biases and scales as what they are and do not decay them
-        self.biases = nn.ParameterList(_uniform(members * size, fan_in=H) for size in [H] * config.depth)
+        self.biases = nn.ParameterList(
+            _uniform(members * size, fan_in=H) for size in [H] * config.depth
+        )
         self.biases.append(nn.Parameter(torch.zeros(members)))
         norms = config.depth if config.layer_norm else 0
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
@@ -68,7 +72,10 @@ class EnsembleMLP(nn.Module):
     def constants(self, members: int) -> dict[str, Tensor]:
         """The parameters of the first so many networks by name, without gradient: `torch.func.functional_call` of this
         module with them gives those networks' values."""
-        return {name: p.detach()[: len(p) // self.members * members] for name, p in self.named_parameters()}
+        return {
+            name: p.detach()[: len(p) // self.members * members]
+            for name, p in self.named_parameters()
+        }
 
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
         """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
@@ -79,7 +86,9 @@ class EnsembleMLP(nn.Module):
             if len(self.scales):
                 hidden = F_.layer_norm(hidden, hidden.shape[-1:])
                 hidden = hidden * self.scales[i].view(E, 1, -1) + self.shifts[i].view(E, 1, -1)
-            hidden = torch.baddbmm(self.biases[i + 1].view(E, 1, -1), hidden.relu_(), self.weights[i])
+            hidden = torch.baddbmm(
+                self.biases[i + 1].view(E, 1, -1), hidden.relu_(), self.weights[i]
+            )
         return hidden.view(E, *lead)
 
     def _joined(self, inputs: Sequence[Tensor], lead: torch.Size) -> Tensor:
@@ -115,7 +124,9 @@ class ActionCritic(nn.Module):
 
     def __init__(self, config: CriticConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
         super().__init__()
-        self.net = EnsembleMLP((feature_dim, chunk * spec.action_dim), config, members=config.ensemble)
+        self.net = EnsembleMLP(
+            (feature_dim, chunk * spec.action_dim), config, members=config.ensemble
+        )
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)

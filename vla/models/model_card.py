@@ -50,18 +50,24 @@ def model_card(
         parameters: number of parameters.
     """
     plural = config["chunk"] > 1
-    head = _HEAD.format(type=config["type"], chunk=config["chunk"], s="s" * plural, verb="" if plural else "s")
+    head = _HEAD.format(
+        type=config["type"], chunk=config["chunk"], s="s" * plural, verb="" if plural else "s"
+    )
     parts = [head, "## Robot", _spec_table(spec, config["history"])]
     parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in card.items()]
     if instructions:
         shown = "\n".join(f"- {text}" for text in instructions[:50])
         more = f"\n- ... and {len(instructions) - 50} more" if len(instructions) > 50 else ""
         encoder = (
-            f"Language encoder: `{language}` (frozen)." if language else "The policy reads the instruction itself."
+            f"Language encoder: `{language}` (frozen)."
+            if language
+            else "The policy reads the instruction itself."
         )
         parts.append(f"## Instructions\n\n{encoder}\n\n{shown}{more}")
     shown = json.dumps(config, indent=2)
-    parts.append(f"## Configuration\n\n{parameters / 1e6:.2f} million parameters.\n\n```json\n{shown}\n```")
+    parts.append(
+        f"## Configuration\n\n{parameters / 1e6:.2f} million parameters.\n\n```json\n{shown}\n```"
+    )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -87,7 +93,13 @@ def _section(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else json.dumps(value)
+        if isinstance(value, dict)
+        else str(value)
+    )
 
 
 __all__ = ["model_card"]

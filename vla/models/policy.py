@@ -6,7 +6,6 @@ the training instructions, and a model card; it needs nothing else to run. Nothi
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vla.common.names import nearest
 from vla.config import CONFIG_VERSION, Config, ConfigError, UserError, lookup, validate
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import merged_state
@@ -31,7 +31,12 @@ from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "spec.json", "tokenizer.json"
+CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = (
+    "config.json",
+    "model.safetensors",
+    "spec.json",
+    "tokenizer.json",
+)
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -77,7 +82,9 @@ class PolicyConfig(Config, ABC):
         return self.build(spec)
 
 
-class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]):
+class Policy(
+    nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]
+):
     """A robot policy. Subclasses define `forward` and `step`.
 
     Attributes:
@@ -104,7 +111,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
     action_low: Tensor
     action_high: Tensor
 
-    def __init__(self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str | None) -> None:
+    def __init__(
+        self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str | None
+    ) -> None:
         super().__init__()
         self.config, self.spec, self.tokenizer = config, spec, tokenizer
         self.history, self.chunk = config.history, config.chunk
@@ -184,7 +193,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             ValueError: memory of another number of robots, or a negative temperature.
         """
         if self.training:
-            raise RuntimeError("act needs evaluation mode: call policy.eval() first (dropout and batch norm are on)")
+            raise RuntimeError(
+                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are on)"
+            )
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
             raise ValueError(
@@ -197,7 +208,12 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
         return actions_BKA.cpu(), self.remember(memory, actions_BKA)
 
     def fit(
-        self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Sequence[int] | None = None
+        self,
+        actions: Any,
+        states: Any,
+        instructions: Sequence[str],
+        *,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         """Fits tokenizer, heads and state normalisation to data, and embeds the instructions.
 
@@ -213,10 +229,14 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
                 module.fit(torch.as_tensor(actions).float(), lengths=lengths)
         states_NS = torch.as_tensor(states).double()
         if states_NS.ndim != 2 or states_NS.shape[1] != self.spec.state_dim:
-            raise SpecError(f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}")
+            raise SpecError(
+                f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}"
+            )
         if not torch.isfinite(states_NS).all():
             bad = (~torch.isfinite(states_NS)).any(0).nonzero().flatten().tolist()
-            raise SpecError(f"states hold NaN or infinity in {', '.join(self.spec.state_names[i] for i in bad)}")
+            raise SpecError(
+                f"states hold NaN or infinity in {', '.join(self.spec.state_names[i] for i in bad)}"
+            )
         if self.spec.state_dim:
             std_S = states_NS.std(0, unbiased=False)
             self.state_mean.copy_(states_NS.mean(0))
@@ -239,7 +259,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
         return (state - self.state_mean) / self.state_std
 
-    def embed_instructions(self, instructions: Sequence[str]) -> tuple[Float[Tensor, "U E"], Tensor]:
+    def embed_instructions(
+        self, instructions: Sequence[str]
+    ) -> tuple[Float[Tensor, "U E"], Tensor]:
         """Vectors of the distinct instructions, and which of them each instruction is (B,)."""
         distinct = list(dict.fromkeys(instructions))
         place = {text: i for i, text in enumerate(distinct)}
@@ -288,7 +310,9 @@ class Policy(nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="
             "card": self.card,
         }
         (folder / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights().items()}
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.weights().items()
+        }
         save_file(weights, folder / self.config.weights_file, metadata={"format": "pt"})
         self.spec.save(folder / SPEC_FILE)
         self.save_tokenizer(folder)
@@ -353,16 +377,18 @@ def _found(path: str | Path, options: dict[str, Any]) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise CheckpointError(f"{path}: is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}")
-    nearest = _nearest_folder(folder)
+        raise CheckpointError(
+            f"{path}: is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
+    hint = _nearest_folder(folder)
     if not isinstance(path, str) or not _REPOSITORY.fullmatch(path):
-        raise CheckpointError(f"{path}: no such checkpoint folder{nearest}")
+        raise CheckpointError(f"{path}: no such checkpoint folder{hint}")
     try:
         return Path(snapshot_download(path, **options))
     except Exception as error:  # the hub raises many kinds
         told = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{path}: no such checkpoint folder{nearest}, and no repository of the Hugging Face hub within reach: {told}"
+            f"{path}: no such checkpoint folder{hint}, and no repository of the Hugging Face hub within reach: {told}"
         ) from error
 
 
@@ -376,11 +402,11 @@ def _nearest_folder(folder: Path) -> str:
         names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
     except OSError:
         return ""
-    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
-    if not close:
+    close = nearest(missing.name, names, cutoff=0.6)
+    if close is None:
         return ""
-    whole = missing.parent.joinpath(close[0], *rest)
-    return f" (did you mean {whole if whole.is_dir() else missing.parent / close[0]}?)"
+    whole = missing.parent.joinpath(close, *rest)
+    return f" (did you mean {whole if whole.is_dir() else missing.parent / close}?)"
 
 
 def _checked_device(device: torch.device | str) -> torch.device:
@@ -390,20 +416,32 @@ def _checked_device(device: torch.device | str) -> torch.device:
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"device: torch knows no {device!r}; this machine has: {', '.join(there)}") from error
-    if wanted.type in ("cuda", "mps") and not any(name in (str(wanted), f"{wanted}:0") for name in there):
+        raise UserError(
+            f"device: torch knows no {device!r}; this machine has: {', '.join(there)}"
+        ) from error
+    if wanted.type in ("cuda", "mps") and not any(
+        name in (str(wanted), f"{wanted}:0") for name in there
+    ):
         raise UserError(f"device: this machine has no {str(wanted)!r}; it has: {', '.join(there)}")
     return wanted
 
 
 def _read_policy(folder: Path) -> Policy:
-    config, card = _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, {})
+    config, card = (
+        _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, {})
+    )
     needed = [CONFIG_FILE, SPEC_FILE]
     needed += [TOKENIZER_FILE] if config is None else [*config.tokenizer_files, config.weights_file]
     missing = [name for name in needed if not (folder / name).is_file()]
     if config is None or missing:
-        meant = f"; did you mean {folder / 'policy'}?" if (folder / "policy" / CONFIG_FILE).is_file() else ""
-        raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{meant}")
+        meant = (
+            f"; did you mean {folder / 'policy'}?"
+            if (folder / "policy" / CONFIG_FILE).is_file()
+            else ""
+        )
+        raise CheckpointError(
+            f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{meant}"
+        )
     try:
         policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
         policy.load_tokenizer(folder)
@@ -432,11 +470,17 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     problems = {
         "lacks": [k for k in expected if k not in found],
         "has unknown": [k for k in found if k not in expected],
-        "has other shapes for": [k for k in expected if k in found and expected[k].shape != found[k].shape],
+        "has other shapes for": [
+            k for k in expected if k in found and expected[k].shape != found[k].shape
+        ],
     }
-    told = [f"{verb} {len(keys)} tensors (first {keys[0]!r})" for verb, keys in problems.items() if keys]
+    told = [
+        f"{verb} {len(keys)} tensors (first {keys[0]!r})" for verb, keys in problems.items() if keys
+    ]
     if told:
-        raise CheckpointError(f"{path}: {', '.join(told)}; the file belongs to another model or configuration")
+        raise CheckpointError(
+            f"{path}: {', '.join(told)}; the file belongs to another model or configuration"
+        )
     module.load_state_dict(found, strict=False)  # what the file shall hold was checked just now
 
 
@@ -446,18 +490,24 @@ def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
-        raise CheckpointError(f"{path}: not a policy's config: expected the keys version, type and config")
+        raise CheckpointError(
+            f"{path}: not a policy's config: expected the keys version, type and config"
+        )
     if header["version"] != CONFIG_VERSION:
         raise CheckpointError(
             f"{path}: written in format version {header['version']!r}, this vla reads version {CONFIG_VERSION}: "
             "install the vla that wrote it"
         )
     try:
-        config = validate(cast(type[PolicyConfig], lookup("policies", str(header["type"]))), header["config"])
+        config = validate(
+            cast(type[PolicyConfig], lookup("policies", str(header["type"]))), header["config"]
+        )
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
     except ConfigError as error:
-        raise CheckpointError(f"{path}: the config was written by another version of vla: {error}") from error
+        raise CheckpointError(
+            f"{path}: the config was written by another version of vla: {error}"
+        ) from error
     return config, header.get("card") or {}
 
 

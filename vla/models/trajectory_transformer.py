@@ -41,7 +41,9 @@ class TrunkCache:
     def select(self, rows: Sequence[int]) -> TrunkCache:
         """Of some robots, in the order given."""
         index = list(rows)
-        prefix, steps = (tuple((k[index], v[index]) for k, v in part) for part in (self.prefix, self.steps))
+        prefix, steps = (
+            tuple((k[index], v[index]) for k, v in part) for part in (self.prefix, self.steps)
+        )
         return TrunkCache(prefix, steps, tuple(self.ages[i] for i in index), self.tokens)
 
     def without_steps(self) -> TrunkCache:
@@ -60,7 +62,10 @@ class TrunkCache:
                 for layer in zip(*parts, strict=True)
             )
 
-        padded = [tuple((_pad_left(k, longest), _pad_left(v, longest)) for k, v in c.steps) for c in caches]
+        padded = [
+            tuple((_pad_left(k, longest), _pad_left(v, longest)) for k, v in c.steps)
+            for c in caches
+        ]
         ages = tuple(age for cache in caches for age in cache.ages)
         return cls(joined([c.prefix for c in caches]), joined(padded), ages, caches[0].tokens)
 
@@ -120,8 +125,16 @@ class TrajectoryTransformer(nn.Module):
                 f"attention: flex has no dropout, but dropout is {dropout:g}; set dropout: 0, or use sdpa"
             )
         if positions == "timestep" and max_timestep < 1:
-            raise LayoutError(f"max_timestep must be at least 1 for positions: timestep, got {max_timestep}")
-        self.layout, self.steps, self.width, self.key_dim, self.positions = layout, steps, width, key_dim, positions
+            raise LayoutError(
+                f"max_timestep must be at least 1 for positions: timestep, got {max_timestep}"
+            )
+        self.layout, self.steps, self.width, self.key_dim, self.positions = (
+            layout,
+            steps,
+            width,
+            key_dim,
+            positions,
+        )
         self.attention, self.dropout, self.max_timestep = attention, dropout, max_timestep
         if project:
             self.embed = nn.Linear(width, width)
@@ -146,7 +159,11 @@ class TrajectoryTransformer(nn.Module):
         if positions == "timestep":
             nn.init.normal_(self.time.weight, std=0.02)
         self.dropped = nn.ParameterDict(
-            {s.name: nn.Parameter(0.05 * torch.randn(s.tokens, width)) for s in layout.segments if s.dropout}
+            {
+                s.name: nn.Parameter(0.05 * torch.randn(s.tokens, width))
+                for s in layout.segments
+                if s.dropout
+            }
         )
         self.backbone = backbone  # after the initialisation: it has its own, or weights
 
@@ -242,7 +259,10 @@ class TrajectoryTransformer(nn.Module):
                 new = (new[0][:, :, head:], new[1][:, :, head:])
             new = (new[0][:, :, kept], new[1][:, :, kept])
             if cache is not None:
-                new = (torch.cat([cache.steps[layer][0], new[0]], 2), torch.cat([cache.steps[layer][1], new[1]], 2))
+                new = (
+                    torch.cat([cache.steps[layer][0], new[0]], 2),
+                    torch.cat([cache.steps[layer][1], new[1]], 2),
+                )
             visible = min(S + 1, window - 1) * len(kept)
             steps.append((_last(new[0], visible), _last(new[1], visible)))
         prefix = tuple(prefixes) if cache is None else cache.prefix
@@ -260,20 +280,30 @@ class TrajectoryTransformer(nn.Module):
     def _leave(self, x_BRD: Tensor) -> Tensor:
         return self.norm_out(x_BRD) if hasattr(self, "norm_out") else x_BRD
 
-    def _tokens(self, content: Mapping[str, Tensor], timesteps: Tensor | None) -> tuple[Tensor, int]:
+    def _tokens(
+        self, content: Mapping[str, Tensor], timesteps: Tensor | None
+    ) -> tuple[Tensor, int]:
         """Embedded tokens with positions (B, L, D), and the number of steps."""
-        if missing := [s.name for s in self.layout.segments if s.content and not s.dropout and s.name not in content]:
+        if missing := [
+            s.name
+            for s in self.layout.segments
+            if s.content and not s.dropout and s.name not in content
+        ]:
             raise LayoutError(
                 f"no content for segment {missing[0]!r}; there is content for: {', '.join(content) or 'none'}"
             )
         first = next(content[s.name] for s in self.layout.step if s.name in content)
         B, T = first.shape[:2]
         if self.steps < T:
-            raise ValueError(f"got {T} steps, the policy's history is {self.steps}; use windows of that length")
+            raise ValueError(
+                f"got {T} steps, the policy's history is {self.steps}; use windows of that length"
+            )
         step = [self._segment(s.name, content, (B, T)) for s in self.layout.step]
         x_BLD = torch.cat(step, dim=2).flatten(1, 2)
         if self.layout.prefix:
-            x_BLD = torch.cat([*(self._segment(s.name, content, (B,)) for s in self.layout.prefix), x_BLD], dim=1)
+            x_BLD = torch.cat(
+                [*(self._segment(s.name, content, (B,)) for s in self.layout.prefix), x_BLD], dim=1
+            )
         return x_BLD + self._positions(T, timesteps).to(x_BLD.dtype), T
 
     def _segment(self, name: str, content: Mapping[str, Tensor], lead: tuple[int, ...]) -> Tensor:
@@ -281,7 +311,9 @@ class TrajectoryTransformer(nn.Module):
         segment = self.layout.segment(name)
         if not segment.content:
             # what a token of zeros becomes
-            empty = self.embed.bias if hasattr(self, "embed") else self.position.new_zeros(self.width)
+            empty = (
+                self.embed.bias if hasattr(self, "embed") else self.position.new_zeros(self.width)
+            )
             return empty.expand(*lead, segment.tokens, -1)
         if segment.dropout == 0:
             return self._embedded(content[name])
@@ -309,12 +341,16 @@ class TrajectoryTransformer(nn.Module):
         time_BTD = self.time(timesteps.clamp(0, self.max_timestep - 1))
         time_BLD = time_BTD.repeat_interleave(N, dim=1)
         if head:
-            time_BLD = torch.cat([time_BLD.new_zeros(len(time_BLD), head, self.width), time_BLD], dim=1)
+            time_BLD = torch.cat(
+                [time_BLD.new_zeros(len(time_BLD), head, self.width), time_BLD], dim=1
+            )
         return place + time_BLD
 
     # --- masks ----------------------------------------------------------------------------------------
 
-    def _plan(self, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device) -> _Plan:
+    def _plan(
+        self, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device
+    ) -> _Plan:
         key = (T, read, last_step_only, device)
         if key not in self._plans:
             self._plans[key] = _make_plan(self.layout, T, read, last_step_only, device)
@@ -339,9 +375,16 @@ class TrajectoryTransformer(nn.Module):
 
         device = str(allowed.device)
         if valid_BL is None:
-            return create_block_mask(lambda b, h, q, k: allowed[q, k], None, None, L, L, device=device)
+            return create_block_mask(
+                lambda b, h, q, k: allowed[q, k], None, None, L, L, device=device
+            )
         return create_block_mask(
-            lambda b, h, q, k: allowed[q, k] & (valid_BL[b, k] | ~valid_BL[b, q]), B, None, L, L, device=device
+            lambda b, h, q, k: allowed[q, k] & (valid_BL[b, k] | ~valid_BL[b, q]),
+            B,
+            None,
+            L,
+            L,
+            device=device,
         )
 
     def _kept_slots(self) -> list[int]:
@@ -352,7 +395,11 @@ class TrajectoryTransformer(nn.Module):
 
     def _advance_mask(self, S: int, ages: tuple[int, ...], kept: Tensor, *, first: bool) -> Tensor:
         """(B, 1, new tokens, prefix + S * n + N) (with the prefix among the new tokens at the first step)."""
-        compiled, head, N = self.layout.compile(S + 1), self.layout.prefix_tokens, self.layout.tokens_per_step
+        compiled, head, N = (
+            self.layout.compile(S + 1),
+            self.layout.prefix_tokens,
+            self.layout.tokens_per_step,
+        )
         if first:
             return compiled.mask
         past = head + (torch.arange(S)[:, None] * N + kept.cpu()).flatten()
@@ -363,17 +410,23 @@ class TrajectoryTransformer(nn.Module):
         known_BC = (step_of < 0) | (step_of >= S - torch.tensor(ages)[:, None])
         return (mask & known_BC[:, None])[:, None]
 
-    def _turns(self, ages: tuple[int, ...], head: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    def _turns(
+        self, ages: tuple[int, ...], head: int, device: torch.device
+    ) -> tuple[Tensor, Tensor] | None:
         """Rotations of the new tokens: every robot has its own time."""
         if self.positions != "rotary":
             return None
-        steps_BN = torch.tensor(ages, device=device)[:, None].expand(-1, self.layout.tokens_per_step)
+        steps_BN = torch.tensor(ages, device=device)[:, None].expand(
+            -1, self.layout.tokens_per_step
+        )
         steps_BN = torch.cat([steps_BN.new_zeros(len(ages), head), steps_BN], dim=1)
         cos, sin = rotation(steps_BN, self.key_dim)
         return cos[:, None], sin[:, None]
 
 
-def _make_plan(layout: Layout, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device) -> _Plan:
+def _make_plan(
+    layout: Layout, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device
+) -> _Plan:
     compiled = layout.compile(T)
     wanted = (compiled.step_ids[:, None] >= 0) & (compiled.slot_ids[:, None] == torch.tensor(read))
     if last_step_only:

@@ -12,6 +12,7 @@ import numpy as np
 from vla.config import UserError, check_config
 from vla.recipes.evaluate import Baseline, load_actor
 from vla.sim_eval.comparison.comparison import Comparison, compare, decided_sequentially
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import (
     EvalConfig,
     check_playable,
@@ -24,9 +25,8 @@ from vla.sim_eval.evaluation import (
     save_results,
 )
 from vla.sim_eval.report import write_report
-from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.rollouts.scheduler import RolloutStats
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.scheduler import RolloutStats
 from vla.sim_eval.statistics import SequentialComparison
 from vla.types import Actor
 
@@ -56,7 +56,9 @@ class SequentialResult:
 class _Side:
     """One of the two policies and what it has played so far."""
 
-    def __init__(self, actor: Actor | Baseline, config: EvalConfig, label: str, policy: str, name: str) -> None:
+    def __init__(
+        self, actor: Actor | Baseline, config: EvalConfig, label: str, policy: str, name: str
+    ) -> None:
         out = str(Path(config.out) / label)
         self.actor, self.name = actor, name
         self.config = naming(actor, config.model_copy(update={"out": out, "policy": policy}))
@@ -67,7 +69,9 @@ class _Side:
         """Plays the block; (task, episode) -> solved."""
         started = time.monotonic()
         shown = self.config.model_copy(update={"episodes_per_task": len(block)})
-        with progress_bar(f"{self.name}, episodes {block.start} to {block.stop - 1}", shown, show=progress) as on_done:
+        with progress_bar(
+            f"{self.name}, episodes {block.start} to {block.stop - 1}", shown, show=progress
+        ) as on_done:
             records = play(self.actor, self.config, block, on_done=on_done, stats=self.stats)
         self.seconds += time.monotonic() - started
         self.records += records
@@ -127,7 +131,9 @@ def compare_sequentially(
     names = tuple(policy_name(policy) for policy in policies)
     sides = [
         _Side(actor, config, label, policy, name)
-        for actor, label, policy, name in zip((actor_a, actor_b), ("a", "b"), policies, names, strict=True)
+        for actor, label, policy, name in zip(
+            (actor_a, actor_b), ("a", "b"), policies, names, strict=True
+        )
     ]
     for side in sides:  # both, before the first of them plays
         check_playable(side.actor, side.config)
@@ -161,7 +167,12 @@ def blocks(limit: int, batch: int) -> Iterator[range]:
 
 
 def compare_policies_sequentially(
-    policy_a: str, policy_b: str, config: EvalConfig, *, alpha: float = 0.05, command: str | None = None
+    policy_a: str,
+    policy_b: str,
+    config: EvalConfig,
+    *,
+    alpha: float = 0.05,
+    command: str | None = None,
 ) -> SequentialResult:
     """`compare_sequentially` of policies that are named: "expert", "random", a policy folder or a hub repository.
 
@@ -170,4 +181,6 @@ def compare_policies_sequentially(
     if policy_a == policy_b:
         raise UserError(f"both policies are {policy_a!r}: name two different ones")
     actor_a, actor_b = (load_actor(policy) for policy in (policy_a, policy_b))
-    return compare_sequentially(actor_a, actor_b, config, policies=(policy_a, policy_b), alpha=alpha, command=command)
+    return compare_sequentially(
+        actor_a, actor_b, config, policies=(policy_a, policy_b), alpha=alpha, command=command
+    )

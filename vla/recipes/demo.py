@@ -49,7 +49,11 @@ class DemoConfig(RootConfig):
         places = {
             "collect": {"out": str(out / "dataset")},
             "train": {"out": str(out / "train"), "data": data},
-            "finetune": {"out": str(out / "finetune"), "data": data, "init_from": str(out / "train" / "policy")},
+            "finetune": {
+                "out": str(out / "finetune"),
+                "data": data,
+                "init_from": str(out / "train" / "policy"),
+            },
             "eval": {"out": str(out), "policy": str(out / "finetune" / "policy")},
         }
         return _merge(merged, places)
@@ -116,11 +120,17 @@ def demo(config: DemoConfig) -> Path:
     seconds["evaluate"] = time.perf_counter() - started
 
     measured = {row.policy: row.to_dict()["overall"] for row in rows}
-    tuned.policy.card["results"] = {**tuned.policy.card.get("results", {}), "suite": rows[0].suite, **measured}
+    tuned.policy.card["results"] = {
+        **tuned.policy.card.get("results", {}),
+        "suite": rows[0].suite,
+        **measured,
+    }
     tuned.policy.save_pretrained(out / "finetune" / "policy")
 
     write_report(out / "report.html", rows)
-    (out / "timings.json").write_text(json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n")
+    (out / "timings.json").write_text(
+        json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n"
+    )
     for row in rows:
         console.print(row.table())
     console.print(comparison.tables())

@@ -4,21 +4,21 @@ Imported at once, not lazily: `collect` and `evaluate` are functions here and al
 from, and only a name bound at import keeps the function in front of the module.
 """
 
-from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.comparison.comparison import Comparison, ComparisonError, compare
+from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
+from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.evaluation import EvalConfig, evaluate
-from vla.sim_eval.rollouts.picture import rollout_picture
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
-from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.robustness.sweep import PerturbConfig, Robustness, perturb
-from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.picture import rollout_picture
+from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
-from vla.sim_eval.statistics import clopper_pearson, wilson_interval
 from vla.sim_eval.rollouts.video import film_strip
+from vla.sim_eval.statistics import clopper_pearson, wilson_interval
 
 __all__ = [
     "ActionError",

@@ -13,7 +13,15 @@ from vla.config import Config
 from vla.sim_eval.rendering import SceneRenderer
 from vla.types import Spec
 
-FAILURES = ("never reached", "no grasp", "dropped", "missed goal", "not held", "wrong object", "time limit")
+FAILURES = (
+    "never reached",
+    "no grasp",
+    "dropped",
+    "missed goal",
+    "not held",
+    "wrong object",
+    "time limit",
+)
 """How an episode can fail, from early to late; an env may know others."""
 
 
@@ -52,7 +60,9 @@ class Suite:
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise KeyError(f"suite {self.name!r} has no task {name!r}; it has: {', '.join(t.name for t in self.tasks)}")
+        raise KeyError(
+            f"suite {self.name!r} has no task {name!r}; it has: {', '.join(t.name for t in self.tasks)}"
+        )
 
 
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):

@@ -29,7 +29,14 @@ def check_env(env: Any, *, steps: int = 20) -> None:
         steps: control steps to play in each comparison.
     """
     # Later checks need what earlier ones have looked at, so that the first faulty group ends the check.
-    for group in (_attributes(env), _start(env), _steps(env, steps), _repeats(env, steps), _ends(env), _expert(env)):
+    for group in (
+        _attributes(env),
+        _start(env),
+        _steps(env, steps),
+        _repeats(env, steps),
+        _ends(env),
+        _expert(env),
+    ):
         if problems := list(group):
             raise EnvError(problems)
 
@@ -117,7 +124,9 @@ def _steps(env: SimEnv, steps: int) -> Iterator[str]:
         if not isinstance(value, bool | np.bool_):
             yield f"step: {name} is {value!r}; expected True or False"
     for action in _actions(env, steps):
-        if overwritten := [camera for camera, (image, copy) in kept.items() if not np.array_equal(image, copy)]:
+        if overwritten := [
+            camera for camera, (image, copy) in kept.items() if not np.array_equal(image, copy)
+        ]:
             yield f"step: overwrites the picture of {overwritten[0]!r} that reset returned; return a new array each time"
             break
         if terminated or truncated:
@@ -134,7 +143,9 @@ def _repeats(env: SimEnv, steps: int) -> Iterator[str]:
     if not np.allclose(first, again, atol=1e-6):
         yield "reset: seed=0 and the same actions give two different episodes; reset all of the simulator's state"
     others = [_play(env, seed, actions[:0])[1] for seed in (1, 2, 3)]
-    if start and all(np.array_equal(start[camera], other[camera]) for other in others for camera in start):
+    if start and all(
+        np.array_equal(start[camera], other[camera]) for other in others for camera in start
+    ):
         yield "reset: seeds 0 to 3 all start with the same picture; use the seed, or no evaluation can vary the start"
     env.render_images = False
     try:
@@ -160,7 +171,11 @@ def _play(env: SimEnv, seed: int, actions: np.ndarray) -> tuple[np.ndarray, dict
 
 def _actions(env: SimEnv, steps: int) -> np.ndarray:
     low, high = np.asarray(env.spec_.action_low), np.asarray(env.spec_.action_high)
-    return np.random.default_rng(0).uniform(low, high, (steps, env.spec_.action_dim)).astype(np.float32)
+    return (
+        np.random.default_rng(0)
+        .uniform(low, high, (steps, env.spec_.action_dim))
+        .astype(np.float32)
+    )
 
 
 def _ends(env: SimEnv) -> Iterator[str]:
@@ -185,5 +200,7 @@ def _expert(env: SimEnv) -> Iterator[str]:
     spec = env.spec_
     if action.shape != (spec.action_dim,) or not np.isfinite(action).all():
         yield f"expert_action: gives {action}, expected {spec.action_dim} finite numbers"
-    elif (action < np.asarray(spec.action_low) - 1e-6).any() or (action > np.asarray(spec.action_high) + 1e-6).any():
+    elif (action < np.asarray(spec.action_low) - 1e-6).any() or (
+        action > np.asarray(spec.action_high) + 1e-6
+    ).any():
         yield f"expert_action: gives {action}, outside the spec's bounds; clip it"

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, model_validator
 
 from vla.config import Choice, ConfigError, RootConfig, check_config, dump_config
-from vla.sim_eval.env import Suite
 from vla.sim_eval.comparison.failures import representatives
-from vla.sim_eval.rollouts.launchers import Launcher, cluster_workers
-from vla.sim_eval.rollouts.batched_inference import Pilot
-from vla.sim_eval.report import write_report
 from vla.sim_eval.comparison.results import Results, library_versions
-from vla.sim_eval.rollouts.scheduler import BATCH_SIZE, RolloutStats, default_workers, rollout
+from vla.sim_eval.env import Suite
+from vla.sim_eval.report import write_report
+from vla.sim_eval.rollouts.batched_inference import Pilot
 from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
+from vla.sim_eval.rollouts.launchers import Launcher, cluster_workers
+from vla.sim_eval.rollouts.scheduler import BATCH_SIZE, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Actor
 
@@ -81,7 +81,9 @@ class EvalConfig(RootConfig):
     @model_validator(mode="after")
     def _someone_holds_the_envs(self) -> EvalConfig:
         if self.launcher == "ray" and self.workers == 0:
-            raise ValueError("launcher: ray needs workers of at least 1; 0 keeps the envs in this process")
+            raise ValueError(
+                "launcher: ray needs workers of at least 1; 0 keeps the envs in this process"
+            )
         return self
 
 
@@ -116,7 +118,12 @@ def evaluate(
     with progress_bar(title, config, show=progress) as on_done:
         records = play(actor, config, range(config.episodes_per_task), on_done=on_done, stats=stats)
     results = save_results(
-        records, config, name=title, command=command, seconds=time.monotonic() - started, losses=stats.lost
+        records,
+        config,
+        name=title,
+        command=command,
+        seconds=time.monotonic() - started,
+        losses=stats.lost,
     )
     write_report(out / "report.html", [results])
     return results
@@ -134,10 +141,16 @@ def play(
     check_playable(actor, config)
     workers = config.workers
     if workers is None:
-        workers = cluster_workers(config.ray_address) if config.launcher == "ray" else default_workers(actor)
+        workers = (
+            cluster_workers(config.ray_address)
+            if config.launcher == "ray"
+            else default_workers(actor)
+        )
     jobs = _jobs(config, cast(Driver, actor) if isinstance(actor, str) else "parent", episodes)
     for job in jobs:
-        _film(config, job.task, job.episode).unlink(missing_ok=True)  # of an earlier evaluation in this folder
+        _film(config, job.task, job.episode).unlink(
+            missing_ok=True
+        )  # of an earlier evaluation in this folder
     return rollout(
         config.env,
         jobs,
@@ -234,10 +247,16 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
     tasks = len(config.env.suite().tasks)
     if config.episodes_per_task < 1 or not tasks:
         raise ConfigError(
-            [f"episodes_per_task: is {config.episodes_per_task} for {tasks} tasks: an evaluation needs one of each"]
+            [
+                f"episodes_per_task: is {config.episodes_per_task} for {tasks} tasks: an evaluation needs one of each"
+            ]
         )
     if isinstance(actor, str) and actor not in BASELINES:
-        raise ConfigError([f"policy: {actor!r} is no baseline; give 'expert', 'random', or load_policy({actor!r})"])
+        raise ConfigError(
+            [
+                f"policy: {actor!r} is no baseline; give 'expert', 'random', or load_policy({actor!r})"
+            ]
+        )
     if not isinstance(actor, str):
         pilot = Pilot(
             actor,
@@ -250,10 +269,14 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
 
 
 def _film(config: EvalConfig, task: str, episode: int) -> Path:
-    return Path(config.out).resolve() / "videos" / f"{task}-{episode:03d}.mp4"  # workers may stand in another folder
+    return (
+        Path(config.out).resolve() / "videos" / f"{task}-{episode:03d}.mp4"
+    )  # workers may stand in another folder
 
 
-def _with_failure_films(records: Sequence[EpisodeRecord], config: EvalConfig) -> tuple[EpisodeRecord, ...]:
+def _with_failure_films(
+    records: Sequence[EpisodeRecord], config: EvalConfig
+) -> tuple[EpisodeRecord, ...]:
     """The records, in which the first films of each kind of failure are named; the surplus is deleted."""
     wanted, chosen = representatives(records, config.failure_videos), []
     for record in records:
@@ -287,7 +310,9 @@ def _jobs(config: EvalConfig, driver: Driver, episodes: Iterable[int]) -> list[J
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, config: EvalConfig, *, show: bool = True) -> Iterator[Callable[[EpisodeRecord], None]]:
+def progress_bar(
+    title: str, config: EvalConfig, *, show: bool = True
+) -> Iterator[Callable[[EpisodeRecord], None]]:
     """Yields what to call with each finished episode; shows successes so far and the time left."""
     from rich.progress import (
         BarColumn,
@@ -299,9 +324,18 @@ def progress_bar(title: str, config: EvalConfig, *, show: bool = True) -> Iterat
     )
 
     suite: Suite = config.env.suite()
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[solved]} solved"), TimeElapsedColumn())
-    with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), disable=not show) as bar:
-        row = bar.add_task(f"{title} on {suite.name}", total=config.episodes_per_task * len(suite.tasks), solved=0)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[solved]} solved"),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        TextColumn("{task.description}"), *columns, TimeRemainingColumn(), disable=not show
+    ) as bar:
+        row = bar.add_task(
+            f"{title} on {suite.name}", total=config.episodes_per_task * len(suite.tasks), solved=0
+        )
         solved = 0
 
         def on_done(record: EpisodeRecord) -> None:

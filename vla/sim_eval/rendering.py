@@ -59,7 +59,9 @@ def choose_backend() -> str:
             os.environ["MUJOCO_GL"] = backend
             return backend
     tried = f"MUJOCO_GL={chosen}, which does not load" if chosen else "neither EGL nor OSMesa loads"
-    raise RenderingError(f"cannot render: {tried} on this machine; install the libraries with: {INSTALL_COMMAND}")
+    raise RenderingError(
+        f"cannot render: {tried} on this machine; install the libraries with: {INSTALL_COMMAND}"
+    )
 
 
 @functools.cache
@@ -91,7 +93,9 @@ def _egl_has_device() -> bool:
     address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
     if not address:
         return False
-    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+    query = ctypes.CFUNCTYPE(
+        ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
+    )(address)
     count = ctypes.c_int(0)
     return bool(query(0, None, ctypes.byref(count))) and count.value > 0
 
@@ -108,7 +112,9 @@ def _gl_context(width: int, height: int) -> Any:
     try:
         context = importlib.import_module(module).GLContext(width, height)
         context.make_current()
-    except Exception as error:  # each backend fails in its own way: ImportError, AttributeError, GLError ...
+    except (
+        Exception
+    ) as error:  # each backend fails in its own way: ImportError, AttributeError, GLError ...
         raise RenderingError(
             f"cannot render with MUJOCO_GL={backend}: {type(error).__name__}: {error}; "
             f"unset MUJOCO_GL, or install the libraries with: {INSTALL_COMMAND}"
@@ -215,7 +221,13 @@ class SceneRenderer:
         self._gl.make_current()
         self._camera.fixedcamid = camera
         mujoco.mjv_updateScene(
-            self._model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            self._model,
+            data,
+            self._options,
+            None,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
         )
         self._add_extras()
         mujoco.mjr_render(self._viewport, self._scene, self._context)

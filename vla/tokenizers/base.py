@@ -50,7 +50,9 @@ class ActionTokenizer(ABC):
         if chunk < 1:
             raise TokenizerError(f"chunk must be at least 1, got {chunk}")
         if not action_names:
-            raise TokenizerError("action_names is empty: a tokenizer needs at least one action dimension")
+            raise TokenizerError(
+                "action_names is empty: a tokenizer needs at least one action dimension"
+            )
         self.action_names = tuple(action_names)
         self.chunk = chunk
 
@@ -128,7 +130,10 @@ class ActionTokenizer(ABC):
     # --- what everyone calls --------------------------------------------------------------------------
 
     def fit(
-        self, actions: Float[Tensor, "N A"] | Float[np.ndarray, "N A"], *, lengths: Sequence[int] | None = None
+        self,
+        actions: Float[Tensor, "N A"] | Float[np.ndarray, "N A"],
+        *,
+        lengths: Sequence[int] | None = None,
     ) -> Self:
         """Fits to N actions (robot units) of episodes side by side and returns itself.
 
@@ -141,9 +146,13 @@ class ActionTokenizer(ABC):
         """
         actions_NA = torch.as_tensor(actions).detach().to("cpu", torch.float32)
         if actions_NA.ndim != 2 or actions_NA.shape[1] != self.action_dim:
-            raise TokenizerError(f"fit: expected actions of shape (N, {self._dims}), got {tuple(actions_NA.shape)}")
+            raise TokenizerError(
+                f"fit: expected actions of shape (N, {self._dims}), got {tuple(actions_NA.shape)}"
+            )
         if len(actions_NA) == 0:
-            raise TokenizerError("fit: got no actions; fit on the actions of a dataset with at least one step")
+            raise TokenizerError(
+                "fit: got no actions; fit on the actions of a dataset with at least one step"
+            )
         self._check_finite(actions_NA, "fit")
         steps = [len(actions_NA)] if lengths is None else [int(length) for length in lengths]
         if sum(steps) != len(actions_NA) or min(steps) < 1:
@@ -177,13 +186,17 @@ class ActionTokenizer(ABC):
                 stand where they do.
         """
         if ids.ndim < 1 or ids.shape[-1] != self.num_tokens:
-            raise TokenizerError(f"decode: expected ids of shape (..., {self.num_tokens}), got {tuple(ids.shape)}")
+            raise TokenizerError(
+                f"decode: expected ids of shape (..., {self.num_tokens}), got {tuple(ids.shape)}"
+            )
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise TokenizerError(f"decode: expected integer ids, got {ids.dtype}")
         ids_D = ids.long()
         if bool(((ids_D < 0) | (ids_D >= self.vocab_size)).any()):
             low, high = int(ids_D.min()), int(ids_D.max())
-            raise TokenizerError(f"decode: expected ids in [0, {self.vocab_size}), got ids in [{low}, {high}]")
+            raise TokenizerError(
+                f"decode: expected ids in [0, {self.vocab_size}), got ids in [{low}, {high}]"
+            )
         if self.allowed_ids is not None:
             self._check_allowed(ids_D, self.allowed_ids)
         return self._decode(ids_D)
@@ -217,7 +230,9 @@ class ActionTokenizer(ABC):
             TokenizerError: not a tokenizer, another version, an unknown or another class, damaged numbers.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-            raise TokenizerError(f"not an action tokenizer: expected a mapping with format {FORMAT!r}")
+            raise TokenizerError(
+                f"not an action tokenizer: expected a mapping with format {FORMAT!r}"
+            )
         if values.get("version") != FORMAT_VERSION:
             raise TokenizerError(
                 f"tokenizer format version {values.get('version')!r}, this vla reads version {FORMAT_VERSION}: "
@@ -228,16 +243,22 @@ class ActionTokenizer(ABC):
         found = ActionTokenizer._classes.get(name) if isinstance(name, str) else None
         if found is None:
             known = ", ".join(sorted(ActionTokenizer._classes))
-            raise TokenizerError(f"no tokenizer class {name!r}; there are: {known}; is its plugin installed?")
+            raise TokenizerError(
+                f"no tokenizer class {name!r}; there are: {known}; is its plugin installed?"
+            )
         if not issubclass(found, cls):
-            raise TokenizerError(f"expected a {cls.__name__}, found a {name}; load it with {name} or ActionTokenizer")
+            raise TokenizerError(
+                f"expected a {cls.__name__}, found a {name}; load it with {name} or ActionTokenizer"
+            )
         try:
             names, chunk = [str(n) for n in values["action_names"]], int(values["chunk"])
             return cast(Self, found._from_state(names, chunk, values["state"]))
         except TokenizerError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TokenizerError(f"damaged {name}: {type(error).__name__}: {error}; fit the tokenizer again") from error
+            raise TokenizerError(
+                f"damaged {name}: {type(error).__name__}: {error}; fit the tokenizer again"
+            ) from error
 
     def save(self, path: str | Path) -> None:
         """Writes one JSON file."""
@@ -275,7 +296,9 @@ class ActionTokenizer(ABC):
             return
         bad_A = ~torch.isfinite(actions_A).reshape(-1, self.action_dim).all(0)
         names = [name for name, bad in zip(self.action_names, bad_A.tolist(), strict=True) if bad]
-        raise TokenizerError(f"{where}: actions hold NaN or infinity in {', '.join(names)}; drop or mend those steps")
+        raise TokenizerError(
+            f"{where}: actions hold NaN or infinity in {', '.join(names)}; drop or mend those steps"
+        )
 
 
 class TokenizerConfig(Config, ABC):
@@ -286,4 +309,11 @@ class TokenizerConfig(Config, ABC):
         """A tokenizer for `spec`'s actions in chunks of `chunk`."""
 
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "ActionTokenizer", "TokenGrammar", "TokenizerConfig", "TokenizerError"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "ActionTokenizer",
+    "TokenGrammar",
+    "TokenizerConfig",
+    "TokenizerError",
+]

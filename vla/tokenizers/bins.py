@@ -76,7 +76,9 @@ class BinsTokenizer(ActionTokenizer):
             )
         self.config = config
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(self.chunk)
+        binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(
+            self.chunk
+        )
         self._ordered = ~binary_D
         self._allowed: Tensor | None = None
         if config.binary:
@@ -135,7 +137,9 @@ class BinsTokenizer(ActionTokenizer):
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         if self.config.scheme == "quantile":
-            low, high = np.quantile(actions_NA.numpy().astype(np.float64), self.config.quantiles, axis=0)
+            low, high = np.quantile(
+                actions_NA.numpy().astype(np.float64), self.config.quantiles, axis=0
+            )
             self._set_edges(uniform_edges(low, high, self.config.num_bins))
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
@@ -163,8 +167,12 @@ class BinsTokenizer(ActionTokenizer):
     def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
         tokenizer = cls.__new__(cls)
         ActionTokenizer.__init__(tokenizer, action_names, chunk)
-        tokenizer._configure(BinsConfig(**{k: v for k, v in state.items() if k not in ("edges", "ends")}))
-        tokenizer._ends = {name: (float(a), float(b)) for name, (a, b) in state.get("ends", {}).items()}
+        tokenizer._configure(
+            BinsConfig(**{k: v for k, v in state.items() if k not in ("edges", "ends")})
+        )
+        tokenizer._ends = {
+            name: (float(a), float(b)) for name, (a, b) in state.get("ends", {}).items()
+        }
         if state["edges"] is not None:
             tokenizer._set_edges(state["edges"])
         return tokenizer
@@ -178,8 +186,13 @@ class BinsTokenizer(ActionTokenizer):
         """
         E = self.vocab_size + 1
         if len(rows) != self.action_dim:
-            raise TokenizerError(f"expected edges of {self.action_dim} dimensions, got {len(rows)}; fit it again")
-        edges_AE, centres = np.full((self.action_dim, E), np.inf), np.empty((self.action_dim, E - 1))
+            raise TokenizerError(
+                f"expected edges of {self.action_dim} dimensions, got {len(rows)}; fit it again"
+            )
+        edges_AE, centres = (
+            np.full((self.action_dim, E), np.inf),
+            np.empty((self.action_dim, E - 1)),
+        )
         for dim, (name, row) in enumerate(zip(self.action_names, rows, strict=True)):
             if name in self.config.binary:
                 low, high = self._ends[name]
@@ -188,7 +201,12 @@ class BinsTokenizer(ActionTokenizer):
                 continue
             edges_AE[dim] = row_E = self._checked_edges(name, row)
             centres[dim] = (row_E[:-1] + row_E[1:]) / 2
-        self._tables = {torch.device("cpu"): (torch.from_numpy(edges_AE).float(), torch.from_numpy(centres).float())}
+        self._tables = {
+            torch.device("cpu"): (
+                torch.from_numpy(edges_AE).float(),
+                torch.from_numpy(centres).float(),
+            )
+        }
 
     def _checked_edges(self, name: str, row: Any) -> np.ndarray:
         """The row as float32 numbers, which `encode` compares with."""
@@ -208,25 +226,33 @@ class BinsTokenizer(ActionTokenizer):
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Edges (A, E) and centres (A, num_bins) on `device`."""
         if not self._tables:
-            raise TokenizerError(f"bins of scheme {self.config.scheme!r} are not fitted: call fit(actions) first")
+            raise TokenizerError(
+                f"bins of scheme {self.config.scheme!r} are not fitted: call fit(actions) first"
+            )
         if device not in self._tables:
             edges_AE, centres = self._tables[torch.device("cpu")]
             self._tables[device] = (edges_AE.to(device), centres.to(device))
         return self._tables[device]
 
 
-def uniform_edges(low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int) -> np.ndarray:
+def uniform_edges(
+    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int
+) -> np.ndarray:
     """`num_bins` equal bins from low to high -> (A, num_bins + 1)."""
     return np.linspace(low, high, num_bins + 1, axis=-1)
 
 
-def mu_law_edges(low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float) -> np.ndarray:
+def mu_law_edges(
+    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float
+) -> np.ndarray:
     """Bins that are equal after mu-law companding (ITU-T G.711) about zero -> (A, num_bins + 1).
 
     The first and last edge are low and high exactly, also where the range is not symmetric.
     """
     scale_A = np.maximum(np.abs(low), np.abs(high))
-    y_low, y_high = (np.sign(v) * np.log1p(mu * np.abs(v / scale_A)) / math.log1p(mu) for v in (low, high))
+    y_low, y_high = (
+        np.sign(v) * np.log1p(mu * np.abs(v / scale_A)) / math.log1p(mu) for v in (low, high)
+    )
     y_AE = np.linspace(y_low, y_high, num_bins + 1, axis=-1)
     edges_AE = scale_A[:, None] * np.sign(y_AE) * np.expm1(np.abs(y_AE) * math.log1p(mu)) / mu
     edges_AE[:, 0], edges_AE[:, -1] = low, high

@@ -62,7 +62,9 @@ class ActionRange:
         """
         values_NA = actions_NA.numpy().astype(np.float64)
         low, high = np.quantile(values_NA, quantiles, axis=0).astype(np.float32)
-        for name, least, greatest, a, b in zip(names, values_NA.min(0), values_NA.max(0), low, high, strict=True):
+        for name, least, greatest, a, b in zip(
+            names, values_NA.min(0), values_NA.max(0), low, high, strict=True
+        ):
             if a == b and least != greatest:
                 raise TokenizerError(
                     f"action {name!r}: its quantiles {quantiles[0]:g} and {quantiles[1]:g} are both {a:g}, though it "
@@ -102,7 +104,9 @@ class ActionRange:
         bound_A = torch.from_numpy(self.half * min(2.0, unit_error)).float()
         spacing_A = torch.from_numpy(np.spacing(np.maximum(np.abs(self.low), np.abs(self.high))))
         # values are rounded to float32 at the end; a constant is kept exactly
-        return bound_A + torch.where(torch.from_numpy(self.moving), 2 * spacing_A, torch.zeros_like(bound_A))
+        return bound_A + torch.where(
+            torch.from_numpy(self.moving), 2 * spacing_A, torch.zeros_like(bound_A)
+        )
 
     def state(self) -> dict[str, Any]:
         """JSON types from which `from_state` builds an equal range."""
@@ -113,8 +117,12 @@ class ActionRange:
         """Raises TokenizerError, KeyError, TypeError or ValueError where `state` is not what `state()` gave."""
         low, high = (np.array(state[key], dtype=np.float32) for key in ("low", "high"))
         fits = low.shape == high.shape == (action_dim,)
-        if not fits or not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
-            raise TokenizerError(f"expected {action_dim} finite low <= high, got low {low} high {high}; fit it again")
+        if not fits or not (
+            np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()
+        ):
+            raise TokenizerError(
+                f"expected {action_dim} finite low <= high, got low {low} high {high}; fit it again"
+            )
         return cls(low, high)
 
 

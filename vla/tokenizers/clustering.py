@@ -19,10 +19,16 @@ def nearest(points: Float[Tensor, "N F"], centres: Float[Tensor, "C F"]) -> Int6
         torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
         for rows in points.split(ROWS_AT_ONCE)
     ]
-    return torch.cat(distances) if distances else torch.zeros(0, dtype=torch.long, device=points.device)
+    return (
+        torch.cat(distances)
+        if distances
+        else torch.zeros(0, dtype=torch.long, device=points.device)
+    )
 
 
-def kmeans(points: Float[Tensor, "N F"], count: int, *, iterations: int = 20, seed: int = 0) -> Float[Tensor, "C F"]:
+def kmeans(
+    points: Float[Tensor, "N F"], count: int, *, iterations: int = 20, seed: int = 0
+) -> Float[Tensor, "C F"]:
     """`count` centres. Where there are fewer distinct points than that, some centres are equal."""
     generator = torch.Generator().manual_seed(seed)
     centres = _spread_out(points, count, generator)

@@ -64,7 +64,13 @@ class CodebookTokenizer(ActionTokenizer):
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
         if self._range is not None:
             table = self._on(torch.device("cpu")).tolist()
-            state.update({"range": self._range.state(), self._table_name: table, "fitted_error": self._fitted_error})
+            state.update(
+                {
+                    "range": self._range.state(),
+                    self._table_name: table,
+                    "fitted_error": self._fitted_error,
+                }
+            )
         return state
 
     @classmethod
@@ -73,9 +79,14 @@ class CodebookTokenizer(ActionTokenizer):
         if state["range"] is not None:
             tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
             tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
-            table, expected = torch.tensor(state[cls._table_name], dtype=torch.float32), tokenizer._table_shape
+            table, expected = (
+                torch.tensor(state[cls._table_name], dtype=torch.float32),
+                tokenizer._table_shape,
+            )
             if tuple(table.shape) != expected or not bool(torch.isfinite(table).all()):
-                raise TokenizerError(f"expected finite {cls._table_name} of shape {expected}, got {tuple(table.shape)}")
+                raise TokenizerError(
+                    f"expected finite {cls._table_name} of shape {expected}, got {tuple(table.shape)}"
+                )
             tokenizer._tables = {torch.device("cpu"): table}
         return tokenizer
 

@@ -105,16 +105,22 @@ class FastTokenizer(ActionTokenizer):
     @property
     def error_bound(self) -> Tensor:
         action_range, _ = self._fitted()
-        if self.num_tokens < self.num_coefficients:  # frequencies may be lost: only the clipping to the range is sure
+        if (
+            self.num_tokens < self.num_coefficients
+        ):  # frequencies may be lost: only the clipping to the range is sure
             return action_range.bound(2.0)
         # a coefficient errs by half a step, and a value is a sum of them with the weights of the inverse transform
-        return action_range.bound(0.5 / self.config.scale * float(self.transform.abs().sum(0).max()) + 1e-6)
+        return action_range.bound(
+            0.5 / self.config.scale * float(self.transform.abs().sum(0).max()) + 1e-6
+        )
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         action_range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
         chunks_BKA = actions_NA[chunk_rows(lengths, self.chunk, most=MOST_CHUNKS)]
         coefficients_BC = self._coefficients(chunks_BKA, action_range)
-        self._set(action_range, IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size))
+        self._set(
+            action_range, IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size)
+        )
 
     def _set(self, action_range: ActionRange, bpe: IntegerBPE) -> None:
         """Raises TokenizerError where the places do not hold even the simplest chunk."""
@@ -129,7 +135,9 @@ class FastTokenizer(ActionTokenizer):
 
     def _coefficients(self, actions_BKA: Tensor, action_range: ActionRange) -> np.ndarray:
         """(B, K, A) -> rounded coefficients, lowest frequencies first, int64 (B, C)."""
-        unit_BKM = action_range.to_unit(actions_BKA)[..., torch.from_numpy(action_range.moving)].numpy()
+        unit_BKM = action_range.to_unit(actions_BKA)[
+            ..., torch.from_numpy(action_range.moving)
+        ].numpy()
         scaled_BKM = np.einsum("fk,bkm->bfm", self.transform.numpy(), unit_BKM) * self.config.scale
         rounded_BKM = np.rint(scaled_BKM).astype(np.int64).clip(-self.greatest, self.greatest)
         return rounded_BKM.reshape(len(actions_BKA), self.chunk * unit_BKM.shape[-1])
@@ -145,17 +153,30 @@ class FastTokenizer(ActionTokenizer):
         ids_BD = np.full((len(rows), self.num_tokens), self.pad_id, dtype=np.int64)
         for b, row in enumerate(rows):
             ids_BD[b, : len(row)] = row
-        return torch.from_numpy(ids_BD).to(actions_KA.device).reshape(*actions_KA.shape[:-2], self.num_tokens)
+        return (
+            torch.from_numpy(ids_BD)
+            .to(actions_KA.device)
+            .reshape(*actions_KA.shape[:-2], self.num_tokens)
+        )
 
     def _shortened(self, coefficients_BC: np.ndarray) -> list[list[int]]:
         """Tokens with as many low frequencies as fit, found by halving."""
         _, bpe = self._fitted()
-        frequency_C = np.arange(coefficients_BC.shape[1]) // max(1, coefficients_BC.shape[1] // self.chunk)
-        kept_B, lost_B = np.zeros(len(coefficients_BC), dtype=int), np.full(len(coefficients_BC), self.chunk)
-        rows = bpe.encode(np.zeros_like(coefficients_BC))  # nothing kept: this fits, as `_set` has seen
+        frequency_C = np.arange(coefficients_BC.shape[1]) // max(
+            1, coefficients_BC.shape[1] // self.chunk
+        )
+        kept_B, lost_B = (
+            np.zeros(len(coefficients_BC), dtype=int),
+            np.full(len(coefficients_BC), self.chunk),
+        )
+        rows = bpe.encode(
+            np.zeros_like(coefficients_BC)
+        )  # nothing kept: this fits, as `_set` has seen
         while (lost_B - kept_B > 1).any():
             tried_B = (kept_B + lost_B) // 2
-            for b, row in enumerate(bpe.encode(np.where(frequency_C < tried_B[:, None], coefficients_BC, 0))):
+            for b, row in enumerate(
+                bpe.encode(np.where(frequency_C < tried_B[:, None], coefficients_BC, 0))
+            ):
                 if len(row) <= self.num_tokens:
                     kept_B[b], rows[b] = tried_B[b], row
                 else:
@@ -171,14 +192,24 @@ class FastTokenizer(ActionTokenizer):
         # every row has C coefficients, so they can be told one after the other over all rows
         lengths_T, ids_T = lengths_BD.flatten(), ids_BD.flatten()
         total = len(ids_BD) * self.num_coefficients
-        owner = torch.repeat_interleave(torch.arange(len(ids_T), device=ids_T.device), lengths_T, output_size=total)
+        owner = torch.repeat_interleave(
+            torch.arange(len(ids_T), device=ids_T.device), lengths_T, output_size=total
+        )
         within = torch.arange(total, device=ids_T.device) - (lengths_T.cumsum(0) - lengths_T)[owner]
         values = tables.coefficients[tables.first[ids_T[owner]] + within]
-        unit_BKA = torch.zeros(len(ids_BD), self.chunk, self.action_dim, dtype=torch.float64, device=ids_D.device)
+        unit_BKA = torch.zeros(
+            len(ids_BD), self.chunk, self.action_dim, dtype=torch.float64, device=ids_D.device
+        )
         # float64: neither autocast nor TF32 touches it
-        frequencies_BKM = values.reshape(len(ids_BD), self.chunk, len(tables.moving)).double() / self.config.scale
-        unit_BKA[..., tables.moving] = torch.einsum("fk,bfm->bkm", tables.transform, frequencies_BKM)
-        return action_range.to_robot(unit_BKA).reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
+        frequencies_BKM = (
+            values.reshape(len(ids_BD), self.chunk, len(tables.moving)).double() / self.config.scale
+        )
+        unit_BKA[..., tables.moving] = torch.einsum(
+            "fk,bfm->bkm", tables.transform, frequencies_BKM
+        )
+        return action_range.to_robot(unit_BKA).reshape(
+            *ids_D.shape[:-1], self.chunk, self.action_dim
+        )
 
     def _check_grammar(self, ids_BD: Tensor, lengths_BD: Tensor, tables: _Tables) -> None:
         pad_BD = ids_BD == self.pad_id
@@ -195,7 +226,9 @@ class FastTokenizer(ActionTokenizer):
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
         if self._range is not None and self._bpe is not None:
-            state.update(range=self._range.state(), merges=[list(pair) for pair in self._bpe.merges])
+            state.update(
+                range=self._range.state(), merges=[list(pair) for pair in self._bpe.merges]
+            )
         return state
 
     @classmethod
@@ -205,7 +238,9 @@ class FastTokenizer(ActionTokenizer):
         if state["range"] is not None:
             bpe = IntegerBPE(tokenizer.greatest, [(int(a), int(b)) for a, b in state["merges"]])
             if len(bpe.tokens) > config.vocab_size:
-                raise TokenizerError(f"{len(bpe.tokens)} tokens for a vocab_size of {config.vocab_size}; fit it again")
+                raise TokenizerError(
+                    f"{len(bpe.tokens)} tokens for a vocab_size of {config.vocab_size}; fit it again"
+                )
             tokenizer._set(ActionRange.from_state(state["range"], len(action_names)), bpe)
         return tokenizer
 
@@ -230,7 +265,9 @@ class _Tables:
         lengths_V[: len(bpe.tokens)] = [len(token) for token in bpe.tokens]
         self.lengths = torch.from_numpy(lengths_V).to(device)
         self.first = torch.from_numpy(lengths_V.cumsum() - lengths_V).to(device)
-        self.coefficients = torch.tensor([value for token in bpe.tokens for value in token], device=device)
+        self.coefficients = torch.tensor(
+            [value for token in bpe.tokens for value in token], device=device
+        )
         self.transform = tokenizer.transform.to(device)
         self.moving = torch.from_numpy(action_range.moving.nonzero()[0]).to(device)
         left = places_left(lengths_V, tokenizer.num_coefficients)
@@ -249,11 +286,15 @@ def places_left(lengths_V: np.ndarray, coefficients: int) -> np.ndarray:
         int16 (C + 1, V), the greatest number of the type where an id tells more than is missing.
     """
     lengths = np.unique(lengths_V[lengths_V > 0])
-    fewest = np.zeros(coefficients + 1, dtype=np.int64)  # tokens that tell exactly so many coefficients
+    fewest = np.zeros(
+        coefficients + 1, dtype=np.int64
+    )  # tokens that tell exactly so many coefficients
     for missing in range(1, coefficients + 1):
         fewest[missing] = 1 + fewest[missing - lengths[lengths <= missing]].min()
     after = np.arange(coefficients + 1)[:, None] - lengths_V
-    return np.where((after >= 0) & (lengths_V > 0), fewest[np.maximum(after, 0)], _NEVER).astype(np.int16)
+    return np.where((after >= 0) & (lengths_V > 0), fewest[np.maximum(after, 0)], _NEVER).astype(
+        np.int16
+    )
 
 
 class FastGrammar(TokenGrammar):
@@ -268,9 +309,13 @@ class FastGrammar(TokenGrammar):
         return torch.full((batch,), self.tokenizer.num_coefficients, device=device)
 
     def allowed(self, state: Int64[Tensor, " B"], place: int) -> Bool[Tensor, "B V"]:
-        return self.tokenizer._on(state.device).places_left[state] < self.tokenizer.num_tokens - place
+        return (
+            self.tokenizer._on(state.device).places_left[state] < self.tokenizer.num_tokens - place
+        )
 
-    def advance(self, state: Int64[Tensor, " B"], ids: Int64[Tensor, " B"], place: int) -> Int64[Tensor, " B"]:
+    def advance(
+        self, state: Int64[Tensor, " B"], ids: Int64[Tensor, " B"], place: int
+    ) -> Int64[Tensor, " B"]:
         return state - self.tokenizer._on(state.device).lengths[ids]
 
     def finished(self, state: Int64[Tensor, " B"]) -> Bool[Tensor, " B"]:
@@ -279,7 +324,10 @@ class FastGrammar(TokenGrammar):
 
 def cosine_transform(steps: int) -> Tensor:
     """The orthonormal DCT-II over `steps` values, float64 (frequencies, steps); its transpose is the inverse."""
-    frequency, time = torch.arange(steps, dtype=torch.float64)[:, None], torch.arange(steps, dtype=torch.float64)
+    frequency, time = (
+        torch.arange(steps, dtype=torch.float64)[:, None],
+        torch.arange(steps, dtype=torch.float64),
+    )
     matrix = math.sqrt(2 / steps) * torch.cos(math.pi / steps * (time + 0.5) * frequency)
     matrix[0] = 1 / math.sqrt(steps)
     return matrix

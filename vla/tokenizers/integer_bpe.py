@@ -20,7 +20,9 @@ from tokenizers.trainers import BpeTrainer
 
 from vla.tokenizers.base import TokenizerError
 
-_BLOCK = 0x4E00  # ideographs: none of them is a space, combines with its neighbour or has another case
+_BLOCK = (
+    0x4E00  # ideographs: none of them is a space, combines with its neighbour or has another case
+)
 
 
 class IntegerBPE:
@@ -59,7 +61,11 @@ class IntegerBPE:
         that occurs twice."""
         alphabet = [chr(_BLOCK + i) for i in range(2 * greatest + 1)]
         trainer = BpeTrainer(
-            vocab_size=vocab_size, min_frequency=2, initial_alphabet=alphabet, special_tokens=[], show_progress=False
+            vocab_size=vocab_size,
+            min_frequency=2,
+            initial_alphabet=alphabet,
+            special_tokens=[],
+            show_progress=False,
         )
         tokenizer = Tokenizer(BPE())
         tokenizer.train_from_iterator(_texts(integers, greatest), trainer)
@@ -73,7 +79,9 @@ class IntegerBPE:
     def encode(self, integers: Int64[np.ndarray, "B C"]) -> list[list[int]]:
         """Ids of each sequence."""
         texts = _texts(integers, self.greatest)
-        return [row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            row.ids for row in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
 
 def _texts(integers_BC: np.ndarray, greatest: int) -> list[str]:

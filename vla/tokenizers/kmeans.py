@@ -94,7 +94,9 @@ class KMeansTokenizer(CodebookTokenizer):
         return nearest(unit_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
 
     def _decode(self, ids_D: Tensor) -> Tensor:
-        unit_KA = self._on(ids_D.device)[ids_D].reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
+        unit_KA = self._on(ids_D.device)[ids_D].reshape(
+            *ids_D.shape[:-1], self.chunk, self.action_dim
+        )
         return self._checked_range().to_robot(unit_KA)
 
 

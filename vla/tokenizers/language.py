@@ -74,7 +74,9 @@ class LanguageEncoder:
             LanguageError: the encoder is needed and cannot be loaded, or `texts` is one string.
         """
         if isinstance(texts, str):
-            raise LanguageError(f"embed expects a list of texts, got the one text {texts!r}: write [text]")
+            raise LanguageError(
+                f"embed expects a list of texts, got the one text {texts!r}: write [text]"
+            )
         with self._lock:
             new = [text for text in dict.fromkeys(texts) if text not in self._cache]
             if new:
@@ -100,7 +102,9 @@ class LanguageEncoder:
                         f"{tuple(vector_D.shape)}; it was made by another encoder: drop it and embed the text again"
                     )
             self._dim = dim
-            self._cache.update({t: v.detach().to("cpu", torch.float32, copy=True) for t, v in embeddings.items()})
+            self._cache.update(
+                {t: v.detach().to("cpu", torch.float32, copy=True) for t, v in embeddings.items()}
+            )
 
     def _encode(self, texts: list[str]) -> list[Tensor]:
         if self.name is None:
@@ -117,9 +121,13 @@ class LanguageEncoder:
             vectors.update(zip(rows, vectors_ND.cpu().unbind(), strict=True))
         found = len(vectors[0])
         if self._dim is not None and self._dim != found:
-            raise LanguageError(f"encoder {self.name!r} gives {found} numbers, the embeddings loaded hold {self._dim}")
+            raise LanguageError(
+                f"encoder {self.name!r} gives {found} numbers, the embeddings loaded hold {self._dim}"
+            )
         self._dim = found
-        return [vectors[i].clone() for i in range(len(texts))]  # a clone does not keep its whole batch alive
+        return [
+            vectors[i].clone() for i in range(len(texts))
+        ]  # a clone does not keep its whole batch alive
 
     # A lock cannot be copied and the encoder is cheap to load again: copies carry the cache alone.
     def __getstate__(self) -> dict[str, Any]:
@@ -144,14 +152,18 @@ def encode_texts(model: Any, tokenizer: Any, texts: list[str]) -> Float[Tensor, 
     last hidden states are averaged over the tokens that are no padding, as Sentence-BERT does.
     """
     limit = min(MAX_TOKENS, tokenizer.model_max_length, _positions(model.config))
-    fields = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(model.device)
+    fields = tokenizer(
+        texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+    ).to(model.device)
     with torch.autocast(model.device.type, enabled=False):  # vectors must not depend on who asks
         output = model(**fields)
         if model.config.model_type == "clip_text_model":
             pooled_ND = output.pooler_output
         else:
             mask_NL1 = fields["attention_mask"].unsqueeze(-1).float()
-            pooled_ND = (output.last_hidden_state.float() * mask_NL1).sum(1) / mask_NL1.sum(1).clamp(min=1e-9)
+            pooled_ND = (output.last_hidden_state.float() * mask_NL1).sum(1) / mask_NL1.sum(
+                1
+            ).clamp(min=1e-9)
     return torch.nn.functional.normalize(pooled_ND.float(), dim=-1)
 
 
@@ -173,7 +185,9 @@ def verify_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise LanguageError(f"{path}: sha256 is {found}, expected {expected}: the file is damaged or another model's")
+        raise LanguageError(
+            f"{path}: sha256 is {found}, expected {expected}: the file is damaged or another model's"
+        )
 
 
 def _read_config(name: str) -> Any:
@@ -185,13 +199,19 @@ def _read_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
-    return config.text_config if hasattr(config, "vision_config") and hasattr(config, "text_config") else config
+    return (
+        config.text_config
+        if hasattr(config, "vision_config") and hasattr(config, "text_config")
+        else config
+    )
 
 
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
     """Frozen model and tokenizer of the encoder `name`."""
     from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS,
+    )
 
     if name == MINILM:
         verify_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
@@ -202,12 +222,19 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             model, report = loader.from_pretrained(
-                place, **options, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                place,
+                **options,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
     if missing := [key for key in report["missing_keys"] if "pooler" not in key]:
-        raise LanguageError(f"text encoder {name!r}: its weights lack {len(missing)} tensors, first {missing[0]}")
+        raise LanguageError(
+            f"text encoder {name!r}: its weights lack {len(missing)} tensors, first {missing[0]}"
+        )
     if config.is_encoder_decoder and loader is AutoModel:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
@@ -264,7 +291,9 @@ def save_embeddings(path: str | Path, embeddings: Mapping[str, Tensor]) -> None:
     vectors_ND = torch.stack(rows).contiguous() if rows else torch.empty(0, 0)
     save_file({"embeddings": vectors_ND}, folder / _VECTORS_FILE)
     header = {"format": EMBEDDINGS_FORMAT, "version": EMBEDDINGS_VERSION, "texts": list(embeddings)}
-    (folder / _TEXTS_FILE).write_text(json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / _TEXTS_FILE).write_text(
+        json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def load_embeddings(path: str | Path) -> dict[str, Tensor]:
@@ -287,7 +316,9 @@ def load_embeddings(path: str | Path) -> dict[str, Tensor]:
         )
     texts = header.get("texts")
     if not isinstance(texts, list) or vectors_ND.ndim != 2 or len(texts) != len(vectors_ND):
-        raise LanguageError(f"{folder}: {_TEXTS_FILE} and {_VECTORS_FILE} do not belong together; save them again")
+        raise LanguageError(
+            f"{folder}: {_TEXTS_FILE} and {_VECTORS_FILE} do not belong together; save them again"
+        )
     return dict(zip(texts, vectors_ND.unbind(), strict=True))
 
 

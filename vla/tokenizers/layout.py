@@ -27,7 +27,14 @@ none: no key. all: every key; only for prefix keys. same_step: keys of the query
 earlier steps. up_to: keys of the own and of earlier steps. causal: keys at the same or an earlier position.
 """
 
-_MARKS = {"none": ".", "all": "all", "same_step": "=t", "strictly_before": "<t", "up_to": "<=t", "causal": "causal"}
+_MARKS = {
+    "none": ".",
+    "all": "all",
+    "same_step": "=t",
+    "strictly_before": "<t",
+    "up_to": "<=t",
+    "causal": "causal",
+}
 
 
 class LayoutError(UserError):
@@ -94,7 +101,9 @@ class CompiledLayout:
         reaches no other token.
         """
         prefix = torch.ones(len(mask_BT), 1, dtype=torch.bool, device=mask_BT.device)
-        valid_BL = torch.cat([mask_BT, prefix], dim=1)[:, self.step_ids.to(mask_BT.device)]  # step -1: the prefix
+        valid_BL = torch.cat([mask_BT, prefix], dim=1)[
+            :, self.step_ids.to(mask_BT.device)
+        ]  # step -1: the prefix
         return self.mask.to(mask_BT.device) & (valid_BL[:, None, :] | ~valid_BL[:, :, None])
 
 
@@ -120,7 +129,9 @@ class Layout:
         _check_segments(self.segments)
         _check_rules(self.segments, self.rules)
         if self.window is not None and self.window < 1:
-            raise LayoutError(f"window must be at least 1 step (its own), got {self.window}; None looks back over all")
+            raise LayoutError(
+                f"window must be at least 1 step (its own), got {self.window}; None looks back over all"
+            )
         for index, segment in enumerate(self.segments):
             compiled = self.compile(2)
             rows = compiled.mask[(compiled.segment_ids == index) & (compiled.step_ids <= 0)]
@@ -156,7 +167,9 @@ class Layout:
         for segment in self.segments:
             if segment.name == name:
                 return segment
-        raise LayoutError(f"no segment {name!r}; there are: {', '.join(s.name for s in self.segments)}")
+        raise LayoutError(
+            f"no segment {name!r}; there are: {', '.join(s.name for s in self.segments)}"
+        )
 
     def slots(self, name: str) -> range:
         """Where in its step (or in the prefix) a segment stands."""
@@ -228,9 +241,16 @@ def describe(layout: Layout, steps: int = 2) -> str:
     names = [s.name for s in layout.segments]
     first = max(len("attends to"), *map(len, names))
     widths = [max(len(n), len("causal")) for n in names]
-    lines.append("  ".join(["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]))
+    lines.append(
+        "  ".join(
+            ["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]
+        )
+    )
     for query in names:
-        cells = [_MARKS[layout.relation(query, key)].ljust(w) for key, w in zip(names, widths, strict=True)]
+        cells = [
+            _MARKS[layout.relation(query, key)].ljust(w)
+            for key, w in zip(names, widths, strict=True)
+        ]
         lines.append("  ".join([query.ljust(first), *cells]))
     return "\n".join(line.rstrip() for line in [*lines, "", *_drawn_mask(layout, steps)])
 
@@ -244,12 +264,16 @@ def _traits(segment: Segment) -> str:
 def _drawn_mask(layout: Layout, steps: int) -> list[str]:
     """One row for each token: # where it attends, . where it does not; | between the steps."""
     small = Layout(
-        tuple(dataclasses.replace(s, tokens=min(s.tokens, 3)) for s in layout.segments), layout.rules, layout.window
+        tuple(dataclasses.replace(s, tokens=min(s.tokens, 3)) for s in layout.segments),
+        layout.rules,
+        layout.window,
     )
     compiled = small.compile(steps)
     places = [
         (small.segments[segment].name, "" if step < 0 else f" {step}")
-        for segment, step in zip(compiled.segment_ids.tolist(), compiled.step_ids.tolist(), strict=True)
+        for segment, step in zip(
+            compiled.segment_ids.tolist(), compiled.step_ids.tolist(), strict=True
+        )
     ]
     width = max(len(name + step) for name, step in places)
     borders = [
@@ -274,19 +298,27 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
         raise LayoutError("a layout needs at least one segment per step")
     for segment in segments:
         if segment.tokens < 1:
-            raise LayoutError(f"segment {segment.name!r}: needs at least 1 token, got {segment.tokens}")
+            raise LayoutError(
+                f"segment {segment.name!r}: needs at least 1 token, got {segment.tokens}"
+            )
         if segment.readout and (segment.content or not segment.per_step):
             raise LayoutError(
                 f"segment {segment.name!r}: a readout is made of empty slots (content=False) in each step"
             )
         if not 0 <= segment.dropout < 1:
-            raise LayoutError(f"segment {segment.name!r}: dropout must be in [0, 1), got {segment.dropout}")
+            raise LayoutError(
+                f"segment {segment.name!r}: dropout must be in [0, 1), got {segment.dropout}"
+            )
         if segment.dropout and not segment.content:
-            raise LayoutError(f"segment {segment.name!r}: empty slots have nothing to drop; set dropout to 0")
+            raise LayoutError(
+                f"segment {segment.name!r}: empty slots have nothing to drop; set dropout to 0"
+            )
     kinds = [s.per_step for s in segments]
     if kinds != sorted(kinds):
         late = next(s.name for i, s in enumerate(segments) if not s.per_step and any(kinds[:i]))
-        raise LayoutError(f"prefix segment {late!r} stands after a per-step segment; prefixes come first")
+        raise LayoutError(
+            f"prefix segment {late!r} stands after a per-step segment; prefixes come first"
+        )
 
 
 def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None:
@@ -296,21 +328,31 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
         pair = (rule.query, rule.key)
         for name in pair:
             if name not in known:
-                raise LayoutError(f"rule {rule}: no segment {name!r}; there are: {', '.join(known)}")
+                raise LayoutError(
+                    f"rule {rule}: no segment {name!r}; there are: {', '.join(known)}"
+                )
         if rule.relation not in get_args(Relation):
-            raise LayoutError(f"rule {rule}: no relation {rule.relation!r}; there are: {', '.join(get_args(Relation))}")
+            raise LayoutError(
+                f"rule {rule}: no relation {rule.relation!r}; there are: {', '.join(get_args(Relation))}"
+            )
         if pair in seen:
             raise LayoutError(
                 f"{rule.query!r} -> {rule.key!r} has two rules: {seen[pair]} and {rule.relation}; keep one"
             )
         seen[pair] = rule.relation
         if known[rule.key].readout and rule.query != rule.key and rule.relation != "none":
-            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: a readout reads and is not read; drop the rule")
+            raise LayoutError(
+                f"{rule.query!r} -> {rule.key!r}: a readout reads and is not read; drop the rule"
+            )
         query_step, key_step = known[rule.query].per_step, known[rule.key].per_step
         if key_step and rule.relation == "all":
-            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: `all` includes later steps; use up_to or causal")
+            raise LayoutError(
+                f"{rule.query!r} -> {rule.key!r}: `all` includes later steps; use up_to or causal"
+            )
         if not key_step and rule.relation not in ("none", "all", "causal"):
-            raise LayoutError(f"{rule.query!r} -> {rule.key!r}: a prefix has no step; use all, causal or none")
+            raise LayoutError(
+                f"{rule.query!r} -> {rule.key!r}: a prefix has no step; use all, causal or none"
+            )
         if not query_step and key_step and rule.relation != "none":
             raise LayoutError(
                 f"prefix {rule.query!r} may not attend to {rule.key!r}: it would carry later steps to all"
@@ -318,7 +360,9 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
 
 
 @functools.lru_cache(maxsize=256)
-def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int) -> CompiledLayout:
+def _compile(
+    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int
+) -> CompiledLayout:
     prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
     step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]
     segment_ids = torch.tensor(prefix + step * steps)
@@ -337,7 +381,9 @@ def _compile(segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int
     index = {s.name: i for i, s in enumerate(segments)}
     mask = allowed["none"].clone()
     for rule in rules:
-        pair = (segment_ids == index[rule.query])[:, None] & (segment_ids == index[rule.key])[None, :]
+        pair = (segment_ids == index[rule.query])[:, None] & (segment_ids == index[rule.key])[
+            None, :
+        ]
         mask |= pair & allowed[rule.relation]
     if window is not None:
         mask &= (key_step > query_step - window) | (key_step < 0)

@@ -111,7 +111,16 @@ class TokenizerReport:
         """For the terminal: sizes, errors over all dimensions, times (encoding + decoding) per chunk; errors by dimension;
         what did not fit."""
         done = [row for row in self.rows if row.problem is None]
-        heads = ("ids", "tokens", "bits", "mean\nerror", "max\nerror", "bound", "µs in\nbatches", "µs\nalone")
+        heads = (
+            "ids",
+            "tokens",
+            "bits",
+            "mean\nerror",
+            "max\nerror",
+            "bound",
+            "µs in\nbatches",
+            "µs\nalone",
+        )
         costs = _table(self._title(), "tokenizer", heads)
         for row in done:
             costs.add_row(
@@ -126,11 +135,16 @@ class TokenizerReport:
                 f"{row.encode_one_us:.0f}+{row.decode_one_us:.0f}",
             )
         names = [row.name.replace(" ", "\n") for row in done]
-        means, most = _table("mean error, robot units", "", names), _table("max error, robot units", "", names)
+        means, most = (
+            _table("mean error, robot units", "", names),
+            _table("max error, robot units", "", names),
+        )
         for i, name in enumerate(self.action_names):
             means.add_row(name, *[f"{row.mean_error[i]:.2g}" for row in done])
             most.add_row(name, *[f"{row.max_error[i]:.2g}" for row in done])
-        problems = [Text(f"{row.name}: {row.problem}") for row in self.rows if row.problem is not None]
+        problems = [
+            Text(f"{row.name}: {row.problem}") for row in self.rows if row.problem is not None
+        ]
         return Group(costs, means, most, *problems)
 
     def _title(self) -> str:
@@ -155,7 +169,9 @@ class TokenizerReport:
         data.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
         points = [(row.name, row.tokens, row.mean) for row in self.rows if row.problem is None]
         title = f"Chunks of {self.chunk} actions, {len(self.action_names)} dimensions, {self.control_hz:g} Hz"
-        plot.write_text(scatter_svg(points, title, x="tokens per chunk", y="mean error, robot units"))
+        plot.write_text(
+            scatter_svg(points, title, x="tokens per chunk", y="mean error, robot units")
+        )
         return [data, plot]
 
 
@@ -168,7 +184,11 @@ def default_tokenizers() -> dict[str, TokenizerConfig]:
         "kmeans action": KMeansConfig(over="action"),
         "kmeans chunk": KMeansConfig(over="chunk"),
     }
-    others = {name: cls for name, cls in registered("tokenizers").items() if name not in ("bins", "kmeans")}
+    others = {
+        name: cls
+        for name, cls in registered("tokenizers").items()
+        if name not in ("bins", "kmeans")
+    }
     return found | {name: cast(TokenizerConfig, cls()) for name, cls in others.items()}
 
 
@@ -202,7 +222,10 @@ def tokenizer_report(
     measured_NA = torch.cat([episodes[e] for e in measured])
     chunks = measured_NA[chunk_rows(measured_lengths, chunk, most=MOST_CHUNKS)]
     configs = default_tokenizers() if tokenizers is None else dict(tokenizers)
-    rows = [_measure(name, config, spec, chunk, fit_NA, fit_lengths, chunks) for name, config in configs.items()]
+    rows = [
+        _measure(name, config, spec, chunk, fit_NA, fit_lengths, chunks)
+        for name, config in configs.items()
+    ]
     return TokenizerReport(
         action_names=spec.action_names,
         chunk=chunk,
@@ -215,7 +238,9 @@ def tokenizer_report(
 
 
 def _table(title: str, first: str, heads: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column(first, no_wrap=True)
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
@@ -232,7 +257,13 @@ def _divide(episodes: int) -> tuple[list[int], list[int]]:
 
 
 def _measure(
-    name: str, config: TokenizerConfig, spec: Spec, chunk: int, fit_NA: Tensor, lengths: list[int], chunks: Tensor
+    name: str,
+    config: TokenizerConfig,
+    spec: Spec,
+    chunk: int,
+    fit_NA: Tensor,
+    lengths: list[int],
+    chunks: Tensor,
 ) -> TokenizerRow:
     shown = config.model_dump(mode="json")
     try:

@@ -56,7 +56,9 @@ def scatter_svg(points: Sequence[tuple[str, float, float]], title: str, *, x: st
         at = y_axis(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x)}</text>'
+    )
     parts.append(
         f'<text transform="translate(16 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">{escape(y)}</text>'
     )
@@ -72,11 +74,15 @@ def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:
     parts = []
     for name, x, y in sorted(dots, key=lambda dot: dot[2]):
         at = y
-        while any(abs(at - other_y) < _LINE and abs(x - other_x) < 110 for other_x, other_y in placed):
+        while any(
+            abs(at - other_y) < _LINE and abs(x - other_x) < 110 for other_x, other_y in placed
+        ):
             at += 1
         placed.append((x, at))
         if at - y > 3:
-            parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{x + 10:.1f}" y2="{at:.1f}"/>')
+            parts.append(
+                f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{x + 10:.1f}" y2="{at:.1f}"/>'
+            )
         parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
         parts.append(f'<text class="name" x="{x + 12:.1f}" y="{at + 4:.1f}">{escape(name)}</text>')
     return parts

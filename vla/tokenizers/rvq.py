@@ -81,7 +81,12 @@ class RVQTokenizer(CodebookTokenizer):
         self._fitted_error = error_NKA.abs().amax((0, 1)).tolist()
 
     def _unit(self, actions_KA: Tensor) -> Tensor:
-        return self._checked_range().to_unit(actions_KA).float().reshape(-1, self.chunk * self.action_dim)
+        return (
+            self._checked_range()
+            .to_unit(actions_KA)
+            .float()
+            .reshape(-1, self.chunk * self.action_dim)
+        )
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         residual_NF = self._unit(actions_KA)

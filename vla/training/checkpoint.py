@@ -54,7 +54,9 @@ class Checkpoint:
         try:
             return load_file(self.folder / STATE_TENSORS)
         except Exception as error:
-            raise CheckpointError(f"{self.folder / STATE_TENSORS}: cannot be read: {error}") from error
+            raise CheckpointError(
+                f"{self.folder / STATE_TENSORS}: cannot be read: {error}"
+            ) from error
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
@@ -62,7 +64,11 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 
 
 def save_checkpoint(
-    root: Path, step: int, write_policy: Callable[[Path], None], tensors: dict[str, Tensor], state: dict[str, Any]
+    root: Path,
+    step: int,
+    write_policy: Callable[[Path], None],
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
 ) -> Checkpoint:
     """Writes a checkpoint under `root`: temporary folder, fsync, rename.
 
@@ -79,7 +85,10 @@ def save_checkpoint(
 
     def write(temporary: Path) -> None:
         write_policy(temporary)
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary / STATE_TENSORS)
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+            temporary / STATE_TENSORS,
+        )
         sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in _files(temporary)}
         text = json.dumps({"step": step, **state, "files": sizes}, indent=2)
         (temporary / STATE_JSON).write_text(text + "\n")
@@ -89,7 +98,11 @@ def save_checkpoint(
     except Exception as error:
         # Libraries wrap "no space left" in errors of their own, hence no OSError here.
         older = newest_checkpoint(root)
-        kept = f"{older.folder} is untouched, resume from it" if older else "there is no older checkpoint"
+        kept = (
+            f"{older.folder} is untouched, resume from it"
+            if older
+            else "there is no older checkpoint"
+        )
         free = shutil.disk_usage(root).free / 2**20
         raise CheckpointError(
             f"checkpoint of step {step} was not written: {error}. {free:.0f} MiB are free on the disk of {root}: "
@@ -181,7 +194,10 @@ def _inspect(folder: Path) -> tuple[Checkpoint | None, str | None]:
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
-            return None, f"{name} has {'no file' if found is None else f'{found} bytes'}, {size} bytes were written"
+            return (
+                None,
+                f"{name} has {'no file' if found is None else f'{found} bytes'}, {size} bytes were written",
+            )
     return Checkpoint(folder, step, state), None
 
 

@@ -86,11 +86,15 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _names_data(self) -> DataConfig:
         if bool(self.path) == bool(self.mixture):
-            raise ValueError("path: name one dataset with path, or several robots' datasets with mixture")
+            raise ValueError(
+                "path: name one dataset with path, or several robots' datasets with mixture"
+            )
         weights = [entry.weight for entry in self.mixture.values() if entry.weight is not None]
         if weights and len(weights) < len(self.mixture):
             lacking = next(name for name, entry in self.mixture.items() if entry.weight is None)
-            raise ValueError(f"mixture.{lacking}.weight: is missing; give every dataset a weight, or none")
+            raise ValueError(
+                f"mixture.{lacking}.weight: is missing; give every dataset a weight, or none"
+            )
         if self.mixture_temperature is not None and (weights or not self.mixture):
             raise ValueError("mixture_temperature: is for a mixture without weights; leave it out")
         if self.mixture and self.replay:
@@ -125,7 +129,10 @@ class OptimConfig(Config):
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of matrices and convolution kernels."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.99,
+    )
     """Decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
@@ -172,7 +179,9 @@ class TransferConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> TransferConfig:
         if self.train and self.lora is None:
-            raise ValueError("train: without lora everything learns that is not in freeze; leave it out")
+            raise ValueError(
+                "train: without lora everything learns that is not in freeze; leave it out"
+            )
         return self
 
 
@@ -240,7 +249,9 @@ class TrainConfig(RootConfig):
                 f"{self.steps}"
             )
         if self.optim.project_gradients and self.co_training is not None:
-            raise ValueError("optim.project_gradients: knows the tasks of robot data alone; set co_training: null")
+            raise ValueError(
+                "optim.project_gradients: knows the tasks of robot data alone; set co_training: null"
+            )
         if self.batch_size % self.grad_accumulation:
             raise ValueError(
                 f"batch_size: {self.batch_size} does not divide into grad_accumulation={self.grad_accumulation} "
@@ -251,5 +262,14 @@ class TrainConfig(RootConfig):
 
 # May differ when a run is resumed: none of them changes the sequence of losses.
 FREE_ON_RESUME = frozenset(
-    ("out", "max_minutes", "log_every", "validate_every", "save_every", "keep_last", "evaluate_every", "trackers")
+    (
+        "out",
+        "max_minutes",
+        "log_every",
+        "validate_every",
+        "save_every",
+        "keep_last",
+        "evaluate_every",
+        "trackers",
+    )
 )

@@ -26,21 +26,27 @@ from timm.layers import convert_sync_batchnorm
 from vla.config import ConfigError, UserError, check_config
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
-from vla.training.run_data.batches import seed_generators, seed_of, step_batches, to_device
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
-from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.config import TrainConfig
 from vla.training.finetuning.pcgrad import check_projection, projected_backward
+from vla.training.finetuning.transfer import (
+    Transfer,
+    choose_trained,
+    fit_policy,
+    fit_transferred,
+    transferred_policy,
+)
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
-from vla.training.run_data.multi_robot import save_robots
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
-from vla.training.run_directory import open_run, write_run
+from vla.training.run_data.batches import seed_generators, seed_of, step_batches, to_device
+from vla.training.run_data.image_text import open_pairs, pair_batches
+from vla.training.run_data.multi_robot import save_robots
 from vla.training.run_data.opening import Sources, open_data, open_sources
+from vla.training.run_directory import open_run, write_run
 from vla.training.state import TrainingState
 from vla.training.step import backward
-from vla.training.finetuning.transfer import Transfer, choose_trained, fit_policy, fit_transferred, transferred_policy
 from vla.training.validation import build_scorer
 from vla.types import Batch
 
@@ -73,7 +79,9 @@ class RunResult:
     metrics: dict[str, float]
 
 
-def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool = False) -> RunResult:
+def train(
+    config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool = False
+) -> RunResult:
     """Trains a policy on demonstrations.
 
     Runs on one process, or on all processes of `accelerate launch` or `torchrun`.
@@ -102,7 +110,9 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
     set_seed(config.seed)
     policy, transfer = _load_or_build_policy(config, sources, checkpoint)
     objective: Objective = config.objective.build(policy)
-    data = open_data(config, sources, policy, objective, rank=rank, world_size=accelerator.num_processes)
+    data = open_data(
+        config, sources, policy, objective, rank=rank, world_size=accelerator.num_processes
+    )
     pairs = open_pairs(config, policy, accelerator.num_processes)
     if checkpoint is None and transfer and config.transfer:
         fit_transferred(policy, data.windows, transfer, config.transfer)
@@ -178,7 +188,10 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             line: dict[str, float] = {}
             if _due(step, config.log_every) or step == config.steps:
                 line = data.told(state.mean.take(), step)
-                line |= {"frames_per_s": config.batch_size * policy.history / line["seconds/step"], "eta": display.eta}
+                line |= {
+                    "frames_per_s": config.batch_size * policy.history / line["seconds/step"],
+                    "eta": display.eta,
+                }
 
             # Validate and evaluate; each checkpoint is scored, so that the best of them can be kept.
             saving = last or _due(step, config.save_every)
@@ -188,7 +201,10 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool
             if evaluate and _due(step, config.evaluate_every):
                 if main:
                     with state.deployed() as deployed:
-                        line |= {f"evaluation/{name}": value for name, value in evaluate(deployed, step).items()}
+                        line |= {
+                            f"evaluation/{name}": value
+                            for name, value in evaluate(deployed, step).items()
+                        }
                 accelerator.wait_for_everyone()
             if line:
                 log.write(step, line)
@@ -215,7 +231,9 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     check_trackers(list(config.trackers))
     if config.evaluate_every and evaluate is None:
         raise ConfigError(
-            ["evaluate_every: is set, but train() was given no function to evaluate with; set it to null"]
+            [
+                "evaluate_every: is set, but train() was given no function to evaluate with; set it to null"
+            ]
         )
     keep_freed_memory()
     torch.set_flush_denormal(True)
@@ -224,8 +242,12 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     accelerator = Accelerator(
         mixed_precision="no",
         log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(config.out, logging_dir=str(Path(config.out) / "tensorboard")),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # others wait while 0 evaluates
+        project_config=ProjectConfiguration(
+            config.out, logging_dir=str(Path(config.out) / "tensorboard")
+        ),
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(hours=12))
+        ],  # others wait while 0 evaluates
     )
     cuda = accelerator.device.type == "cuda"
     return accelerator, config.precision == "bf16" or (
@@ -245,7 +267,10 @@ def _load_or_build_policy(
     if checkpoint is None:
         policy, transfer = transferred_policy(config, sources.spec)
     else:
-        policy, transfer = _load_as_it_is(config, sources, checkpoint), Transfer.load(Path(config.out))
+        policy, transfer = (
+            _load_as_it_is(config, sources, checkpoint),
+            Transfer.load(Path(config.out)),
+        )
     choose_trained(policy, config.transfer, transfer.tensors)
     return policy, transfer
 
@@ -258,7 +283,8 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
         return policy
     policy = load_policy(source).trained
     problems = [
-        f"data.path: {line} (as the policy in {source} has it)" for line in policy.spec.differences(sources.spec)
+        f"data.path: {line} (as the policy in {source} has it)"
+        for line in policy.spec.differences(sources.spec)
     ]
     if sources.policy is not None:
         wanted, found = sources.policy.model_dump(), policy.config.model_dump()
@@ -268,14 +294,20 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
             if wanted.get(key) != found.get(key)
         ]
     if problems and not checkpoint:
-        problems.append("init_from: set transfer: {} to carry the policy over to other data or another policy")
+        problems.append(
+            "init_from: set transfer: {} to carry the policy over to other data or another policy"
+        )
     if problems:
         raise ConfigError(problems)
     return policy
 
 
 def _training_state(
-    config: TrainConfig, policy: Policy, objective: Objective, accelerator: Accelerator, checkpoint: Checkpoint | None
+    config: TrainConfig,
+    policy: Policy,
+    objective: Objective,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint | None,
 ) -> TrainingState:
     """The state at step 0, or at the checkpoint from which the policy was loaded."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -290,7 +322,9 @@ def _training_state(
     return state
 
 
-def _open_log(config: TrainConfig, accelerator: Accelerator, step: int, transfer: Transfer | None) -> MetricsLog:
+def _open_log(
+    config: TrainConfig, accelerator: Accelerator, step: int, transfer: Transfer | None
+) -> MetricsLog:
     if not accelerator.is_main_process:
         return MetricsLog(None, accelerator, step)
     run_id = write_run(config)
@@ -301,10 +335,16 @@ def _open_log(config: TrainConfig, accelerator: Accelerator, step: int, transfer
     return MetricsLog(Path(config.out) / "metrics.jsonl", accelerator, step)
 
 
-def _diverged(step: int, numbers: dict[str, float], batches: Sequence[Batch], out: Path) -> TrainingDivergedError:
-    what = next(w for w, name in _MUST_BE_FINITE.items() if not math.isfinite(numbers.get(name, 0.0)))
+def _diverged(
+    step: int, numbers: dict[str, float], batches: Sequence[Batch], out: Path
+) -> TrainingDivergedError:
+    what = next(
+        w for w, name in _MUST_BE_FINITE.items() if not math.isfinite(numbers.get(name, 0.0))
+    )
     tasks = sorted(set(gather_object([text for batch in batches for text in batch.instruction])))
-    shown = ", ".join(repr(task) for task in tasks[:10]) + (f" and {len(tasks) - 10} more" if len(tasks) > 10 else "")
+    shown = ", ".join(repr(task) for task in tasks[:10]) + (
+        f" and {len(tasks) - 10} more" if len(tasks) > 10 else ""
+    )
     last = newest_checkpoint(out / "checkpoints")
     advice = (
         f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} and a smaller optim.lr"
@@ -317,7 +357,9 @@ def _diverged(step: int, numbers: dict[str, float], batches: Sequence[Batch], ou
     )
 
 
-def _any_out_of_time(config: TrainConfig, accelerator: Accelerator, display: ProgressDisplay) -> bool:
+def _any_out_of_time(
+    config: TrainConfig, accelerator: Accelerator, display: ProgressDisplay
+) -> bool:
     """The processes' clocks differ: they stop together, when the first of them runs out of time."""
     if config.max_minutes is None:
         return False
@@ -330,4 +372,8 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _scores(line: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name.startswith(("validation/", "evaluation/"))}
+    return {
+        name: value
+        for name, value in line.items()
+        if name.startswith(("validation/", "evaluation/"))
+    }

@@ -32,7 +32,9 @@ def masked_means(values: Mapping[str, Tensor], mask: Bool[Tensor, "*shape"]) -> 
 
 
 @torch.no_grad()
-def robot_parts(loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
+def robot_parts(
+    loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]
+) -> dict[str, Tensor]:
     """What each robot contributes to the mean loss over the valid steps, `loss/NAME`, and its part of those steps,
     `share/NAME`; nothing where the batch is of one robot.
 
@@ -141,13 +143,17 @@ def expectile_loss(error: Float[Tensor, "*shape"], expectile: float) -> Float[Te
 # --- policy extraction --------------------------------------------------------------------------------
 
 
-def advantage_weights(advantage: Float[Tensor, "*shape"], *, beta: float, max_weight: float) -> Float[Tensor, "*shape"]:
+def advantage_weights(
+    advantage: Float[Tensor, "*shape"], *, beta: float, max_weight: float
+) -> Float[Tensor, "*shape"]:
     """min(exp(beta * advantage), max_weight), without overflow and without gradient (Peng et al., 2019)."""
     greatest = torch.log(torch.tensor(max_weight, dtype=torch.float32))
     return (beta * advantage.detach().float()).clamp(max=float(greatest)).exp()
 
 
-def effective_sample_size(weights: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+def effective_sample_size(
+    weights: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
     """(sum w)^2 / (n sum w^2) over the mask: 1 where all weigh alike, 1/n where one weighs all; 0 under no mask."""
     chosen = weights.where(mask, 0.0)
     chosen = chosen / chosen.amax().clamp(min=1e-37)  # else squares of small weights vanish

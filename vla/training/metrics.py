@@ -14,8 +14,8 @@ from typing import Any, Self
 import torch
 from accelerate import Accelerator
 
-from vla.config import ConfigError
 from vla.common.atomic import atomic_path
+from vla.config import ConfigError
 from vla.training.config import TrainConfig
 
 
@@ -34,7 +34,9 @@ class MetricsLog:
         if path is not None and path.exists():
             lines = _read(path)
             with atomic_path(path) as temporary:
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+                temporary.write_text(
+                    "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
+                )
         self._file = None if path is None else open(path, "a")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
@@ -52,7 +54,10 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._file is not None:
             self._file.close()
@@ -117,7 +122,9 @@ class Stopwatch:
         total: dict[str, float] = {}
         for (_, begin), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
             name = f"seconds/{phase}"
-            total[name] = total.get(name, 0.0) + (begin.elapsed_time(end) / 1000 if self._cuda else end - begin)
+            total[name] = total.get(name, 0.0) + (
+                begin.elapsed_time(end) / 1000 if self._cuda else end - begin
+            )
         return {**total, "seconds/step": sum(total.values())}
 
     def _now(self) -> Any:
@@ -132,7 +139,9 @@ def check_trackers(trackers: list[str]) -> None:
     """Raises ConfigError with the pip command where a tracker's package is not installed."""
     missing = [name for name in trackers if find_spec(name) is None]
     if missing:
-        raise ConfigError([f"trackers: {name!r} is not installed; run: pip install {name}" for name in missing])
+        raise ConfigError(
+            [f"trackers: {name!r} is not installed; run: pip install {name}" for name in missing]
+        )
 
 
 def tracker_options(config: TrainConfig, run_id: str, step: int) -> dict[str, dict[str, Any]]:

@@ -84,7 +84,10 @@ def asked_besides(output: PolicyOutput, batch: Batch, *, solved_only: bool) -> d
         not what the instruction asked for.
     """
     counted_BT = batch.mask & batch.success if solved_only else batch.mask
-    return {name: masked_mean(loss.where(counted_BT, 0.0), batch.mask) for name, loss in output.losses.items()}
+    return {
+        name: masked_mean(loss.where(counted_BT, 0.0), batch.mask)
+        for name, loss in output.losses.items()
+    }
 
 
 class ObjectiveConfig(Config, ABC):
@@ -116,7 +119,9 @@ class Learner(nn.Module):
         """What is trained: of the policy (`grad_norm`) and, where there are any, of the objective's own networks
         (`critic_grad_norm`). Looked up once: a step of a small network would feel the walk through all modules."""
         groups = {"grad_norm": self.policy, "critic_grad_norm": self.objective}
-        found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in groups.items()}
+        found = {
+            name: [p for p in part.parameters() if p.requires_grad] for name, part in groups.items()
+        }
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def forward(
@@ -127,4 +132,8 @@ class Learner(nn.Module):
         if pairs is None:
             return loss, None, metrics
         images = [[image] for image in pairs.images]
-        return loss, cast(Any, self.policy).image_text_loss(images, pairs.prompts, pairs.answers).mean(), metrics
+        return (
+            loss,
+            cast(Any, self.policy).image_text_loss(images, pairs.prompts, pairs.answers).mean(),
+            metrics,
+        )

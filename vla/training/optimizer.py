@@ -22,7 +22,12 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
     Raises:
         ConfigError: a pattern of `config.rates` matches no parameter.
     """
-    embeddings = {p for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    embeddings = {
+        p
+        for m in module.modules()
+        if isinstance(m, nn.Embedding)
+        for p in m.parameters(recurse=False)
+    }
     names = [name for name, _ in module.named_parameters()]
     rates = values_by_name(config.rates, names, key="optim.rates")
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -67,7 +72,9 @@ def forget_zero_gradients(module: nn.Module) -> None:
     parameters = [p for p in module.parameters() if p.grad is not None]
     if parameters:
         sizes = torch._foreach_norm([p.grad for p in parameters if p.grad is not None], torch.inf)
-        for parameter, size in zip(parameters, torch.stack([s.float() for s in sizes]).tolist(), strict=True):
+        for parameter, size in zip(
+            parameters, torch.stack([s.float() for s in sizes]).tolist(), strict=True
+        ):
             if size == 0:
                 parameter.grad = None
 
@@ -82,7 +89,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 
 @torch.no_grad()
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+) -> None:
     """The inverse of `optimizer_tensors`, for an optimiser that was built for the same module."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -91,11 +100,16 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module, 
         moment, _, name = key.partition("/")
         by_name.setdefault(name, {})[moment] = value
     state = {
-        index: {moment: _laid_out_like(parameter, value) for moment, value in by_name[names[parameter]].items()}
+        index: {
+            moment: _laid_out_like(parameter, value)
+            for moment, value in by_name[names[parameter]].items()
+        }
         for index, parameter in enumerate(order)
         if names[parameter] in by_name
     }
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -118,7 +132,9 @@ class EMA:
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the mean towards the module's weights after step `step` (1-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [p for _, p in _trained(module)], None)
+        get_ema_multi_avg_fn(decay)(
+            list(self.weights.values()), [p for _, p in _trained(module)], None
+        )
 
     @contextmanager
     @torch.no_grad()

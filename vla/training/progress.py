@@ -48,7 +48,10 @@ class ProgressDisplay:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar:
             self._bar.stop()
@@ -76,13 +79,19 @@ class ProgressDisplay:
 
     def show(self, values: Mapping[str, float]) -> None:
         """Shows the metrics of the present step."""
-        shown = [name for name in values if name in _SHOWN or name.startswith(("loss/", "validation/", "evaluation/"))]
+        shown = [
+            name
+            for name in values
+            if name in _SHOWN or name.startswith(("loss/", "validation/", "evaluation/"))
+        ]
         parts = [f"{name} {values[name]:.4g}" for name in shown if name.count("/") < 2]
         if self._bar:
             self._bar.update(self._task, metrics="  ".join(parts))
         elif self._enabled:
             self._console.print(
-                f"step {self._step}/{self._steps}  " + "  ".join(parts) + f"  {_clock(self.eta)} left",
+                f"step {self._step}/{self._steps}  "
+                + "  ".join(parts)
+                + f"  {_clock(self.eta)} left",
                 soft_wrap=True,
                 highlight=False,
             )

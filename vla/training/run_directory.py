@@ -6,12 +6,12 @@ import json
 import platform
 import subprocess
 import uuid
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vla.config import ConfigError, dump_config, read_yaml
 from vla.common.atomic import atomic_path, write_json
+from vla.common.versions import version_of
+from vla.config import ConfigError, dump_config, read_yaml
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 
@@ -37,10 +37,16 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
             else "name another out, or rename the file eval.yaml"
         )
         raise ConfigError(
-            [f"out: {out / 'config.yaml'} is the config of an evaluation, not of a training run; {remedy}"]
+            [
+                f"out: {out / 'config.yaml'} is the config of an evaluation, not of a training run; {remedy}"
+            ]
         )
     if not resume:
-        raise ConfigError([f"out: {out} holds a run already; resume it (--resume, or resume=True) or name another"])
+        raise ConfigError(
+            [
+                f"out: {out} holds a run already; resume it (--resume, or resume=True) or name another"
+            ]
+        )
     before, now = _flat(found), _flat(config.model_dump(mode="json"))
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     problems = [
@@ -54,7 +60,9 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
 
 
 def _remedy(key: str, out: Path) -> str:
-    if key == "steps":  # the learning rate's schedule follows it, so all steps so far would have been others
+    if (
+        key == "steps"
+    ):  # the learning rate's schedule follows it, so all steps so far would have been others
         return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
     return "restore it or name another out"
 
@@ -73,12 +81,12 @@ def write_run(config: TrainConfig) -> str:
 
 def versions() -> dict[str, str | None]:
     """Versions of everything that decides the numbers; `git` is None where vla is not in a git tree."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in ("vla", "torch", "numpy", "transformers", "timm", "accelerate"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
+        found[package] = version_of(package)
     return {**found, "git": _git_revision()}
 
 
@@ -86,8 +94,13 @@ def _git_revision() -> str | None:
     """The commit of vla's own source tree, with `-dirty` where files differ from it."""
     package = Path(__file__).parent
     try:
-        for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty", "--abbrev=40"]):
-            answer = subprocess.run(["git", "-C", package, *command], capture_output=True, text=True, timeout=20)
+        for command in (
+            ["ls-files", "--error-unmatch", __file__],
+            ["describe", "--always", "--dirty", "--abbrev=40"],
+        ):
+            answer = subprocess.run(
+                ["git", "-C", package, *command], capture_output=True, text=True, timeout=20
+            )
             if answer.returncode:
                 return None  # no repository, or one that merely contains the virtual environment
     except (OSError, subprocess.TimeoutExpired):

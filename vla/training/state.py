@@ -13,7 +13,13 @@ from torch import Tensor
 
 from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
-from vla.training.checkpoint import Checkpoint, CheckpointError, prune_checkpoints, replace_folder, save_checkpoint
+from vla.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    prune_checkpoints,
+    replace_folder,
+    save_checkpoint,
+)
 from vla.training.metrics import Mean
 from vla.training.objective import Learner
 from vla.training.optimizer import (
@@ -103,7 +109,9 @@ class TrainingState:
                             parameter.copy_(groups["raw"][name])
             self.mean = Mean(checkpoint.state["mean"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint.folder} does not fit this policy and objective: {error}") from error
+            raise CheckpointError(
+                f"{checkpoint.folder} does not fit this policy and objective: {error}"
+            ) from error
         self.step = checkpoint.step
 
     def finish(self, folder: Path | None) -> Policy:
@@ -132,11 +140,15 @@ class TrainingState:
 
     def _tensors(self) -> dict[str, Tensor]:
         """What a policy folder does not hold."""
-        tensors = {f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()}
+        tensors = {
+            f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()
+        }
         tensors |= {f"objective/{k}": v for k, v in self.learner.objective.state_dict().items()}
         adapters = adapter_state(self.policy)  # a policy folder holds what they make of the weights
         tensors |= {f"adapter/{k}": v for k, v in adapters.items()}
         if self.ema:
             tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters() if v.requires_grad}
-            tensors |= {f"adapter_mean/{k}": v for k, v in self.ema.weights.items() if k in adapters}
+            tensors |= {
+                f"adapter_mean/{k}": v for k, v in self.ema.weights.items() if k in adapters
+            }
         return tensors

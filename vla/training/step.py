@@ -58,7 +58,9 @@ def backward(
             if pairs_loss is not None:
                 total = total + pairs_weight / len(batches) * pairs_loss
                 even = 1 / (len(batches) * accelerator.num_processes)
-                means["image_text_loss"] = means.get("image_text_loss", 0.0) + pairs_loss.detach().float() * even
+                means["image_text_loss"] = (
+                    means.get("image_text_loss", 0.0) + pairs_loss.detach().float() * even
+                )
             accelerator.backward(total)
             watch.lap("backward")
         told = {"loss": loss, **metrics}
@@ -72,7 +74,11 @@ def backward(
 
 def sum_over_processes(values: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """The same everywhere; as it is where there is one process, which a step of a small network would feel."""
-    return cast(torch.Tensor, accelerator.reduce(values, "sum")) if accelerator.num_processes > 1 else values
+    return (
+        cast(torch.Tensor, accelerator.reduce(values, "sum"))
+        if accelerator.num_processes > 1
+        else values
+    )
 
 
 def clip_gradients(
@@ -80,16 +86,23 @@ def clip_gradients(
 ) -> dict[str, float]:
     """Clips the gradients of the policy and of the objective each by their own norm: a critic whose loss is large must
     not shrink the policy's step. -> the norms before clipping."""
-    learner = cast(Learner, getattr(model, "module", model))  # inside of what accelerate wrapped it in
+    learner = cast(
+        Learner, getattr(model, "module", model)
+    )  # inside of what accelerate wrapped it in
     groups = learner.parameter_groups
     if clip is None:
         return gradient_norms(groups)
-    return {name: float(cast(torch.Tensor, accelerator.clip_grad_norm_(group, clip))) for name, group in groups.items()}
+    return {
+        name: float(cast(torch.Tensor, accelerator.clip_grad_norm_(group, clip)))
+        for name, group in groups.items()
+    }
 
 
 def gradient_norms(groups: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, float]:
     """The norm of each group's gradients; 0 where it has none."""
-    gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    gradients = {
+        name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()
+    }
     every = [gradient for group in gradients.values() for gradient in group]
     if not every:
         return dict.fromkeys(groups, 0.0)

@@ -13,14 +13,19 @@ from accelerate.utils import gather_object, set_seed
 from vla.data import Windows
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
-from vla.training.run_data.batches import seed_of, to_device
 from vla.training.config import TrainConfig
 from vla.training.objective import Objective
+from vla.training.run_data.batches import seed_of, to_device
 from vla.training.run_data.opening import RunData
 
 
 def build_scorer(
-    config: TrainConfig, data: RunData, objective: Objective, accelerator: Accelerator, *, bf16: bool
+    config: TrainConfig,
+    data: RunData,
+    objective: Objective,
+    accelerator: Accelerator,
+    *,
+    bf16: bool,
 ) -> Callable[[Policy], dict[str, float]] | None:
     """A function that scores a policy on the held-out windows; None where validation is off.
 
@@ -33,7 +38,16 @@ def build_scorer(
     def score(policy: Policy, windows: Windows) -> dict[str, float]:
         limit = config.data.validation_windows
         indices = _spread(len(windows), limit and max(1, limit // len(data.held_out)))
-        return validate(policy, objective, windows, indices, accelerator, batch_size=size, seed=config.seed, bf16=bf16)
+        return validate(
+            policy,
+            objective,
+            windows,
+            indices,
+            accelerator,
+            batch_size=size,
+            seed=config.seed,
+            bf16=bf16,
+        )
 
     def score_robots(policy: Policy) -> dict[str, float]:
         assert isinstance(policy, MultiRobotPolicy)
@@ -42,7 +56,10 @@ def build_scorer(
         for name, windows in data.held_out.items():
             scores = score(policy.part(name), windows)
             found["validation/loss"] += data.mixture.shares[name] * scores["validation/loss"]
-            found |= {key.replace("validation/", f"validation/{name}/", 1): value for key, value in scores.items()}
+            found |= {
+                key.replace("validation/", f"validation/{name}/", 1): value
+                for key, value in scores.items()
+            }
         return found
 
     return score_robots if data.mixture else lambda policy: score(policy, data.held_out[""])

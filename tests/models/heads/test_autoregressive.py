@@ -5,7 +5,11 @@ import itertools
 import pytest
 import torch
 
-from vla.models.heads.autoregressive import AutoregressiveActions, AutoregressiveConfig, AutoregressiveHead
+from vla.models.heads.autoregressive import (
+    AutoregressiveActions,
+    AutoregressiveConfig,
+    AutoregressiveHead,
+)
 from vla.tokenizers import BinsConfig, FastConfig, RVQConfig
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
@@ -30,7 +34,9 @@ def distribution(
 ) -> AutoregressiveActions:
     """Of a head that is far from uniform."""
     torch.manual_seed(seed)
-    head = AutoregressiveConfig(**{"hidden": 16, "heads": 2, **options}).build(tokenizer, SPEC, width=WIDTH)
+    head = AutoregressiveConfig(**{"hidden": 16, "heads": 2, **options}).build(
+        tokenizer, SPEC, width=WIDTH
+    )
     torch.nn.init.normal_(head.out.weight, std=0.5)
     return head(torch.randn(rows, steps, head.reads, WIDTH))
 
@@ -41,7 +47,9 @@ def with_states(like: AutoregressiveActions, rows: int) -> AutoregressiveActions
 
 def legal_sequences(tokenizer: ActionTokenizer) -> torch.Tensor:
     """All sequences of ids that decode, (n, D)."""
-    ids = torch.tensor(list(itertools.product(range(tokenizer.vocab_size), repeat=tokenizer.num_tokens)))
+    ids = torch.tensor(
+        list(itertools.product(range(tokenizer.vocab_size), repeat=tokenizer.num_tokens))
+    )
     good = []
     for row in ids:
         try:
@@ -95,7 +103,9 @@ def test_generation_equals_one_pass(tokenizer, read_states, monkeypatch):
         return logits, kept
 
     monkeypatch.setattr(AutoregressiveHead, "_next_logits", recorded)
-    ids = head.generate(actions.states[:, 0], temperature=1.0, generator=torch.Generator().manual_seed(1))
+    ids = head.generate(
+        actions.states[:, 0], temperature=1.0, generator=torch.Generator().manual_seed(1)
+    )
     cached = torch.stack(steps, dim=1)
     together = head.logits(actions.states[:, 0], ids)[:, : cached.shape[1]]
     assert torch.allclose(cached, together, atol=1e-5)
@@ -117,7 +127,9 @@ def test_generation_stops_when_all_are_finished(monkeypatch):
     calls = []
     original = AutoregressiveHead._next_logits
     monkeypatch.setattr(
-        AutoregressiveHead, "_next_logits", lambda self, x, past: (calls.append(1), original(self, x, past))[1]
+        AutoregressiveHead,
+        "_next_logits",
+        lambda self, x, past: (calls.append(1), original(self, x, past))[1],
     )
     ids = actions.head.generate(actions.states[:, 0], temperature=1.0)
     told = (ids != tokenizer.pad_id).sum(1)
@@ -131,7 +143,9 @@ def test_generation_stops_when_all_are_finished(monkeypatch):
         BinsConfig(num_bins=5, binary=("grip",)).build(SPEC, 3),
         fast(3, vocab_size=20),
         fast(4, vocab_size=40, scale=2.0, max_tokens=6),
-        RVQConfig().build(SPEC, 2).fit(torch.rand(300, 2, generator=torch.Generator().manual_seed(0))),
+        RVQConfig()
+        .build(SPEC, 2)
+        .fit(torch.rand(300, 2, generator=torch.Generator().manual_seed(0))),
     ],
     ids=["bins", "fast", "short fast", "rvq"],
 )
@@ -148,7 +162,9 @@ def test_mask_counts_the_tokens_of_valid_actions():
     chunk = torch.tensor([[[[0.9, 1.0], [-0.9, 0.0]]]])
     ids = BINS.encode(chunk)[0]
     first = torch.tensor([[[True, False]]])
-    logits = actions.head.logits(actions.states[:, 0], ids).masked_fill(~BINS.allowed_ids, -torch.inf)
+    logits = actions.head.logits(actions.states[:, 0], ids).masked_fill(
+        ~BINS.allowed_ids, -torch.inf
+    )
     each = logits.log_softmax(-1).gather(-1, ids[..., None])[0, :, 0]
     assert actions.log_prob(chunk, first).item() == pytest.approx(each[:2].sum().item(), abs=1e-5)
     assert actions.loss(chunk, first).item() == pytest.approx(-each[:2].mean().item(), abs=1e-5)

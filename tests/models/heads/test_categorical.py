@@ -47,7 +47,9 @@ def test_smoothing_by_hand():
     weight = torch.exp(-0.5 * ((torch.arange(4) - target[:, None]) / 0.8) ** 2)
     weight = weight / weight.sum(-1, keepdim=True)
     expected = -(weight * log_p).sum(-1).mean()
-    assert head(logits, bin_smoothing=0.8).loss(ACTIONS).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert head(logits, bin_smoothing=0.8).loss(ACTIONS).item() == pytest.approx(
+        expected.item(), abs=1e-6
+    )
     mixed = 0.9 * weight + 0.1 / 4
     both = head(logits, bin_smoothing=0.8, label_smoothing=0.1).loss(ACTIONS).item()
     assert both == pytest.approx(-(mixed * log_p).sum(-1).mean().item(), abs=1e-6)
@@ -61,7 +63,9 @@ def test_smoothing_leaves_binary_dimensions_alone():
     logits = torch.arange(16.0).view(1, 1, 4, 4) / 7
     logits[..., [1, 3], 2:] = -torch.inf
     actions = torch.tensor([[[[0.5, 4.0], [1.5, -4.0]]]])
-    smooth, sharp = (CategoricalActions(logits, tokenizer, bin_smoothing=width) for width in (0.8, 0.0))
+    smooth, sharp = (
+        CategoricalActions(logits, tokenizer, bin_smoothing=width) for width in (0.8, 0.0)
+    )
     second = torch.tensor([[[False, True]]])
     for mask in (None, second):
         both = [one._cross_entropy(one.tokens(actions))[0, 0] for one in (smooth, sharp)]

@@ -35,7 +35,9 @@ def test_units_before_and_after_fit():
     actions = torch.tensor([[1.0, 0.5], [3.0, 0.5], [5.0, 0.5]])
     spread.fit(actions)
     assert spread.shift.tolist() == [3, 0.5]
-    assert spread.scale.tolist() == pytest.approx([math.sqrt(8 / 3), 0.001])  # y never moves: a thousandth of its range
+    assert spread.scale.tolist() == pytest.approx(
+        [math.sqrt(8 / 3), 0.001]
+    )  # y never moves: a thousandth of its range
     assert torch.allclose(spread.to_robot(spread.to_unit(actions)), actions)
 
 
@@ -77,11 +79,20 @@ def test_mixture_density_integrates_to_one_in_robot_units():
 
 
 def test_mixture_by_hand():
-    actions = mixture([0.25, 0.75], [[1.0, 0.0], [-1.0, 2.0]], [[0.5, 1.0], [2.0, 0.5]], scale([0.0, 1.0], [2.0, 0.5]))
+    actions = mixture(
+        [0.25, 0.75],
+        [[1.0, 0.0], [-1.0, 2.0]],
+        [[0.5, 1.0], [2.0, 0.5]],
+        scale([0.0, 1.0], [2.0, 0.5]),
+    )
     chunk = torch.tensor([[[[1.0, 1.5]]]])  # units of the data: (0.5, 1)
     normal = torch.distributions.Normal
-    first = normal(1.0, 0.5).log_prob(torch.tensor(0.5)) + normal(0.0, 1.0).log_prob(torch.tensor(1.0))
-    second = normal(-1.0, 2.0).log_prob(torch.tensor(0.5)) + normal(2.0, 0.5).log_prob(torch.tensor(1.0))
+    first = normal(1.0, 0.5).log_prob(torch.tensor(0.5)) + normal(0.0, 1.0).log_prob(
+        torch.tensor(1.0)
+    )
+    second = normal(-1.0, 2.0).log_prob(torch.tensor(0.5)) + normal(2.0, 0.5).log_prob(
+        torch.tensor(1.0)
+    )
     density = torch.log(0.25 * first.exp() + 0.75 * second.exp()).item()
     assert actions.loss(chunk).item() == pytest.approx(-density / 2)
     assert actions.log_prob(chunk).item() == pytest.approx(density - math.log(2.0 * 0.5))
@@ -102,12 +113,21 @@ def test_mixture_mask_is_the_marginal():
             mean=actions.mean[:, :, :1, :, :1],
             std=actions.std[:, :, :1, :, :1],
         )
-        assert torch.allclose(actions.log_prob(chunk, mask), first.log_prob(chunk[:, :, :1]), atol=1e-5)
+        assert torch.allclose(
+            actions.log_prob(chunk, mask), first.log_prob(chunk[:, :, :1]), atol=1e-5
+        )
 
 
 def test_mixture_samples_have_its_moments():
-    one = mixture([0.2, 0.8], [[-1.0, 0.0], [1.0, 0.0]], [[0.1, 0.5], [0.1, 0.5]], scale([1.0, 0.0], [2.0, 1.0]))
-    log_weights, mean, std = (t.expand(20000, *t.shape[1:]) for t in (one.log_weights, one.mean, one.std))
+    one = mixture(
+        [0.2, 0.8],
+        [[-1.0, 0.0], [1.0, 0.0]],
+        [[0.1, 0.5], [0.1, 0.5]],
+        scale([1.0, 0.0], [2.0, 1.0]),
+    )
+    log_weights, mean, std = (
+        t.expand(20000, *t.shape[1:]) for t in (one.log_weights, one.mean, one.std)
+    )
     many = MixtureActions(log_weights, mean, std, one.scale)
     drawn = many.sample(torch.Generator().manual_seed(0))[:, 0, 0]
     low = drawn[:, 0] < 1.0
@@ -124,9 +144,13 @@ def test_mixture_samples_have_its_moments():
 
 @pytest.mark.parametrize(("error", "expected"), [("l1", (1 + 3) / 2), ("l2", (1 + 9) / 2)])
 def test_regression_by_hand(error, expected):
-    actions = RegressedActions(torch.tensor([[[[1.0, -1.0]]]]), scale([0.0, 1.0], [2.0, 0.5]), error)
+    actions = RegressedActions(
+        torch.tensor([[[[1.0, -1.0]]]]), scale([0.0, 1.0], [2.0, 0.5]), error
+    )
     assert actions.mode().flatten().tolist() == [2, 0.5]
-    assert actions.loss(torch.tensor([[[[4.0, 2.0]]]])).item() == pytest.approx(expected)  # units of the data: (2, 2)
+    assert actions.loss(torch.tensor([[[[4.0, 2.0]]]])).item() == pytest.approx(
+        expected
+    )  # units of the data: (2, 2)
 
 
 def test_regression_fits_the_median_or_the_mean():
@@ -134,7 +158,9 @@ def test_regression_fits_the_median_or_the_mean():
     chunk = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 1, 2)
     found = {}
     for error in ("l1", "l2"):
-        head = RegressionConfig(error=error, hidden=8).build(BinsConfig().build(SPEC, 1), SPEC, width=4)
+        head = RegressionConfig(error=error, hidden=8).build(
+            BinsConfig().build(SPEC, 1), SPEC, width=4
+        )
         optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
         for step in range(300):
             optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 300)
@@ -174,7 +200,9 @@ def test_centre_and_true_offset_give_the_action(over):
 def test_flow_learns_a_gaussian():
     """Noise flows to the data's mean and deviation, and zero noise to the mean."""
     torch.manual_seed(0)
-    head = FlowConfig(hidden=32, depth=1, samples=2).build(BinsConfig().build(LINE, 1), LINE, width=4)
+    head = FlowConfig(hidden=32, depth=1, samples=2).build(
+        BinsConfig().build(LINE, 1), LINE, width=4
+    )
     optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
     for _ in range(300):
         optimizer.zero_grad()
@@ -190,26 +218,37 @@ def test_flow_learns_a_gaussian():
 
 def test_flow_integrates_a_known_velocity(monkeypatch):
     """With the true velocity towards one point, Euler's steps end there from any noise."""
-    head = FlowConfig(hidden=8, integration_steps=7).build(BinsConfig().build(SPEC, 2), SPEC, width=4)
+    head = FlowConfig(hidden=8, integration_steps=7).build(
+        BinsConfig().build(SPEC, 2), SPEC, width=4
+    )
     goal = torch.tensor([0.3, -0.2, 0.5, 0.1])
-    monkeypatch.setattr(head.velocity, "forward", lambda x, time, state: (goal - x) / (1 - time[..., None]))
+    monkeypatch.setattr(
+        head.velocity, "forward", lambda x, time, state: (goal - x) / (1 - time[..., None])
+    )
     chunk = head(torch.randn(2, 3, 1, 4)).sample(torch.Generator().manual_seed(0))
     assert torch.allclose(head.scale.to_unit(chunk), goal.view(2, 2).expand(2, 3, 2, 2), atol=1e-5)
 
 
 def test_flow_times():
     torch.manual_seed(0)
-    for times, mean in (("uniform", 0.5), ("beta", 0.999 * (1 - 1.5 / 2.5))):  # Beta(1.5, 1) has mean 0.6
+    for times, mean in (
+        ("uniform", 0.5),
+        ("beta", 0.999 * (1 - 1.5 / 2.5)),
+    ):  # Beta(1.5, 1) has mean 0.6
         head = FlowConfig(hidden=8, times=times).build(BinsConfig().build(SPEC, 2), SPEC, width=4)
         drawn = head(torch.randn(1, 1, 1, 4))._times((20000,))
         assert drawn.mean().item() == pytest.approx(mean, abs=0.01)
         assert 0 <= drawn.min() < drawn.max() <= 1
     features = time_features(torch.linspace(0, 1, 11))
-    assert torch.cdist(features, features).add(torch.eye(11) * 9).min() > 0.1  # times can be told apart
+    assert (
+        torch.cdist(features, features).add(torch.eye(11) * 9).min() > 0.1
+    )  # times can be told apart
 
 
 def test_cvae_loss_by_hand(monkeypatch):
-    head = CVAEConfig(hidden=8, latent=2, beta=0.5).build(BinsConfig().build(SPEC, 1), SPEC, width=4)
+    head = CVAEConfig(hidden=8, latent=2, beta=0.5).build(
+        BinsConfig().build(SPEC, 1), SPEC, width=4
+    )
     mean, log_var = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, math.log(4.0)]]])
     monkeypatch.setattr(head, "posterior", lambda state, unit, mask: (mean, log_var))
     monkeypatch.setattr(head, "decode", lambda state, latent: torch.zeros(1, 1, 1, 2))

@@ -54,7 +54,9 @@ def episodes() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def tokenizers() -> dict[str, ActionTokenizer]:
     return {
-        name: lookup("tokenizers", name.split()[0])(**options).build(SPEC, K).fit(episodes(), lengths=[40, 40])
+        name: lookup("tokenizers", name.split()[0])(**options)
+        .build(SPEC, K)
+        .fit(episodes(), lengths=[40, 40])
         for name, options in TOKENIZERS.items()
     }
 
@@ -83,13 +85,17 @@ class Case:
         return self.distribution().loss(self.actions if actions is None else actions, mask)
 
 
-@pytest.fixture(params=CASES, ids=lambda c: "-".join([c[0], *map(str, c[1].values()), c[2].replace(" ", "_")]))
+@pytest.fixture(
+    params=CASES, ids=lambda c: "-".join([c[0], *map(str, c[1].values()), c[2].replace(" ", "_")])
+)
 def case(request, tokenizers) -> Case:
     name, options, tokenizer = request.param
     config = registered("heads")[name](**options)
     head = build(config, tokenizers[tokenizer])
     assert head.reads == config.reads(tokenizers[tokenizer])
-    rows = torch.randint(0, 36, (B, T, 1), generator=torch.Generator().manual_seed(3)) + torch.arange(K)
+    rows = torch.randint(
+        0, 36, (B, T, 1), generator=torch.Generator().manual_seed(3)
+    ) + torch.arange(K)
     hidden = torch.randn(B, T, head.reads, WIDTH, generator=torch.Generator().manual_seed(4))
     return Case(head, hidden, episodes()[rows])
 

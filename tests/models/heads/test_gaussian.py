@@ -46,12 +46,20 @@ def test_log_prob_equals_the_distributions_of_torch():
     plain = actions_of(GaussianActions, [0.3, -1.2], [-1.0, 0.4])
     unit = torch.tensor([0.25, -0.75])
     assert plain.loss(chunk).item() == pytest.approx(-normal.log_prob(unit).mean().item())
-    assert plain.log_prob(chunk).item() == pytest.approx(normal.log_prob(unit).sum().item() - math.log(4 * 1))
-    robot = torch.distributions.Normal(normal.loc * torch.tensor([4.0, 1.0]), normal.scale * torch.tensor([4.0, 1.0]))
+    assert plain.log_prob(chunk).item() == pytest.approx(
+        normal.log_prob(unit).sum().item() - math.log(4 * 1)
+    )
+    robot = torch.distributions.Normal(
+        normal.loc * torch.tensor([4.0, 1.0]), normal.scale * torch.tensor([4.0, 1.0])
+    )
     assert plain.entropy().tolist() == [[pytest.approx(robot.entropy().sum().item())]]
     squashed = actions_of(SquashedGaussianActions, [0.3, -1.2], [-1.0, 0.4])
-    theirs = torch.distributions.TransformedDistribution(normal, torch.distributions.TanhTransform())
-    assert squashed.loss(chunk).item() == pytest.approx(-theirs.log_prob(unit).mean().item(), rel=1e-5)
+    theirs = torch.distributions.TransformedDistribution(
+        normal, torch.distributions.TanhTransform()
+    )
+    assert squashed.loss(chunk).item() == pytest.approx(
+        -theirs.log_prob(unit).mean().item(), rel=1e-5
+    )
     assert not hasattr(squashed, "entropy")
 
 
@@ -61,7 +69,10 @@ def test_masked_actions_do_not_count_in_log_prob():
     changed = chunk.clone()
     changed[0, 0, 1] = torch.nan
     assert torch.equal(distribution.log_prob(changed, mask), distribution.log_prob(chunk, mask))
-    alone = [distribution.log_prob(chunk, torch.eye(3, dtype=torch.bool)[k].view(1, 1, 3)) for k in (0, 2)]
+    alone = [
+        distribution.log_prob(chunk, torch.eye(3, dtype=torch.bool)[k].view(1, 1, 3))
+        for k in (0, 2)
+    ]
     assert torch.allclose(distribution.log_prob(chunk, mask), sum(alone))
 
 
@@ -69,10 +80,15 @@ def test_masked_actions_do_not_count_in_log_prob():
 @pytest.mark.parametrize("ability", ["loss", "log_prob", "log_prob of samples", "rsample"])
 def test_gradients_equal_finite_differences(kind, ability):
     mean, log_std = (0.3 * torch.randn(2, 1, 2, 2, dtype=torch.float64) - 0.3 for _ in range(2))
-    chunk = torch.tensor([2.0, 1.2], dtype=torch.float64) * torch.rand(2, 1, 2, 2, dtype=torch.float64)
+    chunk = torch.tensor([2.0, 1.2], dtype=torch.float64) * torch.rand(
+        2, 1, 2, 2, dtype=torch.float64
+    )
 
     def read(mean, log_std):
-        middle, half = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([4.0, 1.0], dtype=torch.float64)
+        middle, half = (
+            torch.tensor([0.0, 1.0], dtype=torch.float64),
+            torch.tensor([4.0, 1.0], dtype=torch.float64),
+        )
         distribution = kind(mean, log_std, middle, half)
         torch.manual_seed(0)
         if "rsample" in ability:
@@ -93,16 +109,23 @@ def test_samples_have_the_moments_and_stay_inside(squash):
     unit = (drawn - one.middle) / one.half
     before = unit.atanh() if squash == "full" else unit
     assert before.mean(0).flatten().tolist() == pytest.approx([0.2, -0.1], abs=5e-3)
-    assert before.std(0).flatten().tolist() == pytest.approx([math.exp(-2.0), math.exp(-1.6)], rel=0.03)
+    assert before.std(0).flatten().tolist() == pytest.approx(
+        [math.exp(-2.0), math.exp(-1.6)], rel=0.03
+    )
     wide = actions_of(kind, [3.0, -3.0], [2.0, 2.0])
-    drawn = torch.cat([wide.sample(torch.Generator().manual_seed(seed)).flatten()[None] for seed in range(50)])
+    drawn = torch.cat(
+        [wide.sample(torch.Generator().manual_seed(seed)).flatten()[None] for seed in range(50)]
+    )
     assert (drawn >= torch.tensor(SPEC.action_low)).all()
     assert (drawn <= torch.tensor(SPEC.action_high)).all()
 
 
 def test_temperature_multiplies_the_variance():
     one = actions_of(GaussianActions, [0.0, 0.0], [-1.0, -1.0])
-    full, cool = (one.sample(torch.Generator().manual_seed(3), temperature=t) - one.middle for t in (1.0, 0.25))
+    full, cool = (
+        one.sample(torch.Generator().manual_seed(3), temperature=t) - one.middle
+        for t in (1.0, 0.25)
+    )
     assert torch.allclose(cool, full / 2, atol=1e-6)
 
 
@@ -112,7 +135,9 @@ def test_samples_are_drawn_where_their_density_is_taken():
     drawn = far.rsample(torch.Generator().manual_seed(0))
     normal = torch.distributions.Normal(torch.tensor([12.0, 0.0]), torch.ones(2))
     x = normal.mean + torch.randn(1, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    expected = (normal.log_prob(x) - 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))).sum() - math.log(4)
+    expected = (
+        normal.log_prob(x) - 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))
+    ).sum() - math.log(4)
     assert far.log_prob(drawn).item() == pytest.approx(expected.item(), rel=1e-5)
     assert far.log_prob(drawn.clone()).item() != pytest.approx(expected.item(), rel=0.1)
 
@@ -157,5 +182,7 @@ def test_heads_of_one_point_give_it_with_its_gradient(config):
 
 
 def test_bounds_must_be_ordered():
-    with pytest.raises(ValueError, match=r"log_std: the least must be below the greatest, got \[1.0, -1.0\]"):
+    with pytest.raises(
+        ValueError, match=r"log_std: the least must be below the greatest, got \[1.0, -1.0\]"
+    ):
         GaussianConfig(log_std=(1.0, -1.0))

@@ -23,7 +23,9 @@ def fast(chunk: int = 2) -> ActionTokenizer:
     return FastConfig(vocab_size=7, scale=1.0, quantiles=(0.0, 1.0)).build(SPEC, chunk).fit(actions)
 
 
-def q_values(tokenizer: ActionTokenizer, rows: int = 1, *, steps: int = 1, seed: int = 0) -> QValues:
+def q_values(
+    tokenizer: ActionTokenizer, rows: int = 1, *, steps: int = 1, seed: int = 0
+) -> QValues:
     """Of a head that tells ids apart."""
     torch.manual_seed(seed)
     head = QValuesConfig(**SMALL).build(tokenizer, SPEC, width=WIDTH)
@@ -50,7 +52,9 @@ def greedy(actions: QValues) -> torch.Tensor:
 
 
 def test_values_before_training_are_low_everywhere():
-    actions = QValuesConfig(**SMALL, initial_value=0.1).build(BINS, SPEC, width=WIDTH)(torch.randn(4, 2, 1, WIDTH))
+    actions = QValuesConfig(**SMALL, initial_value=0.1).build(BINS, SPEC, width=WIDTH)(
+        torch.randn(4, 2, 1, WIDTH)
+    )
     values = actions.values(BINS.encode(torch.rand(4, 2, 2, 2)))
     allowed = torch.isfinite(values)
     assert torch.allclose(values[allowed], torch.tensor(0.1), atol=0.03)
@@ -140,11 +144,15 @@ def test_float32_under_autocast():
 
 def test_ilql_probabilities_are_those_of_all_chunks():
     actions = ilql(BINS, beta=1.5)
-    chunks = torch.stack([BINS.decode(torch.tensor(i)) for i in itertools.product(*[range(3), range(2)] * 2)])
+    chunks = torch.stack(
+        [BINS.decode(torch.tensor(i)) for i in itertools.product(*[range(3), range(2)] * 2)]
+    )
     many = actions.head(actions.hidden.expand(len(chunks), -1, -1, -1))
     log_probs = many.log_prob(chunks[:, None])
     assert log_probs.exp().sum().item() == pytest.approx(1, abs=1e-5)
-    likeliest = actions.head(actions.hidden.expand(4000, -1, -1, -1)).sample(torch.Generator().manual_seed(0))
+    likeliest = actions.head(actions.hidden.expand(4000, -1, -1, -1)).sample(
+        torch.Generator().manual_seed(0)
+    )
     shares = (likeliest == chunks[:, None, None]).all(-1).all(-1).all(-1).float().mean(-1)
     assert torch.allclose(shares, log_probs[:, 0].exp(), atol=0.03)
 
@@ -170,10 +178,15 @@ def test_ilql_beta_leans_from_the_likely_to_the_good():
     chosen = {}
     for beta in (0.0, 10.0):
         actions = ilql(tokenizer, beta=beta)
-        for layer, bias in ((actions.head.out.policy, [2.0, 0.0, 0.0]), (actions.head.out.q[0].out, [0.0, 0.0, 1.0])):
+        for layer, bias in (
+            (actions.head.out.policy, [2.0, 0.0, 0.0]),
+            (actions.head.out.q[0].out, [0.0, 0.0, 1.0]),
+        ):
             torch.nn.init.zeros_(layer.weight)
             layer.bias.data = torch.tensor(bias)
         torch.nn.init.zeros_(actions.head.out.q[1].out.weight)
-        actions.head.out.q[1].out.bias.data = torch.tensor([0.5, 0.0, 1.0])  # the least of both counts
+        actions.head.out.q[1].out.bias.data = torch.tensor(
+            [0.5, 0.0, 1.0]
+        )  # the least of both counts
         chosen[beta] = int(tokenizer.encode(actions.mode()))
     assert chosen == {0.0: 0, 10.0: 2}

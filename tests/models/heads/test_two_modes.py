@@ -29,7 +29,10 @@ HEADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "autoregressive", "hidden": 32, "depth": 1, "heads": 2},
         {"type": "fast", "vocab_size": 128, "scale": 5.0},
     ),
-    "clusters over chunks": ({"type": "clusters", "hidden": 64}, {"type": "kmeans", "centres": 8, "over": "chunk"}),
+    "clusters over chunks": (
+        {"type": "clusters", "hidden": 64},
+        {"type": "kmeans", "centres": 8, "over": "chunk"},
+    ),
     "mixture": ({"type": "mixture", "hidden": 64}, NO_TOKENS),
     "flow": ({"type": "flow", "hidden": 64, "depth": 2, "samples": 8}, NO_TOKENS),
     "cvae": ({"type": "cvae", "hidden": 64, "latent": 4}, NO_TOKENS),
@@ -62,7 +65,9 @@ def hits(start: torch.Tensor, chunk: torch.Tensor) -> float:
     way = chunk.cumsum(1)
     way = torch.cat([torch.zeros_like(way[:, :1]), way], dim=1)
     way[..., 1] += start[:, None]
-    between = torch.cat([way[:, :-1] + share * way.diff(dim=1) for share in (0.0, 0.25, 0.5, 0.75)], dim=1)
+    between = torch.cat(
+        [way[:, :-1] + share * way.diff(dim=1) for share in (0.0, 0.25, 0.5, 0.75)], dim=1
+    )
     return float(((between - torch.tensor([0.5, 0.0])).norm(dim=-1) < 0.2).any(1).float().mean())
 
 

@@ -5,14 +5,21 @@ import time
 import numpy as np
 import pytest
 
-from vla.sim_eval.statistics import StatisticsError, clustered_bootstrap, clustered_bootstrap_difference
+from vla.sim_eval.statistics import (
+    StatisticsError,
+    clustered_bootstrap,
+    clustered_bootstrap_difference,
+)
 from vla.sim_eval.statistics.bootstrap import _means
 
 
 def some_tasks(tasks: int = 10, episodes: int = 20, seed: int = 0) -> dict[str, list[float]]:
     random = np.random.default_rng(seed)
     rates = random.random(tasks)
-    return {f"task {k}": (random.random(episodes) < rate).astype(float).tolist() for k, rate in enumerate(rates)}
+    return {
+        f"task {k}": (random.random(episodes) < rate).astype(float).tolist()
+        for k, rate in enumerate(rates)
+    }
 
 
 def test_resampled_means_have_the_two_level_mean_and_variance() -> None:
@@ -38,7 +45,10 @@ def test_interval_holds_the_mean_and_repeats() -> None:
 
 def test_tasks_count_and_not_only_episodes() -> None:
     """Ten times the episodes of the same ten different tasks: hardly a narrower interval."""
-    few, many = clustered_bootstrap(some_tasks(episodes=20)), clustered_bootstrap(some_tasks(episodes=200))
+    few, many = (
+        clustered_bootstrap(some_tasks(episodes=20)),
+        clustered_bootstrap(some_tasks(episodes=200)),
+    )
     assert many[1] - many[0] > 0.7 * (few[1] - few[0])
 
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy.stats import barnard_exact, binom
 
 from vla.config import UserError
-from vla.sim_eval.statistics import StatisticsError, barnard, holm, mcnemar_exact, minimum_pairs, smallest_significant
+from vla.sim_eval.statistics import (
+    StatisticsError,
+    barnard,
+    holm,
+    mcnemar_exact,
+    minimum_pairs,
+    smallest_significant,
+)
 
 COUNTS = st.integers(0, 60)
 PROBABILITIES = st.lists(st.floats(0, 1), max_size=8)
@@ -58,7 +65,9 @@ def test_barnard_by_hand() -> None:
     assert barnard(5, 5, 9, 9) == 1.0
 
 
-@pytest.mark.parametrize(("x", "n", "y", "m"), [(7, 15, 12, 15), (1, 10, 6, 12), (18, 20, 12, 20), (9, 9, 3, 7)])
+@pytest.mark.parametrize(
+    ("x", "n", "y", "m"), [(7, 15, 12, 15), (1, 10, 6, 12), (18, 20, 12, 20), (9, 9, 3, 7)]
+)
 def test_barnard_equals_scipy_and_brute_force(x: int, n: int, y: int, m: int) -> None:
     p = barnard(x, n, y, m)
     assert p == pytest.approx(float(barnard_exact([[x, y], [n - x, m - y]]).pvalue), rel=1e-9)
@@ -67,11 +76,18 @@ def test_barnard_equals_scipy_and_brute_force(x: int, n: int, y: int, m: int) ->
     variance = pooled * (1 - pooled) * (1 / n + 1 / m)
     statistic = np.abs(a / n - b / m) / np.sqrt(np.where(variance > 0, variance, 1))
     extreme = statistic >= statistic[x, y] - 1e-12
-    levels = [(binom.pmf(a, n, rate) * binom.pmf(b, m, rate) * extreme).sum() for rate in np.linspace(0, 1, 2001)]
-    assert p == pytest.approx(max(levels), rel=2e-3)  # scipy looks for the maximum by a coarse search
+    levels = [
+        (binom.pmf(a, n, rate) * binom.pmf(b, m, rate) * extreme).sum()
+        for rate in np.linspace(0, 1, 2001)
+    ]
+    assert p == pytest.approx(
+        max(levels), rel=2e-3
+    )  # scipy looks for the maximum by a coarse search
 
 
-@pytest.mark.parametrize(("arguments", "message"), [((0, 0, 1, 2), "n_a is 0"), ((1, 2, 3, 2), "successes_b is 3")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((0, 0, 1, 2), "n_a is 0"), ((1, 2, 3, 2), "successes_b is 3")]
+)
 def test_barnard_refuses_impossible_counts(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(StatisticsError, match=message):
         barnard(*arguments)
@@ -89,7 +105,10 @@ def test_holm_by_hand() -> None:
 @given(PROBABILITIES)
 def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
     adjusted = holm(p_values)
-    assert all(p <= q <= min(1.0, len(p_values) * p + 1e-12) for p, q in zip(p_values, adjusted, strict=True))
+    assert all(
+        p <= q <= min(1.0, len(p_values) * p + 1e-12)
+        for p, q in zip(p_values, adjusted, strict=True)
+    )
     ranked = [q for _, q in sorted(zip(p_values, adjusted, strict=True))]
     assert ranked == sorted(ranked)
 
@@ -97,7 +116,9 @@ def test_holm_keeps_the_order_and_never_lowers(p_values: list[float]) -> None:
 def test_holm_equals_statsmodels() -> None:
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     p_values = np.random.default_rng(0).random(20) ** 3
-    assert holm(p_values.tolist()) == pytest.approx(multitest.multipletests(p_values, method="holm")[1].tolist())
+    assert holm(p_values.tolist()) == pytest.approx(
+        multitest.multipletests(p_values, method="holm")[1].tolist()
+    )
 
 
 def test_too_few_pairs_for_any_result() -> None:

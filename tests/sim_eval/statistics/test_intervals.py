@@ -63,7 +63,10 @@ def test_coverage_by_hand() -> None:
     np.testing.assert_allclose(held, [[0.7, 0.0, 0.8]])
 
 
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.999))
+@given(
+    st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.floats(0.01, 0.999),
+)
 def test_intervals_hold_the_rate(counts: tuple[int, int], confidence: float) -> None:
     successes, n = counts
     low, high = wilson_interval(successes, n, confidence)

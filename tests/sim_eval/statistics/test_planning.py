@@ -61,12 +61,16 @@ def test_unpaired_level_is_kept(n: int, rate: float) -> None:
 
 def test_approximation_of_many_episodes_joins_the_exact_power() -> None:
     for a, b in ((0.5, 0.6), (0.9, 0.95), (0.3, 0.4)):
-        assert power_of(400, a, b, paired=False) == pytest.approx(_pooled_power(400, a, b, 0.05), abs=0.01)
+        assert power_of(400, a, b, paired=False) == pytest.approx(
+            _pooled_power(400, a, b, 0.05), abs=0.01
+        )
 
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("rates", [(0.6, 0.75), (0.95, 0.7), (0.1, 0.9)])
-def test_episodes_needed_reach_the_power_and_one_fewer_does_not(rates: tuple[float, float], paired: bool) -> None:
+def test_episodes_needed_reach_the_power_and_one_fewer_does_not(
+    rates: tuple[float, float], paired: bool
+) -> None:
     n = episodes_needed(*rates, paired=paired)
     assert power_of(n, *rates, paired=paired) >= 0.8 > power_of(n - 1, *rates, paired=paired)
     assert episodes_needed(rates[1], rates[0], paired=paired) == n
@@ -83,7 +87,9 @@ def test_episodes_needed_near_the_textbook() -> None:
 
 
 def test_correlation_saves_episodes() -> None:
-    needed = [episodes_needed(0.6, 0.75, paired=True, correlation=rho) for rho in (-0.3, 0, 0.3, 0.6)]
+    needed = [
+        episodes_needed(0.6, 0.75, paired=True, correlation=rho) for rho in (-0.3, 0, 0.3, 0.6)
+    ]
     assert needed == sorted(needed, reverse=True)
 
 
@@ -122,7 +128,9 @@ def test_plan_has_a_row_for_each_way() -> None:
     assert [test.correlation for test in found.tests] == [0.0, 0.25, 0.5, None]
     assert all(test.episodes % 5 == 0 for test in found.tests)
     assert [test.correlation for test in plan(0.1, 0.9).tests] == [0.0, None]
-    assert [test.correlation for test in plan(0.6, 0.75, paired=True, correlation=0.4).tests] == [0.4]
+    assert [test.correlation for test in plan(0.6, 0.75, paired=True, correlation=0.4).tests] == [
+        0.4
+    ]
     assert [test.correlation for test in plan(0.6, 0.75, paired=False).tests] == [None]
     for test in found.tests:
         assert test.half_width == max(half_width(rate, test.episodes) for rate in (0.6, 0.75))
@@ -139,7 +147,10 @@ def test_plan_has_a_row_for_each_way() -> None:
         ({"rate_a": 0.6, "rate_b": 0.7, "power": 80}, "power is 80"),
         ({"rate_a": 0.6, "rate_b": 0.7, "alpha": 0}, "alpha is 0"),
         ({"rate_a": 0.6, "rate_b": 0.7, "tasks": 0}, "tasks is 0"),
-        ({"rate_a": 0.6, "rate_b": 0.7, "paired": False, "correlation": 0.5}, "an unpaired test has none"),
+        (
+            {"rate_a": 0.6, "rate_b": 0.7, "paired": False, "correlation": 0.5},
+            "an unpaired test has none",
+        ),
         ({"rate_a": 0.6, "rate_b": 0.7, "correlation": 2}, "can have one from"),
     ],
 )

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.sim_eval.statistics import StatisticsError, paired_probability_of_improvement, probability_of_improvement
+from vla.sim_eval.statistics import (
+    StatisticsError,
+    paired_probability_of_improvement,
+    probability_of_improvement,
+)
 
 
 def closed_form(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -17,7 +21,12 @@ def closed_form(a: tuple[int, int], b: tuple[int, int]) -> float:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
 
     terms = (
-        math.exp(log_beta(b[0] + i, b[1] + a[1]) - math.log(a[1] + i) - log_beta(1 + i, a[1]) - log_beta(*b))
+        math.exp(
+            log_beta(b[0] + i, b[1] + a[1])
+            - math.log(a[1] + i)
+            - log_beta(1 + i, a[1])
+            - log_beta(*b)
+        )
         for i in range(a[0])
     )
     return math.fsum(terms)
@@ -52,8 +61,12 @@ def test_the_two_policies_share_one(a: int, b: int, prior: float) -> None:
     assert there + back == pytest.approx(1, abs=1e-8)
 
 
-@pytest.mark.parametrize(("counts", "prior"), [((0, 30, 2, 1000), (0.1, 0.1)), ((30, 30, 28, 28), (20.0, 0.1))])
-def test_a_pole_of_the_density_at_either_end(counts: tuple[int, int, int, int], prior: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("counts", "prior"), [((0, 30, 2, 1000), (0.1, 0.1)), ((30, 30, 28, 28), (20.0, 0.1))]
+)
+def test_a_pole_of_the_density_at_either_end(
+    counts: tuple[int, int, int, int], prior: tuple[float, float]
+) -> None:
     a, n_a, b, n_b = counts
     there, back = (
         probability_of_improvement(*counts, prior=prior),
@@ -81,7 +94,9 @@ def test_paired() -> None:
 def test_paired_equals_draws_of_the_dirichlet() -> None:
     draws = np.random.default_rng(0).dirichlet([1 + 9, 1 + 5, 2 + 30], size=200_000)
     expected = (draws[:, 0] > draws[:, 1]).mean()
-    assert paired_probability_of_improvement(9, 5, 30, prior=(1, 1, 2)) == pytest.approx(expected, abs=0.005)
+    assert paired_probability_of_improvement(9, 5, 30, prior=(1, 1, 2)) == pytest.approx(
+        expected, abs=0.005
+    )
 
 
 def test_bad_input() -> None:

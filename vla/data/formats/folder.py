@@ -26,8 +26,8 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
-from vla.data.formats.common.names import natural
 from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.common.names import natural
 from vla.data.formats.common.steps_csv import read_steps
 
 _STEPS = "steps.csv"
@@ -63,10 +63,16 @@ class FolderReader(EpisodicReader):
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         super().__init__(root, keys)
         if self.keys.split is not None:
-            raise DataError(f"{root}: plain folders have no splits; leave out the key `split` ({self.keys.split!r})")
-        folders = sorted((f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name))
+            raise DataError(
+                f"{root}: plain folders have no splits; leave out the key `split` ({self.keys.split!r})"
+            )
+        folders = sorted(
+            (f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name)
+        )
         if not folders:
-            raise DataError(f"{root}: no folder in it has a {_STEPS}; expected one folder per episode")
+            raise DataError(
+                f"{root}: no folder in it has a {_STEPS}; expected one folder per episode"
+            )
         self._folders = [_Folder(inside(root, folder)) for folder in folders]
         self._warn_of_lost([folder.name for folder in folders])
         tables = [read_steps(root, folder / _STEPS) for folder in folders]
@@ -74,7 +80,9 @@ class FolderReader(EpisodicReader):
         self._states = self._numeric("state", self.keys.state, tables[0])
         self._actions = self._numeric("action", self.keys.action, tables[0])
         if not self._actions:
-            raise DataError(f"{folders[0] / _STEPS}: no column is named action.NAME; it has: {', '.join(tables[0])}")
+            raise DataError(
+                f"{folders[0] / _STEPS}: no column is named action.NAME; it has: {', '.join(tables[0])}"
+            )
         self._hz = self._rate(tables)
         cameras = self._find_cameras([len(next(iter(table.values()))) for table in tables])
         self._assemble(
@@ -88,7 +96,11 @@ class FolderReader(EpisodicReader):
 
     def _warn_of_lost(self, names: list[str]) -> None:
         """An episode that lost its numbers, or that is missing from a row of numbered ones, was there once."""
-        others = (path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        others = (
+            path.name
+            for path in self.root.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
+        )
         if left_out := sorted(set(others) - set(names), key=natural):
             self.warnings.append(f"folders without {_STEPS} are left out: {', '.join(left_out)}")
         parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
@@ -112,7 +124,9 @@ class FolderReader(EpisodicReader):
                     "alike; give all episodes the same columns"
                 )
 
-    def _numeric(self, what: str, keys: list[str] | None, table: dict[str, np.ndarray]) -> list[str]:
+    def _numeric(
+        self, what: str, keys: list[str] | None, table: dict[str, np.ndarray]
+    ) -> list[str]:
         if keys is None:
             return [name for name in table if name.startswith(f"{what}.")]
         for key in keys:
@@ -147,7 +161,9 @@ class FolderReader(EpisodicReader):
             if inside(self.root, path).is_file():
                 return read_text(self.root, path).strip()
         if self.keys.instruction is not None:
-            raise DataError(f"{folder / name}: no such file to read as instruction; add it, there or in {self.root}")
+            raise DataError(
+                f"{folder / name}: no such file to read as instruction; add it, there or in {self.root}"
+            )
         return ""
 
     def _rate(self, tables: list[dict[str, np.ndarray]]) -> float:
@@ -186,10 +202,16 @@ class FolderReader(EpisodicReader):
             for path in folder.path.iterdir():
                 if _is_camera(path):
                     found.add(path.stem if path.is_file() else path.name)
-                elif path.name not in (_STEPS, _INSTRUCTION, self.keys.instruction) and not path.name.startswith("."):
+                elif path.name not in (
+                    _STEPS,
+                    _INSTRUCTION,
+                    self.keys.instruction,
+                ) and not path.name.startswith("."):
                     unread[path.name + ("/" if path.is_dir() else "")] = None
         if unread:
-            listed = ", ".join(sorted(unread)[:_LISTED]) + (", ..." if len(unread) > _LISTED else "")
+            listed = ", ".join(sorted(unread)[:_LISTED]) + (
+                ", ..." if len(unread) > _LISTED else ""
+            )
             self.warnings.append(
                 f"in the episodes' folders {listed} are not read: frames are {', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
             )
@@ -206,7 +228,9 @@ class FolderReader(EpisodicReader):
 
     def _frames(self, folder: Path, key: str, L: int) -> list[Path] | Path:
         """A camera's files in an episode: as many images as steps, or a video."""
-        videos = [folder / f"{key}{suffix}" for suffix in _VIDEOS if (folder / f"{key}{suffix}").is_file()]
+        videos = [
+            folder / f"{key}{suffix}" for suffix in _VIDEOS if (folder / f"{key}{suffix}").is_file()
+        ]
         place = inside(self.root, folder / key)
         if len(videos) + place.is_dir() != 1:
             found = ", ".join(path.name for path in videos) or "none"
@@ -215,11 +239,17 @@ class FolderReader(EpisodicReader):
             )
         if videos:
             return inside(self.root, videos[0])
-        pictures = sorted((p for p in place.iterdir() if p.suffix.lower() in _PICTURES), key=_frame_number)
+        pictures = sorted(
+            (p for p in place.iterdir() if p.suffix.lower() in _PICTURES), key=_frame_number
+        )
         numbers = [_frame_number(path) for path in pictures]
         for path, before, number in zip(pictures[1:], numbers, numbers[1:], strict=False):
             if number != before + 1:
-                what = f"frame {before + 1} is missing" if number > before else f"frame {number} is there twice"
+                what = (
+                    f"frame {before + 1} is missing"
+                    if number > before
+                    else f"frame {number} is there twice"
+                )
                 raise DataError(f"{path}: {what}; restore the frames or drop the episode")
         for path in pictures:
             inside(self.root, path)
@@ -236,7 +266,9 @@ class FolderReader(EpisodicReader):
 
             with VideoReader(frames) as video:
                 if abs(video.fps - self._hz) > 0.01 * self._hz:
-                    self.warnings.append(f"{frames.name} plays at {video.fps:g} Hz, its rows follow at {self._hz:g} Hz")
+                    self.warnings.append(
+                        f"{frames.name} plays at {video.fps:g} Hz, its rows follow at {self._hz:g} Hz"
+                    )
                 return video.size
         return picture_size(_bytes(frames[0]), str(frames[0]))
 
@@ -255,7 +287,9 @@ class FolderReader(EpisodicReader):
 
         with VideoReader(path) as video:
             if video.num_frames != L:
-                raise DataError(f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame per row")
+                raise DataError(
+                    f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame per row"
+                )
             yield from video.frames(lower, upper)
 
     def fingerprint(self) -> str:
@@ -277,7 +311,9 @@ def _frame_number(path: Path) -> int:
     """The last number in a file's name."""
     numbers = re.findall(r"\d+", path.stem)
     if not numbers:
-        raise DataError(f"{path}: its name holds no number; number the frames from 0, for example 000000.png")
+        raise DataError(
+            f"{path}: its name holds no number; number the frames from 0, for example 000000.png"
+        )
     return int(numbers[-1])
 
 

@@ -14,9 +14,9 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
 from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parquet
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
+from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parquet
 from vla.data.formats.lerobot_parts.video import Segment, check_exist
 from vla.data.storage.video import TIME_TOLERANCE
 
@@ -36,7 +36,9 @@ class LeRobotReader(LeRobotFolder):
     def check_version(self) -> None:
         path, version = self.root / schema.INFO, self.info.codebase_version
         if version.startswith("v2."):
-            raise DataError(f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as lerobot_v2")
+            raise DataError(
+                f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as lerobot_v2"
+            )
         if not version.startswith("v3."):
             raise DataError(
                 f"{path}: codebase_version is {version!r}, expected v2.0, v2.1 or v3.0; "
@@ -48,20 +50,32 @@ class LeRobotReader(LeRobotFolder):
     def read_table(self) -> pd.DataFrame:
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
-            raise DataError(f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source")
+            raise DataError(
+                f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source"
+            )
         tables = []
         for file in files:
-            remedy = "it holds the table of episodes: copy it from the dataset's source or collect again"
+            remedy = (
+                "it holds the table of episodes: copy it from the dataset's source or collect again"
+            )
             with opened_parquet(inside(self.root, file), remedy) as parquet:
-                names = [name for name in parquet.schema_arrow.names if not name.startswith("stats/")]
+                names = [
+                    name for name in parquet.schema_arrow.names if not name.startswith("stats/")
+                ]
                 # pandas would obey, and stumble over, what another library wrote for it into the file.
                 table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
-            count_columns(table, ["episode_index", "length", "dataset_from_index", "dataset_to_index"], str(file))
+            count_columns(
+                table,
+                ["episode_index", "length", "dataset_from_index", "dataset_to_index"],
+                str(file),
+            )
             tables.append(table)
         total = int(self.info.total_episodes or 0)
         found = pd.concat(tables, ignore_index=True).sort_values("episode_index", ignore_index=True)
         episodes = found.head(total)
-        if len(found) > total and not (self.root / schema.SPEC).exists():  # in ours these are not committed yet
+        if (
+            len(found) > total and not (self.root / schema.SPEC).exists()
+        ):  # in ours these are not committed yet
             self.warn(
                 f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has {len(found)}: the rest is left out"
             )
@@ -76,14 +90,21 @@ class LeRobotReader(LeRobotFolder):
         self._check_lengths(episodes)
         for name in ("success", "terminated", "return", "info", "task_index"):
             if name in episodes and episodes[name].isna().any():
-                raise DataError(f"{place}: {name} is not given for every episode; restore meta/episodes")
+                raise DataError(
+                    f"{place}: {name} is not given for every episode; restore meta/episodes"
+                )
         if "tasks" not in episodes:
             episodes["tasks"] = [[] for _ in range(total)]
-        episodes["tasks"] = [list(tasks) if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]]
+        episodes["tasks"] = [
+            list(tasks) if isinstance(tasks, list | np.ndarray) else []
+            for tasks in episodes["tasks"]
+        ]
         return episodes
 
     def _check_lengths(self, episodes: pd.DataFrame) -> None:
-        row, length, stop = (episodes[name].to_numpy() for name in ("row", "length", "dataset_to_index"))
+        row, length, stop = (
+            episodes[name].to_numpy() for name in ("row", "length", "dataset_to_index")
+        )
         whole = episodes["source"].iloc[-1] == len(episodes) - 1
         follows = row[1:] == stop[:-1] if whole else row[1:] >= stop[:-1]
         if (stop - row != length).any() or not follows.all() or (whole and row[0] != 0):
@@ -94,22 +115,38 @@ class LeRobotReader(LeRobotFolder):
     def read_tasks(self) -> dict[int, str]:
         path = self.root / schema.TASKS
         if not path.exists():
-            raise DataError(f"{path}: no such file, so the instructions are lost; copy it from the dataset's source")
-        with opened_parquet(inside(self.root, path), f"it holds the instructions: {SOURCE}") as parquet:
+            raise DataError(
+                f"{path}: no such file, so the instructions are lost; copy it from the dataset's source"
+            )
+        with opened_parquet(
+            inside(self.root, path), f"it holds the instructions: {SOURCE}"
+        ) as parquet:
             table = parquet.read()
             text = "task" if "task" in table.column_names else _TEXT_INDEX
             if missing := [name for name in ("task_index", text) if name not in table.column_names]:
-                raise DataError(f"{path}: lacks the column {missing[0]!r}; copy it from the dataset's source")
-            pairs = list(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
+                raise DataError(
+                    f"{path}: lacks the column {missing[0]!r}; copy it from the dataset's source"
+                )
+            pairs = list(
+                zip(
+                    table.column("task_index").to_pylist(),
+                    table.column(text).to_pylist(),
+                    strict=True,
+                )
+            )
         # A writer that was interrupted may have left instructions of episodes that were never finished.
         used = set(self._table["task_index"]) if "task_index" in self._table else set()
         total = self.info.total_tasks or len(pairs)
-        return {i: task for i, task in collect_tasks(pairs, str(path)).items() if i < total or i in used}
+        return {
+            i: task for i, task in collect_tasks(pairs, str(path)).items() if i < total or i in used
+        }
 
     def data_paths(self) -> list[Path]:
         files = sorted((self.root / "data").glob("*/*.parquet"))
         if not files:
-            raise DataError(f"{self.root}: data has no parquet file; copy the data folder from the dataset's source")
+            raise DataError(
+                f"{self.root}: data has no parquet file; copy the data folder from the dataset's source"
+            )
         return files
 
     def remedy(self, file: Path) -> str:
@@ -118,7 +155,10 @@ class LeRobotReader(LeRobotFolder):
             return "copy the file from the dataset's source or collect again"
         told = f"{self.root / schema.INFO}: data_path"
         files = zip(table["data/chunk_index"], table["data/file_index"], strict=True)
-        names = [fill(path, told, chunk_index=_whole(chunk), file_index=_whole(number)) for chunk, number in files]
+        names = [
+            fill(path, told, chunk_index=_whole(chunk), file_index=_whole(number))
+            for chunk, number in files
+        ]
         lost = [i for i, name in enumerate(names) if self.root / name == file]
         if not lost:
             return "no episode is in it: delete the file"
@@ -129,20 +169,33 @@ class LeRobotReader(LeRobotFolder):
 
     def find_video(self, feature: str) -> list[Segment] | None:
         table, prefix = self._table, f"videos/{feature}/"
-        chunk, file, time, crc32 = (prefix + name for name in ("chunk_index", "file_index", "from_timestamp", "crc32"))
+        chunk, file, time, crc32 = (
+            prefix + name for name in ("chunk_index", "file_index", "from_timestamp", "crc32")
+        )
         if time not in table:
             return None
-        count_columns(table, [chunk, file, *([crc32] if crc32 in table else [])], f"{self.root}: the episodes table")
+        count_columns(
+            table,
+            [chunk, file, *([crc32] if crc32 in table else [])],
+            f"{self.root}: the episodes table",
+        )
         table[time] = pd.to_numeric(table[time], errors="coerce")
-        template, told = self.info.video_path or schema.VIDEO_PATH, f"{self.root / schema.INFO}: video_path"
+        template, told = (
+            self.info.video_path or schema.VIDEO_PATH,
+            f"{self.root / schema.INFO}: video_path",
+        )
         paths: dict[str, Path] = {}
         segments = []
         for row in table.to_dict("records"):
-            name = fill(template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file])
+            name = fill(
+                template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file]
+            )
             if name not in paths:
                 paths[name] = named_path(self.root, name, "video_path of info.json")
             first = self._frame_at(feature, row["source"], row[time])
-            segments.append(Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32)))
+            segments.append(
+                Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32))
+            )
         _check_apart(segments, feature, f"{self.root}: the episodes table")
         check_exist(segments, feature)
         return segments
@@ -154,7 +207,9 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
         first = round(time * self.info.fps)
         if abs(first / self.info.fps - time) > TIME_TOLERANCE:
-            raise DataError(f"{place}, which is between two frames at {self.info.fps:g} fps; restore meta/episodes")
+            raise DataError(
+                f"{place}, which is between two frames at {self.info.fps:g} fps; restore meta/episodes"
+            )
         return first
 
 

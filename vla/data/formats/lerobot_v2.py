@@ -12,9 +12,9 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
 from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats.lerobot_parts.paths import fill, named_path
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
+from vla.data.formats.lerobot_parts.paths import fill, named_path
 from vla.data.formats.lerobot_parts.video import Segment, check_exist
 
 EPISODES = "meta/episodes.jsonl"
@@ -47,10 +47,14 @@ class LeRobotV2Reader(LeRobotFolder):
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
         names = ("episode_index", "length", "tasks")
-        table = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
+        table = pd.DataFrame(
+            {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}
+        )
         count_columns(table, ["episode_index", "length"], str(path))
         table["tasks"] = [tasks if isinstance(tasks, list) else [tasks] for tasks in table["tasks"]]
-        table = table.rename(columns={"episode_index": "source"}).sort_values("source", ignore_index=True)
+        table = table.rename(columns={"episode_index": "source"}).sort_values(
+            "source", ignore_index=True
+        )
         check_episodes(table, str(path))
         if self.info.total_episodes not in (None, len(table)):
             self.warn(

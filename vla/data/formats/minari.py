@@ -19,7 +19,12 @@ from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.episodic_reader import (
+    EpisodeNumbers,
+    EpisodicReader,
+    camera_name,
+    dimension_names,
+)
 from vla.data.formats.common.files import fingerprint, inside, parse_json, read_json
 from vla.data.formats.common.hdf5 import (
     blocks,
@@ -55,16 +60,23 @@ class MinariReader(EpisodicReader):
 
     @classmethod
     def matches(cls, root: Path) -> bool:
-        return any(path.is_file() for path in (root / _MAIN, root / "data" / _MAIN, root / "data" / _METADATA))
+        return any(
+            path.is_file()
+            for path in (root / _MAIN, root / "data" / _MAIN, root / "data" / _METADATA)
+        )
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         super().__init__(root, keys)
         if self.keys.split is not None:
-            raise DataError(f"{root}: a Minari dataset has no splits; leave out the key `split` ({self.keys.split!r})")
+            raise DataError(
+                f"{root}: a Minari dataset has no splits; leave out the key `split` ({self.keys.split!r})"
+            )
         folder = root if (root / _MAIN).is_file() else root / "data"
         stored = read_json(root, folder / _METADATA)
         if stored.get("data_format", "hdf5") != "hdf5":
-            raise DataError(f"{folder / _METADATA}: data_format is {stored['data_format']!r}; write it again as 'hdf5'")
+            raise DataError(
+                f"{folder / _METADATA}: data_format is {stored['data_format']!r}; write it again as 'hdf5'"
+            )
         self._file = inside(root, folder / _MAIN)
         if not self._file.is_file():
             raise DataError(f"{self._file}: no such file; copy it from the dataset's source")
@@ -93,23 +105,35 @@ class MinariReader(EpisodicReader):
     def _find(self, first: dict[str, Any], key: str, fits: Any) -> list[str]:
         """Paths below an episode: `key` itself, below `observations`, or all that lies below it."""
         for name in (key, f"observations/{key}"):
-            if found := [path for path in first if (path == name or path.startswith(f"{name}/")) and fits(first[path])]:
+            if found := [
+                path
+                for path in first
+                if (path == name or path.startswith(f"{name}/")) and fits(first[path])
+            ]:
                 return found
         return []
 
     def _find_cameras(self, first: dict[str, Any]) -> dict[str, str]:
         if self.keys.cameras is None:
-            own = [name for name in first if name.startswith("observations") and _is_camera(first[name])]
+            own = [
+                name
+                for name in first
+                if name.startswith("observations") and _is_camera(first[name])
+            ]
             return {camera_name(name.removeprefix("observations/")): name for name in own}
         found = {}
         for camera, key in self.keys.cameras.items():
             matches = self._find(first, key, _is_camera)
             if len(matches) != 1:
-                raise self._lacking(f"camera {camera!r}", key, [n for n in first if _is_camera(first[n])])
+                raise self._lacking(
+                    f"camera {camera!r}", key, [n for n in first if _is_camera(first[n])]
+                )
             found[camera] = matches[0]
         return found
 
-    def _numeric(self, first: dict[str, Any], what: str, keys: list[str] | None, default: str) -> list[tuple[str, int]]:
+    def _numeric(
+        self, first: dict[str, Any], what: str, keys: list[str] | None, default: str
+    ) -> list[tuple[str, int]]:
         """(path below an episode, width) of what is put side by side."""
         paths = []
         for key in [default] if keys is None else keys:
@@ -121,9 +145,15 @@ class MinariReader(EpisodicReader):
             raise DataError(f"{self._file}: no action is read; name one of its keys `action`")
         return [(path, 1 if first[path].ndim == 1 else int(first[path].shape[1])) for path in paths]
 
-    def _one(self, first: dict[str, Any], what: str, key: str | None, conventions: tuple[str, ...]) -> str | None:
+    def _one(
+        self, first: dict[str, Any], what: str, key: str | None, conventions: tuple[str, ...]
+    ) -> str | None:
         for name in (key,) if key is not None else conventions:
-            if name in first and is_numeric(first[name]) and first[name].size == first[name].shape[0]:
+            if (
+                name in first
+                and is_numeric(first[name])
+                and first[name].size == first[name].shape[0]
+            ):
                 return name
         if key is not None:
             raise self._lacking(what, key, [name for name in first if is_numeric(first[name])])
@@ -153,13 +183,23 @@ class MinariReader(EpisodicReader):
         L = int(self._dataset(group, self._actions[0][0]).shape[0])
         if not L:
             raise DataError(f"{self._file}: {name} has no actions; drop it")
-        ends = self._columns_of(group, [("terminations", 1)], L)[:, 0] > 0 if "terminations" in group else np.zeros(L)
-        success = self._columns_of(group, [(self._success, 1)], L)[:, 0] > 0 if self._success else np.zeros(L, bool)
+        ends = (
+            self._columns_of(group, [("terminations", 1)], L)[:, 0] > 0
+            if "terminations" in group
+            else np.zeros(L)
+        )
+        success = (
+            self._columns_of(group, [(self._success, 1)], L)[:, 0] > 0
+            if self._success
+            else np.zeros(L, bool)
+        )
         return EpisodeNumbers(
             name=name,
             state=self._columns_of(group, self._states, L),
             actions=self._columns_of(group, self._actions, L),
-            rewards=self._columns_of(group, [(self._reward, 1)], L)[:, 0] if self._reward else np.zeros(L),
+            rewards=self._columns_of(group, [(self._reward, 1)], L)[:, 0]
+            if self._reward
+            else np.zeros(L),
             success=success,
             terminated=bool(ends[-1]),
             instruction=self._instruction(group),
@@ -169,7 +209,9 @@ class MinariReader(EpisodicReader):
     def _dataset(self, group: Any, path: str) -> Any:
         dataset = child(group, path)
         if dataset is None or not hasattr(dataset, "dtype"):
-            raise DataError(f"{self._file}: {group.name} lacks {path!r}, which {self._groups[0]} has; drop it")
+            raise DataError(
+                f"{self._file}: {group.name} lacks {path!r}, which {self._groups[0]} has; drop it"
+            )
         return dataset
 
     def _columns_of(self, group: Any, parts: list[tuple[str, int]], L: int) -> np.ndarray:
@@ -192,7 +234,12 @@ class MinariReader(EpisodicReader):
         key = self.keys.instruction
         for name in _INSTRUCTIONS if key is None else (key, f"observations/{key}"):
             dataset = child(group, name)
-            if dataset is not None and hasattr(dataset, "dtype") and dataset.dtype.kind in "OS" and dataset.size:
+            if (
+                dataset is not None
+                and hasattr(dataset, "dtype")
+                and dataset.dtype.kind in "OS"
+                and dataset.size
+            ):
                 return text(dataset[0] if dataset.ndim else dataset[()])
         for name in ("instruction", "mission", "options/instruction") if key is None else (key,):
             if name in group.attrs and text(group.attrs[name]):
@@ -217,7 +264,9 @@ class MinariReader(EpisodicReader):
                 check_stored(dataset)
                 size = dataset.shape[1:3] if is_picture(dataset) else None
                 if camera not in sizes:
-                    sizes[camera] = size or picture_size(bytes(dataset[0]), f"{self._file}: {dataset.name}")
+                    sizes[camera] = size or picture_size(
+                        bytes(dataset[0]), f"{self._file}: {dataset.name}"
+                    )
                 if size is not None and size != sizes[camera]:
                     raise DataError(
                         f"{self._file}: {dataset.name} is {size}, expected {sizes[camera]}; drop the episode"

@@ -17,7 +17,12 @@ import numpy as np
 from vla.config import UserError, register
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.episodic_reader import (
+    EpisodeNumbers,
+    EpisodicReader,
+    camera_name,
+    dimension_names,
+)
 from vla.data.formats.common.files import SOURCE, fingerprint
 from vla.data.formats.common.names import natural
 
@@ -47,7 +52,9 @@ class _Array(NamedTuple):
     @property
     def is_single(self) -> bool:
         """One number per step, or one number."""
-        return self.dtype.kind in "biuf" and (not self.shape or (self.is_numeric and self.width == 1))
+        return self.dtype.kind in "biuf" and (
+            not self.shape or (self.is_numeric and self.width == 1)
+        )
 
     @property
     def width(self) -> int:
@@ -82,7 +89,9 @@ class NpzReader(EpisodicReader):
             raise
         # A damaged archive shows as BadZipFile, zlib.error, OSError, ValueError, KeyError, MemoryError, SyntaxError, ...
         except Exception as error:
-            raise DataError(f"{self.root}: is damaged or no .npz archive ({error}); {SOURCE}") from error
+            raise DataError(
+                f"{self.root}: is damaged or no .npz archive ({error}); {SOURCE}"
+            ) from error
 
     def _list(self, archive: zipfile.ZipFile) -> dict[str, dict[str, _Array]]:
         """Episode -> key -> array."""
@@ -98,13 +107,21 @@ class NpzReader(EpisodicReader):
                 raise DataError(f"{self.root}: holds {name!r} twice; {SOURCE}")
             with archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = read(file)
                 size = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
             if dtype.hasobject:
-                raise DataError(f"{self.root}: {name!r} holds pickled objects, which are never loaded; store numbers")
+                raise DataError(
+                    f"{self.root}: {name!r} holds pickled objects, which are never loaded; store numbers"
+                )
             if size != info.file_size:
-                raise DataError(f"{self.root}: {name!r} says {size} bytes and has {info.file_size}; {SOURCE}")
+                raise DataError(
+                    f"{self.root}: {name!r} says {size} bytes and has {info.file_size}; {SOURCE}"
+                )
             found[episode][key] = _Array(info.filename, tuple(shape), dtype)
         if not found:
             raise DataError(f"{self.root}: has no arrays; check that it was copied whole")
@@ -167,7 +184,9 @@ class NpzReader(EpisodicReader):
                     f"{self._episodes[0]}/{key} is {array.dtype} {array.shape}, expected {wanted}: it is not read"
                 )
 
-    def _one(self, arrays: dict[str, _Array], what: str, key: str | None, usual: tuple[str, ...]) -> list[str]:
+    def _one(
+        self, arrays: dict[str, _Array], what: str, key: str | None, usual: tuple[str, ...]
+    ) -> list[str]:
         """The key of one number per step, or of the whole episode, or of none."""
         single = [name for name, array in arrays.items() if array.is_single]
         if key is not None and key not in single:
@@ -177,7 +196,11 @@ class NpzReader(EpisodicReader):
     # --- reading --------------------------------------------------------------------------------------
 
     def _episode(
-        self, archive: zipfile.ZipFile, name: str, actions: list[tuple[str, int]], states: list[tuple[str, int]]
+        self,
+        archive: zipfile.ZipFile,
+        name: str,
+        actions: list[tuple[str, int]],
+        states: list[tuple[str, int]],
     ) -> EpisodeNumbers:
         arrays = self._arrays[name]
         acted = self._matrix(archive, name, [key for key, _ in actions], None)
@@ -207,22 +230,32 @@ class NpzReader(EpisodicReader):
             return self._matrix(archive, name, keys, L)[:, 0]
         return np.where(np.arange(L) == L - 1, self._load(archive, array), 0)
 
-    def _matrix(self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int | None) -> np.ndarray:
+    def _matrix(
+        self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int | None
+    ) -> np.ndarray:
         """(L, D). The observation after the last action may be there and is left out."""
         columns = [] if L is None else [np.zeros((L, 0), np.float32)]
         for key in keys:
             array = self._arrays[name].get(key)
             if array is None or not array.is_numeric:
-                raise DataError(f"{self.root}: {name} lacks {key!r}, which {self._episodes[0]} has; drop the episode")
+                raise DataError(
+                    f"{self.root}: {name} lacks {key!r}, which {self._episodes[0]} has; drop the episode"
+                )
             values = self._load(archive, array).reshape(array.shape[0], array.width)
             L = len(values) if L is None else L
             if len(values) not in (L, L + 1):
-                raise DataError(f"{self.root}: {name} has {L} actions and {len(values)} of {key!r}; drop the episode")
+                raise DataError(
+                    f"{self.root}: {name} has {L} actions and {len(values)} of {key!r}; drop the episode"
+                )
             columns.append(values[:L])
         return np.concatenate(columns, axis=1)
 
     def _instruction(self, archive: zipfile.ZipFile, arrays: dict[str, _Array]) -> str:
-        words = [key for key, array in arrays.items() if array.dtype.kind == "U" and np.prod(array.shape, dtype=int)]
+        words = [
+            key
+            for key, array in arrays.items()
+            if array.dtype.kind == "U" and np.prod(array.shape, dtype=int)
+        ]
         if self.keys.instruction is not None and self.keys.instruction not in words:
             raise self._lacking("instruction", self.keys.instruction, words)
         for key in (self.keys.instruction,) if self.keys.instruction is not None else _WORDS:
@@ -237,7 +270,9 @@ class NpzReader(EpisodicReader):
             _, height, width, _ = self._arrays[self._episodes[0]][key].shape
             for episode in episodes:
                 array, L = self._arrays[episode.name].get(key), len(episode.actions)
-                fits = array is not None and array.is_picture and array.shape[1:3] == (height, width)
+                fits = (
+                    array is not None and array.is_picture and array.shape[1:3] == (height, width)
+                )
                 if array is None or not fits or array.shape[0] not in (L, L + 1):
                     found = "missing" if array is None else f"{array.dtype} {array.shape}"
                     raise DataError(
@@ -251,7 +286,9 @@ class NpzReader(EpisodicReader):
         """An episode's images are decompressed at once."""
         with self._opened() as archive:
             for episode, first, lower, upper in self._spans(start, stop):
-                pictures = self._load(archive, self._arrays[self._episodes[episode]][self._cameras[camera]])
+                pictures = self._load(
+                    archive, self._arrays[self._episodes[episode]][self._cameras[camera]]
+                )
                 for step in range(lower, upper):
                     yield first + step, pictures[step]
 
@@ -259,7 +296,9 @@ class NpzReader(EpisodicReader):
         return fingerprint(self.root, [self.root], self._cameras)
 
 
-def _called(name: str, parts: list[tuple[str, int]], usual: tuple[str, ...]) -> list[tuple[str, int]]:
+def _called(
+    name: str, parts: list[tuple[str, int]], usual: tuple[str, ...]
+) -> list[tuple[str, int]]:
     """Dimensions of a usual key are called by what they are."""
     return [(name if len(parts) == 1 and key in usual else key, width) for key, width in parts]
 

@@ -15,7 +15,12 @@ from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.episodic_reader import (
+    EpisodeNumbers,
+    EpisodicReader,
+    camera_name,
+    dimension_names,
+)
 from vla.data.formats.common.files import fingerprint, inside
 from vla.data.formats.common.image_size import picture_size
 from vla.data.formats.rlds_parts.features import (
@@ -32,7 +37,12 @@ from vla.data.formats.rlds_parts.tfrecord import Example, index_records, read_re
 ASSUMED_HZ = 5.0
 """Where the keys do not say: TFDS stores no control rate. It is that of Bridge."""
 _OBSERVATION = "steps/observation/"
-_STATES = ("observation/state", "observation/proprio", "observation/robot_state", "observation/eef_state")
+_STATES = (
+    "observation/state",
+    "observation/proprio",
+    "observation/robot_state",
+    "observation/eef_state",
+)
 _INSTRUCTIONS = (
     "language_instruction",
     "observation/natural_language_instruction",
@@ -75,15 +85,21 @@ class RLDSReader(EpisodicReader):
         self._folder = inside(root, version_folder(root))
         self._features = read_features(self._folder)
         info, shards = read_info(self._folder, self.keys.split)
-        self.metadata = {key: info[key] for key in ("name", "version", "description", "citation") if key in info}
+        self.metadata = {
+            key: info[key] for key in ("name", "version", "description", "citation") if key in info
+        }
         self._actions = self._numeric("action", self.keys.action, ("action", "actions"))
         self._states = self._numeric("state", self.keys.state, _STATES)
         self._rewards = self._one("reward", self.keys.reward, ("reward",))
         self._success = self._one("success", self.keys.success, _SUCCESSES)
-        self._instruction = self._one("instruction", self.keys.instruction, _INSTRUCTIONS, text=True)
+        self._instruction = self._one(
+            "instruction", self.keys.instruction, _INSTRUCTIONS, text=True
+        )
         self._cameras = self._find_cameras()
         if not self._actions:
-            raise self._lacking("action", "action", [f.name for f in self._features.values() if f.is_numeric])
+            raise self._lacking(
+                "action", "action", [f.name for f in self._features.values() if f.is_numeric]
+            )
         self._blank: dict[str, int] = dict.fromkeys(self._cameras, 0)
         self._sizes: dict[str, tuple[int, int]] = {}
         self._records: list[_Record] = []
@@ -95,7 +111,9 @@ class RLDSReader(EpisodicReader):
         """By its name, with or without `steps/`."""
         return self._features.get(key) or self._features.get(f"steps/{key}")
 
-    def _numeric(self, what: str, keys: list[str] | None, conventions: tuple[str, ...]) -> list[Feature]:
+    def _numeric(
+        self, what: str, keys: list[str] | None, conventions: tuple[str, ...]
+    ) -> list[Feature]:
         """The features side by side: those of `keys`, or the first convention; of a dictionary all, sorted."""
         if keys is not None:
             return [feature for key in keys for feature in self._needed(what, key)]
@@ -103,25 +121,41 @@ class RLDSReader(EpisodicReader):
             if found := self._under(key):
                 return found
         if what == "state":
-            numeric = [f.name for f in self._features.values() if f.is_numeric and f.name.startswith(_OBSERVATION)]
-            self.warnings.append(f"no state is read; the key `state` can name: {', '.join(numeric) or 'none'}")
+            numeric = [
+                f.name
+                for f in self._features.values()
+                if f.is_numeric and f.name.startswith(_OBSERVATION)
+            ]
+            self.warnings.append(
+                f"no state is read; the key `state` can name: {', '.join(numeric) or 'none'}"
+            )
         return []
 
     def _under(self, key: str) -> list[Feature]:
         feature = self._feature(key)
         if feature is not None:
             return [feature] if feature.is_numeric else []
-        inner = [f for f in self._features.values() if f.name.startswith(f"steps/{key.removeprefix('steps/')}/")]
+        inner = [
+            f
+            for f in self._features.values()
+            if f.name.startswith(f"steps/{key.removeprefix('steps/')}/")
+        ]
         return sorted((f for f in inner if f.is_numeric), key=lambda f: f.name)
 
     def _needed(self, what: str, key: str) -> list[Feature]:
         found = [f for f in self._under(key) if f.name.startswith("steps/")]
         if not found:
-            known = [f.name for f in self._features.values() if f.is_numeric and f.name.startswith("steps/")]
+            known = [
+                f.name
+                for f in self._features.values()
+                if f.is_numeric and f.name.startswith("steps/")
+            ]
             raise self._lacking(what, key, known)
         return found
 
-    def _one(self, what: str, key: str | None, conventions: tuple[str, ...], *, text: bool = False) -> Feature | None:
+    def _one(
+        self, what: str, key: str | None, conventions: tuple[str, ...], *, text: bool = False
+    ) -> Feature | None:
         """One number per step, or a text."""
 
         def fits(feature: Feature) -> bool:
@@ -136,10 +170,15 @@ class RLDSReader(EpisodicReader):
         return None
 
     def _find_cameras(self) -> dict[str, Feature]:
-        pictures = [f for f in self._features.values() if f.is_picture and f.name.startswith("steps/")]
+        pictures = [
+            f for f in self._features.values() if f.is_picture and f.name.startswith("steps/")
+        ]
         if self.keys.cameras is None:
             chosen = [f for f in pictures if f.name.startswith(_OBSERVATION)]
-            return {camera_name(f.name.removeprefix(_OBSERVATION)): f for f in sorted(chosen, key=lambda f: f.name)}
+            return {
+                camera_name(f.name.removeprefix(_OBSERVATION)): f
+                for f in sorted(chosen, key=lambda f: f.name)
+            }
         cameras = {}
         for camera, key in self.keys.cameras.items():
             feature = self._feature(key) or self._feature(f"observation/{key}")
@@ -155,7 +194,9 @@ class RLDSReader(EpisodicReader):
         for shard in shards:
             places = index_records(shard.path)
             if len(places) != shard.episodes:
-                raise DataError(f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy it again")
+                raise DataError(
+                    f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy it again"
+                )
             with open(shard.path, "rb") as file:
                 for number, (place, length) in enumerate(places):
                     record = _Record(shard, number, place, length)
@@ -168,7 +209,10 @@ class RLDSReader(EpisodicReader):
         if empty:
             self.warnings.append(f"{empty} episodes without steps are left out")
         parts = {"state": self._states, "action": self._actions}
-        names = {what: dimension_names([(f.name, f.width) for f in features]) for what, features in parts.items()}
+        names = {
+            what: dimension_names([(f.name, f.width) for f in features])
+            for what, features in parts.items()
+        }
         control_hz = self._control_rate(None, ASSUMED_HZ)
         self._assemble(
             episodes,
@@ -216,16 +260,25 @@ class RLDSReader(EpisodicReader):
             if isinstance(values, list):
                 texts = [value.decode() for value in values]
             else:
-                texts = [bytes(codes[codes > 0].tolist()).decode() for codes in values.reshape(-1, feature.width)]
+                texts = [
+                    bytes(codes[codes > 0].tolist()).decode()
+                    for codes in values.reshape(-1, feature.width)
+                ]
         except ValueError as error:
-            raise DataError(f"{where}: {feature.name!r} is no UTF-8 text: {error}; choose another key") from error
+            raise DataError(
+                f"{where}: {feature.name!r} is no UTF-8 text: {error}; choose another key"
+            ) from error
         return next((text for text in texts if text.strip()), "")
 
     def _info(self, example: Example, record: _Record) -> dict[str, Scalar]:
         """What stands beside the steps: single numbers and texts."""
         info: dict[str, Scalar] = {"split": record.shard.split}
         for feature in self._features.values():
-            values = None if feature.name.startswith("steps/") or not feature.plain else example.get(feature.name)
+            values = (
+                None
+                if feature.name.startswith("steps/") or not feature.plain
+                else example.get(feature.name)
+            )
             if values is None or len(values) != 1:
                 continue
             key, value = feature.name.removeprefix("episode_metadata/"), values[0]
@@ -241,7 +294,9 @@ class RLDSReader(EpisodicReader):
         if feature.kind == "tensor":
             self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
             if len(example.numbers(feature.name)) != L * feature.width:
-                raise DataError(f"{where}: {feature.name!r} has not {L} images; make the dataset again")
+                raise DataError(
+                    f"{where}: {feature.name!r} has not {L} images; make the dataset again"
+                )
             return
         files = _files(example, feature, L, where)
         self._blank[camera] += sum(not data for data in files)
@@ -255,9 +310,13 @@ class RLDSReader(EpisodicReader):
         """The cameras with images; those that never have one are left out."""
         for camera, blank in self._blank.items():
             if camera in self._sizes and blank:
-                self.warnings.append(f"camera {camera!r}: {blank} images are empty and read as black")
+                self.warnings.append(
+                    f"camera {camera!r}: {blank} images are empty and read as black"
+                )
             elif blank:
-                self.warnings.append(f"camera {camera!r} is left out: all its {blank} images are empty")
+                self.warnings.append(
+                    f"camera {camera!r} is left out: all its {blank} images are empty"
+                )
         return {camera: self._sizes[camera] for camera in self._cameras if camera in self._sizes}
 
     # --- images -------------------------------------------------------------------------------------
@@ -269,9 +328,17 @@ class RLDSReader(EpisodicReader):
             example = self._example(record)
             if feature.kind == "tensor":
                 frames = example.numbers(feature.name)
-                if frames.size != L * size[0] * size[1] * 3 or frames.min() < 0 or frames.max() > 255:
-                    raise DataError(f"{record.name}: {feature.name!r} has not {L} images; make the dataset again")
-                for step, frame in enumerate(frames.reshape(L, *size, 3).astype(np.uint8)[lower:upper], start=lower):
+                if (
+                    frames.size != L * size[0] * size[1] * 3
+                    or frames.min() < 0
+                    or frames.max() > 255
+                ):
+                    raise DataError(
+                        f"{record.name}: {feature.name!r} has not {L} images; make the dataset again"
+                    )
+                for step, frame in enumerate(
+                    frames.reshape(L, *size, 3).astype(np.uint8)[lower:upper], start=lower
+                ):
                     yield first + step, frame
                 continue
             files = _files(example, feature, L, record.name)
@@ -281,13 +348,19 @@ class RLDSReader(EpisodicReader):
     def _example(self, record: _Record) -> Example:
         try:
             with open(record.shard.path, "rb") as file:
-                return Example(read_record(file, record.place, record.length, record.name), record.name)
+                return Example(
+                    read_record(file, record.place, record.length, record.name), record.name
+                )
         except OSError as error:
-            raise DataError(f"{record.shard.path}: cannot be read: {error}; restore the file") from error
+            raise DataError(
+                f"{record.shard.path}: cannot be read: {error}; restore the file"
+            ) from error
 
     def fingerprint(self) -> str:
         files = {record.shard.path for record in self._records} | {self._folder / FEATURES}
-        return fingerprint(self.root, files, self.keys.split, {c: f.name for c, f in self._cameras.items()})
+        return fingerprint(
+            self.root, files, self.keys.split, {c: f.name for c, f in self._cameras.items()}
+        )
 
 
 def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np.ndarray:
@@ -307,5 +380,7 @@ def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np
 def _files(example: Example, feature: Feature, L: int, where: str) -> list[bytes]:
     files = example.files(feature.name)
     if len(files) != L:
-        raise DataError(f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset again")
+        raise DataError(
+            f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset again"
+        )
     return files

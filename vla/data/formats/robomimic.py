@@ -15,7 +15,12 @@ import numpy as np
 from vla.config import register
 from vla.data.errors import DataError
 from vla.data.format import KeyMap, Picture
-from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, camera_name, dimension_names
+from vla.data.formats.common.episodic_reader import (
+    EpisodeNumbers,
+    EpisodicReader,
+    camera_name,
+    dimension_names,
+)
 from vla.data.formats.common.files import fingerprint, parse_json
 from vla.data.formats.common.hdf5 import (
     blocks,
@@ -72,7 +77,9 @@ class RobomimicReader(EpisodicReader):
         found = {}
         for name in ("env_args", "problem_info"):
             if name in data.attrs:
-                found[name] = parse_json(text(data.attrs[name]), f"{self.root}: data.attrs[{name!r}]")
+                found[name] = parse_json(
+                    text(data.attrs[name]), f"{self.root}: data.attrs[{name!r}]"
+                )
         return found
 
     def _chosen(self, file: Any, data: Any) -> list[str]:
@@ -83,13 +90,19 @@ class RobomimicReader(EpisodicReader):
             masks = child(file, "mask")
             known = [] if masks is None else children(masks)
             if self.keys.split not in known:
-                raise DataError(f"{self.root}: no mask {self.keys.split!r}; it has: {', '.join(known) or 'none'}")
+                raise DataError(
+                    f"{self.root}: no mask {self.keys.split!r}; it has: {', '.join(known) or 'none'}"
+                )
             wanted = {text(name) for name in child(masks, self.keys.split)[()]}
             if missing := sorted(wanted - set(demos), key=natural):
-                raise DataError(f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in 'data'")
+                raise DataError(
+                    f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in 'data'"
+                )
             demos = [name for name in demos if name in wanted]
         if not demos:
-            raise DataError(f"{self.root}: has no demonstrations with 'actions'; check that it was copied whole")
+            raise DataError(
+                f"{self.root}: has no demonstrations with 'actions'; check that it was copied whole"
+            )
         return demos
 
     def _find_cameras(self, demo: Any) -> dict[str, str]:
@@ -97,7 +110,9 @@ class RobomimicReader(EpisodicReader):
         pictures = [name for name, dataset in leaves(demo).items() if is_picture(dataset)]
         if self.keys.cameras is None:
             own = [name for name in pictures if name.startswith("obs/")]
-            return {re.sub(r"_image$", "", camera_name(name.removeprefix("obs/"))): name for name in own}
+            return {
+                re.sub(r"_image$", "", camera_name(name.removeprefix("obs/"))): name for name in own
+            }
         found = {}
         for camera, key in self.keys.cameras.items():
             matches = [name for name in (key, f"obs/{key}") if name in pictures]
@@ -106,17 +121,25 @@ class RobomimicReader(EpisodicReader):
             found[camera] = matches[0]
         return found
 
-    def _numeric(self, demo: Any, what: str, keys: list[str] | None, default: list[str]) -> list[tuple[str, int]]:
+    def _numeric(
+        self, demo: Any, what: str, keys: list[str] | None, default: list[str]
+    ) -> list[tuple[str, int]]:
         """(path below a demonstration, width) of what is put side by side."""
         found = []
         for key in default if keys is None else keys:
             place = self._find(demo, key)
             if place is None:
-                raise self._lacking(what, key, [name for name, dataset in leaves(demo).items() if is_numeric(dataset)])
+                raise self._lacking(
+                    what,
+                    key,
+                    [name for name, dataset in leaves(demo).items() if is_numeric(dataset)],
+                )
             dataset = child(demo, place)
             found.append((place, 1 if dataset.ndim == 1 else int(dataset.shape[1])))
         if what == "action" and not sum(width for _, width in found):
-            raise DataError(f"{self.root}: {demo.name}: has no numbers as action; name one of its keys `action`")
+            raise DataError(
+                f"{self.root}: {demo.name}: has no numbers as action; name one of its keys `action`"
+            )
         return found
 
     def _one(self, demo: Any, what: str, key: str | None, default: str) -> str | None:
@@ -124,7 +147,9 @@ class RobomimicReader(EpisodicReader):
         if place is not None and child(demo, place).size == child(demo, place).shape[0]:
             return place
         if key is not None:
-            raise self._lacking(what, key, [name for name, dataset in leaves(demo).items() if is_numeric(dataset)])
+            raise self._lacking(
+                what, key, [name for name, dataset in leaves(demo).items() if is_numeric(dataset)]
+            )
         return None
 
     def _find(self, demo: Any, key: str) -> str | None:
@@ -165,8 +190,16 @@ class RobomimicReader(EpisodicReader):
                 f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy the file again"
             )
         rewards = self._matrix(demo, [(self._reward, 1)], L)[:, 0] if self._reward else np.zeros(L)
-        success = self._matrix(demo, [(self._success, 1)], L)[:, 0] > 0 if self._success else sparse & (rewards > 0)
-        dones = self._matrix(demo, [("dones", 1)], L)[-1, 0] > 0 if child(demo, "dones") is not None else False
+        success = (
+            self._matrix(demo, [(self._success, 1)], L)[:, 0] > 0
+            if self._success
+            else sparse & (rewards > 0)
+        )
+        dones = (
+            self._matrix(demo, [("dones", 1)], L)[-1, 0] > 0
+            if child(demo, "dones") is not None
+            else False
+        )
         return EpisodeNumbers(
             name=name,
             state=self._matrix(demo, self._states, L),
@@ -184,7 +217,9 @@ class RobomimicReader(EpisodicReader):
         for name, width in parts:
             dataset = child(demo, name)
             if dataset is None or not is_numeric(dataset):
-                raise DataError(f"{self.root}: {demo.name} lacks {name!r}, which {self._demos[0]} has; drop it")
+                raise DataError(
+                    f"{self.root}: {demo.name} lacks {name!r}, which {self._demos[0]} has; drop it"
+                )
             values = matrix(dataset)
             L = len(values) if L is None else L
             if values.shape != (L, width):
@@ -206,11 +241,17 @@ class RobomimicReader(EpisodicReader):
                 dataset = child(demo, place)
                 if dataset is not None and hasattr(dataset, "dtype") and dataset.size:
                     return text(dataset[()])
-            for stored in (settings, self.metadata.get("env_args"), self.metadata.get("problem_info")):
+            for stored in (
+                settings,
+                self.metadata.get("env_args"),
+                self.metadata.get("problem_info"),
+            ):
                 if isinstance(stored, dict) and isinstance(stored.get(name), str):
                     return str(stored[name])
         if self.keys.instruction is not None:
-            raise self._lacking("instruction", self.keys.instruction, [*demo.attrs, *data.attrs, *leaves(demo)])
+            raise self._lacking(
+                "instruction", self.keys.instruction, [*demo.attrs, *data.attrs, *leaves(demo)]
+            )
         return ""
 
     def _sizes(self, data: Any) -> dict[str, tuple[int, int]]:
@@ -237,7 +278,9 @@ class RobomimicReader(EpisodicReader):
             for episode, first, lower, upper in self._spans(start, stop):
                 dataset = child(file, f"data/{self._demos[episode]}/{place}")
                 if dataset is None:
-                    raise DataError(f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset again")
+                    raise DataError(
+                        f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset again"
+                    )
                 for step, picture in enumerate(blocks(dataset, lower, upper), start=lower):
                     yield first + step, picture
 
@@ -256,6 +299,13 @@ def _default_state(demo: Any) -> list[str]:
     if group is None:
         return []
     names = [name for name, dataset in leaves(group).items() if is_numeric(dataset)]
-    robots = sorted({m[1] for name in names if (m := re.fullmatch(r"(robot\d+)_eef_pos", name))}, key=natural)
-    own = [f"{robot}_{part}" for robot in robots for part in _PROPRIOCEPTION if f"{robot}_{part}" in names]
+    robots = sorted(
+        {m[1] for name in names if (m := re.fullmatch(r"(robot\d+)_eef_pos", name))}, key=natural
+    )
+    own = [
+        f"{robot}_{part}"
+        for robot in robots
+        for part in _PROPRIOCEPTION
+        if f"{robot}_{part}" in names
+    ]
     return [f"obs/{name}" for name in own or names]

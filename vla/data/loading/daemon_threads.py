@@ -24,7 +24,9 @@ class Workers:
         self._stop = threading.Event()
         # the threads must not refer to this object, or it would live as long as they do
         crew = [
-            threading.Thread(target=_work, args=(self._queue, self._stop), name=f"{name}-{i}", daemon=True)
+            threading.Thread(
+                target=_work, args=(self._queue, self._stop), name=f"{name}-{i}", daemon=True
+            )
             for i in range(threads)
         ]
         self.close = weakref.finalize(self, _close, self._queue, self._stop, crew)
@@ -54,7 +56,9 @@ def _work(jobs: queue.SimpleQueue[_Job | None], stop: threading.Event) -> None:
         del future, job, args, entry
 
 
-def _close(jobs: queue.SimpleQueue[_Job | None], stop: threading.Event, crew: list[threading.Thread]) -> None:
+def _close(
+    jobs: queue.SimpleQueue[_Job | None], stop: threading.Event, crew: list[threading.Thread]
+) -> None:
     stop.set()
     for _ in crew:
         jobs.put(None)

@@ -5,7 +5,6 @@ H and W: image height and width.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -13,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla.common.cores import usable_cores
+from vla.common.progress import ProgressCallback
 from vla.data.episode import decode_png
 from vla.data.errors import DataError
 from vla.data.format import Picture
 from vla.data.reader import EpisodeDataset
 
-Progress = Callable[[int, int], None]
 """Told (frames done, frames in all)."""
 
 _BLOCK_BYTES = 16 * 2**20
@@ -61,7 +61,11 @@ def plan_blocks(ranges: Sequence[tuple[int, int]], frame_bytes: int) -> list[Blo
 
 
 def fill(
-    stream: Iterator[tuple[int, Picture]], dataset: EpisodeDataset, camera: str, first: int, out: np.ndarray
+    stream: Iterator[tuple[int, Picture]],
+    dataset: EpisodeDataset,
+    camera: str,
+    first: int,
+    out: np.ndarray,
 ) -> None:
     """Decodes the next frames of `stream`, which begin with frame `first`, into `out`, uint8 (n, H, W, 3).
 
@@ -93,7 +97,7 @@ def each_block(
     blocks: Sequence[Block],
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Calls `work(block, advance)` for all blocks, in threads; `work` calls `advance(frames)` as it goes on.
 
@@ -114,7 +118,7 @@ def each_block(
         with lock:
             done += frames
 
-    pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads or usable_cores(), thread_name_prefix="decode")
     try:
         pending = {pool.submit(work, block, advance) for block in blocks}
         while pending:
@@ -127,11 +131,6 @@ def each_block(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _StoppedError(Exception):

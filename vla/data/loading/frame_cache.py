@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from vla.data.loading.decoding import Block, Progress, each_block, fill, plan_blocks
-from vla.data.loading.frame_cache_file import CameraCache, check_space, free_bytes, make_base
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
+from vla.data.loading.decoding import Block, each_block, fill, plan_blocks
+from vla.data.loading.frame_cache_file import CameraCache, check_space, free_bytes, make_base
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.shared_memory import SharedFolder
 
@@ -60,11 +61,13 @@ class FrameCache:
         episodes: Sequence[int] | None = None,
         cameras: Sequence[str] | None = None,
         folder: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         threads: int | None = None,
     ) -> None:
         if storage not in _STORAGES:
-            raise ValueError(f"cache is {storage!r}; expected one of {', '.join(map(repr, _STORAGES))}")
+            raise ValueError(
+                f"cache is {storage!r}; expected one of {', '.join(map(repr, _STORAGES))}"
+            )
         names = list(dataset.spec.cameras) if cameras is None else list(cameras)
         ranges = _ranges(dataset, episodes if storage == "ram" else None)
         self._first_row = _first_rows(dataset, ranges)
@@ -153,7 +156,7 @@ def _decode(
     camera: str,
     ranges: list[tuple[int, int]],
     out: np.ndarray,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     threads: int | None,
 ) -> None:
     """Fills `out` with the frames of all ranges."""
@@ -165,4 +168,6 @@ def _decode(
             fill(stream, dataset, camera, block.start + done, part)
             advance(len(part))
 
-    each_block(work, plan_blocks(ranges, int(np.prod(out.shape[1:]))), threads=threads, progress=progress)
+    each_block(
+        work, plan_blocks(ranges, int(np.prod(out.shape[1:]))), threads=threads, progress=progress
+    )

@@ -30,10 +30,11 @@ from typing import Any
 import numpy as np
 
 from vla.common.atomic import sync_folder, write_json
-from vla.data.loading.decoding import Block, Progress, each_block, fill, plan_blocks
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.storage.file_lock import FileLock
+from vla.data.loading.decoding import Block, each_block, fill, plan_blocks
 from vla.data.reader import EpisodeDataset
+from vla.data.storage.file_lock import FileLock
 
 _VERSION = 2
 _PIECE_BYTES = 4 * 2**20
@@ -54,7 +55,11 @@ class CameraCache:
         self.shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
         # what is read as what decides which pictures these are, as much as the files do
         keys = getattr(dataset.reader, "keys", None)
-        read_as = {} if keys is None else keys.model_dump(mode="json", include={"cameras", "split"}, exclude_none=True)
+        read_as = (
+            {}
+            if keys is None
+            else keys.model_dump(mode="json", include={"cameras", "split"}, exclude_none=True)
+        )
         self.key: dict[str, Any] = {
             "version": _VERSION,
             "camera": camera,
@@ -63,7 +68,9 @@ class CameraCache:
             "keys": read_as,
             "dataset": dataset.fingerprint(),
         }
-        name = hashlib.sha256(json.dumps([camera, read_as, owner], sort_keys=True).encode()).hexdigest()[:12]
+        name = hashlib.sha256(
+            json.dumps([camera, read_as, owner], sort_keys=True).encode()
+        ).hexdigest()[:12]
         self.folder = base / f"frames-{name}"
         self.building = base / f"frames-{name}.building"
         self._lock = base / f"frames-{name}.lock"
@@ -76,7 +83,9 @@ class CameraCache:
         """Whether a finished cache of this very dataset is here and is whole as far as a quick look shows."""
         stored = self._stored()
         try:
-            return stored is not None and stored.get("sample") == sampled_checksum(self.folder / "frames.bin")
+            return stored is not None and stored.get("sample") == sampled_checksum(
+                self.folder / "frames.bin"
+            )
         except OSError:
             return False
 
@@ -90,7 +99,9 @@ class CameraCache:
             return self.num_bytes
         return max(0, self.num_bytes - getattr(begun, "st_blocks", 0) * 512)
 
-    def frames(self, progress: Progress | None = None, *, threads: int | None = None) -> np.ndarray:
+    def frames(
+        self, progress: ProgressCallback | None = None, *, threads: int | None = None
+    ) -> np.ndarray:
         """uint8 (R, H, W, 3), mapped from the file; decoded first where there is no cache of this very dataset.
 
         Where another process is decoding it, waits for that one, and goes on with what it left if it is killed.
@@ -107,7 +118,9 @@ class CameraCache:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise _not_writable(self.folder.parent, error) from error
-                raise not_enough(self.folder.parent, self.missing_bytes(), free_bytes(self.folder.parent)) from error
+                raise not_enough(
+                    self.folder.parent, self.missing_bytes(), free_bytes(self.folder.parent)
+                ) from error
             finally:
                 lock.release()
         return np.asarray(np.memmap(self.folder / "frames.bin", np.uint8, "r", shape=self.shape))
@@ -117,7 +130,9 @@ class CameraCache:
         stored, file = self._stored(), self.folder / "frames.bin"
         remedy = f"delete {self.folder}, and it is made again from the dataset"
         if stored is None:
-            return [f"{self.folder / 'key.json'}: is damaged, or of another dataset than this; {remedy}"]
+            return [
+                f"{self.folder / 'key.json'}: is damaged, or of another dataset than this; {remedy}"
+            ]
         try:
             size = file.stat().st_size
             if size != self.num_bytes:
@@ -127,15 +142,19 @@ class CameraCache:
                 for row, count, checksum in stored["blocks"]
                 if self._checksum(file, row, count) != checksum
             ]
-            if sum(count for _, count, _ in stored["blocks"]) != self.shape[0] or not (found or self.fresh()):
-                found.append(f"{self.folder / 'key.json'}: its checksums contradict each other; {remedy}")
+            if sum(count for _, count, _ in stored["blocks"]) != self.shape[0] or not (
+                found or self.fresh()
+            ):
+                found.append(
+                    f"{self.folder / 'key.json'}: its checksums contradict each other; {remedy}"
+                )
             return found
         except (OSError, LookupError, TypeError, ValueError) as error:
             return [f"{self.folder}: cannot be read: {error}; {remedy}"]
 
     # --- building -----------------------------------------------------------------------------------
 
-    def _build(self, progress: Progress | None, threads: int | None) -> None:
+    def _build(self, progress: ProgressCallback | None, threads: int | None) -> None:
         """Decodes what is not finished yet, and puts the whole in its place. The lock is held."""
         shutil.rmtree(self.folder, ignore_errors=True)
         known = self._take_up()
@@ -166,7 +185,10 @@ class CameraCache:
             )
         _sync(file)
         of_blocks = [[block.row, len(block), checksums[block.row]] for block in blocks]
-        write_json(self.building / "key.json", self.key | {"sample": sampled_checksum(file), "blocks": of_blocks})
+        write_json(
+            self.building / "key.json",
+            self.key | {"sample": sampled_checksum(file), "blocks": of_blocks},
+        )
         self.building.rename(self.folder)
         sync_folder(self.folder.parent)
         for name in ("plan.json", "journal.jsonl"):
@@ -202,7 +224,9 @@ class CameraCache:
     def _decode(self, block: Block, file: Path, advance: Callable[[int], None]) -> int:
         """Decodes a block into its place in the file, a few MiB at a time. Returns its checksum."""
         frame_bytes = int(np.prod(self.shape[1:]))
-        buffer = np.empty((min(len(block), max(1, _PIECE_BYTES // frame_bytes)), *self.shape[1:]), np.uint8)
+        buffer = np.empty(
+            (min(len(block), max(1, _PIECE_BYTES // frame_bytes)), *self.shape[1:]), np.uint8
+        )
         stream = iter(self.dataset.images(self.camera, block.start, block.stop))
         checksum = 0
         with open(file, "r+b", buffering=0) as handle:
@@ -230,10 +254,12 @@ class CameraCache:
     def _blocks(self) -> list[Block]:
         table = self.dataset.episodes
         starts, lengths = table["first_frame"].to_numpy(), table["length"].to_numpy()
-        ranges = [(int(start), int(start + length)) for start, length in zip(starts, lengths, strict=True)]
+        ranges = [
+            (int(start), int(start + length)) for start, length in zip(starts, lengths, strict=True)
+        ]
         return plan_blocks(ranges, int(np.prod(self.shape[1:])))
 
-    def _tell(self, progress: Progress) -> Callable[[], None]:
+    def _tell(self, progress: ProgressCallback) -> Callable[[], None]:
         """Tells how far the process is that holds the lock."""
         sizes = {block.row: len(block) for block in self._blocks()}
         told = 0

@@ -59,12 +59,16 @@ class ImageTextPairs:
                 '{"file_name": ..., "prompt": ..., "answer": ...} for each'
             )
         lines = path.read_text(encoding="utf-8").splitlines()
-        self.rows = [_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+        self.rows = [
+            _row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()
+        ]
         if not self.rows:
             raise DataError(f"{path}: holds no pairs")
         for row in self.rows:
             if not (self.folder / row["file_name"]).is_file():
-                raise DataError(f"{path}: names {row['file_name']!r}, which is not in {self.folder}")
+                raise DataError(
+                    f"{path}: names {row['file_name']!r}, which is not in {self.folder}"
+                )
 
     def __len__(self) -> int:
         return len(self.rows)

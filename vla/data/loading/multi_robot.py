@@ -40,7 +40,9 @@ class MixedRobots:
     def __init__(self, sources: Mapping[int, Windows]) -> None:
         self.sources = dict(sources)
         self.sizes = [len(windows) for windows in self.sources.values()]
-        self.instructions = [text for windows in self.sources.values() for text in windows.instructions]
+        self.instructions = [
+            text for windows in self.sources.values() for text in windows.instructions
+        ]
         self._ends = np.cumsum(self.sizes)
         tasks = [len(windows.instructions) for windows in self.sources.values()]
         self._first_task = np.cumsum([0, *tasks[:-1]])
@@ -54,19 +56,25 @@ class MixedRobots:
         """The windows `indices`, in their order. Raises IndexError."""
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
-            raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
+            raise IndexError(
+                f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}"
+            )
         source_B = np.searchsorted(self._ends, index_B, side="right")
         parts = []
         for place, (robot, windows) in enumerate(self.sources.items()):
             rows = np.flatnonzero(source_B == place)
             if len(rows):
                 part = windows.batch(index_B[rows] - (self._ends[place] - self.sizes[place]))
-                part = dataclasses.replace(part, task_index=part.task_index + int(self._first_task[place]))
+                part = dataclasses.replace(
+                    part, task_index=part.task_index + int(self._first_task[place])
+                )
                 parts.append((robot, rows, part))
         return join_robots(parts, state_dim=self._state_dim, action_dim=self._action_dim)
 
 
-def join_robots(parts: Sequence[tuple[int, np.ndarray, Batch]], *, state_dim: int, action_dim: int) -> Batch:
+def join_robots(
+    parts: Sequence[tuple[int, np.ndarray, Batch]], *, state_dim: int, action_dim: int
+) -> Batch:
     """One batch of the windows of several robots.
 
     Args:
@@ -76,7 +84,9 @@ def join_robots(parts: Sequence[tuple[int, np.ndarray, Batch]], *, state_dim: in
     sizes = {"state": state_dim, "keyframe": state_dim, "actions": action_dim}
     B = sum(len(rows) for _, rows, _ in parts)
     values: dict[str, Any] = {"instruction": [""] * B, "robot": torch.empty(B, dtype=torch.int64)}
-    values["images"] = {f"{robot}/{name}": x for robot, _, part in parts for name, x in part.images.items()}
+    values["images"] = {
+        f"{robot}/{name}": x for robot, _, part in parts for name, x in part.images.items()
+    }
     for f in dataclasses.fields(Batch):
         if f.name not in _APART:
             first = getattr(parts[0][2], f.name)
@@ -96,7 +106,9 @@ def join_robots(parts: Sequence[tuple[int, np.ndarray, Batch]], *, state_dim: in
     return Batch(**values)
 
 
-def of_robot(batch: Batch, robot: int, *, state_dim: int, action_dim: int) -> tuple[Tensor, Batch | None]:
+def of_robot(
+    batch: Batch, robot: int, *, state_dim: int, action_dim: int
+) -> tuple[Tensor, Batch | None]:
     """The windows of one robot as it knows them, without padding and with its own cameras.
 
     Returns:
@@ -106,13 +118,17 @@ def of_robot(batch: Batch, robot: int, *, state_dim: int, action_dim: int) -> tu
         ValueError: the batch does not say which robot its windows are of.
     """
     if batch.robot is None:
-        raise ValueError("the batch does not say which robot its windows are of; join them with join_robots")
+        raise ValueError(
+            "the batch does not say which robot its windows are of; join them with join_robots"
+        )
     rows = (batch.robot == robot).nonzero().flatten()
     if not len(rows):
         return rows, None
     mark, sizes = f"{robot}/", {"state": state_dim, "keyframe": state_dim, "actions": action_dim}
     values: dict[str, Any] = {
-        "images": {name.removeprefix(mark): x for name, x in batch.images.items() if name.startswith(mark)},
+        "images": {
+            name.removeprefix(mark): x for name, x in batch.images.items() if name.startswith(mark)
+        },
         "instruction": [batch.instruction[row] for row in rows.tolist()],
     }
     for f in dataclasses.fields(Batch):
@@ -128,11 +144,21 @@ def joint_spec(specs: Mapping[str, Spec]) -> Spec:
     S = max(spec.state_dim for spec in specs.values())
     A = max(spec.action_dim for spec in specs.values())
     return Spec(
-        cameras={f"{name}/{camera}": size for name, spec in specs.items() for camera, size in spec.cameras.items()},
+        cameras={
+            f"{name}/{camera}": size
+            for name, spec in specs.items()
+            for camera, size in spec.cameras.items()
+        },
         state_names=tuple(f"state_{i}" for i in range(S)),
         action_names=tuple(f"action_{i}" for i in range(A)),
-        action_low=tuple(min(spec.action_low[i] for spec in specs.values() if i < spec.action_dim) for i in range(A)),
-        action_high=tuple(max(spec.action_high[i] for spec in specs.values() if i < spec.action_dim) for i in range(A)),
+        action_low=tuple(
+            min(spec.action_low[i] for spec in specs.values() if i < spec.action_dim)
+            for i in range(A)
+        ),
+        action_high=tuple(
+            max(spec.action_high[i] for spec in specs.values() if i < spec.action_dim)
+            for i in range(A)
+        ),
         control_hz=max(spec.control_hz for spec in specs.values()),
     )
 
@@ -154,7 +180,10 @@ def mixture_shares(
         relative = [Fraction(size) for size in sizes]
     else:
         largest = max(sizes)
-        relative = [Fraction((size / largest) ** (1 / temperature)).limit_denominator(10**9) for size in sizes]
+        relative = [
+            Fraction((size / largest) ** (1 / temperature)).limit_denominator(10**9)
+            for size in sizes
+        ]
     return [part / sum(relative) for part in relative]
 
 

@@ -36,13 +36,21 @@ class AdaptedWindows:
     """
 
     def __init__(
-        self, windows: Windows, spec: Spec, *, cameras: Mapping[str, str], fill: np.ndarray, first_task: int = 0
+        self,
+        windows: Windows,
+        spec: Spec,
+        *,
+        cameras: Mapping[str, str],
+        fill: np.ndarray,
+        first_task: int = 0,
     ) -> None:
         self.windows, self.cameras, self.first_task = windows, dict(cameras), first_task
         self._sizes = {camera: spec.cameras[camera] for camera in cameras}
         self._fill = torch.as_tensor(fill, dtype=torch.float32)
         there = windows.spec.state_names
-        self._columns = [(i, there.index(name)) for i, name in enumerate(spec.state_names) if name in there]
+        self._columns = [
+            (i, there.index(name)) for i, name in enumerate(spec.state_names) if name in there
+        ]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -57,7 +65,10 @@ class AdaptedWindows:
         batch = self.windows.batch(indices)
         return dataclasses.replace(
             batch,
-            images={new: resized(batch.images[old], self._sizes[new]) for new, old in self.cameras.items()},
+            images={
+                new: resized(batch.images[old], self._sizes[new])
+                for new, old in self.cameras.items()
+            },
             state=self._state(batch.state),
             keyframe=self._state(batch.keyframe),
             task_index=batch.task_index + self.first_task,
@@ -83,7 +94,9 @@ class Mixture:
         instructions, lengths: of all data.
     """
 
-    def __init__(self, first: Windows, further: Sequence[AdaptedWindows], shares: Sequence[Fraction]) -> None:
+    def __init__(
+        self, first: Windows, further: Sequence[AdaptedWindows], shares: Sequence[Fraction]
+    ) -> None:
         self.first, self.further = first, list(further)
         sources = [first, *(part.windows for part in further)]
         self.next_step = first.next_step
@@ -91,7 +104,11 @@ class Mixture:
         total = max(len(part) for part in states)
         self.states = np.concatenate(
             [
-                part[np.linspace(0, len(part) - 1, max(1, round(total * share))).round().astype(np.int64)]
+                part[
+                    np.linspace(0, len(part) - 1, max(1, round(total * share)))
+                    .round()
+                    .astype(np.int64)
+                ]
                 for part, share in zip(states, [1 - sum(shares), *shares], strict=True)
             ]
         )
@@ -108,7 +125,9 @@ class Mixture:
         """The windows `indices`, in their order. Raises IndexError."""
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
-            raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
+            raise IndexError(
+                f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}"
+            )
         source_B = np.searchsorted(self._ends, index_B, side="right")
         parts, rows = [], []
         sources: list[Windows | AdaptedWindows] = [self.first, *self.further]
@@ -147,9 +166,12 @@ class MixtureSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._apart = world_size > 1 and all(sampler.world_size == world_size for sampler in samplers)
+        self._apart = world_size > 1 and all(
+            sampler.world_size == world_size for sampler in samplers
+        )
         single = all(
-            sampler.batch_size == sampler.world_size == (world_size if self._apart else 1) for sampler in samplers
+            sampler.batch_size == sampler.world_size == (world_size if self._apart else 1)
+            for sampler in samplers
         )
         if not single or len(samplers) != len(shares) + 1:
             raise ValueError(
@@ -158,7 +180,9 @@ class MixtureSampler:
         # the rows that are drawn together: of all processes, or of this one
         self._rows = batch_size // world_size if self._apart else batch_size
         if self._rows * (1 - sum(shares)) < len(shares):
-            raise ValueError(f"a draw of {self._rows} rows leaves no window to the first dataset in some batches")
+            raise ValueError(
+                f"a draw of {self._rows} rows leaves no window to the first dataset in some batches"
+            )
         self.samplers, self.shares, self.batch_size = list(samplers), list(shares), batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self._starts = np.cumsum([0, *(sampler.num_windows for sampler in samplers[:-1])])
@@ -169,7 +193,9 @@ class MixtureSampler:
             raise ValueError(f"step is {step}; expected 0 or more")
         chosen = [
             start + sampler.indices(place)[0]
-            for start, sampler, places in zip(self._starts, self.samplers, self._places(step), strict=True)
+            for start, sampler, places in zip(
+                self._starts, self.samplers, self._places(step), strict=True
+            )
             for place in places
         ]
         order = np.random.default_rng([self.seed, step, _SALT]).permutation(self._rows)
@@ -188,17 +214,28 @@ class MixtureSampler:
 
     def _places(self, step: int) -> list[range]:
         """Which of each dataset's endless row of windows come in this step."""
-        return [range(*ends) for ends in zip(self._counts(step), self._counts(step + 1), strict=True)]
+        return [
+            range(*ends) for ends in zip(self._counts(step), self._counts(step + 1), strict=True)
+        ]
 
 
-def resized(images: UInt8[Tensor, "B T h w 3"], size: tuple[int, int]) -> UInt8[Tensor, "B T H W 3"]:
+def resized(
+    images: UInt8[Tensor, "B T h w 3"], size: tuple[int, int]
+) -> UInt8[Tensor, "B T H W 3"]:
     """Bilinear, antialiased where it shrinks."""
     h, w = images.shape[2:4]
     if (h, w) == tuple(size):
         return images
     x = images.flatten(0, 1).permute(0, 3, 1, 2).float()
     x = F.interpolate(x, size=size, mode="bilinear", antialias=h > size[0] or w > size[1])
-    return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().unflatten(0, images.shape[:2])
+    return (
+        x.round()
+        .clamp(0, 255)
+        .byte()
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .unflatten(0, images.shape[:2])
+    )
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
@@ -209,9 +246,15 @@ def _joined(parts: Sequence[Batch]) -> Batch:
         items = [getattr(part, f.name) for part in parts]
         if f.name == "images":
             shared = [camera for camera in items[0] if all(camera in item for item in items)]
-            values[f.name] = {camera: torch.cat([item[camera] for item in items]) for camera in shared}
+            values[f.name] = {
+                camera: torch.cat([item[camera] for item in items]) for camera in shared
+            }
         elif items[0] is not None:
-            values[f.name] = torch.cat(items) if isinstance(items[0], Tensor) else [x for item in items for x in item]
+            values[f.name] = (
+                torch.cat(items)
+                if isinstance(items[0], Tensor)
+                else [x for item in items for x in item]
+            )
     return Batch(**values)
 
 
@@ -224,7 +267,9 @@ def select_windows(batch: Batch, rows: np.ndarray) -> Batch:
     for f in dataclasses.fields(Batch):
         value = getattr(batch, f.name)
         if f.name == "images":
-            values[f.name] = {camera: image[_image_rows(batch, camera, index)] for camera, image in value.items()}
+            values[f.name] = {
+                camera: image[_image_rows(batch, camera, index)] for camera, image in value.items()
+            }
         elif f.name == "instruction":
             values[f.name] = [value[row] for row in rows]
         else:

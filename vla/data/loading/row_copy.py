@@ -34,7 +34,9 @@ class Gather:
             raise ValueError(f"threads is {threads}; expected at least 1")
         self.threads, self.pin_memory = threads, pin_memory
         self._free: deque[np.ndarray] = deque(maxlen=_KEPT)
-        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="gather") if threads > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(threads - 1, thread_name_prefix="gather") if threads > 1 else None
+        )
 
     def __call__(self, values: np.ndarray, row_BT: np.ndarray) -> torch.Tensor:
         """uint8 (R, ...) and valid rows, int64 (B, T) -> uint8 (B, T, ...)."""
@@ -48,7 +50,9 @@ class Gather:
         bounds = [len(rows) * part // parts for part in range(parts + 1)]
         # "clip" writes straight into `out`, where "raise" would copy once more; the rows are valid.
         pending = [
-            self._pool.submit(np.take, flat, rows[lower:upper], axis=0, out=out[lower:upper], mode="clip")
+            self._pool.submit(
+                np.take, flat, rows[lower:upper], axis=0, out=out[lower:upper], mode="clip"
+            )
             for lower, upper in pairwise(bounds[1:])
             if self._pool is not None
         ]

@@ -38,16 +38,22 @@ class WindowSampler:
         weights: np.ndarray | None = None,
     ) -> None:
         if num_windows < 1:
-            raise ValueError(f"num_windows is {num_windows}; expected at least one window: choose more episodes")
+            raise ValueError(
+                f"num_windows is {num_windows}; expected at least one window: choose more episodes"
+            )
         if batch_size < 1 or batch_size % world_size:
-            raise ValueError(f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}")
+            raise ValueError(
+                f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}"
+            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; expected 0 to {world_size - 1}")
         if seed < 0:
             raise ValueError(f"seed is {seed}; expected a non-negative integer")
         self.num_windows, self.batch_size, self.seed = num_windows, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self._cumulative = None if weights is None else _cumulative(np.asarray(weights, np.float64), num_windows)
+        self._cumulative = (
+            None if weights is None else _cumulative(np.asarray(weights, np.float64), num_windows)
+        )
         self._permutation: tuple[int, np.ndarray] | None = None
 
     def indices(self, step: int) -> np.ndarray:
@@ -68,13 +74,18 @@ class WindowSampler:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._permutation is None or self._permutation[0] != epoch:
-            self._permutation = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_windows))
+            self._permutation = (
+                epoch,
+                np.random.default_rng([self.seed, epoch]).permutation(self.num_windows),
+            )
         return self._permutation[1]
 
 
 def _cumulative(weights: np.ndarray, num_windows: int) -> np.ndarray:
     if weights.shape != (num_windows,):
-        raise ValueError(f"weights have shape {weights.shape}; expected {(num_windows,)}: one per window")
+        raise ValueError(
+            f"weights have shape {weights.shape}; expected {(num_windows,)}: one per window"
+        )
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError("weights must be finite, non-negative and not all zero")
     cumulative = np.cumsum(weights)
@@ -92,7 +103,9 @@ def task_balanced_weights(windows: Windows, temperature: float = 0.0) -> np.ndar
     return np.asarray((shares / shares.sum() / counts)[inverse].reshape(len(windows)))
 
 
-def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None = None) -> np.ndarray:
+def episode_balanced_weights(
+    windows: Windows, task_weights: np.ndarray | None = None
+) -> np.ndarray:
     """Weights (len(windows),) that draw every episode equally often, however long it is; they sum to one.
 
     Where behaviour is of mixed quality, what fails lasts longest, and would fill most of the batches.
@@ -104,11 +117,15 @@ def episode_balanced_weights(windows: Windows, task_weights: np.ndarray | None =
     weights = np.repeat(1.0 / windows.lengths, windows.lengths)
     if task_weights is not None:
         of_task = np.bincount(windows.task_index, weights=task_weights)
-        weights *= (of_task / np.bincount(windows.task_index, weights=weights).clip(1e-300))[windows.task_index]
+        weights *= (of_task / np.bincount(windows.task_index, weights=weights).clip(1e-300))[
+            windows.task_index
+        ]
     return np.asarray(weights / weights.sum())
 
 
-def solved_share_weights(windows: Windows, share: float, weights: np.ndarray | None = None) -> np.ndarray:
+def solved_share_weights(
+    windows: Windows, share: float, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Weights (len(windows),) under which solved episodes are drawn `share` of the time in every task; they sum to one.
 
     A task whose episodes are all solved, or none, keeps what it has, as does each task's part of the whole.

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla.data.loading.decoding import cores, fill
-from vla.data.reader import EpisodeDataset
-from vla.data.loading.stream_order import Block, BlockNumber
+from vla.common.cores import usable_cores
 from vla.data.loading.daemon_threads import Workers
+from vla.data.loading.decoding import fill
+from vla.data.loading.stream_order import Block, BlockNumber
+from vla.data.reader import EpisodeDataset
 
 SLOTS = 3
 """Blocks that are held: the present one, the next one, and the one that is decoded."""
@@ -48,18 +49,22 @@ class BlockFrames:
         threads: int | None = None,
     ) -> None:
         self._dataset, self._rows, self._dataset_frame = dataset, rows, dataset_frame
-        self.frames = {c: np.empty((SLOTS * rows, *dataset.spec.cameras[c], 3), np.uint8) for c in cameras}
+        self.frames = {
+            c: np.empty((SLOTS * rows, *dataset.spec.cameras[c], 3), np.uint8) for c in cameras
+        }
         self.decoded = 0
         self._counting = threading.Lock()
         self._held: dict[BlockNumber, _Held] = {}
-        self._workers = Workers(threads or own_cores(), "stream")
+        self._workers = Workers(threads or own_usable_cores(), "stream")
 
     def hold(self, numbers: Sequence[BlockNumber], block: Callable[[BlockNumber], Block]) -> None:
         """Lets go of all blocks but these, at most SLOTS, and begins to decode those of them that are not here, in order."""
         numbers = list(numbers)[:SLOTS]
         for number in [n for n in self._held if n not in numbers]:
             self._release(self._held.pop(number))
-        free = [slot for slot in range(SLOTS) if slot not in {held.slot for held in self._held.values()}]
+        free = [
+            slot for slot in range(SLOTS) if slot not in {held.slot for held in self._held.values()}
+        ]
         for number in numbers:
             if number not in self._held:
                 self._held[number] = self._begin(block(number), free.pop(0))
@@ -94,11 +99,15 @@ class BlockFrames:
 
     def _begin(self, block: Block, slot: int) -> _Held:
         if block.num_rows > self._rows:
-            raise ValueError(f"the block has {block.num_rows} frames; there is room for {self._rows}")
+            raise ValueError(
+                f"the block has {block.num_rows} frames; there is room for {self._rows}"
+            )
         rows, order = slot * self._rows + block.rows, np.argsort(block.starts)
         tasks = [
             self._workers.submit(self._decode, camera, int(start), int(stop), int(row))
-            for start, stop, row in zip(block.starts[order], block.stops[order], rows[order], strict=True)
+            for start, stop, row in zip(
+                block.starts[order], block.stops[order], rows[order], strict=True
+            )
             for camera in self.frames
         ]
         return _Held(slot, block.starts[order], block.stops[order], rows[order], tasks)
@@ -136,7 +145,11 @@ class _Held:
 
 
 def decode(
-    dataset: EpisodeDataset, camera: str, first: int, out: np.ndarray, stopped: Callable[[], bool] = lambda: False
+    dataset: EpisodeDataset,
+    camera: str,
+    first: int,
+    out: np.ndarray,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Decodes the dataset's frames from `first` on into `out`, uint8 (n, H, W, 3).
 
@@ -153,10 +166,10 @@ def decode(
         fill(stream, dataset, camera, first + done, out[done : done + _PIECE])
 
 
-def own_cores() -> int:
+def own_usable_cores() -> int:
     """Cores for this process: of those there are, its part among the processes that a launcher started here."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores() // max(1, int(launched) if launched.isdigit() else 1))
+    return max(1, usable_cores() // max(1, int(launched) if launched.isdigit() else 1))
 
 
 class LooseFrames:
@@ -182,7 +195,7 @@ class LooseFrames:
         missing = [span for span in dict.fromkeys(wanted) if span not in self._kept]
         found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         if missing:
-            with ThreadPoolExecutor(own_cores(), thread_name_prefix="decode") as pool:
+            with ThreadPoolExecutor(own_usable_cores(), thread_name_prefix="decode") as pool:
                 found = dict(zip(missing, pool.map(self._read, missing), strict=True))
         with self._lock:
             for span, images in found.items():
@@ -193,7 +206,10 @@ class LooseFrames:
         return [self._kept.get(span) or found[span] for span in wanted]
 
     def _read(self, span: tuple[int, int]) -> dict[str, np.ndarray]:
-        images = {c: np.empty((span[1], *self._dataset.spec.cameras[c], 3), np.uint8) for c in self._cameras}
+        images = {
+            c: np.empty((span[1], *self._dataset.spec.cameras[c], 3), np.uint8)
+            for c in self._cameras
+        }
         for camera, out in images.items():
             decode(self._dataset, camera, span[0], out)
         return images

@@ -98,7 +98,9 @@ class StreamOrder:
         on_blocks: Callable[[StreamOrder, list[BlockNumber]], None] | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
-            raise ValueError(f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}")
+            raise ValueError(
+                f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}"
+            )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; expected 0 to {world_size - 1}")
         if seed < 0:
@@ -130,7 +132,9 @@ class StreamOrder:
         numbers, places = self._places(step)
         if self._on_blocks is not None:
             self._on_blocks(self, list(numbers))
-        return np.concatenate([self.block(n).windows[place] for n, place in zip(numbers, places, strict=True)])
+        return np.concatenate(
+            [self.block(n).windows[place] for n, place in zip(numbers, places, strict=True)]
+        )
 
     def blocks(self, step: int) -> list[BlockNumber]:
         """The blocks that this process's part of the batch of `step` comes from, in order."""
@@ -179,7 +183,9 @@ class StreamOrder:
             needed = self._new_frames(drawn).cumsum()
             blocks = -(-int(needed[-1]) // self._room)
             inner = np.searchsorted(needed, needed[-1] * np.arange(1, blocks) / blocks, side="left")
-            found = self._epochs[epoch] = _Epoch(drawn, np.unique(np.concatenate([[0], inner, [len(drawn)]])))
+            found = self._epochs[epoch] = _Epoch(
+                drawn, np.unique(np.concatenate([[0], inner, [len(drawn)]]))
+            )
             while len(self._epochs) > _EPOCHS_KEPT:
                 self._epochs.popitem(last=False)
         return found
@@ -193,7 +199,9 @@ class StreamOrder:
         if self._weights is None:
             return row[first : first + self.drawn_per_epoch]
         cumulative = np.cumsum(self._weights[row])
-        marks = (first + np.arange(self.drawn_per_epoch) + rng.random()) / (self.drawn_per_epoch * self.world_size)
+        marks = (first + np.arange(self.drawn_per_epoch) + rng.random()) / (
+            self.drawn_per_epoch * self.world_size
+        )
         places = np.searchsorted(cumulative, marks * cumulative[-1], side="right")
         # marks just below the end may round up to it
         return row[np.minimum(places, np.flatnonzero(self._weights[row])[-1])]
@@ -214,20 +222,26 @@ class StreamOrder:
     def _build(self, number: BlockNumber) -> Block:
         epoch = self._epoch(number.epoch)
         if not 0 <= number.part < len(epoch.cuts) - 1:
-            raise IndexError(f"block {number.part}; epoch {number.epoch} has 0 to {len(epoch.cuts) - 2}")
+            raise IndexError(
+                f"block {number.part}; epoch {number.epoch} has 0 to {len(epoch.cuts) - 2}"
+            )
         drawn = epoch.drawn[epoch.cuts[number.part] : epoch.cuts[number.part + 1]]
         begin, end, covered = self._needed(drawn)
         heads = np.flatnonzero((covered == 0) | (begin > covered))
         starts, stops = begin[heads], end[np.append(heads[1:], len(drawn)) - 1]
         sizes = stops - starts
         rng = np.random.default_rng([self.seed, number.epoch, number.part, self.rank, _SALT])
-        return Block(rng.permutation(drawn), starts, stops, np.cumsum(sizes) - sizes, int(sizes.sum()))
+        return Block(
+            rng.permutation(drawn), starts, stops, np.cumsum(sizes) - sizes, int(sizes.sum())
+        )
 
 
 def _checked(weights: np.ndarray, num_windows: int) -> np.ndarray:
     weights = np.asarray(weights, np.float64)
     if weights.shape != (num_windows,):
-        raise ValueError(f"weights have shape {weights.shape}; expected {(num_windows,)}: one per window")
+        raise ValueError(
+            f"weights have shape {weights.shape}; expected {(num_windows,)}: one per window"
+        )
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError("weights must be finite, non-negative and not all zero")
     return weights
@@ -235,4 +249,8 @@ def _checked(weights: np.ndarray, num_windows: int) -> np.ndarray:
 
 def _effective(weights: np.ndarray | None, num_windows: int) -> int:
     """How many windows of equal weight would tell as much (Kish's effective sample size)."""
-    return num_windows if weights is None else max(1, round(float(weights.sum() ** 2 / np.square(weights).sum())))
+    return (
+        num_windows
+        if weights is None
+        else max(1, round(float(weights.sum() ** 2 / np.square(weights).sum())))
+    )

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla.data.reader import EpisodeDataset
-from vla.data.rewards import RewardConfig
 from vla.data.loading.ranges import spans
 from vla.data.loading.stream_frames import SLOTS, BlockFrames, LooseFrames
 from vla.data.loading.stream_order import BlockNumber, StreamOrder
 from vla.data.loading.windows import Windows
+from vla.data.reader import EpisodeDataset
+from vla.data.rewards import RewardConfig
 from vla.types import Batch
 
 
@@ -70,7 +70,9 @@ class StreamedWindows(Windows):
         )
         self.cameras = list(dataset.spec.cameras if cameras is None else cameras)
         self._decoders, self._memory = decoders, int(memory_gb * 2**30)
-        self._frame_bytes = sum(h * w * 3 for h, w in (dataset.spec.cameras[camera] for camera in self.cameras))
+        self._frame_bytes = sum(
+            h * w * 3 for h, w in (dataset.spec.cameras[camera] for camera in self.cameras)
+        )
         first = dataset.episodes["first_frame"].to_numpy(np.int64)[self.episodes]
         self._dataset_frame = spans(first, self.lengths)
         self._loose = LooseFrames(dataset, self.cameras, room=self._memory)
@@ -110,14 +112,20 @@ class StreamedWindows(Windows):
         self.close()
         self._loose = LooseFrames(self.dataset, self.cameras, room=0)
         self._blocks = BlockFrames(
-            self.dataset, self.cameras, rows=rows, dataset_frame=self._dataset_frame, threads=self._decoders
+            self.dataset,
+            self.cameras,
+            rows=rows,
+            dataset_frame=self._dataset_frame,
+            threads=self._decoders,
         )
         return order
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows `indices`, int (B,), as `Windows.batch` gives them."""
         batch = super().batch(indices)
-        first_B = np.asarray(indices, np.int64) - batch.timesteps[:, self.history - 1].numpy()  # of the episode
+        first_B = (
+            np.asarray(indices, np.int64) - batch.timesteps[:, self.history - 1].numpy()
+        )  # of the episode
         frame_BT = first_B[:, None] + batch.timesteps.numpy()
         return dataclasses.replace(batch, images=self._images(frame_BT))
 
@@ -162,7 +170,10 @@ class StreamedWindows(Windows):
             self._asked = []
             row_BT = row_B[:, None] + frame_BT - first_B[:, None]
             if found_B.all():
-                return {camera: self._gather(frames, row_BT) for camera, frames in self._blocks.frames.items()}
+                return {
+                    camera: self._gather(frames, row_BT)
+                    for camera, frames in self._blocks.frames.items()
+                }
             images = self._loose_images(frame_BT[~found_B])
             for camera, frames in self._blocks.frames.items():
                 whole = torch.empty((*frame_BT.shape, *frames.shape[1:]), dtype=torch.uint8)
@@ -173,12 +184,17 @@ class StreamedWindows(Windows):
 
     def _loose_images(self, frame_BT: np.ndarray) -> dict[str, Tensor]:
         first_B, last_B = frame_BT.min(1), frame_BT.max(1)
-        places = zip(self._dataset_frame[first_B].tolist(), (last_B - first_B + 1).tolist(), strict=True)
+        places = zip(
+            self._dataset_frame[first_B].tolist(), (last_B - first_B + 1).tolist(), strict=True
+        )
         found = self._loose.spans(places)
         return {
             camera: torch.from_numpy(
                 np.stack(
-                    [window[camera][row_T] for window, row_T in zip(found, frame_BT - first_B[:, None], strict=True)]
+                    [
+                        window[camera][row_T]
+                        for window, row_T in zip(found, frame_BT - first_B[:, None], strict=True)
+                    ]
                 )
             )
             for camera in self.cameras

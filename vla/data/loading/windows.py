@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vla.data.loading.frame_cache import FrameCache, Storage
 from vla.data.errors import DataError
-from vla.data.loading.row_copy import Gather
+from vla.data.loading.frame_cache import FrameCache, Storage
 from vla.data.loading.keyframes import next_keyframes
+from vla.data.loading.ranges import spans
+from vla.data.loading.row_copy import Gather
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
 from vla.data.rewards import RewardConfig, shape_rewards
-from vla.data.loading.ranges import spans
 from vla.types import Batch
 
 
@@ -89,7 +89,12 @@ class Windows:
         chosen = _chosen(dataset, episodes)
         table = dataset.episodes.iloc[chosen]
         self.dataset, self.spec, self.instructions = dataset, dataset.spec, dataset.instructions
-        self.history, self.chunk, self.next_step, self.discount = history, chunk, int(next_step), discount
+        self.history, self.chunk, self.next_step, self.discount = (
+            history,
+            chunk,
+            int(next_step),
+            discount,
+        )
         self.episodes = chosen
 
         self.lengths = lengths = table["length"].to_numpy(np.int64)
@@ -105,7 +110,9 @@ class Windows:
             columns.rewards, columns.success, columns.terminated, every_length, self.reward_config
         )
         self.rewards, self.terminals = rewards_all[source], terminals_all[source]
-        self.returns = returns_to_go(self.rewards, lengths, discount=discount, terminals_N=self.terminals)
+        self.returns = returns_to_go(
+            self.rewards, lengths, discount=discount, terminals_N=self.terminals
+        )
         self._keyframe = next_keyframes(self.actions, lengths, dataset.spec)
         self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
         self._start, self._end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
@@ -124,7 +131,9 @@ class Windows:
         """
         index_B = np.asarray(indices, dtype=np.int64)
         if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
-            raise IndexError(f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}")
+            raise IndexError(
+                f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}"
+            )
         start_B1, end_B1 = _rows(self._start, index_B)[:, None], _rows(self._end, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
@@ -135,7 +144,10 @@ class Windows:
         row_BT = _rows(self._row, step_BT)
         task_B = _rows(self.task_index, index_B)
         return Batch(
-            images={camera: self._gather(frames, row_BT) for camera, frames in self._cache.frames.items()},
+            images={
+                camera: self._gather(frames, row_BT)
+                for camera, frames in self._cache.frames.items()
+            },
             state=_tensor(_rows(self.states, step_BT)),
             keyframe=_tensor(_rows(self.states, _rows(self._keyframe, step_BT))),
             instruction=[self.instructions[task] for task in task_B.tolist()],
@@ -161,12 +173,18 @@ def _from_then_on(solved_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
 def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int]:
     chosen = list(range(dataset.num_episodes)) if episodes is None else [int(e) for e in episodes]
     if not chosen:
-        raise DataError(f"{dataset.root}: no episodes are chosen; choose at least one of {dataset.num_episodes}")
+        raise DataError(
+            f"{dataset.root}: no episodes are chosen; choose at least one of {dataset.num_episodes}"
+        )
     if len(set(chosen)) < len(chosen):
-        raise DataError(f"{dataset.root}: episodes are chosen twice; use weights of the sampler to repeat them")
+        raise DataError(
+            f"{dataset.root}: episodes are chosen twice; use weights of the sampler to repeat them"
+        )
     for episode in chosen:
         if not 0 <= episode < dataset.num_episodes:
-            raise DataError(f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}")
+            raise DataError(
+                f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}"
+            )
     return chosen
 
 

@@ -39,4 +39,6 @@ def _check_sums(file: bytes) -> None:
         with Image.open(io.BytesIO(file)) as image:
             image.verify()
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"not a readable image file ({len(file)} bytes): {error}; leave its episode out") from error
+        raise DataError(
+            f"not a readable image file ({len(file)} bytes): {error}; leave its episode out"
+        ) from error

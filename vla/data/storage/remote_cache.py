@@ -37,7 +37,11 @@ _THEN = (0, 0)  # a fixed time of change: fetching does not change a dataset
 def cache_folder() -> Path:
     """Where mirrors lie: the folder in the variable VLA_CACHE, or `vla` in the user's cache folder."""
     own = os.environ.get("VLA_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla"
+    return (
+        Path(own)
+        if own
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla"
+    )
 
 
 class Mirror:
@@ -118,7 +122,9 @@ class Mirror:
         self._place(base, self._remote.version)
         names = [name for name in self._remote.sizes if _is_wanted(name)]
         if not any(name.startswith("meta/") for name in names):
-            raise DataError(f"{self.url}: no LeRobot dataset is here: it has no meta/info.json; correct the address")
+            raise DataError(
+                f"{self.url}: no LeRobot dataset is here: it has no meta/info.json; correct the address"
+            )
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="mirror") as pool:
             list(pool.map(self._prepare, names))
         write_json(listing, {"url": self.url, "version": self._remote.version})
@@ -132,7 +138,9 @@ class Mirror:
         assert self._remote is not None
         file, size = self.root / name, self._remote.sizes[name]
         if not file.resolve().is_relative_to(self.root.resolve()) or ".." in Path(name).parts:
-            raise DataError(f"{self.url}: has a file {name!r}, which leads out of the dataset's folder")
+            raise DataError(
+                f"{self.url}: has a file {name!r}, which leads out of the dataset's folder"
+            )
         if file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +163,11 @@ class Mirror:
             footer = int.from_bytes(tail[-8:-4], "little") + 8 if tail[-4:] == b"PAR1" else 0
             self._fill(out, name, [(max(0, size - footer), begin)] if footer > len(tail) else [])
             try:
-                wanted = [_span(chunk) for chunk in _chunks(pq.read_metadata(part)) if not _is_image(chunk)]
+                wanted = [
+                    _span(chunk)
+                    for chunk in _chunks(pq.read_metadata(part))
+                    if not _is_image(chunk)
+                ]
                 wanted.append((0, min(4, size)))
             except (pa.ArrowException, OSError):
                 wanted = [(0, size)]  # damaged: the reader is to say so
@@ -203,7 +215,9 @@ class Mirror:
 
 
 def _is_wanted(name: str) -> bool:
-    return name.partition("/")[0] in _FOLDERS and not any(part.startswith(".") for part in name.split("/"))
+    return name.partition("/")[0] in _FOLDERS and not any(
+        part.startswith(".") for part in name.split("/")
+    )
 
 
 def _chunks(metadata: Any) -> list[Any]:

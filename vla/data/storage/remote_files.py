@@ -87,11 +87,15 @@ class RemoteFiles:
             except DataError:
                 raise
             except FileNotFoundError as error:
-                raise DataError(f"{self.url}: cannot be {done}: not found; correct the address") from error
+                raise DataError(
+                    f"{self.url}: cannot be {done}: not found; correct the address"
+                ) from error
             except Exception as error:  # each file system has errors of its own
                 tired = attempt == _ATTEMPTS - 1 or time.monotonic() - begin > _PATIENCE_SECONDS
                 if tired or not _may_pass(error):
-                    raise DataError(f"{self.url}: cannot be {done}: {_told(error)}; {_remedy(error)}") from error
+                    raise DataError(
+                        f"{self.url}: cannot be {done}: {_told(error)}; {_remedy(error)}"
+                    ) from error
             time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -104,7 +108,9 @@ def _file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise DataError(f"{url}: {error}; or download the dataset and name its folder") from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{url}: {error}; expected hf://datasets/USER/NAME or another URL that fsspec reads") from error
+        raise DataError(
+            f"{url}: {error}; expected hf://datasets/USER/NAME or another URL that fsspec reads"
+        ) from error
 
 
 def _pinned(fs: Any, path: str) -> tuple[str, str | None]:
@@ -122,11 +128,22 @@ def _pinned(fs: Any, path: str) -> tuple[str, str | None]:
 
 def _stamp(facts: dict[str, Any]) -> str:
     """What else tells one state of a file from another, where the file system knows it."""
-    return str(next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in facts), ""))
+    return str(
+        next(
+            (
+                facts[key]
+                for key in ("ETag", "etag", "mtime", "LastModified", "created")
+                if key in facts
+            ),
+            "",
+        )
+    )
 
 
 def _status(error: Exception) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(
+        error, "status", None
+    )
     return status if isinstance(status, int) else None
 
 
@@ -141,7 +158,9 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _told(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def _remedy(error: Exception) -> str:

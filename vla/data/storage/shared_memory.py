@@ -66,10 +66,14 @@ def _remove_unused(path: Path) -> None:
 def _own_folder() -> Path:
     """This user's folder in shared memory, which nobody else may write to."""
     if fcntl is None or not _SYSTEM.is_dir():
-        raise DataError(f"{_SYSTEM}: this system has no shared memory folder; use cache='disk' or 'ram'")
+        raise DataError(
+            f"{_SYSTEM}: this system has no shared memory folder; use cache='disk' or 'ram'"
+        )
     own = _SYSTEM / f"vla-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise DataError(f"{own}: belongs to another user or can be written by others; remove it, or use cache='disk'")
+        raise DataError(
+            f"{own}: belongs to another user or can be written by others; remove it, or use cache='disk'"
+        )
     return own

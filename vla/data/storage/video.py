@@ -16,8 +16,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from vla.config import Config
 from vla.common.atomic import atomic_path
+from vla.config import Config
 from vla.data.errors import DataError
 
 TIME_TOLERANCE = 1e-4
@@ -49,7 +49,9 @@ class VideoConfig(Config):
     def check_size(self, name: str, height: int, width: int) -> None:
         """Raises DataError where images of this size cannot be encoded; `name` says of what."""
         if self.codec == "av1" and self.pix_fmt == "yuv444p":
-            raise DataError(f"{name}: the av1 encoder has no pix_fmt yuv444p; choose yuv420p, or codec h264")
+            raise DataError(
+                f"{name}: the av1 encoder has no pix_fmt yuv444p; choose yuv420p, or codec h264"
+            )
         if self.codec == "h264" and self.quality > 51:
             raise DataError(f"{name}: crf is {self.quality}, h264 has 0 to 51; lower it")
         if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
@@ -75,7 +77,9 @@ def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
 # --- writing ----------------------------------------------------------------------------------------
 
 
-def encode_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None) -> int:
+def encode_video(
+    path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None
+) -> int:
     """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of its frames.
 
     The file appears whole or not at all. The same frames give the same file on every machine with the same libraries.
@@ -91,7 +95,9 @@ def encode_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, con
         return encode_into(file, frames, fps, config or VideoConfig(), name=str(path))
 
 
-def encode_into(file: IO[bytes], frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str) -> int:
+def encode_into(
+    file: IO[bytes], frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str
+) -> int:
     """`encode_video` into an open file that can seek; `name` is what errors call it."""
     import av
 
@@ -99,7 +105,12 @@ def encode_into(file: IO[bytes], frames: Iterable[np.ndarray], fps: float, confi
     with av.open(file, "w", format="mp4") as container:
         stream: Any = None
         for image in frames:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or size not in (None, image.shape[:2]):
+            if (
+                image.dtype != np.uint8
+                or image.ndim != 3
+                or image.shape[2] != 3
+                or size not in (None, image.shape[:2])
+            ):
                 raise DataError(
                     f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 {(*(size or 'HW'), 3)}; "
                     "give RGB images of one size"
@@ -180,7 +191,9 @@ class VideoReader:
             raise DataError(f"{self.path}: no such video file; copy it from the dataset's source")
         with decoding(self.path):
             # Without the prefix the library would take a name with a colon for an address.
-            self._container: Any = av.open(f"file:{self.path}", "r", options=_OPENING, metadata_errors="ignore")
+            self._container: Any = av.open(
+                f"file:{self.path}", "r", options=_OPENING, metadata_errors="ignore"
+            )
         try:
             self._open_stream(fps, threads)
         except BaseException:
@@ -193,7 +206,11 @@ class VideoReader:
         if not self._container.streams.video:
             raise DataError(f"{self.path}: holds no video; restore the file")
         stream = self._stream = self._container.streams.video[0]
-        if not stream.average_rate or not stream.codec_context or not (stream.height and stream.width):
+        if (
+            not stream.average_rate
+            or not stream.codec_context
+            or not (stream.height and stream.width)
+        ):
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
         if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
             raise DataError(
@@ -203,7 +220,9 @@ class VideoReader:
         self._rate = stream.average_rate if fps is None else rate_of(fps)
         self.fps = float(self._rate)
         tick = float(stream.time_base)
-        self._tolerance = max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
+        self._tolerance = (
+            max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
+        )
         self.size = (int(stream.height), int(stream.width))
         # Damage raises instead of being painted over with what is near.
         stream.codec_context.options = {"err_detect": "explode"}
@@ -236,7 +255,9 @@ class VideoReader:
         """
         stop = self.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.num_frames:
-            raise IndexError(f"{self.path}: frames {start} to {stop}: the video has {self.num_frames}")
+            raise IndexError(
+                f"{self.path}: frames {start} to {stop}: the video has {self.num_frames}"
+            )
         for index in range(start, stop):
             frame = self._frame(index)
             with decoding(self.path):
@@ -261,7 +282,9 @@ class VideoReader:
                 if packet.size and self._number(packet) >= start:
                     packets.append(bytes(packet))
         if len(packets) < stop - start:
-            raise DataError(f"{self.path}: lacks frames {start + len(packets)} to {stop - 1}; restore the file")
+            raise DataError(
+                f"{self.path}: lacks frames {start + len(packets)} to {stop - 1}; restore the file"
+            )
         return packets_checksum(bytes(self._stream.codec_context.extradata or b""), packets)
 
     def _frame(self, index: int) -> Any:
@@ -293,7 +316,9 @@ class VideoReader:
             for frame in self._decoded:
                 number = self._number(frame)
                 if frame.is_corrupt:
-                    raise DataError(f"{self.path}: frame {number} is damaged; restore the file, or drop its episodes")
+                    raise DataError(
+                        f"{self.path}: frame {number} is damaged; restore the file, or drop its episodes"
+                    )
                 if number >= index:
                     self._last = frame
                     return number
@@ -301,7 +326,9 @@ class VideoReader:
 
     def _number(self, frame: Any) -> int:
         if frame.pts is None:
-            raise DataError(f"{self.path}: a frame says no time; encode the video again at a constant rate")
+            raise DataError(
+                f"{self.path}: a frame says no time; encode the video again at a constant rate"
+            )
         time = frame.pts * frame.time_base
         number = round(time * self._rate)
         if abs(time - number / self._rate) > self._tolerance:

@@ -40,7 +40,9 @@ class Clip:
         return packets_checksum(self.extradata, (data for data, _ in self.packets))
 
 
-def encode_clip(frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str) -> Clip:
+def encode_clip(
+    frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str
+) -> Clip:
     """Encodes uint8 (H, W, 3) images. Raises DataError as `encode_video` does, calling the clip `name`."""
     file = io.BytesIO()
     encode_into(file, frames, fps, config, name=name)
@@ -55,7 +57,9 @@ def read_clip(path: Path, frames: int, fps: float) -> Clip:
     with decoding(path), open(path, "rb") as file:
         clip = _taken(file, frames, fps, str(path))
     if len(clip) < frames:
-        raise DataError(f"{path}: has {len(clip)} frames, the episodes table says {frames}; restore the file")
+        raise DataError(
+            f"{path}: has {len(clip)} frames, the episodes table says {frames}; restore the file"
+        )
     return clip
 
 
@@ -78,8 +82,16 @@ def write_clips(path: Path, clips: Sequence[Clip], fps: float) -> None:
     import av
 
     with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file, av.open(io.BytesIO(clips[0].header), "r", format="mp4") as template:
-            _mux(file, template.streams.video[0], (packet for clip in clips for packet in clip.packets), fps)
+        with (
+            open(temporary, "wb") as file,
+            av.open(io.BytesIO(clips[0].header), "r", format="mp4") as template,
+        ):
+            _mux(
+                file,
+                template.streams.video[0],
+                (packet for clip in clips for packet in clip.packets),
+                fps,
+            )
             file.seek(0, io.SEEK_END)
             file.write(free_box())
         seal(temporary)

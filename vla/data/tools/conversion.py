@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.loading.ranges import spans
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
-from vla.data.loading.ranges import spans
+from vla.data.storage.video import VideoConfig
+from vla.data.tools.derived import Converted, rewrite
 from vla.data.tools.limits import fitting_limits
 from vla.data.tools.plan import Plan, warnings_of
 from vla.data.tools.resampling import Kind, resampled
-from vla.data.tools.derived import Converted, Progress, rewrite
-from vla.data.storage.video import VideoConfig
 
 
 def convert(
@@ -29,7 +30,7 @@ def convert(
     episodes: Episodes | None = None,
     control_hz: float | None = None,
     kinds: Mapping[str, Kind] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Converted:
     """Writes a dataset of any format as a native one. The same call after a kill goes on where it stopped.
 
@@ -53,16 +54,25 @@ def convert(
     dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_episodes(episodes, len(dataset), str(src))
     if kinds and control_hz is None:
-        raise DataError(f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave it out")
+        raise DataError(
+            f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave it out"
+        )
     dataset.check_numbers(chosen)
     spec, notes = dataset.spec, list[str]()
     if chosen:
         rows = dataset.episodes.iloc[chosen]
         frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
         spec, notes = fitting_limits(spec, dataset.numbers.actions[frames])
-    options: dict[str, Any] = {"keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)}
+    options: dict[str, Any] = {
+        "keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)
+    }
     plan = Plan(
-        "convert", [dataset], [(0, index) for index in chosen], spec, options, notes=[*warnings_of(dataset), *notes]
+        "convert",
+        [dataset],
+        [(0, index) for index in chosen],
+        spec,
+        options,
+        notes=[*warnings_of(dataset), *notes],
     )
     if control_hz is not None:
         plan = resampled(plan, control_hz, kinds or {})

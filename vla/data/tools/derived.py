@@ -10,11 +10,10 @@ L: steps of an episode, H and W: image height and width.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,21 +21,22 @@ from typing import Any
 
 import numpy as np
 
+from vla.common.cores import usable_cores
+from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
 from vla.data.format import Picture
-from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.reader import EpisodeDataset
-from vla.data.tools.plan import Plan, provenance, recipe
-from vla.data.tools.output import RECIPE, alone, check_space, committed_episodes
+from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.storage.video import VideoConfig
+from vla.data.tools.output import RECIPE, alone, check_space, committed_episodes
+from vla.data.tools.plan import Plan, provenance, recipe
 from vla.data.writer import DatasetWriter
 
 EPISODES_PER_COMMIT = 32
 BYTES_PER_COMMIT = 16 * 2**20
 SECONDS_PER_COMMIT = 10.0
 
-Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
 
@@ -64,7 +64,7 @@ def rewrite(
     *,
     video: VideoConfig | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Converted:
     """Writes the dataset `dst`, or what is left to write of it.
 
@@ -85,13 +85,18 @@ def rewrite(
     if done < len(plan.episodes):
         check_space(plan, dst, plan.episodes[done:], video is not None)
         with alone(dst):
-            _write(plan, dst, made, video, jobs or os.cpu_count() or 1, progress)
+            _write(plan, dst, made, video, jobs or usable_cores(), progress)
     lengths = EpisodeDataset(dst, format="lerobot").episodes["length"]
     return Converted(dst, len(lengths), int(lengths.sum()), done, tuple(plan.notes))
 
 
 def _write(
-    plan: Plan, dst: Path, made: dict[str, Any], video: VideoConfig | None, jobs: int, progress: Progress | None
+    plan: Plan,
+    dst: Path,
+    made: dict[str, Any],
+    video: VideoConfig | None,
+    jobs: int,
+    progress: ProgressCallback | None,
 ) -> None:
     metadata = {RECIPE: made, "source": [_plain(dataset.metadata) for dataset in plan.sources]}
     with DatasetWriter(dst, plan.spec, metadata=metadata, resume=True, video=video) as writer:
@@ -122,7 +127,8 @@ def _plain(metadata: Any) -> Any:
 
 def _bytes(episode: Episode) -> int:
     return sum(
-        images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images)) for images in episode.images.values()
+        images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
+        for images in episode.images.values()
     )
 
 
@@ -137,7 +143,9 @@ def _prepared(
     waiting: deque[tuple[tuple[int, int], dict[str, Future[Any]]]] = deque()
     try:
         for place in todo:
-            cameras = {c: pool.submit(_pictures, plan, place, c, decoded, meter) for c in plan.spec.cameras}
+            cameras = {
+                c: pool.submit(_pictures, plan, place, c, decoded, meter) for c in plan.spec.cameras
+            }
             waiting.append((place, cameras))
             if len(waiting) > ahead:
                 yield _finished(plan, *waiting.popleft(), meter)
@@ -159,7 +167,9 @@ def _pictures(
     made: dict[int, Any] = {}
     for frame, picture in dataset.images(camera, start, start + length):
         if frame - start in wanted:
-            made[frame - start] = _made_of(picture, decoded, dataset, camera, frame - start, place[1])
+            made[frame - start] = _made_of(
+                picture, decoded, dataset, camera, frame - start, place[1]
+            )
         meter.add(1)
     if missing := wanted - set(made):
         raise DataError(
@@ -170,7 +180,9 @@ def _pictures(
     return np.stack(pictures) if decoded else pictures
 
 
-def _made_of(picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int) -> Any:
+def _made_of(
+    picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
+) -> Any:
     where = f"{dataset.root}: episode {index}: camera {camera!r}: step {step}"
     try:
         if not decoded:
@@ -180,11 +192,15 @@ def _made_of(picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: s
         raise DataError(f"{where}: {error}") from error
     if frame.shape[:2] != dataset.spec.cameras[camera]:
         h, w = dataset.spec.cameras[camera]
-        raise DataError(f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the episode out")
+        raise DataError(
+            f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the episode out"
+        )
     return frame
 
 
-def _finished(plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]], meter: _Meter) -> Episode:
+def _finished(
+    plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]], meter: _Meter
+) -> Episode:
     """The episode with its pictures, changed, checked, and told where it is from."""
     source, index = place
     dataset = plan.sources[source]
@@ -192,7 +208,9 @@ def _finished(plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]
     if plan.change is not None:
         episode = plan.change(episode, source, index)
     episode = replace(
-        episode, images={c: future.result() for c, future in cameras.items()}, info=provenance(dataset, index, episode)
+        episode,
+        images={c: future.result() for c, future in cameras.items()},
+        info=provenance(dataset, index, episode),
     )
     if not cameras:
         meter.add(plan.length(place))
@@ -206,7 +224,7 @@ def _finished(plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]
 class _Meter:
     """Counts pictures of all threads and tells frames."""
 
-    def __init__(self, progress: Progress | None, cameras: int, frames: int) -> None:
+    def __init__(self, progress: ProgressCallback | None, cameras: int, frames: int) -> None:
         self.progress, self.cameras, self.frames = progress, max(1, cameras), frames
         self._pictures = 0
         self._lock = threading.Lock()

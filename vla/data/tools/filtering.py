@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.common.progress import ProgressCallback
 from vla.config import Config
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import chosen_episodes
-from vla.data.tools.plan import Plan
-from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
+from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.plan import Plan
 
 
 class Filter(Config):
@@ -74,7 +75,7 @@ def filter_dataset(
     *,
     video: VideoConfig | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Converted:
     """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError as `filtered` does."""
     dataset = EpisodeDataset(src)
@@ -89,6 +90,10 @@ def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
     for pattern in patterns:
         if not any(fnmatchcase(text, pattern.lower()) for text in lowered):
             shown = "; ".join(dataset.instructions[:10]) + ("; ..." if len(lowered) > 10 else "")
-            raise DataError(f"{dataset.root}: no instruction matches {pattern!r}; there are: {shown}")
-    fits = np.array([any(fnmatchcase(text, pattern.lower()) for pattern in patterns) for text in lowered])
+            raise DataError(
+                f"{dataset.root}: no instruction matches {pattern!r}; there are: {shown}"
+            )
+    fits = np.array(
+        [any(fnmatchcase(text, pattern.lower()) for pattern in patterns) for text in lowered]
+    )
     return np.asarray(fits[dataset.episodes["task_index"].to_numpy()])

@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
-from vla.data.tools.plan import Plan
-from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
+from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.plan import Plan
 
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")
@@ -50,7 +51,7 @@ def label(
     unlabelled: Unlabelled = "keep",
     video: VideoConfig | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Converted:
     """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
 
@@ -68,9 +69,19 @@ def label(
             f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first that it lacks: "
             "add them, or keep or drop the unlabelled ones"
         )
-    places = [(0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"]
-    options = {"labels": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "unlabelled": unlabelled}
-    notes = [f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"] if missing else []
+    places = [
+        (0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"
+    ]
+    options = {
+        "labels": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "unlabelled": unlabelled,
+    }
+    notes = (
+        [f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"]
+        if missing
+        else []
+    )
 
     def change(episode: Episode, source: int, index: int) -> Episode:
         return labelled(episode, labels[index]) if index in labels else episode
@@ -90,7 +101,9 @@ def labelled(episode: Episode, labels: Labels) -> Episode:
             array[-1 if step is None else step] = value
     (terminated,) = values.get("terminated", {None: episode.terminated}).values()
     (instruction,) = values.get("instruction", {None: episode.instruction}).values()
-    return replace(episode, rewards=rewards, success=success, terminated=terminated, instruction=instruction)
+    return replace(
+        episode, rewards=rewards, success=success, terminated=terminated, instruction=instruction
+    )
 
 
 def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
@@ -113,10 +126,14 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
         except _BadRow as error:
             problems.append(f"{file}: line {line}: {error}")
     if problems:
-        more = [f"{file}: and {len(problems) - _SHOWN} lines more"] if len(problems) > _SHOWN else []
+        more = (
+            [f"{file}: and {len(problems) - _SHOWN} lines more"] if len(problems) > _SHOWN else []
+        )
         raise DataError("\n".join(problems[:_SHOWN] + more))
     if not labels:
-        raise DataError(f"{file}: holds no row; expected {', '.join(PLACES)} and any of {', '.join(VALUES)}")
+        raise DataError(
+            f"{file}: holds no row; expected {', '.join(PLACES)} and any of {', '.join(VALUES)}"
+        )
     return labels
 
 
@@ -156,7 +173,9 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             if not values:
                 continue
             if len(values) != len(header):
-                raise DataError(f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} columns")
+                raise DataError(
+                    f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} columns"
+                )
             yield reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}
     except csv.Error as error:
         raise DataError(f"{file}: line {reader.line_num}: is no CSV: {error}") from error
@@ -170,7 +189,9 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError as error:
                 raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
             if not isinstance(row, dict):
-                raise DataError(f"{file}: line {line}: expected an object with episode_index, found {content[:40]}")
+                raise DataError(
+                    f"{file}: line {line}: expected an object with episode_index, found {content[:40]}"
+                )
             yield line, row
 
 
@@ -184,7 +205,9 @@ def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
         return episode, None
     step = _whole(row, "frame_index")
     if not 0 <= step < lengths[episode]:
-        raise _BadRow(f"frame_index is {step}; episode {episode} has frames 0 to {lengths[episode] - 1}")
+        raise _BadRow(
+            f"frame_index is {step}; episode {episode} has frames 0 to {lengths[episode] - 1}"
+        )
     return episode, step
 
 
@@ -193,7 +216,9 @@ def _values(row: dict[str, Any], step: int | None, length: int) -> list[tuple[st
     if not found:
         raise _BadRow(f"gives none of {', '.join(VALUES)}")
     if "terminated" in row and step is not None and step != length - 1:
-        raise _BadRow(f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index is {step}")
+        raise _BadRow(
+            f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index is {step}"
+        )
     if "instruction" in row and step is not None:
         raise _BadRow("instruction is of the whole episode; leave frame_index empty")
     return found
@@ -210,7 +235,9 @@ def _check_new(
     whole = step is None or None in known or column == "terminated"
     if known and (whole or step in known):
         line = lines[episode, column, step if step in known else next(iter(known))]
-        raise _BadRow(f"{column} of episode {episode} was given in line {line} already; give it once")
+        raise _BadRow(
+            f"{column} of episode {episode} was given in line {line} already; give it once"
+        )
 
 
 def _whole(row: dict[str, Any], key: str) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
+from vla.data.storage.video import VideoConfig
+from vla.data.tools.derived import Converted, rewrite
 from vla.data.tools.limits import common_limits
 from vla.data.tools.plan import Plan, source_name
-from vla.data.tools.derived import Converted, Progress, rewrite
-from vla.data.storage.video import VideoConfig
 from vla.types import Spec
 
 
@@ -20,7 +21,7 @@ def merge(
     *,
     video: VideoConfig | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Converted:
     """Writes the episodes of all sources, one source after the other; resumable as `convert` is.
 
@@ -40,15 +41,25 @@ def merge(
                 "convert one of them with other keys or at another rate (`vla data convert --help`)"
             )
     spec, notes = common_limits([dataset.spec for dataset in datasets])
-    places = [(number, index) for number, dataset in enumerate(datasets) for index in range(len(dataset))]
+    places = [
+        (number, index) for number, dataset in enumerate(datasets) for index in range(len(dataset))
+    ]
     plan = Plan("merge", datasets, places, spec, {}, notes=notes)
     return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def differences(first: Spec, other: Spec) -> list[str]:
     """One line for each way in which episodes of `other` do not fit into a dataset of `first`; limits do not count."""
-    lines = [line for line in first.differences(other) if not line.startswith(("action_low", "action_high"))]
-    lines += [f"camera {camera!r} is not in the first" for camera in other.cameras if camera not in first.cameras]
+    lines = [
+        line
+        for line in first.differences(other)
+        if not line.startswith(("action_low", "action_high"))
+    ]
+    lines += [
+        f"camera {camera!r} is not in the first"
+        for camera in other.cameras
+        if camera not in first.cameras
+    ]
     if first.control_hz != other.control_hz:
         lines.append(f"control_hz is {other.control_hz:g}, expected {first.control_hz:g}")
     return lines

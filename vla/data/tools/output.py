@@ -25,7 +25,9 @@ def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
     for dataset in plan.sources:
         here, there = Path(os.path.realpath(dst)), Path(os.path.realpath(dataset.root))
         if here == there or there in here.parents or here in there.parents:
-            raise DataError(f"{dst}: lies in the source {dataset.root}, or holds it; choose a folder beside it")
+            raise DataError(
+                f"{dst}: lies in the source {dataset.root}, or holds it; choose a folder beside it"
+            )
     if not plan.episodes:
         raise DataError(f"{dst}: there is no episode to write; widen the choice of episodes")
     if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
@@ -33,9 +35,13 @@ def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
     info, metadata = dst / schema.INFO, dst / schema.METADATA
     stored = _read(metadata).get(RECIPE) if metadata.exists() else None
     if not isinstance(stored, dict):
-        raise DataError(f"{dst}: is not empty, and not of this command's making; choose another folder")
+        raise DataError(
+            f"{dst}: is not empty, and not of this command's making; choose another folder"
+        )
     if stored != made:
-        raise DataError(f"{dst}: holds a dataset of another call: {_difference(stored, made)}; choose another folder")
+        raise DataError(
+            f"{dst}: holds a dataset of another call: {_difference(stored, made)}; choose another folder"
+        )
     return int(_read(info).get("total_episodes", 0)) if info.exists() else 0
 
 
@@ -43,7 +49,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; delete the folder to write it anew") from error
+        raise DataError(
+            f"{path}: cannot be read: {error}; delete the folder to write it anew"
+        ) from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected keys and values; delete the folder to write it anew")
     return value
@@ -53,9 +61,7 @@ def _difference(stored: dict[str, Any], made: dict[str, Any]) -> str:
     """What makes another dataset of it, in words."""
     old, new = stored.get("sources", []), made["sources"]
     if [s.get("name") for s in old] != [s["name"] for s in new]:
-        return (
-            f"it was made of {', '.join(str(s.get('name')) for s in old)}, not of {', '.join(s['name'] for s in new)}"
-        )
+        return f"it was made of {', '.join(str(s.get('name')) for s in old)}, not of {', '.join(s['name'] for s in new)}"
     if old != new and stored.get("options") == made["options"]:
         return "the source has changed since"
     for key in ("command", "options", "chosen", "spec", "episodes"):
@@ -63,7 +69,9 @@ def _difference(stored: dict[str, Any], made: dict[str, Any]) -> str:
             if key == "options":
                 was = stored.get(key) or {}
                 changed = [k for k in {**was, **made[key]} if was.get(k) != made[key].get(k)]
-                return "; ".join(f"{k} was {was.get(k)!r}, is {made[key].get(k)!r}" for k in changed)
+                return "; ".join(
+                    f"{k} was {was.get(k)!r}, is {made[key].get(k)!r}" for k in changed
+                )
             return {"chosen": "other episodes are chosen", "spec": "its spec differs"}.get(
                 key, f"{key} was {stored.get(key)!r}, is {made[key]!r}"
             )
@@ -81,10 +89,14 @@ def check_space(plan: Plan, dst: Path, todo: Sequence[tuple[int, int]], video: b
             dataset = plan.sources[source]
             first = int(dataset.episodes["first_frame"].iloc[index])
             try:
-                sizes = [len(as_png(picture)) for _, picture in dataset.images(camera, first, first + 1)]
+                sizes = [
+                    len(as_png(picture)) for _, picture in dataset.images(camera, first, first + 1)
+                ]
             except DataError as error:
                 where = f"{dataset.root}: episode {index}: camera {camera!r}: step 0"
-                raise error if str(dataset.root) in str(error) else DataError(f"{where}: {error}") from error
+                raise (
+                    error if str(dataset.root) in str(error) else DataError(f"{where}: {error}")
+                ) from error
             per_frame += sum(sizes) / len(sampled)
     per_frame *= 0.1 if video else 1.0
     per_frame += 4 * (plan.spec.state_dim + plan.spec.action_dim + 12)
@@ -111,7 +123,9 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise DataError(f"{folder}: another command is writing there; wait for its end") from error
+            raise DataError(
+                f"{folder}: another command is writing there; wait for its end"
+            ) from error
         yield
     finally:
         os.close(handle)

@@ -62,13 +62,18 @@ def source_name(root: Path) -> str:
 
 def warnings_of(dataset: EpisodeDataset) -> list[str]:
     """What is odd in a dataset, without the folder that it happens to lie in."""
-    return [warning.replace(str(dataset.root), source_name(dataset.root)) for warning in dataset.warnings]
+    return [
+        warning.replace(str(dataset.root), source_name(dataset.root))
+        for warning in dataset.warnings
+    ]
 
 
 def format_of(dataset: EpisodeDataset) -> str:
     """Name under which the dataset's format is registered."""
     reader = type(dataset.reader)
-    return next((name for name, cls in registered("formats").items() if cls is reader), reader.__name__)
+    return next(
+        (name for name, cls in registered("formats").items() if cls is reader), reader.__name__
+    )
 
 
 def _fingerprint(dataset: EpisodeDataset) -> str:
@@ -84,11 +89,19 @@ def _fingerprint(dataset: EpisodeDataset) -> str:
 def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
     """What the new dataset's metadata says of its making."""
     sources = [
-        {"name": source_name(d.root), "format": format_of(d), "fingerprint": _fingerprint(d)} for d in plan.sources
+        {"name": source_name(d.root), "format": format_of(d), "fingerprint": _fingerprint(d)}
+        for d in plan.sources
     ]
-    chosen = hashlib.sha256(json.dumps([list(place) for place in plan.episodes]).encode()).hexdigest()
+    chosen = hashlib.sha256(
+        json.dumps([list(place) for place in plan.episodes]).encode()
+    ).hexdigest()
     options = {**plan.options, "video": None if video is None else video.model_dump(mode="json")}
-    made: dict[str, Any] = {"command": plan.command, "sources": sources, "options": options, "chosen": chosen}
+    made: dict[str, Any] = {
+        "command": plan.command,
+        "sources": sources,
+        "options": options,
+        "chosen": chosen,
+    }
     made |= {"episodes": len(plan.episodes), "spec": plan.spec.to_dict(), "notes": list(plan.notes)}
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 

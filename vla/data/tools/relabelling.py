@@ -19,8 +19,8 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.data.errors import DataError
-from vla.data.storage.image_codec import as_png
 from vla.data.reader import EpisodeDataset
+from vla.data.storage.image_codec import as_png
 from vla.data.tools.plan import provenance
 from vla.data.writer import DatasetWriter
 
@@ -43,7 +43,10 @@ class Relabelled:
 
 def achieved_of_info(episode: Episode) -> dict[str, int]:
     """What `vla collect` has noted of a failed episode: instruction -> the step after which it was first fulfilled."""
-    return {str(text): int(step) for text, step in json.loads(str(episode.info.get("achieved", "{}"))).items()}
+    return {
+        str(text): int(step)
+        for text, step in json.loads(str(episode.info.get("achieved", "{}"))).items()
+    }
 
 
 def relabel_by_instruction(
@@ -76,7 +79,11 @@ def relabel_by_instruction(
     labels: dict[int, list[tuple[int, str]]] = {}
     for index in np.flatnonzero(~dataset.episodes["success"].to_numpy(bool)).tolist():
         episode = dataset.episode(index, images=False)
-        found = [(step, text) for text, step in achieved(episode).items() if known is None or text in known]
+        found = [
+            (step, text)
+            for text, step in achieved(episode).items()
+            if known is None or text in known
+        ]
         for step, text in found:
             if not 0 <= step < len(episode):
                 raise DataError(
@@ -108,7 +115,11 @@ def relabel_by_instruction(
 
 
 def draw_goals(
-    lengths_E: np.ndarray, rng: np.random.Generator, *, probability: float = 1.0, discount: float | None = None
+    lengths_E: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    probability: float = 1.0,
+    discount: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A goal frame for every frame: with `probability` a later one of the same episode ("future"), else one of another.
 
@@ -138,9 +149,13 @@ def draw_goals(
     else:
         distance_N = rng.geometric(1.0 - discount, size=N)
     future_N = (rng.random(N) < probability) & (room_N > 0)
-    away_N = end_N + np.floor(rng.random(N) * (N - length_N)).astype(np.int64)  # counted on from this episode's end
+    away_N = end_N + np.floor(rng.random(N) * (N - length_N)).astype(
+        np.int64
+    )  # counted on from this episode's end
     other_N = np.where(length_N < N, away_N % N, t_N)
-    return np.where(future_N, t_N + np.minimum(distance_N, np.maximum(room_N, 1)), other_N), future_N
+    return np.where(
+        future_N, t_N + np.minimum(distance_N, np.maximum(room_N, 1)), other_N
+    ), future_N
 
 
 def relabel_by_goal(
@@ -180,21 +195,30 @@ def relabel_by_goal(
     unknown = [camera for camera in chosen if camera not in spec.cameras]
     if unknown or not chosen:
         has, asked = ", ".join(spec.cameras) or "none", unknown[0] if unknown else "none"
-        raise DataError(f"{source}: a goal picture needs a camera; asked for: {asked}, the dataset has: {has}")
+        raise DataError(
+            f"{source}: a goal picture needs a camera; asked for: {asked}, the dataset has: {has}"
+        )
     table = dataset.episodes
     lengths, firsts = table["length"].to_numpy(np.int64), table["first_frame"].to_numpy(np.int64)
     if lengths.max() < 2:
-        raise DataError(f"{source}: no episode has two steps, so none has a goal; collect longer ones")
+        raise DataError(
+            f"{source}: no episode has two steps, so none has a goal; collect longer ones"
+        )
     if probability < 1 and len(lengths) == 1:
         raise DataError(
             f"{source}: probability is {probability:g}, but there is no other episode to take goals from; set it to 1"
         )
     rng = np.random.default_rng(seed)
-    draws = [draw_goals(lengths, rng, probability=probability, discount=discount) for _ in range(per_episode)]
+    draws = [
+        draw_goals(lengths, rng, probability=probability, discount=discount)
+        for _ in range(per_episode)
+    ]
     starts = rng.random((len(lengths), per_episode))
 
     def episodes() -> Iterator[Episode]:
-        for index, (first, length) in enumerate(zip(firsts.tolist(), lengths.tolist(), strict=True)):
+        for index, (first, length) in enumerate(
+            zip(firsts.tolist(), lengths.tolist(), strict=True)
+        ):
             if length < 2:
                 continue
             episode = _read(dataset, index)
@@ -203,8 +227,14 @@ def relabel_by_goal(
                 goal, solved = int(goal_N[first + start]), bool(future_N[first + start])
                 stop = goal - first if solved else length
                 part = _part(episode, start, stop, instruction, solved=solved)
-                pictures = {c: episode.images[c][stop] if solved else _picture(dataset, c, goal) for c in chosen}
-                goals = {GOAL_CAMERA + camera: [picture] * len(part) for camera, picture in pictures.items()}
+                pictures = {
+                    c: episode.images[c][stop] if solved else _picture(dataset, c, goal)
+                    for c in chosen
+                }
+                goals = {
+                    GOAL_CAMERA + camera: [picture] * len(part)
+                    for camera, picture in pictures.items()
+                }
                 yield replace(part, images={**part.images, **goals})
 
     made = {"by": "goal", "cameras": chosen, "per_episode": per_episode, "probability": probability}
@@ -221,7 +251,8 @@ def _read(dataset: EpisodeDataset, index: int) -> Episode:
     """An episode with its pictures as the native format keeps them, told where it is from."""
     episode = dataset.episode(index)
     images: dict[str, np.ndarray | list[bytes]] = {
-        camera: [as_png(picture) for picture in pictures] for camera, pictures in episode.images.items()
+        camera: [as_png(picture) for picture in pictures]
+        for camera, pictures in episode.images.items()
     }
     return replace(episode, images=images, info=provenance(dataset, index, episode))
 

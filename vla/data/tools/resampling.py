@@ -34,7 +34,9 @@ from vla.types import Spec
 
 Kind = Literal["absolute", "delta", "velocity", "command"]
 _LARGEST_DENOMINATOR = 1000
-_DISPLACEMENT = re.compile(r"(d|delta_?|rel_?)(x|y|z|roll|pitch|yaw|rx|ry|rz)|.*(delta|displacement).*", re.IGNORECASE)
+_DISPLACEMENT = re.compile(
+    r"(d|delta_?|rel_?)(x|y|z|roll|pitch|yaw|rx|ry|rz)|.*(delta|displacement).*", re.IGNORECASE
+)
 
 
 def resampled(plan: Plan, control_hz: float, kinds: Mapping[str, Kind]) -> Plan:
@@ -65,10 +67,14 @@ def resampled(plan: Plan, control_hz: float, kinds: Mapping[str, Kind]) -> Plan:
     def change(episode: Episode, source: int, index: int) -> Episode:
         made = resampled_episode(episode, r, of_dims)
         # sums of floats may leave limits that hold in exact numbers
-        return replace(made, actions=np.clip(made.actions, new.action_low, new.action_high).astype(np.float32))
+        return replace(
+            made, actions=np.clip(made.actions, new.action_low, new.action_high).astype(np.float32)
+        )
 
     if "delta" in of_dims and r != 1:
-        notes.append(f"limits of displacements were multiplied by {r} for steps that are that much longer")
+        notes.append(
+            f"limits of displacements were multiplied by {r} for steps that are that much longer"
+        )
     return replace(
         plan,
         spec=new,
@@ -142,7 +148,9 @@ def _actions(actions_LA: np.ndarray, r: Fraction, kinds: list[Kind]) -> np.ndarr
     K, p, q = new_length(L, r), r.numerator, r.denominator
     last = np.minimum(-(-np.arange(1, K + 1, dtype=np.int64) * p // q), L) - 1
     made = actions_LA[last].astype(np.float64)
-    total = np.concatenate([np.zeros((1, actions_LA.shape[1])), np.cumsum(actions_LA.astype(np.float64), axis=0)])
+    total = np.concatenate(
+        [np.zeros((1, actions_LA.shape[1])), np.cumsum(actions_LA.astype(np.float64), axis=0)]
+    )
     edges = np.minimum(np.arange(K + 1, dtype=np.int64) * p, L * q)  # in old steps, times q
     whole, part = edges // q, (edges % q) / q
     reached = total[whole] + part[:, None] * (total[np.minimum(whole + 1, L)] - total[whole])
@@ -161,7 +169,9 @@ def _ratio(where: str, old: float, new: float) -> Fraction:
         raise DataError(f"{where}: control_hz is {new}; expected actions per second, above 0")
     rates = [Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR) for rate in (old, new)]
     if 0 in rates or abs(float(rates[0] / rates[1]) * new / old - 1.0) > 1e-6:
-        raise DataError(f"{where}: {old:g} and {new:g} actions per second have no simple ratio; choose a rounder rate")
+        raise DataError(
+            f"{where}: {old:g} and {new:g} actions per second have no simple ratio; choose a rounder rate"
+        )
     return rates[0] / rates[1]
 
 
@@ -172,4 +182,6 @@ def _check_kinds(where: str, spec: Spec, kinds: Mapping[str, Kind]) -> None:
                 f"{where}: kinds.{name}: no such action dimension; there are: {', '.join(spec.action_names)}"
             )
         if kind not in get_args(Kind):
-            raise DataError(f"{where}: kinds.{name} is {kind!r}; expected one of: {', '.join(get_args(Kind))}")
+            raise DataError(
+                f"{where}: kinds.{name} is {kind!r}; expected one of: {', '.join(get_args(Kind))}"
+            )

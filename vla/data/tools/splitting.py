@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
-from vla.data.tools.plan import Plan
-from vla.data.tools.derived import Converted, Progress, rewrite
 from vla.data.storage.video import VideoConfig
+from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.plan import Plan
 
 
 def split(
@@ -28,7 +29,7 @@ def split(
     seed: int = 0,
     video: VideoConfig | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, Converted]:
     """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
 
@@ -50,15 +51,21 @@ def split(
     return made
 
 
-def chosen_parts(dataset: EpisodeDataset, parts: Mapping[str, float | Episodes], seed: int) -> dict[str, list[int]]:
+def chosen_parts(
+    dataset: EpisodeDataset, parts: Mapping[str, float | Episodes], seed: int
+) -> dict[str, list[int]]:
     """Name -> episodes of the part, ascending. Raises DataError as `split` does."""
     where = str(dataset.root)
     for name in parts:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise DataError(f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' and '.'")
+            raise DataError(
+                f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' and '.'"
+            )
     shares = {name: part for name, part in parts.items() if isinstance(part, int | float)}
     if shares and len(shares) < len(parts):
-        raise DataError(f"{where}: parts are given as fractions and as episodes; give all of them in one way")
+        raise DataError(
+            f"{where}: parts are given as fractions and as episodes; give all of them in one way"
+        )
     if shares:
         chosen = drawn_parts(dataset.episodes["task_index"].to_numpy(), shares, seed, where)
     else:
@@ -67,7 +74,9 @@ def chosen_parts(dataset: EpisodeDataset, parts: Mapping[str, float | Episodes],
     return chosen
 
 
-def drawn_parts(task_E: np.ndarray, shares: Mapping[str, float], seed: int, where: str) -> dict[str, list[int]]:
+def drawn_parts(
+    task_E: np.ndarray, shares: Mapping[str, float], seed: int, where: str
+) -> dict[str, list[int]]:
     """Each part gets its fraction of the episodes to within one, and of each task's to within two.
 
     Tasks come in random order, and so do episodes within a task; each episode goes to the part that lacks most.
@@ -75,9 +84,13 @@ def drawn_parts(task_E: np.ndarray, shares: Mapping[str, float], seed: int, wher
     total = sum(shares.values())
     for name, share in shares.items():
         if not 0 < share <= 1:
-            raise DataError(f"{where}: part {name!r} is {share}; expected a fraction above 0, at most 1")
+            raise DataError(
+                f"{where}: part {name!r} is {share}; expected a fraction above 0, at most 1"
+            )
     if total > 1 + 1e-9:
-        raise DataError(f"{where}: the fractions of {', '.join(shares)} sum to {total:g}; expected at most 1")
+        raise DataError(
+            f"{where}: the fractions of {', '.join(shares)} sum to {total:g}; expected at most 1"
+        )
     rng = np.random.default_rng(seed)
     tasks = rng.permutation(int(task_E.max()) + 1)
     order = np.lexsort((rng.random(len(task_E)), tasks[task_E]))
@@ -102,8 +115,12 @@ def _check_parts(chosen: Mapping[str, list[int]], where: str, total: int) -> Non
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:
-            raise DataError(f"{where}: part {name!r} would have none of {total} episodes; give it a larger share")
+            raise DataError(
+                f"{where}: part {name!r} would have none of {total} episodes; give it a larger share"
+            )
         for index in episodes:
             if index in owner:
-                raise DataError(f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once")
+                raise DataError(
+                    f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once"
+                )
             owner[index] = name

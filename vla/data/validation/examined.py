@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from vla.common.progress import ProgressCallback
 from vla.config import registered
 from vla.data import schema
-from vla.data.validation.checks.lerobot_parts import LeRobotParts
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.episodic_reader import EpisodicReader
@@ -23,10 +22,10 @@ from vla.data.formats.common.files import refuse_archive
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
 
 ASIDE = ".replaced"
 """Folder of the originals of repaired files."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,13 @@ class Subject:
     """
 
     def __init__(
-        self, root: Path, format: str | None, keys: KeyMap | None, *, deep: bool, progress: Progress | None = None
+        self,
+        root: Path,
+        format: str | None,
+        keys: KeyMap | None,
+        *,
+        deep: bool,
+        progress: ProgressCallback | None = None,
     ) -> None:
         if not root.exists():
             raise DataError(f"{root}: no such folder; correct the path")
@@ -110,7 +115,9 @@ class Subject:
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
             links = [name for name in folders if (here / name).is_symlink()]
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
+            folders[:] = sorted(
+                name for name in folders if not name.startswith(".") and name not in links
+            )
             found += [here / name for name in sorted([*names, *links]) if not name.startswith(".")]
         return found
 
@@ -121,7 +128,9 @@ class Subject:
     @functools.cached_property
     def is_ours(self) -> bool:
         """Whether the dataset was written here, with checksums in its files."""
-        return any(_sealed(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA))
+        return any(
+            _sealed(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA)
+        )
 
     @functools.cached_property
     def lerobot(self) -> LeRobotParts | None:
@@ -159,13 +168,19 @@ def _sealed(path: Path) -> bool:
 def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
     mapping = parts.mapping(keys or KeyMap())
     frames = parts.frames
-    if mapping is None or not {*mapping.action, *mapping.state} <= frames.keys() or "episode_index" not in frames:
+    if (
+        mapping is None
+        or not {*mapping.action, *mapping.state} <= frames.keys()
+        or "episode_index" not in frames
+    ):
         return None
     episode = frames["episode_index"][:, 0]
     kept = parts.committed(episode)
 
     def joined(names: list[str]) -> np.ndarray:
-        return np.concatenate([np.zeros((len(episode), 0)), *(frames[name] for name in names)], axis=1)[kept]
+        return np.concatenate(
+            [np.zeros((len(episode), 0)), *(frames[name] for name in names)], axis=1
+        )[kept]
 
     def single(name: str | None) -> np.ndarray | None:
         return frames[name][kept, 0] if name is not None and name in frames else None

@@ -11,20 +11,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from vla.data import schema
 from vla.common.atomic import write_json
+from vla.data import schema
+from vla.data.errors import DataError
+from vla.data.formats.common.files import read_json
+from vla.data.formats.lerobot_parts.info import split_range
 from vla.data.loading.frame_cache import FrameCache
+from vla.data.statistics import image_stats
+from vla.data.storage.checksums import is_whole, write_sealed_json
 from vla.data.validation import repair_names as repairs
 from vla.data.validation.checks.files import is_leftover
 from vla.data.validation.checks.lerobot_parts import LeRobotParts
 from vla.data.validation.checks.lerobot_tables import derived, task_pairs
 from vla.data.validation.checks.statistics import merged_images, true_stats
 from vla.data.validation.examined import ASIDE, Subject
-from vla.data.errors import DataError
-from vla.data.formats.common.files import read_json
-from vla.data.formats.lerobot_parts.info import split_range
-from vla.data.storage.checksums import is_whole, write_sealed_json
-from vla.data.statistics import image_stats
 from vla.data.writer import write_row_groups
 
 
@@ -66,7 +66,9 @@ def correct_totals(subject: Subject) -> str:
     true = {"total_episodes": episodes, "total_frames": int(table["length"].sum())}
     if "total_tasks" in info and subject.format == "lerobot":
         true["total_tasks"] = len(task_pairs(parts))
-    changed = [f"{key} is {value}" for key, value in true.items() if info.get(key) not in (None, value)]
+    changed = [
+        f"{key} is {value}" for key, value in true.items() if info.get(key) not in (None, value)
+    ]
     info |= {key: value for key, value in true.items() if key in info}
     splits = _splits(path, info.get("splits"), episodes)
     if splits != info.get("splits"):
@@ -100,7 +102,10 @@ def rebuild_episodes(subject: Subject) -> str:
         for name in ("success", "return", "terminated"):
             if name in table.column_names:
                 old = table.column(name).to_pylist()
-                values = [true.get(episode, {}).get(name, value) for episode, value in zip(episodes, old, strict=True)]
+                values = [
+                    true.get(episode, {}).get(name, value)
+                    for episode, value in zip(episodes, old, strict=True)
+                ]
                 place, kind = table.column_names.index(name), table.schema.field(name)
                 new = new.set_column(place, kind, pa.array(values, kind.type))
         if not new.equals(table):
@@ -135,7 +140,11 @@ def rewrite_stats(subject: Subject) -> str:
 def _of_images(dataset: Any, camera: str) -> dict[str, Any]:
     """Of a few frames spread over the dataset."""
     step = max(1, dataset.num_frames // 64)
-    pictures = [picture for i in range(0, dataset.num_frames, step) for _, picture in dataset.images(camera, i, i + 1)]
+    pictures = [
+        picture
+        for i in range(0, dataset.num_frames, step)
+        for _, picture in dataset.images(camera, i, i + 1)
+    ]
     return {key: value.tolist() for key, value in image_stats(pictures).items()}
 
 
@@ -204,7 +213,9 @@ def _replace_info(subject: Subject, info: dict[str, Any]) -> None:
 def _check_whole(path: Path) -> None:
     """A new checksum over damage would hide it for good."""
     if is_whole(path) is False:
-        raise DataError(f"{path}: is not what was written (its checksum differs); restore it before anything is mended")
+        raise DataError(
+            f"{path}: is not what was written (its checksum differs); restore it before anything is mended"
+        )
 
 
 def _keep(subject: Subject, path: Path) -> None:

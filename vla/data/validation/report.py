@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla.data.validation.repairs import FIXES
+from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Check as Check
 from vla.data.validation.registry import Finding as Finding
 from vla.data.validation.registry import checks as checks
-from vla.data.errors import DataError
-from vla.data.format import KeyMap
+from vla.data.validation.repairs import FIXES
 
 _ORDER = ("error", "warning", "note")
 
@@ -95,11 +95,17 @@ def validate(
             failed.append(Finding("fix", "error", root.name, f"{name}: {error}"))
     if repaired:
         report = _look(root, format, keys, deep, progress)
-    return dataclasses.replace(report, findings=_sorted([*report.findings, *failed]), repaired=tuple(repaired))
+    return dataclasses.replace(
+        report, findings=_sorted([*report.findings, *failed]), repaired=tuple(repaired)
+    )
 
 
 def _look(
-    root: Path, format: str | None, keys: KeyMap | None, deep: bool, progress: Callable[[int, int], None] | None
+    root: Path,
+    format: str | None,
+    keys: KeyMap | None,
+    deep: bool,
+    progress: Callable[[int, int], None] | None,
 ) -> Report:
     subject = Subject(root, format, keys, deep=deep, progress=progress)
     chosen = [
@@ -108,7 +114,9 @@ def _look(
         if (deep or not check.deep) and (check.formats is None or subject.format in check.formats)
     ]
     findings = [finding for check in chosen for finding in check.run(subject)]
-    return Report(root, subject.format, _sorted(findings), ran=tuple(check.name for check in chosen))
+    return Report(
+        root, subject.format, _sorted(findings), ran=tuple(check.name for check in chosen)
+    )
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from vla.common.atomic import atomic_path
+from vla.common.cores import usable_cores
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
-from vla.data.view.videos import QUALITIES, Film, Quality, make_film, thumbnail
 from vla.data.view.page import Page
 from vla.data.view.sampling import shown_order
+from vla.data.view.videos import QUALITIES, Film, Quality, make_film, thumbnail
 
 SAMPLE = 50
 MAX_MB = 50.0
@@ -24,7 +24,6 @@ _PROBES = 3
 _CURVES_AT_MOST = 0.5
 _SLACK_BYTES = 4096
 
-Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
 
@@ -56,7 +55,7 @@ def write_view(
     max_mb: float = MAX_MB,
     video: bool | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> View:
     """Writes one HTML file with the dataset's numbers, and with films and curves of its episodes.
 
@@ -75,10 +74,12 @@ def write_view(
     """
     path = Path(path)
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; name the file of the page, for example {path / 'view.html'}")
+        raise DataError(
+            f"{path}: is a folder; name the file of the page, for example {path / 'view.html'}"
+        )
     order = _chosen(dataset, episodes, sample)
     page = Page(dataset, asked=len(order), sampled=episodes is None)
-    builder = _Builder(page, int(max_mb * 1_000_000), video, jobs or os.cpu_count() or 1)
+    builder = _Builder(page, int(max_mb * 1_000_000), video, jobs or usable_cores())
     shown = builder.fitting(order)
     builder.add_films(shown, progress)
     written = builder.within(shown)
@@ -100,7 +101,9 @@ def _chosen(dataset: EpisodeDataset, episodes: Episodes | None, sample: int) -> 
         return spread_episodes(dataset, sample)
     chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
     if not chosen:
-        raise DataError(f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20")
+        raise DataError(
+            f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
+        )
     return [chosen[i] for i in shown_order(dataset.episodes.iloc[chosen])]
 
 
@@ -108,7 +111,13 @@ class _Builder:
     """Gives the bytes of a page to episodes and films."""
 
     def __init__(self, page: Page, max_bytes: int, video: bool | None, jobs: int) -> None:
-        self.page, self.dataset, self.max_bytes, self.video, self.jobs = page, page.dataset, max_bytes, video, jobs
+        self.page, self.dataset, self.max_bytes, self.video, self.jobs = (
+            page,
+            page.dataset,
+            max_bytes,
+            video,
+            jobs,
+        )
         self.room = max_bytes - _SLACK_BYTES - len(page.html([]))
 
     def fitting(self, order: list[int]) -> list[Shown]:
@@ -127,7 +136,7 @@ class _Builder:
             raise self._too_small()
         return found
 
-    def add_films(self, order: list[Shown], progress: Progress | None) -> None:
+    def add_films(self, order: list[Shown], progress: ProgressCallback | None) -> None:
         """Adds films while there is room for them."""
         if not self.dataset.spec.cameras:
             return
@@ -176,7 +185,12 @@ class _Builder:
         for quality in QUALITIES:
             encoded = pool.map(self._films, probes, [quality] * len(probes))
             made = {shown.index: films for shown, films in zip(probes, encoded, strict=True)}
-            sources = [film.source for films in made.values() for film in films.values() if isinstance(film, Film)]
+            sources = [
+                film.source
+                for films in made.values()
+                for film in films.values()
+                if isinstance(film, Film)
+            ]
             if sum(map(len, sources)) <= share * self.room:
                 break
         return quality, made
@@ -187,9 +201,13 @@ class _Builder:
         films: dict[str, Film | str] = {}
         for camera in self.dataset.spec.cameras:
             try:
-                films[camera] = make_film(self.dataset, camera, start, stop, quality, video=self.video)
+                films[camera] = make_film(
+                    self.dataset, camera, start, stop, quality, video=self.video
+                )
             except DataError as error:
-                films[camera] = str(error).replace(str(self.dataset.root), source_name(self.dataset.root))
+                films[camera] = str(error).replace(
+                    str(self.dataset.root), source_name(self.dataset.root)
+                )
         return films
 
     def _thumbnail(self, index: int) -> str:
@@ -198,11 +216,15 @@ class _Builder:
             return (
                 ""
                 if camera is None
-                else thumbnail(self.dataset, camera, int(self.dataset.episodes["first_frame"].iloc[index]))
+                else thumbnail(
+                    self.dataset, camera, int(self.dataset.episodes["first_frame"].iloc[index])
+                )
             )
         except DataError:
             return ""  # the place of the film says what is wrong
 
     def _too_small(self) -> DataError:
         megabytes = self.max_bytes / 1e6
-        return DataError(f"{self.dataset.root}: a page of {megabytes:g} MB does not hold one episode; raise --max-mb")
+        return DataError(
+            f"{self.dataset.root}: a page of {megabytes:g} MB does not hold one episode; raise --max-mb"
+        )

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from vla.data.reader import EpisodeDataset
-from vla.data.view.videos import Film
 from vla.data.view.markup import counted, facts
 from vla.data.view.plots import number
+from vla.data.view.videos import Film
 
 LONGEST = 2000
 """Of longer episodes every second, third, ... step is drawn."""
@@ -48,13 +48,21 @@ def signals(dataset: EpisodeDataset, *, rewards: bool) -> list[dict[str, Any]]:
     Dimensions of two values, and those that are called grippers, are steps: there open and closed are seen at once.
     """
     columns, table = dataset.columns, dataset.episodes
-    found = [_signal("Action", name, columns.actions[:, i]) for i, name in enumerate(dataset.spec.action_names)]
-    found += [_signal("State", name, columns.state[:, i]) for i, name in enumerate(dataset.spec.state_names)]
+    found = [
+        _signal("Action", name, columns.actions[:, i])
+        for i, name in enumerate(dataset.spec.action_names)
+    ]
+    found += [
+        _signal("State", name, columns.state[:, i])
+        for i, name in enumerate(dataset.spec.state_names)
+    ]
     if rewards:
         found.append(_signal("Reward", "reward", columns.rewards))
         returns = table["return"].to_numpy(np.float64)
         low, high = (float(f(returns[np.isfinite(returns)], initial=0.0)) for f in (np.min, np.max))
-        found.append({"group": "Reward", "name": "return so far", "low": low, "high": high, "steps": False})
+        found.append(
+            {"group": "Reward", "name": "return so far", "low": low, "high": high, "steps": False}
+        )
     return found
 
 
@@ -79,7 +87,9 @@ def curves(dataset: EpisodeDataset, index: int, *, rewards: bool) -> tuple[np.nd
     return np.ascontiguousarray(values, dtype="<f4"), stride
 
 
-def episode_html(dataset: EpisodeDataset, shown: Shown, *, rewards: bool, labelled: bool, opened: bool) -> str:
+def episode_html(
+    dataset: EpisodeDataset, shown: Shown, *, rewards: bool, labelled: bool, opened: bool
+) -> str:
     """The episode as a `<details>`: its line in the list is the summary.
 
     Args:
@@ -98,7 +108,11 @@ def episode_html(dataset: EpisodeDataset, shown: Shown, *, rewards: bool, labell
     )
     picture = f'<img src="{shown.thumbnail}" alt="">' if shown.thumbnail else ""
     outcome = _outcome(solved) if labelled else ""
-    gained = f'<span class="number"><small>return</small> {number(row["return"])}</span>' if rewards else ""
+    gained = (
+        f'<span class="number"><small>return</small> {number(row["return"])}</span>'
+        if rewards
+        else ""
+    )
     return (
         f'<details class="episode" id="episode-{index}" {data}{" open" * opened}>\n'
         f'<summary><span class="picture">{picture}</span><span class="index">{index}</span>'
@@ -117,7 +131,9 @@ def _outcome(solved: bool) -> str:
 
 def _films(dataset: EpisodeDataset, shown: Shown) -> str:
     if not shown.films:
-        return '<p class="note">The page had no room for its films.</p>\n' * bool(dataset.spec.cameras)
+        return '<p class="note">The page had no room for its films.</p>\n' * bool(
+            dataset.spec.cameras
+        )
     parts = [_film(camera, film, shown.index) for camera, film in shown.films.items()]
     return f'<div class="films n{min(len(parts), 2)}">\n{"".join(parts)}</div>\n'
 
@@ -129,7 +145,9 @@ def _film(camera: str, film: Film | str, index: int) -> str:
     width, height = film.size
     label = f"episode {index}, camera {name}"
     if film.columns:
-        place = f'data-columns="{film.columns}" data-frames="{film.frames}" data-stride="{film.stride}"'
+        place = (
+            f'data-columns="{film.columns}" data-frames="{film.frames}" data-stride="{film.stride}"'
+        )
         screen = f'<img class="sheet" src="{film.source}" alt="{label}" width="{width}" height="{height}" {place}>'
     else:
         screen = (

@@ -28,7 +28,13 @@ class Column:
     kind: str = "number"
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Value]], *, sortable: bool = True) -> str:
+def table(
+    caption: str,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[Value]],
+    *,
+    sortable: bool = True,
+) -> str:
     """A table in a box of its own that scrolls where it is too large. The first cell of each row is its name."""
     body = "".join(_row(columns, row) for row in rows)
     head = "".join(_head(column, sortable) for column in columns)
@@ -62,7 +68,13 @@ def _shown(value: Value, kind: str) -> str:
         return value.text
     if isinstance(value, str):
         return escape(value)
-    return percent(value) if kind == "rate" else f"{value:,}" if isinstance(value, int) else number(value)
+    return (
+        percent(value)
+        if kind == "rate"
+        else f"{value:,}"
+        if isinstance(value, int)
+        else number(value)
+    )
 
 
 def percent(rate: float) -> str:
@@ -73,7 +85,10 @@ def percent(rate: float) -> str:
 
 def facts(pairs: Iterable[tuple[str, Value]], css: str) -> str:
     """Names and values as a definition list."""
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{_shown(value, 'number')}</dd></div>\n" for name, value in pairs)
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{_shown(value, 'number')}</dd></div>\n"
+        for name, value in pairs
+    )
     return f'<dl class="{css}">\n{items}</dl>\n'
 
 

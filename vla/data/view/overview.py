@@ -22,7 +22,9 @@ _STATISTICS = ("min", "q01", "q50", "q99", "max", "mean", "std")
 _TITLES = ("least", "1 %", "median", "99 %", "greatest", "mean", "deviation")
 
 
-def header(dataset: EpisodeDataset, title: str, format_name: str, shown: str, summary: dict[str, Any]) -> str:
+def header(
+    dataset: EpisodeDataset, title: str, format_name: str, shown: str, summary: dict[str, Any]
+) -> str:
     """Title, what is shown of how much, warnings of the reader, and the sizes."""
     spec = dataset.spec
     cameras = ", ".join(f"{name} {w}×{h}" for name, (h, w) in spec.cameras.items()) or "none"
@@ -63,12 +65,24 @@ def warnings_box(warnings: Sequence[str]) -> str:
 def tasks_section(summary: dict[str, Any]) -> str:
     """A row per task: how many episodes, how often solved, which returns."""
     solved, rewards = summary["success_rate"] > 0, has_rewards(summary)
-    columns = [Column("Instruction", "text"), Column("Episodes"), Column("Steps"), Column("Mean length")]
+    columns = [
+        Column("Instruction", "text"),
+        Column("Episodes"),
+        Column("Steps"),
+        Column("Mean length"),
+    ]
     columns += [Column("Solved", "rate")] * solved + [Column("Mean return")] * rewards
     rows: list[list[Value]] = []
     for task in summary["tasks"][:TASKS]:
-        row: list[Value] = [task["instruction"], task["episodes"], task["frames"], float(task["mean_length"])]
-        rows.append(row + [float(task["success_rate"])] * solved + [float(task["mean_return"])] * rewards)
+        row: list[Value] = [
+            task["instruction"],
+            task["episodes"],
+            task["frames"],
+            float(task["mean_length"]),
+        ]
+        rows.append(
+            row + [float(task["success_rate"])] * solved + [float(task["mean_return"])] * rewards
+        )
     notes = []
     if len(summary["tasks"]) > TASKS:
         notes.append(f"The first {TASKS} of {len(summary['tasks'])} tasks.")
@@ -86,10 +100,14 @@ def numbers_section(dataset: EpisodeDataset, summary: dict[str, Any]) -> str:
     parts = [_statistics("Actions", summary["actions"], columns.actions, limits)]
     if spec.state_dim:
         parts.append(_statistics("State", summary["state"], columns.state))
-    of_episodes = {"length": summary["lengths"]} | ({"return": summary["returns"]} if has_rewards(summary) else {})
+    of_episodes = {"length": summary["lengths"]} | (
+        {"return": summary["returns"]} if has_rewards(summary) else {}
+    )
     values = np.stack([episodes[name].to_numpy(np.float64) for name in of_episodes], axis=1)
     parts.append(_statistics("Episodes", of_episodes, values))
-    return _section("numbers", "Numbers", "Of all steps, in the units of the robot.", "".join(parts))
+    return _section(
+        "numbers", "Numbers", "Of all steps, in the units of the robot.", "".join(parts)
+    )
 
 
 def metadata_section(dataset: EpisodeDataset) -> str:
@@ -116,15 +134,27 @@ def _statistics(
 ) -> str:
     """A row per dimension. Histograms are of evenly chosen samples where there are very many."""
     sample = values_ND[:: max(1, len(values_ND) // _SAMPLES)]
-    columns = [Column("Name", "text"), Column("Histogram", "drawn"), *(Column(text) for text in _TITLES)]
+    columns = [
+        Column("Name", "text"),
+        Column("Histogram", "drawn"),
+        *(Column(text) for text in _TITLES),
+    ]
     columns += [Column("Limits", "text")] if limits else []
     rows: list[list[Value]] = []
     for dim, (name, found) in enumerate(described.items()):
-        row: list[Value] = [name, Html(histogram(sample[:, dim], name)), *(float(found[key]) for key in _STATISTICS)]
-        rows.append(row + ([f"{number(limits[dim][0])} to {number(limits[dim][1])}"] if limits else []))
+        row: list[Value] = [
+            name,
+            Html(histogram(sample[:, dim], name)),
+            *(float(found[key]) for key in _STATISTICS),
+        ]
+        rows.append(
+            row + ([f"{number(limits[dim][0])} to {number(limits[dim][1])}"] if limits else [])
+        )
     opened = " open" if len(rows) <= _OPEN_ROWS else ""
     heading = f"{title} <small>({counted(len(rows), 'row')})</small>" if not opened else title
-    return f"<details{opened}><summary>{heading}</summary>\n{table(title, columns, rows)}</details>\n"
+    return (
+        f"<details{opened}><summary>{heading}</summary>\n{table(title, columns, rows)}</details>\n"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,6 @@ from html import escape
 from importlib import resources
 
 from vla.data.reader import EpisodeDataset
-from vla.data.view.summary import summarise
 from vla.data.tools.plan import format_of, source_name, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
 from vla.data.view.markup import counted
@@ -23,6 +22,7 @@ from vla.data.view.overview import (
     tasks_section,
     warnings_box,
 )
+from vla.data.view.summary import summarise
 
 
 class Page:
@@ -39,13 +39,15 @@ class Page:
         self.rewards, self.labelled = has_rewards(summary), summary["success_rate"] > 0
         self._summary = summary
         self._signals = escape(json.dumps(signals(dataset, rewards=self.rewards), allow_nan=False))
-        self._below = tasks_section(summary) + numbers_section(dataset, summary) + metadata_section(dataset)
+        self._below = (
+            tasks_section(summary) + numbers_section(dataset, summary) + metadata_section(dataset)
+        )
 
     def episode(self, shown: Shown, *, opened: bool = False) -> bytes:
         """The part of the page that is one episode's."""
-        return episode_html(self.dataset, shown, rewards=self.rewards, labelled=self.labelled, opened=opened).encode(
-            errors="replace"
-        )
+        return episode_html(
+            self.dataset, shown, rewards=self.rewards, labelled=self.labelled, opened=opened
+        ).encode(errors="replace")
 
     def html(self, shown: Sequence[Shown]) -> bytes:
         """The whole page with these episodes, in the dataset's order; the first is open."""
@@ -53,7 +55,8 @@ class Page:
         bodies = b"".join(self.episode(s, opened=i == 0) for i, s in enumerate(ordered))
         title = source_name(self.dataset.root)
         css, js = (
-            resources.files("vla.data.view").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
+            resources.files("vla.data.view").joinpath(f"page.{kind}").read_text("utf-8")
+            for kind in ("css", "js")
         )
         top = (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -64,14 +67,20 @@ class Page:
             f"{header(self.dataset, title, format_of(self.dataset), self._told(shown), self._summary)}"
             f"{warnings_box(warnings_of(self.dataset))}{self._list_head(shown)}"
         )
-        bottom = f"</div>\n</section>\n{self._below}</main>\n<script>{js}</script>\n</body>\n</html>\n"
+        bottom = (
+            f"</div>\n</section>\n{self._below}</main>\n<script>{js}</script>\n</body>\n</html>\n"
+        )
         return top.encode(errors="replace") + bodies + bottom.encode(errors="replace")
 
     def _told(self, shown: Sequence[Shown]) -> str:
         """What of the dataset is on the page."""
         total, count, filmed = len(self.dataset), len(shown), sum(bool(s.films) for s in shown)
         if count == total:
-            text = f"All {counted(total, 'episode')} are shown." if total > 1 else "Its one episode is shown."
+            text = (
+                f"All {counted(total, 'episode')} are shown."
+                if total > 1
+                else "Its one episode is shown."
+            )
         else:
             spread = ", evenly over tasks, successes and failures" * self.sampled
             text = f"{count} of {counted(total, 'episode')} are shown{spread}."
@@ -85,13 +94,21 @@ class Page:
         """The list's controls, which the script shows."""
         indices = self.dataset.episodes["task_index"]
         tasks = sorted({self.dataset.instructions[int(indices.iloc[s.index])] for s in shown})
-        options = "".join(f'<option value="{escape(task)}">{escape(task)}</option>' for task in tasks)
+        options = "".join(
+            f'<option value="{escape(task)}">{escape(task)}</option>' for task in tasks
+        )
         chooser = f'<select class="by-task" aria-label="Task"><option value="">all tasks</option>{options}</select>'
         outcomes = (
             '<select class="by-success" aria-label="Outcome"><option value="">all outcomes</option>'
             '<option value="1">solved</option><option value="0">not solved</option></select>'
         )
-        keys = ["episode", "task", *["success"] * self.labelled, *["return"] * self.rewards, "steps"]
+        keys = [
+            "episode",
+            "task",
+            *["success"] * self.labelled,
+            *["return"] * self.rewards,
+            "steps",
+        ]
         buttons = "".join(
             f'<button type="button" data-key="{key}" aria-pressed="{str(key == "episode").lower()}">{key}</button>'
             for key in keys

@@ -28,7 +28,9 @@ def histogram(values: np.ndarray, label: str, *, bins: int = BINS) -> str:
         scaled = (values.astype(np.float64) - low) / (high - low)
         counts = np.bincount(np.minimum((scaled * bins).astype(np.int64), bins - 1), minlength=bins)
     # What occurs at all is seen: a bar is at least one unit high.
-    heights = np.where(counts > 0, np.maximum(1, np.rint(HEIGHT * counts / counts.max())), 0).astype(int)
+    heights = np.where(
+        counts > 0, np.maximum(1, np.rint(HEIGHT * counts / counts.max())), 0
+    ).astype(int)
     bars = "".join(f"M{4 * i} {HEIGHT}v-{h}h3v{h}z" for i, h in enumerate(heights.tolist()) if h)
     text = f"Histogram of {label}, {number(low)} to {number(high)}"
     return (

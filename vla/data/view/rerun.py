@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ import numpy as np
 from PIL import Image
 
 from vla.common.atomic import atomic_path
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import Picture
-from vla.data.storage.image_codec import as_frame
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
+from vla.data.storage.image_codec import as_frame
 from vla.data.tools.plan import source_name
 
 JPEG_QUALITY = 90
 _IMAGES_AT_ONCE = 64
 _MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
-Progress = Callable[[int, int], None]
 """Called with (frames done, frames in all)."""
 
 
@@ -55,7 +55,7 @@ def export_rerun(
     dataset: EpisodeDataset,
     *,
     episodes: Episodes | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Recording:
     """Writes a `.rrd` file for the rerun viewer.
 
@@ -74,10 +74,14 @@ def export_rerun(
 
     path = Path(path)
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}")
+        raise DataError(
+            f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}"
+        )
     chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
     if not chosen:
-        raise DataError(f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20")
+        raise DataError(
+            f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
+        )
     lengths = dataset.episodes["length"].to_numpy()
     total, done = int(lengths[chosen].sum()), 0
     with atomic_path(path) as temporary:
@@ -105,8 +109,14 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     row, columns, spec = dataset.episodes.iloc[index], dataset.columns, dataset.spec
     start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
     place = f"episode_{index}"
-    recording.log(f"{place}/instruction", rerun.TextDocument(dataset.instructions[int(row["task_index"])]), static=True)
-    recording.log(f"{place}/info", rerun.TextDocument(_info(row), media_type="text/markdown"), static=True)
+    recording.log(
+        f"{place}/instruction",
+        rerun.TextDocument(dataset.instructions[int(row["task_index"])]),
+        static=True,
+    )
+    recording.log(
+        f"{place}/info", rerun.TextDocument(_info(row), media_type="text/markdown"), static=True
+    )
     curves: list[tuple[str, Sequence[str], np.ndarray]] = [
         ("action", spec.action_names, columns.actions[start:stop]),
         ("state", spec.state_names, columns.state[start:stop]),
@@ -124,14 +134,18 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
         _write_images(recording, dataset, camera, start, stop, _camera(place, camera))
 
 
-def _write_images(recording: Any, dataset: EpisodeDataset, camera: str, start: int, stop: int, place: str) -> None:
+def _write_images(
+    recording: Any, dataset: EpisodeDataset, camera: str, start: int, stop: int, place: str
+) -> None:
     import rerun
 
     for first, files in _grouped(_encoded(dataset, camera, start, stop)):
         kinds = [_kind(file) for file in files]
         steps = np.arange(first - start, first - start + len(files))
         images = rerun.EncodedImage.columns(blob=files, media_type=kinds)
-        recording.send_columns(place, indexes=_times(steps, dataset.spec.control_hz), columns=images)
+        recording.send_columns(
+            place, indexes=_times(steps, dataset.spec.control_hz), columns=images
+        )
 
 
 def _camera(place: str, name: str) -> str:
@@ -144,10 +158,15 @@ def _camera(place: str, name: str) -> str:
 def _times(steps: np.ndarray, control_hz: float) -> list[Any]:
     import rerun
 
-    return [rerun.TimeColumn("step", sequence=steps), rerun.TimeColumn("time", duration=steps / control_hz)]
+    return [
+        rerun.TimeColumn("step", sequence=steps),
+        rerun.TimeColumn("time", duration=steps / control_hz),
+    ]
 
 
-def _encoded(dataset: EpisodeDataset, camera: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+def _encoded(
+    dataset: EpisodeDataset, camera: str, start: int, stop: int
+) -> Iterator[tuple[int, bytes]]:
     """(frame, image file) of the frames [start, stop)."""
     for frame, picture in dataset.images(camera, start, stop):
         try:
@@ -186,10 +205,17 @@ def _grouped(files: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[byt
 
 def _info(row: Any) -> str:
     """Outcome and info of an episode as a markdown table; its texts stay text."""
-    facts = {"solved": bool(row["success"]), "return": float(row["return"]), "terminated": bool(row["terminated"])}
+    facts = {
+        "solved": bool(row["success"]),
+        "return": float(row["return"]),
+        "terminated": bool(row["terminated"]),
+    }
     lines = ["| | |", "|---|---|"]
     for key, value in {**facts, **json.loads(row["info"])}.items():
-        cells = (json.dumps(str(text), ensure_ascii=False)[1:-1].replace("|", "\\|") for text in (key, value))
+        cells = (
+            json.dumps(str(text), ensure_ascii=False)[1:-1].replace("|", "\\|")
+            for text in (key, value)
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -201,12 +227,24 @@ def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
     tabs = []
     for index in chosen:
         place = f"episode_{index}"
-        cameras = [blueprint.Spatial2DView(origin=_camera(place, name), name=name) for name in dataset.spec.cameras]
-        words = [blueprint.TextDocumentView(origin=f"{place}/{name}", name=name) for name in ("instruction", "info")]
+        cameras = [
+            blueprint.Spatial2DView(origin=_camera(place, name), name=name)
+            for name in dataset.spec.cameras
+        ]
+        words = [
+            blueprint.TextDocumentView(origin=f"{place}/{name}", name=name)
+            for name in ("instruction", "info")
+        ]
         curves = [
             blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name)
             for name in ("action", *["state"] * bool(dataset.spec.state_dim), "reward")
         ]
-        left = blueprint.Vertical(blueprint.Grid(*cameras), *words) if cameras else blueprint.Vertical(*words)
-        tabs.append(blueprint.Horizontal(left, blueprint.Vertical(*curves), name=f"episode {index}"))
+        left = (
+            blueprint.Vertical(blueprint.Grid(*cameras), *words)
+            if cameras
+            else blueprint.Vertical(*words)
+        )
+        tabs.append(
+            blueprint.Horizontal(left, blueprint.Vertical(*curves), name=f"episode {index}")
+        )
     return blueprint.Blueprint(blueprint.Tabs(*tabs))

@@ -21,13 +21,26 @@ def shown_order(table: pd.DataFrame) -> list[int]:
         table: an episodes table with `task_index` and `success`.
     """
     groups: dict[int, dict[bool, list[int]]] = {}
-    rows = zip(table["task_index"].to_numpy().tolist(), table["success"].to_numpy(bool).tolist(), strict=True)
+    rows = zip(
+        table["task_index"].to_numpy().tolist(),
+        table["success"].to_numpy(bool).tolist(),
+        strict=True,
+    )
     for row, (task, solved) in enumerate(rows):
         groups.setdefault(task, {}).setdefault(solved, []).append(row)
     tasks = [groups[task] for task in sorted(groups)]
     queues = [
-        [[rows[i] for i in spread_order(len(rows))] for _, rows in sorted(tasks[t].items(), reverse=True)]
+        [
+            [rows[i] for i in spread_order(len(rows))]
+            for _, rows in sorted(tasks[t].items(), reverse=True)
+        ]
         for t in spread_order(len(tasks))
     ]
     longest = max((len(queue) for task in queues for queue in task), default=0)
-    return [queue[turn] for turn in range(longest) for task in queues for queue in task if turn < len(queue)]
+    return [
+        queue[turn]
+        for turn in range(longest)
+        for task in queues
+        for queue in task
+        if turn < len(queue)
+    ]

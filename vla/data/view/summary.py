@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from vla.data.errors import DataError
-from vla.data.storage.image_codec import as_frame
 from vla.data.reader import EpisodeDataset
 from vla.data.statistics import QUANTILES
+from vla.data.storage.image_codec import as_frame
 
 IMAGES = 256
 
@@ -48,7 +48,9 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> dict[str, Any
         "success_rate": float(table["success"].mean()),
         "terminated_rate": float(table["terminated"].mean()),
         "tasks": _tasks(dataset, table),
-        "cameras": {camera: _pixels(dataset, camera, images) for camera in spec.cameras} if images else {},
+        "cameras": {camera: _pixels(dataset, camera, images) for camera in spec.cameras}
+        if images
+        else {},
     }
 
 
@@ -56,7 +58,13 @@ def described(values_N: np.ndarray) -> dict[str, float]:
     """Extremes, quantiles, mean and standard deviation of all samples."""
     values = values_N.astype(np.float64)
     quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())), strict=True))
-    found = {"min": values.min(), **quantiles, "max": values.max(), "mean": values.mean(), "std": values.std()}
+    found = {
+        "min": values.min(),
+        **quantiles,
+        "max": values.max(),
+        "mean": values.mean(),
+        "std": values.std(),
+    }
     return {name: float(value) for name, value in found.items()}
 
 
@@ -82,15 +90,23 @@ def _tasks(dataset: EpisodeDataset, table: pd.DataFrame) -> list[dict[str, Any]]
 
 def _pixels(dataset: EpisodeDataset, camera: str, images: int) -> dict[str, Any]:
     """Mean and standard deviation of each colour over all pixels of the chosen frames."""
-    chosen = np.unique(np.linspace(0, dataset.num_frames - 1, min(images, dataset.num_frames)).round().astype(int))
+    chosen = np.unique(
+        np.linspace(0, dataset.num_frames - 1, min(images, dataset.num_frames)).round().astype(int)
+    )
     total, squares, pixels = np.zeros(3), np.zeros(3), 0
     for frame in chosen.tolist():
         for _, picture in dataset.images(camera, frame, frame + 1):
             try:
                 values = as_frame(picture).reshape(-1, 3).astype(np.float64) / 255.0
             except DataError as error:
-                raise DataError(f"{dataset.root}: frame {frame}: camera {camera!r}: {error}") from error
-            total, squares, pixels = total + values.sum(0), squares + (values**2).sum(0), pixels + len(values)
+                raise DataError(
+                    f"{dataset.root}: frame {frame}: camera {camera!r}: {error}"
+                ) from error
+            total, squares, pixels = (
+                total + values.sum(0),
+                squares + (values**2).sum(0),
+                pixels + len(values),
+            )
     mean = total / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))
     return {"mean": mean.tolist(), "std": std.tolist(), "frames": len(chosen)}

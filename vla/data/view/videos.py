@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from vla.data.errors import DataError
-from vla.data.storage.image_codec import as_frame
 from vla.data.reader import EpisodeDataset
+from vla.data.storage.image_codec import as_frame
 from vla.data.storage.video import VideoConfig, encode_into
 
 FASTEST = 30.0
@@ -70,7 +70,13 @@ def has_video() -> bool:
 
 
 def make_film(
-    dataset: EpisodeDataset, camera: str, start: int, stop: int, quality: Quality, *, video: bool | None = None
+    dataset: EpisodeDataset,
+    camera: str,
+    start: int,
+    stop: int,
+    quality: Quality,
+    *,
+    video: bool | None = None,
 ) -> Film:
     """A film of the frames [start, stop) of the dataset.
 
@@ -83,9 +89,16 @@ def make_film(
     rate = dataset.spec.control_hz
     stride = max(1, int(np.ceil(rate / FASTEST)))
     if has_video() if video is None else video:
-        return _video(_scaled(dataset, camera, start, stop, stride, quality.side), rate / stride, stride, quality)
+        return _video(
+            _scaled(dataset, camera, start, stop, stride, quality.side),
+            rate / stride,
+            stride,
+            quality,
+        )
     stride = max(stride, -(-(stop - start) // SHEET_FRAMES))
-    return _sheet(list(_scaled(dataset, camera, start, stop, stride, min(quality.side, SHEET_SIDE))), stride)
+    return _sheet(
+        list(_scaled(dataset, camera, start, stop, stride, min(quality.side, SHEET_SIDE))), stride
+    )
 
 
 def thumbnail(dataset: EpisodeDataset, camera: str, frame: int) -> str:

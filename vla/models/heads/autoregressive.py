@@ -46,7 +46,9 @@ class AutoregressiveConfig(HeadConfig):
     @model_validator(mode="after")
     def _divisible(self) -> AutoregressiveConfig:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden must be a multiple of heads, got {self.hidden} and {self.heads}")
+            raise ValueError(
+                f"hidden must be a multiple of heads, got {self.hidden} and {self.heads}"
+            )
         return self
 
     def reads(self, tokenizer: ActionTokenizer) -> int:
@@ -74,7 +76,9 @@ class Places:
 class AutoregressiveHead(Head):
     """A causal transformer over R read states and the tokens before."""
 
-    def __init__(self, config: AutoregressiveConfig, tokenizer: ActionTokenizer, width: int) -> None:
+    def __init__(
+        self, config: AutoregressiveConfig, tokenizer: ActionTokenizer, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         H, R, D = config.hidden, self.reads, tokenizer.num_tokens
@@ -84,7 +88,8 @@ class AutoregressiveHead(Head):
             nn.init.normal_(self.embed.weight, std=0.5)
         self.position = nn.Parameter(0.02 * torch.randn(R + D - 1, H))
         self.blocks = nn.ModuleList(
-            Block(H, config.heads, H // config.heads, feed_forward="gelu") for _ in range(config.depth)
+            Block(H, config.heads, H // config.heads, feed_forward="gelu")
+            for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(H)
         self.out = nn.Linear(H, tokenizer.vocab_size)
@@ -94,11 +99,17 @@ class AutoregressiveHead(Head):
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> AutoregressiveActions:
         return AutoregressiveActions(self.read(hidden).to(self.position.dtype), self)
 
-    def logits(self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]) -> Float[Tensor, "N L V"]:
+    def logits(
+        self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]
+    ) -> Float[Tensor, "N L V"]:
         """Of each place, given the ids before it, without regard to what is allowed; in one pass."""
         R, L = self.reads, ids.shape[1]
         # also where nothing is embedded: distributed training wants a gradient, if of zeros, of every parameter
-        x = torch.cat([states, self.embed(ids[:, :-1])], dim=1) if hasattr(self, "embed") else states
+        x = (
+            torch.cat([states, self.embed(ids[:, :-1])], dim=1)
+            if hasattr(self, "embed")
+            else states
+        )
         x = x + self.position[: R + L - 1]
         mask = torch.ones(R + L - 1, R + L - 1, dtype=torch.bool, device=x.device).tril()
         mask[:R, :R] = True
@@ -108,7 +119,11 @@ class AutoregressiveHead(Head):
 
     @torch.no_grad()
     def generate(
-        self, states: Float[Tensor, "N R H"], *, temperature: float, generator: torch.Generator | None = None
+        self,
+        states: Float[Tensor, "N R H"],
+        *,
+        temperature: float,
+        generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "N D"]:
         """Draws one id after the other among those that are allowed; at temperature 0 the most likely ones. Stops when all
         sequences are finished. Keys and values of the tokens before are kept."""
@@ -152,7 +167,9 @@ class AutoregressiveHead(Head):
             allowed_NLV = allowed_NLV & allowed_DV[: len(allowed)].to(ids.device)
         return Places(ids[:, : len(allowed)], allowed_NLV, torch.stack(told, dim=1))
 
-    def _next_logits(self, x_NLH: Tensor, past: Sequence[KeyValue | None]) -> tuple[Tensor, list[KeyValue | None]]:
+    def _next_logits(
+        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+    ) -> tuple[Tensor, list[KeyValue | None]]:
         """Of the place after the new tokens; and the keys and values of all tokens so far."""
         start = 0 if past[0] is None else past[0][0].shape[2]
         L = x_NLH.shape[1]
@@ -162,7 +179,10 @@ class AutoregressiveHead(Head):
         for block, before in zip(cast(Sequence[Block], self.blocks), past, strict=True):
             x_NLH, (keys, values) = block.extend(x_NLH, mask, before)
             if before is not None:
-                keys, values = torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+                keys, values = (
+                    torch.cat([before[0], keys], dim=2),
+                    torch.cat([before[1], values], dim=2),
+                )
             kept.append((keys, values))
         return self.out(self.norm(x_NLH[:, -1])).float(), kept
 
@@ -205,10 +225,14 @@ class AutoregressiveActions:
         """Each token the most likely one after those before: greedy, not always the most likely chunk."""
         return self.sample(temperature=0.0)
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
         check_temperature(temperature)
-        ids_ND = self.head.generate(self.states.flatten(0, 1), temperature=temperature, generator=generator)
+        ids_ND = self.head.generate(
+            self.states.flatten(0, 1), temperature=temperature, generator=generator
+        )
         return self.tokenizer.decode(self._by_window(ids_ND))
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
@@ -222,9 +246,15 @@ class AutoregressiveActions:
 
     def _teacher_forced(self, actions: Tensor) -> tuple[Places, Tensor]:
         """Logits (N, L, V) of the allowed ids. A loss and the accuracy beside it ask for those of the same actions."""
-        if self._last is None or self._last[0] is not actions or (torch.is_grad_enabled() and not self._has_gradient()):
+        if (
+            self._last is None
+            or self._last[0] is not actions
+            or (torch.is_grad_enabled() and not self._has_gradient())
+        ):
             places = self.head.places(self.tokens(actions).flatten(0, 1))
-            logits_NLV = masked_logits(self.head.logits(self.states.flatten(0, 1), places.ids), places.allowed)
+            logits_NLV = masked_logits(
+                self.head.logits(self.states.flatten(0, 1), places.ids), places.allowed
+            )
             self._last = (actions, places, logits_NLV)
         return self._last[1:]
 
@@ -250,7 +280,9 @@ class AutoregressiveActions:
 def _draw(logits_NV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return logits_NV.argmax(-1)
-    return torch.multinomial((logits_NV / temperature).softmax(-1), 1, generator=generator).squeeze(-1)
+    return torch.multinomial((logits_NV / temperature).softmax(-1), 1, generator=generator).squeeze(
+        -1
+    )
 
 
 __all__ = ["AutoregressiveActions", "AutoregressiveConfig", "AutoregressiveHead", "Places"]

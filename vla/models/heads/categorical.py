@@ -63,7 +63,9 @@ class CategoricalHead(Head, nn.Linear):
         allowed = self.tokenizer.allowed_ids
         if allowed is not None:
             logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
-        return CategoricalActions(logits, self.tokenizer, self.config.label_smoothing, self.config.bin_smoothing)
+        return CategoricalActions(
+            logits, self.tokenizer, self.config.label_smoothing, self.config.bin_smoothing
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class CategoricalActions:
         """The most likely chunk."""
         return self.tokenizer.decode(self.logits.argmax(-1))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
@@ -143,7 +147,9 @@ class CategoricalActions:
         if allowed is None:
             return self.tokenizer.decode(ids_VN).reshape(V, N).T
         allowed = allowed.cpu()
-        told_VN = self.tokenizer.decode(torch.where(allowed.T, ids_VN, allowed.int().argmax(-1))).reshape(V, N)
+        told_VN = self.tokenizer.decode(
+            torch.where(allowed.T, ids_VN, allowed.int().argmax(-1))
+        ).reshape(V, N)
         return (told_VN * allowed.T).T
 
     def token_accuracy(
@@ -159,8 +165,12 @@ class CategoricalActions:
     def _cross_entropy(self, ids_BTN: Tensor) -> Tensor:
         logits_BTNV = self.logits.float()
         if self.bin_smoothing == 0 and self.label_smoothing == 0:
-            return F.cross_entropy(logits_BTNV.flatten(0, -2), ids_BTN.flatten(), reduction="none").view(ids_BTN.shape)
-        possible = torch.isfinite(logits_BTNV)  # what the head has ruled out gets no share of the target
+            return F.cross_entropy(
+                logits_BTNV.flatten(0, -2), ids_BTN.flatten(), reduction="none"
+            ).view(ids_BTN.shape)
+        possible = torch.isfinite(
+            logits_BTNV
+        )  # what the head has ruled out gets no share of the target
         targets = self._targets(ids_BTN, possible)
         log_probs_BTNV = logits_BTNV.log_softmax(-1).masked_fill(~possible, 0.0)
         return -(targets * log_probs_BTNV).sum(-1)
@@ -170,11 +180,15 @@ class CategoricalActions:
         if self.bin_smoothing == 0:
             targets = F.one_hot(ids_BTN, V).float()
         else:
-            distance = (torch.arange(V, device=ids_BTN.device) - ids_BTN.unsqueeze(-1)) / self.bin_smoothing
+            distance = (
+                torch.arange(V, device=ids_BTN.device) - ids_BTN.unsqueeze(-1)
+            ) / self.bin_smoothing
             targets = (-0.5 * distance.square()).masked_fill(~possible_BTNV, -torch.inf).softmax(-1)
             ordered_N = self.tokenizer.ordered_ids
             if ordered_N is not None and not ordered_N.all():
-                targets = targets.where(ordered_N.to(targets.device)[:, None], F.one_hot(ids_BTN, V).float())
+                targets = targets.where(
+                    ordered_N.to(targets.device)[:, None], F.one_hot(ids_BTN, V).float()
+                )
         uniform = possible_BTNV / possible_BTNV.sum(-1, keepdim=True)
         return (1 - self.label_smoothing) * targets + self.label_smoothing * uniform
 
@@ -185,7 +199,9 @@ class CategoricalActions:
         return (values_BTN * mask_BTN).sum(-1) / mask_BTN.sum(-1).clamp(min=1)
 
 
-def token_mask(action_mask: Bool[Tensor, "*B K"], tokenizer: ActionTokenizer) -> Bool[Tensor, "*B N"]:
+def token_mask(
+    action_mask: Bool[Tensor, "*B K"], tokenizer: ActionTokenizer
+) -> Bool[Tensor, "*B N"]:
     """Which tokens of a chunk count. Where tokens belong to no action of their own, a chunk that runs past its episode's
     end (it repeats the last action there) counts wholly, and not at all where even its first action is beyond."""
     if tokenizer.tokens_per_action is None:

@@ -54,7 +54,9 @@ class ClustersHead(Head):
 
     tokenizer: KMeansTokenizer
 
-    def __init__(self, config: ClustersConfig, tokenizer: KMeansTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: ClustersConfig, tokenizer: KMeansTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.shape = (tokenizer.vocab_size, tokenizer.chunk // self.reads, spec.action_dim)
@@ -68,7 +70,9 @@ class ClustersHead(Head):
     def forward(self, hidden: Float[Tensor, "B T D W"]) -> ClusterActions:
         values, C = self.net(hidden), self.shape[0]
         offsets = values[..., C:].unflatten(-1, self.shape)
-        return ClusterActions(values[..., :C], offsets, self.tokenizer, self.scale, self.config.offset_weight)
+        return ClusterActions(
+            values[..., :C], offsets, self.tokenizer, self.scale, self.config.offset_weight
+        )
 
 
 @dataclass(frozen=True)
@@ -95,16 +99,22 @@ class ClusterActions:
         """Mean cross-entropy (nats) of the tokens, plus the weighted squared error of the offsets from the true centres;
         over the chunk's valid actions, 0 where there are none."""
         ids_BTD = self.tokens(actions)
-        entropy = F.cross_entropy(self.logits.flatten(0, -2), ids_BTD.flatten(), reduction="none").view(ids_BTD.shape)
+        entropy = F.cross_entropy(
+            self.logits.flatten(0, -2), ids_BTD.flatten(), reduction="none"
+        ).view(ids_BTD.shape)
         target_BTKA = self.tokenizer.offsets(actions.float(), ids_BTD) / self.scale.scale
         error_BTK = (self._offsets(ids_BTD) - target_BTKA).square().mean(-1)
-        return self._mean(entropy, action_mask) + self.offset_weight * chunk_mean(error_BTK, action_mask)
+        return self._mean(entropy, action_mask) + self.offset_weight * chunk_mean(
+            error_BTK, action_mask
+        )
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The most likely centres and their offsets."""
         return self._chunk(self.logits.argmax(-1))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """Random centres and their offsets; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
         check_temperature(temperature)
         if temperature == 0:
@@ -125,7 +135,11 @@ class ClusterActions:
 
     def _offsets(self, ids_BTD: Tensor) -> Tensor:
         """(B, T, K, A) of the given centres, units of the data."""
-        return self.offsets.take_along_dim(ids_BTD[..., None, None, None], dim=3).squeeze(3).flatten(2, 3)
+        return (
+            self.offsets.take_along_dim(ids_BTD[..., None, None, None], dim=3)
+            .squeeze(3)
+            .flatten(2, 3)
+        )
 
     def _chunk(self, ids_BTD: Tensor) -> Tensor:
         return self.tokenizer.decode(ids_BTD) + self.scale.scale * self._offsets(ids_BTD)

@@ -35,7 +35,10 @@ class ActionScale(nn.Module):
     half_range: Tensor
 
     def __init__(
-        self, spec: Spec, kind: Literal["spread", "range"] = "spread", quantiles: tuple[float, float] = (0.01, 0.99)
+        self,
+        spec: Spec,
+        kind: Literal["spread", "range"] = "spread",
+        quantiles: tuple[float, float] = (0.01, 0.99),
     ) -> None:
         super().__init__()
         self.kind, self.quantiles, self.names = kind, quantiles, spec.action_names
@@ -53,9 +56,17 @@ class ActionScale(nn.Module):
             )
         values_NA = actions.detach().to("cpu", torch.float64)
         if not bool(torch.isfinite(values_NA).all()):
-            bad = [n for n, ok in zip(self.names, torch.isfinite(values_NA).all(0).tolist(), strict=True) if not ok]
-            raise HeadError(f"policy.head: actions hold NaN or infinity in {', '.join(bad)}; drop or mend those steps")
-        shift_A, scale_A = _spread(values_NA) if self.kind == "spread" else _range(values_NA, self.quantiles)
+            bad = [
+                n
+                for n, ok in zip(self.names, torch.isfinite(values_NA).all(0).tolist(), strict=True)
+                if not ok
+            ]
+            raise HeadError(
+                f"policy.head: actions hold NaN or infinity in {', '.join(bad)}; drop or mend those steps"
+            )
+        shift_A, scale_A = (
+            _spread(values_NA) if self.kind == "spread" else _range(values_NA, self.quantiles)
+        )
         self.shift.copy_(shift_A)
         self.scale.copy_(torch.maximum(scale_A, LEAST_SHARE * self.half_range.cpu().double()))
 
@@ -77,7 +88,10 @@ def _range(values_NA: Tensor, quantiles: tuple[float, float]) -> tuple[Tensor, T
     ranks = [round(q * (len(values_NA) - 1)) for q in quantiles]
     low_A, high_A = values_NA.sort(0).values[ranks]
     flat_A = low_A == high_A
-    low_A, high_A = torch.where(flat_A, values_NA.amin(0), low_A), torch.where(flat_A, values_NA.amax(0), high_A)
+    low_A, high_A = (
+        torch.where(flat_A, values_NA.amin(0), low_A),
+        torch.where(flat_A, values_NA.amax(0), high_A),
+    )
     return (low_A + high_A) / 2, (high_A - low_A) / 2
 
 
@@ -100,14 +114,18 @@ class MLP(nn.Sequential):
         return super().forward(x.to(self.out.weight.dtype)).float()
 
 
-def chunk_mean(values: Float[Tensor, "B T K"], action_mask: Bool[Tensor, "B T K"] | None) -> Float[Tensor, "B T"]:
+def chunk_mean(
+    values: Float[Tensor, "B T K"], action_mask: Bool[Tensor, "B T K"] | None
+) -> Float[Tensor, "B T"]:
     """Mean over the valid actions of each chunk; 0 where there are none."""
     if action_mask is None:
         return values.mean(-1)
     return values.where(action_mask, 0.0).sum(-1) / action_mask.sum(-1).clamp(min=1)
 
 
-def without_masked(unit: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None) -> Tensor:
+def without_masked(
+    unit: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None
+) -> Tensor:
     """0, the mean action, in place of actions that do not count."""
     return unit if action_mask is None else unit.where(action_mask[..., None], 0.0)
 

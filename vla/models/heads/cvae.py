@@ -21,7 +21,13 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
-from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean, without_masked
+from vla.models.heads.continuous import (
+    MLP,
+    ActionScale,
+    check_temperature,
+    chunk_mean,
+    without_masked,
+)
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
@@ -53,7 +59,9 @@ class CVAEConfig(HeadConfig):
 class CVAEHead(Head):
     """Encoder and decoder, each a small network over the read state and the chunk or the latent vector."""
 
-    def __init__(self, config: CVAEConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: CVAEConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
@@ -70,7 +78,10 @@ class CVAEHead(Head):
         return CVAEActions(self.read(hidden.flatten(2)), self)
 
     def posterior(
-        self, state: Float[Tensor, "B T H"], unit: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None
+        self,
+        state: Float[Tensor, "B T H"],
+        unit: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None,
     ) -> tuple[Float[Tensor, "B T Z"], Float[Tensor, "B T Z"]]:
         """Mean and log variance of the latent vector, given the valid actions of the chunk."""
         valid = torch.ones_like(unit[..., 0]) if action_mask is None else action_mask.float()
@@ -78,7 +89,9 @@ class CVAEHead(Head):
         mean, log_var = self.encoder(torch.cat([state, seen, valid], dim=-1)).chunk(2, dim=-1)
         return mean, log_var
 
-    def decode(self, state: Float[Tensor, "B T H"], latent: Float[Tensor, "B T Z"]) -> Float[Tensor, "B T K A"]:
+    def decode(
+        self, state: Float[Tensor, "B T H"], latent: Float[Tensor, "B T Z"]
+    ) -> Float[Tensor, "B T K A"]:
         """The chunk in units of the data."""
         return self.decoder(torch.cat([state, latent], dim=-1)).unflatten(-1, self.chunk_shape)
 
@@ -114,7 +127,9 @@ class CVAEActions:
         them: then sample."""
         return self._chunk(self.state.new_zeros(*self.state.shape[:-1], self.head.config.latent))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` multiplies the latent's variance, 0 gives the mode. Raises ValueError where it
         is negative."""
         check_temperature(temperature)

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
-from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean, without_masked
+from vla.models.heads.continuous import (
+    MLP,
+    ActionScale,
+    check_temperature,
+    chunk_mean,
+    without_masked,
+)
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
@@ -60,7 +66,9 @@ class FlowConfig(HeadConfig):
 class FlowHead(Head):
     """What the network is conditioned on is computed once; the velocity once for each integration step."""
 
-    def __init__(self, config: FlowConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: FlowConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
@@ -89,7 +97,10 @@ class VelocityNetwork(nn.Module):
         self.out = nn.Linear(hidden, numbers)
 
     def forward(
-        self, x: Float[Tensor, "*batch KA"], time: Float[Tensor, "*batch"], state: Float[Tensor, "*batch H"]
+        self,
+        x: Float[Tensor, "*batch KA"],
+        time: Float[Tensor, "*batch"],
+        state: Float[Tensor, "*batch H"],
     ) -> Float[Tensor, "*batch KA"]:
         dtype = self.out.weight.dtype
         told = state.to(dtype) + self.time(time_features(time).to(dtype))
@@ -125,7 +136,9 @@ class FlowActions:
         """Mean squared error of the velocity over the chunk's valid actions, in units of the data; 0 where a chunk has
         none. Draws noise and times by torch's default generator."""
         S = self.head.config.samples
-        unit = without_masked(self.head.scale.to_unit(actions), action_mask).expand(S, *actions.shape)
+        unit = without_masked(self.head.scale.to_unit(actions), action_mask).expand(
+            S, *actions.shape
+        )
         noise = torch.randn_like(unit)
         time_SBT = self._times((S, *actions.shape[:2]))
         t = time_SBT[..., None, None]
@@ -138,19 +151,27 @@ class FlowActions:
         likely ways to act it may lie between them; then sample."""
         return self._flow(self.state.new_zeros(*self.state.shape[:-1], *self.head.chunk_shape))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` multiplies the noise's variance, 0 gives the mode. Raises ValueError where it is
         negative."""
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
         shape = (*self.state.shape[:-1], *self.head.chunk_shape)
-        return self._flow(math.sqrt(temperature) * torch.randn(shape, generator=generator, device=self.state.device))
+        return self._flow(
+            math.sqrt(temperature)
+            * torch.randn(shape, generator=generator, device=self.state.device)
+        )
 
     def _flow(self, x_BTKA: Tensor) -> Tensor:
         steps = self.head.config.integration_steps
         for step in range(steps):
-            x_BTKA = x_BTKA + self._velocity(x_BTKA, x_BTKA.new_full(x_BTKA.shape[:2], step / steps)) / steps
+            x_BTKA = (
+                x_BTKA
+                + self._velocity(x_BTKA, x_BTKA.new_full(x_BTKA.shape[:2], step / steps)) / steps
+            )
         return self.head.scale.to_robot(x_BTKA)
 
     def _velocity(self, x: Tensor, time: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ class GaussianConfig(HeadConfig):
     @model_validator(mode="after")
     def _ordered(self) -> GaussianConfig:
         if not self.log_std[0] < self.log_std[1]:
-            raise ValueError(f"log_std: the least must be below the greatest, got {list(self.log_std)}")
+            raise ValueError(
+                f"log_std: the least must be below the greatest, got {list(self.log_std)}"
+            )
         return self
 
     def reads(self, tokenizer: ActionTokenizer) -> int:
@@ -62,7 +64,9 @@ class GaussianHead(Head):
     action_middle: Tensor
     action_half: Tensor
 
-    def __init__(self, config: GaussianConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: GaussianConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
@@ -126,7 +130,9 @@ class DiagonalGaussian(ABC):
         """The mean inside the range. Of squashed samples it is the median; their density may be greater elsewhere."""
         return self._robot(self._inside(self.mean))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` multiplies the variances, 0 gives the mode. Raises ValueError where it is
         negative."""
         check_temperature(temperature)
@@ -138,17 +144,26 @@ class DiagonalGaussian(ABC):
         self, generator: torch.Generator | None = None, *, count: int | None = None
     ) -> Float[Tensor, "*n B T K A"]:
         """A random chunk for each step, or `count` of them in front, differentiable in mean and deviation."""
-        return self._robot(self._inside(self._draw(generator, () if count is None else (count,), 1.0)))
+        return self._robot(
+            self._inside(self._draw(generator, () if count is None else (count,), 1.0))
+        )
 
-    def _draw(self, generator: torch.Generator | None, count: tuple[int, ...], share: float) -> Tensor:
+    def _draw(
+        self, generator: torch.Generator | None, count: tuple[int, ...], share: float
+    ) -> Tensor:
         noise = torch.randn(
-            (*count, *self.mean.shape), generator=generator, device=self.mean.device, dtype=self.mean.dtype
+            (*count, *self.mean.shape),
+            generator=generator,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
         )
         return self.mean + share * self.log_std.exp() * noise
 
     def _normal(self, x: Tensor) -> Tensor:
         """Log density of the normal distributions at x."""
-        return -0.5 * ((x - self.mean) * (-self.log_std).exp()).square() - self.log_std - HALF_LOG_2PI
+        return (
+            -0.5 * ((x - self.mean) * (-self.log_std).exp()).square() - self.log_std - HALF_LOG_2PI
+        )
 
     def _robot(self, unit: Tensor) -> Tensor:
         return self.middle + self.half * unit
@@ -200,4 +215,10 @@ class SquashedGaussianActions(DiagonalGaussian):
         return x.tanh()
 
 
-__all__ = ["DiagonalGaussian", "GaussianActions", "GaussianConfig", "GaussianHead", "SquashedGaussianActions"]
+__all__ = [
+    "DiagonalGaussian",
+    "GaussianActions",
+    "GaussianConfig",
+    "GaussianHead",
+    "SquashedGaussianActions",
+]

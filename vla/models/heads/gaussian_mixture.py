@@ -49,7 +49,9 @@ class MixtureConfig(HeadConfig):
 class MixtureHead(Head):
     """A small network from each read state to weights, means and deviations."""
 
-    def __init__(self, config: MixtureConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: MixtureConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.shape = (config.components, tokenizer.chunk // self.reads, spec.action_dim)
@@ -63,11 +65,15 @@ class MixtureHead(Head):
         self.scale.fit(actions)
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> MixtureActions:
-        logits, mean, width = self.net(hidden).split([self.config.components, self.values, self.values], dim=-1)
+        logits, mean, width = self.net(hidden).split(
+            [self.config.components, self.values, self.values], dim=-1
+        )
         # a smooth floor: below a hard one there is no gradient that leads back
         std = F.softplus(width) + self.config.min_std
         shape = self.shape
-        return MixtureActions(logits.log_softmax(-1), mean.unflatten(-1, shape), std.unflatten(-1, shape), self.scale)
+        return MixtureActions(
+            logits.log_softmax(-1), mean.unflatten(-1, shape), std.unflatten(-1, shape), self.scale
+        )
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,18 @@ class MixtureActions:
         """The mean of the most likely component; the density may be greater elsewhere, where components overlap."""
         return self._chunk(self._of(self.mean, self.log_weights.argmax(-1)))
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. The log weights are divided by the temperature, and the
         variances multiplied by it. Raises ValueError where it is negative."""
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
         weights = (self.log_weights / temperature).softmax(-1)
-        drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(weights.shape[:-1])
+        drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(
+            weights.shape[:-1]
+        )
         mean, std = self._of(self.mean, drawn), self._of(self.std, drawn)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self._chunk(mean + math.sqrt(temperature) * std * noise)
@@ -119,7 +129,11 @@ class MixtureActions:
     def _log_density(self, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         G, steps = self.mean.shape[2], self.mean.shape[4]
         unit = self.scale.to_unit(actions).unflatten(2, (G, steps)).unsqueeze(3)
-        log_p = -0.5 * ((unit - self.mean) / self.std).square() - self.std.log() - 0.5 * math.log(2 * math.pi)
+        log_p = (
+            -0.5 * ((unit - self.mean) / self.std).square()
+            - self.std.log()
+            - 0.5 * math.log(2 * math.pi)
+        )
         if action_mask is None:
             return torch.logsumexp(self.log_weights + log_p.sum((-1, -2)), -1).sum(-1)
         mask_BTGK = action_mask.unflatten(2, (G, steps))

@@ -99,7 +99,9 @@ class ILQLHead(Float32Head):
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> ILQLActions:  # type: ignore[override]
         return ILQLActions(hidden, self.read_float32(hidden), self)
 
-    def _next_logits(self, x_NLH: Tensor, past: Sequence[KeyValue | None]) -> tuple[Tensor, list[KeyValue | None]]:
+    def _next_logits(
+        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+    ) -> tuple[Tensor, list[KeyValue | None]]:
         """The scores by which `generate` decides."""
         row_NU, kept = super()._next_logits(x_NLH, past)
         return self.out.split(row_NU).scores(self.config.beta), kept
@@ -114,7 +116,9 @@ class ILQLActions:
         head, tokenizer: what gives the numbers, and what turns ids into actions.
     """
 
-    def __init__(self, hidden: Float[Tensor, "B T R W"], states: Float[Tensor, "B T R H"], head: ILQLHead) -> None:
+    def __init__(
+        self, hidden: Float[Tensor, "B T R W"], states: Float[Tensor, "B T R H"], head: ILQLHead
+    ) -> None:
         self.hidden, self.states, self.head, self.tokenizer = hidden, states, head, head.tokenizer
         self._last: tuple[Tensor, Places, TokenValues] | None = None
 
@@ -145,7 +149,9 @@ class ILQLActions:
         """What may stand where on the way to these ids, of N = B * T sequences."""
         return self.head.places(ids.flatten(0, 1))
 
-    def counted(self, places: Places, action_mask: Bool[Tensor, "B T K"] | None = None) -> Bool[Tensor, "B T L"]:
+    def counted(
+        self, places: Places, action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Bool[Tensor, "B T L"]:
         """Which tokens tell a valid action; always the first ones of a chunk."""
         return counted_tokens(places, self.states.shape[:2], action_mask, self.tokenizer)
 
@@ -153,10 +159,14 @@ class ILQLActions:
         """Each token the one of greatest score after those before."""
         return self.sample(temperature=0.0)
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
         check_temperature(temperature)
-        ids_ND = self.head.generate(self.states.flatten(0, 1), temperature=temperature, generator=generator)
+        ids_ND = self.head.generate(
+            self.states.flatten(0, 1), temperature=temperature, generator=generator
+        )
         return self.tokenizer.decode(ids_ND.unflatten(0, self.states.shape[:2]))
 
     def loss(
@@ -171,29 +181,41 @@ class ILQLActions:
     ) -> Float[Tensor, "B T"]:
         """Log probability with which `sample` draws the tokens of the chunk's valid actions."""
         ids_BTL, told, counted_BTL = self._teacher_forced(actions, action_mask)
-        return _log_prob(told.scores(self.head.config.beta), ids_BTL).where(counted_BTL, 0.0).sum(-1)
+        return (
+            _log_prob(told.scores(self.head.config.beta), ids_BTL).where(counted_BTL, 0.0).sum(-1)
+        )
 
     def token_accuracy(
         self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that would be chosen after the true tokens before them."""
         ids_BTL, told, counted_BTL = self._teacher_forced(actions, action_mask)
-        return _mean((told.scores(self.head.config.beta).argmax(-1) == ids_BTL).float(), counted_BTL)
+        return _mean(
+            (told.scores(self.head.config.beta).argmax(-1) == ids_BTL).float(), counted_BTL
+        )
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
 
-    def _teacher_forced(self, actions: Tensor, action_mask: Tensor | None) -> tuple[Tensor, TokenValues, Tensor]:
+    def _teacher_forced(
+        self, actions: Tensor, action_mask: Tensor | None
+    ) -> tuple[Tensor, TokenValues, Tensor]:
         """Ids (B, T, L), what is said of them, and which of them count. A loss and the accuracy beside it ask for those of
         the same actions."""
         known = self._last is not None and self._last[0] is actions
-        if not known or (torch.is_grad_enabled() and not cast(tuple, self._last)[2].logits.requires_grad):
+        if not known or (
+            torch.is_grad_enabled() and not cast(tuple, self._last)[2].logits.requires_grad
+        ):
             ids_BTD = self.tokens(actions)
             places = self.places(ids_BTD)
             self._last = (actions, places, self.values(ids_BTD, places))
         _, places, told = cast(tuple[Tensor, Places, TokenValues], self._last)
-        return places.ids.unflatten(0, self.states.shape[:2]), told, self.counted(places, action_mask)
+        return (
+            places.ids.unflatten(0, self.states.shape[:2]),
+            told,
+            self.counted(places, action_mask),
+        )
 
 
 def _log_prob(logits_BTLV: Tensor, ids_BTL: Tensor) -> Tensor:

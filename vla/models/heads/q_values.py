@@ -20,7 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
-from vla.models.heads.autoregressive import AutoregressiveActions, AutoregressiveConfig, AutoregressiveHead, Places
+from vla.models.heads.autoregressive import (
+    AutoregressiveActions,
+    AutoregressiveConfig,
+    AutoregressiveHead,
+    Places,
+)
 from vla.models.heads.categorical import token_mask
 from vla.models.heads.continuous import check_temperature
 from vla.models.layers.transformer import KeyValue
@@ -49,11 +54,15 @@ class Float32Head(AutoregressiveHead):
         with torch.autocast(hidden.device.type, enabled=False):
             return self.read(hidden).to(self.position.dtype)
 
-    def logits(self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]) -> Float[Tensor, "N L V"]:
+    def logits(
+        self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]
+    ) -> Float[Tensor, "N L V"]:
         with torch.autocast(states.device.type, enabled=False):
             return super().logits(states, ids)
 
-    def _next_logits(self, x_NLH: Tensor, past: Sequence[KeyValue | None]) -> tuple[Tensor, list[KeyValue | None]]:
+    def _next_logits(
+        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+    ) -> tuple[Tensor, list[KeyValue | None]]:
         with torch.autocast(x_NLH.device.type, enabled=False):
             return super()._next_logits(x_NLH, past)
 
@@ -65,12 +74,16 @@ class QValuesHead(Float32Head):
 
     def __init__(self, config: QValuesConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
-        nn.init.constant_(self.out.bias, math.log(config.initial_value / (1 - config.initial_value)))
+        nn.init.constant_(
+            self.out.bias, math.log(config.initial_value / (1 - config.initial_value))
+        )
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> QValues:  # type: ignore[override]
         return QValues(hidden, self.read_float32(hidden), self)
 
-    def _next_logits(self, x_NLH: Tensor, past: Sequence[KeyValue | None]) -> tuple[Tensor, list[KeyValue | None]]:
+    def _next_logits(
+        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+    ) -> tuple[Tensor, list[KeyValue | None]]:
         """Q of the next place: what `generate` decides by, and divides by the temperature."""
         logits_NV, kept = super()._next_logits(x_NLH, past)
         return logits_NV.sigmoid(), kept
@@ -88,11 +101,15 @@ class QValues:
         tokenizer: turns ids into actions.
     """
 
-    def __init__(self, hidden: Float[Tensor, "B T R W"], states: Float[Tensor, "B T R H"], head: QValuesHead) -> None:
+    def __init__(
+        self, hidden: Float[Tensor, "B T R W"], states: Float[Tensor, "B T R H"], head: QValuesHead
+    ) -> None:
         self.hidden, self.states, self.head, self.tokenizer = hidden, states, head, head.tokenizer
         self._prior = AutoregressiveActions(states, head)
 
-    def values(self, ids: Int64[Tensor, "B T D"], places: Places | None = None) -> Float[Tensor, "B T L V"]:
+    def values(
+        self, ids: Int64[Tensor, "B T D"], places: Places | None = None
+    ) -> Float[Tensor, "B T L V"]:
         """Q of all ids at each place after the given ids before it, in one pass; minus infinity where an id may not stand.
 
         Args:
@@ -118,7 +135,9 @@ class QValues:
         """What may stand where on the way to these ids, of N = B * T sequences."""
         return self.head.places(ids.flatten(0, 1))
 
-    def counted(self, places: Places, action_mask: Bool[Tensor, "B T K"] | None = None) -> Bool[Tensor, "B T L"]:
+    def counted(
+        self, places: Places, action_mask: Bool[Tensor, "B T K"] | None = None
+    ) -> Bool[Tensor, "B T L"]:
         """Which tokens tell a valid action; always the first ones of a chunk."""
         return counted_tokens(places, self.states.shape[:2], action_mask, self.tokenizer)
 
@@ -126,11 +145,15 @@ class QValues:
         """Each token the one of greatest Q after those before."""
         return self.sample(temperature=0.0)
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A chunk drawn token by token from softmax(Q / temperature). Q lies in [0, 1]: at temperature 1 that is close to
         uniform, 0.05 is a cautious exploration, 0 gives the mode. Raises ValueError where it is negative."""
         check_temperature(temperature)
-        ids_ND = self.head.generate(self.states.flatten(0, 1), temperature=temperature, generator=generator)
+        ids_ND = self.head.generate(
+            self.states.flatten(0, 1), temperature=temperature, generator=generator
+        )
         return self.tokenizer.decode(ids_ND.unflatten(0, self.states.shape[:2]))
 
     def loss(

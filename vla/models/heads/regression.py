@@ -46,7 +46,9 @@ class RegressionConfig(HeadConfig):
 class RegressionHead(Head):
     """The same small network from each read state to its action."""
 
-    def __init__(self, config: RegressionConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: RegressionConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.net = MLP(width, config.hidden, spec.action_dim, config.depth)
@@ -78,7 +80,9 @@ class RegressedActions:
     ) -> Float[Tensor, "B T"]:
         """Mean error of the chunk's valid actions in units of the data; 0 where a chunk has none."""
         difference = self.unit - self.scale.to_unit(actions)
-        return chunk_mean((difference.abs() if self.error == "l1" else difference.square()).mean(-1), action_mask)
+        return chunk_mean(
+            (difference.abs() if self.error == "l1" else difference.square()).mean(-1), action_mask
+        )
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The chunk."""
@@ -88,7 +92,9 @@ class RegressedActions:
         """The chunk, differentiable in the network."""
         return self.mode()
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """The chunk. Raises ValueError where `temperature` is negative."""
         check_temperature(temperature)
         return self.mode()

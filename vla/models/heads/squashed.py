@@ -39,7 +39,9 @@ class SquashedHead(Head):
     action_middle: Tensor
     action_half: Tensor
 
-    def __init__(self, config: SquashedConfig, tokenizer: ActionTokenizer, spec: Spec, width: int) -> None:
+    def __init__(
+        self, config: SquashedConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
         self.out = nn.Linear(width, tokenizer.chunk * spec.action_dim)
@@ -49,7 +51,10 @@ class SquashedHead(Head):
 
     def forward(self, hidden: Float[Tensor, "B T 1 W"]) -> SquashedActions:
         unit_BTKA = (
-            self.out(hidden[:, :, 0].to(self.out.weight.dtype)).float().tanh().unflatten(-1, (self.tokenizer.chunk, -1))
+            self.out(hidden[:, :, 0].to(self.out.weight.dtype))
+            .float()
+            .tanh()
+            .unflatten(-1, (self.tokenizer.chunk, -1))
         )
         return SquashedActions(unit_BTKA, self.action_middle, self.action_half, self.config.error)
 
@@ -87,7 +92,9 @@ class SquashedActions:
         """The chunk, differentiable in the network."""
         return self.mode()
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """The chunk. Raises ValueError where `temperature` is negative."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")

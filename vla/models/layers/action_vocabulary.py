@@ -27,7 +27,9 @@ class VocabularyError(UserError):
     """There are not enough free tokens, or text uses those that were reserved for actions."""
 
 
-def reserve_ids(reserve: Reserve, count: int, tokenizer: Any, rows: int, listed: Sequence[int] = ()) -> list[int]:
+def reserve_ids(
+    reserve: Reserve, count: int, tokenizer: Any, rows: int, listed: Sequence[int] = ()
+) -> list[int]:
     """Which ids of the vocabulary mean action 0, 1, ... count - 1.
 
     Args:
@@ -113,7 +115,9 @@ class ActionVocabulary(nn.Module):
         weight = layer.weight
         return self._capped(F.linear(hidden.to(weight.dtype), weight))
 
-    def text_logits(self, hidden: Float[Tensor, "N L W"], head: nn.Module) -> Float[Tensor, "N L all"]:
+    def text_logits(
+        self, hidden: Float[Tensor, "N L W"], head: nn.Module
+    ) -> Float[Tensor, "N L all"]:
         """Logits of the whole vocabulary, text and actions, by the base's output layer `head`."""
         logits = self._capped(head(hidden))
         actions = self.logits(hidden).to(logits.dtype)
@@ -122,7 +126,9 @@ class ActionVocabulary(nn.Module):
         logits = logits.index_copy(-1, self.ids[replaced], actions[..., replaced])
         return torch.cat([logits, actions[..., ~replaced]], dim=-1)
 
-    def overlay(self, input_ids: Int64[Tensor, "N L"]) -> tuple[Bool[Tensor, "N L"], Float[Tensor, "n W"]] | None:
+    def overlay(
+        self, input_ids: Int64[Tensor, "N L"]
+    ) -> tuple[Bool[Tensor, "N L"], Float[Tensor, "n W"]] | None:
         """Where text holds reserved ids, and what stands there in place of the base's rows; None without embeddings."""
         if self.input is None:
             return None

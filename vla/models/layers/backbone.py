@@ -52,12 +52,19 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = _model(config)
         # the words are never looked up: one of them keeps the table, and checkpoints, small
-        self.model.set_input_embeddings(nn.Embedding(1, self.model.get_input_embeddings().weight.shape[1]))
+        self.model.set_input_embeddings(
+            nn.Embedding(1, self.model.get_input_embeddings().weight.shape[1])
+        )
         self.model.config.vocab_size = 1
         self.model.get_input_embeddings().weight.requires_grad_(False)
-        self.config = config if config.pretrained is None else _architecture(config, self.model.config)
+        self.config = (
+            config if config.pretrained is None else _architecture(config, self.model.config)
+        )
         parameters = inspect.signature(self.model.forward).parameters
-        self.attends, self.positioned = "past_key_values" in parameters, "position_ids" in parameters
+        self.attends, self.positioned = (
+            "past_key_values" in parameters,
+            "position_ids" in parameters,
+        )
         own = self.model.config
         if not self.attends and not layout.causal:
             raise BackboneError(
@@ -95,12 +102,18 @@ class Backbone(nn.Module):
         inputs: dict[str, Any] = {"inputs_embeds": self.enter(x_BLD), "use_cache": False}
         if self.positioned:
             L = x_BLD.shape[1]
-            places = step_ids if self.config.positions == "step" else torch.arange(L, device=x_BLD.device)
+            places = (
+                step_ids
+                if self.config.positions == "step"
+                else torch.arange(L, device=x_BLD.device)
+            )
             inputs["position_ids"] = places.expand(len(x_BLD), -1)
         if self.attends:
             # transformers takes a mask of four axes as it is, and adds it to the scores
             closed = torch.finfo(x_BLD.dtype).min
-            scores = torch.zeros(mask.shape, dtype=x_BLD.dtype, device=x_BLD.device).masked_fill(~mask, closed)
+            scores = torch.zeros(mask.shape, dtype=x_BLD.dtype, device=x_BLD.device).masked_fill(
+                ~mask, closed
+            )
             inputs["attention_mask"] = scores.expand(len(x_BLD), 1, *mask.shape[-2:])
         elif valid is not None:
             inputs["attention_mask"] = valid.long()
@@ -109,9 +122,18 @@ class Backbone(nn.Module):
 
 def _architecture(config: BackboneConfig, own: Any) -> BackboneConfig:
     """The config of a model that was fetched, as numbers."""
-    left_out = {"model_type", "architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+    left_out = {
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "_name_or_path",
+        "dtype",
+        "torch_dtype",
+    }
     options = {key: value for key, value in own.to_diff_dict().items() if key not in left_out}
-    return BackboneConfig(architecture=own.model_type, options=options | _NO_WORDS, positions=config.positions)
+    return BackboneConfig(
+        architecture=own.model_type, options=options | _NO_WORDS, positions=config.positions
+    )
 
 
 def _model(config: BackboneConfig) -> Any:
@@ -121,7 +143,9 @@ def _model(config: BackboneConfig) -> Any:
         if config.pretrained is not None:
             model = AutoModel.from_pretrained(config.pretrained)
         else:
-            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **_NO_WORDS | config.options))
+            model = AutoModel.from_config(
+                AutoConfig.for_model(config.architecture, **_NO_WORDS | config.options)
+            )
     except Exception as error:  # transformers raises many kinds
         name = config.pretrained or config.architecture
         raise BackboneError(

@@ -7,7 +7,6 @@ N images, U distinct conditions, C channels, D token width, h and w size of the 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, free
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from vla.common.names import did_you_mean
 from vla.config import UserError
 
 Norm = Literal["batch", "frozen_batch", "group"]
@@ -47,11 +47,15 @@ class FiLM(nn.Module):
 
     def forward(self, condition_UE: Float[Tensor, "U E"]) -> list[tuple[Tensor, Tensor]]:
         """-> for each layer (1 + gamma, beta), each (U, C)."""
-        parts = self.parameters_of(condition_UE).split([c for c in self.channels for _ in range(2)], dim=1)
+        parts = self.parameters_of(condition_UE).split(
+            [c for c in self.channels for _ in range(2)], dim=1
+        )
         return [(1 + gamma, beta) for gamma, beta in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def modulate(x: Float[Tensor, "N C h w"], scale: Tensor, shift: Tensor, index_N: Tensor | None) -> Tensor:
+def modulate(
+    x: Float[Tensor, "N C h w"], scale: Tensor, shift: Tensor, index_N: Tensor | None
+) -> Tensor:
     """scale, shift (U, C) of image n's condition `index_N[n]`; None where N = U and they stand in order."""
     if index_N is not None:
         scale, shift = scale[index_N], shift[index_N]
@@ -91,16 +95,24 @@ class FilmEfficientNet(nn.Module):
         model = create_trunk(name, norm=norm, pretrained=pretrained)
         stages = {f["reduction"]: f["stage"] for f in model.feature_info}
         if stride not in stages:
-            raise TrunkError(f"trunk {name!r} has no stage of stride {stride}; there are: {sorted(stages)}")
+            raise TrunkError(
+                f"trunk {name!r} has no stage of stride {stride}; there are: {sorted(stages)}"
+            )
         self.name, self.stride, self.token_dim = name, stride, token_dim
-        blocks = [block for stage in model.blocks[: stages[stride]].children() for block in stage.children()]
+        blocks = [
+            block
+            for stage in model.blocks[: stages[stride]].children()
+            for block in stage.children()
+        ]
         channels = [_out_channels(block) for block in blocks]
         self.stem = nn.Sequential(model.conv_stem, model.bn1)
         self.blocks = nn.ModuleList(blocks)
         self.film = FiLM(condition_dim, channels)
         whole = stages[stride] == len(model.blocks)
         self.head = nn.Sequential(model.conv_head, model.bn2) if whole else nn.Identity()
-        self.project = nn.Conv2d(model.num_features if whole else channels[-1], token_dim, 1, bias=False)
+        self.project = nn.Conv2d(
+            model.num_features if whole else channels[-1], token_dim, 1, bias=False
+        )
         self.film_out = FiLM(condition_dim, [token_dim])
         statistics: Any = model.default_cfg
         for key in ("mean", "std"):
@@ -135,9 +147,13 @@ class FilmEfficientNet(nn.Module):
             x = modulate(block(x), scale, shift, index_N)
         return modulate(self.project(self.head(x)), *modulation[-1], index_N)
 
-    def prepare(self, images: UInt8[Tensor, "N H W 3"], size: tuple[int, int] | None = None) -> Tensor:
+    def prepare(
+        self, images: UInt8[Tensor, "N H W 3"], size: tuple[int, int] | None = None
+    ) -> Tensor:
         """uint8 RGB -> normalised float (N, 3, H, W), channels last; resized (bilinear) to `size` where it is another."""
-        x = images.permute(0, 3, 1, 2).to(self.mean.dtype)  # NHWC bytes are channels-last already: no copy
+        x = images.permute(0, 3, 1, 2).to(
+            self.mean.dtype
+        )  # NHWC bytes are channels-last already: no copy
         if size is not None and x.shape[-2:] != torch.Size(size):
             shrinks = x.shape[-2] > size[0] or x.shape[-1] > size[1]
             x = F.interpolate(x, size=size, mode="bilinear", antialias=shrinks)
@@ -147,19 +163,32 @@ class FilmEfficientNet(nn.Module):
 def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientNet:
     """A timm EfficientNet without classifier. Raises TrunkError."""
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("*efficientnet*") + timm.list_models("tinynet*"), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise TrunkError(f"no timm model {name!r}{hint}; `timm.list_models('*efficientnet*')` names them")
+        hint = did_you_mean(
+            name, timm.list_models("*efficientnet*") + timm.list_models("tinynet*"), cutoff=0.6
+        )
+        raise TrunkError(
+            f"no timm model {name!r}{hint}; `timm.list_models('*efficientnet*')` names them"
+        )
     from_file = isinstance(pretrained, str) and pretrained.endswith(".safetensors")
     full_name = f"{name}.{pretrained}" if isinstance(pretrained, str) and not from_file else name
     try:
-        model = timm.create_model(full_name, pretrained=bool(pretrained) and not from_file, num_classes=0)
+        model = timm.create_model(
+            full_name, pretrained=bool(pretrained) and not from_file, num_classes=0
+        )
     except Exception as error:  # timm and the hub raise many kinds
         cause = " ".join(str(error).split())[:300]
-        remedy = "set pretrained: false, or give a .safetensors file" if pretrained else "choose another trunk"
-        raise TrunkError(f"cannot create trunk {full_name!r} (pretrained: {pretrained}): {cause}; {remedy}") from error
+        remedy = (
+            "set pretrained: false, or give a .safetensors file"
+            if pretrained
+            else "choose another trunk"
+        )
+        raise TrunkError(
+            f"cannot create trunk {full_name!r} (pretrained: {pretrained}): {cause}; {remedy}"
+        ) from error
     if not isinstance(model, EfficientNet):
-        raise TrunkError(f"{name!r} is a {type(model).__name__}; the trunk must be one of timm's EfficientNet family")
+        raise TrunkError(
+            f"{name!r} is a {type(model).__name__}; the trunk must be one of timm's EfficientNet family"
+        )
     if from_file:
         _load_trunk_file(model, str(pretrained))
     if norm == "group":
@@ -174,7 +203,9 @@ def _load_trunk_file(model: nn.Module, path: str) -> None:
         weights = {k: v for k, v in load_file(path).items() if not k.startswith("classifier.")}
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
-        raise TrunkError(f"pretrained: {path} does not fit the trunk: {' '.join(str(error).split())[:300]}") from error
+        raise TrunkError(
+            f"pretrained: {path} does not fit the trunk: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _replace_batch_norm(module: nn.Module) -> None:
@@ -182,7 +213,12 @@ def _replace_batch_norm(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, BatchNormAct2d):
             group = GroupNormAct(child.num_features, group_size=8, eps=child.eps)
-            group.weight, group.bias, group.drop, group.act = child.weight, child.bias, child.drop, child.act
+            group.weight, group.bias, group.drop, group.act = (
+                child.weight,
+                child.bias,
+                child.drop,
+                child.act,
+            )
             setattr(module, name, group)
         else:
             _replace_batch_norm(child)
@@ -190,7 +226,11 @@ def _replace_batch_norm(module: nn.Module) -> None:
 
 def _out_channels(block: nn.Module) -> int:
     """Channels that a block puts out: those of its last norm (a convolution may be split into several)."""
-    norms = [m for m in block.modules() if isinstance(m, (nn.BatchNorm2d, FrozenBatchNormAct2d, nn.GroupNorm))]
+    norms = [
+        m
+        for m in block.modules()
+        if isinstance(m, (nn.BatchNorm2d, FrozenBatchNormAct2d, nn.GroupNorm))
+    ]
     return norms[-1].state_dict()["weight"].numel()
 
 

@@ -35,10 +35,16 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ConfigError(["policy.lora: needs the package peft: pip install 'vla[vlm]'"]) from error
+        raise ConfigError(
+            ["policy.lora: needs the package peft: pip install 'vla[vlm]'"]
+        ) from error
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     options = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        bias="none",
     )
     model.requires_grad_(False)
     try:
@@ -47,7 +53,9 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> None:
         raise ConfigError([f"policy.lora.targets: {error}"]) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # adapters learn in float32, whatever the base is kept in
+            parameter.data = (
+                parameter.data.float()
+            )  # adapters learn in float32, whatever the base is kept in
 
 
 @torch.no_grad()
@@ -61,7 +69,11 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
             weight = state[f"{name}.base_layer.weight"]
             delta = cast(Any, module).get_delta_weight(ADAPTER)
             state[f"{name}.base_layer.weight"] = (weight.float() + delta.float()).to(weight.dtype)
-    return {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
+    return {
+        key.replace(".base_layer.", "."): value
+        for key, value in state.items()
+        if ".lora_" not in key
+    }
 
 
 __all__ = ["LoraSettings", "add_lora", "merged_weights"]

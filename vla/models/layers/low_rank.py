@@ -38,12 +38,16 @@ class AdaptedLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
-        return super().forward(x) + self.scale * F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_B)
+        return super().forward(x) + self.scale * F.linear(
+            F.linear(self.dropout(x), self.lora_A), self.lora_B
+        )
 
     @torch.no_grad()
     def merged(self) -> Float[Tensor, "O I"]:
         """The weight of the plain layer that computes the same."""
-        return (self.weight.float() + self.scale * (self.lora_B @ self.lora_A)).to(self.weight.dtype)
+        return (self.weight.float() + self.scale * (self.lora_B @ self.lora_A)).to(
+            self.weight.dtype
+        )
 
 
 def plain_linears(module: nn.Module) -> dict[str, nn.Linear]:
@@ -87,7 +91,9 @@ def adapter_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, AdaptedLinear]]:
-    return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear))
+    return (
+        (name, layer) for name, layer in module.named_modules() if isinstance(layer, AdaptedLinear)
+    )
 
 
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
@@ -95,4 +101,11 @@ def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
     cast(nn.Module, module.get_submodule(parent)).__setattr__(child, layer)
 
 
-__all__ = ["AdaptedLinear", "adapter_state", "add_adapters", "merge_adapters", "merged_state", "plain_linears"]
+__all__ = [
+    "AdaptedLinear",
+    "adapter_state",
+    "add_adapters",
+    "merge_adapters",
+    "merged_state",
+    "plain_linears",
+]

@@ -47,7 +47,9 @@ class Attention(nn.Module):
         if rotation is not None:
             cos_LE, sin_LE = rotation
             k_BHLE = rotate(k_BHLE, cos_LE, sin_LE)
-            q_BHRE = rotate(q_BHRE, *((cos_LE, sin_LE) if rows is None else (cos_LE[rows], sin_LE[rows])))
+            q_BHRE = rotate(
+                q_BHRE, *((cos_LE, sin_LE) if rows is None else (cos_LE[rows], sin_LE[rows]))
+            )
         return self._mix(q_BHRE, k_BHLE, v_BHLE, mask)
 
     def extend(
@@ -77,7 +79,11 @@ class Attention(nn.Module):
             mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
         else:
             mixed_BHRE = F.scaled_dot_product_attention(
-                q_BHRE, k_BHLE, v_BHLE, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+                q_BHRE,
+                k_BHLE,
+                v_BHLE,
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
             )
         return self.out(mixed_BHRE.transpose(1, 2).flatten(2))
 
@@ -112,7 +118,13 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(
-        self, width: int, heads: int, key_dim: int, *, feed_forward: FeedForwardKind = "linear", dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        key_dim: int,
+        *,
+        feed_forward: FeedForwardKind = "linear",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
@@ -150,7 +162,9 @@ def _compiled_flex() -> Callable[..., Any]:
     return cast(Callable[..., Any], torch.compile(flex_attention))
 
 
-def rotation(step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0) -> tuple[Tensor, Tensor]:
+def rotation(
+    step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines (..., L, key_dim / 2) of rotary positions (Su et al. 2021) over time steps."""
     frequency = base ** -(torch.arange(0, key_dim, 2, device=step_ids.device) / key_dim)
     angle = step_ids.float()[..., None] * frequency
@@ -164,4 +178,13 @@ def rotate(x: Float[Tensor, "... L E"], cos_LE: Tensor, sin_LE: Tensor) -> Float
     return torch.cat([a * cos_LE - b * sin_LE, b * cos_LE + a * sin_LE], dim=-1)
 
 
-__all__ = ["Attention", "AttentionMask", "Block", "FeedForward", "FeedForwardKind", "KeyValue", "rotate", "rotation"]
+__all__ = [
+    "Attention",
+    "AttentionMask",
+    "Block",
+    "FeedForward",
+    "FeedForwardKind",
+    "KeyValue",
+    "rotate",
+    "rotation",
+]

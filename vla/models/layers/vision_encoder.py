@@ -56,7 +56,9 @@ class VisionConfig(Config):
     @model_validator(mode="after")
     def _keyframes_from_few_tokens(self) -> VisionConfig:
         if self.keyframe_loss and not self.token_learner:
-            raise ValueError("keyframe_loss: needs token_learner=true: it reads the few tokens of an image")
+            raise ValueError(
+                "keyframe_loss: needs token_learner=true: it reads the few tokens of an image"
+            )
         return self
 
 
@@ -73,7 +75,13 @@ class VisionEncoder(nn.Module):
     """
 
     def __init__(
-        self, config: VisionConfig, spec: Spec, *, width: int, text_dim: int, from_checkpoint: bool = False
+        self,
+        config: VisionConfig,
+        spec: Spec,
+        *,
+        width: int,
+        text_dim: int,
+        from_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -95,7 +103,9 @@ class VisionEncoder(nn.Module):
             self.token_learner = TokenLearner(width, tokens=config.tokens_per_image)
         if len(self.cameras) > 1:
             self.camera_embedding = nn.Parameter(torch.randn(len(self.cameras), 1, width) * 0.05)
-        self.tokens = (config.tokens_per_image if config.token_learner else h * w) * len(self.cameras)
+        self.tokens = (config.tokens_per_image if config.token_learner else h * w) * len(
+            self.cameras
+        )
 
     def modulation(self, vectors_UE: Float[Tensor, "U E"]) -> Modulation:
         """What the instructions change in the trunk, computed once per instruction."""
@@ -124,14 +134,20 @@ class VisionEncoder(nn.Module):
             index_N = torch.arange(B, device=real_N.device)[:, None].expand(B, T).flatten()
         frames = {camera: image[real_N] for camera, image in frames.items()}
         tokens = self._frames(frames, modulation, index_N[real_N])
-        return tokens.new_zeros(B * T, *tokens.shape[1:]).index_copy(0, real_N, tokens).unflatten(0, (B, T))
+        return (
+            tokens.new_zeros(B * T, *tokens.shape[1:])
+            .index_copy(0, real_N, tokens)
+            .unflatten(0, (B, T))
+        )
 
     def _frames(
         self, frames: Mapping[str, Tensor], modulation: Modulation, index_N: Tensor | None
     ) -> Float[Tensor, "N M D"]:
         """All cameras go through the trunk at once, so that batch norm sees them together, as it will in control."""
         cameras = len(self.cameras)
-        x = torch.cat([self.trunk.prepare(frames[camera], self.image_size) for camera in self.cameras])
+        x = torch.cat(
+            [self.trunk.prepare(frames[camera], self.image_size) for camera in self.cameras]
+        )
         if cameras > 1:
             if index_N is None:
                 index_N = torch.arange(len(x) // cameras, device=x.device)
@@ -147,7 +163,9 @@ class VisionEncoder(nn.Module):
         tokens = tokens.unflatten(0, (cameras, -1)) + self.camera_embedding[:, None]
         return tokens.transpose(0, 1).flatten(1, 2)
 
-    def augment(self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]]) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
+    def augment(
+        self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]]
+    ) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
         """The encoder's cameras, in training randomly shifted."""
         vertical, horizontal = self.config.random_shift
         if not self.training or (vertical == 0 and horizontal == 0):
@@ -155,7 +173,9 @@ class VisionEncoder(nn.Module):
         shifted = {}
         for camera in self.cameras:
             H, W = images[camera].shape[2:4]
-            shifted[camera] = random_shift(images[camera], _pixels(vertical, H), _pixels(horizontal, W))
+            shifted[camera] = random_shift(
+                images[camera], _pixels(vertical, H), _pixels(horizontal, W)
+            )
         return shifted
 
 
@@ -163,14 +183,20 @@ class KeyframeHead(nn.Sequential):
     """Image tokens of a frame -> the normalised state at the next keyframe (see `VisionConfig.keyframe_loss`)."""
 
     def __init__(self, tokens: int, width: int, state_dim: int) -> None:
-        super().__init__(nn.Linear(tokens * width, KEYFRAME_HIDDEN), nn.GELU(), nn.Linear(KEYFRAME_HIDDEN, state_dim))
+        super().__init__(
+            nn.Linear(tokens * width, KEYFRAME_HIDDEN),
+            nn.GELU(),
+            nn.Linear(KEYFRAME_HIDDEN, state_dim),
+        )
 
     def loss(self, image_BTMD: Tensor, target_BTS: Tensor) -> Float[Tensor, "B T"]:
         """Mean squared error of the normalised state."""
         return (self(image_BTMD.flatten(2)).float() - target_BTS).square().mean(-1)
 
 
-def random_shift(images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int) -> UInt8[Tensor, "B T H W 3"]:
+def random_shift(
+    images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int
+) -> UInt8[Tensor, "B T H W 3"]:
     """Each window's images, all its steps alike, shifted by up to that many pixels; the border is repeated."""
     B, T, H, W, _ = images.shape
     reach = torch.tensor([[vertical], [horizontal]])
@@ -188,7 +214,9 @@ def _coordinates(width: int, h: int, w: int) -> Float[Tensor, "D h w"]:
     A soft attention averages positions. What is smooth keeps its meaning under the average, so that where a token
     looks has a gradient from the first step; with independent noise per position a policy did not learn to point.
     """
-    rows_hw, columns_hw = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+    rows_hw, columns_hw = torch.meshgrid(
+        torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij"
+    )
     return torch.einsum("dc,chw->dhw", torch.randn(width, 2), torch.stack([rows_hw, columns_hw]))
 
 
@@ -201,9 +229,13 @@ def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
     names = spec.chosen_cameras(config.cameras)
     sizes = {spec.cameras[name] for name in names}
     if config.image_size is None and len(sizes) > 1:
-        raise SpecError(f"cameras {', '.join(names)} have different sizes; set image_size: [height, width]")
+        raise SpecError(
+            f"cameras {', '.join(names)} have different sizes; set image_size: [height, width]"
+        )
     if config.keyframe_loss and not spec.state_dim:
-        raise SpecError("keyframe_loss is on, but the spec has no state to tell; set keyframe_loss: 0")
+        raise SpecError(
+            "keyframe_loss is on, but the spec has no state to tell; set keyframe_loss: 0"
+        )
     return names
 
 

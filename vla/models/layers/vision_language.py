@@ -50,18 +50,31 @@ class Prompt:
         """The prompt with embeddings at its end, as part of the prompt or of the answer to it."""
         n = embeddings.shape[1]
         # PaliGemma's token types: 0 is the prompt, within which all see each other, 1 the answer
-        values = {"input_ids": filler, "attention_mask": 1, "token_type_ids": int(answer), "mm_token_type_ids": 0}
+        values = {
+            "input_ids": filler,
+            "attention_mask": 1,
+            "token_type_ids": int(answer),
+            "mm_token_type_ids": 0,
+        }
         columns = {name: value for name, value in values.items() if name in self.fields}
         fields = dict(self.fields)
         for name, value in columns.items():
-            fields[name] = torch.cat([fields[name], fields[name].new_full((self.batch_size, n), value)], dim=1)
+            fields[name] = torch.cat(
+                [fields[name], fields[name].new_full((self.batch_size, n), value)], dim=1
+            )
         before = [] if self.embeddings is None else [self.embeddings]
-        return Prompt(fields, torch.cat([*before, embeddings.to(before[0].dtype if before else embeddings.dtype)], 1))
+        return Prompt(
+            fields,
+            torch.cat([*before, embeddings.to(before[0].dtype if before else embeddings.dtype)], 1),
+        )
 
     def append_ids(self, ids: Int64[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> Prompt:
         """The prompt followed by an answer in words, padded on the right."""
         values = {"input_ids": ids, "attention_mask": mask}
-        values |= {"token_type_ids": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
+        values |= {
+            "token_type_ids": torch.ones_like(ids),
+            "mm_token_type_ids": torch.zeros_like(ids),
+        }
         fields = dict(self.fields)
         for name, value in values.items():
             if name in fields:
@@ -103,7 +116,12 @@ class VisionLanguageModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, processor: Any, *, options: Mapping[str, Any] | None = None, chat: bool | None = None
+        self,
+        model: nn.Module,
+        processor: Any,
+        *,
+        options: Mapping[str, Any] | None = None,
+        chat: bool | None = None,
     ) -> None:
         super().__init__()
         self.model = cast(Any, model)
@@ -111,10 +129,14 @@ class VisionLanguageModel(nn.Module):
         self.options = dict(options or {})
         has_template = bool(getattr(processor, "chat_template", None))
         if chat and not has_template:
-            raise VLMError("policy.chat: is on, but the base's processor has no chat template; set it to false or null")
+            raise VLMError(
+                "policy.chat: is on, but the base's processor has no chat template; set it to false or null"
+            )
         self.chat = has_template if chat is None else chat
         if self.model.base_model is self.model or self.model.get_output_embeddings() is None:
-            raise VLMError(f"policy.base: {type(model).__name__} keeps no trunk apart from its output layer")
+            raise VLMError(
+                f"policy.base: {type(model).__name__} keeps no trunk apart from its output layer"
+            )
         self.tokenizer = processor.tokenizer
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
@@ -158,7 +180,9 @@ class VisionLanguageModel(nn.Module):
 
     # --- prompts --------------------------------------------------------------------------------------
 
-    def prompt(self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]]) -> Prompt:
+    def prompt(
+        self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]]
+    ) -> Prompt:
         """N prompts, each some images (uint8, (H, W, 3) or (3, H, W)) followed by a text.
 
         Raises:
@@ -170,10 +194,20 @@ class VisionLanguageModel(nn.Module):
             options["add_special_tokens"] = False
         shown = [list(row) for row in images] if any(len(row) for row in images) else None
         try:
-            fields = self.processor(text=whole, images=shown, padding=True, return_tensors="pt", **options)
+            fields = self.processor(
+                text=whole, images=shown, padding=True, return_tensors="pt", **options
+            )
         except (ValueError, TypeError, IndexError) as error:
-            raise VLMError(f"policy.base: its processor refuses the prompt {whole[0]!r}: {error}") from error
-        return Prompt({name: value.to(self.embedding.device) for name, value in fields.items() if name != "labels"})
+            raise VLMError(
+                f"policy.base: its processor refuses the prompt {whole[0]!r}: {error}"
+            ) from error
+        return Prompt(
+            {
+                name: value.to(self.embedding.device)
+                for name, value in fields.items()
+                if name != "labels"
+            }
+        )
 
     def answer(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "N n"], Bool[Tensor, "N n"]]:
         """The ids of N answers, each with the end-of-text token, padded on the right; and where they are no padding."""
@@ -209,7 +243,10 @@ class VisionLanguageModel(nn.Module):
         Args:
             overlay: places whose embeddings are replaced, beside those at the prompt's end.
         """
-        return cast(Tensor, self._run(prompt, slots=slots, overlay=overlay, use_cache=False).last_hidden_state)
+        return cast(
+            Tensor,
+            self._run(prompt, slots=slots, overlay=overlay, use_cache=False).last_hidden_state,
+        )
 
     def prefill(self, prompt: Prompt) -> Prefill:
         """Reads the prompt once, for an answer that comes token by token."""
@@ -227,7 +264,9 @@ class VisionLanguageModel(nn.Module):
         mask = prefill.attention_mask
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = prefill.position
-        options = {} if position is None else {"position_ids": position[None, :, None].expand(3, -1, 1)}
+        options = (
+            {} if position is None else {"position_ids": position[None, :, None].expand(3, -1, 1)}
+        )
         output = self.model.base_model(
             inputs_embeds=embedding[:, None].to(self.embedding.dtype),
             attention_mask=mask,
@@ -239,7 +278,12 @@ class VisionLanguageModel(nn.Module):
         return Prefill(output.last_hidden_state[:, -1], output.past_key_values, mask, next_position)
 
     def _run(
-        self, prompt: Prompt, *, slots: int = 0, overlay: tuple[Tensor, Tensor] | None = None, use_cache: bool
+        self,
+        prompt: Prompt,
+        *,
+        slots: int = 0,
+        overlay: tuple[Tensor, Tensor] | None = None,
+        use_cache: bool,
     ) -> Any:
         fields = dict(prompt.fields)
         positions = self._positions(prompt)
@@ -274,7 +318,9 @@ class VisionLanguageModel(nn.Module):
                 f"sliding window {window}; use smaller images or decoding: autoregressive"
             )
         make = getattr(self.model, "create_masks_for_generate", create_masks_for_generate)
-        given: dict[str, Any] = {k: v for k, v in fields.items() if k in ("token_type_ids", "mm_token_type_ids")}
+        given: dict[str, Any] = {
+            k: v for k, v in fields.items() if k in ("token_type_ids", "mm_token_type_ids")
+        }
         own = make(
             config=self.model.config,
             inputs_embeds=self.embedding.new_empty(N, L, 0),
@@ -287,7 +333,9 @@ class VisionLanguageModel(nn.Module):
         diagonal = torch.eye(L, dtype=torch.bool, device=self.embedding.device)
         if own is None:
             own = diagonal.new_ones(L, L).tril() & fields["attention_mask"].bool()[:, None, None, :]
-        mask = own.expand(N, 1, L, L) | diagonal  # padding sees itself, so that no softmax runs over nothing
+        mask = (
+            own.expand(N, 1, L, L) | diagonal
+        )  # padding sees itself, so that no softmax runs over nothing
         mask[:, :, L - slots :, L - slots :] = True
         return mask
 

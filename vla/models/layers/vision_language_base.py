@@ -35,7 +35,9 @@ def load_base(name: str, dtype: torch.dtype) -> nn.Module:
         raise _cannot_load(name, error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise VLMError(f"policy.base: {name} lacks {len(missing)} tensors, first {missing[0]}; copy it again")
+        raise VLMError(
+            f"policy.base: {name} lacks {len(missing)} tensors, first {missing[0]}; copy it again"
+        )
     return cast(nn.Module, model)
 
 
@@ -45,7 +47,9 @@ def build_base(folder: str | Path, dtype: torch.dtype) -> nn.Module:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
+        )
     except (OSError, ValueError) as error:
         raise _cannot_load(str(folder), error) from error
     return cast(nn.Module, model)

@@ -100,7 +100,9 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
                 "language_dropout and standardise_language: there is no instruction; set language: minilm, or drop them"
             )
         if self.state_dropout and not self.state_token:
-            raise ValueError("state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0")
+            raise ValueError(
+                "state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0"
+            )
         if self.condition == "none" and (self.condition_dropout or self.target_return is not None):
             raise ValueError(
                 "condition_dropout and target_return: nothing is asked for; set condition: return or success, or drop them"
@@ -163,7 +165,9 @@ class DecisionMemory:
         first = memories[0]
         caches = [m.cache for m in memories if m.cache is not None]
         return cls(
-            content={name: stack_steps([m.content[name] for m in memories]) for name in first.content},
+            content={
+                name: stack_steps([m.content[name] for m in memories]) for name in first.content
+            },
             actions=stack_steps([m.actions for m in memories]),
             ages=tuple(age for m in memories for age in m.ages),
             clock=torch.cat([m.clock for m in memories]),
@@ -185,8 +189,15 @@ class DecisionTransformer(Policy):
     counts_steps = True
     """Every call of `act` is one step of the episode: a chunk cannot be executed in between."""
 
-    def __init__(self, config: DecisionTransformerConfig, spec: Spec, *, from_checkpoint: bool = False) -> None:
-        super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
+    def __init__(
+        self, config: DecisionTransformerConfig, spec: Spec, *, from_checkpoint: bool = False
+    ) -> None:
+        super().__init__(
+            config,
+            spec,
+            tokenizer=config.tokenizer.build(spec, config.chunk),
+            language=config.language,
+        )
         self.feature_dim = config.width
         D = config.width
         self.sees = bool(spec.cameras) and config.cameras != []
@@ -205,7 +216,9 @@ class DecisionTransformer(Policy):
         if config.actions != "none":
             vector = config.actions == "vector"
             self.action_embedding: nn.Module = (
-                nn.Linear(spec.action_dim, D) if vector else nn.Embedding(self.tokenizer.vocab_size, D)
+                nn.Linear(spec.action_dim, D)
+                if vector
+                else nn.Embedding(self.tokenizer.vocab_size, D)
             )
         layout = decision_transformer_layout(
             config,
@@ -216,7 +229,9 @@ class DecisionTransformer(Policy):
         backbone = None
         if config.backbone is not None:
             backbone = config.backbone.build(layout, steps=config.history, width=D)
-            self.config = config.model_copy(update={"backbone": backbone.config})  # a checkpoint fetches nothing
+            self.config = config.model_copy(
+                update={"backbone": backbone.config}
+            )  # a checkpoint fetches nothing
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,
@@ -256,22 +271,33 @@ class DecisionTransformer(Policy):
         """
         vectors_UE, index_B = self.embed_instructions(batch.instruction)
         mask_BT = None if bool(batch.mask.all()) else batch.mask
-        asked_BT = batch.success.float() if self.config.condition == "success" else batch.returns_to_go
+        asked_BT = (
+            batch.success.float() if self.config.condition == "success" else batch.returns_to_go
+        )
         content = self._prefix(vectors_UE[index_B]) | self._step_content(asked_BT, batch.state)
         losses = {}
         if self.sees:
-            images, modulation = self.vision.augment(batch.images), self.vision.modulation(vectors_UE)
+            images, modulation = (
+                self.vision.augment(batch.images),
+                self.vision.modulation(vectors_UE),
+            )
             content["image"] = self.vision(images, modulation, index_B, mask_BT)
             if self.config.keyframe_loss:
-                error_BT = self.keyframe_head.loss(content["image"], self.normalised_state(batch.keyframe))
-                if self.return_conditioned:  # where an episode that fails goes next is not told by its instruction
+                error_BT = self.keyframe_head.loss(
+                    content["image"], self.normalised_state(batch.keyframe)
+                )
+                if (
+                    self.return_conditioned
+                ):  # where an episode that fails goes next is not told by its instruction
                     error_BT = error_BT * batch.success
                 losses["keyframe_loss"] = self.config.keyframe_loss * error_BT
         content |= self._action_content(batch.actions[:, :, 0])
         hidden_BTRD = self.transformer(content, mask_BT, read=self._read, timesteps=batch.timesteps)
         return self._output(hidden_BTRD, losses)
 
-    def step(self, observation: Observation, memory: DecisionMemory | None) -> tuple[PolicyOutput, DecisionMemory]:
+    def step(
+        self, observation: Observation, memory: DecisionMemory | None
+    ) -> tuple[PolicyOutput, DecisionMemory]:
         """One new frame is encoded; the past comes from the memory. Equal to `forward` over the robot's window, or with
         `window` over its whole episode.
 
@@ -306,8 +332,12 @@ class DecisionTransformer(Policy):
         )
         if memory is not None:
             kept = [old == text for old, text in zip(memory.instruction, instruction, strict=True)]
-            new = dataclasses.replace(new, ages=tuple(a * k for a, k in zip(memory.ages, kept, strict=True)))
-        hidden_B1RD, new = self._cached(new, memory) if self.keeps_keys else self._again(new, memory)
+            new = dataclasses.replace(
+                new, ages=tuple(a * k for a, k in zip(memory.ages, kept, strict=True))
+            )
+        hidden_B1RD, new = (
+            self._cached(new, memory) if self.keeps_keys else self._again(new, memory)
+        )
         return self._output(hidden_B1RD), new
 
     def remember(self, memory: DecisionMemory, actions: Float[Tensor, "B K A"]) -> DecisionMemory:
@@ -318,11 +348,15 @@ class DecisionTransformer(Policy):
 
     # --- control --------------------------------------------------------------------------------------
 
-    def _again(self, new: DecisionMemory, memory: DecisionMemory | None) -> tuple[Tensor, DecisionMemory]:
+    def _again(
+        self, new: DecisionMemory, memory: DecisionMemory | None
+    ) -> tuple[Tensor, DecisionMemory]:
         """The transformer runs over the remembered tokens once more."""
         content, actions_BSA = new.content, new.actions
         if memory is not None:
-            content = {name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()}
+            content = {
+                name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()
+            }
             actions_BSA = torch.cat([memory.actions, actions_BSA], dim=1)
         T = max(new.ages) + 1
         content, actions_BSA = {name: x[:, -T:] for name, x in content.items()}, actions_BSA[:, -T:]
@@ -343,7 +377,9 @@ class DecisionTransformer(Policy):
             ages=tuple(min(age + 1, kept) for age in new.ages),
         )
 
-    def _cached(self, new: DecisionMemory, memory: DecisionMemory | None) -> tuple[Tensor, DecisionMemory]:
+    def _cached(
+        self, new: DecisionMemory, memory: DecisionMemory | None
+    ) -> tuple[Tensor, DecisionMemory]:
         """The last step joins the keys and values, now that its action is known; then the present step reads them."""
         cache = None
         if memory is not None and memory.instruction != new.instruction:
@@ -351,16 +387,26 @@ class DecisionTransformer(Policy):
         if memory is not None:
             past = memory.content | self._action_content(memory.actions) | memory.prefix
             times_B1 = memory.clock[:, None]
-            _, cache = self.transformer.advance(past, memory.cache, read=self._read, timesteps=times_B1)
+            _, cache = self.transformer.advance(
+                past, memory.cache, read=self._read, timesteps=times_B1
+            )
         content = new.content | self._action_content(new.actions) | new.prefix
-        hidden, present = self.transformer.advance(content, cache, read=self._read, timesteps=new.clock[:, None])
+        hidden, present = self.transformer.advance(
+            content, cache, read=self._read, timesteps=new.clock[:, None]
+        )
         cache = cache if cache is not None else present.without_steps()
-        return hidden, dataclasses.replace(new, cache=cache, ages=tuple(age + 1 for age in new.ages))
+        return hidden, dataclasses.replace(
+            new, cache=cache, ages=tuple(age + 1 for age in new.ages)
+        )
 
-    def _cached_apart(self, new: DecisionMemory, memory: DecisionMemory) -> tuple[Tensor, DecisionMemory]:
+    def _cached_apart(
+        self, new: DecisionMemory, memory: DecisionMemory
+    ) -> tuple[Tensor, DecisionMemory]:
         """Robots whose instruction has changed start anew: all keys have seen the old one."""
         told = [old == text for old, text in zip(memory.instruction, new.instruction, strict=True)]
-        kept, changed = ([i for i, same in enumerate(told) if same is kind] for kind in (True, False))
+        kept, changed = (
+            [i for i, same in enumerate(told) if same is kind] for kind in (True, False)
+        )
         parts = [self._cached(new.select(changed), None)]
         if kept:
             parts.append(self._cached(new.select(kept), memory.select(kept)))
@@ -368,7 +414,9 @@ class DecisionTransformer(Policy):
         joined = DecisionMemory.stack([part for _, part in parts])
         return torch.cat([hidden for hidden, _ in parts])[order], joined.select(order)
 
-    def _target(self, observation: Observation, memory: DecisionMemory | None) -> tuple[Tensor, Tensor]:
+    def _target(
+        self, observation: Observation, memory: DecisionMemory | None
+    ) -> tuple[Tensor, Tensor]:
         """What is asked for from now on (B,), and the index of the present step (B,)."""
         c, B = self.config, observation.batch_size
         if memory is not None:
@@ -376,12 +424,18 @@ class DecisionTransformer(Policy):
             if c.condition != "return":
                 return memory.target, clock_B
             if observation.reward is None:
-                raise UserError("observation.reward is missing: a return that counts down needs every reward; set it")
+                raise UserError(
+                    "observation.reward is missing: a return that counts down needs every reward; set it"
+                )
             return memory.target - observation.reward.to(self.device), clock_B
         clock_B = torch.zeros(B, dtype=torch.long, device=self.device)
         if observation.target_return is not None:
             return observation.target_return.to(self.device), clock_B
-        target = c.target_return if c.target_return is not None else {"success": 1.0, "none": 0.0}.get(c.condition)
+        target = (
+            c.target_return
+            if c.target_return is not None
+            else {"success": 1.0, "none": 0.0}.get(c.condition)
+        )
         if target is None:
             raise UserError(
                 "target_return is not known: set target_return in the evaluation (or policy.target_return in training, or "
@@ -391,7 +445,9 @@ class DecisionTransformer(Policy):
 
     # --- tokens ---------------------------------------------------------------------------------------
 
-    def _output(self, hidden_BTRD: Tensor, losses: Mapping[str, Tensor] | None = None) -> PolicyOutput:
+    def _output(
+        self, hidden_BTRD: Tensor, losses: Mapping[str, Tensor] | None = None
+    ) -> PolicyOutput:
         return PolicyOutput(hidden_BTRD.mean(2), self.head(hidden_BTRD), dict(losses or {}))
 
     def _prefix(self, vectors_BE: Tensor) -> dict[str, Tensor]:
@@ -403,7 +459,9 @@ class DecisionTransformer(Policy):
         content = {}
         if self.config.condition != "none":
             scale = self.config.return_scale if self.config.condition == "return" else 1.0
-            content["condition"] = self.condition_embedding(asked_BT[..., None] / scale).unsqueeze(2)
+            content["condition"] = self.condition_embedding(asked_BT[..., None] / scale).unsqueeze(
+                2
+            )
         if self.config.state_token:
             state_BTS = self.normalised_state(state_BTS)
             if self.training and self.config.state_noise:
@@ -420,7 +478,9 @@ class DecisionTransformer(Policy):
         if self.config.actions == "none":
             return {}
         if self.config.actions == "vector":
-            unit_BTA = (2 * actions_BTA - self.action_low - self.action_high) / (self.action_high - self.action_low)
+            unit_BTA = (2 * actions_BTA - self.action_low - self.action_high) / (
+                self.action_high - self.action_low
+            )
             return {"action": self.action_embedding(unit_BTA).unsqueeze(2)}
         chunk_BTKA = actions_BTA.unsqueeze(2).expand(-1, -1, self.chunk, -1)
         ids_BTN = self.tokenizer.encode(chunk_BTKA)[..., : self._action_tokens()]
@@ -432,9 +492,19 @@ def decision_transformer_layout(
 ) -> Layout:
     """(language), then per step [condition, image, state, (readout), action]: content is causal, readouts see the content
     before them, and nothing sees a readout."""
-    prefix = [Segment("language", 1, per_step=False, dropout=config.language_dropout)] if config.language else []
-    content = [Segment("condition", 1, dropout=config.condition_dropout)] if config.condition != "none" else []
-    content += [Segment("image", image_tokens, dropout=config.image_dropout)] if image_tokens else []
+    prefix = (
+        [Segment("language", 1, per_step=False, dropout=config.language_dropout)]
+        if config.language
+        else []
+    )
+    content = (
+        [Segment("condition", 1, dropout=config.condition_dropout)]
+        if config.condition != "none"
+        else []
+    )
+    content += (
+        [Segment("image", image_tokens, dropout=config.image_dropout)] if image_tokens else []
+    )
     content += [Segment("state", 1, dropout=config.state_dropout)] if config.state_token else []
     read = [Segment("readout", readouts, content=False, readout=True)] if readouts else []
     done = [Segment("action", action_tokens)] if action_tokens else []
@@ -443,12 +513,16 @@ def decision_transformer_layout(
     rules += [Rule("readout", name, "causal") for name in names if readouts]
     rules += [Rule("readout", "readout", "same_step")] if readouts else []
     rules += [
-        Rule(name, "language", "all") for name in ["language", *names, *(["readout"] if readouts else [])] if prefix
+        Rule(name, "language", "all")
+        for name in ["language", *names, *(["readout"] if readouts else [])]
+        if prefix
     ]
     return Layout((*prefix, *content, *read, *done), tuple(rules), config.window)
 
 
-def _check(config: DecisionTransformerConfig, spec: Spec, sees: bool, reads: int, *, per_action: int | None) -> None:
+def _check(
+    config: DecisionTransformerConfig, spec: Spec, sees: bool, reads: int, *, per_action: int | None
+) -> None:
     if config.state_token and not spec.state_dim:
         raise SpecError("state_token is on, but the spec has no state; set state_token: false")
     if not (sees or config.state_token):
@@ -469,4 +543,9 @@ def _check(config: DecisionTransformerConfig, spec: Spec, sees: bool, reads: int
         raise ConfigError(problems)
 
 
-__all__ = ["DecisionMemory", "DecisionTransformer", "DecisionTransformerConfig", "decision_transformer_layout"]
+__all__ = [
+    "DecisionMemory",
+    "DecisionTransformer",
+    "DecisionTransformerConfig",
+    "decision_transformer_layout",
+]

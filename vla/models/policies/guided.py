@@ -71,11 +71,15 @@ class GuidedConfig(PolicyConfig):
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> GuidedPolicy:
         inside = self.policy.new(spec, from_checkpoint=from_checkpoint)
-        return GuidedPolicy(self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk))
+        return GuidedPolicy(
+            self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk)
+        )
 
     def build_for(self, spec: Spec, folder: Path) -> GuidedPolicy:
         inside = self.policy.build_for(spec, folder)
-        return GuidedPolicy(self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk))
+        return GuidedPolicy(
+            self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk)
+        )
 
 
 def check_rule(rule: BestOfN | Climb, policy: Policy) -> None:
@@ -101,7 +105,11 @@ class GuidedPolicy(Policy):
     def __init__(self, config: GuidedConfig, policy: Policy, critic: ActionCritic) -> None:
         super().__init__(config, policy.spec, tokenizer=policy.tokenizer, language=None)
         self.policy, self.critic = policy, critic
-        self.language, self.card, self.feature_dim = policy.language, policy.card, policy.feature_dim
+        self.language, self.card, self.feature_dim = (
+            policy.language,
+            policy.card,
+            policy.feature_dim,
+        )
         for name in ("return_conditioned", "counts_steps"):
             if hasattr(policy, name):
                 setattr(self, name, getattr(policy, name))
@@ -123,7 +131,12 @@ class GuidedPolicy(Policy):
         return self.policy.remember(memory, actions)
 
     def fit(
-        self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Sequence[int] | None = None
+        self,
+        actions: Any,
+        states: Any,
+        instructions: Sequence[str],
+        *,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         self.policy.fit(actions, states, instructions, lengths=lengths)
 
@@ -141,7 +154,9 @@ class GuidedPolicy(Policy):
         self.policy.save_besides(folder)
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
-        actions = GuidedActions(output.actions, output.features, self.critic, self.config.rule, self.tokenizer)
+        actions = GuidedActions(
+            output.actions, output.features, self.critic, self.config.rule, self.tokenizer
+        )
         return PolicyOutput(output.features, actions, output.losses)
 
 
@@ -171,7 +186,9 @@ class GuidedActions:
         """The chosen chunk; by `best_of_n` it depends on torch's generator."""
         return self.sample(temperature=0.0)
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """The chosen chunk. A temperature above 0 multiplies that of the proposals; 0 keeps it and chooses the best."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the best) or positive, got {temperature}")
@@ -183,7 +200,9 @@ class GuidedActions:
         """Least Q of the ensemble."""
         return self.critic(self.features, actions).min(0).values
 
-    def _choose(self, rule: BestOfN, generator: torch.Generator | None, temperature: float) -> Tensor:
+    def _choose(
+        self, rule: BestOfN, generator: torch.Generator | None, temperature: float
+    ) -> Tensor:
         spread = rule.temperature * (temperature or 1.0)
         drawn = [self.inside.sample(generator, temperature=spread) for _ in range(rule.samples)]
         proposals_SBTKA = torch.stack([self.inside.mode(), *drawn])
@@ -200,7 +219,9 @@ class GuidedActions:
         logits_BTDV: Tensor = self.inside.logits  # type: ignore[attr-defined]  # of independent tokens
         log_probs = logits_BTDV.float().log_softmax(-1)
         floor = -torch.inf if rule.min_prob == 0 else torch.log(torch.tensor(rule.min_prob))
-        likely_BTDV = torch.isfinite(log_probs) & (log_probs >= log_probs.amax(-1, keepdim=True) + floor)
+        likely_BTDV = torch.isfinite(log_probs) & (
+            log_probs >= log_probs.amax(-1, keepdim=True) + floor
+        )
         ids_BTD, V = log_probs.argmax(-1), logits_BTDV.shape[-1]
         candidates_V = torch.arange(V, device=ids_BTD.device)
         for _ in range(rule.sweeps):
@@ -212,10 +233,20 @@ class GuidedActions:
                 tried_VBTD[..., place] = torch.where(
                     allowed_BTV.movedim(-1, 0), candidates_V[:, None, None], own_BT[None]
                 )
-                q_VBT = self.q(self.tokenizer.decode(tried_VBTD)).masked_fill(~allowed_BTV.movedim(-1, 0), -torch.inf)
+                q_VBT = self.q(self.tokenizer.decode(tried_VBTD)).masked_fill(
+                    ~allowed_BTV.movedim(-1, 0), -torch.inf
+                )
                 ids_BTD = ids_BTD.clone()
                 ids_BTD[..., place] = q_VBT.argmax(0)
         return self.tokenizer.decode(ids_BTD)
 
 
-__all__ = ["BestOfN", "Climb", "GuidedActions", "GuidedConfig", "GuidedPolicy", "check_rule", "guide"]
+__all__ = [
+    "BestOfN",
+    "Climb",
+    "GuidedActions",
+    "GuidedConfig",
+    "GuidedPolicy",
+    "check_rule",
+    "guide",
+]

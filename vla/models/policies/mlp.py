@@ -57,7 +57,9 @@ class MLPConfig(PolicyConfig):
     @model_validator(mode="after")
     def _has_what_is_standardised(self) -> MLPConfig:
         if self.language is None and self.standardise_language:
-            raise ValueError("standardise_language: there is no instruction; set language: minilm, or drop it")
+            raise ValueError(
+                "standardise_language: there is no instruction; set language: minilm, or drop it"
+            )
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> MLPPolicy:
@@ -83,7 +85,10 @@ class MLPMemory:
     @classmethod
     def stack(cls, memories: Sequence[MLPMemory]) -> MLPMemory:
         """The memories of several groups of robots as one."""
-        return cls(tuple(text for m in memories for text in m.instruction), torch.cat([m.vectors for m in memories]))
+        return cls(
+            tuple(text for m in memories for text in m.instruction),
+            torch.cat([m.vectors for m in memories]),
+        )
 
 
 class MLPPolicy(Policy):
@@ -93,9 +98,18 @@ class MLPPolicy(Policy):
 
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         if not spec.state_dim:
-            raise SpecError("policy mlp sees the state alone, and the spec has none; use a policy that has cameras")
-        spec = dataclasses.replace(spec, cameras={})  # what is not looked at need not be rendered, loaded or fit
-        super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
+            raise SpecError(
+                "policy mlp sees the state alone, and the spec has none; use a policy that has cameras"
+            )
+        spec = dataclasses.replace(
+            spec, cameras={}
+        )  # what is not looked at need not be rendered, loaded or fit
+        super().__init__(
+            config,
+            spec,
+            tokenizer=config.tokenizer.build(spec, config.chunk),
+            language=config.language,
+        )
         self.feature_dim = spec.state_dim + self.language.dim
         self.reads = config.head.reads(self.tokenizer)
         activation = ACTIVATIONS[config.activation]
@@ -115,20 +129,28 @@ class MLPPolicy(Policy):
 
     def features(self, batch: Batch) -> Float[Tensor, "B T F"]:
         """The normalised state and the instruction: no layer is asked."""
-        return self._seen(batch.state, None if self.config.language is None else self._vectors(batch.instruction))
+        return self._seen(
+            batch.state, None if self.config.language is None else self._vectors(batch.instruction)
+        )
 
-    def step(self, observation: Observation, memory: MLPMemory | None) -> tuple[PolicyOutput, MLPMemory]:
+    def step(
+        self, observation: Observation, memory: MLPMemory | None
+    ) -> tuple[PolicyOutput, MLPMemory]:
         """Equal to `forward` over the one step; an instruction is embedded when it changes."""
         instruction = tuple(observation.instruction)
         if memory is None or memory.instruction != instruction:
             memory = MLPMemory(instruction, self._vectors(instruction))
         return self._output(self._seen(observation.state[:, None], memory.vectors)), memory
 
-    def _seen(self, state_BTS: Float[Tensor, "B T S"], vectors_BE: Float[Tensor, "B E"] | None) -> Tensor:
+    def _seen(
+        self, state_BTS: Float[Tensor, "B T S"], vectors_BE: Float[Tensor, "B E"] | None
+    ) -> Tensor:
         features_BTF = self.normalised_state(state_BTS)
         if vectors_BE is None or not vectors_BE.shape[1]:
             return features_BTF
-        return torch.cat([features_BTF, vectors_BE[:, None].expand(-1, state_BTS.shape[1], -1)], dim=-1)
+        return torch.cat(
+            [features_BTF, vectors_BE[:, None].expand(-1, state_BTS.shape[1], -1)], dim=-1
+        )
 
     def _output(self, features_BTF: Float[Tensor, "B T F"]) -> PolicyOutput:
         hidden_BTRW = self.trunk(features_BTF).unflatten(-1, (self.reads, self.config.hidden))

@@ -57,13 +57,19 @@ class RobotConfig(Config):
         for slot, camera in (self.cameras or {}).items():
             if camera not in self.spec["cameras"]:
                 has = ", ".join(self.spec["cameras"]) or "none"
-                raise ValueError(f"cameras.{slot}: the robot has no camera {camera!r}; it has: {has}")
+                raise ValueError(
+                    f"cameras.{slot}: the robot has no camera {camera!r}; it has: {has}"
+                )
         return self
 
     @property
     def slots(self) -> dict[str, str]:
         """Camera slot -> the robot's camera."""
-        return {camera: camera for camera in self.spec["cameras"]} if self.cameras is None else self.cameras
+        return (
+            {camera: camera for camera in self.spec["cameras"]}
+            if self.cameras is None
+            else self.cameras
+        )
 
 
 @register("policies", "multi_robot")
@@ -103,10 +109,14 @@ class MultiRobotConfig(PolicyConfig):
     def cameras_of(self, name: str) -> dict[str, str]:
         """Camera -> slot of the cameras that a robot looks through, in the order of the slots, which is that of the policy's
         `cameras`, or in which the robots name them. Raises SpecError where there is none."""
-        slots = getattr(self.policy, "cameras", None) or dict.fromkeys(s for r in self.robots.values() for s in r.slots)
+        slots = getattr(self.policy, "cameras", None) or dict.fromkeys(
+            s for r in self.robots.values() for s in r.slots
+        )
         own = self.robots[name].slots
         if own and not set(own) & set(slots):
-            raise SpecError(f"robot {name!r} has the camera slots {', '.join(own)}, none of {', '.join(slots)}")
+            raise SpecError(
+                f"robot {name!r} has the camera slots {', '.join(own)}, none of {', '.join(slots)}"
+            )
         return {own[slot]: slot for slot in slots if slot in own}
 
     def policy_of(self, name: str) -> PolicyConfig:
@@ -152,11 +162,21 @@ class MultiRobotPolicy(Policy):
     def __init__(self, config: MultiRobotConfig, *, from_checkpoint: bool = False) -> None:
         policies: dict[str, Policy] = {}
         for name, spec in config.specs.items():  # the first has the pretrained weights that all get
-            policies[name] = config.policy_of(name).new(spec, from_checkpoint=from_checkpoint or bool(policies))
+            policies[name] = config.policy_of(name).new(
+                spec, from_checkpoint=from_checkpoint or bool(policies)
+            )
         first = next(iter(policies.values()))
-        if odd := [name for name, policy in policies.items() if set(policy.weights()) != set(policy.state_dict())]:
+        if odd := [
+            name
+            for name, policy in policies.items()
+            if set(policy.weights()) != set(policy.state_dict())
+        ]:
             kind = config.policy.model_dump()["type"]
-            raise ConfigError([f"policy: {kind} keeps weights apart, which robots cannot share ({odd[0]}); use rt1"])
+            raise ConfigError(
+                [
+                    f"policy: {kind} keeps weights apart, which robots cannot share ({odd[0]}); use rt1"
+                ]
+            )
         super().__init__(config, joint_spec(config.specs), tokenizer=first.tokenizer, language=None)
         inside = first.config.model_copy(
             update={
@@ -167,10 +187,14 @@ class MultiRobotPolicy(Policy):
         )
         self.config = config.model_copy(update={"policy": inside})  # a checkpoint fetches nothing
         self.language, self.feature_dim = first.language, first.feature_dim
-        shared = share_trunk(list(policies.values()), [config.cameras_of(name) for name in policies])
+        shared = share_trunk(
+            list(policies.values()), [config.cameras_of(name) for name in policies]
+        )
         if len(policies) > 1 and not shared:
             raise ConfigError(["policy: these robots' policies have no parameter in common"])
-        self.trunk = _tree(shared)  # before the robots: named_parameters tells a shared one under its first name
+        self.trunk = _tree(
+            shared
+        )  # before the robots: named_parameters tells a shared one under its first name
         self.robots = nn.ModuleDict(dict[str, nn.Module](policies))
         for policy in policies.values():
             policy.language = self.language
@@ -186,7 +210,9 @@ class MultiRobotPolicy(Policy):
         rows, outputs, dims, present = [], [], [], []
         for number, policy in enumerate(self._policies()):
             spec = policy.spec
-            own, part = of_robot(batch, number, state_dim=spec.state_dim, action_dim=spec.action_dim)
+            own, part = of_robot(
+                batch, number, state_dim=spec.state_dim, action_dim=spec.action_dim
+            )
             if part is not None:
                 rows.append(own)
                 outputs.append(cast(PolicyOutput, policy(part)))
@@ -194,7 +220,9 @@ class MultiRobotPolicy(Policy):
                 present.append(policy)
         order = torch.cat(rows).argsort()
         nothing = self._nothing(present)
-        parts = [Part(own, output.actions, A) for own, output, A in zip(rows, outputs, dims, strict=True)]
+        parts = [
+            Part(own, output.actions, A) for own, output, A in zip(rows, outputs, dims, strict=True)
+        ]
         tokens = all(hasattr(output.actions, "token_accuracy") for output in outputs)
         joined = JoinedTokenActions if tokens else JoinedActions
         return PolicyOutput(
@@ -219,7 +247,9 @@ class MultiRobotPolicy(Policy):
             part = data[name]
             policy.fit(part.actions, part.states, texts, lengths=part.lengths.tolist())
 
-    def fit(self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Any = None) -> NoReturn:
+    def fit(
+        self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Any = None
+    ) -> NoReturn:
         """Raises UserError: data of one robot cannot be fitted to."""
         raise self.one_of_several("be fitted to the data of one; use fit_robots")
 
@@ -237,7 +267,9 @@ class MultiRobotPolicy(Policy):
     def robot(self, name: str) -> Policy:
         """An ordinary policy for one robot, with weights of its own, in evaluation mode. Raises UserError for unknown names."""
         if name not in self.robots:
-            raise UserError(f"no robot {name!r} in this policy; there are: {', '.join(self.robots)}")
+            raise UserError(
+                f"no robot {name!r} in this policy; there are: {', '.join(self.robots)}"
+            )
         inside = self.part(name)
         policy = inside.config.new(inside.spec, from_checkpoint=True)
         policy.load_state_dict({key: tensor_of(inside, key) for key in policy.state_dict()})
@@ -245,7 +277,10 @@ class MultiRobotPolicy(Policy):
         policy.language.preload(self.language.cached())
         policy.card = {
             **self.card,
-            "mixture": {"robot": name, "learned beside": ", ".join(n for n in self.robots if n != name)},
+            "mixture": {
+                "robot": name,
+                "learned beside": ", ".join(n for n in self.robots if n != name),
+            },
         }
         return policy.to(self.device).eval()
 
@@ -307,9 +342,13 @@ def _tree(parameters: Mapping[str, nn.Parameter]) -> nn.Module:
 def _joined_losses(outputs: Sequence[PolicyOutput], order: Tensor) -> dict[str, Tensor]:
     """What the policies add to the loss; robots without it add 0."""
     names = dict.fromkeys(name for output in outputs for name in output.losses)
-    zeros = [torch.zeros(output.features.shape[:2], device=output.features.device) for output in outputs]
+    zeros = [
+        torch.zeros(output.features.shape[:2], device=output.features.device) for output in outputs
+    ]
     return {
-        name: torch.cat([output.losses.get(name, zero) for output, zero in zip(outputs, zeros, strict=True)])[order]
+        name: torch.cat(
+            [output.losses.get(name, zero) for output, zero in zip(outputs, zeros, strict=True)]
+        )[order]
         for name in names
     }
 
@@ -359,21 +398,30 @@ class JoinedActions:
         """The most likely chunks; 0 in the padding."""
         return self._padded([part.actions.mode() for part in self.parts])
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """Random chunks; 0 in the padding."""
-        return self._padded([part.actions.sample(generator, temperature=temperature) for part in self.parts])
+        return self._padded(
+            [part.actions.sample(generator, temperature=temperature) for part in self.parts]
+        )
 
-    def _each(self, method: str, actions: Tensor, action_mask: Tensor | None) -> Float[Tensor, "B T"]:
+    def _each(
+        self, method: str, actions: Tensor, action_mask: Tensor | None
+    ) -> Float[Tensor, "B T"]:
         values = [
             getattr(part.actions, method)(
-                actions[part.rows][..., : part.action_dim], None if action_mask is None else action_mask[part.rows]
+                actions[part.rows][..., : part.action_dim],
+                None if action_mask is None else action_mask[part.rows],
             )
             for part in self.parts
         ]
         return torch.cat(values)[self.order]
 
     def _padded(self, chunks: Sequence[Tensor]) -> Float[Tensor, "B T K A"]:
-        return torch.cat([F.pad(chunk, (0, self.action_dim - chunk.shape[-1])) for chunk in chunks])[self.order]
+        return torch.cat(
+            [F.pad(chunk, (0, self.action_dim - chunk.shape[-1])) for chunk in chunks]
+        )[self.order]
 
 
 class JoinedTokenActions(JoinedActions):
@@ -386,4 +434,11 @@ class JoinedTokenActions(JoinedActions):
         return self._each("token_accuracy", actions, action_mask)
 
 
-__all__ = ["JoinedActions", "MultiRobotConfig", "MultiRobotPolicy", "RobotConfig", "RobotData", "RobotName"]
+__all__ = [
+    "JoinedActions",
+    "MultiRobotConfig",
+    "MultiRobotPolicy",
+    "RobotConfig",
+    "RobotData",
+    "RobotName",
+]

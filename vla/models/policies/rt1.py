@@ -69,7 +69,9 @@ class RT1Config(PolicyConfig, VisionConfig):
     @model_validator(mode="after")
     def _has_what_is_dropped(self) -> RT1Config:
         if self.state_dropout and not self.state_token:
-            raise ValueError("state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0")
+            raise ValueError(
+                "state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0"
+            )
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> RT1:
@@ -111,7 +113,10 @@ class RT1Memory:
     def stack(cls, memories: Sequence[RT1Memory]) -> RT1Memory:
         """The memories of several groups of robots, of whatever age, as one."""
         return cls(
-            content={name: stack_steps([m.content[name] for m in memories]) for name in memories[0].content},
+            content={
+                name: stack_steps([m.content[name] for m in memories])
+                for name in memories[0].content
+            },
             ages=tuple(age for m in memories for age in m.ages),
             instruction=tuple(text for m in memories for text in m.instruction),
             modulation=tuple(
@@ -127,23 +132,37 @@ class RT1(Policy):
     config: RT1Config
 
     def __init__(self, config: RT1Config, spec: Spec, *, from_checkpoint: bool = False) -> None:
-        super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=config.language)
+        super().__init__(
+            config,
+            spec,
+            tokenizer=config.tokenizer.build(spec, config.chunk),
+            language=config.language,
+        )
         self.feature_dim = config.width
         if config.state_token and not spec.state_dim:
             raise SpecError("state_token is on, but the spec has no state; set state_token: false")
         self.vision = VisionEncoder(
-            config, spec, width=config.width, text_dim=self.language.dim, from_checkpoint=from_checkpoint
+            config,
+            spec,
+            width=config.width,
+            text_dim=self.language.dim,
+            from_checkpoint=from_checkpoint,
         )
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
         reads = config.head.reads(self.tokenizer)
         layout = rt1_layout(
-            self.vision.tokens, reads, state_token=config.state_token, state_dropout=config.state_dropout
+            self.vision.tokens,
+            reads,
+            state_token=config.state_token,
+            state_dropout=config.state_dropout,
         )
         backbone = None
         if config.backbone is not None:
             backbone = config.backbone.build(layout, steps=config.history, width=config.width)
-            self.config = config.model_copy(update={"backbone": backbone.config})  # a checkpoint fetches nothing
+            self.config = config.model_copy(
+                update={"backbone": backbone.config}
+            )  # a checkpoint fetches nothing
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,
@@ -173,14 +192,20 @@ class RT1(Policy):
         embedding_UE, index_B = self.embed_instructions(batch.instruction)
         modulation = self.vision.modulation(embedding_UE)
         mask_BT = None if bool(batch.mask.all()) else batch.mask
-        content = self._content(self.vision.augment(batch.images), batch.state, modulation, index_B, mask_BT)
+        content = self._content(
+            self.vision.augment(batch.images), batch.state, modulation, index_B, mask_BT
+        )
         losses = {}
         if self.config.keyframe_loss:
-            error_BT = self.keyframe_head.loss(content["image"], self.normalised_state(batch.keyframe))
+            error_BT = self.keyframe_head.loss(
+                content["image"], self.normalised_state(batch.keyframe)
+            )
             losses["keyframe_loss"] = self.config.keyframe_loss * error_BT
         return self._output(self.transformer(content, mask_BT, read=self._read), losses)
 
-    def step(self, observation: Observation, memory: RT1Memory | None) -> tuple[PolicyOutput, RT1Memory]:
+    def step(
+        self, observation: Observation, memory: RT1Memory | None
+    ) -> tuple[PolicyOutput, RT1Memory]:
         """One new frame is encoded; past frames come from the memory. Equal to `forward` over the robot's window.
 
         A robot whose instruction changes starts a new history: a window has one instruction.
@@ -198,7 +223,9 @@ class RT1(Policy):
         if memory is not None:
             same = [old == new for old, new in zip(memory.instruction, instruction, strict=True)]
             ages = tuple(age * kept for age, kept in zip(memory.ages, same, strict=True))
-            content = {name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()}
+            content = {
+                name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()
+            }
         oldest = max(ages)
         content = {name: x[:, -(oldest + 1) :] for name, x in content.items()}
         mask_BT = age_mask(ages, oldest + 1)
@@ -216,7 +243,9 @@ class RT1(Policy):
     def _output(self, hidden_BTRD: Tensor, losses: dict[str, Tensor] | None = None) -> PolicyOutput:
         # the trunk ends without a norm; who reads features expects numbers of about unit size
         features_BTD = nn.functional.layer_norm(hidden_BTRD.mean(2), hidden_BTRD.shape[-1:])
-        return PolicyOutput(features=features_BTD, actions=self.head(hidden_BTRD), losses=losses or {})
+        return PolicyOutput(
+            features=features_BTD, actions=self.head(hidden_BTRD), losses=losses or {}
+        )
 
     def _content(
         self,
@@ -242,7 +271,10 @@ def rt1_layout(
     """Per step [image, (state), action with empty slots]: content is causal, action slots see content up to their
     step, and nothing sees an action slot, not even itself."""
     content = ["image", "state"] if state_token else ["image"]
-    segments = [Segment("image", image_tokens), *([Segment("state", 1, dropout=state_dropout)] if state_token else [])]
+    segments = [
+        Segment("image", image_tokens),
+        *([Segment("state", 1, dropout=state_dropout)] if state_token else []),
+    ]
     rules = [Rule(query, key, "causal") for query in content for key in content]
     rules += [Rule("action", key, "up_to") for key in content]
     return Layout((*segments, Segment("action", action_tokens, content=False)), tuple(rules))

@@ -22,13 +22,29 @@ from torch import Tensor, nn
 
 from vla.config import Choice, register
 from vla.models.heads.categorical import CategoricalActions
-from vla.models.layers.action_vocabulary import ActionVocabulary, Reserve, VocabularyError, reserve_ids
+from vla.models.layers.action_vocabulary import (
+    ActionVocabulary,
+    Reserve,
+    VocabularyError,
+    reserve_ids,
+)
 from vla.models.layers.lora import LoraSettings, add_lora, merged_weights
 from vla.models.layers.vision_language import Prefill, Prompt, VisionLanguageModel, VLMError
-from vla.models.layers.vision_language_base import build_base, fingerprint, load_base, load_processor
-from vla.models.policy import WEIGHTS_FILE, Policy, PolicyConfig
+from vla.models.layers.vision_language_base import (
+    build_base,
+    fingerprint,
+    load_base,
+    load_processor,
+)
 from vla.models.policies.vlm_parts.action_decoding import SpokenActions
-from vla.models.policies.vlm_parts.storage import BASE_FOLDER, PROCESSOR_FOLDER, check_base, own_tensors, write_base
+from vla.models.policies.vlm_parts.storage import (
+    BASE_FOLDER,
+    PROCESSOR_FOLDER,
+    check_base,
+    own_tensors,
+    write_base,
+)
+from vla.models.policy import WEIGHTS_FILE, Policy, PolicyConfig
 from vla.tokenizers.bins import BinsConfig
 from vla.types import Batch, Observation, PolicyOutput, Spec
 
@@ -83,20 +99,26 @@ class VLMConfig(PolicyConfig):
         except ValueError as error:
             raise ValueError(f"no template: {error}; a brace itself is written twice") from error
         if fields != {"instruction"}:
-            raise ValueError(f"expected the one field {{instruction}}, found {sorted(fields) or 'none'}")
+            raise ValueError(
+                f"expected the one field {{instruction}}, found {sorted(fields) or 'none'}"
+            )
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> VLMConfig:
         if self.head is not None and self.decoding != "parallel":
-            raise ValueError("head: reads the slots of decoding: parallel; set that, or head: null for action ids")
+            raise ValueError(
+                "head: reads the slots of decoding: parallel; set that, or head: null for action ids"
+            )
         if self.lora is None and self.dtype != "float32":
             raise ValueError(
                 "dtype: bfloat16 is for a frozen base; without lora the base is trained, which needs float32 weights "
                 "(set precision: bf16 in the training config for fast passes)"
             )
         if self.standardise_language:
-            raise ValueError("standardise_language: a VLM reads the instruction's words, no sentence vector")
+            raise ValueError(
+                "standardise_language: a VLM reads the instruction's words, no sentence vector"
+            )
         if (self.vocabulary == "unused") != bool(self.unused_ids):
             raise ValueError("unused_ids: belongs to vocabulary: unused, which needs it")
         return self
@@ -111,7 +133,11 @@ class VLMConfig(PolicyConfig):
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> VLM:
         """Raises VLMError where the base cannot be had, VocabularyError where it has no room for action ids."""
-        base = build_base(self.base, self._dtype) if from_checkpoint else load_base(self.base, self._dtype)
+        base = (
+            build_base(self.base, self._dtype)
+            if from_checkpoint
+            else load_base(self.base, self._dtype)
+        )
         return VLM(self, spec, base, load_processor(self.base))
 
     def build_for(self, spec: Spec, folder: Path) -> VLM:
@@ -152,13 +178,19 @@ class VLM(Policy):
     config: VLMConfig
 
     def __init__(self, config: VLMConfig, spec: Spec, base: nn.Module, processor: Any) -> None:
-        super().__init__(config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=None)
+        super().__init__(
+            config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=None
+        )
         self.cameras = spec.chosen_cameras(config.cameras)
         self.base_fingerprint = fingerprint(base)
-        self.trunk = VisionLanguageModel(base, processor, options=config.processor, chat=config.chat)
+        self.trunk = VisionLanguageModel(
+            base, processor, options=config.processor, chat=config.chat
+        )
         trunk, count = self.trunk, self.tokenizer.vocab_size
         self.feature_dim = trunk.width
-        ids = reserve_ids(config.vocabulary, count, trunk.tokenizer, len(trunk.embedding), config.unused_ids)
+        ids = reserve_ids(
+            config.vocabulary, count, trunk.tokenizer, len(trunk.embedding), config.unused_ids
+        )
         if config.lora is not None:
             add_lora(base, config.lora)
         elif trunk.output_matrix is not None:
@@ -173,7 +205,11 @@ class VLM(Policy):
             nn.init.normal_(self.state_projection.weight, std=spread / spec.state_dim**0.5)
             nn.init.normal_(self.state_projection.bias, std=spread)
         if config.decoding == "parallel":
-            slots = self.tokenizer.num_tokens if config.head is None else config.head.reads(self.tokenizer)
+            slots = (
+                self.tokenizer.num_tokens
+                if config.head is None
+                else config.head.reads(self.tokenizer)
+            )
             self.slots = nn.Parameter(torch.randn(slots, trunk.width) * spread)
         if config.head is None:
             self._check_decoding()
@@ -209,9 +245,13 @@ class VLM(Policy):
         hidden_NLW = self._hidden_given(prompt, ids_ND)
         known = (ids_ND, self.vocabulary.logits(hidden_NLW[:, prompt.length - 1 :]))
         features = hidden_NLW[:, prompt.length - 1].float().view(B, T, -1)
-        return PolicyOutput(features=features, actions=SpokenActions(self, prompt, (B, T), known=known))
+        return PolicyOutput(
+            features=features, actions=SpokenActions(self, prompt, (B, T), known=known)
+        )
 
-    def step(self, observation: Observation, memory: VLMMemory | None) -> tuple[PolicyOutput, VLMMemory]:
+    def step(
+        self, observation: Observation, memory: VLMMemory | None
+    ) -> tuple[PolicyOutput, VLMMemory]:
         """Equal to `forward` over the same frames; the prompt is read once, tokens are said when they are asked for."""
         images = {camera: observation.images[camera] for camera in self.cameras}
         prompt = self._prompt(observation.instruction, images, observation.state)
@@ -220,7 +260,8 @@ class VLM(Policy):
             return self._fill(prompt, steps), VLMMemory(observation.batch_size)
         prefill = self.read(prompt)
         output = PolicyOutput(
-            features=prefill.hidden.float().unsqueeze(1), actions=SpokenActions(self, prompt, steps, prefill=prefill)
+            features=prefill.hidden.float().unsqueeze(1),
+            actions=SpokenActions(self, prompt, steps, prefill=prefill),
         )
         return output, VLMMemory(observation.batch_size)
 
@@ -242,9 +283,13 @@ class VLM(Policy):
         prompt = self.trunk.prompt(prompts, images)
         answer, mask_Nn = self.trunk.answer(answers)
         whole = prompt.append_ids(answer, mask_Nn)
-        hidden_NLW = self.trunk.hidden(whole, overlay=self.vocabulary.overlay(whole.fields["input_ids"]))
+        hidden_NLW = self.trunk.hidden(
+            whole, overlay=self.vocabulary.overlay(whole.fields["input_ids"])
+        )
         said_NnW = hidden_NLW[:, prompt.length - 1 : -1]
-        logits = self.vocabulary.text_logits(said_NnW, self.trunk.model.get_output_embeddings()).float()
+        logits = self.vocabulary.text_logits(
+            said_NnW, self.trunk.model.get_output_embeddings()
+        ).float()
         losses = nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
         return (losses * mask_Nn).sum(-1) / mask_Nn.sum(-1)
 
@@ -280,15 +325,23 @@ class VLM(Policy):
         logits, allowed = self.vocabulary.logits(hidden_BTDW), self.tokenizer.allowed_ids
         if allowed is not None:
             logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
-        return PolicyOutput(features=hidden_BTDW[:, :, 0], actions=CategoricalActions(logits, self.tokenizer))
+        return PolicyOutput(
+            features=hidden_BTDW[:, :, 0], actions=CategoricalActions(logits, self.tokenizer)
+        )
 
-    def _prompt(self, instructions: Sequence[str], images: dict[str, Tensor], state: Tensor) -> Prompt:
+    def _prompt(
+        self, instructions: Sequence[str], images: dict[str, Tensor], state: Tensor
+    ) -> Prompt:
         texts = [self.config.prompt.format(instruction=text) for text in instructions]
-        frames = zip(*(images[camera].permute(0, 3, 1, 2).unbind() for camera in self.cameras), strict=True)
+        frames = zip(
+            *(images[camera].permute(0, 3, 1, 2).unbind() for camera in self.cameras), strict=True
+        )
         prompt = self.trunk.prompt(texts, list(frames))
         if not hasattr(self, "state_projection"):
             return prompt
-        slots = self.state_projection(self.normalised_state(state)).unflatten(-1, (self.config.state_tokens, -1))
+        slots = self.state_projection(self.normalised_state(state)).unflatten(
+            -1, (self.config.state_tokens, -1)
+        )
         return prompt.append(slots, filler=self.trunk.filler, answer=False)
 
     def fit(self, actions: Any, states: Any, instructions: Sequence[str], **options: Any) -> None:

@@ -63,8 +63,12 @@ def share_trunk(policies: Sequence[Policy], slots: Sequence[Slots]) -> dict[str,
         owners = [number for number, trunk in enumerate(trunks) if name in trunk]
         own = [trunks[number][name] for number in owners]
         places = [_places(policies[number], name, slots[number], number) for number in owners]
-        common, views = _whole(name, own) if None in places else _by_place(own, [mine or [] for mine in places])
-        users = [(number, view) for number, view in zip(owners, views, strict=True) if view is not None]
+        common, views = (
+            _whole(name, own) if None in places else _by_place(own, [mine or [] for mine in places])
+        )
+        users = [
+            (number, view) for number, view in zip(owners, views, strict=True) if view is not None
+        ]
         if len(users) > 1:
             shared[name] = common
             for number, view in users:
@@ -83,7 +87,11 @@ def tensor_of(policy: Policy, name: str) -> Tensor:
 
 def _trunk(policy: Policy) -> dict[str, nn.Parameter]:
     parts = parts_of(policy)
-    return {name: p for name, p in policy.named_parameters() if parts.get(name, "language") == "language"}
+    return {
+        name: p
+        for name, p in policy.named_parameters()
+        if parts.get(name, "language") == "language"
+    }
 
 
 def _places(policy: Policy, name: str, slots: Slots, number: int) -> list[Hashable] | None:
@@ -95,7 +103,11 @@ def _places(policy: Policy, name: str, slots: Slots, number: int) -> list[Hashab
     if not isinstance(module, TrajectoryTransformer) or leaf != "position":
         return None
     # what is said of actions means nothing to a robot of other actions; slots without content are where they are said
-    own = {segment.name for segment in module.layout.segments if segment.name == "action" or not segment.content}
+    own = {
+        segment.name
+        for segment in module.layout.segments
+        if segment.name == "action" or not segment.content
+    }
     places: dict[int, Hashable] = {}
     for (step, segment, camera), rows in slots_of(policy, module).items():
         whose = number if segment in own else slots.get(camera or "")
@@ -108,7 +120,9 @@ View = nn.Module | None
 """How a policy takes what is shared: `nn.Identity` as it is; None not at all."""
 
 
-def _by_place(own: Sequence[nn.Parameter], places: Sequence[Sequence[Hashable]]) -> tuple[nn.Parameter, list[View]]:
+def _by_place(
+    own: Sequence[nn.Parameter], places: Sequence[Sequence[Hashable]]
+) -> tuple[nn.Parameter, list[View]]:
     """A table of the rows of all policies, those of the same place once; and which of them each policy has."""
     rows: dict[Hashable, Tensor] = {}
     for parameter, mine in zip(own, places, strict=True):
@@ -116,7 +130,8 @@ def _by_place(own: Sequence[nn.Parameter], places: Sequence[Sequence[Hashable]])
             rows.setdefault(place, row)
     number = {place: i for i, place in enumerate(rows)}
     views: list[View] = [
-        nn.Identity() if list(mine) == list(rows) else Rows([number[p] for p in mine]) for mine in places
+        nn.Identity() if list(mine) == list(rows) else Rows([number[p] for p in mine])
+        for mine in places
     ]
     return nn.Parameter(torch.stack(list(rows.values()))), views
 
@@ -139,7 +154,9 @@ def _put(policy: Policy, name: str, common: nn.Parameter, view: nn.Module) -> No
     module = policy.get_submodule(owner)
     setattr(module, leaf, common)
     if not isinstance(view, nn.Identity):
-        parametrize.register_parametrization(module, leaf, view, unsafe=True)  # unsafe: its shape changes
+        parametrize.register_parametrization(
+            module, leaf, view, unsafe=True
+        )  # unsafe: its shape changes
 
 
 def _copy_buffers(policies: Sequence[Policy]) -> None:

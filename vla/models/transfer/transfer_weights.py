@@ -60,21 +60,34 @@ class Transplant:
 def cameras_of(policy: Policy) -> tuple[str, ...]:
     """The cameras that a policy looks through, in its order."""
     vision = getattr(policy, "vision", None)
-    chosen = vision.cameras if isinstance(vision, VisionEncoder) else getattr(policy, "cameras", policy.spec.cameras)
+    chosen = (
+        vision.cameras
+        if isinstance(vision, VisionEncoder)
+        else getattr(policy, "cameras", policy.spec.cameras)
+    )
     return tuple(chosen)
 
 
 def paired_cameras(old: Policy, new: Policy, chosen: Mapping[str, str]) -> dict[str, str]:
     """New camera -> old camera: those chosen, then those of the same name, then the others in their order."""
     there, here = cameras_of(old), cameras_of(new)
-    pairs = dict(chosen) | {camera: camera for camera in here if camera in there and camera not in chosen}
+    pairs = dict(chosen) | {
+        camera: camera for camera in here if camera in there and camera not in chosen
+    }
     spare = [camera for camera in there if camera not in pairs.values()]
-    return pairs | dict(zip([camera for camera in here if camera not in pairs], spare, strict=False))
+    return pairs | dict(
+        zip([camera for camera in here if camera not in pairs], spare, strict=False)
+    )
 
 
 @torch.no_grad()
 def transplant(
-    old: Policy, new: Policy, *, cameras: Mapping[str, str], remake: Collection[str] | None, keep_statistics: bool
+    old: Policy,
+    new: Policy,
+    *,
+    cameras: Mapping[str, str],
+    remake: Collection[str] | None,
+    keep_statistics: bool,
 ) -> Transplant:
     """Copies into `new` what it can use of `old`.
 
@@ -105,7 +118,9 @@ def transplant(
             else:
                 found.adapted[name] = how
         elif tensor.shape != there[name].shape:
-            found.anew[name] = f"has shape {tuple(there[name].shape)} in the checkpoint, {tuple(tensor.shape)} here"
+            found.anew[name] = (
+                f"has shape {tuple(there[name].shape)} in the checkpoint, {tuple(tensor.shape)} here"
+            )
         else:
             tensor.copy_(there[name])
             found.kept.append(name)
@@ -123,7 +138,11 @@ def parts_of(policy: Policy) -> dict[str, str]:
             parts[name] = "statistics" if name in buffers else "head"
         elif name in STATISTICS:
             parts[name] = "statistics"
-        for part, patterns in (("state", STATE_PARTS), ("action", ACTION_PARTS), ("language", LANGUAGE_PARTS)):
+        for part, patterns in (
+            ("state", STATE_PARTS),
+            ("action", ACTION_PARTS),
+            ("language", LANGUAGE_PARTS),
+        ):
             if any(fnmatchcase(name, pattern) for pattern in patterns):
                 parts[name] = part
     return parts
@@ -136,7 +155,10 @@ def _other_meanings(old: Policy, new: Policy) -> dict[str, str]:
         reasons["state"] = "reads another state"
     if old.language.name != new.language.name:
         reasons["language"] = "reads another text encoder"
-    settings = [(type(p), getattr(p.config, "head", None), getattr(p.config, "tokenizer", None)) for p in (old, new)]
+    settings = [
+        (type(p), getattr(p.config, "head", None), getattr(p.config, "tokenizer", None))
+        for p in (old, new)
+    ]
     if old.spec.action_names != new.spec.action_names:
         reasons |= dict.fromkeys(("head", "action"), "is for other actions")
     elif settings[0][1] != settings[1][1]:
@@ -152,7 +174,9 @@ def _measure(old: Policy, found: Transplant) -> None:
     trunk = {name: p for name, p in old.named_parameters() if name not in parts}
     for owner in dict.fromkeys(name.partition(".")[0] for name in trunk):
         own = {name: p.numel() for name, p in trunk.items() if name.partition(".")[0] == owner}
-        found.shares[owner] = sum(size for name, size in own.items() if name in taken) / max(sum(own.values()), 1)
+        found.shares[owner] = sum(size for name, size in own.items() if name in taken) / max(
+            sum(own.values()), 1
+        )
     lost = [name for name in trunk if name not in taken]
     if lost:
         shape = tuple(trunk[lost[0]].shape)
@@ -162,7 +186,9 @@ def _measure(old: Policy, found: Transplant) -> None:
 # --- positions ----------------------------------------------------------------------------------------
 
 
-def _moved(name: str, old: Policy, new: Policy, cameras: Mapping[str, str]) -> tuple[Tensor, str] | None:
+def _moved(
+    name: str, old: Policy, new: Policy, cameras: Mapping[str, str]
+) -> tuple[Tensor, str] | None:
     """The values of a tensor whose rows belong to tokens or cameras, and how they came about; None for others, and
     where there is nothing to take."""
     owner, _, leaf = name.rpartition(".")
@@ -173,7 +199,12 @@ def _moved(name: str, old: Policy, new: Policy, cameras: Mapping[str, str]) -> t
         if leaf == "camera_embedding":
             return _cameras_moved(there, here, cameras)
     both = isinstance(there, TrajectoryTransformer) and isinstance(here, TrajectoryTransformer)
-    if both and leaf == "position" and there.positions == here.positions and there.width == here.width:
+    if (
+        both
+        and leaf == "position"
+        and there.positions == here.positions
+        and there.width == here.width
+    ):
         return _positions_moved(old, new, there, here, cameras)
     return None
 
@@ -196,7 +227,9 @@ def _resized(there_Dhw: Tensor, here_Dhw: Tensor) -> tuple[Tensor, str] | None:
     return values, f"interpolated from {tuple(there_Dhw.shape[1:])} to {size}"
 
 
-def _cameras_moved(there: VisionEncoder, here: VisionEncoder, cameras: Mapping[str, str]) -> tuple[Tensor, str] | None:
+def _cameras_moved(
+    there: VisionEncoder, here: VisionEncoder, cameras: Mapping[str, str]
+) -> tuple[Tensor, str] | None:
     if there.camera_embedding.shape[2] != here.camera_embedding.shape[2]:
         return None
     values_C1D, taken = here.camera_embedding.clone(), []
@@ -208,7 +241,11 @@ def _cameras_moved(there: VisionEncoder, here: VisionEncoder, cameras: Mapping[s
 
 
 def _positions_moved(
-    old: Policy, new: Policy, there: TrajectoryTransformer, here: TrajectoryTransformer, cameras: Mapping[str, str]
+    old: Policy,
+    new: Policy,
+    there: TrajectoryTransformer,
+    here: TrajectoryTransformer,
+    cameras: Mapping[str, str],
 ) -> tuple[Tensor, str]:
     """Every token takes the position that its like had; steps older than the old policy knew take those of the oldest."""
     values_ND = here.position.clone()
@@ -217,7 +254,11 @@ def _positions_moved(
     taken = 0
     for (step, segment, camera), rows in slots_of(new, here).items():
         known = rows_of.get(
-            (None if step is None else min(step, oldest), segment, None if camera is None else cameras.get(camera, ""))
+            (
+                None if step is None else min(step, oldest),
+                segment,
+                None if camera is None else cameras.get(camera, ""),
+            )
         )
         if known is None:
             continue
@@ -236,7 +277,10 @@ def slots_of(policy: Policy, trunk: TrajectoryTransformer) -> dict[Slot, list[in
     steps = trunk.steps if trunk.positions == "absolute" else 1
     found: dict[Slot, list[int]] = {}
     places = [(None, segment) for segment in layout.prefix]
-    for step, segment in [*places, *((steps - 1 - t, segment) for t in range(steps) for segment in layout.step)]:
+    for step, segment in [
+        *places,
+        *((steps - 1 - t, segment) for t in range(steps) for segment in layout.step),
+    ]:
         cameras = cameras_of(policy) if segment.name == "image" else (None,)
         tokens = segment.tokens // len(cameras)
         for camera in cameras:
@@ -257,4 +301,12 @@ def _regridded(source_ND: Tensor, old: Policy, new: Policy) -> Tensor:
     return F.interpolate(grid, size=sizes[1], mode="bilinear", align_corners=True)[0].flatten(1).T
 
 
-__all__ = ["Slot", "Transplant", "cameras_of", "paired_cameras", "parts_of", "slots_of", "transplant"]
+__all__ = [
+    "Slot",
+    "Transplant",
+    "cameras_of",
+    "paired_cameras",
+    "parts_of",
+    "slots_of",
+    "transplant",
+]

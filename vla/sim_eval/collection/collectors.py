@@ -46,7 +46,9 @@ class BehavioursConfig(Config):
     def _shares_fit(self) -> BehavioursConfig:
         total = self.mistaken + sum(policy.share for policy in self.policies)
         if total > 1 + 1e-9:
-            raise ValueError(f"the shares of mistaken and policies sum to {total:g}; expected at most 1")
+            raise ValueError(
+                f"the shares of mistaken and policies sum to {total:g}; expected at most 1"
+            )
         return self
 
     @property
@@ -78,7 +80,9 @@ class ExpertBehaviour:
 
     def __init__(self, env: SimEnv, acted: str = "") -> None:
         self._env, self.acted = env, acted
-        self.info: dict[str, Scalar] = {"behaviour": "mistaken", "acted": acted} if acted else {"behaviour": "expert"}
+        self.info: dict[str, Scalar] = (
+            {"behaviour": "mistaken", "acted": acted} if acted else {"behaviour": "expert"}
+        )
 
     def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
         return self._env.expert_action()
@@ -106,7 +110,9 @@ class PolicyInEpisode:
             self._robot.state = np.asarray(observation["state"], dtype=np.float32)
             images = {camera: image[None] for camera, image in observation["images"].items()}
             with inference(self._pilot.actor, threads=1):  # one of many workers
-                (chunk,) = self._pilot.act([self._robot], images, seed=int(self._rng.integers(2**62)))
+                (chunk,) = self._pilot.act(
+                    [self._robot], images, seed=int(self._rng.integers(2**62))
+                )
             self._chunk, self._robot.reward = list(chunk), 0.0
         return self._chunk.pop(0)
 
@@ -129,7 +135,11 @@ class Behaviours:
         if drawn < 0:
             acted = env.mistake(rng)
             if not acted:
-                raise ConfigError([f"behaviours.mistaken: {env.task.name} knows no other instruction; set it to 0"])
+                raise ConfigError(
+                    [
+                        f"behaviours.mistaken: {env.task.name} knows no other instruction; set it to 0"
+                    ]
+                )
             return ExpertBehaviour(env, acted)
         for number, policy in enumerate(self.config.policies):
             drawn -= policy.share
@@ -143,7 +153,9 @@ class Behaviours:
 
             config = self.config.policies[number]
             self._pilots[number] = Pilot(
-                load_policy(config.path), replan_every=config.replan_every, temperature=config.temperature
+                load_policy(config.path),
+                replan_every=config.replan_every,
+                temperature=config.temperature,
             )
         return self._pilots[number]
 

@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from vla.config import Choice, RootConfig, UserError
 from vla.data import Episode, VideoConfig, encode_png
 from vla.sim_eval.collection.collectors import Behaviours, BehavioursConfig
+from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.rollouts.launchers import Launcher
-from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.rollouts.seeding import episode_seed
 
 
@@ -66,7 +66,9 @@ class CollectConfig(RootConfig):
     @model_validator(mode="after")
     def _mistakes_are_kept(self) -> CollectConfig:
         if self.behaviours.mistaken and self.only_successes:
-            raise ValueError("behaviours.mistaken: needs only_successes: false, for such episodes fail")
+            raise ValueError(
+                "behaviours.mistaken: needs only_successes: false, for such episodes fail"
+            )
         return self
 
 
@@ -112,7 +114,11 @@ class Demonstrator:
             if failure:
                 failures.append(failure)
             if not failure or not self.config.only_successes:
-                info = episode.info | {"task": job.task.name, "episode": job.episode, "tries": attempt + 1}
+                info = episode.info | {
+                    "task": job.task.name,
+                    "episode": job.episode,
+                    "tries": attempt + 1,
+                }
                 return Outcome(job, dataclasses.replace(episode, info=info), tuple(failures))
         return Outcome(job, None, tuple(failures))
 
@@ -138,7 +144,9 @@ def demonstrate(
     rng = np.random.default_rng((seed, 1))  # the env draws its start from (seed)
     noise = Noise(config.noise, env.spec_, rng)
     observation, info = env.reset(seed=seed)
-    behaviour = (behaviours or Behaviours(config.behaviours)).begin(env, str(info["instruction"]), seed)
+    behaviour = (behaviours or Behaviours(config.behaviours)).begin(
+        env, str(info["instruction"]), seed
+    )
     achieved = _Achieved(env, watch=not config.only_successes)
     frames: dict[str, list[bytes]] = {camera: [] for camera in env.spec_.cameras}
     states: list[np.ndarray] = []
@@ -159,10 +167,15 @@ def demonstrate(
         successes.append(bool(info["success"]))
         achieved.look(len(rewards) - 1)
         solved = solved or successes[-1]
-        gave_up = behaviour.acted in achieved.first  # who believes to be done ends the task: a true end, and a failure
+        gave_up = (
+            behaviour.acted in achieved.first
+        )  # who believes to be done ends the task: a true end, and a failure
         over = terminated or truncated or gave_up or (solved and ends_at_success and left == 0)
         left -= solved
-    texts, mixed = (str(info["instruction"]), *env.paraphrases()), config.noise.random_shares != (0.0,)
+    texts, mixed = (
+        (str(info["instruction"]), *env.paraphrases()),
+        config.noise.random_shares != (0.0,),
+    )
     episode = Episode(
         images=dict(frames),
         state=np.asarray(states, dtype=np.float32),

@@ -23,7 +23,9 @@ class NoiseConfig(Config):
     """Chance at each undisturbed step that a burst begins."""
     duration: Annotated[int, Field(ge=1)] = 5
     """Steps of a burst. All of them share one draw: noise that changes at each step would lead nowhere."""
-    random_shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(default=(0.0,), min_length=1)
+    random_shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(
+        default=(0.0,), min_length=1
+    )
     """Share of the time, in bursts, in which a random action is executed in place of the expert's: every episode draws
     one of these, from 0 (the expert) to 1 (chance). For data of mixed quality; record what is executed."""
     spared: tuple[str, ...] = ("gripper",)
@@ -36,9 +38,15 @@ class Noise:
 
     def __init__(self, config: NoiseConfig, spec: Spec, rng: np.random.Generator) -> None:
         self.config, self._rng = config, rng
-        self._low, self._high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+        self._low, self._high = (
+            np.asarray(spec.action_low, np.float32),
+            np.asarray(spec.action_high, np.float32),
+        )
         spared = np.array([name in config.spared for name in spec.action_names])
-        self._spared, self._scale = spared, np.where(spared, 0.0, config.std * (self._high - self._low) / 2)
+        self._spared, self._scale = (
+            spared,
+            np.where(spared, 0.0, config.std * (self._high - self._low) / 2),
+        )
         self._left = self._until_draw = 0
         shares = config.random_shares
         self.random_share = shares[rng.integers(len(shares))] if len(shares) > 1 else shares[0]
@@ -51,7 +59,9 @@ class Noise:
             if not self._until_draw:
                 self._until_draw = self.config.duration
                 drawn = self._rng.random() < self.random_share
-                self._instead = self._rng.uniform(self._low, self._high).astype(np.float32) if drawn else None
+                self._instead = (
+                    self._rng.uniform(self._low, self._high).astype(np.float32) if drawn else None
+                )
             self._until_draw -= 1
             if self._instead is not None:
                 self.noisy_steps += 1

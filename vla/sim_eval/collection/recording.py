@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Generator
@@ -16,15 +15,30 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from vla.common.cores import usable_cores
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.sim_eval.collection.collectors import Behaviours
-from vla.sim_eval.collection.demonstrations import CollectConfig, CollectError, Demonstrator, Job, Outcome, demonstrate
+from vla.sim_eval.collection.demonstrations import (
+    CollectConfig,
+    CollectError,
+    Demonstrator,
+    Job,
+    Outcome,
+    demonstrate,
+)
+from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.launchers import cluster_workers, run_jobs
-from vla.sim_eval.collection.noise import Noise, NoiseConfig
 
 MADE, MISSING = "made", "missing"
 SECONDS_PER_COMMIT = 2.0
@@ -54,12 +68,19 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     metadata = {"collect": what, "simulation": env.versions()}
     robot = str(getattr(env, "type", ""))
     with DatasetWriter(
-        config.out, env.spec(), robot_type=robot, metadata=metadata, resume=resume, video=config.video
+        config.out,
+        env.spec(),
+        robot_type=robot,
+        metadata=metadata,
+        resume=resume,
+        video=config.video,
     ) as writer:
         done = _done(config.out) if writer.num_episodes else set()
         jobs = [Job(task, i) for task in env.suite().tasks for i in range(config.episodes_per_task)]
         jobs = [job for job in jobs if (job.task.name, job.episode) not in done]
-        most = config.workers or (cluster_workers(config.ray_address) if config.launcher == "ray" else _cores())
+        most = config.workers or (
+            cluster_workers(config.ray_address) if config.launcher == "ray" else usable_cores()
+        )
         outcomes = run_jobs(
             config.launcher,
             functools.partial(Demonstrator, config),
@@ -72,9 +93,16 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     return config.out
 
 
-def _write(writer: DatasetWriter, outcomes: Generator[Outcome, None, None], total: int) -> Counter[tuple[str, str]]:
+def _write(
+    writer: DatasetWriter, outcomes: Generator[Outcome, None, None], total: int
+) -> Counter[tuple[str, str]]:
     """Writes the episodes as they come; counts (task, "made" | "missing" | failure of a try)."""
-    text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}")
+    text = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+    )
     counts: Counter[tuple[str, str]] = Counter()
     frames, group = 0, _Group(writer)
     with Progress(*text, TimeElapsedColumn(), TimeRemainingColumn(), console=_console) as progress:
@@ -112,10 +140,16 @@ class _Group:
         self._since = time.monotonic()
 
 
-def _report(counts: Counter[tuple[str, str]], had_episodes: set[str], config: CollectConfig) -> None:
+def _report(
+    counts: Counter[tuple[str, str]], had_episodes: set[str], config: CollectConfig
+) -> None:
     """Tells how often experts failed. Raises CollectError where a task is left without any episode."""
     for task in dict.fromkeys(task for task, _ in counts):
-        failures = {what: n for (name, what), n in counts.items() if name == task and what not in (MADE, MISSING)}
+        failures = {
+            what: n
+            for (name, what), n in counts.items()
+            if name == task and what not in (MADE, MISSING)
+        }
         how = ", ".join(f"{what} {n}" for what, n in sorted(failures.items()))
         if not counts[task, MADE] and task not in had_episodes:
             raise CollectError(
@@ -123,13 +157,10 @@ def _report(counts: Counter[tuple[str, str]], had_episodes: set[str], config: Co
                 f"raise env.horizon or max_tries ({config.max_tries}), or set only_successes=false"
             )
         if failures:
-            missing = f"; {counts[task, MISSING]} episodes are missing" if counts[task, MISSING] else ""
+            missing = (
+                f"; {counts[task, MISSING]} episodes are missing" if counts[task, MISSING] else ""
+            )
             _console.print(f"{task}: {sum(failures.values())} tries failed ({how}){missing}")
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- resuming ---------------------------------------------------------------------------------------
@@ -140,7 +171,8 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
 
     Raises what `Behaviours.check` raises."""
     what = config.model_dump(
-        mode="json", exclude={"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"}
+        mode="json",
+        exclude={"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"},
     )
     if config.behaviours.expert_alone:
         del what["behaviours"]
@@ -166,7 +198,9 @@ def _check_same(out: Path, what: dict[str, Any]) -> None:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

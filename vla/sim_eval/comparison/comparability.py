@@ -74,7 +74,9 @@ def episodes_by_key(result: Results) -> dict[Key, EpisodeRecord]:
 def differences(runs: Mapping[str, Results]) -> list[Difference]:
     """Everything that forbids to compare `runs` (name -> results); empty where they are comparable."""
     return [
-        *_values("suite", {n: r.suite for n, r in runs.items()}, "evaluate all policies on one suite"),
+        *_values(
+            "suite", {n: r.suite for n, r in runs.items()}, "evaluate all policies on one suite"
+        ),
         *_tasks(runs),
         *_episodes(runs),
         *_instructions(runs),
@@ -89,7 +91,10 @@ def own_choices(runs: Mapping[str, Results]) -> list[str]:
     found = []
     for key in sorted(_OWN_CHOICES):
         values = {name: values.get(key) for name, values in flat.items()}
-        found += [f"{d.what}: {d.values}; it counts as the policy's own choice" for d in _values(key, values, "")]
+        found += [
+            f"{d.what}: {d.values}; it counts as the policy's own choice"
+            for d in _values(key, values, "")
+        ]
     return found
 
 
@@ -107,7 +112,9 @@ def _values(what: str, values: Mapping[str, Any], remedy: str) -> Iterator[Diffe
     for name, value in values.items():
         names.setdefault(_text(value), []).append(name)
     if len(names) > 1:
-        yield Difference(what, ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items()), remedy)
+        yield Difference(
+            what, ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items()), remedy
+        )
 
 
 def _text(value: Any) -> str:
@@ -117,16 +124,22 @@ def _text(value: Any) -> str:
 
 def _tasks(runs: Mapping[str, Results]) -> Iterator[Difference]:
     every: dict[str, None] = {task: None for result in runs.values() for task in result.tasks}
-    lacking = {name: [task for task in every if task not in result.tasks] for name, result in runs.items()}
+    lacking = {
+        name: [task for task in every if task not in result.tasks] for name, result in runs.items()
+    }
     if any(lacking.values()):
-        text = ", ".join(f"{name} lacks {_text(', '.join(tasks))}" for name, tasks in lacking.items() if tasks)
+        text = ", ".join(
+            f"{name} lacks {_text(', '.join(tasks))}" for name, tasks in lacking.items() if tasks
+        )
         yield Difference("tasks", text, "evaluate all policies on the same tasks")
 
 
 def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
     """Seeds that contradict each other, or episodes that only some runs hold, among the tasks that all have."""
     tasks = set.intersection(*(set(result.tasks) for result in runs.values()))
-    keys = {name: {key for key in episodes_by_key(r) if key[0] in tasks} for name, r in runs.items()}
+    keys = {
+        name: {key for key in episodes_by_key(r) if key[0] in tasks} for name, r in runs.items()
+    }
     common = set.intersection(*keys.values())
     numbers = [{key[:2] for key in found} for found in keys.values()]
     seeds: dict[tuple[str, int], set[int]] = {}
@@ -139,7 +152,9 @@ def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
     elif any(number != numbers[0] for number in numbers):
         counts = ", ".join(f"{len(found)} ({name})" for name, found in keys.items())
         values = f"{counts}, {len(common)} in common"
-        yield Difference("episodes", values, "evaluate all policies with the same episodes_per_task")
+        yield Difference(
+            "episodes", values, "evaluate all policies with the same episodes_per_task"
+        )
 
 
 def _instructions(runs: Mapping[str, Results]) -> Iterator[Difference]:
@@ -158,7 +173,9 @@ def _versions(runs: Mapping[str, Results]) -> Iterator[Difference]:
     for key in keys:
         if key not in _OF_THE_POLICY:
             values = {name: result.versions.get(key) for name, result in runs.items()}
-            yield from _values(f"version of {key}", values, "evaluate all policies with the same one")
+            yield from _values(
+                f"version of {key}", values, "evaluate all policies with the same one"
+            )
 
 
 def _settings(runs: Mapping[str, Results]) -> Iterator[Difference]:
@@ -168,7 +185,9 @@ def _settings(runs: Mapping[str, Results]) -> Iterator[Difference]:
         # A key that one run lacks is an option of a later version; its version tells.
         free = key in _OWN_CHOICES or key.split(".")[0] in _FREE_KEYS
         if not free and all(key in values for values in flat.values()):
-            yield from _values(key, {n: v[key] for n, v in flat.items()}, f"evaluate all policies with one {key}")
+            yield from _values(
+                key, {n: v[key] for n, v in flat.items()}, f"evaluate all policies with one {key}"
+            )
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

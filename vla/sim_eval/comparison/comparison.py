@@ -14,7 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vla.sim_eval.comparison.comparability import ComparisonError, Key, differences, episodes_by_key, own_choices, refusal
+from vla.sim_eval.comparison.comparability import (
+    ComparisonError,
+    Key,
+    differences,
+    episodes_by_key,
+    own_choices,
+    refusal,
+)
 from vla.sim_eval.comparison.results import Results, summary
 from vla.sim_eval.statistics import (
     barnard,
@@ -100,13 +107,19 @@ class Comparison:
             "suites": list(dict.fromkeys(result.suite for result in self.runs.values())),
             "alpha": self.alpha,
             "policies": {
-                name: {**summary(r.episodes), "macro_rate": r.macro_rate, "letters": self.letters[name]}
+                name: {
+                    **summary(r.episodes),
+                    "macro_rate": r.macro_rate,
+                    "letters": self.letters[name],
+                }
                 for name, r in self.runs.items()
             },
             "pairs": [{**asdict(pair), "verdict": pair.verdict(self.alpha)} for pair in self.pairs],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
-            "folders": {name: str(result.folder) for name, result in self.runs.items() if result.folder},
+            "folders": {
+                name: str(result.folder) for name, result in self.runs.items() if result.folder
+            },
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -122,20 +135,36 @@ class Comparison:
         from rich.text import Text
 
         remarks = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
-        return Group(*remarks, self._ranking(), self._pair_table(), *(Text(f"note: {text}") for text in self.notes))
+        return Group(
+            *remarks,
+            self._ranking(),
+            self._pair_table(),
+            *(Text(f"note: {text}") for text in self.notes),
+        )
 
     def _ranking(self) -> Any:
         from rich.table import Column, Table
 
         policy = Column("policy", overflow="fold")  # a name is never cut
         table = Table(
-            policy, "rate", "solved", "95 % interval", "alike", title="Policies that share a letter are alike"
+            policy,
+            "rate",
+            "solved",
+            "95 % interval",
+            "alike",
+            title="Policies that share a letter are alike",
         )
         for name, result in self.runs.items():
             values = summary(result.episodes)
             low, high = values["wilson95"]
             counts = f"{values['successes']}/{values['episodes']}"
-            table.add_row(name, f"{values['rate']:.2f}", counts, f"{low:.2f} to {high:.2f}", self.letters[name])
+            table.add_row(
+                name,
+                f"{values['rate']:.2f}",
+                counts,
+                f"{low:.2f} to {high:.2f}",
+                self.letters[name],
+            )
         return table
 
     def _pair_table(self) -> Any:
@@ -143,23 +172,41 @@ class Comparison:
         from rich.table import Column, Table
 
         # so narrow that 80 columns hold it without cutting anything: names are folded, numbers are not
-        heads = ("A", "B", "A - B", "95 %\ninterval", "only A /\nonly B /\nsame", "P(A\n> B)", "p", "p\n(Holm)", "")
+        heads = (
+            "A",
+            "B",
+            "A - B",
+            "95 %\ninterval",
+            "only A /\nonly B /\nsame",
+            "P(A\n> B)",
+            "p",
+            "p\n(Holm)",
+            "",
+        )
         whole = heads[2:8]
         columns = (Column(head, overflow="fold", no_wrap=head in whole) for head in heads)
         table = Table(*columns, box=box.SIMPLE_HEAD)
         for pair in self.pairs:
             low, high = pair.interval
-            counts = f"{pair.wins} / {pair.losses} / {pair.ties}" if pair.test != "Barnard" else "not paired"
+            counts = (
+                f"{pair.wins} / {pair.losses} / {pair.ties}"
+                if pair.test != "Barnard"
+                else "not paired"
+            )
             numbers = (f"{pair.better:.3f}", f"{pair.p_value:.2g}", f"{pair.p_adjusted:.2g}")
             interval = f"{low:+.2f} to\n{high:+.2f}"
             verdict = pair.verdict(self.alpha)
             if verdict.endswith("is better"):
                 verdict = f"{'A' if pair.difference > 0 else 'B'} is better"
-            table.add_row(pair.a, pair.b, f"{pair.difference:+.2f}", interval, counts, *numbers, verdict)
+            table.add_row(
+                pair.a, pair.b, f"{pair.difference:+.2f}", interval, counts, *numbers, verdict
+            )
         return table
 
 
-def compare(runs: Iterable[Results | str | Path], *, force: bool = False, alpha: float = 0.05) -> Comparison:
+def compare(
+    runs: Iterable[Results | str | Path], *, force: bool = False, alpha: float = 0.05
+) -> Comparison:
     """Compares every two of several evaluations.
 
     Args:
@@ -177,7 +224,9 @@ def compare(runs: Iterable[Results | str | Path], *, force: bool = False, alpha:
             f"a comparison needs at least two runs, got {len(loaded)}: name another evaluation's folder"
         )
     if not 0 < alpha < 1:
-        raise ComparisonError(f"alpha: is {alpha:g}, expected a value between 0 and 1, for example 0.05")
+        raise ComparisonError(
+            f"alpha: is {alpha:g}, expected a value between 0 and 1, for example 0.05"
+        )
     named = _named(loaded)
     found = differences(named)
     if found and not force:
@@ -199,7 +248,9 @@ def compare(runs: Iterable[Results | str | Path], *, force: bool = False, alpha:
 def decided_sequentially(comparison: Comparison, p_value: float, note: str) -> Comparison:
     """The same comparison of two policies with the p-value of a test that was looked at all along."""
     [pair] = comparison.pairs
-    pair = replace(pair, test="anytime-valid", p_value=p_value, p_adjusted=p_value, within_reach=True)
+    pair = replace(
+        pair, test="anytime-valid", p_value=p_value, p_adjusted=p_value, within_reach=True
+    )
     different = [(pair.a, pair.b)] if p_value <= comparison.alpha else []
     marks = letters(list(comparison.runs), different)
     return replace(comparison, pairs=(pair,), letters=marks, notes=(note,))
@@ -220,7 +271,10 @@ def _named(results: Sequence[Results]) -> dict[str, Results]:
 
 def _pair(a: str, b: str, runs: Mapping[str, Results], alpha: float) -> dict[str, Any]:
     """The fields of a `Pair`, but for the adjusted p-value."""
-    of_a, of_b = ({key: record.success_ever for key, record in episodes_by_key(runs[n]).items()} for n in (a, b))
+    of_a, of_b = (
+        {key: record.success_ever for key, record in episodes_by_key(runs[n]).items()}
+        for n in (a, b)
+    )
     common = [key for key in of_a if key in of_b]
     if common:
         of_a, of_b = {key: of_a[key] for key in common}, {key: of_b[key] for key in common}
@@ -229,10 +283,16 @@ def _pair(a: str, b: str, runs: Mapping[str, Results], alpha: float) -> dict[str
     losses = sum(of_b[key] and not of_a[key] for key in common)
     ties = len(common) - wins - losses
     if common:
-        p_value, better = mcnemar_exact(wins, losses, ties), paired_probability_of_improvement(wins, losses, ties)
+        p_value, better = (
+            mcnemar_exact(wins, losses, ties),
+            paired_probability_of_improvement(wins, losses, ties),
+        )
         within_reach = wins + losses >= minimum_pairs(alpha)
     else:
-        p_value, better = barnard(s_a, n_a, s_b, n_b), probability_of_improvement(s_a, n_a, s_b, n_b)
+        p_value, better = (
+            barnard(s_a, n_a, s_b, n_b),
+            probability_of_improvement(s_a, n_a, s_b, n_b),
+        )
         within_reach = barnard(n_a, n_a, 0, n_b) <= alpha
     interval, interval_over = _interval(of_a, of_b, paired=bool(common))
     return {
@@ -253,7 +313,9 @@ def _pair(a: str, b: str, runs: Mapping[str, Results], alpha: float) -> dict[str
     }
 
 
-def _interval(of_a: Mapping[Key, bool], of_b: Mapping[Key, bool], *, paired: bool) -> tuple[tuple[float, float], str]:
+def _interval(
+    of_a: Mapping[Key, bool], of_b: Mapping[Key, bool], *, paired: bool
+) -> tuple[tuple[float, float], str]:
     """95 % interval of the difference, and what it is drawn over. A bootstrap of a few tasks would say little."""
     tasks_a, tasks_b = _by_task(of_a), _by_task(of_b)
     same_sizes = len({len(values) for values in (*tasks_a.values(), *tasks_b.values())}) == 1
@@ -262,9 +324,13 @@ def _interval(of_a: Mapping[Key, bool], of_b: Mapping[Key, bool], *, paired: boo
         if low < high:  # where every episode says the same, resampling knows no doubt
             return (low, high), "tasks"
     if not paired:
-        return newcombe_interval(sum(of_a.values()), len(of_a), sum(of_b.values()), len(of_b)), "episodes"
+        return newcombe_interval(
+            sum(of_a.values()), len(of_a), sum(of_b.values()), len(of_b)
+        ), "episodes"
     table = Counter((of_a[key], of_b[key]) for key in of_a)
-    counts = [table[outcome] for outcome in ((True, True), (True, False), (False, True), (False, False))]
+    counts = [
+        table[outcome] for outcome in ((True, True), (True, False), (False, True), (False, False))
+    ]
     return newcombe_paired_interval(*counts), "episodes"
 
 
@@ -314,12 +380,19 @@ def letters(names: Sequence[str], different: Iterable[tuple[str, str]]) -> dict[
     """
     groups = [frozenset(names)]
     for a, b in different:
-        split = [part for group in groups for part in ((group - {a}, group - {b}) if {a, b} <= group else (group,))]
+        split = [
+            part
+            for group in groups
+            for part in ((group - {a}, group - {b}) if {a, b} <= group else (group,))
+        ]
         unique = list(dict.fromkeys(split))
         groups = [group for group in unique if not any(group < other for other in unique)]
     rank = {name: i for i, name in enumerate(names)}
     groups.sort(key=lambda group: sorted(rank[name] for name in group))
-    return {name: "".join(_letter(i) for i, group in enumerate(groups) if name in group) for name in names}
+    return {
+        name: "".join(_letter(i) for i, group in enumerate(groups) if name in group)
+        for name in names
+    }
 
 
 def _letter(index: int) -> str:

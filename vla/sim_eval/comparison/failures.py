@@ -32,7 +32,9 @@ def failure_steps(records: Iterable[EpisodeRecord]) -> dict[str, list[int]]:
     """
     failed = [record for record in records if not record.success_ever]
     return {
-        label: sorted(r.failure_step if r.failure_step >= 0 else r.steps for r in failed if r.failure == label)
+        label: sorted(
+            r.failure_step if r.failure_step >= 0 else r.steps for r in failed if r.failure == label
+        )
         for label in failure_labels(failed)
     }
 
@@ -46,4 +48,8 @@ def representatives(records: Sequence[EpisodeRecord], per_kind: int) -> set[tupl
     for record in records:
         if not record.success_ever:
             kinds.setdefault((record.task, record.failure), []).append(record.episode)
-    return {(task, episode) for (task, _), episodes in kinds.items() for episode in sorted(episodes)[:per_kind]}
+    return {
+        (task, episode)
+        for (task, _), episodes in kinds.items()
+        for episode in sorted(episodes)[:per_kind]
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from vla.common.versions import installed_versions
 from vla.config import UserError
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 from vla.sim_eval.statistics import macro_rate, wilson_interval
@@ -54,7 +54,9 @@ class Results:
 
     def __post_init__(self) -> None:
         if not self.episodes:
-            raise ValueError(f"results of {self.policy!r} hold no episode: there is nothing to average")
+            raise ValueError(
+                f"results of {self.policy!r} hold no episode: there is nothing to average"
+            )
 
     @property
     def tasks(self) -> dict[str, list[EpisodeRecord]]:
@@ -140,7 +142,9 @@ class Results:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame([asdict(record) for record in self.episodes]).rename(columns={"return_": "return"})
+        table = pd.DataFrame([asdict(record) for record in self.episodes]).rename(
+            columns={"return_": "return"}
+        )
         table.insert(0, "policy", self.policy)
         _replace(folder / EPISODES_FILE, lambda path: table.to_parquet(path, index=False))
         text = json.dumps(self.to_dict(), indent=2) + "\n"
@@ -155,11 +159,15 @@ class Results:
         folder = Path(folder)
         for name in (RESULTS_FILE, EPISODES_FILE):
             if not (folder / name).is_file():
-                raise ResultsError(f"{folder / name}: no such file; make it with an evaluation whose out is {folder}")
+                raise ResultsError(
+                    f"{folder / name}: no such file; make it with an evaluation whose out is {folder}"
+                )
         try:
             values = json.loads((folder / RESULTS_FILE).read_text())
             table = pd.read_parquet(folder / EPISODES_FILE).rename(columns={"return": "return_"})
-            names = [f.name for f in fields(EpisodeRecord) if f.name in table or f.default is MISSING]
+            names = [
+                f.name for f in fields(EpisodeRecord) if f.name in table or f.default is MISSING
+            ]
             rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
             return cls(
                 policy=values["policy"],
@@ -213,10 +221,9 @@ def _replace(path: Path, write: Any) -> None:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a measured rate."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for name in ("vla", "torch", "transformers", "timm", "numpy", "gymnasium", "mujoco", "metaworld"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    packages = ("vla", "torch", "transformers", "timm", "numpy", "gymnasium", "mujoco", "metaworld")
+    return found | installed_versions(packages)

@@ -37,7 +37,10 @@ TEXTS: dict[FetchTask, tuple[str, ...]] = {
         "Hit the puck so that it slides to the red mark",
         "Strike the puck and let it come to rest at the red point",
     ),
-    "pick-and-place": ("Bring the block to the red mark", "Pick up the cube and hold it at the red point"),
+    "pick-and-place": (
+        "Bring the block to the red mark",
+        "Pick up the cube and hold it at the red point",
+    ),
 }
 MODULES: dict[FetchTask, tuple[str, str]] = {
     "reach": ("reach", "MujocoFetchReachEnv"),
@@ -53,7 +56,13 @@ def _names(*groups: str) -> tuple[str, ...]:
 
 FINGERS = ("finger_right", "finger_left")
 FINGER_VELOCITIES = ("finger_right_velocity", "finger_left_velocity")
-REACH_STATE = (*_names("hand"), *FINGERS, *_names("hand_velocity"), *FINGER_VELOCITIES, *_names("goal"))
+REACH_STATE = (
+    *_names("hand"),
+    *FINGERS,
+    *_names("hand_velocity"),
+    *FINGER_VELOCITIES,
+    *_names("goal"),
+)
 OBJECT_STATE = (
     *_names("hand", "object", "object_relative"),
     *FINGERS,
@@ -93,7 +102,9 @@ class FetchConfig(EnvConfig):
     def spec(self) -> Spec:
         cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
         state = REACH_STATE if "reach" in self.tasks else OBJECT_STATE
-        return Spec(cameras, state, ("dx", "dy", "dz", "gripper"), (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ)
+        return Spec(
+            cameras, state, ("dx", "dy", "dz", "gripper"), (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ
+        )
 
     def suite(self) -> Suite:
         return Suite("fetch", tuple(self._task(name) for name in self.tasks))
@@ -117,7 +128,9 @@ class FetchEnv(GymEnv):
 
     def __init__(self, config: FetchConfig, task: Task) -> None:
         name: FetchTask = task.name  # type: ignore[assignment]
-        super().__init__(_build(name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset)
+        super().__init__(
+            _build(name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset
+        )
         self._mark = int(self.model.site("target0").id)
         self._expert: Expert | None = None
 
@@ -151,7 +164,9 @@ class FetchEnv(GymEnv):
         if self._expert is None:
             raise RuntimeError("expert_action before reset: call reset first")
         raw = self.look()
-        return np.clip(self._expert(raw["observation"], raw["desired_goal"]), -1.0, 1.0).astype(np.float32)
+        return np.clip(self._expert(raw["observation"], raw["desired_goal"]), -1.0, 1.0).astype(
+            np.float32
+        )
 
 
 def _build(name: FetchTask, reward: str) -> Any:

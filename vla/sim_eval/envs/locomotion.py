@@ -18,8 +18,15 @@ from pydantic import Field
 
 from vla.config import register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
-from vla.sim_eval.mujoco.gymnasium_env import LEVEL, GymEnv, add_camera, gym_versions, prepare_backend, unknown_task
 from vla.sim_eval.envs.experts.policy_snapshots import Behaviour, BehaviourConfig
+from vla.sim_eval.mujoco.gymnasium_env import (
+    LEVEL,
+    GymEnv,
+    add_camera,
+    gym_versions,
+    prepare_backend,
+    unknown_task,
+)
 from vla.types import Spec
 
 CAMERA = "track"
@@ -37,14 +44,23 @@ class _Facts:
 
 
 _RUN = ("Run forward as fast as you can without falling", "Run as fast as possible and do not fall")
-_FORWARD = ("Run forward as fast as you can", "Move forward at the highest speed that you can reach")
+_FORWARD = (
+    "Run forward as fast as you can",
+    "Move forward at the highest speed that you can reach",
+)
 ROBOTS: dict[Robot, _Facts] = {
-    "hopper": _Facts("Hopper-v5", ("Hop forward as fast as you can without falling", *_RUN), 3000.0),
+    "hopper": _Facts(
+        "Hopper-v5", ("Hop forward as fast as you can without falling", *_RUN), 3000.0
+    ),
     "halfcheetah": _Facts("HalfCheetah-v5", _FORWARD, 3350.0),
-    "walker2d": _Facts("Walker2d-v5", ("Walk forward as fast as you can without falling", *_RUN), 4150.0),
+    "walker2d": _Facts(
+        "Walker2d-v5", ("Walk forward as fast as you can without falling", *_RUN), 4150.0
+    ),
     "ant": _Facts("Ant-v5", _RUN),
     "swimmer": _Facts("Swimmer-v5", ("Swim forward as fast as you can", *_FORWARD[1:])),
-    "inverted-pendulum": _Facts("InvertedPendulum-v5", ("Keep the pole upright", "Balance the pole on the cart")),
+    "inverted-pendulum": _Facts(
+        "InvertedPendulum-v5", ("Keep the pole upright", "Balance the pole on the cart")
+    ),
 }
 
 
@@ -72,7 +88,9 @@ class LocomotionConfig(EnvConfig):
 
     def suite(self) -> Suite:
         first, *others = ROBOTS[self.robot].texts
-        task = Task(self.robot, "locomotion", first, tuple(others), self.horizon, ends_at_success=False)
+        task = Task(
+            self.robot, "locomotion", first, tuple(others), self.horizon, ends_at_success=False
+        )
         return Suite(f"locomotion/{self.robot}", (task,))
 
     def make(self, task: str) -> SimEnv:
@@ -85,7 +103,9 @@ class LocomotionConfig(EnvConfig):
         """Raises ConfigError where there are no such snapshots: before a dataset is begun."""
         expert = self.expert()
         snapshots = {} if expert is None else {"snapshots": expert.digest}
-        return gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id} | snapshots
+        return (
+            gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id} | snapshots
+        )
 
     def expert(self) -> Behaviour | None:
         """Who acts as the expert; None where nobody does. Raises ConfigError where there are no such snapshots."""
@@ -99,8 +119,12 @@ class LocomotionEnv(GymEnv):
 
     def __init__(self, config: LocomotionConfig, task: Task) -> None:
         self._behaviour = config.expert()
-        super().__init__(_build(config.robot), config.spec(), task, camera=CAMERA, preset=config.preset)
-        self._success_return = threshold(config.robot) if config.success_return is None else config.success_return
+        super().__init__(
+            _build(config.robot), config.spec(), task, camera=CAMERA, preset=config.preset
+        )
+        self._success_return = (
+            threshold(config.robot) if config.success_return is None else config.success_return
+        )
 
     def begin(self, seed: int, told: dict[str, Any]) -> None:
         if self._behaviour is not None:
@@ -116,7 +140,9 @@ class LocomotionEnv(GymEnv):
     def expert_action(self) -> np.ndarray:
         """The snapshot's action, clipped. Raises RuntimeError where no snapshots are given."""
         if self._behaviour is None:
-            raise RuntimeError(f"{self.task.name} has no expert: set env.behaviour.path to a file of snapshots")
+            raise RuntimeError(
+                f"{self.task.name} has no expert: set env.behaviour.path to a file of snapshots"
+            )
         action = self._behaviour(np.asarray(self.raw, dtype=np.float64))
         return np.clip(action.astype(np.float32), self._low, self._high)
 
@@ -124,7 +150,11 @@ class LocomotionEnv(GymEnv):
 def threshold(robot: Robot) -> float:
     """The return from which an episode of the robot counts as solved."""
     facts = ROBOTS[robot]
-    found = facts.success_return if facts.success_return is not None else _registered(robot).reward_threshold
+    found = (
+        facts.success_return
+        if facts.success_return is not None
+        else _registered(robot).reward_threshold
+    )
     assert found is not None, f"gymnasium registers no threshold for {facts.env_id}"
     return float(found)
 
@@ -142,7 +172,9 @@ def _build(robot: Robot) -> Any:
 
 
 @functools.cache
-def _anatomy(robot: Robot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...], float]:
+def _anatomy(
+    robot: Robot,
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...], float]:
     """State names, action names, least and greatest actions and control rate, from the model."""
     sim = _build(robot)
     model, layout = sim.model, sim.observation_structure
@@ -151,15 +183,23 @@ def _anatomy(robot: Robot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[floa
     for i in range(model.njnt):
         name, free = model.joint(i).name, int(model.jnt_type[i]) == 0
         axes = [f"{name}_{axis}" for axis in ("x", "y", "z")] if free else [name]
-        positions += [*axes, *(f"{name}_{axis}" for axis in ("qw", "qx", "qy", "qz"))] if free else axes
+        positions += (
+            [*axes, *(f"{name}_{axis}" for axis in ("qw", "qx", "qy", "qz"))] if free else axes
+        )
         turns = [f"{name}_{axis}" for axis in ("wx", "wy", "wz")] if free else []
         velocities += [f"{axis}_velocity" for axis in [*axes, *turns]]
     state = [*positions[layout.get("skipped_qpos", 0) :], *velocities]
     if layout.get("cfrc_ext"):  # MuJoCo has torques before forces; the world feels none
         parts = ("torque_x", "torque_y", "torque_z", "force_x", "force_y", "force_z")
-        state += [f"{model.body(i).name or f'body{i}'}_{part}" for i in range(1, model.nbody) for part in parts]
+        state += [
+            f"{model.body(i).name or f'body{i}'}_{part}"
+            for i in range(1, model.nbody)
+            for part in parts
+        ]
     actions = tuple(str(model.joint(int(i)).name) for i in model.actuator_trnid[:, 0])
-    low, high = (tuple(float(v) for v in side) for side in (sim.action_space.low, sim.action_space.high))
+    low, high = (
+        tuple(float(v) for v in side) for side in (sim.action_space.low, sim.action_space.high)
+    )
     hz = 1 / sim.dt
     sim.close()
     return tuple(state), actions, low, high, hz

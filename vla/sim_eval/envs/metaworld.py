@@ -6,9 +6,8 @@ hand position and gripper opening; actions = hand displacement and gripper effor
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib.metadata
+import importlib
 import pickle
 import warnings
 from typing import Annotated, Any, Literal
@@ -17,6 +16,8 @@ import gymnasium
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
+from vla.common.names import did_you_mean
+from vla.common.versions import installed_versions
 from vla.config import ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.envs.metaworld_parts.instructions import INSTRUCTIONS, MT10, group_of
@@ -31,7 +32,15 @@ ACTION_NAMES = ("dx", "dy", "dz", "gripper")
 # Meta-World's `near_object` and `grasp_success` mean little in many tasks (constants, or the gripper's width).
 # Experts solve these tasks without ever being told near:
 NEAR_UNTOLD = frozenset(
-    ("button-press", "coffee-button", "door-close", "drawer-close", "faucet-close", "faucet-open", "plate-slide")
+    (
+        "button-press",
+        "coffee-button",
+        "door-close",
+        "drawer-close",
+        "faucet-close",
+        "faucet-open",
+        "plate-slide",
+    )
     + ("plate-slide-back", "plate-slide-side", "reach-wall", "soccer")
 )
 # In these the grasp is a real one, and experts are always told of it before they succeed:
@@ -40,7 +49,9 @@ GRASP_TOLD = frozenset(
     + ("pick-out-of-hole", "pick-place-wall", "shelf-place", "stick-pull", "stick-push")
 )
 
-Camera = Literal["topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV"]
+Camera = Literal[
+    "topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV"
+]
 
 
 @register("envs", "metaworld")
@@ -50,7 +61,9 @@ class MetaworldConfig(EnvConfig):
     model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["metaworld"] = "metaworld"
-    suite_name: Literal["mt10", "mt50", "easy", "medium", "hard", "very_hard"] = Field("mt10", alias="suite")
+    suite_name: Literal["mt10", "mt50", "easy", "medium", "hard", "very_hard"] = Field(
+        "mt10", alias="suite"
+    )
     """Tasks by the name of their list; a difficulty is one of the groups in which results are published."""
     tasks: tuple[str, ...] | None = None
     """Tasks by name, for example [drawer-open, reach]; they take the place of the suite."""
@@ -110,9 +123,8 @@ class MetaworldConfig(EnvConfig):
         return MetaworldEnv(self, self._task(task))
 
     def versions(self) -> dict[str, str]:
-        names = ("metaworld", "mujoco", "gymnasium")
         return {
-            **{name: importlib.metadata.version(name) for name in names},
+            **installed_versions(("metaworld", "mujoco", "gymnasium")),
             "gl_renderer": gl_renderer(),
             "render_preset": self.preset,
         }
@@ -126,9 +138,7 @@ def tasks_of(suite: str) -> tuple[str, ...]:
 
 
 def _unknown_task(name: str) -> str:
-    near = difflib.get_close_matches(name, INSTRUCTIONS, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"Meta-World has no task {name!r}{hint}; it has: {', '.join(INSTRUCTIONS)}"
+    return f"Meta-World has no task {name!r}{did_you_mean(name, INSTRUCTIONS)}; it has: {', '.join(INSTRUCTIONS)}"
 
 
 class MetaworldEnv(SimEnv):
@@ -149,7 +159,10 @@ class MetaworldEnv(SimEnv):
         self.observation_space = gymnasium.spaces.Dict(
             {
                 "images": gymnasium.spaces.Dict(
-                    {c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for c in config.cameras}
+                    {
+                        c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+                        for c in config.cameras
+                    }
                 ),
                 "state": gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32),
             }
@@ -158,7 +171,9 @@ class MetaworldEnv(SimEnv):
         self._sim = _build(task.name)
         self._sim.max_path_length = config.horizon + 1  # its own limit raises where ours truncates
         self.model, self.data = self._sim.model, self._sim.data
-        self._cameras: dict[str, int] = {name: self._sim.model.camera(name).id for name in config.cameras}
+        self._cameras: dict[str, int] = {
+            name: self._sim.model.camera(name).id for name in config.cameras
+        }
         self._sim.model.cam_pos[self._sim.model.camera("corner2").id] = CORNER2_POSITION
         self.renderer = SceneRenderer(self._sim.model, size, size, config.preset)
         self._raw: np.ndarray | None = None
@@ -183,14 +198,22 @@ class MetaworldEnv(SimEnv):
         """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
         action = np.asarray(action, dtype=np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"action: expected {self.action_space.shape} finite numbers, got {action}")
+            raise ValueError(
+                f"action: expected {self.action_space.shape} finite numbers, got {action}"
+            )
         if self._raw is None:
             raise RuntimeError("step before reset: call reset first")
         self._raw, reward, _, _, told = self._sim.step(np.clip(action, -1.0, 1.0))
         self._steps += 1
         success = bool(told["success"])
         self._progress.update(success, told)
-        return self.observe(), float(reward), False, self._steps >= self.task.horizon, self._info(success)
+        return (
+            self.observe(),
+            float(reward),
+            False,
+            self._steps >= self.task.horizon,
+            self._info(success),
+        )
 
     def expert_action(self) -> np.ndarray:
         if self._raw is None:
@@ -214,7 +237,9 @@ class MetaworldEnv(SimEnv):
     def observe(self) -> dict[str, Any]:
         assert self._raw is not None
         return {
-            "images": {camera: self._image(camera) for camera in self.config.cameras} if self.render_images else {},
+            "images": {camera: self._image(camera) for camera in self.config.cameras}
+            if self.render_images
+            else {},
             "state": self._raw[: len(STATE_NAMES)].astype(np.float32),
         }
 

@@ -10,8 +10,8 @@ from pydantic import field_validator, model_validator
 
 from vla.config import Choice, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite
-from vla.sim_eval.perturbations import Episode, Perturbation, kind_named, level_of, missing, unfit
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
+from vla.sim_eval.perturbations import Episode, Perturbation, kind_named, level_of, missing, unfit
 from vla.types import Spec
 
 
@@ -78,7 +78,11 @@ class PerturbedEnv(SimEnv):
     """
 
     def __init__(
-        self, env: SimEnv, kind: str | None, severity: int | None = None, instructions: tuple[str, ...] = ()
+        self,
+        env: SimEnv,
+        kind: str | None,
+        severity: int | None = None,
+        instructions: tuple[str, ...] = (),
     ) -> None:
         self.env, self.instructions = env, instructions
         self._class = Perturbation if kind is None else kind_named(kind)
@@ -113,12 +117,18 @@ class PerturbedEnv(SimEnv):
         if "model" in self._class.needs:
             self._editor = SceneEditor(self.model)
             self._extras = self.renderer.extras if self.renderer is not None else ()
-        episode = Episode(self.env, own_seed, str(info["instruction"]), self.instructions, self._editor)
+        episode = Episode(
+            self.env, own_seed, str(info["instruction"]), self.instructions, self._editor
+        )
         if problem := self._class.obstacle(episode):
             raise ConfigError([f"{self._class.kind}: {problem}"])
         self._perturbation = self._class(episode, self._level)
         info = self._perturbation.begin() or info
-        self._instruction, self._steps, self._watched = self._perturbation.instruction(), 0, self.render_images
+        self._instruction, self._steps, self._watched = (
+            self._perturbation.instruction(),
+            0,
+            self.render_images,
+        )
         return self.observe(), self._told(info)
 
     def _undo(self) -> None:
@@ -156,7 +166,9 @@ class PerturbedEnv(SimEnv):
         assert self._perturbation is not None
         told = {**info, "instruction": self._instruction}
         if "failure_step" in info:
-            told["failure_step"] = max(-1, info["failure_step"] - self._perturbation.episode.started)
+            told["failure_step"] = max(
+                -1, info["failure_step"] - self._perturbation.episode.started
+            )
         return told
 
     def expert_action(self) -> np.ndarray:

@@ -39,7 +39,11 @@ MAPS: dict[Maze, tuple[str, int]] = {
     "open": ("OPEN", 300),
 }
 """Name of the map in gymnasium-robotics, and its horizon there."""
-TEXTS = ("Go to the red ball", "Roll the green ball to the red one", "Find the way through the maze to the red mark")
+TEXTS = (
+    "Go to the red ball",
+    "Roll the green ball to the red one",
+    "Find the way through the maze to the red mark",
+)
 STATE_NAMES = ("x", "y", "x_velocity", "y_velocity", "goal_x", "goal_y")
 GAIN, DAMPING = 4.0, 1.0  # of the expert: force per metre and per metre a second
 
@@ -64,7 +68,9 @@ class PointMazeConfig(EnvConfig):
 
     def spec(self) -> Spec:
         cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
-        return Spec(cameras, STATE_NAMES, ("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), control_hz=100)
+        return Spec(
+            cameras, STATE_NAMES, ("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), control_hz=100
+        )
 
     def suite(self) -> Suite:
         return Suite("pointmaze", tuple(self._task(name) for name in self.tasks))
@@ -79,14 +85,22 @@ class PointMazeConfig(EnvConfig):
         return PointMazeEnv(self, self._task(task))  # type: ignore[arg-type]
 
     def versions(self) -> dict[str, str]:
-        return gym_versions(self.spec(), self.preset, "gymnasium-robotics") | {"env": "PointMaze-v3"}
+        return gym_versions(self.spec(), self.preset, "gymnasium-robotics") | {
+            "env": "PointMaze-v3"
+        }
 
 
 class PointMazeEnv(GymEnv):
     """One maze; see `SimEnv` for what it observes and tells. It never terminates by itself."""
 
     def __init__(self, config: PointMazeConfig, task: Task) -> None:
-        super().__init__(_build(task.name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset)  # type: ignore[arg-type]
+        super().__init__(
+            _build(task.name, config.reward),  # type: ignore[arg-type]
+            config.spec(),
+            task,
+            camera=CAMERA,
+            preset=config.preset,
+        )  # type: ignore[arg-type]
 
     def look(self) -> Any:
         return self.sim._get_obs(self.sim.point_env._get_obs()[0])
@@ -100,17 +114,25 @@ class PointMazeEnv(GymEnv):
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
         observation = self.look()["observation"]
-        force = GAIN * (self._waypoint(observation[:2]) - observation[:2]) - DAMPING * observation[2:]
+        force = (
+            GAIN * (self._waypoint(observation[:2]) - observation[:2]) - DAMPING * observation[2:]
+        )
         return np.clip(force, self._low, self._high).astype(np.float32)
 
     def _waypoint(self, position: np.ndarray) -> np.ndarray:
         maze = self.sim.maze
-        start, end = (tuple(int(i) for i in maze.cell_xy_to_rowcol(xy)) for xy in (position, self.sim.goal))
+        start, end = (
+            tuple(int(i) for i in maze.cell_xy_to_rowcol(xy)) for xy in (position, self.sim.goal)
+        )
         ahead = path(tuple(tuple(cell == 1 for cell in row) for row in maze.maze_map), start, end)  # type: ignore[arg-type]
         if len(ahead) < 2:
             return np.asarray(self.sim.goal)
-        axis = 0 if ahead[1][0] == start[0] else 1  # what stays the same along the first part: the row or the column
-        corner = next((i for i, cell in enumerate(ahead) if cell[axis] != start[axis]), len(ahead)) - 1
+        axis = (
+            0 if ahead[1][0] == start[0] else 1
+        )  # what stays the same along the first part: the row or the column
+        corner = (
+            next((i for i, cell in enumerate(ahead) if cell[axis] != start[axis]), len(ahead)) - 1
+        )
         if ahead[corner] == end:
             return np.asarray(self.sim.goal)
         return np.asarray(maze.cell_rowcol_to_xy(ahead[corner]))
@@ -139,9 +161,13 @@ def path(walls: tuple[tuple[bool, ...], ...], start: Cell, end: Cell) -> tuple[C
 def _build(name: Maze, reward: str) -> Any:
     prepare_backend()
     maze_map = getattr(import_robotics("envs.maze.maps"), MAPS[name][0])
-    sim = import_robotics("envs.maze.point_maze").PointMazeEnv(maze_map=maze_map, reward_type=reward)
+    sim = import_robotics("envs.maze.point_maze").PointMazeEnv(
+        maze_map=maze_map, reward_type=reward
+    )
     # Seen from a height at which the longer side of the maze and its walls fill the picture.
     height = max(len(maze_map), len(maze_map[0])) / 2 / math.tan(FIELD_OF_VIEW / 2) + 0.4
-    add_camera(sim.point_env, sim.tmp_xml_file_path, CAMERA, (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0))
+    add_camera(
+        sim.point_env, sim.tmp_xml_file_path, CAMERA, (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0)
+    )
     os.unlink(sim.tmp_xml_file_path)  # nobody else would
     return sim

@@ -188,7 +188,9 @@ def _scene() -> str:
     ET.SubElement(ball, "geom", type="sphere", size="0.15", mass="0.03", rgba="0.85 0.3 0.2 1")
     actuators = ET.SubElement(root, "actuator")
     for name in ("x", "y"):  # 4 N against a damping of 1 N s/m: 4 m/s
-        ET.SubElement(actuators, "motor", joint=name, gear="4", ctrllimited="true", ctrlrange="-1 1")
+        ET.SubElement(
+            actuators, "motor", joint=name, gear="4", ctrllimited="true", ctrlrange="-1 1"
+        )
     return ET.tostring(root, encoding="unicode")
 
 
@@ -196,7 +198,22 @@ def wall_cells() -> list[tuple[int, int]]:
     """Centres (x, y) of the cells that are wall, those around the map among them."""
     height, width = len(MAP), len(MAP[0])
     inside = {(x, y): MAP[height - 1 - y][x] for x in range(width) for y in range(height)}
-    return [(x, y) for x in range(-1, width + 1) for y in range(-1, height + 1) if inside.get((x, y), "#") == "#"]
+    return [
+        (x, y)
+        for x in range(-1, width + 1)
+        for y in range(-1, height + 1)
+        if inside.get((x, y), "#") == "#"
+    ]
 
 
-__all__ = ["GOAL", "GOAL_RADIUS", "HALVES", "MAP", "START", "Maze", "StitchConfig", "StitchEnv", "wall_cells"]
+__all__ = [
+    "GOAL",
+    "GOAL_RADIUS",
+    "HALVES",
+    "MAP",
+    "START",
+    "Maze",
+    "StitchConfig",
+    "StitchEnv",
+    "wall_cells",
+]

@@ -13,14 +13,14 @@ Actions are displacements of the hand and the gripper's opening in [-1, 1], as i
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
 from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 from pydantic import Field, model_validator
 
+from vla.common.names import did_you_mean
+from vla.common.versions import installed_versions
 from vla.config import Config, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.envs.tabletop_parts import scene
@@ -39,8 +39,8 @@ from vla.sim_eval.envs.tabletop_parts.language import (
     scene_commands,
     texts,
 )
-from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
+from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
@@ -92,7 +92,10 @@ class TabletopConfig(EnvConfig):
     """Families by name, for example [reach, pick]; by default all that the split can ask for."""
     image_size: Annotated[int, Field(ge=16, le=1024)] = 96
     """Height and width of the pictures in pixels."""
-    cameras: Annotated[tuple[Literal["front", "wrist"], ...], Field(min_length=1)] = ("front", "wrist")
+    cameras: Annotated[tuple[Literal["front", "wrist"], ...], Field(min_length=1)] = (
+        "front",
+        "wrist",
+    )
     """What the policy sees."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
@@ -108,7 +111,9 @@ class TabletopConfig(EnvConfig):
             raise ValueError("tasks: is empty; name at least one family, or leave it out")
         wrong = [task for task in self.tasks or () if task not in possible]
         if wrong:
-            raise ValueError(f"tasks: the split {self.split!r} asks for {', '.join(possible)}, not for {wrong[0]!r}")
+            raise ValueError(
+                f"tasks: the split {self.split!r} asks for {', '.join(possible)}, not for {wrong[0]!r}"
+            )
         if len(set(self.tasks or ())) != len(self.tasks or ()):
             raise ValueError("tasks: a family is named twice")
         if len(set(self.cameras)) != len(self.cameras):
@@ -136,15 +141,16 @@ class TabletopConfig(EnvConfig):
     def make(self, task: str) -> TabletopEnv:
         """Raises ConfigError where there is no such family, RenderingError where the machine cannot render."""
         if task not in FAMILIES:
-            near = difflib.get_close_matches(task, FAMILIES, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError([f"tabletop has no family {task!r}{hint}; it has: {', '.join(FAMILIES)}"])
+            hint = did_you_mean(task, FAMILIES)
+            raise ConfigError(
+                [f"tabletop has no family {task!r}{hint}; it has: {', '.join(FAMILIES)}"]
+            )
         return TabletopEnv(self, self._task(task))  # type: ignore[arg-type]
 
     def versions(self) -> dict[str, str]:
         return {
             "tabletop": TABLETOP_VERSION,
-            **{name: importlib.metadata.version(name) for name in ("mujoco", "gymnasium")},
+            **installed_versions(("mujoco", "gymnasium")),
             "gl_renderer": gl_renderer(),
             "render_preset": self.preset,
         }
@@ -181,7 +187,9 @@ class TabletopEnv(SimEnv):
             c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for c in config.cameras
         }
         state = gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)
-        self.observation_space = gymnasium.spaces.Dict({"images": gymnasium.spaces.Dict(pictures), "state": state})
+        self.observation_space = gymnasium.spaces.Dict(
+            {"images": gymnasium.spaces.Dict(pictures), "state": state}
+        )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
         self.model = mujoco.MjModel.from_xml_string(scene.model_xml())
         self.data = mujoco.MjData(self.model)
@@ -232,7 +240,9 @@ class TabletopEnv(SimEnv):
         spots = lay_out(rng, cabinet)
         for name, (x, y) in zip(scene.RECEPTACLES, spots, strict=False):
             table.place_fixture(name, x, y)
-        for slot, (thing, spot) in enumerate(zip(things, spots[len(scene.RECEPTACLES) :], strict=True)):
+        for slot, (thing, spot) in enumerate(
+            zip(things, spots[len(scene.RECEPTACLES) :], strict=True)
+        ):
             self._dress(slot, thing)
             height = scene.SHAPES[thing.shape].half_height
             table.place(slot, np.array([*spot, height]), float(rng.uniform(-0.2, 0.2)))
@@ -261,7 +271,9 @@ class TabletopEnv(SimEnv):
             self._editor.colours(rng, config.colours)
         if config.texture and rng.random() < config.texture:
             materials = [self.model.material(i).id for i in range(self.model.nmat)]
-            self.model.geom_matid[self.model.geom("table").id] = materials[rng.integers(len(materials))]
+            self.model.geom_matid[self.model.geom("table").id] = materials[
+                rng.integers(len(materials))
+            ]
         if config.mass:
             self._editor.mass(rng, config.mass)
         if config.friction:
@@ -271,14 +283,18 @@ class TabletopEnv(SimEnv):
         """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
         action = np.asarray(action, dtype=np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"action: expected {self.action_space.shape} finite numbers, got {action}")
+            raise ValueError(
+                f"action: expected {self.action_space.shape} finite numbers, got {action}"
+            )
         if self._progress is None:
             raise RuntimeError("step before reset: call reset first")
         action = self._late(np.clip(action, -1.0, 1.0))
         # The target never runs away from a hand that is held up by something.
         hand = self.table.hand
         near = np.clip(self._target, hand - scene.STEP_METRES, hand + scene.STEP_METRES)
-        self._target = np.clip(near + scene.STEP_METRES * action[:3], scene.WORKSPACE_LOW, scene.WORKSPACE_HIGH)
+        self._target = np.clip(
+            near + scene.STEP_METRES * action[:3], scene.WORKSPACE_LOW, scene.WORKSPACE_HIGH
+        )
         finger = scene.FINGER_TRAVEL * (action[3] + 1) / 2
         before = np.array(self.data.ctrl)
         after = np.array([*self._target, finger, finger])
@@ -305,7 +321,10 @@ class TabletopEnv(SimEnv):
     def observe(self) -> dict[str, Any]:
         state = np.array([*self.table.hand, self.table.opening], dtype=np.float32)
         names = self._cameras if self.render_images else {}
-        return {"images": {name: self.renderer.render(self.data, i) for name, i in names.items()}, "state": state}
+        return {
+            "images": {name: self.renderer.render(self.data, i) for name, i in names.items()},
+            "state": state,
+        }
 
     def _info(self) -> dict[str, Any]:
         assert self._progress is not None
@@ -319,7 +338,9 @@ class TabletopEnv(SimEnv):
 
     def paraphrases(self) -> tuple[str, ...]:
         """The other wordings of the split's grammar."""
-        wordings = texts(self.command, self.table.things, held_out=self.config.split == "paraphrase")
+        wordings = texts(
+            self.command, self.table.things, held_out=self.config.split == "paraphrase"
+        )
         return tuple(text for text in wordings if text != self._instruction)
 
     def held_out_paraphrases(self) -> tuple[str, ...]:
@@ -340,7 +361,11 @@ class TabletopEnv(SimEnv):
         """Of the kind that is asked, with another object or place; of any kind where there is none (the drawer's)."""
         assert self._progress is not None
         asked, satisfied = self.command.goals, self._progress.satisfied
-        others = [(t, c) for t, c in self._sayable if c.goals[0] not in asked and not satisfied(c.goals[0])]
+        others = [
+            (t, c)
+            for t, c in self._sayable
+            if c.goals[0] not in asked and not satisfied(c.goals[0])
+        ]
         alike = [(t, c) for t, c in others if c.goals[0].kind == asked[0].kind] or others
         text, mistaken = alike[rng.integers(len(alike))]
         self._expert = Expert(Progress(self.table, mistaken))
@@ -366,7 +391,10 @@ def lay_out(rng: np.random.Generator, cabinet: float) -> np.ndarray:
             for _ in range(40):
                 spot = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
                 before_drawer = abs(spot[0] - cabinet) < 0.062 + radius and spot[1] > 0.055 - radius
-                apart = all(np.linalg.norm(spot - s) > radius + r for s, r in zip(spots, radii, strict=False))
+                apart = all(
+                    np.linalg.norm(spot - s) > radius + r
+                    for s, r in zip(spots, radii, strict=False)
+                )
                 if apart and not before_drawer:
                     spots.append(spot)
                     break

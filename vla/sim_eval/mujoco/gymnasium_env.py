@@ -7,9 +7,7 @@ horizon (their time limit is a wrapper that is left away), pictures by our rende
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
-import importlib.metadata
 import io
 import math
 import warnings
@@ -19,9 +17,17 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
+from vla.common.names import did_you_mean
+from vla.common.versions import version_of
 from vla.config import ConfigError, UserError
 from vla.sim_eval.env import SimEnv, Task
-from vla.sim_eval.rendering import Preset, RenderingError, SceneRenderer, choose_backend, gl_renderer
+from vla.sim_eval.rendering import (
+    Preset,
+    RenderingError,
+    SceneRenderer,
+    choose_backend,
+    gl_renderer,
+)
 from vla.types import Spec
 
 FILM_SIZE = 192  # pixels, where the robot itself sees nothing
@@ -48,20 +54,27 @@ class GymEnv(SimEnv):
     render_mode = "rgb_array"
     renderer: SceneRenderer
 
-    def __init__(self, sim: Any, spec: Spec, task: Task, *, camera: str, preset: Preset = "fast") -> None:
+    def __init__(
+        self, sim: Any, spec: Spec, task: Task, *, camera: str, preset: Preset = "fast"
+    ) -> None:
         self.sim, self.spec_, self.task = sim, spec, task
         self.model, self.data = find_model(sim)
         height, width = next(iter(spec.cameras.values()), (FILM_SIZE, FILM_SIZE))
         self.renderer = SceneRenderer(self.model, height, width, preset)
         self._cameras = {name: int(self.model.camera(name).id) for name in spec.cameras}
         self._film_camera = int(self.model.camera(camera).id)
-        self._low, self._high = (np.asarray(v, dtype=np.float32) for v in (spec.action_low, spec.action_high))
+        self._low, self._high = (
+            np.asarray(v, dtype=np.float32) for v in (spec.action_low, spec.action_high)
+        )
         self.action_space = gymnasium.spaces.Box(self._low, self._high, dtype=np.float32)
         pictures: dict[str, gymnasium.Space[Any]] = {
-            name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in spec.cameras.items()
+            name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
+            for name, size in spec.cameras.items()
         }
         state = gymnasium.spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32)
-        self.observation_space = gymnasium.spaces.Dict({"images": gymnasium.spaces.Dict(pictures), "state": state})
+        self.observation_space = gymnasium.spaces.Dict(
+            {"images": gymnasium.spaces.Dict(pictures), "state": state}
+        )
         self.raw: Any = None
         """The latest observation as gymnasium's env gave it; None before `reset`."""
         self.steps, self.return_ = 0, 0.0
@@ -111,7 +124,9 @@ class GymEnv(SimEnv):
             raise ValueError(f"action: expected {self._low.shape} finite numbers, got {action}")
         if self.raw is None:
             raise RuntimeError("step before reset: call reset first")
-        self.raw, reward, terminated, _, told = self.sim.step(np.clip(action, self._low, self._high))
+        self.raw, reward, terminated, _, told = self.sim.step(
+            np.clip(action, self._low, self._high)
+        )
         self.steps += 1
         self.return_ += float(reward)
         terminated, truncated = bool(terminated), self.steps >= self.task.horizon
@@ -132,7 +147,10 @@ class GymEnv(SimEnv):
 
     def _observation(self, raw: Any) -> dict[str, Any]:
         names = self._cameras if self.render_images else {}
-        return {"images": {name: self._draw(i) for name, i in names.items()}, "state": self.flatten(raw)}
+        return {
+            "images": {name: self._draw(i) for name, i in names.items()},
+            "state": self.flatten(raw),
+        }
 
     def _draw(self, camera: int) -> np.ndarray:
         self.mark_goal()
@@ -150,9 +168,9 @@ class GymEnv(SimEnv):
 def unknown_task(suite: str, name: str, names: Iterable[str]) -> ConfigError:
     """The error that tells which tasks a suite has."""
     known = list(names)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigError([f"{suite} has no task {name!r}{hint}; it has: {', '.join(known)}"])
+    return ConfigError(
+        [f"{suite} has no task {name!r}{did_you_mean(name, known)}; it has: {', '.join(known)}"]
+    )
 
 
 def prepare_backend() -> None:
@@ -165,7 +183,9 @@ class MissingPackageError(UserError):
     """An env needs a package that is not installed; the message names it, and how to install it."""
 
     def __init__(self, package: str) -> None:
-        super().__init__(f"{package} is not installed, and this env needs it; install it with: pip install 'vla[sim]'")
+        super().__init__(
+            f"{package} is not installed, and this env needs it; install it with: pip install 'vla[sim]'"
+        )
 
 
 def import_robotics(module: str) -> Any:
@@ -198,7 +218,9 @@ def find_model(sim: Any) -> tuple[Any, Any]:
     return holder.model, holder.data
 
 
-def add_camera(holder: Any, file: str, name: str, position: Sequence[float], quaternion: Sequence[float]) -> None:
+def add_camera(
+    holder: Any, file: str, name: str, position: Sequence[float], quaternion: Sequence[float]
+) -> None:
     """Gives a gymnasium `MujocoEnv` that has just been built a camera: its model is compiled anew from its file.
 
     Args:
@@ -220,11 +242,13 @@ def gym_versions(spec: Spec, preset: Literal["fast", "full"], *packages: str) ->
     Raises MissingPackageError where one is not installed.
     """
     versions = {name: _version(name) for name in ("mujoco", "gymnasium", *packages)}
-    return versions | ({"gl_renderer": gl_renderer(), "render_preset": preset} if spec.cameras else {})
+    return versions | (
+        {"gl_renderer": gl_renderer(), "render_preset": preset} if spec.cameras else {}
+    )
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise MissingPackageError(package) from error
+    version = version_of(package)
+    if version is None:
+        raise MissingPackageError(package)
+    return version

@@ -18,18 +18,52 @@ import numpy as np
 from vla.sim_eval.rendering import VISIBLE_GROUPS
 
 _EDITED = (
-    *("light_dir", "light_diffuse", "light_ambient", "cam_pos", "cam_quat", "geom_rgba", "mat_rgba", "geom_matid"),
+    *(
+        "light_dir",
+        "light_diffuse",
+        "light_ambient",
+        "cam_pos",
+        "cam_quat",
+        "geom_rgba",
+        "mat_rgba",
+        "geom_matid",
+    ),
     *("geom_friction", "pair_friction", "body_mass", "body_inertia"),
 )
 # What `mj_setConst` derives from weights, and what else it derives: the latter must not change with them.
-_OF_WEIGHTS = ("actuator_acc0", "body_invweight0", "body_subtreemass", "dof_M0", "dof_invweight0", "tendon_invweight0")
+_OF_WEIGHTS = (
+    "actuator_acc0",
+    "body_invweight0",
+    "body_subtreemass",
+    "dof_M0",
+    "dof_invweight0",
+    "tendon_invweight0",
+)
 _OF_POSES = (
-    *("actuator_length0", "tendon_length0", "tendon_lengthspring", "cam_pos0", "cam_poscom0", "cam_mat0"),
+    *(
+        "actuator_length0",
+        "tendon_length0",
+        "tendon_lengthspring",
+        "cam_pos0",
+        "cam_poscom0",
+        "cam_mat0",
+    ),
     *("light_pos0", "light_poscom0", "light_dir0"),
 )
-_STATISTICS = ("center", "extent", "meaninertia", "meanmass", "meansize")  # extent sets the near clipping plane
+_STATISTICS = (
+    "center",
+    "extent",
+    "meaninertia",
+    "meanmass",
+    "meansize",
+)  # extent sets the near clipping plane
 _HEADLIGHT = ("ambient", "diffuse")
-_UNPAINTED = (0.5, 0.5, 0.5, 1.0)  # a geom of this colour shows its material's; any other colour hides the material's
+_UNPAINTED = (
+    0.5,
+    0.5,
+    0.5,
+    1.0,
+)  # a geom of this colour shows its material's; any other colour hides the material's
 
 
 class SceneEditor:
@@ -42,9 +76,13 @@ class SceneEditor:
     def __init__(self, model: Any) -> None:
         self._mujoco = importlib.import_module("mujoco")
         self._model = model
-        self._before = {name: np.array(getattr(model, name)) for name in (*_EDITED, *_OF_WEIGHTS, *_OF_POSES)}
+        self._before = {
+            name: np.array(getattr(model, name)) for name in (*_EDITED, *_OF_WEIGHTS, *_OF_POSES)
+        }
         self._statistics = {name: np.array(getattr(model.stat, name)) for name in _STATISTICS}
-        self._headlight = {name: np.array(getattr(model.vis.headlight, name)) for name in _HEADLIGHT}
+        self._headlight = {
+            name: np.array(getattr(model.vis.headlight, name)) for name in _HEADLIGHT
+        }
         self._distances: dict[int, float] = {}
 
     def restore(self) -> None:
@@ -64,7 +102,9 @@ class SceneEditor:
             for colour in (self._model.light_diffuse, self._model.light_ambient):
                 colour[i] = np.clip(colour[i] * factor, 0, 1)
             axis, share = rng.normal(size=3), rng.uniform(-1, 1)
-            self._model.light_dir[i] = _turn(axis, np.deg2rad(30.0) * strength * share) @ self._model.light_dir[i]
+            self._model.light_dir[i] = (
+                _turn(axis, np.deg2rad(30.0) * strength * share) @ self._model.light_dir[i]
+            )
 
     def camera(
         self,
@@ -84,7 +124,10 @@ class SceneEditor:
         """
         for i in self._cameras(names):
             rides = self._model.body_weldid[self._model.cam_bodyid[i]] != 0
-            share, shift = rng.uniform(-1, 1, 3), rng.uniform(-metres, metres, 3) / (3 if rides else 1)
+            share, shift = (
+                rng.uniform(-1, 1, 3),
+                rng.uniform(-metres, metres, 3) / (3 if rides else 1),
+            )
             angles = strength * np.deg2rad(degrees) * share * (1.0, 1.0, 0.5)
             axes = _rotation(self._model.cam_quat[i])  # columns: right, up, backwards
             turn = np.eye(3)
@@ -96,7 +139,9 @@ class SceneEditor:
             self._mujoco.mju_mat2Quat(quaternion, (turn @ axes).ravel())
             self._model.cam_quat[i] = quaternion
 
-    def colours(self, rng: np.random.Generator, strength: float, exclude: Collection[int] = ()) -> None:
+    def colours(
+        self, rng: np.random.Generator, strength: float, exclude: Collection[int] = ()
+    ) -> None:
         """Hue +-0.05 of the circle, saturation and brightness times exp(+-0.35), a tint of +-0.1, for each colour and
         material apart: geoms that look alike stay alike.
 
@@ -116,7 +161,9 @@ class SceneEditor:
             if i not in kept:
                 model.mat_rgba[i, :3] = shade
 
-    def texture(self, rng: np.random.Generator, strength: float, geoms: Collection[int] | None = None) -> None:
+    def texture(
+        self, rng: np.random.Generator, strength: float, geoms: Collection[int] | None = None
+    ) -> None:
         """Each surface gets another material of the model with probability `strength`.
 
         geoms: ids of those whose materials are exchanged; default: those with a material that stand still, such as
@@ -135,7 +182,9 @@ class SceneEditor:
                     if materials[i] == material:
                         model.geom_matid[i] = (material + step) % model.nmat
 
-    def mass(self, rng: np.random.Generator, strength: float, bodies: Collection[int] | None = None) -> None:
+    def mass(
+        self, rng: np.random.Generator, strength: float, bodies: Collection[int] | None = None
+    ) -> None:
         """Mass and inertia of each body times exp(+-0.7), which is twice or half at strength 1.
 
         bodies: ids of those to change; default: `objects()`, or all bodies where the model has a robot alone.
@@ -160,11 +209,19 @@ class SceneEditor:
     def objects(self) -> list[int]:
         """Bodies that move and do not belong to a robot, which is whatever hangs on a root with a driven joint."""
         model = self._model
-        joint = np.isin(model.actuator_trntype, (int(self._mujoco.mjtTrn.mjTRN_JOINT), 1))  # 1: joint in parent's frame
-        driven = model.jnt_bodyid[model.actuator_trnid[joint, 0]] if joint.any() else np.zeros(0, dtype=int)
+        joint = np.isin(
+            model.actuator_trntype, (int(self._mujoco.mjtTrn.mjTRN_JOINT), 1)
+        )  # 1: joint in parent's frame
+        driven = (
+            model.jnt_bodyid[model.actuator_trnid[joint, 0]]
+            if joint.any()
+            else np.zeros(0, dtype=int)
+        )
         robots = set(model.body_rootid[driven].tolist())
         return [
-            i for i in range(1, model.nbody) if model.body_weldid[i] != 0 and int(model.body_rootid[i]) not in robots
+            i
+            for i in range(1, model.nbody)
+            if model.body_weldid[i] != 0 and int(model.body_rootid[i]) not in robots
         ]
 
     def _cameras(self, names: Collection[str] | None) -> Iterator[int]:
@@ -175,14 +232,25 @@ class SceneEditor:
     def _distance(self, camera: int) -> float:
         """Metres from a camera to the first surface ahead; a floor at the horizon is no place to turn about."""
         if camera not in self._distances:
-            model, data, found = self._model, self._mujoco.MjData(self._model), np.full(1, -1, dtype=np.int32)
+            model, data, found = (
+                self._model,
+                self._mujoco.MjData(self._model),
+                np.full(1, -1, dtype=np.int32),
+            )
             self._mujoco.mj_kinematics(model, data)
             self._mujoco.mj_comPos(model, data)
             self._mujoco.mj_camlight(model, data)
             ahead = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
             carrier = int(model.cam_bodyid[camera]) or -1
             distance = self._mujoco.mj_ray(
-                model, data, data.cam_xpos[camera], ahead, np.array(VISIBLE_GROUPS, np.uint8), 1, carrier, found
+                model,
+                data,
+                data.cam_xpos[camera],
+                ahead,
+                np.array(VISIBLE_GROUPS, np.uint8),
+                1,
+                carrier,
+                found,
             )
             extent = float(self._statistics["extent"])
             self._distances[camera] = min(distance, 3 * extent) if distance >= 0 else extent

@@ -14,7 +14,16 @@ from vla.sim_eval.perturbations.base import (
 )
 
 GRADED = (
-    *("light", "camera", "colours", "distractors", "noise", "blur", "action_delay", "observation_delay"),
+    *(
+        "light",
+        "camera",
+        "colours",
+        "distractors",
+        "noise",
+        "blur",
+        "action_delay",
+        "observation_delay",
+    ),
     *("mass", "friction", "initial_pose", "paraphrase"),
 )
 """Kinds with severities, in the order of reports."""

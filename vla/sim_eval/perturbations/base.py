@@ -7,7 +7,6 @@ greater severity makes the same change greater.
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from vla.common.names import did_you_mean
 from vla.config import ConfigError
 from vla.sim_eval.env import SimEnv
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
@@ -111,7 +111,9 @@ def perturbation(
 ) -> Callable[[P], P]:
     """Class decorator that fills in the class attributes and adds the class to `KINDS`."""
     if len(levels) not in (0, len(SEVERITIES)):
-        raise ValueError(f"{kind}: has {len(levels)} levels, expected one for each of the severities 1 to 3, or none")
+        raise ValueError(
+            f"{kind}: has {len(levels)} levels, expected one for each of the severities 1 to 3, or none"
+        )
 
     def add(cls: P) -> P:
         cls.kind, cls.levels, cls.unit, cls.needs = kind, levels, unit, needs
@@ -124,9 +126,9 @@ def perturbation(
 def kind_named(name: str) -> type[Perturbation]:
     """Raises ConfigError with the nearest name where there is no such kind."""
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError([f"no perturbation {name!r}{hint}; there are: {', '.join(KINDS)}"])
+        raise ConfigError(
+            [f"no perturbation {name!r}{did_you_mean(name, KINDS)}; there are: {', '.join(KINDS)}"]
+        )
     return KINDS[name]
 
 
@@ -134,7 +136,9 @@ def level_of(kind: str, severity: int | None) -> Any:
     """What a severity means for a kind; None for controls. Raises ConfigError where the two do not fit."""
     levels = kind_named(kind).levels
     if not levels and severity is not None:
-        raise ConfigError([f"severity: is {severity}, but {kind} is a control and has none; leave it out"])
+        raise ConfigError(
+            [f"severity: is {severity}, but {kind} is a control and has none; leave it out"]
+        )
     if levels and severity not in SEVERITIES:
         raise ConfigError([f"severity: is {severity} for {kind}; expected 1, 2 or 3"])
     return levels[severity - 1] if levels and severity is not None else None
@@ -146,7 +150,9 @@ def describe(kind: str, severity: int | None = None) -> str:
     if not cls.levels:
         return cls.unit
     levels = cls.levels if severity is None else (level_of(kind, severity),)
-    return cls.unit.format(", ".join(f"{level:g}" if isinstance(level, float) else str(level) for level in levels))
+    return cls.unit.format(
+        ", ".join(f"{level:g}" if isinstance(level, float) else str(level) for level in levels)
+    )
 
 
 def missing(kind: str, spec: Spec) -> str:

@@ -13,7 +13,13 @@ from vla.sim_eval.rendering import VISIBLE_GROUPS, VisualGeom
 
 ATTEMPTS = 60  # rays for each thing
 RADII = (0.02, 0.035)  # of the distance from the camera
-_SHAPES = get_args(VisualGeom.__annotations__["shape"]) or ("sphere", "capsule", "ellipsoid", "cylinder", "box")
+_SHAPES = get_args(VisualGeom.__annotations__["shape"]) or (
+    "sphere",
+    "capsule",
+    "ellipsoid",
+    "cylinder",
+    "box",
+)
 
 
 def place_distractors(
@@ -31,7 +37,9 @@ def place_distractors(
     camera = _viewpoint(model, cameras)
     found: list[VisualGeom] = []
     for _number in range(number):
-        own = np.random.default_rng(rng.integers(2**63, size=2))  # however many rays the others have taken
+        own = np.random.default_rng(
+            rng.integers(2**63, size=2)
+        )  # however many rays the others have taken
         for _ in range(ATTEMPTS):
             hit = ground.seen(camera, own.uniform(-0.85, 0.85, 2))
             radius = own.uniform(*RADII)
@@ -39,7 +47,9 @@ def place_distractors(
                 continue
             point, distance = hit
             radius *= distance
-            apart = all(np.linalg.norm(point[:2] - np.array(f.position[:2])) > 3 * radius for f in found)
+            apart = all(
+                np.linalg.norm(point[:2] - np.array(f.position[:2])) > 3 * radius for f in found
+            )
             if apart and ground.flat(point, radius):
                 found.append(_thing(own, point, radius))
                 break
@@ -88,7 +98,9 @@ class _Ground:
 
     def _ray(self, start: np.ndarray, ahead: np.ndarray) -> tuple[float, int]:
         geom = np.full(1, -1, dtype=np.int32)
-        distance = self._mujoco.mj_ray(self._model, self._data, start, ahead, self._groups, 1, -1, geom)
+        distance = self._mujoco.mj_ray(
+            self._model, self._data, start, ahead, self._groups, 1, -1, geom
+        )
         return float(distance), int(geom[0])
 
 

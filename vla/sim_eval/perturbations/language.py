@@ -5,7 +5,9 @@ from __future__ import annotations
 from vla.sim_eval.perturbations.base import Episode, Perturbation, perturbation
 
 
-@perturbation("paraphrase", levels=(1, 2, 3), unit="paraphrase {} of the task, or the last that there is")
+@perturbation(
+    "paraphrase", levels=(1, 2, 3), unit="paraphrase {} of the task, or the last that there is"
+)
 class Paraphrase(Perturbation):
     """The same wish in other words; the severity is the number of the paraphrase."""
 
@@ -20,7 +22,10 @@ class Paraphrase(Perturbation):
         return known[min(self.level, len(known)) - 1]
 
 
-@perturbation("wrong_instruction", unit="told to do something else in the same scene, or another task of the suite")
+@perturbation(
+    "wrong_instruction",
+    unit="told to do something else in the same scene, or another task of the suite",
+)
 class WrongInstruction(Perturbation):
     """Control: success must fall where the instruction matters, for success is still that of the right one."""
 
@@ -43,7 +48,9 @@ class WrongInstruction(Perturbation):
 
 def _wrong(episode: Episode) -> list[str]:
     right = {episode.instruction, *episode.env.paraphrases()}
-    return [text for text in episode.env.wrong_instructions() or episode.others if text not in right]
+    return [
+        text for text in episode.env.wrong_instructions() or episode.others if text not in right
+    ]
 
 
 @perturbation("empty_instruction", unit="told nothing")

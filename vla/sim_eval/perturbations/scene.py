@@ -75,7 +75,9 @@ class Distractors(Perturbation):
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
-        return "" if episode.env.model.ncam else "the model has no camera that tells what is in view"
+        return (
+            "" if episode.env.model.ncam else "the model has no camera that tells what is in view"
+        )
 
     def begin(self) -> None:
         env = self.episode.env
@@ -84,7 +86,9 @@ class Distractors(Perturbation):
         env.renderer.extras = (*env.renderer.extras, *things)
 
 
-@perturbation("mass", levels=(0.5, 1.0, 2.0), unit="mass of every object x e^(±0.7 x {})", needs=("model",))
+@perturbation(
+    "mass", levels=(0.5, 1.0, 2.0), unit="mass of every object x e^(±0.7 x {})", needs=("model",)
+)
 class Mass(Perturbation):
     """Mass and inertia of objects; of the robot where there is nothing else (`SceneEditor.mass`)."""
 
@@ -92,7 +96,12 @@ class Mass(Perturbation):
         self.editor.mass(self.rng(), self.level)
 
 
-@perturbation("friction", levels=(0.5, 1.0, 2.0), unit="friction of all contacts x e^(±0.7 x {})", needs=("model",))
+@perturbation(
+    "friction",
+    levels=(0.5, 1.0, 2.0),
+    unit="friction of all contacts x e^(±0.7 x {})",
+    needs=("model",),
+)
 class Friction(Perturbation):
     """One factor for all friction coefficients (`SceneEditor.friction`)."""
 

@@ -32,7 +32,12 @@ class Noise(Perturbation):
         return {**observation, "images": images, "state": noisy}
 
 
-@perturbation("blur", levels=(0.5, 1.0, 2.0), unit="Gaussian of {} % of the picture's height", needs=("cameras",))
+@perturbation(
+    "blur",
+    levels=(0.5, 1.0, 2.0),
+    unit="Gaussian of {} % of the picture's height",
+    needs=("cameras",),
+)
 class Blur(Perturbation):
     """Pictures out of focus; the level is the deviation of the Gaussian."""
 
@@ -42,7 +47,9 @@ class Blur(Perturbation):
         images = {}
         for camera, image in observation["images"].items():
             deviation = self.level / 100 * image.shape[0]
-            soft = gaussian_filter(image.astype(np.float32), (deviation, deviation, 0), mode="nearest")
+            soft = gaussian_filter(
+                image.astype(np.float32), (deviation, deviation, 0), mode="nearest"
+            )
             images[camera] = np.clip(np.rint(soft), 0, 255).astype(np.uint8)
         return {**observation, "images": images}
 
@@ -52,7 +59,9 @@ class BlankImage(Perturbation):
     """Control: what the policy does with its eyes shut."""
 
     def observation(self, observation: Observed, step: int) -> Observed:
-        blank = {camera: np.full_like(image, GREY) for camera, image in observation["images"].items()}
+        blank = {
+            camera: np.full_like(image, GREY) for camera, image in observation["images"].items()
+        }
         return {**observation, "images": blank}
 
 

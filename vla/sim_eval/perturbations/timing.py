@@ -20,7 +20,9 @@ def steps_late(delay: float, spec: Spec) -> int:
 
 def limits(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest action, float32 (A,) each."""
-    return np.asarray(spec.action_low, dtype=np.float32), np.asarray(spec.action_high, dtype=np.float32)
+    return np.asarray(spec.action_low, dtype=np.float32), np.asarray(
+        spec.action_high, dtype=np.float32
+    )
 
 
 @perturbation("action_delay", levels=DELAYS, unit="{} s, at least 1, 2, 3 control steps")
@@ -55,12 +57,18 @@ class ObservationDelay(Perturbation):
         for old in [s for s in self._seen if s < late]:
             del self._seen[old]
         then = self._seen[late]
-        if observation["images"] and not then["images"]:  # nobody looked then, so that nothing older was drawn
+        if (
+            observation["images"] and not then["images"]
+        ):  # nobody looked then, so that nothing older was drawn
             return {**then, "images": observation["images"]}
         return then
 
 
-@perturbation("initial_pose", levels=(4, 8, 16), unit="a random action is held for {} control steps before the start")
+@perturbation(
+    "initial_pose",
+    levels=(4, 8, 16),
+    unit="a random action is held for {} control steps before the start",
+)
 class InitialPose(Perturbation):
     """The robot begins where a random action has led it; these steps count towards the env's horizon.
 

@@ -74,7 +74,10 @@ def legend(columns: Sequence[Results]) -> str:
     """Which colour is whose; nothing where there is one policy."""
     if len(columns) < 2:
         return ""
-    names = "".join(f'<span class="{policy_class(i)}"><i></i>{escape(r.policy)}</span>' for i, r in enumerate(columns))
+    names = "".join(
+        f'<span class="{policy_class(i)}"><i></i>{escape(r.policy)}</span>'
+        for i, r in enumerate(columns)
+    )
     return f'<div class="legend">{names}</div>\n'
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from vla.sim_eval.comparison.comparability import ComparisonError
 from vla.sim_eval.comparison.comparison import Comparison, compare
-from vla.sim_eval.report.videos import film_section
-from vla.sim_eval.report.markup import Section
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.report.failures import failure_section
+from vla.sim_eval.report.markup import Section
 from vla.sim_eval.report.rates import cards, plot_section, table_section
 from vla.sim_eval.report.repeat import repeat_section
 from vla.sim_eval.report.versus import comparison_section, warnings_box
-from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.report.videos import film_section
 
 
 def write_report(
@@ -46,7 +46,11 @@ def write_report(
     early = [plot_section(columns), table_section(columns), versus]
     late = [failure_section(columns), film_section(columns, path.parent), repeat_section(columns)]
     parts = [s for s in (*early, *late) if s is not None and s.body]
-    inside = [s.html() for s in early if s in parts], list(sections), [s.html() for s in late if s in parts]
+    inside = (
+        [s.html() for s in early if s in parts],
+        list(sections),
+        [s.html() for s in late if s in parts],
+    )
     title = _title(columns, comparison)
     files = resources.files("vla.sim_eval.report")
     css, js = (files.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -62,7 +66,9 @@ def write_report(
     return path
 
 
-def _compared(columns: Sequence[Results], comparison: Comparison | None) -> tuple[Section | None, str]:
+def _compared(
+    columns: Sequence[Results], comparison: Comparison | None
+) -> tuple[Section | None, str]:
     """The section that compares, and the box that warns of differences between the runs."""
     if comparison is None and len(columns) > 1:
         try:
@@ -79,7 +85,11 @@ def _title(columns: Sequence[Results], comparison: Comparison | None) -> str:
     suites = " and ".join(dict.fromkeys(result.suite for result in columns))
     if comparison is None:
         return f"{columns[0].policy} on {suites}"
-    return " against ".join(comparison.runs) if len(columns) == 2 else f"{len(columns)} policies on {suites}"
+    return (
+        " against ".join(comparison.runs)
+        if len(columns) == 2
+        else f"{len(columns)} policies on {suites}"
+    )
 
 
 def _header(columns: Sequence[Results], title: str, parts: Sequence[Section]) -> str:

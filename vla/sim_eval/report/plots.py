@@ -20,7 +20,9 @@ def _x(share: float) -> str:
 
 
 def _grid(height: float, places: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> str:
-    return "".join(f'<line class="grid" x1="{_x(t)}" x2="{_x(t)}" y1="0" y2="{height:g}"/>' for t in places)
+    return "".join(
+        f'<line class="grid" x1="{_x(t)}" x2="{_x(t)}" y1="0" y2="{height:g}"/>' for t in places
+    )
 
 
 def intervals_svg(marks: Sequence[Mapping[str, Any] | None]) -> str:
@@ -79,7 +81,10 @@ def failure_class(label: str, labels: Sequence[str]) -> str:
 def outcome_bar(solved: int, counts: Mapping[str, int], labels: Sequence[str]) -> str:
     """All episodes of a task as one bar: solved, then each kind of failure as a part of its own."""
     total = solved + sum(counts.values())
-    parts = [("ok", "solved", solved), *((failure_class(k, labels), k, counts[k]) for k in labels if counts.get(k))]
+    parts = [
+        ("ok", "solved", solved),
+        *((failure_class(k, labels), k, counts[k]) for k in labels if counts.get(k)),
+    ]
     words = ", ".join(f"{name} {n}" for _, name, n in parts if n)
     boxes = "".join(
         f'<span class="{css}" style="flex-grow:{n}" title="{escape(name)}: {n} of {total}">'
@@ -110,6 +115,8 @@ def steps_svg(lanes: Sequence[Sequence[int]], longest: int) -> str:
 
 def rows_plot(rows: Sequence[tuple[str, str, str]], axis: str = "") -> str:
     """Rows of (kind, name, drawing) over an axis; kinds are "overall", "group" and "task"."""
-    lines = "".join(f'<div class="row {k}"><span>{escape(n)}</span>{drawing}</div>\n' for k, n, drawing in rows)
+    lines = "".join(
+        f'<div class="row {k}"><span>{escape(n)}</span>{drawing}</div>\n' for k, n, drawing in rows
+    )
     foot = f'<div class="row axis"><span></span>{axis}</div>' if axis else ""
     return f'<div class="plot">\n{lines}{foot}</div>\n'

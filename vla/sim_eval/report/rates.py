@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from statistics import median
 
+from vla.sim_eval.comparison.results import Results, returns, summary
 from vla.sim_eval.report.markup import (
     NOTHING,
     Cell,
@@ -19,7 +20,6 @@ from vla.sim_eval.report.markup import (
     table,
 )
 from vla.sim_eval.report.plots import axis_svg, intervals_svg, rows_plot
-from vla.sim_eval.comparison.results import Results, returns, summary
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 Row = tuple[str, str, str, list[list[EpisodeRecord]]]
@@ -32,7 +32,9 @@ def cards(columns: Sequence[Results]) -> str:
     for i, result in enumerate(columns):
         overall = summary(result.episodes)
         more = f"<br>mean return {mean_sd(returns(result.episodes))}" if result.has_rewards else ""
-        groups = f"<br>mean of groups {percent(result.macro_rate)}" if len(result.groups) > 1 else ""
+        groups = (
+            f"<br>mean of groups {percent(result.macro_rate)}" if len(result.groups) > 1 else ""
+        )
         parts.append(
             f'<div class="card {policy_class(i)}"><div class="who">{escape(result.policy)}</div>'
             f'<div class="big">{percent(overall["rate"])}</div>{_card_bar(overall)}'
@@ -56,7 +58,9 @@ def plot_section(columns: Sequence[Results]) -> Section:
         for kind, name, _, cells in _rows(columns)
     ]
     body = legend(columns) + rows_plot(rows, axis_svg())
-    return Section("tasks", "Success by task", body, "Dots are rates, bars their 95 % Wilson intervals.")
+    return Section(
+        "tasks", "Success by task", body, "Dots are rates, bars their 95 % Wilson intervals."
+    )
 
 
 def table_section(columns: Sequence[Results]) -> Section:
@@ -80,16 +84,28 @@ def table_section(columns: Sequence[Results]) -> Section:
     everything = [list(result.episodes) for result in columns]
     empty = ([Cell("")] if groups else [], [Cell("")] * (3 + rewards[0]) if split else [])
     at_end = [summary(result.episodes, "success_at_end")["rate"] for result in columns]
-    pinned = [line("all episodes", "", everything), _rates_line("still solved at the end", at_end, *empty)]
+    pinned = [
+        line("all episodes", "", everything),
+        _rates_line("still solved at the end", at_end, *empty),
+    ]
     if groups:
-        pinned.append(_rates_line("mean of groups", [result.macro_rate for result in columns], *empty))
+        pinned.append(
+            _rates_line("mean of groups", [result.macro_rate for result in columns], *empty)
+        )
     pinned += [line(name, "", cells) for kind, name, _, cells in rows if kind == "group"]
-    body = table("Success rates", heads, [line(n, g, c) for kind, n, g, c in rows if kind == "task"], pinned=pinned)
+    body = table(
+        "Success rates",
+        heads,
+        [line(n, g, c) for kind, n, g, c in rows if kind == "task"],
+        pinned=pinned,
+    )
     note = "Rate, solved of played, and the 95 % Wilson interval in per cent. Press a heading to sort the tasks."
     return Section("rates", "Rates", body, note)
 
 
-def _rates_line(name: str, rates: Sequence[float], before: list[Cell], after: list[Cell]) -> list[Cell]:
+def _rates_line(
+    name: str, rates: Sequence[float], before: list[Cell], after: list[Cell]
+) -> list[Cell]:
     cells = [Cell(f"<b>{percent(rate)}</b>", css="number") for rate in rates]
     return [Cell(name), *before, *cells, *after]
 
@@ -114,23 +130,29 @@ def _joint_cell(records: Sequence[EpisodeRecord], rewards: bool) -> Cell:
     values = summary(records)
     small = f"{values['successes']}/{values['episodes']}, {interval(values['wilson95'])}"
     more = f" <small>return {mean_sd(returns(records))}</small>" if rewards else ""
-    return Cell(f"<b>{percent(values['rate'])}</b> <small>{small}</small>{more}", values["rate"], "number stacked")
+    return Cell(
+        f"<b>{percent(values['rate'])}</b> <small>{small}</small>{more}",
+        values["rate"],
+        "number stacked",
+    )
 
 
 def _rows(columns: Sequence[Results]) -> list[Row]:
     """The whole, every group (where there are several) and every task."""
 
-    def select(test: Callable[[EpisodeRecord], bool]) -> list[list[EpisodeRecord]]:
-        return [[record for record in result.episodes if test(record)] for result in columns]
+    def select(group: str | None = None, task: str | None = None) -> list[list[EpisodeRecord]]:
+        return [
+            [r for r in result.episodes if group in (None, r.group) and task in (None, r.task)]
+            for result in columns
+        ]
 
     groups: dict[str, dict[str, None]] = {}
     for result in columns:
         for record in result.episodes:
             groups.setdefault(record.group, {})[record.task] = None
-    rows: list[Row] = [("overall", "all episodes", "", select(lambda record: True))]
+    rows: list[Row] = [("overall", "all episodes", "", select())]
     for group, tasks in groups.items():
         if len(groups) > 1:
-            rows.append(("group", group, group, select(lambda record, group=group: record.group == group)))  # type: ignore[misc]
-        for task in tasks:
-            rows.append(("task", task, group, select(lambda record, task=task: record.task == task)))  # type: ignore[misc]
+            rows.append(("group", group, group, select(group=group)))
+        rows += [("task", task, group, select(task=task)) for task in tasks]
     return rows

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from vla.sim_eval.report.markup import Section
 from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.report.markup import Section
 
 
 def repeat_section(columns: Sequence[Results]) -> Section:
@@ -16,10 +16,15 @@ def repeat_section(columns: Sequence[Results]) -> Section:
 
 def _run(result: Results) -> str:
     versions = "".join(
-        f'<tr><th scope="row">{escape(k)}</th><td>{escape(str(v))}</td></tr>\n' for k, v in result.versions.items()
+        f'<tr><th scope="row">{escape(k)}</th><td>{escape(str(v))}</td></tr>\n'
+        for k, v in result.versions.items()
     )
     rate = f", {result.steps / result.seconds:.0f} steps per second" if result.seconds else ""
-    minutes = f"{result.seconds / 60:.1f} minutes" if result.seconds >= 90 else f"{result.seconds:.0f} seconds"
+    minutes = (
+        f"{result.seconds / 60:.1f} minutes"
+        if result.seconds >= 90
+        else f"{result.seconds:.0f} seconds"
+    )
     remarks = [f"Stopped early: {result.stopped_by}."] if result.stopped_by else []
     if result.losses:
         remarks.append(f"Workers that were lost and replaced: {len(result.losses)}.")

@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from html import escape
 
 from vla.sim_eval.comparison.comparison import Comparison, Pair
-from vla.sim_eval.report.markup import Cell, Head, Section, interval, percent, policy_class, signed, table
-from vla.sim_eval.report.plots import difference_svg
 from vla.sim_eval.comparison.results import Results, summary
+from vla.sim_eval.report.markup import (
+    Cell,
+    Head,
+    Section,
+    interval,
+    percent,
+    policy_class,
+    signed,
+    table,
+)
+from vla.sim_eval.report.plots import difference_svg
 
 
 def warnings_box(comparison: Comparison) -> str:
@@ -37,7 +46,13 @@ def comparison_section(comparison: Comparison, columns: Sequence[Results]) -> Se
 
 
 def _ranking(comparison: Comparison, colour: dict[str, str]) -> str:
-    heads = [Head("Policy", numeric=False), Head("Rate"), Head("Solved"), Head("95 % interval"), Head("Letters", False)]
+    heads = [
+        Head("Policy", numeric=False),
+        Head("Rate"),
+        Head("Solved"),
+        Head("95 % interval"),
+        Head("Letters", False),
+    ]
     rows = []
     for name, result in comparison.runs.items():
         values, letters = summary(result.episodes), comparison.letters[name]
@@ -63,7 +78,9 @@ def _pairs(comparison: Comparison, colour: dict[str, str]) -> str:
         Head("P(A\u00a0>\u00a0B)"),
         Head("p adjusted" if len(comparison.pairs) > 1 else "p"),
     ]
-    return table("Every two policies", heads, [_pair(pair, comparison, colour) for pair in comparison.pairs])
+    return table(
+        "Every two policies", heads, [_pair(pair, comparison, colour) for pair in comparison.pairs]
+    )
 
 
 def _pair(pair: Pair, comparison: Comparison, colour: dict[str, str]) -> list[Cell]:
@@ -76,7 +93,9 @@ def _pair(pair: Pair, comparison: Comparison, colour: dict[str, str]) -> list[Ce
         counts = f"{s_a}/{n_a} and {s_b}/{n_b}<small>not paired</small>"
     single = f"<small>single {p_text(pair.p_value)}</small>" if len(comparison.pairs) > 1 else ""
     return [
-        Cell(f"{_name(pair.a, colour)} <i>against</i> {_name(pair.b, colour)}", f"{pair.a} {pair.b}"),
+        Cell(
+            f"{_name(pair.a, colour)} <i>against</i> {_name(pair.b, colour)}", f"{pair.a} {pair.b}"
+        ),
         Cell(f'<span class="{"good" if clear else "quiet"}">{escape(verdict)}</span>', verdict),
         Cell(f"<b>{signed(100 * pair.difference)}</b>", pair.difference, "number"),
         Cell(f"{drawn}<small>{signed(low)} to {signed(high)}</small>", pair.difference, "drawn"),
@@ -99,12 +118,16 @@ def _explained(comparison: Comparison) -> str:
     if "Barnard" in tests:
         texts.append("p: Barnard's test, where two runs share no episode.")
     if "anytime-valid" in tests:
-        texts.append("p: an anytime-valid test, which stays right although one looked after every block of episodes.")
+        texts.append(
+            "p: an anytime-valid test, which stays right although one looked after every block of episodes."
+        )
     if len(comparison.pairs) > 1:
         texts.append(f"Adjusted by Holm for {len(comparison.pairs)} comparisons.")
     over = {pair.interval_over for pair in comparison.pairs}
     if "tasks" in over:
-        texts.append("Intervals hold for tasks like these (tasks and episodes were resampled); the test is for these.")
+        texts.append(
+            "Intervals hold for tasks like these (tasks and episodes were resampled); the test is for these."
+        )
     if "episodes" in over:
         texts.append("Intervals of few tasks hold for these very tasks (Newcombe).")
     return " ".join(texts)

@@ -10,9 +10,9 @@ from html import escape
 from pathlib import Path
 
 from vla.sim_eval.comparison.failures import failure_labels
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.report.markup import Section, policy_class
 from vla.sim_eval.report.plots import failure_class
-from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 EMBED_FILE_BYTES = 400_000
@@ -41,7 +41,9 @@ def film_section(columns: Sequence[Results], folder: Path) -> Section:
     """folder: where the page will lie."""
     page = _Page(folder, EMBED_PAGE_BYTES)
     labels = failure_labels(record for result in columns for record in result.episodes)
-    films: dict[str, dict[int, list[str]]] = {}  # task -> episode -> a film for each policy that has one
+    films: dict[
+        str, dict[int, list[str]]
+    ] = {}  # task -> episode -> a film for each policy that has one
     for i, result in enumerate(columns):
         for record in result.episodes:
             file = (result.folder or folder) / record.video
@@ -58,12 +60,19 @@ def film_section(columns: Sequence[Results], folder: Path) -> Section:
 
 def _task(task: str, episodes: dict[int, list[str]], columns: Sequence[Results]) -> str:
     """One row for each start that all policies were filmed at; the other films stand together."""
-    told = {record.instruction for result in columns for record in result.episodes if record.task == task}
+    told = {
+        record.instruction
+        for result in columns
+        for record in result.episodes
+        if record.task == task
+    }
     quote = f" <q>{escape(told.pop())}</q>" if len(told) == 1 else ""
     ordered = [episodes[number] for number in sorted(episodes)]
     rows = [films for films in ordered if 1 < len(films) == len(columns)]
     rest = [film for films in ordered if not 1 < len(films) == len(columns) for film in films]
-    parts = [f'<div class="films n{min(len(columns), 4)}">\n{"".join(films)}</div>\n' for films in rows]
+    parts = [
+        f'<div class="films n{min(len(columns), 4)}">\n{"".join(films)}</div>\n' for films in rows
+    ]
     parts += [f'<div class="films">\n{"".join(rest)}</div>\n'] if rest else []
     button = '<button type="button" class="all" hidden>Play all</button>'
     return f'<div class="task">\n<h3><span>{escape(task)}{quote}</span>{button}</h3>\n{"".join(parts)}</div>\n'

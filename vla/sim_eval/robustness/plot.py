@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.perturbations import describe
 from vla.sim_eval.report.markup import NOTHING, Cell, Head, Section, interval, percent, table
 from vla.sim_eval.report.page import write_report
 from vla.sim_eval.report.plots import axis_svg, intervals_svg, rows_plot
-from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.robustness.table import Condition, Robustness, p_text
 
 WIDTH, HEIGHT = 190, 142  # of a panel, in user units
@@ -44,7 +44,9 @@ def panel(kind: str, clean: Condition, found: Mapping[int, Condition]) -> str:
     for share in (0.0, 0.5, 1.0):
         y = _y(share)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:g}" y2="{y:g}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:g}" text-anchor="end">{100 * share:.0f}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:g}" text-anchor="end">{100 * share:.0f}</text>'
+        )
     low, high = clean.interval
     parts.append(
         f'<rect class="band" x="{LEFT}" width="{WIDTH - RIGHT - LEFT}" y="{_y(high):g}" height="{_y(low) - _y(high):g}"/>'
@@ -53,7 +55,10 @@ def panel(kind: str, clean: Condition, found: Mapping[int, Condition]) -> str:
     parts.append(f'<polyline class="path" points="{path}"/>')
     parts += [_mark(severity, condition) for severity, condition in points.items()]
     labels = {severity: str(severity) if severity else "clean" for severity in points}
-    parts += [f'<text x="{_x(s):g}" y="{HEIGHT - 5}" text-anchor="middle">{text}</text>' for s, text in labels.items()]
+    parts += [
+        f'<text x="{_x(s):g}" y="{HEIGHT - 5}" text-anchor="middle">{text}</text>'
+        for s, text in labels.items()
+    ]
     return "".join(parts)
 
 
@@ -90,7 +95,9 @@ def robustness_svg(robustness: Robustness) -> str:
         f"{panel(kind, robustness.clean, found)}</g>\n"
         for i, (kind, found) in enumerate(kinds.items())
     )
-    title = escape(f"Success of {robustness.policy} on {robustness.suite} against severity, per cent")
+    title = escape(
+        f"Success of {robustness.policy} on {robustness.suite} against severity, per cent"
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">\n'
         f"<title>{title}</title>\n<style>{_STYLE}</style>\n"
@@ -103,7 +110,10 @@ def robustness_section(robustness: Robustness) -> str:
     body = f"<style>{_STYLE}{_GRID_STYLE}</style>\n{_panels(robustness)}{_controls(robustness)}{_table(robustness)}"
     body += _meanings([*robustness.kinds, *(control.kind for control in robustness.controls)])
     if robustness.skipped:
-        lines = "".join(f"<li>{escape(kind)}: {escape(reason)}</li>\n" for kind, reason in robustness.skipped.items())
+        lines = "".join(
+            f"<li>{escape(kind)}: {escape(reason)}</li>\n"
+            for kind, reason in robustness.skipped.items()
+        )
         body += f'<h3>Not played</h3>\n<ul class="notes">\n{lines}</ul>\n'
     body += f'<pre class="command">{escape(robustness.command)}</pre>\n'
     note = (
@@ -143,17 +153,30 @@ def _controls(robustness: Robustness) -> str:
 
 def _table(robustness: Robustness) -> str:
     severities, clean = robustness.severities, robustness.clean
-    heads = [Head("Perturbation", numeric=False), Head("Clean"), *(Head(f"Severity {s}") for s in severities)]
-    rows = [_row(kind, [clean, *(found.get(s) for s in severities)]) for kind, found in robustness.kinds.items()]
-    text = "<h3>Numbers</h3>\n" + (table("Success under perturbations", heads, rows) if rows else "")
+    heads = [
+        Head("Perturbation", numeric=False),
+        Head("Clean"),
+        *(Head(f"Severity {s}") for s in severities),
+    ]
+    rows = [
+        _row(kind, [clean, *(found.get(s) for s in severities)])
+        for kind, found in robustness.kinds.items()
+    ]
+    text = "<h3>Numbers</h3>\n" + (
+        table("Success under perturbations", heads, rows) if rows else ""
+    )
     if robustness.controls:
         heads = [Head("Control", numeric=False), Head("Clean"), Head("Under the control")]
-        text += table("Success under controls", heads, [_row(c.kind, [clean, c]) for c in robustness.controls])
+        text += table(
+            "Success under controls", heads, [_row(c.kind, [clean, c]) for c in robustness.controls]
+        )
     return text
 
 
 def _meanings(kinds: Sequence[str]) -> str:
-    lines = "".join(f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(describe(k))}</dd>\n" for k in kinds)
+    lines = "".join(
+        f"<dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(describe(k))}</dd>\n" for k in kinds
+    )
     return f"<details><summary>What the severities mean</summary>\n<dl>\n{lines}</dl></details>\n"
 
 

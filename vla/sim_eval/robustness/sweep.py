@@ -15,19 +15,42 @@ import torch
 from pydantic import Field, field_validator
 
 from vla.config import ConfigError, UserError, check_config, dump_config
+from vla.sim_eval.comparison.results import Results, ResultsError, library_versions
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
 from vla.sim_eval.evaluation import EvalConfig, check_playable, evaluate, naming
-from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, SEVERITIES, Episode, kind_named, missing, unfit
-from vla.sim_eval.comparison.results import Results, ResultsError, library_versions
+from vla.sim_eval.perturbations import (
+    CONTROLS,
+    GRADED,
+    KINDS,
+    SEVERITIES,
+    Episode,
+    kind_named,
+    missing,
+    unfit,
+)
 from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
 from vla.types import Actor
 
-PAGE, MARKDOWN, PLOT, CONFIG = "robustness.html", "robustness.md", "robustness.svg", "robustness.yaml"
+PAGE, MARKDOWN, PLOT, CONFIG = (
+    "robustness.html",
+    "robustness.md",
+    "robustness.svg",
+    "robustness.yaml",
+)
 CONDITION_FILE = "condition.json"
 # What changes where and how an evaluation runs, but not what comes out.
-_FREE_KEYS = {"out", "workers", "timeout", "launcher", "ray_address", "videos_per_task", "failure_videos", "policy"}
+_FREE_KEYS = {
+    "out",
+    "workers",
+    "timeout",
+    "launcher",
+    "ray_address",
+    "videos_per_task",
+    "failure_videos",
+    "policy",
+}
 ConditionKey = tuple[str, int | None]
 
 
@@ -143,7 +166,9 @@ def _condition(config: PerturbConfig, env: EnvConfig, folder: str) -> EvalConfig
     return EvalConfig(**values)
 
 
-def _play(actor: Any, config: EvalConfig, identity: str, name: str | None, progress: bool) -> Results:
+def _play(
+    actor: Any, config: EvalConfig, identity: str, name: str | None, progress: bool
+) -> Results:
     """Plays a condition, unless its folder holds what would come out."""
     out = Path(config.out)
     if (known := _known(config, identity)) is not None:
@@ -164,7 +189,11 @@ def _known(config: EvalConfig, identity: str) -> Results | None:
     except (ResultsError, OSError, ValueError):
         return None
     same_versions = dict(results.versions) == {**library_versions(), **config.env.versions()}
-    return results if same_versions and _decisive(results.config) == _decisive(config.model_dump(mode="json")) else None
+    return (
+        results
+        if same_versions and _decisive(results.config) == _decisive(config.model_dump(mode="json"))
+        else None
+    )
 
 
 def _decisive(config: Any) -> dict[str, Any]:
@@ -182,7 +211,9 @@ def _identity(actor: Any, name: str) -> str:
     for key, tensor in sorted(actor.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
     return f"{label} {digest.hexdigest()[:32]}"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from vla.sim_eval.comparison.comparability import episodes_by_key
-from vla.sim_eval.perturbations import describe
 from vla.sim_eval.comparison.results import Results, ResultsError, summary
+from vla.sim_eval.perturbations import describe
 from vla.sim_eval.statistics import holm, mcnemar_exact
 
 ROBUSTNESS_FILE = "robustness.json"
@@ -128,7 +128,9 @@ class Robustness:
             )
             return cls(**values, clean=clean, conditions=tuple(others), folder=Path(folder))
         except (KeyError, TypeError, ValueError) as error:
-            raise ResultsError(f"{path}: no table of perturbations: {type(error).__name__}: {error}") from error
+            raise ResultsError(
+                f"{path}: no table of perturbations: {type(error).__name__}: {error}"
+            ) from error
 
     def table(self) -> Any:
         """A rich table for the terminal."""
@@ -143,13 +145,21 @@ class Robustness:
     def markdown(self) -> str:
         """The table for a document: rate, 95 % interval and adjusted p of each condition; significant ones are bold."""
         severities = self.severities
-        heads = ["perturbation", "clean", *(f"severity {severity}" for severity in severities), "what it is"]
+        heads = [
+            "perturbation",
+            "clean",
+            *(f"severity {severity}" for severity in severities),
+            "what it is",
+        ]
         lines = [_line(heads), _line(["---"] * len(heads))]
         for name, cells in self._rows():
             texts = [_cell(cell, strong="**", gap=", ") if cell else "" for cell in cells]
             lines.append(_line([name, *texts, describe(name)]))
         lines += ["", _explained(self)]
-        lines += [f"Not played: {kind} ({' '.join(reason.split())})." for kind, reason in self.skipped.items()]
+        lines += [
+            f"Not played: {kind} ({' '.join(reason.split())})."
+            for kind, reason in self.skipped.items()
+        ]
         return "\n".join([*lines, "", f"`{self.command}`", ""])
 
     def _rows(self) -> Iterator[tuple[str, list[Condition | None]]]:
@@ -198,7 +208,9 @@ def tabulate(
     drawn = {key: _pairs(clean, results) for key, results in played.items()}
     p_values = [mcnemar_exact(*counts) for counts in drawn.values()]
     conditions = tuple(
-        _condition(kind, severity, played[kind, severity], drawn[kind, severity], p, adjusted, folder)
+        _condition(
+            kind, severity, played[kind, severity], drawn[kind, severity], p, adjusted, folder
+        )
         for (kind, severity), p, adjusted in zip(played, p_values, holm(p_values), strict=True)
     )
     ties = (0, 0, len(clean.episodes))

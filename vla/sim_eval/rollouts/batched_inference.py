@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from vla.config import UserError
-from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.sim_eval.env import EnvConfig
+from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Actor, Observation, SpecError
 
 
@@ -92,7 +92,9 @@ class Pilot:
                 f"temperature is {temperature:g}, but act of {type(actor).__name__} takes no temperature: set it to 0"
             )
         if replan_every > 1 and ensemble is not None:
-            raise UserError(f"replan_every is {replan_every}, but ensembling needs a chunk for every step: set it to 1")
+            raise UserError(
+                f"replan_every is {replan_every}, but ensembling needs a chunk for every step: set it to 1"
+            )
         self.actor, self.replan_every, self.ensemble = actor, replan_every, ensemble
         self.target_return = target_return
         self._options = {"temperature": temperature} if temperature else {}
@@ -101,7 +103,9 @@ class Pilot:
     def check(self, config: EnvConfig) -> None:
         """Raises SpecError with every way in which the env does not fit the policy."""
         if problems := self.actor.spec.differences(config.spec()):
-            raise SpecError("the policy does not fit the env:\n" + "\n".join(f"  {line}" for line in problems))
+            raise SpecError(
+                "the policy does not fit the env:\n" + "\n".join(f"  {line}" for line in problems)
+            )
 
     def act(
         self, robots: Sequence[Robot], images: dict[str, np.ndarray], *, seed: int | None = None
@@ -120,25 +124,38 @@ class Pilot:
         known.sort(key=lambda i: robots[i].recollection.batch)  # type: ignore[union-attr]
         for rows in (fresh, known):
             if rows:
-                for i, actions in zip(rows, self._act([robots[i] for i in rows], images, rows), strict=True):
+                for i, actions in zip(
+                    rows, self._act([robots[i] for i in rows], images, rows), strict=True
+                ):
                     chosen[i] = actions
         return chosen
 
-    def _act(self, robots: list[Robot], images: dict[str, np.ndarray], rows: list[int]) -> list[np.ndarray]:
+    def _act(
+        self, robots: list[Robot], images: dict[str, np.ndarray], rows: list[int]
+    ) -> list[np.ndarray]:
         observation = Observation.from_numpy(
             {camera: images[camera][rows] for camera in self.actor.spec.cameras},
             np.stack([robot.state for robot in robots if robot.state is not None]),
             [robot.instruction for robot in robots],
             reward=[robot.reward for robot in robots],
-            target_return=None if self.target_return is None else [self.target_return] * len(robots),
+            target_return=None
+            if self.target_return is None
+            else [self.target_return] * len(robots),
         )
         chunk_BKA, memory = self.actor.act(observation, _recall(robots), **self._options)
         chunks = self._checked(chunk_BKA, len(robots))
         chosen = [chunk[: self.replan_every] for chunk in chunks]
         if self.ensemble is not None:
-            chosen = [self._ensembled(robot, chunk) for robot, chunk in zip(robots, chunks, strict=True)]
-            if memory is not None and (remember := getattr(self.actor, "remember", None)) is not None:
-                memory = remember(memory, torch.from_numpy(np.stack(chosen)))  # not what its last chunk began with
+            chosen = [
+                self._ensembled(robot, chunk) for robot, chunk in zip(robots, chunks, strict=True)
+            ]
+            if (
+                memory is not None
+                and (remember := getattr(self.actor, "remember", None)) is not None
+            ):
+                memory = remember(
+                    memory, torch.from_numpy(np.stack(chosen))
+                )  # not what its last chunk began with
         self._calls += 1
         for row, robot in enumerate(robots):
             robot.recollection = None if memory is None else _Recollection(self._calls, memory, row)
@@ -154,13 +171,17 @@ class Pilot:
         chunk = chunk_BKA.detach().float().cpu().numpy()
         A = self.actor.spec.action_dim
         if chunk.ndim != 3 or chunk.shape[0] != B or chunk.shape[2] != A:
-            raise ActionError(f"act of {type(self.actor).__name__} gave actions {chunk.shape}, expected ({B}, K, {A})")
+            raise ActionError(
+                f"act of {type(self.actor).__name__} gave actions {chunk.shape}, expected ({B}, K, {A})"
+            )
         if chunk.shape[1] < self.replan_every:
             raise UserError(
                 f"replan_every is {self.replan_every}, but the policy plans {chunk.shape[1]} steps: set it to that or less"
             )
         if not np.isfinite(chunk).all():
-            raise ActionError(f"act of {type(self.actor).__name__} gave actions that are not finite")
+            raise ActionError(
+                f"act of {type(self.actor).__name__} gave actions that are not finite"
+            )
         return chunk
 
 
@@ -211,7 +232,10 @@ def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []),
+        ):
             yield
     finally:
         torch.set_flush_denormal(flushed)

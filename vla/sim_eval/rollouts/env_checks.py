@@ -15,7 +15,9 @@ from vla.types import Spec
 def checked_reset(result: Any, spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
     """`result` of an env's reset. Raises EnvError with a line for every fault."""
     if not (isinstance(result, tuple) and len(result) == 2):
-        raise EnvError([f"reset: returns {_kind(result)}, expected the two values (observation, info)"])
+        raise EnvError(
+            [f"reset: returns {_kind(result)}, expected the two values (observation, info)"]
+        )
     observation, info = result
     _raise([*_state("reset", observation, spec), *_info("reset", info, ("instruction", "success"))])
     return observation, info
@@ -46,7 +48,9 @@ def check_images(observation: dict[str, Any], cameras: Iterable[str], spec: Spec
             has = ", ".join(images) if isinstance(images, dict) and images else "none"
             problems.append(f"images lack camera {camera!r} of the spec (they have: {has})")
         elif (image := np.asarray(images[camera])).dtype != np.uint8 or image.shape != size:
-            problems.append(f"camera {camera!r} gives {image.dtype} {image.shape}, expected uint8 {size}")
+            problems.append(
+                f"camera {camera!r} gives {image.dtype} {image.shape}, expected uint8 {size}"
+            )
     _raise(problems)
 
 
@@ -59,7 +63,11 @@ def _state(where: str, observation: Any, spec: Spec) -> Iterator[str]:
     if state.dtype.kind != "f" or state.shape != shape:
         yield f"{where}: state is {state.dtype} {state.shape}, expected float32 {shape}"
     elif not np.isfinite(state).all():
-        bad = ", ".join(name for name, value in zip(spec.state_names, state, strict=True) if not np.isfinite(value))
+        bad = ", ".join(
+            name
+            for name, value in zip(spec.state_names, state, strict=True)
+            if not np.isfinite(value)
+        )
         yield f"{where}: state holds NaN or infinity in {bad}: the simulation has diverged or a sensor is broken"
 
 

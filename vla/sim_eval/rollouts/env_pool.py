@@ -99,7 +99,9 @@ class InlinePool:
 
     def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int) -> None:
         sizes = config.spec().cameras
-        self._images = {camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras}
+        self._images = {
+            camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras
+        }
         self._host = EnvHost(config, self._images)
         self._answers: list[Answer | Lost] = []
 
@@ -127,12 +129,15 @@ class _Worker:
 class LocalPool:
     """Slots spread over processes of this machine. Images come through shared memory, the rest through pipes."""
 
-    def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float) -> None:
+    def __init__(
+        self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float
+    ) -> None:
         self._config, self._slots, self._timeout = config, slots, timeout
         self._context = process_context()
         sizes = config.spec().cameras
         self._buffers = {
-            c: self._context.RawArray(ctypes.c_uint8, slots * sizes[c][0] * sizes[c][1] * 3) for c in cameras
+            c: self._context.RawArray(ctypes.c_uint8, slots * sizes[c][0] * sizes[c][1] * 3)
+            for c in cameras
         }
         self._images = shared_views(config, self._buffers, slots)
         self._workers: list[_Worker] = []
@@ -170,7 +175,9 @@ class LocalPool:
         busy = [worker for worker in self._workers if worker.duty.pending]
         found: list[Answer | Lost] = []
         while busy and not found:
-            multiprocessing.connection.wait([w.pipe for w in busy] + [w.process.sentinel for w in busy], timeout=1.0)
+            multiprocessing.connection.wait(
+                [w.pipe for w in busy] + [w.process.sentinel for w in busy], timeout=1.0
+            )
             for worker in busy:
                 found += self._read(worker)
         return found
@@ -180,14 +187,20 @@ class LocalPool:
         try:
             while worker.pipe.poll():
                 answer: Answer | None = worker.pipe.recv()
-                worker.duty.answered(None if answer is None else answer.slot)  # None is its first sign of life
+                worker.duty.answered(
+                    None if answer is None else answer.slot
+                )  # None is its first sign of life
                 if answer is not None:
                     answers.append(answer)
         except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             worker.process.join(1)
         if worker.duty.pending and not worker.process.is_alive():
             code = worker.process.exitcode
-            answers.append(self._replace(worker, _cause_of_death(code), code in (-signal.SIGKILL, -signal.SIGTERM)))
+            answers.append(
+                self._replace(
+                    worker, _cause_of_death(code), code in (-signal.SIGKILL, -signal.SIGTERM)
+                )
+            )
         elif reason := worker.duty.overdue(self._timeout):
             answers.append(self._replace(worker, reason, False))
         return answers
@@ -218,7 +231,9 @@ def _cause_of_death(exit_code: int) -> str:
             "died with exit code 1 (its messages stand above; a script must start workers under "
             "`if __name__ == '__main__':`, or use workers=0)"
         )
-    return f"died with exit code {exit_code}" + (" (killed; out of memory?)" if exit_code == -9 else "")
+    return f"died with exit code {exit_code}" + (
+        " (killed; out of memory?)" if exit_code == -9 else ""
+    )
 
 
 def _kill(worker: _Worker) -> None:

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from vla.config import UserError
+from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
-from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame
 from vla.types import Spec
 
@@ -146,7 +146,9 @@ class EpisodePlayer:
     def step(self, action: np.ndarray, *, look: bool = True) -> None:
         """Executes one action (A,); `look`: whether an actor will see the images that follow."""
         self.env.render_images = look or self._watched
-        self.observation, self.reward, ended, self.info = checked_step(self.env.step(action), self.env.spec_)
+        self.observation, self.reward, ended, self.info = checked_step(
+            self.env.step(action), self.env.spec_
+        )
         self.steps += 1
         self.return_ += self.reward
         self.success = bool(self.info["success"])
@@ -197,15 +199,23 @@ class EpisodePlayer:
             steps=self.steps,
             return_=self.return_,
             failure=self.failure,
-            video=f"{job.video.parent.name}/{job.video.name}" if job.video is not None and self.filmed else "",
-            failure_step=-1 if self.success_ever else int(self.info.get("failure_step", self.steps)),
+            video=f"{job.video.parent.name}/{job.video.name}"
+            if job.video is not None and self.filmed
+            else "",
+            failure_step=-1
+            if self.success_ever
+            else int(self.info.get("failure_step", self.steps)),
         )
 
 
 def _film_of(job: Job, spec: Spec) -> VideoWriter | None:
     if job.video is not None:
-        return VideoWriter(job.video, spec.control_hz, max_bytes=None if spec.cameras else 4 * FILM_BYTES)
-    if job.failure_video is not None and job.driver == "parent" and spec.cameras:  # for the others nobody draws
+        return VideoWriter(
+            job.video, spec.control_hz, max_bytes=None if spec.cameras else 4 * FILM_BYTES
+        )
+    if (
+        job.failure_video is not None and job.driver == "parent" and spec.cameras
+    ):  # for the others nobody draws
         return VideoWriter(job.failure_video, spec.control_hz, max_bytes=FILM_BYTES)
     return None
 
@@ -223,9 +233,15 @@ class EnvHost:
     def handle(self, command: Command) -> Answer:
         """Carries out a command; what the env raises or does wrong comes back as `Failed`."""
         try:
-            return self._start(command) if isinstance(command, Start) else self._act(command.slot, command.actions)
+            return (
+                self._start(command)
+                if isinstance(command, Start)
+                else self._act(command.slot, command.actions)
+            )
         except EnvError as error:
-            return Failed(command.slot, f"the env breaks its contract (check_env looks for more)\n{error}")
+            return Failed(
+                command.slot, f"the env breaks its contract (check_env looks for more)\n{error}"
+            )
         except UserError as error:
             return Failed(command.slot, str(error))
         except Exception:
@@ -245,14 +261,22 @@ class EnvHost:
             if command.past is None:
                 return self._ready(slot, player)
             return self._act(slot, command.past, counted=command.chunk, look=True)
-        low, high = (np.asarray(v, dtype=np.float32) for v in (env.spec_.action_low, env.spec_.action_high))
+        low, high = (
+            np.asarray(v, dtype=np.float32) for v in (env.spec_.action_low, env.spec_.action_high)
+        )
         rng = np.random.default_rng(job.seed)
         while not player.over:
-            action = env.expert_action() if job.driver == "expert" else rng.uniform(low, high).astype(np.float32)
+            action = (
+                env.expert_action()
+                if job.driver == "expert"
+                else rng.uniform(low, high).astype(np.float32)
+            )
             player.step(np.clip(action, low, high), look=False)
         return self._done(slot, player)
 
-    def _act(self, slot: int, actions: np.ndarray, *, counted: int | None = None, look: bool = False) -> Answer:
+    def _act(
+        self, slot: int, actions: np.ndarray, *, counted: int | None = None, look: bool = False
+    ) -> Answer:
         """look: whether every step is drawn, for the film of an episode that lost its first worker. counted: the last
         actions whose rewards are told; all by default."""
         player = self._players[slot]
@@ -286,7 +310,12 @@ class EnvHost:
         check_images(player.observation, self._images, player.env.spec_)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
-        return Ready(slot, np.asarray(player.observation["state"], dtype=np.float32), player.instruction, reward)
+        return Ready(
+            slot,
+            np.asarray(player.observation["state"], dtype=np.float32),
+            player.instruction,
+            reward,
+        )
 
     def close(self) -> None:
         self._players.clear()
@@ -308,7 +337,9 @@ def worker_main(pipe: Connection, config: EnvConfig, buffers: dict[str, Any], sl
     """Body of a worker process: answers commands until the parent closes the pipe or dies."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the parent, which then ends its workers
     torch.set_num_threads(1)
     host = EnvHost(config, shared_views(config, buffers, slots))
     # The parent may close the pipe, or die, while an answer is on its way.

@@ -123,7 +123,9 @@ def _run_here(
         close_work(work)
 
 
-def _run(crew: Crew, workers: int, jobs: Iterable[J], describe: Callable[[J], str]) -> Generator[Any, None, None]:
+def _run(
+    crew: Crew, workers: int, jobs: Iterable[J], describe: Callable[[J], str]
+) -> Generator[Any, None, None]:
     jobs = iter(jobs)
     order: deque[int] = deque()  # numbers of the jobs that were given out and not yet yielded
     finished: dict[int, Any] = {}
@@ -142,7 +144,9 @@ def _run(crew: Crew, workers: int, jobs: Iterable[J], describe: Callable[[J], st
             order.append(count)
             count += 1
             crew.give(worker, job)
-        for worker, outcome in crew.wait(running) if running else []:  # nothing runs if jobs end just as all are done
+        for worker, outcome in (
+            crew.wait(running) if running else []
+        ):  # nothing runs if jobs end just as all are done
             number, job = running[worker]
             losses[number] += isinstance(outcome, Died)
             if isinstance(outcome, Died) and losses[number] <= RETRIES:
@@ -159,7 +163,9 @@ def _value(outcome: Finished | Raised | Died, job: str) -> Any:
     if isinstance(outcome, Raised):
         raise WorkerError(f"{job}: the worker raised\n{outcome.traceback}")
     if isinstance(outcome, Died):
-        raise WorkerError(f"{job}: the worker process {outcome.reason}, in {RETRIES + 1} tries of this job")
+        raise WorkerError(
+            f"{job}: the worker process {outcome.reason}, in {RETRIES + 1} tries of this job"
+        )
     return outcome.value
 
 
@@ -172,7 +178,9 @@ class ProcessCrew:
 
     def _start(self) -> tuple[Any, Connection]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_worker_main, args=(theirs, self._make_work), daemon=True)
+        process = self._context.Process(
+            target=_worker_main, args=(theirs, self._make_work), daemon=True
+        )
         process.start()
         theirs.close()
         return process, ours
@@ -183,7 +191,9 @@ class ProcessCrew:
 
     def wait(self, busy: Collection[int]) -> list[tuple[int, Finished | Raised | Died]]:
         ready = wait([self._members[worker][1] for worker in busy])
-        return [(worker, self._receive(worker)) for worker in busy if self._members[worker][1] in ready]
+        return [
+            (worker, self._receive(worker)) for worker in busy if self._members[worker][1] in ready
+        ]
 
     def _receive(self, worker: int) -> Finished | Raised | Died:
         process, pipe = self._members[worker]
@@ -203,7 +213,9 @@ class ProcessCrew:
             with contextlib.suppress(OSError):
                 pipe.send(_STOP)
             pipe.close()
-        deadline = time.monotonic() + 2.0  # for all together; one that is busy then has nothing to lose
+        deadline = (
+            time.monotonic() + 2.0
+        )  # for all together; one that is busy then has nothing to lose
         for process, _ in self._members:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
@@ -216,7 +228,9 @@ _STOP = "__stop__"
 
 def _worker_main(pipe: Connection, make_work: Callable[[], Callable[[Any], Any]]) -> None:
     """Does jobs until the parent says stop, closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the parent, which then ends its workers
     worker = Worker(make_work)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while not isinstance(job := pipe.recv(), str) or job != _STOP:

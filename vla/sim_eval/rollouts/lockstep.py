@@ -50,7 +50,9 @@ class Group:
     @property
     def ready(self) -> bool:
         """Whether every running episode waits for an action."""
-        return bool(self.members) and all(member.robot.state is not None for member in self.members.values())
+        return bool(self.members) and all(
+            member.robot.state is not None for member in self.members.values()
+        )
 
     def next_seed(self) -> int:
         """For whatever the policy draws at random in its next call."""
@@ -88,7 +90,13 @@ class GroupQueue:
         """
         if task is not None and self._waiting.get(task):
             return self._waiting[task].popleft()
-        worth = [name for name, groups in self._waiting.items() if groups and len(groups) >= 2 * running[name]]
+        worth = [
+            name
+            for name, groups in self._waiting.items()
+            if groups and len(groups) >= 2 * running[name]
+        ]
         if not worth:
             return None
-        return self._waiting[max(worth, key=lambda t: len(self._waiting[t]) / (1 + running[t]))].popleft()
+        return self._waiting[
+            max(worth, key=lambda t: len(self._waiting[t]) / (1 + running[t]))
+        ].popleft()

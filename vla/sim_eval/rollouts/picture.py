@@ -45,7 +45,9 @@ def rollout_picture(
     return film_strip(path, _frames(show or config, job, actions), instruction, count=count)
 
 
-def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> tuple[str, list[np.ndarray]]:
+def _play(
+    actor: Actor, config: EnvConfig, job: Job, replan_every: int
+) -> tuple[str, list[np.ndarray]]:
     pilot = Pilot(actor, replan_every=replan_every)
     pilot.check(config)
     env = config.make(job.task)
@@ -55,7 +57,9 @@ def _play(actor: Actor, config: EnvConfig, job: Job, replan_every: int) -> tuple
         with inference(actor):
             while not player.over:
                 robot.state = player.observation["state"]
-                images = {camera: image[None] for camera, image in player.observation["images"].items()}
+                images = {
+                    camera: image[None] for camera, image in player.observation["images"].items()
+                }
                 planned = pilot.act([robot], images)[0]
                 robot.reward = 0.0
                 for action in planned:

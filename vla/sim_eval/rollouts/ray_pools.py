@@ -32,7 +32,9 @@ def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise RayError("launcher: ray needs Ray, which is not installed: pip install 'vla[ray]'") from error
+        raise RayError(
+            "launcher: ray needs Ray, which is not installed: pip install 'vla[ray]'"
+        ) from error
     return ray
 
 
@@ -120,7 +122,9 @@ class EnvActor(_Remote):
             self._images: dict[str, Any] = {camera: {} for camera in cameras}  # slot -> picture
             self._host = EnvHost(config, self._images)
         answer = self._host.handle(command)
-        images = {camera: images.pop(command.slot) for camera, images in self._images.items() if images}
+        images = {
+            camera: images.pop(command.slot) for camera, images in self._images.items() if images
+        }
         return answer, images
 
 
@@ -157,16 +161,22 @@ class _Worker:
 
     def __init__(self, actor: Any, slots: tuple[int, ...]) -> None:
         self.actor, self.duty = actor, Duty(slots)
-        self.owes: dict[Any, int | None] = {actor.hello.remote(): None}  # reference of an answer -> slot, as sent
+        self.owes: dict[Any, int | None] = {
+            actor.hello.remote(): None
+        }  # reference of an answer -> slot, as sent
 
 
 class RayPool:
     """Slots for envs, spread over actors; a `Pool`."""
 
-    def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float) -> None:
+    def __init__(
+        self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float
+    ) -> None:
         self._what, self._timeout = (config, tuple(cameras)), timeout
         sizes = config.spec().cameras
-        self._images = {camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras}
+        self._images = {
+            camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras
+        }
         self._workers = [self._add(tuple(range(rank, slots, workers))) for rank in range(workers)]
 
     def _add(self, slots: tuple[int, ...]) -> _Worker:
@@ -184,7 +194,9 @@ class RayPool:
         import ray
 
         found: list[Answer | Lost] = []
-        while not found and (owed := [ref for worker in self._workers if worker.duty.pending for ref in worker.owes]):
+        while not found and (
+            owed := [ref for worker in self._workers if worker.duty.pending for ref in worker.owes]
+        ):
             ray.wait(owed, num_returns=1, timeout=1.0)
             ready = set(ray.wait(owed, num_returns=len(owed), timeout=0)[0])
             for rank in range(len(self._workers)):
@@ -203,7 +215,10 @@ class RayPool:
             except ray.exceptions.RayTaskError as error:
                 return [*answers, Failed(worker.duty.pending[0], f"the Ray actor raised\n{error}")]
             except ray.exceptions.RayError as error:
-                return [*answers, self._replace(rank, f"was lost: {_brief(error)}", from_outside=True)]
+                return [
+                    *answers,
+                    self._replace(rank, f"was lost: {_brief(error)}", from_outside=True),
+                ]
             del worker.owes[ref]
             worker.duty.answered(slot)
             if slot is None:

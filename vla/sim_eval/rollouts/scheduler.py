@@ -12,20 +12,20 @@ the same for any number of workers, local or on a Ray cluster, and whatever was 
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla.common.cores import usable_cores
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.launchers import Launcher, open_pool
-from vla.sim_eval.rollouts.lockstep import Group, GroupQueue, Member, make_groups
 from vla.sim_eval.rollouts.batched_inference import ActionError, Pilot, inference, thinks_on_cpu
 from vla.sim_eval.rollouts.env_pool import Lost, Pool, RolloutError
 from vla.sim_eval.rollouts.env_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
+from vla.sim_eval.rollouts.launchers import Launcher, open_pool
+from vla.sim_eval.rollouts.lockstep import Group, GroupQueue, Member, make_groups
 from vla.types import Actor
 
 BATCH_SIZE = 4
@@ -33,14 +33,9 @@ RETRIES = 3
 KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_workers(actor: object) -> int:
     """One for each core; half of them where a policy needs the other half to think. Two cores are shared."""
-    return cores() // 2 if thinks_on_cpu(actor) and cores() >= 4 else cores()
+    return usable_cores() // 2 if thinks_on_cpu(actor) and usable_cores() >= 4 else usable_cores()
 
 
 @dataclass
@@ -101,7 +96,9 @@ def rollout(
     often. ActionError where the policy gives no usable actions. What the policy itself raises passes through.
     """
     if not jobs:
-        raise UserError("no episodes to play: the number of episodes and the list of tasks must not be empty")
+        raise UserError(
+            "no episodes to play: the number of episodes and the list of tasks must not be empty"
+        )
     thinks = any(job.driver == "parent" for job in jobs)
     if thinks and actor is None:
         raise ValueError("jobs of the driver 'parent' need an actor")
@@ -109,7 +106,11 @@ def rollout(
         None
         if actor is None
         else Pilot(
-            actor, replan_every=replan_every, ensemble=ensemble, temperature=temperature, target_return=target_return
+            actor,
+            replan_every=replan_every,
+            ensemble=ensemble,
+            temperature=temperature,
+            target_return=target_return,
         )
     )
     if pilot is not None:
@@ -133,9 +134,17 @@ def rollout(
             timeout=timeout,
             ray_address=ray_address,
         ) as pool,
-        inference(actor, threads=threads or max(1, cores() // 2)),
+        inference(actor, threads=threads or max(1, usable_cores() // 2)),
     ):
-        play = _Play(pool, pilot, places, size, retries, on_done, stats if stats is not None else RolloutStats())
+        play = _Play(
+            pool,
+            pilot,
+            places,
+            size,
+            retries,
+            on_done,
+            stats if stats is not None else RolloutStats(),
+        )
         records = play.run(groups)
     return [records[job.task, job.episode] for job in jobs]
 
@@ -175,7 +184,9 @@ class _Play:
         for place, group in enumerate(self.groups):
             if group is not None and group.members:
                 continue
-            running = Counter(other.task for other in self.groups if other is not None and other.members)
+            running = Counter(
+                other.task for other in self.groups if other is not None and other.members
+            )
             self.groups[place] = group = queue.next(self.tasks[place], running)
             if group is None:
                 continue
@@ -203,7 +214,11 @@ class _Play:
             raise RolloutError(f"{_named(member.job)}: {answer.reason}")
         if isinstance(answer, Ready):
             robot = member.robot
-            robot.state, robot.instruction, robot.reward = answer.state, answer.instruction, answer.reward
+            robot.state, robot.instruction, robot.reward = (
+                answer.state,
+                answer.instruction,
+                answer.reward,
+            )
             return
         del members[answer.slot]
         self.records[answer.record.task, answer.record.episode] = answer.record
@@ -224,7 +239,9 @@ class _Play:
             if (member := self._members(slot).get(slot)) is not None:
                 member.robot.state = None
                 past = np.concatenate(member.past) if member.past else None
-                self.pool.send(Start(slot, member.job, past, len(member.past[-1]) if member.past else 0))
+                self.pool.send(
+                    Start(slot, member.job, past, len(member.past[-1]) if member.past else 0)
+                )
 
     def _members(self, slot: int) -> dict[int, Member]:
         group = self.groups[slot // self.size]
@@ -243,7 +260,6 @@ __all__ = [
     "ActionError",
     "RolloutError",
     "RolloutStats",
-    "cores",
     "default_workers",
     "rollout",
 ]

@@ -39,7 +39,11 @@ class VideoWriter:
         if self._offered % self._stride == 0:
             self._frames.append(self._latest)
         self._offered += 1
-        if self._max_bytes is not None and len(self._frames) > 2 and len(self._frames) * frame.nbytes > self._max_bytes:
+        if (
+            self._max_bytes is not None
+            and len(self._frames) > 2
+            and len(self._frames) * frame.nbytes > self._max_bytes
+        ):
             self._frames, self._stride = self._frames[::2], 2 * self._stride
 
     @property
@@ -98,7 +102,9 @@ def best_codec() -> str:
     """The first encoder of PyAV that browsers can play."""
     import av
 
-    return next((name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4")
+    return next(
+        (name for name in ("libx264", "libopenh264") if name in av.codecs_available), "mpeg4"
+    )
 
 
 def read_video(path: str | Path) -> np.ndarray:
@@ -110,7 +116,12 @@ def read_video(path: str | Path) -> np.ndarray:
 
 
 def film_strip(
-    path: str | Path, frames: Sequence[np.ndarray], caption: str, *, count: int = 8, height: int = 160
+    path: str | Path,
+    frames: Sequence[np.ndarray],
+    caption: str,
+    *,
+    count: int = 8,
+    height: int = 160,
 ) -> Path:
     """A PNG of `count` frames spread over an episode, with their step numbers under a caption.
 
@@ -136,7 +147,12 @@ def film_strip(
         left = gap + i * (width + gap)
         frame = Image.fromarray(frames[step]).resize((width, height), Image.Resampling.LANCZOS)
         picture.paste(frame, (left, title))
-        draw.text((left + 2, title + height + 4), f"step {step}", fill="#5b6675", font=ImageFont.load_default(13))
+        draw.text(
+            (left + 2, title + height + 4),
+            f"step {step}",
+            fill="#5b6675",
+            font=ImageFont.load_default(13),
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)

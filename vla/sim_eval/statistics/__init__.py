@@ -2,10 +2,25 @@
 
 from vla.sim_eval.statistics.bootstrap import clustered_bootstrap, clustered_bootstrap_difference
 from vla.sim_eval.statistics.errors import StatisticsError
-from vla.sim_eval.statistics.hypothesis_tests import barnard, holm, mcnemar_exact, minimum_pairs, smallest_significant
-from vla.sim_eval.statistics.intervals import clopper_pearson, coverage, half_width, macro_rate, wilson_interval
+from vla.sim_eval.statistics.hypothesis_tests import (
+    barnard,
+    holm,
+    mcnemar_exact,
+    minimum_pairs,
+    smallest_significant,
+)
+from vla.sim_eval.statistics.intervals import (
+    clopper_pearson,
+    coverage,
+    half_width,
+    macro_rate,
+    wilson_interval,
+)
 from vla.sim_eval.statistics.planning import Plan, PlannedTest, plan
-from vla.sim_eval.statistics.posterior import paired_probability_of_improvement, probability_of_improvement
+from vla.sim_eval.statistics.posterior import (
+    paired_probability_of_improvement,
+    probability_of_improvement,
+)
 from vla.sim_eval.statistics.power import episodes_needed, pair_probabilities, power_of
 from vla.sim_eval.statistics.sequential import (
     SequentialComparison,

@@ -47,7 +47,13 @@ def clustered_bootstrap(
 
 
 def clustered_bootstrap_difference(
-    a: Outcomes, b: Outcomes, *, paired: bool, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    a: Outcomes,
+    b: Outcomes,
+    *,
+    paired: bool,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Interval of the mean over tasks of A's outcomes minus B's, for tasks like these.
 
@@ -60,7 +66,9 @@ def clustered_bootstrap_difference(
     groups_a, groups_b = _checked(a, "a"), _checked(b, "b")
     if set(a) != set(b):
         odd = ", ".join(sorted(set(a) ^ set(b)))
-        raise StatisticsError(f"tasks that only one of a and b has: {odd}; compare evaluations of the same tasks")
+        raise StatisticsError(
+            f"tasks that only one of a and b has: {odd}; compare evaluations of the same tasks"
+        )
     groups_b = [groups_b[list(b).index(task)] for task in a]
     if paired:
         for task, x, y in zip(a, groups_a, groups_b, strict=True):
@@ -69,7 +77,12 @@ def clustered_bootstrap_difference(
                     f"{task}: a has {len(x)} episodes and b {len(y)}: pairs need the same seeds; or pass paired=False"
                 )
         differences = {task: x - y for task, x, y in zip(a, groups_a, groups_b, strict=True)}
-        return clustered_bootstrap(differences, confidence=confidence, resamples=resamples, seed=seed)  # type: ignore[arg-type]
+        return clustered_bootstrap(
+            differences,  # type: ignore[arg-type]
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
     random = _generator(confidence, resamples, seed)
     tasks = random.integers(len(groups_a), size=(resamples, len(groups_a)))
     means = _means(groups_a, tasks, random) - _means(groups_b, tasks, random)
@@ -86,7 +99,9 @@ def _checked(outcomes: Outcomes, name: str) -> list[NDArray[np.float64]]:
     for task, values in outcomes.items():
         group = np.asarray(values, dtype=np.float64)
         if group.ndim != 1 or not group.size:
-            raise StatisticsError(f"{name}: task {task!r} has no episodes; run them or leave the task out")
+            raise StatisticsError(
+                f"{name}: task {task!r} has no episodes; run them or leave the task out"
+            )
         if not np.isfinite(group).all():
             raise StatisticsError(f"{name}: task {task!r} holds an outcome that is not finite")
         groups.append(group)
@@ -112,7 +127,10 @@ def _means(
     distinct = [np.unique(group, return_counts=True) for group in groups]
     values_TV, shares_TV = np.zeros((2, len(groups), max(len(values) for values, _ in distinct)))
     for task, (values, counts) in enumerate(distinct):
-        values_TV[task, : len(values)], shares_TV[task, : len(values)] = values, counts / sizes[task]
+        values_TV[task, : len(values)], shares_TV[task, : len(values)] = (
+            values,
+            counts / sizes[task],
+        )
     rows = max(1, _DRAWS // (tasks_RK.shape[1] * values_TV.shape[1]))
     means = []
     for tasks in np.split(tasks_RK, range(rows, len(tasks_RK), rows)):

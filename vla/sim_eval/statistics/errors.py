@@ -13,7 +13,9 @@ def check_counts(successes: int, n: int, name: str = "") -> None:
     """Raises StatisticsError unless 0 <= successes <= n and n >= 1; `name` tells two policies apart."""
     suffix = f"_{name}" if name else ""
     if n < 1:
-        raise StatisticsError(f"n{suffix} is {n}: expected at least one episode; run the evaluation first")
+        raise StatisticsError(
+            f"n{suffix} is {n}: expected at least one episode; run the evaluation first"
+        )
     if not 0 <= successes <= n:
         raise StatisticsError(f"successes{suffix} is {successes}: expected 0 to n{suffix} = {n}")
 
@@ -33,4 +35,6 @@ def check_pairs(wins: int, losses: int, ties: int) -> None:
 def check_fraction(name: str, value: float, example: float) -> None:
     """Raises StatisticsError unless 0 < value < 1."""
     if not 0 < value < 1:
-        raise StatisticsError(f"{name} is {value:g}: expected a value between 0 and 1, for example {example:g}")
+        raise StatisticsError(
+            f"{name} is {value:g}: expected a value between 0 and 1, for example {example:g}"
+        )

@@ -9,7 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from vla.sim_eval.statistics.errors import StatisticsError, check_counts, check_fraction, check_pairs
+from vla.sim_eval.statistics.errors import (
+    StatisticsError,
+    check_counts,
+    check_fraction,
+    check_pairs,
+)
 
 
 def mcnemar_exact(wins: int, losses: int, ties: int = 0) -> float:

@@ -39,15 +39,25 @@ def newcombe_paired_interval(
     product = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     excess = float(both * neither - only_a * only_b)
     if excess > 0:
-        excess = max(excess - n / 2, 0.0)  # continuity correction: only what is beyond chance narrows the interval
+        excess = max(
+            excess - n / 2, 0.0
+        )  # continuity correction: only what is beyond chance narrows the interval
     phi = excess / math.sqrt(product) if product else 0.0
     return _joined(both + only_a, n, both + only_b, n, phi, confidence)
 
 
-def _joined(s_a: int, n_a: int, s_b: int, n_b: int, phi: float, confidence: float) -> tuple[float, float]:
-    (low_a, high_a), (low_b, high_b) = wilson_interval(s_a, n_a, confidence), wilson_interval(s_b, n_b, confidence)
+def _joined(
+    s_a: int, n_a: int, s_b: int, n_b: int, phi: float, confidence: float
+) -> tuple[float, float]:
+    (low_a, high_a), (low_b, high_b) = (
+        wilson_interval(s_a, n_a, confidence),
+        wilson_interval(s_b, n_b, confidence),
+    )
     rate_a, rate_b = s_a / n_a, s_b / n_b
-    down, up = _arm(rate_a - low_a, high_b - rate_b, phi), _arm(high_a - rate_a, rate_b - low_b, phi)
+    down, up = (
+        _arm(rate_a - low_a, high_b - rate_b, phi),
+        _arm(high_a - rate_a, rate_b - low_b, phi),
+    )
     return max(-1.0, rate_a - rate_b - down), min(1.0, rate_a - rate_b + up)
 
 

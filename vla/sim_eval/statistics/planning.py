@@ -106,10 +106,14 @@ def plan(
     if tasks < 1:
         raise StatisticsError(f"tasks is {tasks}: expected 1 or more")
     if paired is False and correlation is not None:
-        raise StatisticsError(f"correlation is {correlation:g}: an unpaired test has none; leave one of the two out")
+        raise StatisticsError(
+            f"correlation is {correlation:g}: an unpaired test has none; leave one of the two out"
+        )
     correlations: list[float | None] = []
     if paired is not False:
-        correlations += [correlation] if correlation is not None else _possible(rate_a, rate_b, CORRELATIONS)
+        correlations += (
+            [correlation] if correlation is not None else _possible(rate_a, rate_b, CORRELATIONS)
+        )
     if paired is not True:
         correlations.append(None)
     tests = tuple(_test(rate_a, rate_b, power, alpha, c, tasks) for c in correlations)
@@ -135,5 +139,11 @@ def _test(
     paired, rho = correlation is not None, correlation or 0.0
     n = episodes_needed(rate_a, rate_b, power=power, alpha=alpha, paired=paired, correlation=rho)
     n = math.ceil(n / tasks) * tasks
-    sequential = sequential_plan(rate_a, rate_b, power=power, alpha=alpha, correlation=rho) if paired else None
-    return PlannedTest(correlation, n, max(half_width(rate_a, n), half_width(rate_b, n)), sequential)
+    sequential = (
+        sequential_plan(rate_a, rate_b, power=power, alpha=alpha, correlation=rho)
+        if paired
+        else None
+    )
+    return PlannedTest(
+        correlation, n, max(half_width(rate_a, n), half_width(rate_b, n)), sequential
+    )

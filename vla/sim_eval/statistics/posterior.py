@@ -15,7 +15,12 @@ _QUANTILES = np.array([1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 0.01, 0.05, 0.2])
 
 
 def probability_of_improvement(
-    successes_a: int, n_a: int, successes_b: int, n_b: int, *, prior: tuple[float, float] = (1.0, 1.0)
+    successes_a: int,
+    n_a: int,
+    successes_b: int,
+    n_b: int,
+    *,
+    prior: tuple[float, float] = (1.0, 1.0),
 ) -> float:
     """P(rate of A > rate of B), the two rates being independent with Beta posteriors.
 
@@ -58,12 +63,18 @@ def _beta_greater(a: tuple[float, float], b: tuple[float, float]) -> float:
     """
     from scipy.special import betainc, betaincinv
 
-    if min(a[1], b[1]) < min(a[0], b[0]):  # mirrored: floats are dense near 0, where a pole may lie, and not near 1
+    if min(a[1], b[1]) < min(
+        a[0], b[0]
+    ):  # mirrored: floats are dense near 0, where a pole may lie, and not near 1
         a, b = (b[1], b[0]), (a[1], a[0])
     quantiles = np.concatenate([_QUANTILES, [0.5], 1 - _QUANTILES])
     steep = betainc(*a, betaincinv(*b, quantiles))
     # No panel needs to end nearer to 0 than the first quantile, where the inverse of a denormal u is NaN.
-    edges = np.unique(np.concatenate([[0.0, 1.0], np.clip([*quantiles, *steep], _QUANTILES[0], 1 - _QUANTILES[0])]))
+    edges = np.unique(
+        np.concatenate(
+            [[0.0, 1.0], np.clip([*quantiles, *steep], _QUANTILES[0], 1 - _QUANTILES[0])]
+        )
+    )
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     half = np.diff(edges)[:, None] / 2
     u = edges[:-1, None] + half * (nodes + 1)
@@ -73,4 +84,6 @@ def _beta_greater(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def _check_prior(prior: tuple[float, ...]) -> None:
     if min(prior) <= 0:
-        raise StatisticsError(f"prior is {prior}: expected positive pseudo-counts, for example 1 each")
+        raise StatisticsError(
+            f"prior is {prior}: expected positive pseudo-counts, for example 1 each"
+        )

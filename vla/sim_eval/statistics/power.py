@@ -21,7 +21,13 @@ _MOST_EXACT = 400  # episodes per policy; Barnard's test looks at the square of 
 
 
 def power_of(
-    n: int, rate_a: float, rate_b: float, *, alpha: float = 0.05, paired: bool, correlation: float = 0.0
+    n: int,
+    rate_a: float,
+    rate_b: float,
+    *,
+    alpha: float = 0.05,
+    paired: bool,
+    correlation: float = 0.0,
 ) -> float:
     """Probability that `n` episodes per policy are significant at `alpha`, two-sided, for these true rates.
 
@@ -66,7 +72,9 @@ def episodes_needed(
     return first_true(lambda n: reaches(n) >= power, guess)
 
 
-def pair_probabilities(rate_a: float, rate_b: float, correlation: float = 0.0) -> tuple[float, float]:
+def pair_probabilities(
+    rate_a: float, rate_b: float, correlation: float = 0.0
+) -> tuple[float, float]:
     """Probabilities that A alone, and that B alone, solves an episode which both play.
 
     Raises:
@@ -77,7 +85,9 @@ def pair_probabilities(rate_a: float, rate_b: float, correlation: float = 0.0) -
     both = rate_a * rate_b + correlation * spread
     lowest, highest = max(0.0, rate_a + rate_b - 1), min(rate_a, rate_b)
     if not lowest - 1e-12 <= both <= highest + 1e-12 or (spread == 0 and correlation != 0):
-        bounds = [(edge - rate_a * rate_b) / spread if spread else 0.0 for edge in (lowest, highest)]
+        bounds = [
+            (edge - rate_a * rate_b) / spread if spread else 0.0 for edge in (lowest, highest)
+        ]
         raise StatisticsError(
             f"correlation is {correlation:g}: policies with rates {rate_a:g} and {rate_b:g} "
             f"can have one from {bounds[0]:.2f} to {bounds[1]:.2f}"
@@ -101,10 +111,14 @@ def first_true(reaches: Callable[[int], bool], guess: int) -> int:
 def _check_rates(*rates: float) -> None:
     for rate in rates:
         if not 0 <= rate <= 1:
-            raise StatisticsError(f"rate is {rate:g}: expected a success rate, 0 to 1; write 60 % as 0.6")
+            raise StatisticsError(
+                f"rate is {rate:g}: expected a success rate, 0 to 1; write 60 % as 0.6"
+            )
 
 
-def _checked_guess(rate_a: float, rate_b: float, power: float, alpha: float, correlation: float | None) -> int:
+def _checked_guess(
+    rate_a: float, rate_b: float, power: float, alpha: float, correlation: float | None
+) -> int:
     """Episodes by the normal approximation of the paired (Miettinen 1968) or unpaired test (Fleiss 1981)."""
     _check_rates(rate_a, rate_b)
     difference = abs(rate_a - rate_b)
@@ -150,7 +164,9 @@ def _barnard_power(n: int, rate_a: float, rate_b: float, alpha: float) -> float:
     if n > _MOST_EXACT:
         return _pooled_power(n, rate_a, rate_b, alpha)
     counts = np.arange(n + 1)
-    return float(binom.pmf(counts, n, rate_a) @ _barnard_rejects(n, alpha) @ binom.pmf(counts, n, rate_b))
+    return float(
+        binom.pmf(counts, n, rate_a) @ _barnard_rejects(n, alpha) @ binom.pmf(counts, n, rate_b)
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -171,7 +187,9 @@ def _barnard_rejects(n: int, alpha: float) -> NDArray[np.bool_]:
     level = np.zeros(len(values))
     for rate in rates:
         chances = binom.pmf(counts, n, rate)
-        mass = np.bincount(order.ravel(), weights=np.outer(chances, chances).ravel(), minlength=len(values))
+        mass = np.bincount(
+            order.ravel(), weights=np.outer(chances, chances).ravel(), minlength=len(values)
+        )
         level = np.maximum(level, np.cumsum(mass))
     return np.asarray((level <= alpha)[order].reshape(n + 1, n + 1))
 
@@ -182,4 +200,6 @@ def _pooled_power(n: int, rate_a: float, rate_b: float, alpha: float) -> float:
     deviation = math.sqrt((rate_a * (1 - rate_a) + rate_b * (1 - rate_b)) / n)
     if deviation == 0:
         return float(difference > limit)
-    return normal.cdf((difference - limit) / deviation) + normal.cdf((-difference - limit) / deviation)
+    return normal.cdf((difference - limit) / deviation) + normal.cdf(
+        (-difference - limit) / deviation
+    )

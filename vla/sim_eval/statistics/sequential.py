@@ -56,9 +56,14 @@ def unpaired_log_factor(
         a, b: success of either policy, of any shape.
         successes_a, successes_b, episodes: counts before; each policy has played `episodes`.
     """
-    rate_a, rate_b = ((np.asarray(s) + prior) / (np.asarray(episodes) + 2 * prior) for s in (successes_a, successes_b))
+    rate_a, rate_b = (
+        (np.asarray(s) + prior) / (np.asarray(episodes) + 2 * prior)
+        for s in (successes_a, successes_b)
+    )
     mean = (rate_a + rate_b) / 2
-    factors = (np.where(won, r / mean, (1 - r) / (1 - mean)) for won, r in ((a, rate_a), (b, rate_b)))
+    factors = (
+        np.where(won, r / mean, (1 - r) / (1 - mean)) for won, r in ((a, rate_a), (b, rate_b))
+    )
     return np.asarray(sum(np.log(factor) for factor in factors))
 
 
@@ -129,7 +134,9 @@ class SequentialComparison(_EProcess):
             return
         self.wins += bool(a)
         self.losses += bool(b)
-        self._become(float(paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share)))
+        self._become(
+            float(paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share))
+        )
 
     @property
     def pairs(self) -> int:
@@ -159,7 +166,9 @@ class UnpairedSequentialComparison(_EProcess):
     def update(self, a: bool, b: bool) -> None:
         """Adds the outcome of one episode of A and one of B."""
         before_a, before_b = self.successes
-        log_factor = unpaired_log_factor(bool(a), bool(b), before_a, before_b, self.episodes, prior=self._prior)
+        log_factor = unpaired_log_factor(
+            bool(a), bool(b), before_a, before_b, self.episodes, prior=self._prior
+        )
         self.successes = [before_a + bool(a), before_b + bool(b)]
         self.episodes += 1
         self._become(self._log_e + float(log_factor))

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla.sim_eval.statistics.errors import StatisticsError, check_fraction
-from vla.sim_eval.statistics.power import MOST_EPISODES, episodes_needed, first_true, pair_probabilities
+from vla.sim_eval.statistics.power import (
+    MOST_EPISODES,
+    episodes_needed,
+    first_true,
+    pair_probabilities,
+)
 from vla.sim_eval.statistics.sequential import paired_log_e_value
 
 
@@ -46,17 +51,23 @@ def sequential_plan(
         StatisticsError: as `episodes_needed`.
     """
     check_fraction("power", power, 0.8)
-    guess = episodes_needed(rate_a, rate_b, power=power, alpha=alpha, paired=True, correlation=correlation)
+    guess = episodes_needed(
+        rate_a, rate_b, power=power, alpha=alpha, paired=True, correlation=correlation
+    )
     win, loss = pair_probabilities(rate_a, rate_b, correlation)
     differ = min(1.0, win + loss)
     true_share = max(win, loss) / differ
-    share = min(true_share, 0.95) if informed else None  # a bet on 1 would lose everything at the first loss
+    share = (
+        min(true_share, 0.95) if informed else None
+    )  # a bet on 1 would lose everything at the first loss
     stops = _stopping_times(true_share, alpha, share, power)
     limit = first_true(lambda n: _decided_within(n, stops, differ) >= power, guess)
     return SequentialPlan(limit, _expected_pairs(limit, stops, differ), share)
 
 
-def _stopping_times(true_share: float, alpha: float, share: float | None, power: float) -> NDArray[np.float64]:
+def _stopping_times(
+    true_share: float, alpha: float, share: float | None, power: float
+) -> NDArray[np.float64]:
     """Probability of deciding at the d-th pair that differs, d = 0, 1, ..., until hardly a path is undecided."""
     threshold = math.log(1 / alpha)
     undecided = (1 - power) / 100
@@ -64,7 +75,9 @@ def _stopping_times(true_share: float, alpha: float, share: float | None, power:
     stops, critical = [0.0], 0  # from `critical` wins on, and mirrored, the comparison is decided
     while alive.sum() > undecided:
         if len(stops) > 2 * MOST_EPISODES:
-            raise StatisticsError("rates differ too little for a sequential plan; give a greater difference")
+            raise StatisticsError(
+                "rates differ too little for a sequential plan; give a greater difference"
+            )
         stepped = np.append(alive * (1 - true_share), 0.0)
         stepped[1:] += alive * true_share
         pairs = len(stops)
@@ -79,7 +92,10 @@ def _stopping_times(true_share: float, alpha: float, share: float | None, power:
 def _critical_wins(pairs: int, critical: int, threshold: float, share: float | None) -> int:
     """Fewest wins (at least half) of `pairs` that decide, given those of `pairs` - 1; pairs + 1 where none do."""
     critical = max(critical, (pairs + 1) // 2)
-    while critical <= pairs and paired_log_e_value(critical, pairs - critical, share=share) < threshold:
+    while (
+        critical <= pairs
+        and paired_log_e_value(critical, pairs - critical, share=share) < threshold
+    ):
         critical += 1
     return critical
 

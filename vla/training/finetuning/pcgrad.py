@@ -32,7 +32,9 @@ def project_conflicts(
     component along it is taken away. Without conflicts it is the plain sum.
     """
     K = len(gradients_KP)
-    products_KK = torch.stack([(gradients_KP * other_P).sum(1) for other_P in gradients_KP])  # no TF32: signs matter
+    products_KK = torch.stack(
+        [(gradients_KP * other_P).sum(1) for other_P in gradients_KP]
+    )  # no TF32: signs matter
     total_P = gradients_KP.sum(0)
     conflicts = int((products_KK < 0).sum())
     for task in range(K) if conflicts else ():
@@ -51,7 +53,9 @@ def project_conflicts(
 def check_projection(learner: nn.Module, processes: int) -> None:
     """Raises ConfigError where tasks cannot have a backward pass of their own: batch norm that is synchronised over
     processes waits for all of them, but not all have every task in their batches."""
-    if processes > 1 and any(isinstance(m, nn.SyncBatchNorm) and m.training for m in learner.modules()):
+    if processes > 1 and any(
+        isinstance(m, nn.SyncBatchNorm) and m.training for m in learner.modules()
+    ):
         raise ConfigError(
             [
                 "optim.project_gradients: batch norm is synchronised over the GPUs; use one process, or policy.norm: group"
@@ -88,7 +92,10 @@ def projected_backward(
     weights = torch.stack([objective.weight(part).float() for _, part in parts])
     shares = weights / sum_over_processes(weights.sum(), accelerator).clamp(min=1e-12)
     tasks = sorted(set(gather_object([task for task, _ in parts])))
-    rows = [[p for p in module.parameters() if p.requires_grad] for module in (learner.policy, objective)]
+    rows = [
+        [p for p in module.parameters() if p.requires_grad]
+        for module in (learner.policy, objective)
+    ]
     gradients: list[list[Tensor]] = [[], []]
     used: set[nn.Parameter] = set()
     means: dict[str, Tensor] = {}
@@ -111,7 +118,9 @@ def projected_backward(
     conflicts = 0.0
     for number, (row, collected) in enumerate(zip(rows, gradients, strict=True)):
         if row:
-            total_P, share_of_pairs = project_conflicts(torch.stack(collected), np.random.default_rng([seed, number]))
+            total_P, share_of_pairs = project_conflicts(
+                torch.stack(collected), np.random.default_rng([seed, number])
+            )
             anywhere = sum_over_processes(
                 torch.tensor([float(p in used) for p in row], device=total_P.device), accelerator
             )
@@ -120,16 +129,25 @@ def projected_backward(
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
     values = sum_over_processes(torch.stack(list(means.values())), accelerator)
-    return dict(zip(means, values.tolist(), strict=True)) | norms | {"tasks": float(len(tasks)), "conflicts": conflicts}
+    return (
+        dict(zip(means, values.tolist(), strict=True))
+        | norms
+        | {"tasks": float(len(tasks)), "conflicts": conflicts}
+    )
 
 
 def _by_task(batch: Batch) -> Iterator[tuple[str, Batch]]:
     for task in dict.fromkeys(batch.instruction):
-        yield task, select_windows(batch, np.flatnonzero([text == task for text in batch.instruction]))
+        yield (
+            task,
+            select_windows(batch, np.flatnonzero([text == task for text in batch.instruction])),
+        )
 
 
 def _flat(row: Sequence[nn.Parameter]) -> Float[Tensor, " P"]:
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in row])
+    return torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in row]
+    )
 
 
 def _write(row: Sequence[nn.Parameter], total_P: Tensor, used: Sequence[bool]) -> None:

@@ -17,16 +17,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from vla.common.atomic import write_json
 from vla.config import ConfigError, UserError
 from vla.data import Windows
-from vla.common.atomic import write_json
 from vla.data.loading.multi_robot import MixedRobots
 from vla.data.loading.replay_mixture import Mixture
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import add_adapters, plain_linears
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy, PolicyConfig, load_policy
-from vla.models.transfer.transfer_weights import Transplant, cameras_of, paired_cameras, parts_of, transplant
+from vla.models.transfer.transfer_weights import (
+    Transplant,
+    cameras_of,
+    paired_cameras,
+    parts_of,
+    transplant,
+)
 from vla.training.config import TrainConfig, TransferConfig
 from vla.training.patterns import matching
 from vla.types import Spec
@@ -54,11 +60,19 @@ class Transfer:
         """What a user wants to know, before training begins."""
         t = self.tensors
         kept = len(t.kept) + len(t.adapted)
-        told = [f"transfer: {kept} of {kept + len(t.anew)} tensors from {self.source}, of its {_percent(t)}"]
+        told = [
+            f"transfer: {kept} of {kept + len(t.anew)} tensors from {self.source}, of its {_percent(t)}"
+        ]
         told += [f"transfer: robot: {line}" for line in self.robots]
-        told += [f"transfer: camera {new} takes the place of {old}" for new, old in self.cameras.items() if new != old]
+        told += [
+            f"transfer: camera {new} takes the place of {old}"
+            for new, old in self.cameras.items()
+            if new != old
+        ]
         told += [f"transfer: adapted {name}: {how}" for name, how in t.adapted.items()]
-        told += [f"transfer: made anew {names}: {reason}" for reason, names in _by_reason(t.anew).items()]
+        told += [
+            f"transfer: made anew {names}: {reason}" for reason, names in _by_reason(t.anew).items()
+        ]
         return [*told, *([f"transfer: left behind {_shown(t.left)}"] if t.left else [])]
 
     def card(self) -> dict[str, Any]:
@@ -99,8 +113,13 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
     assert config.transfer is not None
     settings, old = config.transfer, load_policy(config.init_from).trained
     wanted = config.policy if config.policy is not None else _config_for(spec, old, settings)
-    same = all(getattr(wanted, part, None) == getattr(old.config, part, None) for part in ("trunk", "backbone", "base"))
-    new: Policy = wanted.new(spec, from_checkpoint=same)  # the weights that it would fetch are in the checkpoint
+    same = all(
+        getattr(wanted, part, None) == getattr(old.config, part, None)
+        for part in ("trunk", "backbone", "base")
+    )
+    new: Policy = wanted.new(
+        spec, from_checkpoint=same
+    )  # the weights that it would fetch are in the checkpoint
     _check_cameras(settings, old, new)
     if settings.keep_statistics:
         _keep_tokenizer(old, new)
@@ -112,7 +131,9 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
         old,
         new,
         cameras=cameras,
-        remake=None if remake is None else matching(remake, list(new.state_dict()), key="transfer.remake"),
+        remake=None
+        if remake is None
+        else matching(remake, list(new.state_dict()), key="transfer.remake"),
         keep_statistics=settings.keep_statistics,
     )
     if not tensors.kept or tensors.share < settings.least_kept:
@@ -127,14 +148,19 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
 
 
 def fit_transferred(
-    policy: Policy, windows: Windows | Mixture | MixedRobots, transfer: Transfer, settings: TransferConfig
+    policy: Policy,
+    windows: Windows | Mixture | MixedRobots,
+    transfer: Transfer,
+    settings: TransferConfig,
 ) -> None:
     """Fits to data what was made anew: tokenizer, heads' and state's statistics. How instructions are scaled belongs to
     the trunk that learned to read them, and stays where it was kept: a single new instruction would be scaled to nothing.
     """
     if not settings.keep_statistics:
         kept = {
-            n: b.clone() for n, b in policy.named_buffers() if n.startswith("language_") and n in transfer.tensors.kept
+            n: b.clone()
+            for n, b in policy.named_buffers()
+            if n.startswith("language_") and n in transfer.tensors.kept
         }
         fit_policy(policy, windows)
         for name, values in kept.items():
@@ -143,7 +169,9 @@ def fit_transferred(
     assert not isinstance(windows, MixedRobots)  # TrainConfig sees to it
     actions, lengths = _actions(windows)
     for name, module in policy.named_modules():
-        if isinstance(module, Head) and any(key.startswith(f"{name}.") for key in transfer.tensors.anew):
+        if isinstance(module, Head) and any(
+            key.startswith(f"{name}.") for key in transfer.tensors.anew
+        ):
             module.fit(torch.as_tensor(actions).float(), lengths=lengths)
 
 
@@ -176,7 +204,11 @@ def choose_trained(policy: Policy, settings: TransferConfig, tensors: Transplant
     frozen = matching(settings.freeze, names, key="transfer.freeze")
     if settings.lora is not None:
         parts = parts_of(policy)
-        full = {*tensors.anew, *tensors.adapted, *matching(settings.train, names, key="transfer.train")}
+        full = {
+            *tensors.anew,
+            *tensors.adapted,
+            *matching(settings.train, names, key="transfer.train"),
+        }
         full |= {name for name in names if parts.get(name) in ("head", "action", "state")}
         layers = _adapted_layers(policy, settings, full | frozen)
         frozen |= {name for name in names if name not in full}
@@ -186,22 +218,30 @@ def choose_trained(policy: Policy, settings: TransferConfig, tensors: Transplant
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in policy.parameters()):
         raise ConfigError(["transfer.freeze: leaves nothing to learn; name fewer parameters"])
-    policy.still = frozenset(name for name, module in policy.named_modules() if _is_frozen_norm(module))
+    policy.still = frozenset(
+        name for name, module in policy.named_modules() if _is_frozen_norm(module)
+    )
 
 
 def _adapted_layers(policy: Policy, settings: TransferConfig, without: set[str]) -> list[str]:
     assert settings.lora is not None
     if getattr(policy.config, "lora", None) is not None:
         raise ConfigError(
-            ["transfer.lora: this policy has adapters of its own; set policy.lora, and transfer.lora: null"]
+            [
+                "transfer.lora: this policy has adapters of its own; set policy.lora, and transfer.lora: null"
+            ]
         )
     linears = [name for name in plain_linears(policy) if f"{name}.weight" not in without]
     targets = settings.lora.targets
     if targets == "all-linear":
         chosen = linears
     else:
-        chosen = [name for name in linears if any(name == t or name.endswith(f".{t}") for t in targets)]
-        if missed := [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linears)]:
+        chosen = [
+            name for name in linears if any(name == t or name.endswith(f".{t}") for t in targets)
+        ]
+        if missed := [
+            t for t in targets if not any(name == t or name.endswith(f".{t}") for name in linears)
+        ]:
             ends = sorted({name.rpartition(".")[2] for name in linears})
             raise ConfigError(
                 [
@@ -215,7 +255,11 @@ def _adapted_layers(policy: Policy, settings: TransferConfig, without: set[str])
 
 def _is_frozen_norm(module: nn.Module) -> bool:
     own = list(module.parameters(recurse=False))
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and bool(own) and not any(p.requires_grad for p in own)
+    return (
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and bool(own)
+        and not any(p.requires_grad for p in own)
+    )
 
 
 # --- robots -------------------------------------------------------------------------------------------
@@ -252,7 +296,10 @@ def _keep_tokenizer(old: Policy, new: Policy) -> None:
         for name in ("state_names", "action_names", "action_low", "action_high")
         if getattr(new.spec, name) != getattr(old.spec, name)
     ]
-    sizes = [(type(t).__name__, t.chunk, t.num_tokens, t.vocab_size) for t in (old.tokenizer, new.tokenizer)]
+    sizes = [
+        (type(t).__name__, t.chunk, t.num_tokens, t.vocab_size)
+        for t in (old.tokenizer, new.tokenizer)
+    ]
     if sizes[0] != sizes[1]:
         problems.append(
             f"transfer.keep_statistics: the tokenizer (kind, chunk, tokens, ids) is {sizes[1]}, that of the checkpoint "
@@ -264,7 +311,11 @@ def _keep_tokenizer(old: Policy, new: Policy) -> None:
 
 
 def _differences(old: Spec, new: Spec) -> list[str]:
-    rate = [f"control_hz is {new.control_hz:g}, was {old.control_hz:g}"] if old.control_hz != new.control_hz else []
+    rate = (
+        [f"control_hz is {new.control_hz:g}, was {old.control_hz:g}"]
+        if old.control_hz != new.control_hz
+        else []
+    )
     return [line.replace("expected", "was") for line in old.differences(new)] + rate
 
 
@@ -281,7 +332,16 @@ def _by_reason(names: dict[str, str]) -> dict[str, str]:
 
 
 def _shown(names: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
 
 
-__all__ = ["TRANSFER_FILE", "Transfer", "choose_trained", "fit_policy", "fit_transferred", "transferred_policy"]
+__all__ = [
+    "TRANSFER_FILE",
+    "Transfer",
+    "choose_trained",
+    "fit_policy",
+    "fit_transferred",
+    "transferred_policy",
+]

@@ -18,13 +18,17 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
-from vla.training.offline_rl.extractions.base import Extraction
 from vla.training.losses import n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
 from vla.training.objectives.bc import BC
+from vla.training.offline_rl.data_checks import (
+    check_lower_bound,
+    check_replayed_rewards,
+    check_targets,
+)
+from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
+from vla.training.offline_rl.extractions.base import Extraction
 from vla.training.offline_rl.target_network import TargetCopy
-from vla.training.offline_rl.data_checks import check_lower_bound, check_replayed_rewards, check_targets
 from vla.training.offline_rl.values.base import Lookahead, Moment, ValueLearner
 from vla.training.offline_rl.values.none import NoValues
 from vla.types import Batch
@@ -47,7 +51,9 @@ class ActorCriticConfig(ObjectiveConfig):
     """First steps in which only the values learn; the policy's own loss counts for nothing."""
 
     def build(self, policy: Policy) -> ActorCritic:
-        return build_actor_critic(policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps)
+        return build_actor_critic(
+            policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps
+        )
 
 
 class CriticObjectiveConfig(ObjectiveConfig, ABC):
@@ -67,14 +73,20 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
     @property
     def critics(self) -> dict[str, Any]:
         """The fields of a value part that are told here."""
-        return {name: getattr(self, name) for name in ("critic", "target_rate", "monte_carlo_floor")}
+        return {
+            name: getattr(self, name) for name in ("critic", "target_rate", "monte_carlo_floor")
+        }
 
     def join(self, policy: Policy, value: Any, extraction: Any) -> ActorCritic:
         """The objective of these parts."""
-        return build_actor_critic(policy, value, extraction, discount=self.discount, warmup=self.warmup_steps)
+        return build_actor_critic(
+            policy, value, extraction, discount=self.discount, warmup=self.warmup_steps
+        )
 
 
-def build_actor_critic(policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0) -> ActorCritic:
+def build_actor_critic(
+    policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0
+) -> ActorCritic:
     """The objective for a policy. Raises ObjectiveError where the parts do not go together."""
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
     return ActorCritic(
@@ -119,7 +131,12 @@ class ActorCritic(Objective):
     ) -> None:
         super().__init__()
         self.target_policy = target_policy
-        self.value, self.extraction, self.discount, self.warmup = value, extraction, discount, warmup
+        self.value, self.extraction, self.discount, self.warmup = (
+            value,
+            extraction,
+            discount,
+            warmup,
+        )
         self.next_step = chunk if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
@@ -170,7 +187,9 @@ class ActorCritic(Objective):
             "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: expectile}, which asks "
             "for no action outside of the data"
         )
-        check_size(self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy)
+        check_size(
+            self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy
+        )
 
     def deploy(self, policy: Policy) -> Policy:
         return self.extraction.deploy(policy, self.value)
@@ -195,7 +214,9 @@ class ActorCritic(Objective):
                 watch_size(self.q_size, size, int(self.steps))
         learns = 0.0 if self._warms_up else 1.0
         metrics |= more | {name: loss.detach() for name, loss in added.items()}
-        return value_loss + learns * policy_loss + sum(added.values()), metrics | {"policy_loss": policy_loss.detach()}
+        return value_loss + learns * policy_loss + sum(added.values()), metrics | {
+            "policy_loss": policy_loss.detach()
+        }
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""
@@ -221,11 +242,22 @@ class ActorCritic(Objective):
         later = batch.steps(self.next_step, None)
         with torch.no_grad():
             if not self.value.needs_policy_later:  # then nobody looks at its actions
-                return Lookahead(Moment(later, policy.features(later), cast(Any, None)), returns, bootstrap, known)
+                return Lookahead(
+                    Moment(later, policy.features(later), cast(Any, None)),
+                    returns,
+                    bootstrap,
+                    known,
+                )
             if self.target_policy is not None:
                 self.target_policy.start(policy)
             output = (self.target_policy or policy)(later)
         return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
 
 
-__all__ = ["ActorCritic", "ActorCriticConfig", "CriticObjectiveConfig", "Discount", "build_actor_critic"]
+__all__ = [
+    "ActorCritic",
+    "ActorCriticConfig",
+    "CriticObjectiveConfig",
+    "Discount",
+    "build_actor_critic",
+]

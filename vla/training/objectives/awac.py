@@ -8,8 +8,8 @@ from pydantic import Field
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.offline_rl.values.td import TDConfig
 
 
@@ -29,7 +29,9 @@ class AWACConfig(CriticObjectiveConfig):
 
     def build(self, policy: Policy) -> ActorCritic:
         value = TDConfig(**self.critics, samples=self.samples)
-        weighing = WeightedBCConfig(beta=self.beta, max_weight=self.max_weight, standardise=self.standardise)
+        weighing = WeightedBCConfig(
+            beta=self.beta, max_weight=self.max_weight, standardise=self.standardise
+        )
         return self.join(policy, value, weighing)
 
 

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.monte_carlo import UNUSED, MonteCarloConfig
 from vla.training.offline_rl.values.td import TDConfig
@@ -30,7 +30,9 @@ class AWRConfig(CriticObjectiveConfig):
     @model_validator(mode="after")
     def _used(self) -> AWRConfig:
         if self.advantage == "monte_carlo":
-            refuse_unused(self, UNUSED, "advantage: monte_carlo learns no Q; drop it, or set advantage: td")
+            refuse_unused(
+                self, UNUSED, "advantage: monte_carlo learns no Q; drop it, or set advantage: td"
+            )
         return self
 
     def build(self, policy: Policy) -> ActorCritic:

@@ -33,8 +33,12 @@ class BC(Objective):
         output = policy(batch)
         loss_BT = output.actions.loss(batch.actions, batch.action_mask)
         loss = masked_mean(loss_BT, batch.mask)
-        added = {name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()}
-        metrics = {name: value.detach() for name, value in added.items()} | _accuracy(output.actions, batch)
+        added = {
+            name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()
+        }
+        metrics = {name: value.detach() for name, value in added.items()} | _accuracy(
+            output.actions, batch
+        )
         return loss + sum(added.values()), metrics | robot_parts(loss_BT, batch, policy.robot_names)
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
@@ -53,4 +57,8 @@ def _accuracy(distribution: Any, batch: Batch) -> dict[str, Tensor]:
     """Share of the valid actions' tokens that are the most likely ones, where the distribution is over tokens."""
     if not hasattr(distribution, "token_accuracy"):
         return {}
-    return {"token_accuracy": masked_mean(distribution.token_accuracy(batch.actions, batch.action_mask), batch.mask)}
+    return {
+        "token_accuracy": masked_mean(
+            distribution.token_accuracy(batch.actions, batch.action_mask), batch.mask
+        )
+    }

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.ddpg_bc import DDPGBCConfig, Temperature
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.offline_rl.extractions.ddpg_bc import DDPGBCConfig, Temperature
 from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.conservative import ConservativeConfig
 
@@ -37,7 +37,9 @@ class CQLConfig(CriticObjectiveConfig):
     def _used(self) -> CQLConfig:
         if self.extraction is not None:
             refuse_unused(
-                self, ("temperature", "bc"), "extraction is given; set it there (ddpg_bc), or drop extraction"
+                self,
+                ("temperature", "bc"),
+                "extraction is given; set it there (ddpg_bc), or drop extraction",
             )
         return self
 
@@ -53,7 +55,9 @@ class CQLConfig(CriticObjectiveConfig):
             importance=self.importance,
             calibrated=self.calibrated,
         )
-        climbing = self.extraction or DDPGBCConfig(bc=self.bc, normalise=self.bc > 0, temperature=self.temperature)
+        climbing = self.extraction or DDPGBCConfig(
+            bc=self.bc, normalise=self.bc > 0, temperature=self.temperature
+        )
         return self.join(policy, value, climbing)
 
 

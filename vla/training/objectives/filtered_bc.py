@@ -60,7 +60,11 @@ class FilteredBC(BC):
                 )
         else:
             check_varied_returns(windows)
-            good_E = _best(windows.returns[starts], windows.task_index[starts], self.config.fraction or _FRACTION)
+            good_E = _best(
+                windows.returns[starts],
+                windows.task_index[starts],
+                self.config.fraction or _FRACTION,
+            )
         return np.repeat(good_E, windows.lengths).astype(np.float64)
 
 

@@ -50,32 +50,52 @@ class ILQL(TokenValueObjective):
         super().__init__(config, policy, ILQLHead, "ilql")
 
     def learn(
-        self, actions: ILQLActions, target: ILQLActions, later: ILQLActions, outcome: Outcome, now: Batch
+        self,
+        actions: ILQLActions,
+        target: ILQLActions,
+        later: ILQLActions,
+        outcome: Outcome,
+        now: Batch,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ids_BTD = actions.tokens(now.actions)
         places = actions.places(ids_BTD)
-        ids_BTL, counted_BTL = places.ids.unflatten(0, now.mask.shape), actions.counted(places, now.action_mask)
+        ids_BTL, counted_BTL = (
+            places.ids.unflatten(0, now.mask.shape),
+            actions.counted(places, now.action_mask),
+        )
         told = actions.values(ids_BTD, places)
         ids_EBTL = ids_BTL.expand(len(told.q), *ids_BTL.shape)
         q_EBTL = of_ids(told.q, ids_EBTL)
         with torch.no_grad():
             target_q_BTL = of_ids(target.values(ids_BTD, places).q, ids_EBTL).min(0).values
-            targets = token_targets(told.v, outcome.target(later.state_value()), outcome.known, counted_BTL)
+            targets = token_targets(
+                told.v, outcome.target(later.state_value()), outcome.known, counted_BTL
+            )
         error_BTL = 0.5 * (q_EBTL - targets.values).square().mean(0).where(targets.known, 0.0)
         terms = {
             "td_error": error_BTL,
             "value_loss": expectile_loss(target_q_BTL - told.v, self.config.expectile),
-            "conservative": discrete_conservative_gap(told.q, ids_EBTL, torch.isfinite(told.logits)).mean(0),
+            "conservative": discrete_conservative_gap(
+                told.q, ids_EBTL, torch.isfinite(told.logits)
+            ).mean(0),
             "imitation": -of_ids(told.logits.log_softmax(-1), ids_BTL),
         }
-        means = {name: mean_over_tokens(values_BTL, counted_BTL) for name, values_BTL in terms.items()}
+        means = {
+            name: mean_over_tokens(values_BTL, counted_BTL) for name, values_BTL in terms.items()
+        }
         with torch.no_grad():
             right_BTL = told.scores(actions.head.config.beta).argmax(-1) == ids_BTL
-        loss_BT = means["td_error"] + means["value_loss"] + self.config.conservative_weight * means["conservative"]
+        loss_BT = (
+            means["td_error"]
+            + means["value_loss"]
+            + self.config.conservative_weight * means["conservative"]
+        )
         return loss_BT + self.config.imitation_weight * means["imitation"], {
             **means,
             "q_data": mean_over_tokens(q_EBTL.min(0).values, counted_BTL),
-            "q_minus_return": mean_over_tokens(q_EBTL.min(0).values - now.returns_to_go.unsqueeze(-1), counted_BTL),
+            "q_minus_return": mean_over_tokens(
+                q_EBTL.min(0).values - now.returns_to_go.unsqueeze(-1), counted_BTL
+            ),
             "value": mean_over_tokens(told.v, counted_BTL),
             "advantage": mean_over_tokens(target_q_BTL - told.v, counted_BTL),
             "token_accuracy": mean_over_tokens(right_BTL.float(), counted_BTL),

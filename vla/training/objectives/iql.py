@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.offline_rl.ignored_options import refuse_unused
 from vla.training.offline_rl.values.expectile import ExpectileConfig
 
@@ -40,14 +40,19 @@ class IQLConfig(CriticObjectiveConfig):
         if self.extraction is not None:
             names = ("beta", "max_weight", "standardise", "mean_weight")
             refuse_unused(
-                self, names, "extraction is given, and weighs by its own; set it there (best_of_n: in weights)"
+                self,
+                names,
+                "extraction is given, and weighs by its own; set it there (best_of_n: in weights)",
             )
         return self
 
     def build(self, policy: Policy) -> ActorCritic:
         value = ExpectileConfig(**self.critics, expectile=self.expectile, advantage=self.advantage)
         weighing = self.extraction or WeightedBCConfig(
-            beta=self.beta, max_weight=self.max_weight, standardise=self.standardise, mean_weight=self.mean_weight
+            beta=self.beta,
+            max_weight=self.max_weight,
+            standardise=self.standardise,
+            mean_weight=self.mean_weight,
         )
         return self.join(policy, value, weighing)
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.kl import KLConfig
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
+from vla.training.offline_rl.extractions.kl import KLConfig
 from vla.training.offline_rl.values.expectile import ExpectileConfig
 
 

@@ -88,7 +88,10 @@ class QTransformerObjective(TokenValueObjective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ids_BTD = actions.tokens(now.actions)
         places = actions.places(ids_BTD)
-        ids_BTL, counted_BTL = places.ids.unflatten(0, now.mask.shape), actions.counted(places, now.action_mask)
+        ids_BTL, counted_BTL = (
+            places.ids.unflatten(0, now.mask.shape),
+            actions.counted(places, now.action_mask),
+        )
         q_BTLV = actions.values(ids_BTD, places)
         with torch.no_grad():
             targets = token_targets(
@@ -100,16 +103,22 @@ class QTransformerObjective(TokenValueObjective):
                 steps=self.config.dimension_steps,
             )
         q_BTL = of_ids(q_BTLV, ids_BTL)
-        kin_BTLV = kinship(ids_BTL, q_BTLV.shape[-1], width=self.config.smoothing, ordered=self.ordered)
+        kin_BTLV = kinship(
+            ids_BTL, q_BTLV.shape[-1], width=self.config.smoothing, ordered=self.ordered
+        )
         error_BTL = error_of_kin(q_BTLV, targets.values, kin_BTLV)
         loss_BT = mean_over_tokens(error_BTL.where(targets.known, 0.0), counted_BTL)
-        conservative_BT = mean_over_tokens(self._conservative(q_BTLV, ids_BTL, kin_BTLV), counted_BTL)
+        conservative_BT = mean_over_tokens(
+            self._conservative(q_BTLV, ids_BTL, kin_BTLV), counted_BTL
+        )
         return loss_BT + self.config.conservative_weight * conservative_BT, {
             "td_error": loss_BT,
             "conservative": conservative_BT,
             "q_data": mean_over_tokens(q_BTL, counted_BTL),
             "q_max": mean_over_tokens(q_BTLV.amax(-1), counted_BTL),
-            "q_minus_return": mean_over_tokens(q_BTL - now.returns_to_go.unsqueeze(-1), counted_BTL),
+            "q_minus_return": mean_over_tokens(
+                q_BTL - now.returns_to_go.unsqueeze(-1), counted_BTL
+            ),
             "monte_carlo_floor": mean_over_tokens(targets.raised.float(), targets.known),
         }
 

@@ -31,7 +31,9 @@ class ReturnConditionedConfig(ObjectiveConfig):
                 f"objective: return_conditioned needs a policy that is told returns, {type(policy).__name__} is not; use "
                 "policy: {type: decision_transformer, condition: return} (or condition: success)"
             )
-        return ReturnConditioned(by_success=getattr(policy.config, "condition", "return") == "success")
+        return ReturnConditioned(
+            by_success=getattr(policy.config, "condition", "return") == "success"
+        )
 
 
 class ReturnConditioned(BC):

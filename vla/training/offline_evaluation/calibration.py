@@ -60,7 +60,9 @@ def calibrate(predicted: ArrayLike, outcome: ArrayLike, *, bins: int = 10) -> Ca
     """
     x, y = np.asarray(predicted, np.float64), np.asarray(outcome, np.float64)
     if x.ndim != 1 or x.shape != y.shape or not len(x):
-        raise ValueError(f"predictions {x.shape} and outcomes {y.shape}; expected as many of both, at least one")
+        raise ValueError(
+            f"predictions {x.shape} and outcomes {y.shape}; expected as many of both, at least one"
+        )
     groups = np.array_split(np.argsort(x, kind="stable"), min(bins, len(x)))
     table = tuple(ReliabilityBin(len(g), float(x[g].mean()), float(y[g].mean())) for g in groups)
     covariance = float(((x - x.mean()) * (y - y.mean())).mean())

@@ -17,22 +17,27 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vla.common.atomic import atomic_path
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
-from vla.common.atomic import atomic_path
 from vla.models.policy import Policy, load_policy
-from vla.training.run_data.batches import read_windows, seed_of, split_episodes, to_device
-from vla.training.offline_evaluation.calibration import Calibration, calibrate
-from vla.training.checkpoint import Checkpoint, CheckpointError, checkpoint_folder, newest_checkpoint
+from vla.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_folder,
+    newest_checkpoint,
+)
 from vla.training.config import TrainConfig
-from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_stop
-from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.losses import advantage_weights, effective_sample_size
 from vla.training.objective import Objective
 from vla.training.objectives.actor_critic import ActorCritic
+from vla.training.offline_evaluation.calibration import Calibration, calibrate
+from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_stop
+from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
-from vla.training.validation import validate
 from vla.training.offline_rl.values.base import Moment, draw
+from vla.training.run_data.batches import read_windows, seed_of, split_episodes, to_device
+from vla.training.validation import validate
 from vla.types import Batch
 
 REPORT_FILE, PLOT_FILE = "diagnostics.json", "calibration.svg"
@@ -109,24 +114,37 @@ class Diagnosis:
         for name in ("episodes", "steps"):
             numbers.add_row(name, *(str(getattr(s, name)) for s in self.sets.values()))
         for name in names:
-            numbers.add_row(name, *(f"{s.metrics[name]:.4g}" if name in s.metrics else "" for s in self.sets.values()))
+            numbers.add_row(
+                name,
+                *(
+                    f"{s.metrics[name]:.4g}" if name in s.metrics else ""
+                    for s in self.sets.values()
+                ),
+            )
         parts: list[Any] = [numbers]
         for label, found in self.sets.items():
             if (c := found.calibration) is not None:
-                caption = (
-                    f"slope {c.slope:.2f}, correlation {c.correlation:.2f}, bias {c.bias:.3g}, error {c.error:.3g}"
+                caption = f"slope {c.slope:.2f}, correlation {c.correlation:.2f}, bias {c.bias:.3g}, error {c.error:.3g}"
+                table = Table(
+                    "steps", "value", "return", title=f"{label}: values by tenths", caption=caption
                 )
-                table = Table("steps", "value", "return", title=f"{label}: values by tenths", caption=caption)
                 for b in c.bins:
                     table.add_row(str(b.count), f"{b.predicted:.4g}", f"{b.outcome:.4g}")
                 parts.append(table)
         if self.stop is not None:
-            parts.append(self.stop.text + (f"; nearest checkpoint: {self.nearest}" if self.nearest else ""))
+            parts.append(
+                self.stop.text + (f"; nearest checkpoint: {self.nearest}" if self.nearest else "")
+            )
         return Group(*parts)
 
 
 def diagnose(
-    run: str | Path, *, step: int | None = None, episodes: int = 50, windows: int = 2048, data: str | Path | None = None
+    run: str | Path,
+    *,
+    step: int | None = None,
+    episodes: int = 50,
+    windows: int = 2048,
+    data: str | Path | None = None,
 ) -> Diagnosis:
     """Looks at a run's critics.
 
@@ -144,12 +162,18 @@ def diagnose(
     run = Path(run)
     if not (run / "config.yaml").is_file():
         raise ConfigError(
-            [f"{run}: no training run: it has no config.yaml; name the folder that `out` of `vla train` was"]
+            [
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of `vla train` was"
+            ]
         )
-    config = load_config(TrainConfig, run / "config.yaml", [] if data is None else [f"data.path={data}"])
+    config = load_config(
+        TrainConfig, run / "config.yaml", [] if data is None else [f"data.path={data}"]
+    )
     if config.data.mixture:
         raise ConfigError(
-            [f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one dataset"]
+            [
+                f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one dataset"
+            ]
         )
     checkpoint = _checkpoint(run, step)
     accelerator = Accelerator(mixed_precision="no")
@@ -158,7 +182,9 @@ def diagnose(
     dataset = EpisodeDataset(config.data.path)
     sets = {}
     for label, chosen in _episodes(config, dataset, episodes).items():
-        read = read_windows(config, dataset, policy, objective, cameras=list(policy.spec.cameras), episodes=chosen)
+        read = read_windows(
+            config, dataset, policy, objective, cameras=list(policy.spec.cameras), episodes=chosen
+        )
         sets[label] = _diagnose_set(config, policy, objective, read, windows, accelerator)
     advice = _advice(run)
     return Diagnosis(
@@ -175,11 +201,15 @@ def restored_objective(config: TrainConfig, policy: Policy, checkpoint: Checkpoi
     """The objective with the critics of a checkpoint, in evaluation mode. Raises CheckpointError where they do not fit."""
     objective: Objective = config.objective.build(policy.trained)
     prefix = "objective/"
-    tensors = {k.removeprefix(prefix): t for k, t in checkpoint.tensors().items() if k.startswith(prefix)}
+    tensors = {
+        k.removeprefix(prefix): t for k, t in checkpoint.tensors().items() if k.startswith(prefix)
+    }
     try:
         objective.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint.folder} does not fit the run's objective: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.folder} does not fit the run's objective: {error}"
+        ) from error
     return objective.eval()
 
 
@@ -192,19 +222,29 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
     if step is None or folder is None or not folder.is_dir():
         saved = ", ".join(str(s) for s in _saved_steps(run)) or "none"
         raise ConfigError(
-            [f"{root}: no whole checkpoint{'' if step is None else f' of step {step}'}; steps saved: {saved}"]
+            [
+                f"{root}: no whole checkpoint{'' if step is None else f' of step {step}'}; steps saved: {saved}"
+            ]
         )
     return Checkpoint(folder, step, {})
 
 
 def _saved_steps(run: Path) -> list[int]:
-    names = (p.name.removeprefix("step-") for p in (run / "checkpoints").glob("step-*") if p.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal())  # not the copies that people set aside
+    names = (
+        p.name.removeprefix("step-") for p in (run / "checkpoints").glob("step-*") if p.is_dir()
+    )
+    return sorted(
+        int(name) for name in names if name.isdecimal()
+    )  # not the copies that people set aside
 
 
 def _nearest(run: Path, step: int) -> str | None:
     steps = _saved_steps(run)
-    return str(checkpoint_folder(run / "checkpoints", min(steps, key=lambda s: abs(s - step)))) if steps else None
+    return (
+        str(checkpoint_folder(run / "checkpoints", min(steps, key=lambda s: abs(s - step))))
+        if steps
+        else None
+    )
 
 
 def _episodes(config: TrainConfig, dataset: EpisodeDataset, limit: int) -> dict[str, list[int]]:
@@ -212,9 +252,13 @@ def _episodes(config: TrainConfig, dataset: EpisodeDataset, limit: int) -> dict[
     tasks = dataset.episodes["task_index"].tolist()
     rng = np.random.default_rng(config.seed)
     sets = zip(
-        ("training", "held out"), split_episodes(tasks, config.data.validation_fraction, config.seed), strict=True
+        ("training", "held out"),
+        split_episodes(tasks, config.data.validation_fraction, config.seed),
+        strict=True,
     )
-    return {label: sorted(rng.permutation(chosen)[:limit].tolist()) for label, chosen in sets if chosen}
+    return {
+        label: sorted(rng.permutation(chosen)[:limit].tolist()) for label, chosen in sets if chosen
+    }
 
 
 def _advice(run: Path) -> StopAdvice | None:
@@ -231,7 +275,12 @@ def _advice(run: Path) -> StopAdvice | None:
 
 
 def _diagnose_set(
-    config: TrainConfig, policy: Policy, objective: Objective, windows: Windows, limit: int, accelerator: Accelerator
+    config: TrainConfig,
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
+    limit: int,
+    accelerator: Accelerator,
 ) -> SetDiagnosis:
     indices = np.linspace(0, len(windows) - 1, min(limit, len(windows))).round().astype(np.int64)
     options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed, "bf16": False}
@@ -241,7 +290,9 @@ def _diagnose_set(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed))
         for rows in np.array_split(indices, -(-len(indices) // config.batch_size)):
-            for name, values in _values(objective, policy, to_device(windows.batch(rows), accelerator.device)).items():
+            for name, values in _values(
+                objective, policy, to_device(windows.batch(rows), accelerator.device)
+            ).items():
                 found.setdefault(name, []).append(values.float().cpu())
     columns = {name: torch.cat(parts) for name, parts in found.items()}
     returns, predicted = columns.pop("return", None), columns.get("q_data", columns.pop("v", None))
@@ -262,7 +313,9 @@ def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Ten
     if not isinstance(objective, ActorCritic):
         return {}
     value, output = objective.value, policy.trained(now)
-    moment = Moment(now, output.features, output.actions, objective.lookahead(policy.trained, batch))
+    moment = Moment(
+        now, output.features, output.actions, objective.lookahead(policy.trained, batch)
+    )
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:
         found["v"] = value.state_critic(moment.features)
@@ -289,7 +342,11 @@ def _action_values(critic: Any, moment: Moment) -> dict[str, Tensor]:
 
 def _weights(objective: Objective, advantage: Tensor | None) -> dict[str, float]:
     """Of all steps together: an effective sample size of single batches says little where few steps weigh all."""
-    if advantage is None or not isinstance(objective, ActorCritic) or not isinstance(objective.extraction, WeightedBC):
+    if (
+        advantage is None
+        or not isinstance(objective, ActorCritic)
+        or not isinstance(objective.extraction, WeightedBC)
+    ):
         return {}
     extraction = objective.extraction
     scale = extraction.deviation.cpu().clamp(min=1e-6) if extraction.config.standardise else 1.0
@@ -297,7 +354,9 @@ def _weights(objective: Objective, advantage: Tensor | None) -> dict[str, float]
     weights = advantage_weights(advantage / scale, beta=extraction.config.beta, max_weight=greatest)
     return {
         "advantage_positive": float((advantage > 0).float().mean()),
-        "weight_ess": float(effective_sample_size(weights, torch.ones_like(weights, dtype=torch.bool))),
+        "weight_ess": float(
+            effective_sample_size(weights, torch.ones_like(weights, dtype=torch.bool))
+        ),
         "weight_clipped": float((weights >= greatest * (1 - 1e-6)).float().mean()),
     }
 

@@ -37,7 +37,9 @@ class StopAdvice:
     text: str
 
 
-def advise_stop(lines: Sequence[Mapping[str, float]], *, smooth: int = 5, fall: float = 0.1) -> StopAdvice:
+def advise_stop(
+    lines: Sequence[Mapping[str, float]], *, smooth: int = 5, fall: float = 0.1
+) -> StopAdvice:
     """The step to stop at.
 
     Args:
@@ -49,18 +51,33 @@ def advise_stop(lines: Sequence[Mapping[str, float]], *, smooth: int = 5, fall: 
         ValueError: `smooth` is below 1 or `fall` outside (0, 1).
     """
     if smooth < 1 or not 0 < fall < 1:
-        raise ValueError(f"smooth is {smooth} and fall is {fall}; expected at least 1, and a number between 0 and 1")
+        raise ValueError(
+            f"smooth is {smooth} and fall is {fall}; expected at least 1, and a number between 0 and 1"
+        )
     training = _curve(lines, "q_data", smooth)
     if training is None:
         count = sum("q_data" in line for line in lines)
-        return StopAdvice(None, "too_short", None, f"{count} values of q_data; at least {_LEAST_POINTS} tell a peak")
+        return StopAdvice(
+            None,
+            "too_short",
+            None,
+            f"{count} values of q_data; at least {_LEAST_POINTS} tell a peak",
+        )
     held_out = _curve(lines, "validation/q_data", 1)
     signals: list[tuple[int, Reason, str]] = []
     if (peak := training.fallen_from(fall)) is not None:
         signals.append(
-            (peak, "q_falls", f"Q of the data rose to {training.at(peak):.4g} and fell to {training.last:.4g}")
+            (
+                peak,
+                "q_falls",
+                f"Q of the data rose to {training.at(peak):.4g} and fell to {training.last:.4g}",
+            )
         )
-    if held_out is not None and (peak := held_out.fallen_from(fall)) is not None and training.last >= training.at(peak):
+    if (
+        held_out is not None
+        and (peak := held_out.fallen_from(fall)) is not None
+        and training.last >= training.at(peak)
+    ):
         rise = f"that of the training data went from {training.at(peak):.4g} to {training.last:.4g}"
         signals.append(
             (
@@ -70,13 +87,17 @@ def advise_stop(lines: Sequence[Mapping[str, float]], *, smooth: int = 5, fall: 
             )
         )
     step, reason, why = min(
-        signals, key=lambda signal: signal[0], default=(training.last_step, "no_fall", "Q of the data never fell")
+        signals,
+        key=lambda signal: signal[0],
+        default=(training.last_step, "no_fall", "Q of the data never fell"),
     )
     gap = _curve(lines, "conservative_gap", smooth)
     underfitted = None if gap is None else gap.at(step) > 0
     advice = f"stop at step {step}: {why}"
     if reason == "no_fall":
-        advice = f"{why}: nothing speaks against step {step}, the last, and longer training may help"
+        advice = (
+            f"{why}: nothing speaks against step {step}, the last, and longer training may help"
+        )
     if underfitted and gap is not None:
         advice += (
             f"; sampled actions look better than the data's there (conservative_gap {gap.at(step):.4g}): "
@@ -115,7 +136,9 @@ class _Curve:
 
 def _curve(lines: Sequence[Mapping[str, float]], name: str, smooth: int) -> _Curve | None:
     """A smoothed curve, each point the mean of its neighbours; None where there are too few points."""
-    points = sorted((int(line["step"]), float(line[name])) for line in lines if name in line and "step" in line)
+    points = sorted(
+        (int(line["step"]), float(line[name])) for line in lines if name in line and "step" in line
+    )
     if len(points) < _LEAST_POINTS:
         return None
     values = np.array([value for _, value in points])

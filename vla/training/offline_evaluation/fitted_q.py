@@ -75,7 +75,12 @@ class Transitions:
 
 
 def transitions(
-    windows: Windows, features: Float[Tensor, "N F"], *, n: int, teaching_episodes: int, device: torch.device
+    windows: Windows,
+    features: Float[Tensor, "N F"],
+    *,
+    n: int,
+    teaching_episodes: int,
+    device: torch.device,
 ) -> Transitions:
     """The frames of `windows` as decisions of `n` steps; the first `teaching_episodes` of its episodes teach."""
     lengths = torch.tensor(windows.lengths)
@@ -115,10 +120,17 @@ class FittedQ:
         self.critic, self.actions = critic, actions
         self.target = TargetCopy(critic)
 
-    def loss(self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None) -> Tensor:
+    def loss(
+        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
+    ) -> Tensor:
         """Squared error from the targets, summed over members."""
         target_EB = self._targets(data, index_B, limits)
-        return (_q(self.critic, data.features, data.actions, index_B) - target_EB).square().mean(-1).sum()
+        return (
+            (_q(self.critic, data.features, data.actions, index_B) - target_EB)
+            .square()
+            .mean(-1)
+            .sum()
+        )
 
     @torch.no_grad()
     def td_error(self, data: Transitions, index_B: Tensor) -> float:
@@ -126,20 +138,27 @@ class FittedQ:
         index_B = index_B[data.known[index_B]]
         parts = index_B.split(_EVALUATION_ROWS)
         errors = [
-            _q(self.target.network, data.features, data.actions, i).mean(0) - self._targets(data, i, None).mean(0)
+            _q(self.target.network, data.features, data.actions, i).mean(0)
+            - self._targets(data, i, None).mean(0)
             for i in parts
         ]
         return float(torch.cat(errors).square().mean().sqrt())
 
     @torch.no_grad()
-    def values(self, data: Transitions, index_B: Tensor, *, of: str = "policy") -> Float[Tensor, "E B"]:
+    def values(
+        self, data: Transitions, index_B: Tensor, *, of: str = "policy"
+    ) -> Float[Tensor, "E B"]:
         """Q of the policy's actions, or of those of the `data`, on the CPU."""
         actions = self.actions if of == "policy" else data.actions
         parts = index_B.split(_EVALUATION_ROWS)
-        return torch.cat([_q(self.target.network, data.features, actions, i) for i in parts], dim=1).cpu()
+        return torch.cat(
+            [_q(self.target.network, data.features, actions, i) for i in parts], dim=1
+        ).cpu()
 
     @torch.no_grad()
-    def _targets(self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None) -> Float[Tensor, "E B"]:
+    def _targets(
+        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
+    ) -> Float[Tensor, "E B"]:
         later_EB = _q(self.target.network, data.features, self.actions, data.next[index_B])
         # a product with zero would let through what is not finite
         later_EB = torch.where(data.bootstrap[index_B] > 0, data.bootstrap[index_B] * later_EB, 0.0)
@@ -168,7 +187,9 @@ def fit_q(
         ValueError: no frame teaches.
     """
     if not len(data.teaches):
-        raise ValueError("no frame teaches: every episode is cut off within a decision of its start")
+        raise ValueError(
+            "no frame teaches: every episode is cut off within a decision of its start"
+        )
     device, rng = data.features.device, np.random.default_rng(seed)
     n = data.actions.shape[1]
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +201,11 @@ def fit_q(
         critic = ActionCritic(config.critic, data.features.shape[1], spec, n).to(device)
         critic.load_state_dict(shared.state_dict())
         learned.append(FittedQ(critic, actions))
-    limits = (float(data.monte_carlo.min()), float(data.monte_carlo.max())) if config.within_data else None
+    limits = (
+        (float(data.monte_carlo.min()), float(data.monte_carlo.max()))
+        if config.within_data
+        else None
+    )
     optimizer = _optimizer([p for q in learned for p in q.critic.parameters()], config)
     for step in range(1, config.steps + 1):
         index_B = _draw(data, config.batch_size, rng)
@@ -195,7 +220,9 @@ def fit_q(
     return learned
 
 
-def _warm_up(critic: ActionCritic, data: Transitions, config: FittedQConfig, rng: np.random.Generator) -> None:
+def _warm_up(
+    critic: ActionCritic, data: Transitions, config: FittedQConfig, rng: np.random.Generator
+) -> None:
     """Regression on Monte-Carlo returns of the data."""
     optimizer = _optimizer(list(critic.parameters()), config)
     for _ in range(config.warmup_steps):
@@ -206,15 +233,21 @@ def _warm_up(critic: ActionCritic, data: Transitions, config: FittedQConfig, rng
         optimizer.zero_grad()
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], config: FittedQConfig) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: list[torch.nn.Parameter], config: FittedQConfig
+) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _draw(data: Transitions, count: int, rng: np.random.Generator) -> Tensor:
-    return data.teaches[torch.from_numpy(rng.integers(len(data.teaches), size=count)).to(data.teaches.device)]
+    return data.teaches[
+        torch.from_numpy(rng.integers(len(data.teaches), size=count)).to(data.teaches.device)
+    ]
 
 
-def _q(critic: torch.nn.Module, features: Tensor, actions: Tensor, index_B: Tensor) -> Float[Tensor, "E B"]:
+def _q(
+    critic: torch.nn.Module, features: Tensor, actions: Tensor, index_B: Tensor
+) -> Float[Tensor, "E B"]:
     q_EB1: Tensor = critic(features[index_B][:, None], actions[index_B][:, None])
     return q_EB1[..., 0]
 

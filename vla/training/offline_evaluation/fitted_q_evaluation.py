@@ -22,11 +22,17 @@ from vla.config import Config, ConfigError, RootConfig
 from vla.data import EpisodeDataset, Windows
 from vla.data.rewards import RewardConfig, check_rewards
 from vla.models.policy import load_policy
-from vla.training.run_data.batches import split_episodes
 from vla.training.offline_evaluation.calibration import bootstrap_interval, calibrate
-from vla.training.offline_evaluation.policy_actions import decide
-from vla.training.offline_evaluation.fitted_q import FittedQ, FittedQConfig, Transitions, fit_q, transitions
+from vla.training.offline_evaluation.fitted_q import (
+    FittedQ,
+    FittedQConfig,
+    Transitions,
+    fit_q,
+    transitions,
+)
 from vla.training.offline_evaluation.fqe_result import FQEResult, PolicyEstimate
+from vla.training.offline_evaluation.policy_actions import decide
+from vla.training.run_data.batches import split_episodes
 
 Tell = Callable[[str], None]
 
@@ -96,7 +102,9 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
     features, chosen = _decisions(config, folders, windows, device, tell)
     clock.append(time.perf_counter())
 
-    data = transitions(windows, features, n=config.replan_every, teaching_episodes=teaching, device=device)
+    data = transitions(
+        windows, features, n=config.replan_every, teaching_episodes=teaching, device=device
+    )
     if not len(data.teaches):
         raise ConfigError(
             [
@@ -113,7 +121,9 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
         if step % max(1, config.steps // 10) == 0:
             tell(f"values of {len(folders)} policies: step {step} of {config.steps}")
 
-    learned = fit_q(data, [a.to(device) for a in chosen], dataset.spec, config, seed=config.seed, progress=watch)
+    learned = fit_q(
+        data, [a.to(device) for a in chosen], dataset.spec, config, seed=config.seed, progress=watch
+    )
     measure = _Measure(data, windows, starts, teaching, config.seed)
     estimates = [
         measure(folder, q, earlier, success.get(folder))
@@ -142,9 +152,13 @@ def policy_folders(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         folders = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not folders:
-            raise ConfigError([f"policies: no folder fits {pattern!r}; name checkpoints, or correct the pattern"])
+            raise ConfigError(
+                [f"policies: no folder fits {pattern!r}; name checkpoints, or correct the pattern"]
+            )
         found += folders
-    twice = sorted({folder for folder in found if [_path(f) for f in found].count(_path(folder)) > 1})
+    twice = sorted(
+        {folder for folder in found if [_path(f) for f in found].count(_path(folder)) > 1}
+    )
     if twice:
         raise ConfigError([f"policies: {twice[0]} comes more than once; name each checkpoint once"])
     return found
@@ -159,7 +173,9 @@ def known_success(config: FQEConfig, folders: Sequence[str]) -> dict[str, float]
     found: dict[str, float] = {}
     for policy, evaluation in config.success.items():
         if _path(policy) not in by_path:
-            raise ConfigError([f"success: {policy} is none of the policies; they are: {', '.join(folders)}"])
+            raise ConfigError(
+                [f"success: {policy} is none of the policies; they are: {', '.join(folders)}"]
+            )
         found[by_path[_path(policy)]] = _success_rate(evaluation)[1]
     for pattern in config.evaluations:
         for evaluation in sorted(glob.glob(pattern)) or [pattern]:
@@ -178,7 +194,9 @@ def _success_rate(evaluation: str) -> tuple[str, float]:
         return str(values["config"]["policy"]), float(values["overall"]["rate"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            [f"{path}: not the results.json of an evaluation ({error}); make it with `vla eval` and name its folder"]
+            [
+                f"{path}: not the results.json of an evaluation ({error}); make it with `vla eval` and name its folder"
+            ]
         ) from error
 
 
@@ -189,12 +207,17 @@ def _cameras(config: FQEConfig, folders: Sequence[str], dataset: EpisodeDataset)
     for folder in _with_reference(config, folders):
         policy = load_policy(folder)
         cameras |= dict.fromkeys(policy.spec.cameras)
-        problems += [f"policies: {folder}: in the dataset {line}" for line in policy.spec.differences(dataset.spec)]
+        problems += [
+            f"policies: {folder}: in the dataset {line}"
+            for line in policy.spec.differences(dataset.spec)
+        ]
         if policy.chunk < config.replan_every:
             problems.append(
                 f"replan_every: is {config.replan_every}, but {folder} plans {policy.chunk} steps; use that or less"
             )
-        if config.replan_every > 1 and (policy.history > 1 or getattr(policy, "counts_steps", False)):
+        if config.replan_every > 1 and (
+            policy.history > 1 or getattr(policy, "counts_steps", False)
+        ):
             problems.append(
                 f"replan_every: is {config.replan_every}, but {folder} looks back and must see every step; set it to 1"
             )
@@ -209,13 +232,18 @@ def _with_reference(config: FQEConfig, folders: Sequence[str]) -> list[str]:
     return [*folders, *([str(config.features)] if extra else [])]
 
 
-def _open(config: FQEConfig, dataset: EpisodeDataset, cameras: Sequence[str]) -> tuple[Windows, int]:
+def _open(
+    config: FQEConfig, dataset: EpisodeDataset, cameras: Sequence[str]
+) -> tuple[Windows, int]:
     """Windows of single steps, and how many of their first episodes teach; the others are held out."""
     tasks = dataset.episodes["task_index"].tolist()
     teaching, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
     if config.data.episodes is not None and config.data.episodes < len(tasks):
         rng = np.random.default_rng(config.seed)
-        count = min(len(held_out), max(bool(held_out), round(config.data.episodes * config.data.validation_fraction)))
+        count = min(
+            len(held_out),
+            max(bool(held_out), round(config.data.episodes * config.data.validation_fraction)),
+        )
         held_out = sorted(rng.permutation(held_out)[:count].tolist())
         teaching = sorted(rng.permutation(teaching)[: config.data.episodes - count].tolist())
     windows = Windows(
@@ -253,7 +281,9 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError([f"device: {name!r} is not to be had here ({error}); use cpu, cuda, or null"]) from error
+        raise ConfigError(
+            [f"device: {name!r} is not to be had here ({error}); use cpu, cuda, or null"]
+        ) from error
     return device
 
 
@@ -267,13 +297,19 @@ def _path(folder: str) -> Path:
 class _Measure:
     """Makes an estimate of what was learned of a policy."""
 
-    def __init__(self, data: Transitions, windows: Windows, starts: Tensor, teaching: int, seed: int) -> None:
+    def __init__(
+        self, data: Transitions, windows: Windows, starts: Tensor, teaching: int, seed: int
+    ) -> None:
         self.data, self.starts, self.seed = data, starts, seed
-        held_out = torch.arange(int(windows.lengths[:teaching].sum()), len(windows), device=starts.device)
+        held_out = torch.arange(
+            int(windows.lengths[:teaching].sum()), len(windows), device=starts.device
+        )
         self.every = torch.arange(len(windows), device=starts.device)
         self.held_out = held_out if data.known[held_out].any() else self.every
 
-    def __call__(self, folder: str, q: FittedQ, before: float, success: float | None) -> PolicyEstimate:
+    def __call__(
+        self, folder: str, q: FittedQ, before: float, success: float | None
+    ) -> PolicyEstimate:
         value_EB, held_out = q.values(self.data, self.starts), self.held_out
         inside = self.data.known[held_out]  # elsewhere the chunk may run past the episode's end
         error = (q.actions[held_out] - self.data.actions[held_out])[inside].abs().mean()
@@ -288,7 +324,9 @@ class _Measure:
             q_policy=float(q.values(self.data, self.every).mean()),
             td_error=q.td_error(self.data, held_out),
             action_error=float(error),
-            calibration=calibrate(q_held_out.numpy(), self.data.monte_carlo[held_out].cpu().numpy()),
+            calibration=calibrate(
+                q_held_out.numpy(), self.data.monte_carlo[held_out].cpu().numpy()
+            ),
             success=success,
         )
 

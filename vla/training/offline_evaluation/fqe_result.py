@@ -125,7 +125,11 @@ class FQEResult:
         known = any(e.success is not None for e in self.estimates)
         table = Table(*columns, *(["success"] if known else []), caption=self._caption())
         for e in rank(self.estimates):
-            cells = [e.policy, _number(e.value), f"{_number(e.interval[0])} to {_number(e.interval[1])}"]
+            cells = [
+                e.policy,
+                _number(e.value),
+                f"{_number(e.interval[0])} to {_number(e.interval[1])}",
+            ]
             cells += [_number(x) for x in (e.q_data, e.q_policy, e.td_error, e.action_error)]
             cells.append(f"slope {e.calibration.slope:.2f}, r {e.calibration.correlation:.2f}")
             if known:
@@ -142,7 +146,9 @@ class FQEResult:
         return text
 
 
-def _against_success(estimates: Iterable[PolicyEstimate], name: str, *, sign: float = 1) -> float | None:
+def _against_success(
+    estimates: Iterable[PolicyEstimate], name: str, *, sign: float = 1
+) -> float | None:
     pairs = [(sign * getattr(e, name), e.success) for e in estimates if e.success is not None]
     return rank_correlation([a for a, _ in pairs], [b for _, b in pairs])
 

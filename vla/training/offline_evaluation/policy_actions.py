@@ -67,8 +67,12 @@ def decide(
             if memory is not None and memory.batch_size > running:
                 memory = memory.select(range(running))
             batch = windows.batch(index_B).steps(windows.history - 1, windows.history)
-            rewards_B = torch.from_numpy(windows.rewards[index_B - 1]) if t else torch.zeros(running)
-            observation = dataclasses.replace(batch.observation(), reward=rewards_B).to(policy.device)
+            rewards_B = (
+                torch.from_numpy(windows.rewards[index_B - 1]) if t else torch.zeros(running)
+            )
+            observation = dataclasses.replace(batch.observation(), reward=rewards_B).to(
+                policy.device
+            )
             output, memory = policy.step(observation, memory)
             chunk_BKA = output.actions.sample(generator, temperature=0.0)[:, -1]
             features[index_B] = output.features[:, -1].float().cpu()

@@ -39,11 +39,19 @@ class _Axis:
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-        return [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [
+            i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        ]
 
 
 def dots_svg(
-    groups: Mapping[str, Sequence[Dot]], title: str, *, x: str, y: str, connect: bool = False, diagonal: bool = False
+    groups: Mapping[str, Sequence[Dot]],
+    title: str,
+    *,
+    x: str,
+    y: str,
+    connect: bool = False,
+    diagonal: bool = False,
 ) -> str:
     """An SVG file of dots.
 
@@ -77,14 +85,22 @@ def dots_svg(
         if connect:
             points = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in placed)
             parts.append(f'<polyline class="path" stroke="{colour}" points="{points}"/>')
-        parts += [f'<circle fill="{colour}" cx="{px:.1f}" cy="{py:.1f}" r="4.5"/>' for px, py, _ in placed]
+        parts += [
+            f'<circle fill="{colour}" cx="{px:.1f}" cy="{py:.1f}" r="4.5"/>' for px, py, _ in placed
+        ]
         if legend:
-            parts.append(f'<circle fill="{colour}" cx="{LEFT + 6 + 130 * number}" cy="38" r="4.5"/>')
+            parts.append(
+                f'<circle fill="{colour}" cx="{LEFT + 6 + 130 * number}" cy="38" r="4.5"/>'
+            )
             parts.append(f'<text x="{LEFT + 16 + 130 * number}" y="42">{escape(legend)}</text>')
     parts += _names([(x_axis(across), y_axis(up), name) for across, up, name in dots], right)
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x)}</text>'
+    )
     middle = (TOP + bottom) / 2
-    parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y)}</text>')
+    parts.append(
+        f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{escape(y)}</text>'
+    )
     body = "\n".join(part for part in parts if part)
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
@@ -98,12 +114,23 @@ def _names(placed: Sequence[tuple[float, float, str]], right: float) -> list[str
         if not name:
             continue
         wide = CHARACTER * len(name)
-        sides = [(px + 8, py + 4), (px - 8 - wide, py + 4), (px - wide / 2, py - 8), (px - wide / 2, py + 17)]
+        sides = [
+            (px + 8, py + 4),
+            (px - 8 - wide, py + 4),
+            (px - wide / 2, py - 8),
+            (px - wide / 2, py + 17),
+        ]
         boxes = [(x, y - 10, x + wide, y + 3) for x, y in sides]
-        free = [box for box in boxes if box[2] <= right + RIGHT and not any(_overlap(box, other) for other in taken)]
+        free = [
+            box
+            for box in boxes
+            if box[2] <= right + RIGHT and not any(_overlap(box, other) for other in taken)
+        ]
         box = (free or boxes[2:3])[0]
         taken.append(box)
-        texts.append(f'<text class="name" x="{box[0]:.1f}" y="{box[1] + 10:.1f}">{escape(name)}</text>')
+        texts.append(
+            f'<text class="name" x="{box[0]:.1f}" y="{box[1] + 10:.1f}">{escape(name)}</text>'
+        )
     return texts
 
 

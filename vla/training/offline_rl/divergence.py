@@ -27,7 +27,9 @@ def watch_size(kept: Tensor, mean_q: Tensor, steps: int) -> None:
     kept += rate * (mean_q.detach().abs() - kept)
 
 
-def check_size(size: Tensor, bound: float | None, *, steps: int, discount: float, remedy: str) -> None:
+def check_size(
+    size: Tensor, bound: float | None, *, steps: int, discount: float, remedy: str
+) -> None:
     """Raises ObjectiveError where the running mean of |Q| is beyond the bound; without a bound nothing is asked."""
     if bound is not None and float(size) > bound:
         raise ObjectiveError(

@@ -26,7 +26,11 @@ class TargetCopy(nn.Module):
 
     def __init__(self, network: nn.Module, *, shared: Sequence[Any] = ()) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network, {id(thing): thing for thing in shared}).requires_grad_(False).eval()
+        self.network = (
+            copy.deepcopy(network, {id(thing): thing for thing in shared})
+            .requires_grad_(False)
+            .eval()
+        )
         self.register_buffer("started", torch.tensor(False))
         self._looked = False
         self._pairs: tuple[nn.Module, list[list[Any]]] | None = None
@@ -52,8 +56,14 @@ class TargetCopy(nn.Module):
     @torch.no_grad()
     def follow(self, network: nn.Module, *, rate: float) -> None:
         """Moves the weights by `rate` of the way to those of `network`; buffers are copied."""
-        if self._pairs is None or self._pairs[0] is not network:  # a small network's step would feel the walk
-            lists = [list(values) for n in (self.network, network) for values in (n.parameters(), n.buffers())]
+        if (
+            self._pairs is None or self._pairs[0] is not network
+        ):  # a small network's step would feel the walk
+            lists = [
+                list(values)
+                for n in (self.network, network)
+                for values in (n.parameters(), n.buffers())
+            ]
             self._pairs = (network, lists)
         parameters, buffers, theirs, their_buffers = self._pairs[1]
         torch._foreach_lerp_(parameters, theirs, rate)

@@ -63,16 +63,24 @@ def token_targets(
     if floor is None:
         return TokenTargets(values_BTL, known_BTL, torch.zeros_like(known_BTL))
     floor_BTL = floor.unsqueeze(-1).expand_as(values_BTL)
-    return TokenTargets(torch.maximum(values_BTL, floor_BTL), known_BTL, known_BTL & (floor_BTL > values_BTL))
+    return TokenTargets(
+        torch.maximum(values_BTL, floor_BTL), known_BTL, known_BTL & (floor_BTL > values_BTL)
+    )
 
 
-def of_ids(values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def of_ids(
+    values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """The value of one id at each place."""
     return values.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def kinship(
-    ids: Int64[Tensor, "*shape"], count: int, *, width: float, ordered: Bool[Tensor, "*places"] | None = None
+    ids: Int64[Tensor, "*shape"],
+    count: int,
+    *,
+    width: float,
+    ordered: Bool[Tensor, "*places"] | None = None,
 ) -> Float[Tensor, "*shape V"]:
     """How much each of `count` ids is meant where one is told: 1 for itself, falling off as a Gaussian.
 
@@ -90,7 +98,9 @@ def kinship(
 
 
 def error_of_kin(
-    values: Float[Tensor, "*shape V"], targets: Float[Tensor, "*shape"], kin: Float[Tensor, "*shape V"]
+    values: Float[Tensor, "*shape V"],
+    targets: Float[Tensor, "*shape"],
+    kin: Float[Tensor, "*shape V"],
 ) -> Float[Tensor, "*shape"]:
     """Half the squared distance to the target, a mean over the ids weighted by their kinship to the told one.
 
@@ -103,7 +113,9 @@ def error_of_kin(
     return (weight * error).sum(-1) / weight.sum(-1)
 
 
-def others_towards_zero(values: Float[Tensor, "*shape V"], kin: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape"]:
+def others_towards_zero(
+    values: Float[Tensor, "*shape V"], kin: Float[Tensor, "*shape V"]
+) -> Float[Tensor, "*shape"]:
     """Half the mean of Q^2 over the other ids (Chebotar et al., 2023, eq. 3), each as much as it is no kin; 0 where there is
     no other.
 
@@ -132,6 +144,8 @@ def others_below(
     return temperature * discrete_conservative_gap(values / temperature, ids)
 
 
-def mean_over_tokens(values: Float[Tensor, "B T L"], counted: Bool[Tensor, "B T L"]) -> Float[Tensor, "B T"]:
+def mean_over_tokens(
+    values: Float[Tensor, "B T L"], counted: Bool[Tensor, "B T L"]
+) -> Float[Tensor, "B T"]:
     """Mean over the tokens that count; 0 where there are none."""
     return values.where(counted, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)

@@ -23,11 +23,11 @@ from vla.data.errors import DataError
 from vla.data.rewards import check_rewards
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
 from vla.training.losses import masked_mean, n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
-from vla.training.offline_rl.target_network import TargetCopy
 from vla.training.offline_rl.data_checks import check_replayed_rewards, check_targets
+from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
+from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import Batch
 
 
@@ -75,14 +75,20 @@ class TokenValueObjective(Objective):
     steps: Tensor
     q_size: Tensor
 
-    def __init__(self, config: TokenValueConfig, policy: Policy, head_class: type[Head], head_name: str) -> None:
+    def __init__(
+        self, config: TokenValueConfig, policy: Policy, head_class: type[Head], head_name: str
+    ) -> None:
         super().__init__()
         self.labelled = False
         self.config, self.name = config, config.model_dump()["type"]
         self.discount, self.next_step = config.discount, policy.chunk
         head = getattr(policy, "head", None)
         if not isinstance(head, head_class):
-            found = getattr(getattr(head, "config", None), "type", type(head).__name__ if head is not None else "none")
+            found = getattr(
+                getattr(head, "config", None),
+                "type",
+                type(head).__name__ if head is not None else "none",
+            )
             raise ObjectiveError(
                 f"objective {self.name}: learns values of action tokens, and policy.head {found!r} gives none; set "
                 f"policy.head: {{type: {head_name}}} and train from there (a trained policy with another head has no values)"
@@ -165,7 +171,13 @@ class TokenValueObjective(Objective):
         if self._watches:
             self.steps += 1
             remedy = "lower optim.lr or objective.target_rate"
-            check_size(self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy)
+            check_size(
+                self.q_size,
+                self._q_bound,
+                steps=int(self.steps),
+                discount=self.discount,
+                remedy=remedy,
+            )
 
     def weigh(self, policy: Policy, batch: Batch) -> tuple[Any, Batch, Tensor, dict[str, Tensor]]:
         """-> the policy's output, the windows of now, the loss of every step (B, T), and further numbers (B, T)."""
@@ -177,7 +189,10 @@ class TokenValueObjective(Objective):
             source = policy if self.config.target == "head" else self.target
             actions_later = source(later).actions
             if self.config.target == "head":
-                target, actions_later = self.target(output.actions.hidden), self.target(actions_later.hidden)
+                target, actions_later = (
+                    self.target(output.actions.hidden),
+                    self.target(actions_later.hidden),
+                )
             else:
                 target = self.target(now).actions
             returns, bootstrap, known = n_step_returns(
@@ -186,7 +201,12 @@ class TokenValueObjective(Objective):
         outcome = Outcome(returns, bootstrap, known)
         loss_BT, numbers = self.learn(output.actions, target, actions_later, outcome, now)
         ended_BT = (bootstrap == 0).float()
-        return output, now, loss_BT, {**numbers, "terminals": ended_BT, "outcome_known": known.float()}
+        return (
+            output,
+            now,
+            loss_BT,
+            {**numbers, "terminals": ended_BT, "outcome_known": known.float()},
+        )
 
     def _followed(self, policy: Policy) -> nn.Module:
         return cast(nn.Module, policy.head) if self.config.target == "head" else policy

@@ -76,7 +76,13 @@ def open_windows(
         return windows, None
     kept = streamed_share(config, held_out=True)
     return windows, read_windows(
-        config, dataset, policy, objective, cameras=cameras, episodes=held_out, stream_memory_gb=kept
+        config,
+        dataset,
+        policy,
+        objective,
+        cameras=cameras,
+        episodes=held_out,
+        stream_memory_gb=kept,
     )
 
 
@@ -130,7 +136,12 @@ def build_sampler(
     check_division(config, world_size)
     weights = window_weights(config, windows, objective)
     return order_of(
-        windows, batch_size=config.batch_size, seed=config.seed, rank=rank, world_size=world_size, weights=weights
+        windows,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        weights=weights,
     )
 
 
@@ -157,9 +168,16 @@ def order_of(
 ) -> WindowSampler | StreamOrder:
     """Endless batches of indices of these windows: any of them at any time, or block after block where they are streamed."""
     if isinstance(windows, StreamedWindows):
-        return windows.order(batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights)
+        return windows.order(
+            batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights
+        )
     return WindowSampler(
-        len(windows), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, weights=weights
+        len(windows),
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        weights=weights,
     )
 
 
@@ -169,7 +187,9 @@ def single_windows_of(
     """An order for a mixture, one window per step: of all processes together, or of each one's own part where windows are
     streamed, so that no process reads what another one uses."""
     if isinstance(windows, StreamedWindows):
-        return windows.order(batch_size=world_size, seed=seed, rank=rank, world_size=world_size, weights=weights)
+        return windows.order(
+            batch_size=world_size, seed=seed, rank=rank, world_size=world_size, weights=weights
+        )
     return WindowSampler(len(windows), batch_size=1, seed=seed, weights=weights)
 
 
@@ -178,7 +198,9 @@ def rows_together(config: TrainConfig, world_size: int) -> int:
     return config.batch_size // (world_size if config.data.cache == "stream" else 1)
 
 
-def window_weights(config: TrainConfig, windows: Windows, objective: Objective) -> np.ndarray | None:
+def window_weights(
+    config: TrainConfig, windows: Windows, objective: Objective
+) -> np.ndarray | None:
     """How often each window is drawn, relative to the others; None for all alike.
 
     Raises:
@@ -195,13 +217,17 @@ def window_weights(config: TrainConfig, windows: Windows, objective: Objective) 
         if factor is not None:
             weights = factor if weights is None else weights * factor
     if asked[1] is not None and weights is not None and not weights.any():
-        raise ConfigError([f"data.task_weights: leave nothing of {windows.dataset.root} to learn from; raise one"])
+        raise ConfigError(
+            [f"data.task_weights: leave nothing of {windows.dataset.root} to learn from; raise one"]
+        )
     return weights
 
 
 def check_task_weights(config: TrainConfig, instructions: Sequence[str]) -> None:
     """Raises ConfigError where a pattern of the task weights fits none of the instructions."""
-    values_by_name(config.data.task_weights, list(dict.fromkeys(instructions)), key="data.task_weights")
+    values_by_name(
+        config.data.task_weights, list(dict.fromkeys(instructions)), key="data.task_weights"
+    )
 
 
 def _task_weights(config: TrainConfig, windows: Windows) -> np.ndarray | None:

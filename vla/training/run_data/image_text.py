@@ -12,8 +12,8 @@ from vla.config import ConfigError
 from vla.data import WindowSampler, prefetch
 from vla.data.loading.image_text import ImageTextBatch, ImageTextPairs
 from vla.models.policy import Policy
-from vla.training.run_data.batches import seed_of
 from vla.training.config import CoTrainingConfig, TrainConfig
+from vla.training.run_data.batches import seed_of
 
 _SALT = 0x7E87  # the pairs' order has nothing to do with that of the windows
 
@@ -30,7 +30,9 @@ def open_pairs(config: TrainConfig, policy: Policy, world_size: int) -> ImageTex
         return None
     if not hasattr(policy, "image_text_loss"):
         raise ConfigError(
-            [f"co_training: policy {policy.config.model_dump()['type']!r} has no words; use a vlm policy"]
+            [
+                f"co_training: policy {policy.config.model_dump()['type']!r} has no words; use a vlm policy"
+            ]
         )
     parts = world_size * config.grad_accumulation
     if wanted.batch_size % parts:
@@ -51,7 +53,11 @@ def pair_batches(
         return (None for _ in steps)
     size, parts = config.co_training.batch_size, config.grad_accumulation
     sampler = WindowSampler(
-        len(pairs), batch_size=size, seed=seed_of(config.seed, _SALT), rank=rank, world_size=world_size
+        len(pairs),
+        batch_size=size,
+        seed=seed_of(config.seed, _SALT),
+        rank=rank,
+        world_size=world_size,
     )
     return prefetch(pairs.batch(sampler.indices(step - 1)).split(parts) for step in steps)
 

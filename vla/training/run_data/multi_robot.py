@@ -13,6 +13,9 @@ from vla.data.loading.multi_robot import MixedRobots, mixture_shares
 from vla.data.loading.replay_mixture import MixtureSampler
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy, RobotConfig
 from vla.models.policy import CheckpointError, Policy, PolicyConfig
+from vla.training.checkpoint import replace_folder
+from vla.training.config import MixtureConfig, TrainConfig
+from vla.training.objective import Objective
 from vla.training.run_data.batches import (
     check_division,
     check_task_weights,
@@ -24,9 +27,6 @@ from vla.training.run_data.batches import (
     streamed_share,
     window_weights,
 )
-from vla.training.checkpoint import replace_folder
-from vla.training.config import MixtureConfig, TrainConfig
-from vla.training.objective import Objective
 
 _SALT = 0x0B07
 
@@ -39,7 +39,9 @@ def open_datasets(config: TrainConfig) -> dict[str, EpisodeDataset]:
     }
 
 
-def robots_policy(config: TrainConfig, datasets: Mapping[str, EpisodeDataset]) -> MultiRobotConfig | None:
+def robots_policy(
+    config: TrainConfig, datasets: Mapping[str, EpisodeDataset]
+) -> MultiRobotConfig | None:
     """What the mixture's policy is built from; None where the config leaves it to `init_from`.
 
     Raises:
@@ -54,14 +56,19 @@ def robots_policy(config: TrainConfig, datasets: Mapping[str, EpisodeDataset]) -
         )
     if config.policy is None:
         return None
-    robots = {name: _robot(name, config.data.mixture[name], data, config.policy) for name, data in datasets.items()}
+    robots = {
+        name: _robot(name, config.data.mixture[name], data, config.policy)
+        for name, data in datasets.items()
+    }
     try:
         return MultiRobotConfig.model_validate({"policy": config.policy, "robots": robots})
     except ValueError as error:
         raise ConfigError([f"data.mixture: {error}"]) from None
 
 
-def _robot(name: str, entry: MixtureConfig, dataset: EpisodeDataset, policy: PolicyConfig) -> RobotConfig:
+def _robot(
+    name: str, entry: MixtureConfig, dataset: EpisodeDataset, policy: PolicyConfig
+) -> RobotConfig:
     has = dataset.spec.cameras
     slots = {camera: camera for camera in has} if entry.cameras is None else entry.cameras
     if wrong := [slot for slot, camera in slots.items() if camera not in has]:
@@ -80,7 +87,9 @@ def _robot(name: str, entry: MixtureConfig, dataset: EpisodeDataset, policy: Pol
             ]
         )
     slots = {slot: camera for slot, camera in slots.items() if seen is None or slot in seen}
-    spec = dataclasses.replace(dataset.spec, cameras={camera: has[camera] for camera in dict.fromkeys(slots.values())})
+    spec = dataclasses.replace(
+        dataset.spec, cameras={camera: has[camera] for camera in dict.fromkeys(slots.values())}
+    )
     return RobotConfig(spec=spec.to_dict(), cameras=slots, tokenizer=entry.tokenizer)
 
 
@@ -126,13 +135,19 @@ def open_mixture(
     check_division(config, world_size)
     if not isinstance(policy, MultiRobotPolicy) or list(policy.robots) != list(datasets):
         found = ", ".join(policy.robot_names) or "one robot"
-        raise ConfigError([f"init_from: its policy is for {found}; the mixture has {', '.join(datasets)}"])
+        raise ConfigError(
+            [f"init_from: its policy is for {found}; the mixture has {', '.join(datasets)}"]
+        )
     training, held_out = _read(config, datasets, policy, objective)
-    check_task_weights(config, [text for windows in training.values() for text in windows.instructions])
+    check_task_weights(
+        config, [text for windows in training.values() for text in windows.instructions]
+    )
     entries = config.data.mixture
     given = [entry.weight for entry in entries.values() if entry.weight is not None]
     sizes = [len(windows) for windows in training.values()]
-    shares = mixture_shares(sizes, weights=given or None, temperature=config.data.mixture_temperature or 1.0)
+    shares = mixture_shares(
+        sizes, weights=given or None, temperature=config.data.mixture_temperature or 1.0
+    )
     # the first dataset of a mixture has what the others leave: the largest
     order = sorted(range(len(sizes)), key=lambda number: (-shares[number], number))
     least = (len(sizes) - 1) / shares[order[0]]
@@ -163,11 +178,16 @@ def open_mixture(
         world_size=world_size,
     )
     told = {name: float(share) for name, share in zip(datasets, shares, strict=True)}
-    return OpenMixture(MixedRobots({number: parts[number] for number in order}), sampler, held_out, told)
+    return OpenMixture(
+        MixedRobots({number: parts[number] for number in order}), sampler, held_out, told
+    )
 
 
 def _read(
-    config: TrainConfig, datasets: Mapping[str, EpisodeDataset], policy: MultiRobotPolicy, objective: Objective
+    config: TrainConfig,
+    datasets: Mapping[str, EpisodeDataset],
+    policy: MultiRobotPolicy,
+    objective: Objective,
 ) -> tuple[dict[str, Windows], dict[str, Windows]]:
     """-> each robot's windows to train on, and those held out."""
     training: dict[str, Windows] = {}
@@ -176,10 +196,14 @@ def _read(
         own = policy.part(name)
         try:
             kept, left = split_episodes(
-                dataset.episodes["task_index"].tolist(), config.data.validation_fraction, config.seed
+                dataset.episodes["task_index"].tolist(),
+                config.data.validation_fraction,
+                config.seed,
             )
         except ConfigError as error:
-            raise ConfigError([f"data.mixture.{name}: {problem}" for problem in error.problems]) from None
+            raise ConfigError(
+                [f"data.mixture.{name}: {problem}" for problem in error.problems]
+            ) from None
         for found, episodes, held in ((training, kept, False), (held_out, left, True)):
             if episodes:
                 found[name] = read_windows(
@@ -201,7 +225,8 @@ def lines(policy: MultiRobotPolicy, mixture: OpenMixture) -> list[str]:
     for number, (name, share) in enumerate(mixture.shares.items()):
         windows, config = mixture.windows.sources[number], policy.config
         cameras = ", ".join(
-            camera if camera == slot else f"{camera} as {slot}" for camera, slot in config.cameras_of(name).items()
+            camera if camera == slot else f"{camera} as {slot}"
+            for camera, slot in config.cameras_of(name).items()
         )
         told.append(
             f"mixture: {name}: {share:.1%} of every batch, {len(windows)} windows of {len(windows.lengths)} episodes, "
@@ -209,7 +234,10 @@ def lines(policy: MultiRobotPolicy, mixture: OpenMixture) -> list[str]:
             f"cameras {cameras or 'none'}"
         )
     shared = sum(p.numel() for p in policy.trunk.parameters())
-    own = [f"{name} {sum(p.numel() for p in policy.own_parameters(name)) / 1e6:.3g}" for name in policy.robots]
+    own = [
+        f"{name} {sum(p.numel() for p in policy.own_parameters(name)) / 1e6:.3g}"
+        for name in policy.robots
+    ]
     return [
         *told,
         f"mixture: {shared / 1e6:.3g} million parameters are shared; each robot's own: {', '.join(own)} million",
@@ -247,4 +275,12 @@ def save_robots(policy: Policy, root: Path) -> None:
             ) from error
 
 
-__all__ = ["OpenMixture", "card", "lines", "open_datasets", "open_mixture", "robots_policy", "save_robots"]
+__all__ = [
+    "OpenMixture",
+    "card",
+    "lines",
+    "open_datasets",
+    "open_mixture",
+    "robots_policy",
+    "save_robots",
+]

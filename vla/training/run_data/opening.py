@@ -11,11 +11,18 @@ from vla.data.loading.replay_mixture import Mixture, MixtureSampler
 from vla.data.loading.stream_order import StreamOrder
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy, PolicyConfig
-from vla.training.run_data.batches import build_sampler, open_windows
 from vla.training.config import TrainConfig
 from vla.training.losses import robot_means
-from vla.training.run_data.multi_robot import OpenMixture, card, lines, open_datasets, open_mixture, robots_policy
 from vla.training.objective import Objective
+from vla.training.run_data.batches import build_sampler, open_windows
+from vla.training.run_data.multi_robot import (
+    OpenMixture,
+    card,
+    lines,
+    open_datasets,
+    open_mixture,
+    robots_policy,
+)
 from vla.training.run_data.replay import with_replay
 from vla.types import Spec
 
@@ -47,7 +54,11 @@ def open_sources(config: TrainConfig) -> Sources:
         return Sources({"": dataset}, dataset.spec, config.policy)
     datasets = open_datasets(config)
     policy = robots_policy(config, datasets)
-    specs = {name: dataset.spec for name, dataset in datasets.items()} if policy is None else policy.specs
+    specs = (
+        {name: dataset.spec for name, dataset in datasets.items()}
+        if policy is None
+        else policy.specs
+    )
     return Sources(datasets, joint_spec(specs), policy)
 
 
@@ -77,12 +88,20 @@ class RunData:
     def told(self, means: dict[str, float], step: int) -> dict[str, float]:
         """A line of the log from the means of its steps: of a mixture with each robot's own loss and epochs."""
         return (
-            means if self.mixture is None else robot_means(means, list(self.mixture.shares)) | self.mixture.epochs(step)
+            means
+            if self.mixture is None
+            else robot_means(means, list(self.mixture.shares)) | self.mixture.epochs(step)
         )
 
 
 def open_data(
-    config: TrainConfig, sources: Sources, policy: Policy, objective: Objective, *, rank: int, world_size: int
+    config: TrainConfig,
+    sources: Sources,
+    policy: Policy,
+    objective: Objective,
+    *,
+    rank: int,
+    world_size: int,
 ) -> RunData:
     """Reads the windows as policy and objective want them, and tells the objective of them.
 
@@ -92,7 +111,9 @@ def open_data(
         ObjectiveError: the same.
     """
     if config.data.mixture:
-        mixture = open_mixture(config, sources.datasets, policy, objective, rank=rank, world_size=world_size)
+        mixture = open_mixture(
+            config, sources.datasets, policy, objective, rank=rank, world_size=world_size
+        )
         assert isinstance(policy, MultiRobotPolicy)  # open_mixture has seen to it
         told = card(mixture, sources.datasets)
         return RunData(
@@ -112,7 +133,9 @@ def open_data(
     drawn, draws = with_replay(config, policy, objective, windows, sampler)
     episodes, frames = len(windows.episodes), len(windows)
     told = {"dataset": dataset.root.name, "episodes": episodes, "frames": frames}
-    return RunData(drawn, draws, {} if held_out is None else {"": held_out}, episodes, frames, told, [])
+    return RunData(
+        drawn, draws, {} if held_out is None else {"": held_out}, episodes, frames, told, []
+    )
 
 
 __all__ = ["RunData", "Sources", "open_data", "open_sources"]

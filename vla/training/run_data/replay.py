@@ -12,6 +12,8 @@ from vla.data.loading.replay_mixture import AdaptedWindows, Mixture, MixtureSamp
 from vla.data.loading.stream_order import StreamOrder
 from vla.models.policy import Policy
 from vla.models.transfer.transfer_weights import cameras_of
+from vla.training.config import ReplayConfig, TrainConfig
+from vla.training.objective import Objective, ObjectiveError
 from vla.training.run_data.batches import (
     check_task_weights,
     read_windows,
@@ -20,15 +22,17 @@ from vla.training.run_data.batches import (
     single_windows_of,
     window_weights,
 )
-from vla.training.config import ReplayConfig, TrainConfig
-from vla.training.objective import Objective, ObjectiveError
 from vla.types import Spec
 
 _SALT = 0x4E91A7
 
 
 def with_replay(
-    config: TrainConfig, policy: Policy, objective: Objective, windows: Windows, sampler: WindowSampler | StreamOrder
+    config: TrainConfig,
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
+    sampler: WindowSampler | StreamOrder,
 ) -> tuple[Windows | Mixture, WindowSampler | StreamOrder | MixtureSampler]:
     """`windows` and `sampler` with `config.data.replay` mixed in; themselves where there is none.
 
@@ -45,7 +49,9 @@ def with_replay(
     shares = [Fraction(str(entry.weight)) for entry in entries]
     if rows_together(config, sampler.world_size) * (1 - sum(shares)) < len(shares):
         raise ConfigError(
-            [f"data.replay: the weights leave {config.data.path} no window in some batches of {config.batch_size}"]
+            [
+                f"data.replay: the weights leave {config.data.path} no window in some batches of {config.batch_size}"
+            ]
         )
     datasets = [EpisodeDataset(entry.path) for entry in entries]
     spec, seen = policy.spec, cameras_of(policy)
@@ -59,12 +65,16 @@ def with_replay(
     further, first_task, fill = [], len(windows.instructions), windows.states.mean(0)
     for number, (entry, dataset) in enumerate(zip(entries, datasets, strict=True)):
         cameras = {camera: entry.cameras.get(camera, camera) for camera in seen}
-        read = read_windows(config, dataset, policy, objective, cameras=list(dict.fromkeys(cameras.values())))
+        read = read_windows(
+            config, dataset, policy, objective, cameras=list(dict.fromkeys(cameras.values()))
+        )
         try:
             objective.check_replayed(read)
         except (DataError, ObjectiveError) as error:
             raise ObjectiveError(f"data.replay.{number}: {error}") from error
-        further.append(AdaptedWindows(read, spec, cameras=cameras, fill=fill, first_task=first_task))
+        further.append(
+            AdaptedWindows(read, spec, cameras=cameras, fill=fill, first_task=first_task)
+        )
         first_task += len(read.instructions)
     mixture = Mixture(windows, further, shares)
     check_task_weights(config, mixture.instructions)
@@ -108,7 +118,9 @@ def _misfits(entry: ReplayConfig, there: Spec, here: Spec, seen: Sequence[str]) 
         )
     for camera in entry.cameras:
         if camera not in seen:
-            lines.append(f"cameras: the policy looks through no camera {camera!r}; it has: {', '.join(seen) or 'none'}")
+            lines.append(
+                f"cameras: the policy looks through no camera {camera!r}; it has: {', '.join(seen) or 'none'}"
+            )
     for camera in seen:
         wanted = entry.cameras.get(camera, camera)
         if wanted not in there.cameras:

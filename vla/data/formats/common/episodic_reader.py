@@ -70,7 +70,11 @@ class EpisodicReader(DatasetReader):
             raise DataError(f"{self.root}: has no episodes; check that it was copied whole")
         widths = {(e.state.shape[1], e.actions.shape[1]) for e in episodes}
         if widths != {(len(state_names), len(action_names))}:
-            odd = next(e for e in episodes if (e.state.shape[1], e.actions.shape[1]) != _widths(episodes[0]))
+            odd = next(
+                e
+                for e in episodes
+                if (e.state.shape[1], e.actions.shape[1]) != _widths(episodes[0])
+            )
             raise DataError(
                 f"{self.root}: {odd.name} has {odd.state.shape[1]} state and {odd.actions.shape[1]} action dimensions, "
                 f"{episodes[0].name} has {len(state_names)} and {len(action_names)}; drop it, or choose other keys"
@@ -98,7 +102,9 @@ class EpisodicReader(DatasetReader):
             terminated=terminated,
         )
         self._names = [e.name for e in episodes]
-        self.spec = _spec(self.root, cameras, state_names, action_names, self._columns.actions, control_hz)
+        self.spec = _spec(
+            self.root, cameras, state_names, action_names, self._columns.actions, control_hz
+        )
 
     def _instructions(self, episodes: Sequence[EpisodeNumbers], unnamed_task: str) -> list[str]:
         """The key `task` stands for all, or with the key `instruction` for those that are missing."""
@@ -120,10 +126,18 @@ class EpisodicReader(DatasetReader):
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """(episode, its first frame, first step, end step) of every episode that has frames in [start, stop)."""
-        starts, lengths = self.episodes["first_frame"].to_numpy(), self.episodes["length"].to_numpy()
+        starts, lengths = (
+            self.episodes["first_frame"].to_numpy(),
+            self.episodes["length"].to_numpy(),
+        )
         for episode in np.flatnonzero((starts < stop) & (starts + lengths > start)):
             first = int(starts[episode])
-            yield int(episode), first, max(start - first, 0), min(stop - first, int(lengths[episode]))
+            yield (
+                int(episode),
+                first,
+                max(start - first, 0),
+                min(stop - first, int(lengths[episode])),
+            )
 
     def _control_rate(self, stored: Any, assumed: float) -> float:
         """Of the keys, or else `stored`, or else `assumed` with a warning."""
@@ -131,19 +145,29 @@ class EpisodicReader(DatasetReader):
             return float(self.keys.control_hz)
         if isinstance(stored, int | float) and np.isfinite(stored) and stored > 0:
             return float(stored)
-        said = "does not say its control rate" if stored is None else f"says its control rate is {stored!r}"
+        said = (
+            "does not say its control rate"
+            if stored is None
+            else f"says its control rate is {stored!r}"
+        )
         self.warnings.append(f"{said}: {assumed:g} Hz is assumed; give the key `control_hz`")
         return assumed
 
     def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
         """The error for a key that the dataset does not have."""
-        return DataError(f"{self.root}: no {key!r} to read as {what}; it has: {', '.join(known) or 'none'}")
+        return DataError(
+            f"{self.root}: no {key!r} to read as {what}; it has: {', '.join(known) or 'none'}"
+        )
 
 
 def dimension_names(parts: Sequence[tuple[str, int]]) -> list[str]:
     """(key, width) of what is put side by side -> one name per dimension: the key's last word and a number."""
     for stem in (lambda key: key.rpartition("/")[2], lambda key: key.replace("/", ".")):
-        names = [stem(key) if width == 1 else f"{stem(key)}_{i}" for key, width in parts for i in range(width)]
+        names = [
+            stem(key) if width == 1 else f"{stem(key)}_{i}"
+            for key, width in parts
+            for i in range(width)
+        ]
         if len(set(names)) == len(names):
             break
     return names
@@ -180,6 +204,13 @@ def _spec(
     still = high - low < 1e-6  # an action that never moves still needs an interval around it
     low, high = np.where(still, low - 1.0, low), np.where(still, high + 1.0, high)
     try:
-        return Spec(dict(cameras), tuple(state_names), tuple(action_names), tuple(low), tuple(high), control_hz)
+        return Spec(
+            dict(cameras),
+            tuple(state_names),
+            tuple(action_names),
+            tuple(low),
+            tuple(high),
+            control_hz,
+        )
     except SpecError as error:
         raise DataError(f"{root}: {error}; choose other keys") from error

@@ -17,7 +17,9 @@ _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"
 def refuse_archive(root: Path) -> None:
     """Raises DataError where `root` is a packed dataset."""
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
-        raise DataError(f"{root}: is an archive; unpack it and give the folder (or the file) that was in it")
+        raise DataError(
+            f"{root}: is an archive; unpack it and give the folder (or the file) that was in it"
+        )
 
 
 def inside(root: Path, path: Path) -> Path:
@@ -28,10 +30,14 @@ def inside(root: Path, path: Path) -> Path:
     try:
         home, target = root.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{root}: {str(path)!r} is no path: {error}; restore the dataset") from error
+        raise DataError(
+            f"{root}: {str(path)!r} is no path: {error}; restore the dataset"
+        ) from error
     blobs = [folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots"]
     if not any(target.is_relative_to(folder) for folder in (home, *blobs)):
-        raise DataError(f"{path}: leads out of the dataset's folder, to {target}; put the file itself there")
+        raise DataError(
+            f"{path}: leads out of the dataset's folder, to {target}; put the file itself there"
+        )
     return path
 
 
@@ -55,7 +61,9 @@ def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
 def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
     """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the line."""
     lines = enumerate(read_text(root, path, remedy).split("\n"), start=1)
-    return [parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()]
+    return [
+        parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()
+    ]
 
 
 def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
@@ -65,7 +73,9 @@ def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dic
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: is no JSON: {error}; {remedy}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: expected keys and values, found {type(value).__name__}; {remedy}")
+        raise DataError(
+            f"{where}: expected keys and values, found {type(value).__name__}; {remedy}"
+        )
     return value
 
 
@@ -75,6 +85,8 @@ def fingerprint(root: Path, files: Iterable[Path], *facts: object) -> str:
     try:
         stats = [(str(file.relative_to(base)), file.stat()) for file in sorted(files)]
     except OSError as error:
-        raise DataError(f"{root}: a file went away while the dataset was open: {error}; open it again") from error
+        raise DataError(
+            f"{root}: a file went away while the dataset was open: {error}; open it again"
+        ) from error
     described = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(json.dumps([described, *facts], default=str).encode()).hexdigest()

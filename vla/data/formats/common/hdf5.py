@@ -30,7 +30,9 @@ def opened(path: Path) -> Iterator[Any]:
         raise
     # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, ...
     except Exception as error:
-        raise DataError(f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source") from error
+        raise DataError(
+            f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source"
+        ) from error
 
 
 def child(group: Any, name: str) -> Any:
@@ -66,7 +68,9 @@ def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if depth > 16:
-        raise DataError(f"{group.file.filename}: {group.name} is nested too deeply; restore the file")
+        raise DataError(
+            f"{group.file.filename}: {group.name} is nested too deeply; restore the file"
+        )
     for name in children(group):
         node = child(group, name)
         if isinstance(node, h5py.Dataset):
@@ -86,10 +90,14 @@ def check_stored(dataset: Any) -> None:
     if dataset.chunks is None:
         whole = dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize
     else:
-        needed = np.prod([-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object)
+        needed = np.prod(
+            [-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object
+        )
         whole = dataset.id.get_num_chunks() >= needed
     if not whole:
-        raise DataError(f"{where}: says shape {dataset.shape}, the file holds less; copy it from the dataset's source")
+        raise DataError(
+            f"{where}: says shape {dataset.shape}, the file holds less; copy it from the dataset's source"
+        )
 
 
 def is_numeric(dataset: Any) -> bool:
@@ -99,7 +107,12 @@ def is_numeric(dataset: Any) -> bool:
 
 def is_picture(dataset: Any) -> bool:
     """Whether it holds uint8 (L, H, W, 3)."""
-    return dataset.shape is not None and dataset.dtype == np.uint8 and dataset.ndim == 4 and dataset.shape[3] == 3
+    return (
+        dataset.shape is not None
+        and dataset.dtype == np.uint8
+        and dataset.ndim == 4
+        and dataset.shape[3] == 3
+    )
 
 
 def matrix(dataset: Any) -> np.ndarray:

@@ -17,6 +17,15 @@ def picture_size(data: bytes, where: str) -> tuple[int, int]:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("error")
             width, height = image.size
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError, Warning) as error:
-        raise DataError(f"{where}: is no image file ({len(data)} bytes): {error}; restore it") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+        Image.DecompressionBombError,
+        Warning,
+    ) as error:
+        raise DataError(
+            f"{where}: is no image file ({len(data)} bytes): {error}; restore it"
+        ) from error
     return int(height), int(width)

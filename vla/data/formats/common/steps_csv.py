@@ -36,7 +36,9 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
     table = np.empty((len(lines) - 1, len(header)))
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
-            raise DataError(f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct the line")
+            raise DataError(
+                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct the line"
+            )
         for column, cell in enumerate(cells):
             table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")
     return dict(zip(header, table.T, strict=True))

@@ -28,7 +28,11 @@ from vla.data.formats.lerobot_parts.video import Segment, read_segments
 from vla.data.storage.checksums import CHECKSUM, is_whole
 from vla.types import Spec
 
-_INDEX: dict[str, type[Any]] = {"episode_index": np.int64, "frame_index": np.int64, "timestamp": np.float64}
+_INDEX: dict[str, type[Any]] = {
+    "episode_index": np.int64,
+    "frame_index": np.int64,
+    "timestamp": np.float64,
+}
 
 
 class LeRobotFolder(DatasetReader):
@@ -131,7 +135,9 @@ class LeRobotFolder(DatasetReader):
         """Warns where a small file of a dataset that was written here has changed since, or its spec is gone."""
         info, spec = self.root / schema.INFO, self.root / schema.SPEC
         if not spec.exists() and is_whole(info) is not None:
-            self.warn(f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it")
+            self.warn(
+                f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it"
+            )
         for name in (schema.INFO, schema.SPEC, schema.METADATA):
             path = self.root / name
             # Links are refused where the files are read.
@@ -166,7 +172,9 @@ class LeRobotFolder(DatasetReader):
     def _read_metadata(self) -> dict[str, Any]:
         path = self.root / schema.METADATA
         if path.exists():
-            return {key: value for key, value in read_json(self.root, path).items() if key != CHECKSUM}
+            return {
+                key: value for key, value in read_json(self.root, path).items() if key != CHECKSUM
+            }
         return {"robot_type": self.info.robot_type} if isinstance(self.info.robot_type, str) else {}
 
     def _read_spec(self) -> Spec:
@@ -199,7 +207,9 @@ class LeRobotFolder(DatasetReader):
             {
                 "episode_index": np.arange(len(table)),
                 "length": table["length"].to_numpy(),
-                "first_frame": np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64),
+                "first_frame": np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(
+                    np.int64
+                ),
                 "task_index": task_index,
             }
         )
@@ -210,7 +220,9 @@ class LeRobotFolder(DatasetReader):
         if "info" in table:
             episodes["info"] = table["info"].to_numpy()
         elif not np.array_equal(table["source"], episodes["episode_index"]):
-            episodes["info"] = [json.dumps({"original_episode": int(source)}) for source in table["source"]]
+            episodes["info"] = [
+                json.dumps({"original_episode": int(source)}) for source in table["source"]
+            ]
         return episodes
 
     # --- numbers --------------------------------------------------------------------------------------
@@ -237,7 +249,11 @@ class LeRobotFolder(DatasetReader):
         names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
         if schema.TERMINATED in self.info.features:
             names[schema.TERMINATED] = np.float32
-        names |= {name: dtype for name, dtype in _INDEX.items() if name in self.info.features and self._files.has(name)}
+        names |= {
+            name: dtype
+            for name, dtype in _INDEX.items()
+            if name in self.info.features and self._files.has(name)
+        }
         if names.keys() <= self._numbers.keys():
             return
         found, rows = self._files.read(names)
@@ -252,7 +268,9 @@ class LeRobotFolder(DatasetReader):
         N = int(length.sum())
         if np.array_equal(first, np.concatenate([[0], np.cumsum(length)[:-1]])):
             return slice(0, N)
-        return np.repeat(first - np.concatenate([[0], np.cumsum(length)[:-1]]), length) + np.arange(N)
+        return np.repeat(first - np.concatenate([[0], np.cumsum(length)[:-1]]), length) + np.arange(
+            N
+        )
 
     def _check_files(self, rows: np.ndarray) -> None:
         """Raises DataError where a file holds another number of rows than it should."""
@@ -288,13 +306,23 @@ class LeRobotFolder(DatasetReader):
                     yield frame + found - row, data
             return
         size = image_size(self.root, feature, self.info.features[feature])
-        starts, lengths = self.episodes["first_frame"].to_numpy(), self.episodes["length"].to_numpy()
+        starts, lengths = (
+            self.episodes["first_frame"].to_numpy(),
+            self.episodes["length"].to_numpy(),
+        )
         first, last = np.searchsorted(starts, [start, stop - 1], side="right") - 1
         parts = []
         for episode in range(first, last + 1 if stop > start else first):
-            begin, end = max(start, int(starts[episode])), min(stop, int(starts[episode] + lengths[episode]))
-            parts.append((begin, videos[episode], begin - int(starts[episode]), end - int(starts[episode])))
-        yield from read_segments(parts, self.info.fps, size, warn=self.warn, verified=self._verified)
+            begin, end = (
+                max(start, int(starts[episode])),
+                min(stop, int(starts[episode] + lengths[episode])),
+            )
+            parts.append(
+                (begin, videos[episode], begin - int(starts[episode]), end - int(starts[episode]))
+            )
+        yield from read_segments(
+            parts, self.info.fps, size, warn=self.warn, verified=self._verified
+        )
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow one another."""
@@ -309,7 +337,10 @@ class LeRobotFolder(DatasetReader):
                 yield start + int(begin), int(rows[begin]), int(end - begin)
 
     def fingerprint(self) -> str:
-        paths = [*self._files.paths, *sorted({s.path for segments in self._videos.values() for s in segments})]
+        paths = [
+            *self._files.paths,
+            *sorted({s.path for segments in self._videos.values() for s in segments}),
+        ]
         facts: list[Any] = []
         for path in paths:
             status = path.stat()
@@ -324,9 +355,13 @@ def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
     """Turns columns of `table` into int64. Raises DataError where one is missing, or holds anything but counts."""
     for name in names:
         if name not in table:
-            raise DataError(f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it")
+            raise DataError(
+                f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it"
+            )
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        bad = ~(np.isfinite(values) & (values >= 0) & (values < 2**53) & (np.floor(values) == values))
+        bad = ~(
+            np.isfinite(values) & (values >= 0) & (values < 2**53) & (np.floor(values) == values)
+        )
         if bad.any():
             row = int(bad.argmax())
             raise DataError(
@@ -338,6 +373,10 @@ def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
 def check_episodes(table: pd.DataFrame, place: str) -> None:
     """Raises DataError where an episode has no steps, or two have one index. `table` is sorted by `source`."""
     if (empty := table["length"] == 0).any():
-        raise DataError(f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there")
+        raise DataError(
+            f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"
+        )
     if (twice := table["source"].duplicated()).any():
-        raise DataError(f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it")
+        raise DataError(
+            f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
+        )

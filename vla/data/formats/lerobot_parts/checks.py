@@ -26,7 +26,10 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
     """
     length = table["length"].to_numpy()
     if "episode_index" in numbers:
-        found, expected = numbers["episode_index"][:, 0], np.repeat(table["source"].to_numpy(), length)
+        found, expected = (
+            numbers["episode_index"][:, 0],
+            np.repeat(table["source"].to_numpy(), length),
+        )
         if (wrong := found != expected).any():
             row = int(wrong.argmax())
             raise DataError(
@@ -44,7 +47,9 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
             )
 
 
-def check_timestamps(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float) -> list[str]:
+def check_timestamps(
+    root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float
+) -> list[str]:
     """Sentences about `timestamp` where it is not frame / fps: frames are read by their place, as frame_index says it.
 
     Raises DataError where time does not advance and there is no frame_index to tell the order by.
@@ -57,7 +62,9 @@ def check_timestamps(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndar
     if (wrong := stuck | ~np.isfinite(times)).any():
         row = int(wrong.argmax())
         problem = f"{_place(root, table, row)} has timestamp {times[row]:g}"
-        problem += f" after {times[row - 1]:g}: time does not advance" if stuck[row] and steps[row] else ""
+        problem += (
+            f" after {times[row - 1]:g}: time does not advance" if stuck[row] and steps[row] else ""
+        )
         if "frame_index" not in numbers:
             raise DataError(
                 f"{problem}, and without frame_index the order of the rows is unknown; restore the file or drop the episode"
@@ -87,4 +94,6 @@ def _episode(length: np.ndarray, row: int) -> int:
 
 def _place(root: Path, table: pd.DataFrame, row: int) -> str:
     length = table["length"].to_numpy()
-    return f"{root}: episode {table['source'].iloc[_episode(length, row)]}: step {_steps(length)[row]}"
+    return (
+        f"{root}: episode {table['source'].iloc[_episode(length, row)]}: step {_steps(length)[row]}"
+    )

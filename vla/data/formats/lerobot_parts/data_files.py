@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vla.common.cores import usable_cores
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside
-from vla.data.formats.lerobot_parts.paths import check_footer, named_path, opened_parquet
 from vla.data.formats.lerobot_parts.info import IMAGE, VIDEO, Feature
+from vla.data.formats.lerobot_parts.paths import check_footer, named_path, opened_parquet
 
 _TEXT = ("string", "large_string", "string_view")
 
@@ -50,7 +50,11 @@ class DataFiles:
     """
 
     def __init__(
-        self, root: Path, paths: Sequence[Path], features: dict[str, Feature], remedy: Callable[[Path], str]
+        self,
+        root: Path,
+        paths: Sequence[Path],
+        features: dict[str, Feature],
+        remedy: Callable[[Path], str],
     ) -> None:
         self.root, self.paths, self._features, self._remedy = root, list(paths), features, remedy
         for path in self.paths:
@@ -108,17 +112,25 @@ class DataFiles:
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
             with opened_parquet(file, self._told(file)) as parquet:
                 table = _columns(parquet, file, list(columns))
-                return {name: self._matrix(table, file, name, dtype) for name, dtype in columns.items()}, len(table)
+                return {
+                    name: self._matrix(table, file, name, dtype) for name, dtype in columns.items()
+                }, len(table)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1, len(self.paths))) as pool:
+        with ThreadPoolExecutor(min(8, usable_cores(), len(self.paths))) as pool:
             parts = list(pool.map(one, self.paths))
-        merged = {name: np.concatenate([matrices[name] for matrices, _ in parts]) for name in columns}
+        merged = {
+            name: np.concatenate([matrices[name] for matrices, _ in parts]) for name in columns
+        }
         return merged, np.asarray([rows for _, rows in parts], np.int64)
 
     def _matrix(self, table: pa.Table, file: Path, name: str, dtype: type[Any]) -> np.ndarray:
         column = table.column(name)
         width = self._features[name].width if name in self._features else 1
-        parts = [_numbers(chunk, f"{file}: column {name!r}", dtype) for chunk in column.chunks if len(chunk)]
+        parts = [
+            _numbers(chunk, f"{file}: column {name!r}", dtype)
+            for chunk in column.chunks
+            if len(chunk)
+        ]
         for part in parts:
             if part.shape[1] != width:
                 raise DataError(
@@ -140,8 +152,14 @@ class DataFiles:
         starts = self._row_groups.starts
         for place in self._places(start, stop):
             number, group = self._row_groups.places[place]
-            file, first, last = self.paths[number], max(start, starts[place]), min(stop, starts[place + 1])
-            column = self._image_column(file, group, name).slice(first - starts[place], last - first)
+            file, first, last = (
+                self.paths[number],
+                max(start, starts[place]),
+                min(stop, starts[place + 1]),
+            )
+            column = self._image_column(file, group, name).slice(
+                first - starts[place], last - first
+            )
             for row, value in enumerate(column, start=first):
                 yield row, self._image(value.as_py(), file, name, row)
 
@@ -169,7 +187,9 @@ class DataFiles:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise DataError(f"{lost} (its file {given['path']!r} cannot be read: {error.strerror})") from error
+            raise DataError(
+                f"{lost} (its file {given['path']!r} cannot be read: {error.strerror})"
+            ) from error
 
     @functools.cached_property
     def _row_groups(self) -> _RowGroups:
@@ -183,7 +203,9 @@ class DataFiles:
         return _RowGroups(groups, starts)
 
 
-def _columns(parquet: pq.ParquetFile, file: Path, names: list[str], group: int | None = None) -> pa.Table:
+def _columns(
+    parquet: pq.ParquetFile, file: Path, names: list[str], group: int | None = None
+) -> pa.Table:
     """The named columns, of all rows or of one row group."""
     stored = parquet.schema_arrow.names
     for name in names:
@@ -204,11 +226,15 @@ def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
     while _is_list(array.type):
         lengths = pc.min_max(pc.list_value_length(array))
         if array.null_count or lengths["min"] != lengths["max"]:
-            raise DataError(f"{place} has rows of different lengths or empty ones; repair or drop the file")
+            raise DataError(
+                f"{place} has rows of different lengths or empty ones; repair or drop the file"
+            )
         array = array.flatten()
     kind = array.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"{place} holds {kind}, expected numbers; name another column, or correct the file")
+        raise DataError(
+            f"{place} holds {kind}, expected numbers; name another column, or correct the file"
+        )
     values = array.to_numpy(zero_copy_only=False).reshape(rows, -1)
     if not np.issubdtype(dtype, np.integer):
         # Beyond the range of float32 becomes infinite, which is refused where numbers are checked.
@@ -224,7 +250,9 @@ def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    )
 
 
 def _described(kind: pa.DataType) -> str | None:
@@ -244,7 +272,11 @@ def _name(kind: pa.DataType) -> str:
 
 def _family(described: str) -> str:
     """What is read alike."""
-    return described.replace("float64", "float").replace("float32", "float").replace("float16", "float")
+    return (
+        described.replace("float64", "float")
+        .replace("float32", "float")
+        .replace("float16", "float")
+    )
 
 
 def _expected(feature: Feature) -> str | None:

@@ -14,7 +14,19 @@ from vla.data.errors import DataError
 from vla.data.formats.common.files import read_json
 
 VIDEO, IMAGE = "video", "image"
-NUMERIC = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool")
+NUMERIC = (
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "bool",
+)
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -85,5 +97,7 @@ def split_range(path: Path, splits: Any, name: str) -> tuple[int, int]:
         )
     found = re.fullmatch(r"\s*(\d{1,12})\s*:\s*(\d{1,12})\s*", str(known[name]))
     if found is None:
-        raise DataError(f"{path}: split {name!r} is {known[name]!r}, expected START:STOP; correct it there")
+        raise DataError(
+            f"{path}: split {name!r} is {known[name]!r}, expected START:STOP; correct it there"
+        )
     return int(found[1]), int(found[2])

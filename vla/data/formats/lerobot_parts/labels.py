@@ -58,7 +58,9 @@ def label(
         return Labels([keys.task], np.zeros(len(table), np.int64))
     column = _column(root, keys, table, features)
     if column is None and _TASK_INDEX not in table:
-        return _from_texts(root, [given[0] if given else None for given in table["tasks"]], "the table of episodes")
+        return _from_texts(
+            root, [given[0] if given else None for given in table["tasks"]], "the table of episodes"
+        )
     values = table[_TASK_INDEX].tolist() if column is None else first_values(column)
     place = "the table of episodes" if column is None else f"column {column!r}"
     if all(isinstance(value, str) for value in values):
@@ -66,7 +68,9 @@ def label(
     return _from_indices(root, values, tasks(), place)
 
 
-def _column(root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]) -> str | None:
+def _column(
+    root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]
+) -> str | None:
     """The column to read; None where the table of episodes says it."""
     if keys.instruction is not None:
         if keys.instruction not in features:
@@ -106,7 +110,11 @@ def _from_indices(root: Path, values: list[Any], tasks: dict[int, str], place: s
             f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they are closed"
         )
     place_of = {index: row for row, index in enumerate(known)}
-    return Labels([tasks[index] for index in known], np.asarray([place_of[int(v)] for v in values], np.int64), warnings)
+    return Labels(
+        [tasks[index] for index in known],
+        np.asarray([place_of[int(v)] for v in values], np.int64),
+        warnings,
+    )
 
 
 def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
@@ -114,12 +122,16 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
     tasks: dict[int, str] = {}
     for row, (index, text) in enumerate(pairs):
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-            raise DataError(f"{place}: row {row}: task_index is {index!r}, expected a whole number; restore it")
+            raise DataError(
+                f"{place}: row {row}: task_index is {index!r}, expected a whole number; restore it"
+            )
         if not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, or give it by the key `task`"
             )
         if tasks.get(index, text) != text:
-            raise DataError(f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it")
+            raise DataError(
+                f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it"
+            )
         tasks[index] = text
     return tasks

@@ -24,7 +24,14 @@ def named_path(root: Path, relative: str, told_by: str) -> Path:
     """The path of a file that the dataset names. Raises DataError where it leads out of `root`; `told_by` says who asks."""
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     windows = PureWindowsPath(relative)
-    if not parts or ".." in parts or parts[0] == "/" or windows.drive or windows.root or "\0" in relative:
+    if (
+        not parts
+        or ".." in parts
+        or parts[0] == "/"
+        or windows.drive
+        or windows.root
+        or "\0" in relative
+    ):
         raise DataError(
             f"{root}: {told_by} names {relative!r}, which is no path within the dataset's folder; correct it there"
         )
@@ -34,7 +41,11 @@ def named_path(root: Path, relative: str, told_by: str) -> Path:
 def fill(template: str, told_by: str, **values: object) -> str:
     """`template` with its {names} replaced. Raises DataError where it asks for anything but `values`, plainly formatted."""
     try:
-        fields = [(name, spec or "") for _, name, spec, _ in Formatter().parse(template) if name is not None]
+        fields = [
+            (name, spec or "")
+            for _, name, spec, _ in Formatter().parse(template)
+            if name is not None
+        ]
         for name, spec in fields:
             if name not in values or not _NUMBER_FORMAT.fullmatch(spec):
                 raise ValueError(f"{{{name}:{spec}}}")

@@ -9,8 +9,8 @@ import numpy as np
 
 from vla.data.errors import DataError
 from vla.data.format import DatasetReader, KeyMap, Picture
-from vla.data.formats.lerobot_parts.base import LeRobotFolder
 from vla.data.formats.lerobot import LeRobotReader
+from vla.data.formats.lerobot_parts.base import LeRobotFolder
 from vla.data.formats.lerobot_v2 import LeRobotV2Reader
 from vla.data.storage.remote_cache import Mirror
 
@@ -29,7 +29,9 @@ class _Mirrored(LeRobotFolder):
         if feature in self._videos:
             starts = self.episodes["first_frame"].to_numpy()
             first, last = np.searchsorted(starts, [start, stop - 1], side="right") - 1
-            for path in dict.fromkeys(segment.path for segment in self._videos[feature][first : last + 1]):
+            for path in dict.fromkeys(
+                segment.path for segment in self._videos[feature][first : last + 1]
+            ):
                 self.mirror.fetch(path)
         else:
             for _, row, count in self._runs(start, stop):
@@ -56,4 +58,6 @@ def open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetRea
     for name, reader in readers.items():
         if name == format or (format is None and reader.matches(Path(mirror.root))):
             return reader(mirror, keys)
-    raise DataError(f"{url}: no LeRobot dataset (v2 or v3) is here; other formats are read from local folders alone")
+    raise DataError(
+        f"{url}: no LeRobot dataset (v2 or v3) is here; other formats are read from local folders alone"
+    )

@@ -62,7 +62,9 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
         for name in chosen(what, None if named is None else [named], usual):
             if features[name].width == 1:
                 return name
-            raise DataError(f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number per step")
+            raise DataError(
+                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number per step"
+            )
         return None
 
     for name in (keys.cameras or {}).values():
@@ -84,11 +86,19 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
 
 def camera_names(images: Sequence[str]) -> dict[str, str]:
     """camera -> feature, for every feature of images; the feature's whole name where two would be called alike."""
-    short = [name.removeprefix(schema.IMAGE_PREFIX) if name != _SINGLE_IMAGE else "image" for name in images]
-    return {camera if short.count(camera) == 1 else name: name for camera, name in zip(short, images, strict=True)}
+    short = [
+        name.removeprefix(schema.IMAGE_PREFIX) if name != _SINGLE_IMAGE else "image"
+        for name in images
+    ]
+    return {
+        camera if short.count(camera) == 1 else name: name
+        for camera, name in zip(short, images, strict=True)
+    }
 
 
-def derive_spec(root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None) -> Spec:
+def derive_spec(
+    root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None
+) -> Spec:
     """Names and sizes from `info`, bounds from the actions (N, A) themselves: what stats.json says may not hold them all.
 
     Raises DataError where the features cannot be a spec.
@@ -107,16 +117,26 @@ def derive_spec(root: Path, info: Info, mapping: Mapping, actions: Callable[[], 
     )
 
 
-def stored_spec(root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]) -> Spec:
+def stored_spec(
+    root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]
+) -> Spec:
     """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises DataError."""
     path = root / schema.SPEC
     try:
-        spec = schema.spec_of(read_json(root, path, "restore the file, or delete it to derive the spec from info.json"))
+        spec = schema.spec_of(
+            read_json(
+                root, path, "restore the file, or delete it to derive the spec from info.json"
+            )
+        )
     except SpecError as error:
-        raise DataError(f"{path}: {error}; restore the file, or delete it to derive the spec from info.json") from error
+        raise DataError(
+            f"{path}: {error}; restore the file, or delete it to derive the spec from info.json"
+        ) from error
     _check_stored(path, spec, info)
     if keys.cameras is None:
-        cameras = {camera: spec.cameras[camera] for camera in mapping.cameras if camera in spec.cameras}
+        cameras = {
+            camera: spec.cameras[camera] for camera in mapping.cameras if camera in spec.cameras
+        }
     else:
         cameras = _cameras(root, info, mapping)
     spec = replace(spec, cameras=cameras, control_hz=keys.control_hz or spec.control_hz)
@@ -125,16 +145,23 @@ def stored_spec(root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions:
     if keys.action is not None:
         low, high = action_bounds(actions())
         names = tuple(dimension_names(mapping.action, info.features))
-        spec = _built(root, lambda: replace(spec, action_names=names, action_low=low, action_high=high))
+        spec = _built(
+            root, lambda: replace(spec, action_names=names, action_low=low, action_high=high)
+        )
     return spec
 
 
 def _check_stored(path: Path, spec: Spec, info: Info) -> None:
     """A stored spec and info.json were written by one writer and agree."""
-    for key, what, dims in ((schema.ACTION, "action", spec.action_dim), (schema.STATE, "state", spec.state_dim)):
+    for key, what, dims in (
+        (schema.ACTION, "action", spec.action_dim),
+        (schema.STATE, "state", spec.state_dim),
+    ):
         width = info.features[key].width if key in info.features else 0
         if width != dims:
-            raise DataError(f"{path}: has {dims} {what} names, info.json says {width}; restore both files")
+            raise DataError(
+                f"{path}: has {dims} {what} names, info.json says {width}; restore both files"
+            )
     known = camera_names([name for name, feature in info.features.items() if feature.is_camera])
     if missing := [camera for camera in spec.cameras if camera not in known]:
         raise DataError(
@@ -170,7 +197,11 @@ def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> lis
     names = [name for column in columns for name in own[column]]
     if len(set(names)) == len(names):
         return names
-    names = [f"{column.removeprefix('observation.')}.{name}" for column in columns for name in own[column]]
+    names = [
+        f"{column.removeprefix('observation.')}.{name}"
+        for column in columns
+        for name in own[column]
+    ]
     if len(set(names)) == len(names):
         return names
     return [f"{name}.{place}" for place, name in enumerate(names)]
@@ -180,14 +211,21 @@ def _names_of(column: str, feature: Feature) -> list[str]:
     width, names = feature.width, feature.names
     if isinstance(names, dict):
         names = next((v for v in names.values() if isinstance(v, list)), list(names))
-    if isinstance(names, list) and len(names) == width and all(isinstance(name, str) for name in names):
+    if (
+        isinstance(names, list)
+        and len(names) == width
+        and all(isinstance(name, str) for name in names)
+    ):
         return list(names)
     stem = column.rpartition(".")[2]
     return [f"{stem}_{i}" for i in range(width)]
 
 
 def _cameras(root: Path, info: Info, mapping: Mapping) -> dict[str, tuple[int, int]]:
-    return {camera: image_size(root, name, info.features[name]) for camera, name in mapping.cameras.items()}
+    return {
+        camera: image_size(root, name, info.features[name])
+        for camera, name in mapping.cameras.items()
+    }
 
 
 def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
@@ -200,6 +238,10 @@ def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
     names = feature.names if isinstance(feature.names, list) and len(feature.names) == 3 else []
     letters = [str(part)[:1].lower() for part in names]
     if sorted(letters) != ["c", "h", "w"]:
-        letters = ["c", "h", "w"] if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else ["h", "w", "c"]
+        letters = (
+            ["c", "h", "w"]
+            if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
+            else ["h", "w", "c"]
+        )
     size = dict(zip(letters, shape, strict=True))
     return size["h"], size["w"]

@@ -47,7 +47,11 @@ class Feature:
         """Whether it is a vector of numbers for each step, of a known width."""
         numbers = re.fullmatch(r"bool|u?int\d+|b?float\d+", self.dtype) is not None
         return (
-            self.plain and self.kind == "tensor" and numbers and len(self.shape) <= 2 and min(self.shape, default=1) > 0
+            self.plain
+            and self.kind == "tensor"
+            and numbers
+            and len(self.shape) <= 2
+            and min(self.shape, default=1) > 0
         )
 
     @property
@@ -60,7 +64,11 @@ class Feature:
     @property
     def is_text(self) -> bool:
         """Whether it is text, or text as numbers of its bytes, as Language Table has it."""
-        codes = self.kind == "tensor" and self.dtype in ("int32", "uint8", "int64") and len(self.shape) == 1
+        codes = (
+            self.kind == "tensor"
+            and self.dtype in ("int32", "uint8", "int64")
+            and len(self.shape) == 1
+        )
         string = self.kind == "tensor" and self.dtype == "string" and self.shape == ()
         return self.plain and (self.kind == "text" or codes or string)
 
@@ -78,7 +86,9 @@ def version_folder(root: Path) -> Path:
     """The folder with the files: `root`, or the newest version in it."""
     if not root.is_dir() or _holds_dataset(root):
         return root
-    versions = [f for f in root.iterdir() if _VERSION.fullmatch(f.name) and f.is_dir() and _holds_dataset(f)]
+    versions = [
+        f for f in root.iterdir() if _VERSION.fullmatch(f.name) and f.is_dir() and _holds_dataset(f)
+    ]
     return max(versions, key=lambda f: [int(v) for v in f.name.split(".")], default=root)
 
 
@@ -104,22 +114,33 @@ def read_features(folder: Path) -> dict[str, Feature]:
         for feature in _leaves(raw, "", 0):
             found[feature.name] = feature
     except _MALFORMED as error:
-        raise DataError(f"{path}: is not as TFDS writes it ({error!r}); copy it from the dataset's source") from error
+        raise DataError(
+            f"{path}: is not as TFDS writes it ({error!r}); copy it from the dataset's source"
+        ) from error
     return found
 
 
 def _leaves(raw: dict[str, Any], name: str, lists: int) -> list[Feature]:
     if "featuresDict" in raw:
         entries = raw["featuresDict"].get("features", {}).items()
-        return [leaf for key, value in entries for leaf in _leaves(value, f"{name}/{key}" if name else key, lists)]
+        return [
+            leaf
+            for key, value in entries
+            for leaf in _leaves(value, f"{name}/{key}" if name else key, lists)
+        ]
     if "sequence" in raw:
         return _leaves(raw["sequence"]["feature"], name, lists + 1)
-    kind = next((key for key in ("tensor", "text", "image") if key in raw), str(raw.get("pythonClassName", "?")))
+    kind = next(
+        (key for key in ("tensor", "text", "image") if key in raw),
+        str(raw.get("pythonClassName", "?")),
+    )
     body = raw.get(kind, {})
     shape = body.get("shape") or {}
     dimensions = shape.get("dimensions", []) if isinstance(shape, dict) else []
     plain = body.get("encoding", "none") in ("none", "") and lists == int(name.startswith("steps/"))
-    return [Feature(name, kind, tuple(int(v) for v in dimensions), str(body.get("dtype", "")), plain)]
+    return [
+        Feature(name, kind, tuple(int(v) for v in dimensions), str(body.get("dtype", "")), plain)
+    ]
 
 
 def read_info(folder: Path, split: str | None) -> tuple[dict[str, Any], list[Shard]]:
@@ -127,20 +148,26 @@ def read_info(folder: Path, split: str | None) -> tuple[dict[str, Any], list[Sha
     path = folder / INFO
     info = read_json(folder, path)
     if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise DataError(f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's default)")
+        raise DataError(
+            f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's default)"
+        )
     try:
         shards = _shards(folder, info)
     except DataError:
         raise
     except _MALFORMED as error:
-        raise DataError(f"{path}: is not as TFDS writes it ({error!r}); copy it from the dataset's source") from error
+        raise DataError(
+            f"{path}: is not as TFDS writes it ({error!r}); copy it from the dataset's source"
+        ) from error
     splits = list(dict.fromkeys(shard.split for shard in shards))
     if split is not None and split not in splits:
         raise DataError(f"{folder}: no split {split!r}; it has: {', '.join(splits) or 'none'}")
     chosen = [shard for shard in shards if split in (None, shard.split)]
     for shard in chosen:
         if not inside(folder, shard.path).is_file():
-            raise DataError(f"{shard.path}: no such file, {INFO} lists it; copy it from the dataset's source")
+            raise DataError(
+                f"{shard.path}: no such file, {INFO} lists it; copy it from the dataset's source"
+            )
     return info, chosen
 
 
@@ -160,6 +187,8 @@ def _shards(folder: Path, info: dict[str, Any]) -> list[Shard]:
             }.items():
                 name = name.replace(f"{{{field}}}", str(value))
             if Path(name).name != name or "\\" in name:
-                raise DataError(f"{folder / INFO}: names the file {name!r}, expected one beside it; restore {INFO}")
+                raise DataError(
+                    f"{folder / INFO}: names the file {name!r}, expected one beside it; restore {INFO}"
+                )
             shards.append(Shard(folder / name, str(split["name"]), episodes))
     return shards

@@ -38,13 +38,19 @@ def index_records(path: Path) -> list[tuple[int, int]]:
             file.seek(at)
             header = file.read(_HEADER)
             if len(header) < _HEADER:
-                raise DataError(f"{path}: record {len(records)} ends within its header, at byte {size}; copy it again")
+                raise DataError(
+                    f"{path}: record {len(records)} ends within its header, at byte {size}; copy it again"
+                )
             length, crc = struct.unpack("<QI", header)
             if masked_crc(header[:8]) != crc:
-                raise DataError(f"{path}: record {len(records)}: its length at byte {at} is damaged; copy it again")
+                raise DataError(
+                    f"{path}: record {len(records)}: its length at byte {at} is damaged; copy it again"
+                )
             end = at + _HEADER + length + _FOOTER
             if end > size:
-                raise DataError(f"{path}: record {len(records)} goes to byte {end}, the file to {size}; copy it again")
+                raise DataError(
+                    f"{path}: record {len(records)} goes to byte {end}, the file to {size}; copy it again"
+                )
             records.append((at + _HEADER, length))
             at = end
     return records
@@ -54,8 +60,12 @@ def read_record(file: BinaryIO, place: int, length: int, where: str) -> bytes:
     """The data of one record. Raises DataError beginning with `where` where it is not what was written."""
     file.seek(place)
     data = file.read(length + _FOOTER)
-    if len(data) < length + _FOOTER or struct.unpack("<I", data[length:])[0] != masked_crc(data[:length]):
-        raise DataError(f"{where}: its checksum is wrong, so its data is damaged; copy the file again")
+    if len(data) < length + _FOOTER or struct.unpack("<I", data[length:])[0] != masked_crc(
+        data[:length]
+    ):
+        raise DataError(
+            f"{where}: its checksum is wrong, so its data is damaged; copy the file again"
+        )
     return data[:length]
 
 
@@ -69,7 +79,9 @@ class Example:
         try:
             message.ParseFromString(data)
         except (DecodeError, ValueError) as error:
-            raise DataError(f"{where}: is no tf.train.Example: {error}; make the dataset again") from error
+            raise DataError(
+                f"{where}: is no tf.train.Example: {error}; make the dataset again"
+            ) from error
         self._where = where
         self._features = message.features.feature
 
@@ -90,20 +102,26 @@ class Example:
         """float32 or int64 (n,). Raises DataError where there are none."""
         values = self._needed(name)
         if isinstance(values, list):
-            raise DataError(f"{self._where}: {name!r} holds bytes, expected numbers; choose another key")
+            raise DataError(
+                f"{self._where}: {name!r} holds bytes, expected numbers; choose another key"
+            )
         return values
 
     def files(self, name: str) -> list[bytes]:
         """n strings of bytes. Raises DataError where there are none."""
         values = self._needed(name)
         if isinstance(values, np.ndarray):
-            raise DataError(f"{self._where}: {name!r} holds numbers, expected bytes; choose another key")
+            raise DataError(
+                f"{self._where}: {name!r} holds numbers, expected bytes; choose another key"
+            )
         return values
 
     def _needed(self, name: str) -> Values:
         values = self.get(name)
         if values is None:
-            raise DataError(f"{self._where}: lacks {name!r}, which features.json lists; make the dataset again")
+            raise DataError(
+                f"{self._where}: lacks {name!r}, which features.json lists; make the dataset again"
+            )
         return values
 
 
@@ -118,12 +136,16 @@ def example_class() -> Any:
 
     Field = descriptor_pb2.FieldDescriptorProto
     package = "vla.tfrecord"
-    file = descriptor_pb2.FileDescriptorProto(name="vla/tfrecord.proto", package=package, syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="vla/tfrecord.proto", package=package, syntax="proto3"
+    )
 
     def message(name: str) -> Any:
         return file.message_type.add(name=name)
 
-    def field(owner: Any, name: str, number: int, kind: Any, *, repeated: bool = False, of: str = "") -> Any:
+    def field(
+        owner: Any, name: str, number: int, kind: Any, *, repeated: bool = False, of: str = ""
+    ) -> Any:
         made = owner.field.add(name=name, number=number, type=kind)
         made.label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL
         if of:
@@ -139,7 +161,9 @@ def example_class() -> Any:
     feature = message("Feature")
     feature.oneof_decl.add(name="kind")
     for number, name in enumerate(("BytesList", "FloatList", "Int64List"), start=1):
-        field(feature, name.replace("List", "_list").lower(), number, Field.TYPE_MESSAGE, of=name).oneof_index = 0
+        field(
+            feature, name.replace("List", "_list").lower(), number, Field.TYPE_MESSAGE, of=name
+        ).oneof_index = 0
     features = message("Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True

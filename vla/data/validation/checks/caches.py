@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vla.data.loading.frame_cache import kept_damage
-from vla.data.validation.repair_names import REBUILD_CACHES
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check
+from vla.data.validation.repair_names import REBUILD_CACHES
 
 
 @check("caches", "every byte of the decoded frames that are kept on disk")

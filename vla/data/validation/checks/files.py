@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vla.data import schema
 from vla.common.atomic import TEMPORARY_SUFFIX
-from vla.data.validation.repair_names import REMOVE_LEFTOVERS
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import Finding, check
+from vla.data import schema
 from vla.data.episode import decode_png
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside, parse_json
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.storage.checksums import CHECKSUM, is_whole
+from vla.data.validation.examined import Subject
+from vla.data.validation.registry import Finding, check
+from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 
 PICTURES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -48,25 +48,42 @@ def leftovers(subject: Subject) -> Iterator[Finding]:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is an unfinished one of a writer here."""
-    return path.name.endswith(TEMPORARY_SUFFIX) and Path(path.stem).suffix in _WRITTEN and not path.is_symlink()
+    return (
+        path.name.endswith(TEMPORARY_SUFFIX)
+        and Path(path.stem).suffix in _WRITTEN
+        and not path.is_symlink()
+    )
 
 
-@check("checksums", "every byte of the files that carry a checksum of themselves", formats=("lerobot",))
+@check(
+    "checksums", "every byte of the files that carry a checksum of themselves", formats=("lerobot",)
+)
 def checksums(subject: Subject) -> Iterator[Finding]:
     if not subject.is_ours:
         return
     for name in (schema.SPEC, schema.METADATA):
         path = subject.root / name
         if not path.exists():
-            yield Finding("checksums", "error", name, f"{path}: no such file; restore it from a copy or its source")
+            yield Finding(
+                "checksums",
+                "error",
+                name,
+                f"{path}: no such file; restore it from a copy or its source",
+            )
     for path in subject.files:
         name = subject.name(path)
-        if path.is_symlink() or path.suffix not in (".json", ".parquet", ".mp4") or name == schema.STATS:
+        if (
+            path.is_symlink()
+            or path.suffix not in (".json", ".parquet", ".mp4")
+            or name == schema.STATS
+        ):
             continue
         try:
             whole = is_whole(path)
         except OSError as error:
-            yield Finding("checksums", "error", name, f"{path}: cannot be read: {error}; {_RESTORE}")
+            yield Finding(
+                "checksums", "error", name, f"{path}: cannot be read: {error}; {_RESTORE}"
+            )
             continue
         if whole is None and name.startswith(("meta/", "data/", "videos/")):
             message = (
@@ -75,10 +92,12 @@ def checksums(subject: Subject) -> Iterator[Finding]:
             )
             yield Finding("checksums", "warning", name, message)
         elif whole is False:
-            edited = f", or remove its key {CHECKSUM!r} if you edited it yourself" if path.suffix == ".json" else ""
-            message = (
-                f"{path}: is not what was written (its checksum differs); restore it from a copy or its source{edited}"
+            edited = (
+                f", or remove its key {CHECKSUM!r} if you edited it yourself"
+                if path.suffix == ".json"
+                else ""
             )
+            message = f"{path}: is not what was written (its checksum differs); restore it from a copy or its source{edited}"
             yield Finding("checksums", "error", name, message)
 
 
@@ -166,7 +185,11 @@ def _image_columns(parquet: Any) -> list[str]:
     import pyarrow as pa
 
     kinds = [(f.name, f.type) for f in parquet.schema_arrow]
-    return [name for name, kind in kinds if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0]
+    return [
+        name
+        for name, kind in kinds
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    ]
 
 
 def _picture(subject: Subject, path: Path) -> None:
@@ -220,7 +243,13 @@ def _npz(subject: Subject, path: Path) -> Iterator[str]:
             for name in names:
                 try:
                     archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+                except (
+                    zipfile.BadZipFile,
+                    zlib.error,
+                    OSError,
+                    EOFError,
+                    NotImplementedError,
+                ) as error:
                     yield f"{path}: {name}: {error}; {_RESTORE}"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, MemoryError) as error:
         yield f"{path}: is damaged or no .npz archive ({error}); {_RESTORE}"

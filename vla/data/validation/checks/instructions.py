@@ -16,7 +16,12 @@ def instructions(subject: Subject) -> Iterator[Finding]:
     alike: dict[str, list[str]] = defaultdict(list)
     for text in subject.dataset.instructions:
         if not text.strip():
-            yield Finding("instructions", "error", "instructions", f"{text!r} is blank; write the task in words")
+            yield Finding(
+                "instructions",
+                "error",
+                "instructions",
+                f"{text!r} is blank; write the task in words",
+            )
         elif text != text.strip() or not text.isprintable():
             message = f"{text!r} has spaces around it or characters that cannot be printed; write it plainly"
             yield Finding("instructions", "warning", "instructions", message)
@@ -28,7 +33,11 @@ def instructions(subject: Subject) -> Iterator[Finding]:
             yield Finding("instructions", "warning", "instructions", message)
 
 
-@check("task_words", "instructions of the table of tasks, against those of the table of episodes", formats=LEROBOT)
+@check(
+    "task_words",
+    "instructions of the table of tasks, against those of the table of episodes",
+    formats=LEROBOT,
+)
 def task_words(subject: Subject) -> Iterator[Finding]:
     dataset, parts = subject.dataset, subject.lerobot
     if (
@@ -42,10 +51,17 @@ def task_words(subject: Subject) -> Iterator[Finding]:
     episodes = dataset.reader.episodes
     if len(episodes) != len(parts.table):
         return
-    places = zip(episodes["episode_index"].tolist(), episodes["task_index"].tolist(), parts.table["tasks"], strict=True)
+    places = zip(
+        episodes["episode_index"].tolist(),
+        episodes["task_index"].tolist(),
+        parts.table["tasks"],
+        strict=True,
+    )
     for episode, task, said in places:
         text = dataset.instructions[task]
-        listed = [said] if isinstance(said, str) else list(said) if hasattr(said, "__iter__") else []
+        listed = (
+            [said] if isinstance(said, str) else list(said) if hasattr(said, "__iter__") else []
+        )
         if listed and text not in listed:
             message = (
                 f"{subject.root}: the table of tasks gives episode {episode} the instruction {text!r}, the table of "

@@ -20,8 +20,8 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.files import inside, read_json, read_json_lines
 from vla.data.formats.lerobot_parts.data_files import _numbers
-from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
+from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.formats.lerobot_parts.spec import Mapping, dimension_names, map_features
 from vla.data.statistics import FeatureStats, numeric_stats
 
@@ -79,14 +79,20 @@ class LeRobotParts:
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
-                table = pd.DataFrame(read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY))
+                table = pd.DataFrame(
+                    read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
+                )
             except DataError:
                 return None
         for name in ("episode_index", "length"):
             if name not in table:
                 return None
-            table[name] = pd.to_numeric(table[name], errors="coerce").where(lambda values: values.abs() < 2**53)
-        table = table.dropna(subset=["episode_index", "length"]).sort_values("episode_index", ignore_index=True)
+            table[name] = pd.to_numeric(table[name], errors="coerce").where(
+                lambda values: values.abs() < 2**53
+            )
+        table = table.dropna(subset=["episode_index", "length"]).sort_values(
+            "episode_index", ignore_index=True
+        )
         total = self.total
         return table if total is None or not self.tables else table.head(total)
 
@@ -131,8 +137,14 @@ class LeRobotParts:
         kept, found = self.committed(episode), {}
         for start, stop in pairwise(edges):
             if stop > start and kept[start] and np.isfinite(episode[start]):
-                columns = {name: self.frames[name][start:stop] for name in self.numeric if name in self.frames}
-                found[int(episode[start])] = {n: numeric_stats(v) for n, v in columns.items() if np.isfinite(v).all()}
+                columns = {
+                    name: self.frames[name][start:stop]
+                    for name in self.numeric
+                    if name in self.frames
+                }
+                found[int(episode[start])] = {
+                    n: numeric_stats(v) for n, v in columns.items() if np.isfinite(v).all()
+                }
         return found
 
     def mapping(self, keys: KeyMap) -> Mapping | None:
@@ -178,9 +190,15 @@ def _read(root: Path, path: Path) -> Part:
             continue
         try:
             with opened_parquet(path, _REMEDY) as parquet:
-                chunks = parquet.read(columns=[column.name], use_threads=False).column(column.name).chunks
+                chunks = (
+                    parquet.read(columns=[column.name], use_threads=False)
+                    .column(column.name)
+                    .chunks
+                )
                 place = f"{path}: column {column.name!r}"
-                arrays = [_numbers(chunk, place, _dtype(column.type)) for chunk in chunks if len(chunk)]
+                arrays = [
+                    _numbers(chunk, place, _dtype(column.type)) for chunk in chunks if len(chunk)
+                ]
                 if len({array.shape[1] for array in arrays}) > 1:
                     raise DataError(f"{place} has rows of different lengths; {_REMEDY}")
                 if arrays:
@@ -191,7 +209,9 @@ def _read(root: Path, path: Path) -> Part:
 
 
 def _element(kind: pa.DataType) -> pa.DataType:
-    while pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    while (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    ):
         kind = kind.value_type
     return kind
 
@@ -202,4 +222,6 @@ def _dtype(kind: pa.DataType) -> type[Any]:
 
 def _is_numeric(kind: pa.DataType) -> bool:
     kind = _element(kind)
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+    return bool(
+        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    )

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from vla.data import schema
-from vla.data.validation.checks.files import is_leftover
-from vla.data.validation.checks.lerobot_parts import LeRobotParts
-from vla.data.validation.repair_names import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
-from vla.data.validation.examined import Numbers, Subject
-from vla.data.validation.registry import LEROBOT, Finding, check
 from vla.data.errors import DataError
 from vla.data.formats.lerobot_parts.paths import fill
+from vla.data.validation.checks.files import is_leftover
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.validation.examined import Numbers, Subject
+from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.validation.repair_names import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
 
 _RETURN_TOLERANCE = 1e-4
 
@@ -37,11 +37,11 @@ def files(subject: Subject) -> Iterator[Finding]:
     for row in parts.table.to_dict("records"):
         names = [_filled(data, row, "data/")]
         names += [_filled(video, row, f"videos/{camera}/", video_key=camera) for camera in cameras]
-        lost.update(name for name in names if name is not None and not (subject.root / name).is_file())
-    for name, episodes in lost.items():
-        message = (
-            f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from the dataset's source"
+        lost.update(
+            name for name in names if name is not None and not (subject.root / name).is_file()
         )
+    for name, episodes in lost.items():
+        message = f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from the dataset's source"
         yield Finding("files", "error", name, message)
 
 
@@ -51,7 +51,12 @@ def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -
     if any(value is None or pd.isna(value) for value in numbers.values()):
         return None
     try:
-        return fill(template, prefix, **values, **{key: int(value) for key, value in numbers.items()})  # type: ignore[arg-type]
+        return fill(
+            template,
+            prefix,
+            **values,
+            **{key: int(value) for key, value in numbers.items()},  # type: ignore[arg-type]
+        )
     except (DataError, TypeError, ValueError, OverflowError):
         return None
 
@@ -60,18 +65,36 @@ def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -
 def unreferenced(subject: Subject) -> Iterator[Finding]:
     parts = subject.lerobot
     reader: Any = None if subject.dataset is None else subject.dataset.reader
-    if parts is None or parts.info is None or parts.table is None or reader is None or subject.keys is not None:
+    if (
+        parts is None
+        or parts.info is None
+        or parts.table is None
+        or reader is None
+        or subject.keys is not None
+    ):
         return
-    used = {os.path.normpath(segment.path) for segments in reader._videos.values() for segment in segments}
+    used = {
+        os.path.normpath(segment.path)
+        for segments in reader._videos.values()
+        for segment in segments
+    }
     if {"data/chunk_index", "data/file_index"} <= set(parts.table):
-        rows = parts.table[["data/chunk_index", "data/file_index"]].drop_duplicates().to_dict("records")
+        rows = (
+            parts.table[["data/chunk_index", "data/file_index"]]
+            .drop_duplicates()
+            .to_dict("records")
+        )
         names = [_filled(parts.info.data_path or schema.DATA_PATH, row, "data/") for row in rows]
         used |= {os.path.normpath(subject.root / name) for name in names if name is not None}
     else:
         used |= {os.path.normpath(path) for path in reader._files.paths}
     for path in subject.files:
         name = subject.name(path)
-        if name.startswith(("data/", "videos/")) and not is_leftover(path) and os.path.normpath(path) not in used:
+        if (
+            name.startswith(("data/", "videos/"))
+            and not is_leftover(path)
+            and os.path.normpath(path) not in used
+        ):
             message = f"{path}: no episode is in this file; move it away if it is of no use"
             yield Finding("unreferenced", "warning", name, message)
 
@@ -110,7 +133,12 @@ def totals(subject: Subject) -> Iterator[Finding]:
         yield Finding("totals", "note" if subject.is_ours else "warning", schema.INFO, message)
     tasks = task_pairs(parts)
     said = parts.info.total_tasks
-    if tasks and said is not None and said != len(tasks) and not (subject.is_ours and said < len(tasks)):
+    if (
+        tasks
+        and said is not None
+        and said != len(tasks)
+        and not (subject.is_ours and said < len(tasks))
+    ):
         message = f"{path}: total_tasks is {said}, the table of tasks has {len(tasks)}"
         yield Finding("totals", "warning", schema.INFO, message, CORRECT_TOTALS)
 
@@ -120,14 +148,20 @@ def task_pairs(parts: LeRobotParts) -> list[tuple[Any, Any]]:
     table = parts.tasks
     if table is None or "task_index" not in table.column_names:
         return []
-    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
+    text = next(
+        (name for name in ("task", "__index_level_0__") if name in table.column_names), None
+    )
     if text is None:
         return []
-    return list(zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True))
+    return list(
+        zip(table.column("task_index").to_pylist(), table.column(text).to_pylist(), strict=True)
+    )
 
 
 @check(
-    "tasks", "the table of tasks: row i must be task i, for LeRobot looks instructions up by row", formats=("lerobot",)
+    "tasks",
+    "the table of tasks: row i must be task i, for LeRobot looks instructions up by row",
+    formats=("lerobot",),
 )
 def tasks(subject: Subject) -> Iterator[Finding]:
     parts = subject.lerobot
@@ -140,9 +174,7 @@ def tasks(subject: Subject) -> Iterator[Finding]:
         message = f"{path}: its rows are in the order {_some(indices)}; LeRobot would give every episode another's task"
         yield Finding("tasks", "warning", schema.TASKS, message, SORT_TASKS)
     else:
-        message = (
-            f"{path}: task indices are {_some(indices)}, with holes or twice; `vla data convert` numbers them anew"
-        )
+        message = f"{path}: task indices are {_some(indices)}, with holes or twice; `vla data convert` numbers them anew"
         yield Finding("tasks", "warning", schema.TASKS, message)
 
 
@@ -151,7 +183,9 @@ def _some(values: list[Any]) -> str:
 
 
 @check(
-    "episodes_table", "success, return and terminated of the episodes table, against the frames", formats=("lerobot",)
+    "episodes_table",
+    "success, return and terminated of the episodes table, against the frames",
+    formats=("lerobot",),
 )
 def episodes_table(subject: Subject) -> Iterator[Finding]:
     parts, numbers = subject.lerobot, subject.numbers

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vla.data.episode import beyond
 from vla.data.validation.examined import Numbers, Subject
 from vla.data.validation.registry import LEROBOT, Finding, check
-from vla.data.episode import beyond
 
 _SAME_LENGTH = 5
 """This many episodes or more, all of one length and all true ends, are more likely cut off by time."""
@@ -29,7 +29,11 @@ def finite(subject: Subject) -> Iterator[Finding]:
         read = {"state": numbers.state, "actions": numbers.actions}
         if numbers.rewards is not None:
             read["rewards"] = numbers.rewards[:, None]
-        names = {"state": numbers.state_names, "actions": numbers.action_names, "rewards": ("reward",)}
+        names = {
+            "state": numbers.state_names,
+            "actions": numbers.action_names,
+            "rewards": ("reward",),
+        }
         for what, values in read.items():
             for dim in np.flatnonzero(~np.isfinite(values).all(0)):
                 yield _not_finite(numbers, what, names[what][dim], values[:, dim])
@@ -39,9 +43,7 @@ def finite(subject: Subject) -> Iterator[Finding]:
         for name, values in part.columns.items():
             bad = ~np.isfinite(values).all(1)
             if bad.any():
-                message = (
-                    f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first in {bad.argmax()}"
-                )
+                message = f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first in {bad.argmax()}"
                 yield Finding("finite", "warning", subject.name(part.path), message)
 
 
@@ -98,7 +100,11 @@ def rewards(subject: Subject) -> Iterator[Finding]:
         yield Finding("rewards", "note", "rewards", message)
         return
     returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in numbers.spans])
-    if len(returns) >= _SAME_LENGTH and np.isfinite(returns).all() and np.ptp(returns) <= 1e-6 * abs(returns[0]):
+    if (
+        len(returns) >= _SAME_LENGTH
+        and np.isfinite(returns).all()
+        and np.ptp(returns) <= 1e-6 * abs(returns[0])
+    ):
         message = f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good one from a bad one"
         yield Finding("rewards", "warning", "rewards", message)
 
@@ -131,7 +137,9 @@ def duplicates(subject: Subject) -> Iterator[Finding]:
         return
     same: dict[bytes, list[int]] = defaultdict(list)
     for episode, a, b in numbers.spans:
-        content = np.ascontiguousarray(np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1))
+        content = np.ascontiguousarray(
+            np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1)
+        )
         same[hashlib.sha256(content.tobytes()).digest()].append(episode)
     groups = [episodes for episodes in same.values() if len(episodes) > 1]
     for episodes in groups[:_LISTED]:
@@ -141,10 +149,16 @@ def duplicates(subject: Subject) -> Iterator[Finding]:
         yield Finding("duplicates", "warning", f"episode {episodes[1]}", message)
 
 
-@check("control_rate", "whether timestamps advance at the rate that the dataset says", formats=LEROBOT)
+@check(
+    "control_rate", "whether timestamps advance at the rate that the dataset says", formats=LEROBOT
+)
 def control_rate(subject: Subject) -> Iterator[Finding]:
     parts = subject.lerobot
-    if parts is None or parts.info is None or not {"timestamp", "episode_index"} <= parts.frames.keys():
+    if (
+        parts is None
+        or parts.info is None
+        or not {"timestamp", "episode_index"} <= parts.frames.keys()
+    ):
         return
     times, episode = parts.frames["timestamp"][:, 0], parts.frames["episode_index"][:, 0]
     steps = np.diff(times)[episode[1:] == episode[:-1]]

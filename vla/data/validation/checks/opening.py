@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vla.data.errors import DataError
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check
-from vla.data.errors import DataError
 
 
 @check("opens", "whether a training could read the dataset: files, tables, numbers, words")

@@ -13,24 +13,31 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from vla.common.cores import usable_cores
+from vla.data.errors import DataError
+from vla.data.loading.decoding import Block, plan_blocks
+from vla.data.reader import EpisodeDataset
+from vla.data.storage.image_codec import as_frame
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check
-from vla.data.loading.decoding import Block, cores, plan_blocks
-from vla.data.errors import DataError
-from vla.data.storage.image_codec import as_frame
-from vla.data.reader import EpisodeDataset
 
 _FROZEN = 10
 """A camera that shows one picture for this many steps, a whole episode long, is taken for frozen."""
 
 
-@check("images", "every image and video: whether it decodes, its size, that there is one for each frame", deep=True)
+@check(
+    "images",
+    "every image and video: whether it decodes, its size, that there is one for each frame",
+    deep=True,
+)
 def images(subject: Subject) -> Iterator[Finding]:
     dataset = subject.dataset
     if dataset is None:
         return
     table = dataset.episodes if _has_episodes(dataset) else dataset.reader.episodes
-    ranges = [(int(a), int(a + n)) for a, n in zip(table["first_frame"], table["length"], strict=True)]
+    ranges = [
+        (int(a), int(a + n)) for a, n in zip(table["first_frame"], table["length"], strict=True)
+    ]
     total = sum(stop - start for start, stop in ranges) * len(dataset.spec.cameras)
     scan = _Scan(dataset, ranges, None if subject.progress is None else _teller(subject, total))
     for camera in dataset.spec.cameras:
@@ -61,7 +68,10 @@ class _Scan:
     """Decodes whole cameras, block by block in threads; where a block fails, episode by episode."""
 
     def __init__(
-        self, dataset: EpisodeDataset, ranges: list[tuple[int, int]], tell: Callable[[int], None] | None
+        self,
+        dataset: EpisodeDataset,
+        ranges: list[tuple[int, int]],
+        tell: Callable[[int], None] | None,
     ) -> None:
         self.dataset, self.ranges, self.tell = dataset, ranges, tell
         self.starts = np.array([start for start, _ in ranges])
@@ -70,7 +80,7 @@ class _Scan:
         h, w = self.dataset.spec.cameras[name]
         blocks = plan_blocks(self.ranges, h * w * 3)
         sums = np.zeros(sum(stop - start for start, stop in self.ranges), np.uint32)
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             for found in pool.map(lambda block: self._block(name, block, sums), blocks):
                 yield from found
         yield from self._frozen(name, sums)
@@ -91,7 +101,12 @@ class _Scan:
         if not found:  # what goes wrong only together is wrong, too
             found[first] = [int(np.searchsorted(self.starts, block.start, side="right")) - 1]
         return [
-            Finding("images", "error", f"episode {episodes[0]}, camera {name}", _with_others(message, episodes[1:]))
+            Finding(
+                "images",
+                "error",
+                f"episode {episodes[0]}, camera {name}",
+                _with_others(message, episodes[1:]),
+            )
             for message, episodes in found.items()
         ]
 
@@ -107,7 +122,9 @@ class _Scan:
             except DataError as error:
                 raise DataError(f"{where} is {error}") from error
             if image.shape != (*size, 3):
-                raise DataError(f"{where} is {image.shape}, the spec says {size[0]}x{size[1]}; correct the spec")
+                raise DataError(
+                    f"{where} is {image.shape}, the spec says {size[0]}x{size[1]}; correct the spec"
+                )
             sums[frame] = zlib.crc32(np.ascontiguousarray(image).data)
             expected += 1
             if self.tell is not None:
@@ -125,7 +142,8 @@ class _Scan:
         ]
         if frozen:
             message = _with_others(
-                f"camera {name!r} shows one picture for the whole episode: it stood still", frozen[1:]
+                f"camera {name!r} shows one picture for the whole episode: it stood still",
+                frozen[1:],
             )
             yield Finding("images", "warning", f"episode {frozen[0]}, camera {name}", message)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vla.data.validation.repair_names import CORRECT_TOTALS, DROP_CAMERAS
 from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check
+from vla.data.validation.repair_names import CORRECT_TOTALS, DROP_CAMERAS
 
 _KNOWN = (
     ("declares the camera", "cameras", DROP_CAMERAS),
@@ -25,10 +25,15 @@ _KNOWN = (
 """A piece of a reader's warning -> the check that it belongs to, the repair that mends it."""
 
 
-@check("reader", "what the reader warns of; its warnings go under the names of the checks that they belong to")
+@check(
+    "reader",
+    "what the reader warns of; its warnings go under the names of the checks that they belong to",
+)
 def reader(subject: Subject) -> Iterator[Finding]:
     for warning in () if subject.dataset is None else subject.dataset.warnings:
-        name, fix = next(((name, fix) for piece, name, fix in _KNOWN if piece in warning), ("reader", ""))
+        name, fix = next(
+            ((name, fix) for piece, name, fix in _KNOWN if piece in warning), ("reader", "")
+        )
         if "its checksum differs" in warning:
             continue  # told by its own check
         yield Finding(name, "warning", subject.root.name, warning, fix)

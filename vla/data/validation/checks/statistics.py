@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from vla.data import schema
-from vla.data.validation.checks.lerobot_parts import LeRobotParts
-from vla.data.validation.repair_names import REWRITE_STATS
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import LEROBOT, Finding, check
 from vla.data.errors import DataError
 from vla.data.formats.common.files import read_json, read_json_lines
 from vla.data.statistics import QUANTILES, FeatureStats, merge_stats
+from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.validation.examined import Subject
+from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.validation.repair_names import REWRITE_STATS
 
 _TOLERANCE = 1e-4
 _EXACT = 1e-9
@@ -42,7 +42,9 @@ def statistics(subject: Subject) -> Iterator[Finding]:
     true = true_stats(parts)
     for name, expected in (true | images).items():
         odd = (
-            None if name not in stored and name not in true else _differing(stored.get(name), expected, subject.is_ours)
+            None
+            if name not in stored and name not in true
+            else _differing(stored.get(name), expected, subject.is_ours)
         )
         if odd is not None:
             message = f"{path}: {name!r}: {odd}; LeRobot's trainers would normalise by it"
@@ -53,20 +55,28 @@ def true_stats(parts: LeRobotParts) -> dict[str, FeatureStats]:
     """Statistics of the committed frames as `stats.json` holds them: exact, but for quantiles, which are those of episodes
     averaged. Features that are not finite are left out."""
     episodes = list(parts.episode_stats.values())
-    names = [name for name in parts.numeric if episodes and all(name in stats for stats in episodes)]
+    names = [
+        name for name in parts.numeric if episodes and all(name in stats for stats in episodes)
+    ]
     return {name: merge_stats([stats[name] for stats in episodes]) for name in names}
 
 
 def merged_images(parts: LeRobotParts) -> dict[str, FeatureStats]:
     """Statistics of cameras, from those of episodes in the episodes table; empty where it has none."""
-    cameras = [] if parts.info is None else [n for n, feature in parts.info.features.items() if feature.is_camera]
+    cameras = (
+        []
+        if parts.info is None
+        else [n for n, feature in parts.info.features.items() if feature.is_camera]
+    )
     found = {}
     for name in cameras:
         columns = {key: f"stats/{name}/{key}" for key in (*_MOMENTS, "count", *QUANTILES)}
         if parts.table is None or not set(columns.values()) <= set(parts.table):
             continue
         rows = parts.table[list(columns.values())].to_dict("records")
-        found[name] = merge_stats([{key: _array(row[c]) for key, c in columns.items()} for row in rows])
+        found[name] = merge_stats(
+            [{key: _array(row[c]) for key, c in columns.items()} for row in rows]
+        )
     return found
 
 
@@ -99,7 +109,11 @@ def _differing(stored: Any, expected: FeatureStats, exact: bool) -> str | None:
     return None
 
 
-@check("episode_statistics", "statistics of each episode against its frames: a checksum of sorts", formats=LEROBOT)
+@check(
+    "episode_statistics",
+    "statistics of each episode against its frames: a checksum of sorts",
+    formats=LEROBOT,
+)
 def episode_statistics(subject: Subject) -> Iterator[Finding]:
     parts = subject.lerobot
     if parts is None or not parts.data:
@@ -115,7 +129,9 @@ def episode_statistics(subject: Subject) -> Iterator[Finding]:
                 yield Finding("episode_statistics", "warning", f"episode {index}", message)
 
 
-def _stored(parts: LeRobotParts, subject: Subject) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
+def _stored(
+    parts: LeRobotParts, subject: Subject
+) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
     """(episode, feature -> statistics) as the dataset holds them."""
     if subject.format == "lerobot_v2":
         try:
@@ -126,8 +142,14 @@ def _stored(parts: LeRobotParts, subject: Subject) -> Iterator[tuple[int, dict[s
             if isinstance(row.get("episode_index"), int) and isinstance(row.get("stats"), dict):
                 yield row["episode_index"], row["stats"]
         return
-    columns = [] if parts.table is None else [str(name) for name in parts.table if str(name).startswith("stats/")]
-    records: list[Any] = [] if parts.table is None else parts.table[["episode_index", *columns]].to_dict("records")
+    columns = (
+        []
+        if parts.table is None
+        else [str(name) for name in parts.table if str(name).startswith("stats/")]
+    )
+    records: list[Any] = (
+        [] if parts.table is None else parts.table[["episode_index", *columns]].to_dict("records")
+    )
     for record in records:
         found: dict[str, dict[str, Any]] = {}
         for column in columns:

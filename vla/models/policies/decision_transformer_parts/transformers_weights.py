@@ -37,7 +37,12 @@ _LAYER = {
 
 
 def from_transformers(
-    model: Any | str | Path, spec: Spec, *, state_mean: Any = None, state_std: Any = None, **changes: Any
+    model: Any | str | Path,
+    spec: Spec,
+    *,
+    state_mean: Any = None,
+    state_std: Any = None,
+    **changes: Any,
 ) -> DecisionTransformer:
     """A policy that gives the actions of a `DecisionTransformerModel`, in evaluation mode.
 
@@ -55,11 +60,18 @@ def from_transformers(
     if isinstance(model, str | Path):
         model = _fetch(model)
     own = model.config
-    for name, count, expected in (("state", spec.state_dim, own.state_dim), ("action", spec.action_dim, own.act_dim)):
+    for name, count, expected in (
+        ("state", spec.state_dim, own.state_dim),
+        ("action", spec.action_dim, own.act_dim),
+    ):
         if count != expected:
             raise SpecError(f"the model has {expected} {name} dimensions, the spec {count}")
     activation = _ACTIVATIONS.get(own.activation_function)
-    if activation is None or not own.action_tanh or (own.n_inner or 4 * own.hidden_size) != 4 * own.hidden_size:
+    if (
+        activation is None
+        or not own.action_tanh
+        or (own.n_inner or 4 * own.hidden_size) != 4 * own.hidden_size
+    ):
         raise UserError(
             f"a DecisionTransformerModel with activation {own.activation_function!r}, action_tanh={own.action_tanh}, "
             f"n_inner={own.n_inner} has no equal here: expected relu, gelu or gelu_new, tanh and an inner width of 4 x"
@@ -84,7 +96,9 @@ def from_transformers(
 
 def _translated(found: Mapping[str, Tensor], policy: DecisionTransformer) -> dict[str, Tensor]:
     result = dict(policy.state_dict())
-    result["transformer.position"] = torch.zeros_like(result["transformer.position"])  # the model has none
+    result["transformer.position"] = torch.zeros_like(
+        result["transformer.position"]
+    )  # the model has none
     width = policy.config.width
     # every token stands at the model's position 0, after the norm
     at_zero = found["encoder.wpe.weight"][0]

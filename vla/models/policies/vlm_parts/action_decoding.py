@@ -70,7 +70,9 @@ class SpokenActions:
     ) -> Float[Tensor, "B T"]:
         """Log probability of the chunk's tokens, summed over its valid actions."""
         ids_ND = self._ids(actions)
-        return (self._log_probs(ids_ND) * self._weights(ids_ND, action_mask)).sum(-1).view(self.steps)
+        return (
+            (self._log_probs(ids_ND) * self._weights(ids_ND, action_mask)).sum(-1).view(self.steps)
+        )
 
     def token_accuracy(
         self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
@@ -87,7 +89,9 @@ class SpokenActions:
         """The chunk of the most likely token at each place, given those chosen before."""
         return self.sample(temperature=0.0)
 
-    def sample(self, generator: torch.Generator | None = None, *, temperature: float = 1.0) -> Float[Tensor, "B T K A"]:
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
         return self.speaker.tokenizer.decode(self.sample_tokens(generator, temperature=temperature))
 
@@ -106,7 +110,11 @@ class SpokenActions:
             if said:
                 prefill = speaker.say(prefill, said[-1])
             logits_NV = rule.restrict(speaker.vocabulary.logits(prefill.hidden).float())
-            ids_N = logits_NV.argmax(-1) if temperature == 0 else _draw(logits_NV / temperature, generator)
+            ids_N = (
+                logits_NV.argmax(-1)
+                if temperature == 0
+                else _draw(logits_NV / temperature, generator)
+            )
             said.append(ids_N)
             rule.advance(ids_N)
             if rule.finished:
@@ -122,7 +130,11 @@ class SpokenActions:
     def _logits(self, ids_ND: Tensor) -> Tensor:
         """(N, D, V), -inf for what may not stand there after the ids before."""
         known = self.known is not None and torch.equal(self.known[0], ids_ND)
-        logits = self.known[1] if known and self.known is not None else self.speaker.score(self.prompt, ids_ND)
+        logits = (
+            self.known[1]
+            if known and self.known is not None
+            else self.speaker.score(self.prompt, ids_ND)
+        )
         rule = Rule(self.speaker.tokenizer, len(ids_ND), ids_ND.device)
         if rule.free:
             return logits.float()
@@ -134,7 +146,9 @@ class SpokenActions:
 
     def _log_probs(self, ids_ND: Tensor) -> Tensor:
         logits = self._logits(ids_ND)
-        return -F.cross_entropy(logits.flatten(0, 1), ids_ND.flatten(), reduction="none").view(ids_ND.shape)
+        return -F.cross_entropy(logits.flatten(0, 1), ids_ND.flatten(), reduction="none").view(
+            ids_ND.shape
+        )
 
     def _weights(self, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
         """(N, D): 1 for the tokens that count, 0 for those of invalid actions and for padding."""

@@ -17,7 +17,11 @@ BASE_FILE, BASE_FOLDER, PROCESSOR_FOLDER = "base.json", "base", "processor"
 def own_tensors(module: nn.Module, *, frozen_too: bool) -> dict[str, Tensor]:
     """The state of `module`, each tensor once (tied ones under their first name); parameters that are not trained only
     with `frozen_too`."""
-    frozen = set() if frozen_too else {name for name, p in module.named_parameters() if not p.requires_grad}
+    frozen = (
+        set()
+        if frozen_too
+        else {name for name, p in module.named_parameters() if not p.requires_grad}
+    )
     frozen_at = {p.data_ptr() for name, p in module.named_parameters() if name in frozen}
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -45,7 +49,9 @@ def check_base(folder: Path, name: str, base: nn.Module) -> None:
         header = json.loads(path.read_text())
         wanted = (header["base"], header["architecture"], header["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); copy the checkpoint again") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); copy the checkpoint again"
+        ) from error
     found = (type(base).__name__, fingerprint(base))
     if found != wanted[1:]:
         raise CheckpointError(
@@ -54,4 +60,11 @@ def check_base(folder: Path, name: str, base: nn.Module) -> None:
         )
 
 
-__all__ = ["BASE_FILE", "BASE_FOLDER", "PROCESSOR_FOLDER", "check_base", "own_tensors", "write_base"]
+__all__ = [
+    "BASE_FILE",
+    "BASE_FOLDER",
+    "PROCESSOR_FOLDER",
+    "check_base",
+    "own_tensors",
+    "write_base",
+]

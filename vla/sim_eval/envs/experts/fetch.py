@@ -15,7 +15,9 @@ STEP_SECONDS = 0.04
 DECELERATION = 0.1 * 9.81  # of the puck by friction, metres per second squared
 AT_REST = 0.05  # metres per second
 BEHIND = 0.075  # metres from the object at which the hand comes down
-SLACK = 0.02  # metres that the hand may be off the line through object and goal before it starts anew
+SLACK = (
+    0.02  # metres that the hand may be off the line through object and goal before it starts anew
+)
 TRAVEL = 0.1  # metres above the table at which the hand goes round the object
 GRASPED_WIDTH = 0.054  # metres between the fingers around the block of 5 cm
 
@@ -28,7 +30,12 @@ class Expert(Protocol):
 
 def expert_of(task: str) -> Expert:
     """A new expert for an episode of "reach", "push", "slide" or "pick-and-place"."""
-    experts: dict[str, type] = {"reach": Reach, "push": Push, "slide": Slide, "pick-and-place": PickAndPlace}
+    experts: dict[str, type] = {
+        "reach": Reach,
+        "push": Push,
+        "slide": Slide,
+        "pick-and-place": PickAndPlace,
+    }
     expert: Expert = experts[task]()
     return expert
 
@@ -92,7 +99,9 @@ class Slide(Push):
 
     def __call__(self, observation: np.ndarray, goal: np.ndarray) -> np.ndarray:
         distance, way = _way(observation[3:6], goal)
-        velocity = (observation[14:16] + observation[20:22]) / STEP_SECONDS  # the former is relative to the hand
+        velocity = (
+            observation[14:16] + observation[20:22]
+        ) / STEP_SECONDS  # the former is relative to the hand
         speed = float(velocity @ way)
         enough = speed**2 / (2 * DECELERATION) + speed * STEP_SECONDS >= distance
         self._sliding = float(np.linalg.norm(velocity)) > AT_REST and (self._sliding or enough)

@@ -56,7 +56,9 @@ class GaussianMlp:
         """(S, A)."""
         return len(self.mean), len(self.std)
 
-    def __call__(self, observation: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(
+        self, observation: np.ndarray, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
         """(S,) -> the mean action (A,), or one drawn by `rng`. It may lie outside of the actions' bounds."""
         x = (observation - self.mean) / self.scale
         for i, (weights, bias) in enumerate(self.layers):
@@ -88,7 +90,9 @@ def load_snapshots(path: str | Path) -> list[Snapshot]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(
-            [f"env.behaviour.path: {path}: no such file; give an HDF5 file of snapshots, or a folder of them"]
+            [
+                f"env.behaviour.path: {path}: no such file; give an HDF5 file of snapshots, or a folder of them"
+            ]
         )
     try:
         with h5py.File(path, "r") as file:
@@ -115,14 +119,19 @@ def _read(group: Any) -> GaussianMlp:
 
     hidden = group["hidden/FeedforwardNet"]
     # Layers without an affine part are the non-linearities between them.
-    affine = [f"hidden/FeedforwardNet/{name}" for name in sorted(hidden) if "AffineLayer" in hidden[name]]
+    affine = [
+        f"hidden/FeedforwardNet/{name}" for name in sorted(hidden) if "AffineLayer" in hidden[name]
+    ]
     standard = "obsnorm/Standardizer/"
     mean = array(f"{standard}mean_1_D")[0]
     variance = np.maximum(array(f"{standard}meansq_1_D")[0] - mean**2, 0.0)
     return GaussianMlp(
         mean=mean,
         scale=np.sqrt(variance) + EPSILON,
-        layers=tuple((array(f"{at}/AffineLayer/W"), array(f"{at}/AffineLayer/b")[0]) for at in [*affine, "out"]),
+        layers=tuple(
+            (array(f"{at}/AffineLayer/W"), array(f"{at}/AffineLayer/b")[0])
+            for at in [*affine, "out"]
+        ),
         std=np.exp(array("logstdevs_1_Da")[0]),
     )
 
@@ -152,7 +161,9 @@ class Behaviour:
             )
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         """Tells files apart in records of what was played."""
-        self.snapshots = snapshots if config.snapshots == "all" else _selected(snapshots, config.snapshots, path)
+        self.snapshots = (
+            snapshots if config.snapshots == "all" else _selected(snapshots, config.snapshots, path)
+        )
         self.current = self.snapshots[0]
 
     def begin(self, seed: int) -> None:
@@ -172,17 +183,23 @@ def _file_of(path: Path, task: str) -> Path:
     file = path / f"{task}.h5"
     if not file.is_file():
         has = ", ".join(sorted(p.stem for p in path.glob("*.h5"))) or "none"
-        raise ConfigError([f"env.behaviour.path: {path} holds no {file.name}; there are snapshots of: {has}"])
+        raise ConfigError(
+            [f"env.behaviour.path: {path} holds no {file.name}; there are snapshots of: {has}"]
+        )
     return file
 
 
-def _selected(snapshots: Sequence[Snapshot], selectors: Sequence[int | float], path: Path) -> list[Snapshot]:
+def _selected(
+    snapshots: Sequence[Snapshot], selectors: Sequence[int | float], path: Path
+) -> list[Snapshot]:
     count, chosen = len(snapshots), []
     for selector in selectors:
         index = round(selector * (count - 1)) if isinstance(selector, float) else selector
         if not -count <= index < count:
             raise ConfigError(
-                [f"env.behaviour.snapshots: no number {index} in {path}: it holds {count}, from 0 to {count - 1}"]
+                [
+                    f"env.behaviour.snapshots: no number {index} in {path}: it holds {count}, from 0 to {count - 1}"
+                ]
             )
         chosen.append(snapshots[index])
     return chosen

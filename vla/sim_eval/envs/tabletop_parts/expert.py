@@ -50,7 +50,9 @@ class Expert:
     def _half(self, slot: int) -> float:
         return SHAPES[self.table.things[slot].shape].half_height
 
-    def _descend(self, target: np.ndarray, *, within: float, height: float = TRAVEL_Z) -> np.ndarray:
+    def _descend(
+        self, target: np.ndarray, *, within: float, height: float = TRAVEL_Z
+    ) -> np.ndarray:
         """Towards a point through a funnel above it: high where it is far, straight down `within` its axis (metres).
 
         A hand that is lower than the funnel goes up before it goes across.
@@ -69,7 +71,11 @@ class Expert:
         offset = table.hand[:2] - thing[:2]
         behind, aside = -float(offset @ along), abs(float(offset @ along[::-1]))
         low = 0.012
-        if table.hand[2] < 0.035 and aside < 0.014 and 0.3 * shape.radius < behind < shape.radius + thickness + 0.045:
+        if (
+            table.hand[2] < 0.035
+            and aside < 0.014
+            and 0.3 * shape.radius < behind < shape.radius + thickness + 0.045
+        ):
             return np.array([*(thing[:2] + 0.05 * along), low])
         start = thing[:2] - (shape.radius + thickness + 0.024) * along
         return self._descend(np.array([*start, low]), within=0.010)

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from vla.sim_eval.envs.tabletop_parts.language import DIRECTIONS, Command, Goal, Thing
-from vla.sim_eval.envs.tabletop_parts.scene import DRAWER_TRAVEL, RECEPTACLES, RIM_HEIGHT, SHAPES, SLOTS
+from vla.sim_eval.envs.tabletop_parts.scene import (
+    DRAWER_TRAVEL,
+    RECEPTACLES,
+    RIM_HEIGHT,
+    SHAPES,
+    SLOTS,
+)
 
 TOUCH_METRES = 0.045
 """Between the fingertips' middle and the object's middle."""
@@ -94,13 +100,21 @@ class Table:
         offset = self.position(slot) - self.fixture(receptacle)
         shape = SHAPES[self.things[slot].shape]
         away = np.abs(offset[:2]).max() if receptacle == "tray" else np.linalg.norm(offset[:2])
-        return bool(away < RECEPTACLES[receptacle] - 0.5 * shape.radius and offset[2] < shape.half_height + RIM_HEIGHT)
+        return bool(
+            away < RECEPTACLES[receptacle] - 0.5 * shape.radius
+            and offset[2] < shape.half_height + RIM_HEIGHT
+        )
 
     def stacked(self, slot: int, below: int) -> bool:
         """The object's middle is above the other one, at the height of resting on it."""
         offset = self.position(slot) - self.position(below)
-        height = SHAPES[self.things[slot].shape].half_height + SHAPES[self.things[below].shape].half_height
-        return bool(np.linalg.norm(offset[:2]) < STACK_ASIDE_METRES and abs(offset[2] - height) < 0.008)
+        height = (
+            SHAPES[self.things[slot].shape].half_height
+            + SHAPES[self.things[below].shape].half_height
+        )
+        return bool(
+            np.linalg.norm(offset[:2]) < STACK_ASIDE_METRES and abs(offset[2] - height) < 0.008
+        )
 
 
 @dataclass
@@ -142,22 +156,34 @@ class Progress:
         if goal.kind == "push":
             along = np.array(DIRECTIONS[str(goal.to)])
             aside = abs(float(moved[:2] @ along[::-1]))
-            return float(moved[:2] @ along) > PUSH_METRES and aside < PUSH_ASIDE_METRES and moved[2] < 0.02
+            return (
+                float(moved[:2] @ along) > PUSH_METRES
+                and aside < PUSH_ASIDE_METRES
+                and moved[2] < 0.02
+            )
         if goal.kind == "lift":
             return bool(moved[2] > LIFT_METRES and table.held(slot))
-        there = table.inside(slot, str(goal.to)) if goal.kind == "put" else table.stacked(slot, int(goal.to))
+        there = (
+            table.inside(slot, str(goal.to))
+            if goal.kind == "put"
+            else table.stacked(slot, int(goal.to))
+        )
         return there and table.touching(slot) == 0 and table.speed(slot) < SLOW
 
     def update(self) -> bool:
         """Call once after every control step; True where the whole command is fulfilled now."""
         self.steps += 1
         if self.command.ordered:
-            while self.done < len(self.command.goals) and self.satisfied(self.command.goals[self.done]):
+            while self.done < len(self.command.goals) and self.satisfied(
+                self.command.goals[self.done]
+            ):
                 self.done += 1
                 if self.done < len(self.command.goals):
                     self._reached = self._grasped = False
                     self._lost = None
-            self.success = self.done == len(self.command.goals) and self.satisfied(self.command.goals[-1])
+            self.success = self.done == len(self.command.goals) and self.satisfied(
+                self.command.goals[-1]
+            )
             if self.done == len(self.command.goals) and not self.success:
                 self.done -= 1  # it did not last
                 self._lost = ("not held", self.steps)
@@ -168,22 +194,31 @@ class Progress:
 
     def _watch(self) -> None:
         goal = self.goal
-        wanted = {g.thing for g in self.command.goals} | {g.to for g in self.command.goals if isinstance(g.to, int)}
+        wanted = {g.thing for g in self.command.goals} | {
+            g.to for g in self.command.goals if isinstance(g.to, int)
+        }
         if self._moved_other < 0:
             for slot, start in enumerate(self.starts):
                 if slot not in wanted and np.linalg.norm(self.table.position(slot) - start) > 0.04:
                     self._moved_other = self.steps
         if goal.thing < 0:
-            handle = self.table.fixture("cabinet") + np.array([0.0, -self.table.drawer - 0.045, 0.03])
+            handle = self.table.fixture("cabinet") + np.array(
+                [0.0, -self.table.drawer - 0.045, 0.03]
+            )
             self._reached |= bool(np.linalg.norm(self.table.hand - handle) < REACHED_METRES)
             return
-        self._reached |= bool(np.linalg.norm(self.table.hand - self.table.position(goal.thing)) < REACHED_METRES)
+        self._reached |= bool(
+            np.linalg.norm(self.table.hand - self.table.position(goal.thing)) < REACHED_METRES
+        )
         lifted = self.table.position(goal.thing)[2] > self.starts[goal.thing][2] + 0.01
         held = self.table.held(goal.thing)
         if held and lifted:
             self._grasped, self._lost = True, None
         elif self._grasped and not held and self._lost is None:
-            self._lost = ("dropped" if self.table.touching(goal.thing) == 0 and lifted else "missed goal", self.steps)
+            self._lost = (
+                "dropped" if self.table.touching(goal.thing) == 0 and lifted else "missed goal",
+                self.steps,
+            )
 
     def failure(self) -> tuple[str, int]:
         """(what went wrong, the step at which it did); ("", -1) where nothing has."""

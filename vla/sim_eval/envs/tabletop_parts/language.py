@@ -17,7 +17,16 @@ from vla.sim_eval.envs.tabletop_parts.scene import COLOURS, RECEPTACLES, SHAPES
 Split = Literal["seen", "unseen_pairs", "paraphrase", "long"]
 SPLITS: tuple[str, ...] = get_args(Split)
 Family = Literal[
-    "reach", "push", "pick", "place", "stack", "open-drawer", "close-drawer", "sort", "other-one", "two-step"
+    "reach",
+    "push",
+    "pick",
+    "place",
+    "stack",
+    "open-drawer",
+    "close-drawer",
+    "sort",
+    "other-one",
+    "two-step",
 ]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 GoalKind = Literal["touch", "push", "lift", "put", "stack", "open", "close"]
@@ -31,9 +40,21 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
     "away": (0.0, 1.0),
     "closer": (0.0, -1.0),
 }
-TRAIN_STEPS = (("put", "open"), ("put", "close"), ("open", "lift"), ("close", "touch"), ("put", "touch"))
+TRAIN_STEPS = (
+    ("put", "open"),
+    ("put", "close"),
+    ("open", "lift"),
+    ("close", "touch"),
+    ("put", "touch"),
+)
 """Kinds of the two goals of "two-step" in training."""
-HELD_OUT_STEPS = (("close", "lift"), ("open", "touch"), ("put", "lift"), ("open", "put"), ("close", "put"))
+HELD_OUT_STEPS = (
+    ("close", "lift"),
+    ("open", "touch"),
+    ("put", "lift"),
+    ("open", "put"),
+    ("close", "put"),
+)
 """Those of the split "long"."""
 
 
@@ -75,7 +96,12 @@ class Command:
 # The first text of each goal is the primary one. `held_out` belongs to the split "paraphrase" alone.
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "touch": (
-        ("touch the {thing}", "reach for the {thing}", "move the hand to the {thing}", "put a finger on the {thing}"),
+        (
+            "touch the {thing}",
+            "reach for the {thing}",
+            "move the hand to the {thing}",
+            "put a finger on the {thing}",
+        ),
         ("go to the {thing}", "bring the gripper to the {thing}", "make contact with the {thing}"),
     ),
     "push": (
@@ -83,15 +109,32 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("nudge the {thing} {way}", "move the {thing} {way} along the table"),
     ),
     "lift": (
-        ("pick up the {thing}", "lift the {thing}", "grasp the {thing} and raise it", "take the {thing}"),
+        (
+            "pick up the {thing}",
+            "lift the {thing}",
+            "grasp the {thing} and raise it",
+            "take the {thing}",
+        ),
         ("grab the {thing}", "hold the {thing} up in the air", "raise the {thing} off the table"),
     ),
     "put": (
-        ("put the {thing} in the {to}", "place the {thing} in the {to}", "drop the {thing} into the {to}"),
-        ("move the {thing} into the {to}", "the {thing} belongs in the {to}", "set the {thing} down in the {to}"),
+        (
+            "put the {thing} in the {to}",
+            "place the {thing} in the {to}",
+            "drop the {thing} into the {to}",
+        ),
+        (
+            "move the {thing} into the {to}",
+            "the {thing} belongs in the {to}",
+            "set the {thing} down in the {to}",
+        ),
     ),
     "stack": (
-        ("stack the {thing} on the {to}", "put the {thing} on top of the {to}", "place the {thing} onto the {to}"),
+        (
+            "stack the {thing} on the {to}",
+            "put the {thing} on top of the {to}",
+            "place the {thing} onto the {to}",
+        ),
         ("set the {thing} on the {to}", "build a tower with the {thing} above the {to}"),
     ),
     "open": (
@@ -109,7 +152,10 @@ _OTHER: tuple[tuple[str, ...], tuple[str, ...]] = (
         "pick up the other {shape}, not the {colour} one",
         "lift the {shape} which is not {colour}",
     ),
-    ("leave the {colour} {shape} and take the other {shape}", "not the {colour} {shape}: grab the other one"),
+    (
+        "leave the {colour} {shape} and take the other {shape}",
+        "not the {colour} {shape}: grab the other one",
+    ),
 )
 _SORT: tuple[tuple[str, ...], tuple[str, ...]] = (
     (
@@ -123,7 +169,11 @@ _SORT: tuple[tuple[str, ...], tuple[str, ...]] = (
     ),
 )
 _JOIN: tuple[tuple[str, ...], tuple[str, ...]] = (
-    ("{first}, then {second}", "first {first} and then {second}", "{first} and after that {second}"),
+    (
+        "{first}, then {second}",
+        "first {first} and then {second}",
+        "{first} and after that {second}",
+    ),
     ("{first}; once that is done, {second}", "start here: {first}. Next, {second}"),
 )
 _WAYS: dict[str, tuple[str, ...]] = {
@@ -153,8 +203,14 @@ def texts(command: Command, things: Sequence[Thing], *, held_out: bool = False) 
         return _sentences(p.format(**words) for p in _SORT[side])
     if len(command.goals) == 2:
         first, second = (_phrases(goal, things, side) for goal in command.goals)
-        pairs = [(first[i % len(first)], second[i % len(second)]) for i in range(max(len(first), len(second)))]
-        return _sentences(_JOIN[side][i % len(_JOIN[side])].format(first=a, second=b) for i, (a, b) in enumerate(pairs))
+        pairs = [
+            (first[i % len(first)], second[i % len(second)])
+            for i in range(max(len(first), len(second)))
+        ]
+        return _sentences(
+            _JOIN[side][i % len(_JOIN[side])].format(first=a, second=b)
+            for i, (a, b) in enumerate(pairs)
+        )
     return _sentences(_phrases(command.goals[0], things, side))
 
 
@@ -172,7 +228,9 @@ def _sentences(phrases: object) -> tuple[str, ...]:
 # --- drawing a command ------------------------------------------------------------------------------
 
 
-def draw_things(rng: np.random.Generator, family: Family, split: Split, slots: int) -> tuple[Thing, ...]:
+def draw_things(
+    rng: np.random.Generator, family: Family, split: Split, slots: int
+) -> tuple[Thing, ...]:
     """The objects of an episode: different pairs; the first is the one that the command is about.
 
     In the split "unseen_pairs" the first is a held-out pair and the others are pairs of training. Two objects of
@@ -197,7 +255,9 @@ def draw_things(rng: np.random.Generator, family: Family, split: Split, slots: i
     return tuple(things)
 
 
-def draw_command(rng: np.random.Generator, family: Family, split: Split, *, drawer_open: bool) -> Command:
+def draw_command(
+    rng: np.random.Generator, family: Family, split: Split, *, drawer_open: bool
+) -> Command:
     """A command about the first object (and the second, where two are needed)."""
     receptacles = ("bowl", "tray") if rng.random() < 0.5 else ("tray", "bowl")
     if family == "reach":
@@ -215,11 +275,16 @@ def draw_command(rng: np.random.Generator, family: Family, split: Split, *, draw
     if family == "close-drawer":
         return Command(family, (Goal("close"),))
     if family == "sort":
-        return Command(family, (Goal("put", 0, receptacles[0]), Goal("put", 1, receptacles[1])), ordered=False)
+        return Command(
+            family, (Goal("put", 0, receptacles[0]), Goal("put", 1, receptacles[1])), ordered=False
+        )
     steps = HELD_OUT_STEPS if split == "long" else TRAIN_STEPS
     possible = [kinds for kinds in steps if ("open" if drawer_open else "close") not in kinds]
     first, second = possible[rng.integers(len(possible))]
-    goals = _goal(first, 0, receptacles[0]), _goal(second, 1 if first == "put" else 0, receptacles[1])
+    goals = (
+        _goal(first, 0, receptacles[0]),
+        _goal(second, 1 if first == "put" else 0, receptacles[1]),
+    )
     return Command(family, goals)
 
 
@@ -253,10 +318,15 @@ def scene_commands(things: Sequence[Thing]) -> tuple[Command, ...]:
     """All commands of one goal that can be said about a scene of these things."""
     slots = range(len(things))
     flat = [slot for slot in slots if things[slot].shape != "ball"]
-    goals: list[tuple[Family, Goal]] = [("open-drawer", Goal("open")), ("close-drawer", Goal("close"))]
+    goals: list[tuple[Family, Goal]] = [
+        ("open-drawer", Goal("open")),
+        ("close-drawer", Goal("close")),
+    ]
     for slot in slots:
         goals += [("reach", Goal("touch", slot)), ("pick", Goal("lift", slot))]
         goals += [("push", Goal("push", slot, way)) for way in DIRECTIONS]
         goals += [("place", Goal("put", slot, receptacle)) for receptacle in RECEPTACLES]
-    goals += [("stack", Goal("stack", above, below)) for above in flat for below in flat if above != below]
+    goals += [
+        ("stack", Goal("stack", above, below)) for above in flat for below in flat if above != below
+    ]
     return tuple(Command(family, (goal,)) for family, goal in goals)

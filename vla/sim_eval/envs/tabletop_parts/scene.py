@@ -162,9 +162,15 @@ def _bowl() -> str:
 def _tray() -> str:
     inside, rim = RECEPTACLES["tray"], RIM_HEIGHT / 2
     far, wide = inside + 0.004, inside + 0.008
-    walls = ((far, 0, 0.004, wide), (-far, 0, 0.004, wide), (0, far, wide, 0.004), (0, -far, wide, 0.004))
+    walls = (
+        (far, 0, 0.004, wide),
+        (-far, 0, 0.004, wide),
+        (0, far, wide, 0.004),
+        (0, -far, wide, 0.004),
+    )
     geoms = "".join(
-        f'<geom type="box" size="{a} {b} {rim}" pos="{x} {y} {rim}" rgba="0.33 0.20 0.10 1"/>' for x, y, a, b in walls
+        f'<geom type="box" size="{a} {b} {rim}" pos="{x} {y} {rim}" rgba="0.33 0.20 0.10 1"/>'
+        for x, y, a, b in walls
     )
     floor = f'<geom class="visual" type="box" size="{inside} {inside} 0.001" pos="0 0 0.001" rgba="0.40 0.25 0.13 1"/>'
     return f'<body name="tray" mocap="true">{floor}{geoms}</body>'

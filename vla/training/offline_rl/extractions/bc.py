@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.losses import masked_mean
+from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.offline_rl.values.base import Moment, ValueLearner
 
 

@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation, require, require_q
 from vla.training.losses import masked_mean
+from vla.training.offline_rl.extractions.base import (
+    Extraction,
+    ExtractionConfig,
+    imitation,
+    require,
+    require_q,
+)
 from vla.training.offline_rl.values.base import Moment, ValueLearner
 
 Temperature = Annotated[float, Field(ge=0)] | Literal["auto"]
@@ -71,12 +77,17 @@ class DDPGBC(Extraction):
                 return 0.0 * (masked_mean(imitation(now), now.batch.mask) + own), {}
             return now.features.new_zeros(()), {}
         require(
-            now.actions, "rsample", "ddpg_bc", "use policy.head: {type: gaussian}, squashed, regression or categorical"
+            now.actions,
+            "rsample",
+            "ddpg_bc",
+            "use policy.head: {type: gaussian}, squashed, regression or categorical",
         )
         mask = now.batch.mask
         actions = now.actions.rsample()  # type: ignore[attr-defined]
         q_BT = value.q(now.features, actions, of=self.config.q)
-        size = masked_mean(q_BT.detach().abs(), mask).clamp(min=1e-6) if self.config.normalise else 1.0
+        size = (
+            masked_mean(q_BT.detach().abs(), mask).clamp(min=1e-6) if self.config.normalise else 1.0
+        )
         loss = -masked_mean(q_BT, mask) / size
         metrics = {"q_policy": masked_mean(q_BT.detach(), mask)}
         if self.config.bc:
@@ -94,7 +105,9 @@ class DDPGBC(Extraction):
     def after_step(self) -> None:
         self.steps += 1
 
-    def _entropy(self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]) -> Tensor:
+    def _entropy(
+        self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]
+    ) -> Tensor:
         require(
             now.actions,
             "log_prob",

@@ -10,7 +10,12 @@ from torch import Tensor
 from vla.config import register
 from vla.models.policies.guided import BestOfN, Climb, GuidedConfig, check_rule, guide
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, require, require_q
+from vla.training.offline_rl.extractions.base import (
+    Extraction,
+    ExtractionConfig,
+    require,
+    require_q,
+)
 from vla.training.offline_rl.extractions.bc import BCExtraction
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBCConfig
 from vla.training.offline_rl.ignored_options import refuse_unused
@@ -67,7 +72,11 @@ class ArgmaxQConfig(ExtractionConfig):
 
 def _weights_are_used(config: BestOfNConfig | ArgmaxQConfig) -> None:
     if not config.imitate:
-        refuse_unused(config, ("weights",), "imitate: false teaches the policy nothing; drop it, or set imitate: true")
+        refuse_unused(
+            config,
+            ("weights",),
+            "imitate: false teaches the policy nothing; drop it, or set imitate: true",
+        )
 
 
 def _learner(weights: WeightedBCConfig | None, policy: Policy, value: ValueLearner) -> Extraction:
@@ -87,7 +96,12 @@ class Guided(Extraction):
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         if isinstance(self.rule, Climb):
-            require(now.actions, "logits", "argmax_q", "use policy.head: {type: categorical}, or best_of_n")
+            require(
+                now.actions,
+                "logits",
+                "argmax_q",
+                "use policy.head: {type: categorical}, or best_of_n",
+            )
         loss, metrics = self.learner.loss(now, value)
         return loss * float(self.imitate), metrics
 

@@ -14,8 +14,14 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation, require, require_q
 from vla.training.losses import masked_mean
+from vla.training.offline_rl.extractions.base import (
+    Extraction,
+    ExtractionConfig,
+    imitation,
+    require,
+    require_q,
+)
 from vla.training.offline_rl.values.base import Moment, ValueLearner, draw
 
 
@@ -46,7 +52,10 @@ class KL(Extraction):
 
     def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
         require(
-            now.actions, "log_prob", "kl", "use policy.head: {type: categorical}, autoregressive, mixture or gaussian"
+            now.actions,
+            "log_prob",
+            "kl",
+            "use policy.head: {type: categorical}, autoregressive, mixture or gaussian",
         )
         mask, S = now.batch.mask, self.config.samples
         actions_SBTKA = draw(now.actions, S)
@@ -54,7 +63,9 @@ class KL(Extraction):
             q_SBT = value.q(now.features, actions_SBTKA)
             advantage = (q_SBT - q_SBT.mean(0)) * S / (S - 1)  # each against the mean of the others
             if self.config.standardise:
-                advantage = advantage / masked_mean(advantage.square().mean(0), mask).sqrt().clamp(min=1e-6)
+                advantage = advantage / masked_mean(advantage.square().mean(0), mask).sqrt().clamp(
+                    min=1e-6
+                )
         log_prob = torch.stack([now.actions.log_prob(a) for a in actions_SBTKA])  # type: ignore[attr-defined]
         numbers = actions_SBTKA.shape[-1] * actions_SBTKA.shape[-2]
         gain = masked_mean((advantage * log_prob).mean(0), mask) / numbers

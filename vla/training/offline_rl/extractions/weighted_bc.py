@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.losses import advantage_weights, effective_sample_size, masked_mean, masked_means
 from vla.training.objective import ObjectiveError
+from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.offline_rl.values.base import Moment, ValueLearner
 from vla.training.offline_rl.values.none import NoValues
 
@@ -65,14 +65,30 @@ class WeightedBC(Extraction):
         spread = masked_mean((advantage - masked_mean(advantage, mask)).square(), mask).sqrt()
         if self.training:
             self.seen += 1
-        scaled = advantage / self._running("deviation", spread) if self.config.standardise else advantage
-        weights = advantage_weights(scaled, beta=self.config.beta, max_weight=self.config.max_weight)
-        used = weights / self._running("mean", masked_mean(weights, mask)) if self.config.mean_weight else weights
+        scaled = (
+            advantage / self._running("deviation", spread) if self.config.standardise else advantage
+        )
+        weights = advantage_weights(
+            scaled, beta=self.config.beta, max_weight=self.config.max_weight
+        )
+        used = (
+            weights / self._running("mean", masked_mean(weights, mask))
+            if self.config.mean_weight
+            else weights
+        )
         imitated = imitation(now)
         loss = masked_mean(used * imitated, mask)
         clipped = (weights >= self.config.max_weight * (1 - 1e-6)).float()
-        told = {"bc_loss": imitated, "weight": weights, "weight_clipped": clipped, "advantage": advantage}
-        spread_and_size = {"advantage_deviation": spread, "weight_ess": effective_sample_size(weights, mask)}
+        told = {
+            "bc_loss": imitated,
+            "weight": weights,
+            "weight_clipped": clipped,
+            "advantage": advantage,
+        }
+        spread_and_size = {
+            "advantage_deviation": spread,
+            "weight_ess": effective_sample_size(weights, mask),
+        }
         return loss, masked_means(told, mask) | spread_and_size
 
     @torch.no_grad()

@@ -115,7 +115,11 @@ class ValueLearner(nn.Module, ABC):
         """How much better the data's actions are than what is usual at these steps; without gradient."""
 
     def q(
-        self, features: Tensor, actions: Float[Tensor, "... B T K A"], *, of: Literal["least", "first"] = "least"
+        self,
+        features: Tensor,
+        actions: Float[Tensor, "... B T K A"],
+        *,
+        of: Literal["least", "first"] = "least",
     ) -> Float[Tensor, "... B T"]:
         """Least Q of the ensemble, or that of its first member; differentiable in the actions alone: the critics are
         constants here."""
@@ -135,7 +139,9 @@ class Critics(ValueLearner):
 
     action_critic: ActionCritic
 
-    def __init__(self, config: ValueConfig, feature_dim: int, spec: Spec, chunk: int, *, state_value: bool) -> None:
+    def __init__(
+        self, config: ValueConfig, feature_dim: int, spec: Spec, chunk: int, *, state_value: bool
+    ) -> None:
         super().__init__(config)
         self.action_critic = ActionCritic(config.critic, feature_dim, spec, chunk)
         self.target_critic = TargetCopy(self.action_critic)
@@ -147,14 +153,22 @@ class Critics(ValueLearner):
     def target(self, now: Moment, later: Lookahead, value_BT: Tensor) -> Tensor:
         """The n-step target of Q, given the value of what comes later."""
         target_BT = later.returns + later.bootstrap * value_BT
-        return target_BT.maximum(now.batch.returns_to_go) if self.config.monte_carlo_floor else target_BT
+        return (
+            target_BT.maximum(now.batch.returns_to_go)
+            if self.config.monte_carlo_floor
+            else target_BT
+        )
 
-    def target_q(self, features: Tensor, actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T"]:
+    def target_q(
+        self, features: Tensor, actions: Float[Tensor, "... B T K A"]
+    ) -> Float[Tensor, "... B T"]:
         """Least Q of the target copies."""
         return self.target_critic(features, actions).min(0).values
 
 
-def draw(actions: ActionDistribution, count: int, *, temperature: float = 1.0) -> Float[Tensor, "S B T K A"]:
+def draw(
+    actions: ActionDistribution, count: int, *, temperature: float = 1.0
+) -> Float[Tensor, "S B T K A"]:
     """`count` chunks of each step, without gradient."""
     with torch.no_grad():
         if isinstance(actions, DiagonalGaussian) and temperature == 1:
@@ -162,7 +176,9 @@ def draw(actions: ActionDistribution, count: int, *, temperature: float = 1.0) -
         return torch.stack([actions.sample(temperature=temperature) for _ in range(count)])
 
 
-def log_density(actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]) -> Float[Tensor, "S B T"]:
+def log_density(
+    actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]
+) -> Float[Tensor, "S B T"]:
     """`log_prob` of several chunks for each step, of a distribution that has one."""
     density: Any = actions
     if isinstance(actions, DiagonalGaussian):

@@ -48,7 +48,9 @@ class Conservative(TD):
 
     config: ConservativeConfig
 
-    def __init__(self, config: ConservativeConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+    def __init__(
+        self, config: ConservativeConfig, feature_dim: int, spec: Spec, chunk: int
+    ) -> None:
         super().__init__(config, feature_dim, spec, chunk)
         self.needs_policy_later = True
         self.log_volume = chunk * float((2 * self.action_critic.action_half).log().sum())
@@ -62,7 +64,12 @@ class Conservative(TD):
         td_loss, metrics, q_data_EBT = self.td_loss(now, later)
         S = self.config.sampled
         low = self.action_critic.action_middle - self.action_critic.action_half
-        uniform = low + torch.rand(S, *now.batch.actions.shape, device=low.device) * 2 * self.action_critic.action_half
+        uniform = (
+            low
+            + torch.rand(S, *now.batch.actions.shape, device=low.device)
+            * 2
+            * self.action_critic.action_half
+        )
         own, next_own = draw(now.actions, S), draw(later.moment.actions, S)
         q_ESBT = self.action_critic(now.features, torch.cat([uniform, own, next_own]))
         gap_BT = torch.zeros_like(q_data_EBT[0])
@@ -86,7 +93,9 @@ class Conservative(TD):
             }
         return td_loss + self.config.alpha * gap, metrics
 
-    def _log_density(self, now: Moment, later: Lookahead, own: Tensor, next_own: Tensor) -> Tensor | None:
+    def _log_density(
+        self, now: Moment, later: Lookahead, own: Tensor, next_own: Tensor
+    ) -> Tensor | None:
         """Of what was drawn, in robot units; None where all weigh alike."""
         if not self.config.importance:
             return None
@@ -97,7 +106,10 @@ class Conservative(TD):
             )
         uniform = torch.full(own.shape[:-2], -self.log_volume, device=own.device)
         with torch.no_grad():
-            mine, theirs = log_density(now.actions, own), log_density(later.moment.actions, next_own)
+            mine, theirs = (
+                log_density(now.actions, own),
+                log_density(later.moment.actions, next_own),
+            )
         return torch.cat([uniform, mine, theirs])
 
 

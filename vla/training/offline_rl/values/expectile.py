@@ -56,7 +56,11 @@ class Expectile(Critics):
         error_BT = (q_EBT - target).square().sum(0).where(later.known, 0.0)
         td_loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
-            best_BT = target.where(later.known, told_BT) if self.config.advantage == "outcome" else told_BT
+            best_BT = (
+                target.where(later.known, told_BT)
+                if self.config.advantage == "outcome"
+                else told_BT
+            )
             self._told = (now.batch, best_BT - values)
             q_BT = q_EBT.mean(0)
             metrics = {
@@ -65,7 +69,9 @@ class Expectile(Critics):
                 "v": masked_mean(values, now.batch.mask),
             }
             above = q_BT - now.batch.returns_to_go
-            metrics |= masked_means({"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known)
+            metrics |= masked_means(
+                {"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known
+            )
         return value_loss + td_loss, metrics
 
     @torch.no_grad()

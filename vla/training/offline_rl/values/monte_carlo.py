@@ -28,7 +28,11 @@ class MonteCarloConfig(ValueConfig):
 
     @model_validator(mode="after")
     def _used(self) -> MonteCarloConfig:
-        refuse_unused(self, UNUSED, "monte_carlo learns no Q; drop it, or use value: {type: td, next_actions: data}")
+        refuse_unused(
+            self,
+            UNUSED,
+            "monte_carlo learns no Q; drop it, or use value: {type: td, next_actions: data}",
+        )
         return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> MonteCarlo:
@@ -48,7 +52,10 @@ class MonteCarlo(ValueLearner):
         values = self.state_critic(now.features)
         loss = masked_mean((values - now.batch.returns_to_go).square(), now.batch.mask)
         spread = masked_mean(
-            (now.batch.returns_to_go - masked_mean(now.batch.returns_to_go, now.batch.mask)).square(), now.batch.mask
+            (
+                now.batch.returns_to_go - masked_mean(now.batch.returns_to_go, now.batch.mask)
+            ).square(),
+            now.batch.mask,
         )
         explained = 1 - loss.detach() / spread.clamp(min=1e-8)
         return loss, {

@@ -21,7 +21,11 @@ class NoneConfig(ValueConfig):
 
     @model_validator(mode="after")
     def _used(self) -> NoneConfig:
-        refuse_unused(self, ("monte_carlo_floor",), "value: none learns no values; drop it, or choose another value")
+        refuse_unused(
+            self,
+            ("monte_carlo_floor",),
+            "value: none learns no values; drop it, or choose another value",
+        )
         return self
 
     def build(self, feature_dim: int, spec: Spec, chunk: int) -> NoValues:

@@ -38,10 +38,14 @@ class TDConfig(ValueConfig):
     @model_validator(mode="after")
     def _asks_a_policy(self) -> TDConfig:
         if self.target_policy and self.next_actions == "data":
-            raise ValueError("target_policy: next_actions: data asks no policy; use policy or mode, or drop it")
+            raise ValueError(
+                "target_policy: next_actions: data asks no policy; use policy or mode, or drop it"
+            )
         if self.next_actions == "data":
             refuse_unused(
-                self, ("noise", "noise_clip"), "next_actions: data asks no policy; use policy or mode, or drop it"
+                self,
+                ("noise", "noise_clip"),
+                "next_actions: data asks no policy; use policy or mode, or drop it",
             )
         return self
 
@@ -75,7 +79,9 @@ class TD(Critics):
             self._told = (now.batch, q_EBT.amin(0))
             q_BT = q_EBT.mean(0)
             above = q_BT - now.batch.returns_to_go
-            metrics = masked_means({"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known)
+            metrics = masked_means(
+                {"q_data": q_BT, "q_target": target, "q_above_return": above}, later.known
+            )
         return loss, {"td_loss": loss.detach() / len(q_EBT)} | metrics, q_EBT
 
     @torch.no_grad()
@@ -94,7 +100,10 @@ class TD(Critics):
         critic = self.action_critic
         limit = self.config.noise_clip
         noise = (self.config.noise * torch.randn_like(actions)).clamp(-limit, limit)
-        low, high = critic.action_middle - critic.action_half, critic.action_middle + critic.action_half
+        low, high = (
+            critic.action_middle - critic.action_half,
+            critic.action_middle + critic.action_half,
+        )
         return (actions + noise * critic.action_half).clamp(low, high)
 
     @torch.no_grad()

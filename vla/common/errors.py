@@ -1,0 +1,17 @@
+"""Errors that a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(ValueError):
+    """What was given is wrong, and the message says how to mend it: the command line prints it without a traceback."""
+
+
+class ConfigError(UserError):
+    """A config is wrong. `problems` holds one line for each mistake: key, what was expected, remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))

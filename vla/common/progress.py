@@ -1,0 +1,43 @@
+"""How far a long call is: the callback that functions take, and the bar that commands show."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with (done, total); total does not change within a call."""
+
+
+@contextlib.contextmanager
+def progress_bar(
+    label: str, *, console: Console | None = None, show: bool = True, transient: bool = False
+) -> Iterator[ProgressCallback]:
+    """Shows one bar with the count, the time so far and the time left; gives the callback that moves it.
+
+    Args:
+        label: what stands before the bar.
+        console: where it is drawn; standard output by default.
+        show: False draws nothing.
+        transient: whether the bar disappears at the end.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=transient, disable=not show) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

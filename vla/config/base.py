@@ -1,0 +1,89 @@
+"""What every config is: pydantic models that refuse unknown keys and never change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from vla.common.errors import UserError
+from vla.common.renamed import announce_renamed
+
+CONFIG_VERSION = 1
+
+
+class Config(BaseModel):
+    """Base of all configs: unknown keys are errors, values never change, docstrings are the help."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+    former_keys: ClassVar[dict[str, str]] = {}
+    """Former name of a key -> its name today. Old configs and checkpoints keep working; see `announce_renamed`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_former_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not cls.former_keys.keys() & values.keys():
+            return values
+        renamed = dict(values)
+        for former, name in cls.former_keys.items():
+            if former not in renamed:
+                continue
+            if name in renamed:
+                # both spellings in one config: neither may win in silence
+                raise ValueError(
+                    f"{former} is now called {name}, and both are set; leave {former} out"
+                )
+            announce_renamed(former, name)
+            renamed[name] = renamed.pop(former)
+        return renamed
+
+
+class RootConfig(Config):
+    """Base of the configs that a file (or a section of one) holds."""
+
+    version: int = CONFIG_VERSION
+    """Version of the config format."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable_version(cls, values: Any) -> Any:
+        found = (
+            values.get("version", CONFIG_VERSION) if isinstance(values, dict) else CONFIG_VERSION
+        )
+        if found != CONFIG_VERSION:
+            raise ValueError(
+                f"the config has format version {found!r}, this vla reads version {CONFIG_VERSION}: "
+                "install the vla that wrote it, or port its keys and set version: 1"
+            )
+        return values
+
+
+def check_config(config: object, cls: type[Config]) -> None:
+    """Raises UserError where `config` is no `cls`, for example because it was not loaded yet."""
+    if isinstance(config, cls):
+        return
+    shown = (
+        "{...}"
+        if isinstance(config, dict)
+        else repr(str(config))
+        if isinstance(config, str | Path)
+        else "..."
+    )
+    raise UserError(
+        f"expected {cls.__name__}, got {type(config).__name__}; use load_config({_public_name(cls)}, {shown})"
+    )
+
+
+def _public_name(cls: type) -> str:
+    return (
+        f"vla.{cls.__name__}"
+        if cls.__name__ in ("CollectConfig", "TrainConfig", "EvalConfig")
+        else cls.__name__
+    )

@@ -1,0 +1,134 @@
+"""Configs out of YAML files and dotted overrides, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from vla.common.errors import ConfigError
+from vla.common.names import did_you_mean
+from vla.config.base import Config
+from vla.config.problems import problem_line
+
+C = TypeVar("C", bound=Config)
+SECTIONS = ("collect", "train", "eval", "fqe")
+"""Commands whose configs may stand side by side in one file."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError where it is missing or no mapping."""
+    path = Path(path)
+    if not path.is_file():
+        near = (
+            did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
+            if path.parent.is_dir()
+            else ""
+        )
+        raise ConfigError([f"{path}: no such file{near}"])
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected keys and values, found {type(values).__name__}"])
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `values` with `a.b.c=value` texts set in it; values are read as YAML."""
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError([f"{text}: expected key=value, for example optim.lr=3e-4"])
+        node = result
+        for part in parts[:-1]:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+            node = node[part]
+        try:
+            node[parts[-1]] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{key}: {value!r} is not a YAML value"]) from error
+    return result
+
+
+def load_config(
+    cls: type[C],
+    source: str | Path | dict[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    section: str | None = None,
+) -> C:
+    """A validated config from a YAML file or a dict.
+
+    Args:
+        cls: what is made, for example `vla.TrainConfig`.
+        source: a YAML file, or the values themselves.
+        overrides: texts `key=value` that are laid over the values, for example `["policy.history=4", "optim.lr=3e-4"]`: the
+            key with dots between its parts and without the section's name, the value as YAML. What is absent is made.
+        section: a file may hold one config, or one per command under the keys of `SECTIONS`; this says which.
+
+    Raises ConfigError with a line for each mistake.
+    """
+    overrides = list(overrides)
+    values = source if isinstance(source, dict) else read_yaml(source)
+    if (
+        section is not None
+        and values
+        and set(values) <= set(SECTIONS)
+        and all(isinstance(v, dict) for v in values.values())
+    ):
+        if section not in values:
+            has = ", ".join(values)
+            raise ConfigError(
+                [
+                    f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"
+                ]
+            )
+        values = values[section]
+    if prefixed := [
+        text
+        for text in overrides
+        if _section_of(text) and _section_of(text) not in cls.model_fields
+    ]:
+        raise ConfigError([_leave_out(text, section) for text in prefixed])
+    return validate(cls, apply_overrides(values, overrides))
+
+
+def _section_of(override: str) -> str:
+    """The section that stands before an override's key, where one does."""
+    first, dot, _ = override.partition("=")[0].strip().partition(".")
+    return first if dot and first in SECTIONS else ""
+
+
+def _leave_out(override: str, section: str | None) -> str:
+    prefix = _section_of(override)
+    if section not in (None, prefix):
+        return f"{override}: the command reads the section `{section}`, not `{prefix}`; leave this override out"
+    rest = override.strip().removeprefix(f"{prefix}.")
+    return f"{override}: leave `{prefix}.` out: the section is chosen by the command; write {rest}"
+
+
+def validate(cls: type[C], values: dict[str, Any]) -> C:
+    """`cls.model_validate` with ConfigError in place of pydantic's report."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([problem_line(cls, values, e) for e in error.errors()]) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML text that `load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def schema(cls: type[Config]) -> dict[str, Any]:
+    """JSON schema for editors."""
+    return TypeAdapter(cls).json_schema()

@@ -1,0 +1,70 @@
+"""What a policy gives, what it remembers, and all that simulation knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from vla.types.observation import Observation
+from vla.types.spec import Spec
+
+
+@runtime_checkable
+class ActionDistribution(Protocol):
+    """A distribution over action chunks for B windows of T steps, in robot units."""
+
+    def loss(self, actions: Tensor, action_mask: Tensor | None = None) -> Tensor:
+        """actions (B, T, K, A), action_mask (B, T, K) -> loss (B, T) to be minimised by imitation."""
+
+    def mode(self) -> Tensor:
+        """The most likely chunk, (B, T, K, A)."""
+
+    def sample(
+        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+    ) -> Tensor:
+        """One random chunk, (B, T, K, A); `temperature` 0 gives the mode."""
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What a policy's forward pass gives.
+
+    Attributes:
+        features: (B, T, F); features at t depend on steps <= t and on no action of step t,
+            so that a critic may take the action separately.
+        actions: distribution over chunks (B, T, K, A).
+        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each, already weighted.
+    """
+
+    features: Tensor
+    actions: ActionDistribution
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Memory(Protocol):
+    """What a policy remembers of the past steps of B robots: a value, never changed in place.
+
+    One robot is dropped or reordered by `select`; robots of different age are joined by `stack`.
+    """
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def select(self, rows: Sequence[int]) -> Self: ...
+
+    @classmethod
+    def stack(cls, memories: Sequence[Self]) -> Self: ...
+
+
+class Actor(Protocol):
+    """Whatever can control robots: a policy, or a baseline. The only view that simulation has of a policy."""
+
+    spec: Spec
+    history: int
+
+    def act(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
+        """-> actions (B, K, A) in robot units, and the new memory. `memory=None` starts an episode."""

@@ -1,0 +1,176 @@
+"""What a robot sees and does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from vla.types.batch import Batch
+from vla.types.errors import SpecError
+from vla.types.observation import Observation
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a robot sees and does. Saved with every policy and every dataset.
+
+    Attributes:
+        cameras: camera name -> (height, width) in pixels.
+        state_names: one name per dimension of the proprioceptive state (S of them; may be empty).
+        action_names: one name per action dimension (A of them, at least one).
+        action_low: least value of each action dimension, in robot units.
+        action_high: greatest value of each action dimension, in robot units.
+        control_hz: control rate, actions per second.
+    """
+
+    cameras: dict[str, tuple[int, int]]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    control_hz: float
+
+    def __post_init__(self) -> None:
+        cameras = {str(name): (int(h), int(w)) for name, (h, w) in self.cameras.items()}
+        object.__setattr__(self, "cameras", cameras)
+        for name in ("state_names", "action_names"):
+            object.__setattr__(self, name, tuple(str(v) for v in getattr(self, name)))
+        for name in ("action_low", "action_high"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        object.__setattr__(self, "control_hz", float(self.control_hz))
+        if not self.action_names:
+            raise SpecError("action_names is empty: a robot needs at least one action dimension")
+        for name in ("action_low", "action_high"):
+            if len(getattr(self, name)) != len(self.action_names):
+                raise SpecError(
+                    f"{name} has {len(getattr(self, name))} values for {len(self.action_names)} action_names"
+                )
+        for dim, low, high in zip(
+            self.action_names, self.action_low, self.action_high, strict=True
+        ):
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise SpecError(
+                    f"action {dim!r}: needs finite low < high, got low={low} high={high}"
+                )
+        for camera, (h, w) in cameras.items():
+            if h < 1 or w < 1:
+                raise SpecError(f"camera {camera!r}: size must be positive, got {h}x{w}")
+        if not (math.isfinite(self.control_hz) and self.control_hz > 0):
+            raise SpecError(f"control_hz must be positive, got {self.control_hz}")
+
+    @property
+    def state_dim(self) -> int:
+        return len(self.state_names)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the inverse of `from_dict`."""
+        return {
+            **dataclasses.asdict(self),
+            "cameras": {k: list(v) for k, v in self.cameras.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises SpecError where a key is missing, unknown or of the wrong kind."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if missing := known - set(values):
+            raise SpecError(f"spec lacks {', '.join(sorted(missing))}")
+        if unknown := set(values) - known:
+            raise SpecError(f"spec has unknown keys {', '.join(sorted(unknown))}")
+        try:
+            return cls(**values)
+        except SpecError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise SpecError(f"spec values of the wrong kind: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes the spec as JSON, which `load` reads. Raises OSError where the file cannot be written."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises FileNotFoundError, or SpecError naming the file."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (json.JSONDecodeError, SpecError) as error:
+            raise SpecError(f"{path}: {error}") from error
+
+    def chosen_cameras(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """The cameras that a policy looks through: those named, or all. Raises SpecError where there is none, or one is
+        unknown."""
+        chosen = tuple(self.cameras if names is None else names)
+        has = ", ".join(self.cameras) or "none"
+        if not chosen:
+            raise SpecError(f"a policy that sees needs at least one camera; the spec has: {has}")
+        if unknown := [name for name in chosen if name not in self.cameras]:
+            raise SpecError(f"cameras: no {unknown[0]!r} in the spec; it has: {has}")
+        return chosen
+
+    def differences(self, other: Spec) -> list[str]:
+        """One line for each way in which `other` does not fit a policy or dataset of this spec."""
+        lines = []
+        for camera, size in self.cameras.items():
+            if camera not in other.cameras:
+                lines.append(
+                    f"camera {camera!r} is missing (there are: {', '.join(other.cameras) or 'none'})"
+                )
+            elif other.cameras[camera] != size:
+                h, w = other.cameras[camera]
+                lines.append(f"camera {camera!r} is {h}x{w}, expected {size[0]}x{size[1]}")
+        for name in ("state_names", "action_names"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                lines.append(f"{name} are {list(theirs)}, expected {list(mine)}")
+        if self.action_names == other.action_names:
+            for name in ("action_low", "action_high"):
+                if not np.allclose(getattr(self, name), getattr(other, name)):
+                    lines.append(
+                        f"{name} is {getattr(other, name)}, expected {getattr(self, name)}"
+                    )
+        return lines
+
+    def fake_batch(self, B: int = 2, T: int = 1, K: int = 1, *, seed: int = 0) -> Batch:
+        """A valid batch of noise: every contract test is built on it."""
+        rng = torch.Generator().manual_seed(seed)
+        low, high = torch.tensor(self.action_low), torch.tensor(self.action_high)
+        unit = torch.rand(B, T, K, self.action_dim, generator=rng)
+        return Batch(
+            images={
+                camera: torch.randint(0, 256, (B, T, h, w, 3), generator=rng, dtype=torch.uint8)
+                for camera, (h, w) in self.cameras.items()
+            },
+            state=torch.randn(B, T, self.state_dim, generator=rng),
+            keyframe=torch.randn(
+                B, T, self.state_dim, generator=torch.Generator().manual_seed(seed + 1)
+            ),
+            instruction=[f"do task {b % 3}" for b in range(B)],
+            actions=low + unit * (high - low),
+            action_mask=torch.ones(B, T, K, dtype=torch.bool),
+            rewards=torch.rand(B, T, generator=rng),
+            terminals=torch.zeros(B, T, dtype=torch.bool),
+            returns_to_go=torch.rand(B, T, generator=rng),
+            success=(torch.arange(B) % 2 == 0)[:, None].expand(B, T).clone(),
+            timesteps=torch.arange(T).expand(B, T).clone(),
+            mask=torch.ones(B, T, dtype=torch.bool),
+            task_index=torch.arange(B) % 3,
+        )
+
+    def fake_observation(self, B: int = 2, *, seed: int = 0) -> Observation:
+        """The last step of `fake_batch` as an observation, with a reward and a target return."""
+        batch = self.fake_batch(B, 1, seed=seed)
+        return dataclasses.replace(
+            batch.observation(-1), reward=torch.zeros(B), target_return=torch.ones(B)
+        )
