@@ -4,7 +4,7 @@
     python benchmarks/data_fuzz.py --only "RLDS" --first 300 --count 50 --show found
 
 Each corruption is a pure function of its number, which the output names, so that a single one can be run again. The outcomes
-are those of `tests/data/fuzz.py`. Every worker has a limit of memory: what asks for terabytes must be refused as well.
+are those of `tests/helpers/fuzz.py`. Every worker has a limit of memory: what asks for terabytes must be refused as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from _common import cpu_count, publish
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import fuzz
 import fuzz_sets

@@ -38,9 +38,9 @@ def docstring_lines(tree: ast.Module) -> set[int]:
     """Numbers of the lines of all docstrings, those of attributes with them."""
     found: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                found |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            found |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return found
 
 

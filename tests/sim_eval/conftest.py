@@ -1,10 +1,5 @@
 """Makes `point_env` importable, here and in worker processes, which take over `sys.path`."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import point_env  # noqa: F401  # registers "test_point"
 
 from vla.sim_eval.evaluation import EvalConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from point_env import PointConfig
-from test_rollout import Seeker, jobs
+from seeker import Seeker, jobs
 
 from vla.config import ConfigError, UserError, load_config
 from vla.models.policies.decision_transformer import DecisionTransformerConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from vla.tokenizers import ActionTokenizer, masked_logits
 
 SHARED = Path(os.environ.get("VLA_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 def untrained(tokenizer: ActionTokenizer, count: int, generator: torch.Generator) -> torch.Tensor:

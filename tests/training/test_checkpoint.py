@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from file_size import file_size_limit
 
 from vla.training.checkpoint import (
     CheckpointError,
@@ -100,17 +98,6 @@ def test_damaged_tensors_name_the_file(tmp_path: Path) -> None:
     assert checkpoint is not None
     with pytest.raises(CheckpointError, match=r"training_state\.safetensors"):
         checkpoint.tensors()
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """The kernel refuses to let any file of this process grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path: Path) -> None:

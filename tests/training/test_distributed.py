@@ -11,7 +11,7 @@ from training_toy import toy_config
 
 from vla.training import train
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_two_processes_give_the_curve_of_one(data: Path, tmp_path: Path) -> None
             **os.environ,
             "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{HERE}:{HERE.parents[1]}",
+            "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}",
         },
         capture_output=True,
         text=True,

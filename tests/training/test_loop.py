@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import training_toy
-from test_checkpoint import file_size_limit
+from file_size import file_size_limit
 from training_toy import toy_config
 
 from vla.config import ConfigError, load_config

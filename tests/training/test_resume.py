@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def test_killed_five_times_the_losses_are_those_of_an_uninterrupted_run(
     data: Path, tmp_path: Path
 ) -> None:
     run = subprocess.run(
-        [sys.executable, str(HERE / "kill_and_resume.py"), str(data), str(tmp_path), "5"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        [sys.executable, str(HELPERS / "kill_and_resume.py"), str(data), str(tmp_path), "5"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}"},
         capture_output=True,
         text=True,
         timeout=280,

@@ -19,7 +19,7 @@ from vla.data import EpisodeDataset
 _WRITER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from conftest import SPEC, make_episode
+from numbered_episodes import SPEC, make_episode
 from vla.data import DatasetWriter
 {imports}
 for line in sys.stdin:

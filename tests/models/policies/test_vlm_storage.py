@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import vlm_toys
+from safetensors.torch import load_file
 from vlm_toys import SPEC
 
 from vla.models import CheckpointError, load_policy

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import training_toy
 import vlm_toys
+from accelerate import Accelerator
+from PIL import Image
 
 from vla.config import ConfigError
 from vla.models import load_policy

@@ -16,7 +16,7 @@ from vla.data.format import KeyMap
 
 LENGTHS = {"2": 3, "10": 4}
 ADROIT = (
-    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[3].parent / "shared/data"))
     / "adroit_door_human.npz"
 )
 

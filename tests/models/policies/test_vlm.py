@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 with install_import_hook(
     [

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from vla.data.format import KeyMap
 from vla.data.formats.rlds_parts.tfrecord import example_class, masked_crc
 
 BRIDGE = (
-    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[2].parent / "shared/data"))
+    Path(os.environ.get("VLA_TEST_DATA", Path(__file__).parents[3].parent / "shared/data"))
     / "bridge_rlds"
 )
 L = 3
@@ -415,7 +414,6 @@ def test_an_archive_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not BRIDGE.exists(), reason="no bridge_rlds in the folder of VLA_TEST_DATA")
 def test_real_bridge() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tokenizers"))
     from rlds_actions import read_actions
 
     dataset = EpisodeDataset(BRIDGE / "bridge_dataset", keys=KeyMap(control_hz=5))

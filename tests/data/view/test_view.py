@@ -369,15 +369,9 @@ def _still(spec: Spec, frames: np.ndarray) -> Episode:
 
 def _browser() -> Any:
     """The tests' helper for headless browsers."""
-    import importlib.util
+    import importlib
 
-    path = Path(__file__).parents[1] / "sim_eval/chromium.py"
-    found = importlib.util.spec_from_file_location("chromium_of_tests", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return importlib.import_module("chromium")
 
 
 _LOOK = """(async () => {

@@ -30,7 +30,7 @@ from vla.recipes.evaluate import load_actor
 from vla.training import RunResult, TrainConfig, train
 from vla.training.losses import robot_means
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 def lines(out: Path) -> list[dict[str, float]]:
@@ -192,8 +192,8 @@ def test_a_run_goes_on_from_the_policy_of_another(
 def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> None:
     """Processes have different robots in their parts of a batch; parameters of absent ones take part all the same."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "two_processes_mixture.py"), str(robots), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        [sys.executable, str(HELPERS / "two_processes_mixture.py"), str(robots), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}"},
         capture_output=True,
         text=True,
         timeout=560,

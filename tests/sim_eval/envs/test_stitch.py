@@ -13,7 +13,7 @@ from vla.sim_eval.collection.demonstrations import CollectConfig, Demonstrator, 
 from vla.sim_eval.env_contract import check_env
 from vla.sim_eval.envs.stitch import GOAL, START, StitchConfig, StitchEnv, wall_cells
 
-CONFIG = Path(__file__).parents[2] / "configs" / "stitching.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "stitching.yaml"
 
 
 @pytest.mark.parametrize("play", ["whole", "halves"])

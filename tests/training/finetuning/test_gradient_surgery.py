@@ -24,7 +24,7 @@ from vla.training.objective import Learner
 from vla.training.objectives.bc import BC
 from vla.training.step import backward
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -145,8 +145,14 @@ def test_two_processes_with_replay_and_projection_give_the_curve_of_one(
         "policy": {"history": 2, "chunk": 2},
     }  # fmt: skip
     run = subprocess.run(
-        [sys.executable, str(HERE / "two_processes.py"), str(data), str(tmp_path), repr(changes)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+        [
+            sys.executable,
+            str(HELPERS / "two_processes.py"),
+            str(data),
+            str(tmp_path),
+            repr(changes),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}"},
         capture_output=True,
         text=True,
         timeout=280,

@@ -154,7 +154,7 @@ def test_no_cluster_and_no_ray(tmp_path: Path, installed: bool) -> None:
         (tmp_path / "ray.py").write_text("raise ImportError")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     found = subprocess.run(
-        [sys.executable, "-c", CHILD, str(Path(__file__).parent)],
+        [sys.executable, "-c", CHILD, str(Path(__file__).parents[2] / "helpers")],
         env=environment,
         capture_output=True,
         text=True,

@@ -32,7 +32,7 @@ from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
 from vla.sim_eval.rollouts.job_pool import WorkerError
 from vla.types import Observation, Spec
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "policies"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "policies"
 FETCH = ("reach", "push", "slide", "pick-and-place")
 
 
@@ -516,7 +516,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 def test_mazes_are_collected_from_a_config_file(tmp_path: Path) -> None:
     """The file of the repository, smaller."""
-    file = Path(__file__).parents[2] / "configs" / "pointmaze.yaml"
+    file = Path(__file__).parents[3] / "configs" / "pointmaze.yaml"
     overrides = [
         "env.tasks=[umaze]",
         "episodes_per_task=2",
@@ -589,7 +589,7 @@ def test_a_task_that_goes_on_is_played_to_its_end(tmp_path: Path) -> None:
 
 
 def test_configs_of_the_repository_survive_a_round_trip(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[2] / "configs"
+    folder = Path(__file__).parents[3] / "configs"
     for name in ("locomotion", "pointmaze", "fetch"):
         for cls, section in ((CollectConfig, "collect"), (EvalConfig, "eval")):
             config = load_config(cls, folder / f"{name}.yaml", section=section)

@@ -13,8 +13,8 @@ from vla.data import EpisodeDataset
 from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.envs.locomotion import LocomotionConfig
 
-CONFIG = Path(__file__).parents[2] / "configs" / "locomotion_medium_replay.yaml"
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "policies"
+CONFIG = Path(__file__).parents[3] / "configs" / "locomotion_medium_replay.yaml"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "policies"
 
 
 def test_the_config_survives_a_round_trip(tmp_path: Path) -> None:
