@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from file_size import file_size_limit
+from training_toy import file_size_limit
 
 from vla.training.checkpoint import (
     CheckpointError,

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 import training_toy
-from file_size import file_size_limit
-from training_toy import toy_config
+from training_toy import file_size_limit, toy_config
 
 from vla.config import ConfigError, load_config
 from vla.models.policy import Policy, load_policy
