@@ -8,7 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vla.common import moved
+
 __version__ = "0.1.0"
+
+moved.install()
 
 _HOME = {
     "Batch": "vla.types",

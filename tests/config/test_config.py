@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import PosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import yaml
 
 from vla import config as config_module
+from vla.common import registry, renamed
+from vla.common.renamed import RenamedWarning
 from vla.config import (
     Choice,
     Config,
@@ -154,9 +157,8 @@ def test_registry_scans_folders_and_names_the_nearest() -> None:
 
 
 def test_what_is_registered_later_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        config_module._REGISTRY, "policies", dict(config_module._REGISTRY["policies"])
-    )
+    known = dict(registry._registry["policies"])
+    monkeypatch.setitem(registry._registry, "policies", known)
 
     @register("policies", "late")
     class Late(Config):
@@ -216,3 +218,25 @@ def test_a_dict_is_no_config_yet() -> None:
         UserError, match=r"got PosixPath; use load_config\(vla\.TrainConfig, 'c\.yaml'\)"
     ):
         train(PosixPath("c.yaml"))  # type: ignore[arg-type]
+
+
+class Renamed(Config):
+    former_keys: ClassVar[dict[str, str]] = {"least_kept": "min_loaded"}
+    min_loaded: float = 0.5
+    """Share."""
+
+
+def test_a_former_key_works_and_says_once_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renamed, "_announced", set())
+    with pytest.warns(RenamedWarning, match="least_kept is now called min_loaded"):
+        config = load_config(Renamed, {"least_kept": 0.25})
+    assert config == Renamed(min_loaded=0.25)
+    assert "least_kept" not in dump_config(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config(Renamed, {}, ["least_kept=0.25"]) == config
+
+
+def test_a_former_key_beside_the_one_of_today() -> None:
+    with pytest.raises(ConfigError, match="both are set; leave least_kept out"):
+        load_config(Renamed, {"least_kept": 0.25, "min_loaded": 0.5})
