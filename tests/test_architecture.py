@@ -1,15 +1,24 @@
-"""The house's floors, read from the imports themselves: a room imports only from lower floors."""
+"""The floors of the house, the sizes of its rooms and its words, read from the files themselves."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import vla
 
 ROOT = Path(vla.__file__).parent
 FLOORS = [
-    {"types", "config"},
+    {"common"},
+    {"config", "types"},
     {"data", "tokenizers"},
     {"models"},
     {"training", "sim_eval", "serving"},
@@ -17,98 +26,209 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def _room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def _imports(path: Path) -> set[str]:
-    """Rooms of vla that a file imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            base = node.module or ""
-            names = [base] if base != "vla" else [f"vla.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("vla.")}
-    return found & set(FLOOR_OF)
+SUB_FLOORS = {
+    "data": [{"storage"}, {"formats"}, {"loading"}, {"tools"}, {"validation", "view"}],
+    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
+    "training": [
+        {"offline_rl", "run_data"},
+        {"objectives", "finetuning"},
+        {"offline_evaluation"},
+    ],
+    "sim_eval": [
+        {"statistics"},
+        {"mujoco"},
+        {"perturbations"},
+        {"envs", "rollouts"},
+        {"collection", "comparison"},
+        {"report"},
+        {"robustness"},
+    ],
+}
+PRIVATE_WORDS = ("told", "anew", "owes", "heard", "besides")
+PRIVATE_NAMES = {
+    *("Pilot", "Crew", "Duty", "Moment", "Speaker", "SpokenActions", "Transplant", "Climb"),
+    *("save_besides", "asked_besides", "policy_rests", "held_up_by", "refuse_unused", "spec_"),
+}
 
 
 def _files() -> list[Path]:
     return [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 
 
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(["vla", *parts]).removesuffix(".__init__")
+
+
+MODULES = {_module(path): path for path in _files()}
+
+
+def _imported_names(node: ast.stmt) -> set[str]:
+    """Dotted names that an import statement may load; empty for other statements."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative import"
+        module = node.module or ""
+        return {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return set()
+
+
+def _imports(path: Path) -> set[str]:
+    """Modules of vla that a file imports, at its top or inside a function."""
+    statements = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt)]
+    names = {name for statement in statements for name in _imported_names(statement)}
+    return {name for name in names if name.startswith("vla.")}
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def _sub_room(module: str) -> str:
+    """`storage` of `vla.data.storage.video`; empty for a module that lies in the room itself."""
+    path = MODULES.get(module)
+    folders = path.relative_to(ROOT).parts[:-1] if path is not None else ()
+    return folders[1] if len(folders) > 1 else ""
+
+
 def test_every_room_has_a_floor() -> None:
-    assert {_room(p) for p in _files()} <= set(FLOOR_OF)
+    assert {_room(module) for module in MODULES} <= set(FLOOR_OF)
 
 
 def test_rooms_import_only_from_lower_floors() -> None:
-    wrong = [
-        f"{path.relative_to(ROOT)} imports {room}"
-        for path in _files()
-        for room in _imports(path) - {_room(path)}
-        if FLOOR_OF[room] > FLOOR_OF[_room(path)]
-        or (FLOOR_OF[room] == FLOOR_OF[_room(path)] and FLOOR_OF[room] > 0)
-    ]
+    wrong = []
+    for module, path in MODULES.items():
+        room = _room(module)
+        for imported in {_room(name) for name in _imports(path)} - {room}:
+            if imported in FLOOR_OF and FLOOR_OF[imported] >= FLOOR_OF[room]:
+                wrong.append(f"{module} imports {imported}")
     assert wrong == []
 
 
-def test_modules_import_in_no_circle() -> None:
-    modules = {
-        ".".join(["vla", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p
-        for p in _files()
-    }
-    graph: dict[str, set[str]] = {}
-    for name, path in modules.items():
-        body = ast.parse(path.read_text()).body
-        body += [
-            n for node in body if isinstance(node, ast.If) for n in node.body
-        ]  # `if TYPE_CHECKING:` counts
-        used = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
-        targets: set[str] = set()
-        for node in used:
-            if isinstance(node, ast.Import):
-                targets |= {a.name for a in node.names}
-            else:
-                targets |= {f"{node.module}.{a.name}" for a in node.names} | {node.module or ""}
-        graph[name] = {
-            t for t in targets if t in modules and t != name and not name.startswith(t + ".")
-        }
+@pytest.mark.parametrize("room", SUB_FLOORS)
+def test_rooms_inside_a_room_import_only_from_lower_floors(room: str) -> None:
+    floor_of = {sub: floor for floor, subs in enumerate(SUB_FLOORS[room]) for sub in subs}
+    folders = {p.parent.name for p in (ROOT / room).glob("*/*.py")}
+    assert folders == set(floor_of), "every folder of the room has a floor"
+    wrong = []
+    for module, path in MODULES.items():
+        here = _sub_room(module)
+        if _room(module) != room or not here:
+            continue
+        for name in _imports(path):
+            there = _sub_room(name) if _room(name) == room else ""
+            if there not in ("", here) and floor_of[there] >= floor_of[here]:
+                wrong.append(f"{module} imports {name}")
+    assert wrong == []
 
+
+def _graph(inside_functions: bool) -> dict[str, set[str]]:
+    """module -> modules that it imports; by default at its top alone, where a circle would fail."""
+    graph = {}
+    for module, path in MODULES.items():
+        if inside_functions:
+            names = _imports(path)
+        else:
+            body = ast.parse(path.read_text()).body
+            blocks = [node for node in body if isinstance(node, ast.If)]  # TYPE_CHECKING counts
+            statements = body + [statement for block in blocks for statement in block.body]
+            names = {name for statement in statements for name in _imported_names(statement)}
+        graph[module] = {name for name in names & MODULES.keys() if name != module}
+    return graph
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes of a circle, in order; empty if there is none."""
     done: set[str] = set()
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+    def visit(name: str, trail: tuple[str, ...]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
         if name not in done:
-            for target in graph[name]:
-                visit(target, (*trail, name))
+            for target in sorted(graph.get(name, ())):
+                if found := visit(target, (*trail, name)):
+                    return found
             done.add(name)
+        return []
 
-    for name in graph:
-        visit(name, ())
+    return next((found for name in sorted(graph) if (found := visit(name, ()))), [])
 
 
-def test_no_file_is_longer_than_600_lines() -> None:
-    assert [p.name for p in _files() if len(p.read_text().splitlines()) > 600] == []
+def test_modules_import_in_no_circle() -> None:
+    graph = _graph(inside_functions=False)
+    for module, targets in graph.items():  # a package's face imports its own files
+        targets -= {target for target in targets if module.startswith(target + ".")}
+    assert _circle(graph) == []
+
+
+def test_folders_and_files_of_a_room_import_in_no_circle() -> None:
+    """A folder inside a room counts as one node, a file of the room itself as another."""
+    collapsed: dict[str, set[str]] = {}
+    faces = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    for module, targets in _graph(inside_functions=True).items():
+        if module in faces:
+            continue
+        here = (
+            ".".join(filter(None, (_room(module), _sub_room(module))))
+            if _sub_room(module)
+            else module
+        )
+        for target in targets - faces:
+            there = f"{_room(target)}.{_sub_room(target)}" if _sub_room(target) else target
+            if there != here:
+                collapsed.setdefault(here, set()).add(there)
+    assert _circle(collapsed) == []
+
+
+def _measures() -> ModuleType:
+    path = ROOT.parent / "scripts" / "measure_code.py"
+    spec = importlib.util.spec_from_file_location("measure_code", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["measure_code"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_sizes_and_density() -> None:
+    found = _measures().report(ROOT)
+    assert found["largest_folder"]["files"] <= 18, found["largest_folder"]
+    assert found["longest_file"] <= 500
+    assert found["median_file"] <= 150
+    assert found["longest_line"] <= 100
+    assert found["tokens_per_code_line"] <= 8.5
+    assert found["comments_per_100_code_lines"] >= 5
+
+
+def test_the_words_are_those_of_the_field() -> None:
+    word = re.compile(rf"(?<![a-z])({'|'.join(PRIVATE_WORDS)})(?![a-z])", re.IGNORECASE)
+    wrong = []
+    for path in _files():
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            names = set(re.findall(r"\w+", line))
+            if word.search(line) or names & PRIVATE_NAMES:
+                wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert wrong == []
+
+
+def test_every_folder_says_what_lives_there() -> None:
+    faces = sorted(ROOT.rglob("__init__.py"))
+    silent = [str(p.parent) for p in faces if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert silent == []
+    folders = {p.parent for p in _files()}
+    assert {p.parent for p in faces} >= folders
 
 
 def test_importing_the_package_is_quick() -> None:
-    """`import vla` must not pull in torch: the command line's help and completions depend on it."""
-    import subprocess
-    import sys
-
+    """`import vla` must not load torch: the command line's help and completions depend on it."""
     code = "import sys, vla, vla.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_files_that_are_not_python_are_packaged() -> None:
     """What an installed package needs beside its code is named in pyproject.toml."""
-    import tomllib
-
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["vla"]
     packaged = {path for pattern in patterns for path in ROOT.glob(pattern)}
