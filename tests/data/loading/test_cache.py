@@ -353,7 +353,8 @@ def test_a_folder_that_cannot_be_written(write, tmp_path):
 OPENER = """
 import json, os, signal, sys, time, zlib
 from pathlib import Path
-from vla.data import EpisodeDataset, FrameCache, decoding
+from vla.data import EpisodeDataset, FrameCache
+from vla.data.loading import decoding
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave no trace
 decoding._BLOCK_BYTES = 1
 decode, count = decoding.decode_png, 0

@@ -34,9 +34,9 @@ from vla.types import Spec
 # Forks a converting process for each line it reads, so that the imports are paid once.
 CONVERTER = """
 import os, sys
-from vla.data.tools import rewrite
+from vla.data.tools import derived
 from vla.data.tools.conversion import convert
-rewrite.EPISODES_PER_COMMIT = 1
+derived.EPISODES_PER_COMMIT = 1
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -304,10 +304,10 @@ def jpeg(image):
 
 @pytest.fixture
 def in_memory(tmp_path, monkeypatch):
-    from vla import config
+    from vla.common import registry
 
-    config.registered("formats")
-    monkeypatch.setitem(config._REGISTRY["formats"], "memory", MemoryReader)
+    registry.registered("formats")
+    monkeypatch.setitem(registry._registry["formats"], "memory", MemoryReader)
     (tmp_path / "bridge" / "1.0.0").mkdir(parents=True)
     return tmp_path / "bridge" / "1.0.0"
 
