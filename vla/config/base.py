@@ -66,7 +66,7 @@ class RootConfig(Config):
 
 
 def check_config(config: object, cls: type[Config]) -> None:
-    """Raises UserError where `config` is no `cls`, for example because it was not loaded yet."""
+    """Raises UserError if `config` is no `cls`, for example because it was not loaded yet."""
     if isinstance(config, cls):
         return
     shown = (

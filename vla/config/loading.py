@@ -21,7 +21,7 @@ SECTIONS = ("collect", "train", "eval", "fqe")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError where it is missing or no mapping."""
+    """The mapping in a YAML file. Raises ConfigError if it is missing or no mapping."""
     path = Path(path)
     if not path.is_file():
         near = (

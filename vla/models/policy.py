@@ -254,7 +254,7 @@ class Policy(
         self.tokenizer = tokenizer
         for module in self.modules():
             if isinstance(module, Head):
-                module.use(tokenizer)
+                module.set_tokenizer(tokenizer)
 
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
         return (state - self.state_mean) / self.state_std

@@ -115,7 +115,7 @@ class ActionTokenizer(ABC):
     def _decode(self, ids_D: Tensor) -> Tensor:
         """int64 (..., D) in [0, vocab_size) and within `allowed_ids` -> float32 (..., K, A).
 
-        Raises TokenizerError where the ids break the grammar.
+        Raises TokenizerError if the ids break the grammar.
         """
 
     @abstractmethod
@@ -202,7 +202,7 @@ class ActionTokenizer(ABC):
         return self._decode(ids_D)
 
     def check_spec(self, spec: Spec) -> None:
-        """Raises TokenizerError where the tokenizer was made for other action dimensions than `spec`'s."""
+        """Raises TokenizerError if the tokenizer was made for other action dimensions than `spec`'s."""
         if spec.action_names != self.action_names:
             raise TokenizerError(
                 f"the tokenizer was made for actions {list(self.action_names)}, the spec has "

@@ -69,7 +69,7 @@ class BinsTokenizer(ActionTokenizer):
             self._set_edges(mu_law_edges(low, high, config.num_bins, config.mu))
 
     def _configure(self, config: BinsConfig) -> None:
-        """Raises TokenizerError where a binary dimension is none of the robot's."""
+        """Raises TokenizerError if a binary dimension is none of the robot's."""
         if unknown := [name for name in config.binary if name not in self.action_names]:
             raise TokenizerError(
                 f"tokenizer.binary: no action dimension {unknown[0]!r}; there are: {', '.join(self.action_names)}"
@@ -236,14 +236,14 @@ class BinsTokenizer(ActionTokenizer):
 
 
 def uniform_edges(
-    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int
+    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int,
 ) -> np.ndarray:
     """`num_bins` equal bins from low to high -> (A, num_bins + 1)."""
     return np.linspace(low, high, num_bins + 1, axis=-1)
 
 
 def mu_law_edges(
-    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float
+    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float,
 ) -> np.ndarray:
     """Bins that are equal after mu-law companding (ITU-T G.711) about zero -> (A, num_bins + 1).
 

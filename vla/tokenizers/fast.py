@@ -123,7 +123,7 @@ class FastTokenizer(ActionTokenizer):
         )
 
     def _set(self, action_range: ActionRange, bpe: IntegerBPE) -> None:
-        """Raises TokenizerError where the places do not hold even the simplest chunk."""
+        """Raises TokenizerError if the places do not hold even the simplest chunk."""
         self._range, self._bpe, self._tables = action_range, bpe, {}
         still = len(bpe.encode(np.zeros((1, self.num_coefficients), dtype=np.int64))[0])
         if still > self.num_tokens:
@@ -314,7 +314,7 @@ class FastGrammar(TokenGrammar):
         )
 
     def advance(
-        self, state: Int64[Tensor, " B"], ids: Int64[Tensor, " B"], place: int
+        self, state: Int64[Tensor, " B"], ids: Int64[Tensor, " B"], place: int,
     ) -> Int64[Tensor, " B"]:
         return state - self.tokenizer._on(state.device).lengths[ids]
 

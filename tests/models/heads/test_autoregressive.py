@@ -38,7 +38,7 @@ def distribution(
         tokenizer, SPEC, width=WIDTH
     )
     torch.nn.init.normal_(head.out.weight, std=0.5)
-    return head(torch.randn(rows, steps, head.reads, WIDTH))
+    return head(torch.randn(rows, steps, head.num_readouts, WIDTH))
 
 
 def with_states(like: AutoregressiveActions, rows: int) -> AutoregressiveActions:

@@ -104,7 +104,7 @@ def test_mixture_mask_is_the_marginal():
     tokenizer = BinsConfig().build(SPEC, 3)
     for over in ("chunk", "action"):
         head = MixtureConfig(over=over, components=3).build(tokenizer, SPEC, width=8)
-        actions = head(torch.randn(1, 1, head.reads, 8))
+        actions = head(torch.randn(1, 1, head.num_readouts, 8))
         chunk = torch.randn(1, 1, 3, 2)
         mask = torch.tensor([[[True, False, False]]])
         first = dataclasses.replace(
@@ -179,10 +179,10 @@ def test_centre_and_true_offset_give_the_action(over):
     tokenizer = KMeansConfig(centres=4, over=over).build(SPEC, 3).fit(actions)
     head = ClustersConfig().build(tokenizer, SPEC, width=8)
     head.fit(actions)
-    distribution = head(torch.randn(1, 1, head.reads, 8))
+    distribution = head(torch.randn(1, 1, head.num_readouts, 8))
     chunk = 3 * torch.randn(1, 1, 3, 2)  # beyond the fitted range too
     ids = distribution.tokens(chunk)
-    target = (tokenizer.offsets(chunk, ids) / head.scale.scale).view(1, 1, head.reads, 1, -1, 2)
+    target = (tokenizer.offsets(chunk, ids) / head.scale.scale).view(1, 1, head.num_readouts, 1, -1, 2)
     perfect = dataclasses.replace(
         distribution,
         logits=50 * torch.nn.functional.one_hot(ids, 4).float(),

@@ -92,11 +92,11 @@ def case(request, tokenizers) -> Case:
     name, options, tokenizer = request.param
     config = registered("heads")[name](**options)
     head = build(config, tokenizers[tokenizer])
-    assert head.reads == config.reads(tokenizers[tokenizer])
+    assert head.num_readouts == config.num_readouts(tokenizers[tokenizer])
     rows = torch.randint(
         0, 36, (B, T, 1), generator=torch.Generator().manual_seed(3)
     ) + torch.arange(K)
-    hidden = torch.randn(B, T, head.reads, WIDTH, generator=torch.Generator().manual_seed(4))
+    hidden = torch.randn(B, T, head.num_readouts, WIDTH, generator=torch.Generator().manual_seed(4))
     return Case(head, hidden, episodes()[rows])
 
 

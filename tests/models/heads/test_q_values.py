@@ -30,7 +30,7 @@ def q_values(
     torch.manual_seed(seed)
     head = QValuesConfig(**SMALL).build(tokenizer, SPEC, width=WIDTH)
     torch.nn.init.normal_(head.out.weight, std=0.5)
-    return head(torch.randn(rows, steps, head.reads, WIDTH))
+    return head(torch.randn(rows, steps, head.num_readouts, WIDTH))
 
 
 def ilql(tokenizer: ActionTokenizer, rows: int = 1, *, seed: int = 0, **options) -> ILQLActions:
@@ -38,7 +38,7 @@ def ilql(tokenizer: ActionTokenizer, rows: int = 1, *, seed: int = 0, **options)
     head = ILQLHeadConfig(**{**SMALL, **options}).build(tokenizer, SPEC, width=WIDTH)
     for layer in (head.out.policy, *(q.out for q in head.out.q), head.out.v.out):
         torch.nn.init.normal_(layer.weight, std=0.5)
-    return head(torch.randn(rows, 1, head.reads, WIDTH))
+    return head(torch.randn(rows, 1, head.num_readouts, WIDTH))
 
 
 def greedy(actions: QValues) -> torch.Tensor:

@@ -89,7 +89,7 @@ def trained(name: str) -> Head:
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, STEPS)
     for _ in range(STEPS):
         start, ways = demonstrations(BATCH, rng)
-        loss = head(features(start, head.reads)).loss(ways[:, None]).mean()
+        loss = head(features(start, head.num_readouts)).loss(ways[:, None]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,7 +102,7 @@ def shares(name: str) -> tuple[float, float]:
     head = trained(name)
     start, _ = demonstrations(TRIES, torch.Generator().manual_seed(2))
     with torch.no_grad():
-        distribution = head(features(start, head.reads))
+        distribution = head(features(start, head.num_readouts))
         chunk = distribution.sample(torch.Generator().manual_seed(3))[:, 0]
     print(
         f"\n{name:22} {100 * hits(start, chunk):5.1f} % hit, {100 * left(chunk):5.1f} % go left; "

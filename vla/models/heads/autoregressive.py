@@ -1,10 +1,11 @@
-"""The tokens of a chunk one after the other: a small causal transformer that starts from what the trunk says.
+"""The tokens of a chunk one after the other, from a small causal transformer over the trunk's hidden states.
 
-For tokenizers whose ids depend on each other (FAST, residual codes), and wherever tokens that are drawn independently
-would mix different ways to act. Ids that the tokenizer does not allow have probability 0, in training as in generation.
+For tokenizers whose ids depend on each other (FAST, residual codes), and wherever tokens drawn independently would mix
+different ways to act. Ids that the tokenizer does not allow have probability 0, in training as in generation.
 
-B windows, T steps, N = B * T sequences, R hidden states read per step, W their width, K actions per chunk, A action
-dimensions, D tokens per chunk, V ids, H width of the head.
+B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
+K actions per chunk, A action dimensions, D tokens per chunk, L <= D of them that are more than padding,
+V ids, H width of the head.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class AutoregressiveConfig(HeadConfig):
             )
         return self
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return self.read_states
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> AutoregressiveHead:
@@ -60,32 +61,42 @@ class AutoregressiveConfig(HeadConfig):
 
 @dataclass(frozen=True)
 class Places:
-    """What is known of given sequences, of which only the first places hold more than padding.
+    """Given sequences, cut to the places that hold more than padding.
 
     Attributes:
         ids: (N, L), L <= D.
-        allowed: (N, L, V) or (L, V), the ids that may follow those before; None for all.
-        told: (N, L), False where only padding may stand.
+        allowed: (N, L, V) or (L, V), the ids that may follow those before; None if all may.
+        is_token: (N, L), False at places where only padding may stand.
     """
 
     ids: Int64[Tensor, "N L"]
     allowed: Bool[Tensor, "*N L V"] | None
-    told: Bool[Tensor, "N L"]
+    is_token: Bool[Tensor, "N L"]
 
 
 class AutoregressiveHead(Head):
     """A causal transformer over R read states and the tokens before."""
 
     def __init__(
-        self, config: AutoregressiveConfig, tokenizer: ActionTokenizer, width: int
+        self,
+        config: AutoregressiveConfig,
+        tokenizer: ActionTokenizer,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
-        H, R, D = config.hidden, self.reads, tokenizer.num_tokens
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
+        H = config.hidden
+        R = self.num_readouts
+        D = tokenizer.num_tokens
         self.read = MLP(width, H, H)
-        if D > 1:  # nothing follows the last token, so that a lone one is never looked at
+        # nothing follows the last token, so with one token per chunk no embedding is ever read;
+        # a parameter without gradient would stop distributed training
+        if D > 1:
             self.embed = nn.Embedding(tokenizer.vocab_size, H)
             nn.init.normal_(self.embed.weight, std=0.5)
+        # the last token is predicted, never an input: R + D - 1 inputs
         self.position = nn.Parameter(0.02 * torch.randn(R + D - 1, H))
         self.blocks = nn.ModuleList(
             Block(H, config.heads, H // config.heads, feed_forward="gelu")
@@ -100,22 +111,26 @@ class AutoregressiveHead(Head):
         return AutoregressiveActions(self.read(hidden).to(self.position.dtype), self)
 
     def logits(
-        self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]
+        self,
+        states: Float[Tensor, "N R H"],
+        ids: Int64[Tensor, "N L"],
     ) -> Float[Tensor, "N L V"]:
-        """Of each place, given the ids before it, without regard to what is allowed; in one pass."""
-        R, L = self.reads, ids.shape[1]
-        # also where nothing is embedded: distributed training wants a gradient, if of zeros, of every parameter
-        x = (
-            torch.cat([states, self.embed(ids[:, :-1])], dim=1)
-            if hasattr(self, "embed")
-            else states
-        )
-        x = x + self.position[: R + L - 1]
-        mask = torch.ones(R + L - 1, R + L - 1, dtype=torch.bool, device=x.device).tril()
+        """Logits of each place given the ids before it, in one pass; what is allowed is not considered."""
+        R = self.num_readouts
+        L = ids.shape[1]
+        x_NLH = states
+        if self.tokenizer.num_tokens > 1:
+            # also if L is 1 and nothing is embedded: distributed training needs a gradient, if of
+            # zeros, for every parameter
+            x_NLH = torch.cat([states, self.embed(ids[:, :-1])], dim=1)
+        x_NLH = x_NLH + self.position[: R + L - 1]
+        mask = torch.ones(R + L - 1, R + L - 1, dtype=torch.bool, device=x_NLH.device).tril()
+        # the readouts are of one moment: they see each other, only tokens are causal
         mask[:R, :R] = True
         for block in self.blocks:
-            x = block(x, mask)
-        return self.out(self.norm(x[:, R - 1 :])).float()
+            x_NLH = block(x_NLH, mask)
+        # the last readout predicts the first token
+        return self.out(self.norm(x_NLH[:, R - 1 :])).float()
 
     @torch.no_grad()
     def generate(
@@ -125,11 +140,18 @@ class AutoregressiveHead(Head):
         temperature: float,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "N D"]:
-        """Draws one id after the other among those that are allowed; at temperature 0 the most likely ones. Stops when all
-        sequences are finished. Keys and values of the tokens before are kept."""
-        N, D = len(states), self.tokenizer.num_tokens
-        grammar, allowed_DV = self.tokenizer.grammar, self.tokenizer.allowed_ids
-        ids_ND = torch.full((N, D), 0 if grammar is None else grammar.pad_id, device=states.device)
+        """Draws one id after the other among those that are allowed; the most likely ones at temperature 0.
+
+        Stops when all sequences are finished. Keys and values of earlier tokens are kept, so each token costs one pass
+        over itself alone.
+        """
+        N = len(states)
+        D = self.tokenizer.num_tokens
+        grammar = self.tokenizer.grammar
+        allowed_DV = self.tokenizer.allowed_ids
+        # filled with padding, so that a sequence that finishes early is padded behind its end
+        pad_id = 0 if grammar is None else grammar.pad_id
+        ids_ND = torch.full((N, D), pad_id, device=states.device)
         state = None if grammar is None else grammar.start(N, states.device)
         past: list[KeyValue | None] = [None] * len(self.blocks)
         x_NLH = states
@@ -149,40 +171,48 @@ class AutoregressiveHead(Head):
         return ids_ND
 
     def places(self, ids: Int64[Tensor, "N D"]) -> Places:
-        """What `generate` would have allowed on the way to these ids."""
-        grammar, allowed_DV = self.tokenizer.grammar, self.tokenizer.allowed_ids
+        """What `generate` would have allowed on the way to these ids.
+
+        The training softmax is masked by it too, so that the likelihood is that of what is generated.
+        """
+        grammar = self.tokenizer.grammar
+        allowed_DV = self.tokenizer.allowed_ids
         if grammar is None:
             return Places(ids, allowed_DV, torch.ones_like(ids, dtype=torch.bool))
         state = grammar.start(len(ids), ids.device)
-        allowed, told = [], []
+        allowed = []
+        is_token = []
         for place in range(ids.shape[1]):
-            going_N = ~grammar.finished(state)
-            if place and not bool(going_N.any()):
+            unfinished_N = ~grammar.finished(state)
+            # one place is kept even if all are finished: a batch of no places has no logits
+            if place and not bool(unfinished_N.any()):
                 break
             allowed.append(grammar.allowed(state, place))
-            told.append(going_N)
+            is_token.append(unfinished_N)
             state = grammar.advance(state, ids[:, place], place)
+        L = len(allowed)
         allowed_NLV = torch.stack(allowed, dim=1)
         if allowed_DV is not None:
-            allowed_NLV = allowed_NLV & allowed_DV[: len(allowed)].to(ids.device)
-        return Places(ids[:, : len(allowed)], allowed_NLV, torch.stack(told, dim=1))
+            allowed_NLV = allowed_NLV & allowed_DV[:L].to(ids.device)
+        return Places(ids[:, :L], allowed_NLV, torch.stack(is_token, dim=1))
 
     def _next_logits(
-        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+        self,
+        x_NLH: Tensor,
+        past: Sequence[KeyValue | None],
     ) -> tuple[Tensor, list[KeyValue | None]]:
-        """Of the place after the new tokens; and the keys and values of all tokens so far."""
+        """Logits of the place after the new tokens, and the keys and values of all tokens so far."""
         start = 0 if past[0] is None else past[0][0].shape[2]
         L = x_NLH.shape[1]
         x_NLH = x_NLH + self.position[start : start + L]
+        # no causal mask is needed: the new tokens are either the readouts or a single token
         mask = torch.ones(L, start + L, dtype=torch.bool, device=x_NLH.device)
         kept: list[KeyValue | None] = []
         for block, before in zip(cast(Sequence[Block], self.blocks), past, strict=True):
             x_NLH, (keys, values) = block.extend(x_NLH, mask, before)
             if before is not None:
-                keys, values = (
-                    torch.cat([before[0], keys], dim=2),
-                    torch.cat([before[1], values], dim=2),
-                )
+                keys = torch.cat([before[0], keys], dim=2)
+                values = torch.cat([before[1], values], dim=2)
             kept.append((keys, values))
         return self.out(self.norm(x_NLH[:, -1])).float(), kept
 
@@ -191,30 +221,43 @@ class AutoregressiveActions:
     """A distribution over chunks of tokens, each given those before. Its entropy is not tractable.
 
     Attributes:
-        states: (B, T, R, H), what the trunk said.
+        states: (B, T, R, H), the trunk's hidden states as the head reads them.
         head: the small transformer.
         tokenizer: turns ids into actions.
     """
 
     def __init__(self, states: Float[Tensor, "B T R H"], head: AutoregressiveHead) -> None:
-        self.states, self.head, self.tokenizer = states, head, head.tokenizer
+        self.states = states
+        self.head = head
+        self.tokenizer = head.tokenizer
+        # the last teacher-forced pass: its actions, places and logits
         self._last: tuple[Tensor, Places, Tensor] | None = None
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, padding aside; 0 where there are none."""
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, without padding.
+
+        0 for a chunk without valid actions.
+        """
         return -self._mean(self._log_probs(actions), actions, action_mask)
 
     def log_prob(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Log probability with which `sample` draws the tokens of the chunk's valid actions."""
-        log_probs_BTL, counts_BTL = self._log_probs(actions), self._counted(actions, action_mask)
+        log_probs_BTL = self._log_probs(actions)
+        counts_BTL = self._counted(actions, action_mask)
         return log_probs_BTL.where(counts_BTL, 0.0).sum(-1)
 
     def token_accuracy(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that are the most likely ones after the true tokens before them."""
         places, logits_NLV = self._teacher_forced(actions)
@@ -222,17 +265,19 @@ class AutoregressiveActions:
         return self._mean(right_BTL, actions, action_mask)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """Each token the most likely one after those before: greedy, not always the most likely chunk."""
+        """The most likely token after those before, place by place: not always the most likely chunk."""
         return self.sample(temperature=0.0)
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
+        """A random chunk; `temperature` 0 gives the mode. Raises ValueError if it is negative."""
         check_temperature(temperature)
-        ids_ND = self.head.generate(
-            self.states.flatten(0, 1), temperature=temperature, generator=generator
-        )
+        states_NRH = self.states.flatten(0, 1)
+        ids_ND = self.head.generate(states_NRH, temperature=temperature, generator=generator)
         return self.tokenizer.decode(self._by_window(ids_ND))
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
@@ -245,32 +290,34 @@ class AutoregressiveActions:
         return -self._by_window(nll_N.view(places.ids.shape))
 
     def _teacher_forced(self, actions: Tensor) -> tuple[Places, Tensor]:
-        """Logits (N, L, V) of the allowed ids. A loss and the accuracy beside it ask for those of the same actions."""
-        if (
-            self._last is None
-            or self._last[0] is not actions
-            or (torch.is_grad_enabled() and not self._has_gradient())
-        ):
-            places = self.head.places(self.tokens(actions).flatten(0, 1))
-            logits_NLV = masked_logits(
-                self.head.logits(self.states.flatten(0, 1), places.ids), places.allowed
-            )
-            self._last = (actions, places, logits_NLV)
-        return self._last[1:]
+        """Places, and logits (N, L, V) of the allowed ids.
 
-    def _has_gradient(self) -> bool:
-        return self._last is not None and self._last[2].requires_grad
+        Kept for the next call: a loss and the token accuracy beside it are computed of the same actions.
+        """
+        # compared by identity: comparing values would cost as much as is saved
+        if self._last is not None and self._last[0] is actions:
+            _, places, logits_NLV = self._last
+            # what was computed under no_grad is of no use to a loss
+            if logits_NLV.requires_grad or not torch.is_grad_enabled():
+                return places, logits_NLV
+        places = self.head.places(self.tokens(actions).flatten(0, 1))
+        logits_NLV = self.head.logits(self.states.flatten(0, 1), places.ids)
+        logits_NLV = masked_logits(logits_NLV, places.allowed)
+        self._last = (actions, places, logits_NLV)
+        return places, logits_NLV
 
     def _counted(self, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         """Which tokens (B, T, L) count."""
         places, _ = self._teacher_forced(actions)
-        told_BTL = self._by_window(places.told)
+        is_token_BTL = self._by_window(places.is_token)
         if action_mask is None:
-            return told_BTL
-        return told_BTL & token_mask(action_mask, self.tokenizer)[..., : told_BTL.shape[-1]]
+            return is_token_BTL
+        valid_BTD = token_mask(action_mask, self.tokenizer)
+        return is_token_BTL & valid_BTD[..., : is_token_BTL.shape[-1]]
 
     def _mean(self, values_BTL: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         counts_BTL = self._counted(actions, action_mask)
+        # `where`, not a product: masked places may hold -inf, and 0 * inf is NaN
         return values_BTL.where(counts_BTL, 0.0).sum(-1) / counts_BTL.sum(-1).clamp(min=1)
 
     def _by_window(self, values_N: Tensor) -> Tensor:
@@ -280,9 +327,8 @@ class AutoregressiveActions:
 def _draw(logits_NV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     if temperature == 0:
         return logits_NV.argmax(-1)
-    return torch.multinomial((logits_NV / temperature).softmax(-1), 1, generator=generator).squeeze(
-        -1
-    )
+    probs_NV = (logits_NV / temperature).softmax(-1)
+    return torch.multinomial(probs_NV, 1, generator=generator).squeeze(-1)
 
 
 __all__ = ["AutoregressiveActions", "AutoregressiveConfig", "AutoregressiveHead", "Places"]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vla.common.renamed import accept_former_methods
 from vla.config import Config, UserError
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import ActionDistribution, Spec
@@ -21,40 +23,58 @@ class HeadError(UserError):
 
 
 class Head(nn.Module, ABC):
-    """Reads `reads` hidden states of every step; every policy can have any head.
+    """Reads `num_readouts` hidden states of every step; every policy can have any head.
 
     Attributes:
-        reads: R.
-        tokenizer: what tells chunks of actions in ids; heads without tokens look at its `chunk` alone.
+        num_readouts: R.
+        tokenizer: between chunks of actions and ids; heads without tokens use its `chunk` alone.
     """
 
-    reads: int
+    num_readouts: int
     tokenizer: ActionTokenizer
 
-    def use(self, tokenizer: ActionTokenizer) -> None:
-        """Takes a tokenizer of the same sizes in place of the one that the head was built with: a fitted one, when a
-        checkpoint is loaded."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        accept_former_methods(cls, {"use": "set_tokenizer"})
+
+    def set_tokenizer(self, tokenizer: ActionTokenizer) -> None:
+        """Replaces the tokenizer that the head was built with by a fitted one of the same sizes.
+
+        A checkpoint is loaded in this order: the policy is built from its config, then gets what was fitted to data.
+        """
         self.tokenizer = tokenizer
 
     @abstractmethod
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> ActionDistribution:
         """The distribution over the chunks of every step."""
 
-    def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
-        """Fits what the head needs to know of the data; here nothing.
+    def fit(
+        self,
+        actions: Float[Tensor, "N A"],
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        """Fits what the head has to know of the data; nothing by default.
 
         Args:
-            actions: N steps of episodes side by side, robot units.
-            lengths: steps of each episode; None where there is one.
+            actions: N steps, the episodes one after the other, robot units.
+            lengths: number of steps of each episode; None if there is one.
         """
 
 
 class HeadConfig(Config, ABC):
     """Base of the configs registered under "heads"; a subclass adds `type: Literal["name"] = "name"`."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        accept_former_methods(cls, {"reads": "num_readouts"})
+
     @abstractmethod
-    def reads(self, tokenizer: ActionTokenizer) -> int:
-        """R, the hidden states per step that the head will read: the trunk, which is built before, has slots for them."""
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
+        """R, the hidden states per step that the head will read.
+
+        Asked of the config, not of the head: the trunk is built first, and has a slot for each of them.
+        """
 
     @abstractmethod
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> Head:

@@ -28,23 +28,28 @@ from vla.types import Spec
 
 @register("heads", "clusters")
 class ClustersConfig(HeadConfig):
-    """A centre of the tokenizer kmeans plus an offset. Centres over actions are drawn independently of each other; with
-    `over: chunk` one centre is a way to do the whole chunk."""
+    """A centre of the tokenizer kmeans plus an offset.
+
+    Centres over actions are drawn independently of each other; with `over: chunk` one centre is a way to do the whole
+    chunk."""
 
     type: Literal["clusters"] = "clusters"
     offset_weight: float = Field(default=10.0, gt=0)
-    """Weight of the offset's squared error (units of the data's deviation) beside the centre's cross-entropy (nats)."""
+    """Weight of the offset's squared error beside the centre's cross-entropy (nats).
+
+    Errors are in units of the data's standard deviation."""
     hidden: int = Field(default=256, ge=1)
     """Width of the hidden layer."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return tokenizer.num_tokens
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> ClustersHead:
-        """Raises HeadError where the tokenizer has no centres."""
+        """Raises HeadError if the tokenizer has no centres."""
         if not isinstance(tokenizer, KMeansTokenizer):
             raise HeadError(
-                f"policy.head: clusters needs centres, {type(tokenizer).__name__} has none; use tokenizer: {{type: kmeans}}"
+                f"policy.head: clusters needs centres, {type(tokenizer).__name__} has none; "
+                "use tokenizer: {type: kmeans}"
             )
         return ClustersHead(self, tokenizer, spec, width)
 
@@ -55,12 +60,21 @@ class ClustersHead(Head):
     tokenizer: KMeansTokenizer
 
     def __init__(
-        self, config: ClustersConfig, tokenizer: KMeansTokenizer, spec: Spec, width: int
+        self,
+        config: ClustersConfig,
+        tokenizer: KMeansTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
-        self.shape = (tokenizer.vocab_size, tokenizer.chunk // self.reads, spec.action_dim)
-        C, steps, A = self.shape
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
+        # one readout stands for the whole chunk, or for one of its actions
+        steps = tokenizer.chunk // self.num_readouts
+        C = tokenizer.vocab_size
+        A = spec.action_dim
+        self.shape = (C, steps, A)
         self.net = MLP(width, config.hidden, C + C * steps * A)
         self.scale = ActionScale(spec)
 
@@ -68,10 +82,13 @@ class ClustersHead(Head):
         self.scale.fit(actions)
 
     def forward(self, hidden: Float[Tensor, "B T D W"]) -> ClusterActions:
-        values, C = self.net(hidden), self.shape[0]
+        C = self.shape[0]
+        values = self.net(hidden)
+        logits = values[..., :C]
+        # an offset of its own for every centre, or the offsets of two ways to act would be averaged
         offsets = values[..., C:].unflatten(-1, self.shape)
         return ClusterActions(
-            values[..., :C], offsets, self.tokenizer, self.scale, self.config.offset_weight
+            logits, offsets, self.tokenizer, self.scale, self.config.offset_weight
         )
 
 
@@ -94,40 +111,53 @@ class ClusterActions:
     offset_weight: float
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens, plus the weighted squared error of the offsets from the true centres;
-        over the chunk's valid actions, 0 where there are none."""
+        """Mean cross-entropy (nats) of the tokens plus the weighted squared error of the offsets.
+
+        Over the chunk's valid actions; 0 if there are none.
+        """
         ids_BTD = self.tokens(actions)
-        entropy = F.cross_entropy(
-            self.logits.flatten(0, -2), ids_BTD.flatten(), reduction="none"
-        ).view(ids_BTD.shape)
+        nll = F.cross_entropy(self.logits.flatten(0, -2), ids_BTD.flatten(), reduction="none")
+        nll_BTD = nll.view(ids_BTD.shape)
+        # the offset of the true centre alone learns, whatever centre is the most likely
         target_BTKA = self.tokenizer.offsets(actions.float(), ids_BTD) / self.scale.scale
         error_BTK = (self._offsets(ids_BTD) - target_BTKA).square().mean(-1)
-        return self._mean(entropy, action_mask) + self.offset_weight * chunk_mean(
-            error_BTK, action_mask
-        )
+        offset_loss_BT = self.offset_weight * chunk_mean(error_BTK, action_mask)
+        return self._mean(nll_BTD, action_mask) + offset_loss_BT
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The most likely centres and their offsets."""
         return self._chunk(self.logits.argmax(-1))
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """Random centres and their offsets; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
+        """Random centres and their offsets; `temperature` 0 gives the mode.
+
+        Raises ValueError if the temperature is negative.
+        """
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
-        probs = (self.logits / temperature).softmax(-1)
-        ids = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
-        return self._chunk(ids.view(probs.shape[:-1]))
+        probs_BTDC = (self.logits / temperature).softmax(-1)
+        # multinomial takes a matrix: every token is a row of its own
+        ids = torch.multinomial(probs_BTDC.flatten(0, -2), 1, generator=generator)
+        return self._chunk(ids.view(probs_BTDC.shape[:-1]))
 
     def token_accuracy(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's centres that are the most likely ones."""
-        return self._mean((self.logits.argmax(-1) == self.tokens(actions)).float(), action_mask)
+        right_BTD = self.logits.argmax(-1) == self.tokens(actions)
+        return self._mean(right_BTD.float(), action_mask)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the nearest centres."""
@@ -135,11 +165,9 @@ class ClusterActions:
 
     def _offsets(self, ids_BTD: Tensor) -> Tensor:
         """(B, T, K, A) of the given centres, units of the data."""
-        return (
-            self.offsets.take_along_dim(ids_BTD[..., None, None, None], dim=3)
-            .squeeze(3)
-            .flatten(2, 3)
-        )
+        index = ids_BTD[..., None, None, None]
+        chosen = self.offsets.take_along_dim(index, dim=3).squeeze(3)  # (B, T, D, K', A)
+        return chosen.flatten(2, 3)
 
     def _chunk(self, ids_BTD: Tensor) -> Tensor:
         return self.tokenizer.decode(ids_BTD) + self.scale.scale * self._offsets(ids_BTD)

@@ -1,7 +1,7 @@
 """A conditional variational autoencoder of chunks (ACT: Zhao et al., 2023, arXiv:2304.13705; Sohn et al., 2015).
 
-In training an encoder sees the chunk that was done and says in a latent vector which way it went; the decoder makes the
-chunk out of that and the read state. In control the latent vector is drawn, or zero.
+In training an encoder sees the chunk that was done and encodes in a latent vector which way it went; the decoder makes the
+chunk from that and the read state. In control the latent vector is drawn, or zero.
 
 B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions, Z latent
 dimensions, H width of the head.
@@ -40,8 +40,10 @@ class CVAEConfig(HeadConfig):
     latent: int = Field(default=16, ge=1)
     """Dimensions of the latent vector."""
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute error. With more of it
-    the latent tells nothing and the head becomes a regression; with less, random latents are none that training saw."""
+    """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute error.
+
+    If it is too large the latent carries nothing and the head becomes a regression; if too small, random latents are
+    unlike those of training."""
     read_states: int = Field(default=1, ge=1)
     """Hidden states that are read per step."""
     hidden: int = Field(default=256, ge=1)
@@ -49,7 +51,7 @@ class CVAEConfig(HeadConfig):
     depth: int = Field(default=2, ge=1)
     """Hidden layers of encoder and decoder."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return self.read_states
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> CVAEHead:
@@ -60,13 +62,21 @@ class CVAEHead(Head):
     """Encoder and decoder, each a small network over the read state and the chunk or the latent vector."""
 
     def __init__(
-        self, config: CVAEConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: CVAEConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
-        numbers, H = math.prod(self.chunk_shape), config.hidden
-        self.read = MLP(self.reads * width, H, H)
+        numbers = math.prod(self.chunk_shape)
+        H = config.hidden
+        self.read = MLP(self.num_readouts * width, H, H)
+        # the encoder also sees which actions of the chunk are valid, hence `+ tokenizer.chunk`
         self.encoder = MLP(H + numbers + tokenizer.chunk, H, 2 * config.latent, config.depth)
         self.decoder = MLP(H + config.latent, H, numbers, config.depth)
         self.scale = ActionScale(spec)
@@ -90,7 +100,9 @@ class CVAEHead(Head):
         return mean, log_var
 
     def decode(
-        self, state: Float[Tensor, "B T H"], latent: Float[Tensor, "B T Z"]
+        self,
+        state: Float[Tensor, "B T H"],
+        latent: Float[Tensor, "B T Z"],
     ) -> Float[Tensor, "B T K A"]:
         """The chunk in units of the data."""
         return self.decoder(torch.cat([state, latent], dim=-1)).unflatten(-1, self.chunk_shape)
@@ -101,7 +113,7 @@ class CVAEActions:
     """Chunks that the decoder makes of a standard normal latent vector.
 
     Attributes:
-        state: (B, T, H), what the trunk said.
+        state: (B, T, H), the trunk's hidden states as the head reads them.
         head: encoder and decoder.
     """
 
@@ -109,29 +121,43 @@ class CVAEActions:
     head: CVAEHead
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean absolute error of the chunk's valid actions in units of the data, plus `beta` times the latent's
-        divergence; 0 where a chunk has none. Draws a latent vector by torch's default generator."""
+        """Mean absolute error of the chunk's valid actions, plus `beta` times the latent's divergence.
+
+        In units of the data; 0 for a chunk without valid actions. Draws a latent vector by torch's default generator.
+        """
         unit = self.head.scale.to_unit(actions)
         mean, log_var = self.head.posterior(self.state, unit, action_mask)
+        # the reparameterisation trick: the gradient passes through the draw
         latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
         error_BTK = (self.head.decode(self.state, latent) - unit).abs().mean(-1)
+        # KL(N(mean, exp(log_var)) || N(0, 1)), summed over Z (Kingma and Welling, 2014, appendix B)
         divergence_BT = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)
         if action_mask is not None:
             divergence_BT = divergence_BT.where(action_mask.any(-1), 0.0)
         return chunk_mean(error_BTK, action_mask) + self.head.config.beta * divergence_BT
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """The chunk of the latent vector zero, as ACT acts. Where there are several ways to act, it need be none of
-        them: then sample."""
-        return self._chunk(self.state.new_zeros(*self.state.shape[:-1], self.head.config.latent))
+        """The chunk of the latent vector zero, as ACT acts.
+
+        If there are several ways to act it may be none of them: then sample.
+        """
+        shape = (*self.state.shape[:-1], self.head.config.latent)
+        return self._chunk(self.state.new_zeros(shape))
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` multiplies the latent's variance, 0 gives the mode. Raises ValueError where it
-        is negative."""
+        """A random chunk; `temperature` multiplies the latent's variance, 0 gives the mode.
+
+        Raises ValueError if the temperature is negative.
+        """
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()

@@ -1,5 +1,6 @@
-"""Flow matching over chunks: straight paths from noise to actions (Lipman et al., 2023, arXiv:2210.02747; Liu et al.,
-2023, arXiv:2209.03003; for robots Black et al., 2024, pi0, arXiv:2410.24164).
+"""Flow matching over chunks: straight paths from noise to actions (Lipman et al., 2023, arXiv:2210.02747).
+
+See also Liu et al., 2023, arXiv:2209.03003; for robots Black et al., 2024, pi0, arXiv:2410.24164.
 
 At time 0 a chunk is noise, at time 1 it is actions, between them x_t = t * actions + (1 - t) * noise. The network learns
 the velocity actions - noise from x_t, t and the read state; following it from noise gives a chunk.
@@ -56,7 +57,7 @@ class FlowConfig(HeadConfig):
     depth: int = Field(default=3, ge=1)
     """Residual layers of the network."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return self.read_states
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> FlowHead:
@@ -64,15 +65,21 @@ class FlowConfig(HeadConfig):
 
 
 class FlowHead(Head):
-    """What the network is conditioned on is computed once; the velocity once for each integration step."""
+    """The condition is computed once per step of control, the velocity once per integration step."""
 
     def __init__(
-        self, config: FlowConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: FlowConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
-        self.read = MLP(self.reads * width, config.hidden, config.hidden)
+        self.read = MLP(self.num_readouts * width, config.hidden, config.hidden)
         self.velocity = VelocityNetwork(math.prod(self.chunk_shape), config.hidden, config.depth)
         self.scale = ActionScale(spec)
 
@@ -84,7 +91,7 @@ class FlowHead(Head):
 
 
 class VelocityNetwork(nn.Module):
-    """Residual layers over a flattened chunk; each is told the time and the read state."""
+    """Residual layers over a flattened chunk; time and read state enter each of them."""
 
     def __init__(self, numbers: int, hidden: int, depth: int) -> None:
         super().__init__()
@@ -103,17 +110,19 @@ class VelocityNetwork(nn.Module):
         state: Float[Tensor, "*batch H"],
     ) -> Float[Tensor, "*batch KA"]:
         dtype = self.out.weight.dtype
-        told = state.to(dtype) + self.time(time_features(time).to(dtype))
-        y = self.enter(x.to(dtype)) + told
+        condition = state.to(dtype) + self.time(time_features(time).to(dtype))
+        y = self.enter(x.to(dtype)) + condition
         for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
-            y = y + outer(F.gelu(inner(norm(y)) + told))
+            # in every layer: deep layers would forget a condition that enters only once
+            y = y + outer(F.gelu(inner(norm(y)) + condition))
         return self.out(self.norm(y)).float()
 
 
 def time_features(time: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch features"]:
     """Sines and cosines of times in [0, 1], of periods from 4 down to 0.004."""
     half = TIME_FEATURES // 2
-    frequency = 0.5 * math.pi * 1000 ** (torch.arange(half, device=time.device) / (half - 1))
+    exponent = torch.arange(half, device=time.device) / (half - 1)  # 0 to 1
+    frequency = 0.5 * math.pi * 1000**exponent
     angle = time.float()[..., None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -123,7 +132,7 @@ class FlowActions:
     """Chunks that flow from standard normal noise.
 
     Attributes:
-        state: (B, T, H), what the trunk said.
+        state: (B, T, H), the trunk's hidden states as the head reads them.
         head: the network and its settings.
     """
 
@@ -131,47 +140,57 @@ class FlowActions:
     head: FlowHead
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean squared error of the velocity over the chunk's valid actions, in units of the data; 0 where a chunk has
-        none. Draws noise and times by torch's default generator."""
+        """Mean squared error of the velocity over the chunk's valid actions, in units of the data.
+
+        0 for a chunk without valid actions. Draws noise and times by torch's default generator.
+        """
         S = self.head.config.samples
-        unit = without_masked(self.head.scale.to_unit(actions), action_mask).expand(
-            S, *actions.shape
-        )
+        # the network sees whole chunks: actions that do not count must not be seen there either
+        unit_BTKA = without_masked(self.head.scale.to_unit(actions), action_mask)
+        unit = unit_BTKA.expand(S, *actions.shape)
         noise = torch.randn_like(unit)
         time_SBT = self._times((S, *actions.shape[:2]))
         t = time_SBT[..., None, None]
         velocity = self._velocity(t * unit + (1 - t) * noise, time_SBT)
+        # the mean over S draws and action dimensions
         error_BTK = (velocity - (unit - noise)).square().mean((0, -1))
         return chunk_mean(error_BTK, action_mask)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """Where zero noise, the most likely noise, flows to. It need not be the most likely chunk: with two equally
-        likely ways to act it may lie between them; then sample."""
-        return self._flow(self.state.new_zeros(*self.state.shape[:-1], *self.head.chunk_shape))
+        """Where zero noise, the most likely noise, flows to.
+
+        It need not be the most likely chunk: with two equally likely ways to act it may lie between them; then sample.
+        """
+        shape = (*self.state.shape[:-1], *self.head.chunk_shape)
+        return self._flow(self.state.new_zeros(shape))
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` multiplies the noise's variance, 0 gives the mode. Raises ValueError where it is
-        negative."""
+        """A random chunk; `temperature` multiplies the noise's variance, 0 gives the mode.
+
+        Raises ValueError if the temperature is negative.
+        """
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
         shape = (*self.state.shape[:-1], *self.head.chunk_shape)
-        return self._flow(
-            math.sqrt(temperature)
-            * torch.randn(shape, generator=generator, device=self.state.device)
-        )
+        noise = torch.randn(shape, generator=generator, device=self.state.device)
+        return self._flow(math.sqrt(temperature) * noise)
 
     def _flow(self, x_BTKA: Tensor) -> Tensor:
+        """Follows the velocity from noise at time 0 to actions at time 1, by Euler's method; robot units."""
         steps = self.head.config.integration_steps
         for step in range(steps):
-            x_BTKA = (
-                x_BTKA
-                + self._velocity(x_BTKA, x_BTKA.new_full(x_BTKA.shape[:2], step / steps)) / steps
-            )
+            time_BT = x_BTKA.new_full(x_BTKA.shape[:2], step / steps)
+            x_BTKA = x_BTKA + self._velocity(x_BTKA, time_BT) / steps
         return self.head.scale.to_robot(x_BTKA)
 
     def _velocity(self, x: Tensor, time: Tensor) -> Tensor:

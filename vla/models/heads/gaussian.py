@@ -1,6 +1,6 @@
 """A diagonal Gaussian over the chunk, in the spec's range: what actor-critic methods learn from states.
 
-As it is, with the mean squashed into the range (Kostrikov et al., 2021, arXiv:2110.06169), or with what is drawn squashed
+As it is, with the mean squashed into the range (Kostrikov et al., 2021, arXiv:2110.06169), or with samples squashed into it
 (Haarnoja et al., 2018, arXiv:1812.05905).
 
 B windows, T steps, K actions per chunk, A action dimensions, W width. Units: the spec's range is [-1, 1].
@@ -26,7 +26,7 @@ from vla.types import Spec
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 EDGE = 1 - 1e-5
-"""Where the density of squashed actions is taken at most: at the edge itself it is zero or infinite."""
+"""Squashed actions beyond it are moved to it for the density, which is zero or infinite at the edge itself."""
 LogStd = Annotated[float, Field(ge=-20, le=5)]
 
 
@@ -36,10 +36,10 @@ class GaussianConfig(HeadConfig):
 
     type: Literal["gaussian"] = "gaussian"
     squash: Literal["none", "mean", "full"] = "mean"
-    """none: as it is. mean: tanh keeps the mean inside the range. full: tanh keeps all that is drawn inside, and the
-    density is corrected for it. Without `full`, what is drawn beyond the range is cut off."""
+    """none: as it is. mean: tanh keeps the mean inside the range. full: tanh keeps all samples inside it, and the density
+    is corrected for that. Without `full`, samples beyond the range are cut off."""
     deviation: Literal["global", "state"] = "global"
-    """Standard deviations that are parameters, the same in all states; or that the state tells."""
+    """global: standard deviations are parameters, the same in all states. state: they are computed from the state."""
     log_std: tuple[LogStd, LogStd] = (-5.0, 2.0)
     """Least and greatest logarithm of a standard deviation, of the range [-1, 1]; learning begins in the middle."""
 
@@ -51,7 +51,7 @@ class GaussianConfig(HeadConfig):
             )
         return self
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return 1
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> GaussianHead:
@@ -65,31 +65,44 @@ class GaussianHead(Head):
     action_half: Tensor
 
     def __init__(
-        self, config: GaussianConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: GaussianConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
-        numbers, told = tokenizer.chunk * spec.action_dim, config.deviation == "state"
-        self.out = nn.Linear(width, 2 * numbers if told else numbers)
-        if not told:
+        numbers = tokenizer.chunk * spec.action_dim
+        if config.deviation == "state":
+            self.out = nn.Linear(width, 2 * numbers)  # means, then deviations
+        else:
+            self.out = nn.Linear(width, numbers)
             self.spread = nn.Parameter(torch.zeros(self.chunk_shape))
-        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        low = torch.tensor(spec.action_low)
+        high = torch.tensor(spec.action_high)
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
 
     def forward(self, hidden: Float[Tensor, "B T 1 W"]) -> DiagonalGaussian:
-        told = self.out(hidden[:, :, 0].to(self.out.weight.dtype)).float()
+        values = self.out(hidden[:, :, 0].to(self.out.weight.dtype)).float()
         if self.config.deviation == "state":
-            mean, spread = (part.unflatten(-1, self.chunk_shape) for part in told.chunk(2, dim=-1))
+            mean, spread = values.chunk(2, dim=-1)
+            mean = mean.unflatten(-1, self.chunk_shape)
+            spread = spread.unflatten(-1, self.chunk_shape)
         else:
-            mean, spread = told.unflatten(-1, self.chunk_shape), self.spread.float()
+            mean = values.unflatten(-1, self.chunk_shape)
+            spread = self.spread.float()
         low, high = self.config.log_std
         # a smooth bound: beyond a hard one there is no gradient that leads back
         log_std = low + (high - low) * spread.sigmoid()
         if self.config.squash == "full":
             return SquashedGaussianActions(mean, log_std, self.action_middle, self.action_half)
-        mean = mean.tanh() if self.config.squash == "mean" else mean
+        if self.config.squash == "mean":
+            mean = mean.tanh()
         return GaussianActions(mean, log_std, self.action_middle, self.action_half)
 
 
@@ -97,13 +110,16 @@ class DiagonalGaussian(ABC):
     """What both kinds of Gaussian can do.
 
     Args:
-        mean: (B, T, K, A), units; before tanh where samples are squashed.
+        mean: (B, T, K, A), units; before tanh if samples are squashed.
         log_std: (B, T, K, A) or (K, A), logarithm of the standard deviation.
         middle, half: (A,), of the range, robot units.
     """
 
     def __init__(self, mean: Tensor, log_std: Tensor, middle: Tensor, half: Tensor) -> None:
-        self.mean, self.log_std, self.middle, self.half = mean, log_std, middle, half
+        self.mean = mean
+        self.log_std = log_std
+        self.middle = middle
+        self.half = half
 
     @abstractmethod
     def _log_density(self, actions: Tensor) -> Tensor:
@@ -114,42 +130,60 @@ class DiagonalGaussian(ABC):
         """What was drawn, or the mean -> units inside [-1, 1]."""
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Negative log density of the chunk's valid actions in units, per number; 0 where there are none."""
+        """Negative log density of the chunk's valid actions in units, per number; 0 if there are none."""
         return -chunk_mean(self._log_density(actions).mean(-1), action_mask)
 
     def log_prob(
-        self, actions: Float[Tensor, "*n B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "*n B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "*n B T"]:
         """Log density of the chunk's valid actions in robot units; also of several chunks for each step at once."""
+        # per robot unit, not per unit: the change of variables is half the range
         density_BTK = self._log_density(actions).sum(-1) - self.half.log().sum()
-        return (density_BTK if action_mask is None else density_BTK.where(action_mask, 0.0)).sum(-1)
+        if action_mask is not None:
+            density_BTK = density_BTK.where(action_mask, 0.0)
+        return density_BTK.sum(-1)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """The mean inside the range. Of squashed samples it is the median; their density may be greater elsewhere."""
+        """The mean inside the range. For squashed samples it is the median, not the greatest density."""
         return self._robot(self._inside(self.mean))
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` multiplies the variances, 0 gives the mode. Raises ValueError where it is
-        negative."""
+        """A random chunk; `temperature` multiplies the variances, 0 gives the mode.
+
+        Raises ValueError if the temperature is negative.
+        """
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
-        return self._robot(self._inside(self._draw(generator, (), math.sqrt(temperature)))).detach()
+        x = self._draw(generator, (), math.sqrt(temperature))
+        return self._robot(self._inside(x)).detach()
 
     def rsample(
-        self, generator: torch.Generator | None = None, *, count: int | None = None
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        count: int | None = None,
     ) -> Float[Tensor, "*n B T K A"]:
         """A random chunk for each step, or `count` of them in front, differentiable in mean and deviation."""
-        return self._robot(
-            self._inside(self._draw(generator, () if count is None else (count,), 1.0))
-        )
+        x = self._draw(generator, () if count is None else (count,), 1.0)
+        return self._robot(self._inside(x))
 
     def _draw(
-        self, generator: torch.Generator | None, count: tuple[int, ...], share: float
+        self,
+        generator: torch.Generator | None,
+        count: tuple[int, ...],
+        share: float,
     ) -> Tensor:
         noise = torch.randn(
             (*count, *self.mean.shape),
@@ -173,12 +207,15 @@ class DiagonalGaussian(ABC):
 
 
 class GaussianActions(DiagonalGaussian):
-    """Independent Gaussians. What is drawn beyond the range is cut off, as it is when executed; densities and entropies
-    are those before."""
+    """Independent Gaussians. Samples beyond the range are cut off, as they are when executed.
+
+    Densities and entropies are those before that.
+    """
 
     def entropy(self) -> Float[Tensor, "B T"]:
         """Differential entropy (nats) of the chunk in robot units."""
         each = (self.log_std + HALF_LOG_2PI + 0.5 + self.half.log()).sum((-1, -2))
+        # a global deviation has no axes B and T
         return each.expand(self.mean.shape[:2])
 
     def _log_density(self, actions: Tensor) -> Tensor:
@@ -189,15 +226,21 @@ class GaussianActions(DiagonalGaussian):
 
 
 class SquashedGaussianActions(DiagonalGaussian):
-    """tanh of independent Gaussians. Their entropy has no closed form; the mean of `-log_prob` of samples estimates it."""
+    """tanh of independent Gaussians.
+
+    Their entropy has no closed form; the mean of `-log_prob` over samples estimates it.
+    """
 
     _last: tuple[Tensor, Tensor] | None = None
 
     def rsample(
-        self, generator: torch.Generator | None = None, *, count: int | None = None
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        count: int | None = None,
     ) -> Float[Tensor, "*n B T K A"]:
-        """See `DiagonalGaussian.rsample`. The density of these very samples is taken where they were drawn: tanh cannot be
-        undone near the edge."""
+        """See `DiagonalGaussian.rsample`."""
+        # kept for `_log_density` of these very samples: near the edge tanh cannot be inverted
         x = self._draw(generator, () if count is None else (count,), 1.0)
         actions = self._robot(x.tanh())
         self._last = (actions, x)

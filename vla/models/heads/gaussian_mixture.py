@@ -24,11 +24,11 @@ from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
 
-@register("heads", "mixture")
+@register("heads", "gaussian_mixture", former=("mixture",))
 class MixtureConfig(HeadConfig):
     """A mixture of Gaussians: several ways to act, exact likelihoods, one pass."""
 
-    type: Literal["mixture"] = "mixture"
+    type: Literal["gaussian_mixture"] = "gaussian_mixture"
     components: int = Field(default=5, ge=1)
     """Gaussians of a mixture."""
     over: Literal["chunk", "action"] = "chunk"
@@ -39,8 +39,8 @@ class MixtureConfig(HeadConfig):
     hidden: int = Field(default=256, ge=1)
     """Width of the hidden layer."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
-        return 1 if self.over == "chunk" else tokenizer.chunk
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
+        return 1 if self.over == "chunk" else tokenizer.chunk  # G
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> MixtureHead:
         return MixtureHead(self, tokenizer, spec, width)
@@ -50,29 +50,38 @@ class MixtureHead(Head):
     """A small network from each read state to weights, means and deviations."""
 
     def __init__(
-        self, config: MixtureConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: MixtureConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
-        self.shape = (config.components, tokenizer.chunk // self.reads, spec.action_dim)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
+        self.shape = (config.components, tokenizer.chunk // self.num_readouts, spec.action_dim)
         self.values = math.prod(self.shape)
         self.net = MLP(width, config.hidden, config.components + 2 * self.values)
         self.scale = ActionScale(spec)
-        with torch.no_grad():  # components that start alike would stay alike for long
-            nn.init.normal_(self.net.out.bias[config.components : config.components + self.values])
+        # components that start alike get the same gradients, and would stay alike for long
+        with torch.no_grad():
+            first_mean = config.components
+            nn.init.normal_(self.net.out.bias[first_mean : first_mean + self.values])
 
     def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
         self.scale.fit(actions)
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> MixtureActions:
-        logits, mean, width = self.net(hidden).split(
-            [self.config.components, self.values, self.values], dim=-1
-        )
+        sizes = [self.config.components, self.values, self.values]
+        logits, mean, width = self.net(hidden).split(sizes, dim=-1)
         # a smooth floor: below a hard one there is no gradient that leads back
         std = F.softplus(width) + self.config.min_std
-        shape = self.shape
         return MixtureActions(
-            logits.log_softmax(-1), mean.unflatten(-1, shape), std.unflatten(-1, shape), self.scale
+            logits.log_softmax(-1),
+            mean.unflatten(-1, self.shape),
+            std.unflatten(-1, self.shape),
+            self.scale,
         )
 
 
@@ -92,53 +101,66 @@ class MixtureActions:
     scale: ActionScale
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Negative log density of the chunk's valid actions in units of the data, per number; 0 where there are none."""
+        """Negative log density of the chunk's valid actions, per number, in units of the data; 0 if there are none."""
         K, A = actions.shape[-2:]
         count = K if action_mask is None else action_mask.sum(-1).clamp(min=1)
         return -self._log_density(actions, action_mask) / (count * A)
 
     def log_prob(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Log density of the chunk's valid actions in robot units."""
         count = actions.shape[-2] if action_mask is None else action_mask.sum(-1)
+        # the change of variables from units of the data to robot units
         return self._log_density(actions, action_mask) - count * self.scale.scale.log().sum()
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """The mean of the most likely component; the density may be greater elsewhere, where components overlap."""
+        """The mean of the most likely component; overlapping components may be denser elsewhere."""
         return self._chunk(self._of(self.mean, self.log_weights.argmax(-1)))
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` 0 gives the mode. The log weights are divided by the temperature, and the
-        variances multiplied by it. Raises ValueError where it is negative."""
+        """A random chunk; `temperature` 0 gives the mode.
+
+        The log weights are divided by the temperature, the variances multiplied by it. Raises ValueError if it is negative.
+        """
         check_temperature(temperature)
         if temperature == 0:
             return self.mode()
-        weights = (self.log_weights / temperature).softmax(-1)
-        drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(
-            weights.shape[:-1]
-        )
-        mean, std = self._of(self.mean, drawn), self._of(self.std, drawn)
+        weights_BTGM = (self.log_weights / temperature).softmax(-1)
+        # multinomial takes a matrix: every mixture is a row of its own
+        drawn = torch.multinomial(weights_BTGM.flatten(0, -2), 1, generator=generator)
+        component_BTG = drawn.view(weights_BTGM.shape[:-1])
+        mean = self._of(self.mean, component_BTG)
+        std = self._of(self.std, component_BTG)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self._chunk(mean + math.sqrt(temperature) * std * noise)
 
     def _log_density(self, actions: Tensor, action_mask: Tensor | None) -> Tensor:
-        G, steps = self.mean.shape[2], self.mean.shape[4]
-        unit = self.scale.to_unit(actions).unflatten(2, (G, steps)).unsqueeze(3)
-        log_p = (
-            -0.5 * ((unit - self.mean) / self.std).square()
-            - self.std.log()
-            - 0.5 * math.log(2 * math.pi)
-        )
+        """Log density (B, T) of the chunk's valid actions, per unit of the data."""
+        G = self.mean.shape[2]
+        steps = self.mean.shape[4]
+        unit = (
+            self.scale.to_unit(actions).unflatten(2, (G, steps)).unsqueeze(3)
+        )  # (B, T, G, 1, K', A)
+        z = (unit - self.mean) / self.std
+        log_p = -0.5 * z.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
         if action_mask is None:
             return torch.logsumexp(self.log_weights + log_p.sum((-1, -2)), -1).sum(-1)
         mask_BTGK = action_mask.unflatten(2, (G, steps))
         log_p = log_p.where(mask_BTGK[:, :, :, None, :, None], 0.0)
         density_BTG = torch.logsumexp(self.log_weights + log_p.sum((-1, -2)), -1)
+        # a mixture without a valid action has density 1 up to rounding: it adds nothing
         return density_BTG.where(mask_BTGK.any(-1), 0.0).sum(-1)
 
     def _of(self, values: Tensor, component_BTG: Tensor) -> Tensor:

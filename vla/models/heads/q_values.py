@@ -1,11 +1,12 @@
 """Q-values of action tokens, one place after the other (Chebotar et al., 2023, "Q-Transformer", arXiv:2309.10150).
 
-The value of a token is what can be reached from the state when the tokens up to it are chosen so and all that follow are
-chosen best: each place is an action dimension of the paper. Values are sigmoids, so that returns belong into [0, 1]. The
-chunk to execute is found greedily, place by place; that is exact where every place knows the best of the next one.
+The value of a token is the return from the state if the tokens up to it are chosen so and all later ones are the best:
+each place is an action dimension of the paper. Values are sigmoids, so returns must lie in [0, 1]. The chunk to execute is
+found greedily, place by place; that is exact if the value of each place equals the best value of the next one.
 
-B windows, T steps, N = B * T sequences, R hidden states read per step, W their width, K actions per chunk, A action
-dimensions, D tokens per chunk, L <= D places that hold more than padding, V ids, H width of the head.
+B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
+K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than padding,
+V ids, H width of the head.
 """
 
 from __future__ import annotations
@@ -36,32 +37,38 @@ from vla.types import Spec
 
 @register("heads", "q_values")
 class QValuesConfig(AutoregressiveConfig):
-    """Q of every id after the tokens before it, in [0, 1]; the objective q_transformer teaches it."""
+    """Q of every id after the tokens before it, in [0, 1]; trained by the objective q_transformer."""
 
     type: Literal["q_values"] = "q_values"  # type: ignore[assignment]
     initial_value: float = Field(default=0.05, gt=0, lt=1)
-    """Q of everything before training. Near 0: the best of many ids is the target of the place before, and what nobody has
-    tried must not look good there. Not 0 itself, where a sigmoid has no gradient."""
+    """Q of everything before training.
+
+    Near 0: the best of many ids is the target of the place before, and ids that were never tried must not look good there.
+    Not 0 itself, where a sigmoid has no gradient."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> QValuesHead:
         return QValuesHead(self, tokenizer, width)
 
 
 class Float32Head(AutoregressiveHead):
-    """Computes in float32 also under autocast: the values of two actions may differ by less than bfloat16 can tell."""
+    """Computes in float32 also under autocast: values of two actions may differ by less than bfloat16 resolves."""
 
     def read_float32(self, hidden: Float[Tensor, "B T R W"]) -> Float[Tensor, "B T R H"]:
         with torch.autocast(hidden.device.type, enabled=False):
             return self.read(hidden).to(self.position.dtype)
 
     def logits(
-        self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]
+        self,
+        states: Float[Tensor, "N R H"],
+        ids: Int64[Tensor, "N L"],
     ) -> Float[Tensor, "N L V"]:
         with torch.autocast(states.device.type, enabled=False):
             return super().logits(states, ids)
 
     def _next_logits(
-        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+        self,
+        x_NLH: Tensor,
+        past: Sequence[KeyValue | None],
     ) -> tuple[Tensor, list[KeyValue | None]]:
         with torch.autocast(x_NLH.device.type, enabled=False):
             return super()._next_logits(x_NLH, past)
@@ -74,17 +81,18 @@ class QValuesHead(Float32Head):
 
     def __init__(self, config: QValuesConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
-        nn.init.constant_(
-            self.out.bias, math.log(config.initial_value / (1 - config.initial_value))
-        )
+        logit = math.log(config.initial_value / (1 - config.initial_value))
+        nn.init.constant_(self.out.bias, logit)
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> QValues:  # type: ignore[override]
         return QValues(hidden, self.read_float32(hidden), self)
 
     def _next_logits(
-        self, x_NLH: Tensor, past: Sequence[KeyValue | None]
+        self,
+        x_NLH: Tensor,
+        past: Sequence[KeyValue | None],
     ) -> tuple[Tensor, list[KeyValue | None]]:
-        """Q of the next place: what `generate` decides by, and divides by the temperature."""
+        """Q of the next place, by which `generate` decides; it divides them by the temperature."""
         logits_NV, kept = super()._next_logits(x_NLH, past)
         return logits_NV.sigmoid(), kept
 
@@ -92,29 +100,40 @@ class QValuesHead(Float32Head):
 class QValues:
     """Q-values of token chunks, and the chunks that are chosen by them.
 
-    What is drawn follows softmax(Q / temperature), which is no distribution that was fitted to data: there is no `log_prob`.
+    Samples follow softmax(Q / temperature), which was not fitted to the data as a distribution: there is no `log_prob`.
 
     Attributes:
-        hidden: (B, T, R, W), what the trunk said; another head's view of it is `other_head(hidden)`.
-        states: (B, T, R, H), the same as this head reads it.
-        head: gives the values.
+        hidden: (B, T, R, W), the trunk's hidden states; another head's view of them is `other_head(hidden)`.
+        states: (B, T, R, H), the same as this head reads them.
+        head: computes the values.
         tokenizer: turns ids into actions.
     """
 
     def __init__(
-        self, hidden: Float[Tensor, "B T R W"], states: Float[Tensor, "B T R H"], head: QValuesHead
+        self,
+        hidden: Float[Tensor, "B T R W"],
+        states: Float[Tensor, "B T R H"],
+        head: QValuesHead,
     ) -> None:
-        self.hidden, self.states, self.head, self.tokenizer = hidden, states, head, head.tokenizer
+        self.hidden = hidden
+        self.states = states
+        self.head = head
+        self.tokenizer = head.tokenizer
+        # the same logits read as a distribution, for imitation
         self._prior = AutoregressiveActions(states, head)
 
     def values(
-        self, ids: Int64[Tensor, "B T D"], places: Places | None = None
+        self,
+        ids: Int64[Tensor, "B T D"],
+        places: Places | None = None,
     ) -> Float[Tensor, "B T L V"]:
-        """Q of all ids at each place after the given ids before it, in one pass; minus infinity where an id may not stand.
+        """Q of all ids at each place after the given ids before it, in one pass.
+
+        Minus infinity for ids that may not stand there.
 
         Args:
-            ids: what was done.
-            places: `self.places(ids)` where it is known already.
+            ids: of the actions that were taken.
+            places: `self.places(ids)` if it is known already.
         """
         places = places or self.places(ids)
         q_NLV = self.head.logits(self.states.flatten(0, 1), places.ids).sigmoid()
@@ -123,33 +142,43 @@ class QValues:
     def first(self) -> Float[Tensor, "B T V"]:
         """Q of all ids at the first place; its maximum is the value of the state."""
         states_NRH = self.states.flatten(0, 1)
-        nothing_N1 = torch.zeros(len(states_NRH), 1, dtype=torch.long, device=states_NRH.device)
-        q_NV = self.head.logits(states_NRH, nothing_N1)[:, 0].sigmoid()
-        if (allowed_DV := self.tokenizer.allowed_ids) is not None:
+        N = len(states_NRH)
+        # Q of the first place sees no token: which id stands there does not matter
+        any_id_N1 = torch.zeros(N, 1, dtype=torch.long, device=states_NRH.device)
+        q_NV = self.head.logits(states_NRH, any_id_N1)[:, 0].sigmoid()
+        allowed_DV = self.tokenizer.allowed_ids
+        if allowed_DV is not None:
             q_NV = masked_logits(q_NV, allowed_DV[0])
-        if (grammar := self.tokenizer.grammar) is not None:
-            q_NV = masked_logits(q_NV, grammar.allowed(grammar.start(len(q_NV), q_NV.device), 0))
+        grammar = self.tokenizer.grammar
+        if grammar is not None:
+            start = grammar.start(N, q_NV.device)
+            q_NV = masked_logits(q_NV, grammar.allowed(start, 0))
         return q_NV.unflatten(0, self.states.shape[:2])
 
     def places(self, ids: Int64[Tensor, "B T D"]) -> Places:
-        """What may stand where on the way to these ids, of N = B * T sequences."""
+        """Which ids may stand at which place on the way to these ids, of N = B * T sequences."""
         return self.head.places(ids.flatten(0, 1))
 
     def counted(
-        self, places: Places, action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        places: Places,
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Bool[Tensor, "B T L"]:
-        """Which tokens tell a valid action; always the first ones of a chunk."""
+        """Which tokens encode a valid action; always the first ones of a chunk."""
         return counted_tokens(places, self.states.shape[:2], action_mask, self.tokenizer)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """Each token the one of greatest Q after those before."""
+        """The token of greatest Q after those before, place by place."""
         return self.sample(temperature=0.0)
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
         """A chunk drawn token by token from softmax(Q / temperature). Q lies in [0, 1]: at temperature 1 that is close to
-        uniform, 0.05 is a cautious exploration, 0 gives the mode. Raises ValueError where it is negative."""
+        uniform, 0.05 is a cautious exploration, 0 gives the mode. Raises ValueError if it is negative."""
         check_temperature(temperature)
         ids_ND = self.head.generate(
             self.states.flatten(0, 1), temperature=temperature, generator=generator
@@ -157,14 +186,20 @@ class QValues:
         return self.tokenizer.decode(ids_ND.unflatten(0, self.states.shape[:2]))
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Imitation: the logits of the values as those of a distribution, mean cross-entropy (nats) of the valid tokens. It
-        ranks what was done first, so that its mode imitates; how far the values then lie from returns, it does not ask."""
+        """Imitation: mean cross-entropy (nats) of the valid tokens, with the values' logits as those of a distribution.
+
+        It ranks the ids of the data first, so that the mode imitates; the values need not be near returns after it.
+        """
         return self._prior.loss(actions, action_mask)
 
     def token_accuracy(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that have the greatest Q after the true tokens before them."""
         return self._prior.token_accuracy(actions, action_mask)
@@ -175,7 +210,10 @@ class QValues:
 
 
 def counted_tokens(
-    places: Places, windows: torch.Size, action_mask: Tensor | None, tokenizer: ActionTokenizer
+    places: Places,
+    windows: torch.Size,
+    action_mask: Tensor | None,
+    tokenizer: ActionTokenizer,
 ) -> Bool[Tensor, "B T L"]:
     """Which tokens of N = B * T sequences are no padding and belong to actions inside the episode."""
     told_BTL = places.told.unflatten(0, windows)

@@ -24,7 +24,7 @@ from vla.types import Spec
 
 @register("heads", "regression")
 class RegressionConfig(HeadConfig):
-    """One chunk by absolute error: fast and exact where there is one way to act, between the ways where there are more."""
+    """One chunk by absolute error: fast and exact if there is one way to act, in between if there are several."""
 
     type: Literal["regression"] = "regression"
     error: Literal["l1", "l2"] = "l1"
@@ -36,7 +36,7 @@ class RegressionConfig(HeadConfig):
     depth: int = Field(default=2, ge=1)
     """Hidden layers."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return tokenizer.chunk
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> RegressionHead:
@@ -47,10 +47,16 @@ class RegressionHead(Head):
     """The same small network from each read state to its action."""
 
     def __init__(
-        self, config: RegressionConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: RegressionConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
         self.net = MLP(width, config.hidden, spec.action_dim, config.depth)
         self.scale = ActionScale(spec, "range", config.quantiles)
 
@@ -76,13 +82,14 @@ class RegressedActions:
     error: Literal["l1", "l2"]
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean error of the chunk's valid actions in units of the data; 0 where a chunk has none."""
+        """Mean error of the chunk's valid actions in units of the data; 0 for a chunk without any."""
         difference = self.unit - self.scale.to_unit(actions)
-        return chunk_mean(
-            (difference.abs() if self.error == "l1" else difference.square()).mean(-1), action_mask
-        )
+        error = difference.abs() if self.error == "l1" else difference.square()
+        return chunk_mean(error.mean(-1), action_mask)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The chunk."""
@@ -93,9 +100,12 @@ class RegressedActions:
         return self.mode()
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """The chunk. Raises ValueError where `temperature` is negative."""
+        """The chunk. Raises ValueError if `temperature` is negative."""
         check_temperature(temperature)
         return self.mode()
 

@@ -20,13 +20,13 @@ from vla.types import Spec
 
 @register("heads", "squashed")
 class SquashedConfig(HeadConfig):
-    """One chunk within the spec's range, learned by squared or absolute error: fast, and blind to several ways to act."""
+    """One chunk within the spec's range, by squared or absolute error: fast, but averages several ways to act."""
 
     type: Literal["squashed"] = "squashed"
     error: Literal["l2", "l1"] = "l2"
     """Training error in units of half an action dimension's range: squared (Decision Transformer) or absolute."""
 
-    def reads(self, tokenizer: ActionTokenizer) -> int:
+    def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return 1
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> SquashedHead:
@@ -40,22 +40,27 @@ class SquashedHead(Head):
     action_half: Tensor
 
     def __init__(
-        self, config: SquashedConfig, tokenizer: ActionTokenizer, spec: Spec, width: int
+        self,
+        config: SquashedConfig,
+        tokenizer: ActionTokenizer,
+        spec: Spec,
+        width: int,
     ) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.reads = config, tokenizer, config.reads(tokenizer)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.num_readouts = config.num_readouts(tokenizer)
         self.out = nn.Linear(width, tokenizer.chunk * spec.action_dim)
-        low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        low = torch.tensor(spec.action_low)
+        high = torch.tensor(spec.action_high)
+        # they follow from the spec, so they are not saved
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
 
     def forward(self, hidden: Float[Tensor, "B T 1 W"]) -> SquashedActions:
-        unit_BTKA = (
-            self.out(hidden[:, :, 0].to(self.out.weight.dtype))
-            .float()
-            .tanh()
-            .unflatten(-1, (self.tokenizer.chunk, -1))
-        )
+        values = self.out(hidden[:, :, 0].to(self.out.weight.dtype))
+        # tanh in float32: in bfloat16 the actions would take a few hundred values
+        unit_BTKA = values.float().tanh().unflatten(-1, (self.tokenizer.chunk, -1))
         return SquashedActions(unit_BTKA, self.action_middle, self.action_half, self.config.error)
 
 
@@ -75,11 +80,14 @@ class SquashedActions:
     error: Literal["l2", "l1"]
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean error of the chunk's valid actions; 0 where a chunk has none."""
+        """Mean error of the chunk's valid actions; 0 for a chunk without any."""
         difference = self.unit - (actions - self.middle) / self.half
-        error_BTK = (difference.square() if self.error == "l2" else difference.abs()).mean(-1)
+        error = difference.square() if self.error == "l2" else difference.abs()
+        error_BTK = error.mean(-1)
         if action_mask is None:
             return error_BTK.mean(-1)
         return (error_BTK * action_mask).sum(-1) / action_mask.sum(-1).clamp(min=1)
@@ -93,9 +101,12 @@ class SquashedActions:
         return self.mode()
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """The chunk. Raises ValueError where `temperature` is negative."""
+        """The chunk. Raises ValueError if `temperature` is negative."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
         return self.mode()

@@ -28,7 +28,7 @@ class VocabularyError(UserError):
 
 
 def reserve_ids(
-    reserve: Reserve, count: int, tokenizer: Any, rows: int, listed: Sequence[int] = ()
+    reserve: Reserve, count: int, tokenizer: Any, rows: int, listed: Sequence[int] = (),
 ) -> list[int]:
     """Which ids of the vocabulary mean action 0, 1, ... count - 1.
 
@@ -116,7 +116,7 @@ class ActionVocabulary(nn.Module):
         return self._capped(F.linear(hidden.to(weight.dtype), weight))
 
     def text_logits(
-        self, hidden: Float[Tensor, "N L W"], head: nn.Module
+        self, hidden: Float[Tensor, "N L W"], head: nn.Module,
     ) -> Float[Tensor, "N L all"]:
         """Logits of the whole vocabulary, text and actions, by the base's output layer `head`."""
         logits = self._capped(head(hidden))
@@ -127,7 +127,7 @@ class ActionVocabulary(nn.Module):
         return torch.cat([logits, actions[..., ~replaced]], dim=-1)
 
     def overlay(
-        self, input_ids: Int64[Tensor, "N L"]
+        self, input_ids: Int64[Tensor, "N L"],
     ) -> tuple[Bool[Tensor, "N L"], Float[Tensor, "n W"]] | None:
         """Where text holds reserved ids, and what stands there in place of the base's rows; None without embeddings."""
         if self.input is None:

@@ -37,7 +37,7 @@ class BackboneConfig(Config):
     """What the model's own positions count: time steps, shared by the tokens of a step; or tokens, as in language."""
 
     def build(self, layout: Layout, *, steps: int, width: int) -> Backbone:
-        """Raises BackboneError where there is no such model, or it cannot follow the layout."""
+        """Raises BackboneError if there is no such model, or it cannot follow the layout."""
         return Backbone(self, layout, steps=steps, width=width)
 
 

@@ -54,7 +54,7 @@ class FiLM(nn.Module):
 
 
 def modulate(
-    x: Float[Tensor, "N C h w"], scale: Tensor, shift: Tensor, index_N: Tensor | None
+    x: Float[Tensor, "N C h w"], scale: Tensor, shift: Tensor, index_N: Tensor | None,
 ) -> Tensor:
     """scale, shift (U, C) of image n's condition `index_N[n]`; None where N = U and they stand in order."""
     if index_N is not None:
@@ -148,7 +148,7 @@ class FilmEfficientNet(nn.Module):
         return modulate(self.project(self.head(x)), *modulation[-1], index_N)
 
     def prepare(
-        self, images: UInt8[Tensor, "N H W 3"], size: tuple[int, int] | None = None
+        self, images: UInt8[Tensor, "N H W 3"], size: tuple[int, int] | None = None,
     ) -> Tensor:
         """uint8 RGB -> normalised float (N, 3, H, W), channels last; resized (bilinear) to `size` where it is another."""
         x = images.permute(0, 3, 1, 2).to(

@@ -163,7 +163,7 @@ def _compiled_flex() -> Callable[..., Any]:
 
 
 def rotation(
-    step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0
+    step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0,
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines (..., L, key_dim / 2) of rotary positions (Su et al. 2021) over time steps."""
     frequency = base ** -(torch.arange(0, key_dim, 2, device=step_ids.device) / key_dim)

@@ -141,7 +141,7 @@ class VisionEncoder(nn.Module):
         )
 
     def _frames(
-        self, frames: Mapping[str, Tensor], modulation: Modulation, index_N: Tensor | None
+        self, frames: Mapping[str, Tensor], modulation: Modulation, index_N: Tensor | None,
     ) -> Float[Tensor, "N M D"]:
         """All cameras go through the trunk at once, so that batch norm sees them together, as it will in control."""
         cameras = len(self.cameras)
@@ -164,7 +164,7 @@ class VisionEncoder(nn.Module):
         return tokens.transpose(0, 1).flatten(1, 2)
 
     def augment(
-        self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]]
+        self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
     ) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
         """The encoder's cameras, in training randomly shifted."""
         vertical, horizontal = self.config.random_shift
@@ -195,7 +195,7 @@ class KeyframeHead(nn.Sequential):
 
 
 def random_shift(
-    images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int
+    images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int,
 ) -> UInt8[Tensor, "B T H W 3"]:
     """Each window's images, all its steps alike, shifted by up to that many pixels; the border is repeated."""
     B, T, H, W, _ = images.shape
@@ -225,7 +225,7 @@ def _pixels(amount: float, size: int) -> int:
 
 
 def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
-    """The cameras that the policy looks through. Raises SpecError where there are none or their sizes differ."""
+    """The cameras that the policy looks through. Raises SpecError if there are none or their sizes differ."""
     names = spec.chosen_cameras(config.cameras)
     sizes = {spec.cameras[name] for name in names}
     if config.image_size is None and len(sizes) > 1:

@@ -181,7 +181,7 @@ class VisionLanguageModel(nn.Module):
     # --- prompts --------------------------------------------------------------------------------------
 
     def prompt(
-        self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]]
+        self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]],
     ) -> Prompt:
         """N prompts, each some images (uint8, (H, W, 3) or (3, H, W)) followed by a text.
 

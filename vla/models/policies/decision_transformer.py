@@ -201,7 +201,7 @@ class DecisionTransformer(Policy):
         self.feature_dim = config.width
         D = config.width
         self.sees = bool(spec.cameras) and config.cameras != []
-        reads = config.head.reads(self.tokenizer)
+        reads = config.head.num_readouts(self.tokenizer)
         _check(config, spec, self.sees, reads, per_action=self.tokenizer.tokens_per_action)
         if self.sees:
             self.vision = VisionEncoder(

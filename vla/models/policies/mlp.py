@@ -111,7 +111,7 @@ class MLPPolicy(Policy):
             language=config.language,
         )
         self.feature_dim = spec.state_dim + self.language.dim
-        self.reads = config.head.reads(self.tokenizer)
+        self.reads = config.head.num_readouts(self.tokenizer)
         activation = ACTIVATIONS[config.activation]
         layers: list[nn.Module] = []
         inputs = self.feature_dim

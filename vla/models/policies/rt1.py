@@ -150,7 +150,7 @@ class RT1(Policy):
         )
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
-        reads = config.head.reads(self.tokenizer)
+        reads = config.head.num_readouts(self.tokenizer)
         layout = rt1_layout(
             self.vision.tokens,
             reads,

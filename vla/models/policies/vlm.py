@@ -208,7 +208,7 @@ class VLM(Policy):
             slots = (
                 self.tokenizer.num_tokens
                 if config.head is None
-                else config.head.reads(self.tokenizer)
+                else config.head.num_readouts(self.tokenizer)
             )
             self.slots = nn.Parameter(torch.randn(slots, trunk.width) * spread)
         if config.head is None:
