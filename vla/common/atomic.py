@@ -13,7 +13,8 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames and new names inside `folder` durable. Does nothing where folders cannot be opened (Windows)."""
+    """Makes renames and new names inside `folder` durable. Does nothing where folders cannot be
+    opened (Windows)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -25,7 +26,8 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; on leaving, the file written there is synced and renamed to `path`.
+    """Gives a temporary name beside `path`; on leaving, the file written there is synced and
+    renamed to `path`.
 
     On an exception `path` keeps its old content and the temporary file is removed.
     """

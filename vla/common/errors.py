@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """What was given is wrong, and the message says how to mend it: the command line prints it without a traceback."""
+    """What was given is wrong, and the message says how to mend it: the command line prints it
+    without a traceback."""
 
 
 class ConfigError(UserError):
-    """A config is wrong. `problems` holds one line for each mistake: key, what was expected, remedy."""
+    """A config is wrong. `problems` holds one line for each mistake: key, what was expected,
+    remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)

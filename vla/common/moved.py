@@ -1,7 +1,7 @@
 """Modules that users and plug-ins import by the place where they used to be.
 
-An old path still imports and says once what to write now. Only documented functions and the bases of plug-ins are listed:
-whatever else has moved was never offered.
+An old path still imports and says once what to write now. Only documented functions and the bases
+of plug-ins are listed: whatever else has moved was never offered.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ MOVED = {
 
 
 class MovedModules(MetaPathFinder):
-    """Finds the modules of `MOVED`. It stands last in `sys.meta_path`, so it costs nothing while a path is right."""
+    """Finds the modules of `MOVED`. It stands last in `sys.meta_path`, so it costs nothing while a
+    path is right."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

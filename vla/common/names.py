@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The one of `names` that is most like `name`; None if none is alike by at least `cutoff` (0 to 1)."""
+    """The one of `names` that is most like `name`; None if none is alike by at least `cutoff` (0 to
+    1)."""
     found = difflib.get_close_matches(str(name), list(names), n=1, cutoff=cutoff)
     return found[0] if found else None
 

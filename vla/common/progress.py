@@ -23,7 +23,8 @@ ProgressCallback = Callable[[int, int], None]
 def progress_bar(
     label: str, *, console: Console | None = None, show: bool = True, transient: bool = False
 ) -> Iterator[ProgressCallback]:
-    """Shows one bar with the count, the time so far and the time left; gives the callback that moves it.
+    """Shows one bar with the count, the time so far and the time left; gives the callback that
+    moves it.
 
     Args:
         label: what stands before the bar.

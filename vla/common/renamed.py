@@ -25,7 +25,8 @@ def announce_renamed(former: str, name: str) -> None:
 def accept_former_methods(cls: type, former: Mapping[str, str]) -> None:
     """Lets a plug-in's class that defines a method by its former name work as if it used today's.
 
-    To be called from `__init_subclass__` of the base class: then it comes before abstract methods are counted.
+    To be called from `__init_subclass__` of the base class: then it comes before abstract methods
+    are counted.
 
     Args:
         cls: the new subclass.

@@ -1,6 +1,7 @@
 """Typed configs from YAML files and dotted overrides; imports no torch, so `vla --help` is quick.
 
-`register` and the other names of the registry are offered here too, where plug-ins have always found them.
+`register` and the other names of the registry are offered here too, where plug-ins have always
+found them.
 """
 
 from vla.common.errors import ConfigError, UserError

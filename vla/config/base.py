@@ -14,7 +14,8 @@ CONFIG_VERSION = 1
 
 
 class Config(BaseModel):
-    """Base of all configs: unknown keys are errors, values never change, docstrings are the help."""
+    """Base of all configs: unknown keys are errors, values never change, docstrings are the
+    help."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -24,7 +25,8 @@ class Config(BaseModel):
         allow_inf_nan=False,
     )
     former_keys: ClassVar[dict[str, str]] = {}
-    """Former name of a key -> its name today. Old configs and checkpoints keep working; see `announce_renamed`."""
+    """Former name of a key -> its name today. Old configs and checkpoints keep working; see
+    `announce_renamed`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,21 +13,23 @@ from vla.config.base import Config
 
 
 class Choice:
-    """Marks a field as a choice among the registered configs of a kind: `Annotated[Any, Choice("policies")]`.
+    """Marks a field as a choice among the registered configs of a kind: `Annotated[Any,
+    Choice("policies")]`.
 
     In YAML the choice is `type: rt1` beside its own fields.
 
     Args:
         kind: of the registry.
-        unlisted: names that the JSON schema leaves out, though they may be chosen: of configs that hold this very choice, and
-            whose schema would have no end.
+        unlisted: names that the JSON schema leaves out, though they may be chosen: of configs that
+            hold this very choice, and whose schema would have no end.
     """
 
     def __init__(self, kind: str, *, unlisted: Sequence[str] = ()) -> None:
         self.kind, self.unlisted = kind, tuple(unlisted)
 
     def _validate(self, value: Any) -> Config:
-        # looked up now, not when the field is declared: what a notebook registers later may be chosen too
+        # looked up now, not when the field is declared: what a notebook registers later may be
+        # chosen too
         if isinstance(value, Config) and registry.is_registered(self.kind, type(value)):
             return value
         if not isinstance(value, dict) or "type" not in value:

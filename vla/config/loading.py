@@ -71,9 +71,11 @@ def load_config(
     Args:
         cls: what is made, for example `vla.TrainConfig`.
         source: a YAML file, or the values themselves.
-        overrides: texts `key=value` that are laid over the values, for example `["policy.history=4", "optim.lr=3e-4"]`: the
-            key with dots between its parts and without the section's name, the value as YAML. What is absent is made.
-        section: a file may hold one config, or one per command under the keys of `SECTIONS`; this says which.
+        overrides: texts `key=value` that are laid over the values, for example
+            `["policy.history=4", "optim.lr=3e-4"]`: the key with dots between its parts and without
+            the section's name, the value as YAML. What is absent is made.
+        section: a file may hold one config, or one per command under the keys of `SECTIONS`; this
+            says which.
 
     Raises ConfigError with a line for each mistake.
     """

@@ -236,14 +236,19 @@ class BinsTokenizer(ActionTokenizer):
 
 
 def uniform_edges(
-    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int,
+    low: Float[np.ndarray, " A"],
+    high: Float[np.ndarray, " A"],
+    num_bins: int,
 ) -> np.ndarray:
     """`num_bins` equal bins from low to high -> (A, num_bins + 1)."""
     return np.linspace(low, high, num_bins + 1, axis=-1)
 
 
 def mu_law_edges(
-    low: Float[np.ndarray, " A"], high: Float[np.ndarray, " A"], num_bins: int, mu: float,
+    low: Float[np.ndarray, " A"],
+    high: Float[np.ndarray, " A"],
+    num_bins: int,
+    mu: float,
 ) -> np.ndarray:
     """Bins that are equal after mu-law companding (ITU-T G.711) about zero -> (A, num_bins + 1).
 

@@ -27,7 +27,11 @@ def nearest(points: Float[Tensor, "N F"], centres: Float[Tensor, "C F"]) -> Int6
 
 
 def kmeans(
-    points: Float[Tensor, "N F"], count: int, *, iterations: int = 20, seed: int = 0,
+    points: Float[Tensor, "N F"],
+    count: int,
+    *,
+    iterations: int = 20,
+    seed: int = 0,
 ) -> Float[Tensor, "C F"]:
     """`count` centres. Where there are fewer distinct points than that, some centres are equal."""
     generator = torch.Generator().manual_seed(seed)

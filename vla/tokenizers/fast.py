@@ -314,7 +314,10 @@ class FastGrammar(TokenGrammar):
         )
 
     def advance(
-        self, state: Int64[Tensor, " B"], ids: Int64[Tensor, " B"], place: int,
+        self,
+        state: Int64[Tensor, " B"],
+        ids: Int64[Tensor, " B"],
+        place: int,
     ) -> Int64[Tensor, " B"]:
         return state - self.tokenizer._on(state.device).lengths[ids]
 

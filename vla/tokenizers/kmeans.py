@@ -72,7 +72,9 @@ class KMeansTokenizer(CodebookTokenizer):
         )
 
     def offsets(
-        self, actions: Float[Tensor, "*batch K A"], ids: Int64[Tensor, "*batch D"],
+        self,
+        actions: Float[Tensor, "*batch K A"],
+        ids: Int64[Tensor, "*batch D"],
     ) -> Float[Tensor, "*batch K A"]:
         """What must be added to `decode(ids)` to give `actions` (robot units, not clipped): a head's regression target."""
         return actions - self.decode(ids)

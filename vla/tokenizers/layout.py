@@ -361,7 +361,10 @@ def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None
 
 @functools.lru_cache(maxsize=256)
 def _compile(
-    segments: tuple[Segment, ...], rules: tuple[Rule, ...], window: int | None, steps: int,
+    segments: tuple[Segment, ...],
+    rules: tuple[Rule, ...],
+    window: int | None,
+    steps: int,
 ) -> CompiledLayout:
     prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
     step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]

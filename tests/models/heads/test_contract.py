@@ -34,7 +34,7 @@ VARIANTS = {
     "autoregressive": [{"read_states": 2}],
     "cvae": [{"read_states": 2}],
     "flow": [{"read_states": 2, "times": "beta", "samples": 1}],
-    "mixture": [{"over": "action"}],
+    "gaussian_mixture": [{"over": "action"}],
     "regression": [{"error": "l2"}],
 }
 CASES = [
@@ -215,7 +215,7 @@ def test_head_and_tokenizer_must_go_together(tokenizers, head, tokenizer):
         registered("heads")[head]().build(tokenizers[tokenizer], SPEC, width=WIDTH)
 
 
-@pytest.mark.parametrize("head", ["mixture", "flow", "cvae", "regression", "clusters"])
+@pytest.mark.parametrize("head", ["gaussian_mixture", "flow", "cvae", "regression", "clusters"])
 def test_wrong_actions_in_fit_are_named(tokenizers, head):
     built = registered("heads")[head]().build(tokenizers["kmeans"], SPEC, width=WIDTH)
     wrong = episodes()

@@ -33,7 +33,7 @@ HEADS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "clusters", "hidden": 64},
         {"type": "kmeans", "centres": 8, "over": "chunk"},
     ),
-    "mixture": ({"type": "mixture", "hidden": 64}, NO_TOKENS),
+    "mixture": ({"type": "gaussian_mixture", "hidden": 64}, NO_TOKENS),
     "flow": ({"type": "flow", "hidden": 64, "depth": 2, "samples": 8}, NO_TOKENS),
     "cvae": ({"type": "cvae", "hidden": 64, "latent": 4}, NO_TOKENS),
 }

@@ -172,7 +172,7 @@ def test_the_run_tells_what_it_kept_and_ends_in_a_policy_of_the_new_robot(
 def test_other_chunks_heads_and_histories_keep_the_trunk(
     robots: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    head = {"type": "mixture"}
+    head = {"type": "gaussian_mixture"}
     config = fine_tune(
         robots, tmp_path / "run", policy=RT1 | {"chunk": 2, "history": 3, "head": head}
     )

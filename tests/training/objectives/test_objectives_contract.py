@@ -388,7 +388,7 @@ def test_what_is_replayed_must_teach_too(name: str, mixed: Path, tmp_path: Path)
 
 
 def test_importance_weights_of_a_mixture(mixed: Path, tmp_path: Path) -> None:
-    policy = {**MLP, "head": {"type": "mixture", "hidden": 8, "components": 2}}
+    policy = {**MLP, "head": {"type": "gaussian_mixture", "hidden": 8, "components": 2}}
     train(
         config(
             mixed,

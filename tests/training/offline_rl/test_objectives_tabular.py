@@ -222,7 +222,7 @@ def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) ->
 
 
 @pytest.mark.parametrize(
-    "head", [{"type": "mixture", "hidden": 8}, {"type": "gaussian", "squash": "full"}]
+    "head", [{"type": "gaussian_mixture", "hidden": 8}, {"type": "gaussian", "squash": "full"}]
 )
 def test_densities_of_many_chunks_are_as_one_by_one(head: dict[str, Any]) -> None:
     torch.manual_seed(0)

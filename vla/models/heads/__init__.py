@@ -1,1 +1,2 @@
-"""Action heads: from hidden states of a trunk to distributions over action chunks. One head, one file."""
+"""Action heads: from hidden states of a trunk to distributions over action chunks. One head, one
+file."""

@@ -1,11 +1,13 @@
-"""The tokens of a chunk one after the other, from a small causal transformer over the trunk's hidden states.
+"""The tokens of a chunk one after the other, from a small causal transformer over the trunk's
+hidden states.
 
-For tokenizers whose ids depend on each other (FAST, residual codes), and wherever tokens drawn independently would mix
-different ways to act. Ids that the tokenizer does not allow have probability 0, in training as in generation.
+For tokenizers whose ids depend on each other (FAST, residual codes), and wherever tokens drawn
+independently would mix different ways to act. Ids that the tokenizer does not allow have
+probability 0, in training as in generation.
 
 B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
-K actions per chunk, A action dimensions, D tokens per chunk, L <= D of them that are more than padding,
-V ids, H width of the head.
+K actions per chunk, A action dimensions, D tokens per chunk, L <= D of them that are more than
+padding, V ids, H width of the head.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from vla.types import Spec
 
 @register("heads", "autoregressive")
 class AutoregressiveConfig(HeadConfig):
-    """One token after the other, for every tokenizer: exact likelihoods, as many passes of a small network as tokens."""
+    """One token after the other, for every tokenizer: exact likelihoods, as many passes of a small
+    network as tokens."""
 
     type: Literal["autoregressive"] = "autoregressive"
     read_states: int = Field(default=1, ge=1)
@@ -115,7 +118,8 @@ class AutoregressiveHead(Head):
         states: Float[Tensor, "N R H"],
         ids: Int64[Tensor, "N L"],
     ) -> Float[Tensor, "N L V"]:
-        """Logits of each place given the ids before it, in one pass; what is allowed is not considered."""
+        """Logits of each place given the ids before it, in one pass; what is allowed is not
+        considered."""
         R = self.num_readouts
         L = ids.shape[1]
         x_NLH = states
@@ -140,10 +144,11 @@ class AutoregressiveHead(Head):
         temperature: float,
         generator: torch.Generator | None = None,
     ) -> Int64[Tensor, "N D"]:
-        """Draws one id after the other among those that are allowed; the most likely ones at temperature 0.
+        """Draws one id after the other among those that are allowed; the most likely ones at
+        temperature 0.
 
-        Stops when all sequences are finished. Keys and values of earlier tokens are kept, so each token costs one pass
-        over itself alone.
+        Stops when all sequences are finished. Keys and values of earlier tokens are kept, so each
+        token costs one pass over itself alone.
         """
         N = len(states)
         D = self.tokenizer.num_tokens
@@ -173,7 +178,8 @@ class AutoregressiveHead(Head):
     def places(self, ids: Int64[Tensor, "N D"]) -> Places:
         """What `generate` would have allowed on the way to these ids.
 
-        The training softmax is masked by it too, so that the likelihood is that of what is generated.
+        The training softmax is masked by it too, so that the likelihood is that of what is
+        generated.
         """
         grammar = self.tokenizer.grammar
         allowed_DV = self.tokenizer.allowed_ids
@@ -201,7 +207,8 @@ class AutoregressiveHead(Head):
         x_NLH: Tensor,
         past: Sequence[KeyValue | None],
     ) -> tuple[Tensor, list[KeyValue | None]]:
-        """Logits of the place after the new tokens, and the keys and values of all tokens so far."""
+        """Logits of the place after the new tokens, and the keys and values of all tokens so
+        far."""
         start = 0 if past[0] is None else past[0][0].shape[2]
         L = x_NLH.shape[1]
         x_NLH = x_NLH + self.position[start : start + L]
@@ -259,13 +266,15 @@ class AutoregressiveActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Share of the chunk's tokens that are the most likely ones after the true tokens before them."""
+        """Share of the chunk's tokens that are the most likely ones after the true tokens before
+        them."""
         places, logits_NLV = self._teacher_forced(actions)
         right_BTL = self._by_window((logits_NLV.argmax(-1) == places.ids).float())
         return self._mean(right_BTL, actions, action_mask)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """The most likely token after those before, place by place: not always the most likely chunk."""
+        """The most likely token after those before, place by place: not always the most likely
+        chunk."""
         return self.sample(temperature=0.0)
 
     def sample(
@@ -292,7 +301,8 @@ class AutoregressiveActions:
     def _teacher_forced(self, actions: Tensor) -> tuple[Places, Tensor]:
         """Places, and logits (N, L, V) of the allowed ids.
 
-        Kept for the next call: a loss and the token accuracy beside it are computed of the same actions.
+        Kept for the next call: a loss and the token accuracy beside it are computed of the same
+        actions.
         """
         # compared by identity: comparing values would cost as much as is saved
         if self._last is not None and self._last[0] is actions:

@@ -1,6 +1,7 @@
 """The contract of action heads: hidden states of a trunk -> a distribution over action chunks.
 
-B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions.
+B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action
+dimensions.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Head(nn.Module, ABC):
     def set_tokenizer(self, tokenizer: ActionTokenizer) -> None:
         """Replaces the tokenizer that the head was built with by a fitted one of the same sizes.
 
-        A checkpoint is loaded in this order: the policy is built from its config, then gets what was fitted to data.
+        A checkpoint is loaded in this order: the policy is built from its config, then gets what
+        was fitted to data.
         """
         self.tokenizer = tokenizer
 
@@ -63,7 +65,8 @@ class Head(nn.Module, ABC):
 
 
 class HeadConfig(Config, ABC):
-    """Base of the configs registered under "heads"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "heads"; a subclass adds `type: Literal["name"] =
+    "name"`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -73,7 +76,8 @@ class HeadConfig(Config, ABC):
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         """R, the hidden states per step that the head will read.
 
-        Asked of the config, not of the head: the trunk is built first, and has a slot for each of them.
+        Asked of the config, not of the head: the trunk is built first, and has a slot for each of
+        them.
         """
 
     @abstractmethod

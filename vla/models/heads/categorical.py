@@ -1,4 +1,5 @@
-"""All tokens of a chunk at once: independent categorical distributions, one read state for each token (RT-1).
+"""All tokens of a chunk at once: independent categorical distributions, one read state for each
+token (RT-1).
 
 B windows, T steps, K actions per chunk, A action dimensions, N tokens per chunk, V ids, W width.
 """
@@ -22,13 +23,15 @@ from vla.types import Spec
 
 @register("heads", "categorical")
 class CategoricalConfig(HeadConfig):
-    """Independent categorical distributions over the tokens of a chunk: one pass, for tokenizers such as bins."""
+    """Independent categorical distributions over the tokens of a chunk: one pass, for tokenizers
+    such as bins."""
 
     type: Literal["categorical"] = "categorical"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training target spread evenly over all ids."""
     bin_smoothing: float = Field(default=0.0, ge=0)
-    """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin alone.
+    """Standard deviation, in bins, of the training target around the true bin; 0 for the true bin
+    alone.
 
     Binary dimensions always have the true bin alone."""
 
@@ -36,7 +39,8 @@ class CategoricalConfig(HeadConfig):
         return tokenizer.num_tokens
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> CategoricalHead:
-        """Raises HeadError if ids of the tokenizer depend on each other, or smoothing is asked of ids without order."""
+        """Raises HeadError if ids of the tokenizer depend on each other, or smoothing is asked of
+        ids without order."""
         if tokenizer.grammar is not None:
             raise HeadError(
                 "policy.head: categorical draws all tokens at once, but which ids of "
@@ -45,8 +49,8 @@ class CategoricalConfig(HeadConfig):
             )
         if self.bin_smoothing and tokenizer.ordered_ids is None:
             raise HeadError(
-                f"policy.head.bin_smoothing: neighbouring ids of {type(tokenizer).__name__} are not "
-                "neighbours in value; set it to 0, or use tokenizer: {type: bins}"
+                f"policy.head.bin_smoothing: neighbouring ids of {type(tokenizer).__name__} are "
+                "not neighbours in value; set it to 0, or use tokenizer: {type: bins}"
             )
         return CategoricalHead(self, tokenizer, width)
 
@@ -62,7 +66,9 @@ class CategoricalHead(Head, nn.Linear):
         nn.init.normal_(self.weight, std=0.02)  # starts near the uniform distribution
         nn.init.zeros_(self.bias)
 
-    def forward(self, hidden: Float[Tensor, "B T N W"]) -> CategoricalActions:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, hidden: Float[Tensor, "B T N W"]
+    ) -> CategoricalActions:
         logits = nn.Linear.forward(self, hidden.to(self.weight.dtype))
         allowed_NV = self.tokenizer.allowed_ids
         if allowed_NV is not None:
@@ -84,8 +90,8 @@ class CategoricalActions:
         logits: (B, T, N, V); -inf for ids that may not stand there.
         tokenizer: turns ids into actions.
         label_smoothing: share of the target spread evenly over all ids.
-        bin_smoothing: standard deviation, in bins, of a Gaussian around the target bin; 0 for one bin. With it,
-            neighbouring bins count as nearly right.
+        bin_smoothing: standard deviation, in bins, of a Gaussian around the target bin; 0 for one
+            bin. With it, neighbouring bins count as nearly right.
     """
 
     logits: Float[Tensor, "B T N V"]
@@ -98,7 +104,8 @@ class CategoricalActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions; 0 for a chunk without any."""
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions; 0 for a chunk
+        without any."""
         return self._mean(self._cross_entropy(self.tokens(actions)), action_mask)
 
     def log_prob(
@@ -140,7 +147,8 @@ class CategoricalActions:
         return self.tokenizer.decode(ids.view(probs_BTNV.shape[:-1]))
 
     def rsample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B T K A"]:
-        """A random chunk with a gradient: that of the mean action over all ids (straight-through; Bengio et al., 2013).
+        """A random chunk with a gradient: that of the mean action over all ids (straight-through;
+        Bengio et al., 2013).
 
         Raises HeadError if a token does not stand for one action dimension.
         """
@@ -150,8 +158,8 @@ class CategoricalActions:
         if tokenizer.tokens_per_action != tokenizer.action_dim:
             raise HeadError(
                 f"no gradient through the tokens of {type(tokenizer).__name__}, which say several "
-                "dimensions at once; use policy.tokenizer: {type: bins}, or an objective that needs "
-                "none (iql)"
+                "dimensions at once; use policy.tokenizer: {type: bins}, or an objective that "
+                "needs none (iql)"
             )
         drawn = self.sample(generator)
         values_NV = self._values().to(self.logits.device)
@@ -160,7 +168,8 @@ class CategoricalActions:
         return drawn + mean_BTKA - mean_BTKA.detach()
 
     def _values(self) -> Float[Tensor, "N V"]:
-        """The action value of each id at each place, robot units; 0 for ids that may not stand there."""
+        """The action value of each id at each place, robot units; 0 for ids that may not stand
+        there."""
         N, V = self.logits.shape[-2:]
         allowed_NV = self.tokenizer.allowed_ids
         ids_VN = torch.arange(V)[:, None].expand(V, N)
@@ -229,8 +238,8 @@ def token_mask(
 ) -> Bool[Tensor, "*B N"]:
     """Which tokens of a chunk count.
 
-    Tokens that belong to one action count if it does. Tokens that describe the whole chunk (FAST) count if its first
-    action does.
+    Tokens that belong to one action count if it does. Tokens that describe the whole chunk (FAST)
+    count if its first action does.
     """
     if tokenizer.tokens_per_action is None:
         # beyond an episode's end a chunk repeats the last action, so it is a chunk like others

@@ -1,8 +1,11 @@
-"""A centre of k-means and a continuous offset from it (Behavior Transformer: Shafiullah et al., 2022, arXiv:2206.11251).
+"""A centre of k-means and a continuous offset from it (Behavior Transformer: Shafiullah et al.,
+2022, arXiv:2206.11251).
 
-Which centre is a choice among distinct ways to act; the offset, one for each centre, makes it exact.
+Which centre is a choice among distinct ways to act; the offset, one for each centre, makes it
+exact.
 
-B windows, T steps, D tokens per chunk (K or 1), K actions per chunk, K' = K / D, A action dimensions, C centres, W width.
+B windows, T steps, D tokens per chunk (K or 1), K actions per chunk, K' = K / D, A action
+dimensions, C centres, W width.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from vla.types import Spec
 class ClustersConfig(HeadConfig):
     """A centre of the tokenizer kmeans plus an offset.
 
-    Centres over actions are drawn independently of each other; with `over: chunk` one centre is a way to do the whole
-    chunk."""
+    Centres over actions are drawn independently of each other; with `over: chunk` one centre is a
+    way to do the whole chunk."""
 
     type: Literal["clusters"] = "clusters"
     offset_weight: float = Field(default=10.0, gt=0)
@@ -55,7 +58,8 @@ class ClustersConfig(HeadConfig):
 
 
 class ClustersHead(Head):
-    """A small network from each read state to the weights of the centres and an offset from each of them."""
+    """A small network from each read state to the weights of the centres and an offset from each of
+    them."""
 
     tokenizer: KMeansTokenizer
 

@@ -1,4 +1,5 @@
-"""What the heads over real-valued actions share: the units in which they learn, means over chunks, a small network.
+"""What the heads over real-valued actions share: the units in which they learn, means over chunks,
+a small network.
 
 B windows, T steps, K actions per chunk, A action dimensions, N actions.
 """
@@ -15,19 +16,21 @@ from vla.models.heads.base import HeadError
 from vla.types import Spec
 
 LEAST_SHARE = 1e-3
-"""A dimension's unit is at least this share of half its range: a unit of next to nothing would blow up noise."""
+"""A dimension's unit is at least this share of half its range: a unit of next to nothing would blow
+up noise."""
 
 
 class ActionScale(nn.Module):
     """Robot units <-> units of the data, for each action dimension: `robot = shift + scale * unit`.
 
-    Before `fit` the unit is half the spec's range, around its middle. If a dimension never moved, its one value is 0 and
-    its unit tiny, so that predictions stay at that value.
+    Before `fit` the unit is half the spec's range, around its middle. If a dimension never moved,
+    its one value is 0 and its unit tiny, so that predictions stay at that value.
 
     Args:
         spec: of the robot.
         kind: spread, mean 0 and deviation 1; or range, two quantiles of the data at -1 and 1.
-        quantiles: of the range; of a dimension whose quantiles are equal the least and greatest values are taken.
+        quantiles: of the range; of a dimension whose quantiles are equal the least and greatest
+            values are taken.
     """
 
     shift: Tensor
@@ -52,7 +55,8 @@ class ActionScale(nn.Module):
         self.register_buffer("scale", (high - low) / 2)
 
     def fit(self, actions: Float[Tensor, "N A"]) -> None:
-        """Raises HeadError if there are no actions, or they have other dimensions or are not finite."""
+        """Raises HeadError if there are no actions, or they have other dimensions or are not
+        finite."""
         A = len(self.names)
         if actions.ndim != 2 or actions.shape[1] != A or len(actions) == 0:
             raise HeadError(
@@ -101,7 +105,8 @@ def _range(values_NA: Tensor, quantiles: tuple[float, float]) -> tuple[Tensor, T
 
 
 class MLP(nn.Sequential):
-    """LayerNorm (trunks need not end in one), `depth` hidden layers with GELU, a linear layer; float32 comes out."""
+    """LayerNorm (trunks need not end in one), `depth` hidden layers with GELU, a linear layer;
+    float32 comes out."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, depth: int = 1) -> None:
         layers: list[nn.Module] = [nn.LayerNorm(inputs)]

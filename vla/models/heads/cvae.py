@@ -1,10 +1,12 @@
-"""A conditional variational autoencoder of chunks (ACT: Zhao et al., 2023, arXiv:2304.13705; Sohn et al., 2015).
+"""A conditional variational autoencoder of chunks (ACT: Zhao et al., 2023, arXiv:2304.13705; Sohn
+et al., 2015).
 
-In training an encoder sees the chunk that was done and encodes in a latent vector which way it went; the decoder makes the
-chunk from that and the read state. In control the latent vector is drawn, or zero.
+In training an encoder sees the chunk that was done and encodes in a latent vector which way it
+went; the decoder makes the chunk from that and the read state. In control the latent vector is
+drawn, or zero.
 
-B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions, Z latent
-dimensions, H width of the head.
+B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action
+dimensions, Z latent dimensions, H width of the head.
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ class CVAEConfig(HeadConfig):
     latent: int = Field(default=16, ge=1)
     """Dimensions of the latent vector."""
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute error.
+    """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute
+    error.
 
-    If it is too large the latent carries nothing and the head becomes a regression; if too small, random latents are
-    unlike those of training."""
+    If it is too large the latent carries nothing and the head becomes a regression; if too small,
+    random latents are unlike those of training."""
     read_states: int = Field(default=1, ge=1)
     """Hidden states that are read per step."""
     hidden: int = Field(default=256, ge=1)
@@ -59,7 +62,8 @@ class CVAEConfig(HeadConfig):
 
 
 class CVAEHead(Head):
-    """Encoder and decoder, each a small network over the read state and the chunk or the latent vector."""
+    """Encoder and decoder, each a small network over the read state and the chunk or the latent
+    vector."""
 
     def __init__(
         self,
@@ -125,9 +129,11 @@ class CVAEActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean absolute error of the chunk's valid actions, plus `beta` times the latent's divergence.
+        """Mean absolute error of the chunk's valid actions, plus `beta` times the latent's
+        divergence.
 
-        In units of the data; 0 for a chunk without valid actions. Draws a latent vector by torch's default generator.
+        In units of the data; 0 for a chunk without valid actions. Draws a latent vector by torch's
+        default generator.
         """
         unit = self.head.scale.to_unit(actions)
         mean, log_var = self.head.posterior(self.state, unit, action_mask)

@@ -1,12 +1,14 @@
-"""Flow matching over chunks: straight paths from noise to actions (Lipman et al., 2023, arXiv:2210.02747).
+"""Flow matching over chunks: straight paths from noise to actions (Lipman et al., 2023,
+arXiv:2210.02747).
 
 See also Liu et al., 2023, arXiv:2209.03003; for robots Black et al., 2024, pi0, arXiv:2410.24164.
 
-At time 0 a chunk is noise, at time 1 it is actions, between them x_t = t * actions + (1 - t) * noise. The network learns
-the velocity actions - noise from x_t, t and the read state; following it from noise gives a chunk.
+At time 0 a chunk is noise, at time 1 it is actions, between them x_t = t * actions + (1 - t) *
+noise. The network learns the velocity actions - noise from x_t, t and the read state; following it
+from noise gives a chunk.
 
-B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions, H width of
-the head, S draws.
+B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action
+dimensions, H width of the head, S draws.
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ LATEST = 0.999
 
 @register("heads", "flow")
 class FlowConfig(HeadConfig):
-    """Flow matching: any distribution over chunks, at the cost of `integration_steps` passes of a small network."""
+    """Flow matching: any distribution over chunks, at the cost of `integration_steps` passes of a
+    small network."""
 
     type: Literal["flow"] = "flow"
     times: Literal["uniform", "beta"] = "uniform"
-    """Distribution of the times of training: uniform, or beta, where early, noisy times are more frequent (pi0)."""
+    """Distribution of the times of training: uniform, or beta, where early, noisy times are more
+    frequent (pi0)."""
     samples: int = Field(default=4, ge=1)
     """Draws of noise and time per chunk and training step; the trunk runs once for all of them."""
     integration_steps: int = Field(default=10, ge=1)
@@ -65,7 +69,8 @@ class FlowConfig(HeadConfig):
 
 
 class FlowHead(Head):
-    """The condition is computed once per step of control, the velocity once per integration step."""
+    """The condition is computed once per step of control, the velocity once per integration
+    step."""
 
     def __init__(
         self,
@@ -163,7 +168,8 @@ class FlowActions:
     def mode(self) -> Float[Tensor, "B T K A"]:
         """Where zero noise, the most likely noise, flows to.
 
-        It need not be the most likely chunk: with two equally likely ways to act it may lie between them; then sample.
+        It need not be the most likely chunk: with two equally likely ways to act it may lie between
+        them; then sample.
         """
         shape = (*self.state.shape[:-1], *self.head.chunk_shape)
         return self._flow(self.state.new_zeros(shape))
@@ -186,7 +192,8 @@ class FlowActions:
         return self._flow(math.sqrt(temperature) * noise)
 
     def _flow(self, x_BTKA: Tensor) -> Tensor:
-        """Follows the velocity from noise at time 0 to actions at time 1, by Euler's method; robot units."""
+        """Follows the velocity from noise at time 0 to actions at time 1, by Euler's method; robot
+        units."""
         steps = self.head.config.integration_steps
         for step in range(steps):
             time_BT = x_BTKA.new_full(x_BTKA.shape[:2], step / steps)

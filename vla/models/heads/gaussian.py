@@ -1,9 +1,11 @@
-"""A diagonal Gaussian over the chunk, in the spec's range: what actor-critic methods learn from states.
+"""A diagonal Gaussian over the chunk, in the spec's range: what actor-critic methods learn from
+states.
 
-As it is, with the mean squashed into the range (Kostrikov et al., 2021, arXiv:2110.06169), or with samples squashed into it
-(Haarnoja et al., 2018, arXiv:1812.05905).
+As it is, with the mean squashed into the range (Kostrikov et al., 2021, arXiv:2110.06169), or with
+samples squashed into it (Haarnoja et al., 2018, arXiv:1812.05905).
 
-B windows, T steps, K actions per chunk, A action dimensions, W width. Units: the spec's range is [-1, 1].
+B windows, T steps, K actions per chunk, A action dimensions, W width. Units: the spec's range is
+[-1, 1].
 """
 
 from __future__ import annotations
@@ -26,22 +28,27 @@ from vla.types import Spec
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 EDGE = 1 - 1e-5
-"""Squashed actions beyond it are moved to it for the density, which is zero or infinite at the edge itself."""
+"""Squashed actions beyond it are moved to it for the density, which is zero or infinite at the edge
+itself."""
 LogStd = Annotated[float, Field(ge=-20, le=5)]
 
 
 @register("heads", "gaussian")
 class GaussianConfig(HeadConfig):
-    """A Gaussian of independent action dimensions: exact likelihoods, differentiable samples, one linear layer."""
+    """A Gaussian of independent action dimensions: exact likelihoods, differentiable samples, one
+    linear layer."""
 
     type: Literal["gaussian"] = "gaussian"
     squash: Literal["none", "mean", "full"] = "mean"
-    """none: as it is. mean: tanh keeps the mean inside the range. full: tanh keeps all samples inside it, and the density
-    is corrected for that. Without `full`, samples beyond the range are cut off."""
+    """none: as it is. mean: tanh keeps the mean inside the range. full: tanh keeps all samples
+    inside it, and the density is corrected for that. Without `full`, samples beyond the range are
+    cut off."""
     deviation: Literal["global", "state"] = "global"
-    """global: standard deviations are parameters, the same in all states. state: they are computed from the state."""
+    """global: standard deviations are parameters, the same in all states. state: they are computed
+    from the state."""
     log_std: tuple[LogStd, LogStd] = (-5.0, 2.0)
-    """Least and greatest logarithm of a standard deviation, of the range [-1, 1]; learning begins in the middle."""
+    """Least and greatest logarithm of a standard deviation, of the range [-1, 1]; learning begins
+    in the middle."""
 
     @model_validator(mode="after")
     def _ordered(self) -> GaussianConfig:
@@ -134,7 +141,8 @@ class DiagonalGaussian(ABC):
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Negative log density of the chunk's valid actions in units, per number; 0 if there are none."""
+        """Negative log density of the chunk's valid actions in units, per number; 0 if there are
+        none."""
         return -chunk_mean(self._log_density(actions).mean(-1), action_mask)
 
     def log_prob(
@@ -142,7 +150,8 @@ class DiagonalGaussian(ABC):
         actions: Float[Tensor, "*n B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "*n B T"]:
-        """Log density of the chunk's valid actions in robot units; also of several chunks for each step at once."""
+        """Log density of the chunk's valid actions in robot units; also of several chunks for each
+        step at once."""
         # per robot unit, not per unit: the change of variables is half the range
         density_BTK = self._log_density(actions).sum(-1) - self.half.log().sum()
         if action_mask is not None:
@@ -150,7 +159,8 @@ class DiagonalGaussian(ABC):
         return density_BTK.sum(-1)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
-        """The mean inside the range. For squashed samples it is the median, not the greatest density."""
+        """The mean inside the range. For squashed samples it is the median, not the greatest
+        density."""
         return self._robot(self._inside(self.mean))
 
     def sample(
@@ -175,7 +185,8 @@ class DiagonalGaussian(ABC):
         *,
         count: int | None = None,
     ) -> Float[Tensor, "*n B T K A"]:
-        """A random chunk for each step, or `count` of them in front, differentiable in mean and deviation."""
+        """A random chunk for each step, or `count` of them in front, differentiable in mean and
+        deviation."""
         x = self._draw(generator, () if count is None else (count,), 1.0)
         return self._robot(self._inside(x))
 

@@ -1,7 +1,8 @@
-"""A mixture of Gaussians over the whole chunk, or over each of its actions (Bishop, 1994, Mixture density networks).
+"""A mixture of Gaussians over the whole chunk, or over each of its actions (Bishop, 1994, Mixture
+density networks).
 
-B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action dimensions, M components,
-G mixtures per chunk (1 or K) over K' = K / G actions each.
+B windows, T steps, R hidden states read per step, W their width, K actions per chunk, A action
+dimensions, M components, G mixtures per chunk (1 or K) over K' = K / G actions each.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class MixtureConfig(HeadConfig):
     components: int = Field(default=5, ge=1)
     """Gaussians of a mixture."""
     over: Literal["chunk", "action"] = "chunk"
-    """chunk: a component is a way to do the whole chunk. action: every action of the chunk has a mixture of its own,
-    drawn independently, read from a hidden state of its own."""
+    """chunk: a component is a way to do the whole chunk. action: every action of the chunk has a
+    mixture of its own, drawn independently, read from a hidden state of its own."""
     min_std: float = Field(default=0.01, gt=0)
     """Least standard deviation of a component, in units of the data's."""
     hidden: int = Field(default=256, ge=1)
@@ -105,7 +106,8 @@ class MixtureActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Negative log density of the chunk's valid actions, per number, in units of the data; 0 if there are none."""
+        """Negative log density of the chunk's valid actions, per number, in units of the data; 0 if
+        there are none."""
         K, A = actions.shape[-2:]
         count = K if action_mask is None else action_mask.sum(-1).clamp(min=1)
         return -self._log_density(actions, action_mask) / (count * A)
@@ -132,7 +134,8 @@ class MixtureActions:
     ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode.
 
-        The log weights are divided by the temperature, the variances multiplied by it. Raises ValueError if it is negative.
+        The log weights are divided by the temperature, the variances multiplied by it. Raises
+        ValueError if it is negative.
         """
         check_temperature(temperature)
         if temperature == 0:

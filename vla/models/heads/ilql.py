@@ -1,12 +1,13 @@
-"""Probabilities of action tokens, reweighed by their values (ILQL: Snell et al., 2023, arXiv:2206.11871).
+"""Probabilities of action tokens, reweighed by their values (ILQL: Snell et al., 2023,
+arXiv:2206.11871).
 
-One small transformer goes through the tokens of a chunk. At each place it gives the probability of every id in the data,
-the value of every id (several Q), and the value of the place itself (V). Actions follow softmax(logits + beta (Q - V)):
-imitation that leans towards what was rewarded.
+One small transformer goes through the tokens of a chunk. At each place it gives the probability of
+every id in the data, the value of every id (several Q), and the value of the place itself (V).
+Actions follow softmax(logits + beta (Q - V)): imitation that leans towards what was rewarded.
 
 B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
-K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than padding,
-V ids, E Q networks, U = V + E * V + 1 outputs per token, H width of the head.
+K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than
+padding, V ids, E Q networks, U = V + E * V + 1 outputs per token, H width of the head.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class ILQLActions:
     """A distribution over chunks of tokens: that of the data, reweighed by advantages.
 
     Attributes:
-        hidden: (B, T, R, W), the trunk's hidden states; another head's view of them is `other_head(hidden)`.
+        hidden: (B, T, R, W), the trunk's hidden states; another head's view of them is
+            `other_head(hidden)`.
         states: (B, T, R, H), the same as this head reads them.
         head: computes logits and values.
         tokenizer: turns ids into actions.
@@ -198,7 +200,8 @@ class ILQLActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Imitation: mean cross-entropy (nats) of the valid tokens under the logits alone, without the values."""
+        """Imitation: mean cross-entropy (nats) of the valid tokens under the logits alone, without
+        the values."""
         ids_BTL, outputs, counted_BTL = self._teacher_forced(actions, action_mask)
         return _mean(-_log_prob(outputs.logits, ids_BTL), counted_BTL)
 
@@ -233,7 +236,8 @@ class ILQLActions:
     ) -> tuple[Tensor, TokenValues, Tensor]:
         """Ids (B, T, L), the outputs at their places, and which of them count.
 
-        Kept for the next call: a loss and the token accuracy beside it are computed of the same actions.
+        Kept for the next call: a loss and the token accuracy beside it are computed of the same
+        actions.
         """
         places, outputs = self._known(actions) or self._pass(actions)
         ids_BTL = places.ids.unflatten(0, self.states.shape[:2])

@@ -1,12 +1,14 @@
-"""Q-values of action tokens, one place after the other (Chebotar et al., 2023, "Q-Transformer", arXiv:2309.10150).
+"""Q-values of action tokens, one place after the other (Chebotar et al., 2023, "Q-Transformer",
+arXiv:2309.10150).
 
-The value of a token is the return from the state if the tokens up to it are chosen so and all later ones are the best:
-each place is an action dimension of the paper. Values are sigmoids, so returns must lie in [0, 1]. The chunk to execute is
-found greedily, place by place; that is exact if the value of each place equals the best value of the next one.
+The value of a token is the return from the state if the tokens up to it are chosen so and all later
+ones are the best: each place is an action dimension of the paper. Values are sigmoids, so returns
+must lie in [0, 1]. The chunk to execute is found greedily, place by place; that is exact if the
+value of each place equals the best value of the next one.
 
 B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
-K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than padding,
-V ids, H width of the head.
+K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than
+padding, V ids, H width of the head.
 """
 
 from __future__ import annotations
@@ -37,21 +39,23 @@ from vla.types import Spec
 
 @register("heads", "q_values")
 class QValuesConfig(AutoregressiveConfig):
-    """Q of every id after the tokens before it, in [0, 1]; trained by the objective q_transformer."""
+    """Q of every id after the tokens before it, in [0, 1]; trained by the objective
+    q_transformer."""
 
     type: Literal["q_values"] = "q_values"  # type: ignore[assignment]
     initial_value: float = Field(default=0.05, gt=0, lt=1)
     """Q of everything before training.
 
-    Near 0: the best of many ids is the target of the place before, and ids that were never tried must not look good there.
-    Not 0 itself, where a sigmoid has no gradient."""
+    Near 0: the best of many ids is the target of the place before, and ids that were never tried
+    must not look good there. Not 0 itself, where a sigmoid has no gradient."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> QValuesHead:
         return QValuesHead(self, tokenizer, width)
 
 
 class Float32Head(AutoregressiveHead):
-    """Computes in float32 also under autocast: values of two actions may differ by less than bfloat16 resolves."""
+    """Computes in float32 also under autocast: values of two actions may differ by less than
+    bfloat16 resolves."""
 
     def read_float32(self, hidden: Float[Tensor, "B T R W"]) -> Float[Tensor, "B T R H"]:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -100,10 +104,12 @@ class QValuesHead(Float32Head):
 class QValues:
     """Q-values of token chunks, and the chunks that are chosen by them.
 
-    Samples follow softmax(Q / temperature), which was not fitted to the data as a distribution: there is no `log_prob`.
+    Samples follow softmax(Q / temperature), which was not fitted to the data as a distribution:
+    there is no `log_prob`.
 
     Attributes:
-        hidden: (B, T, R, W), the trunk's hidden states; another head's view of them is `other_head(hidden)`.
+        hidden: (B, T, R, W), the trunk's hidden states; another head's view of them is
+            `other_head(hidden)`.
         states: (B, T, R, H), the same as this head reads them.
         head: computes the values.
         tokenizer: turns ids into actions.
@@ -177,8 +183,9 @@ class QValues:
         *,
         temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A chunk drawn token by token from softmax(Q / temperature). Q lies in [0, 1]: at temperature 1 that is close to
-        uniform, 0.05 is a cautious exploration, 0 gives the mode. Raises ValueError if it is negative."""
+        """A chunk drawn token by token from softmax(Q / temperature). Q lies in [0, 1]: at
+        temperature 1 that is close to uniform, 0.05 is a cautious exploration, 0 gives the mode.
+        Raises ValueError if it is negative."""
         check_temperature(temperature)
         ids_ND = self.head.generate(
             self.states.flatten(0, 1), temperature=temperature, generator=generator
@@ -190,9 +197,11 @@ class QValues:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Imitation: mean cross-entropy (nats) of the valid tokens, with the values' logits as those of a distribution.
+        """Imitation: mean cross-entropy (nats) of the valid tokens, with the values' logits as
+        those of a distribution.
 
-        It ranks the ids of the data first, so that the mode imitates; the values need not be near returns after it.
+        It ranks the ids of the data first, so that the mode imitates; the values need not be near
+        returns after it.
         """
         return self._prior.loss(actions, action_mask)
 
@@ -201,7 +210,8 @@ class QValues:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Share of the chunk's tokens that have the greatest Q after the true tokens before them."""
+        """Share of the chunk's tokens that have the greatest Q after the true tokens before
+        them."""
         return self._prior.token_accuracy(actions, action_mask)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
@@ -215,11 +225,12 @@ def counted_tokens(
     action_mask: Tensor | None,
     tokenizer: ActionTokenizer,
 ) -> Bool[Tensor, "B T L"]:
-    """Which tokens of N = B * T sequences are no padding and belong to actions inside the episode."""
-    told_BTL = places.told.unflatten(0, windows)
+    """Which tokens of N = B * T sequences are no padding and belong to actions inside the
+    episode."""
+    is_token_BTL = places.is_token.unflatten(0, windows)
     if action_mask is None:
-        return told_BTL
-    return told_BTL & token_mask(action_mask, tokenizer)[..., : told_BTL.shape[-1]]
+        return is_token_BTL
+    return is_token_BTL & token_mask(action_mask, tokenizer)[..., : is_token_BTL.shape[-1]]
 
 
 __all__ = ["Float32Head", "QValues", "QValuesConfig", "QValuesHead", "counted_tokens"]

@@ -1,4 +1,5 @@
-"""One chunk, learned by absolute error, one read state per action (OpenVLA-OFT: Kim et al., 2025, arXiv:2502.19645).
+"""One chunk, learned by absolute error, one read state per action (OpenVLA-OFT: Kim et al., 2025,
+arXiv:2502.19645).
 
 B windows, T steps, K actions per chunk, A action dimensions, W width.
 """
@@ -24,13 +25,15 @@ from vla.types import Spec
 
 @register("heads", "regression")
 class RegressionConfig(HeadConfig):
-    """One chunk by absolute error: fast and exact if there is one way to act, in between if there are several."""
+    """One chunk by absolute error: fast and exact if there is one way to act, in between if there
+    are several."""
 
     type: Literal["regression"] = "regression"
     error: Literal["l1", "l2"] = "l1"
     """Absolute error (its minimum is the median of what was done) or squared error (the mean)."""
     quantiles: Quantiles = (0.01, 0.99)
-    """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are not clipped."""
+    """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are not
+    clipped."""
     hidden: int = Field(default=256, ge=1)
     """Width of the hidden layers."""
     depth: int = Field(default=2, ge=1)
@@ -86,7 +89,8 @@ class RegressedActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean error of the chunk's valid actions in units of the data; 0 for a chunk without any."""
+        """Mean error of the chunk's valid actions in units of the data; 0 for a chunk without
+        any."""
         difference = self.unit - self.scale.to_unit(actions)
         error = difference.abs() if self.error == "l1" else difference.square()
         return chunk_mean(error.mean(-1), action_mask)

@@ -1,4 +1,5 @@
-"""One bounded chunk: a linear layer and tanh, over the actions' range (Chen et al., 2021, Decision Transformer).
+"""One bounded chunk: a linear layer and tanh, over the actions' range (Chen et al., 2021, Decision
+Transformer).
 
 B windows, T steps, K actions per chunk, A action dimensions, W width.
 """
@@ -20,11 +21,13 @@ from vla.types import Spec
 
 @register("heads", "squashed")
 class SquashedConfig(HeadConfig):
-    """One chunk within the spec's range, by squared or absolute error: fast, but averages several ways to act."""
+    """One chunk within the spec's range, by squared or absolute error: fast, but averages several
+    ways to act."""
 
     type: Literal["squashed"] = "squashed"
     error: Literal["l2", "l1"] = "l2"
-    """Training error in units of half an action dimension's range: squared (Decision Transformer) or absolute."""
+    """Training error in units of half an action dimension's range: squared (Decision Transformer)
+    or absolute."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return 1

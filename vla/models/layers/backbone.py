@@ -1,7 +1,10 @@
-"""Trunks of transformers: any causal model of the library (GPT-2, Llama, Mamba ...) reads the tokens of a layout.
+"""Trunks of transformers: any causal model of the library (GPT-2, Llama, Mamba ...) over a layout's
+tokens.
 
-The idea of PaLM-E and Cobra: whatever becomes tokens of one sequence can be read by any language model. B windows,
-L tokens, D width of the policy, H width of the trunk.
+The idea of PaLM-E and Cobra: whatever becomes tokens of one sequence can be processed by any
+language model.
+
+B windows, L tokens, D width of the policy, H width of the trunk.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _NO_WORDS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
 
 
 class BackboneError(UserError):
-    """A model of transformers cannot be had, or cannot be the trunk of a layout."""
+    """A model of transformers cannot be loaded, or cannot be the trunk of a layout."""
 
 
 class BackboneConfig(Config):
@@ -32,9 +35,11 @@ class BackboneConfig(Config):
     pretrained: str | None = None
     """Name or folder of a model whose weights to start from; null: random weights."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the model's own config, such as hidden_size, num_hidden_layers or n_embd. Without `pretrained`."""
+    """Fields of the model's own config, such as hidden_size, num_hidden_layers or n_embd. Without
+    `pretrained`."""
     positions: Literal["step", "token"] = "step"
-    """What the model's own positions count: time steps, shared by the tokens of a step; or tokens, as in language."""
+    """What the model's own positions count: time steps, shared by the tokens of a step; or tokens,
+    as in language."""
 
     def build(self, layout: Layout, *, steps: int, width: int) -> Backbone:
         """Raises BackboneError if there is no such model, or it cannot follow the layout."""
@@ -42,7 +47,8 @@ class BackboneConfig(Config):
 
 
 class Backbone(nn.Module):
-    """The model without its words, between two projections where its width is not the policy's.
+    """The model without its word embeddings, between two projections if its width is not the
+    policy's.
 
     Attributes:
         config: from which the same architecture is built without fetching anything.
@@ -51,34 +57,35 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig, layout: Layout, *, steps: int, width: int) -> None:
         super().__init__()
         self.model = _model(config)
-        # the words are never looked up: one of them keeps the table, and checkpoints, small
-        self.model.set_input_embeddings(
-            nn.Embedding(1, self.model.get_input_embeddings().weight.shape[1])
-        )
+        # words are never looked up: a table of one word keeps the model, and checkpoints, small
+        embedding_width = self.model.get_input_embeddings().weight.shape[1]
+        self.model.set_input_embeddings(nn.Embedding(1, embedding_width))
         self.model.config.vocab_size = 1
+        # without gradient it would stop distributed training, so it must not ask for one
         self.model.get_input_embeddings().weight.requires_grad_(False)
-        self.config = (
-            config if config.pretrained is None else _architecture(config, self.model.config)
-        )
+        # a checkpoint is built again from the architecture, without fetching the pretrained model
+        self.config = config
+        if config.pretrained is not None:
+            self.config = _architecture(config, self.model.config)
+        # what a model of transformers can do is told by the arguments it takes
         parameters = inspect.signature(self.model.forward).parameters
-        self.attends, self.positioned = (
-            "past_key_values" in parameters,
-            "position_ids" in parameters,
-        )
+        self.attends = "past_key_values" in parameters  # Mamba has a state, but no mask
+        self.positioned = "position_ids" in parameters
         own = self.model.config
         if not self.attends and not layout.causal:
             raise BackboneError(
-                f"backbone: {own.model_type} reads its tokens in order and takes no mask, but the layout is not plainly "
-                "causal (empty action slots, readouts or a window); use a head that reads one state per step, such as "
-                "autoregressive, no window, or an attention model such as gpt2 or llama"
+                f"backbone: {own.model_type} reads its tokens in order and takes no mask, but the "
+                "layout is not plainly causal (empty action slots, readouts or a window); use a head "
+                "that reads one state per step, such as autoregressive, no window, or an attention "
+                "model such as gpt2 or llama"
             )
         needed = steps if config.positions == "step" else layout.length(steps)
         longest = getattr(own, "max_position_embeddings", None)
         if self.positioned and longest is not None and needed > longest:
             raise BackboneError(
-                f"backbone: the context takes {needed} positions ({steps} steps, {layout.length(steps)} tokens), "
-                f"{own.model_type} has {longest}; shorten history, count positions by step, or set "
-                "options.max_position_embeddings (n_positions for gpt2)"
+                f"backbone: the context takes {needed} positions ({steps} steps, "
+                f"{layout.length(steps)} tokens), {own.model_type} has {longest}; shorten history, "
+                "count positions by step, or set options.max_position_embeddings (n_positions for gpt2)"
             )
         hidden = own.hidden_size
         self.enter: nn.Module = nn.Identity() if hidden == width else nn.Linear(width, hidden)
@@ -96,24 +103,21 @@ class Backbone(nn.Module):
 
         Args:
             mask: who attends to whom, padding included: (L, L) or (B, 1, L, L).
-            valid: False at padded tokens; None where there are none.
+            valid: False at padded tokens; None if there are none.
             step_ids: time step of each token.
         """
         inputs: dict[str, Any] = {"inputs_embeds": self.enter(x_BLD), "use_cache": False}
         if self.positioned:
-            L = x_BLD.shape[1]
-            places = (
-                step_ids
-                if self.config.positions == "step"
-                else torch.arange(L, device=x_BLD.device)
-            )
-            inputs["position_ids"] = places.expand(len(x_BLD), -1)
+            positions_L = step_ids
+            if self.config.positions == "token":
+                positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+            inputs["position_ids"] = positions_L.expand(len(x_BLD), -1)
         if self.attends:
-            # transformers takes a mask of four axes as it is, and adds it to the scores
+            # a mask of four axes is taken as it is and added to the scores; the least number rather
+            # than -inf, since a row that is closed everywhere would become NaN
             closed = torch.finfo(x_BLD.dtype).min
-            scores = torch.zeros(mask.shape, dtype=x_BLD.dtype, device=x_BLD.device).masked_fill(
-                ~mask, closed
-            )
+            open_scores = torch.zeros(mask.shape, dtype=x_BLD.dtype, device=x_BLD.device)
+            scores = open_scores.masked_fill(~mask, closed)
             inputs["attention_mask"] = scores.expand(len(x_BLD), 1, *mask.shape[-2:])
         elif valid is not None:
             inputs["attention_mask"] = valid.long()
@@ -121,7 +125,8 @@ class Backbone(nn.Module):
 
 
 def _architecture(config: BackboneConfig, own: Any) -> BackboneConfig:
-    """The config of a model that was fetched, as numbers."""
+    """The architecture of a model that was fetched, as options that build it with random
+    weights."""
     left_out = {
         "model_type",
         "architectures",
@@ -143,18 +148,19 @@ def _model(config: BackboneConfig) -> Any:
         if config.pretrained is not None:
             model = AutoModel.from_pretrained(config.pretrained)
         else:
-            model = AutoModel.from_config(
-                AutoConfig.for_model(config.architecture, **_NO_WORDS | config.options)
-            )
+            options = _NO_WORDS | config.options
+            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **options))
     except Exception as error:  # transformers raises many kinds
         name = config.pretrained or config.architecture
+        cause = " ".join(str(error).split())[:300]
         raise BackboneError(
-            f"backbone: no model {name!r}: {' '.join(str(error).split())[:300]}; expected a model_type of transformers "
-            "(gpt2, llama, mamba ...) with options of its config, or a pretrained model within reach"
+            f"backbone: no model {name!r}: {cause}; expected a model_type of transformers (gpt2, "
+            "llama, mamba ...) with options of its config, or a pretrained model within reach"
         ) from error
     if not hasattr(model.config, "hidden_size"):
         raise BackboneError(
-            f"backbone: {model.config.model_type} is no plain causal model: its config has no hidden_size"
+            f"backbone: {model.config.model_type} is no plain causal model: its config has no "
+            "hidden_size"
         )
     return model
 

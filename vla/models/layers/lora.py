@@ -1,4 +1,5 @@
-"""Low-rank adapters of linear layers (Hu et al. 2021), by peft; and the weights that base and adapter make together."""
+"""Low-rank adapters of transformers' linear layers (Hu et al. 2021), by peft, and merging them into
+the base."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class LoraSettings(Config):
 
 
 def add_lora(model: nn.Module, settings: LoraSettings) -> None:
-    """Freezes `model`, a transformers model, and puts adapters into its layers; they start as no change at all.
+    """Freezes `model`, a model of transformers, and adds adapters to its layers; at first they
+    change nothing.
 
     Raises:
         ConfigError: peft is not installed, or no layer has such a name.
@@ -53,14 +55,15 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> None:
         raise ConfigError([f"policy.lora.targets: {error}"]) from error
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = (
-                parameter.data.float()
-            )  # adapters learn in float32, whatever the base is kept in
+            # adapters learn in float32, whatever the base is kept in: small steps vanish in
+            # bfloat16
+            parameter.data = parameter.data.float()
 
 
 @torch.no_grad()
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the model without adapters that computes the same: base weights plus what the adapters add."""
+    """State of the model without adapters that computes the same: base weights plus the adapters'
+    products."""
     from peft.tuners.lora import LoraLayer
 
     state = dict(model.state_dict())

@@ -1,6 +1,8 @@
-"""Pre-LN transformer layers whose key width is free of the model's width, with rotary time positions if wanted.
+"""Pre-LN transformer layers whose key width is free of the model's width, with rotary time
+positions if wanted.
 
-B sequences, L tokens, D width, H heads, E key width, R rows that are needed, P tokens whose keys are kept from before.
+B sequences, L tokens, D width, H heads, E key width, R rows that are needed, P tokens whose keys
+are kept from before.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ FeedForwardKind = Literal["linear", "swiglu", "gelu", "gelu_tanh", "relu"]
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values (B, H, P, E) of one layer."""
 AttentionMask = Tensor | BlockMask
-"""Boolean, True where attention is allowed; or compiled for flex_attention, which takes no dropout and no rows."""
+"""Boolean, True where attention is allowed; or compiled for flex_attention, which takes no dropout
+and no rows."""
 
 
 class Attention(nn.Module):
@@ -27,7 +30,10 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, key_dim: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.key_dim, self.dropout = heads, key_dim, dropout
+        self.heads = heads
+        self.key_dim = key_dim
+        self.dropout = dropout
+        # RT-1's keys are wider than its model divided by its heads, so this is no share of `width`
         inner = heads * key_dim
         self.query = nn.Linear(width, inner)
         self.key_value = nn.Linear(width, 2 * inner)
@@ -40,16 +46,23 @@ class Attention(nn.Module):
         rows: Int64[Tensor, " R"] | None = None,
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "B R D"]:
-        """Attention of the rows (all where None); `rotation`: cosines and sines (L, E/2) of the time positions."""
+        """Attention of the rows, of all tokens by default.
+
+        rotation: cosines and sines (L, E/2) of the time positions.
+        """
         queries_BRD = x_BLD if rows is None else x_BLD[:, rows]
         q_BHRE = self._split(self.query(queries_BRD))
-        k_BHLE, v_BHLE = (self._split(part) for part in self.key_value(x_BLD).chunk(2, dim=-1))
+        keys_BLI, values_BLI = self.key_value(x_BLD).chunk(2, dim=-1)
+        k_BHLE = self._split(keys_BLI)
+        v_BHLE = self._split(values_BLI)
         if rotation is not None:
             cos_LE, sin_LE = rotation
             k_BHLE = rotate(k_BHLE, cos_LE, sin_LE)
-            q_BHRE = rotate(
-                q_BHRE, *((cos_LE, sin_LE) if rows is None else (cos_LE[rows], sin_LE[rows]))
-            )
+            # a query keeps the angle of its own time, also if only some rows are computed
+            if rows is not None:
+                cos_LE = cos_LE[rows]
+                sin_LE = sin_LE[rows]
+            q_BHRE = rotate(q_BHRE, cos_LE, sin_LE)
         return self._mix(q_BHRE, k_BHLE, v_BHLE, mask)
 
     def extend(
@@ -59,22 +72,29 @@ class Attention(nn.Module):
         past: KeyValue | None,
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], KeyValue]:
-        """Attention of N new tokens over those before and themselves; and the keys and values of the new ones.
+        """Attention of N new tokens over earlier ones and themselves; also their keys and values.
 
-        mask: over the past tokens and then the new ones. rotation: (B, 1, N, E/2) each, or without B.
+        mask: over the past tokens and then the new ones. rotation: (B, 1, N, E/2) each, or without
+        B.
         """
         q_BHNE = self._split(self.query(x_BND))
-        k_BHNE, v_BHNE = (self._split(part) for part in self.key_value(x_BND).chunk(2, dim=-1))
+        keys_BNI, values_BNI = self.key_value(x_BND).chunk(2, dim=-1)
+        k_BHNE = self._split(keys_BNI)
+        v_BHNE = self._split(values_BNI)
         if rotation is not None:
-            q_BHNE, k_BHNE = rotate(q_BHNE, *rotation), rotate(k_BHNE, *rotation)
-        keys, values = k_BHNE, v_BHNE
+            # kept keys are stored rotated: a rotation by absolute time never changes afterwards
+            q_BHNE = rotate(q_BHNE, *rotation)
+            k_BHNE = rotate(k_BHNE, *rotation)
+        keys = k_BHNE
+        values = v_BHNE
         if past is not None:
-            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+            keys = torch.cat([past[0], keys], dim=2)
+            values = torch.cat([past[1], values], dim=2)
         return self._mix(q_BHNE, keys, values, mask), (k_BHNE, v_BHNE)
 
     def _mix(self, q_BHRE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: AttentionMask) -> Tensor:
         if isinstance(mask, BlockMask):
-            # uncompiled it forms all scores
+            # uncompiled it forms the whole matrix of scores; compiling pays on GPUs alone
             attend = _compiled_flex() if q_BHRE.is_cuda else cast(Any, flex_attention)
             mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
         else:
@@ -92,16 +112,23 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """linear: one Dense without activation (RT-1's release); swiglu: `width` hidden (its JAX release); gelu, gelu_tanh
-    (GPT-2) and relu: 4 times as wide."""
+    """What follows attention in a block.
+
+    linear: one Dense without activation (RT-1's release). swiglu: `width` hidden channels (its JAX
+    release). gelu, gelu_tanh (GPT-2) and relu: 4 times as wide.
+    """
 
     def __init__(self, width: int, kind: FeedForwardKind, dropout: float) -> None:
         super().__init__()
-        self.kind, self.dropout = kind, nn.Dropout(dropout)
-        hidden = {"linear": 0, "swiglu": 2 * width}.get(kind, 4 * width)
-        if hidden:
-            self.hidden = nn.Linear(width, hidden)
-        self.out = nn.Linear(4 * width if hidden == 4 * width else width, width)
+        self.kind = kind
+        self.dropout = nn.Dropout(dropout)
+        inner = width
+        if kind == "swiglu":
+            self.hidden = nn.Linear(width, 2 * width)  # gate and value
+        elif kind != "linear":
+            inner = 4 * width
+            self.hidden = nn.Linear(width, inner)
+        self.out = nn.Linear(inner, width)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         if self.kind == "swiglu":
@@ -110,7 +137,8 @@ class FeedForward(nn.Module):
         elif self.kind == "relu":
             x = F.relu(self.hidden(x))
         elif self.kind != "linear":
-            x = F.gelu(self.hidden(x), approximate="tanh" if self.kind == "gelu_tanh" else "none")
+            approximate = "tanh" if self.kind == "gelu_tanh" else "none"
+            x = F.gelu(self.hidden(x), approximate=approximate)
         return self.dropout(self.out(x))
 
 
@@ -140,8 +168,10 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "B R D"]:
         """With `rows`, only those rows are computed (and `mask` holds only their rows)."""
-        mixed = self.attention(self.norm_attention(x_BLD), mask, rows, rotation)
-        x_BRD = (x_BLD if rows is None else x_BLD[:, rows]) + mixed
+        # keys and values come from all tokens, so the norm runs over all of them
+        mixed_BRD = self.attention(self.norm_attention(x_BLD), mask, rows, rotation)
+        kept_BRD = x_BLD if rows is None else x_BLD[:, rows]
+        x_BRD = kept_BRD + mixed_BRD
         return x_BRD + self.feed_forward(self.norm_feed_forward(x_BRD))
 
     def extend(
@@ -159,22 +189,29 @@ class Block(nn.Module):
 
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
+    # compiled on first use: compiling takes seconds, which CPU users would pay at import for
+    # nothing
     return cast(Callable[..., Any], torch.compile(flex_attention))
 
 
 def rotation(
-    step_ids: Int64[Tensor, "*B L"], key_dim: int, base: float = 100.0,
+    step_ids: Int64[Tensor, "*B L"],
+    key_dim: int,
+    base: float = 100.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., L, key_dim / 2) of rotary positions (Su et al. 2021) over time steps."""
+    """Cosines and sines (..., L, key_dim / 2) of rotary positions (Su et al. 2021) over time
+    steps."""
     frequency = base ** -(torch.arange(0, key_dim, 2, device=step_ids.device) / key_dim)
     angle = step_ids.float()[..., None] * frequency
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Float[Tensor, "... L E"], cos_LE: Tensor, sin_LE: Tensor) -> Float[Tensor, "... L E"]:
-    """Turns the two halves of the last axis against each other."""
+    """Rotates the pairs (x[i], x[i + E/2]) of the last axis by their angles."""
     a, b = x.chunk(2, dim=-1)
-    cos_LE, sin_LE = cos_LE.to(x.dtype), sin_LE.to(x.dtype)
+    # angles are made in float32: times of a few thousand are not exact in bfloat16
+    cos_LE = cos_LE.to(x.dtype)
+    sin_LE = sin_LE.to(x.dtype)
     return torch.cat([a * cos_LE - b * sin_LE, b * cos_LE + a * sin_LE], dim=-1)
 
 

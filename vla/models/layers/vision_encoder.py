@@ -1,6 +1,8 @@
-"""Images of several cameras -> a few tokens per frame: FiLM-EfficientNet, positions in the map, TokenLearner.
+"""Images of several cameras -> a few tokens per frame: FiLM-EfficientNet, positions in the map,
+TokenLearner.
 
-B windows, T steps, N frames (B * T without padding), M tokens per frame (all cameras), D width, S state dimensions.
+B windows, T steps, N frames (B * T without padding), M tokens per frame (all cameras), D width, S
+state dimensions.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Modulation = Sequence[tuple[Tensor, Tensor]]
 
 
 class VisionConfig(Config):
-    """How a policy sees; part of the configs of policies that look at images."""
+    """How a policy sees; part of the configs of policies that take images."""
 
     trunk: str = "efficientnet_b3"
     """Any EfficientNet of timm: efficientnet_*, tf_efficientnet*, tinynet_* ..."""
@@ -39,19 +41,25 @@ class VisionConfig(Config):
     cameras: list[str] | None = None
     """Cameras to look through; null for all of the spec."""
     token_learner: bool = True
-    """Reduce the map to a few learned tokens; false feeds all tokens of the map to the transformer."""
+    """Reduce the map to a few learned tokens; false feeds all tokens of the map to the
+    transformer."""
     tokens_per_image: int = Field(default=8, ge=1)
     """Tokens that TokenLearner makes of each image."""
     token_positions: bool = False
-    """Add a learned position in the image to every token of the map, so that a token can say where something is."""
+    """Add a learned position in the image to every token of the map, so that a token can say where
+    something is."""
     keyframe_loss: float = Field(default=0.0, ge=0)
-    """Weight of an auxiliary loss in training: the image tokens alone shall tell the robot's state at the next keyframe,
-    that is where a gripper next opens or closes, or where the episode ends. Most frames of a demonstration can be
-    continued without the image; this makes every frame teach what the instruction means in it."""
+    """Weight of an auxiliary loss in training: from the image tokens alone, predict the robot's
+    state at the next keyframe.
+
+    A keyframe is where a gripper next opens or closes, or where the episode ends. Most frames of a
+    demonstration can be continued without the image; with this loss every frame teaches what the
+    instruction means in it."""
     language_dim: int = Field(default=512, ge=1)
     """Width of the instruction vector that conditions the trunk, projected from the encoder's."""
     random_shift: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.04, 0.04)
-    """Greatest random shift of training images, vertical and horizontal: below 1 a fraction of the size, else pixels."""
+    """Greatest random shift of training images, vertical and horizontal: a fraction of the size if
+    below 1, else pixels."""
 
     @model_validator(mode="after")
     def _keyframes_from_few_tokens(self) -> VisionConfig:
@@ -66,12 +74,12 @@ class VisionEncoder(nn.Module):
     """Frames and instruction vectors -> tokens.
 
     Attributes:
-        cameras: those that it looks through, in order.
+        cameras: whose images it encodes, in order.
         tokens: M.
 
     Raises:
         SpecError: cameras and config do not fit.
-        TrunkError: the trunk cannot be had.
+        TrunkError: the trunk cannot be made.
     """
 
     def __init__(
@@ -94,21 +102,23 @@ class VisionEncoder(nn.Module):
             token_dim=width,
             stride=config.stride,
             norm=config.norm,
+            # a checkpoint brings its weights: nothing is fetched to be overwritten
             pretrained=config.pretrained if not from_checkpoint else False,
         )
         h, w = self.trunk.map_size(*self.image_size)
+        # TokenLearner's weighted mean says what was seen, not where: a policy that must place a
+        # gripper needs positions in the map
         if config.token_positions:
             self.map_position = nn.Parameter(_coordinates(width, h, w))
         if config.token_learner:
             self.token_learner = TokenLearner(width, tokens=config.tokens_per_image)
         if len(self.cameras) > 1:
             self.camera_embedding = nn.Parameter(torch.randn(len(self.cameras), 1, width) * 0.05)
-        self.tokens = (config.tokens_per_image if config.token_learner else h * w) * len(
-            self.cameras
-        )
+        tokens_per_image = config.tokens_per_image if config.token_learner else h * w
+        self.tokens = tokens_per_image * len(self.cameras)
 
     def modulation(self, vectors_UE: Float[Tensor, "U E"]) -> Modulation:
-        """What the instructions change in the trunk, computed once per instruction."""
+        """FiLM's scales and shifts for each instruction, computed once per instruction."""
         return self.trunk.modulation(self.condition(vectors_UE))
 
     def forward(
@@ -121,50 +131,53 @@ class VisionEncoder(nn.Module):
         """Tokens of every frame. Padded frames are not encoded: they are zeros.
 
         Args:
-            index_B: row of the modulation of each window; None where the rows are the windows.
+            index_B: row of the modulation of each window; None if the rows are the windows.
         """
         B, T = next(iter(images.values())).shape[:2]
         index_N = None if index_B is None else index_B[:, None].expand(B, T).flatten()
         frames = {camera: images[camera].flatten(0, 1) for camera in self.cameras}
         if mask_BT is None:
             return self._frames(frames, modulation, index_N).unflatten(0, (B, T))
-        # left out, so that padding can neither cost time nor enter the statistics of batch norm
+        # padding is left out, so that it neither costs time nor enters the statistics of batch norm
         real_N = mask_BT.flatten().nonzero().flatten()
         if index_N is None:
             index_N = torch.arange(B, device=real_N.device)[:, None].expand(B, T).flatten()
         frames = {camera: image[real_N] for camera, image in frames.items()}
         tokens = self._frames(frames, modulation, index_N[real_N])
-        return (
-            tokens.new_zeros(B * T, *tokens.shape[1:])
-            .index_copy(0, real_N, tokens)
-            .unflatten(0, (B, T))
-        )
+        all_tokens = tokens.new_zeros(B * T, *tokens.shape[1:]).index_copy(0, real_N, tokens)
+        return all_tokens.unflatten(0, (B, T))
 
     def _frames(
-        self, frames: Mapping[str, Tensor], modulation: Modulation, index_N: Tensor | None,
+        self,
+        frames: Mapping[str, Tensor],
+        modulation: Modulation,
+        index_N: Tensor | None,
     ) -> Float[Tensor, "N M D"]:
-        """All cameras go through the trunk at once, so that batch norm sees them together, as it will in control."""
+        """Tokens of N frames, all cameras."""
         cameras = len(self.cameras)
-        x = torch.cat(
-            [self.trunk.prepare(frames[camera], self.image_size) for camera in self.cameras]
-        )
+        prepared = [self.trunk.prepare(frames[name], self.image_size) for name in self.cameras]
+        # all cameras in one pass, so that batch norm sees them together, as it will in control
+        x = torch.cat(prepared)
         if cameras > 1:
+            # camera by camera: frame n of camera c is row c * N + n
             if index_N is None:
                 index_N = torch.arange(len(x) // cameras, device=x.device)
             index_N = index_N.repeat(cameras)
         map_NDhw = self.trunk(x, modulation, index_N)
         if self.config.token_positions:
             map_NDhw = map_NDhw + self.map_position
-        tokens = map_NDhw.permute(0, 2, 3, 1).flatten(1, 2)
+        tokens = map_NDhw.permute(0, 2, 3, 1).flatten(1, 2)  # (N, h * w, D)
         if self.config.token_learner:
             tokens = self.token_learner(tokens)
         if cameras == 1:
             return tokens
+        # tokens of two cameras look alike: the embedding says which one they are of
         tokens = tokens.unflatten(0, (cameras, -1)) + self.camera_embedding[:, None]
         return tokens.transpose(0, 1).flatten(1, 2)
 
     def augment(
-        self, images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
+        self,
+        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
     ) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
         """The encoder's cameras, in training randomly shifted."""
         vertical, horizontal = self.config.random_shift
@@ -172,15 +185,20 @@ class VisionEncoder(nn.Module):
             return {camera: images[camera] for camera in self.cameras}
         shifted = {}
         for camera in self.cameras:
-            H, W = images[camera].shape[2:4]
+            image_BTHW3 = images[camera]
+            H, W = image_BTHW3.shape[2:4]
             shifted[camera] = random_shift(
-                images[camera], _pixels(vertical, H), _pixels(horizontal, W)
+                image_BTHW3, _pixels(vertical, H), _pixels(horizontal, W)
             )
         return shifted
 
 
 class KeyframeHead(nn.Sequential):
-    """Image tokens of a frame -> the normalised state at the next keyframe (see `VisionConfig.keyframe_loss`)."""
+    """Image tokens of a frame -> the normalised state at the next keyframe (see
+    `VisionConfig.keyframe_loss`).
+
+    It is no part of control.
+    """
 
     def __init__(self, tokens: int, width: int, state_dim: int) -> None:
         super().__init__(
@@ -191,18 +209,28 @@ class KeyframeHead(nn.Sequential):
 
     def loss(self, image_BTMD: Tensor, target_BTS: Tensor) -> Float[Tensor, "B T"]:
         """Mean squared error of the normalised state."""
-        return (self(image_BTMD.flatten(2)).float() - target_BTS).square().mean(-1)
+        # Behavioural cloning settles on continuing from the robot's state, which most frames allow,
+        # and learns for thousands of steps without using the image. Asked for the keyframe from the
+        # image tokens, without the state, the same frames teach what the words mean in the image
+        # within a few hundred steps.
+        predicted_BTS = self(image_BTMD.flatten(2)).float()
+        return (predicted_BTS - target_BTS).square().mean(-1)
 
 
 def random_shift(
-    images: UInt8[Tensor, "B T H W 3"], vertical: int, horizontal: int,
+    images: UInt8[Tensor, "B T H W 3"],
+    vertical: int,
+    horizontal: int,
 ) -> UInt8[Tensor, "B T H W 3"]:
-    """Each window's images, all its steps alike, shifted by up to that many pixels; the border is repeated."""
+    """Each window's images shifted by up to that many pixels; the border is repeated."""
+    # all steps of a window alike: between frames only the scene may move (Kostrikov et al., 2020,
+    # DrQ)
     B, T, H, W, _ = images.shape
     reach = torch.tensor([[vertical], [horizontal]])
     shift_2B = (torch.rand(2, B) * (2 * reach + 1)).floor().long() - reach
     rows_BH = (torch.arange(H) + shift_2B[0, :, None]).clamp(0, H - 1)
     columns_BW = (torch.arange(W) + shift_2B[1, :, None]).clamp(0, W - 1)
+    # one gather over flattened pixels serves all axes at once
     pixels = (rows_BH[:, :, None] * W + columns_BW[:, None, :]).to(images.device)
     index = pixels.view(B, 1, H * W, 1).expand(B, T, H * W, 3)
     return images.flatten(2, 3).gather(2, index).view(images.shape)
@@ -211,13 +239,14 @@ def random_shift(
 def _coordinates(width: int, h: int, w: int) -> Float[Tensor, "D h w"]:
     """Start of the positions in the map: every channel a random linear function of row and column.
 
-    A soft attention averages positions. What is smooth keeps its meaning under the average, so that where a token
-    looks has a gradient from the first step; with independent noise per position a policy did not learn to point.
+    A soft attention averages positions. What is smooth keeps its meaning under the average, so that
+    where a token looks has a gradient from the first step; with independent noise per position a
+    policy did not learn to point.
     """
-    rows_hw, columns_hw = torch.meshgrid(
-        torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij"
-    )
-    return torch.einsum("dc,chw->dhw", torch.randn(width, 2), torch.stack([rows_hw, columns_hw]))
+    rows_h = torch.linspace(-1, 1, h)
+    columns_w = torch.linspace(-1, 1, w)
+    grid_2hw = torch.stack(torch.meshgrid(rows_h, columns_w, indexing="ij"))
+    return torch.einsum("dc,chw->dhw", torch.randn(width, 2), grid_2hw)
 
 
 def _pixels(amount: float, size: int) -> int:
@@ -225,7 +254,8 @@ def _pixels(amount: float, size: int) -> int:
 
 
 def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
-    """The cameras that the policy looks through. Raises SpecError if there are none or their sizes differ."""
+    """The cameras whose images are used. Raises SpecError if there are none or their sizes
+    differ."""
     names = spec.chosen_cameras(config.cameras)
     sizes = {spec.cameras[name] for name in names}
     if config.image_size is None and len(sizes) > 1:
@@ -234,7 +264,7 @@ def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:
         )
     if config.keyframe_loss and not spec.state_dim:
         raise SpecError(
-            "keyframe_loss is on, but the spec has no state to tell; set keyframe_loss: 0"
+            "keyframe_loss is on, but the spec has no state to predict; set keyframe_loss: 0"
         )
     return names
 

@@ -1,8 +1,12 @@
-"""Any image-text-to-text model of transformers as a trunk: prompts of images, text and embeddings -> hidden states.
+"""Any image-text-to-text model of transformers as a trunk: prompts of images, text and embeddings
+-> hidden states.
 
-Everything that is peculiar to an architecture stays in its own processor and forward pass. Embeddings that belong to no
-token (a robot's state, action tokens, empty slots) are put in place of the embedding layer's output, so that the model
-sees ordinary ids of the right number. N sequences, L tokens, W width.
+What is peculiar to an architecture stays in its own processor and forward pass. Embeddings that
+belong to no token (a robot's state, action tokens, empty slots) replace the output of the embedding
+layer at their places, so that the model sees ordinary ids of the right number and keeps its own
+masks and positions.
+
+N sequences, L tokens, n of them added, W width.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ class VLMError(UserError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a language model is asked, padded on the left.
+    """The input of a language model, padded on the left.
 
     Attributes:
-        fields: the processor's tensors by the names of the model's arguments; `input_ids` and `attention_mask` (N, L).
-        embeddings: (N, n, W) for the last n places, whose ids mean nothing; None where there are none.
+        fields: the processor's tensors by the names of the model's arguments; `input_ids` and
+            `attention_mask` (N, L).
+        embeddings: (N, n, W) for the last n places, whose ids mean nothing; None if there are none.
     """
 
     fields: dict[str, Tensor]
@@ -48,6 +53,7 @@ class Prompt:
 
     def append(self, embeddings: Float[Tensor, "N n W"], *, filler: int, answer: bool) -> Prompt:
         """The prompt with embeddings at its end, as part of the prompt or of the answer to it."""
+        N = self.batch_size
         n = embeddings.shape[1]
         # PaliGemma's token types: 0 is the prompt, within which all see each other, 1 the answer
         values = {
@@ -56,24 +62,23 @@ class Prompt:
             "token_type_ids": int(answer),
             "mm_token_type_ids": 0,
         }
-        columns = {name: value for name, value in values.items() if name in self.fields}
         fields = dict(self.fields)
-        for name, value in columns.items():
-            fields[name] = torch.cat(
-                [fields[name], fields[name].new_full((self.batch_size, n), value)], dim=1
-            )
-        before = [] if self.embeddings is None else [self.embeddings]
-        return Prompt(
-            fields,
-            torch.cat([*before, embeddings.to(before[0].dtype if before else embeddings.dtype)], 1),
-        )
+        for name, value in values.items():
+            if name in fields:  # each architecture has fields of its own
+                added = fields[name].new_full((N, n), value)
+                fields[name] = torch.cat([fields[name], added], dim=1)
+        if self.embeddings is not None:
+            embeddings = embeddings.to(self.embeddings.dtype)
+            embeddings = torch.cat([self.embeddings, embeddings], dim=1)
+        return Prompt(fields, embeddings)
 
     def append_ids(self, ids: Int64[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> Prompt:
         """The prompt followed by an answer in words, padded on the right."""
-        values = {"input_ids": ids, "attention_mask": mask}
-        values |= {
-            "token_type_ids": torch.ones_like(ids),
-            "mm_token_type_ids": torch.zeros_like(ids),
+        values = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "token_type_ids": torch.ones_like(ids),  # PaliGemma: an answer
+            "mm_token_type_ids": torch.zeros_like(ids),  # Gemma 3: text
         }
         fields = dict(self.fields)
         for name, value in values.items():
@@ -84,13 +89,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prompt that was read, and where its answer goes on.
+    """A prompt that was processed, and the state from which its answer continues.
 
     Attributes:
         hidden: (N, W), of the prompt's last token.
-        cache: keys and values of the prompt; never changed, see `VisionLanguageModel.continue_with`.
+        cache: keys and values of the prompt; never changed, see
+            `VisionLanguageModel.continue_with`.
         attention_mask: (N, L).
-        position: (N,), of the answer's first token, where positions are not simply counted; else None.
+        position: (N,), of the answer's first token, if positions are not simply counted; else None.
     """
 
     hidden: Tensor
@@ -100,6 +106,7 @@ class Prefill:
 
     def fork(self) -> Prefill:
         """A prefill whose cache may grow without changing this one's: growing makes new tensors."""
+        # a shallow copy is enough: growing concatenates into new tensors, and never writes in place
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         return replace(self, cache=cache)
@@ -112,7 +119,7 @@ class VisionLanguageModel(nn.Module):
         model: from transformers, with scaled dot product attention.
         processor: its processor.
         options: further arguments of every call of the processor.
-        chat: put prompts into the processor's chat template; None where it has one.
+        chat: whether prompts are put into the processor's chat template; None: if it has one.
     """
 
     def __init__(
@@ -130,7 +137,8 @@ class VisionLanguageModel(nn.Module):
         has_template = bool(getattr(processor, "chat_template", None))
         if chat and not has_template:
             raise VLMError(
-                "policy.chat: is on, but the base's processor has no chat template; set it to false or null"
+                "policy.chat: is on, but the base's processor has no chat template; set it to false "
+                "or null"
             )
         self.chat = has_template if chat is None else chat
         if self.model.base_model is self.model or self.model.get_output_embeddings() is None:
@@ -138,13 +146,16 @@ class VisionLanguageModel(nn.Module):
                 f"policy.base: {type(model).__name__} keeps no trunk apart from its output layer"
             )
         self.tokenizer = processor.tokenizer
+        # on the left, so that the last place of every row is where its answer begins
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        # a hook rather than `inputs_embeds`: some models need the ids beside them, for image places
         self._injected: tuple[Tensor, Tensor] | None = None
         self.model.get_input_embeddings().register_forward_hook(self._inject)
 
-    # --- what it is -----------------------------------------------------------------------------------
+    # --- what it is
+    # -----------------------------------------------------------------------------------
 
     @property
     def text_config(self) -> Any:
@@ -165,9 +176,10 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def output_matrix(self) -> Tensor | None:
-        """None where the embedding matrix is the output matrix."""
+        """None if the embedding matrix is the output matrix."""
         weight = self.model.get_output_embeddings().weight
-        return None if weight is self.model.get_input_embeddings().weight else weight
+        tied = weight is self.model.get_input_embeddings().weight
+        return None if tied else weight
 
     @property
     def softcap(self) -> float | None:
@@ -175,24 +187,32 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def filler(self) -> int:
-        """An id for places whose embedding is put there from outside."""
+        """An id for places whose embedding is replaced."""
         return int(self.tokenizer.pad_token_id)
 
-    # --- prompts --------------------------------------------------------------------------------------
+    # --- prompts
+    # --------------------------------------------------------------------------------------
 
     def prompt(
-        self, texts: Sequence[str], images: Sequence[Sequence[Tensor | np.ndarray]],
+        self,
+        texts: Sequence[str],
+        images: Sequence[Sequence[Tensor | np.ndarray]],
     ) -> Prompt:
         """N prompts, each some images (uint8, (H, W, 3) or (3, H, W)) followed by a text.
 
         Raises:
             VLMError: the processor refuses them.
         """
-        whole = [self._text(text, len(shown)) for text, shown in zip(texts, images, strict=True)]
+        rows = zip(texts, images, strict=True)
+        whole = [self._text(text, len(row_images)) for text, row_images in rows]
         options = dict(self.options)
-        if self.chat and self.tokenizer.bos_token and whole[0].startswith(self.tokenizer.bos_token):
+        # a template that writes the first token itself would get it twice
+        bos_token = self.tokenizer.bos_token
+        if self.chat and bos_token and whole[0].startswith(bos_token):
             options["add_special_tokens"] = False
-        shown = [list(row) for row in images] if any(len(row) for row in images) else None
+        # processors refuse empty lists of images, but take none at all
+        any_images = any(len(row) for row in images)
+        shown = [list(row) for row in images] if any_images else None
         try:
             fields = self.processor(
                 text=whole, images=shown, padding=True, return_tensors="pt", **options
@@ -201,34 +221,35 @@ class VisionLanguageModel(nn.Module):
             raise VLMError(
                 f"policy.base: its processor refuses the prompt {whole[0]!r}: {error}"
             ) from error
-        return Prompt(
-            {
-                name: value.to(self.embedding.device)
-                for name, value in fields.items()
-                if name != "labels"
-            }
-        )
+        device = self.embedding.device
+        # PaliGemma's processor adds labels, which its trunk does not take
+        return Prompt({k: v.to(device) for k, v in fields.items() if k != "labels"})
 
     def answer(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "N n"], Bool[Tensor, "N n"]]:
-        """The ids of N answers, each with the end-of-text token, padded on the right; and where they are no padding."""
+        """Ids of N answers, each with the end-of-text token, padded on the right; and a mask, False
+        at padding."""
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
-        longest = max(1, *map(len, rows))
+        lengths = [len(row) for row in rows]
+        longest = max(1, *lengths)
         ids = torch.tensor([row + [self.filler] * (longest - len(row)) for row in rows])
-        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-        return ids.to(self.embedding.device), mask.to(self.embedding.device)
+        mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        device = self.embedding.device
+        return ids.to(device), mask.to(device)
 
     def _text(self, text: str, images: int) -> str:
         if not self.chat:
             return getattr(self.processor, "image_token", "") * images + text
-        content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
-        return str(
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-            )
+        content: list[dict[str, str]] = [{"type": "image"}] * images
+        content = [*content, {"type": "text", "text": text}]
+        message = {"role": "user", "content": content}
+        prompt = self.processor.apply_chat_template(
+            [message], add_generation_prompt=True, tokenize=False
         )
+        return str(prompt)
 
-    # --- passes ---------------------------------------------------------------------------------------
+    # --- passes
+    # ---------------------------------------------------------------------------------------
 
     def hidden(
         self,
@@ -237,36 +258,39 @@ class VisionLanguageModel(nn.Module):
         slots: int = 0,
         overlay: tuple[Bool[Tensor, "N L"], Float[Tensor, "n W"]] | None = None,
     ) -> Float[Tensor, "N L W"]:
-        """Hidden states of one pass, attention as the model has it, except that the last `slots` places all see each
-        other.
+        """Hidden states of one pass.
+
+        Attention is the model's own, except that the last `slots` places all see each other.
 
         Args:
-            overlay: places whose embeddings are replaced, beside those at the prompt's end.
+            overlay: further places whose embeddings are replaced.
         """
-        return cast(
-            Tensor,
-            self._run(prompt, slots=slots, overlay=overlay, use_cache=False).last_hidden_state,
-        )
+        output = self._run(prompt, slots=slots, overlay=overlay, use_cache=False)
+        return cast(Tensor, output.last_hidden_state)
 
     def prefill(self, prompt: Prompt) -> Prefill:
-        """Reads the prompt once, for an answer that comes token by token."""
-        positions = self._positions(prompt)
+        """Processes the prompt once, for an answer that comes token by token."""
+        positions_3NL = self._positions(prompt)
         output = self._run(prompt, use_cache=True)
+        next_position_N = None
+        if positions_3NL is not None:
+            # text goes on after the greatest of the three, since an image counts in two at once
+            next_position_N = positions_3NL.amax(dim=(0, 2)) + 1
         return Prefill(
             hidden=output.last_hidden_state[:, -1],
             cache=output.past_key_values,
             attention_mask=prompt.fields["attention_mask"],
-            position=None if positions is None else positions.amax(dim=(0, 2)) + 1,
+            position=next_position_N,
         )
 
     def continue_with(self, prefill: Prefill, embedding: Float[Tensor, "N W"]) -> Prefill:
-        """One more token. The cache of `prefill` grows: give a `fork` where it is needed again."""
+        """One more token. The cache of `prefill` grows: give a `fork` if it is needed again."""
         mask = prefill.attention_mask
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = prefill.position
-        options = (
-            {} if position is None else {"position_ids": position[None, :, None].expand(3, -1, 1)}
-        )
+        options = {}
+        if position is not None:
+            options["position_ids"] = position[None, :, None].expand(3, -1, 1)  # (3, N, 1)
         output = self.model.base_model(
             inputs_embeds=embedding[:, None].to(self.embedding.dtype),
             attention_mask=mask,
@@ -295,18 +319,22 @@ class VisionLanguageModel(nn.Module):
             return self.model.base_model(**fields, use_cache=use_cache)
 
     def _positions(self, prompt: Prompt) -> Tensor | None:
-        """(3, N, L) for models with rotary positions in time, height and width (Qwen-VL), computed by the model."""
+        """(3, N, L) for models with rotary positions in time, height and width (Qwen-VL), computed
+        by the model."""
         rope_index = getattr(self.model.base_model, "get_rope_index", None)
         if rope_index is None:
             return None
+        # without images time, height and width count alike
         if "image_grid_thw" not in prompt.fields:
             counted = (prompt.fields["attention_mask"].cumsum(-1) - 1).clamp(min=0)
             return counted.expand(3, -1, -1)
         known = inspect.signature(rope_index).parameters
-        return cast(Tensor, rope_index(**{k: v for k, v in prompt.fields.items() if k in known})[0])
+        arguments = {name: value for name, value in prompt.fields.items() if name in known}
+        return cast(Tensor, rope_index(**arguments)[0])
 
     def _mask(self, prompt: Prompt, slots: int) -> Bool[Tensor, "N 1 L L"]:
-        """The model's own attention mask, in which the last `slots` places see each other in both directions."""
+        """The model's own attention mask, in which the last `slots` places see each other in both
+        directions."""
         from transformers.masking_utils import create_masks_for_generate
 
         fields = prompt.fields
@@ -314,13 +342,13 @@ class VisionLanguageModel(nn.Module):
         window = getattr(self.text_config, "sliding_window", None)
         if window is not None and window < L:
             raise VLMError(
-                f"policy.decoding: parallel needs attention over the whole prompt; this one has {L} tokens, the base's "
-                f"sliding window {window}; use smaller images or decoding: autoregressive"
+                "policy.decoding: parallel needs attention over the whole prompt; this one has "
+                f"{L} tokens, the base's sliding window {window}; use smaller images or decoding: "
+                "autoregressive"
             )
         make = getattr(self.model, "create_masks_for_generate", create_masks_for_generate)
-        given: dict[str, Any] = {
-            k: v for k, v in fields.items() if k in ("token_type_ids", "mm_token_type_ids")
-        }
+        types = ("token_type_ids", "mm_token_type_ids")
+        given: dict[str, Any] = {name: fields[name] for name in types if name in fields}
         own = make(
             config=self.model.config,
             inputs_embeds=self.embedding.new_empty(N, L, 0),
@@ -329,29 +357,33 @@ class VisionLanguageModel(nn.Module):
             position_ids=None,
             **given,
         )
-        own = own.get("full_attention") if isinstance(own, dict) else own
+        if isinstance(own, dict):  # models with sliding windows have a mask per kind of layer
+            own = own.get("full_attention")
         diagonal = torch.eye(L, dtype=torch.bool, device=self.embedding.device)
-        if own is None:
-            own = diagonal.new_ones(L, L).tril() & fields["attention_mask"].bool()[:, None, None, :]
-        mask = (
-            own.expand(N, 1, L, L) | diagonal
-        )  # padding sees itself, so that no softmax runs over nothing
+        if own is None:  # transformers leaves a mask out that is plainly causal
+            real_N11L = fields["attention_mask"].bool()[:, None, None, :]
+            own = diagonal.new_ones(L, L).tril() & real_N11L
+        # padding sees itself, so that no softmax runs over nothing
+        mask = own.expand(N, 1, L, L) | diagonal
         mask[:, :, L - slots :, L - slots :] = True
         return mask
 
-    # --- embeddings from outside ----------------------------------------------------------------------
+    # --- embeddings from outside
+    # ----------------------------------------------------------------------
 
     @contextmanager
     def _injecting(self, prompt: Prompt, overlay: tuple[Tensor, Tensor] | None) -> Iterator[None]:
-        mask = torch.zeros_like(prompt.fields["input_ids"], dtype=torch.bool)
-        parts = []
+        """Within it, the embedding layer's output is replaced at the places of overlay and
+        prompt."""
+        self._injected = None
         if overlay is not None and overlay[0].any():
-            mask, parts = overlay[0].clone(), [overlay[1]]
-        if prompt.embeddings is not None:
-            assert not parts, "an overlay is for prompts of text alone"
+            # `masked_scatter` takes its values in order: two sources would need to be interleaved
+            assert prompt.embeddings is None, "an overlay is for prompts of text alone"
+            self._injected = overlay
+        elif prompt.embeddings is not None:
+            mask = torch.zeros_like(prompt.fields["input_ids"], dtype=torch.bool)
             mask[:, -prompt.embeddings.shape[1] :] = True
-            parts = [prompt.embeddings.flatten(0, 1)]
-        self._injected = (mask, parts[0]) if parts else None
+            self._injected = (mask, prompt.embeddings.flatten(0, 1))
         try:
             yield
         finally:

@@ -1,4 +1,5 @@
-"""Where a vision-language model comes from: the Hugging Face hub, a folder, or its config alone; and which one it is."""
+"""Where a vision-language model comes from: the Hugging Face hub, a folder, or its config alone;
+and which one it is."""
 
 from __future__ import annotations
 
@@ -27,12 +28,14 @@ def load_base(name: str, dtype: torch.dtype) -> nn.Module:
             name,
             dtype=dtype,
             attn_implementation="sdpa",
-            use_safetensors=True,
+            use_safetensors=True,  # pickled weights can run code
             output_loading_info=True,
+            # a folder that is complete needs no network, and must not wait for one
             local_files_only=Path(name).is_dir(),
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
+    # transformers only warns: tensors that are missing would be random numbers
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise VLMError(
@@ -65,14 +68,19 @@ def load_processor(name: str | Path) -> Any:
         raise _cannot_load(str(name), error) from error
     if not hasattr(processor, "tokenizer"):
         raise VLMError(
-            f"policy.base: {name} has a {type(processor).__name__}, which makes no prompts of images and text"
+            f"policy.base: {name} has a {type(processor).__name__}, which makes no prompts of images "
+            "and text"
         )
     return processor
 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
-    """A short mark of a model's weights: names, shapes and a few values of each tensor, read as bfloat16."""
+    """A short identifier of a model's weights: names, shapes and a few values of each tensor.
+
+    Values are rounded to bfloat16, so that it does not depend on the type in which the weights are
+    kept.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
@@ -83,9 +91,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _cannot_load(name: str, error: Exception) -> VLMError:
+    cause = " ".join(str(error).split())[:300]
     return VLMError(
-        f"policy.base: cannot load {name!r}: expected a folder or a model of the Hugging Face hub with safetensors weights "
-        f"that takes images and text ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        f"policy.base: cannot load {name!r}: expected a folder or a model of the Hugging Face hub "
+        f"with safetensors weights that takes images and text ({type(error).__name__}: {cause})"
     )
 
 
