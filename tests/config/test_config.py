@@ -238,5 +238,5 @@ def test_a_former_key_works_and_says_once_what_to_write(monkeypatch: pytest.Monk
 
 
 def test_a_former_key_beside_the_one_of_today() -> None:
-    with pytest.raises(ConfigError, match="both are set; leave least_kept out"):
+    with pytest.raises(ConfigError, match="both are set; set min_loaded alone"):
         load_config(Renamed, {"least_kept": 0.25, "min_loaded": 0.5})

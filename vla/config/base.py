@@ -61,31 +61,30 @@ class RootConfig(Config):
         )
         if found != CONFIG_VERSION:
             raise ValueError(
-                f"the config has format version {found!r}, this vla reads version {CONFIG_VERSION}: "
+                f"the config has format version {found!r}, this vla reads version "
+                f"{CONFIG_VERSION}: "
                 "install the vla that wrote it, or port its keys and set version: 1"
             )
         return values
 
 
 def check_config(config: object, cls: type[Config]) -> None:
-    """Raises UserError if `config` is no `cls`, for example because it was not loaded yet."""
+    """Raises UserError if `config` is not a `cls`, for example because it was not loaded yet."""
     if isinstance(config, cls):
         return
-    shown = (
-        "{...}"
-        if isinstance(config, dict)
-        else repr(str(config))
-        if isinstance(config, str | Path)
-        else "..."
-    )
+    if isinstance(config, dict):
+        shown = "{...}"
+    elif isinstance(config, str | Path):
+        shown = repr(str(config))
+    else:
+        shown = "..."
     raise UserError(
-        f"expected {cls.__name__}, got {type(config).__name__}; use load_config({_public_name(cls)}, {shown})"
+        f"expected {cls.__name__}, got {type(config).__name__}; "
+        f"use load_config({_public_name(cls)}, {shown})"
     )
 
 
 def _public_name(cls: type) -> str:
-    return (
-        f"vla.{cls.__name__}"
-        if cls.__name__ in ("CollectConfig", "TrainConfig", "EvalConfig")
-        else cls.__name__
-    )
+    """How a user writes the class: `vla.TrainConfig`, or the bare name."""
+    exported = ("CollectConfig", "TrainConfig", "EvalConfig")
+    return f"vla.{cls.__name__}" if cls.__name__ in exported else cls.__name__

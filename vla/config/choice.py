@@ -13,10 +13,10 @@ from vla.config.base import Config
 
 
 class Choice:
-    """Marks a field as a choice among the registered configs of a kind: `Annotated[Any,
-    Choice("policies")]`.
+    """Marks a field as a choice among the registered configs of a kind.
 
-    In YAML the choice is `type: rt1` beside its own fields.
+    In Python it is written `Annotated[Any, Choice("policies")]`, in YAML `type: rt1` beside the
+    fields of the choice.
 
     Args:
         kind: of the registry.
@@ -25,7 +25,8 @@ class Choice:
     """
 
     def __init__(self, kind: str, *, unlisted: Sequence[str] = ()) -> None:
-        self.kind, self.unlisted = kind, tuple(unlisted)
+        self.kind = kind
+        self.unlisted = tuple(unlisted)
 
     def _validate(self, value: Any) -> Config:
         # looked up now, not when the field is declared: what a notebook registers later may be

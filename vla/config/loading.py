@@ -24,12 +24,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError if it is missing or no mapping."""
     path = Path(path)
     if not path.is_file():
-        near = (
-            did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise ConfigError([f"{path}: no such file{near}"])
+        beside = path.parent.glob("*.yaml") if path.parent.is_dir() else ()
+        hint = did_you_mean(path.name, [other.name for other in beside])
+        raise ConfigError([f"{path}: no such file{hint}"])
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -41,6 +38,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `values` with `a.b.c=value` texts set in it; values are read as YAML."""
+    # through JSON: a deep copy of plain types, so that the caller's dict is never changed
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -81,31 +79,29 @@ def load_config(
     """
     overrides = list(overrides)
     values = source if isinstance(source, dict) else read_yaml(source)
-    if (
-        section is not None
-        and values
-        and set(values) <= set(SECTIONS)
-        and all(isinstance(v, dict) for v in values.values())
-    ):
+    if section is not None and _has_sections(values):
         if section not in values:
+            place = "config" if isinstance(source, dict) else source
             has = ", ".join(values)
-            raise ConfigError(
-                [
-                    f"{source if not isinstance(source, dict) else 'config'}: no section {section!r}, it has: {has}"
-                ]
-            )
+            raise ConfigError([f"{place}: no section {section!r}, it has: {has}"])
         values = values[section]
-    if prefixed := [
-        text
-        for text in overrides
-        if _section_of(text) and _section_of(text) not in cls.model_fields
-    ]:
-        raise ConfigError([_leave_out(text, section) for text in prefixed])
+    # `train.steps=3` beside a section that was chosen: it would make a key `train` inside it
+    prefixed = [text for text in overrides if _section_of(text)]
+    wrong = [text for text in prefixed if _section_of(text) not in cls.model_fields]
+    if wrong:
+        raise ConfigError([_leave_out(text, section) for text in wrong])
     return validate(cls, apply_overrides(values, overrides))
 
 
+def _has_sections(values: dict[str, Any]) -> bool:
+    """Whether a file holds one config per command, not a config of its own."""
+    if not values or not set(values) <= set(SECTIONS):
+        return False
+    return all(isinstance(value, dict) for value in values.values())
+
+
 def _section_of(override: str) -> str:
-    """The section that stands before an override's key, where one does."""
+    """The section that stands before an override's key; empty if none does."""
     first, dot, _ = override.partition("=")[0].strip().partition(".")
     return first if dot and first in SECTIONS else ""
 
@@ -113,7 +109,10 @@ def _section_of(override: str) -> str:
 def _leave_out(override: str, section: str | None) -> str:
     prefix = _section_of(override)
     if section not in (None, prefix):
-        return f"{override}: the command reads the section `{section}`, not `{prefix}`; leave this override out"
+        return (
+            f"{override}: the command reads the section `{section}`, not `{prefix}`; "
+            "leave this override out"
+        )
     rest = override.strip().removeprefix(f"{prefix}.")
     return f"{override}: leave `{prefix}.` out: the section is chosen by the command; write {rest}"
 

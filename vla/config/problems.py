@@ -27,36 +27,53 @@ def _models_of(annotation: Any, metadata: Iterable[Any] = ()) -> list[type[Confi
 
 
 def problem_line(cls: type[Config], values: Any, error: Any) -> str:
-    """One line for one of pydantic's errors on `values`."""
-    models: list[type[Config]] = [cls]
+    """One line for one of pydantic's errors on `values`, which `cls` refused."""
     key = [str(part) for part in error["loc"]]
-    inner = error["loc"][:-1] if error["type"] == "extra_forbidden" else error["loc"]
-    for part in inner:
-        values = values.get(part) if isinstance(values, dict) else None
-        fields = [m.model_fields[part] for m in models if part in m.model_fields]
-        models = [c for f in fields for c in _models_of(f.annotation, f.metadata)] or models
-        chosen = values.get("type") if isinstance(values, dict) else None
-        models = [
-            m
-            for m in models
-            if "type" in m.model_fields and m.model_fields["type"].default == chosen
-        ] or models
-    dotted, kind, context = ".".join(key) or "config", error["type"], error.get("ctx", {})
+    dotted = ".".join(key) or "config"
+    kind = error["type"]
+    context = error.get("ctx", {})
     if kind == "extra_forbidden":
-        names = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
+        known = _known_keys(cls, values, error["loc"][:-1])
         return (
-            f"{dotted}: unknown key{did_you_mean(key[-1], names)}; known here: {', '.join(names)}"
+            f"{dotted}: unknown key{did_you_mean(key[-1], known)}; known here: {', '.join(known)}"
         )
     if kind == "missing":
         return f"{dotted}: is required and was not given"
     if kind == "literal_error":
-        names = [
-            n.strip().strip("'") for n in str(context["expected"]).replace(" or ", ", ").split(",")
-        ]
-        return f"{dotted}: no {error['input']!r}{did_you_mean(str(error['input']), names)}; there are: {', '.join(names)}"
+        given = error["input"]
+        # pydantic writes the alternatives as a sentence: 'auto', 'no' or 'bf16'
+        expected = str(context["expected"]).replace(" or ", ", ").split(",")
+        names = [name.strip().strip("'") for name in expected]
+        hint = did_you_mean(str(given), names)
+        return f"{dotted}: no {given!r}{hint}; there are: {', '.join(names)}"
     if kind == "unknown_choice":
         return f"{dotted}.type: {context['text']}"
     if kind == "value_error":
         return f"{dotted}: {context['error']}"
     shown = repr(error["input"])
-    return f"{dotted}: {error['msg'][0].lower()}{error['msg'][1:]}, got {shown if len(shown) < 80 else shown[:77] + '...'}"
+    if len(shown) >= 80:
+        shown = shown[:77] + "..."
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{dotted}: {message}, got {shown}"
+
+
+def _known_keys(cls: type[Config], values: Any, path: Iterable[Any]) -> list[str]:
+    """Keys that are known at `path` inside `values`, sorted."""
+    models: list[type[Config]] = [cls]
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        admitted = [
+            model for field in fields for model in _models_of(field.annotation, field.metadata)
+        ]
+        models = admitted or models
+        # of a choice, the config that was chosen; of several models without one, all
+        chosen = values.get("type") if isinstance(values, dict) else None
+        models = [model for model in models if _type_of(model) == chosen] or models
+    return sorted({f.alias or name for m in models for name, f in m.model_fields.items()})
+
+
+def _type_of(model: type[Config]) -> Any:
+    """The name that a registered config goes by; an object equal to nothing for other configs."""
+    field = model.model_fields.get("type")
+    return object() if field is None else field.default

@@ -1,4 +1,5 @@
-"""The contract of action tokenizers: chunks of actions <-> token ids, fitted numbers kept as JSON.
+"""The contract of action tokenizers: chunks of actions <-> token ids; fitted numbers are stored as
+JSON.
 
 K actions per chunk, A action dimensions, D tokens per chunk.
 """
@@ -31,9 +32,10 @@ class TokenizerError(UserError):
 class ActionTokenizer(ABC):
     """Chunks of K actions with A dimensions <-> `num_tokens` ids below `vocab_size`.
 
-    `num_tokens` and `vocab_size` follow from the config alone: networks are built before data are seen. Every sequence
-    of ids that keeps to `allowed_ids` and `grammar` decodes to a valid chunk, any other raises; `decode(encode(a))`
-    differs from `a` by at most `error_bound` wherever `a` lies inside the fitted range.
+    `num_tokens` and `vocab_size` follow from the config alone, since networks are built before data
+    are seen. Every sequence of ids that keeps to `allowed_ids` and `grammar` decodes to a valid
+    chunk, any other raises; `decode(encode(a))` differs from `a` by at most `error_bound` if `a`
+    lies inside the fitted range.
 
     Attributes:
         action_names: one name per action dimension.
@@ -60,7 +62,8 @@ class ActionTokenizer(ABC):
     def action_dim(self) -> int:
         return len(self.action_names)
 
-    # --- what a tokenizer defines ---------------------------------------------------------------------
+    # --- what a tokenizer defines
+    # ---------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -74,38 +77,45 @@ class ActionTokenizer(ABC):
 
     @property
     def tokens_per_action(self) -> int | None:
-        """Where tokens stand action by action, how many each takes; None where they belong to no action of their own."""
+        """Tokens per action if they stand action by action; None if a token belongs to the whole
+        chunk."""
         return None
 
     @property
     def allowed_ids(self) -> Bool[Tensor, "D V"] | None:
-        """Ids that may stand at each place, whatever else stands there; None for all."""
+        """Ids that may stand at each place, whatever stands at the others; None for all."""
         return None
 
     @property
     def ordered_ids(self) -> Bool[Tensor, " D"] | None:
-        """Places at which neighbouring ids say neighbouring values, so that a target may be spread over them; None for
-        none."""
+        """Places at which neighbouring ids mean neighbouring values, so that a target may be spread
+        over them.
+
+        None if there is no such place.
+        """
         return None
 
     @property
     def grammar(self) -> TokenGrammar | None:
-        """Which ids may follow, where that depends on the ids before; None where it does not."""
+        """Which ids may follow, if that depends on the ids before; None if it does not."""
         return None
 
     @property
     @abstractmethod
     def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
-        """Least and greatest value of each dimension that is told apart, robot units, on the CPU; others are clipped."""
+        """Least and greatest value of each dimension, robot units, on the CPU; values beyond are
+        clipped to them."""
 
     @property
     @abstractmethod
     def error_bound(self) -> Float[Tensor, " A"]:
-        """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the fitted range."""
+        """Greatest |decode(encode(a)) - a| of each dimension, robot units, for float32 `a` in the
+        fitted range."""
 
     @abstractmethod
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
-        """Fits to checked float32 actions on the CPU, of episodes of `lengths` steps side by side."""
+        """Fits to checked float32 actions on the CPU, of episodes of `lengths` steps, one after the
+        other."""
 
     @abstractmethod
     def _encode(self, actions_KA: Tensor) -> Tensor:
@@ -125,9 +135,11 @@ class ActionTokenizer(ABC):
     @classmethod
     @abstractmethod
     def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
-        """Raises TokenizerError, KeyError, TypeError or ValueError where `state` is not what `_state` gave."""
+        """Raises TokenizerError, KeyError, TypeError or ValueError if `state` is not what `_state`
+        returned."""
 
-    # --- what everyone calls --------------------------------------------------------------------------
+    # --- what everyone calls
+    # --------------------------------------------------------------------------
 
     def fit(
         self,
@@ -135,14 +147,15 @@ class ActionTokenizer(ABC):
         *,
         lengths: Sequence[int] | None = None,
     ) -> Self:
-        """Fits to N actions (robot units) of episodes side by side and returns itself.
+        """Fits to N actions (robot units) of episodes, one after the other, and returns itself.
 
-        lengths: steps of each episode; None where there is one. Chunks never reach from one episode into the next:
+        lengths: steps of each episode; None if there is one. Chunks never reach from one episode
+        into the next:
             beyond the end an episode's last action is repeated.
 
         Raises:
-            TokenizerError: other number of dimensions, no rows, values that are not finite, or lengths that do not
-                add up to N.
+            TokenizerError: other number of dimensions, no rows, values that are not finite, or
+                lengths that do not add up to N.
         """
         actions_NA = torch.as_tensor(actions).detach().to("cpu", torch.float32)
         if actions_NA.ndim != 2 or actions_NA.shape[1] != self.action_dim:
@@ -155,25 +168,31 @@ class ActionTokenizer(ABC):
             )
         self._check_finite(actions_NA, "fit")
         steps = [len(actions_NA)] if lengths is None else [int(length) for length in lengths]
+        # a wrong boundary would teach chunks that jump from one episode to another
         if sum(steps) != len(actions_NA) or min(steps) < 1:
             raise TokenizerError(
-                f"fit: lengths of {len(steps)} episodes add up to {sum(steps)} steps, there are {len(actions_NA)} actions; "
-                "give one positive length for each episode, in their order"
+                f"fit: lengths of {len(steps)} episodes add up to {sum(steps)} steps, there are "
+                f"{len(actions_NA)} actions; give one positive length for each episode, in their "
+                "order"
             )
         self._fit(actions_NA, steps)
         return self
 
     def encode(self, actions: Float[Tensor, "*batch K A"]) -> Int64[Tensor, "*batch D"]:
-        """Actions in robot units -> ids on the same device; values outside the fitted range are clipped to it.
+        """Actions in robot units -> ids on the same device; values outside the fitted range are
+        clipped to it.
 
         Raises:
-            TokenizerError: another K or A, values that are not finite, or a tokenizer that was never fitted.
+            TokenizerError: another K or A, values that are not finite, or a tokenizer that was
+                never fitted.
         """
         if actions.ndim < 2 or tuple(actions.shape[-2:]) != (self.chunk, self.action_dim):
             raise TokenizerError(
-                f"encode: expected actions of shape (..., {self.chunk}, {self._dims}), got {tuple(actions.shape)}; "
-                "use the tokenizer that was fitted for this robot and this chunk length"
+                f"encode: expected actions of shape (..., {self.chunk}, {self._dims}), got "
+                f"{tuple(actions.shape)}; use the tokenizer that was fitted for this robot and "
+                "this chunk length"
             )
+        # float32 always: bins of a bfloat16 action would be those of its rounded value
         actions_KA = actions.detach().float()
         self._check_finite(actions_KA, "encode")
         return self._encode(actions_KA)
@@ -182,8 +201,8 @@ class ActionTokenizer(ABC):
         """Ids -> float32 actions in robot units, on the same device.
 
         Raises:
-            TokenizerError: another number of tokens, no integers, ids outside [0, vocab_size), or ids that may not
-                stand where they do.
+            TokenizerError: another number of tokens, no integers, ids outside [0, vocab_size), or
+                ids that may not stand where they do.
         """
         if ids.ndim < 1 or ids.shape[-1] != self.num_tokens:
             raise TokenizerError(
@@ -202,14 +221,16 @@ class ActionTokenizer(ABC):
         return self._decode(ids_D)
 
     def check_spec(self, spec: Spec) -> None:
-        """Raises TokenizerError if the tokenizer was made for other action dimensions than `spec`'s."""
+        """Raises TokenizerError if the tokenizer was made for other action dimensions than
+        `spec`'s."""
         if spec.action_names != self.action_names:
             raise TokenizerError(
                 f"the tokenizer was made for actions {list(self.action_names)}, the spec has "
                 f"{list(spec.action_names)}; build and fit a tokenizer for this robot"
             )
 
-    # --- storage --------------------------------------------------------------------------------------
+    # --- storage
+    # --------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of `from_dict`."""
@@ -227,7 +248,8 @@ class ActionTokenizer(ABC):
         """The tokenizer that `to_dict` described; called on the base class, any kind of tokenizer.
 
         Raises:
-            TokenizerError: not a tokenizer, another version, an unknown or another class, damaged numbers.
+            TokenizerError: not a tokenizer, another version, an unknown or another class, damaged
+                numbers.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise TokenizerError(
@@ -235,10 +257,11 @@ class ActionTokenizer(ABC):
             )
         if values.get("version") != FORMAT_VERSION:
             raise TokenizerError(
-                f"tokenizer format version {values.get('version')!r}, this vla reads version {FORMAT_VERSION}: "
-                "install the vla that wrote it, or fit the tokenizer again"
+                f"tokenizer format version {values.get('version')!r}, this vla reads version "
+                f"{FORMAT_VERSION}: install the vla that wrote it, or fit the tokenizer again"
             )
-        registered("tokenizers")  # imports every tokenizer, so that its class is known
+        # files name the class, which is known once its module is imported
+        registered("tokenizers")
         name = values.get("class")
         found = ActionTokenizer._classes.get(name) if isinstance(name, str) else None
         if found is None:
@@ -251,7 +274,8 @@ class ActionTokenizer(ABC):
                 f"expected a {cls.__name__}, found a {name}; load it with {name} or ActionTokenizer"
             )
         try:
-            names, chunk = [str(n) for n in values["action_names"]], int(values["chunk"])
+            names = [str(name) for name in values["action_names"]]
+            chunk = int(values["chunk"])
             return cast(Self, found._from_state(names, chunk, values["state"]))
         except TokenizerError:
             raise
@@ -274,7 +298,8 @@ class ActionTokenizer(ABC):
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
 
-    # --- helpers --------------------------------------------------------------------------------------
+    # --- helpers
+    # --------------------------------------------------------------------------------------
 
     @property
     def _dims(self) -> str:
@@ -282,12 +307,14 @@ class ActionTokenizer(ABC):
 
     def _check_allowed(self, ids_D: Tensor, allowed_DV: Tensor) -> None:
         places_D = torch.arange(self.num_tokens, device=ids_D.device)
-        wrong_D = ~allowed_DV.to(ids_D.device)[places_D, ids_D].reshape(-1, self.num_tokens)
-        if not bool(wrong_D.any()):
+        allowed_here = allowed_DV.to(ids_D.device)[places_D, ids_D]
+        wrong_ND = ~allowed_here.reshape(-1, self.num_tokens)
+        if not bool(wrong_ND.any()):
             return
-        row, place = wrong_D.nonzero()[0].tolist()
+        row, place = wrong_ND.nonzero()[0].tolist()
+        wrong_id = int(ids_D.reshape(-1, self.num_tokens)[row, place])
         raise TokenizerError(
-            f"decode: id {int(ids_D.reshape(-1, self.num_tokens)[row, place])} may not stand at place {place}; "
+            f"decode: id {wrong_id} may not stand at place {place}; "
             "mask the logits with the tokenizer's allowed_ids"
         )
 
@@ -302,7 +329,8 @@ class ActionTokenizer(ABC):
 
 
 class TokenizerConfig(Config, ABC):
-    """Base of the configs registered under "tokenizers"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "tokenizers"; a subclass adds `type: Literal["name"] =
+    "name"`."""
 
     @abstractmethod
     def build(self, spec: Spec, chunk: int) -> ActionTokenizer:

@@ -1,9 +1,10 @@
-"""Action bins: every dimension of every action is one token out of `num_bins` (RT-1, RT-2, OpenVLA).
+"""Action bins: every dimension of every action is one token out of `num_bins` (RT-1, RT-2,
+OpenVLA).
 
-`num_bins` bins have `num_bins + 1` edges. Bin i holds edge_i <= value < edge_{i+1}, the last bin its upper edge
-too; an id decodes to the middle of its bin. A binary dimension, such as a gripper's, takes the ids 0 and 1 alone, which
-decode to the ends of the spec's range. Tokens are ordered action by action: all dimensions of the first
-action of the chunk, then those of the second.
+`num_bins` bins have `num_bins + 1` edges. Bin i holds edge_i <= value < edge_{i+1}, the last bin
+its upper edge too; an id decodes to the middle of its bin. A binary dimension, such as a gripper's,
+takes the ids 0 and 1 alone, which decode to the ends of the spec's range. Tokens are ordered action
+by action: all dimensions of the first action of the chunk, then those of the second.
 
 N actions, K actions per chunk, A dimensions, E edges.
 """
@@ -34,21 +35,26 @@ class BinsConfig(TokenizerConfig):
 
     type: Literal["bins"] = "bins"
     scheme: Scheme = "uniform"
-    """uniform: equal bins over the spec's range (RT-1). quantile: equal bins between two quantiles of the data, so
-    that outliers cost no resolution (OpenVLA). mu_law: bins over the spec's range that narrow towards zero."""
+    """uniform: equal bins over the spec's range (RT-1). quantile: equal bins between two quantiles
+    of the data, so that outliers cost no resolution (OpenVLA). mu_law: bins over the spec's range
+    that narrow towards zero."""
     num_bins: int = Field(default=256, ge=2, le=65536)
     """Bins of each dimension, the size of the vocabulary."""
     quantiles: Quantiles = (0.01, 0.99)
     """Lower and upper quantile of the scheme `quantile`."""
     mu: float = Field(default=255.0, gt=0, allow_inf_nan=False)
-    """Strength of the scheme `mu_law`: greater means finer bins around zero and wider ones far from it."""
+    """Strength of the scheme `mu_law`: greater means finer bins around zero and wider ones far from
+    it."""
 
     binary: tuple[str, ...] = ()
-    """Action dimensions that only open or close, by name. They take two ids: values below the middle of the spec's range
-    decode to its lower end, the others to its upper end."""
+    """Action dimensions that only open or close, by name.
+
+    They take two ids: values below the middle of the spec's range decode to its lower end, the
+    others to its upper end."""
 
     def build(self, spec: Spec, chunk: int) -> BinsTokenizer:
-        """A tokenizer for `spec`'s actions; of the schemes only `quantile` must be fitted before use."""
+        """A tokenizer for `spec`'s actions; of the schemes only `quantile` must be fitted before
+        use."""
         return BinsTokenizer(self, spec, chunk)
 
 
@@ -60,7 +66,9 @@ class BinsTokenizer(ActionTokenizer):
     def __init__(self, config: BinsConfig, spec: Spec, chunk: int) -> None:
         super().__init__(spec.action_names, chunk)
         self._configure(config)
-        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        low = np.array(spec.action_low)
+        high = np.array(spec.action_high)
+        # rounded to float32, as decoded actions are: they must compare equal
         ends = zip(spec.action_names, low.astype(np.float32), high.astype(np.float32), strict=True)
         self._ends = {name: (float(a), float(b)) for name, a, b in ends if name in config.binary}
         if config.scheme == "uniform":
@@ -70,19 +78,22 @@ class BinsTokenizer(ActionTokenizer):
 
     def _configure(self, config: BinsConfig) -> None:
         """Raises TokenizerError if a binary dimension is none of the robot's."""
-        if unknown := [name for name in config.binary if name not in self.action_names]:
+        unknown = [name for name in config.binary if name not in self.action_names]
+        if unknown:
             raise TokenizerError(
-                f"tokenizer.binary: no action dimension {unknown[0]!r}; there are: {', '.join(self.action_names)}"
+                f"tokenizer.binary: no action dimension {unknown[0]!r}; "
+                f"there are: {', '.join(self.action_names)}"
             )
         self.config = config
+        # edges and centres by device; empty until they are known
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        binary_D = torch.tensor([name in config.binary for name in self.action_names]).repeat(
-            self.chunk
-        )
+        binary_A = torch.tensor([name in config.binary for name in self.action_names])
+        binary_D = binary_A.repeat(self.chunk)
         self._ordered = ~binary_D
         self._allowed: Tensor | None = None
         if config.binary:
-            self._allowed = ~binary_D[:, None] | (torch.arange(config.num_bins) < 2)
+            first_two_V = torch.arange(config.num_bins) < 2
+            self._allowed = ~binary_D[:, None] | first_two_V
 
     @property
     def vocab_size(self) -> int:
@@ -98,17 +109,18 @@ class BinsTokenizer(ActionTokenizer):
 
     @property
     def allowed_ids(self) -> Bool[Tensor, "D V"] | None:
-        """All ids, of binary dimensions the first two."""
+        """All ids; for binary dimensions the first two."""
         return self._allowed
 
     @property
     def ordered_ids(self) -> Bool[Tensor, " D"]:
-        """All but binary dimensions, whose two ids are the ends of the range."""
+        """All but those of binary dimensions, whose two ids are the ends of the range."""
         return self._ordered
 
     @property
     def edges(self) -> Float[Tensor, "A E"]:
-        """Bin edges in robot units, float32, on the CPU; of binary dimensions low, middle, and infinity from there on."""
+        """Bin edges in robot units, float32, on the CPU; of binary dimensions low, middle, and then
+        infinity."""
         return self._on(torch.device("cpu"))[0]
 
     @property
@@ -119,34 +131,41 @@ class BinsTokenizer(ActionTokenizer):
     @property
     def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
         edges_AE = self.edges
-        low, high = edges_AE[:, 0].clone(), edges_AE[:, -1].clone()
+        low = edges_AE[:, 0].clone()
+        high = edges_AE[:, -1].clone()
+        # the last edge of a binary dimension is infinite
         for name, (_, end) in self._ends.items():
             high[self.action_names.index(name)] = end
         return low, high
 
     @property
     def error_bound(self) -> Float[Tensor, " A"]:
-        edges_AE, centres = self.edges.double(), self.centres.double()
+        edges_AE = self.edges.double()
+        centres = self.centres.double()
+        # bins of quantiles and mu-law are not equal: a centre may be nearer to one of its edges
         half_widths = torch.maximum(centres - edges_AE[:, :-1], edges_AE[:, 1:] - centres)
         bound_A = half_widths.amax(1)
         for name, (low, high) in self._ends.items():
             dim = self.action_names.index(name)
-            bound_A[dim] = max(float(edges_AE[dim, 1]) - low, high - float(edges_AE[dim, 1]))
+            middle = float(edges_AE[dim, 1])
+            bound_A[dim] = max(middle - low, high - middle)
         # float32 rounds to nearest, so one step up keeps the bound a bound
-        return torch.nextafter(bound_A.float(), torch.full_like(bound_A, torch.inf).float())
+        infinity_A = torch.full_like(bound_A, torch.inf).float()
+        return torch.nextafter(bound_A.float(), infinity_A)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         if self.config.scheme == "quantile":
-            low, high = np.quantile(
-                actions_NA.numpy().astype(np.float64), self.config.quantiles, axis=0
-            )
+            values_NA = actions_NA.numpy().astype(np.float64)
+            low, high = np.quantile(values_NA, self.config.quantiles, axis=0)
             self._set_edges(uniform_edges(low, high, self.config.num_bins))
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         edges_AE, _ = self._on(actions_KA.device)
         values_A = actions_KA.reshape(-1, self.action_dim).T.contiguous()
+        # the outer edges are left out, so that values beyond the range fall into the outer bins
+        inner_edges = edges_AE[:, 1:-1].contiguous()
         # `right` puts a value that equals an edge into the bin that begins there
-        bins_A = torch.searchsorted(edges_AE[:, 1:-1].contiguous(), values_A, right=True)
+        bins_A = torch.searchsorted(inner_edges, values_A, right=True)
         return bins_A.T.reshape(*actions_KA.shape[:-2], self.num_tokens)
 
     def _decode(self, ids_D: Tensor) -> Tensor:
@@ -160,65 +179,67 @@ class BinsTokenizer(ActionTokenizer):
             state["ends"] = {name: list(ends) for name, ends in self._ends.items()}
         if not self._tables:
             return {**state, "edges": None}
-        rows = zip(self.action_names, self.edges.tolist(), strict=True)
-        return {**state, "edges": [None if name in self._ends else row for name, row in rows]}
+        rows: list[list[float] | None] = []
+        for name, row in zip(self.action_names, self.edges.tolist(), strict=True):
+            # edges of binary dimensions hold infinity, which JSON has no word for
+            rows.append(None if name in self._ends else row)
+        return {**state, "edges": rows}
 
     @classmethod
     def _from_state(cls, action_names: Sequence[str], chunk: int, state: Mapping[str, Any]) -> Self:
+        # not by `__init__`, which would need the spec: the edges are stored
         tokenizer = cls.__new__(cls)
         ActionTokenizer.__init__(tokenizer, action_names, chunk)
-        tokenizer._configure(
-            BinsConfig(**{k: v for k, v in state.items() if k not in ("edges", "ends")})
-        )
-        tokenizer._ends = {
-            name: (float(a), float(b)) for name, (a, b) in state.get("ends", {}).items()
-        }
+        settings = {k: v for k, v in state.items() if k not in ("edges", "ends")}
+        tokenizer._configure(BinsConfig(**settings))
+        stored_ends = state.get("ends", {})
+        tokenizer._ends = {name: (float(a), float(b)) for name, (a, b) in stored_ends.items()}
         if state["edges"] is not None:
             tokenizer._set_edges(state["edges"])
         return tokenizer
 
     def _set_edges(self, rows: Sequence[Any] | np.ndarray) -> None:
-        """Rows of binary dimensions are not looked at.
+        """Rows of binary dimensions are ignored.
 
         Raises:
-            TokenizerError: a row is no `num_bins + 1` increasing float32 numbers, or there are more or fewer rows than
-                dimensions.
+            TokenizerError: a row is not `num_bins + 1` increasing float32 numbers, or there are
+                more or fewer rows than dimensions.
         """
+        A = self.action_dim
         E = self.vocab_size + 1
         if len(rows) != self.action_dim:
             raise TokenizerError(
                 f"expected edges of {self.action_dim} dimensions, got {len(rows)}; fit it again"
             )
-        edges_AE, centres = (
-            np.full((self.action_dim, E), np.inf),
-            np.empty((self.action_dim, E - 1)),
-        )
+        edges_AE = np.full((A, E), np.inf)
+        centres = np.empty((A, E - 1))
         for dim, (name, row) in enumerate(zip(self.action_names, rows, strict=True)):
             if name in self.config.binary:
+                # infinite edges after the middle: no value falls into a third bin
                 low, high = self._ends[name]
-                edges_AE[dim, :2], centres[dim] = (low, np.float32((low + high) / 2)), high
+                edges_AE[dim, :2] = (low, np.float32((low + high) / 2))
+                centres[dim] = high
                 centres[dim, 0] = low
-                continue
-            edges_AE[dim] = row_E = self._checked_edges(name, row)
-            centres[dim] = (row_E[:-1] + row_E[1:]) / 2
-        self._tables = {
-            torch.device("cpu"): (
-                torch.from_numpy(edges_AE).float(),
-                torch.from_numpy(centres).float(),
-            )
-        }
+            else:
+                row_E = self._checked_edges(name, row)
+                edges_AE[dim] = row_E
+                centres[dim] = (row_E[:-1] + row_E[1:]) / 2
+        table = (torch.from_numpy(edges_AE).float(), torch.from_numpy(centres).float())
+        self._tables = {torch.device("cpu"): table}
 
     def _checked_edges(self, name: str, row: Any) -> np.ndarray:
         """The row as float32 numbers, which `encode` compares with."""
         row_E = np.asarray(row, dtype=np.float32).astype(np.float64)
         if row_E.shape != (self.vocab_size + 1,):
             raise TokenizerError(
-                f"action {name!r}: expected {self.vocab_size + 1} edges, got shape {row_E.shape}; fit the tokenizer again"
+                f"action {name!r}: expected {self.vocab_size + 1} edges, got shape {row_E.shape}; "
+                "fit the tokenizer again"
             )
+        # bins narrower than float32 resolves would be empty, and their neighbours ambiguous
         if not (np.isfinite(row_E).all() and (np.diff(row_E) > 0).all()):
             raise TokenizerError(
-                f"action {name!r}: {self.vocab_size} bins do not fit between {row_E[0]:g} and {row_E[-1]:g} "
-                f"({self.config.scheme}): the data of this dimension hardly vary; "
+                f"action {name!r}: {self.vocab_size} bins do not fit between {row_E[0]:g} and "
+                f"{row_E[-1]:g} ({self.config.scheme}): the data of this dimension hardly vary; "
                 "use scheme 'uniform', wider quantiles or fewer bins, or name it in `binary`"
             )
         return row_E
@@ -252,15 +273,18 @@ def mu_law_edges(
 ) -> np.ndarray:
     """Bins that are equal after mu-law companding (ITU-T G.711) about zero -> (A, num_bins + 1).
 
-    The first and last edge are low and high exactly, also where the range is not symmetric.
+    The first and last edge are low and high exactly, also if the range is not symmetric.
     """
     scale_A = np.maximum(np.abs(low), np.abs(high))
-    y_low, y_high = (
-        np.sign(v) * np.log1p(mu * np.abs(v / scale_A)) / math.log1p(mu) for v in (low, high)
-    )
-    y_AE = np.linspace(y_low, y_high, num_bins + 1, axis=-1)
+
+    def compressed(values: np.ndarray) -> np.ndarray:
+        return np.sign(values) * np.log1p(mu * np.abs(values / scale_A)) / math.log1p(mu)
+
+    y_AE = np.linspace(compressed(low), compressed(high), num_bins + 1, axis=-1)
     edges_AE = scale_A[:, None] * np.sign(y_AE) * np.expm1(np.abs(y_AE) * math.log1p(mu)) / mu
-    edges_AE[:, 0], edges_AE[:, -1] = low, high
+    # companding and back rounds; actions at the limits must stay inside
+    edges_AE[:, 0] = low
+    edges_AE[:, -1] = high
     return edges_AE
 
 

@@ -1,4 +1,5 @@
-"""What tokenizers of whole chunks share: all chunks of episodes, and the range of each action dimension.
+"""What tokenizers of whole chunks share: all chunks of episodes, and the range of each action
+dimension.
 
 N actions, K actions per chunk, A action dimensions.
 """
@@ -29,17 +30,19 @@ Quantiles = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 def chunk_rows(lengths: Sequence[int], chunk: int, *, most: int | None = None) -> Tensor:
-    """Which actions make up each chunk: int64 (N, K), one chunk for every step of episodes side by side.
+    """Indices of the actions of each chunk: int64 (N, K), one chunk for every step of the episodes.
 
-    Chunks that run past the end of their episode repeat its last action. With `most`, at most so many of them, evenly
-    spread over all.
+    Chunks that run past the end of their episode repeat its last action. With `most`, at most so
+    many chunks, evenly spread.
     """
     lengths_E = torch.as_tensor(lengths, dtype=torch.long)
     last_N = lengths_E.cumsum(0).repeat_interleave(lengths_E) - 1
     steps_N = torch.arange(len(last_N))
     if most is not None and len(steps_N) > most:
+        # float64: float32 cannot count beyond 2^24 steps
         steps_N = torch.linspace(0, len(last_N) - 1, most, dtype=torch.float64).round().long()
-    return torch.minimum(steps_N[:, None] + torch.arange(chunk), last_N[steps_N, None])
+    rows_NK = steps_N[:, None] + torch.arange(chunk)
+    return torch.minimum(rows_NK, last_N[steps_N, None])
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class ActionRange:
     """The fitted range of each dimension, and values in units of it.
 
     Attributes:
-        low, high: float32 (A,), robot units. Equal where a dimension never moved.
+        low, high: float32 (A,), robot units. Equal if a dimension never moved.
     """
 
     low: Float[np.ndarray, " A"]
@@ -55,21 +58,22 @@ class ActionRange:
 
     @classmethod
     def fit(cls, actions_NA: Tensor, quantiles: tuple[float, float], names: Sequence[str]) -> Self:
-        """From two quantiles of the data; a dimension that is the same in all of them is kept as this constant.
+        """From two quantiles of the data; a dimension that is the same in all of them is kept as
+        this constant.
 
         Raises:
             TokenizerError: the quantiles of a dimension are equal though it moves.
         """
         values_NA = actions_NA.numpy().astype(np.float64)
         low, high = np.quantile(values_NA, quantiles, axis=0).astype(np.float32)
-        for name, least, greatest, a, b in zip(
-            names, values_NA.min(0), values_NA.max(0), low, high, strict=True
-        ):
-            if a == b and least != greatest:
+        least = values_NA.min(0)
+        greatest = values_NA.max(0)
+        for dim, name in enumerate(names):
+            if low[dim] == high[dim] and least[dim] != greatest[dim]:
                 raise TokenizerError(
-                    f"action {name!r}: its quantiles {quantiles[0]:g} and {quantiles[1]:g} are both {a:g}, though it "
-                    f"moves between {least:g} and {greatest:g}: most of its motion would be lost; "
-                    "use wider quantiles, such as [0, 1]"
+                    f"action {name!r}: its quantiles {quantiles[0]:g} and {quantiles[1]:g} are "
+                    f"both {low[dim]:g}, though it moves between {least[dim]:g} and {greatest[dim]:g}: "
+                    "most of its motion would be lost; use wider quantiles, such as [0, 1]"
                 )
         return cls(low, high)
 
@@ -80,33 +84,40 @@ class ActionRange:
 
     @property
     def moving(self) -> np.ndarray:
-        """Dimensions that are no constants, bool (A,)."""
+        """Dimensions that are not constant, bool (A,)."""
         return self.high > self.low
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """low, high (float32), middle and half (float64), all (A,)."""
-        low, high = torch.from_numpy(self.low).to(device), torch.from_numpy(self.high).to(device)
-        return low, high, (low.double() + high.double()) / 2, (high.double() - low.double()) / 2
+        low = torch.from_numpy(self.low).to(device)
+        high = torch.from_numpy(self.high).to(device)
+        middle = (low.double() + high.double()) / 2
+        half = (high.double() - low.double()) / 2
+        return low, high, middle, half
 
     def to_unit(self, actions: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """Robot units -> float64 in [-1, 1], clipped; 0 for constants."""
         low, high, middle, half = self.tensors(actions.device)
+        # a constant is 0 in units of the range, not 0 / 0
         scale = torch.where(half > 0, half, torch.ones_like(half))
-        return (torch.minimum(torch.maximum(actions, low), high).double() - middle) / scale
+        clipped = torch.minimum(torch.maximum(actions, low), high)
+        return (clipped.double() - middle) / scale
 
     def to_robot(self, unit: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """Unit values -> float32 robot units, clipped to the range."""
         low, high, middle, half = self.tensors(unit.device)
-        return torch.minimum(torch.maximum((middle + half * unit.double()).float(), low), high)
+        robot = (middle + half * unit.double()).float()
+        return torch.minimum(torch.maximum(robot, low), high)
 
     def bound(self, unit_error: float) -> Float[Tensor, " A"]:
-        """The error in robot units that `unit_error` makes; never more than the whole range, as values are clipped."""
+        """The error in robot units that corresponds to `unit_error`; at most the whole range, as
+        values are clipped."""
         bound_A = torch.from_numpy(self.half * min(2.0, unit_error)).float()
-        spacing_A = torch.from_numpy(np.spacing(np.maximum(np.abs(self.low), np.abs(self.high))))
+        largest_A = np.maximum(np.abs(self.low), np.abs(self.high))
+        spacing_A = torch.from_numpy(np.spacing(largest_A))
         # values are rounded to float32 at the end; a constant is kept exactly
-        return bound_A + torch.where(
-            torch.from_numpy(self.moving), 2 * spacing_A, torch.zeros_like(bound_A)
-        )
+        moving_A = torch.from_numpy(self.moving)
+        return bound_A + torch.where(moving_A, 2 * spacing_A, torch.zeros_like(bound_A))
 
     def state(self) -> dict[str, Any]:
         """JSON types from which `from_state` builds an equal range."""
@@ -114,12 +125,13 @@ class ActionRange:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], action_dim: int) -> Self:
-        """Raises TokenizerError, KeyError, TypeError or ValueError where `state` is not what `state()` gave."""
-        low, high = (np.array(state[key], dtype=np.float32) for key in ("low", "high"))
+        """Raises TokenizerError, KeyError, TypeError or ValueError if `state` is not what `state()`
+        returned."""
+        low = np.array(state["low"], dtype=np.float32)
+        high = np.array(state["high"], dtype=np.float32)
         fits = low.shape == high.shape == (action_dim,)
-        if not fits or not (
-            np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()
-        ):
+        finite = np.isfinite(low).all() and np.isfinite(high).all()
+        if not fits or not finite or not (low <= high).all():
             raise TokenizerError(
                 f"expected {action_dim} finite low <= high, got low {low} high {high}; fit it again"
             )

@@ -1,4 +1,5 @@
-"""K-means in torch: k-means++ starts (Arthur and Vassilvitskii, 2007), Lloyd's steps, one result per seed.
+"""K-means in torch: k-means++ starts (Arthur and Vassilvitskii, 2007), Lloyd's steps, one result
+per seed.
 
 N points, C centres, F features.
 """
@@ -13,17 +14,16 @@ ROWS_AT_ONCE = 1 << 14
 
 
 def nearest(points: Float[Tensor, "N F"], centres: Float[Tensor, "C F"]) -> Int64[Tensor, " N"]:
-    """Index of the nearest centre of each point, the first where several are equally near."""
-    # the exact formula: the one by matrix products loses small differences, and under autocast nearly all of them
-    distances = [
-        torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        for rows in points.split(ROWS_AT_ONCE)
-    ]
-    return (
-        torch.cat(distances)
-        if distances
-        else torch.zeros(0, dtype=torch.long, device=points.device)
-    )
+    """Index of the nearest centre of each point, the first if several are equally near."""
+    indices = []
+    for rows in points.split(ROWS_AT_ONCE):
+        # the exact formula: the one by matrix products loses small differences, and under autocast
+        # nearly all of them
+        distances = torch.cdist(rows, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        indices.append(distances.argmin(1))
+    if not indices:
+        return torch.zeros(0, dtype=torch.long, device=points.device)
+    return torch.cat(indices)
 
 
 def kmeans(
@@ -33,7 +33,7 @@ def kmeans(
     iterations: int = 20,
     seed: int = 0,
 ) -> Float[Tensor, "C F"]:
-    """`count` centres. Where there are fewer distinct points than that, some centres are equal."""
+    """`count` centres. If there are fewer distinct points than that, some centres are equal."""
     generator = torch.Generator().manual_seed(seed)
     centres = _spread_out(points, count, generator)
     squares_N1 = points.square().sum(1, keepdim=True)
@@ -42,12 +42,13 @@ def kmeans(
         least_N, owner_N = distances_NC.min(1)
         sizes_C = torch.bincount(owner_N, minlength=count)
         sums_CF = torch.zeros_like(centres).index_add_(0, owner_N, points)
-        moved = torch.where(sizes_C[:, None] > 0, sums_CF / sizes_C.clamp(min=1)[:, None], centres)
-        if empty := (sizes_C == 0).nonzero().flatten().tolist():
+        means_CF = sums_CF / sizes_C.clamp(min=1)[:, None]
+        moved = torch.where(sizes_C[:, None] > 0, means_CF, centres)
+        empty = (sizes_C == 0).nonzero().flatten().tolist()
+        if empty:
+            # a centre without points is of most use where the error is greatest
             farthest = least_N.topk(min(len(empty), len(points))).indices
-            moved[empty[: len(farthest)]] = points[
-                farthest
-            ]  # a centre without points helps where the error is greatest
+            moved[empty[: len(farthest)]] = points[farthest]
         if torch.equal(moved, centres):
             break
         centres = moved
@@ -55,15 +56,19 @@ def kmeans(
 
 
 def _spread_out(points_NF: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points drawn one after the other, in proportion to the squared distance from those drawn before."""
-    first = int(torch.randint(len(points_NF), (1,), generator=generator))
-    chosen, least_N = [first], torch.full((len(points_NF),), torch.inf)
+    """Points drawn one after the other, in proportion to the squared distance from those drawn
+    before."""
+    N = len(points_NF)
+    chosen = [int(torch.randint(N, (1,), generator=generator))]
+    least_N = torch.full((N,), torch.inf)
     for _ in range(count - 1):
-        least_N = torch.minimum(least_N, (points_NF - points_NF[chosen[-1]]).square().sum(1))
+        distance_N = (points_NF - points_NF[chosen[-1]]).square().sum(1)
+        least_N = torch.minimum(least_N, distance_N)
         # by the cumulative sum: torch.multinomial takes no more than 2^24 points
         sums_N = least_N.double().cumsum(0)
         draw = torch.rand(1, generator=generator, dtype=torch.float64) * sums_N[-1]
-        chosen.append(min(int(torch.searchsorted(sums_N, draw, right=True)), len(points_NF) - 1))
+        index = int(torch.searchsorted(sums_N, draw, right=True))
+        chosen.append(min(index, N - 1))  # if all distances are 0 the search ends behind the last
     return points_NF[chosen]
 
 

@@ -1,4 +1,5 @@
-"""What tokenizers with learned codes share: a range, a table of codes in units of it, and how both are kept.
+"""What tokenizers with learned codes share: a range, a table of codes in units of it, and their
+storage.
 
 C codes, F numbers of each, A action dimensions.
 """
@@ -18,16 +19,17 @@ from vla.tokenizers.chunks import ActionRange, Quantiles
 
 
 class CodebookConfig(TokenizerConfig):
-    """What is asked for of codes that are learned from data."""
+    """Options of codes that are learned from data."""
 
     quantiles: Quantiles = (0.0, 1.0)
-    """Lower and upper quantile of the data between which a dimension is scaled to [-1, 1]; values beyond are clipped."""
+    """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are
+    clipped."""
     seed: int = 0
     """Of the random starts of k-means."""
 
 
 class CodebookTokenizer(ActionTokenizer):
-    """A subclass learns the table, and says how it encodes and decodes with it."""
+    """A subclass learns the table, and defines how it encodes and decodes with it."""
 
     _config_class: ClassVar[type[CodebookConfig]]
     _table_name: ClassVar[str]
@@ -51,26 +53,23 @@ class CodebookTokenizer(ActionTokenizer):
 
     @property
     def error_bound(self) -> Tensor:
-        """The whole range: codes are no grid, so that nothing closer holds for every action. See `fitted_error`."""
+        """The whole range: codes are not a grid, so no closer bound holds for every action. See
+        `fitted_error`."""
         return self._checked_range().bound(2.0)
 
     @property
     def fitted_error(self) -> Float[Tensor, " A"]:
-        """Greatest error of each dimension over the actions that the codes were learned from, robot units."""
+        """Greatest error of each dimension over the actions that the codes were learned from, robot
+        units."""
         self._checked_range()
         return torch.tensor(self._fitted_error)
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
         if self._range is not None:
-            table = self._on(torch.device("cpu")).tolist()
-            state.update(
-                {
-                    "range": self._range.state(),
-                    self._table_name: table,
-                    "fitted_error": self._fitted_error,
-                }
-            )
+            state["range"] = self._range.state()
+            state[self._table_name] = self._on(torch.device("cpu")).tolist()
+            state["fitted_error"] = self._fitted_error
         return state
 
     @classmethod
@@ -79,13 +78,12 @@ class CodebookTokenizer(ActionTokenizer):
         if state["range"] is not None:
             tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
             tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
-            table, expected = (
-                torch.tensor(state[cls._table_name], dtype=torch.float32),
-                tokenizer._table_shape,
-            )
-            if tuple(table.shape) != expected or not bool(torch.isfinite(table).all()):
+            table = torch.tensor(state[cls._table_name], dtype=torch.float32)
+            shape = tuple(table.shape)
+            expected = tokenizer._table_shape
+            if shape != expected or not bool(torch.isfinite(table).all()):
                 raise TokenizerError(
-                    f"expected finite {cls._table_name} of shape {expected}, got {tuple(table.shape)}"
+                    f"expected finite {cls._table_name} of shape {expected}, got {shape}"
                 )
             tokenizer._tables = {torch.device("cpu"): table}
         return tokenizer

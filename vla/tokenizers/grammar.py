@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 class TokenGrammar(ABC):
-    """Ids that may follow the ids before, place by place. Holds no state itself: many generations may share one.
+    """Ids that may follow the ids before, place by place.
+
+    It holds no state itself: many generations may share one.
 
     Attributes:
         pad_id: the only id after a finished chunk.
@@ -23,7 +25,8 @@ class TokenGrammar(ABC):
 
     @abstractmethod
     def start(self, batch: int, device: torch.device | str) -> Tensor:
-        """The state (batch, ...) before the first id. Raises TokenizerError if the tokenizer is not fitted."""
+        """The state (batch, ...) before the first id. Raises TokenizerError if the tokenizer is not
+        fitted."""
 
     @abstractmethod
     def allowed(self, state: Tensor, place: int) -> Bool[Tensor, "B V"]:
@@ -35,12 +38,15 @@ class TokenGrammar(ABC):
 
     @abstractmethod
     def finished(self, state: Tensor) -> Bool[Tensor, " B"]:
-        """Where nothing but padding may follow."""
+        """Sequences after which nothing but padding may follow."""
 
 
 def masked_logits(logits: Float[Tensor, "... V"], allowed: Bool[Tensor, "... V"] | None) -> Tensor:
-    """The logits, minus infinity where an id is not allowed; None allows all. Shapes broadcast."""
-    return logits if allowed is None else logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+    """The logits, minus infinity for ids that are not allowed; None allows all. Shapes
+    broadcast."""
+    if allowed is None:
+        return logits
+    return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
 
 __all__ = ["TokenGrammar", "masked_logits"]

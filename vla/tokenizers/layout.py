@@ -1,9 +1,11 @@
-"""How a trajectory becomes one sequence: segments of tokens, and as data who may attend to whom.
+"""How a trajectory becomes one sequence: segments of tokens, and rules for who may attend to whom,
+as data.
 
-RT-1 is [image x 8, action x D with empty slots]; the Decision Transformer is [return, state, action]. A layout is
-compiled for T steps to positions, segments, steps and an attention mask.
+RT-1 is [image x 8, action x D with empty slots]; the Decision Transformer is [return, state,
+action]. A layout is compiled for T steps to positions, segments, steps and an attention mask.
 
-L tokens of the sequence: first all prefix segments, then step by step the others, in the order given.
+L tokens of the sequence: first all prefix segments, then step by step the others, in the order
+given.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from vla.config import UserError
 Relation = Literal["none", "all", "same_step", "strictly_before", "up_to", "causal"]
 """Which keys of one segment a query of another (or the same) may attend to.
 
-none: no key. all: every key; only for prefix keys. same_step: keys of the query's own step. strictly_before: keys of
-earlier steps. up_to: keys of the own and of earlier steps. causal: keys at the same or an earlier position.
+none: no key. all: every key; only for prefix keys. same_step: keys of the query's own step.
+strictly_before: keys of earlier steps. up_to: keys of the own and of earlier steps. causal: keys at
+the same or an earlier position.
 """
 
 _MARKS = {
@@ -50,9 +53,11 @@ class Segment:
         tokens: number of tokens, per step or (prefix) in all.
         content: False for empty slots: no value enters there, only the position does.
         per_step: False for a prefix that stands once before all steps.
-        readout: empty slots that read and that no other segment may attend to (Octo Model Team, 2024).
-        dropout: chance in training that the segment is replaced by a learned vector, in a whole window. A policy so
-            trained can be asked with and without it (Ho and Salimans, 2022, classifier-free guidance).
+        readout: empty slots that attend to others, while no other segment may attend to them (Octo
+            Model Team, 2024).
+        dropout: chance in training that the segment is replaced by a learned vector, in a whole
+            window. A policy trained so works with and without it (Ho and Salimans, 2022,
+            classifier-free guidance).
     """
 
     name: str
@@ -64,12 +69,16 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Rule:
+class AttentionRule:
     """Queries of segment `query` attend to keys of segment `key` as `relation` says."""
 
     query: str
     key: str
     relation: Relation
+
+
+Rule = AttentionRule
+"""The former name."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +104,18 @@ class CompiledLayout:
         return len(self.segment_ids)
 
     def with_step_mask(self, mask_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B L L"]:
-        """The attention mask of B windows whose padded steps (False) nobody attends to.
+        """The attention mask of B windows, in which no token attends to padded steps (False).
 
-        Tokens of padded steps keep their rows as they are, so that no softmax runs over nothing; what they compute
-        reaches no other token.
+        Tokens of padded steps keep their rows as they are, so that no softmax runs over nothing;
+        their results reach no other token.
         """
-        prefix = torch.ones(len(mask_BT), 1, dtype=torch.bool, device=mask_BT.device)
-        valid_BL = torch.cat([mask_BT, prefix], dim=1)[
-            :, self.step_ids.to(mask_BT.device)
-        ]  # step -1: the prefix
-        return self.mask.to(mask_BT.device) & (valid_BL[:, None, :] | ~valid_BL[:, :, None])
+        device = mask_BT.device
+        prefix_B1 = torch.ones(len(mask_BT), 1, dtype=torch.bool, device=device)
+        # the prefix has step -1, which as an index is the last column
+        valid_BL = torch.cat([mask_BT, prefix_B1], dim=1)[:, self.step_ids.to(device)]
+        key_valid = valid_BL[:, None, :]
+        query_padded = ~valid_BL[:, :, None]
+        return self.mask.to(device) & (key_valid | query_padded)
 
 
 @dataclass(frozen=True)
@@ -112,17 +123,17 @@ class Layout:
     """Ordered segments and attention rules; pairs without a rule do not attend.
 
     Attributes:
-        window: steps that a token may look back over in one layer, its own among them; None for all. A prefix is always
-            in sight. Keys and values of older steps can then be forgotten, and nothing changes: see
-            `TrajectoryTransformer.advance`.
+        window: steps that a token may attend to in one layer, its own included; None for all. A
+            prefix is always visible. Keys and values of older steps can then be dropped, and
+            nothing changes: see `TrajectoryTransformer.advance`.
 
     Raises:
-        LayoutError: names twice or unknown, two rules for one pair, a token that may attend to nothing, a readout that
-            is read, or a rule that lets later steps in.
+        LayoutError: duplicate or unknown names, two rules for one pair, a token that may attend to
+            nothing, a readout that others attend to, or a rule that includes later steps.
     """
 
     segments: tuple[Segment, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[AttentionRule, ...]
     window: int | None = None
 
     def __post_init__(self) -> None:
@@ -130,18 +141,21 @@ class Layout:
         _check_rules(self.segments, self.rules)
         if self.window is not None and self.window < 1:
             raise LayoutError(
-                f"window must be at least 1 step (its own), got {self.window}; None looks back over all"
+                f"window must be at least 1 step (its own), got {self.window}; "
+                "None looks back over all"
             )
+        # a row without any key makes the softmax NaN; the first step has the fewest keys
         for index, segment in enumerate(self.segments):
             compiled = self.compile(2)
             rows = compiled.mask[(compiled.segment_ids == index) & (compiled.step_ids <= 0)]
             if not rows.any(dim=1).all():
                 raise LayoutError(
-                    f"segment {segment.name!r}: its first token may attend to nothing in the first step; "
-                    "add a rule that lets it attend to itself, to its step or to the prefix"
+                    f"segment {segment.name!r}: its first token may attend to nothing in the first "
+                    "step; add a rule that lets it attend to itself, to its step or to the prefix"
                 )
 
-    # --- sizes ----------------------------------------------------------------------------------------
+    # --- sizes
+    # ----------------------------------------------------------------------------------------
 
     @property
     def prefix(self) -> tuple[Segment, ...]:
@@ -172,8 +186,9 @@ class Layout:
         )
 
     def slots(self, name: str) -> range:
-        """Where in its step (or in the prefix) a segment stands."""
-        segment, start = self.segment(name), 0
+        """Places of a segment in its step (or in the prefix)."""
+        segment = self.segment(name)
+        start = 0
         for other in self.step if segment.per_step else self.prefix:
             if other is segment:
                 break
@@ -181,10 +196,17 @@ class Layout:
         return range(start, start + segment.tokens)
 
     def relation(self, query: str, key: str) -> Relation:
-        self.segment(query), self.segment(key)
-        return next((r.relation for r in self.rules if (r.query, r.key) == (query, key)), "none")
+        """How queries of one segment attend to keys of another. Raises LayoutError if there is no
+        such segment."""
+        self.segment(query)
+        self.segment(key)
+        for rule in self.rules:
+            if (rule.query, rule.key) == (query, key):
+                return rule.relation
+        return "none"
 
-    # --- compiled -------------------------------------------------------------------------------------
+    # --- compiled
+    # -------------------------------------------------------------------------------------
 
     def compile(self, steps: int) -> CompiledLayout:
         """Tensors for `steps` steps. Raises LayoutError if steps < 1."""
@@ -193,8 +215,10 @@ class Layout:
         return _compile(self.segments, self.rules, self.window, steps)
 
     def reachable(self, steps: int) -> Bool[Tensor, "L L"]:
-        """Row i, column j: through any number of layers, token i depends on what stands at token j."""
+        """Row i, column j: through any number of layers, token i depends on the content of token
+        j."""
         reach = self.compile(steps).mask | torch.eye(self.length(steps), dtype=torch.bool)
+        # each squaring doubles the number of layers: the transitive closure needs log2(L) of them
         for _ in range(max(1, reach.shape[0] - 1).bit_length()):
             reach = (reach.float() @ reach.float()) > 0
         return reach
@@ -204,88 +228,97 @@ class Layout:
 
         An action may be predicted only from tokens that do not see that very action.
         """
-        compiled, index = self.compile(2), {s.name: i for i, s in enumerate(self.segments)}
-        self.segment(query), self.segment(key)
+        index = {segment.name: i for i, segment in enumerate(self.segments)}
+        self.segment(query)
+        self.segment(key)
+        # two steps, not one: the way from a token back to itself may lead through the step before
+        compiled = self.compile(2)
         last = compiled.step_ids == 1
-        rows, columns = ((compiled.segment_ids == index[name]) & last for name in (query, key))
+        rows = (compiled.segment_ids == index[query]) & last
+        columns = (compiled.segment_ids == index[key]) & last
         return bool(self.reachable(2)[rows][:, columns].any())
 
     def independent_slots(self, name: str) -> bool:
-        """Whether a segment's empty slots of one step can be left out without changing any other token."""
+        """Whether a segment's empty slots of one step can be left out without changing any other
+        token."""
         if self.segment(name).content:
             return False
+        # no token of another segment or step attends to them
+        if self.relation(name, name) not in ("none", "same_step"):
+            return False
         others = [s.name for s in self.segments if s.name != name]
-        return self.relation(name, name) in ("none", "same_step") and all(
-            self.relation(other, name) == "none" for other in others
-        )
+        return all(self.relation(other, name) == "none" for other in others)
 
     @property
     def causal(self) -> bool:
-        """Whether every token attends to all tokens up to itself, and to no other: what recurrent trunks compute."""
+        """Whether every token attends to all tokens up to itself, and to no other.
+
+        That is what recurrent trunks such as Mamba compute.
+        """
         mask = self.compile(2).mask
-        return self.window is None and bool((mask == torch.ones_like(mask).tril()).all())
+        lower_triangle = torch.ones_like(mask).tril()
+        return self.window is None and bool((mask == lower_triangle).all())
 
 
 def describe(layout: Layout, steps: int = 2) -> str:
-    """A layout as text: its segments, who attends to whom, and the mask of `steps` steps, token by token.
+    """A layout as text: its segments, who attends to whom, and the mask of `steps` steps, token by
+    token.
 
     In the mask a row is a query; segments of more than three tokens are drawn as three.
     """
-    shown = [f"{s.name} x{s.tokens}{_traits(s)}" for s in layout.segments]
-    named = list(zip(shown, layout.segments, strict=True))
-    prefix, step = ([text for text, s in named if s.per_step is kind] for kind in (False, True))
-    lines = [f"prefix     {' | '.join(prefix)}"] if prefix else []
-    lines.append(f"each step  {' | '.join(step)}  ({layout.tokens_per_step} tokens)")
+    lines = []
+    if layout.prefix:
+        lines.append(f"prefix     {_listed(layout.prefix)}")
+    lines.append(f"each step  {_listed(layout.step)}  ({layout.tokens_per_step} tokens)")
     if layout.window is not None:
         lines.append(f"window     each layer looks back over {layout.window} steps")
-    names = [s.name for s in layout.segments]
+    lines += [*_rule_table(layout), "", *_drawn_mask(layout, steps)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _listed(segments: tuple[Segment, ...]) -> str:
+    return " | ".join(f"{s.name} x{s.tokens}{_traits(s)}" for s in segments)
+
+
+def _rule_table(layout: Layout) -> list[str]:
+    """A row for each segment as a query, a column for each as keys."""
+    names = [segment.name for segment in layout.segments]
     first = max(len("attends to"), *map(len, names))
-    widths = [max(len(n), len("causal")) for n in names]
-    lines.append(
-        "  ".join(
-            ["attends to".ljust(first), *(n.ljust(w) for n, w in zip(names, widths, strict=True))]
-        )
-    )
+    widths = {name: max(len(name), len("causal")) for name in names}
+    header = ["attends to".ljust(first), *(name.ljust(widths[name]) for name in names)]
+    rows = ["  ".join(header)]
     for query in names:
-        cells = [
-            _MARKS[layout.relation(query, key)].ljust(w)
-            for key, w in zip(names, widths, strict=True)
-        ]
-        lines.append("  ".join([query.ljust(first), *cells]))
-    return "\n".join(line.rstrip() for line in [*lines, "", *_drawn_mask(layout, steps)])
+        cells = [_MARKS[layout.relation(query, key)].ljust(widths[key]) for key in names]
+        rows.append("  ".join([query.ljust(first), *cells]))
+    return rows
 
 
 def _traits(segment: Segment) -> str:
-    traits = ["readout" if segment.readout else "empty"] if not segment.content else []
-    traits += [f"dropped {segment.dropout:g}"] if segment.dropout else []
+    traits = []
+    if not segment.content:
+        traits.append("readout" if segment.readout else "empty")
+    if segment.dropout:
+        traits.append(f"dropped {segment.dropout:g}")
     return f" ({', '.join(traits)})" if traits else ""
 
 
 def _drawn_mask(layout: Layout, steps: int) -> list[str]:
     """One row for each token: # where it attends, . where it does not; | between the steps."""
-    small = Layout(
-        tuple(dataclasses.replace(s, tokens=min(s.tokens, 3)) for s in layout.segments),
-        layout.rules,
-        layout.window,
-    )
+    segments = tuple(dataclasses.replace(s, tokens=min(s.tokens, 3)) for s in layout.segments)
+    small = Layout(segments, layout.rules, layout.window)
     compiled = small.compile(steps)
-    places = [
-        (small.segments[segment].name, "" if step < 0 else f" {step}")
-        for segment, step in zip(
-            compiled.segment_ids.tolist(), compiled.step_ids.tolist(), strict=True
-        )
-    ]
-    width = max(len(name + step) for name, step in places)
-    borders = [
-        0,
-        *((compiled.step_ids[1:] != compiled.step_ids[:-1]).nonzero().flatten() + 1).tolist(),
-        small.length(steps),
-    ]
+    labels = []
+    for segment, step in zip(compiled.segment_ids, compiled.step_ids, strict=True):
+        name = small.segments[int(segment)].name
+        labels.append(name if step < 0 else f"{name} {int(step)}")
+    width = max(map(len, labels))
+    new_step = compiled.step_ids[1:] != compiled.step_ids[:-1]
+    borders = [0, *(new_step.nonzero().flatten() + 1).tolist(), small.length(steps)]
     rows = []
-    for (name, step), row in zip(places, compiled.mask.tolist(), strict=True):
-        marks = ["#" if allowed else "." for allowed in row]
-        parts = ["".join(marks[a:b]) for a, b in itertools.pairwise(borders) if b > a]
-        rows.append(f"{(name + step).ljust(width)}  {'|'.join(parts)}")
+    for label, row in zip(labels, compiled.mask.tolist(), strict=True):
+        marks = "".join("#" if allowed else "." for allowed in row)
+        parts = [marks[start:stop] for start, stop in itertools.pairwise(borders) if stop > start]
+        rows.append(f"{label.ljust(width)}  {'|'.join(parts)}")
     return rows
 
 
@@ -303,7 +336,8 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
             )
         if segment.readout and (segment.content or not segment.per_step):
             raise LayoutError(
-                f"segment {segment.name!r}: a readout is made of empty slots (content=False) in each step"
+                f"segment {segment.name!r}: a readout is made of empty slots (content=False) in "
+                "each step"
             )
         if not 0 <= segment.dropout < 1:
             raise LayoutError(
@@ -313,6 +347,7 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
             raise LayoutError(
                 f"segment {segment.name!r}: empty slots have nothing to drop; set dropout to 0"
             )
+    # prefixes stand first in the sequence, so they must also be listed first
     kinds = [s.per_step for s in segments]
     if kinds != sorted(kinds):
         late = next(s.name for i, s in enumerate(segments) if not s.per_step and any(kinds[:i]))
@@ -321,58 +356,69 @@ def _check_segments(segments: tuple[Segment, ...]) -> None:
         )
 
 
-def _check_rules(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None:
+def _check_rules(segments: tuple[Segment, ...], rules: tuple[AttentionRule, ...]) -> None:
     known = {s.name: s for s in segments}
+    relations = get_args(Relation)
     seen: dict[tuple[str, str], Relation] = {}
     for rule in rules:
-        pair = (rule.query, rule.key)
-        for name in pair:
+        for name in (rule.query, rule.key):
             if name not in known:
                 raise LayoutError(
                     f"rule {rule}: no segment {name!r}; there are: {', '.join(known)}"
                 )
-        if rule.relation not in get_args(Relation):
+        if rule.relation not in relations:
             raise LayoutError(
-                f"rule {rule}: no relation {rule.relation!r}; there are: {', '.join(get_args(Relation))}"
+                f"rule {rule}: no relation {rule.relation!r}; there are: {', '.join(relations)}"
             )
+        pair = (rule.query, rule.key)
         if pair in seen:
             raise LayoutError(
-                f"{rule.query!r} -> {rule.key!r} has two rules: {seen[pair]} and {rule.relation}; keep one"
+                f"{rule.query!r} -> {rule.key!r} has two rules: {seen[pair]} and {rule.relation}; "
+                "keep one"
             )
         seen[pair] = rule.relation
-        if known[rule.key].readout and rule.query != rule.key and rule.relation != "none":
-            raise LayoutError(
-                f"{rule.query!r} -> {rule.key!r}: a readout reads and is not read; drop the rule"
-            )
-        query_step, key_step = known[rule.query].per_step, known[rule.key].per_step
-        if key_step and rule.relation == "all":
-            raise LayoutError(
-                f"{rule.query!r} -> {rule.key!r}: `all` includes later steps; use up_to or causal"
-            )
-        if not key_step and rule.relation not in ("none", "all", "causal"):
-            raise LayoutError(
-                f"{rule.query!r} -> {rule.key!r}: a prefix has no step; use all, causal or none"
-            )
-        if not query_step and key_step and rule.relation != "none":
-            raise LayoutError(
-                f"prefix {rule.query!r} may not attend to {rule.key!r}: it would carry later steps to all"
-            )
+        _check_rule(rule, known[rule.query], known[rule.key])
+
+
+def _check_rule(rule: AttentionRule, query: Segment, key: Segment) -> None:
+    """Raises LayoutError if a rule between these two segments would break causality or a
+    readout."""
+    pair = f"{rule.query!r} -> {rule.key!r}"
+    if key.readout and rule.query != rule.key and rule.relation != "none":
+        raise LayoutError(f"{pair}: a readout reads and is not read; drop the rule")
+    if key.per_step and rule.relation == "all":
+        raise LayoutError(f"{pair}: `all` includes later steps; use up_to or causal")
+    if not key.per_step and rule.relation not in ("none", "all", "causal"):
+        raise LayoutError(f"{pair}: a prefix has no step; use all, causal or none")
+    # every step attends to the prefix: through it, later steps would reach earlier ones
+    if not query.per_step and key.per_step and rule.relation != "none":
+        raise LayoutError(
+            f"prefix {rule.query!r} may not attend to {rule.key!r}: "
+            "it would carry later steps to all"
+        )
 
 
 @functools.lru_cache(maxsize=256)
 def _compile(
     segments: tuple[Segment, ...],
-    rules: tuple[Rule, ...],
+    rules: tuple[AttentionRule, ...],
     window: int | None,
     steps: int,
 ) -> CompiledLayout:
-    prefix = [i for i, s in enumerate(segments) if not s.per_step for _ in range(s.tokens)]
-    step = [i for i, s in enumerate(segments) if s.per_step for _ in range(s.tokens)]
+    # the segment of each token of the prefix, and of each token of one step
+    prefix: list[int] = []
+    step: list[int] = []
+    for index, segment in enumerate(segments):
+        tokens = step if segment.per_step else prefix
+        tokens += [index] * segment.tokens
     segment_ids = torch.tensor(prefix + step * steps)
-    step_ids = torch.tensor([-1] * len(prefix) + [t for t in range(steps) for _ in step])
+    step_of_token = [t for t in range(steps) for _ in step]
+    step_ids = torch.tensor([-1] * len(prefix) + step_of_token)
     slot_ids = torch.tensor(list(range(len(prefix))) + list(range(len(step))) * steps)
     positions = torch.arange(len(segment_ids))
-    query_step, key_step = step_ids[:, None], step_ids[None, :]
+    query_step = step_ids[:, None]
+    key_step = step_ids[None, :]
+    # (L, L) for each relation, rows are queries
     allowed = {
         "none": torch.zeros(len(positions), len(positions), dtype=torch.bool),
         "all": torch.ones(len(positions), len(positions), dtype=torch.bool),
@@ -381,16 +427,24 @@ def _compile(
         "up_to": key_step <= query_step,
         "causal": positions[None, :] <= positions[:, None],
     }
-    index = {s.name: i for i, s in enumerate(segments)}
+    index_of = {s.name: i for i, s in enumerate(segments)}
     mask = allowed["none"].clone()
     for rule in rules:
-        pair = (segment_ids == index[rule.query])[:, None] & (segment_ids == index[rule.key])[
-            None, :
-        ]
-        mask |= pair & allowed[rule.relation]
+        queries_L = segment_ids == index_of[rule.query]
+        keys_L = segment_ids == index_of[rule.key]
+        mask |= queries_L[:, None] & keys_L[None, :] & allowed[rule.relation]
     if window is not None:
         mask &= (key_step > query_step - window) | (key_step < 0)
     return CompiledLayout(steps, segment_ids, step_ids, slot_ids, mask)
 
 
-__all__ = ["CompiledLayout", "Layout", "LayoutError", "Relation", "Rule", "Segment", "describe"]
+__all__ = [
+    "AttentionRule",
+    "CompiledLayout",
+    "Layout",
+    "LayoutError",
+    "Relation",
+    "Rule",
+    "Segment",
+    "describe",
+]

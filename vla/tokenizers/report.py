@@ -1,4 +1,5 @@
-"""What each tokenizer costs and loses on given actions: tokens, bits, errors in robot units, microseconds.
+"""What each tokenizer costs and loses on given actions: tokens, bits, errors in robot units,
+microseconds.
 
 N actions, K actions per chunk, A action dimensions, D places per chunk.
 """
@@ -42,7 +43,8 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class TokenizerRow:
-    """One tokenizer on one set of actions. Errors are |decode(encode(a)) - a| in robot units, by dimension.
+    """One tokenizer on one set of actions. Errors are |decode(encode(a)) - a| in robot units, by
+    dimension.
 
     Attributes:
         name: what the tables call it.
@@ -108,8 +110,8 @@ class TokenizerReport:
     rows: tuple[TokenizerRow, ...]
 
     def table(self) -> Group:
-        """For the terminal: sizes, errors over all dimensions, times (encoding + decoding) per chunk; errors by dimension;
-        what did not fit."""
+        """For the terminal: sizes, errors over all dimensions, times (encoding + decoding) per
+        chunk; errors by dimension; what did not fit."""
         done = [row for row in self.rows if row.problem is None]
         heads = (
             "ids",
@@ -176,7 +178,8 @@ class TokenizerReport:
 
 
 def default_tokenizers() -> dict[str, TokenizerConfig]:
-    """By name: every scheme of bins, k-means over actions and chunks, and all else that is registered."""
+    """By name: every scheme of bins, k-means over actions and chunks, and all else that is
+    registered."""
     found: dict[str, TokenizerConfig] = {
         "bins uniform": BinsConfig(scheme="uniform"),
         "bins quantile": BinsConfig(scheme="quantile"),
@@ -210,8 +213,8 @@ def tokenizer_report(
         tokenizers: configs by name; by default `default_tokenizers()`.
 
     Raises:
-        TokenizerError: `actions` do not fit `spec`. A tokenizer that cannot be fitted to these actions is a row with the
-            reason in `problem`.
+        TokenizerError: `actions` do not fit `spec`. A tokenizer that cannot be fitted to these
+            actions is a row with the reason in `problem`.
     """
     steps = [len(actions)] if lengths is None else list(lengths)
     values_NA = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
@@ -298,7 +301,8 @@ def _measure(
 
 
 def _bits(tokenizer: ActionTokenizer) -> Tensor:
-    """log2 of the number of ids that may stand at each place, float64 (D,); padding is none of them."""
+    """log2 of the number of ids that may stand at each place, float64 (D,); padding is none of
+    them."""
     if tokenizer.allowed_ids is not None:
         return tokenizer.allowed_ids.sum(1).double().log2()
     ids = tokenizer.vocab_size - (tokenizer.grammar is not None)

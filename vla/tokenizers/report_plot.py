@@ -40,7 +40,8 @@ class _Axis:
 
 
 def scatter_svg(points: Sequence[tuple[str, float, float]], title: str, *, x: str, y: str) -> str:
-    """An SVG file of (name, x, y) points with positive x; y of 0 is drawn at the least of the others."""
+    """An SVG file of (name, x, y) points with positive x; y of 0 is drawn at the least of the
+    others."""
     least = min((value for _, _, value in points if value > 0), default=1.0)
     shown = [(name, max(across, 1e-9), max(up, least)) for name, across, up in points]
     x_axis = _Axis([p[1] for p in shown] or [1.0], LEFT, WIDTH - RIGHT)

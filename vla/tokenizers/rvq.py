@@ -1,10 +1,12 @@
-"""Residual vector quantisation of whole chunks: a few tokens, each from its own codebook (VQ-BeT, Lee et al., 2024).
+"""Residual vector quantisation of whole chunks: a few tokens, each from its own codebook (VQ-BeT,
+Lee et al., 2024).
 
-A chunk, scaled to [-1, 1] between two quantiles of the data, is replaced by the nearest code of the first codebook, what
-is left by the nearest of the second, and so on; it decodes to the sum. Codebooks are learned by k-means, one after the
-other, each on what the ones before have left.
+A chunk, scaled to [-1, 1] between two quantiles of the data, is replaced by the nearest code of the
+first codebook, the residual by the nearest of the second, and so on; it decodes to the sum.
+Codebooks are learned by k-means, one after the other, each on the residuals of those before.
 
-N chunks, K actions per chunk, A action dimensions, D codebooks and tokens, C codes of each, F = K * A.
+N chunks, K actions per chunk, A action dimensions, D codebooks and tokens, C codes of each, F = K *
+A.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ MOST_CHUNKS = 20_000
 
 @register("tokenizers", "rvq")
 class RVQConfig(CodebookConfig):
-    """Residual vector quantisation of whole chunks: a fixed, small number of tokens, whatever the chunk's length."""
+    """Residual vector quantisation of whole chunks: a fixed, small number of tokens, whatever the
+    chunk's length."""
 
     type: Literal["rvq"] = "rvq"
     codebooks: int = Field(default=4, ge=2, le=8)
-    """Tokens of a chunk: each refines what the ones before have left."""
+    """Tokens of a chunk: each encodes the residual of those before."""
     codes: int = Field(default=256, ge=2, le=16384)
     """Codes of each codebook, the size of the vocabulary."""
 
@@ -72,21 +75,19 @@ class RVQTokenizer(CodebookTokenizer):
         residual_NF = self._unit(chunks_NKA)
         codebooks = []
         for level in range(self.config.codebooks):
+            # a seed of its own for each level: equal starts would pick the same chunks again
             codes_CF = kmeans(residual_NF, self.config.codes, seed=self.config.seed + level)
             residual_NF = residual_NF - codes_CF[nearest(residual_NF, codes_CF)]
             codebooks.append(codes_CF)
         self._tables = {torch.device("cpu"): torch.stack(codebooks)}
+        # values beyond the quantiles are clipped by design: that is no error of the codes
         inside_NKA = chunks_NKA.clamp(*self.fitted_range)
         error_NKA = self._decode(self._encode(inside_NKA)) - inside_NKA
         self._fitted_error = error_NKA.abs().amax((0, 1)).tolist()
 
     def _unit(self, actions_KA: Tensor) -> Tensor:
-        return (
-            self._checked_range()
-            .to_unit(actions_KA)
-            .float()
-            .reshape(-1, self.chunk * self.action_dim)
-        )
+        unit_KA = self._checked_range().to_unit(actions_KA).float()
+        return unit_KA.reshape(-1, self.chunk * self.action_dim)
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
         residual_NF = self._unit(actions_KA)
@@ -98,7 +99,8 @@ class RVQTokenizer(CodebookTokenizer):
 
     def _decode(self, ids_D: Tensor) -> Tensor:
         codebooks_DCF = self._on(ids_D.device)
-        codes_F = codebooks_DCF[torch.arange(self.num_tokens, device=ids_D.device), ids_D].sum(-2)
+        levels_D = torch.arange(self.num_tokens, device=ids_D.device)
+        codes_F = codebooks_DCF[levels_D, ids_D].sum(-2)  # the sum over the D levels
         unit_KA = codes_F.reshape(*ids_D.shape[:-1], self.chunk, self.action_dim)
         return self._checked_range().to_robot(unit_KA)
 

@@ -182,7 +182,9 @@ def test_centre_and_true_offset_give_the_action(over):
     distribution = head(torch.randn(1, 1, head.num_readouts, 8))
     chunk = 3 * torch.randn(1, 1, 3, 2)  # beyond the fitted range too
     ids = distribution.tokens(chunk)
-    target = (tokenizer.offsets(chunk, ids) / head.scale.scale).view(1, 1, head.num_readouts, 1, -1, 2)
+    target = (tokenizer.offsets(chunk, ids) / head.scale.scale).view(
+        1, 1, head.num_readouts, 1, -1, 2
+    )
     perfect = dataclasses.replace(
         distribution,
         logits=50 * torch.nn.functional.one_hot(ids, 4).float(),
