@@ -182,7 +182,7 @@ def test_sequences_outside_the_grammar_are_refused(wrong):
         ids[0] = few.encode(torch.zeros(4, 2))
         ids[1] = ids[0]
         ids[1, -1] = 1000
-    with pytest.raises(TokenizerError, match=r"sequence 1 tells .* a chunk has 8.*grammar"):
+    with pytest.raises(TokenizerError, match=r"sequence 1 holds .* a chunk has 8.*grammar"):
         tokenizer.decode(ids)
 
 

@@ -40,7 +40,7 @@ class Config(BaseModel):
             if name in renamed:
                 # both spellings in one config: neither may win in silence
                 raise ValueError(
-                    f"{former} is now called {name}, and both are set; leave {former} out"
+                    f"{former} is now called {name}, and both are set; set {name} alone"
                 )
             announce_renamed(former, name)
             renamed[name] = renamed.pop(former)
