@@ -316,10 +316,10 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
     again = train(
         rt1_config(failing, tmp_path / "again", objective=choosing, optim={"lr": 1e-30}, **start)
     )
-    inside = guided.trained.state_dict()
-    learned = {name for name, p in guided.trained.named_parameters()}
+    inside = guided.unwrapped.state_dict()
+    learned = {name for name, p in guided.unwrapped.named_parameters()}
     assert all(
-        torch.allclose(again.policy.trained.state_dict()[name], inside[name]) for name in learned
+        torch.allclose(again.policy.unwrapped.state_dict()[name], inside[name]) for name in learned
     )
     assert not torch.equal(again.policy.critic.net.first[0], guided.critic.net.first[0])
     # onto another robot, by imitation, all of it and by adapters

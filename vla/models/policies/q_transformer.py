@@ -37,7 +37,7 @@ class QTransformerConfig(RT1Config):
     """From what the transformer says to values of action tokens."""
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> QTransformer:
-        """Raises SpecError where cameras and config do not fit, TrunkError where the trunk cannot be had."""
+        """Raises SpecError if cameras and config do not fit, TrunkError if the trunk cannot be had."""
         return QTransformer(self, spec, from_checkpoint=from_checkpoint)
 
 
