@@ -45,11 +45,7 @@ from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-_FORMER_MEMBERS = {
-    "trained": "unwrapped",
-    "still": "frozen_modules",
-    "save_besides": "save_extra_files",
-}
+_FORMER_MEMBERS = {"trained": "unwrapped", "still": "frozen_modules"}
 """Former name of a member that a policy may define -> its name today."""
 
 

@@ -26,7 +26,7 @@ class WeightTransfer:
     """What became of the tensors of the new policy.
 
     Attributes:
-        kept: taken over as they were.
+        kept: taken over as they were; what reads a camera, from that of the camera in whose place it stands.
         adapted: name -> how they were taken over.
         reinitialised: name -> why they were not.
         unused: tensors of the old policy that the new one has no place for.
@@ -90,14 +90,14 @@ def copy_weights(
             transfer.reinitialised[name] = reason
             continue
         values = old_tensors[source]
-        how = f"from {source}"
-        unchanged = True
+        how = None
         # rows are moved only where both policies say that they are the same kind of rows
         if old_roles.get(source) == role:
             moved = moved_rows(source, role, (values, tensor), (old, new), cameras)
             if moved is not None:
                 values, how = moved
-                unchanged = torch.equal(values, old_tensors[source])
+                if torch.equal(values, old_tensors[source]):
+                    how = None
         if values.shape != tensor.shape:
             transfer.reinitialised[name] = (
                 f"has shape {tuple(values.shape)} in the checkpoint, {tuple(tensor.shape)} here"
@@ -105,7 +105,7 @@ def copy_weights(
             continue
         tensor.copy_(values)
         used.add(source)
-        if unchanged and source == name:
+        if how is None:
             transfer.kept.append(name)
         else:
             transfer.adapted[name] = how

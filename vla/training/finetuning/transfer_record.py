@@ -14,8 +14,6 @@ from vla.config import UserError
 from vla.models.transfer.transfer_weights import WeightTransfer
 
 TRANSFER_FILE = "transfer.json"
-_FORMER_KEYS = {"anew": "reinitialised", "left": "unused"}
-"""Keys of `tensors` as older versions wrote them -> as they are called now."""
 
 
 @dataclass
@@ -71,9 +69,9 @@ class Transfer:
         path = out / TRANSFER_FILE
         try:
             values = json.loads(path.read_text())
-            tensors = {
-                _FORMER_KEYS.get(key, key): value for key, value in values["tensors"].items()
-            }
+            # by their order: older versions called two of the fields otherwise, a resumed run reads them all the same
+            names = [field.name for field in dataclasses.fields(WeightTransfer)]
+            tensors = dict(zip(names, values["tensors"].values(), strict=True))
             return cls(**{**values, "tensors": WeightTransfer(**tensors)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
