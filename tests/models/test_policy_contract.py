@@ -228,7 +228,7 @@ def test_a_plug_in_keeps_the_contract() -> None:
 
 
 @pytest.mark.parametrize("cls", BAD, ids=lambda cls: cls.__name__)
-def test_bad_policies_are_told_what_is_wrong(cls: type[gru_policy.GRUPolicy]) -> None:
+def test_what_is_wrong_with_a_policy_is_named(cls: type[gru_policy.GRUPolicy]) -> None:
     with pytest.raises(PolicyContractError, match=BAD[cls]):
         check_policy(gru(cls))
 

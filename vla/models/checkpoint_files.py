@@ -76,6 +76,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    # models of other libraries have a file of this name too
     if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
         raise CheckpointError(
             f"{path}: not a policy's config: expected the keys version, type and config"
@@ -91,7 +92,8 @@ def read_header(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which have the names and shapes of `expected`.
 
-    Raises CheckpointError if the file is unreadable, or tensors are missing, unknown or of another shape.
+    Raises CheckpointError if the file is unreadable, or tensors are missing, unknown or of other
+    shapes.
     """
     try:
         found = load_file(path)
@@ -100,6 +102,7 @@ def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
             "copy the checkpoint again"
         ) from error
+    # all of it, not the first fault: what is missing and what is unknown together show a rename
     shared = [name for name in expected if name in found]
     problems = {
         "lacks": [name for name in expected if name not in found],
@@ -139,7 +142,7 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 
 def _nearest_folder(folder: Path) -> str:
-    """A hint if the first missing part of the path was misspelled: the most similar folder there."""
+    """A hint if the first missing part of the path was misspelled: the most similar folder."""
     missing = folder
     rest: list[str] = []
     while not missing.parent.is_dir() and missing.parent != missing:

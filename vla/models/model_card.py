@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: what the policy is for, what it learned from, what was measured."""
+"""The README.md of a checkpoint: what the policy is for, what it learned from, its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ tags:
 
 # {type} policy
 
-A robot policy of the package `vla`: images and an instruction go in, {chunk} action{s} per step come{verb} out.
+A robot policy of the package `vla`: images and an instruction go in, {chunk} action{s} per step \
+come{verb} out.
 
 ```python
 import torch

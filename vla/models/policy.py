@@ -1,10 +1,11 @@
 """The base of all policies: what every policy can do, and how it is stored.
 
-A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the language vectors
-of the training instructions, and a model card; it needs nothing else to run. Nothing in it is pickled.
+A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the
+language vectors of the training instructions, and a model card; it needs nothing else to run.
+Nothing in it is pickled.
 
-B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F features, N steps of
-data, U distinct instructions, E numbers of an instruction's vector.
+B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F
+features, N steps of data, U distinct instructions, E numbers of an instruction's vector.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.common.renamed import announce_renamed
 from vla.config import CONFIG_VERSION, Config, ConfigError, lookup, validate
 from vla.models.checkpoint_files import (
     CONFIG_FILE,
@@ -37,28 +37,29 @@ from vla.models.checkpoint_files import (
     read_tensors,
     require_files,
 )
+from vla.models.former_members import FormerMembers
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
+from vla.models.normalisation import checked_states, language_scale, state_scale
 from vla.models.roles import LANGUAGE, STATISTICS, Role, roles_by_type
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-_FORMER_MEMBERS = {"trained": "unwrapped", "still": "frozen_modules"}
-"""Former name of a member that a policy may define -> its name today."""
-
 
 class PolicyConfig(Config, ABC):
-    """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] =
+    "name"`."""
 
     history: int = Field(default=6, ge=1)
     """Time steps of context, T."""
     chunk: int = Field(default=1, ge=1)
     """Actions per chunk, K."""
     standardise_language: bool = False
-    """Scale the instruction's vector by mean and deviation over the training instructions. Sentence vectors of one
-    grammar differ little from each other: without it a policy learns late which word matters."""
+    """Scale the instruction's vector by mean and deviation over the training instructions. Sentence
+    vectors of one grammar differ little from each other: without it a policy learns late which word
+    matters."""
 
     @property
     def weights_file(self) -> str:
@@ -72,7 +73,8 @@ class PolicyConfig(Config, ABC):
 
     @abstractmethod
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
-        """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they will be loaded."""
+        """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they
+        will be loaded."""
 
     def build_for(self, spec: Spec, folder: Path) -> Policy:
         """The policy into which the weights of the checkpoint `folder` will be loaded."""
@@ -80,18 +82,25 @@ class PolicyConfig(Config, ABC):
 
     def new(self, spec: Spec, *, from_checkpoint: bool) -> Policy:
         """`build`; a config that has nothing to fetch need not know of `from_checkpoint`."""
+        # plug-ins that have nothing to fetch need not declare an option that they would ignore
         parameters = inspect.signature(self.build).parameters.values()
         if any(p.name == "from_checkpoint" or p.kind is p.VAR_KEYWORD for p in parameters):
             return self.build(spec, from_checkpoint=from_checkpoint)
         return self.build(spec)
 
     def option(self, key: str) -> Any:
-        """The value of a key that not every policy has, such as `head` or `lora`; None if this one has no such key."""
+        """The value of a key that not every policy has, such as `head` or `lora`; None if this one
+        has no such key."""
         return getattr(self, key) if key in type(self).model_fields else None
 
 
 class Policy(
-    nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]
+    FormerMembers,
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="vla",
+    pipeline_tag="robotics",
+    tags=["vla"],
 ):
     """A robot policy. Subclasses define `forward` and `step`.
 
@@ -101,18 +110,21 @@ class Policy(
         history, chunk: T and K.
         feature_dim: F, the size of the features that `forward` gives.
         tokenizer: actions <-> ids.
-        language: the frozen text encoder; its weights are no part of the policy. Policies that read the instruction
-            themselves have one of no numbers.
-        card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
+        language: the frozen text encoder; its weights are no part of the policy. Policies that read
+            the instruction themselves have one of no numbers.
+        card: what the model card tells beside the spec, JSON types: {"data": {...}, "results":
+            {...}}.
 
     Optional attributes, which a subclass may set:
-        cameras: the cameras that it looks through, in its order; empty for those of its `VisionEncoder`, or all.
-        counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in between.
+        cameras: the cameras that it looks through, in its order; empty for those of its
+            `VisionEncoder`, or all.
+        counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
+            between.
         return_conditioned: `Observation.target_return` means something to it.
-        frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch norms that are
-            frozen.
-        source: the folder or repository that it was loaded from; None for a new policy, and after training mode, in
-            which it may have become another.
+        frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
+            norms that are frozen.
+        source: the folder or repository that it was loaded from; None for a new policy, and after
+            training mode, in which it may have become another.
     """
 
     feature_dim: int
@@ -129,7 +141,12 @@ class Policy(
     action_high: Tensor
 
     def __init__(
-        self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str | None
+        self,
+        config: PolicyConfig,
+        spec: Spec,
+        *,
+        tokenizer: ActionTokenizer,
+        language: str | None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -139,6 +156,7 @@ class Policy(
         self.chunk = config.chunk
         self.language = LanguageEncoder(language)
         self.card: dict[str, Any] = {}
+        # buffers: they go with the weights, onto the device and into files
         self.register_buffer("state_mean", torch.zeros(spec.state_dim))
         self.register_buffer("state_std", torch.ones(spec.state_dim))
         if config.standardise_language:
@@ -148,15 +166,7 @@ class Policy(
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        for former, name in _FORMER_MEMBERS.items():
-            # plug-ins were written against the former names; what they define must go on being used
-            if former in cls.__dict__ and name not in cls.__dict__:
-                announce_renamed(f"Policy.{former}", f"Policy.{name}")
-                setattr(cls, name, cls.__dict__[former])
-
-    # --- what a policy defines ------------------------------------------------------------------------
+    # --- what a policy defines --------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Features and action distributions of every step of B windows."""
@@ -167,27 +177,30 @@ class Policy(
         raise TypeError(f"{type(self).__name__} does not define step(observation, memory)")
 
     def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
-        """The memory with the actions that are executed next; for policies that look back at what they did.
+        """The memory with the actions that are executed next.
 
-        Called by `act`, and again by whoever executes other actions than those.
+        For policies that look back at what they did. Called by `act`, and again by whoever executes
+        other actions than those.
         """
         return memory
 
     def parameter_roles(self) -> dict[str, Role]:
-        """Name of a parameter or persistent buffer, as in `state_dict` -> what it is for (`vla.models.roles`).
+        """Name of a tensor in `state_dict` -> what it is for (see `vla.models.roles`).
 
-        Here the roles that follow from types: heads, vision encoders, trunks. A policy with modules of its own adds
-        theirs. It is not carried over to another state, other actions or swapped cameras while a tensor lacks a role.
+        Here the roles that follow from types: heads, vision encoders, trunks. A policy with modules
+        of its own adds theirs. It is not carried over to another state, other actions or swapped
+        cameras while a tensor lacks a role.
         """
         own = {"state_mean": STATISTICS, "state_std": STATISTICS}
         if self.config.standardise_language:
-            # how instructions are scaled belongs to the trunk that learned to read them, not to the new data
+            # how instructions are scaled belongs to the trunk that learned to read them
             own |= {"language_mean": LANGUAGE, "language_std": LANGUAGE}
         return roles_by_type(self) | own
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if mode:
+            # a training may change it: results must not be filed under the checkpoint's name
             self.source = None
         # without this the statistics of a frozen batch norm would go on moving
         for name in self.frozen_modules:
@@ -198,37 +211,21 @@ class Policy(
         """The features that `forward` gives. Policies that can leave the actions out for it, do."""
         return cast(PolicyOutput, self(batch)).features
 
-    # --- what everyone calls --------------------------------------------------------------------------
+    # --- what everyone calls ----------------------------------------------------------------------
 
     @property
     def unwrapped(self) -> Policy:
         """The policy that learns: itself, or the one inside if this one only decides by it.
 
-        See `vla.models.policies.guided`: what acts need not be what was trained, and resuming and fine-tuning need
-        what was.
+        See `vla.models.policies.guided`: what acts need not be what was trained, and resuming and
+        fine-tuning need what was.
         """
         return self
 
     @property
-    def trained(self) -> Policy:
-        """The former name of `unwrapped`."""
-        announce_renamed("Policy.trained", "Policy.unwrapped")
-        return self.unwrapped
-
-    @property
-    def still(self) -> frozenset[str]:
-        """The former name of `frozen_modules`."""
-        announce_renamed("Policy.still", "Policy.frozen_modules")
-        return self.frozen_modules
-
-    @still.setter
-    def still(self, names: frozenset[str]) -> None:
-        announce_renamed("Policy.still", "Policy.frozen_modules")
-        self.frozen_modules = names
-
-    @property
     def robot_names(self) -> tuple[str, ...]:
-        """The robots that `Batch.robot` numbers; none if the policy is for one (see `vla.models.policies.multi_robot`)."""
+        """The robots that `Batch.robot` numbers; none if the policy is for one (see
+        `vla.models.policies.multi_robot`)."""
         return ()
 
     @property
@@ -244,11 +241,12 @@ class Policy(
         generator: torch.Generator | None = None,
         temperature: float = 0.0,
     ) -> tuple[Float[Tensor, "B K A"], Any]:
-        """The next actions of B robots, on the CPU, in robot units, within the spec's range; and the new memory.
+        """The next actions of B robots, on the CPU and within the spec's range; and the memory.
 
         Args:
             observation: what the robots see now.
-            memory: what the last call returned (`select`ed and `stack`ed at will); None at the start of episodes.
+            memory: what the last call returned (`select`ed and `stack`ed at will); None at the
+                start of episodes.
             generator: source of randomness if temperature > 0, on the policy's device.
             temperature: 0 for the most likely actions, 1 for samples.
 
@@ -259,7 +257,8 @@ class Policy(
         """
         if self.training:
             raise RuntimeError(
-                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are on)"
+                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are "
+                "on)"
             )
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
@@ -296,31 +295,16 @@ class Policy(
         for module in self.modules():
             if isinstance(module, Head):
                 module.fit(torch.as_tensor(actions).float(), lengths=lengths)
-        # in double precision: a mean over millions of float32 rows would lose the small digits
-        states_NS = torch.as_tensor(states).double()
-        self._check_states(states_NS)
+        states_NS = checked_states(states, self.spec.state_names)
         if self.spec.state_dim:
-            std_S = states_NS.std(0, unbiased=False)
-            self.state_mean.copy_(states_NS.mean(0))
-            # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
-            self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
+            mean_S, std_S = state_scale(states_NS)
+            self.state_mean.copy_(mean_S)
+            self.state_std.copy_(std_S)
         vectors_UE = self.language.embed(list(dict.fromkeys(instructions)))
         if self.config.standardise_language:
-            std_E = vectors_UE.std(0, unbiased=False)
-            self.language_mean.copy_(vectors_UE.mean(0))
-            # what the training texts hardly vary in must not become loud in a text from elsewhere
-            least = max(0.3 * float(std_E.mean()), 1e-3)
-            self.language_std.copy_(std_E.clamp(min=least))
-
-    def _check_states(self, states_NS: Tensor) -> None:
-        if states_NS.ndim != 2 or states_NS.shape[1] != self.spec.state_dim:
-            raise SpecError(
-                f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}"
-            )
-        if not torch.isfinite(states_NS).all():
-            bad = (~torch.isfinite(states_NS)).any(0).nonzero().flatten().tolist()
-            names = ", ".join(self.spec.state_names[dim] for dim in bad)
-            raise SpecError(f"states hold NaN or infinity in {names}")
+            mean_E, std_E = language_scale(vectors_UE)
+            self.language_mean.copy_(mean_E)
+            self.language_std.copy_(std_E)
 
     def use_tokenizer(self, tokenizer: ActionTokenizer) -> None:
         """Policy and heads take a tokenizer of the same sizes in place of theirs."""
@@ -339,18 +323,18 @@ class Policy(
         distinct = list(dict.fromkeys(instructions))
         place = {text: number for number, text in enumerate(distinct)}
         index_B = torch.tensor([place[text] for text in instructions], device=self.device)
-        # one by one: a vector's last bits depend on the texts encoded beside it, and control must not depend on
-        # who has asked for which text first
+        # one by one: a vector's last bits depend on the texts encoded beside it, and control must
+        # not depend on who has asked for which text first
         vectors_UE = torch.cat([self.language.embed([text]) for text in distinct])
         vectors_UE = vectors_UE.to(self.device)
         if self.config.standardise_language:
             vectors_UE = (vectors_UE - self.language_mean) / self.language_std
         return vectors_UE, index_B
 
-    # --- storage --------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds, by name: views, but for adapters, which are merged into their layers."""
+        """The tensors that a checkpoint holds: views, but for adapters merged into their layers."""
         return merged_state(self)
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -373,7 +357,7 @@ class Policy(
         self.use_tokenizer(tokenizer)
 
     def save_extra_files(self, folder: Path) -> None:
-        """Writes what a checkpoint of this policy holds beside config, weights, spec, tokenizer and texts; here nothing."""
+        """Writes files that only checkpoints of this policy hold; here none."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
@@ -404,11 +388,16 @@ class Policy(
         (folder / "README.md").write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
-        """The policy of a checkpoint folder or a repository of the Hugging Face hub, in evaluation mode.
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        **options: Any,
+    ) -> Self:
+        """The policy of a checkpoint folder or a repository of the hub, in evaluation mode.
 
         Args:
-            options: `device`; for the hub also `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+            options: `device`; for the hub also `revision`, `token`, `cache_dir`, `force_download`,
+                `local_files_only`.
 
         Raises:
             CheckpointError: see `load_policy`; or the checkpoint holds a policy of another class.
@@ -427,13 +416,13 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
     """The policy of a checkpoint, of whatever registered type, in evaluation mode.
 
     Args:
-        path: a folder; or, if there is no such folder, a repository of the Hugging Face hub as "user/name". For a
-            revision or a private repository see `Policy.from_pretrained`.
+        path: a folder; or, if there is no such folder, a repository of the Hugging Face hub as
+            "user/name". For a revision or a private repository see `Policy.from_pretrained`.
         device: where it is to compute.
 
     Raises:
-        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or does not fit; or
-            the hub has no such repository, or is out of reach.
+        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or
+            does not fit; or the hub has no such repository, or is out of reach.
         UserError: this machine has no such device.
     """
     return _load(path, device)
@@ -471,7 +460,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     """
     expected = module.weights() if isinstance(module, Policy) else module.state_dict()
     found = read_tensors(Path(path), expected)
-    # not strict: a policy's weights may be fewer than its state; what the file must hold was checked just now
+    # not strict: a policy's weights may be fewer than its state; what is missing was checked above
     module.load_state_dict(found, strict=False)
 
 

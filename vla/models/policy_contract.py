@@ -22,11 +22,13 @@ from vla.types import Batch, Observation, PolicyOutput
 
 B = 2
 TOLERANCE = 1e-4
-"""Absolute and relative: sums of a batch of one step are rounded otherwise than those of a window."""
+"""Absolute and relative: sums of a batch of one step are rounded otherwise than those of a
+window."""
 
 
 class PolicyContractError(UserError):
-    """A policy breaks the contract of `Policy`. `problems` holds one line for each fault, with its remedy."""
+    """A policy breaks the contract of `Policy`. `problems` holds one line for each fault, with its
+    remedy."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -37,20 +39,24 @@ class PolicyContractError(UserError):
 def check_policy(policy: Policy, *, steps: int | None = None) -> None:
     """Raises PolicyContractError with a line for everything that breaks the contract of `Policy`.
 
-    Control must say what the forward pass says of the last `history` steps, also of robots that were apart in between;
-    features must see no action of their step and nothing later; roles must be told of every tensor, and be true.
+    Control must say what the forward pass says of the last `history` steps, also of robots that
+    were apart in between; features must see no action of their step and nothing later; every
+    tensor must have its role.
 
     Args:
         policy: for one robot; fitted or not. It is in the mode that it was in afterwards.
-        steps: control steps to compare; None for twice the history: a policy that remembers more than its windows
-            hold would agree with them for the first `history` steps. For policies that look back over a whole episode
-            by design, such as a Decision Transformer with `window`, give the history.
+        steps: control steps to compare; None for twice the history: a policy that remembers more
+            than its windows hold would agree with them for the first `history` steps. For policies
+            that look back over a whole episode by design, such as a Decision Transformer with
+            `window`, give the history.
     """
+    # dropout would make two passes differ; `eval` and `train` are restored by hand, since `train()`
+    # makes a policy forget where it was loaded from
     was_training = policy.training
     policy.eval()
     try:
         episode = _episode(policy, steps or 2 * policy.history)
-        # later checks need what earlier ones have looked at, so that the first faulty group ends the check
+        # later checks need what earlier ones have looked at: the first faulty group ends it
         for group in (
             _forward(policy, episode),
             _causality(policy, episode),
@@ -65,7 +71,7 @@ def check_policy(policy: Policy, *, steps: int | None = None) -> None:
 
 
 def _episode(policy: Policy, steps: int) -> Batch:
-    """Two successful episodes of noise whose rewards sum to 1, so that return and success are asked for alike."""
+    """Two solved episodes of noise whose rewards sum to 1: return and success are the same."""
     batch = policy.spec.fake_batch(B, steps, policy.chunk)
     rewards_BT = batch.rewards / batch.rewards.sum(1, keepdim=True)
     known = list(policy.language.cached())
@@ -108,9 +114,10 @@ def _forward(policy: Policy, episode: Batch) -> Iterator[str]:
 
 
 def _causality(policy: Policy, episode: Batch) -> Iterator[str]:
-    """Critics take the action of a step beside its features, and targets those of the step after."""
+    """Critics take the action of a step beside its features: these must not know it."""
     batch = episode.steps(0, policy.history)
     features_BTF = policy(batch).features
+    # the actions of the other robot: valid ones, whatever the tokenizer
     actions = batch.actions.clone()
     actions[:, -1] = batch.actions[:, -1].flip(0)
     seen = policy(dataclasses.replace(batch, actions=actions)).features
@@ -133,7 +140,8 @@ def _causality(policy: Policy, episode: Batch) -> Iterator[str]:
 
 def _control(policy: Policy, episode: Batch) -> Iterator[str]:
     memory: Any = None
-    for t in range(episode.state.shape[1]):
+    steps = episode.state.shape[1]
+    for t in range(steps):
         observation = _observation(episode, t)
         before = memory
         output, memory = policy.step(observation, before)
@@ -154,7 +162,10 @@ def _control(policy: Policy, episode: Batch) -> Iterator[str]:
                 return
         again, _ = policy.step(observation, before)
         if not _close(again.features, output.features):
-            yield "step: the same memory gives other features the second time; never change it in place"
+            yield (
+                "step: the same memory gives other features the second time; never change it in "
+                "place"
+            )
             return
         memory = policy.remember(memory, episode.actions[:, t])
         if memory is None or memory.batch_size != B:
@@ -186,12 +197,15 @@ def _roles(policy: Policy) -> Iterator[str]:
             "another robot (see vla.models.roles)"
         )
         return
+    # If the state goes through these tensors alone, then with zeros in their place it does not
+    # matter. What else reads it is found out.
     with _zeroed(policy, roles, STATE_INPUT):
         if depends_on_state(policy):
             yield (
                 "parameter_roles: with all tensors of the role STATE_INPUT at 0 the actions still "
-                "depend on the state; give that role to everything that the state goes through first"
+                "depend on the state; give that role to all that the state goes through first"
             )
+    # in the same way: without what gives them all actions are alike
     with _zeroed(policy, roles, ACTION_OUTPUT):
         modes_BTKA = policy(_episode(policy, policy.history)).actions.mode()
         if not _close(modes_BTKA, modes_BTKA[:1, :1].expand_as(modes_BTKA)):

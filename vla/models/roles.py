@@ -1,7 +1,8 @@
-"""What each parameter and buffer of a policy is for: a transfer to another robot decides by it, not by names.
+"""What each parameter and buffer of a policy is for: transfers decide by it, not by names.
 
-`Policy.parameter_roles` tells the roles. What the modules of this package hold is known by their type: heads,
-`VisionEncoder`, `TrajectoryTransformer`, `KeyframeHead`, `ActionVocabulary`. A policy adds what only it can know:
+`Policy.parameter_roles` tells the roles. What the modules of this package hold is known by their
+type: heads, `VisionEncoder`, `TrajectoryTransformer`, `KeyframeHead`, `ActionVocabulary`. A policy
+adds what only it can know:
 
     def parameter_roles(self) -> dict[str, Role]:
         named = {"state_layer": STATE_INPUT, "wrist": camera_input("wrist"), "gru": TRUNK}
@@ -94,7 +95,7 @@ def camera_input(camera: str) -> Role:
 
 @runtime_checkable
 class TellsRoles(Protocol):
-    """A module that tells the roles of its own tensors: every policy, and any part that a policy is built of."""
+    """A module that tells the roles of its own tensors: a policy, or a part of one."""
 
     def parameter_roles(self) -> dict[str, Role]:
         """Name of a parameter or persistent buffer, as in `state_dict` -> its role."""
@@ -104,7 +105,8 @@ def roles_of(module: nn.Module, named: Mapping[str, Role]) -> dict[str, Role]:
     """The roles of the tensors of `module`, given by the names of sub-modules or of single tensors.
 
     Args:
-        named: dotted name -> role of every tensor under that name; the longest name that fits counts.
+        named: dotted name -> role of every tensor under that name; the longest name that fits
+            counts.
 
     Raises:
         RoleError: a name that holds no tensor.
@@ -118,7 +120,7 @@ def roles_of(module: nn.Module, named: Mapping[str, Role]) -> dict[str, Role]:
         if owners:
             roles[tensor] = named[max(owners, key=len)]
     for name in named:
-        # an optional part that is absent must be left out by the caller: a misspelled name would go unnoticed
+        # callers leave out optional parts that are absent: else misspelled names went unnoticed
         if name not in used:
             raise RoleError(
                 f"{type(module).__name__}.parameter_roles: nothing is called {name!r}"
@@ -139,36 +141,42 @@ def roles_by_type(policy: nn.Module) -> dict[str, Role]:
     return roles
 
 
-def check_roles(policy: nn.Module, roles: Mapping[str, Role], cameras: Sequence[str]) -> None:
+def check_roles(
+    policy: nn.Module,
+    roles: Mapping[str, Role],
+    cameras: Sequence[str],
+) -> None:
     """Raises RoleError if `roles` are none of `policy`, which looks through `cameras`."""
     tensors = policy.state_dict()
     of_heads = {
         name for name, role in roles_by_type(policy).items() if RoleKind.ACTION_OUTPUT in role.kind
     }
-    told_by = f"{type(policy).__name__}.parameter_roles"
+    where = f"{type(policy).__name__}.parameter_roles"
     for name, role in roles.items():
         if name not in tensors:
             raise RoleError(
-                f"{told_by}: no parameter or buffer {name!r}{did_you_mean(name, tensors)}"
+                f"{where}: no parameter or buffer {name!r}{did_you_mean(name, tensors)}"
             )
         if not isinstance(role, Role):
-            raise RoleError(f"{told_by}: {name} has {role!r}, expected a vla.models.roles.Role")
+            raise RoleError(f"{where}: {name} has {role!r}, expected a vla.models.roles.Role")
+        # cameras are paired by these names: one that does not exist would be paired with nothing
         if RoleKind.CAMERA_INPUT in role.kind and role.camera not in cameras:
             raise RoleError(
-                f"{told_by}: {name} reads camera {role.camera!r}, the policy looks through: "
+                f"{where}: {name} reads camera {role.camera!r}, the policy looks through: "
                 f"{', '.join(cameras) or 'none'}; set Policy.cameras, or correct the role"
             )
         if RoleKind.CAMERA_ROWS in role.kind and len(tensors[name]) != len(cameras):
             raise RoleError(
-                f"{told_by}: {name} has {len(tensors[name])} rows for the {len(cameras)} cameras"
+                f"{where}: {name} has {len(tensors[name])} rows for the {len(cameras)} cameras"
             )
         if RoleKind.TOKEN_POSITIONS in role.kind and not _positions_tokens(policy, name):
             raise RoleError(
-                f"{told_by}: {name} has TOKEN_POSITIONS, which is for `position` of a "
+                f"{where}: {name} has TOKEN_POSITIONS, which is for `position` of a "
                 "TrajectoryTransformer alone; use TRUNK"
             )
+        # the type of a head says what it gives; who says otherwise is mistaken
         if name in of_heads and RoleKind.ACTION_OUTPUT not in role.kind:
-            raise RoleError(f"{told_by}: {name} is of an action head, expected ACTION_OUTPUT")
+            raise RoleError(f"{where}: {name} is of an action head, expected ACTION_OUTPUT")
 
 
 def _roles_within(module: nn.Module) -> dict[str, Role]:
@@ -180,6 +188,7 @@ def _roles_within(module: nn.Module) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     special: dict[str, Role] = {}
     if isinstance(module, VisionEncoder):
+        # one encoder for all cameras: its weights are the trunk's, not a camera's
         roles = _all_as(module, TRUNK) | roles_of(module, {"condition": LANGUAGE})
         special = {"map_position": MAP_POSITIONS, "camera_embedding": CAMERA_ROWS}
     elif isinstance(module, TrajectoryTransformer):
@@ -188,6 +197,7 @@ def _roles_within(module: nn.Module) -> dict[str, Role]:
     elif isinstance(module, KeyframeHead):
         roles = _all_as(module, STATE_OUTPUT)
     elif isinstance(module, ActionVocabulary):
+        # its rows of the embedding matrix read actions too, and go with the others
         roles = _all_as(module, ACTION_OUTPUT)
     # special ones are optional, and have another name where several robots share them
     return roles | {name: role for name, role in special.items() if name in roles}

@@ -1,13 +1,14 @@
-"""The trunk that follows a layout: segments of tokens go in, the hidden states of chosen slots come out.
+"""The trunk that follows a layout: tokens of segments go in, hidden states of slots come out.
 
-B windows, T steps, N tokens per step, P tokens of the prefix, n tokens of one segment, L tokens of the sequence, D
-width, R slots that are read per step, S steps whose keys and values are kept, E width of keys and values.
+B windows, T steps, N tokens per step, P tokens of the prefix, n tokens of one segment, L tokens of
+the sequence, D width, R slots that are read per step, S steps whose keys and values are kept, E
+width of keys and values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,20 +27,21 @@ AttentionKind = Literal["sdpa", "flex"]
 class TrajectoryTransformer(nn.Module):
     """A stack of pre-LN layers over the tokens of at most `steps` steps.
 
-    Windows shorter than `steps` stand at its end, as padded windows do: their last step has the last positions.
+    Windows shorter than `steps` stand at its end, as padded windows do: their last step has the
+    last positions.
 
     Args:
         layout: segments and attention rules.
         steps: longest window.
-        positions: absolute (learned, one per token of the longest window: RT-1), rotary (over time steps, plus a
-            learned embedding of the place in the step; attention then knows only time differences) or timestep (a
-            learned embedding of the step's index in its episode, shared by the tokens of the step, plus one of the
-            place in the step: Decision Transformer).
+        positions: absolute (learned, one per token of the longest window: RT-1), rotary (over time
+            steps, plus a learned embedding of the place in the step; attention then knows only time
+            differences) or timestep (a learned embedding of the step's index in its episode, shared
+            by the tokens of the step, plus one of the place in the step: Decision Transformer).
         max_timestep: episodes' longest duration, for `timestep`; later steps count as the last.
         project: a linear layer over all tokens (RT-1); without it tokens enter as they are.
         normalise: LayerNorm before the first and after the last layer (Decision Transformer).
-        attention: sdpa, or flex: block-sparse from the same mask, without dropout. Where flex_attention has no
-            gradient (on CPUs) training uses sdpa all the same.
+        attention: sdpa, or flex: block-sparse from the same mask, without dropout. Where
+            flex_attention has no gradient (on CPUs) training uses sdpa all the same.
         backbone: another stack in place of the native one: see `vla.models.layers.backbone`.
 
     Raises:
@@ -82,7 +84,7 @@ class TrajectoryTransformer(nn.Module):
         self.attention = attention
         self.dropout = dropout
         self.max_timestep = max_timestep
-        # the order of what follows is that of a checkpoint's names and of the random numbers at the start
+        # the order of what follows is that of a checkpoint's names, and of the random numbers
         self.embed = nn.Linear(width, width) if project else None
         slots = layout.length(steps if positions == "absolute" else 1)
         self.position = nn.Parameter(torch.empty(slots, width))
@@ -95,9 +97,10 @@ class TrajectoryTransformer(nn.Module):
             Block(width, heads, key_dim, feed_forward=feed_forward, dropout=dropout)
             for _ in range(depth if backbone is None else 0)
         )
-        self._plans: dict[tuple[int, tuple[int, ...], bool, torch.device], TrunkPlan] = {}
+        # a plan follows from the kind of call alone: it is made once for each
+        self._plans: dict[tuple[Any, ...], TrunkPlan] = {}
         self._initialise()
-        # what stands in for a segment that is dropped in training; a ParameterDict made of a dict sorts its names
+        # what stands in for a segment that is dropped; a ParameterDict of a dict sorts its names
         stand_ins: dict[str, nn.Parameter] = {}
         for segment in layout.segments:
             if segment.dropout:
@@ -128,12 +131,13 @@ class TrajectoryTransformer(nn.Module):
         """Hidden states of the slots that are read.
 
         Args:
-            content: tokens (B, T, n, D) of every segment with content; of prefix segments (B, n, D). A segment with
-                dropout may be left out: the vector that it was dropped for in training stands there.
+            content: tokens (B, T, n, D) of every segment with content; of prefix segments (B, n,
+                D). A segment with dropout may be left out: the vector that it was dropped for in
+                training stands there.
             mask_BT: False at padded steps; None if there are none.
             read: slots of a step whose hidden states are wanted, of all T steps.
-            last_step_only: of the last step only -> (B, 1, R, D). Empty slots that nobody needs for it are not
-                computed, which changes nothing in the result.
+            last_step_only: of the last step only -> (B, 1, R, D). Empty slots that nobody needs for
+                it are not computed, which changes nothing in the result.
             timesteps: index of each step in its episode, for `positions: timestep`.
 
         Raises:
@@ -158,23 +162,26 @@ class TrajectoryTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "B 1 R D"], TrunkCache]:
         """One new step for B robots: equal to the last step of `forward` over their whole episodes.
 
-        It costs one step, and takes a layout with a `window`: then no key of a step in sight has seen a step that is
-        not. (Where each layer looks back over all of a sliding window, a key kept from before has seen steps that have
-        left it since.)
+        It costs one step, and takes a layout with a `window`: then no key of a step in sight has
+        seen a step that is not. (Where each layer looks back over all of a sliding window, a key
+        kept from before has seen steps that have left it since.)
 
         Args:
-            content: of the new step, (B, 1, n, D); of prefix segments (B, n, D), used if `cache` is None.
+            content: of the new step, (B, 1, n, D); of prefix segments (B, n, D), used if `cache` is
+                None.
             cache: what the last call returned; None if all robots are at their first step.
 
         Raises:
-            LayoutError: the layout has no window, positions are absolute, or the trunk is no native one.
+            LayoutError: the layout has no window, positions are absolute, or the trunk is no native
+                one.
         """
-        if self.layout.window is None or self.positions == "absolute" or self.backbone is not None:
+        native = self.backbone is None
+        if self.layout.window is None or self.positions == "absolute" or not native:
             raise LayoutError(
                 "keys and values can be kept for a native trunk whose layout has a window and "
                 "whose positions are rotary or timestep; run forward over the window instead"
             )
-        # at the first step the prefix is among the new tokens; later its keys and values are in the cache
+        # at the first step the prefix is among the new tokens, later in the cache
         P = self.layout.prefix_tokens if cache is None else 0
         x_BLD, _ = self._tokens(content, timesteps)
         if cache is not None:
@@ -194,7 +201,7 @@ class TrajectoryTransformer(nn.Module):
         new_cache = self._extended(cache, new_layers, kept, ages)
         return hidden_BND[:, list(read)][:, None], new_cache
 
-    # --- tokens ---------------------------------------------------------------------------------------
+    # --- tokens -----------------------------------------------------------------------------------
 
     def _tokens(
         self, content: Mapping[str, Tensor], timesteps: Tensor | None
@@ -206,8 +213,8 @@ class TrajectoryTransformer(nn.Module):
                     f"no content for segment {segment.name!r}; there is content for: "
                     f"{', '.join(content) or 'none'}"
                 )
-        first = next(content[s.name] for s in self.layout.step if s.name in content)
-        B, T = first.shape[:2]
+        given = [content[s.name] for s in self.layout.step if s.name in content]
+        B, T = given[0].shape[:2]
         if self.steps < T:
             raise ValueError(
                 f"got {T} steps, the policy's history is {self.steps}; use windows of that length"
@@ -220,16 +227,24 @@ class TrajectoryTransformer(nn.Module):
         # under autocast the tokens may be bfloat16; the sum must not raise them to float32
         return x_BLD + self._positions(T, timesteps).to(x_BLD.dtype), T
 
-    def _segment(self, name: str, content: Mapping[str, Tensor], lead: tuple[int, ...]) -> Tensor:
+    def _segment(
+        self,
+        name: str,
+        content: Mapping[str, Tensor],
+        lead: tuple[int, ...],
+    ) -> Tensor:
         """Tokens (*lead, n, D) of a segment; `lead` is (B, T), of the prefix (B,)."""
         segment = self.layout.segment(name)
         if not segment.content:
             # what a token of zeros becomes: a linear layer of zeros is its bias
-            empty = self.position.new_zeros(self.width) if self.embed is None else self.embed.bias
-            return empty.expand(*lead, segment.tokens, -1)
+            empty_D = self.position.new_zeros(self.width)
+            if self.embed is not None:
+                empty_D = self.embed.bias
+            return empty_D.expand(*lead, segment.tokens, -1)
         if segment.dropout == 0:
             return self._embedded(content[name])
         stand_in = self.dropped[name].expand(*lead, -1, -1)
+        # as in classifier-free guidance: what was dropped in training may be left out later
         if name not in content:
             return stand_in
         x = self._embedded(content[name])
@@ -237,8 +252,8 @@ class TrajectoryTransformer(nn.Module):
             return x
         # whole windows are dropped: single steps could be guessed from their neighbours
         gone_B = torch.rand(lead[0], device=x.device) < segment.dropout
-        gone = gone_B.view(-1, *(1,) * (x.ndim - 1))
-        return torch.where(gone, stand_in.to(x.dtype), x)
+        others = (1,) * (x.ndim - 1)  # steps, tokens and width go together
+        return torch.where(gone_B.view(-1, *others), stand_in.to(x.dtype), x)
 
     def _embedded(self, x: Tensor) -> Tensor:
         return x if self.embed is None else self.embed(x)
@@ -251,24 +266,28 @@ class TrajectoryTransformer(nn.Module):
             # short windows take the last rows, so that the present step always has the same ones
             last_steps = self.position[len(self.position) - T * N :]
             return torch.cat([self.position[:P], last_steps])
-        place_LD = torch.cat([self.position[:P], self.position[P:].repeat(T, 1)])
+        of_each_step = self.position[P:].repeat(T, 1)
+        place_LD = torch.cat([self.position[:P], of_each_step])
         if self.positions == "rotary":
+            # time enters by turning keys and queries, see `_turns`
             return place_LD
         if timesteps is None:
             raise LayoutError("positions: timestep needs the timesteps of the window")
-        time_BTD = self.time(timesteps.clamp(0, self.max_timestep - 1))
+        latest = self.max_timestep - 1
+        time_BTD = self.time(timesteps.clamp(0, latest))
         time_BLD = time_BTD.repeat_interleave(N, dim=1)
         if P:
             no_time_BPD = time_BLD.new_zeros(len(time_BLD), P, self.width)
             time_BLD = torch.cat([no_time_BPD, time_BLD], dim=1)
         return place_LD + time_BLD
 
-    # --- layers ---------------------------------------------------------------------------------------
+    # --- layers -----------------------------------------------------------------------------------
 
     def _enter(self, x_BLD: Tensor) -> Tensor:
         if self.norm_in is None:
             return x_BLD
-        return nn.functional.dropout(self.norm_in(x_BLD), self.dropout, self.training)
+        normed_BLD = self.norm_in(x_BLD)
+        return nn.functional.dropout(normed_BLD, self.dropout, self.training)
 
     def _leave(self, x_BRD: Tensor) -> Tensor:
         return x_BRD if self.norm_out is None else self.norm_out(x_BRD)
@@ -278,7 +297,12 @@ class TrajectoryTransformer(nn.Module):
         if self.backbone is not None:
             valid_BL = None if mask_BT is None else plan.valid_tokens(mask_BT)
             mask = plan.mask_for(mask_BT)
-            hidden_BLD = self.backbone(x_BLD, mask=mask, valid=valid_BL, step_ids=plan.step_ids)
+            hidden_BLD = self.backbone(
+                x_BLD,
+                mask=mask,
+                valid=valid_BL,
+                step_ids=plan.step_ids,
+            )
             return cast(Tensor, hidden_BLD[:, plan.read])
         turn = None
         if self.positions == "rotary":
@@ -292,13 +316,18 @@ class TrajectoryTransformer(nn.Module):
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, mask, None, turn)
         # nobody reads the other tokens after the last layer: it computes the wanted rows alone
-        x_BRD = self.blocks[-1](x_BLD, mask[..., plan.read, :], plan.read, turn)
+        rows_of_mask = mask[..., plan.read, :]
+        x_BRD = self.blocks[-1](x_BLD, rows_of_mask, plan.read, turn)
         return self._leave(x_BRD)
 
-    # --- masks and positions of a call ----------------------------------------------------------------
+    # --- masks and positions of a call ------------------------------------------------------------
 
     def _plan(
-        self, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device
+        self,
+        T: int,
+        read: tuple[int, ...],
+        last_step_only: bool,
+        device: torch.device,
     ) -> TrunkPlan:
         key = (T, read, last_step_only, device)
         if key not in self._plans:
@@ -315,6 +344,7 @@ class TrajectoryTransformer(nn.Module):
                 lambda b, h, q, k: allowed_LL[q, k], None, None, L, L, device=device
             )
         valid_BL = plan.valid_tokens(mask_BT)
+        # padded tokens keep their rows: a softmax over nothing would be NaN
         return create_block_mask(
             lambda b, h, q, k: allowed_LL[q, k] & (valid_BL[b, k] | ~valid_BL[b, q]),
             B,
@@ -330,7 +360,8 @@ class TrajectoryTransformer(nn.Module):
         for segment in self.layout.step:
             if self.layout.independent_slots(segment.name):
                 gone.update(self.layout.slots(segment.name))
-        return [slot for slot in range(self.layout.tokens_per_step) if slot not in gone]
+        every_slot = range(self.layout.tokens_per_step)
+        return [slot for slot in every_slot if slot not in gone]
 
     def _advance_mask(self, cache: TrunkCache | None, kept: Tensor) -> Tensor:
         """(B, 1, new tokens, prefix + S * n + N); at the first step (P + N, P + N)."""
@@ -341,25 +372,31 @@ class TrajectoryTransformer(nn.Module):
         N = self.layout.tokens_per_step
         compiled = self.layout.compile(S + 1)
         # columns: the prefix, the kept slots of the past steps, all slots of the new one
-        past = P + (torch.arange(S)[:, None] * N + kept.cpu()).flatten()
+        starts_S1 = P + N * torch.arange(S)[:, None]
+        past = (starts_S1 + kept.cpu()).flatten()
         new = P + S * N + torch.arange(N)
         columns = torch.cat([torch.arange(P), past, new])
-        mask = compiled.mask[P + S * N :][:, columns]
+        mask_NC = compiled.mask[new][:, columns]
         # a younger robot has fewer past steps than the oldest of the batch
         step_of_C = compiled.step_ids[columns]
         first_known_B1 = S - torch.tensor(cache.ages)[:, None]
         known_BC = (step_of_C < 0) | (step_of_C >= first_known_B1)
-        return (mask & known_BC[:, None])[:, None]
+        mask_BNC = mask_NC & known_BC[:, None]
+        return mask_BNC[:, None]
 
     def _turns(
-        self, ages: tuple[int, ...], P: int, device: torch.device
+        self,
+        ages: tuple[int, ...],
+        P: int,
+        device: torch.device,
     ) -> tuple[Tensor, Tensor] | None:
         """Rotations of the new tokens, P of them of the prefix: every robot has its own time."""
         if self.positions != "rotary":
             return None
         ages_B1 = torch.tensor(ages, device=device)[:, None]
         steps_BN = ages_B1.expand(-1, self.layout.tokens_per_step)
-        steps_BN = torch.cat([steps_BN.new_zeros(len(ages), P), steps_BN], dim=1)
+        prefix_BP = steps_BN.new_zeros(len(ages), P)
+        steps_BN = torch.cat([prefix_BP, steps_BN], dim=1)
         cos, sin = rotation(steps_BN, self.key_dim)
         return cos[:, None], sin[:, None]  # the same for all attention heads
 
@@ -375,19 +412,23 @@ class TrajectoryTransformer(nn.Module):
         P = self.layout.prefix_tokens
         S = 0 if cache is None else cache.num_steps
         # the next step looks back over window - 1 steps and itself
-        in_sight = min(S + 1, self.layout.window - 1) * len(kept)
+        steps_in_sight = min(S + 1, self.layout.window - 1)
+        tokens_in_sight = steps_in_sight * len(kept)
         prefix: list[KeyValue] = []
         steps: list[KeyValue] = []
         for number, (keys, values) in enumerate(new_layers):
             if cache is None:
                 prefix.append((keys[:, :, :P], values[:, :, :P]))
-                keys, values = keys[:, :, P:], values[:, :, P:]
-            keys, values = keys[:, :, kept], values[:, :, kept]
+                keys = keys[:, :, P:]
+                values = values[:, :, P:]
+            # empty action slots are read once and attended to by nobody
+            keys = keys[:, :, kept]
+            values = values[:, :, kept]
             if cache is not None:
                 past_keys, past_values = cache.steps[number]
                 keys = torch.cat([past_keys, keys], dim=2)
                 values = torch.cat([past_values, values], dim=2)
-            steps.append((_last(keys, in_sight), _last(values, in_sight)))
+            steps.append((_last(keys, tokens_in_sight), _last(values, tokens_in_sight)))
         return TrunkCache(
             prefix=tuple(prefix) if cache is None else cache.prefix,
             steps=tuple(steps),

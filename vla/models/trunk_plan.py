@@ -1,7 +1,7 @@
-"""Which tokens of a layout enter a trunk for one kind of call, who attends to whom, and which are read.
+"""Which tokens enter a trunk for one kind of call, who attends to whom, and which are read.
 
-B windows, T steps, N tokens per step, L tokens of the sequence, L' those that enter the transformer, R slots read per
-step.
+B windows, T steps, N tokens per step, L tokens of the sequence, L' those that enter the
+transformer, R slots read per step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrunkPlan:
     read: Int64[Tensor, " TR"]
 
     def mask_for(self, mask_BT: Bool[Tensor, "B T"] | None) -> Tensor:
-        """The mask, (B, 1, L', L') without the steps that are padding; (L', L') if there are none."""
+        """The mask without padded steps, (B, 1, L', L'); (L', L') if there are none."""
         if mask_BT is None:
             return self.mask
         mask_BLL = self.compiled.with_step_mask(mask_BT)
@@ -53,15 +53,20 @@ class TrunkPlan:
 
 
 def make_plan(
-    layout: Layout, T: int, read: tuple[int, ...], last_step_only: bool, device: torch.device
+    layout: Layout,
+    T: int,
+    read: tuple[int, ...],
+    last_step_only: bool,
+    device: torch.device,
 ) -> TrunkPlan:
-    """The plan for windows of T steps whose slots `read` are wanted, of all steps or of the last."""
+    """The plan for windows of T steps whose slots `read` are wanted."""
     compiled = layout.compile(T)
-    read_L = (compiled.step_ids >= 0) & torch.isin(compiled.slot_ids, torch.tensor(read))
-    if last_step_only:
-        read_L &= compiled.step_ids == T - 1
+    # prefix tokens have slots of their own, which count from 0 too
+    read_L = torch.isin(compiled.slot_ids, torch.tensor(read))
+    read_L &= compiled.step_ids >= 0
     keep_L = torch.ones_like(read_L)
     if last_step_only:
+        read_L &= compiled.step_ids == T - 1
         keep_L &= ~_unneeded(layout, compiled, read_L)
     kept = keep_L.nonzero().flatten()
     place_of = {place: number for number, place in enumerate(kept.tolist())}
@@ -69,12 +74,15 @@ def make_plan(
     rows = []
     for step in steps:
         start = layout.prefix_tokens + step * layout.tokens_per_step
+        # in the order of `read`, which a head relies on, not in that of the sequence
         rows += [place_of[start + slot] for slot in read]
+    # the prefix has step -1, a time that no positions have
+    step_ids = compiled.step_ids[kept].clamp(min=0)
     return TrunkPlan(
         compiled=compiled,
         keep=None if bool(keep_L.all()) else kept.to(device),
         mask=compiled.mask[kept][:, kept].to(device),
-        step_ids=compiled.step_ids[kept].clamp(min=0).to(device),
+        step_ids=step_ids.to(device),
         read=torch.tensor(rows).to(device),
     )
 
@@ -84,8 +92,8 @@ def _unneeded(
 ) -> Bool[Tensor, " L"]:
     """Empty slots that may be left out when only `read_L` of the last step is wanted.
 
-    Nothing attends to them, so every other token stays what it is: the saving is exact. In control most slots of RT-1
-    are of this kind.
+    Nothing attends to them, so every other token stays what it is: the saving is exact. In control
+    most slots of RT-1 are of this kind.
     """
     last_L = compiled.step_ids == compiled.steps - 1
     unneeded_L = torch.zeros_like(read_L)

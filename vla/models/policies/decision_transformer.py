@@ -1,11 +1,12 @@
 """Decision Transformer: returns to go, images, states and actions as one sequence.
 
-Chen et al. 2021, "Decision Transformer: Reinforcement Learning via Sequence Modeling". State-only as published, or
-multi-modal: an instruction before all steps, image tokens by FiLM-EfficientNet and TokenLearner in each step. Asked for
-a return (or for success), it acts as the data did that came to it.
+Chen et al. 2021, "Decision Transformer: Reinforcement Learning via Sequence Modeling". State-only
+as published, or multi-modal: an instruction before all steps, image tokens by FiLM-EfficientNet and
+TokenLearner in each step. Asked for a return (or for success), it acts as data did that came to it.
 
-B windows or robots, T steps, K actions per chunk, A action dimensions, S state dimensions, D width, N tokens per action,
-R slots that are read per step, U distinct instructions, E numbers of an instruction's vector.
+B windows or robots, T steps, K actions per chunk, A action dimensions, S state dimensions, D width,
+N tokens per action, R slots that are read per step, U distinct instructions, E numbers of an
+instruction's vector.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from vla.models.heads.squashed import SquashedConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
 from vla.models.layers.vision_encoder import KeyframeHead, VisionConfig, VisionEncoder
-from vla.models.memory import age_mask
+from vla.models.memory import select_modulation
+from vla.models.policies.decision_transformer_parts.control import Control, unchanged
 from vla.models.policies.decision_transformer_parts.layout import segments_layout
 from vla.models.policies.decision_transformer_parts.memory import DecisionMemory
 from vla.models.policies.decision_transformer_parts.target import Condition, asked_from_now
@@ -46,23 +48,27 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     history: int = Field(default=20, ge=1)
     """Time steps of context, T."""
     condition: Condition = "return"
-    """What it is asked for: the return to go, which counts down as rewards come in; whether the episode succeeds (1 or
-    0); or nothing, which is behavioural cloning."""
+    """What it is asked for: the return to go, which counts down as rewards come in; whether the
+    episode succeeds (1 or 0); or nothing, which is behavioural cloning."""
     target_return: float | None = Field(default=None, allow_inf_nan=False)
-    """What control asks for if the caller does not say; null: 1 for success, and for returns the caller must say."""
+    """What control asks for if the caller does not say; null: 1 for success, and for returns the
+    caller must say."""
     return_scale: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
     """Returns are divided by this."""
     language: str | None = None
-    """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no instruction."""
+    """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
+    instruction."""
     state_token: bool = True
     """The robot's state as a token of each step."""
     state_noise: float = Field(default=0.0, ge=0)
     """Standard deviation of noise on the normalised state in training."""
     actions: Literal["vector", "tokens", "none"] = "vector"
-    """How past actions stand in the sequence: one linear token (as published), the action tokenizer's tokens, or not."""
+    """How past actions stand in the sequence: one linear token (as published), the action
+    tokenizer's tokens, or not."""
     readouts: int = Field(default=0, ge=0)
-    """Learned tokens in each step, after the state, that read and are not read; where there are none, the head reads the
-    last token before the actions. A head that reads several states has as many."""
+    """Learned tokens in each step, after the state, that read and are not read; where there are
+    none, the head reads the last token before the actions. A head that reads several states has as
+    many."""
     language_dropout: Share = 0.0
     """Share of the training windows whose instruction token is replaced by a learned vector."""
     image_dropout: Share = 0.0
@@ -72,8 +78,8 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     condition_dropout: Share = 0.0
     """The same for the return or success tokens."""
     window: int | None = Field(default=None, ge=1)
-    """Steps that each layer looks back over; control then keeps keys and values, but not those of a `backbone`. null: all
-    of the history, and control runs over the remembered tokens again."""
+    """Steps that each layer looks back over; control then keeps keys and values, but not those of a
+    `backbone`. null: all of the history, and control runs over the remembered tokens again."""
     max_timestep: int = Field(default=1000, ge=1)
     """Longest duration of an episode, in steps."""
     width: int = Field(default=128, ge=1)
@@ -101,25 +107,30 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
         if self.language is None and (self.language_dropout or self.standardise_language):
             raise ValueError(
-                "language_dropout and standardise_language: there is no instruction; set language: minilm, or drop them"
+                "language_dropout and standardise_language: there is no instruction; set "
+                "language: minilm, or drop them"
             )
         if self.state_dropout and not self.state_token:
             raise ValueError(
-                "state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0"
+                "state_dropout: there is no state to drop; set state_token: true, or "
+                "state_dropout: 0"
             )
         if self.condition == "none" and (self.condition_dropout or self.target_return is not None):
             raise ValueError(
-                "condition_dropout and target_return: nothing is asked for; set condition: return or success, or drop them"
+                "condition_dropout and target_return: nothing is asked for; set condition: return "
+                "or success, or drop them"
             )
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> DecisionTransformer:
-        """Raises SpecError if spec and config do not fit, TrunkError or BackboneError if a part cannot be had."""
+        """Raises SpecError if spec and config do not fit, TrunkError or BackboneError if a part
+        cannot be had."""
         return DecisionTransformer(self, spec, from_checkpoint=from_checkpoint)
 
 
 class DecisionTransformer(Policy):
-    """See the module's docstring. Built by `DecisionTransformerConfig.build`, or read by `load_policy`."""
+    """See the module's docstring. Built by `DecisionTransformerConfig.build`, or read by
+    `load_policy`."""
 
     config: DecisionTransformerConfig
     counts_steps = True
@@ -190,7 +201,8 @@ class DecisionTransformer(Policy):
 
     @property
     def keeps_keys(self) -> bool:
-        """Whether control keeps keys and values; a trunk of transformers runs over the remembered tokens again."""
+        """Whether control keeps keys and values; a trunk of transformers runs over the remembered
+        tokens again."""
         return self.config.window is not None and self.config.backbone is None
 
     def parameter_roles(self) -> dict[str, Role]:
@@ -232,11 +244,12 @@ class DecisionTransformer(Policy):
     ) -> tuple[PolicyOutput, DecisionMemory]:
         """One new frame is encoded; the past comes from the memory.
 
-        Equal to `forward` over the robot's window, or with `window` over its whole episode. A robot whose instruction
-        changes starts a new history; what it was asked for goes on counting down.
+        Equal to `forward` over the robot's window, or with `window` over its whole episode. A robot
+        whose instruction changes starts a new history; what it was asked for goes on counting down.
 
         Raises:
-            UserError: no target return is known, or rewards are missing while returns are counted down.
+            UserError: no target return is known, or rewards are missing while returns are counted
+                down.
         """
         target_B, clock_B = asked_from_now(
             observation,
@@ -253,33 +266,35 @@ class DecisionTransformer(Policy):
             vectors_UE, index_B = self.embed_instructions(instruction)
             prefix = self._prefix(vectors_UE[index_B])
             distinct = self.vision.modulation(vectors_UE) if self.sees else ()
-            modulation = tuple((scale[index_B], shift[index_B]) for scale, shift in distinct)
-        content = self._step_content(target_B[:, None], observation.state[:, None])
+            modulation = select_modulation(distinct, index_B)
+        state_B1S = observation.state[:, None]
+        content = self._step_content(target_B[:, None], state_B1S)
         if self.sees:
-            images = {camera: observation.images[camera][:, None] for camera in self.vision.cameras}
+            images = {}
+            for camera in self.cameras:
+                images[camera] = observation.images[camera][:, None]  # one step
             content["image"] = self.vision(images, modulation, None, None)
         B = len(instruction)
-        ages = (0,) * B
+        ages = [0] * B
         if memory is not None:
-            same = _unchanged(memory.instruction, instruction)
-            ages = tuple(
-                age if goes_on else 0 for age, goes_on in zip(memory.ages, same, strict=True)
-            )
+            goes_on = unchanged(memory.instruction, instruction)
+            ages = [memory.ages[row] if goes_on[row] else 0 for row in range(B)]
         new = DecisionMemory(
             content=content,
             # what is done now is known only after the head has answered: `remember` fills it in
             actions=observation.state.new_zeros(B, 1, self.spec.action_dim),
-            ages=ages,
+            ages=tuple(ages),
             clock=clock_B,
             target=target_B,
             instruction=instruction,
             prefix=prefix,
             modulation=modulation,
         )
+        control = Control(self.transformer, self._read, self.history, self._action_content)
         if self.keeps_keys:
-            hidden_B1RD, new = self._advance(new, memory)
+            hidden_B1RD, new = control.advance(new, memory)
         else:
-            hidden_B1RD, new = self._run_again(new, memory)
+            hidden_B1RD, new = control.run_again(new, memory)
         return self._output(hidden_B1RD), new
 
     def remember(self, memory: DecisionMemory, actions: Float[Tensor, "B K A"]) -> DecisionMemory:
@@ -288,93 +303,7 @@ class DecisionTransformer(Policy):
         past[:, -1] = actions[:, 0]
         return dataclasses.replace(memory, actions=past)
 
-    # --- control --------------------------------------------------------------------------------------
-
-    def _run_again(
-        self, new: DecisionMemory, memory: DecisionMemory | None
-    ) -> tuple[Tensor, DecisionMemory]:
-        """The transformer runs over the remembered tokens once more -> hidden states (B, 1, R, D), memory.
-
-        Without a window per layer a key kept from before has seen steps that have left the window since: keeping keys
-        would not be exact.
-        """
-        content = new.content
-        actions_BTA = new.actions
-        if memory is not None:
-            content = {
-                name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()
-            }
-            actions_BTA = torch.cat([memory.actions, actions_BTA], dim=1)
-        T = max(new.ages) + 1
-        content = {name: x[:, -T:] for name, x in content.items()}
-        actions_BTA = actions_BTA[:, -T:]
-        mask_BT = age_mask(new.ages, T)
-        if mask_BT is not None:
-            mask_BT = mask_BT.to(self.device)
-        ago_T = torch.arange(1 - T, 1, device=self.device)
-        # steps before a younger robot's first are masked; their negative times only have to be valid
-        timesteps_BT = (new.clock[:, None] + ago_T).clamp(min=0)
-        hidden_B1RD = self.transformer(
-            content | self._action_content(actions_BTA) | new.prefix,
-            mask_BT,
-            read=self._read,
-            last_step_only=True,
-            timesteps=timesteps_BT,
-        )
-        kept = min(T, self.history - 1)
-        past = actions_BTA.shape[1] - max(
-            kept, 1
-        )  # `remember` writes into the last one, kept or not
-        return hidden_B1RD, dataclasses.replace(
-            new,
-            content={name: x[:, x.shape[1] - kept :] for name, x in content.items()},
-            actions=actions_BTA[:, past:],
-            ages=tuple(min(age + 1, kept) for age in new.ages),
-        )
-
-    def _advance(
-        self, new: DecisionMemory, memory: DecisionMemory | None
-    ) -> tuple[Tensor, DecisionMemory]:
-        """As `_run_again`, with keys and values kept.
-
-        The last step joins them one step late, now that its action is known; then the present step reads them.
-        """
-        if memory is not None and memory.instruction != new.instruction:
-            return self._advance_apart(new, memory)
-        cache = None
-        if memory is not None:
-            past = memory.content | self._action_content(memory.actions) | memory.prefix
-            _, cache = self.transformer.advance(
-                past, memory.cache, read=self._read, timesteps=memory.clock[:, None]
-            )
-        content = new.content | self._action_content(new.actions) | new.prefix
-        hidden_B1RD, present = self.transformer.advance(
-            content, cache, read=self._read, timesteps=new.clock[:, None]
-        )
-        if cache is None:
-            # the present step's keys have seen zeros in place of its action, so only the prefix is kept
-            cache = present.without_steps()
-        ages = tuple(age + 1 for age in new.ages)
-        return hidden_B1RD, dataclasses.replace(new, cache=cache, ages=ages)
-
-    def _advance_apart(
-        self, new: DecisionMemory, memory: DecisionMemory
-    ) -> tuple[Tensor, DecisionMemory]:
-        """Robots whose instruction has changed begin a new history: all of their keys have seen the old one."""
-        same = _unchanged(memory.instruction, new.instruction)
-        kept = [row for row, goes_on in enumerate(same) if goes_on]
-        changed = [row for row, goes_on in enumerate(same) if not goes_on]
-        parts = [self._advance(new.select(changed), None)]
-        if kept:
-            parts.append(self._advance(new.select(kept), memory.select(kept)))
-        # back to the order of the batch
-        rows = [*changed, *kept]
-        order = sorted(range(len(rows)), key=rows.__getitem__)
-        joined = DecisionMemory.stack([part for _, part in parts])
-        hidden_B1RD = torch.cat([hidden for hidden, _ in parts])
-        return hidden_B1RD[order], joined.select(order)
-
-    # --- tokens ---------------------------------------------------------------------------------------
+    # --- tokens -----------------------------------------------------------------------------------
 
     def _output(
         self, hidden_BTRD: Tensor, losses: Mapping[str, Tensor] | None = None
@@ -382,7 +311,8 @@ class DecisionTransformer(Policy):
         return PolicyOutput(hidden_BTRD.mean(2), self.head(hidden_BTRD), dict(losses or {}))
 
     def _keyframe_loss(self, batch: Batch, image_BTnD: Tensor) -> Float[Tensor, "B T"]:
-        """What the image tokens alone say of the state at the next keyframe (see `VisionConfig.keyframe_loss`)."""
+        """What the image tokens alone say of the state at the next keyframe (see
+        `VisionConfig.keyframe_loss`)."""
         target_BTS = self.normalised_state(batch.keyframe)
         error_BT = self.keyframe_head.loss(image_BTnD, target_BTS)
         if self.return_conditioned:
@@ -425,21 +355,16 @@ class DecisionTransformer(Policy):
             span_A = self.action_high - self.action_low
             unit_BTA = (2 * actions_BTA - self.action_low - self.action_high) / span_A
             return {"action": self.action_embedding(unit_BTA).unsqueeze(2)}
-        # the tokenizer knows chunks alone: the action K times, of whose tokens only its own are taken
+        # the tokenizer knows chunks alone: it gets the action K times, of which one is used
         chunk_BTKA = actions_BTA.unsqueeze(2).expand(-1, -1, self.chunk, -1)
         ids_BTN = self.tokenizer.encode(chunk_BTKA)[..., : self._action_tokens()]
         return {"action": self.action_embedding(ids_BTN)}
 
 
-def _unchanged(old: tuple[str, ...], new: tuple[str, ...]) -> list[bool]:
-    """Which robots still have the instruction that they had."""
-    return [before == now for before, now in zip(old, new, strict=True)]
-
-
 def decision_transformer_layout(
     config: DecisionTransformerConfig, *, image_tokens: int, action_tokens: int, readouts: int
 ) -> Layout:
-    """The sequence that the config asks for, see `segments_layout`. 0 tokens of a kind: the segment is left out."""
+    """The sequence that the config asks for (see `segments_layout`); 0 tokens leave one out."""
     tokens = {
         "language": 1 if config.language else 0,
         "condition": 1 if config.condition != "none" else 0,
@@ -458,9 +383,14 @@ def decision_transformer_layout(
 
 
 def _check(
-    config: DecisionTransformerConfig, spec: Spec, sees: bool, reads: int, *, per_action: int | None
+    config: DecisionTransformerConfig,
+    spec: Spec,
+    sees: bool,
+    reads: int,
+    *,
+    per_action: int | None,
 ) -> None:
-    """Raises SpecError or ConfigError if the config does not fit the robot, the head or the tokenizer."""
+    """Raises SpecError or ConfigError if the config does not fit robot, head or tokenizer."""
     if config.state_token and not spec.state_dim:
         raise SpecError("state_token is on, but the spec has no state; set state_token: false")
     if not (sees or config.state_token):

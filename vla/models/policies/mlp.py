@@ -1,10 +1,10 @@
-"""A multilayer perceptron over the robot's state, and the instruction where there are several tasks.
+"""A multilayer perceptron over the robot's state, and the instruction if there are several tasks.
 
-The policy of offline RL from states (d3rlpy's and CORL's sizes). Its features are what it sees, so that critics see the
-state itself and share no layer with it.
+The policy of offline RL from states (d3rlpy's and CORL's sizes). Its features are what it sees, so
+that critics see the state itself and share no layer with it.
 
-B windows or robots, T steps, S state dimensions, E numbers of an instruction's vector, U distinct instructions,
-F = S + E, R hidden states that the head reads, W width.
+B windows or robots, T steps, S state dimensions, E numbers of an instruction's vector, U distinct
+instructions, F = S + E, R hidden states that the head reads, W width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vla.models.roles import LANGUAGE, STATE_INPUT, TRUNK, Role, roles_of
 from vla.tokenizers.bins import BinsConfig
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-# ReLU may overwrite what it is given: its gradient needs its output alone, and a linear layer's its input
+# ReLU may overwrite what it is given: its gradient needs its output, a linear layer's its input
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": partial(nn.ReLU, inplace=True),
     "gelu": nn.GELU,
@@ -38,7 +38,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @register("policies", "mlp")
 class MLPConfig(PolicyConfig):
-    """A multilayer perceptron over the state: no cameras, no history, thousands of decisions per second."""
+    """A multilayer perceptron over the state: no cameras, no history, thousands of decisions per
+    second."""
 
     type: Literal["mlp"] = "mlp"
     history: int = Field(default=1, ge=1, le=1)
@@ -50,7 +51,8 @@ class MLPConfig(PolicyConfig):
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """What follows each hidden layer."""
     language: str | None = None
-    """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no instruction."""
+    """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
+    instruction."""
     tokenizer: Annotated[Any, Choice("tokenizers")] = BinsConfig()
     """Action tokenizer, for heads that speak in tokens."""
     head: Annotated[Any, Choice("heads")] = GaussianConfig()
@@ -65,13 +67,14 @@ class MLPConfig(PolicyConfig):
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> MLPPolicy:
-        """Raises SpecError if the spec has no state, HeadError if head and tokenizer do not go together."""
+        """Raises SpecError if the spec has no state, HeadError if head and tokenizer do not go
+        together."""
         return MLPPolicy(self, spec)
 
 
 @dataclass(frozen=True)
 class MLPMemory:
-    """The instructions of B robots and their vectors (B, E); of past steps there is nothing to remember."""
+    """The instructions of B robots and their vectors (B, E); nothing of past steps."""
 
     instruction: tuple[str, ...]
     vectors: Tensor
@@ -103,7 +106,8 @@ class MLPPolicy(Policy):
     def __init__(self, config: MLPConfig, spec: Spec) -> None:
         if not spec.state_dim:
             raise SpecError(
-                "policy mlp sees the state alone, and the spec has none; use a policy that has cameras"
+                "policy mlp sees the state alone, and the spec has none; use a policy that has "
+                "cameras"
             )
         # what is not looked at need not be rendered, loaded or fit
         spec = dataclasses.replace(spec, cameras={})
@@ -124,11 +128,12 @@ class MLPPolicy(Policy):
             outputs = config.hidden * (self.reads if is_last else 1)
             layers += [nn.Linear(inputs, outputs), activation()]
             inputs = outputs
+        # the activation after the last layer stays: its outputs are the head's hidden states
         self.trunk = nn.Sequential(*layers)
         self.head = config.head.build(self.tokenizer, spec, width=config.hidden)
 
     def parameter_roles(self) -> dict[str, Role]:
-        # the first layer reads state and instruction side by side: each of its columns is for one dimension of them
+        # the first layer reads state and instruction side by side, a column for each dimension
         named = {"trunk": TRUNK, "trunk.0": TRUNK | STATE_INPUT | LANGUAGE}
         return super().parameter_roles() | roles_of(self, named)
 
@@ -154,7 +159,9 @@ class MLPPolicy(Policy):
         return self._output(features_B1F), memory
 
     def _seen(
-        self, state_BTS: Float[Tensor, "B T S"], vectors_BE: Float[Tensor, "B E"] | None
+        self,
+        state_BTS: Float[Tensor, "B T S"],
+        vectors_BE: Float[Tensor, "B E"] | None,
     ) -> Tensor:
         features_BTF = self.normalised_state(state_BTS)
         if vectors_BE is None or not vectors_BE.shape[1]:
@@ -169,7 +176,7 @@ class MLPPolicy(Policy):
 
     def _vectors(self, instruction: Sequence[str]) -> Float[Tensor, "B E"]:
         if self.config.language is None:
-            # a memory has vectors all the same, of no numbers, so that it can be selected and stacked
+            # vectors of no numbers, so that a memory can be selected and stacked all the same
             return torch.empty(len(instruction), 0, device=self.device)
         vectors_UE, index_B = self.embed_instructions(instruction)
         return vectors_UE[index_B]

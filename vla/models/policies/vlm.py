@@ -1,11 +1,11 @@
-"""Vision-language models as robot policies: any image-text-to-text model of transformers that answers with actions.
+"""Vision-language models as robot policies: models of transformers that answer with actions.
 
-RT-2 (Brohan et al. 2023) and OpenVLA (Kim et al. 2024) decode action tokens one by one; PaLM-E (Driess et al. 2023) puts a
-robot's state among the words; OpenVLA-OFT (Kim et al. 2025) fills empty slots of a whole chunk in one pass. Each step is
-answered from its own frame.
+RT-2 (Brohan et al. 2023) and OpenVLA (Kim et al. 2024) decode action tokens one by one; PaLM-E
+(Driess et al. 2023) puts a robot's state among the words; OpenVLA-OFT (Kim et al. 2025) fills empty
+slots of a whole chunk in one pass. Each step is answered from its own frame.
 
-B windows or robots, T steps, N = B * T prompts, L tokens per prompt, D action tokens per chunk, V action ids, n tokens
-of an answer, W width.
+B windows or robots, T steps, N = B * T prompts, L tokens per prompt, D action tokens per chunk, V
+action ids, n tokens of an answer, W width.
 """
 
 from __future__ import annotations
@@ -61,38 +61,45 @@ class VLMConfig(PolicyConfig):
 
     type: Literal["vlm"] = "vlm"
     base: str
-    """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma 3 ..."""
+    """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma
+    3 ..."""
     history: int = Field(default=1, ge=1, le=1)
     """Frames that a step is answered from: its own."""
     vocabulary: Reserve = "extend"
-    """Ids that mean actions: new ones (extend), the last ordinary ones (last), or those of `unused_ids` (unused)."""
+    """Ids that mean actions: new ones (extend), the last ordinary ones (last), or those of
+    `unused_ids` (unused)."""
     unused_ids: list[int] = Field(default_factory=list)
-    """For vocabulary: unused, ids of the base's vocabulary that text hardly uses, least used first."""
+    """For vocabulary: unused, ids of the base's vocabulary that text hardly uses, least used
+    first."""
     decoding: Literal["autoregressive", "parallel"] = "autoregressive"
     """Token by token, or all at once from empty slots that see each other."""
     tokenizer: Annotated[Any, Choice("tokenizers")] = BinsConfig()
     """Action tokenizer."""
     head: Annotated[Any, Choice("heads")] | None = None
-    """With decoding: parallel, a head that reads the slots in place of action ids, for example l1; null for action ids."""
+    """With decoding: parallel, a head that reads the slots in place of action ids, for example l1;
+    null for action ids."""
     cameras: list[str] | None = None
     """Cameras whose images stand in the prompt, in this order; null for all of the spec."""
     prompt: str = "What should the robot do to {instruction}?"
-    """What is asked; {instruction} stands for the instruction. Images come first, the state after it."""
+    """What is asked; {instruction} stands for the instruction. Images come first, the state after
+    it."""
     chat: bool | None = None
     """Put the prompt into the base's chat template; null: if it has one."""
     processor: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the base's processor, for example do_image_splitting: false."""
     state_tokens: int = Field(default=1, ge=0)
-    """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state out."""
+    """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state
+    out."""
     lora: LoraSettings | None = LoraSettings()
-    """Low-rank adapters on a frozen base; null trains the whole base, but for an output layer of words that is not its
-    embedding matrix."""
+    """Low-rank adapters on a frozen base; null trains the whole base, but for an output layer of
+    words that is not its embedding matrix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the base's weights are kept."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
     save: Literal["adapter", "full"] = "adapter"
-    """With lora: checkpoints hold what was trained and name the base (adapter), or hold the base too (full)."""
+    """With lora: checkpoints hold what was trained and name the base (adapter), or hold the base
+    too (full)."""
 
     @field_validator("prompt")
     @classmethod
@@ -111,12 +118,14 @@ class VLMConfig(PolicyConfig):
     def _consistent(self) -> VLMConfig:
         if self.head is not None and self.decoding != "parallel":
             raise ValueError(
-                "head: reads the slots of decoding: parallel; set that, or head: null for action ids"
+                "head: reads the slots of decoding: parallel; set that, or head: null for action "
+                "ids"
             )
         if self.lora is None and self.dtype != "float32":
             raise ValueError(
-                "dtype: bfloat16 is for a frozen base; without lora the base is trained, which needs float32 weights "
-                "(set precision: bf16 in the training config for fast passes)"
+                "dtype: bfloat16 is for a frozen base; without lora the base is trained, which "
+                "needs float32 weights (set precision: bf16 in the training config for fast "
+                "passes)"
             )
         if self.standardise_language:
             raise ValueError(
@@ -135,7 +144,8 @@ class VLMConfig(PolicyConfig):
         return WEIGHTS_FILE if self.stores_base else ADAPTER_FILE
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> VLM:
-        """Raises VLMError if the base cannot be had, VocabularyError if it has no room for action ids."""
+        """Raises VLMError if the base cannot be had, VocabularyError if it has no room for action
+        ids."""
         # only the architecture is needed where weights will be loaded
         make = build_base if from_checkpoint else load_base
         base = make(self.base, self._dtype)
@@ -179,7 +189,13 @@ class VLM(Policy):
 
     config: VLMConfig
 
-    def __init__(self, config: VLMConfig, spec: Spec, base: nn.Module, processor: Any) -> None:
+    def __init__(
+        self,
+        config: VLMConfig,
+        spec: Spec,
+        base: nn.Module,
+        processor: Any,
+    ) -> None:
         super().__init__(
             config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=None
         )
@@ -201,12 +217,12 @@ class VLM(Policy):
         if config.lora is not None:
             add_lora(base, config.lora)
         elif trunk.output_matrix is not None:
-            # actions have output rows of their own: where no text is learned nothing would reach it, which
-            # distributed training refuses, and weight decay would wear it away
+            # actions have output rows of their own: where no text is learned nothing would reach
+            # it, which distributed training refuses, and weight decay would wear it away
             trunk.model.get_output_embeddings().requires_grad_(False)
         if config.gradient_checkpointing:
             trunk.model.activation_checkpointing_enable({"use_reentrant": False})
-        # what is put among the words begins at about their size, so that the base meets nothing unlike them
+        # what is put among the words begins at about their size: the base knows nothing else
         spread = float(trunk.embedding.detach().float().std()) * trunk.embedding_scale
         if self.reads_state:
             self.state_projection = nn.Linear(spec.state_dim, config.state_tokens * trunk.width)
@@ -219,8 +235,8 @@ class VLM(Policy):
             self.slots = nn.Parameter(torch.randn(slots, trunk.width) * spread)
         if config.head is None:
             self._check_decoding()
-            # rows of their own beside the base's matrices: the base can stay frozen, an adapter is one file, and the
-            # softmax of a robot prompt never runs over words
+            # rows of their own beside the base's matrices: the base can stay frozen, an adapter is
+            # one file, and the softmax of a robot prompt never runs over words
             self.vocabulary = ActionVocabulary(
                 ids,
                 trunk.embedding,
@@ -250,7 +266,7 @@ class VLM(Policy):
             )
         return super().parameter_roles() | roles_of(self, named)
 
-    # --- control and training -------------------------------------------------------------------------
+    # --- control and training ---------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Output for every step. Raises VLMError if the base's processor refuses the prompt."""
@@ -274,7 +290,8 @@ class VLM(Policy):
     ) -> tuple[PolicyOutput, VLMMemory]:
         """Equal to `forward` over the same frames.
 
-        The prompt is read once, and its keys and values are kept; tokens are decoded when they are asked for.
+        The prompt is read once, and its keys and values are kept; tokens are decoded when they are
+        asked for.
         """
         images = {camera: observation.images[camera] for camera in self.cameras}
         prompt = self._prompt(observation.instruction, images, observation.state)
@@ -289,9 +306,12 @@ class VLM(Policy):
         return output, VLMMemory(B)
 
     def image_text_loss(
-        self, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
+        self,
+        images: Sequence[Sequence[Any]],
+        prompts: Sequence[str],
+        answers: Sequence[str],
     ) -> Float[Tensor, " N"]:
-        """Mean cross-entropy (nats) of each answer's tokens over the whole vocabulary, actions included.
+        """Mean cross-entropy (nats) of each answer's tokens over words and actions.
 
         A model that learns actions alone forgets its words (RT-2, section 3.2).
 
@@ -317,7 +337,7 @@ class VLM(Policy):
         losses_Nn = nn.functional.cross_entropy(logits.transpose(1, 2), answer_Nn, reduction="none")
         return (losses_Nn * mask_Nn).sum(-1) / mask_Nn.sum(-1)
 
-    # --- what AutoregressiveActions asks for ----------------------------------------------------------
+    # --- what AutoregressiveActions asks for ------------------------------------------------------
 
     def score(self, prompt: Prompt, ids: Int64[Tensor, "N D"]) -> Float[Tensor, "N D V"]:
         """Logits of each place, given the ids before it."""
@@ -332,12 +352,12 @@ class VLM(Policy):
         return self.trunk.continue_with(prefill, self.vocabulary.embed(ids[:, None])[:, 0])
 
     def _hidden_given(self, prompt: Prompt, ids_ND: Tensor) -> Float[Tensor, "N L W"]:
-        """Hidden states of the prompt and of all action tokens but the last, which predicts nothing."""
+        """Hidden states of the prompt and of all action tokens but the last one."""
         given_NnW = self.vocabulary.embed(ids_ND[:, :-1])
         whole = prompt.append(given_NnW, filler=self.trunk.filler, answer=True)
         return self.trunk.hidden(whole)
 
-    # --- parts ----------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------
 
     def _fill(self, prompt: Prompt, steps: tuple[int, int]) -> PolicyOutput:
         """All slots in one pass."""
@@ -359,7 +379,10 @@ class VLM(Policy):
         return PolicyOutput(features=features_BTW, actions=actions)
 
     def _prompt(
-        self, instructions: Sequence[str], images: dict[str, Tensor], state: Tensor
+        self,
+        instructions: Sequence[str],
+        images: dict[str, Tensor],
+        state: Tensor,
     ) -> Prompt:
         texts = [self.config.prompt.format(instruction=text) for text in instructions]
         # a processor takes one list of pictures per prompt
@@ -372,8 +395,15 @@ class VLM(Policy):
         tokens_NnW = projected.unflatten(-1, (self.config.state_tokens, -1))
         return prompt.append(tokens_NnW, filler=self.trunk.filler, answer=False)
 
-    def fit(self, actions: Any, states: Any, instructions: Sequence[str], **options: Any) -> None:
-        """See `Policy.fit`. Raises VocabularyError if a prompt uses ids that were reserved for actions."""
+    def fit(
+        self,
+        actions: Any,
+        states: Any,
+        instructions: Sequence[str],
+        **options: Any,
+    ) -> None:
+        """See `Policy.fit`. Raises VocabularyError if a prompt uses ids that were reserved for
+        actions."""
         super().fit(actions, states, instructions, **options)
         if self.config.head is not None:
             return
@@ -388,7 +418,7 @@ class VLM(Policy):
                         "reserved for actions; use vocabulary: extend"
                     )
 
-    # --- storage --------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds: everything, or all that is not the frozen base."""

@@ -23,17 +23,20 @@ def vision_encoder_of(policy: Policy) -> VisionEncoder | None:
 
 
 def paired_cameras(old: Policy, new: Policy, chosen: Mapping[str, str]) -> dict[str, str]:
-    """New camera -> old camera: those chosen, then those of the same name, then the others in their order."""
+    """New camera -> old camera: those chosen, then by name, then the others in their order."""
     old_cameras = cameras_of(old)
     new_cameras = cameras_of(new)
     pairs = dict(chosen)
+    # a name is a hint, the user's word is more
     for camera in new_cameras:
         if camera in old_cameras and camera not in pairs:
             pairs[camera] = camera
-    spare = [camera for camera in old_cameras if camera not in pairs.values()]
+    taken = set(pairs.values())
+    spare = [camera for camera in old_cameras if camera not in taken]
     unpaired = [camera for camera in new_cameras if camera not in pairs]
-    # there may be more of one kind than of the other: the rest stays without a partner
-    return pairs | dict(zip(unpaired, spare, strict=False))
+    # not strict: where one policy has more cameras, the rest stays without a partner
+    pairs |= dict(zip(unpaired, spare, strict=False))
+    return pairs
 
 
 def keeps_order(old: Policy, new: Policy, pairs: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""What stops meaning the same when a policy changes its robot, and whether its roles tell enough to see it."""
+"""What means something else when a policy changes its robot, and whether its roles show it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def changed_meanings(old: Policy, new: Policy, *, same_robot: bool) -> dict[Role
         old.spec.action_names, new.spec.action_names, same_robot, "is for other actions"
     )
     if actions is not None:
-        # the first reason that holds is told: that the robot has other actions says more than a tokenizer
+        # that the robot has other actions says more than that it has another tokenizer
         reasons |= dict.fromkeys(_ACTIONS, actions)
     elif old.config.option("head") != new.config.option("head"):
         reasons[RoleKind.ACTION_OUTPUT] = "is another head"
@@ -66,6 +66,7 @@ def require_roles(
         what.append(f"takes its cameras in another order ({pairs})")
     if not what:
         return
+    # the new policy's: where its tensors come from is decided by what they are for there
     silent = [name for name in new.state_dict() if name not in new_roles]
     if silent:
         raise RoleError(
@@ -79,6 +80,8 @@ def require_roles(
             f"init_from: the new policy {changed[RoleKind.ACTION_INPUT]}; but no tensor of "
             f"{type(new).__name__} has the role ACTION_OUTPUT. {_remedy(new)}"
         )
+    # A role that is missing can be seen, one that is wrong cannot; but where nothing at all is said
+    # to read the state, the policy can be asked. The old one: a new one may not react to anything.
     reads_state = any(RoleKind.STATE_INPUT in role.kind for role in old_roles.values())
     if RoleKind.STATE_INPUT in changed and not reads_state and depends_on_state(old):
         raise RoleError(
@@ -90,7 +93,7 @@ def require_roles(
 
 @torch.no_grad()
 def depends_on_state(policy: Policy) -> bool:
-    """Whether the likelihood of actions changes with the state, for one window of noise; in evaluation mode."""
+    """Whether the loss of one window of noise changes with the state; in evaluation mode."""
     if not policy.spec.state_dim or policy.robot_names:
         return False
     batch = policy.spec.fake_batch(1, policy.history, policy.chunk)
@@ -102,7 +105,7 @@ def depends_on_state(policy: Policy) -> bool:
 
 
 def _loss(policy: Policy, batch: Batch) -> Tensor:
-    # some heads draw noise for their loss: both calls must draw the same, and nobody else may notice
+    # some heads draw noise for their loss: each call draws the same, and nobody else notices
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         loss: Tensor = policy(batch).actions.loss(batch.actions, batch.action_mask)
@@ -110,7 +113,10 @@ def _loss(policy: Policy, batch: Batch) -> Tensor:
 
 
 def _difference(
-    old: Sequence[str], new: Sequence[str], same_robot: bool, reason: str
+    old: Sequence[str],
+    new: Sequence[str],
+    same_robot: bool,
+    reason: str,
 ) -> str | None:
     """Why dimensions of these names are not the same; None if they are."""
     if tuple(old) != tuple(new):

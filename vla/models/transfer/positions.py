@@ -1,6 +1,7 @@
-"""Tensors whose rows belong to tokens or cameras: in a transfer every row goes where its token or camera goes.
+"""Tensors whose rows belong to tokens or cameras: every row goes where its token or camera goes.
 
-T steps, N tokens of the longest window, n tokens of one camera at one step, D width, C cameras, h and w size of a map.
+T steps, N tokens of the longest window, n tokens of one camera at one step, D width, C cameras, h
+and w size of a map.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from vla.models.trajectory_transformer import TrajectoryTransformer
 from vla.models.transfer.cameras import cameras_of, vision_encoder_of
 
 Slot = tuple[int | None, str, str | None]
-"""Of a position: steps before the last (None for the prefix), segment, camera (None for other segments)."""
+"""Of a position: steps before the last (None for the prefix), segment, camera (None for other
+segments)."""
 
 
 def moved_rows(
@@ -26,7 +28,7 @@ def moved_rows(
     policies: tuple[Policy, Policy],
     cameras: Mapping[str, str],
 ) -> tuple[Tensor, str] | None:
-    """The values of a tensor whose rows belong to tokens or cameras, and in words how they came about.
+    """The values of a tensor whose rows belong to tokens or cameras, and how they came about.
 
     Args:
         name: of the tensor, in both policies.
@@ -80,14 +82,20 @@ def _trunk_of(policy: Policy, name: str) -> TrajectoryTransformer:
 
 
 def _resized(old_Dhw: Tensor, new_Dhw: Tensor) -> tuple[Tensor, str] | None:
-    """Positions in a map of another size: interpolated, corners on corners."""
+    """Positions in a map of another size."""
     if len(old_Dhw) != len(new_Dhw):
         return None
     if old_Dhw.shape == new_Dhw.shape:
         return old_Dhw, "as it was"
     size = (new_Dhw.shape[1], new_Dhw.shape[2])
-    values = F.interpolate(old_Dhw[None], size=size, mode="bilinear", align_corners=True)[0]
-    return values, f"interpolated from {tuple(old_Dhw.shape[1:])} to {size}"
+    # corners on corners: the border of an image stays its border
+    values_1Dhw = F.interpolate(
+        old_Dhw[None],
+        size=size,
+        mode="bilinear",
+        align_corners=True,
+    )
+    return values_1Dhw[0], f"interpolated from {tuple(old_Dhw.shape[1:])} to {size}"
 
 
 def _camera_rows(
@@ -123,9 +131,12 @@ def _token_positions(
     """
     values_ND = new_trunk.position.clone()
     old_slots = slots_of(old, old_trunk)
-    oldest = max((step for step, _, _ in old_slots if step is not None), default=0)
+    steps = [step for step, _, _ in old_slots if step is not None]
+    oldest = max(steps, default=0)
     taken = 0
-    for (step, segment, camera), rows in slots_of(new, new_trunk).items():
+    for slot, rows in slots_of(new, new_trunk).items():
+        step, segment, camera = slot
+        # steps count back from the present, so that histories of other lengths agree there
         old_step = None if step is None else min(step, oldest)
         # a camera without a partner: no slot has the camera ""
         old_camera = None if camera is None else cameras.get(camera, "")
@@ -135,6 +146,7 @@ def _token_positions(
         source_nD = old_trunk.position[old_rows]
         if segment == "image" and len(old_rows) != len(rows):
             source_nD = _regridded(source_nD, _grid_of(old), _grid_of(new))
+        # fewer tokens than before take the first ones; more keep their own beyond
         count = min(len(source_nD), len(rows))
         values_ND[rows[:count]] = source_nD[:count]
         taken += count
@@ -142,7 +154,7 @@ def _token_positions(
 
 
 def _grid_of(policy: Policy) -> tuple[int, int] | None:
-    """Rows and columns of the map whose places are a camera's tokens; None if tokens are no map, but learned."""
+    """Rows and columns of the map whose places are a camera's tokens; None for learned tokens."""
     encoder = vision_encoder_of(policy)
     if encoder is None or encoder.config.token_learner:
         return None
@@ -150,14 +162,21 @@ def _grid_of(policy: Policy) -> tuple[int, int] | None:
 
 
 def _regridded(
-    source_nD: Tensor, old_grid: tuple[int, int] | None, new_grid: tuple[int, int] | None
+    source_nD: Tensor,
+    old_grid: tuple[int, int] | None,
+    new_grid: tuple[int, int] | None,
 ) -> Tensor:
-    """Positions of a camera's tokens for another map; as they are if the tokens are learned ones."""
+    """Positions of a camera's tokens for another map; as they are for learned tokens."""
     if old_grid is None or new_grid is None:
         return source_nD
     grid_1Dhw = source_nD.T.unflatten(1, old_grid)[None]
-    resized = F.interpolate(grid_1Dhw, size=new_grid, mode="bilinear", align_corners=True)
-    return resized[0].flatten(1).T
+    resized_1Dhw = F.interpolate(
+        grid_1Dhw,
+        size=new_grid,
+        mode="bilinear",
+        align_corners=True,
+    )
+    return resized_1Dhw[0].flatten(1).T
 
 
 __all__ = ["Slot", "moved_rows", "slots_of"]

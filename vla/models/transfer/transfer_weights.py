@@ -1,9 +1,10 @@
 """The tensors of a trained policy go into another policy, as far as they mean the same there.
 
-Names and shapes pair the tensors; what a pair is worth is decided by its role (`Policy.parameter_roles`). What gives or
-reads actions is for one set of actions, what reads the state for one set of state dimensions, and statistics belong to
-data. Positions follow their tokens, and what reads one camera follows that camera: with fewer cameras, another history
-or another map, each row goes to the token that has its place.
+Names and shapes pair the tensors; what a pair is worth is decided by its role
+(`Policy.parameter_roles`). What gives or reads actions is for one set of actions, what reads the
+state for one set of state dimensions, and statistics belong to data. Positions follow their tokens,
+and what reads one camera follows that camera: with fewer cameras, another history or another map,
+each row goes to the token that has its place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from vla.models.policy import Policy
 from vla.models.roles import TRUNK, Role, RoleKind, check_roles
@@ -26,11 +27,13 @@ class WeightTransfer:
     """What became of the tensors of the new policy.
 
     Attributes:
-        kept: taken over as they were; what reads a camera, from that of the camera in whose place it stands.
+        kept: taken over as they were; what reads a camera, from that of the camera in whose place
+            it stands.
         adapted: name -> how they were taken over.
         reinitialised: name -> why they were not.
         unused: tensors of the old policy that the new one has no place for.
-        shares: part of the old trunk (vision, transformer, ...) -> share of its parameters that was taken over.
+        shares: part of the old trunk (vision, transformer, ...) -> share of its parameters that was
+            taken over.
         mismatch: the first trunk parameter that was not, in words.
     """
 
@@ -43,7 +46,7 @@ class WeightTransfer:
 
     @property
     def share(self) -> float:
-        """Mean over the trunk's parts: an image trunk of many parameters does not speak for all of them."""
+        """Mean over the trunk's parts: a large image trunk does not speak for all of them."""
         return sum(self.shares.values()) / max(len(self.shares), 1)
 
 
@@ -60,12 +63,15 @@ def copy_weights(
 
     Args:
         cameras: new camera -> old camera.
-        reinitialise: tensors that keep their initial values even if they fit; None for the rule in this module's
-            docstring. Roles decide nothing about other tensors then, but for statistics, positions and cameras.
-        keep_statistics: statistics (of states, and those that heads take from data) are taken over too.
+        reinitialise: tensors that keep their initial values even if they fit; None for the rule in
+            this module's docstring. Roles decide nothing about other tensors then, but for
+            statistics, positions and cameras.
+        keep_statistics: statistics (of states, and those that heads take from data) are taken over
+            too.
 
     Raises:
-        RoleError: a policy tells roles that cannot be; or the robots differ, and the role of a tensor is unknown.
+        RoleError: a policy tells roles that cannot be; or the robots differ, and the role of a
+            tensor is unknown.
     """
     old_roles = _checked_roles(old)
     new_roles = _checked_roles(new)
@@ -79,6 +85,7 @@ def copy_weights(
     transfer = WeightTransfer()
     used: set[str] = set()  # tensors of the old policy
     for name, tensor in new.state_dict().items():
+        # without a role only a policy for the same robot, or one with a list, comes here
         role = new_roles.get(name, TRUNK)
         source = name
         if RoleKind.CAMERA_INPUT in role.kind:
@@ -96,6 +103,7 @@ def copy_weights(
             moved = moved_rows(source, role, (values, tensor), (old, new), cameras)
             if moved is not None:
                 values, how = moved
+                # every row where it was: nothing worth telling
                 if torch.equal(values, old_tensors[source]):
                     how = None
         if values.shape != tensor.shape:
@@ -141,12 +149,14 @@ def _checked_roles(policy: Policy) -> dict[str, Role]:
 
 
 def _camera_sources(
-    old_roles: Mapping[str, Role], new_roles: Mapping[str, Role], cameras: Mapping[str, str]
+    old_roles: Mapping[str, Role],
+    new_roles: Mapping[str, Role],
+    cameras: Mapping[str, str],
 ) -> dict[str, str]:
-    """Tensor that reads a new camera -> the tensor that did the same for the old camera in its place.
+    """Tensor that reads a new camera -> the tensor that did so for the old camera in its place.
 
-    Their names differ with the cameras, so they are paired by their order. Where one camera has more tensors than the
-    other they are not built alike, and nothing is paired.
+    Their names differ with the cameras, so they are paired by their order. Where one camera has
+    more tensors than the other they are not built alike, and nothing is paired.
     """
     sources: dict[str, str] = {}
     for new_camera, old_camera in cameras.items():
@@ -167,7 +177,10 @@ def _of_camera(roles: Mapping[str, Role], camera: str) -> list[str]:
 
 
 def _unused(
-    old_roles: Mapping[str, Role], old_tensors: Collection[str], used: Collection[str], new: Policy
+    old_roles: Mapping[str, Role],
+    old_tensors: Collection[str],
+    used: Collection[str],
+    new: Policy,
 ) -> list[str]:
     """The tensors of the old policy that the new one has no place for."""
     new_tensors = new.state_dict()
@@ -181,20 +194,26 @@ def _unused(
 
 
 def _measure(
-    old: Policy, roles: Mapping[str, Role], used: Collection[str], transfer: WeightTransfer
+    old: Policy,
+    roles: Mapping[str, Role],
+    used: Collection[str],
+    transfer: WeightTransfer,
 ) -> None:
-    """Fills in how much of the old trunk was taken over; `used` are the tensors of `old` that were."""
-    trunk: dict[str, Tensor] = {}
+    """Fills in how much of the old trunk was taken over; `used` are tensors of `old`."""
+    trunk: dict[str, nn.Parameter] = {}
     for name, parameter in old.named_parameters():
         if RoleKind.TRUNK in roles.get(name, TRUNK).kind:
             trunk[name] = parameter
     sizes: dict[str, int] = {}
     taken: dict[str, int] = {}
     for name, parameter in trunk.items():
+        # the policy's own attributes: vision, transformer, ...
         part = name.partition(".")[0]
         sizes[part] = sizes.get(part, 0) + parameter.numel()
-        taken[part] = taken.get(part, 0) + (parameter.numel() if name in used else 0)
-    transfer.shares = {part: taken[part] / max(size, 1) for part, size in sizes.items()}
+        if name in used:
+            taken[part] = taken.get(part, 0) + parameter.numel()
+    for part, size in sizes.items():
+        transfer.shares[part] = taken.get(part, 0) / max(size, 1)
     lost = [name for name in trunk if name not in used]
     if lost:
         shape = tuple(trunk[lost[0]].shape)

@@ -1,1 +1,1 @@
-"""A trained policy goes on learning: on another robot, with few of its parameters, or on tasks that disagree."""
+"""A trained policy goes on learning: on another robot, by adapters, or on tasks that disagree."""

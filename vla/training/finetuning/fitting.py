@@ -25,10 +25,11 @@ def fit_transferred(
 ) -> None:
     """Fits to data what was re-initialised: tokenizer, heads' and state's statistics.
 
-    How instructions are scaled belongs to the trunk that learned to read them, and stays as it is if it was kept: a
-    single new instruction would be scaled to nothing.
+    How instructions are scaled belongs to the trunk that learned to read them, and stays as it is
+    if it was kept: a single new instruction would be scaled to nothing.
     """
     if not settings.keep_statistics:
+        # `fit_policy` would overwrite them
         kept = {}
         for name, buffer in policy.named_buffers():
             if name.startswith("language_") and name in transfer.tensors.kept:
@@ -46,13 +47,16 @@ def fit_transferred(
 
 
 def fit_policy(policy: Policy, windows: Windows | Mixture | MixedRobots) -> None:
-    """Fits the policy to the actions and instructions of all data, and to states of each dataset by its share.
+    """Fits the policy to all actions and instructions, and to states of each dataset by its share.
 
     Of several robots each is fitted to its own data.
     """
     if isinstance(windows, MixedRobots):
         robots = cast(MultiRobotPolicy, policy)
-        sources = {name: windows.sources[number] for number, name in enumerate(robots.robot_names)}
+        # by number: the sources stand in another order, the one of the largest share first
+        sources = {}
+        for number, name in enumerate(robots.robot_names):
+            sources[name] = windows.sources[number]
         robots.fit_robots(sources)
         return
     actions, lengths = _actions(windows)

@@ -55,7 +55,7 @@ def _of_one_robot(policy: Policy) -> set[str]:
 
 
 def _adapted_layers(policy: Policy, settings: TransferConfig, without: set[str]) -> list[str]:
-    """The linear layers that get adapters: those among the targets whose weight is not in `without`."""
+    """The linear layers that get adapters: targets whose weight is not in `without`."""
     assert settings.lora is not None
     if policy.config.option("lora") is not None:
         raise ConfigError(
@@ -64,6 +64,7 @@ def _adapted_layers(policy: Policy, settings: TransferConfig, without: set[str])
                 "transfer.lora: null"
             ]
         )
+    # what learns in full needs no adapter, and what is frozen by name is to stay as it is
     linears = [name for name in plain_linears(policy) if f"{name}.weight" not in without]
     targets = settings.lora.targets
     if targets == "all-linear":

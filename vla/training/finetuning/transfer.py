@@ -1,7 +1,7 @@
 """Fine-tuning on another robot: a new policy with the old one's trunk.
 
-What was kept and what was re-initialised stands in `transfer.json` of the run directory; a resumed run reads there
-which parameters learn.
+What was kept and what was re-initialised stands in `transfer.json` of the run directory; a resumed
+run reads there which parameters learn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from vla.types import Spec
 
 
 def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfer]:
-    """A new policy for `spec` with all that fits of the policy in `config.init_from`; and what that was.
+    """A new policy for `spec` with all that fits of the one in `config.init_from`; and what did.
 
     Raises:
-        ConfigError: cameras that do not exist, statistics that cannot be kept, or too little of the trunk fits.
+        ConfigError: cameras that do not exist, statistics that cannot be kept, or too little of the
+            trunk fits.
         CheckpointError: the policy cannot be read.
         RoleError: a policy does not tell what its parameters are for, and the robots differ.
     """
@@ -97,7 +98,7 @@ def _check_cameras(settings: TransferConfig, old: Policy, new: Policy) -> None:
 
 
 def _keep_tokenizer(old: Policy, new: Policy) -> None:
-    """Raises ConfigError if the old statistics do not describe what the new policy sees and does."""
+    """Raises ConfigError if the old statistics do not fit the new policy's state or actions."""
     problems = []
     for name in ("state_names", "action_names", "action_low", "action_high"):
         ours = getattr(new.spec, name)
@@ -124,7 +125,7 @@ def _keep_tokenizer(old: Policy, new: Policy) -> None:
 def _differences(old: Spec, new: Spec) -> list[str]:
     """How the two robots differ, a line each."""
     lines = [line.replace("expected", "was") for line in old.differences(new)]
-    # told, not resampled: the same chunk takes another time on the new robot
+    # nothing is resampled: the same chunk takes another time on the new robot
     if old.control_hz != new.control_hz:
         lines.append(f"control_hz is {new.control_hz:g}, was {old.control_hz:g}")
     return lines

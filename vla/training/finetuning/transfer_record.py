@@ -1,4 +1,4 @@
-"""What a transfer did: told before training, kept in `transfer.json` of the run directory, summed up in the card."""
+"""What a transfer did: lines for the log, `transfer.json` of the run directory, the model card."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Transfer:
         total = kept + len(tensors.reinitialised)
         lines = [f"{kept} of {total} tensors from {self.source}, of its {percent_kept(tensors)}"]
         lines += [f"robot: {line}" for line in self.robots]
+        # where names agree there is nothing to tell
         for new, old in self.cameras.items():
             if new != old:
                 lines.append(f"camera {new} takes the place of {old}")
@@ -52,6 +53,7 @@ class Transfer:
     def card(self) -> dict[str, Any]:
         """What the model card tells."""
         tensors = self.tensors
+        # the name alone: a card is published, and the path is one of this machine
         return {
             "from": Path(self.source).name,
             "kept": percent_kept(tensors),
@@ -69,14 +71,14 @@ class Transfer:
         path = out / TRANSFER_FILE
         try:
             values = json.loads(path.read_text())
-            # by their order: older versions called two of the fields otherwise, a resumed run reads them all the same
+            # by order, not by name: older versions called two of the fields otherwise
             names = [field.name for field in dataclasses.fields(WeightTransfer)]
             tensors = dict(zip(names, values["tensors"].values(), strict=True))
             return cls(**{**values, "tensors": WeightTransfer(**tensors)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path}: cannot be read ({error}): it tells which parameters learn; restore it, or "
-                "start a new run with another out"
+                f"{path}: cannot be read ({error}): it tells which parameters learn; restore it, "
+                "or start a new run with another out"
             ) from error
 
 

@@ -1,1 +1,1 @@
-"""What the policy `decision_transformer` is made of beside the policy itself: its memory, and weights from elsewhere."""
+"""Parts of the policy `decision_transformer`: sequence, memory, target, weights from elsewhere."""

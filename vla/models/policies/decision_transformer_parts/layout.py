@@ -8,28 +8,44 @@ from vla.tokenizers.layout import Layout, Rule, Segment
 
 
 def segments_layout(
-    tokens: Mapping[str, int], dropout: Mapping[str, float], window: int | None
+    tokens: Mapping[str, int],
+    dropout: Mapping[str, float],
+    window: int | None,
 ) -> Layout:
     """(language), then per step [condition, image, state, (readout), action].
 
-    Content is causal, readouts attend to the content before them, and nothing attends to a readout. So the head may be
-    trained on what a readout says of a step without any later step having seen it.
+    Content is causal, readouts attend to the content before them, and nothing attends to a readout.
+    So what a head learns to read from a readout never becomes an input of later steps.
 
     Args:
         tokens: segment -> its tokens; 0 leaves it out.
-        dropout: segment -> chance in training that a learned vector stands for it, in a whole window.
+        dropout: segment -> chance in training that a learned vector stands for it, in a whole
+            window.
         window: see `Layout`.
     """
-    prefix, content, readouts, actions = [], [], [], []
+    prefix: list[Segment] = []
+    content: list[Segment] = []
+    readouts: list[Segment] = []
+    actions: list[Segment] = []
     if tokens["language"]:
-        prefix.append(
-            Segment("language", tokens["language"], per_step=False, dropout=dropout["language"])
+        language = Segment(
+            "language",
+            tokens["language"],
+            per_step=False,
+            dropout=dropout["language"],
         )
+        prefix.append(language)
     for name in ("condition", "image", "state"):
         if tokens[name]:
             content.append(Segment(name, tokens[name], dropout=dropout[name]))
     if tokens["readout"]:
-        readouts.append(Segment("readout", tokens["readout"], content=False, readout=True))
+        readout = Segment(
+            "readout",
+            tokens["readout"],
+            content=False,
+            readout=True,
+        )
+        readouts.append(readout)
     if tokens["action"]:
         # after everything else of its step: what predicts an action must not have seen it
         actions.append(Segment("action", tokens["action"]))
@@ -37,11 +53,14 @@ def segments_layout(
     rules = [Rule(query, key, "causal") for query in names for key in names]
     if readouts:
         rules += [Rule("readout", name, "causal") for name in names]
+        # a head may read several: they see one another, so that their actions fit together
         rules.append(Rule("readout", "readout", "same_step"))
     if prefix:
-        queries = ["language", *names, *(segment.name for segment in readouts)]
+        queries = ["language", *names]
+        queries += [segment.name for segment in readouts]
         rules += [Rule(query, "language", "all") for query in queries]
-    return Layout((*prefix, *content, *readouts, *actions), tuple(rules), window)
+    segments = [*prefix, *content, *readouts, *actions]
+    return Layout(tuple(segments), tuple(rules), window)
 
 
 __all__ = ["segments_layout"]

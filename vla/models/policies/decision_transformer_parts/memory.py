@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vla.models.layers.vision_encoder import Modulation
-from vla.models.memory import stack_modulation, stack_steps
+from vla.models.memory import select_modulation, select_rows, stack_modulation, stack_steps
 from vla.models.trunk_cache import TrunkCache
 
 
@@ -21,7 +21,8 @@ class DecisionMemory:
     """What is remembered of B robots.
 
     Attributes:
-        content: segment -> tokens (B, S, n, D) of the past steps; of the last one alone if keys are kept.
+        content: segment -> tokens (B, S, n, D) of the past steps; of the last one alone if keys are
+            kept.
         actions: (B, S, A), what was done, robot units.
         ages: past steps of each robot in the window.
         clock: (B,), index of the last step in the episode.
@@ -50,14 +51,14 @@ class DecisionMemory:
         """The memory of some robots, in the order given."""
         index = list(rows)
         return DecisionMemory(
-            content={name: x[index] for name, x in self.content.items()},
+            content=select_rows(self.content, index),
             actions=self.actions[index],
             ages=tuple(self.ages[row] for row in index),
             clock=self.clock[index],
             target=self.target[index],
             instruction=tuple(self.instruction[row] for row in index),
-            prefix={name: x[index] for name, x in self.prefix.items()},
-            modulation=tuple((scale[index], shift[index]) for scale, shift in self.modulation),
+            prefix=select_rows(self.prefix, index),
+            modulation=select_modulation(self.modulation, index),
             cache=None if self.cache is None else self.cache.select(index),
         )
 
@@ -66,6 +67,7 @@ class DecisionMemory:
         """The memories of several groups of robots, of whatever age, as one."""
         first = memories[0]
         content = {}
+        # robots of different age: shorter memories are filled up on the left
         for name in first.content:
             content[name] = stack_steps([memory.content[name] for memory in memories])
         prefix = {}

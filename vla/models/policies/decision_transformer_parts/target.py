@@ -28,12 +28,15 @@ def asked_from_now(
 ) -> tuple[Float[Tensor, " B"], Int64[Tensor, " B"]]:
     """What is asked for from now on, and the index of the present step in its episode.
 
-    A return counts down by the rewards that have come in (Chen et al. 2021, algorithm 1); success stays what it was.
+    A return counts down by the rewards that have come in (Chen et al. 2021, algorithm 1); success
+    stays what it was.
 
     Args:
-        target_return: asked for at the start of an episode if the observation does not say; None: 1 for success.
+        target_return: asked for at the start of an episode if the observation does not say; None: 1
+            for success.
 
-    Raises UserError if no target return is known, or a reward is missing while a return counts down.
+    Raises UserError if no target return is known, or a reward is missing while a return counts
+    down.
     """
     if memory is not None:
         clock_B = memory.clock + 1
@@ -41,7 +44,8 @@ def asked_from_now(
             return memory.target, clock_B
         if observation.reward is None:
             raise UserError(
-                "observation.reward is missing: a return that counts down needs every reward; set it"
+                "observation.reward is missing: a return that counts down needs every reward; "
+                "set it"
             )
         return memory.target - observation.reward.to(device), clock_B
     B = observation.batch_size

@@ -1,1 +1,1 @@
-"""What the policy `vlm` is made of beside the policy itself: decoding of action tokens, and its files."""
+"""Parts of the policy `vlm`: decoding of action tokens, and the files of its checkpoints."""

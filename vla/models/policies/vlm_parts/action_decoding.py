@@ -1,9 +1,10 @@
-"""Action tokens that a language model decodes one after the other: a distribution over action ids alone.
+"""Action tokens that a language model decodes one by one: a distribution over action ids alone.
 
-The softmax runs over the reserved action ids, never over text, and further over what the action tokenizer allows at a
-place: so that no sequence that can be drawn is anything but a valid chunk.
+The softmax runs over the reserved action ids, never over text, and further over what the action
+tokenizer allows at a place: so that no sequence that can be drawn is anything but a valid chunk.
 
-B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk, V action ids.
+B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk,
+V action ids.
 """
 
 from __future__ import annotations
@@ -58,23 +59,32 @@ class AutoregressiveActions:
     prefilled: Prefill | None = None
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of valid actions, given the true ones before; 0 if none is valid."""
+        """Mean cross-entropy (nats) of the tokens of valid actions, given the true ones before; 0
+        if none is valid."""
         ids_ND = self._ids(actions)
         losses_ND = -self._log_probs(ids_ND)
         return self._mean(losses_ND, ids_ND, action_mask)
 
     def log_prob(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Log probability of the chunk's tokens, summed over its valid actions."""
         ids_ND = self._ids(actions)
-        counted_ND = self._log_probs(ids_ND) * self._weights(ids_ND, action_mask)
+        log_probs_ND = self._log_probs(ids_ND)
+        # a forced id has probability 1, so that padding after an end adds 0 of itself
+        counted_ND = log_probs_ND * self._weights(ids_ND, action_mask)
         return counted_ND.sum(-1).view(self.steps)
 
     def token_accuracy(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that are the most likely ones, given the true ones before."""
         ids_ND = self._ids(actions)
@@ -90,7 +100,10 @@ class AutoregressiveActions:
         return self.sample(temperature=0.0)
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError if it is negative."""
         ids_BTD = self.sample_tokens(generator, temperature=temperature)
@@ -98,9 +111,12 @@ class AutoregressiveActions:
 
     @torch.no_grad()
     def sample_tokens(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Int64[Tensor, "B T D"]:
-        """The ids of a random chunk, decoded token by token with the language model's keys and values kept."""
+        """The ids of a random chunk, decoded token by token; keys and values are kept."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
         decoder = self.decoder
@@ -128,13 +144,14 @@ class AutoregressiveActions:
                 break
         return torch.stack(chosen, dim=1).view(*self.steps, -1)
 
-    # --- given tokens ---------------------------------------------------------------------------------
+    # --- given tokens -----------------------------------------------------------------------------
 
     def _ids(self, actions: Tensor) -> Tensor:
         return self.tokens(actions).flatten(0, 1)
 
     def _logits(self, ids_ND: Tensor) -> Tensor:
         """(N, D, V), -inf for what may not stand there after the ids before."""
+        # training asks for the loss of the very actions that the forward pass was given
         if self.known is not None and torch.equal(self.known[0], ids_ND):
             logits_NDV = self.known[1]
         else:
@@ -150,7 +167,11 @@ class AutoregressiveActions:
 
     def _log_probs(self, ids_ND: Tensor) -> Tensor:
         logits_NDV = self._logits(ids_ND)
-        losses = F.cross_entropy(logits_NDV.flatten(0, 1), ids_ND.flatten(), reduction="none")
+        losses = F.cross_entropy(
+            logits_NDV.flatten(0, 1),
+            ids_ND.flatten(),
+            reduction="none",
+        )
         return -losses.view(ids_ND.shape)
 
     def _weights(self, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
@@ -162,6 +183,7 @@ class AutoregressiveActions:
         constraint = TokenConstraint(self.decoder.tokenizer, len(ids_ND), ids_ND.device)
         if constraint.grammar is None:
             return weights_ND
+        # padding after an end is forced and always right: it would dilute the mean
         open_ND = []
         for ids_N in ids_ND.unbind(1):
             open_ND.append(~constraint.ended)
@@ -172,7 +194,8 @@ class AutoregressiveActions:
         weights_ND = self._weights(ids_ND, action_mask)
         # clamped: a chunk without valid actions gives 0, not NaN
         counts_N = weights_ND.sum(-1).clamp(min=1)
-        return ((values_ND * weights_ND).sum(-1) / counts_N).view(self.steps)
+        sums_N = (values_ND * weights_ND).sum(-1)
+        return (sums_N / counts_N).view(self.steps)
 
 
 class TokenConstraint:
@@ -209,9 +232,12 @@ class TokenConstraint:
     def restrict(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """-inf for ids that may not stand at this place."""
         if self.allowed_DV is not None:
-            logits = logits.masked_fill(~self.allowed_DV[self.place], -torch.inf)
+            forbidden_V = ~self.allowed_DV[self.place]
+            logits = logits.masked_fill(forbidden_V, -torch.inf)
         if self.grammar is not None and self.state is not None:
-            logits = logits.masked_fill(~self.grammar.allowed(self.state, self.place), -torch.inf)
+            # N sequences, of which each may be in another state
+            allowed_NV = self.grammar.allowed(self.state, self.place)
+            logits = logits.masked_fill(~allowed_NV, -torch.inf)
         return logits
 
     def advance(self, ids: Int64[Tensor, " N"]) -> None:
@@ -221,7 +247,8 @@ class TokenConstraint:
 
 
 def _draw(logits_NV: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.multinomial(logits_NV.softmax(-1), 1, generator=generator)[:, 0]
+    shares_NV = logits_NV.softmax(-1)
+    return torch.multinomial(shares_NV, 1, generator=generator)[:, 0]
 
 
 __all__ = ["AutoregressiveActions", "TokenConstraint", "TokenDecoder"]
