@@ -292,6 +292,13 @@ def test_a_policy_that_fetches_nothing_needs_no_such_option(saved, tmp_path):
     assert list(config.build_for(policy.spec, folder).state_dict()) == list(policy.state_dict())
 
 
+def test_keys_that_not_every_policy_has():
+    config = RT1Config(cameras=["front"])
+    assert config.option("cameras") == ["front"]
+    assert config.option("lora") is None
+    assert config.option("build") is None
+
+
 def test_fit(make, spec):
     policy = make(state_token=True)
     states = torch.tensor([[1.0, 5.0], [3.0, 5.0]])

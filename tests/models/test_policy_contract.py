@@ -233,6 +233,11 @@ def test_what_is_wrong_with_a_policy_is_named(cls: type[gru_policy.GRUPolicy]) -
         check_policy(gru(cls))
 
 
+def test_who_never_forgets_shows_only_after_the_history() -> None:
+    policy = gru(NeverForgets)
+    check_policy(policy, steps=policy.history)
+
+
 def test_a_frozen_part_stays_frozen_while_the_policy_is_checked() -> None:
     policy = gru(gru_policy.GRUPolicy)
     policy.norm = nn.BatchNorm1d(2)
