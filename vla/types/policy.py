@@ -61,7 +61,17 @@ class Memory(Protocol):
 
 
 class Actor(Protocol):
-    """Whatever can control robots: a policy, or a baseline. The only view that simulation has of a policy."""
+    """Whatever can control robots: a policy, or a baseline. All that simulation knows of a policy.
+
+    Members that an actor may have beside these, and what holds without them:
+        counts_steps (False): every call of `act` is one step of the episode; no chunk is executed
+            in between.
+        return_conditioned (False): `Observation.target_return` means something to it.
+        cameras (()): the cameras that it looks through; empty for all of the spec's.
+        source (None): the folder or repository that it was loaded from.
+        remember(memory, actions) (the memory as it is): the memory with the actions (B, K, A) that
+            are executed next, if they are others than `act` gave.
+    """
 
     spec: Spec
     history: int

@@ -79,7 +79,7 @@ def test_a_policy_guided_by_a_critic_is_stored_with_all_that_it_needs(save, tmp_
     if save == "full":
         shutil.rmtree(base)
     loaded = load_policy(tmp_path / "guided")
-    same(policy, loaded.trained, **EXACT)
+    same(policy, loaded.unwrapped, **EXACT)
     batch = SPEC.fake_batch(2, 1, 1)
     with torch.no_grad():
         assert torch.equal(

@@ -351,7 +351,7 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
     guided.save_pretrained(tmp_path / "guided")
     loaded = load_policy(tmp_path / "guided")
     assert isinstance(loaded, GuidedPolicy)
-    assert type(loaded.trained) is type(policy)
+    assert type(loaded.unwrapped) is type(policy)
     observation = Observation({}, torch.ones(1, 1), [""])
     for actor in (guided, loaded):
         torch.manual_seed(3)

@@ -117,7 +117,7 @@ class GuidedPolicy(Policy):
         self.to(policy.device)
 
     @property
-    def trained(self) -> Policy:
+    def unwrapped(self) -> Policy:
         return self.policy
 
     def forward(self, batch: Batch) -> PolicyOutput:
@@ -150,8 +150,8 @@ class GuidedPolicy(Policy):
         own = {name: t for name, t in self.state_dict().items() if not name.startswith("policy.")}
         return inside | own
 
-    def save_besides(self, folder: Path) -> None:
-        self.policy.save_besides(folder)
+    def save_extra_files(self, folder: Path) -> None:
+        self.policy.save_extra_files(folder)
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
         actions = GuidedActions(

@@ -1,8 +1,8 @@
 """One trunk for the policies of several robots: which of their parameters become the same, and which stay a robot's own.
 
-The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what `parts_of` counts to the trunk, and what reads the instruction,
-is shared where names and shapes agree; heads, and what reads states and actions, are each robot's. Positions go with their
-tokens: the image tokens of a camera slot and the state share theirs, action tokens do not. Buffers (statistics, also those
+The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what has the role of the trunk, and what reads
+the instruction, is shared where names and shapes agree; heads, and what reads states and actions, are each robot's.
+Positions go with their tokens: the image tokens of a camera slot and the state share theirs, action tokens do not. Buffers (statistics, also those
 of batch norm) belong to a robot's data and are never shared.
 
 D width, N rows of a robot, M rows of all robots, C cameras, h and w size of the map.
@@ -20,8 +20,9 @@ from torch.nn.utils import parametrize
 
 from vla.models.layers.vision_encoder import VisionEncoder
 from vla.models.policy import Policy
+from vla.models.roles import TRUNK, RoleKind
 from vla.models.trajectory_transformer import TrajectoryTransformer
-from vla.models.transfer.transfer_weights import parts_of, slots_of
+from vla.models.transfer.positions import slots_of
 
 Slots = Mapping[str, str]
 """Camera of a robot -> the camera slot of the trunk that it stands in."""
@@ -86,12 +87,14 @@ def tensor_of(policy: Policy, name: str) -> Tensor:
 
 
 def _trunk(policy: Policy) -> dict[str, nn.Parameter]:
-    parts = parts_of(policy)
-    return {
-        name: p
-        for name, p in policy.named_parameters()
-        if parts.get(name, "language") == "language"
-    }
+    roles = policy.parameter_roles()
+    shared = {}
+    for name, parameter in policy.named_parameters():
+        kind = roles.get(name, TRUNK).kind
+        # robots name their cameras as they like: one camera's own encoder stays its robot's
+        if kind & (RoleKind.TRUNK | RoleKind.LANGUAGE) and not kind & RoleKind.CAMERA_INPUT:
+            shared[name] = parameter
+    return shared
 
 
 def _places(policy: Policy, name: str, slots: Slots, number: int) -> list[Hashable] | None:
@@ -161,9 +164,10 @@ def _put(policy: Policy, name: str, common: nn.Parameter, view: nn.Module) -> No
 
 def _copy_buffers(policies: Sequence[Policy]) -> None:
     """Buffers of the trunk start alike: the first policy's may be of pretraining."""
-    parts, kept = parts_of(policies[0]), policies[0].state_dict()
+    roles, kept = policies[0].parameter_roles(), policies[0].state_dict()
     for name, source in policies[0].named_buffers():
-        for policy in policies[1:] if name in kept and name not in parts else ():
+        of_trunk = RoleKind.TRUNK in roles.get(name, TRUNK).kind
+        for policy in policies[1:] if name in kept and of_trunk else ():
             target = dict(policy.named_buffers()).get(name)
             if target is not None and target.shape == source.shape:
                 target.copy_(source)

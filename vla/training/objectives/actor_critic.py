@@ -221,7 +221,7 @@ class ActorCritic(Objective):
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""
         now = self._now(batch)
-        own = policy.trained
+        own = policy.unwrapped
         output = own(now)
         later = self.lookahead(own, batch)
         moment = Moment(now, output.features, output.actions, later)

@@ -199,7 +199,7 @@ def diagnose(
 
 def restored_objective(config: TrainConfig, policy: Policy, checkpoint: Checkpoint) -> Objective:
     """The objective with the critics of a checkpoint, in evaluation mode. Raises CheckpointError where they do not fit."""
-    objective: Objective = config.objective.build(policy.trained)
+    objective: Objective = config.objective.build(policy.unwrapped)
     prefix = "objective/"
     tensors = {
         k.removeprefix(prefix): t for k, t in checkpoint.tensors().items() if k.startswith(prefix)
@@ -308,13 +308,13 @@ def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Ten
     """Values (N,) of the last present step of each window, where the objective learns any."""
     now = batch.steps(0, -objective.next_step) if objective.next_step else batch
     if isinstance(objective, TokenValueObjective):
-        *_, numbers = objective.weigh(policy.trained, batch)
+        *_, numbers = objective.weigh(policy.unwrapped, batch)
         return {"q_data": numbers["q_data"][:, -1], "return": now.returns_to_go[:, -1]}
     if not isinstance(objective, ActorCritic):
         return {}
-    value, output = objective.value, policy.trained(now)
+    value, output = objective.value, policy.unwrapped(now)
     moment = Moment(
-        now, output.features, output.actions, objective.lookahead(policy.trained, batch)
+        now, output.features, output.actions, objective.lookahead(policy.unwrapped, batch)
     )
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:

@@ -11,7 +11,7 @@ from vla.data.errors import DataError
 from vla.data.loading.replay_mixture import AdaptedWindows, Mixture, MixtureSampler
 from vla.data.loading.stream_order import StreamOrder
 from vla.models.policy import Policy
-from vla.models.transfer.transfer_weights import cameras_of
+from vla.models.transfer.cameras import cameras_of
 from vla.training.config import ReplayConfig, TrainConfig
 from vla.training.objective import Objective, ObjectiveError
 from vla.training.run_data.batches import (
