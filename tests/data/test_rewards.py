@@ -88,12 +88,13 @@ def test_a_terminal_parts_an_episode_as_its_end_does(lengths, seed):
     )
 
 
-# --- in windows -------------------------------------------------------------------------------------
+# --- in windows -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def opened(tmp_path, spec, episode):
-    """opened([(rewards, solved, terminated), ...], ...) -> windows of a dataset of these episodes."""
+    """opened([(rewards, solved, terminated), ...], ...) -> windows of a dataset of these
+    episodes."""
 
     def make(episodes, rewards: RewardConfig | None = None, chosen=None, discount=1.0) -> Windows:
         root = tmp_path / f"dataset{len(list(tmp_path.iterdir()))}"

@@ -1,4 +1,5 @@
-"""A dataset whose cameras are video: whole after every episode, whatever kills the writer, and continued without a seam."""
+"""A dataset whose cameras are video: whole after every episode, whatever kills the writer, and
+continued without a seam."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ FILES_PER_EPISODE = 7
 
 @pytest.fixture
 def filmed(episode) -> Callable[..., Episode]:
-    """filmed(number, steps=None): the episode with smooth pictures whose brightness tells episode and step."""
+    """filmed(number, steps=None): the episode with smooth pictures whose brightness tells episode
+    and step."""
 
     def make(number: int, steps: int | None = None) -> Episode:
         made = episode(number, steps)
@@ -50,7 +52,8 @@ def filmed(episode) -> Callable[..., Episode]:
 
 @pytest.fixture
 def assert_filmed() -> Callable[[EpisodeDataset, int, Episode], None]:
-    """Asserts that the dataset's episode equals the given one: numbers bit by bit, pictures within the codec's error."""
+    """Asserts that the dataset's episode equals the given one: numbers bit by bit, pictures within
+    the codec's error."""
 
     def check(dataset: EpisodeDataset, index: int, expected: Episode) -> None:
         found = dataset.episode(index)
@@ -74,7 +77,8 @@ def rows_of(root: Path) -> list[dict]:
 
 
 def assert_videos_fit_the_table(root: Path) -> None:
-    """Each episode's span is as long as the episode, spans follow one another, checksums are those of the packets."""
+    """Each episode's span is as long as the episode, spans follow one another, checksums are those
+    of the packets."""
     info = json.loads((root / schema.INFO).read_text())
     rows = rows_of(root)[: info["total_episodes"]]
     for key in (name for name, feature in info["features"].items() if feature["dtype"] == "video"):
@@ -223,7 +227,8 @@ def test_damage_is_told_when_the_dataset_is_continued(tmp_path, spec, filmed):
 def test_death_at_every_file_of_an_episode(
     tmp_path, spec, filmed, assert_filmed, monkeypatch, survived
 ):
-    """Episode 1 brings a new task, so that 2 videos and 5 tables are written; the rename after `survived` of them fails."""
+    """Episode 1 brings a new task, so that 2 videos and 5 tables are written; the rename after
+    `survived` of them fails."""
     replace_, calls = os.replace, []
 
     def failing(source, target):

@@ -6,4 +6,5 @@ from vla.config import UserError
 
 
 class DataError(UserError):
-    """Data is missing, damaged or contradicts itself. The message names the place, the value and the remedy."""
+    """Data is missing, damaged or contradicts itself. The message names the place, the value and
+    the remedy."""

@@ -1,4 +1,5 @@
-"""What a dataset format is: one reader class per file of `vla/data/formats`, registered under "formats".
+"""What a dataset format is: one reader class per file of `vla/data/formats`, registered under
+"formats".
 
 N: frames of the dataset, S: state dimensions, A: action dimensions.
 """
@@ -20,7 +21,8 @@ from vla.types import Spec
 
 
 class KeyMap(Config):
-    """What of a dataset is read as what. Everything left out is found by the format's own conventions."""
+    """What of a dataset is read as what. Everything left out is found by the format's own
+    conventions."""
 
     cameras: dict[str, str] | None = None
     """Camera -> key of its images in the dataset."""
@@ -49,9 +51,9 @@ class Columns:
     Attributes:
         state: float32 (N, S).
         actions: float32 (N, A).
-        rewards: float32 (N,); zeros where the dataset has none.
-        success: bool (N,); False where the dataset does not say.
-        terminated: bool (N,), True at true ends; False where the dataset does not say.
+        rewards: float32 (N,); zeros if the dataset has none.
+        success: bool (N,); False if the dataset does not say.
+        terminated: bool (N,), True at true ends; False if the dataset does not say.
     """
 
     state: np.ndarray
@@ -66,14 +68,17 @@ Picture = bytes | np.ndarray
 
 
 class DatasetReader(ABC):
-    """Reads one dataset: a folder, or a file where the format is one file. Opening it reads no image.
+    """Reads one dataset: a folder, or a file where the format is one file. Opening it reads no
+    image.
 
     Attributes:
         spec: what the robot sees and does.
         instructions: row i is task_index i.
         metadata: what the maker wrote about it.
-        episodes: one row per episode, sorted, with at least `episode_index`, `length`, `first_frame`, `task_index`.
-        warnings: what the dataset contradicts itself in without harm, and what was left out; may grow while it is read.
+        episodes: one row per episode, sorted, with at least `episode_index`, `length`,
+            `first_frame`, `task_index`.
+        warnings: what the dataset contradicts itself in without harm, and what was left out; may
+            grow while it is read.
     """
 
     root: Path
@@ -90,11 +95,13 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
-        """Raises DataError where the dataset is damaged or contradicts itself, or lacks one of `keys`."""
+        """Raises DataError if the dataset is damaged or contradicts itself, or lacks one of
+        `keys`."""
 
     @abstractmethod
     def columns(self) -> Columns:
-        """All numbers as they are, what is not finite among them (see `EpisodeDataset.check_numbers`)."""
+        """All numbers as they are, what is not finite among them (see
+        `EpisodeDataset.check_numbers`)."""
 
     def episode_name(self, index: int) -> str:
         """What messages call an episode."""
@@ -102,8 +109,8 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
-        """(frame, picture) for the frames [start, stop), in order, without holding them all in memory. Several threads may
-        read at once."""
+        """(frame, picture) for the frames [start, stop), in order, without holding them all in
+        memory. Several threads may read at once."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -49,7 +49,8 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
         if name == format or (format is None and reader.matches(root)):
             return reader(root, keys)  # type: ignore[no-any-return]
     raise DataError(
-        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json"
+        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected "
+        "meta/info.json"
     )
 
 
@@ -60,11 +61,13 @@ def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetRe
 
 
 class EpisodeDataset:
-    """Reads a dataset of any format. Opening costs milliseconds: images are read when they are asked for.
+    """Reads a dataset of any format. Opening costs milliseconds: images are read when they are
+    asked for.
 
     Args:
-        root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of which tables and numbers are
-            fetched at once and images when they are asked for (see `vla.data.storage.remote_cache`).
+        root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of
+            which tables and numbers are fetched at once and images when they are asked for (see
+            `vla.data.storage.remote_cache`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
 
@@ -87,7 +90,8 @@ class EpisodeDataset:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what is odd in the dataset but can be read; grows while numbers and images are read."""
+        """Sentences about what is odd in the dataset but can be read; grows while numbers and
+        images are read."""
         return list(self.reader.warnings)
 
     @property
@@ -100,7 +104,8 @@ class EpisodeDataset:
 
     @property
     def episodes(self) -> pd.DataFrame:
-        """One row per episode: episode_index, length, first_frame, task_index, success, return, terminated, info."""
+        """One row per episode: episode_index, length, first_frame, task_index, success, return,
+        terminated, info."""
         if self._episodes is None:
             self._episodes = self._complete(self.reader.episodes)
         return self._episodes
@@ -120,7 +125,8 @@ class EpisodeDataset:
 
     @property
     def columns(self) -> Columns:
-        """All numbers of the dataset, read once. Raises DataError where an action, state or reward is not finite."""
+        """All numbers of the dataset, read once. Raises DataError if an action, state or reward is
+        not finite."""
         self.check_numbers()
         return self.numbers
 
@@ -130,7 +136,8 @@ class EpisodeDataset:
         return self.reader.columns()
 
     def check_numbers(self, episodes: Sequence[int] | None = None) -> None:
-        """Raises DataError naming the first action, state or reward of these episodes (all by default) that is not finite."""
+        """Raises DataError naming the first action, state or reward of these episodes (all by
+        default) that is not finite."""
         chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, np.int64)
         for episode in chosen[~self._finite[chosen]][:1].tolist():
             row, where = (
@@ -178,8 +185,8 @@ class EpisodeDataset:
         return self.num_episodes
 
     def episode(self, index: int, *, images: bool = True) -> Episode:
-        """Episode `index`, its images as files where the dataset has files, or with `images` False without them. Raises
-        IndexError, and DataError where one of its numbers is not finite."""
+        """Episode `index`, its images as files if the dataset has files, or with `images` False
+        without them. Raises IndexError, and DataError where one of its numbers is not finite."""
         if not 0 <= index < self.num_episodes:
             raise IndexError(
                 f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}"
@@ -200,7 +207,8 @@ class EpisodeDataset:
         )
 
     def info(self) -> dict[str, Any]:
-        """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions; JSON types."""
+        """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
+        JSON types."""
         table = self.episodes
         tasks = []
         for task_index, instruction in enumerate(self.instructions):

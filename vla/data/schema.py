@@ -1,9 +1,9 @@
 """How an episode lies on disk: the names, features and columns of LeRobotDataset v3.0.
 
 Beyond what LeRobot asks for there is one column, `next.terminated` (a true end, as opposed to
-`next.done`, which time limits set too), and in the episodes table `success`, `return`, `terminated`,
-`task_index` and `info` (JSON); for each camera of a video dataset `videos/<feature>/crc32`, of the episode's
-packets (`VideoReader.checksum`).
+`next.done`, which time limits set too), and in the episodes table `success`, `return`,
+`terminated`, `task_index` and `info` (JSON); for each camera of a video dataset
+`videos/<feature>/crc32`, of the episode's packets (`VideoReader.checksum`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load_spec(path: Path) -> Spec:
 
 
 def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str, Any]]:
-    """The `features` of info.json; cameras are images in the data files where `video` is None."""
+    """The `features` of info.json; cameras are images in the data files if `video` is None."""
 
     def scalar(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "shape": [1], "names": None}
@@ -190,7 +190,8 @@ def data_table(images: dict[str, list[bytes]], numeric: dict[str, np.ndarray]) -
 
 
 def tasks_table(instructions: list[str]) -> pa.Table:
-    """Row i is task_index i. The pandas metadata makes the text the index, which LeRobot looks tasks up by."""
+    """Row i is task_index i. The pandas metadata makes the text the index, which LeRobot looks
+    tasks up by."""
     pandas = {
         "index_columns": ["task"],
         "column_indexes": [],

@@ -9,11 +9,12 @@ import numpy as np
 from vla.data.errors import DataError
 
 Episodes = str | Sequence[int]
-"""Episodes as numbers, or as text: numbers and ranges (`start:stop`, stop excluded), separated by commas."""
+"""Episodes as numbers, or as text: numbers and ranges (`start:stop`, stop excluded), separated by
+commas."""
 
 
 def chosen_episodes(episodes: Episodes | None, total: int, where: str) -> list[int]:
-    """The episodes chosen among `total`, in the order given; all where `episodes` is None.
+    """The episodes chosen among `total`, in the order given; all if `episodes` is None.
 
     Args:
         where: begins the message of an error.
@@ -44,11 +45,13 @@ def _parsed(text: str, total: int, where: str) -> list[int]:
             last = first + 1 if not colon else int(stop) if stop else total
         except ValueError:
             raise DataError(
-                f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for example 0:100 or 3,7,10:20"
+                f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for "
+                "example 0:100 or 3,7,10:20"
             ) from None
         if last > total or first > last:
             raise DataError(
-                f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is excluded"
+                f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is "
+                "excluded"
             )
         chosen += range(first, last)
     return chosen

@@ -1,4 +1,5 @@
-"""Statistics of features: the per-episode ones that the format stores, and true quantiles for training.
+"""Statistics of features: the per-episode ones that the format stores, and true quantiles for
+training.
 
 N: samples, D: dimensions of a feature, H and W: image height and width.
 """
@@ -39,14 +40,16 @@ def true_statistics(
 ) -> Statistics:
     """Statistics computed from all samples at once.
 
-    The stored `stats.json` cannot give these: quantiles of episodes do not add up to quantiles of the whole.
+    The stored `stats.json` cannot give these: quantiles of episodes do not add up to quantiles of
+    the whole.
 
     Raises:
         DataError: there are no samples, or one is NaN or infinite.
     """
     if values_ND.ndim != 2 or not len(values_ND):
         raise DataError(
-            f"statistics need samples (N, D) with N > 0, got shape {values_ND.shape}; load some episodes"
+            f"statistics need samples (N, D) with N > 0, got shape {values_ND.shape}; load some "
+            "episodes"
         )
     if not np.isfinite(values_ND).all():
         row, dim = (int(v) for v in np.argwhere(~np.isfinite(values_ND))[0])
@@ -73,7 +76,8 @@ def _stats(samples_ND: np.ndarray, count: int) -> FeatureStats:
 
 
 def numeric_stats(values: np.ndarray) -> FeatureStats:
-    """Stored statistics of one episode's (L,) or (L, D) feature; vectors of length D (1 for a scalar)."""
+    """Stored statistics of one episode's (L,) or (L, D) feature; vectors of length D (1 for a
+    scalar)."""
     return _stats(values.reshape(len(values), -1), len(values))
 
 
@@ -99,7 +103,8 @@ def image_stats(images: Sequence[bytes] | np.ndarray) -> FeatureStats:
 
 
 def merge_stats(parts: Sequence[FeatureStats]) -> FeatureStats:
-    """Stored statistics of several parts together: exact but for the quantiles, which are weighted means."""
+    """Stored statistics of several parts together: exact but for the quantiles, which are weighted
+    means."""
     counts = np.stack([part["count"] for part in parts]).astype(np.float64)
     total = counts.sum()
     weights = (counts / total).reshape(len(parts), *[1] * parts[0]["mean"].ndim)

@@ -1,21 +1,23 @@
 """Writes episodes to disk so that after every one of them the folder is a whole dataset.
 
-Every file is written beside its final name, synced and renamed. The order makes `info.json` the commit:
-data rows, tasks, the episodes table and the statistics of a new episode come first, and readers ignore what
-lies beyond the totals of `info.json`. All but the statistics carry a checksum of themselves (`seals.py`): they need no
-other file to agree with, which a kill could leave behind. A process killed at any instant loses at most the episode in progress,
-and `resume=True` drops what was left of it.
+Every file is written beside its final name, synced and renamed. The order makes `info.json` the
+commit: data rows, tasks, the episodes table and the statistics of a new episode come first, and
+readers ignore what lies beyond the totals of `info.json`. All but the statistics carry a checksum
+of themselves (`seals.py`): they need no other file to agree with, which a kill could leave behind.
+A process killed at any instant loses at most the episode in progress, and `resume=True` drops what
+was left of it.
 
-Episodes join the newest data file until it reaches `OPEN_FILE_BYTES`; it is written again with each of them (or
-each group of them: `add_episodes`), so there is never a parquet file without footer, nothing to compact at the
-end, and few files.
+Episodes join the newest data file until it reaches `OPEN_FILE_BYTES`; it is written again with each
+of them (or each group of them: `add_episodes`), so there is never a parquet file without footer,
+nothing to compact at the end, and few files.
 
-With `video`, each camera's newest mp4 grows in the same way up to `OPEN_VIDEO_BYTES`: an episode is encoded once, from a
-keyframe on, and joins by copying packets, so that adding costs its own encoding and a file of a few megabytes. Frames
-beyond the last committed episode may stand at the end of the newest file; no row of the episodes table points to them.
+With `video`, each camera's newest mp4 grows in the same way up to `OPEN_VIDEO_BYTES`: an episode is
+encoded once, from a keyframe on, and joins by copying packets, so that adding costs its own
+encoding and a file of a few megabytes. Frames beyond the last committed episode may stand at the
+end of the newest file; no row of the episodes table points to them.
 
-`stats.json` is of committed episodes only, but for one gap: a process killed between it and `info.json` leaves the lost
-episode in it until `resume=True` opens the dataset.
+`stats.json` is of committed episodes only, but for one gap: a process killed between it and
+`info.json` leaves the lost episode in it until `resume=True` opens the dataset.
 """
 
 from __future__ import annotations
@@ -57,17 +59,19 @@ class DatasetWriter:
     """Adds episodes to a dataset folder. Use as a context manager.
 
     Args:
-        root: folder of the dataset; made where it is missing.
+        root: folder of the dataset; made if it is missing.
         spec: what the robot sees and does; every episode must fit it.
         robot_type: free text for LeRobot's `robot_type`.
-        metadata: JSON values kept in `meta/vla_metadata.json` (renderer, preset, the config that made the data).
-        resume: continue a dataset that exists. Its spec must be `spec`, its cameras must be stored as `video` says;
-            `metadata` replaces equal keys.
-        video: how cameras become video (needs the package `av`); None stores every image without loss, as PNG.
+        metadata: JSON values kept in `meta/vla_metadata.json` (renderer, preset, the config that
+            made the data).
+        resume: continue a dataset that exists. Its spec must be `spec`, its cameras must be stored
+            as `video` says; `metadata` replaces equal keys.
+        video: how cameras become video (needs the package `av`); None stores every image without
+            loss, as PNG.
 
     Raises:
-        DataError: `root` holds a dataset and `resume` is False, or its spec or `video` differs; or `video` cannot hold
-            images of the spec's sizes.
+        DataError: `root` holds a dataset and `resume` is False, or its spec or `video` differs; or
+            `video` cannot hold images of the spec's sizes.
     """
 
     def __init__(
@@ -94,7 +98,8 @@ class DatasetWriter:
         exists = (self.root / schema.INFO).exists()
         if exists and not resume:
             raise DataError(
-                f"{self.root}: holds a dataset already; choose another folder, or continue it (--resume, or resume=True)"
+                f"{self.root}: holds a dataset already; choose another folder, or continue it "
+                "(--resume, or resume=True)"
             )
         if exists:
             try:
@@ -130,7 +135,8 @@ class DatasetWriter:
         self.close()
 
     def close(self) -> None:
-        """Frees the memory of the newest file. The dataset is whole on disk already. May be called twice."""
+        """Frees the memory of the newest file. The dataset is whole on disk already. May be called
+        twice."""
         if self._stats_are_ahead:
             # Where this fails too, resume=True does it.
             with contextlib.suppress(OSError):
@@ -142,7 +148,8 @@ class DatasetWriter:
         """Writes one episode and returns its index; when this returns, the episode is durable.
 
         Raises:
-            DataError: the episode does not fit the spec (nothing is written), or the writer is closed.
+            DataError: the episode does not fit the spec (nothing is written), or the writer is
+                closed.
             OSError: the disk is full or fails; the dataset keeps the episodes before.
         """
         return self.add_episodes([episode])[0]
@@ -150,7 +157,8 @@ class DatasetWriter:
     def add_episodes(self, episodes: Sequence[Episode]) -> list[int]:
         """Writes several episodes at the cost of about one and returns their indices.
 
-        All of them become durable together, when this returns. Raises as `add_episode` does, and then none is kept.
+        All of them become durable together, when this returns. Raises as `add_episode` does, and
+        then none is kept.
         """
         first = self._state.episodes
         if self._closed:
@@ -175,7 +183,8 @@ class DatasetWriter:
         return list(range(first, state.episodes))
 
     def _join(self, state: _State, episode: Episode) -> None:
-        """Adds an episode to `state`; writes a file only where it is full, and never what `info.json` counts."""
+        """Adds an episode to `state`; writes a file only where it is full, and never what
+        `info.json` counts."""
         if episode.instruction not in state.instructions:
             state.instructions.append(episode.instruction)
         task_index = state.instructions.index(episode.instruction)
@@ -215,7 +224,8 @@ class DatasetWriter:
         }
 
     def _clips(self, frames: Mapping[str, np.ndarray], index: int) -> dict[str, Clip]:
-        """The episode's video per camera, encoded side by side: the encoders let go of the interpreter lock."""
+        """The episode's video per camera, encoded side by side: the encoders let go of the
+        interpreter lock."""
         video = self.video
         if video is None or not frames:
             return {}
@@ -257,7 +267,8 @@ class DatasetWriter:
         return row
 
     def _write_tail(self, state: _State) -> None:
-        """Writes the newest videos, the newest data file and the newest part of the episodes table."""
+        """Writes the newest videos, the newest data file and the newest part of the episodes
+        table."""
         for camera, video in state.videos.items():
             self._write_video(camera, video)
         write_row_groups(_numbered(self.root, schema.DATA_PATH, state.data_file), state.data)
@@ -292,7 +303,8 @@ class DatasetWriter:
         path = self.root / schema.SPEC
         if not path.exists():
             raise DataError(
-                f"{self.root}: was not made by this writer ({schema.SPEC} is missing); copy it to a new folder"
+                f"{self.root}: was not made by this writer ({schema.SPEC} is missing); copy it to "
+                "a new folder"
             )
         try:
             stored = schema.load_spec(path)
@@ -334,13 +346,14 @@ class DatasetWriter:
             (self.root / name).unlink(missing_ok=True)
 
     def _check_same_video(self, stored: dict[str, Any]) -> None:
-        """Raises DataError where the cameras on disk are not stored as `video` says."""
+        """Raises DataError if the cameras on disk are not stored as `video` says."""
         for name, expected in schema.features(self.spec, self.video).items():
             found = stored.get(name, {})
             if expected["dtype"] in ("image", "video") and found != expected:
                 raise DataError(
-                    f"{self.root}: cannot resume: {name} is stored as {_stored_as(found)}, "
-                    f"the video config asks for {_stored_as(expected)}; set it back or start a new folder"
+                    f"{self.root}: cannot resume: {name} is stored as {_stored_as(found)}, the "
+                    f"video config asks for {_stored_as(expected)}; set it back or start a new "
+                    "folder"
                 )
 
     def _continue_tables(self) -> None:
@@ -394,7 +407,7 @@ class _State:
         data, data_bytes: tables of the newest data file, one per episode, and their size.
         data_file: number of the newest data file.
         rows: of the newest file of the episodes table.
-        videos: camera -> its newest video file; empty where images are stored.
+        videos: camera -> its newest video file; empty if images are stored.
     """
 
     episodes: int = 0
@@ -419,11 +432,12 @@ class _State:
 
 
 def _check_cameras(root: Path, spec: Spec, video: VideoConfig) -> None:
-    """Raises DataError where a camera cannot be stored as video files."""
+    """Raises DataError if a camera cannot be stored as video files."""
     for camera, size in spec.cameras.items():
         if not _CAMERA_NAME.fullmatch(camera):
             raise DataError(
-                f"{root}: camera {camera!r} names the folder of its videos; use letters, digits, '_', '-' and '.' only"
+                f"{root}: camera {camera!r} names the folder of its videos; use letters, digits, "
+                "'_', '-' and '.' only"
             )
         video.check_size(f"{root}: camera {camera!r}", *size)
 
@@ -475,7 +489,8 @@ def _numbered(root: Path, pattern: str, number: int) -> Path:
 
 
 def _remove_from(root: Path, pattern: str, number: int) -> None:
-    """Removes the files from `number` on: they were written for episodes that were never committed."""
+    """Removes the files from `number` on: they were written for episodes that were never
+    committed."""
     while (path := _numbered(root, pattern, number)).exists():
         path.unlink()
         number += 1

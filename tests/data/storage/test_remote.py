@@ -1,4 +1,5 @@
-"""Datasets behind a URL: in fsspec's memory, in a folder, and on a server that speaks as the Hugging Face hub does."""
+"""Datasets behind a URL: in fsspec's memory, in a folder, and on a server that speaks as the
+Hugging Face hub does."""
 
 from __future__ import annotations
 
@@ -163,11 +164,12 @@ def test_a_damaged_file_there_is_named(source: Path) -> None:
     fs.rm("/damaged", recursive=True)
 
 
-# --- a server ---------------------------------------------------------------------------------------------
+# --- a server -------------------------------------------------------------------------------------
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few answers of the hub that a dataset needs; every `fail_every`-th one is an error of the server."""
+    """The few answers of the hub that a dataset needs; every `fail_every`-th one is an error of the
+    server."""
 
     protocol_version = "HTTP/1.1"
     root: Path

@@ -1,4 +1,5 @@
-"""A frame of a video is found by its number, at any rate and size; damage is told, never painted over."""
+"""A frame of a video is found by its number, at any rate and size; damage is told, never painted
+over."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ H264, AV1 = VideoConfig(), VideoConfig(codec="av1")
 
 
 def picture(L: int, H: int = 32, W: int = 48) -> np.ndarray:
-    """Frames whose brightness tells their number: smooth, so that codecs keep them nearly as they are."""
+    """Frames whose brightness tells their number: smooth, so that codecs keep them nearly as they
+    are."""
     across = np.linspace(0, 40, W)[None, None, :, None]
     number = 5.0 * np.arange(L)[:, None, None, None]
     return np.broadcast_to(across + number, (L, H, W, 3)).astype(np.uint8)

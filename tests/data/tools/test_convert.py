@@ -1,4 +1,5 @@
-"""Any dataset into the native format: nothing is lost, and a kill costs no more than the episodes in progress."""
+"""Any dataset into the native format: nothing is lost, and a kill costs no more than the episodes
+in progress."""
 
 from __future__ import annotations
 
@@ -262,7 +263,8 @@ def test_pictures_become_rgb_png_without_loss():
 
 
 class MemoryReader(DatasetReader):
-    """Decoded frames and JPEG files, as readers of videos and of other makers' formats give them."""
+    """Decoded frames and JPEG files, as readers of videos and of other makers' formats give
+    them."""
 
     def __init__(self, root, keys=None):
         self.root, self.instructions, self.metadata, self.warnings = (

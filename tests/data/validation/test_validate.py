@@ -81,7 +81,7 @@ def errors(report: Report) -> list[str]:
     return [f"{f.check}: {f.message}" for f in report.of("error")]
 
 
-# --- clean datasets ---------------------------------------------------------------------------------
+# --- clean datasets -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", fuzz_sets.BUILDERS)
@@ -121,7 +121,7 @@ def test_progress_is_told(made):
     assert seen[-1] == (2 * sum(fuzz_sets.LENGTHS),) * 2
 
 
-# --- checksums --------------------------------------------------------------------------------------
+# --- checksums ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["native, images", "native, video"])
@@ -168,7 +168,7 @@ def test_a_dataset_with_checksums_can_be_continued(copied):
     assert [f.check for f in report.findings] == ["duplicates"]
 
 
-# --- damage -----------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def test_one_damaged_file_does_not_hide_the_others(copied, monkeypatch):
@@ -244,7 +244,7 @@ def test_files_that_no_episode_is_in(copied):
     assert told(validate(root), "unreferenced").place.endswith("file-007.mp4")
 
 
-# --- content ----------------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_timestamps_of_another_rate(copied):
     assert "timestamp" in told(report, "timestamps").message
 
 
-# --- repairs ----------------------------------------------------------------------------------------
+# --- repairs --------------------------------------------------------------------------------------
 
 
 def _leftover(root: Path) -> None:
@@ -505,7 +505,7 @@ def test_real_metadata(real_data, tmp_path):
     assert {f.check for f in report.findings} == {"rewards", "timestamps", "constant_actions"}
 
 
-# --- command line -----------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def test_the_command(copied):

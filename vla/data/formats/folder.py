@@ -1,12 +1,14 @@
-"""Plain folders, the simple way in: a folder for each episode, with `steps.csv` and a folder of frames per camera.
+"""Plain folders, the simple way in: a folder for each episode, with `steps.csv` and a folder of
+frames per camera.
 
     data/
       instruction.txt            the task in words, for episodes that have no file of their own
       episode_0/
         instruction.txt
-        steps.csv                columns state.NAME, action.NAME; reward, success, terminated, timestamp where known
-        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG, WebP or BMP
-        wrist.mp4                or its video, with a frame for each row
+        steps.csv                columns state.NAME, action.NAME; reward, success, terminated,
+        timestamp where known front/000000.png ...     a camera's frames, numbered from 0 or 1
+        without a gap: PNG, JPEG, WebP or BMP wrist.mp4                or its video, with a frame
+        for each row
 
 L: steps of an episode.
 """
@@ -36,7 +38,8 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 _LISTED = 5
 _UNEVEN = 0.5
-"""A step that takes this much longer or shorter than the median, relative to it, is worth a warning."""
+"""A step that takes this much longer or shorter than the median, relative to it, is worth a
+warning."""
 
 
 @dataclass
@@ -54,7 +57,8 @@ class _Folder:
 
 @register("formats", "folder")
 class FolderReader(EpisodicReader):
-    """Reads a folder with a sub-folder per episode. Opening reads the numbers, and the header of one image per camera."""
+    """Reads a folder with a sub-folder per episode. Opening reads the numbers, and the header of
+    one image per camera."""
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -64,7 +68,8 @@ class FolderReader(EpisodicReader):
         super().__init__(root, keys)
         if self.keys.split is not None:
             raise DataError(
-                f"{root}: plain folders have no splits; leave out the key `split` ({self.keys.split!r})"
+                f"{root}: plain folders have no splits; leave out the key `split` "
+                f"({self.keys.split!r})"
             )
         folders = sorted(
             (f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name)
@@ -81,7 +86,8 @@ class FolderReader(EpisodicReader):
         self._actions = self._numeric("action", self.keys.action, tables[0])
         if not self._actions:
             raise DataError(
-                f"{folders[0] / _STEPS}: no column is named action.NAME; it has: {', '.join(tables[0])}"
+                f"{folders[0] / _STEPS}: no column is named action.NAME; it has: "
+                f"{', '.join(tables[0])}"
             )
         self._hz = self._rate(tables)
         cameras = self._find_cameras([len(next(iter(table.values()))) for table in tables])
@@ -95,7 +101,8 @@ class FolderReader(EpisodicReader):
         )
 
     def _warn_of_lost(self, names: list[str]) -> None:
-        """An episode that lost its numbers, or that is missing from a row of numbered ones, was there once."""
+        """An episode that lost its numbers, or that is missing from a row of numbered ones, was
+        there once."""
         others = (
             path.name
             for path in self.root.iterdir()
@@ -110,18 +117,19 @@ class FolderReader(EpisodicReader):
             if 0 < missing <= len(numbers):  # names that are dates have more holes than days
                 first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
                 self.warnings.append(
-                    f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} are missing, first {first}"
+                    f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} "
+                    f"are missing, first {first}"
                 )
 
-    # --- numbers ------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------------------------------------------------
 
     def _check_columns(self, tables: list[dict[str, np.ndarray]]) -> None:
         for folder, table in zip(self._folders, tables, strict=True):
             if set(table) != set(tables[0]):
                 odd = sorted(set(table) ^ set(tables[0]))
                 raise DataError(
-                    f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in {self._folders[0].path.name} "
-                    "alike; give all episodes the same columns"
+                    f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in "
+                    f"{self._folders[0].path.name} alike; give all episodes the same columns"
                 )
 
     def _numeric(
@@ -135,7 +143,7 @@ class FolderReader(EpisodicReader):
         return keys
 
     def _column(self, what: str, key: str | None, table: dict[str, np.ndarray]) -> np.ndarray:
-        """The column `key`, or the one named as `what`; zeros where there is none."""
+        """The column `key`, or the one named as `what`; zeros if there is none."""
         if key is not None and key not in table:
             raise self._lacking(what, key, list(table))
         return table.get(key or what, np.zeros(len(next(iter(table.values())))))
@@ -162,7 +170,8 @@ class FolderReader(EpisodicReader):
                 return read_text(self.root, path).strip()
         if self.keys.instruction is not None:
             raise DataError(
-                f"{folder / name}: no such file to read as instruction; add it, there or in {self.root}"
+                f"{folder / name}: no such file to read as instruction; add it, there or in "
+                f"{self.root}"
             )
         return ""
 
@@ -174,29 +183,33 @@ class FolderReader(EpisodicReader):
                 if not np.isfinite(table["timestamp"]).all() or (steps <= 0).any():
                     row = int(np.argmax(~(steps > 0))) + 1
                     raise DataError(
-                        f"{folder.path / _STEPS}: timestamp of step {row} is {table['timestamp'][row]}, after "
-                        f"{table['timestamp'][row - 1]}; times must rise: correct or drop the column"
+                        f"{folder.path / _STEPS}: timestamp of step {row} is "
+                        f"{table['timestamp'][row]}, after {table['timestamp'][row - 1]}; times "
+                        "must rise: correct or drop the column"
                     )
         if self.keys.control_hz is not None:
             return float(self.keys.control_hz)
         steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
         if not len(steps):
             raise DataError(
-                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the key `control_hz`"
+                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the "
+                "key `control_hz`"
             )
         median = np.median(steps)
         even = np.abs(steps - median) <= _UNEVEN * median
         period = float(steps[even].mean())  # of many, since single times are rounded
         if not even.all():
             self.warnings.append(
-                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the others do"
+                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the "
+                "others do"
             )
         return round(1 / period, 3) or 1 / period
 
-    # --- images -------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def _find_cameras(self, lengths: list[int]) -> dict[str, tuple[int, int]]:
-        """Camera -> (height, width); notes each episode's files. A camera of any episode is one of all."""
+        """Camera -> (height, width); notes each episode's files. A camera of any episode is one of
+        all."""
         found, unread = set[str](), dict[str, None]()
         for folder in self._folders:
             for path in folder.path.iterdir():
@@ -213,7 +226,8 @@ class FolderReader(EpisodicReader):
                 ", ..." if len(unread) > _LISTED else ""
             )
             self.warnings.append(
-                f"in the episodes' folders {listed} are not read: frames are {', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
+                f"in the episodes' folders {listed} are not read: frames are "
+                f"{', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
             )
         there = sorted(found)
         names = dict.fromkeys(there, "") if self.keys.cameras is None else self.keys.cameras
@@ -235,7 +249,8 @@ class FolderReader(EpisodicReader):
         if len(videos) + place.is_dir() != 1:
             found = ", ".join(path.name for path in videos) or "none"
             raise DataError(
-                f"{place}: expected a folder of frames or a video {key}.mp4, and one of them; found: {found}"
+                f"{place}: expected a folder of frames or a video {key}.mp4, and one of them; "
+                f"found: {found}"
             )
         if videos:
             return inside(self.root, videos[0])
@@ -256,7 +271,8 @@ class FolderReader(EpisodicReader):
         if len(pictures) != L or (numbers and numbers[0] > 1):
             spread = f", numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
             raise DataError(
-                f"{place}: has {len(pictures)} frames{spread}; {_STEPS} has {L} rows: give one frame per row"
+                f"{place}: has {len(pictures)} frames{spread}; {_STEPS} has {L} rows: give one "
+                "frame per row"
             )
         return pictures
 
@@ -267,7 +283,8 @@ class FolderReader(EpisodicReader):
             with VideoReader(frames) as video:
                 if abs(video.fps - self._hz) > 0.01 * self._hz:
                     self.warnings.append(
-                        f"{frames.name} plays at {video.fps:g} Hz, its rows follow at {self._hz:g} Hz"
+                        f"{frames.name} plays at {video.fps:g} Hz, its rows follow at "
+                        f"{self._hz:g} Hz"
                     )
                 return video.size
         return picture_size(_bytes(frames[0]), str(frames[0]))
@@ -288,7 +305,8 @@ class FolderReader(EpisodicReader):
         with VideoReader(path) as video:
             if video.num_frames != L:
                 raise DataError(
-                    f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame per row"
+                    f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame "
+                    "per row"
                 )
             yield from video.frames(lower, upper)
 

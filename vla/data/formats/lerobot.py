@@ -1,4 +1,5 @@
-"""The native format: LeRobotDataset v3.0, images in parquet or videos, written here or by LeRobot."""
+"""The native format: LeRobotDataset v3.0, images in parquet or videos, written here or by
+LeRobot."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class LeRobotReader(LeRobotFolder):
         path, version = self.root / schema.INFO, self.info.codebase_version
         if version.startswith("v2."):
             raise DataError(
-                f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as lerobot_v2"
+                f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as "
+                "lerobot_v2"
             )
         if not version.startswith("v3."):
             raise DataError(
@@ -62,7 +64,8 @@ class LeRobotReader(LeRobotFolder):
                 names = [
                     name for name in parquet.schema_arrow.names if not name.startswith("stats/")
                 ]
-                # pandas would obey, and stumble over, what another library wrote for it into the file.
+                # pandas would obey, and stumble over, what another library wrote for it into the
+                # file.
                 table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
             count_columns(
                 table,
@@ -77,13 +80,15 @@ class LeRobotReader(LeRobotFolder):
             len(found) > total and not (self.root / schema.SPEC).exists()
         ):  # in ours these are not committed yet
             self.warn(
-                f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has {len(found)}: the rest is left out"
+                f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has "
+                f"{len(found)}: the rest is left out"
             )
         place = f"{self.root}: the episodes table"
         if len(episodes) < total:
             raise DataError(
-                f"{self.root}: info.json says {total} episodes, the episodes table has {len(episodes)} "
-                f"(indices {episodes['episode_index'].min()} to {episodes['episode_index'].max()}); restore meta/episodes"
+                f"{self.root}: info.json says {total} episodes, the episodes table has "
+                f"{len(episodes)} (indices {episodes['episode_index'].min()} to "
+                f"{episodes['episode_index'].max()}); restore meta/episodes"
             )
         episodes = episodes.rename(columns={"episode_index": "source", "dataset_from_index": "row"})
         check_episodes(episodes, place)
@@ -109,14 +114,16 @@ class LeRobotReader(LeRobotFolder):
         follows = row[1:] == stop[:-1] if whole else row[1:] >= stop[:-1]
         if (stop - row != length).any() or not follows.all() or (whole and row[0] != 0):
             raise DataError(
-                f"{self.root}: lengths and dataset_from_index of the episodes table contradict; restore meta/episodes"
+                f"{self.root}: lengths and dataset_from_index of the episodes table contradict; "
+                "restore meta/episodes"
             )
 
     def read_tasks(self) -> dict[int, str]:
         path = self.root / schema.TASKS
         if not path.exists():
             raise DataError(
-                f"{path}: no such file, so the instructions are lost; copy it from the dataset's source"
+                f"{path}: no such file, so the instructions are lost; copy it from the dataset's "
+                "source"
             )
         with opened_parquet(
             inside(self.root, path), f"it holds the instructions: {SOURCE}"
@@ -134,7 +141,8 @@ class LeRobotReader(LeRobotFolder):
                     strict=True,
                 )
             )
-        # A writer that was interrupted may have left instructions of episodes that were never finished.
+        # A writer that was interrupted may have left instructions of episodes that were never
+        # finished.
         used = set(self._table["task_index"]) if "task_index" in self._table else set()
         total = self.info.total_tasks or len(pairs)
         return {
@@ -145,7 +153,8 @@ class LeRobotReader(LeRobotFolder):
         files = sorted((self.root / "data").glob("*/*.parquet"))
         if not files:
             raise DataError(
-                f"{self.root}: data has no parquet file; copy the data folder from the dataset's source"
+                f"{self.root}: data has no parquet file; copy the data folder from the dataset's "
+                "source"
             )
         return files
 
@@ -163,8 +172,8 @@ class LeRobotReader(LeRobotFolder):
         if not lost:
             return "no episode is in it: delete the file"
         return (
-            f"episodes {lost[0]} to {lost[-1]} are lost, the other {len(table) - len(lost)} of {len(table)} are readable: "
-            "copy the file from the dataset's source or collect again"
+            f"episodes {lost[0]} to {lost[-1]} are lost, the other {len(table) - len(lost)} of "
+            f"{len(table)} are readable: copy the file from the dataset's source or collect again"
         )
 
     def find_video(self, feature: str) -> list[Segment] | None:
@@ -202,13 +211,17 @@ class LeRobotReader(LeRobotFolder):
 
     def _frame_at(self, feature: str, episode: int, time: float) -> int:
         """The number of the frame at `time` seconds, which must be a frame's time."""
-        place = f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} is {time:g}"
+        place = (
+            f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} "
+            f"is {time:g}"
+        )
         if not (np.isfinite(time) and time >= 0):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
         first = round(time * self.info.fps)
         if abs(first / self.info.fps - time) > TIME_TOLERANCE:
             raise DataError(
-                f"{place}, which is between two frames at {self.info.fps:g} fps; restore meta/episodes"
+                f"{place}, which is between two frames at {self.info.fps:g} fps; restore "
+                "meta/episodes"
             )
         return first
 
@@ -224,6 +237,7 @@ def _check_apart(segments: list[Segment], feature: str, place: str) -> None:
     for one, other in pairwise(ordered):
         if one.path == other.path and one.first + one.length > other.first:
             raise DataError(
-                f"{place}: {feature!r} of episode {one.episode} ({one.length} frames from frame {one.first}) runs into "
-                f"episode {other.episode} (from frame {other.first}) in {one.path.name}; restore meta/episodes"
+                f"{place}: {feature!r} of episode {one.episode} ({one.length} frames from frame "
+                f"{one.first}) runs into episode {other.episode} (from frame {other.first}) in "
+                f"{one.path.name}; restore meta/episodes"
             )

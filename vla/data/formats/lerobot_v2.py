@@ -1,4 +1,5 @@
-"""LeRobotDataset v2.0 and v2.1: one parquet file and one video per episode, tables as lines of JSON."""
+"""LeRobotDataset v2.0 and v2.1: one parquet file and one video per episode, tables as lines of
+JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_inde
 
 @register("formats", "lerobot_v2")
 class LeRobotV2Reader(LeRobotFolder):
-    """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage: they are renumbered."""
+    """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage:
+    they are renumbered."""
 
     strict_columns = False
 
@@ -37,8 +39,8 @@ class LeRobotV2Reader(LeRobotFolder):
         version = self.info.codebase_version
         if not version.startswith("v2."):
             raise DataError(
-                f"{self.root / schema.INFO}: codebase_version is {version!r}, this reader needs v2.0 or v2.1; "
-                "leave the format out, or read v3.0 as lerobot"
+                f"{self.root / schema.INFO}: codebase_version is {version!r}, this reader needs "
+                "v2.0 or v2.1; leave the format out, or read v3.0 as lerobot"
             )
 
     def read_table(self) -> pd.DataFrame:
@@ -58,8 +60,8 @@ class LeRobotV2Reader(LeRobotFolder):
         check_episodes(table, str(path))
         if self.info.total_episodes not in (None, len(table)):
             self.warn(
-                f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, {EPISODES} has {len(table)}; "
-                "the latter are read"
+                f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, "
+                f"{EPISODES} has {len(table)}; the latter are read"
             )
         # Rows are counted over the files of all episodes; a split then reads its own files only.
         table["row"] = np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64)
@@ -83,8 +85,9 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def remedy(self, file: Path) -> str:
         return (
-            f"one episode is in it, the other {len(self._table) - 1} of {len(self._table)} are readable: copy the file "
-            f"from the dataset's source, or drop the episode's line from {EPISODES}"
+            f"one episode is in it, the other {len(self._table) - 1} of {len(self._table)} are "
+            "readable: copy the file from the dataset's source, or drop the episode's line from "
+            f"{EPISODES}"
         )
 
     def _check_files(self, rows: np.ndarray) -> None:
@@ -92,8 +95,9 @@ class LeRobotV2Reader(LeRobotFolder):
         if (wrong := rows != length).any():
             place = int(wrong.argmax())
             raise DataError(
-                f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says {length[place]} for episode "
-                f"{self._table['source'].iloc[place]}; correct it there, or restore the file"
+                f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says "
+                f"{length[place]} for episode {self._table['source'].iloc[place]}; correct it "
+                "there, or restore the file"
             )
 
     def find_video(self, feature: str) -> list[Segment] | None:

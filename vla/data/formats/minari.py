@@ -1,7 +1,8 @@
-"""Minari datasets: one HDF5 file with a group for each episode, and a JSON file about the environment.
+"""Minari datasets: one HDF5 file with a group for each episode, and a JSON file about the
+environment.
 
-Read without the package of that name, which makes the environment itself to learn the shapes of some datasets: code that
-a data file chooses must not run when it is opened.
+Read without the package of that name, which makes the environment itself to learn the shapes of
+some datasets: code that a data file chooses must not run when it is opened.
 
 L: steps of an episode.
 """
@@ -56,7 +57,8 @@ _JPEG = b"\xff\xd8"
 
 @register("formats", "minari")
 class MinariReader(EpisodicReader):
-    """Reads a Minari dataset: the folder that holds `data`, or `data` itself. Opening reads all that are no images."""
+    """Reads a Minari dataset: the folder that holds `data`, or `data` itself. Opening reads all
+    that are no images."""
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -69,13 +71,15 @@ class MinariReader(EpisodicReader):
         super().__init__(root, keys)
         if self.keys.split is not None:
             raise DataError(
-                f"{root}: a Minari dataset has no splits; leave out the key `split` ({self.keys.split!r})"
+                f"{root}: a Minari dataset has no splits; leave out the key `split` "
+                f"({self.keys.split!r})"
             )
         folder = root if (root / _MAIN).is_file() else root / "data"
         stored = read_json(root, folder / _METADATA)
         if stored.get("data_format", "hdf5") != "hdf5":
             raise DataError(
-                f"{folder / _METADATA}: data_format is {stored['data_format']!r}; write it again as 'hdf5'"
+                f"{folder / _METADATA}: data_format is {stored['data_format']!r}; write it again "
+                "as 'hdf5'"
             )
         self._file = inside(root, folder / _MAIN)
         if not self._file.is_file():
@@ -97,10 +101,11 @@ class MinariReader(EpisodicReader):
     def _check_count(self, stored: Any) -> None:
         if stored is not None and stored != len(self._groups):
             raise DataError(
-                f"{self._file}: holds {len(self._groups)} episodes, {_METADATA} says {stored}; copy both files again"
+                f"{self._file}: holds {len(self._groups)} episodes, {_METADATA} says {stored}; "
+                "copy both files again"
             )
 
-    # --- what is read as what -----------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _find(self, first: dict[str, Any], key: str, fits: Any) -> list[str]:
         """Paths below an episode: `key` itself, below `observations`, or all that lies below it."""
@@ -159,7 +164,7 @@ class MinariReader(EpisodicReader):
             raise self._lacking(what, key, [name for name in first if is_numeric(first[name])])
         return None
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(self, file: Any) -> None:
         episodes = [self._episode(child(file, name), name) for name in self._groups]
@@ -215,7 +220,8 @@ class MinariReader(EpisodicReader):
         return dataset
 
     def _columns_of(self, group: Any, parts: list[tuple[str, int]], L: int) -> np.ndarray:
-        """(L, D). Observations have a further one at the end, infos a further one at the beginning (of the reset)."""
+        """(L, D). Observations have a further one at the end, infos a further one at the beginning
+        (of the reset)."""
         columns: list[np.ndarray] = [np.zeros((L, 0), np.float32)]
         for path, width in parts:
             dataset = self._dataset(group, path)
@@ -224,8 +230,8 @@ class MinariReader(EpisodicReader):
                 values = values[1:] if path.startswith("infos/") else values[:-1]
             if values.shape != (L, width):
                 raise DataError(
-                    f"{self._file}: {dataset.name} has shape {dataset.shape}, expected {L} x {width} for {L} actions; "
-                    "drop the episode"
+                    f"{self._file}: {dataset.name} has shape {dataset.shape}, expected {L} x "
+                    f"{width} for {L} actions; drop the episode"
                 )
             columns.append(values)
         return np.concatenate(columns, axis=1)
@@ -248,7 +254,7 @@ class MinariReader(EpisodicReader):
             raise self._lacking("instruction", key, [*group.attrs, *leaves(group)])
         return ""
 
-    # --- images -------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def _sizes(self, file: Any, lengths: list[int]) -> dict[str, tuple[int, int]]:
         """(height, width) of each camera, after a look at all episodes."""
@@ -258,8 +264,8 @@ class MinariReader(EpisodicReader):
                 dataset = self._dataset(file[name], path)
                 if not _is_camera(dataset) or dataset.shape[0] not in (L, L + 1):
                     raise DataError(
-                        f"{self._file}: {dataset.name} is {dataset.dtype} {dataset.shape}, expected {L} images; "
-                        "drop the episode or leave the camera out"
+                        f"{self._file}: {dataset.name} is {dataset.dtype} {dataset.shape}, "
+                        f"expected {L} images; drop the episode or leave the camera out"
                     )
                 check_stored(dataset)
                 size = dataset.shape[1:3] if is_picture(dataset) else None
@@ -269,7 +275,8 @@ class MinariReader(EpisodicReader):
                     )
                 if size is not None and size != sizes[camera]:
                     raise DataError(
-                        f"{self._file}: {dataset.name} is {size}, expected {sizes[camera]}; drop the episode"
+                        f"{self._file}: {dataset.name} is {size}, expected {sizes[camera]}; drop "
+                        "the episode"
                     )
         return sizes
 

@@ -1,4 +1,5 @@
-"""NumPy archives of episodes: one `.npz` file with arrays named EPISODE/KEY, such as `00/observations` and `00/actions`.
+"""NumPy archives of episodes: one `.npz` file with arrays named EPISODE/KEY, such as
+`00/observations` and `00/actions`.
 
 L: steps of an episode.
 """
@@ -63,7 +64,8 @@ class _Array(NamedTuple):
 
 @register("formats", "npz")
 class NpzReader(EpisodicReader):
-    """Reads the `.npz` archive at `root`. Opening reads all numbers that are no images; never a pickle."""
+    """Reads the `.npz` archive at `root`. Opening reads all numbers that are no images; never a
+    pickle."""
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -77,7 +79,7 @@ class NpzReader(EpisodicReader):
             self._arrays = self._list(archive)
             self._read(archive)
 
-    # --- the archive ----------------------------------------------------------------------------------
+    # --- the archive ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
@@ -87,7 +89,8 @@ class NpzReader(EpisodicReader):
                 yield archive
         except UserError:
             raise
-        # A damaged archive shows as BadZipFile, zlib.error, OSError, ValueError, KeyError, MemoryError, SyntaxError, ...
+        # A damaged archive shows as BadZipFile, zlib.error, OSError, ValueError, KeyError,
+        # MemoryError, SyntaxError, ...
         except Exception as error:
             raise DataError(
                 f"{self.root}: is damaged or no .npz archive ({error}); {SOURCE}"
@@ -101,7 +104,8 @@ class NpzReader(EpisodicReader):
             episode, _, key = name.partition("/")
             if not key or name == info.filename:
                 raise DataError(
-                    f"{self.root}: holds {info.filename!r}, expected arrays named EPISODE/KEY, such as 00/actions"
+                    f"{self.root}: holds {info.filename!r}, expected arrays named EPISODE/KEY, "
+                    "such as 00/actions"
                 )
             if key in found.setdefault(episode, {}):
                 raise DataError(f"{self.root}: holds {name!r} twice; {SOURCE}")
@@ -116,7 +120,8 @@ class NpzReader(EpisodicReader):
                 size = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(
-                    f"{self.root}: {name!r} holds pickled objects, which are never loaded; store numbers"
+                    f"{self.root}: {name!r} holds pickled objects, which are never loaded; store "
+                    "numbers"
                 )
             if size != info.file_size:
                 raise DataError(
@@ -131,7 +136,7 @@ class NpzReader(EpisodicReader):
         data = archive.read(array.member)  # to its end, so that its checksum is compared
         return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
 
-    # --- what is read as what -------------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _read(self, archive: zipfile.ZipFile) -> None:
         self._episodes = sorted(self._arrays, key=natural)
@@ -165,7 +170,8 @@ class NpzReader(EpisodicReader):
     def _parts(
         self, arrays: dict[str, _Array], what: str, keys: list[str] | None, usual: tuple[str, ...]
     ) -> list[tuple[str, int]]:
-        """(key, width) of what is put side by side: the given keys, or the first of the usual ones."""
+        """(key, width) of what is put side by side: the given keys, or the first of the usual
+        ones."""
         numeric = {key: array for key, array in arrays.items() if array.is_numeric}
         chosen = [key for key in usual if key in numeric][:1] if keys is None else keys
         for key in chosen:
@@ -181,7 +187,8 @@ class NpzReader(EpisodicReader):
             if pictures or (key in usual and not array.is_numeric and array.shape):
                 wanted = "uint8 (L, H, W, 3)" if pictures else "numbers (L,) or (L, D)"
                 self.warnings.append(
-                    f"{self._episodes[0]}/{key} is {array.dtype} {array.shape}, expected {wanted}: it is not read"
+                    f"{self._episodes[0]}/{key} is {array.dtype} {array.shape}, expected "
+                    f"{wanted}: it is not read"
                 )
 
     def _one(
@@ -193,7 +200,7 @@ class NpzReader(EpisodicReader):
             raise self._lacking(what, key, single)
         return [name for name in ((key,) if key is not None else usual) if name in single][:1]
 
-    # --- reading --------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _episode(
         self,
@@ -222,7 +229,8 @@ class NpzReader(EpisodicReader):
         )
 
     def _numbers(self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int) -> np.ndarray:
-        """(L,), zeros where no key is given. One number for the whole episode is due at its last step."""
+        """(L,), zeros if no key is given. One number for the whole episode is due at its last
+        step."""
         if not keys:
             return np.zeros(L)
         array = self._arrays[name].get(keys[0])
@@ -239,13 +247,15 @@ class NpzReader(EpisodicReader):
             array = self._arrays[name].get(key)
             if array is None or not array.is_numeric:
                 raise DataError(
-                    f"{self.root}: {name} lacks {key!r}, which {self._episodes[0]} has; drop the episode"
+                    f"{self.root}: {name} lacks {key!r}, which {self._episodes[0]} has; drop the "
+                    "episode"
                 )
             values = self._load(archive, array).reshape(array.shape[0], array.width)
             L = len(values) if L is None else L
             if len(values) not in (L, L + 1):
                 raise DataError(
-                    f"{self.root}: {name} has {L} actions and {len(values)} of {key!r}; drop the episode"
+                    f"{self.root}: {name} has {L} actions and {len(values)} of {key!r}; drop the "
+                    "episode"
                 )
             columns.append(values[:L])
         return np.concatenate(columns, axis=1)
@@ -276,8 +286,8 @@ class NpzReader(EpisodicReader):
                 if array is None or not fits or array.shape[0] not in (L, L + 1):
                     found = "missing" if array is None else f"{array.dtype} {array.shape}"
                     raise DataError(
-                        f"{self.root}: {episode.name}/{key} is {found}, expected uint8 {(L, height, width, 3)}; "
-                        "drop the episode or leave the camera out"
+                        f"{self.root}: {episode.name}/{key} is {found}, expected uint8 "
+                        f"{(L, height, width, 3)}; drop the episode or leave the camera out"
                     )
             sizes[camera] = (height, width)
         return sizes

@@ -73,7 +73,8 @@ class _Record:
 class RLDSReader(EpisodicReader):
     """Reads a TFDS folder `.../name/version`, or `.../name` in its newest version.
 
-    Opening reads every record once, for numbers and checksums; images are read again when they are asked for.
+    Opening reads every record once, for numbers and checksums; images are read again when they are
+    asked for.
     """
 
     @classmethod
@@ -105,7 +106,7 @@ class RLDSReader(EpisodicReader):
         self._records: list[_Record] = []
         self._read(shards, name=str(info.get("name", root.name)))
 
-    # --- what is read as what -----------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _feature(self, key: str) -> Feature | None:
         """By its name, with or without `steps/`."""
@@ -114,7 +115,8 @@ class RLDSReader(EpisodicReader):
     def _numeric(
         self, what: str, keys: list[str] | None, conventions: tuple[str, ...]
     ) -> list[Feature]:
-        """The features side by side: those of `keys`, or the first convention; of a dictionary all, sorted."""
+        """The features side by side: those of `keys`, or the first convention; of a dictionary all,
+        sorted."""
         if keys is not None:
             return [feature for key in keys for feature in self._needed(what, key)]
         for key in conventions:
@@ -187,7 +189,7 @@ class RLDSReader(EpisodicReader):
             cameras[camera] = feature
         return cameras
 
-    # --- the pass over all records ------------------------------------------------------------------
+    # --- the pass over all records ----------------------------------------------------------------
 
     def _read(self, shards: list[Shard], name: str) -> None:
         episodes, empty = [], 0
@@ -195,7 +197,8 @@ class RLDSReader(EpisodicReader):
             places = index_records(shard.path)
             if len(places) != shard.episodes:
                 raise DataError(
-                    f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy it again"
+                    f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy "
+                    "it again"
                 )
             with open(shard.path, "rb") as file:
                 for number, (place, length) in enumerate(places):
@@ -290,7 +293,7 @@ class RLDSReader(EpisodicReader):
         return info
 
     def _measure(self, camera: str, feature: Feature, example: Example, L: int, where: str) -> None:
-        """Counts the camera's empty images, and finds its size where features.json does not say."""
+        """Counts the camera's empty images, and finds its size if features.json does not say."""
         if feature.kind == "tensor":
             self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
             if len(example.numbers(feature.name)) != L * feature.width:
@@ -319,7 +322,7 @@ class RLDSReader(EpisodicReader):
                 )
         return {camera: self._sizes[camera] for camera in self._cameras if camera in self._sizes}
 
-    # --- images -------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
         feature, size = self._cameras[camera], self.spec.cameras[camera]
@@ -334,7 +337,8 @@ class RLDSReader(EpisodicReader):
                     or frames.max() > 255
                 ):
                     raise DataError(
-                        f"{record.name}: {feature.name!r} has not {L} images; make the dataset again"
+                        f"{record.name}: {feature.name!r} has not {L} images; make the dataset "
+                        "again"
                     )
                 for step, frame in enumerate(
                     frames.reshape(L, *size, 3).astype(np.uint8)[lower:upper], start=lower
@@ -370,8 +374,8 @@ def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np
         values = example.numbers(feature.name)
         if len(values) != L * feature.width:
             raise DataError(
-                f"{where}: {feature.name!r} has {len(values)} numbers, expected {feature.width} for each of {L} steps; "
-                "make the dataset again, or choose other keys"
+                f"{where}: {feature.name!r} has {len(values)} numbers, expected {feature.width} "
+                f"for each of {L} steps; make the dataset again, or choose other keys"
             )
         parts.append(values.reshape(L, feature.width))
     return np.concatenate(parts, axis=1)
@@ -381,6 +385,7 @@ def _files(example: Example, feature: Feature, L: int, where: str) -> list[bytes
     files = example.files(feature.name)
     if len(files) != L:
         raise DataError(
-            f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset again"
+            f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset "
+            "again"
         )
     return files

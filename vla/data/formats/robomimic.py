@@ -1,4 +1,5 @@
-"""robomimic datasets, and others of the same layout (LIBERO): one HDF5 file with a group for each demonstration.
+"""robomimic datasets, and others of the same layout (LIBERO): one HDF5 file with a group for each
+demonstration.
 
 L: steps of an episode.
 """
@@ -58,7 +59,8 @@ class RobomimicReader(EpisodicReader):
             data = child(file, "data")
             if data is None:
                 raise DataError(
-                    f"{root}: has no group 'data' (it has: {', '.join(children(file))}); give a robomimic file"
+                    f"{root}: has no group 'data' (it has: {', '.join(children(file))}); give a "
+                    "robomimic file"
                 )
             self.metadata = self._attributes(data)
             self._demos = self._chosen(file, data)
@@ -70,7 +72,7 @@ class RobomimicReader(EpisodicReader):
             self._success = self._one(first, "success", self.keys.success, "success")
             self._read(data)
 
-    # --- what is read as what -----------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _attributes(self, data: Any) -> dict[str, Any]:
         """What the file says of its task: `env_args`, and LIBERO's `problem_info`."""
@@ -83,7 +85,8 @@ class RobomimicReader(EpisodicReader):
         return found
 
     def _chosen(self, file: Any, data: Any) -> list[str]:
-        """Names of the demonstrations, in order of their numbers; of one filter key where the keys name a split."""
+        """Names of the demonstrations, in order of their numbers; of one filter key where the keys
+        name a split."""
         needed = None if self.keys.action else "actions"
         demos = [name for name in children(data) if _is_demo(child(data, name), needed)]
         if self.keys.split is not None:
@@ -91,12 +94,14 @@ class RobomimicReader(EpisodicReader):
             known = [] if masks is None else children(masks)
             if self.keys.split not in known:
                 raise DataError(
-                    f"{self.root}: no mask {self.keys.split!r}; it has: {', '.join(known) or 'none'}"
+                    f"{self.root}: no mask {self.keys.split!r}; it has: "
+                    f"{', '.join(known) or 'none'}"
                 )
             wanted = {text(name) for name in child(masks, self.keys.split)[()]}
             if missing := sorted(wanted - set(demos), key=natural):
                 raise DataError(
-                    f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in 'data'"
+                    f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in "
+                    "'data'"
                 )
             demos = [name for name in demos if name in wanted]
         if not demos:
@@ -160,7 +165,7 @@ class RobomimicReader(EpisodicReader):
                 return name
         return None
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(self, data: Any) -> None:
         arguments = self.metadata.get("env_args", {})
@@ -187,7 +192,8 @@ class RobomimicReader(EpisodicReader):
         stored = demo.attrs.get("num_samples")
         if not L or (stored is not None and int(stored) != L):
             raise DataError(
-                f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy the file again"
+                f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy "
+                "the file again"
             )
         rewards = self._matrix(demo, [(self._reward, 1)], L)[:, 0] if self._reward else np.zeros(L)
         success = (
@@ -224,13 +230,15 @@ class RobomimicReader(EpisodicReader):
             L = len(values) if L is None else L
             if values.shape != (L, width):
                 raise DataError(
-                    f"{self.root}: {dataset.name} has shape {dataset.shape}, expected {L} x {width}; drop the demonstration"
+                    f"{self.root}: {dataset.name} has shape {dataset.shape}, expected {L} x "
+                    f"{width}; drop the demonstration"
                 )
             columns.append(values)
         return np.concatenate(columns, axis=1)
 
     def _instruction(self, demo: Any) -> str:
-        """Of the key: an attribute or dataset of the demonstration or of the file; else wherever language is kept."""
+        """Of the key: an attribute or dataset of the demonstration or of the file; else wherever
+        language is kept."""
         data, settings = demo.parent, self.metadata.get("env_args", {}).get("env_kwargs")
         names = ("lang", "language", "language_instruction", "instruction")
         for name in (self.keys.instruction,) if self.keys.instruction is not None else names:
@@ -279,7 +287,8 @@ class RobomimicReader(EpisodicReader):
                 dataset = child(file, f"data/{self._demos[episode]}/{place}")
                 if dataset is None:
                     raise DataError(
-                        f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset again"
+                        f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset "
+                        "again"
                     )
                 for step, picture in enumerate(blocks(dataset, lower, upper), start=lower):
                     yield first + step, picture
@@ -294,7 +303,8 @@ def _is_demo(node: Any, needed: str | None) -> bool:
 
 
 def _default_state(demo: Any) -> list[str]:
-    """Of each robot position, orientation and gripper; where no robot has these, all numbers of `obs`, by name."""
+    """Of each robot position, orientation and gripper; where no robot has these, all numbers of
+    `obs`, by name."""
     group = child(demo, "obs")
     if group is None:
         return []

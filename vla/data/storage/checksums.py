@@ -1,7 +1,9 @@
-"""Files that carry a checksum of themselves: any byte that changes later is found, without a second file that could be older.
+"""Files that carry a checksum of themselves: any byte that changes later is found, without a second
+file that could be older.
 
-The checksum is the CRC-32 of the whole file, taken with its own eight digits as zeros. It stands as `vla-crc32:0123abcd`
-in JSON under the key `checksum`, in parquet among the key-value metadata of the footer, in mp4 in a `free` box at the end.
+The checksum is the CRC-32 of the whole file, taken with its own eight digits as zeros. It stands as
+`vla-crc32:0123abcd` in JSON under the key `checksum`, in parquet among the key-value metadata of
+the footer, in mp4 in a `free` box at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def seal(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool | None:
-    """Whether the file is what was sealed; None where it carries no checksum. Raises OSError."""
+    """Whether the file is what was sealed; None if it carries no checksum. Raises OSError."""
     with open(path, "rb") as file:
         if not path.stat().st_size:
             return None

@@ -20,12 +20,13 @@ _POLL_SECONDS = 0.1
 
 
 class FileLock:
-    """A lock that the system holds on an open file, and lets go of when the process ends: no kill leaves it behind.
+    """A lock that the system holds on an open file, and lets go of when the process ends: no kill
+    leaves it behind.
 
     Two locks on one path exclude each other in one process, too. The file itself stays where it is.
 
     Args:
-        path: the file; made where it is missing.
+        path: the file; made if it is missing.
         shared: whether others may hold it as well, as long as they share it.
 
     Raises:
@@ -45,8 +46,8 @@ class FileLock:
                 return False
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be locked: {error.strerror}; let the cache lie in a folder on a local disk that can "
-                "be written, or keep frames in memory (cache='ram')"
+                f"{self.path}: cannot be locked: {error.strerror}; let the cache lie in a folder "
+                "on a local disk that can be written, or keep frames in memory (cache='ram')"
             ) from error
         if not _is_at(handle, self.path):  # its folder was deleted since it was opened
             os.close(handle)

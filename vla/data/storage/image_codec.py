@@ -17,9 +17,10 @@ _RGB8 = (8, 2)
 
 
 def as_png(picture: Picture) -> bytes:
-    """A PNG file of 8-bit RGB. Such a file is passed on byte for byte, its checksums compared; all else is encoded.
+    """A PNG file of 8-bit RGB. Such a file is passed on byte for byte, its checksums compared; all
+    else is encoded.
 
-    Raises DataError where the picture is damaged, or has more than 8 bits a channel.
+    Raises DataError if the picture is damaged, or has more than 8 bits a channel.
     """
     if isinstance(picture, np.ndarray):
         return encode_png(picture)
@@ -30,7 +31,7 @@ def as_png(picture: Picture) -> bytes:
 
 
 def as_frame(picture: Picture) -> np.ndarray:
-    """uint8 (H, W, 3) RGB. Raises DataError where the picture is damaged."""
+    """uint8 (H, W, 3) RGB. Raises DataError if the picture is damaged."""
     return decode_png(picture) if isinstance(picture, bytes) else picture
 
 

@@ -1,7 +1,9 @@
-"""A folder on this machine that stands for a dataset elsewhere, and is filled as its frames are asked for.
+"""A folder on this machine that stands for a dataset elsewhere, and is filled as its frames are
+asked for.
 
-It holds every file in its true size. Tables and numbers are there from the start; of images, which are most of the bytes,
-there are holes until they are fetched: row groups of parquet files one by one, other files as a whole. What was fetched stays.
+It holds every file in its true size. Tables and numbers are there from the start; of images, which
+are most of the bytes, there are holes until they are fetched: row groups of parquet files one by
+one, other files as a whole. What was fetched stays.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ _THEN = (0, 0)  # a fixed time of change: fetching does not change a dataset
 
 
 def cache_folder() -> Path:
-    """Where mirrors lie: the folder in the variable VLA_CACHE, or `vla` in the user's cache folder."""
+    """Where mirrors lie: the folder in the variable VLA_CACHE, or `vla` in the user's cache
+    folder."""
     own = os.environ.get("VLA_CACHE")
     return (
         Path(own)
@@ -45,9 +48,11 @@ def cache_folder() -> Path:
 
 
 class Mirror:
-    """The mirror of the dataset at `url`; opening it fetches tables and numbers where they are not here yet.
+    """The mirror of the dataset at `url`; opening it fetches tables and numbers where they are not
+    here yet.
 
-    Without a network what was fetched before is used. Several processes may use one mirror at a time.
+    Without a network what was fetched before is used. Several processes may use one mirror at a
+    time.
 
     Args:
         url: folder of a LeRobot dataset.
@@ -107,7 +112,7 @@ class Mirror:
             os.utime(file, _THEN)
             _touch(mark)
 
-    # --- opening ------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------
 
     def _open(self, base: Path) -> None:
         listing = base / "listing.json"
@@ -123,7 +128,8 @@ class Mirror:
         names = [name for name in self._remote.sizes if _is_wanted(name)]
         if not any(name.startswith("meta/") for name in names):
             raise DataError(
-                f"{self.url}: no LeRobot dataset is here: it has no meta/info.json; correct the address"
+                f"{self.url}: no LeRobot dataset is here: it has no meta/info.json; correct the "
+                "address"
             )
         with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="mirror") as pool:
             list(pool.map(self._prepare, names))
@@ -154,7 +160,8 @@ class Mirror:
         self._put(part, file)
 
     def _prepare_parquet(self, part: Path, name: str, size: int) -> None:
-        """Fills in the footer and all columns but images; everything, where images are the smaller part."""
+        """Fills in the footer and all columns but images; everything, where images are the smaller
+        part."""
         with open(part, "r+b") as out:
             begin = max(0, size - _FOOTER_GUESS)
             tail = self._read(name, begin, size)
@@ -177,7 +184,7 @@ class Mirror:
             self._check_space(sum(stop - start for start, stop in wanted))
             self._fill(out, name, wanted)
 
-    # --- bytes --------------------------------------------------------------------------------------
+    # --- bytes ------------------------------------------------------------------------------------
 
     def _read(self, name: str, start: int, stop: int) -> bytes:
         if self._remote is None:
@@ -199,8 +206,9 @@ class Mirror:
         free = shutil.disk_usage(folder).free
         if needed + _SPARE_BYTES > free:
             raise DataError(
-                f"{folder}: {free / 2**30:.1f} GiB are free, the next part of {self.url} needs {needed / 2**30:.1f} GiB and "
-                "some room; free some, set VLA_CACHE to a larger disk, or choose fewer episodes"
+                f"{folder}: {free / 2**30:.1f} GiB are free, the next part of {self.url} needs "
+                f"{needed / 2**30:.1f} GiB and some room; free some, set VLA_CACHE to a larger "
+                "disk, or choose fewer episodes"
             )
 
     def _name(self, file: Path) -> str:

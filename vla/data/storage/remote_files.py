@@ -22,7 +22,7 @@ _TEMPORARY = (408, 425, 429)
 
 
 def as_url(root: str | Path) -> str | None:
-    """`root` as a URL, such as `hf://datasets/USER/NAME`; None where it is a path of this machine.
+    """`root` as a URL, such as `hf://datasets/USER/NAME`; None if it is a path of this machine.
 
     A `Path` made of a URL has lost a slash, which is put back.
     """
@@ -46,7 +46,8 @@ class RemoteFiles:
         version: changes whenever the files do.
 
     Raises:
-        DataError: the folder does not exist, cannot be reached, or needs a package that is not installed.
+        DataError: the folder does not exist, cannot be reached, or needs a package that is not
+            installed.
     """
 
     def __init__(self, url: str) -> None:

@@ -18,8 +18,8 @@ _GATE, _USERS = "gate.lock", "users.lock"
 class SharedFolder:
     """A folder that this process uses until it ends, or until this object is collected.
 
-    The last user removes it. What a killed last user left behind is removed by the next one that comes to `base`, or used
-    again if it is the folder of that name.
+    The last user removes it. What a killed last user left behind is removed by the next one that
+    comes to `base`, or used again if it is the folder of that name.
 
     Args:
         name: of the folder; processes that give the same name share it.
@@ -54,7 +54,8 @@ def _leave(base: Path, path: Path, users: FileLock) -> None:
 
 
 def _remove_unused(path: Path) -> None:
-    """Removes the folder unless some process uses it. The gate is held, so nobody comes meanwhile."""
+    """Removes the folder unless some process uses it. The gate is held, so nobody comes
+    meanwhile."""
     if not path.exists():
         return
     lock = FileLock(path / _USERS)
@@ -74,6 +75,7 @@ def _own_folder() -> Path:
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise DataError(
-            f"{own}: belongs to another user or can be written by others; remove it, or use cache='disk'"
+            f"{own}: belongs to another user or can be written by others; remove it, or use "
+            "cache='disk'"
         )
     return own

@@ -1,4 +1,5 @@
-"""Video files of constant rate: frame i is shown at i / fps seconds, and is found again by its number.
+"""Video files of constant rate: frame i is shown at i / fps seconds, and is found again by its
+number.
 
 L: frames, H and W: image height and width.
 """
@@ -25,7 +26,8 @@ _MILLISECOND = 0.001
 """In which Matroska and WebM count: a frame's time may then be off by half of it."""
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 _DEFAULT_CRF = {"h264": 23, "av1": 30}
-# A file that claims to be a video may be a playlist, and make the library open other files: only containers, only local.
+# A file that claims to be a video may be a playlist, and make the library open other files: only
+# containers, only local.
 _OPENING = {"format_whitelist": "mov,mp4,matroska,webm,avi", "protocol_whitelist": "file"}
 
 
@@ -35,11 +37,14 @@ class VideoConfig(Config):
     codec: Literal["h264", "av1"] = "h264"
     """h264 plays everywhere and encodes fast; av1 makes smaller files."""
     crf: int | None = Field(default=None, ge=0, le=63)
-    """Quality, lower is better and larger; 23 for h264 (to 51) and 30 for av1 (to 63) by default."""
+    """Quality, lower is better and larger; 23 for h264 (to 51) and 30 for av1 (to 63) by
+    default."""
     gop: PositiveInt = 2
-    """Every gop-th frame can be decoded without the others: small for shuffled reading, large for small files."""
+    """Every gop-th frame can be decoded without the others: small for shuffled reading, large for
+    small files."""
     pix_fmt: Literal["yuv420p", "yuv444p"] = "yuv420p"
-    """yuv420p stores colour at half the resolution and every player shows it; yuv444p (h264 only) keeps all of it."""
+    """yuv420p stores colour at half the resolution and every player shows it; yuv444p (h264 only)
+    keeps all of it."""
 
     @property
     def quality(self) -> int:
@@ -47,7 +52,7 @@ class VideoConfig(Config):
         return _DEFAULT_CRF[self.codec] if self.crf is None else self.crf
 
     def check_size(self, name: str, height: int, width: int) -> None:
-        """Raises DataError where images of this size cannot be encoded; `name` says of what."""
+        """Raises DataError if images of this size cannot be encoded; `name` says of what."""
         if self.codec == "av1" and self.pix_fmt == "yuv444p":
             raise DataError(
                 f"{name}: the av1 encoder has no pix_fmt yuv444p; choose yuv420p, or codec h264"
@@ -56,13 +61,14 @@ class VideoConfig(Config):
             raise DataError(f"{name}: crf is {self.quality}, h264 has 0 to 51; lower it")
         if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
             raise DataError(
-                f"{name}: is {height}x{width}, h264 with pix_fmt yuv420p needs an even height and width; "
-                "choose pix_fmt yuv444p or codec av1, or record at an even size"
+                f"{name}: is {height}x{width}, h264 with pix_fmt yuv420p needs an even height and "
+                "width; choose pix_fmt yuv444p or codec av1, or record at an even size"
             )
 
 
 def rate_of(fps: float) -> Fraction:
-    """`fps` as a fraction whose multiples stay within `TIME_TOLERANCE` of those of `fps` for many hours of video."""
+    """`fps` as a fraction whose multiples stay within `TIME_TOLERANCE` of those of `fps` for many
+    hours of video."""
     return Fraction(fps).limit_denominator(100_000)
 
 
@@ -74,22 +80,25 @@ def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
     return value
 
 
-# --- writing ----------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def encode_video(
     path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None
 ) -> int:
-    """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of its frames.
+    """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of
+    its frames.
 
-    The file appears whole or not at all. The same frames give the same file on every machine with the same libraries.
+    The file appears whole or not at all. The same frames give the same file on every machine with
+    the same libraries.
 
     Args:
         frames: uint8 (H, W, 3) RGB each, all of one size.
         fps: frames per second, also fractional.
 
     Raises:
-        DataError: there is no frame, a frame is of another kind or size, or the codec has no such size.
+        DataError: there is no frame, a frame is of another kind or size, or the codec has no such
+            size.
     """
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
         return encode_into(file, frames, fps, config or VideoConfig(), name=str(path))
@@ -112,8 +121,8 @@ def encode_into(
                 or size not in (None, image.shape[:2])
             ):
                 raise DataError(
-                    f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 {(*(size or 'HW'), 3)}; "
-                    "give RGB images of one size"
+                    f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 "
+                    f"{(*(size or 'HW'), 3)}; give RGB images of one size"
                 )
             if stream is None:
                 size = image.shape[:2]
@@ -132,7 +141,8 @@ def encode_into(
 def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: VideoConfig) -> Any:
     options = {"crf": str(config.quality), "g": str(config.gop)}
     if config.codec == "h264":
-        # Without frames that refer to later ones the order of packets is the order of frames, and pts start at 0.
+        # Without frames that refer to later ones the order of packets is the order of frames, and
+        # pts start at 0.
         options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
     else:
         # The encoder prints its settings for every file unless it is told not to, in this way only.
@@ -147,27 +157,29 @@ def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: V
     return stream
 
 
-# --- reading ----------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turns what the video library raises about the file at `path` into a DataError that names it."""
+    """Turns what the video library raises about the file at `path` into a DataError that names
+    it."""
     import av
 
     try:
         yield
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: is damaged or no video ({getattr(error, 'strerror', None) or error}); restore the file"
+            f"{path}: is damaged or no video ({getattr(error, 'strerror', None) or error}); "
+            "restore the file"
         ) from error
 
 
 class VideoReader:
     """Frames of a video by their numbers. Use one reader per thread; many may read one file.
 
-    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file
-    whose frames lie elsewhere is refused, not read as something near.
+    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container
+    rounds times to: a file whose frames lie elsewhere is refused, not read as something near.
 
     Args:
         path: of the video file.
@@ -180,7 +192,8 @@ class VideoReader:
         size: (height, width) in pixels.
 
     Raises:
-        DataError: there is no such file, it is damaged, holds no video, or is of another rate than `fps`.
+        DataError: there is no such file, it is damaged, holds no video, or is of another rate than
+            `fps`.
     """
 
     def __init__(self, path: str | Path, fps: float | None = None, *, threads: int = 1) -> None:
@@ -214,8 +227,8 @@ class VideoReader:
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
         if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
             raise DataError(
-                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected {fps:g}; "
-                "correct the rate in the dataset's metadata, or encode the video again"
+                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected "
+                f"{fps:g}; correct the rate in the dataset's metadata, or encode the video again"
             )
         self._rate = stream.average_rate if fps is None else rate_of(fps)
         self.fps = float(self._rate)
@@ -251,7 +264,8 @@ class VideoReader:
 
         Raises:
             IndexError: the range is not within the file.
-            DataError: the file is damaged, or a frame is missing or shown at another time than its number says.
+            DataError: the file is damaged, or a frame is missing or shown at another time than its
+                number says.
         """
         stop = self.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.num_frames:
@@ -264,10 +278,11 @@ class VideoReader:
                 yield frame.to_ndarray(format="rgb24")
 
     def checksum(self, start: int, stop: int) -> int:
-        """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without decoding them.
+        """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without
+        decoding them.
 
-        Damage within a picture often decodes to another picture without complaint; this is how it is found. For files
-        whose packets lie in the order of frames, as `encode_video` writes them.
+        Damage within a picture often decodes to another picture without complaint; this is how it
+        is found. For files whose packets lie in the order of frames, as `encode_video` writes them.
 
         Raises:
             DataError: the file is damaged, or lacks one of the frames.
@@ -293,13 +308,15 @@ class VideoReader:
             self._seek(index)
         found = self._advance(index)
         if found > index and sought:
-            # The nearest keyframe by decoding time may be shown later than the frame; from the start nothing is missed.
+            # The nearest keyframe by decoding time may be shown later than the frame; from the
+            # start nothing is missed.
             self._seek(0)
             found = self._advance(index)
         if found != index:
             self._next = -1
             raise DataError(
-                f"{self.path}: frame {index} (at {index / self.fps:.4f} s) is missing; restore the file, or drop its episodes"
+                f"{self.path}: frame {index} (at {index / self.fps:.4f} s) is missing; restore "
+                "the file, or drop its episodes"
             )
         self._next = index + 1
         return self._last
@@ -311,13 +328,15 @@ class VideoReader:
             self._decoded = self._container.decode(self._stream)
 
     def _advance(self, index: int) -> int:
-        """Decodes up to frame `index`; returns the number of the frame reached, or -1 where the file ends before it."""
+        """Decodes up to frame `index`; returns the number of the frame reached, or -1 where the
+        file ends before it."""
         with decoding(self.path):
             for frame in self._decoded:
                 number = self._number(frame)
                 if frame.is_corrupt:
                     raise DataError(
-                        f"{self.path}: frame {number} is damaged; restore the file, or drop its episodes"
+                        f"{self.path}: frame {number} is damaged; restore the file, or drop its "
+                        "episodes"
                     )
                 if number >= index:
                     self._last = frame
@@ -333,7 +352,7 @@ class VideoReader:
         number = round(time * self._rate)
         if abs(time - number / self._rate) > self._tolerance:
             raise DataError(
-                f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 / {self.fps:g} s; "
-                "encode the video again at a constant rate"
+                f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 "
+                f"/ {self.fps:g} s; encode the video again at a constant rate"
             )
         return number

@@ -1,4 +1,5 @@
-"""Encoded pieces of video that are put one after another into a file, without being decoded or encoded again."""
+"""Encoded pieces of video that are put one after another into a file, without being decoded or
+encoded again."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Clip:
 def encode_clip(
     frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str
 ) -> Clip:
-    """Encodes uint8 (H, W, 3) images. Raises DataError as `encode_video` does, calling the clip `name`."""
+    """Encodes uint8 (H, W, 3) images. Raises DataError as `encode_video` does, calling the clip
+    `name`."""
     file = io.BytesIO()
     encode_into(file, frames, fps, config, name=name)
     file.seek(0)
@@ -51,7 +53,8 @@ def encode_clip(
 
 
 def read_clip(path: Path, frames: int, fps: float) -> Clip:
-    """The first `frames` frames of a file that was written by `write_clips`. Raises DataError where it has fewer."""
+    """The first `frames` frames of a file that was written by `write_clips`. Raises DataError if it
+    has fewer."""
     if not path.is_file():
         raise DataError(f"{path}: no such video file; restore it to continue the dataset")
     with decoding(path), open(path, "rb") as file:
@@ -78,7 +81,8 @@ def _taken(file: IO[bytes], count: int | None, fps: float, name: str) -> Clip:
 
 
 def write_clips(path: Path, clips: Sequence[Clip], fps: float) -> None:
-    """One mp4 of all clips in order, sealed, whose frame i is shown at exactly i / fps seconds. Appears whole or not at all."""
+    """One mp4 of all clips in order, sealed, whose frame i is shown at exactly i / fps seconds.
+    Appears whole or not at all."""
     import av
 
     with atomic_path(path) as temporary:
@@ -101,7 +105,8 @@ def _mux(file: IO[bytes], template: Any, packets: Iterable[tuple[bytes, bool]], 
     import av
 
     with av.open(file, "w", format="mp4") as container:
-        # opaque: the decoder's own description; without it the library looks for an encoder of the decoder's name.
+        # opaque: the decoder's own description; without it the library looks for an encoder of the
+        # decoder's name.
         stream = container.add_stream_from_template(template, opaque=True)
         for number, (data, is_keyframe) in enumerate(packets):
             packet = av.Packet(data)
@@ -133,9 +138,11 @@ class OpenVideo:
         return sum(len(data) for clip in self.clips for data, _ in clip.packets)
 
     def takes(self, clip: Clip, limit: int) -> bool:
-        """Whether `clip` may follow: the file stays within `limit` bytes, and one decoder reads both.
+        """Whether `clip` may follow: the file stays within `limit` bytes, and one decoder reads
+        both.
 
-        A resumed writer may have another version of the encoder, whose data for the decoder differ."""
+        A resumed writer may have another version of the encoder, whose data for the decoder
+        differ."""
         if not self.clips:
             return True
         size = self.bytes + sum(len(data) for data, _ in clip.packets)

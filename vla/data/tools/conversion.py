@@ -32,10 +32,12 @@ def convert(
     kinds: Mapping[str, Kind] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Converted:
-    """Writes a dataset of any format as a native one. The same call after a kill goes on where it stopped.
+    """Writes a dataset of any format as a native one. The same call after a kill goes on where it
+    stopped.
 
-    PNG files are kept byte for byte; other pictures are stored as PNG, which loses nothing. Where actions leave the
-    source's own limits, the new spec's limits are widened to hold them, and a note says so.
+    PNG files are kept byte for byte; other pictures are stored as PNG, which loses nothing. Where
+    actions leave the source's own limits, the new spec's limits are widened to hold them, and a
+    note says so.
 
     Args:
         src, dst: where it is, and the folder of the new dataset.
@@ -48,14 +50,15 @@ def convert(
         progress: called with (frames done, frames in all), from several threads.
 
     Raises:
-        DataError: the source is damaged, a chosen episode's numbers are not finite, `dst` holds something else, the disk is
-            too small, or `kinds` are given without a rate.
+        DataError: the source is damaged, a chosen episode's numbers are not finite, `dst` holds
+            something else, the disk is too small, or `kinds` are given without a rate.
     """
     dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_episodes(episodes, len(dataset), str(src))
     if kinds and control_hz is None:
         raise DataError(
-            f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave it out"
+            f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave "
+            "it out"
         )
     dataset.check_numbers(chosen)
     spec, notes = dataset.spec, list[str]()

@@ -1,8 +1,10 @@
-"""Episodes of datasets written one after the other into a new one: the loop behind convert, merge, split, filter and label.
+"""Episodes of datasets written one after the other into a new one: the loop behind convert, merge,
+split, filter and label.
 
-Which episodes come in which order is fixed beforehand, so the number of episodes on disk says where a run that was killed
-stopped: the same call goes on there, and ends with the very dataset of a run without interruption. What the dataset is
-made of lies in its metadata; a call with other sources or options is refused.
+Which episodes come in which order is fixed beforehand, so the number of episodes on disk says where
+a run that was killed stopped: the same call goes on there, and ends with the very dataset of a run
+without interruption. What the dataset is made of lies in its metadata; a call with other sources or
+options is refused.
 
 L: steps of an episode, H and W: image height and width.
 """
@@ -74,8 +76,8 @@ def rewrite(
         progress: called from several threads.
 
     Raises:
-        DataError: `dst` holds something else, another call is writing there, the disk is too small, or an episode of a
-            source is damaged: the episodes before it are kept.
+        DataError: `dst` holds something else, another call is writing there, the disk is too small,
+            or an episode of a source is damaged: the episodes before it are kept.
     """
     dst = Path(dst)
     for number, dataset in enumerate(plan.sources):  # now, not after hours
@@ -158,7 +160,8 @@ def _prepared(
 def _pictures(
     plan: Plan, place: tuple[int, int], camera: str, decoded: bool, meter: _Meter
 ) -> np.ndarray | list[bytes]:
-    """One camera's pictures of an episode: PNG files, or uint8 (L, H, W, 3) where a video is made of them."""
+    """One camera's pictures of an episode: PNG files, or uint8 (L, H, W, 3) where a video is made
+    of them."""
     dataset = plan.sources[place[0]]
     row = dataset.episodes.iloc[place[1]]
     start, length = int(row["first_frame"]), int(row["length"])
@@ -173,8 +176,8 @@ def _pictures(
         meter.add(1)
     if missing := wanted - set(made):
         raise DataError(
-            f"{dataset.root}: episode {place[1]}: camera {camera!r} has no frame {min(missing)} of {length}; "
-            "restore the source or leave the episode out"
+            f"{dataset.root}: episode {place[1]}: camera {camera!r} has no frame {min(missing)} "
+            f"of {length}; restore the source or leave the episode out"
         )
     pictures = [made[frame] for frame in chosen.tolist()]
     return np.stack(pictures) if decoded else pictures
@@ -193,7 +196,8 @@ def _made_of(
     if frame.shape[:2] != dataset.spec.cameras[camera]:
         h, w = dataset.spec.cameras[camera]
         raise DataError(
-            f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the episode out"
+            f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the "
+            "episode out"
         )
     return frame
 

@@ -21,7 +21,8 @@ class Filter(Config):
     """Which episodes stay: those for which all that is given holds."""
 
     tasks: list[str] | None = None
-    """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not matter."""
+    """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not
+    matter."""
     success: bool | None = None
     """Whether the episode was solved."""
     min_return: float | None = None
@@ -39,7 +40,8 @@ class Filter(Config):
 
 
 def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
-    """The episodes that stay, ascending. Raises DataError where none does, or an episode that is named does not exist."""
+    """The episodes that stay, ascending. Raises DataError if none does, or an episode that is named
+    does not exist."""
     table, where = dataset.episodes, str(dataset.root)
     stays = np.zeros(len(table), bool)
     stays[chosen_episodes(chosen.episodes, len(table), where)] = True
@@ -61,9 +63,10 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
     if not stays.any():
         returns, lengths = table["return"], table["length"]
         raise DataError(
-            f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} episodes "
-            f"{int(table['success'].sum())} are solved, returns go from {returns.min():g} to {returns.max():g}, lengths "
-            f"from {lengths.min()} to {lengths.max()}"
+            f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} "
+            f"episodes {int(table['success'].sum())} are solved, returns go from "
+            f"{returns.min():g} to {returns.max():g}, lengths from {lengths.min()} to "
+            f"{lengths.max()}"
         )
     return [int(index) for index in np.flatnonzero(stays)]
 
@@ -77,7 +80,8 @@ def filter_dataset(
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Converted:
-    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError as `filtered` does."""
+    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError
+    as `filtered` does."""
     dataset = EpisodeDataset(src)
     places = [(0, index) for index in filtered(dataset, chosen)]
     plan = Plan("filter", [dataset], places, dataset.spec, chosen.model_dump(exclude_none=True))
@@ -85,7 +89,8 @@ def filter_dataset(
 
 
 def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
-    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is an error."""
+    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is
+    an error."""
     lowered = [text.lower() for text in dataset.instructions]
     for pattern in patterns:
         if not any(fnmatchcase(text, pattern.lower()) for text in lowered):

@@ -1,8 +1,9 @@
 """Rewards, successes and instructions from a file, put on the episodes of a dataset.
 
-The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one of its steps
-(`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a step, `reward` is the episode's
-return, due at its last step; `success` says whether its last step solved the task.
+The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one
+of its steps (`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a
+step, `reward` is the episode's return, due at its last step; `success` says whether its last step
+solved the task.
 
 L: steps of an episode.
 """
@@ -38,7 +39,8 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 
 @dataclass
 class Labels:
-    """What the file says of one episode: column -> step -> value, the step None where the row names none."""
+    """What the file says of one episode: column -> step -> value, the step None if the row names
+    none."""
 
     values: dict[str, dict[int | None, Any]] = field(default_factory=dict)
 
@@ -56,18 +58,20 @@ def label(
     """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
 
     Args:
-        unlabelled: what becomes of episodes that the file does not name: they stay as they are, go, or are an error.
+        unlabelled: what becomes of episodes that the file does not name: they stay as they are, go,
+            or are an error.
 
     Raises:
-        DataError: a row is wrong: each is named by its line; or episodes are unlabelled and `unlabelled` is "refuse".
+        DataError: a row is wrong: each is named by its line; or episodes are unlabelled and
+            `unlabelled` is "refuse".
     """
     dataset, file = EpisodeDataset(src), Path(file)
     labels = read_labels(file, dataset.episodes["length"].to_numpy())
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
         raise DataError(
-            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first that it lacks: "
-            "add them, or keep or drop the unlabelled ones"
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first "
+            "that it lacks: add them, or keep or drop the unlabelled ones"
         )
     places = [
         (0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"
@@ -137,7 +141,7 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
     return labels
 
 
-# --- rows -------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 class _BadRow(Exception):
@@ -167,14 +171,16 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         header = [name.strip() for name in next(reader, [])]
         if "episode_index" not in header:
             raise DataError(
-                f"{file}: line 1: expected a header with episode_index, found {', '.join(header) or 'nothing'}"
+                f"{file}: line 1: expected a header with episode_index, found "
+                f"{', '.join(header) or 'nothing'}"
             )
         for values in reader:
             if not values:
                 continue
             if len(values) != len(header):
                 raise DataError(
-                    f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} columns"
+                    f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} "
+                    "columns"
                 )
             yield reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}
     except csv.Error as error:
@@ -190,7 +196,8 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
             if not isinstance(row, dict):
                 raise DataError(
-                    f"{file}: line {line}: expected an object with episode_index, found {content[:40]}"
+                    f"{file}: line {line}: expected an object with episode_index, found "
+                    f"{content[:40]}"
                 )
             yield line, row
 
@@ -217,7 +224,8 @@ def _values(row: dict[str, Any], step: int | None, length: int) -> list[tuple[st
         raise _BadRow(f"gives none of {', '.join(VALUES)}")
     if "terminated" in row and step is not None and step != length - 1:
         raise _BadRow(
-            f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index is {step}"
+            f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index "
+            f"is {step}"
         )
     if "instruction" in row and step is not None:
         raise _BadRow("instruction is of the whole episode; leave frame_index empty")

@@ -28,7 +28,8 @@ def merge(
     Equal instructions become one task. Limits of actions may differ: the new ones hold all.
 
     Raises:
-        DataError: fewer than two sources, or cameras, names or control rates differ: the message lists how; or as `convert`.
+        DataError: fewer than two sources, or cameras, names or control rates differ: the message
+            lists how; or as `convert`.
     """
     if len(sources) < 2:
         raise DataError(f"{dst}: {len(sources)} dataset given; merging needs two or more")
@@ -49,7 +50,8 @@ def merge(
 
 
 def differences(first: Spec, other: Spec) -> list[str]:
-    """One line for each way in which episodes of `other` do not fit into a dataset of `first`; limits do not count."""
+    """One line for each way in which episodes of `other` do not fit into a dataset of `first`;
+    limits do not count."""
     lines = [
         line
         for line in first.differences(other)

@@ -1,4 +1,5 @@
-"""The folder that a plan is written to: whether it may be, how far it is, and who else writes there."""
+"""The folder that a plan is written to: whether it may be, how far it is, and who else writes
+there."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
-    """How many episodes of this very plan lie at `dst` already. Raises DataError where something else does."""
+    """How many episodes of this very plan lie at `dst` already. Raises DataError if something else
+    does."""
     for dataset in plan.sources:
         here, there = Path(os.path.realpath(dst)), Path(os.path.realpath(dataset.root))
         if here == there or there in here.parents or here in there.parents:
@@ -40,7 +42,8 @@ def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
         )
     if stored != made:
         raise DataError(
-            f"{dst}: holds a dataset of another call: {_difference(stored, made)}; choose another folder"
+            f"{dst}: holds a dataset of another call: {_difference(stored, made)}; choose another "
+            "folder"
         )
     return int(_read(info).get("total_episodes", 0)) if info.exists() else 0
 
@@ -61,7 +64,10 @@ def _difference(stored: dict[str, Any], made: dict[str, Any]) -> str:
     """What makes another dataset of it, in words."""
     old, new = stored.get("sources", []), made["sources"]
     if [s.get("name") for s in old] != [s["name"] for s in new]:
-        return f"it was made of {', '.join(str(s.get('name')) for s in old)}, not of {', '.join(s['name'] for s in new)}"
+        return (
+            f"it was made of {', '.join(str(s.get('name')) for s in old)}, not of "
+            f"{', '.join(s['name'] for s in new)}"
+        )
     if old != new and stored.get("options") == made["options"]:
         return "the source has changed since"
     for key in ("command", "options", "chosen", "spec", "episodes"):
@@ -79,8 +85,8 @@ def _difference(stored: dict[str, Any], made: dict[str, Any]) -> str:
 
 
 def check_space(plan: Plan, dst: Path, todo: Sequence[tuple[int, int]], video: bool) -> None:
-    """Raises DataError where the disk will certainly be full before the end: judged by the first pictures of a few
-    episodes, of which a video needs a tenth or more."""
+    """Raises DataError if the disk will certainly be full before the end: judged by the first
+    pictures of a few episodes, of which a video needs a tenth or more."""
     frames = sum(plan.length(place) for place in todo)
     sampled = [todo[i] for i in sorted({0, len(todo) // 2, len(todo) - 1})]
     per_frame = 0.0
@@ -104,14 +110,15 @@ def check_space(plan: Plan, dst: Path, todo: Sequence[tuple[int, int]], video: b
     needed, free = int(frames * per_frame), shutil.disk_usage(folder).free - _SPARE_BYTES
     if needed > free:
         raise DataError(
-            f"{dst}: about {needed / 2**30:.1f} GiB are needed, {max(0, free) / 2**30:.1f} GiB are free; "
-            "free some, choose another disk, or store videos"
+            f"{dst}: about {needed / 2**30:.1f} GiB are needed, {max(0, free) / 2**30:.1f} GiB "
+            "are free; free some, choose another disk, or store videos"
         )
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the lock ends with it, however it ends. Does nothing on Windows."""
+    """Holds the folder for this process; the lock ends with it, however it ends. Does nothing on
+    Windows."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl

@@ -34,8 +34,10 @@ class Plan:
         episodes: (number of the source, episode there), in the order of the new dataset.
         spec: of the new dataset.
         options: JSON values that the result depends on.
-        change: (episode without images, source, index there) -> what becomes of it; by default nothing.
-        frames: length of a source's episode -> which of its frames' images are kept, int64 (L,), ascending.
+        change: (episode without images, source, index there) -> what becomes of it; by default
+            nothing.
+        frames: length of a source's episode -> which of its frames' images are kept, int64 (L,),
+            ascending.
         notes: one line for each thing that the user should know.
     """
 
@@ -54,7 +56,8 @@ class Plan:
 
 
 def source_name(root: Path) -> str:
-    """The last part of a path; with the part before it where the last is a version number, as TFDS has it."""
+    """The last part of a path; with the part before it where the last is a version number, as TFDS
+    has it."""
     root = Path(os.path.abspath(root))
     versioned = re.fullmatch(r"v?\d+(\.\d+)*", root.name) and root.parent.name
     return f"{root.parent.name}/{root.name}" if versioned else root.name
@@ -107,7 +110,8 @@ def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
 
 
 def provenance(dataset: EpisodeDataset, index: int, episode: Episode) -> dict[str, Scalar]:
-    """What the episode remembers, with its source, and with the first of its sources where it comes from afar.
+    """What the episode remembers, with its source, and with the first of its sources where it comes
+    from afar.
 
     What the maker of the data noted under one of our names is kept as `original_NAME`.
     """

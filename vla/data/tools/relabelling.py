@@ -1,7 +1,9 @@
-"""Hindsight relabelling (Andrychowicz et al. 2017): what failed at one thing shows how another is done.
+"""Hindsight relabelling (Andrychowicz et al. 2017): what failed at one thing shows how another is
+done.
 
-By instruction: a failed episode that fulfilled another instruction becomes a success at that. By goal: parts of episodes
-become successes at what a later picture shows, and the picture joins the observation as one more camera.
+By instruction: a failed episode that fulfilled another instruction becomes a success at that. By
+goal: parts of episodes become successes at what a later picture shows, and the picture joins the
+observation as one more camera.
 
 N: frames of the dataset, E: episodes.
 """
@@ -34,7 +36,8 @@ Achieved = Callable[[Episode], Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """What was written: the dataset's folder, its episodes, and how many of them have a new label."""
+    """What was written: the dataset's folder, its episodes, and how many of them have a new
+    label."""
 
     root: Path
     episodes: int
@@ -42,7 +45,8 @@ class Relabelled:
 
 
 def achieved_of_info(episode: Episode) -> dict[str, int]:
-    """What `vla collect` has noted of a failed episode: instruction -> the step after which it was first fulfilled."""
+    """What `vla collect` has noted of a failed episode: instruction -> the step after which it was
+    first fulfilled."""
     return {
         str(text): int(step)
         for text, step in json.loads(str(episode.info.get("achieved", "{}"))).items()
@@ -60,19 +64,21 @@ def relabel_by_instruction(
 ) -> Relabelled:
     """Writes a dataset in which failed episodes are also successes at what they did achieve.
 
-    Such an episode ends, as a terminal and solved, where the instruction was fulfilled. Rewards are 1 at solved steps, else
-    0, in the whole new dataset: what the recorded rewards would have been for another instruction, nobody knows.
+    Such an episode ends, as a terminal and solved, where the instruction was fulfilled. Rewards are
+    1 at solved steps, else 0, in the whole new dataset: what the recorded rewards would have been
+    for another instruction, nobody knows.
 
     Args:
         source, out: folders.
-        achieved: what a failed episode fulfilled: instruction -> the step after whose action it was first fulfilled. It sees
-            the episode without its images.
+        achieved: what a failed episode fulfilled: instruction -> the step after whose action it was
+            first fulfilled. It sees the episode without its images.
         per_episode: at most this many labels for one episode; those that took longest first.
         known_only: only instructions that the dataset gives somewhere.
         keep: write the episodes under their own labels too.
 
     Raises:
-        DataError: no failed episode achieved anything, a step is outside of its episode, or `out` holds a dataset.
+        DataError: no failed episode achieved anything, a step is outside of its episode, or `out`
+            holds a dataset.
     """
     dataset = EpisodeDataset(source)
     known = set(dataset.instructions) if known_only else None
@@ -87,16 +93,16 @@ def relabel_by_instruction(
         for step, text in found:
             if not 0 <= step < len(episode):
                 raise DataError(
-                    f"{source}: episode {index}: {text!r} is said to be achieved after step {step}; it has steps 0 to "
-                    f"{len(episode) - 1}"
+                    f"{source}: episode {index}: {text!r} is said to be achieved after step "
+                    f"{step}; it has steps 0 to {len(episode) - 1}"
                 )
         found = [(step, text) for step, text in found if text != episode.instruction]
         labels[index] = sorted(found, key=lambda label: (-label[0], label[1]))[:per_episode]
     if not any(labels.values()):
         raise DataError(
-            f"{source}: none of {len(labels)} failed episodes is known to have achieved another instruction"
-            f"{' of the dataset' if known_only else ''}; collect with only_successes: false in an env that tells (tabletop), "
-            "or give a function `achieved`"
+            f"{source}: none of {len(labels)} failed episodes is known to have achieved another "
+            f"instruction{' of the dataset' if known_only else ''}; collect with only_successes: "
+            "false in an env that tells (tabletop), or give a function `achieved`"
         )
 
     def episodes() -> Iterator[Episode]:
@@ -121,19 +127,20 @@ def draw_goals(
     probability: float = 1.0,
     discount: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A goal frame for every frame: with `probability` a later one of the same episode ("future"), else one of another.
+    """A goal frame for every frame: with `probability` a later one of the same episode ("future"),
+    else one of another.
 
     Args:
         lengths_E: steps of each episode, int (E,), as `Windows.lengths`.
         rng: decides.
         probability: of a goal in the future. The last frame of an episode has none.
-        discount: distances are geometric, 1 / (1 - discount) on average, and cut at the episode's end; None: even over the
-            rest of the episode.
+        discount: distances are geometric, 1 / (1 - discount) on average, and cut at the episode's
+            end; None: even over the rest of the episode.
 
     Returns:
-        Goals int64 (N,), and whether they lie in the future, bool (N,). A step that is not the last of its episode and
-        whose goal is the next frame has reward 1 and is terminal. Where no other episode exists, a frame without a future
-        is its own goal.
+        Goals int64 (N,), and whether they lie in the future, bool (N,). A step that is not the last
+        of its episode and whose goal is the next frame has reward 1 and is terminal. Where no other
+        episode exists, a frame without a future is its own goal.
 
     Raises:
         ValueError: the discount is outside [0, 1).
@@ -169,12 +176,13 @@ def relabel_by_goal(
     seed: int = 0,
     instruction: str = GOAL_INSTRUCTION,
 ) -> Relabelled:
-    """Writes a dataset of parts of episodes, each with a goal picture in additional cameras `goal_<camera>`.
+    """Writes a dataset of parts of episodes, each with a goal picture in additional cameras
+    `goal_<camera>`.
 
-    A part begins at a step drawn evenly. If its goal is a later frame of the same episode, its last action leads there: it
-    is solved, rewarded with 1 and terminal. If the goal is a frame of another episode, the part goes on to the end of its
-    episode, unsolved and truncated. A policy learns from it as from any data; whoever runs it shows it a goal in these
-    cameras.
+    A part begins at a step drawn evenly. If its goal is a later frame of the same episode, its last
+    action leads there: it is solved, rewarded with 1 and terminal. If the goal is a frame of
+    another episode, the part goes on to the end of its episode, unsolved and truncated. A policy
+    learns from it as from any data; whoever runs it shows it a goal in these cameras.
 
     Args:
         source, out: folders.
@@ -185,8 +193,8 @@ def relabel_by_goal(
         instruction: what the parts are told in words.
 
     Raises:
-        DataError: a camera is unknown, the dataset has none, no episode has two steps, there is one episode and a
-            probability below 1, or `out` holds a dataset.
+        DataError: a camera is unknown, the dataset has none, no episode has two steps, there is one
+            episode and a probability below 1, or `out` holds a dataset.
         ValueError: the discount is outside [0, 1).
     """
     dataset = EpisodeDataset(source)
@@ -206,7 +214,8 @@ def relabel_by_goal(
         )
     if probability < 1 and len(lengths) == 1:
         raise DataError(
-            f"{source}: probability is {probability:g}, but there is no other episode to take goals from; set it to 1"
+            f"{source}: probability is {probability:g}, but there is no other episode to take "
+            "goals from; set it to 1"
         )
     rng = np.random.default_rng(seed)
     draws = [

@@ -1,8 +1,8 @@
 """Episodes at another control rate.
 
-A new step spans r = (old rate) / (new rate) old steps, any rational number; step k spans the old steps' time
-[k r, (k + 1) r). What was seen is taken from the nearest old step, the earlier of two. Actions are joined by what their
-numbers are:
+A new step spans r = (old rate) / (new rate) old steps, any rational number; step k spans the old
+steps' time [k r, (k + 1) r). What was seen is taken from the nearest old step, the earlier of two.
+Actions are joined by what their numbers are:
 
 | kind | of the old actions in the span |
 |---|---|
@@ -11,8 +11,8 @@ numbers are:
 | velocity | per second: the mean over time |
 | command | such as open or close: the last |
 
-Rewards are summed and successes joined by `or` in the step in which they fall due (at the end of an old step), so that
-returns keep their value.
+Rewards are summed and successes joined by `or` in the step in which they fall due (at the end of an
+old step), so that returns keep their value.
 
 K: new steps, L: old steps, A: action dimensions.
 """
@@ -86,7 +86,8 @@ def resampled(plan: Plan, control_hz: float, kinds: Mapping[str, Kind]) -> Plan:
 
 
 def nearest_steps(length: int, r: Fraction) -> np.ndarray:
-    """The old step nearest to the start of each new one, the earlier of two; int64 (K,), ascending."""
+    """The old step nearest to the start of each new one, the earlier of two; int64 (K,),
+    ascending."""
     p, q = r.numerator, r.denominator
     starts = np.arange(new_length(length, r), dtype=np.int64) * p
     return np.clip(-((q - 2 * starts) // (2 * q)), 0, length - 1)
@@ -98,7 +99,8 @@ def new_length(length: int, r: Fraction) -> int:
 
 
 def resampled_episode(episode: Episode, r: Fraction, kinds: list[Kind]) -> Episode:
-    """The episode in steps that span `r` old ones. Its images, where it has some, are those of the nearest steps."""
+    """The episode in steps that span `r` old ones. Its images, where it has some, are those of the
+    nearest steps."""
     L = len(episode)
     nearest = nearest_steps(L, r)
     due = _due(L, r)
@@ -119,8 +121,8 @@ def resampled_episode(episode: Episode, r: Fraction, kinds: list[Kind]) -> Episo
 
 
 def resampled_spec(spec: Spec, control_hz: float, r: Fraction, kinds: list[Kind]) -> Spec:
-    """The spec at the new rate; displacements of steps r times as long are r times as large, the last of an episode may
-    be smaller."""
+    """The spec at the new rate; displacements of steps r times as long are r times as large, the
+    last of an episode may be smaller."""
     low, high = list(spec.action_low), list(spec.action_high)
     for dim, kind in enumerate(kinds):
         if kind == "delta" and r != 1:
@@ -170,7 +172,8 @@ def _ratio(where: str, old: float, new: float) -> Fraction:
     rates = [Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR) for rate in (old, new)]
     if 0 in rates or abs(float(rates[0] / rates[1]) * new / old - 1.0) > 1e-6:
         raise DataError(
-            f"{where}: {old:g} and {new:g} actions per second have no simple ratio; choose a rounder rate"
+            f"{where}: {old:g} and {new:g} actions per second have no simple ratio; choose a "
+            "rounder rate"
         )
     return rates[0] / rates[1]
 
@@ -179,7 +182,8 @@ def _check_kinds(where: str, spec: Spec, kinds: Mapping[str, Kind]) -> None:
     for name, kind in kinds.items():
         if name not in spec.action_names:
             raise DataError(
-                f"{where}: kinds.{name}: no such action dimension; there are: {', '.join(spec.action_names)}"
+                f"{where}: kinds.{name}: no such action dimension; there are: "
+                f"{', '.join(spec.action_names)}"
             )
         if kind not in get_args(Kind):
             raise DataError(

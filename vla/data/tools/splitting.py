@@ -34,12 +34,13 @@ def split(
     """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
 
     Args:
-        parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either kind for all parts.
+        parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either
+            kind for all parts.
         seed: decides which episodes go where, for fractions; see `drawn_parts`.
 
     Raises:
-        DataError: names that are no folder names, fractions that sum to more than 1, a part without episodes, an episode in
-            two parts; or as `convert`.
+        DataError: names that are no folder names, fractions that sum to more than 1, a part without
+            episodes, an episode in two parts; or as `convert`.
     """
     dataset = EpisodeDataset(src)
     chosen = chosen_parts(dataset, parts, seed)
@@ -59,7 +60,8 @@ def chosen_parts(
     for name in parts:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise DataError(
-                f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' and '.'"
+                f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' "
+                "and '.'"
             )
     shares = {name: part for name, part in parts.items() if isinstance(part, int | float)}
     if shares and len(shares) < len(parts):
@@ -79,7 +81,8 @@ def drawn_parts(
 ) -> dict[str, list[int]]:
     """Each part gets its fraction of the episodes to within one, and of each task's to within two.
 
-    Tasks come in random order, and so do episodes within a task; each episode goes to the part that lacks most.
+    Tasks come in random order, and so do episodes within a task; each episode goes to the part that
+    lacks most.
     """
     total = sum(shares.values())
     for name, share in shares.items():
@@ -116,7 +119,8 @@ def _check_parts(chosen: Mapping[str, list[int]], where: str, total: int) -> Non
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {total} episodes; give it a larger share"
+                f"{where}: part {name!r} would have none of {total} episodes; give it a larger "
+                "share"
             )
         for index in episodes:
             if index in owner:

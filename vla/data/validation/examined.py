@@ -36,8 +36,8 @@ class Numbers:
         episode: int64 (N,), index of each frame's episode.
         state: (N, S).
         actions: (N, A).
-        rewards: (N,); None where the dataset has none.
-        success, terminated: bool (N,); None where the dataset does not say.
+        rewards: (N,); None if the dataset has none.
+        success, terminated: bool (N,); None if the dataset does not say.
         state_names, action_names: of the dimensions.
     """
 
@@ -68,9 +68,9 @@ class Subject:
         progress: told (frames decoded, frames in all).
 
     Attributes:
-        dataset: None where it cannot be opened.
+        dataset: None if it cannot be opened.
         error: why it cannot.
-        format: its name; None where the dataset is of none.
+        format: its name; None if the dataset is of none.
 
     Raises:
         DataError: there is no such folder, it is an archive, or no format of that name.
@@ -139,7 +139,7 @@ class Subject:
 
     @functools.cached_property
     def numbers(self) -> Numbers | None:
-        """None where they cannot be read at all."""
+        """None if they cannot be read at all."""
         if self.lerobot is not None:
             return _of_parts(self.lerobot, self.keys)
         reader = None if self.dataset is None else self.dataset.reader

@@ -21,11 +21,11 @@ class Finding:
 
     Attributes:
         check: its name.
-        severity: "error" where reading fails or numbers would be wrong, "warning" where the dataset contradicts itself or
-            is suspicious, "note" where there is something to know.
+        severity: "error" if reading fails or numbers would be wrong, "warning" if the dataset
+            contradicts itself or is suspicious, "note" if there is something to know.
         place: file or episode.
         message: what is wrong there, and what can be done.
-        fix: name of the repair that `fix=True` applies; empty where there is none.
+        fix: name of the repair that `fix=True` applies; empty if there is none.
     """
 
     check: str
@@ -45,7 +45,7 @@ class Check:
     Attributes:
         name: of the check.
         looks_at: in words.
-        formats: names of the formats that it is for; all where it is None.
+        formats: names of the formats that it is for; all if it is None.
         deep: whether it decodes images.
         run: yields what it finds.
     """

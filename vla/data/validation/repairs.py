@@ -1,4 +1,5 @@
-"""What the repairs do. None loses anything: whatever is rewritten is kept aside, in `.replaced` of the dataset."""
+"""What the repairs do. None loses anything: whatever is rewritten is kept aside, in `.replaced` of
+the dataset."""
 
 from __future__ import annotations
 
@@ -79,7 +80,7 @@ def correct_totals(subject: Subject) -> str:
 
 
 def _splits(path: Path, splits: Any, episodes: int) -> dict[str, str]:
-    """Those that can be read, cut at the last episode; one of all where there is none."""
+    """Those that can be read, cut at the last episode; one of all if there is none."""
     kept = {}
     for name in splits if isinstance(splits, dict) else ():
         try:
@@ -181,13 +182,15 @@ FIXES: dict[str, Callable[[Subject], str]] = {
     repairs.REWRITE_STATS: rewrite_stats,
     repairs.REBUILD_CACHES: rebuild_caches,
 }
-"""Repair -> what does it, in the order in which they are applied; returns what was done. Raises DataError."""
+"""Repair -> what does it, in the order in which they are applied; returns what was done. Raises
+DataError."""
 
 
 def _parts(subject: Subject) -> LeRobotParts:
     if subject.lerobot is None:
         raise DataError(
-            f"{subject.root}: only LeRobot datasets are mended in place; write a new one: `vla data convert`"
+            f"{subject.root}: only LeRobot datasets are mended in place; write a new one: `vla "
+            "data convert`"
         )
     return subject.lerobot
 
@@ -214,7 +217,8 @@ def _check_whole(path: Path) -> None:
     """A new checksum over damage would hide it for good."""
     if is_whole(path) is False:
         raise DataError(
-            f"{path}: is not what was written (its checksum differs); restore it before anything is mended"
+            f"{path}: is not what was written (its checksum differs); restore it before anything "
+            "is mended"
         )
 
 

@@ -1,6 +1,8 @@
-"""Is a dataset what it says it is? Every check of `checks/` in one run, and what can be mended without loss.
+"""Is a dataset what it says it is? Every check of `checks/` in one run, and what can be mended
+without loss.
 
-One damaged file does not hide the others: where the dataset cannot be opened, the checks of single files still run.
+One damaged file does not hide the others: where the dataset cannot be opened, the checks of single
+files still run.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Report:
 
     Attributes:
         root: of the dataset.
-        format: its name; None where it is of none.
+        format: its name; None if it is of none.
         findings: errors first. After repairs, what is left.
         repaired: (repair, what was done) for each that was applied.
         ran: names of the checks that ran.
@@ -74,8 +76,8 @@ def validate(
     Args:
         root: folder of the dataset, or its file.
         format, keys: as `EpisodeDataset` takes them.
-        fix: mend what can be mended without loss (LeRobot datasets); originals are kept in `.replaced`, and the findings are
-            those of a second look.
+        fix: mend what can be mended without loss (LeRobot datasets); originals are kept in
+            `.replaced`, and the findings are those of a second look.
         deep: decode every image.
         progress: told (frames decoded, frames in all).
 

@@ -31,7 +31,7 @@ class EpisodeNumbers:
         rewards: (L,).
         success: bool (L,).
         terminated: whether its last action truly ended it.
-        instruction: the task in words; empty where the dataset does not say.
+        instruction: the task in words; empty if the dataset does not say.
         info: what else it says.
     """
 
@@ -65,7 +65,8 @@ class EpisodicReader(DatasetReader):
         control_hz: float,
         unnamed_task: str,
     ) -> None:
-        """Sets spec, instructions, episodes and columns. `unnamed_task` stands for instructions that are missing."""
+        """Sets spec, instructions, episodes and columns. `unnamed_task` stands for instructions
+        that are missing."""
         if not episodes:
             raise DataError(f"{self.root}: has no episodes; check that it was copied whole")
         widths = {(e.state.shape[1], e.actions.shape[1]) for e in episodes}
@@ -76,8 +77,9 @@ class EpisodicReader(DatasetReader):
                 if (e.state.shape[1], e.actions.shape[1]) != _widths(episodes[0])
             )
             raise DataError(
-                f"{self.root}: {odd.name} has {odd.state.shape[1]} state and {odd.actions.shape[1]} action dimensions, "
-                f"{episodes[0].name} has {len(state_names)} and {len(action_names)}; drop it, or choose other keys"
+                f"{self.root}: {odd.name} has {odd.state.shape[1]} state and "
+                f"{odd.actions.shape[1]} action dimensions, {episodes[0].name} has "
+                f"{len(state_names)} and {len(action_names)}; drop it, or choose other keys"
             )
         lengths = np.array([len(e.actions) for e in episodes], np.int64)
         texts = self._instructions(episodes, unnamed_task)
@@ -107,14 +109,15 @@ class EpisodicReader(DatasetReader):
         )
 
     def _instructions(self, episodes: Sequence[EpisodeNumbers], unnamed_task: str) -> list[str]:
-        """The key `task` stands for all, or with the key `instruction` for those that are missing."""
+        """The key `task` stands for all, or with the key `instruction` for those that are
+        missing."""
         if self.keys.task is not None and self.keys.instruction is None:
             return [self.keys.task] * len(episodes)
         missing = sum(not e.instruction.strip() for e in episodes)
         if missing and self.keys.task is None:
             self.warnings.append(
-                f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} stands for it; "
-                "give the key `task` or `instruction`"
+                f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} "
+                "stands for it; give the key `task` or `instruction`"
             )
         return [e.instruction.strip() or self.keys.task or unnamed_task for e in episodes]
 
@@ -125,7 +128,8 @@ class EpisodicReader(DatasetReader):
         return f"episode {index} ({self._names[index]})"
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """(episode, its first frame, first step, end step) of every episode that has frames in [start, stop)."""
+        """(episode, its first frame, first step, end step) of every episode that has frames in
+        [start, stop)."""
         starts, lengths = (
             self.episodes["first_frame"].to_numpy(),
             self.episodes["length"].to_numpy(),
@@ -161,7 +165,8 @@ class EpisodicReader(DatasetReader):
 
 
 def dimension_names(parts: Sequence[tuple[str, int]]) -> list[str]:
-    """(key, width) of what is put side by side -> one name per dimension: the key's last word and a number."""
+    """(key, width) of what is put side by side -> one name per dimension: the key's last word and a
+    number."""
     for stem in (lambda key: key.rpartition("/")[2], lambda key: key.replace("/", ".")):
         names = [
             stem(key) if width == 1 else f"{stem(key)}_{i}"

@@ -1,4 +1,5 @@
-"""Files of a dataset that others made: none is read that lies outside of it, and none is trusted."""
+"""Files of a dataset that others made: none is read that lies outside of it, and none is
+trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"
 
 
 def refuse_archive(root: Path) -> None:
-    """Raises DataError where `root` is a packed dataset."""
+    """Raises DataError if `root` is a packed dataset."""
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
         raise DataError(
             f"{root}: is an archive; unpack it and give the folder (or the file) that was in it"
@@ -23,9 +24,11 @@ def refuse_archive(root: Path) -> None:
 
 
 def inside(root: Path, path: Path) -> Path:
-    """`path`, which must stay in the dataset's folder. Raises DataError where its name or a link leads out of it.
+    """`path`, which must stay in the dataset's folder. Raises DataError if its name or a link leads
+    out of it.
 
-    In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`, which counts as inside.
+    In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`,
+    which counts as inside.
     """
     try:
         home, target = root.resolve(), path.resolve()
@@ -42,7 +45,8 @@ def inside(root: Path, path: Path) -> Path:
 
 
 def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
-    """A text file of the dataset. Raises DataError where it is missing, leads out of `root` or is no UTF-8."""
+    """A text file of the dataset. Raises DataError if it is missing, leads out of `root` or is no
+    UTF-8."""
     try:
         return inside(root, path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -54,12 +58,14 @@ def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
 
 
 def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
-    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it is no JSON object."""
+    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it
+    is no JSON object."""
     return parse_json(read_text(root, path, remedy), str(path), remedy)
 
 
 def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the line."""
+    """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the
+    line."""
     lines = enumerate(read_text(root, path, remedy).split("\n"), start=1)
     return [
         parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()

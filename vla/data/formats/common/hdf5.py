@@ -1,5 +1,5 @@
-"""HDF5 files that others made. HDF5 keeps no checksums by default: what contradicts itself is refused, and nothing is
-read through links into other files.
+"""HDF5 files that others made. HDF5 keeps no checksums by default: what contradicts itself is
+refused, and nothing is read through links into other files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _BLOCK = 64
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The h5py.File at `path`. Whatever the library raises in the block becomes a DataError that names the file."""
+    """The h5py.File at `path`. Whatever the library raises in the block becomes a DataError that
+    names the file."""
     import h5py
 
     try:
@@ -28,7 +29,8 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except UserError:
         raise
-    # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, ...
+    # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
+    # TypeError, MemoryError, ...
     except Exception as error:
         raise DataError(
             f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source"
@@ -36,9 +38,9 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def child(group: Any, name: str) -> Any:
-    """The group or dataset `name` (may hold slashes) below `group`; None where there is none.
+    """The group or dataset `name` (may hold slashes) below `group`; None if there is none.
 
-    Raises DataError where it lies in another file.
+    Raises DataError if it lies in another file.
     """
     import h5py
 
@@ -51,7 +53,8 @@ def child(group: Any, name: str) -> Any:
             return None
         if not isinstance(link, h5py.HardLink):
             raise DataError(
-                f"{group.file.filename}: {here.name}/{part} is a link to elsewhere; put the data into the file itself"
+                f"{group.file.filename}: {here.name}/{part} is a link to elsewhere; put the data "
+                "into the file itself"
             )
         here = here[part]
     return here
@@ -81,7 +84,8 @@ def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
 
 
 def check_stored(dataset: Any) -> None:
-    """Raises DataError where a dataset's numbers are not all in this file: HDF5 would read zeros instead."""
+    """Raises DataError if a dataset's numbers are not all in this file: HDF5 would read zeros
+    instead."""
     where = f"{dataset.file.filename}: {dataset.name}"
     if dataset.is_virtual or dataset.external:
         raise DataError(f"{where} lies in other files; put the data into the file itself")
@@ -96,7 +100,8 @@ def check_stored(dataset: Any) -> None:
         whole = dataset.id.get_num_chunks() >= needed
     if not whole:
         raise DataError(
-            f"{where}: says shape {dataset.shape}, the file holds less; copy it from the dataset's source"
+            f"{where}: says shape {dataset.shape}, the file holds less; copy it from the "
+            "dataset's source"
         )
 
 
@@ -123,7 +128,7 @@ def matrix(dataset: Any) -> np.ndarray:
 
 
 def text(value: Any) -> str:
-    """A string of HDF5 (bytes, str, or an array whose first is one); empty where it is none."""
+    """A string of HDF5 (bytes, str, or an array whose first is one); empty if it is none."""
     while isinstance(value, np.ndarray):
         if not value.size:
             return ""

@@ -12,7 +12,8 @@ from vla.data.errors import DataError
 
 
 def picture_size(data: bytes, where: str) -> tuple[int, int]:
-    """(height, width) of an image file, from its header. Raises DataError beginning with `where`."""
+    """(height, width) of an image file, from its header. Raises DataError beginning with
+    `where`."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("error")

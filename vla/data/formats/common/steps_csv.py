@@ -18,7 +18,8 @@ _WORDS = {"true": 1.0, "false": 0.0}
 
 
 def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
-    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no number."""
+    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no
+    number."""
     rows = csv.reader(io.StringIO(read_text(root, path), newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
@@ -26,7 +27,8 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: line {rows.line_num}: {error}; correct the file") from error
     if len(lines) < 2:
         raise DataError(
-            f"{path}: expected a header and a row for each step, found {len(lines)} rows in all; correct the file"
+            f"{path}: expected a header and a row for each step, found {len(lines)} rows in all; "
+            "correct the file"
         )
     header = [name.removeprefix("\ufeff") for name in lines[0][1]]
     if twice := next((name for name in header if header.count(name) > 1 or not name), None):
@@ -37,7 +39,8 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             raise DataError(
-                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct the line"
+                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct "
+                "the line"
             )
         for column, cell in enumerate(cells):
             table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")

@@ -36,7 +36,8 @@ _INDEX: dict[str, type[Any]] = {
 
 
 class LeRobotFolder(DatasetReader):
-    """Reads a folder in which a LeRobot dataset lies; a version says where its tables, tasks and files are."""
+    """Reads a folder in which a LeRobot dataset lies; a version says where its tables, tasks and
+    files are."""
 
     strict_columns: bool
     """Whether every feature of info.json must have a column."""
@@ -63,20 +64,21 @@ class LeRobotFolder(DatasetReader):
         self.warnings += labels.warnings
         self.episodes = self._make_episodes(labels.task_index)
 
-    # --- what a version says --------------------------------------------------------------------------
+    # --- what a version says ----------------------------------------------------------------------
 
     @abstractmethod
     def check_version(self) -> None:
-        """Raises DataError where info.json is of a version that this reader does not read."""
+        """Raises DataError if info.json is of a version that this reader does not read."""
 
     @abstractmethod
     def read_table(self) -> pd.DataFrame:
-        """One row per episode, sorted: `source` (its index in the dataset), `length`, `row` (its first among all rows of the
-        data files), `tasks` (a list of instructions), and whatever the version needs."""
+        """One row per episode, sorted: `source` (its index in the dataset), `length`, `row` (its
+        first among all rows of the data files), `tasks` (a list of instructions), and whatever the
+        version needs."""
 
     @abstractmethod
     def read_tasks(self) -> dict[int, str]:
-        """task_index -> instruction. Raises DataError where there is no such table."""
+        """task_index -> instruction. Raises DataError if there is no such table."""
 
     @abstractmethod
     def data_paths(self) -> list[Path]:
@@ -88,9 +90,10 @@ class LeRobotFolder(DatasetReader):
 
     @abstractmethod
     def find_video(self, feature: str) -> list[Segment] | None:
-        """Where each episode's frames of `feature` lie; None where the dataset has no videos of it at all."""
+        """Where each episode's frames of `feature` lie; None if the dataset has no videos of it at
+        all."""
 
-    # --- opening --------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------
 
     def _choose(self, table: pd.DataFrame) -> pd.DataFrame:
         """The episodes of the chosen split, or all; with warnings for what is odd but harmless."""
@@ -103,18 +106,20 @@ class LeRobotFolder(DatasetReader):
                 continue
             if stop > len(table) or start > stop:
                 self.warn(
-                    f"{path}: split {name!r} is {splits[name]!r}, the dataset has {len(table)} episodes; "
-                    "those that exist are read"
+                    f"{path}: split {name!r} is {splits[name]!r}, the dataset has {len(table)} "
+                    "episodes; those that exist are read"
                 )
         frames = int(table["length"].sum())
         if self.info.total_frames not in (None, frames):
             self.warn(
-                f"{path}: total_frames is {self.info.total_frames}, the episodes have {frames}; the latter is used"
+                f"{path}: total_frames is {self.info.total_frames}, the episodes have {frames}; "
+                "the latter is used"
             )
         if not np.array_equal(table["source"], np.arange(len(table))):
             self.warn(
-                f"{self.root}: episode indices have holes ({len(table)} episodes, the last is number "
-                f"{table['source'].iloc[-1]}); episodes are numbered by their place, and keep theirs as original_episode"
+                f"{self.root}: episode indices have holes ({len(table)} episodes, the last is "
+                f"number {table['source'].iloc[-1]}); episodes are numbered by their place, and "
+                "keep theirs as original_episode"
             )
         if self.keys.split is None:
             return table
@@ -122,7 +127,8 @@ class LeRobotFolder(DatasetReader):
         chosen = table.iloc[start:stop].reset_index(drop=True)
         if not len(chosen):
             raise DataError(
-                f"{path}: split {self.keys.split!r} ({splits[self.keys.split]}) has no episodes; choose another"
+                f"{path}: split {self.keys.split!r} ({splits[self.keys.split]}) has no episodes; "
+                "choose another"
             )
         return chosen
 
@@ -132,23 +138,26 @@ class LeRobotFolder(DatasetReader):
             self.warnings.append(sentence)
 
     def _check_seals(self) -> None:
-        """Warns where a small file of a dataset that was written here has changed since, or its spec is gone."""
+        """Warns where a small file of a dataset that was written here has changed since, or its
+        spec is gone."""
         info, spec = self.root / schema.INFO, self.root / schema.SPEC
         if not spec.exists() and is_whole(info) is not None:
             self.warn(
-                f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it"
+                f"{spec}: no such file, it held the limits of actions; they are taken from the "
+                "data: restore it"
             )
         for name in (schema.INFO, schema.SPEC, schema.METADATA):
             path = self.root / name
             # Links are refused where the files are read.
             if path.is_file() and not path.is_symlink() and is_whole(path) is False:
                 self.warn(
-                    f"{path}: is not what was written (its checksum differs); restore it from a copy, or remove its key "
-                    f"{CHECKSUM!r} if you edited it yourself"
+                    f"{path}: is not what was written (its checksum differs); restore it from a "
+                    f"copy, or remove its key {CHECKSUM!r} if you edited it yourself"
                 )
 
     def _find_videos(self) -> dict[str, list[Segment]]:
-        """Feature -> segments, for the videos that there are. A camera that is only declared is left out."""
+        """Feature -> segments, for the videos that there are. A camera that is only declared is
+        left out."""
         found = {}
         for camera, feature in list(self._mapping.cameras.items()):
             if self.info.features[feature].dtype != VIDEO:
@@ -163,7 +172,10 @@ class LeRobotFolder(DatasetReader):
         return found
 
     def _leave_out(self, camera: str, feature: str) -> None:
-        lacks = f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset has no images"
+        lacks = (
+            f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset "
+            "has no images"
+        )
         if self.keys.cameras is not None or (self.root / schema.SPEC).exists():
             raise DataError(f"{lacks}; restore them, or do not ask for the camera")
         self.warn(f"{lacks}; it is left out")
@@ -225,7 +237,7 @@ class LeRobotFolder(DatasetReader):
             ]
         return episodes
 
-    # --- numbers --------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------------------------------------------------
 
     def columns(self) -> Columns:
         if self._columns is None:
@@ -245,7 +257,8 @@ class LeRobotFolder(DatasetReader):
         return self._columns
 
     def _load(self) -> None:
-        """Reads all numbers that are of use, in one pass over the files, where they are not at hand."""
+        """Reads all numbers that are of use, in one pass over the files, where they are not at
+        hand."""
         names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
         if schema.TERMINATED in self.info.features:
             names[schema.TERMINATED] = np.float32
@@ -273,14 +286,14 @@ class LeRobotFolder(DatasetReader):
         )
 
     def _check_files(self, rows: np.ndarray) -> None:
-        """Raises DataError where a file holds another number of rows than it should."""
+        """Raises DataError if a file holds another number of rows than it should."""
 
     def _check_count(self, rows: int, name: str) -> None:
         needed = int((self._table["row"] + self._table["length"]).max())
         if rows < needed:
             raise DataError(
-                f"{self.root}: {name!r} has {rows} rows, {schema.INFO.rpartition('/')[2]} says {needed} frames; "
-                "a data file is missing or foreign: restore the data folder"
+                f"{self.root}: {name!r} has {rows} rows, {schema.INFO.rpartition('/')[2]} says "
+                f"{needed} frames; a data file is missing or foreign: restore the data folder"
             )
 
     def _joined(self, names: list[str]) -> np.ndarray:
@@ -295,7 +308,7 @@ class LeRobotFolder(DatasetReader):
         for sentence in check_timestamps(self.root, self._table, self._numbers, self.info.fps):
             self.warn(sentence)
 
-    # --- images ---------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
         feature = self._mapping.cameras[camera]
@@ -325,7 +338,8 @@ class LeRobotFolder(DatasetReader):
         )
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow one another."""
+        """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow
+        one another."""
         rows = self._rows()
         if isinstance(rows, slice):
             yield start, start, min(stop, rows.stop) - start
@@ -352,7 +366,8 @@ class LeRobotFolder(DatasetReader):
 
 
 def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
-    """Turns columns of `table` into int64. Raises DataError where one is missing, or holds anything but counts."""
+    """Turns columns of `table` into int64. Raises DataError if one is missing, or holds anything
+    but counts."""
     for name in names:
         if name not in table:
             raise DataError(
@@ -365,13 +380,15 @@ def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
         if bad.any():
             row = int(bad.argmax())
             raise DataError(
-                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole number; restore it"
+                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole "
+                "number; restore it"
             )
         table[name] = values.astype(np.int64)
 
 
 def check_episodes(table: pd.DataFrame, place: str) -> None:
-    """Raises DataError where an episode has no steps, or two have one index. `table` is sorted by `source`."""
+    """Raises DataError if an episode has no steps, or two have one index. `table` is sorted by
+    `source`."""
     if (empty := table["length"] == 0).any():
         raise DataError(
             f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"

@@ -1,4 +1,5 @@
-"""Do the rows of a LeRobot dataset lie where its table of episodes says, and at the times that its rate says?
+"""Do the rows of a LeRobot dataset lie where its table of episodes says, and at the times that its
+rate says?
 
 N: frames, D: numbers in a row of a column.
 """
@@ -15,11 +16,13 @@ from vla.data.storage.video import TIME_TOLERANCE
 
 
 def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> None:
-    """Rows must lie in the order of the table of episodes; those of files that were merged by hand may not.
+    """Rows must lie in the order of the table of episodes; those of files that were merged by hand
+    may not.
 
     Args:
         table: `source` and `length` of each episode.
-        numbers: columns (N, D); checked are `episode_index` and `frame_index`, where the dataset has them.
+        numbers: columns (N, D); checked are `episode_index` and `frame_index`, where the dataset
+            has them.
 
     Raises:
         DataError: naming the first row that belongs elsewhere.
@@ -33,8 +36,9 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
         if (wrong := found != expected).any():
             row = int(wrong.argmax())
             raise DataError(
-                f"{root}: frame {row} belongs to episode {found[row]}, the episodes table says {expected[row]}; "
-                "data files are out of order, missing or foreign: restore the data folder"
+                f"{root}: frame {row} belongs to episode {found[row]}, the episodes table says "
+                f"{expected[row]}; data files are out of order, missing or foreign: restore the "
+                "data folder"
             )
     if "frame_index" in numbers:
         found, expected = numbers["frame_index"][:, 0], _steps(length)
@@ -50,9 +54,10 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
 def check_timestamps(
     root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float
 ) -> list[str]:
-    """Sentences about `timestamp` where it is not frame / fps: frames are read by their place, as frame_index says it.
+    """Sentences about `timestamp` where it is not frame / fps: frames are read by their place, as
+    frame_index says it.
 
-    Raises DataError where time does not advance and there is no frame_index to tell the order by.
+    Raises DataError if time does not advance and there is no frame_index to tell the order by.
     """
     if "timestamp" not in numbers:
         return []
@@ -67,7 +72,8 @@ def check_timestamps(
         )
         if "frame_index" not in numbers:
             raise DataError(
-                f"{problem}, and without frame_index the order of the rows is unknown; restore the file or drop the episode"
+                f"{problem}, and without frame_index the order of the rows is unknown; restore "
+                "the file or drop the episode"
             )
         return [f"{problem}; steps are taken as frame_index orders them"]
     # Timestamps are stored as float32, which is coarser than the tolerance after half an hour.
@@ -77,8 +83,9 @@ def check_timestamps(
         return []
     row = int(off.argmax())
     return [
-        f"{_place(root, table, row)} has timestamp {times[row]:.6g} s, expected {expected[row]:.6g} s at {fps:g} fps "
-        f"({int(off.sum())} of {len(off)} steps differ); frames are read by their place, not by their timestamp"
+        f"{_place(root, table, row)} has timestamp {times[row]:.6g} s, expected "
+        f"{expected[row]:.6g} s at {fps:g} fps ({int(off.sum())} of {len(off)} steps differ); "
+        "frames are read by their place, not by their timestamp"
     ]
 
 

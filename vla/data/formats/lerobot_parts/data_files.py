@@ -64,10 +64,11 @@ class DataFiles:
         return functools.partial(self._remedy, file)
 
     def check_columns(self, *, strict: bool) -> list[str]:
-        """Compares info.json with the columns of the first file; returns warnings where they differ without harm.
+        """Compares info.json with the columns of the first file; returns warnings where they differ
+        without harm.
 
-        Raises DataError where a column holds another kind or shape than info.json says, and where `strict`, also where a
-        feature has no column.
+        Raises DataError if a column holds another kind or shape than info.json says, and where
+        `strict`, also where a feature has no column.
         """
         file, warnings = self.paths[0], []
         with opened_parquet(file, self._told(file)) as parquet:
@@ -79,7 +80,8 @@ class DataFiles:
                 lacks = f"{file}: lacks the column {name!r} that {schema.INFO} lists"
                 if strict:
                     raise DataError(
-                        f"{lacks} (it has: {', '.join(stored.names)}); remove the feature there or restore the data"
+                        f"{lacks} (it has: {', '.join(stored.names)}); remove the feature there "
+                        "or restore the data"
                     )
                 warnings.append(f"{lacks}; it is left out")
                 continue
@@ -88,7 +90,8 @@ class DataFiles:
                 continue
             if _family(found) == _family(expected):
                 warnings.append(
-                    f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; read as float32"
+                    f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; read "
+                    "as float32"
                 )
                 continue
             raise DataError(
@@ -104,9 +107,11 @@ class DataFiles:
             return name in parquet.schema_arrow.names
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over the files.
+        """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over
+        the files.
 
-        Raises DataError where a file is damaged, lacks a column, or holds rows of another width than info.json says.
+        Raises DataError if a file is damaged, lacks a column, or holds rows of another width than
+        info.json says.
         """
 
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
@@ -134,8 +139,8 @@ class DataFiles:
         for part in parts:
             if part.shape[1] != width:
                 raise DataError(
-                    f"{file}: column {name!r} has {part.shape[1]} numbers per row, {schema.INFO} says {width}; "
-                    "correct the feature's shape there, or restore the file"
+                    f"{file}: column {name!r} has {part.shape[1]} numbers per row, {schema.INFO} "
+                    f"says {width}; correct the feature's shape there, or restore the file"
                 )
         return np.concatenate(parts) if parts else np.zeros((0, width), dtype)
 
@@ -148,7 +153,8 @@ class DataFiles:
         return found
 
     def images(self, name: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError where a row has none."""
+        """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError if a
+        row has none."""
         starts = self._row_groups.starts
         for place in self._places(start, stop):
             number, group = self._row_groups.places[place]
@@ -211,8 +217,8 @@ def _columns(
     for name in names:
         if stored.count(name) != 1:
             raise DataError(
-                f"{file}: has {stored.count(name)} columns {name!r} (there are: {', '.join(stored)}); "
-                "expected one: restore the file"
+                f"{file}: has {stored.count(name)} columns {name!r} (there are: "
+                f"{', '.join(stored)}); expected one: restore the file"
             )
     # Threads run over files; more of them within a file would only compete.
     if group is None:
@@ -256,7 +262,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _described(kind: pa.DataType) -> str | None:
-    """A column's type as "dtype[shape]"; None where the shape is not in the type."""
+    """A column's type as "dtype[shape]"; None if the shape is not in the type."""
     if pa.types.is_struct(kind):
         return IMAGE
     if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):

@@ -1,4 +1,5 @@
-"""`meta/info.json`: what a LeRobot dataset says of itself, checked for its kinds before anything is built on it."""
+"""`meta/info.json`: what a LeRobot dataset says of itself, checked for its kinds before anything is
+built on it."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ class Info(BaseModel):
 
 
 def read_version(root: Path) -> str | None:
-    """The dataset's version as far as it can be told; None where info.json is missing or damaged."""
+    """The dataset's version as far as it can be told; None if info.json is missing or damaged."""
     try:
         return str(read_json(root, root / schema.INFO).get("codebase_version"))
     except DataError:
@@ -89,11 +90,13 @@ def read_info(root: Path) -> Info:
 
 
 def split_range(path: Path, splits: Any, name: str) -> tuple[int, int]:
-    """The episodes [start, stop) of the split `name` ("0:80"). Raises DataError naming the splits that there are."""
+    """The episodes [start, stop) of the split `name` ("0:80"). Raises DataError naming the splits
+    that there are."""
     known = splits if isinstance(splits, dict) else {}
     if name not in known:
         raise DataError(
-            f"{path}: no split {name!r}; there are: {', '.join(map(str, known)) or 'none'}; name one of them"
+            f"{path}: no split {name!r}; there are: {', '.join(map(str, known)) or 'none'}; name "
+            "one of them"
         )
     found = re.fullmatch(r"\s*(\d{1,12})\s*:\s*(\d{1,12})\s*", str(known[name]))
     if found is None:

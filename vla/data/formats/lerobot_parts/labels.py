@@ -44,7 +44,8 @@ def label(
     features: dict[str, Feature],
     first_values: Callable[[str], list[Any]],
 ) -> Labels:
-    """An episode's instruction is that of its first step, by the column `task_index` or the one that `keys` name.
+    """An episode's instruction is that of its first step, by the column `task_index` or the one
+    that `keys` name.
 
     Args:
         table: one row per episode, with `tasks`, and `task_index` where the table itself says it.
@@ -52,7 +53,8 @@ def label(
         first_values: column -> its value at each episode's first step.
 
     Raises:
-        DataError: an index has no instruction, or the column that `keys` name does not exist or holds neither.
+        DataError: an index has no instruction, or the column that `keys` name does not exist or
+            holds neither.
     """
     if keys.task is not None:
         return Labels([keys.task], np.zeros(len(table), np.int64))
@@ -71,7 +73,7 @@ def label(
 def _column(
     root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]
 ) -> str | None:
-    """The column to read; None where the table of episodes says it."""
+    """The column to read; None if the table of episodes says it."""
     if keys.instruction is not None:
         if keys.instruction not in features:
             raise DataError(
@@ -88,8 +90,8 @@ def _from_texts(root: Path, texts: list[Any], place: str) -> Labels:
     for episode, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{root}: episode {episode}: {place} gives the instruction {text!r}; write one there, "
-                "or give one for all episodes by the key `task`"
+                f"{root}: episode {episode}: {place} gives the instruction {text!r}; write one "
+                "there, or give one for all episodes by the key `task`"
             )
     instructions = list(dict.fromkeys(texts))
     return Labels(instructions, np.asarray([instructions.index(text) for text in texts], np.int64))
@@ -101,13 +103,14 @@ def _from_indices(root: Path, values: list[Any], tasks: dict[int, str], place: s
         if not isinstance(value, int | float | np.integer) or value not in tasks:
             raise DataError(
                 f"{root}: episode {episode}: {place} says task {value!r}, the table of tasks has "
-                f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table of tasks, "
-                "or give the instruction by the key `task`"
+                f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
+                "of tasks, or give the instruction by the key `task`"
             )
     known = sorted(tasks)
     if known != list(range(len(known))):
         warnings.append(
-            f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they are closed"
+            f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they "
+            "are closed"
         )
     place_of = {index: row for row, index in enumerate(known)}
     return Labels(
@@ -118,7 +121,8 @@ def _from_indices(root: Path, values: list[Any], tasks: dict[int, str], place: s
 
 
 def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
-    """task_index -> instruction, from rows in any order. Raises DataError where one is no such pair, or given twice."""
+    """task_index -> instruction, from rows in any order. Raises DataError if one is no such pair,
+    or given twice."""
     tasks: dict[int, str] = {}
     for row, (index, text) in enumerate(pairs):
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
@@ -127,7 +131,8 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
             )
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, or give it by the key `task`"
+                f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, "
+                "or give it by the key `task`"
             )
         if tasks.get(index, text) != text:
             raise DataError(

@@ -1,4 +1,5 @@
-"""Files of a dataset that others made: nothing outside its folder is read, and damage becomes a DataError that names the file."""
+"""Files of a dataset that others made: nothing outside its folder is read, and damage becomes a
+DataError that names the file."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _NUMBER_FORMAT = re.compile(r"(0?\d{1,2})?d?")
 
 
 def named_path(root: Path, relative: str, told_by: str) -> Path:
-    """The path of a file that the dataset names. Raises DataError where it leads out of `root`; `told_by` says who asks."""
+    """The path of a file that the dataset names. Raises DataError if it leads out of `root`;
+    `told_by` says who asks."""
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     windows = PureWindowsPath(relative)
     if (
@@ -33,13 +35,15 @@ def named_path(root: Path, relative: str, told_by: str) -> Path:
         or "\0" in relative
     ):
         raise DataError(
-            f"{root}: {told_by} names {relative!r}, which is no path within the dataset's folder; correct it there"
+            f"{root}: {told_by} names {relative!r}, which is no path within the dataset's folder; "
+            "correct it there"
         )
     return inside(root, root / relative)
 
 
 def fill(template: str, told_by: str, **values: object) -> str:
-    """`template` with its {names} replaced. Raises DataError where it asks for anything but `values`, plainly formatted."""
+    """`template` with its {names} replaced. Raises DataError if it asks for anything but `values`,
+    plainly formatted."""
     try:
         fields = [
             (name, spec or "")
@@ -52,13 +56,15 @@ def fill(template: str, told_by: str, **values: object) -> str:
         return template.format(**values)
     except (ValueError, IndexError, KeyError) as error:
         raise DataError(
-            f"{told_by} is {template!r}, which cannot be filled in ({error}); it may use {', '.join(values)}: correct it"
+            f"{told_by} is {template!r}, which cannot be filled in ({error}); it may use "
+            f"{', '.join(values)}: correct it"
         ) from error
 
 
 @contextlib.contextmanager
 def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
-    """A parquet file, open. What goes wrong with it in the block becomes a DataError naming the file and the remedy.
+    """A parquet file, open. What goes wrong with it in the block becomes a DataError naming the
+    file and the remedy.
 
     Checksums of pages are verified where the file has them.
     """
@@ -74,7 +80,8 @@ def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
 
 
 def check_footer(file: Path, remedy: Remedy) -> None:
-    """A writer that died before closing leaves a parquet file without its last four bytes. Raises DataError."""
+    """A writer that died before closing leaves a parquet file without its last four bytes. Raises
+    DataError."""
     try:
         with open(file, "rb") as handle:
             handle.seek(0, 2)

@@ -1,4 +1,5 @@
-"""LeRobot datasets of any version that lie elsewhere: read through a mirror that is filled as frames are asked for."""
+"""LeRobot datasets of any version that lie elsewhere: read through a mirror that is filled as
+frames are asked for."""
 
 from __future__ import annotations
 
@@ -52,12 +53,13 @@ class _MirroredV2(_Mirrored, LeRobotV2Reader):
 
 
 def open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
-    """The dataset at a URL. Raises DataError where it is none, or cannot be reached."""
+    """The dataset at a URL. Raises DataError if it is none, or cannot be reached."""
     mirror = Mirror(url)
     readers: dict[str, type[_Mirrored]] = {"lerobot": _MirroredV3, "lerobot_v2": _MirroredV2}
     for name, reader in readers.items():
         if name == format or (format is None and reader.matches(Path(mirror.root))):
             return reader(mirror, keys)
     raise DataError(
-        f"{url}: no LeRobot dataset (v2 or v3) is here; other formats are read from local folders alone"
+        f"{url}: no LeRobot dataset (v2 or v3) is here; other formats are read from local folders "
+        "alone"
     )

@@ -1,4 +1,5 @@
-"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and the spec that follows."""
+"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and
+the spec that follows."""
 
 from __future__ import annotations
 
@@ -42,14 +43,15 @@ class Mapping:
 
 
 def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapping:
-    """Raises DataError where a key is no such feature; `path` is that of info.json."""
+    """Raises DataError if a key is no such feature; `path` is that of info.json."""
     numeric = [name for name, feature in features.items() if feature.dtype in NUMERIC]
     images = [name for name, feature in features.items() if feature.is_camera]
 
     def check(what: str, name: str, known: Sequence[str]) -> None:
         if name not in known:
             raise DataError(
-                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; name one of them"
+                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; "
+                "name one of them"
             )
 
     def chosen(what: str, named: list[str] | None, usual: str) -> list[str]:
@@ -63,7 +65,8 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
             if features[name].width == 1:
                 return name
             raise DataError(
-                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number per step"
+                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number "
+                "per step"
             )
         return None
 
@@ -85,7 +88,8 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
 
 
 def camera_names(images: Sequence[str]) -> dict[str, str]:
-    """camera -> feature, for every feature of images; the feature's whole name where two would be called alike."""
+    """camera -> feature, for every feature of images; the feature's whole name where two would be
+    called alike."""
     short = [
         name.removeprefix(schema.IMAGE_PREFIX) if name != _SINGLE_IMAGE else "image"
         for name in images
@@ -99,9 +103,10 @@ def camera_names(images: Sequence[str]) -> dict[str, str]:
 def derive_spec(
     root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None
 ) -> Spec:
-    """Names and sizes from `info`, bounds from the actions (N, A) themselves: what stats.json says may not hold them all.
+    """Names and sizes from `info`, bounds from the actions (N, A) themselves: what stats.json says
+    may not hold them all.
 
-    Raises DataError where the features cannot be a spec.
+    Raises DataError if the features cannot be a spec.
     """
     low, high = action_bounds(actions())
     return _built(
@@ -120,7 +125,8 @@ def derive_spec(
 def stored_spec(
     root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]
 ) -> Spec:
-    """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises DataError."""
+    """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises
+    DataError."""
     path = root / schema.SPEC
     try:
         spec = schema.spec_of(
@@ -165,11 +171,13 @@ def _check_stored(path: Path, spec: Spec, info: Info) -> None:
     known = camera_names([name for name, feature in info.features.items() if feature.is_camera])
     if missing := [camera for camera in spec.cameras if camera not in known]:
         raise DataError(
-            f"{path}: cameras {', '.join(missing)} are not among the features of info.json; restore both files"
+            f"{path}: cameras {', '.join(missing)} are not among the features of info.json; "
+            "restore both files"
         )
     if abs(spec.control_hz - info.fps) > 1e-6 * info.fps:
         raise DataError(
-            f"{path}: control_hz is {spec.control_hz:g}, info.json says fps {info.fps:g}; restore both files"
+            f"{path}: control_hz is {spec.control_hz:g}, info.json says fps {info.fps:g}; restore "
+            "both files"
         )
 
 
@@ -181,7 +189,8 @@ def _built(root: Path, make: Callable[[], Spec]) -> Spec:
 
 
 def action_bounds(actions: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Least and greatest value of each dimension of `actions` (N, A), apart where a dimension never moves."""
+    """Least and greatest value of each dimension of `actions` (N, A), apart where a dimension never
+    moves."""
     # What is not finite is refused, with its place, where the numbers are read.
     values = np.where(np.isfinite(actions), actions, np.nan).astype(np.float64)
     some = np.isfinite(values).any(0) if len(values) else np.zeros(values.shape[1], bool)
@@ -192,7 +201,8 @@ def action_bounds(actions: np.ndarray) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> list[str]:
-    """One name per dimension of `columns` side by side; the column goes before where names would be given twice."""
+    """One name per dimension of `columns` side by side; the column goes before where names would be
+    given twice."""
     own = {column: _names_of(column, features[column]) for column in columns}
     names = [name for column in columns for name in own[column]]
     if len(set(names)) == len(names):
@@ -229,11 +239,13 @@ def _cameras(root: Path, info: Info, mapping: Mapping) -> dict[str, tuple[int, i
 
 
 def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
-    """(height, width) of a feature of images, whose dimensions may be in any order that its names tell."""
+    """(height, width) of a feature of images, whose dimensions may be in any order that its names
+    tell."""
     shape = feature.shape
     if len(shape) != 3:
         raise DataError(
-            f"{root / schema.INFO}: {name!r} has shape {shape}, expected height, width, channels; correct it"
+            f"{root / schema.INFO}: {name!r} has shape {shape}, expected height, width, channels; "
+            "correct it"
         )
     names = feature.names if isinstance(feature.names, list) and len(feature.names) == 3 else []
     letters = [str(part)[:1].lower() for part in names]

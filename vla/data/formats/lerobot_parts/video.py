@@ -40,7 +40,8 @@ def check_exist(segments: Sequence[Segment], feature: str) -> None:
         if segment.path not in seen and not segment.path.is_file():
             raise DataError(
                 f"{segment.path}: no such file; it holds {feature!r} of episode {segment.episode} "
-                f"({segment.length} frames): copy it from the dataset's source, or leave the camera out by the key `cameras`"
+                f"({segment.length} frames): copy it from the dataset's source, or leave the "
+                "camera out by the key `cameras`"
             )
         seen.add(segment.path)
 
@@ -53,7 +54,8 @@ def read_segments(
     warn: Callable[[str], None],
     verified: set[Segment],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame, uint8 (H, W, 3)) of the steps [start, stop) of segments; neighbours in one file are decoded in one pass.
+    """(frame, uint8 (H, W, 3)) of the steps [start, stop) of segments; neighbours in one file are
+    decoded in one pass.
 
     Args:
         parts: (frame of the first step in the dataset, segment, start, stop).
@@ -63,7 +65,8 @@ def read_segments(
         verified: segments whose checksum was compared before; those of this call join them.
 
     Raises:
-        DataError: a file is missing, damaged, shorter than its episodes, or of another rate or size.
+        DataError: a file is missing, damaged, shorter than its episodes, or of another rate or
+            size.
     """
     path: Path | None = None
     reader: VideoReader | None = None
@@ -89,8 +92,9 @@ def _opened(segment: Segment, fps: float, size: tuple[int, int]) -> VideoReader:
     if reader.size != size:
         reader.close()
         raise DataError(
-            f"{segment.path}: is {reader.size[0]}x{reader.size[1]}, info.json says {size[0]}x{size[1]} "
-            f"(episode {segment.episode}); correct the feature's shape there, or restore the video"
+            f"{segment.path}: is {reader.size[0]}x{reader.size[1]}, info.json says "
+            f"{size[0]}x{size[1]} (episode {segment.episode}); correct the feature's shape there, "
+            "or restore the video"
         )
     return reader
 
@@ -99,13 +103,13 @@ def _check_length(reader: VideoReader, segment: Segment, warn: Callable[[str], N
     needed = segment.first + segment.length
     if reader.num_frames < needed:
         raise DataError(
-            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} ends at frame {needed}; "
-            "the video is cut off or another's: restore it, or drop the episode"
+            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} ends at "
+            f"frame {needed}; the video is cut off or another's: restore it, or drop the episode"
         )
     if segment.alone and reader.num_frames > needed:
         warn(
-            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has {needed} steps; "
-            "the first frames are taken"
+            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has "
+            f"{needed} steps; the first frames are taken"
         )
 
 
@@ -115,6 +119,6 @@ def _check_packets(reader: VideoReader, segment: Segment) -> None:
         return
     if reader.checksum(segment.first, segment.first + segment.length) != segment.checksum:
         raise DataError(
-            f"{segment.path}: the frames of episode {segment.episode} are not those that were written (their checksum "
-            "differs); restore the file from a copy, or drop the episode"
+            f"{segment.path}: the frames of episode {segment.episode} are not those that were "
+            "written (their checksum differs); restore the file from a copy, or drop the episode"
         )

@@ -27,8 +27,9 @@ class Feature:
         name: as in the records, for example `steps/observation/image_0`.
         kind: "tensor", "text", "image", or whatever else TFDS calls it.
         shape: of one step; -1 where it varies.
-        dtype: of its numbers; empty where it has none.
-        plain: whether its values lie in the record as they are: not compressed, no list within a list.
+        dtype: of its numbers; empty if it has none.
+        plain: whether its values lie in the record as they are: not compressed, no list within a
+            list.
     """
 
     name: str
@@ -103,12 +104,13 @@ def _holds_dataset(folder: Path) -> bool:
 
 
 def read_features(folder: Path) -> dict[str, Feature]:
-    """Name -> leaf of features.json. Raises DataError where it is missing or not as TFDS writes it."""
+    """Name -> leaf of features.json. Raises DataError if it is missing or not as TFDS writes it."""
     path, found = folder / FEATURES, {}
     raw = read_json(folder, path)
     if "pythonClassName" not in raw:
         raise DataError(
-            f"{path}: is of an old TFDS (its keys: {', '.join(raw)}); make the dataset with TFDS 4.5 or newer"
+            f"{path}: is of an old TFDS (its keys: {', '.join(raw)}); make the dataset with TFDS "
+            "4.5 or newer"
         )
     try:
         for feature in _leaves(raw, "", 0):
@@ -144,12 +146,14 @@ def _leaves(raw: dict[str, Any], name: str, lists: int) -> list[Feature]:
 
 
 def read_info(folder: Path, split: str | None) -> tuple[dict[str, Any], list[Shard]]:
-    """What dataset_info.json says, and the files of `split` or of all, in its order. Raises DataError."""
+    """What dataset_info.json says, and the files of `split` or of all, in its order. Raises
+    DataError."""
     path = folder / INFO
     info = read_json(folder, path)
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise DataError(
-            f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's default)"
+            f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's "
+            "default)"
         )
     try:
         shards = _shards(folder, info)
@@ -188,7 +192,8 @@ def _shards(folder: Path, info: dict[str, Any]) -> list[Shard]:
                 name = name.replace(f"{{{field}}}", str(value))
             if Path(name).name != name or "\\" in name:
                 raise DataError(
-                    f"{folder / INFO}: names the file {name!r}, expected one beside it; restore {INFO}"
+                    f"{folder / INFO}: names the file {name!r}, expected one beside it; restore "
+                    f"{INFO}"
                 )
             shards.append(Shard(folder / name, str(split["name"]), episodes))
     return shards

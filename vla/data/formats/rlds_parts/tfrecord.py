@@ -1,7 +1,9 @@
-"""TFRecord files without TensorFlow: framed records with checksums, and the `tf.train.Example` in them.
+"""TFRecord files without TensorFlow: framed records with checksums, and the `tf.train.Example` in
+them.
 
-A record is its length (uint64), a checksum of those eight bytes (uint32), the data, and a checksum of the data. The
-checksums are CRC-32C, rotated and offset, all numbers little-endian. Source: tensorflow/core/lib/io/record_writer.h.
+A record is its length (uint64), a checksum of those eight bytes (uint32), the data, and a checksum
+of the data. The checksums are CRC-32C, rotated and offset, all numbers little-endian. Source:
+tensorflow/core/lib/io/record_writer.h.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def masked_crc(data: bytes) -> int:
 
 
 def index_records(path: Path) -> list[tuple[int, int]]:
-    """(place, length) of the data of every record, from the headers alone. Raises DataError naming file and record."""
+    """(place, length) of the data of every record, from the headers alone. Raises DataError naming
+    file and record."""
     records: list[tuple[int, int]] = []
     with open(path, "rb") as file:
         size, at = os.fstat(file.fileno()).st_size, 0
@@ -39,17 +42,20 @@ def index_records(path: Path) -> list[tuple[int, int]]:
             header = file.read(_HEADER)
             if len(header) < _HEADER:
                 raise DataError(
-                    f"{path}: record {len(records)} ends within its header, at byte {size}; copy it again"
+                    f"{path}: record {len(records)} ends within its header, at byte {size}; copy "
+                    "it again"
                 )
             length, crc = struct.unpack("<QI", header)
             if masked_crc(header[:8]) != crc:
                 raise DataError(
-                    f"{path}: record {len(records)}: its length at byte {at} is damaged; copy it again"
+                    f"{path}: record {len(records)}: its length at byte {at} is damaged; copy it "
+                    "again"
                 )
             end = at + _HEADER + length + _FOOTER
             if end > size:
                 raise DataError(
-                    f"{path}: record {len(records)} goes to byte {end}, the file to {size}; copy it again"
+                    f"{path}: record {len(records)} goes to byte {end}, the file to {size}; copy "
+                    "it again"
                 )
             records.append((at + _HEADER, length))
             at = end
@@ -57,7 +63,8 @@ def index_records(path: Path) -> list[tuple[int, int]]:
 
 
 def read_record(file: BinaryIO, place: int, length: int, where: str) -> bytes:
-    """The data of one record. Raises DataError beginning with `where` where it is not what was written."""
+    """The data of one record. Raises DataError beginning with `where` where it is not what was
+    written."""
     file.seek(place)
     data = file.read(length + _FOOTER)
     if len(data) < length + _FOOTER or struct.unpack("<I", data[length:])[0] != masked_crc(
@@ -70,7 +77,8 @@ def read_record(file: BinaryIO, place: int, length: int, where: str) -> bytes:
 
 
 class Example:
-    """A parsed `tf.train.Example`: names, and lists of numbers or bytes. Raises DataError where it is none."""
+    """A parsed `tf.train.Example`: names, and lists of numbers or bytes. Raises DataError if it is
+    none."""
 
     def __init__(self, data: bytes, where: str) -> None:
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -86,7 +94,8 @@ class Example:
         self._features = message.features.feature
 
     def get(self, name: str) -> Values | None:
-        """float32 or int64 (n,), or n bytes; None where the example has no such feature or it is empty of any kind."""
+        """float32 or int64 (n,), or n bytes; None if the example has no such feature or it is empty
+        of any kind."""
         if name not in self._features:
             return None
         feature = self._features[name]
@@ -99,7 +108,7 @@ class Example:
         return np.array(values, np.float32 if kind == "float_list" else np.int64)
 
     def numbers(self, name: str) -> np.ndarray:
-        """float32 or int64 (n,). Raises DataError where there are none."""
+        """float32 or int64 (n,). Raises DataError if there are none."""
         values = self._needed(name)
         if isinstance(values, list):
             raise DataError(
@@ -108,7 +117,7 @@ class Example:
         return values
 
     def files(self, name: str) -> list[bytes]:
-        """n strings of bytes. Raises DataError where there are none."""
+        """n strings of bytes. Raises DataError if there are none."""
         values = self._needed(name)
         if isinstance(values, np.ndarray):
             raise DataError(
@@ -127,7 +136,8 @@ class Example:
 
 @functools.cache
 def example_class() -> Any:
-    """The message type, from a description built here in a pool of its own, so that TensorFlow may be loaded too."""
+    """The message type, from a description built here in a pool of its own, so that TensorFlow may
+    be loaded too."""
     from google.protobuf import (  # type: ignore[import-untyped]
         descriptor_pb2,
         descriptor_pool,

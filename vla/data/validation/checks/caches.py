@@ -15,6 +15,7 @@ def caches(subject: Subject) -> Iterator[Finding]:
     if subject.dataset is None:
         return
     for sentence in kept_damage(subject.dataset):
-        # Whoever opens a cache of another state of the dataset makes it again; unseen damage in a present one is worse.
+        # Whoever opens a cache of another state of the dataset makes it again; unseen damage in a
+        # present one is worse.
         stale = "of another dataset" in sentence
         yield Finding("caches", "note" if stale else "error", ".cache", sentence, REBUILD_CACHES)

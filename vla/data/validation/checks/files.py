@@ -1,4 +1,5 @@
-"""Checks of files as such: where they lie, whether they are whole, and which are there for nothing."""
+"""Checks of files as such: where they lie, whether they are whole, and which are there for
+nothing."""
 
 from __future__ import annotations
 
@@ -87,8 +88,8 @@ def checksums(subject: Subject) -> Iterator[Finding]:
             continue
         if whole is None and name.startswith(("meta/", "data/", "videos/")):
             message = (
-                f"{path}: has no checksum, others of the dataset have: another program wrote or changed it, or an older "
-                "version of this one; compare it with its source"
+                f"{path}: has no checksum, others of the dataset have: another program wrote or "
+                "changed it, or an older version of this one; compare it with its source"
             )
             yield Finding("checksums", "warning", name, message)
         elif whole is False:
@@ -97,7 +98,10 @@ def checksums(subject: Subject) -> Iterator[Finding]:
                 if path.suffix == ".json"
                 else ""
             )
-            message = f"{path}: is not what was written (its checksum differs); restore it from a copy or its source{edited}"
+            message = (
+                f"{path}: is not what was written (its checksum differs); restore it from a copy "
+                f"or its source{edited}"
+            )
             yield Finding("checksums", "error", name, message)
 
 
@@ -150,7 +154,8 @@ def _json_lines(subject: Subject, path: Path) -> None:
 
 
 def _parquet(subject: Subject, path: Path) -> Iterator[str]:
-    """By row groups. Of data files the numbers have been read; their images are left to who decodes them, if anyone does."""
+    """By row groups. Of data files the numbers have been read; their images are left to who decodes
+    them, if anyone does."""
     problems = []
     if subject.lerobot is not None:
         problems = [p for part in subject.lerobot.data if part.path == path for p in part.problems]

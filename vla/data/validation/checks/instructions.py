@@ -23,13 +23,19 @@ def instructions(subject: Subject) -> Iterator[Finding]:
                 f"{text!r} is blank; write the task in words",
             )
         elif text != text.strip() or not text.isprintable():
-            message = f"{text!r} has spaces around it or characters that cannot be printed; write it plainly"
+            message = (
+                f"{text!r} has spaces around it or characters that cannot be printed; write it "
+                "plainly"
+            )
             yield Finding("instructions", "warning", "instructions", message)
         alike[" ".join(text.casefold().split())].append(text)
     for texts in alike.values():
         if len(texts) > 1:
             listed = " and ".join(map(repr, texts))
-            message = f"{listed} differ in case or spaces alone, and count as {len(texts)} tasks; write them alike"
+            message = (
+                f"{listed} differ in case or spaces alone, and count as {len(texts)} tasks; write "
+                "them alike"
+            )
             yield Finding("instructions", "warning", "instructions", message)
 
 
@@ -64,7 +70,7 @@ def task_words(subject: Subject) -> Iterator[Finding]:
         )
         if listed and text not in listed:
             message = (
-                f"{subject.root}: the table of tasks gives episode {episode} the instruction {text!r}, the table of "
-                f"episodes {listed[0]!r}: one of them was changed"
+                f"{subject.root}: the table of tasks gives episode {episode} the instruction "
+                f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)

@@ -1,4 +1,5 @@
-"""A LeRobot dataset in pieces, each of which may be damaged: what can be read of it, and what is wrong with the rest.
+"""A LeRobot dataset in pieces, each of which may be damaged: what can be read of it, and what is
+wrong with the rest.
 
 R: rows of all data files that can be read, D: numbers in a row of a column.
 """
@@ -34,7 +35,8 @@ class Part:
 
     Attributes:
         path: of the file.
-        columns: name -> (rows, D), float32 or, what is no float32, float64; of the columns of numbers that can be read.
+        columns: name -> (rows, D), float32 or, what is no float32, float64; of the columns of
+            numbers that can be read.
         problems: what is wrong with the file, a sentence each.
     """
 
@@ -44,7 +46,8 @@ class Part:
 
 
 class LeRobotParts:
-    """What can be read of the LeRobot dataset at `root`, whatever else is damaged. Opening it never fails."""
+    """What can be read of the LeRobot dataset at `root`, whatever else is damaged. Opening it never
+    fails."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,8 +75,8 @@ class LeRobotParts:
 
     @functools.cached_property
     def table(self) -> pd.DataFrame | None:
-        """The committed episodes by what can be read of their table, with `episode_index` and `length`; None where nothing
-        can."""
+        """The committed episodes by what can be read of their table, with `episode_index` and
+        `length`; None if nothing can."""
         if self.tables:
             frames = [table.to_pandas(ignore_metadata=True) for _, table in self.tables]
             table = pd.concat(frames, ignore_index=True)
@@ -98,7 +101,7 @@ class LeRobotParts:
 
     @functools.cached_property
     def tasks(self) -> pa.Table | None:
-        """tasks.parquet (v3); None where it cannot be read."""
+        """tasks.parquet (v3); None if it cannot be read."""
         path = self.root / schema.TASKS
         return _table(self.root, path) if path.is_file() else None
 
@@ -108,7 +111,8 @@ class LeRobotParts:
         return None if self.info is None else self.info.total_episodes
 
     def committed(self, episode: np.ndarray) -> np.ndarray:
-        """Which frames are of committed episodes, by their episode_index; a killed writer may have left more."""
+        """Which frames are of committed episodes, by their episode_index; a killed writer may have
+        left more."""
         if self.table is None or not len(self.table):
             return np.ones(len(episode), bool)
         return np.asarray(episode <= self.table["episode_index"].max())
@@ -129,7 +133,8 @@ class LeRobotParts:
 
     @functools.cached_property
     def episode_stats(self) -> dict[int, dict[str, FeatureStats]]:
-        """Committed episode -> feature -> true statistics of its frames, where they are finite and lie side by side."""
+        """Committed episode -> feature -> true statistics of its frames, where they are finite and
+        lie side by side."""
         if "episode_index" not in self.frames:
             return {}
         episode = self.frames["episode_index"][:, 0]
@@ -148,7 +153,7 @@ class LeRobotParts:
         return found
 
     def mapping(self, keys: KeyMap) -> Mapping | None:
-        """What is action, state, reward and success; None where info.json does not tell."""
+        """What is action, state, reward and success; None if info.json does not tell."""
         if self.info is None:
             return None
         try:
@@ -177,7 +182,8 @@ def _table(root: Path, path: Path) -> pa.Table | None:
 
 
 def _read(root: Path, path: Path) -> Part:
-    """A data file, column by column, so that damage in one does not hide the others. Image columns are not read."""
+    """A data file, column by column, so that damage in one does not hide the others. Image columns
+    are not read."""
     part = Part(path)
     try:
         with opened_parquet(inside(root, path), _REMEDY) as parquet:

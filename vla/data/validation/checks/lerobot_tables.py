@@ -41,12 +41,15 @@ def files(subject: Subject) -> Iterator[Finding]:
             name for name in names if name is not None and not (subject.root / name).is_file()
         )
     for name, episodes in lost.items():
-        message = f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from the dataset's source"
+        message = (
+            f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from "
+            "the dataset's source"
+        )
         yield Finding("files", "error", name, message)
 
 
 def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -> str | None:
-    """Name of the file that a row of the episodes table points to; None where it does not say."""
+    """Name of the file that a row of the episodes table points to; None if it does not say."""
     numbers = {key: row.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
     if any(value is None or pd.isna(value) for value in numbers.values()):
         return None
@@ -112,8 +115,8 @@ def lengths(subject: Subject) -> Iterator[Finding]:
     ]
     for episode, length, frames in wrong:
         message = (
-            f"{subject.root}: episode {episode} has {frames} frames in the data files that can be read, the table of "
-            f"episodes says {length}; restore the data folder"
+            f"{subject.root}: episode {episode} has {frames} frames in the data files that can be "
+            f"read, the table of episodes says {length}; restore the data folder"
         )
         yield Finding("lengths", "error", f"episode {episode}", message)
 
@@ -127,8 +130,8 @@ def totals(subject: Subject) -> Iterator[Finding]:
     rows = sum(len(table) for _, table in parts.tables)
     if total is not None and rows > total:
         message = (
-            f"{path}: says {total} episodes, the episodes table has {rows}: the rest is of a killed writer and is not read; "
-            "it goes away when the dataset is continued"
+            f"{path}: says {total} episodes, the episodes table has {rows}: the rest is of a "
+            "killed writer and is not read; it goes away when the dataset is continued"
         )
         yield Finding("totals", "note" if subject.is_ours else "warning", schema.INFO, message)
     tasks = task_pairs(parts)
@@ -144,7 +147,7 @@ def totals(subject: Subject) -> Iterator[Finding]:
 
 
 def task_pairs(parts: LeRobotParts) -> list[tuple[Any, Any]]:
-    """(task_index, instruction) as they lie in tasks.parquet; empty where it cannot be read."""
+    """(task_index, instruction) as they lie in tasks.parquet; empty if it cannot be read."""
     table = parts.tasks
     if table is None or "task_index" not in table.column_names:
         return []
@@ -171,10 +174,16 @@ def tasks(subject: Subject) -> Iterator[Finding]:
     if indices == list(range(len(indices))):
         return
     if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices))):
-        message = f"{path}: its rows are in the order {_some(indices)}; LeRobot would give every episode another's task"
+        message = (
+            f"{path}: its rows are in the order {_some(indices)}; LeRobot would give every "
+            "episode another's task"
+        )
         yield Finding("tasks", "warning", schema.TASKS, message, SORT_TASKS)
     else:
-        message = f"{path}: task indices are {_some(indices)}, with holes or twice; `vla data convert` numbers them anew"
+        message = (
+            f"{path}: task indices are {_some(indices)}, with holes or twice; `vla data convert` "
+            "numbers them anew"
+        )
         yield Finding("tasks", "warning", schema.TASKS, message)
 
 
@@ -196,8 +205,8 @@ def episodes_table(subject: Subject) -> Iterator[Finding]:
         for name, value in true.get(int(row["episode_index"]), {}).items():
             if name in row and not _agree(row[name], value):
                 message = (
-                    f"{subject.root}: the episodes table says {name} {row[name]} of episode {int(row['episode_index'])}, "
-                    f"its frames {value}"
+                    f"{subject.root}: the episodes table says {name} {row[name]} of episode "
+                    f"{int(row['episode_index'])}, its frames {value}"
                 )
                 place = f"episode {int(row['episode_index'])}"
                 yield Finding("episodes_table", "error", place, message, REBUILD_EPISODES)

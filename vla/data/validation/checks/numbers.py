@@ -16,7 +16,8 @@ from vla.data.validation.examined import Numbers, Subject
 from vla.data.validation.registry import LEROBOT, Finding, check
 
 _SAME_LENGTH = 5
-"""This many episodes or more, all of one length and all true ends, are more likely cut off by time."""
+"""This many episodes or more, all of one length and all true ends, are more likely cut off by
+time."""
 _CONSTANT = 10
 _LISTED = 3
 
@@ -43,7 +44,10 @@ def finite(subject: Subject) -> Iterator[Finding]:
         for name, values in part.columns.items():
             bad = ~np.isfinite(values).all(1)
             if bad.any():
-                message = f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first in {bad.argmax()}"
+                message = (
+                    f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first "
+                    f"in {bad.argmax()}"
+                )
                 yield Finding("finite", "warning", subject.name(part.path), message)
 
 
@@ -53,8 +57,9 @@ def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> F
     episode, first = next((e, a) for e, a, b in numbers.spans if a <= frame < b)
     episodes = len(set(numbers.episode[bad].tolist()))
     message = (
-        f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; {int(bad.sum())} such numbers "
-        f"in {episodes} episodes: leave them out (`vla data filter`) or repair the sensor"
+        f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; "
+        f"{int(bad.sum())} such numbers in {episodes} episodes: leave them out (`vla data "
+        "filter`) or repair the sensor"
     )
     return Finding("finite", "error", f"episode {episode}", message)
 
@@ -71,8 +76,9 @@ def action_limits(subject: Subject) -> Iterator[Finding]:
         if outside.any():
             frame = int(outside.argmax())
             message = (
-                f"action {name!r} is {values[frame]:g} in episode {numbers.episode[frame]}, the spec says {low:g} to "
-                f"{high:g}; {int(outside.sum())} of {len(values)} are outside: `vla data convert` widens the limits"
+                f"action {name!r} is {values[frame]:g} in episode {numbers.episode[frame]}, the "
+                f"spec says {low:g} to {high:g}; {int(outside.sum())} of {len(values)} are "
+                "outside: `vla data convert` widens the limits"
             )
             yield Finding("action_limits", "error", f"episode {numbers.episode[frame]}", message)
 
@@ -85,7 +91,10 @@ def constant_actions(subject: Subject) -> Iterator[Finding]:
     still = (numbers.actions == numbers.actions[0]).all(0)
     if still.any():
         names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(still))
-        message = f"never move: {names}; a policy learns nothing of them, leave them out if they are of no use"
+        message = (
+            f"never move: {names}; a policy learns nothing of them, leave them out if they are of "
+            "no use"
+        )
         yield Finding("constant_actions", "note", "actions", message)
 
 
@@ -96,7 +105,10 @@ def rewards(subject: Subject) -> Iterator[Finding]:
         return
     if numbers.rewards is None or not numbers.rewards.any():
         what = "no rewards" if numbers.rewards is None else "all rewards are zero"
-        message = f"{what}: enough for imitation; offline RL needs some, which `vla data label` can attach"
+        message = (
+            f"{what}: enough for imitation; offline RL needs some, which `vla data label` can "
+            "attach"
+        )
         yield Finding("rewards", "note", "rewards", message)
         return
     returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in numbers.spans])
@@ -105,7 +117,10 @@ def rewards(subject: Subject) -> Iterator[Finding]:
         and np.isfinite(returns).all()
         and np.ptp(returns) <= 1e-6 * abs(returns[0])
     ):
-        message = f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good one from a bad one"
+        message = (
+            f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good "
+            "one from a bad one"
+        )
         yield Finding("rewards", "warning", "rewards", message)
 
 
@@ -117,15 +132,18 @@ def terminals(subject: Subject) -> Iterator[Finding]:
     spans = numbers.spans
     for episode, a, b in spans:
         if numbers.terminated[a : b - 1].any():
-            message = f"episode {episode}: a step before the last is marked as a true end; divide the episode there"
+            message = (
+                f"episode {episode}: a step before the last is marked as a true end; divide the "
+                "episode there"
+            )
             yield Finding("terminals", "warning", f"episode {episode}", message)
     lengths = {b - a for _, a, b in spans}
     solved = numbers.success is not None and all(numbers.success[a:b].any() for _, a, b in spans)
     ended = all(numbers.terminated[b - 1] for _, _, b in spans)
     if len(spans) >= _SAME_LENGTH and ended and len(lengths) == 1 and not solved:
         message = (
-            f"all {len(spans)} episodes end truly after {lengths.pop()} steps, whether solved or not: likely a time limit, "
-            "which must not be marked as an end"
+            f"all {len(spans)} episodes end truly after {lengths.pop()} steps, whether solved or "
+            "not: likely a time limit, which must not be marked as an end"
         )
         yield Finding("terminals", "warning", "terminated", message)
 
@@ -145,7 +163,10 @@ def duplicates(subject: Subject) -> Iterator[Finding]:
     for episodes in groups[:_LISTED]:
         listed = ", ".join(map(str, episodes[:5])) + (", ..." if len(episodes) > 5 else "")
         others = f" ({len(groups)} such groups in all)" if len(groups) > 1 else ""
-        message = f"episodes {listed} are the same step by step{others}; keep one of them, or held-out data leaks"
+        message = (
+            f"episodes {listed} are the same step by step{others}; keep one of them, or held-out "
+            "data leaks"
+        )
         yield Finding("duplicates", "warning", f"episode {episodes[1]}", message)
 
 
@@ -165,7 +186,8 @@ def control_rate(subject: Subject) -> Iterator[Finding]:
     steps = steps[np.isfinite(steps) & (steps > 0)]
     if len(steps) and abs(np.median(steps) * parts.info.fps - 1) > 0.01:
         message = (
-            f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance by "
-            f"{np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, or resample"
+            f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance "
+            f"by {np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, "
+            "or resample"
         )
         yield Finding("control_rate", "warning", "timestamp", message)

@@ -22,7 +22,8 @@ from vla.data.validation.examined import Subject
 from vla.data.validation.registry import Finding, check
 
 _FROZEN = 10
-"""A camera that shows one picture for this many steps, a whole episode long, is taken for frozen."""
+"""A camera that shows one picture for this many steps, a whole episode long, is taken for
+frozen."""
 
 
 @check(
@@ -111,7 +112,8 @@ class _Scan:
         ]
 
     def _decode(self, name: str, start: int, stop: int, sums: np.ndarray) -> None:
-        """Decodes frames; raises DataError naming the first that is damaged, missing or of another size."""
+        """Decodes frames; raises DataError naming the first that is damaged, missing or of another
+        size."""
         size, expected = self.dataset.spec.cameras[name], start
         for frame, picture in self.dataset.images(name, start, stop):
             where = f"{self.dataset.root}: frame {frame}: camera {name!r}"
@@ -131,7 +133,8 @@ class _Scan:
                 self.tell(1)
         if expected != stop:
             raise DataError(
-                f"{self.dataset.root}: camera {name!r} ends at frame {expected} of {stop}; restore the data"
+                f"{self.dataset.root}: camera {name!r} ends at frame {expected} of {stop}; "
+                "restore the data"
             )
 
     def _frozen(self, name: str, sums: np.ndarray) -> Iterator[Finding]:

@@ -52,8 +52,8 @@ def statistics(subject: Subject) -> Iterator[Finding]:
 
 
 def true_stats(parts: LeRobotParts) -> dict[str, FeatureStats]:
-    """Statistics of the committed frames as `stats.json` holds them: exact, but for quantiles, which are those of episodes
-    averaged. Features that are not finite are left out."""
+    """Statistics of the committed frames as `stats.json` holds them: exact, but for quantiles,
+    which are those of episodes averaged. Features that are not finite are left out."""
     episodes = list(parts.episode_stats.values())
     names = [
         name for name in parts.numeric if episodes and all(name in stats for stats in episodes)
@@ -62,7 +62,7 @@ def true_stats(parts: LeRobotParts) -> dict[str, FeatureStats]:
 
 
 def merged_images(parts: LeRobotParts) -> dict[str, FeatureStats]:
-    """Statistics of cameras, from those of episodes in the episodes table; empty where it has none."""
+    """Statistics of cameras, from those of episodes in the episodes table; empty if it has none."""
     cameras = (
         []
         if parts.info is None
@@ -123,8 +123,9 @@ def episode_statistics(subject: Subject) -> Iterator[Finding]:
             odd = None if name not in stored else _differing(stored[name], true, subject.is_ours)
             if odd is not None:
                 message = (
-                    f"{subject.root}: episode {index}: {name!r}: its statistics say otherwise: {odd}; the file changed after "
-                    "it was written, or its statistics were never true: compare it with its source"
+                    f"{subject.root}: episode {index}: {name!r}: its statistics say otherwise: "
+                    f"{odd}; the file changed after it was written, or its statistics were never "
+                    "true: compare it with its source"
                 )
                 yield Finding("episode_statistics", "warning", f"episode {index}", message)
 
