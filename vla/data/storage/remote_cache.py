@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla.common.atomic import write_json
+from vla.common.atomic import replace_file, write_json
 from vla.data.errors import DataError
 from vla.data.storage.file_lock import FileLock
 from vla.data.storage.remote_files import RemoteFiles
@@ -199,7 +199,8 @@ class Mirror:
 
     def _put(self, part: Path, file: Path) -> None:
         os.utime(part, _THEN)
-        os.replace(part, file)
+        # not durable: what a power cut takes is fetched again
+        replace_file(part, file, durable=False)
 
     def _check_space(self, needed: int) -> None:
         folder = next(p for p in (self.root, *self.root.parents) if p.exists())
