@@ -16,7 +16,7 @@ from killed_writer import killed_writer
 
 from vla.common import atomic
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
-from vla.data.storage import video_packets as clips
+from vla.data.storage import video_packets
 from vla.data.storage.video import VideoConfig, VideoReader
 
 pytest.importorskip("av")
@@ -163,10 +163,10 @@ def test_an_encoder_of_another_version_begins_a_new_file(
     with DatasetWriter(tmp_path / "d", spec, video=H264) as writer:
         writer.add_episode(filmed(0, 4))
     # Another profile stands for another version: what its decoder must know differs.
-    add = clips.encode_into
+    add = video_packets.encode_into
     odd = VideoConfig(pix_fmt="yuv444p")
     monkeypatch.setattr(
-        clips,
+        video_packets,
         "encode_into",
         lambda file, frames, fps, config, name: add(file, frames, fps, odd, name=name),
     )

@@ -17,8 +17,7 @@ from vla.types import Spec
 
 Scalar = int | float | str | bool
 _ROUNDING = 1e-6
-"""What an action may lie beyond a limit, relative to the limit where that is larger than 1: float32
-rounds."""
+"""What an action may lie beyond a limit, as a share of limits larger than 1: float32 rounds."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's modes of one channel of 16 or 32 bits."""
@@ -26,8 +25,9 @@ _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 @dataclass(frozen=True)
 class Episode:
-    """What happened from a reset to an end. Step t holds what was seen before action t, and what
-    followed it.
+    """What happened from a reset to an end.
+
+    Step t holds what was seen before action t, the action, and what followed it.
 
     Attributes:
         images: camera -> uint8 (L, H, W, 3) RGB, or L PNG files as bytes.
@@ -60,11 +60,9 @@ class Episode:
     def frames(self, camera: str) -> np.ndarray:
         """The camera's images as uint8 (L, H, W, 3), decoded here if they are not yet."""
         images = self.images[camera]
-        return (
-            np.stack([decode_png(image) for image in images])
-            if isinstance(images, list)
-            else images
-        )
+        if isinstance(images, list):
+            return np.stack([decode_image(image) for image in images])
+        return images
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -75,18 +73,24 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-    """A PNG (or JPEG, WebP, BMP) file -> uint8 (H, W, 3) RGB; gray becomes RGB, an alpha channel is
-    left out. Raises DataError where it is no image, or one of more than 8 bits, such as depth."""
+def decode_image(data: bytes) -> np.ndarray:
+    """An image file (PNG, JPEG, WebP or BMP) -> uint8 (H, W, 3) RGB.
+
+    Gray becomes RGB, an alpha channel is left out. Raises DataError if it is no image, or one of
+    more than 8 bits a channel, such as depth.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode in _DEEP or (data[:8] == _PNG_SIGNATURE and data[24] > 8):
+            # Pillow opens a PNG of 16 bits a channel as RGB of 8: only byte 24 of the file, the
+            # bit depth, tells that half of it would be lost.
+            deep_png = data[:8] == _PNG_SIGNATURE and data[24] > 8
+            if image.mode in _DEEP or deep_png:
                 raise DataError(
                     "a picture of more than 8 bits a channel, such as depth, which would lose "
                     "what it holds; leave the camera out, or store it as 8 bits"
                 )
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
         raise DataError(
             f"not a readable image file ({len(data)} bytes): {error}; record the frame again"
         ) from error
@@ -97,7 +101,10 @@ def png_size(data: bytes) -> tuple[int, int]:
     no PNG."""
     if not isinstance(data, bytes) or len(data) < 24 or data[:8] != _PNG_SIGNATURE:
         raise DataError("is no PNG file; encode the image with vla.data.encode_png")
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    # the first chunk of a PNG is its header: width at byte 16, height at byte 20
+    width = int.from_bytes(data[16:20], "big")
+    height = int.from_bytes(data[20:24], "big")
+    return height, width
 
 
 def check_episode(episode: Episode, spec: Spec, index: int) -> None:
@@ -154,7 +161,8 @@ def _check_array(
             f"{where}: {name}: shape is {np.shape(values)}, expected {shape}; all fields need one "
             "row per action"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+    # Judged as float32, which is what will be stored: what that cannot hold becomes infinite.
+    with np.errstate(over="ignore"):
         check_finite(where, name, np.asarray(values, dtype=np.float32), dimension_names)
 
 
@@ -166,9 +174,10 @@ def check_finite(
     finite = np.isfinite(values)
     if finite.all():
         return
-    step, *rest = (int(v) for v in np.argwhere(~finite)[0])
-    dimension = f", {dimension_names[rest[0]]!r}" if rest and dimension_names else ""
-    value = values[(step, *rest)]
+    first = tuple(np.argwhere(~finite)[0])
+    step, dims = int(first[0]), first[1:]
+    dimension = f", {dimension_names[dims[0]]!r}" if dims and dimension_names else ""
+    value = values[first]
     raise DataError(
         f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor"
     )
@@ -176,12 +185,14 @@ def check_finite(
 
 def beyond(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """bool, whether each number lies outside of [low, high] by more than rounding."""
-    slack_low, slack_high = (_ROUNDING * np.maximum(1.0, np.abs(limit)) for limit in (low, high))
+    slack_low = _ROUNDING * np.maximum(1.0, np.abs(low))
+    slack_high = _ROUNDING * np.maximum(1.0, np.abs(high))
     return np.asarray((actions < low - slack_low) | (actions > high + slack_high))
 
 
 def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    low = np.asarray(spec.action_low)
+    high = np.asarray(spec.action_high)
     outside = beyond(actions, low, high)
     if outside.any():
         step, dim = (int(v) for v in np.argwhere(outside)[0])
@@ -202,6 +213,7 @@ def _check_images(
             "each action"
         )
     if isinstance(images, list):
+        # from the headers alone: decoding every image here would cost more than recording did
         for step, data in enumerate(images):
             try:
                 found = png_size(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla.config import UserError
+from vla.common.errors import UserError
 
 
 class DataError(UserError):

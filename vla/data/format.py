@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
+from vla.common.renamed import former_attributes
 from vla.config import Config
 from vla.types import Spec
 
@@ -41,7 +42,7 @@ class KeyMap(Config):
     control_hz: PositiveFloat | None = None
     """Actions per second, for datasets that do not say."""
     split: str | None = None
-    """Which part to read where the dataset has named parts, for example `train`; all by default."""
+    """Which part to read if the dataset has named parts, for example `train`; all by default."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,20 @@ class Columns:
     terminated: np.ndarray
 
 
-Picture = bytes | np.ndarray
-"""One image: a PNG or JPEG file, or uint8 (H, W, 3) RGB where it was decoded from a video."""
+Image = bytes | np.ndarray
+"""One image: a PNG or JPEG file, or uint8 (H, W, 3) RGB if it was decoded from a video."""
+if not TYPE_CHECKING:
+    __getattr__ = former_attributes(__name__, {"Picture": "Image"})
 
 
 class DatasetReader(ABC):
-    """Reads one dataset: a folder, or a file where the format is one file. Opening it reads no
-    image.
+    """Reads one dataset: a folder, or a file if the format is one file. Opening it reads no image.
 
     Attributes:
         spec: what the robot sees and does.
         instructions: row i is task_index i.
         metadata: what the maker wrote about it.
+        keys: what is read as what; None if the format has no choice.
         episodes: one row per episode, sorted, with at least `episode_index`, `length`,
             `first_frame`, `task_index`.
         warnings: what the dataset contradicts itself in without harm, and what was left out; may
@@ -85,6 +88,7 @@ class DatasetReader(ABC):
     spec: Spec
     instructions: list[str]
     metadata: dict[str, Any]
+    keys: KeyMap | None = None
     episodes: pd.DataFrame
     warnings: Sequence[str] = ()
 
@@ -108,8 +112,8 @@ class DatasetReader(ABC):
         return f"episode {index}"
 
     @abstractmethod
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
-        """(frame, picture) for the frames [start, stop), in order, without holding them all in
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        """(frame, image) for the frames [start, stop), in order, without holding them all in
         memory. Several threads may read at once."""
 
     @abstractmethod

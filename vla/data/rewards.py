@@ -1,5 +1,5 @@
-"""What is rewarded: the dataset's own rewards, success, or time; and the checks that data can teach
-more than imitation.
+"""What is rewarded: the dataset's own rewards, success, or time; and checks that this teaches more
+than imitation would.
 
 N: steps of the chosen episodes, side by side; E: episodes.
 """
@@ -71,8 +71,11 @@ def shape_rewards(
         DataError: `normalise` would divide by zero.
     """
     rewards = np.asarray(rewards_N, dtype=np.float64)
-    solved, terminals = np.asarray(success_N, dtype=bool), np.asarray(terminals_N, dtype=bool)
+    solved = np.asarray(success_N, dtype=bool)
+    terminals = np.asarray(terminals_N, dtype=bool)
     if config.kind != "env":
+        # What was recorded after a success would be rewarded at every further step: a solved step
+        # ends the episode, as far as values go.
         rewards = solved.astype(np.float64) - (config.kind == "step_cost")
         terminals = terminals | solved
     rewards = rewards / _divisor(rewards, terminals, lengths_E, config)
@@ -85,16 +88,15 @@ def _divisor(
     if config.normalise == "none":
         return 1.0
     if config.normalise == "deviation":
-        spread, what = float(rewards_N.std()), "standard deviation of the rewards"
+        spread = float(rewards_N.std())
+        what = "standard deviation of the rewards"
     else:
-        returns_E = _episode_returns(
-            returns_to_go(rewards_N, lengths_E, terminals_N=terminals_N), lengths_E
-        )
-        spread, what = (
-            float(np.ptp(returns_E)),
-            f"range of the returns of {len(returns_E)} episodes",
-        )
-    if not spread > 0:
+        # undiscounted, as the paper of IQL (arXiv 2110.06169) scales the locomotion tasks of D4RL
+        returns_N = returns_to_go(rewards_N, lengths_E, terminals_N=terminals_N)
+        returns_E = _episode_returns(returns_N, lengths_E)
+        spread = float(np.ptp(returns_E))
+        what = f"range of the returns of {len(returns_E)} episodes"
+    if not spread > 0:  # also of NaN
         raise DataError(
             f"data.rewards.normalise: {config.normalise} divides by the {what}, which is 0 with "
             f"data.rewards.kind: {config.kind}; use normalise: none, another kind of reward, or "
@@ -133,7 +135,7 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
             (Q-Transformer).
 
     Raises:
-        DataError: naming what is wrong and how to mend it.
+        DataError: naming what is wrong and the remedy.
     """
     check_varied_rewards(windows)
     check_varied_returns(windows)
@@ -145,9 +147,12 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
 def check_varied_rewards(windows: RewardedSteps) -> None:
     """Raises DataError if no reward ever differs: the dataset has none, or no episode is solved.
 
-    A constant other than zero does teach where episodes terminate: then it counts steps."""
+    A constant other than zero does teach if episodes terminate: then it counts steps.
+    """
     first = float(windows.rewards[0])
-    if (windows.rewards != first).any() or (first != 0 and windows.terminals.any()):
+    varied = bool((windows.rewards != first).any())
+    counts_steps = first != 0 and bool(windows.terminals.any())
+    if varied or counts_steps:
         return
     kind = windows.reward_config.kind
     remedy = (
@@ -167,6 +172,7 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
 def check_varied_returns(windows: RewardedSteps) -> None:
     """Raises DataError if all episodes have the same return: none is better than another."""
     returns_E = _episode_returns(windows.returns, windows.lengths)
+    # relative to the largest: returns are sums of float32, equal ones differ in their last bits
     if len(returns_E) > 1 and np.ptp(returns_E) <= 1e-6 * max(1.0, float(np.abs(returns_E).max())):
         raise DataError(
             f"{windows.dataset.root}: with data.rewards.kind: {windows.reward_config.kind} all "
@@ -182,10 +188,13 @@ def check_terminals(windows: RewardedSteps) -> None:
     longest = int(windows.lengths.max())
     ends_E = np.cumsum(windows.lengths) - 1
     starts_E = ends_E + 1 - windows.lengths
+    # `success` looks ahead: at an episode's first step it says whether the episode is ever solved
     at_limit_E = (
         (windows.lengths == longest) & windows.terminals[ends_E] & ~windows.success[starts_E]
     )
-    if windows.reward_config.trust_terminals or longest == 1 or at_limit_E.sum() < LIMIT_EPISODES:
+    if windows.reward_config.trust_terminals or longest == 1:
+        return
+    if at_limit_E.sum() < LIMIT_EPISODES:  # a few may end there by chance
         return
     raise DataError(
         f"{windows.dataset.root}: {int(at_limit_E.sum())} episodes that are not solved are marked "
@@ -199,7 +208,7 @@ def check_unit_interval(windows: RewardedSteps) -> None:
     """Raises DataError if a reward or a return lies outside [0, 1]."""
     for name, values in (("rewards", windows.rewards), ("returns", windows.returns)):
         low, high = float(values.min()), float(values.max())
-        if low < -1e-6 or high > 1 + 1e-6:
+        if low < -1e-6 or high > 1 + 1e-6:  # float32 sums may pass 1 by rounding
             raise DataError(
                 f"{windows.dataset.root}: {name} lie in [{low:g}, {high:g}] with "
                 f"data.rewards.kind: {windows.reward_config.kind}; this objective needs [0, 1]: "

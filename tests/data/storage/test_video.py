@@ -14,7 +14,7 @@ import pytest
 from vla.config import ConfigError, load_config
 from vla.data import DataError
 from vla.data.storage.video import TIME_TOLERANCE, VideoConfig, VideoReader, encode_video, rate_of
-from vla.data.storage.video_packets import encode_clip, read_clip, write_clips
+from vla.data.storage.video_packets import encode_packets, read_packets, write_packets
 
 av = pytest.importorskip("av")
 
@@ -242,23 +242,23 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
     assert outcomes["told"] > 60
 
 
-def test_clips_join_without_being_encoded_again(tmp_path, path):
+def test_packets_join_without_being_encoded_again(tmp_path, path):
     for config, fps in ((H264, 12.5), (AV1, 10)):
-        clips = [
-            encode_clip(picture(30)[a:b], fps, config, name="clip")
+        parts = [
+            encode_packets(picture(30)[a:b], fps, config, name="part")
             for a, b in ((0, 7), (7, 8), (8, 30))
         ]
-        write_clips(path, clips, fps)
+        write_packets(path, parts, fps)
         with VideoReader(path, fps) as reader:
             assert numbers(list(reader.frames())) == list(range(30))
-            assert reader.checksum(7, 8) == clips[1].checksum
-            assert reader.checksum(8, 30) == clips[2].checksum != reader.checksum(8, 29)
+            assert reader.checksum(7, 8) == parts[1].checksum
+            assert reader.checksum(8, 30) == parts[2].checksum != reader.checksum(8, 29)
             alone = tmp_path / "alone.mp4"
-            write_clips(alone, clips[2:], fps)
+            write_packets(alone, parts[2:], fps)
             with VideoReader(alone, fps) as other:
                 for found, expected in zip(reader.frames(8, 30), other.frames(), strict=True):
                     np.testing.assert_array_equal(found, expected)
-        again = read_clip(path, 8, fps)
-        assert again.packets == clips[0].packets + clips[1].packets
+        again = read_packets(path, 8, fps)
+        assert again.frames == parts[0].frames + parts[1].frames
         with pytest.raises(DataError, match="has 30 frames, the episodes table says 31"):
-            read_clip(path, 31, fps)
+            read_packets(path, 31, fps)

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, KeyMap
-from vla.data.storage.checksums import is_whole, write_sealed_json
+from vla.data.storage.checksums import is_whole, write_checksummed_json
+from vla.data.storage.row_groups import write_row_groups
 from vla.data.validation.report import Finding, Report, checks, validate
-from vla.data.writer import write_row_groups
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 DATA = "data/chunk-000/file-000.parquet"
@@ -65,7 +65,7 @@ def edit(path: Path, **values: Any) -> None:
     """Changes keys of a JSON file as its owner would: sealed where it was."""
     new = json.loads(path.read_text()) | values
     if "checksum" in new:
-        write_sealed_json(path, new)
+        write_checksummed_json(path, new)
     else:
         path.write_text(json.dumps(new))
 

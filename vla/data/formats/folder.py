@@ -25,7 +25,7 @@ import numpy as np
 
 from vla.config import register
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
 from vla.data.formats.common.image_size import picture_size
@@ -289,7 +289,7 @@ class FolderReader(EpisodicReader):
                 return video.size
         return picture_size(_bytes(frames[0]), str(frames[0]))
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         for episode, first, lower, upper in self._spans(start, stop):
             frames = self._folders[episode].frames[camera]
             if isinstance(frames, Path):
@@ -299,7 +299,7 @@ class FolderReader(EpisodicReader):
             for step, picture in enumerate(pictures, start=lower):
                 yield first + step, picture
 
-    def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Picture]:
+    def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Image]:
         from vla.data.storage.video import VideoReader
 
         with VideoReader(path) as video:

@@ -19,7 +19,7 @@ import numpy as np
 from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -280,7 +280,7 @@ class MinariReader(EpisodicReader):
                     )
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         with opened(self._file) as file:
             for episode, first, lower, upper in self._spans(start, stop):
                 dataset = self._dataset(file[self._groups[episode]], self._cameras[camera])

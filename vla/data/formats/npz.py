@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.config import UserError, register
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -292,7 +292,7 @@ class NpzReader(EpisodicReader):
             sizes[camera] = (height, width)
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         """An episode's images are decompressed at once."""
         with self._opened() as archive:
             for episode, first, lower, upper in self._spans(start, stop):

@@ -14,7 +14,7 @@ import numpy as np
 from vla.config import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -324,7 +324,7 @@ class RLDSReader(EpisodicReader):
 
     # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         feature, size = self._cameras[camera], self.spec.cameras[camera]
         for episode, first, lower, upper in self._spans(start, stop):
             record, L = self._records[episode], int(self.episodes["length"][episode])

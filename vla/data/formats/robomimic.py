@@ -15,7 +15,7 @@ import numpy as np
 
 from vla.config import register
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -280,7 +280,7 @@ class RobomimicReader(EpisodicReader):
             sizes[camera] = (int(first[0]), int(first[1]))
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         place = self._cameras[camera]
         with opened(self.root) as file:
             for episode, first, lower, upper in self._spans(start, stop):

@@ -25,9 +25,10 @@ TIME_TOLERANCE = 1e-4
 _MILLISECOND = 0.001
 """In which Matroska and WebM count: a frame's time may then be off by half of it."""
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+# each on its encoder's own scale: x264's default, and LeRobot's for SVT-AV1
 _DEFAULT_CRF = {"h264": 23, "av1": 30}
-# A file that claims to be a video may be a playlist, and make the library open other files: only
-# containers, only local.
+# A file that claims to be a video may be a playlist, and make the library open other files or
+# addresses: only containers are read, and only from the disk.
 _OPENING = {"format_whitelist": "mov,mp4,matroska,webm,avi", "protocol_whitelist": "file"}
 
 
@@ -74,6 +75,7 @@ def rate_of(fps: float) -> Fraction:
 
 def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
     """CRC-32 of a decoder's data and of packets."""
+    # the decoder's data too: with that of another encoder the same packets show other images
     value = zlib.crc32(extradata)
     for data in packets:
         value = zlib.crc32(data, value)
@@ -110,42 +112,41 @@ def encode_into(
     """`encode_video` into an open file that can seek; `name` is what errors call it."""
     import av
 
-    rate, size, count = rate_of(fps), None, 0
+    rate = rate_of(fps)
+    size = None
+    count = 0
     with av.open(file, "w", format="mp4") as container:
         stream: Any = None
         for image in frames:
-            if (
-                image.dtype != np.uint8
-                or image.ndim != 3
-                or image.shape[2] != 3
-                or size not in (None, image.shape[:2])
-            ):
+            is_rgb = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+            if not is_rgb or size not in (None, image.shape[:2]):
                 raise DataError(
                     f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 "
                     f"{(*(size or 'HW'), 3)}; give RGB images of one size"
                 )
-            if stream is None:
+            if stream is None:  # the first frame says the size
                 size = image.shape[:2]
                 config.check_size(name, *size)
                 stream = _add_stream(container, rate, size, config)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            # in units of one frame: no rounding, so frame i is at exactly i / fps
             frame.pts, frame.time_base = count, 1 / rate
             container.mux(stream.encode(frame))
             count += 1
         if stream is None:
             raise DataError(f"{name}: there is no frame to encode; give at least one")
-        container.mux(stream.encode())
+        container.mux(stream.encode())  # what the encoder still holds back
     return count
 
 
 def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: VideoConfig) -> Any:
     options = {"crf": str(config.quality), "g": str(config.gop)}
     if config.codec == "h264":
-        # Without frames that refer to later ones the order of packets is the order of frames, and
-        # pts start at 0.
+        # bf=0: without frames that refer to later ones the order of packets is the order of frames,
+        # and pts start at 0. sc_threshold=0: no keyframes at cuts, so their places are known.
         options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
     else:
-        # The encoder prints its settings for every file unless it is told not to, in this way only.
+        # The encoder prints its settings for every file; this variable alone stops it.
         os.environ.setdefault("SVT_LOG", "1")
         options |= {"preset": "12", "svtav1-params": "lp=1"}
     stream = container.add_stream(_ENCODERS[config.codec], rate=rate, options=options)
@@ -168,11 +169,10 @@ def decoding(path: Path) -> Iterator[None]:
 
     try:
         yield
+    # UnicodeDecodeError: names and tags in a damaged header are decoded by PyAV
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: is damaged or no video ({getattr(error, 'strerror', None) or error}); "
-            "restore the file"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: is damaged or no video ({reason}); restore the file") from error
 
 
 class VideoReader:
@@ -219,11 +219,8 @@ class VideoReader:
         if not self._container.streams.video:
             raise DataError(f"{self.path}: holds no video; restore the file")
         stream = self._stream = self._container.streams.video[0]
-        if (
-            not stream.average_rate
-            or not stream.codec_context
-            or not (stream.height and stream.width)
-        ):
+        has_size = stream.height and stream.width
+        if not (stream.average_rate and stream.codec_context and has_size):
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
         if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
             raise DataError(
@@ -233,15 +230,18 @@ class VideoReader:
         self._rate = stream.average_rate if fps is None else rate_of(fps)
         self.fps = float(self._rate)
         tick = float(stream.time_base)
-        self._tolerance = (
-            max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
-        )
+        self._tolerance = TIME_TOLERANCE
+        # Half a tick is rounding. A tick longer than milliseconds gets no more: half of it could
+        # reach the next frame.
+        if tick <= _MILLISECOND:
+            self._tolerance = max(TIME_TOLERANCE, 0.51 * tick)
         self.size = (int(stream.height), int(stream.width))
         # Damage raises instead of being painted over with what is near.
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = threads
         if threads > 1:
             stream.thread_type = "AUTO"
+        # Matroska and WebM do not say how many, and give 0
         self.num_frames = int(stream.frames) or self._count()
 
     def _count(self) -> int:
@@ -281,14 +281,14 @@ class VideoReader:
         """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without
         decoding them.
 
-        Damage within a picture often decodes to another picture without complaint; this is how it
-        is found. For files whose packets lie in the order of frames, as `encode_video` writes them.
+        Damage within an image often decodes to another image without complaint; this is how it is
+        found. For files whose packets lie in the order of frames, as `encode_video` writes them.
 
         Raises:
             DataError: the file is damaged, or lacks one of the frames.
         """
         self._seek(start)
-        self._next = -1
+        self._next = -1  # the decoder stands anywhere afterwards
         packets: list[bytes] = []
         with decoding(self.path):
             for packet in self._container.demux(self._stream):
@@ -303,6 +303,7 @@ class VideoReader:
         return packets_checksum(bytes(self._stream.codec_context.extradata or b""), packets)
 
     def _frame(self, index: int) -> Any:
+        # Decoding on is many times cheaper than seeking, which begins at a keyframe.
         sought = index != self._next
         if sought:
             self._seek(index)
@@ -328,8 +329,8 @@ class VideoReader:
             self._decoded = self._container.decode(self._stream)
 
     def _advance(self, index: int) -> int:
-        """Decodes up to frame `index`; returns the number of the frame reached, or -1 where the
-        file ends before it."""
+        """Decodes up to frame `index`; returns the number of the frame reached, or -1 if the file
+        ends before it."""
         with decoding(self.path):
             for frame in self._decoded:
                 number = self._number(frame)
@@ -348,7 +349,7 @@ class VideoReader:
             raise DataError(
                 f"{self.path}: a frame says no time; encode the video again at a constant rate"
             )
-        time = frame.pts * frame.time_base
+        time = frame.pts * frame.time_base  # fractions: exact
         number = round(time * self._rate)
         if abs(time - number / self._rate) > self._tolerance:
             raise DataError(

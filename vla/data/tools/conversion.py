@@ -13,7 +13,7 @@ from vla.data.loading.ranges import spans
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.limits import fitting_limits
 from vla.data.tools.plan import Plan, warnings_of
 from vla.data.tools.resampling import Kind, resampled
@@ -65,7 +65,7 @@ def convert(
     if chosen:
         rows = dataset.episodes.iloc[chosen]
         frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
-        spec, notes = fitting_limits(spec, dataset.numbers.actions[frames])
+        spec, notes = fitting_limits(spec, dataset.unchecked_columns.actions[frames])
     options: dict[str, Any] = {
         "keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)
     }
@@ -79,4 +79,4 @@ def convert(
     )
     if control_hz is not None:
         plan = resampled(plan, control_hz, kinds or {})
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)

@@ -27,7 +27,7 @@ from vla.common.cores import usable_cores
 from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.storage.video import VideoConfig
@@ -60,7 +60,7 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def rewrite(
+def write_derived(
     plan: Plan,
     dst: str | Path,
     *,
@@ -139,7 +139,7 @@ def _prepared(
 ) -> Iterator[Episode]:
     """The new dataset's episodes in order; threads decode and encode a few of them ahead."""
     for dataset in plan.sources:
-        _ = dataset.episodes, dataset.numbers  # read once, before threads ask for them
+        _ = dataset.episodes, dataset.unchecked_columns  # read once, before threads ask for them
     ahead = 1 + -(-jobs // max(1, len(plan.spec.cameras)))
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[tuple[tuple[int, int], dict[str, Future[Any]]]] = deque()
@@ -184,7 +184,7 @@ def _pictures(
 
 
 def _made_of(
-    picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
+    picture: Image, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
 ) -> Any:
     where = f"{dataset.root}: episode {index}: camera {camera!r}: step {step}"
     try:

@@ -13,7 +13,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import chosen_episodes
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 
@@ -85,7 +85,7 @@ def filter_dataset(
     dataset = EpisodeDataset(src)
     places = [(0, index) for index in filtered(dataset, chosen)]
     plan = Plan("filter", [dataset], places, dataset.spec, chosen.model_dump(exclude_none=True))
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:

@@ -27,7 +27,7 @@ from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 PLACES = ("episode_index", "frame_index")
@@ -91,7 +91,7 @@ def label(
         return labelled(episode, labels[index]) if index in labels else episode
 
     plan = Plan("label", [dataset], places, dataset.spec, options, change=change, notes=notes)
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def labelled(episode: Episode, labels: Labels) -> Episode:

@@ -9,7 +9,7 @@ from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.limits import common_limits
 from vla.data.tools.plan import Plan, source_name
 from vla.types import Spec
@@ -46,7 +46,7 @@ def merge(
         (number, index) for number, dataset in enumerate(datasets) for index in range(len(dataset))
     ]
     plan = Plan("merge", datasets, places, spec, {}, notes=notes)
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def differences(first: Spec, other: Spec) -> list[str]:

@@ -84,7 +84,7 @@ def _fingerprint(dataset: EpisodeDataset) -> str:
     table = dataset.episodes.to_csv(index=False)
     facts = [dataset.fingerprint(), dataset.spec.to_dict(), dataset.instructions, table]
     content = hashlib.sha256(json.dumps(facts).encode())
-    for values in dataclasses.astuple(dataset.numbers):
+    for values in dataclasses.astuple(dataset.unchecked_columns):
         content.update(np.ascontiguousarray(values).tobytes())
     return content.hexdigest()
 

@@ -17,7 +17,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 
@@ -48,7 +48,9 @@ def split(
     for name, episodes in chosen.items():
         options = {"part": name, "seed": seed, "parts": {n: str(p) for n, p in parts.items()}}
         plan = Plan("split", [dataset], [(0, index) for index in episodes], dataset.spec, options)
-        made[name] = rewrite(plan, Path(dst) / name, video=video, jobs=jobs, progress=progress)
+        made[name] = write_derived(
+            plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
+        )
     return made
 
 

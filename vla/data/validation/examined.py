@@ -58,7 +58,7 @@ class Numbers:
         return [(int(self.episode[a]), a, b) for a, b in zip(starts, stops, strict=True) if b > a]
 
 
-class Subject:
+class Examined:
     """What checks look at.
 
     Args:
@@ -129,7 +129,7 @@ class Subject:
     def is_ours(self) -> bool:
         """Whether the dataset was written here, with checksums in its files."""
         return any(
-            _sealed(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA)
+            _has_checksum(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA)
         )
 
     @functools.cached_property
@@ -158,7 +158,7 @@ class Subject:
         )
 
 
-def _sealed(path: Path) -> bool:
+def _has_checksum(path: Path) -> bool:
     try:
         return path.is_file() and is_whole(path) is not None
     except OSError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from vla.data.validation.examined import Subject
+    from vla.data.validation.examined import Examined
 
 Severity = Literal["error", "warning", "note"]
 LEROBOT = ("lerobot", "lerobot_v2")
@@ -35,7 +35,7 @@ class Finding:
     fix: str = ""
 
 
-Run = Callable[["Subject"], Iterator[Finding]]
+Run = Callable[["Examined"], Iterator[Finding]]
 
 
 @dataclass(frozen=True)

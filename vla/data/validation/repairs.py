@@ -19,53 +19,53 @@ from vla.data.formats.common.files import read_json
 from vla.data.formats.lerobot_parts.info import split_range
 from vla.data.loading.frame_cache import FrameCache
 from vla.data.statistics import image_stats
-from vla.data.storage.checksums import is_whole, write_sealed_json
+from vla.data.storage.checksums import is_whole, write_checksummed_json
+from vla.data.storage.row_groups import write_row_groups
 from vla.data.validation import repair_names as repairs
 from vla.data.validation.checks.files import is_leftover
 from vla.data.validation.checks.lerobot_parts import LeRobotParts
 from vla.data.validation.checks.lerobot_tables import derived, task_pairs
 from vla.data.validation.checks.statistics import merged_images, true_stats
-from vla.data.validation.examined import ASIDE, Subject
-from vla.data.writer import write_row_groups
+from vla.data.validation.examined import ASIDE, Examined
 
 
-def remove_leftovers(subject: Subject) -> str:
-    found = [path for path in subject.files if is_leftover(path)]
+def remove_leftovers(examined: Examined) -> str:
+    found = [path for path in examined.files if is_leftover(path)]
     for path in found:
         path.unlink()
-    return f"{len(found)} unfinished files were removed: {', '.join(map(subject.name, found))}"
+    return f"{len(found)} unfinished files were removed: {', '.join(map(examined.name, found))}"
 
 
-def drop_cameras(subject: Subject) -> str:
+def drop_cameras(examined: Examined) -> str:
     """Only cameras that the reader leaves out as well."""
-    parts, reader = _parts(subject), _reader(subject)
+    parts, reader = _parts(examined), _reader(examined)
     cameras = [name for name, feature in reader.info.features.items() if feature.is_camera]
     lost = [name for name in cameras if name not in reader._mapping.cameras.values()]
     info = _info(parts)
     info["features"] = {name: value for name, value in info["features"].items() if name not in lost}
-    _replace_info(subject, info)
+    _replace_info(examined, info)
     return f"{', '.join(lost)} left out of {schema.INFO}"
 
 
-def sort_tasks(subject: Subject) -> str:
-    pairs = sorted(task_pairs(_parts(subject)))
-    path = subject.root / schema.TASKS
+def sort_tasks(examined: Examined) -> str:
+    pairs = sorted(task_pairs(_parts(examined)))
+    path = examined.root / schema.TASKS
     _check_whole(path)
-    _keep(subject, path)
+    _keep(examined, path)
     write_row_groups(path, [schema.tasks_table([text for _, text in pairs])])
     return f"{len(pairs)} rows of {schema.TASKS} sorted"
 
 
-def correct_totals(subject: Subject) -> str:
-    parts, reader = _parts(subject), _reader(subject)
-    info, path = _info(parts), subject.root / schema.INFO
-    episodes = reader.info.total_episodes if subject.format == "lerobot" else None
+def correct_totals(examined: Examined) -> str:
+    parts, reader = _parts(examined), _reader(examined)
+    info, path = _info(parts), examined.root / schema.INFO
+    episodes = reader.info.total_episodes if examined.format == "lerobot" else None
     table = parts.table
     if table is None:
-        raise DataError(f"{subject.root}: its table of episodes cannot be read; restore it")
+        raise DataError(f"{examined.root}: its table of episodes cannot be read; restore it")
     episodes = len(table) if episodes is None else episodes
     true = {"total_episodes": episodes, "total_frames": int(table["length"].sum())}
-    if "total_tasks" in info and subject.format == "lerobot":
+    if "total_tasks" in info and examined.format == "lerobot":
         true["total_tasks"] = len(task_pairs(parts))
     changed = [
         f"{key} is {value}" for key, value in true.items() if info.get(key) not in (None, value)
@@ -75,7 +75,7 @@ def correct_totals(subject: Subject) -> str:
     if splits != info.get("splits"):
         changed.append(f"splits are {splits}")
         info["splits"] = splits
-    _replace_info(subject, info)
+    _replace_info(examined, info)
     return f"{schema.INFO}: {'; '.join(changed)}"
 
 
@@ -92,10 +92,10 @@ def _splits(path: Path, splits: Any, episodes: int) -> dict[str, str]:
     return kept or {"train": f"0:{episodes}"}
 
 
-def rebuild_episodes(subject: Subject) -> str:
-    parts, numbers = _parts(subject), subject.numbers
+def rebuild_episodes(examined: Examined) -> str:
+    parts, numbers = _parts(examined), examined.numbers
     if numbers is None:
-        raise DataError(f"{subject.root}: its frames cannot be read; restore the data folder")
+        raise DataError(f"{examined.root}: its frames cannot be read; restore the data folder")
     true = derived(numbers)
     for path, table in parts.tables:
         new = table
@@ -111,27 +111,27 @@ def rebuild_episodes(subject: Subject) -> str:
                 new = new.set_column(place, kind, pa.array(values, kind.type))
         if not new.equals(table):
             _check_whole(path)
-            _keep(subject, path)
+            _keep(examined, path)
             write_row_groups(path, [new])
     return f"columns of {len(parts.tables)} files computed from the frames"
 
 
-def rewrite_stats(subject: Subject) -> str:
-    parts, path = _parts(subject), subject.root / schema.STATS
+def rewrite_stats(examined: Examined) -> str:
+    parts, path = _parts(examined), examined.root / schema.STATS
     stats = true_stats(parts) | merged_images(parts)
     if not stats:
-        raise DataError(f"{subject.root}: its frames cannot be read; restore the data folder")
+        raise DataError(f"{examined.root}: its frames cannot be read; restore the data folder")
     stored: dict[str, Any] = {}
     if path.exists():
-        _keep(subject, path)
+        _keep(examined, path)
         try:
-            stored = read_json(subject.root, path)
+            stored = read_json(examined.root, path)
         except DataError:
             stored = {}
     listed = {name: {key: value.tolist() for key, value in s.items()} for name, s in stats.items()}
     others = {name: value for name, value in stored.items() if name not in listed}
-    dataset = subject.dataset
-    for camera, feature in {} if dataset is None else _reader(subject)._mapping.cameras.items():
+    dataset = examined.dataset
+    for camera, feature in {} if dataset is None else _reader(examined)._mapping.cameras.items():
         if feature not in listed and feature not in others and dataset is not None:
             listed[feature] = _of_images(dataset, camera)
     write_json(path, listed | _finite(others))
@@ -161,19 +161,19 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def rebuild_caches(subject: Subject) -> str:
-    if subject.dataset is None:
-        raise DataError(f"{subject.root}: cannot be opened; restore it")
-    root = subject.root
+def rebuild_caches(examined: Examined) -> str:
+    if examined.dataset is None:
+        raise DataError(f"{examined.root}: cannot be opened; restore it")
+    root = examined.root
     folder = root / ".cache" if root.is_dir() else root.with_name(root.name + ".cache")
     removed = [path for path in folder.glob("frames-*") if path.is_dir()]
     for path in removed:
         shutil.rmtree(path)
-    FrameCache(subject.dataset, "disk")
-    return f"frames of {', '.join(subject.dataset.spec.cameras)} decoded anew"
+    FrameCache(examined.dataset, "disk")
+    return f"frames of {', '.join(examined.dataset.spec.cameras)} decoded anew"
 
 
-FIXES: dict[str, Callable[[Subject], str]] = {
+REPAIRS: dict[str, Callable[[Examined], str]] = {
     repairs.REMOVE_LEFTOVERS: remove_leftovers,
     repairs.DROP_CAMERAS: drop_cameras,
     repairs.SORT_TASKS: sort_tasks,
@@ -186,31 +186,31 @@ FIXES: dict[str, Callable[[Subject], str]] = {
 DataError."""
 
 
-def _parts(subject: Subject) -> LeRobotParts:
-    if subject.lerobot is None:
+def _parts(examined: Examined) -> LeRobotParts:
+    if examined.lerobot is None:
         raise DataError(
-            f"{subject.root}: only LeRobot datasets are mended in place; write a new one: `vla "
+            f"{examined.root}: only LeRobot datasets are mended in place; write a new one: `vla "
             "data convert`"
         )
-    return subject.lerobot
+    return examined.lerobot
 
 
-def _reader(subject: Subject) -> Any:
-    if subject.dataset is None:
-        raise DataError(f"{subject.root}: cannot be opened; restore it first: {subject.error}")
-    return subject.dataset.reader
+def _reader(examined: Examined) -> Any:
+    if examined.dataset is None:
+        raise DataError(f"{examined.root}: cannot be opened; restore it first: {examined.error}")
+    return examined.dataset.reader
 
 
 def _info(parts: LeRobotParts) -> dict[str, Any]:
     return read_json(parts.root, parts.root / schema.INFO)
 
 
-def _replace_info(subject: Subject, info: dict[str, Any]) -> None:
-    path = subject.root / schema.INFO
+def _replace_info(examined: Examined, info: dict[str, Any]) -> None:
+    path = examined.root / schema.INFO
     _check_whole(path)
     sealed = is_whole(path) is not None
-    _keep(subject, path)
-    (write_sealed_json if sealed else write_json)(path, info)
+    _keep(examined, path)
+    (write_checksummed_json if sealed else write_json)(path, info)
 
 
 def _check_whole(path: Path) -> None:
@@ -222,12 +222,12 @@ def _check_whole(path: Path) -> None:
         )
 
 
-def _keep(subject: Subject, path: Path) -> None:
+def _keep(examined: Examined, path: Path) -> None:
     """A copy of a file that is about to be replaced."""
-    base = subject.root / ASIDE / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    target, number = base / path.relative_to(subject.root), 0
+    base = examined.root / ASIDE / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    target, number = base / path.relative_to(examined.root), 0
     while target.exists():
         number += 1
-        target = base.with_name(f"{base.name}-{number}") / path.relative_to(subject.root)
+        target = base.with_name(f"{base.name}-{number}") / path.relative_to(examined.root)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(path, target)

@@ -15,11 +15,11 @@ from typing import Any
 
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import Check as Check
 from vla.data.validation.registry import Finding as Finding
 from vla.data.validation.registry import checks as checks
-from vla.data.validation.repairs import FIXES
+from vla.data.validation.repairs import REPAIRS
 
 _ORDER = ("error", "warning", "note")
 
@@ -90,9 +90,9 @@ def validate(
         return report
     repaired, failed = [], []
     wanted = {finding.fix for finding in report.findings}
-    for name in (name for name in FIXES if name in wanted):
+    for name in (name for name in REPAIRS if name in wanted):
         try:
-            repaired.append((name, FIXES[name](Subject(root, format, keys, deep=False))))
+            repaired.append((name, REPAIRS[name](Examined(root, format, keys, deep=False))))
         except (DataError, OSError) as error:
             failed.append(Finding("fix", "error", root.name, f"{name}: {error}"))
     if repaired:
@@ -109,15 +109,15 @@ def _look(
     deep: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Report:
-    subject = Subject(root, format, keys, deep=deep, progress=progress)
+    examined = Examined(root, format, keys, deep=deep, progress=progress)
     chosen = [
         check
         for check in checks().values()
-        if (deep or not check.deep) and (check.formats is None or subject.format in check.formats)
+        if (deep or not check.deep) and (check.formats is None or examined.format in check.formats)
     ]
-    findings = [finding for check in chosen for finding in check.run(subject)]
+    findings = [finding for check in chosen for finding in check.run(examined)]
     return Report(
-        root, subject.format, _sorted(findings), ran=tuple(check.name for check in chosen)
+        root, examined.format, _sorted(findings), ran=tuple(check.name for check in chosen)
     )
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import read_json
 from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps
 from vla.data.formats.lerobot_parts.data_files import DataFiles
@@ -310,7 +310,7 @@ class LeRobotFolder(DatasetReader):
 
     # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         feature = self._mapping.cameras[camera]
         videos = self._videos.get(feature)
         if videos is None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vla.data.loading.frame_cache import kept_damage
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import Finding, check
 from vla.data.validation.repair_names import REBUILD_CACHES
 
 
 @check("caches", "every byte of the decoded frames that are kept on disk")
-def caches(subject: Subject) -> Iterator[Finding]:
-    if subject.dataset is None:
+def caches(examined: Examined) -> Iterator[Finding]:
+    if examined.dataset is None:
         return
-    for sentence in kept_damage(subject.dataset):
+    for sentence in kept_damage(examined.dataset):
         # Whoever opens a cache of another state of the dataset makes it again; unseen damage in a
         # present one is worse.
         stale = "of another dataset" in sentence

@@ -11,12 +11,12 @@ from typing import Any
 
 from vla.common.atomic import TEMPORARY_SUFFIX
 from vla.data import schema
-from vla.data.episode import decode_png
+from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside, parse_json
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.storage.checksums import CHECKSUM, is_whole
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import Finding, check
 from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 
@@ -28,23 +28,23 @@ _RESTORE = "copy the file from the dataset's source"
 
 
 @check("links", "files and links that lead out of the dataset, or nowhere")
-def links(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
-        if path.is_symlink() and path != subject.root:
+def links(examined: Examined) -> Iterator[Finding]:
+    for path in examined.files:
+        if path.is_symlink() and path != examined.root:
             try:
-                inside(subject.root, path)
+                inside(examined.root, path)
                 if not path.exists():
                     raise DataError(f"{path}: a link that leads nowhere; put the file itself there")
             except DataError as error:
-                yield Finding("links", "error", subject.name(path), str(error))
+                yield Finding("links", "error", examined.name(path), str(error))
 
 
 @check("leftovers", "files that a killed process did not finish")
-def leftovers(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
+def leftovers(examined: Examined) -> Iterator[Finding]:
+    for path in examined.files:
         if is_leftover(path):
             message = f"{path}: a process was killed while it wrote this file; nothing reads it"
-            yield Finding("leftovers", "warning", subject.name(path), message, REMOVE_LEFTOVERS)
+            yield Finding("leftovers", "warning", examined.name(path), message, REMOVE_LEFTOVERS)
 
 
 def is_leftover(path: Path) -> bool:
@@ -59,11 +59,11 @@ def is_leftover(path: Path) -> bool:
 @check(
     "checksums", "every byte of the files that carry a checksum of themselves", formats=("lerobot",)
 )
-def checksums(subject: Subject) -> Iterator[Finding]:
-    if not subject.is_ours:
+def checksums(examined: Examined) -> Iterator[Finding]:
+    if not examined.is_ours:
         return
     for name in (schema.SPEC, schema.METADATA):
-        path = subject.root / name
+        path = examined.root / name
         if not path.exists():
             yield Finding(
                 "checksums",
@@ -71,8 +71,8 @@ def checksums(subject: Subject) -> Iterator[Finding]:
                 name,
                 f"{path}: no such file; restore it from a copy or its source",
             )
-    for path in subject.files:
-        name = subject.name(path)
+    for path in examined.files:
+        name = examined.name(path)
         if (
             path.is_symlink()
             or path.suffix not in (".json", ".parquet", ".mp4")
@@ -106,13 +106,13 @@ def checksums(subject: Subject) -> Iterator[Finding]:
 
 
 @check("readable", "every file by itself, so that one that is damaged does not hide the next")
-def readable(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
+def readable(examined: Examined) -> Iterator[Finding]:
+    for path in examined.files:
         read = _READERS.get(_kind(path))
-        if read is None or (path.is_symlink() and not _lies_inside(subject.root, path)):
+        if read is None or (path.is_symlink() and not _lies_inside(examined.root, path)):
             continue
-        for message in read(subject, path):
-            yield Finding("readable", "error", subject.name(path), message)
+        for message in read(examined, path):
+            yield Finding("readable", "error", examined.name(path), message)
 
 
 def _kind(path: Path) -> str:
@@ -127,12 +127,12 @@ def _lies_inside(root: Path, path: Path) -> bool:
     return True
 
 
-def _told(read: Callable[[Subject, Path], Any]) -> Callable[[Subject, Path], Iterator[str]]:
+def _told(read: Callable[[Examined, Path], Any]) -> Callable[[Examined, Path], Iterator[str]]:
     """A reader of one file that yields what it raises."""
 
-    def tell(subject: Subject, path: Path) -> Iterator[str]:
+    def tell(examined: Examined, path: Path) -> Iterator[str]:
         try:
-            read(subject, path)
+            read(examined, path)
         except DataError as error:
             yield str(error)
         except OSError as error:
@@ -141,27 +141,27 @@ def _told(read: Callable[[Subject, Path], Any]) -> Callable[[Subject, Path], Ite
     return tell
 
 
-def _json(subject: Subject, path: Path) -> None:
+def _json(examined: Examined, path: Path) -> None:
     data = path.read_bytes()
     if data[:1] != b"[":
         parse_json(data, str(path))
 
 
-def _json_lines(subject: Subject, path: Path) -> None:
+def _json_lines(examined: Examined, path: Path) -> None:
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             parse_json(line, f"{path}: line {number}")
 
 
-def _parquet(subject: Subject, path: Path) -> Iterator[str]:
+def _parquet(examined: Examined, path: Path) -> Iterator[str]:
     """By row groups. Of data files the numbers have been read; their images are left to who decodes
     them, if anyone does."""
     problems = []
-    if subject.lerobot is not None:
-        problems = [p for part in subject.lerobot.data if part.path == path for p in part.problems]
+    if examined.lerobot is not None:
+        problems = [p for part in examined.lerobot.data if part.path == path for p in part.problems]
         yield from problems
-    is_data = subject.name(path).startswith("data/")
-    if problems or (is_data and (subject.dataset is not None or not subject.deep)):
+    is_data = examined.name(path).startswith("data/")
+    if problems or (is_data and (examined.dataset is not None or not examined.deep)):
         return
     try:
         with opened_parquet(path, _RESTORE) as parquet:
@@ -181,7 +181,7 @@ def _parquet(subject: Subject, path: Path) -> Iterator[str]:
             for row, value in enumerate(table.column(name)):
                 data = (value.as_py() or {}).get("bytes")
                 try:
-                    _ = None if data is None else decode_png(data)
+                    _ = None if data is None else decode_image(data)
                 except DataError as error:
                     yield f"{path}: row group {group}, row {row}: {name!r} is {error}"
 
@@ -197,35 +197,35 @@ def _image_columns(parquet: Any) -> list[str]:
     ]
 
 
-def _picture(subject: Subject, path: Path) -> None:
-    if subject.deep and subject.dataset is None:
+def _picture(examined: Examined, path: Path) -> None:
+    if examined.deep and examined.dataset is None:
         try:
-            decode_png(path.read_bytes())
+            decode_image(path.read_bytes())
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
 
-def _video(subject: Subject, path: Path) -> None:
+def _video(examined: Examined, path: Path) -> None:
     from vla.data.storage.video import VideoReader
 
     with VideoReader(path) as video:
-        if subject.deep and subject.dataset is None:
+        if examined.deep and examined.dataset is None:
             for _ in video.frames():
                 pass
 
 
-def _steps(subject: Subject, path: Path) -> None:
+def _steps(examined: Examined, path: Path) -> None:
     from vla.data.formats.common.steps_csv import read_steps
 
     if path.name == "steps.csv":
-        read_steps(subject.root, path)
+        read_steps(examined.root, path)
 
 
-def _tfrecord(subject: Subject, path: Path) -> Iterator[str]:
+def _tfrecord(examined: Examined, path: Path) -> Iterator[str]:
     """Record by record; a dataset that could be opened has read them all."""
     from vla.data.formats.rlds_parts.tfrecord import index_records, read_record
 
-    if subject.dataset is not None:
+    if examined.dataset is not None:
         return
     try:
         places = index_records(path)
@@ -240,7 +240,7 @@ def _tfrecord(subject: Subject, path: Path) -> Iterator[str]:
                 yield str(error)
 
 
-def _npz(subject: Subject, path: Path) -> Iterator[str]:
+def _npz(examined: Examined, path: Path) -> Iterator[str]:
     """Array by array: each has a checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -260,7 +260,7 @@ def _npz(subject: Subject, path: Path) -> Iterator[str]:
         yield f"{path}: is damaged or no .npz archive ({error}); {_RESTORE}"
 
 
-def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
+def _hdf5(examined: Examined, path: Path) -> Iterator[str]:
     """Dataset by dataset."""
     from vla.data.formats.common.hdf5 import check_stored, leaves, opened
 
@@ -275,14 +275,14 @@ def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
             with opened(path) as file:
                 check_stored(file[name])
                 # pictures of a dataset that could be opened are left to who decodes them
-                if file[name].ndim < 4 or (subject.deep and subject.dataset is None):
+                if file[name].ndim < 4 or (examined.deep and examined.dataset is None):
                     for at in range(0, len(file[name]) if file[name].ndim else 1, _ROWS):
                         _ = file[name][at : at + _ROWS] if file[name].ndim else file[name][()]
         except DataError as error:
             yield f"{path}: {name}: {error}"
 
 
-_READERS: dict[str, Callable[[Subject, Path], Iterator[str]]] = {
+_READERS: dict[str, Callable[[Examined, Path], Iterator[str]]] = {
     ".json": _told(_json),
     ".jsonl": _told(_json_lines),
     ".parquet": _parquet,

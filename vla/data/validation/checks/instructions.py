@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import LEROBOT, Finding, check
 
 
 @check("instructions", "instructions that are blank, or the same but for case and spaces")
-def instructions(subject: Subject) -> Iterator[Finding]:
-    if subject.dataset is None:
+def instructions(examined: Examined) -> Iterator[Finding]:
+    if examined.dataset is None:
         return
     alike: dict[str, list[str]] = defaultdict(list)
-    for text in subject.dataset.instructions:
+    for text in examined.dataset.instructions:
         if not text.strip():
             yield Finding(
                 "instructions",
@@ -44,14 +44,14 @@ def instructions(subject: Subject) -> Iterator[Finding]:
     "instructions of the table of tasks, against those of the table of episodes",
     formats=LEROBOT,
 )
-def task_words(subject: Subject) -> Iterator[Finding]:
-    dataset, parts = subject.dataset, subject.lerobot
+def task_words(examined: Examined) -> Iterator[Finding]:
+    dataset, parts = examined.dataset, examined.lerobot
     if (
         dataset is None
         or parts is None
         or parts.table is None
         or "tasks" not in parts.table
-        or subject.keys is not None
+        or examined.keys is not None
     ):
         return
     episodes = dataset.reader.episodes
@@ -70,7 +70,7 @@ def task_words(subject: Subject) -> Iterator[Finding]:
         )
         if listed and text not in listed:
             message = (
-                f"{subject.root}: the table of tasks gives episode {episode} the instruction "
+                f"{examined.root}: the table of tasks gives episode {episode} the instruction "
                 f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)

@@ -18,7 +18,7 @@ from vla.data.errors import DataError
 from vla.data.formats.lerobot_parts.paths import fill
 from vla.data.validation.checks.files import is_leftover
 from vla.data.validation.checks.lerobot_parts import LeRobotParts
-from vla.data.validation.examined import Numbers, Subject
+from vla.data.validation.examined import Examined, Numbers
 from vla.data.validation.registry import LEROBOT, Finding, check
 from vla.data.validation.repair_names import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
 
@@ -26,8 +26,8 @@ _RETURN_TOLERANCE = 1e-4
 
 
 @check("files", "data and video files that the episodes are said to be in", formats=("lerobot",))
-def files(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def files(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     if parts is None or parts.info is None or parts.table is None:
         return
     lost: Counter[str] = Counter()
@@ -38,11 +38,11 @@ def files(subject: Subject) -> Iterator[Finding]:
         names = [_filled(data, row, "data/")]
         names += [_filled(video, row, f"videos/{camera}/", video_key=camera) for camera in cameras]
         lost.update(
-            name for name in names if name is not None and not (subject.root / name).is_file()
+            name for name in names if name is not None and not (examined.root / name).is_file()
         )
     for name, episodes in lost.items():
         message = (
-            f"{subject.root / name}: no such file; {episodes} episodes are in it: copy it from "
+            f"{examined.root / name}: no such file; {episodes} episodes are in it: copy it from "
             "the dataset's source"
         )
         yield Finding("files", "error", name, message)
@@ -65,15 +65,15 @@ def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -
 
 
 @check("unreferenced", "files in the folders of data that no episode is in", formats=LEROBOT)
-def unreferenced(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
-    reader: Any = None if subject.dataset is None else subject.dataset.reader
+def unreferenced(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
+    reader: Any = None if examined.dataset is None else examined.dataset.reader
     if (
         parts is None
         or parts.info is None
         or parts.table is None
         or reader is None
-        or subject.keys is not None
+        or examined.keys is not None
     ):
         return
     used = {
@@ -88,11 +88,11 @@ def unreferenced(subject: Subject) -> Iterator[Finding]:
             .to_dict("records")
         )
         names = [_filled(parts.info.data_path or schema.DATA_PATH, row, "data/") for row in rows]
-        used |= {os.path.normpath(subject.root / name) for name in names if name is not None}
+        used |= {os.path.normpath(examined.root / name) for name in names if name is not None}
     else:
         used |= {os.path.normpath(path) for path in reader._files.paths}
-    for path in subject.files:
-        name = subject.name(path)
+    for path in examined.files:
+        name = examined.name(path)
         if (
             name.startswith(("data/", "videos/"))
             and not is_leftover(path)
@@ -103,8 +103,8 @@ def unreferenced(subject: Subject) -> Iterator[Finding]:
 
 
 @check("lengths", "frames of each episode, against the table of episodes", formats=LEROBOT)
-def lengths(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def lengths(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     if parts is None or parts.table is None or "episode_index" not in parts.frames:
         return
     found = Counter(parts.frames["episode_index"][:, 0].tolist())
@@ -115,32 +115,32 @@ def lengths(subject: Subject) -> Iterator[Finding]:
     ]
     for episode, length, frames in wrong:
         message = (
-            f"{subject.root}: episode {episode} has {frames} frames in the data files that can be "
+            f"{examined.root}: episode {episode} has {frames} frames in the data files that can be "
             f"read, the table of episodes says {length}; restore the data folder"
         )
         yield Finding("lengths", "error", f"episode {episode}", message)
 
 
 @check("totals", "counts and splits of info.json", formats=LEROBOT)
-def totals(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def totals(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     if parts is None or parts.info is None:
         return
-    path, total = subject.root / schema.INFO, parts.info.total_episodes
+    path, total = examined.root / schema.INFO, parts.info.total_episodes
     rows = sum(len(table) for _, table in parts.tables)
     if total is not None and rows > total:
         message = (
             f"{path}: says {total} episodes, the episodes table has {rows}: the rest is of a "
             "killed writer and is not read; it goes away when the dataset is continued"
         )
-        yield Finding("totals", "note" if subject.is_ours else "warning", schema.INFO, message)
+        yield Finding("totals", "note" if examined.is_ours else "warning", schema.INFO, message)
     tasks = task_pairs(parts)
     said = parts.info.total_tasks
     if (
         tasks
         and said is not None
         and said != len(tasks)
-        and not (subject.is_ours and said < len(tasks))
+        and not (examined.is_ours and said < len(tasks))
     ):
         message = f"{path}: total_tasks is {said}, the table of tasks has {len(tasks)}"
         yield Finding("totals", "warning", schema.INFO, message, CORRECT_TOTALS)
@@ -166,11 +166,11 @@ def task_pairs(parts: LeRobotParts) -> list[tuple[Any, Any]]:
     "the table of tasks: row i must be task i, for LeRobot looks instructions up by row",
     formats=("lerobot",),
 )
-def tasks(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def tasks(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     found = [] if parts is None else task_pairs(parts)
     indices = [index for index, _ in found]
-    path = subject.root / schema.TASKS
+    path = examined.root / schema.TASKS
     if indices == list(range(len(indices))):
         return
     if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices))):
@@ -196,8 +196,8 @@ def _some(values: list[Any]) -> str:
     "success, return and terminated of the episodes table, against the frames",
     formats=("lerobot",),
 )
-def episodes_table(subject: Subject) -> Iterator[Finding]:
-    parts, numbers = subject.lerobot, subject.numbers
+def episodes_table(examined: Examined) -> Iterator[Finding]:
+    parts, numbers = examined.lerobot, examined.numbers
     if parts is None or numbers is None or parts.table is None:
         return
     true = derived(numbers)
@@ -205,7 +205,7 @@ def episodes_table(subject: Subject) -> Iterator[Finding]:
         for name, value in true.get(int(row["episode_index"]), {}).items():
             if name in row and not _agree(row[name], value):
                 message = (
-                    f"{subject.root}: the episodes table says {name} {row[name]} of episode "
+                    f"{examined.root}: the episodes table says {name} {row[name]} of episode "
                     f"{int(row['episode_index'])}, its frames {value}"
                 )
                 place = f"episode {int(row['episode_index'])}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vla.data.episode import beyond
-from vla.data.validation.examined import Numbers, Subject
+from vla.data.validation.examined import Examined, Numbers
 from vla.data.validation.registry import LEROBOT, Finding, check
 
 _SAME_LENGTH = 5
@@ -23,8 +23,8 @@ _LISTED = 3
 
 
 @check("finite", "NaN and infinite numbers in every column")
-def finite(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+def finite(examined: Examined) -> Iterator[Finding]:
+    numbers = examined.numbers
     read: dict[str, np.ndarray] = {}
     if numbers is not None:
         read = {"state": numbers.state, "actions": numbers.actions}
@@ -38,9 +38,9 @@ def finite(subject: Subject) -> Iterator[Finding]:
         for what, values in read.items():
             for dim in np.flatnonzero(~np.isfinite(values).all(0)):
                 yield _not_finite(numbers, what, names[what][dim], values[:, dim])
-    if subject.lerobot is None:
+    if examined.lerobot is None:
         return
-    for part in subject.lerobot.data:
+    for part in examined.lerobot.data:
         for name, values in part.columns.items():
             bad = ~np.isfinite(values).all(1)
             if bad.any():
@@ -48,7 +48,7 @@ def finite(subject: Subject) -> Iterator[Finding]:
                     f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first "
                     f"in {bad.argmax()}"
                 )
-                yield Finding("finite", "warning", subject.name(part.path), message)
+                yield Finding("finite", "warning", examined.name(part.path), message)
 
 
 def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> Finding:
@@ -65,8 +65,8 @@ def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> F
 
 
 @check("action_limits", "actions outside of the limits that the spec gives")
-def action_limits(subject: Subject) -> Iterator[Finding]:
-    numbers, dataset = subject.numbers, subject.dataset
+def action_limits(examined: Examined) -> Iterator[Finding]:
+    numbers, dataset = examined.numbers, examined.dataset
     if numbers is None or dataset is None or numbers.actions.shape[1] != dataset.spec.action_dim:
         return
     for dim, name in enumerate(dataset.spec.action_names):
@@ -84,8 +84,8 @@ def action_limits(subject: Subject) -> Iterator[Finding]:
 
 
 @check("constant_actions", "dimensions of the action that never move")
-def constant_actions(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+def constant_actions(examined: Examined) -> Iterator[Finding]:
+    numbers = examined.numbers
     if numbers is None or len(numbers.actions) < _CONSTANT:
         return
     still = (numbers.actions == numbers.actions[0]).all(0)
@@ -99,8 +99,8 @@ def constant_actions(subject: Subject) -> Iterator[Finding]:
 
 
 @check("rewards", "rewards that are missing, or tell nothing")
-def rewards(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+def rewards(examined: Examined) -> Iterator[Finding]:
+    numbers = examined.numbers
     if numbers is None:
         return
     if numbers.rewards is None or not numbers.rewards.any():
@@ -125,8 +125,8 @@ def rewards(subject: Subject) -> Iterator[Finding]:
 
 
 @check("terminals", "time limits that are marked as true ends")
-def terminals(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+def terminals(examined: Examined) -> Iterator[Finding]:
+    numbers = examined.numbers
     if numbers is None or numbers.terminated is None:
         return
     spans = numbers.spans
@@ -149,8 +149,8 @@ def terminals(subject: Subject) -> Iterator[Finding]:
 
 
 @check("duplicates", "episodes with the very same states and actions")
-def duplicates(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+def duplicates(examined: Examined) -> Iterator[Finding]:
+    numbers = examined.numbers
     if numbers is None:
         return
     same: dict[bytes, list[int]] = defaultdict(list)
@@ -173,8 +173,8 @@ def duplicates(subject: Subject) -> Iterator[Finding]:
 @check(
     "control_rate", "whether timestamps advance at the rate that the dataset says", formats=LEROBOT
 )
-def control_rate(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def control_rate(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     if (
         parts is None
         or parts.info is None

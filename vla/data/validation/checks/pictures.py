@@ -18,7 +18,7 @@ from vla.data.errors import DataError
 from vla.data.loading.decoding import Block, plan_blocks
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_frame
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import Finding, check
 
 _FROZEN = 10
@@ -31,8 +31,8 @@ frozen."""
     "every image and video: whether it decodes, its size, that there is one for each frame",
     deep=True,
 )
-def images(subject: Subject) -> Iterator[Finding]:
-    dataset = subject.dataset
+def images(examined: Examined) -> Iterator[Finding]:
+    dataset = examined.dataset
     if dataset is None:
         return
     table = dataset.episodes if _has_episodes(dataset) else dataset.reader.episodes
@@ -40,7 +40,7 @@ def images(subject: Subject) -> Iterator[Finding]:
         (int(a), int(a + n)) for a, n in zip(table["first_frame"], table["length"], strict=True)
     ]
     total = sum(stop - start for start, stop in ranges) * len(dataset.spec.cameras)
-    scan = _Scan(dataset, ranges, None if subject.progress is None else _teller(subject, total))
+    scan = _Scan(dataset, ranges, None if examined.progress is None else _teller(examined, total))
     for camera in dataset.spec.cameras:
         yield from scan.camera(camera)
 
@@ -52,15 +52,15 @@ def _has_episodes(dataset: EpisodeDataset) -> bool:
         return False
 
 
-def _teller(subject: Subject, total: int) -> Callable[[int], None]:
+def _teller(examined: Examined, total: int) -> Callable[[int], None]:
     lock, done = threading.Lock(), 0
 
     def tell(frames: int) -> None:
         nonlocal done
         with lock:
             done += frames
-            if subject.progress is not None:
-                subject.progress(done, total)
+            if examined.progress is not None:
+                examined.progress(done, total)
 
     return tell
 

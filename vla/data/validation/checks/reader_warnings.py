@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import Finding, check
 from vla.data.validation.repair_names import CORRECT_TOTALS, DROP_CAMERAS
 
@@ -29,11 +29,11 @@ _KNOWN = (
     "reader",
     "what the reader warns of; its warnings go under the names of the checks that they belong to",
 )
-def reader(subject: Subject) -> Iterator[Finding]:
-    for warning in () if subject.dataset is None else subject.dataset.warnings:
+def reader(examined: Examined) -> Iterator[Finding]:
+    for warning in () if examined.dataset is None else examined.dataset.warnings:
         name, fix = next(
             ((name, fix) for piece, name, fix in _KNOWN if piece in warning), ("reader", "")
         )
         if "its checksum differs" in warning:
             continue  # told by its own check
-        yield Finding(name, "warning", subject.root.name, warning, fix)
+        yield Finding(name, "warning", examined.root.name, warning, fix)

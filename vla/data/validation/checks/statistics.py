@@ -15,7 +15,7 @@ from vla.data.errors import DataError
 from vla.data.formats.common.files import read_json, read_json_lines
 from vla.data.statistics import QUANTILES, FeatureStats, merge_stats
 from vla.data.validation.checks.lerobot_parts import LeRobotParts
-from vla.data.validation.examined import Subject
+from vla.data.validation.examined import Examined
 from vla.data.validation.registry import LEROBOT, Finding, check
 from vla.data.validation.repair_names import REWRITE_STATS
 
@@ -26,25 +26,25 @@ EPISODES_STATS = "meta/episodes_stats.jsonl"
 
 
 @check("statistics", "stats.json against the true statistics of all frames", formats=LEROBOT)
-def statistics(subject: Subject) -> Iterator[Finding]:
-    parts, path = subject.lerobot, subject.root / schema.STATS
+def statistics(examined: Examined) -> Iterator[Finding]:
+    parts, path = examined.lerobot, examined.root / schema.STATS
     if parts is None or not parts.data:
         return
-    fix = REWRITE_STATS if subject.format == "lerobot" else ""
+    fix = REWRITE_STATS if examined.format == "lerobot" else ""
     try:
-        stored = read_json(subject.root, path, "write it anew (`vla data validate --fix`)")
+        stored = read_json(examined.root, path, "write it anew (`vla data validate --fix`)")
     except DataError as error:
-        if not path.exists() and subject.format == "lerobot_v2":
+        if not path.exists() and examined.format == "lerobot_v2":
             return  # version 2.1 keeps them with the episodes
         yield Finding("statistics", "warning", schema.STATS, str(error), fix)
         return
-    images = {} if not subject.is_ours else merged_images(parts)
+    images = {} if not examined.is_ours else merged_images(parts)
     true = true_stats(parts)
     for name, expected in (true | images).items():
         odd = (
             None
             if name not in stored and name not in true
-            else _differing(stored.get(name), expected, subject.is_ours)
+            else _differing(stored.get(name), expected, examined.is_ours)
         )
         if odd is not None:
             message = f"{path}: {name!r}: {odd}; LeRobot's trainers would normalise by it"
@@ -114,16 +114,16 @@ def _differing(stored: Any, expected: FeatureStats, exact: bool) -> str | None:
     "statistics of each episode against its frames: a checksum of sorts",
     formats=LEROBOT,
 )
-def episode_statistics(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
+def episode_statistics(examined: Examined) -> Iterator[Finding]:
+    parts = examined.lerobot
     if parts is None or not parts.data:
         return
-    for index, stored in _stored(parts, subject):
+    for index, stored in _stored(parts, examined):
         for name, true in parts.episode_stats.get(index, {}).items():
-            odd = None if name not in stored else _differing(stored[name], true, subject.is_ours)
+            odd = None if name not in stored else _differing(stored[name], true, examined.is_ours)
             if odd is not None:
                 message = (
-                    f"{subject.root}: episode {index}: {name!r}: its statistics say otherwise: "
+                    f"{examined.root}: episode {index}: {name!r}: its statistics say otherwise: "
                     f"{odd}; the file changed after it was written, or its statistics were never "
                     "true: compare it with its source"
                 )
@@ -131,12 +131,12 @@ def episode_statistics(subject: Subject) -> Iterator[Finding]:
 
 
 def _stored(
-    parts: LeRobotParts, subject: Subject
+    parts: LeRobotParts, examined: Examined
 ) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
     """(episode, feature -> statistics) as the dataset holds them."""
-    if subject.format == "lerobot_v2":
+    if examined.format == "lerobot_v2":
         try:
-            rows = read_json_lines(subject.root, subject.root / EPISODES_STATS)
+            rows = read_json_lines(examined.root, examined.root / EPISODES_STATS)
         except DataError:
             return
         for row in rows:
