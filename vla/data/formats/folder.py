@@ -5,10 +5,11 @@ frames per camera.
       instruction.txt            the task in words, for episodes that have no file of their own
       episode_0/
         instruction.txt
-        steps.csv                columns state.NAME, action.NAME; reward, success, terminated,
-        timestamp where known front/000000.png ...     a camera's frames, numbered from 0 or 1
-        without a gap: PNG, JPEG, WebP or BMP wrist.mp4                or its video, with a frame
-        for each row
+        steps.csv                columns state.NAME, action.NAME; if known also reward, success,
+                                 terminated, timestamp
+        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG,
+                                 WebP or BMP
+        wrist.mp4                or its video, with a frame for each row
 
 L: steps of an episode.
 """
@@ -23,20 +24,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
-from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.common.names import natural
 from vla.data.formats.common.steps_csv import read_steps
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
-_LISTED = 5
+_LISTED = 5  # names that a warning mentions
 _UNEVEN = 0.5
 """A step that takes this much longer or shorter than the median, relative to it, is worth a
 warning."""
@@ -71,9 +72,8 @@ class FolderReader(EpisodicReader):
                 f"{root}: plain folders have no splits; leave out the key `split` "
                 f"({self.keys.split!r})"
             )
-        folders = sorted(
-            (f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name)
-        )
+        folders = [file.parent for file in root.glob(f"*/{_STEPS}")]
+        folders.sort(key=lambda folder: natural(folder.name))
         if not folders:
             raise DataError(
                 f"{root}: no folder in it has a {_STEPS}; expected one folder per episode"
@@ -90,9 +90,13 @@ class FolderReader(EpisodicReader):
                 f"{', '.join(tables[0])}"
             )
         self._hz = self._rate(tables)
-        cameras = self._find_cameras([len(next(iter(table.values()))) for table in tables])
+        lengths = [len(next(iter(table.values()))) for table in tables]
+        cameras = self._find_cameras(lengths)
+        episodes = []
+        for folder, table in zip(folders, tables, strict=True):
+            episodes.append(self._episode(folder, table))
         self._assemble(
-            [self._episode(f.path, table) for f, table in zip(self._folders, tables, strict=True)],
+            episodes,
             cameras=cameras,
             state_names=[name.removeprefix("state.") for name in self._states],
             action_names=[name.removeprefix("action.") for name in self._actions],
@@ -103,23 +107,23 @@ class FolderReader(EpisodicReader):
     def _warn_of_lost(self, names: list[str]) -> None:
         """An episode that lost its numbers, or that is missing from a row of numbered ones, was
         there once."""
-        others = (
-            path.name
-            for path in self.root.iterdir()
-            if path.is_dir() and not path.name.startswith(".")
-        )
-        if left_out := sorted(set(others) - set(names), key=natural):
+        folders = [path.name for path in self.root.iterdir() if path.is_dir()]
+        others = {name for name in folders if not name.startswith(".")}
+        left_out = sorted(others - set(names), key=natural)
+        if left_out:
             self.warnings.append(f"folders without {_STEPS} are left out: {', '.join(left_out)}")
         parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
-        if all(parts) and len({part[1] for part in parts if part}) == 1:
-            numbers = sorted({int(part[2]) for part in parts if part})
-            missing = numbers[-1] - numbers[0] + 1 - len(numbers)
-            if 0 < missing <= len(numbers):  # names that are dates have more holes than days
-                first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
-                self.warnings.append(
-                    f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} "
-                    f"are missing, first {first}"
-                )
+        stems = {part[1] for part in parts if part}
+        if not all(parts) or len(stems) != 1:
+            return
+        numbers = sorted({int(part[2]) for part in parts if part})
+        missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+        if 0 < missing <= len(numbers):  # names that are dates have more holes than days
+            first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
+            self.warnings.append(
+                f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} are "
+                f"missing, first {first}"
+            )
 
     # --- numbers ----------------------------------------------------------------------------------
 
@@ -166,6 +170,7 @@ class FolderReader(EpisodicReader):
         """Of the episode, or else of the dataset."""
         name = self.keys.instruction or _INSTRUCTION
         for path in (folder / name, self.root / name):
+            # `inside` first: the key may be a path such as ../../secret
             if inside(self.root, path).is_file():
                 return read_text(self.root, path).strip()
         if self.keys.instruction is not None:
@@ -179,16 +184,10 @@ class FolderReader(EpisodicReader):
         """Of the keys, or of the timestamps."""
         if "timestamp" in tables[0]:
             for folder, table in zip(self._folders, tables, strict=True):
-                steps = np.diff(table["timestamp"])
-                if not np.isfinite(table["timestamp"]).all() or (steps <= 0).any():
-                    row = int(np.argmax(~(steps > 0))) + 1
-                    raise DataError(
-                        f"{folder.path / _STEPS}: timestamp of step {row} is "
-                        f"{table['timestamp'][row]}, after {table['timestamp'][row - 1]}; times "
-                        "must rise: correct or drop the column"
-                    )
+                _check_rising(folder.path / _STEPS, table["timestamp"])
         if self.keys.control_hz is not None:
             return float(self.keys.control_hz)
+        # seconds from step to step, of all episodes
         steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
         if not len(steps):
             raise DataError(
@@ -203,6 +202,7 @@ class FolderReader(EpisodicReader):
                 f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the "
                 "others do"
             )
+        # 29.9998 is meant as 30; what rounds to 0 stays as it is
         return round(1 / period, 3) or 1 / period
 
     # --- images -----------------------------------------------------------------------------------
@@ -210,28 +210,27 @@ class FolderReader(EpisodicReader):
     def _find_cameras(self, lengths: list[int]) -> dict[str, tuple[int, int]]:
         """Camera -> (height, width); notes each episode's files. A camera of any episode is one of
         all."""
-        found, unread = set[str](), dict[str, None]()
+        found: set[str] = set()
+        unread: set[str] = set()
+        read = (_STEPS, _INSTRUCTION, self.keys.instruction)
         for folder in self._folders:
             for path in folder.path.iterdir():
                 if _is_camera(path):
                     found.add(path.stem if path.is_file() else path.name)
-                elif path.name not in (
-                    _STEPS,
-                    _INSTRUCTION,
-                    self.keys.instruction,
-                ) and not path.name.startswith("."):
-                    unread[path.name + ("/" if path.is_dir() else "")] = None
+                elif path.name not in read and not path.name.startswith("."):
+                    unread.add(path.name + ("/" if path.is_dir() else ""))
         if unread:
-            listed = ", ".join(sorted(unread)[:_LISTED]) + (
-                ", ..." if len(unread) > _LISTED else ""
-            )
+            listed = ", ".join(sorted(unread)[:_LISTED])
+            if len(unread) > _LISTED:
+                listed += ", ..."
             self.warnings.append(
                 f"in the episodes' folders {listed} are not read: frames are "
-                f"{', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
+                f"{', '.join(_IMAGES)}, videos {', '.join(_VIDEOS)}"
             )
         there = sorted(found)
-        names = dict.fromkeys(there, "") if self.keys.cameras is None else self.keys.cameras
-        names = {camera: key or camera for camera, key in names.items()}
+        names = {camera: camera for camera in there}
+        if self.keys.cameras is not None:
+            names = {camera: key or camera for camera, key in self.keys.cameras.items()}
         for camera, key in names.items():
             if key not in there:
                 raise self._lacking(f"camera {camera!r}", key, there)
@@ -242,9 +241,8 @@ class FolderReader(EpisodicReader):
 
     def _frames(self, folder: Path, key: str, L: int) -> list[Path] | Path:
         """A camera's files in an episode: as many images as steps, or a video."""
-        videos = [
-            folder / f"{key}{suffix}" for suffix in _VIDEOS if (folder / f"{key}{suffix}").is_file()
-        ]
+        videos = [folder / f"{key}{suffix}" for suffix in _VIDEOS]
+        videos = [path for path in videos if path.is_file()]
         place = inside(self.root, folder / key)
         if len(videos) + place.is_dir() != 1:
             found = ", ".join(path.name for path in videos) or "none"
@@ -254,27 +252,28 @@ class FolderReader(EpisodicReader):
             )
         if videos:
             return inside(self.root, videos[0])
-        pictures = sorted(
-            (p for p in place.iterdir() if p.suffix.lower() in _PICTURES), key=_frame_number
-        )
-        numbers = [_frame_number(path) for path in pictures]
-        for path, before, number in zip(pictures[1:], numbers, numbers[1:], strict=False):
-            if number != before + 1:
-                what = (
-                    f"frame {before + 1} is missing"
-                    if number > before
-                    else f"frame {number} is there twice"
-                )
-                raise DataError(f"{path}: {what}; restore the frames or drop the episode")
-        for path in pictures:
+        images = [path for path in place.iterdir() if path.suffix.lower() in _IMAGES]
+        # by number, not by name: frame_10 is after frame_9
+        images.sort(key=_frame_number)
+        numbers = [_frame_number(path) for path in images]
+        for path, before, number in zip(images[1:], numbers, numbers[1:], strict=False):
+            if number == before:
+                problem = f"frame {number} is there twice"
+            elif number > before + 1:
+                problem = f"frame {before + 1} is missing"
+            else:
+                continue
+            raise DataError(f"{path}: {problem}; restore the frames or drop the episode")
+        for path in images:
             inside(self.root, path)
-        if len(pictures) != L or (numbers and numbers[0] > 1):
+        # numbered from 0 or from 1: both are usual; a later start means that frames were lost
+        if len(images) != L or (numbers and numbers[0] > 1):
             spread = f", numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
             raise DataError(
-                f"{place}: has {len(pictures)} frames{spread}; {_STEPS} has {L} rows: give one "
+                f"{place}: has {len(images)} frames{spread}; {_STEPS} has {L} rows: give one "
                 "frame per row"
             )
-        return pictures
+        return images
 
     def _size(self, frames: list[Path] | Path) -> tuple[int, int]:
         if isinstance(frames, Path):
@@ -287,17 +286,18 @@ class FolderReader(EpisodicReader):
                         f"{self._hz:g} Hz"
                     )
                 return video.size
-        return picture_size(_bytes(frames[0]), str(frames[0]))
+        return file_image_size(_bytes(frames[0]), str(frames[0]))
 
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
-        for episode, first, lower, upper in self._spans(start, stop):
+        for episode, first, lower, upper in self._step_ranges(start, stop):
             frames = self._folders[episode].frames[camera]
             if isinstance(frames, Path):
-                pictures = self._video(frames, lower, upper, int(self.episodes["length"][episode]))
+                L = int(self.episodes["length"][episode])
+                images = self._video(frames, lower, upper, L)
             else:
-                pictures = (_bytes(path) for path in frames[lower:upper])
-            for step, picture in enumerate(pictures, start=lower):
-                yield first + step, picture
+                images = (_bytes(path) for path in frames[lower:upper])
+            for step, image in enumerate(images, start=lower):
+                yield first + step, image
 
     def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Image]:
         from vla.data.storage.video import VideoReader
@@ -318,10 +318,22 @@ class FolderReader(EpisodicReader):
         return fingerprint(self.root, files, self.keys.cameras)
 
 
+def _check_rising(path: Path, times: np.ndarray) -> None:
+    """Raises DataError naming the first step whose time is not after the one before."""
+    steps = np.diff(times)
+    if np.isfinite(times).all() and not (steps <= 0).any():
+        return
+    row = int(np.argmax(~(steps > 0))) + 1  # `not >` holds of NaN too
+    raise DataError(
+        f"{path}: timestamp of step {row} is {times[row]}, after {times[row - 1]}; times must "
+        "rise: correct or drop the column"
+    )
+
+
 def _is_camera(path: Path) -> bool:
     """Whether it is a video, or a folder with frames."""
     if path.is_dir():
-        return any(file.suffix.lower() in _PICTURES for file in path.iterdir())
+        return any(file.suffix.lower() in _IMAGES for file in path.iterdir())
     return path.suffix.lower() in _VIDEOS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
@@ -22,6 +22,7 @@ from vla.data.formats.lerobot_parts.video import Segment, check_exist
 from vla.data.storage.video import TIME_TOLERANCE
 
 _TEXT_INDEX = "__index_level_0__"
+"""Where pandas puts an index without a name: tasks.parquet of LeRobot has the texts there."""
 
 
 @register("formats", "lerobot")
@@ -32,10 +33,12 @@ class LeRobotReader(LeRobotFolder):
 
     @classmethod
     def matches(cls, root: Path) -> bool:
+        # Also of an unknown or damaged version: this reader has the messages for it.
         return (root / schema.INFO).is_file() and not str(read_version(root)).startswith("v2.")
 
     def check_version(self) -> None:
-        path, version = self.root / schema.INFO, self.info.codebase_version
+        path = self.root / schema.INFO
+        version = self.info.codebase_version
         if version.startswith("v2."):
             raise DataError(
                 f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as "
@@ -55,17 +58,17 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(
                 f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source"
             )
+        remedy = (
+            "it holds the table of episodes: copy it from the dataset's source or collect again"
+        )
         tables = []
         for file in files:
-            remedy = (
-                "it holds the table of episodes: copy it from the dataset's source or collect again"
-            )
             with opened_parquet(inside(self.root, file), remedy) as parquet:
-                names = [
-                    name for name in parquet.schema_arrow.names if not name.startswith("stats/")
-                ]
-                # pandas would obey, and stumble over, what another library wrote for it into the
-                # file.
+                stored = parquet.schema_arrow.names
+                # statistics are most of the table, and not read here
+                names = [name for name in stored if not name.startswith("stats/")]
+                # ignore_metadata: pandas would obey, and stumble over, what another library wrote
+                # for it into the file.
                 table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
             count_columns(
                 table,
@@ -76,9 +79,9 @@ class LeRobotReader(LeRobotFolder):
         total = int(self.info.total_episodes or 0)
         found = pd.concat(tables, ignore_index=True).sort_values("episode_index", ignore_index=True)
         episodes = found.head(total)
-        if (
-            len(found) > total and not (self.root / schema.SPEC).exists()
-        ):  # in ours these are not committed yet
+        # In ours the rest is not committed yet, and no reason for a warning.
+        is_ours = (self.root / schema.SPEC).exists()
+        if len(found) > total and not is_ours:
             self.warn(
                 f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has "
                 f"{len(found)}: the rest is left out"
@@ -100,16 +103,17 @@ class LeRobotReader(LeRobotFolder):
                 )
         if "tasks" not in episodes:
             episodes["tasks"] = [[] for _ in range(total)]
-        episodes["tasks"] = [
-            list(tasks) if isinstance(tasks, list | np.ndarray) else []
-            for tasks in episodes["tasks"]
+        lists = [
+            tasks if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]
         ]
+        episodes["tasks"] = [list(tasks) for tasks in lists]
         return episodes
 
     def _check_lengths(self, episodes: pd.DataFrame) -> None:
-        row, length, stop = (
-            episodes[name].to_numpy() for name in ("row", "length", "dataset_to_index")
-        )
+        row = episodes["row"].to_numpy()
+        length = episodes["length"].to_numpy()
+        stop = episodes["dataset_to_index"].to_numpy()
+        # Episodes that were taken out leave gaps between the rows of the others.
         whole = episodes["source"].iloc[-1] == len(episodes) - 1
         follows = row[1:] == stop[:-1] if whole else row[1:] >= stop[:-1]
         if (stop - row != length).any() or not follows.all() or (whole and row[0] != 0):
@@ -125,29 +129,23 @@ class LeRobotReader(LeRobotFolder):
                 f"{path}: no such file, so the instructions are lost; copy it from the dataset's "
                 "source"
             )
-        with opened_parquet(
-            inside(self.root, path), f"it holds the instructions: {SOURCE}"
-        ) as parquet:
+        remedy = f"it holds the instructions: {SOURCE}"
+        with opened_parquet(inside(self.root, path), remedy) as parquet:
             table = parquet.read()
             text = "task" if "task" in table.column_names else _TEXT_INDEX
-            if missing := [name for name in ("task_index", text) if name not in table.column_names]:
-                raise DataError(
-                    f"{path}: lacks the column {missing[0]!r}; copy it from the dataset's source"
-                )
-            pairs = list(
-                zip(
-                    table.column("task_index").to_pylist(),
-                    table.column(text).to_pylist(),
-                    strict=True,
-                )
-            )
+            for name in ("task_index", text):
+                if name not in table.column_names:
+                    raise DataError(
+                        f"{path}: lacks the column {name!r}; copy it from the dataset's source"
+                    )
+            indices = table.column("task_index").to_pylist()
+            texts = table.column(text).to_pylist()
         # A writer that was interrupted may have left instructions of episodes that were never
-        # finished.
+        # finished. Those of the table count all the same: not all makers write total_tasks.
         used = set(self._table["task_index"]) if "task_index" in self._table else set()
-        total = self.info.total_tasks or len(pairs)
-        return {
-            i: task for i, task in collect_tasks(pairs, str(path)).items() if i < total or i in used
-        }
+        total = self.info.total_tasks or len(indices)
+        tasks = collect_tasks(list(zip(indices, texts, strict=True)), str(path))
+        return {index: task for index, task in tasks.items() if index < total or index in used}
 
     def data_paths(self) -> list[Path]:
         files = sorted((self.root / "data").glob("*/*.parquet"))
@@ -159,16 +157,17 @@ class LeRobotReader(LeRobotFolder):
         return files
 
     def remedy(self, file: Path) -> str:
-        table, path = self._table, self.info.data_path or schema.DATA_PATH
+        table = self._table
+        template = self.info.data_path or schema.DATA_PATH
         if not {"data/chunk_index", "data/file_index"} <= set(table):
             return "copy the file from the dataset's source or collect again"
-        told = f"{self.root / schema.INFO}: data_path"
+        source = f"{self.root / schema.INFO}: data_path"
         files = zip(table["data/chunk_index"], table["data/file_index"], strict=True)
-        names = [
-            fill(path, told, chunk_index=_whole(chunk), file_index=_whole(number))
-            for chunk, number in files
-        ]
-        lost = [i for i, name in enumerate(names) if self.root / name == file]
+        lost = []
+        for episode, (chunk, number) in enumerate(files):
+            name = fill(template, source, chunk_index=_whole(chunk), file_index=_whole(number))
+            if self.root / name == file:
+                lost.append(episode)
         if not lost:
             return "no episode is in it: delete the file"
         return (
@@ -177,35 +176,34 @@ class LeRobotReader(LeRobotFolder):
         )
 
     def find_video(self, feature: str) -> list[Segment] | None:
-        table, prefix = self._table, f"videos/{feature}/"
-        chunk, file, time, crc32 = (
-            prefix + name for name in ("chunk_index", "file_index", "from_timestamp", "crc32")
-        )
+        table = self._table
+        place = f"{self.root}: the episodes table"
+        chunk = f"videos/{feature}/chunk_index"
+        file = f"videos/{feature}/file_index"
+        time = f"videos/{feature}/from_timestamp"
+        crc32 = f"videos/{feature}/crc32"  # of ours alone
         if time not in table:
             return None
-        count_columns(
-            table,
-            [chunk, file, *([crc32] if crc32 in table else [])],
-            f"{self.root}: the episodes table",
-        )
+        counts = [chunk, file]
+        if crc32 in table:
+            counts.append(crc32)
+        count_columns(table, counts, place)
         table[time] = pd.to_numeric(table[time], errors="coerce")
-        template, told = (
-            self.info.video_path or schema.VIDEO_PATH,
-            f"{self.root / schema.INFO}: video_path",
-        )
+        template = self.info.video_path or schema.VIDEO_PATH
+        source = f"{self.root / schema.INFO}: video_path"
         paths: dict[str, Path] = {}
         segments = []
         for row in table.to_dict("records"):
             name = fill(
-                template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file]
+                template, source, video_key=feature, chunk_index=row[chunk], file_index=row[file]
             )
-            if name not in paths:
+            if name not in paths:  # resolving a path asks the disk: once per file, not per episode
                 paths[name] = named_path(self.root, name, "video_path of info.json")
             first = self._frame_at(feature, row["source"], row[time])
             segments.append(
                 Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32))
             )
-        _check_apart(segments, feature, f"{self.root}: the episodes table")
+        _check_apart(segments, feature, place)
         check_exist(segments, feature)
         return segments
 
@@ -227,8 +225,9 @@ class LeRobotReader(LeRobotFolder):
 
 
 def _whole(value: Any) -> int:
-    """A number of a file; -1, which no file has, where the table is damaged."""
-    return int(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else -1
+    """A number of a file; -1, which no file has, if the table is damaged."""
+    is_number = isinstance(value, int | float | np.number) and np.isfinite(value)
+    return int(value) if is_number else -1
 
 
 def _check_apart(segments: list[Segment], feature: str, place: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
@@ -48,15 +48,14 @@ class LeRobotV2Reader(LeRobotFolder):
         rows = read_json_lines(self.root, path, f"it holds the table of episodes: {SOURCE}")
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
-        names = ("episode_index", "length", "tasks")
-        table = pd.DataFrame(
-            {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}
-        )
+        table = pd.DataFrame()
+        for name in ("episode_index", "length", "tasks"):
+            # object: pandas would turn a list of counts with one gap into floats
+            table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
         count_columns(table, ["episode_index", "length"], str(path))
         table["tasks"] = [tasks if isinstance(tasks, list) else [tasks] for tasks in table["tasks"]]
-        table = table.rename(columns={"episode_index": "source"}).sort_values(
-            "source", ignore_index=True
-        )
+        table = table.rename(columns={"episode_index": "source"})
+        table = table.sort_values("source", ignore_index=True)
         check_episodes(table, str(path))
         if self.info.total_episodes not in (None, len(table)):
             self.warn(
@@ -70,17 +69,19 @@ class LeRobotV2Reader(LeRobotFolder):
     def read_tasks(self) -> dict[int, str]:
         path = self.root / TASKS
         rows = read_json_lines(self.root, path, f"it holds the instructions: {SOURCE}")
-        return collect_tasks([(row.get("task_index"), row.get("task")) for row in rows], str(path))
+        pairs = [(row.get("task_index"), row.get("task")) for row in rows]
+        return collect_tasks(pairs, str(path))
 
     def data_paths(self) -> list[Path]:
+        # The table is that of the chosen split by now: its first row is row 0 of its files.
         self._table["row"] = self._table["row"] - self._table["row"].iloc[0]
         template = self.info.data_path or DATA_PATH
         return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
 
     def _path(self, template: str, key: str, source: int, **values: str) -> Path:
-        told = f"{self.root / schema.INFO}: {key}"
+        where = f"{self.root / schema.INFO}: {key}"
         chunk = source // self.info.chunks_size
-        name = fill(template, told, episode_chunk=chunk, episode_index=source, **values)
+        name = fill(template, where, episode_chunk=chunk, episode_index=source, **values)
         return named_path(self.root, name, f"{key} of info.json")
 
     def remedy(self, file: Path) -> str:
@@ -91,8 +92,10 @@ class LeRobotV2Reader(LeRobotFolder):
         )
 
     def _check_files(self, rows: np.ndarray) -> None:
+        # One file per episode: a file that is too long would shift all later episodes.
         length = self._table["length"].to_numpy()
-        if (wrong := rows != length).any():
+        wrong = rows != length
+        if wrong.any():
             place = int(wrong.argmax())
             raise DataError(
                 f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says "
@@ -106,7 +109,9 @@ class LeRobotV2Reader(LeRobotFolder):
         for source, length in zip(self._table["source"], self._table["length"], strict=True):
             path = self._path(template, "video_path", int(source), video_key=feature)
             segments.append(Segment(path, int(source), 0, int(length), alone=True))
-        if not any(folder.is_dir() for folder in {segment.path.parent for segment in segments}):
+        # No folder at all: the camera was declared and never recorded. One missing file is damage.
+        folders = {segment.path.parent for segment in segments}
+        if not any(folder.is_dir() for folder in folders):
             return None
         check_exist(segments, feature)
         return segments

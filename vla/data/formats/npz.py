@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla.config import UserError, register
+from vla.common.errors import UserError
+from vla.common.registry import register
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
@@ -28,13 +29,13 @@ from vla.data.formats.common.files import SOURCE, fingerprint
 from vla.data.formats.common.names import natural
 
 ASSUMED_HZ = 20.0
-"""Where the keys do not say."""
+"""If the keys do not say: an archive has no place for a control rate."""
 _ACTIONS = ("actions", "action")
 _STATES = ("observations", "observation", "obs", "states", "state")
 _REWARDS = ("rewards", "reward")
 _SUCCESS = ("success", "successes")
 _ENDS = ("terminals", "terminated", "dones", "done")
-_WORDS = ("instruction", "language_instruction", "instructions")
+_INSTRUCTIONS = ("instruction", "language_instruction", "instructions")
 
 
 class _Array(NamedTuple):
@@ -43,7 +44,7 @@ class _Array(NamedTuple):
     dtype: np.dtype
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         return self.dtype == np.uint8 and len(self.shape) == 4 and self.shape[3] == 3
 
     @property
@@ -53,9 +54,8 @@ class _Array(NamedTuple):
     @property
     def is_single(self) -> bool:
         """One number per step, or one number."""
-        return self.dtype.kind in "biuf" and (
-            not self.shape or (self.is_numeric and self.width == 1)
-        )
+        one = not self.shape or (self.is_numeric and self.width == 1)
+        return self.dtype.kind in "biuf" and one
 
     @property
     def width(self) -> int:
@@ -90,7 +90,7 @@ class NpzReader(EpisodicReader):
         except UserError:
             raise
         # A damaged archive shows as BadZipFile, zlib.error, OSError, ValueError, KeyError,
-        # MemoryError, SyntaxError, ...
+        # MemoryError, SyntaxError (headers are Python literals), ...
         except Exception as error:
             raise DataError(
                 f"{self.root}: is damaged or no .npz archive ({error}); {SOURCE}"
@@ -109,14 +109,13 @@ class NpzReader(EpisodicReader):
                 )
             if key in found.setdefault(episode, {}):
                 raise DataError(f"{self.root}: holds {name!r} twice; {SOURCE}")
+            # Headers alone: shapes must be known before gigabytes of images are read.
             with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read(file)
+                if np.lib.format.read_magic(file) == (1, 0):
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                else:
+                    shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+                # Python's integers: those of a damaged header may overflow
                 size = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
             if dtype.hasobject:
                 raise DataError(
@@ -159,12 +158,12 @@ class NpzReader(EpisodicReader):
 
     def _find_cameras(self, arrays: dict[str, _Array]) -> dict[str, str]:
         """Camera -> key."""
-        pictures = [key for key, array in arrays.items() if array.is_picture]
+        images = [key for key, array in arrays.items() if array.is_image]
         if self.keys.cameras is None:
-            return {camera_name(key): key for key in pictures}
+            return {camera_name(key): key for key in images}
         for camera, key in self.keys.cameras.items():
-            if key not in pictures:
-                raise self._lacking(f"camera {camera!r}", key, pictures)
+            if key not in images:
+                raise self._lacking(f"camera {camera!r}", key, images)
         return dict(self.keys.cameras)
 
     def _parts(
@@ -173,19 +172,21 @@ class NpzReader(EpisodicReader):
         """(key, width) of what is put side by side: the given keys, or the first of the usual
         ones."""
         numeric = {key: array for key, array in arrays.items() if array.is_numeric}
-        chosen = [key for key in usual if key in numeric][:1] if keys is None else keys
+        chosen = keys
+        if chosen is None:
+            chosen = [key for key in usual if key in numeric][:1]
         for key in chosen:
             if key not in numeric:
                 raise self._lacking(what, key, list(numeric))
         return [(key, numeric[key].width) for key in chosen]
 
     def _warn_of_unread(self, arrays: dict[str, _Array]) -> None:
-        """Of what has the shape of pictures, or a usual name, and is not read."""
+        """Of what has the shape of images, or a usual name, and is not read."""
         usual = {*_ACTIONS, *_STATES, *_REWARDS, *_SUCCESS, *_ENDS}
         for key, array in arrays.items():
-            pictures = array.dtype == np.uint8 and len(array.shape) >= 3 and not array.is_picture
-            if pictures or (key in usual and not array.is_numeric and array.shape):
-                wanted = "uint8 (L, H, W, 3)" if pictures else "numbers (L,) or (L, D)"
+            images = array.dtype == np.uint8 and len(array.shape) >= 3 and not array.is_image
+            if images or (key in usual and not array.is_numeric and array.shape):
+                wanted = "uint8 (L, H, W, 3)" if images else "numbers (L,) or (L, D)"
                 self.warnings.append(
                     f"{self._episodes[0]}/{key} is {array.dtype} {array.shape}, expected "
                     f"{wanted}: it is not read"
@@ -198,7 +199,8 @@ class NpzReader(EpisodicReader):
         single = [name for name, array in arrays.items() if array.is_single]
         if key is not None and key not in single:
             raise self._lacking(what, key, single)
-        return [name for name in ((key,) if key is not None else usual) if name in single][:1]
+        names = (key,) if key is not None else usual
+        return [name for name in names if name in single][:1]
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -234,6 +236,7 @@ class NpzReader(EpisodicReader):
         if not keys:
             return np.zeros(L)
         array = self._arrays[name].get(keys[0])
+        # missing or of another kind: `_matrix` says so
         if array is None or array.shape or not array.is_single:
             return self._matrix(archive, name, keys, L)[:, 0]
         return np.where(np.arange(L) == L - 1, self._load(archive, array), 0)
@@ -251,7 +254,7 @@ class NpzReader(EpisodicReader):
                     "episode"
                 )
             values = self._load(archive, array).reshape(array.shape[0], array.width)
-            L = len(values) if L is None else L
+            L = len(values) if L is None else L  # the actions come first and say it
             if len(values) not in (L, L + 1):
                 raise DataError(
                     f"{self.root}: {name} has {L} actions and {len(values)} of {key!r}; drop the "
@@ -261,15 +264,12 @@ class NpzReader(EpisodicReader):
         return np.concatenate(columns, axis=1)
 
     def _instruction(self, archive: zipfile.ZipFile, arrays: dict[str, _Array]) -> str:
-        words = [
-            key
-            for key, array in arrays.items()
-            if array.dtype.kind == "U" and np.prod(array.shape, dtype=int)
-        ]
-        if self.keys.instruction is not None and self.keys.instruction not in words:
-            raise self._lacking("instruction", self.keys.instruction, words)
-        for key in (self.keys.instruction,) if self.keys.instruction is not None else _WORDS:
-            if key in words:
+        texts = [key for key, array in arrays.items() if array.dtype.kind == "U"]
+        texts = [key for key in texts if np.prod(arrays[key].shape, dtype=int)]
+        if self.keys.instruction is not None and self.keys.instruction not in texts:
+            raise self._lacking("instruction", self.keys.instruction, texts)
+        for key in (self.keys.instruction,) if self.keys.instruction is not None else _INSTRUCTIONS:
+            if key in texts:
                 return str(self._load(archive, arrays[key]).reshape(-1)[0])
         return ""
 
@@ -279,10 +279,9 @@ class NpzReader(EpisodicReader):
         for camera, key in self._cameras.items():
             _, height, width, _ = self._arrays[self._episodes[0]][key].shape
             for episode in episodes:
-                array, L = self._arrays[episode.name].get(key), len(episode.actions)
-                fits = (
-                    array is not None and array.is_picture and array.shape[1:3] == (height, width)
-                )
+                array = self._arrays[episode.name].get(key)
+                L = len(episode.actions)
+                fits = array is not None and array.is_image and array.shape[1:3] == (height, width)
                 if array is None or not fits or array.shape[0] not in (L, L + 1):
                     found = "missing" if array is None else f"{array.dtype} {array.shape}"
                     raise DataError(
@@ -295,12 +294,13 @@ class NpzReader(EpisodicReader):
     def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
         """An episode's images are decompressed at once."""
         with self._opened() as archive:
-            for episode, first, lower, upper in self._spans(start, stop):
-                pictures = self._load(
-                    archive, self._arrays[self._episodes[episode]][self._cameras[camera]]
-                )
+            for episode, first, lower, upper in self._step_ranges(start, stop):
+                array = self._arrays[self._episodes[episode]][self._cameras[camera]]
+                # The whole array: a compressed member can be read from its start alone, and only at
+                # its end is its checksum compared.
+                images = self._load(archive, array)
                 for step in range(lower, upper):
-                    yield first + step, pictures[step]
+                    yield first + step, images[step]
 
     def fingerprint(self) -> str:
         return fingerprint(self.root, [self.root], self._cameras)
@@ -310,7 +310,9 @@ def _called(
     name: str, parts: list[tuple[str, int]], usual: tuple[str, ...]
 ) -> list[tuple[str, int]]:
     """Dimensions of a usual key are called by what they are."""
-    return [(name if len(parts) == 1 and key in usual else key, width) for key, width in parts]
+    if len(parts) == 1 and parts[0][0] in usual:
+        return [(name, parts[0][1])]
+    return parts
 
 
 __all__ = ["NpzReader"]

@@ -31,15 +31,16 @@ def inside(root: Path, path: Path) -> Path:
     which counts as inside.
     """
     try:
-        home, target = root.resolve(), path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:
+        home = root.resolve()
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in the name
         raise DataError(
             f"{root}: {str(path)!r} is no path: {error}; restore the dataset"
         ) from error
     blobs = [folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots"]
-    if not any(target.is_relative_to(folder) for folder in (home, *blobs)):
+    if not any(real.is_relative_to(folder) for folder in (home, *blobs)):
         raise DataError(
-            f"{path}: leads out of the dataset's folder, to {target}; put the file itself there"
+            f"{path}: leads out of the dataset's folder, to {real}; put the file itself there"
         )
     return path
 
@@ -48,6 +49,7 @@ def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
     """A text file of the dataset. Raises DataError if it is missing, leads out of `root` or is no
     UTF-8."""
     try:
+        # -sig: editors on Windows put a mark of three bytes before the text
         return inside(root, path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error
@@ -66,17 +68,20 @@ def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
 def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
     """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the
     line."""
-    lines = enumerate(read_text(root, path, remedy).split("\n"), start=1)
-    return [
-        parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()
-    ]
+    # not splitlines: JSON may hold U+2028 and other characters that count as ends of lines there
+    lines = read_text(root, path, remedy).split("\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found.append(parse_json(line, f"{path}: line {number}", remedy))
+    return found
 
 
 def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
-    """Raises DataError naming `where` where `text` is no JSON object."""
+    """Keys and values of a JSON object. Raises DataError naming `where` if `text` is none."""
     try:
         value = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # RecursionError: a million brackets
         raise DataError(f"{where}: is no JSON: {error}; {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(
@@ -95,4 +100,5 @@ def fingerprint(root: Path, files: Iterable[Path], *facts: object) -> str:
             f"{root}: a file went away while the dataset was open: {error}; open it again"
         ) from error
     described = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(json.dumps([described, *facts], default=str).encode()).hexdigest()
+    text = json.dumps([described, *facts], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

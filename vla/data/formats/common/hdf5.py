@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vla.config import UserError
+from vla.common.errors import UserError
 from vla.data.errors import DataError
 from vla.data.formats.common.names import natural
 
-_BLOCK = 64
+_BLOCK = 64  # rows that are in memory at a time
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def opened(path: Path) -> Iterator[Any]:
     except UserError:
         raise
     # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
-    # TypeError, MemoryError, ...
+    # TypeError, MemoryError, ... A list of them would be found too short by the next damage.
     except Exception as error:
         raise DataError(
             f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source"
@@ -48,6 +48,7 @@ def child(group: Any, name: str) -> Any:
     for part in name.split("/"):
         if not isinstance(here, h5py.Group):
             return None
+        # The link before what it leads to: looking there would open another file.
         link = here.get(part, getlink=True)
         if link is None:
             return None
@@ -60,6 +61,22 @@ def child(group: Any, name: str) -> Any:
     return here
 
 
+def dataset_at(group: Any, name: str) -> Any:
+    """The dataset `name` below `group`; None if there is none, or a group. Raises DataError as
+    `child`."""
+    import h5py
+
+    found = child(group, name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def is_group(node: Any) -> bool:
+    """Whether it holds groups and datasets."""
+    import h5py
+
+    return isinstance(node, h5py.Group)
+
+
 def children(group: Any) -> list[str]:
     """Names of what lies in a group, numbers in them in their order."""
     return sorted(group, key=natural)
@@ -70,7 +87,7 @@ def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
     import h5py
 
     found: dict[str, Any] = {}
-    if depth > 16:
+    if depth > 16:  # hard links may make a circle
         raise DataError(
             f"{group.file.filename}: {group.name} is nested too deeply; restore the file"
         )
@@ -94,10 +111,9 @@ def check_stored(dataset: Any) -> None:
     if dataset.chunks is None:
         whole = dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize
     else:
-        needed = np.prod(
-            [-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object
-        )
-        whole = dataset.id.get_num_chunks() >= needed
+        # chunks along each axis, rounded up; Python's integers, since damaged shapes overflow
+        along = [-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)]
+        whole = dataset.id.get_num_chunks() >= np.prod(along, dtype=object)
     if not whole:
         raise DataError(
             f"{where}: says shape {dataset.shape}, the file holds less; copy it from the "
@@ -110,14 +126,11 @@ def is_numeric(dataset: Any) -> bool:
     return dataset.shape is not None and dataset.dtype.kind in "biuf" and dataset.ndim in (1, 2)
 
 
-def is_picture(dataset: Any) -> bool:
+def is_image(dataset: Any) -> bool:
     """Whether it holds uint8 (L, H, W, 3)."""
-    return (
-        dataset.shape is not None
-        and dataset.dtype == np.uint8
-        and dataset.ndim == 4
-        and dataset.shape[3] == 3
-    )
+    if dataset.shape is None or dataset.dtype != np.uint8:
+        return False
+    return dataset.ndim == 4 and bool(dataset.shape[3] == 3)
 
 
 def matrix(dataset: Any) -> np.ndarray:
@@ -140,6 +153,6 @@ def text(value: Any) -> str:
 
 def blocks(dataset: Any, start: int, stop: int) -> Iterator[np.ndarray]:
     """Rows [start, stop), one by one, read in blocks."""
-    check_stored(dataset)
+    check_stored(dataset)  # again: hours may lie between opening and reading
     for at in range(start, stop, _BLOCK):
         yield from dataset[at : min(at + _BLOCK, stop)]

@@ -21,19 +21,18 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
 
     Args:
         table: `source` and `length` of each episode.
-        numbers: columns (N, D); checked are `episode_index` and `frame_index`, where the dataset
-            has them.
+        numbers: columns (N, D); checked are `episode_index` and `frame_index`, if the dataset has
+            them.
 
     Raises:
         DataError: naming the first row that belongs elsewhere.
     """
     length = table["length"].to_numpy()
     if "episode_index" in numbers:
-        found, expected = (
-            numbers["episode_index"][:, 0],
-            np.repeat(table["source"].to_numpy(), length),
-        )
-        if (wrong := found != expected).any():
+        found = numbers["episode_index"][:, 0]
+        expected = np.repeat(table["source"].to_numpy(), length)
+        wrong = found != expected
+        if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
                 f"{root}: frame {row} belongs to episode {found[row]}, the episodes table says "
@@ -41,8 +40,10 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
                 "data folder"
             )
     if "frame_index" in numbers:
-        found, expected = numbers["frame_index"][:, 0], _steps(length)
-        if (wrong := found != expected).any():
+        found = numbers["frame_index"][:, 0]
+        expected = _steps(length)
+        wrong = found != expected
+        if wrong.any():
             row = int(wrong.argmax())
             episode = table["source"].iloc[_episode(length, row)]
             raise DataError(
@@ -54,22 +55,26 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
 def check_timestamps(
     root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float
 ) -> list[str]:
-    """Sentences about `timestamp` where it is not frame / fps: frames are read by their place, as
-    frame_index says it.
+    """Sentences about timestamps that are not frame / fps.
+
+    No more than sentences: real datasets have timestamps that are late or missing, so frames are
+    read by their place, as frame_index says it.
 
     Raises DataError if time does not advance and there is no frame_index to tell the order by.
     """
     if "timestamp" not in numbers:
         return []
-    length, times = table["length"].to_numpy(), numbers["timestamp"][:, 0]
+    length = table["length"].to_numpy()
+    times = numbers["timestamp"][:, 0]
     steps = _steps(length)
+    # `not >` instead of `<=`, which is False of NaN
     stuck = np.append(False, ~(np.diff(times) > 0)) & (steps > 0)
-    if (wrong := stuck | ~np.isfinite(times)).any():
+    wrong = stuck | ~np.isfinite(times)
+    if wrong.any():
         row = int(wrong.argmax())
         problem = f"{_place(root, table, row)} has timestamp {times[row]:g}"
-        problem += (
-            f" after {times[row - 1]:g}: time does not advance" if stuck[row] and steps[row] else ""
-        )
+        if stuck[row] and steps[row]:
+            problem += f" after {times[row - 1]:g}: time does not advance"
         if "frame_index" not in numbers:
             raise DataError(
                 f"{problem}, and without frame_index the order of the rows is unknown; restore "
@@ -101,6 +106,5 @@ def _episode(length: np.ndarray, row: int) -> int:
 
 def _place(root: Path, table: pd.DataFrame, row: int) -> str:
     length = table["length"].to_numpy()
-    return (
-        f"{root}: episode {table['source'].iloc[_episode(length, row)]}: step {_steps(length)[row]}"
-    )
+    episode = table["source"].iloc[_episode(length, row)]
+    return f"{root}: episode {episode}: step {_steps(length)[row]}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +44,7 @@ class DataFiles:
         root: folder of the dataset.
         paths: the files, in the order of their rows.
         features: of info.json.
-        remedy: what to do where the given file is damaged.
+        remedy: what to do if the given file is damaged.
 
     Raises:
         DataError: a file is missing, lies outside the dataset or has no footer.
@@ -56,25 +57,30 @@ class DataFiles:
         features: dict[str, Feature],
         remedy: Callable[[Path], str],
     ) -> None:
-        self.root, self.paths, self._features, self._remedy = root, list(paths), features, remedy
+        self.root = root
+        self.paths = list(paths)
+        self._features = features
+        self._remedy = remedy
         for path in self.paths:
-            check_footer(inside(root, path), self._told(path))
+            check_footer(inside(root, path), self._remedy_for(path))
 
-    def _told(self, file: Path) -> Callable[[], str]:
+    def _remedy_for(self, file: Path) -> Callable[[], str]:
+        # a function: which episodes a file holds takes time to find, and is needed for errors only
         return functools.partial(self._remedy, file)
 
     def check_columns(self, *, strict: bool) -> list[str]:
-        """Compares info.json with the columns of the first file; returns warnings where they differ
+        """Compares info.json with the columns of the first file; returns warnings if they differ
         without harm.
 
-        Raises DataError if a column holds another kind or shape than info.json says, and where
-        `strict`, also where a feature has no column.
+        Raises DataError if a column holds another kind or shape than info.json says, and if
+        `strict`, also if a feature has no column.
         """
-        file, warnings = self.paths[0], []
-        with opened_parquet(file, self._told(file)) as parquet:
+        file = self.paths[0]
+        warnings = []
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             stored = parquet.schema_arrow
         for name, feature in self._features.items():
-            if feature.dtype == VIDEO:
+            if feature.dtype == VIDEO:  # has files of its own, and no column
                 continue
             if name not in stored.names:
                 lacks = f"{file}: lacks the column {name!r} that {schema.INFO} lists"
@@ -85,7 +91,8 @@ class DataFiles:
                     )
                 warnings.append(f"{lacks}; it is left out")
                 continue
-            found, expected = _described(stored.field(name).type), _expected(feature)
+            found = _described(stored.field(name).type)
+            expected = _expected(feature)
             if expected is None or found is None or found == expected:
                 continue
             if _family(found) == _family(expected):
@@ -103,7 +110,7 @@ class DataFiles:
     def has(self, name: str) -> bool:
         """Whether the first file has such a column."""
         file = self.paths[0]
-        with opened_parquet(file, self._told(file)) as parquet:
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             return name in parquet.schema_arrow.names
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -115,27 +122,27 @@ class DataFiles:
         """
 
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 table = _columns(parquet, file, list(columns))
-                return {
-                    name: self._matrix(table, file, name, dtype) for name, dtype in columns.items()
-                }, len(table)
+                matrices = {}
+                for name, dtype in columns.items():
+                    matrices[name] = self._matrix(table, file, name, dtype)
+                return matrices, len(table)
 
+        # at most 8: beyond that the disk is the limit, and every file takes memory
         with ThreadPoolExecutor(min(8, usable_cores(), len(self.paths))) as pool:
             parts = list(pool.map(one, self.paths))
-        merged = {
-            name: np.concatenate([matrices[name] for matrices, _ in parts]) for name in columns
-        }
+        merged = {}
+        for name in columns:
+            merged[name] = np.concatenate([matrices[name] for matrices, _ in parts])
         return merged, np.asarray([rows for _, rows in parts], np.int64)
 
     def _matrix(self, table: pa.Table, file: Path, name: str, dtype: type[Any]) -> np.ndarray:
         column = table.column(name)
         width = self._features[name].width if name in self._features else 1
-        parts = [
-            _numbers(chunk, f"{file}: column {name!r}", dtype)
-            for chunk in column.chunks
-            if len(chunk)
-        ]
+        place = f"{file}: column {name!r}"
+        # chunk by chunk: joining them first would copy the whole column once more
+        parts = [_numbers(chunk, place, dtype) for chunk in column.chunks if len(chunk)]
         for part in parts:
             if part.shape[1] != width:
                 raise DataError(
@@ -148,7 +155,7 @@ class DataFiles:
         """A column's R values as they are: numbers or strings. Raises DataError as `read` does."""
         found: list[Any] = []
         for file in self.paths:
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 found += _columns(parquet, file, [name]).column(name).to_pylist()
         return found
 
@@ -158,14 +165,11 @@ class DataFiles:
         starts = self._row_groups.starts
         for place in self._places(start, stop):
             number, group = self._row_groups.places[place]
-            file, first, last = (
-                self.paths[number],
-                max(start, starts[place]),
-                min(stop, starts[place + 1]),
-            )
-            column = self._image_column(file, group, name).slice(
-                first - starts[place], last - first
-            )
+            file = self.paths[number]
+            first = max(start, starts[place])
+            last = min(stop, starts[place + 1])
+            column = self._image_column(file, group, name)
+            column = column.slice(first - starts[place], last - first)
             for row, value in enumerate(column, start=first):
                 yield row, self._image(value.as_py(), file, name, row)
 
@@ -175,14 +179,17 @@ class DataFiles:
 
     def _places(self, start: int, stop: int) -> range:
         starts = self._row_groups.starts
-        first, end = bisect.bisect_right(starts, start) - 1, bisect.bisect_left(starts, stop)
+        # `right`, so that of empty groups at one row the last is taken, which has the row
+        first = bisect.bisect_right(starts, start) - 1
+        end = bisect.bisect_left(starts, stop)
         return range(first, min(end, len(starts) - 1))
 
     def _image_column(self, file: Path, group: int, name: str) -> pa.ChunkedArray:
-        with opened_parquet(file, self._told(file)) as parquet:
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             return _columns(parquet, file, [name], group).column(name)
 
     def _image(self, value: Any, file: Path, name: str, row: int) -> bytes:
+        # {bytes, path} of the library `datasets`: bytes here, or a file beside the data
         given = value if isinstance(value, dict) else {}
         if given.get("bytes"):
             return bytes(given["bytes"])
@@ -201,7 +208,7 @@ class DataFiles:
     def _row_groups(self) -> _RowGroups:
         groups, starts = [], [0]
         for number, file in enumerate(self.paths):
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 footer = parquet.metadata
                 for group in range(footer.num_row_groups):
                     groups.append((number, group))
@@ -229,6 +236,7 @@ def _columns(
 def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
     """A column of numbers, or of lists of as many of them each, as (rows, D)."""
     rows = len(array)
+    # Lists of lists are matrices per step, laid out in one row.
     while _is_list(array.type):
         lengths = pc.min_max(pc.list_value_length(array))
         if array.null_count or lengths["min"] != lengths["max"]:
@@ -246,19 +254,18 @@ def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
         # Beyond the range of float32 becomes infinite, which is refused where numbers are checked.
         with np.errstate(over="ignore"):
             return np.asarray(values, dtype=dtype)
+    # astype would turn NaN and 1.5 into some integer without a word
     whole = values if not array.null_count else np.full_like(values, np.nan, np.float64)
-    if (
-        whole.dtype.kind == "f"
-        and not (np.isfinite(whole) & (np.floor(whole) == whole) & (np.abs(whole) < 2**53)).all()
-    ):
-        raise DataError(f"{place} has rows without a whole number; restore the file")
+    if whole.dtype.kind == "f":
+        is_whole = np.isfinite(whole) & (np.floor(whole) == whole) & (np.abs(whole) < 2**53)
+        if not is_whole.all():
+            raise DataError(f"{place} has rows without a whole number; restore the file")
     return np.asarray(whole).astype(dtype)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    )
+    tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    return any(test(kind) for test in tests)
 
 
 def _described(kind: pa.DataType) -> str | None:
@@ -271,18 +278,16 @@ def _described(kind: pa.DataType) -> str | None:
 
 
 def _name(kind: pa.DataType) -> str:
-    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(
-        str(kind), "string" if str(kind) in _TEXT else str(kind)
-    )
+    """Numpy's name of an arrow type, which is what info.json says."""
+    name = str(kind)
+    if name in _TEXT:
+        return "string"
+    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(name, name)
 
 
 def _family(described: str) -> str:
-    """What is read alike."""
-    return (
-        described.replace("float64", "float")
-        .replace("float32", "float")
-        .replace("float16", "float")
-    )
+    """What is read alike: any float becomes float32."""
+    return re.sub("float(16|32|64)", "float", described)
 
 
 def _expected(feature: Feature) -> str | None:

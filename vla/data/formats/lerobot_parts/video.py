@@ -22,7 +22,7 @@ class Segment:
         first: number of its first frame in the file.
         length: how many frames it has.
         alone: whether the file should hold this episode only.
-        checksum: of its packets (`VideoReader.checksum`), where the dataset says it.
+        checksum: of its packets (`VideoReader.checksum`); None if the dataset does not say.
     """
 
     path: Path
@@ -61,7 +61,7 @@ def read_segments(
         parts: (frame of the first step in the dataset, segment, start, stop).
         fps: the rate that the videos must have.
         size: the (height, width) that they must have.
-        warn: called with a sentence where a file holds more than its episode.
+        warn: called with a sentence if a file holds more than its episode.
         verified: segments whose checksum was compared before; those of this call join them.
 
     Raises:
@@ -76,12 +76,13 @@ def read_segments(
                 if reader is not None:
                     reader.close()
                 path, reader = segment.path, _opened(segment, fps, size)
+            # Once per segment: the checksum reads all of its packets.
             if segment not in verified:
                 _check_length(reader, segment, warn)
                 _check_packets(reader, segment)
                 verified.add(segment)
-            pictures = reader.frames(segment.first + start, segment.first + stop)
-            yield from enumerate(pictures, start=frame)
+            images = reader.frames(segment.first + start, segment.first + stop)
+            yield from enumerate(images, start=frame)
     finally:
         if reader is not None:
             reader.close()
@@ -114,7 +115,8 @@ def _check_length(reader: VideoReader, segment: Segment, warn: Callable[[str], N
 
 
 def _check_packets(reader: VideoReader, segment: Segment) -> None:
-    """Damage within a picture often decodes to another picture without complaint."""
+    """Raises DataError if the packets changed: damage within an image often decodes to another
+    image without complaint."""
     if segment.checksum is None:
         return
     if reader.checksum(segment.first, segment.first + segment.length) != segment.checksum:

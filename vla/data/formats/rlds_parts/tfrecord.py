@@ -28,6 +28,7 @@ def masked_crc(data: bytes) -> int:
     import google_crc32c
 
     crc = google_crc32c.value(data)
+    # masked, since a CRC of data that holds CRCs is weak (says the source)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -36,8 +37,10 @@ def index_records(path: Path) -> list[tuple[int, int]]:
     file and record."""
     records: list[tuple[int, int]] = []
     with open(path, "rb") as file:
-        size, at = os.fstat(file.fileno()).st_size, 0
+        size = os.fstat(file.fileno()).st_size
+        at = 0
         while at < size:
+            # from header to header: the data of most records are images
             file.seek(at)
             header = file.read(_HEADER)
             if len(header) < _HEADER:
@@ -52,6 +55,7 @@ def index_records(path: Path) -> list[tuple[int, int]]:
                     "again"
                 )
             end = at + _HEADER + length + _FOOTER
+            # a record that was cut off has a whole header
             if end > size:
                 raise DataError(
                     f"{path}: record {len(records)} goes to byte {end}, the file to {size}; copy "
@@ -67,9 +71,8 @@ def read_record(file: BinaryIO, place: int, length: int, where: str) -> bytes:
     written."""
     file.seek(place)
     data = file.read(length + _FOOTER)
-    if len(data) < length + _FOOTER or struct.unpack("<I", data[length:])[0] != masked_crc(
-        data[:length]
-    ):
+    whole = len(data) == length + _FOOTER
+    if not whole or struct.unpack("<I", data[length:])[0] != masked_crc(data[:length]):
         raise DataError(
             f"{where}: its checksum is wrong, so its data is damaged; copy the file again"
         )
@@ -99,7 +102,7 @@ class Example:
         if name not in self._features:
             return None
         feature = self._features[name]
-        kind = feature.WhichOneof("kind")
+        kind = feature.WhichOneof("kind")  # a list of bytes, floats or integers
         if kind is None:
             return None
         values = getattr(feature, kind).value
@@ -162,18 +165,21 @@ def example_class() -> Any:
             made.type_name = f".{package}.{of}"
         return made
 
-    for name, kind in (
-        ("BytesList", Field.TYPE_BYTES),
-        ("FloatList", Field.TYPE_FLOAT),
-        ("Int64List", Field.TYPE_INT64),
-    ):
+    lists = {
+        "BytesList": Field.TYPE_BYTES,
+        "FloatList": Field.TYPE_FLOAT,
+        "Int64List": Field.TYPE_INT64,
+    }
+    for name, kind in lists.items():
         field(message(name), "value", 1, kind, repeated=True)
     feature = message("Feature")
     feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("BytesList", "FloatList", "Int64List"), start=1):
-        field(
-            feature, name.replace("List", "_list").lower(), number, Field.TYPE_MESSAGE, of=name
-        ).oneof_index = 0
+    # numbers of fields as in tensorflow/core/example/feature.proto: they are what is stored
+    for number, name in enumerate(lists, start=1):
+        field_name = name.replace("List", "_list").lower()
+        choice = field(feature, field_name, number, Field.TYPE_MESSAGE, of=name)
+        choice.oneof_index = 0
+    # a map is stored as a list of entries with a key and a value
     features = message("Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
