@@ -1,8 +1,9 @@
 """One registry of everything that a config or a command can name, by kind and name.
 
-A registered class (or function) joins a *kind* such as "policies" under a name. Files of the kind's folder are found by
-reading their source, so listing names imports nothing and `lookup` imports one file. Other packages join through the
-entry-point group `vla.plugins`: each entry point is a module that is imported once.
+A registered class (or function) joins a *kind* such as "policies" under a name. Files of the kind's
+folder are found by reading their source, so listing names imports nothing and `lookup` imports one
+file. Other packages join through the entry-point group `vla.plugins`: each entry point is a module
+that is imported once.
 """
 
 from __future__ import annotations
@@ -57,17 +58,20 @@ class Entry:
 
 
 def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T], T]:
-    """Decorator: `@register("policies", "rt1")`. What is registered can be named in configs by `type: rt1`.
+    """Decorator: `@register("policies", "rt1")`. What is registered can be named in configs by
+    `type: rt1`.
 
     Args:
-        kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations" `Perturbation` classes, "checks"
-            functions under `@check`; every other kind `Config` classes with the field `type: Literal[name] = name` and
-            the method `build` (envs: `make`) of its kind's base.
-        name: what configs say. In files of the kind's folder a literal, since the files are listed without an import.
+        kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations"
+            `Perturbation` classes, "checks" functions under `@check`; every other kind `Config`
+            classes with the field `type: Literal[name] = name` and the method `build` (envs:
+            `make`) of its kind's base.
+        name: what configs say. In files of the kind's folder a literal, since the files are listed
+            without an import.
         former: names that it had before; they still work, and say what to write now.
 
-    Raises KeyError if there is no such kind, ValueError if the name is taken. CONTRIBUTING.md says what the classes of
-    each kind must provide.
+    Raises KeyError if there is no such kind, ValueError if the name is taken. CONTRIBUTING.md says
+    what the classes of each kind must provide.
     """
     _check_kind(kind)
 
@@ -89,7 +93,8 @@ def names(kind: str) -> list[str]:
 
 
 def entries(kind: str) -> list[Entry]:
-    """What can be named under `kind`, sorted by name, with its summary. Imports plug-ins, but no file of this package."""
+    """What can be named under `kind`, sorted by name, with its summary. Imports plug-ins, but no
+    file of this package."""
     _check_kind(kind)
     _load_plugins()
     found = dict(_scan(kind))
@@ -100,13 +105,23 @@ def entries(kind: str) -> list[Entry]:
     return [found[name] for name in sorted(found)]
 
 
+def names_in_file_order(kind: str) -> list[str]:
+    """Names registered under `kind` in the order of files and lines, those of plug-ins last."""
+    _check_kind(kind)
+    _load_plugins()
+    own = list(_scan(kind))
+    return own + [name for name in _registry[kind] if name not in own]
+
+
 def registered(kind: str) -> dict[str, Any]:
-    """name -> class (or function) of everything registered under `kind`, sorted by name. Imports all of their files."""
+    """name -> class (or function) of everything registered under `kind`, sorted by name. Imports
+    all of their files."""
     return {entry.name: lookup(kind, entry.name) for entry in entries(kind)}
 
 
 def lookup(kind: str, name: str) -> Any:
-    """The class (or function) registered as `name`; imports its file alone. Raises KeyError with the nearest name."""
+    """The class (or function) registered as `name`; imports its file alone. Raises KeyError with
+    the nearest name."""
     _check_kind(kind)
     name = current_name(kind, name)
     if name not in _registry[kind] and name in _scan(kind):
@@ -171,7 +186,8 @@ def _load_plugins() -> None:
 
 @functools.cache
 def _scan(kind: str) -> dict[str, Entry]:
-    """name -> what the files of the kind's folder register at their top level, in the order of files and lines."""
+    """name -> what the files of the kind's folder register at their top level, in the order of
+    files and lines."""
     root = Path(__file__).parents[1]  # vla/
     folder = root.joinpath(*KINDS[kind].split(".")[1:])
     found: dict[str, Entry] = {}
@@ -206,7 +222,8 @@ def _entries_of(kind: str, module: str, tree: ast.Module) -> list[Entry]:
 
 
 def _called(call: ast.Call) -> str:
-    """The last name of what is called: `register` of both `register(...)` and `registry.register(...)`."""
+    """The last name of what is called: `register` of both `register(...)` and
+    `registry.register(...)`."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
     return call.func.id if isinstance(call.func, ast.Name) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,18 +24,18 @@ def announce_renamed(former: str, name: str) -> None:
     )
 
 
-def former_attributes(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module whose attributes also go by their former names.
+def former_attributes(module: str, former: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose classes or functions have new names.
 
     Args:
         module: its `__name__`.
-        names: former name -> name today.
+        former: former name -> name today, both in that module.
     """
 
-    def find(name: str) -> Any:
-        if name not in names:
+    def look_up(name: str) -> Any:
+        if name not in former:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        announce_renamed(f"{module}.{name}", f"{module}.{names[name]}")
-        return getattr(importlib.import_module(module), names[name])
+        announce_renamed(f"{module}.{name}", former[name])
+        return getattr(sys.modules[module], former[name])
 
-    return find
+    return look_up

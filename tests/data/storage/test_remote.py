@@ -128,7 +128,7 @@ def test_only_chosen_episodes_and_cameras_are_fetched_while_streaming(source: Pa
     assert_equal(dataset, 0)
 
 
-def test_a_changed_dataset_is_fetched_anew(source: Path, tmp_path: Path) -> None:
+def test_a_changed_dataset_is_fetched_again(source: Path, tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     fs.put(str(source), "/changing", recursive=True)
     first = EpisodeDataset("memory://changing")

@@ -142,7 +142,7 @@ class DataFiles:
         width = self._features[name].width if name in self._features else 1
         place = f"{file}: column {name!r}"
         # chunk by chunk: joining them first would copy the whole column once more
-        parts = [_numbers(chunk, place, dtype) for chunk in column.chunks if len(chunk)]
+        parts = [column_numbers(chunk, place, dtype) for chunk in column.chunks if len(chunk)]
         for part in parts:
             if part.shape[1] != width:
                 raise DataError(
@@ -233,21 +233,21 @@ def _columns(
     return parquet.read_row_group(group, columns=names, use_threads=False)
 
 
-def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
+def column_numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
     """A column of numbers, or of lists of as many of them each, as (rows, D)."""
     rows = len(array)
     # Lists of lists are matrices per step, laid out in one row.
-    while _is_list(array.type):
+    while is_list(array.type):
         lengths = pc.min_max(pc.list_value_length(array))
         if array.null_count or lengths["min"] != lengths["max"]:
             raise DataError(
                 f"{place} has rows of different lengths or empty ones; repair or drop the file"
             )
         array = array.flatten()
-    kind = array.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if not is_number(array.type):
         raise DataError(
-            f"{place} holds {kind}, expected numbers; name another column, or correct the file"
+            f"{place} holds {array.type}, expected numbers; name another column, or correct the "
+            "file"
         )
     values = array.to_numpy(zero_copy_only=False).reshape(rows, -1)
     if not np.issubdtype(dtype, np.integer):
@@ -263,8 +263,15 @@ def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
     return np.asarray(whole).astype(dtype)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of one length or of several."""
     tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    return any(test(kind) for test in tests)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds one number per row."""
+    tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
     return any(test(kind) for test in tests)
 
 

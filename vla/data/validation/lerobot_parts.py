@@ -20,7 +20,7 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.files import inside, read_json, read_json_lines
-from vla.data.formats.lerobot_parts.data_files import _numbers
+from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, is_number
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.formats.lerobot_parts.spec import Mapping, dimension_names, map_features
@@ -67,11 +67,12 @@ class LeRobotParts:
     @functools.cached_property
     def tables(self) -> list[tuple[Path, pa.Table]]:
         """The files of the episodes table that can be read (v3)."""
-        return [
-            (path, table)
-            for path in sorted(self.root.glob("meta/episodes/*/*.parquet"))
-            if (table := _table(self.root, path)) is not None
-        ]
+        found = []
+        for path in sorted(self.root.glob("meta/episodes/*/*.parquet")):
+            table = _table(self.root, path)
+            if table is not None:
+                found.append((path, table))
+        return found
 
     @functools.cached_property
     def table(self) -> pd.DataFrame | None:
@@ -82,20 +83,18 @@ class LeRobotParts:
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
-                table = pd.DataFrame(
-                    read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
-                )
+                rows = read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
             except DataError:
                 return None
+            table = pd.DataFrame(rows)
         for name in ("episode_index", "length"):
             if name not in table:
                 return None
-            table[name] = pd.to_numeric(table[name], errors="coerce").where(
-                lambda values: values.abs() < 2**53
-            )
-        table = table.dropna(subset=["episode_index", "length"]).sort_values(
-            "episode_index", ignore_index=True
-        )
+            counts = pd.to_numeric(table[name], errors="coerce")
+            table[name] = counts.where(counts.abs() < 2**53)  # beyond, floats miss whole numbers
+        table = table.dropna(subset=["episode_index", "length"])
+        table = table.sort_values("episode_index", ignore_index=True)
+        # Rows of v3 beyond the total were never committed; v2 has no such order of writes.
         total = self.total
         return table if total is None or not self.tables else table.head(total)
 
@@ -133,27 +132,29 @@ class LeRobotParts:
 
     @functools.cached_property
     def episode_stats(self) -> dict[int, dict[str, FeatureStats]]:
-        """Committed episode -> feature -> true statistics of its frames, where they are finite and
-        lie side by side."""
+        """Committed episode -> feature -> true statistics of its frames, if they are finite and lie
+        side by side."""
         if "episode_index" not in self.frames:
             return {}
         episode = self.frames["episode_index"][:, 0]
         edges = [0, *(np.flatnonzero(np.diff(episode)) + 1).tolist(), len(episode)]
-        kept, found = self.committed(episode), {}
+        kept = self.committed(episode)
+        found = {}
         for start, stop in pairwise(edges):
             if stop > start and kept[start] and np.isfinite(episode[start]):
-                columns = {
-                    name: self.frames[name][start:stop]
-                    for name in self.numeric
-                    if name in self.frames
-                }
-                found[int(episode[start])] = {
-                    n: numeric_stats(v) for n, v in columns.items() if np.isfinite(v).all()
-                }
+                found[int(episode[start])] = self._stats_of(start, stop)
+        return found
+
+    def _stats_of(self, start: int, stop: int) -> dict[str, FeatureStats]:
+        """Statistics of the rows [start, stop), of the features that are finite there."""
+        found = {}
+        for name in self.numeric:
+            if name in self.frames and np.isfinite(self.frames[name][start:stop]).all():
+                found[name] = numeric_stats(self.frames[name][start:stop])
         return found
 
     def mapping(self, keys: KeyMap) -> Mapping | None:
-        """What is action, state, reward and success; None if info.json does not tell."""
+        """What is action, state, reward and success; None if info.json does not say."""
         if self.info is None:
             return None
         try:
@@ -175,7 +176,7 @@ def _table(root: Path, path: Path) -> pa.Table | None:
     try:
         with opened_parquet(inside(root, path), _REMEDY) as parquet:
             table = parquet.read(use_threads=False)
-            table.validate(full=True)  # text that is no UTF-8 would only show where it is used
+            table.validate(full=True)  # text that is no UTF-8 would only show when it is used
             return table
     except DataError:
         return None
@@ -196,15 +197,11 @@ def _read(root: Path, path: Path) -> Part:
             continue
         try:
             with opened_parquet(path, _REMEDY) as parquet:
-                chunks = (
-                    parquet.read(columns=[column.name], use_threads=False)
-                    .column(column.name)
-                    .chunks
-                )
+                table = parquet.read(columns=[column.name], use_threads=False)
                 place = f"{path}: column {column.name!r}"
-                arrays = [
-                    _numbers(chunk, place, _dtype(column.type)) for chunk in chunks if len(chunk)
-                ]
+                dtype = _dtype(column.type)
+                chunks = [chunk for chunk in table.column(column.name).chunks if len(chunk)]
+                arrays = [column_numbers(chunk, place, dtype) for chunk in chunks]
                 if len({array.shape[1] for array in arrays}) > 1:
                     raise DataError(f"{place} has rows of different lengths; {_REMEDY}")
                 if arrays:
@@ -215,19 +212,15 @@ def _read(root: Path, path: Path) -> Part:
 
 
 def _element(kind: pa.DataType) -> pa.DataType:
-    while (
-        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    ):
+    while is_list(kind):
         kind = kind.value_type
     return kind
 
 
 def _dtype(kind: pa.DataType) -> type[Any]:
+    # float64 for all else: float32 would round large indices, and hide what is wrong with them
     return np.float32 if _element(kind) in (pa.float16(), pa.float32()) else np.float64
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    kind = _element(kind)
-    return bool(
-        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    )
+    return is_number(_element(kind))
