@@ -35,7 +35,7 @@ def convert(
     """Writes a dataset of any format as a native one. The same call after a kill goes on where it
     stopped.
 
-    PNG files are kept byte for byte; other pictures are stored as PNG, which loses nothing. Where
+    PNG files are kept byte for byte; other images are stored as PNG, which loses nothing. If
     actions leave the source's own limits, the new spec's limits are widened to hold them, and a
     note says so.
 
@@ -60,23 +60,20 @@ def convert(
             f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave "
             "it out"
         )
+    # Of the chosen episodes alone, so that a bad one can be left out. Before the limits are found,
+    # which NaN would spoil.
     dataset.check_numbers(chosen)
-    spec, notes = dataset.spec, list[str]()
+    spec = dataset.spec
+    notes: list[str] = []
     if chosen:
         rows = dataset.episodes.iloc[chosen]
         frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
         spec, notes = fitting_limits(spec, dataset.unchecked_columns.actions[frames])
-    options: dict[str, Any] = {
-        "keys": (keys or KeyMap()).model_dump(mode="json", exclude_none=True)
-    }
-    plan = Plan(
-        "convert",
-        [dataset],
-        [(0, index) for index in chosen],
-        spec,
-        options,
-        notes=[*warnings_of(dataset), *notes],
-    )
+    keys = keys or KeyMap()
+    options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_none=True)}
+    places = [(0, index) for index in chosen]
+    notes = [*warnings_of(dataset), *notes]
+    plan = Plan("convert", [dataset], places, spec, options, notes=notes)
     if control_hz is not None:
         plan = resampled(plan, control_hz, kinds or {})
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)

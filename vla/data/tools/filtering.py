@@ -42,7 +42,8 @@ class Filter(Config):
 def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
     """The episodes that stay, ascending. Raises DataError if none does, or an episode that is named
     does not exist."""
-    table, where = dataset.episodes, str(dataset.root)
+    table = dataset.episodes
+    where = str(dataset.root)
     stays = np.zeros(len(table), bool)
     stays[chosen_episodes(chosen.episodes, len(table), where)] = True
     if chosen.drop is not None:
@@ -51,16 +52,18 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
         stays &= _of_tasks(dataset, chosen.tasks)
     if chosen.success is not None:
         stays &= table["success"].to_numpy(bool) == chosen.success
-    for column, least, most in (
+    ranges = (
         ("return", chosen.min_return, chosen.max_return),
         ("length", chosen.min_length, chosen.max_length),
-    ):
+    )
+    for column, least, most in ranges:
         values = table[column].to_numpy()
         if least is not None:
             stays &= values >= least
         if most is not None:
             stays &= values <= most
     if not stays.any():
+        # what there is, so that a threshold can be chosen from the message
         returns, lengths = table["return"], table["length"]
         raise DataError(
             f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} "
@@ -94,11 +97,13 @@ def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
     lowered = [text.lower() for text in dataset.instructions]
     for pattern in patterns:
         if not any(fnmatchcase(text, pattern.lower()) for text in lowered):
-            shown = "; ".join(dataset.instructions[:10]) + ("; ..." if len(lowered) > 10 else "")
+            shown = "; ".join(dataset.instructions[:10])
+            if len(lowered) > 10:
+                shown += "; ..."
             raise DataError(
                 f"{dataset.root}: no instruction matches {pattern!r}; there are: {shown}"
             )
-    fits = np.array(
-        [any(fnmatchcase(text, pattern.lower()) for pattern in patterns) for text in lowered]
-    )
+    # fnmatchcase on lowered text: fnmatch itself ignores capitals on Windows alone
+    patterns = [pattern.lower() for pattern in patterns]
+    fits = np.array([any(fnmatchcase(text, p) for p in patterns) for text in lowered])
     return np.asarray(fits[dataset.episodes["task_index"].to_numpy()])

@@ -33,7 +33,7 @@ from vla.data.tools.plan import Plan
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")
 Unlabelled = Literal["keep", "drop", "refuse"]
-_SHOWN = 20
+_SHOWN = 20  # lines of a message
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -65,7 +65,8 @@ def label(
         DataError: a row is wrong: each is named by its line; or episodes are unlabelled and
             `unlabelled` is "refuse".
     """
-    dataset, file = EpisodeDataset(src), Path(file)
+    dataset = EpisodeDataset(src)
+    file = Path(file)
     labels = read_labels(file, dataset.episodes["length"].to_numpy())
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
@@ -73,19 +74,19 @@ def label(
             f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first "
             "that it lacks: add them, or keep or drop the unlabelled ones"
         )
-    places = [
-        (0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"
-    ]
+    chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
+    places = [(0, index) for index in chosen]
+    # By content, not by name alone: a changed file under the same name is another call.
     options = {
         "labels": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "unlabelled": unlabelled,
     }
-    notes = (
-        [f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"]
-        if missing
-        else []
-    )
+    notes = []
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"
+        )
 
     def change(episode: Episode, source: int, index: int) -> Episode:
         return labelled(episode, labels[index]) if index in labels else episode
@@ -97,12 +98,16 @@ def label(
 def labelled(episode: Episode, labels: Labels) -> Episode:
     """The episode with labels in place of its own; what the labels do not name stays."""
     values = labels.values
-    rewards, success = np.array(episode.rewards, np.float32), np.array(episode.success, bool)
+    # copies: the episode's arrays are views of the whole dataset's
+    rewards = np.array(episode.rewards, np.float32)
+    success = np.array(episode.success, bool)
     for column, array in (("reward", rewards), ("success", success)):
         for step, value in values.get(column, {}).items():
-            if step is None:
+            if step is None:  # of the whole episode: due at its last step, nothing before
                 array[:] = 0
-            array[-1 if step is None else step] = value
+                step = -1
+            array[step] = value
+    # these two are given once or never
     (terminated,) = values.get("terminated", {None: episode.terminated}).values()
     (instruction,) = values.get("instruction", {None: episode.instruction}).values()
     return replace(
@@ -130,10 +135,10 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
         except _BadRow as error:
             problems.append(f"{file}: line {line}: {error}")
     if problems:
-        more = (
-            [f"{file}: and {len(problems) - _SHOWN} lines more"] if len(problems) > _SHOWN else []
-        )
-        raise DataError("\n".join(problems[:_SHOWN] + more))
+        shown = problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            shown.append(f"{file}: and {len(problems) - _SHOWN} lines more")
+        raise DataError("\n".join(shown))
     if not labels:
         raise DataError(
             f"{file}: holds no row; expected {', '.join(PLACES)} and any of {', '.join(VALUES)}"
@@ -145,7 +150,7 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
 
 
 class _BadRow(Exception):
-    """What is wrong with a row, and how to mend it."""
+    """What is wrong with a row, and the remedy."""
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -153,16 +158,19 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if file.suffix not in (".csv", ".jsonl"):
         raise DataError(f"{file}: expected a file that ends in .csv or .jsonl")
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as text: {error}") from error
-    for line, row in _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text):
-        if unknown := set(row) - {*PLACES, *VALUES}:
+    rows = _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text)
+    for line, row in rows:
+        unknown = set(row) - {*PLACES, *VALUES}
+        if unknown:  # a misspelt column must not be passed over in silence
             raise DataError(
                 f"{file}: line {line}: unknown column {min(map(str, unknown))!r}; "
                 f"expected {', '.join((*PLACES, *VALUES))}"
             )
-        yield line, {key: value for key, value in row.items() if value is not None and value != ""}
+        # an empty cell gives no value, so that one table may label steps and episodes
+        yield line, {key: value for key, value in row.items() if value not in (None, "")}
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -182,24 +190,25 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} "
                     "columns"
                 )
-            yield reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}
+            cells = [value.strip() for value in values]
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}: line {reader.line_num}: is no CSV: {error}") from error
 
 
 def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            try:
-                row = json.loads(content)
-            except ValueError as error:
-                raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{file}: line {line}: expected an object with episode_index, found "
-                    f"{content[:40]}"
-                )
-            yield line, row
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{file}: line {line}: expected an object with episode_index, found {content[:40]}"
+            )
+        yield line, row
 
 
 def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
@@ -254,7 +263,9 @@ def _whole(row: dict[str, Any], key: str) -> int:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or isinstance(value, bool) or (isinstance(value, float) and value != number):
+    # int() takes True for 1 and 1.5 for 1
+    rounded = isinstance(value, bool) or (isinstance(value, float) and value != number)
+    if number is None or rounded:
         raise _BadRow(f"{key} is {value!r}; expected a whole number")
     return number
 
@@ -264,6 +275,7 @@ def _reward(value: Any, column: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    # `not <=` holds of NaN too; what float32 cannot hold would be stored as infinite
     if isinstance(value, bool) or not abs(number) <= float(np.finfo(np.float32).max):
         raise _BadRow(f"{column} is {value!r}; expected a finite number")
     return number

@@ -36,15 +36,16 @@ def merge(
     datasets = [EpisodeDataset(source) for source in sources]
     first = datasets[0]
     for dataset in datasets[1:]:
-        if lines := differences(first.spec, dataset.spec):
+        lines = differences(first.spec, dataset.spec)
+        if lines:
             raise DataError(
                 f"{dataset.root}: does not fit {source_name(first.root)}: {'; '.join(lines)}; "
                 "convert one of them with other keys or at another rate (`vla data convert --help`)"
             )
     spec, notes = common_limits([dataset.spec for dataset in datasets])
-    places = [
-        (number, index) for number, dataset in enumerate(datasets) for index in range(len(dataset))
-    ]
+    places = []
+    for number, dataset in enumerate(datasets):
+        places += [(number, index) for index in range(len(dataset))]
     plan = Plan("merge", datasets, places, spec, {}, notes=notes)
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
@@ -52,16 +53,11 @@ def merge(
 def differences(first: Spec, other: Spec) -> list[str]:
     """One line for each way in which episodes of `other` do not fit into a dataset of `first`;
     limits do not count."""
-    lines = [
-        line
-        for line in first.differences(other)
-        if not line.startswith(("action_low", "action_high"))
-    ]
-    lines += [
-        f"camera {camera!r} is not in the first"
-        for camera in other.cameras
-        if camera not in first.cameras
-    ]
+    limits = ("action_low", "action_high")
+    lines = [line for line in first.differences(other) if not line.startswith(limits)]
+    # `differences` looks at the cameras of the first alone: a policy may leave others out
+    more = [camera for camera in other.cameras if camera not in first.cameras]
+    lines += [f"camera {camera!r} is not in the first" for camera in more]
     if first.control_hz != other.control_hz:
         lines.append(f"control_hz is {other.control_hz:g}, expected {first.control_hz:g}")
     return lines

@@ -44,10 +44,12 @@ def split(
     """
     dataset = EpisodeDataset(src)
     chosen = chosen_parts(dataset, parts, seed)
+    given = {name: str(part) for name, part in parts.items()}
     made = {}
     for name, episodes in chosen.items():
-        options = {"part": name, "seed": seed, "parts": {n: str(p) for n, p in parts.items()}}
-        plan = Plan("split", [dataset], [(0, index) for index in episodes], dataset.spec, options)
+        options = {"part": name, "seed": seed, "parts": given}
+        places = [(0, index) for index in episodes]
+        plan = Plan("split", [dataset], places, dataset.spec, options)
         made[name] = write_derived(
             plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
         )
@@ -98,12 +100,15 @@ def drawn_parts(
         )
     rng = np.random.default_rng(seed)
     tasks = rng.permutation(int(task_E.max()) + 1)
+    # sorted by the last key first: task by task, and at random within a task
     order = np.lexsort((rng.random(len(task_E)), tasks[task_E]))
-    names: list[str | None] = [*shares, None]
+    names: list[str | None] = [*shares, None]  # None: what no part gets
+    # (P,): of all parts and of the rest
     share_P = np.array([*shares.values(), max(0.0, 1 - total)])
     count_P = np.zeros(len(names))
     chosen: dict[str, list[int]] = {name: [] for name in shares}
     for place, index in enumerate(order.tolist(), 1):
+        # Quotas instead of draws: rounding never adds up, over the dataset as over each task.
         lacking = int(np.argmax(share_P * place - count_P))
         count_P[lacking] += 1
         part = names[lacking]
