@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from vla.common.renamed import former_attributes
 from vla.data.errors import DataError
 from vla.types import Spec
 
@@ -183,7 +185,11 @@ def check_finite(
     )
 
 
-def beyond(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def beyond(
+    actions: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> np.ndarray:
     """bool, whether each number lies outside of [low, high] by more than rounding."""
     slack_low = _ROUNDING * np.maximum(1.0, np.abs(low))
     slack_high = _ROUNDING * np.maximum(1.0, np.abs(high))
@@ -204,7 +210,11 @@ def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
 
 
 def _check_images(
-    where: str, camera: str, images: np.ndarray | list[bytes], steps: int, size: tuple[int, int]
+    where: str,
+    camera: str,
+    images: np.ndarray | list[bytes],
+    steps: int,
+    size: tuple[int, int],
 ) -> None:
     name = f"images[{camera!r}]"
     if len(images) != steps:
@@ -229,3 +239,7 @@ def _check_images(
             f"{where}: {name}: is {images.dtype} {images.shape}, expected uint8 "
             f"{(steps, *size, 3)}; render at the spec's size, RGB, 0 to 255"
         )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_attributes(__name__, {"decode_png": "decode_image"})

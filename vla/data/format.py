@@ -112,7 +112,12 @@ class DatasetReader(ABC):
         return f"episode {index}"
 
     @abstractmethod
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         """(frame, image) for the frames [start, stop), in order, without holding them all in
         memory. Several threads may read at once."""
 

@@ -78,7 +78,11 @@ class EpisodeDataset:
     """
 
     def __init__(
-        self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None
+        self,
+        root: str | Path,
+        *,
+        format: str | None = None,
+        keys: KeyMap | None = None,
     ) -> None:
         url = as_url(root)
         self.reader = (
@@ -121,7 +125,7 @@ class EpisodeDataset:
             # not `columns`: one bad number must not keep the other episodes from being listed
             columns = self.unchecked_columns
             table["success"] = np.logical_or.reduceat(columns.success, starts)
-            # as the writer sums, so that a converted dataset has the same returns
+            # in float64, as the writer sums: float32 loses digits in long episodes
             table["return"] = np.add.reduceat(columns.rewards.astype(np.float64), starts)
             table["terminated"] = np.logical_or.reduceat(columns.terminated, starts)
         if "info" not in table:

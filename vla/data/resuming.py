@@ -69,7 +69,11 @@ def _check_same_spec(root: Path, spec: Spec) -> None:
         raise DataError(f"{root}: cannot resume with another spec: {lines}")
 
 
-def _check_same_video(root: Path, stored: dict[str, Any], features: dict[str, Any]) -> None:
+def _check_same_video(
+    root: Path,
+    stored: dict[str, Any],
+    features: dict[str, Any],
+) -> None:
     """Raises DataError if the cameras on disk are not stored as `features` says."""
     for name, expected in features.items():
         found = stored.get(name, {})

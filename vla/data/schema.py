@@ -99,7 +99,11 @@ def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str
     return result | {name: scalar(dtype) for name, dtype in INDEX_FEATURES.items()}
 
 
-def _video_info(size: tuple[int, int], control_hz: float, video: VideoConfig) -> dict[str, Any]:
+def _video_info(
+    size: tuple[int, int],
+    control_hz: float,
+    video: VideoConfig,
+) -> dict[str, Any]:
     """What LeRobot says of a camera's videos, with gop (`g`) and quality beside it."""
     return {
         "video.height": size[0],

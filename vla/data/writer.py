@@ -255,7 +255,12 @@ class DatasetWriter:
         with ThreadPoolExecutor(len(frames)) as pool:
             return dict(zip(frames, pool.map(encode, frames), strict=True))
 
-    def _make_room(self, state: WriterState, table: pa.Table, packets: dict[str, Packets]) -> None:
+    def _make_room(
+        self,
+        state: WriterState,
+        table: pa.Table,
+        packets: dict[str, Packets],
+    ) -> None:
         """Writes for the last time each newest file that is full, and begins the next one."""
         full = state.data_bytes + table.nbytes > OPEN_FILE_BYTES
         # Video datasets have no images in their tables: the number of row groups ends a file.

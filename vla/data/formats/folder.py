@@ -128,6 +128,7 @@ class FolderReader(EpisodicReader):
     # --- numbers ----------------------------------------------------------------------------------
 
     def _check_columns(self, tables: list[dict[str, np.ndarray]]) -> None:
+        # a column that one episode lacks would have to be invented there
         for folder, table in zip(self._folders, tables, strict=True):
             if set(table) != set(tables[0]):
                 odd = sorted(set(table) ^ set(tables[0]))
@@ -137,7 +138,10 @@ class FolderReader(EpisodicReader):
                 )
 
     def _numeric(
-        self, what: str, keys: list[str] | None, table: dict[str, np.ndarray]
+        self,
+        what: str,
+        keys: list[str] | None,
+        table: dict[str, np.ndarray],
     ) -> list[str]:
         if keys is None:
             return [name for name in table if name.startswith(f"{what}.")]
@@ -146,7 +150,12 @@ class FolderReader(EpisodicReader):
                 raise self._lacking(what, key, list(table))
         return keys
 
-    def _column(self, what: str, key: str | None, table: dict[str, np.ndarray]) -> np.ndarray:
+    def _column(
+        self,
+        what: str,
+        key: str | None,
+        table: dict[str, np.ndarray],
+    ) -> np.ndarray:
         """The column `key`, or the one named as `what`; zeros if there is none."""
         if key is not None and key not in table:
             raise self._lacking(what, key, list(table))
@@ -161,6 +170,7 @@ class FolderReader(EpisodicReader):
             actions=actions,
             rewards=self._column("reward", self.keys.reward, table),
             success=self._column("success", self.keys.success, table) > 0,
+            # of the last row alone: an episode ends once
             terminated=bool(self._column("terminated", None, table)[-1] > 0),
             instruction=self._instruction(folder),
             info={"folder": folder.name},
@@ -239,7 +249,12 @@ class FolderReader(EpisodicReader):
                 folder.frames[camera] = self._frames(folder.path, key, L)
         return {camera: self._size(self._folders[0].frames[camera]) for camera in names}
 
-    def _frames(self, folder: Path, key: str, L: int) -> list[Path] | Path:
+    def _frames(
+        self,
+        folder: Path,
+        key: str,
+        L: int,
+    ) -> list[Path] | Path:
         """A camera's files in an episode: as many images as steps, or a video."""
         videos = [folder / f"{key}{suffix}" for suffix in _VIDEOS]
         videos = [path for path in videos if path.is_file()]
@@ -280,6 +295,7 @@ class FolderReader(EpisodicReader):
             from vla.data.storage.video import VideoReader
 
             with VideoReader(frames) as video:
+                # no error: frames are found by number, and the rows say when they were seen
                 if abs(video.fps - self._hz) > 0.01 * self._hz:
                     self.warnings.append(
                         f"{frames.name} plays at {video.fps:g} Hz, its rows follow at "
@@ -288,7 +304,12 @@ class FolderReader(EpisodicReader):
                 return video.size
         return file_image_size(_bytes(frames[0]), str(frames[0]))
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         for episode, first, lower, upper in self._step_ranges(start, stop):
             frames = self._folders[episode].frames[camera]
             if isinstance(frames, Path):
@@ -299,7 +320,13 @@ class FolderReader(EpisodicReader):
             for step, image in enumerate(images, start=lower):
                 yield first + step, image
 
-    def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Image]:
+    def _video(
+        self,
+        path: Path,
+        lower: int,
+        upper: int,
+        L: int,
+    ) -> Iterator[Image]:
         from vla.data.storage.video import VideoReader
 
         with VideoReader(path) as video:
@@ -311,6 +338,7 @@ class FolderReader(EpisodicReader):
             yield from video.frames(lower, upper)
 
     def fingerprint(self) -> str:
+        # of the images alone: numbers are read whenever the dataset is opened
         files = []
         for folder in self._folders:
             for frames in folder.frames.values():

@@ -93,6 +93,7 @@ class LeRobotReader(LeRobotFolder):
                 f"{len(episodes)} (indices {episodes['episode_index'].min()} to "
                 f"{episodes['episode_index'].max()}); restore meta/episodes"
             )
+        # `source`: with a split chosen, an episode's place here is another than its index there
         episodes = episodes.rename(columns={"episode_index": "source", "dataset_from_index": "row"})
         check_episodes(episodes, place)
         self._check_lengths(episodes)
@@ -215,6 +216,7 @@ class LeRobotReader(LeRobotFolder):
         )
         if not (np.isfinite(time) and time >= 0):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
+        # The nearest frame, if that is meant: a time between two frames is of another rate.
         first = round(time * self.info.fps)
         if abs(first / self.info.fps - time) > TIME_TOLERANCE:
             raise DataError(
@@ -232,6 +234,7 @@ def _whole(value: Any) -> int:
 
 def _check_apart(segments: list[Segment], feature: str, place: str) -> None:
     """Two episodes never show the same frame."""
+    # in this order, two that overlap are neighbours
     ordered = sorted(segments, key=lambda segment: (segment.path, segment.first))
     for one, other in pairwise(ordered):
         if one.path == other.path and one.first + one.length > other.first:

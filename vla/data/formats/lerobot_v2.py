@@ -13,6 +13,7 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
 from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.checks import first_frames
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.paths import fill, named_path
@@ -29,6 +30,7 @@ class LeRobotV2Reader(LeRobotFolder):
     """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage:
     they are renumbered."""
 
+    # info.json may list features that were never recorded: they are left out, with a warning
     strict_columns = False
 
     @classmethod
@@ -53,6 +55,7 @@ class LeRobotV2Reader(LeRobotFolder):
             # object: pandas would turn a list of counts with one gap into floats
             table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
         count_columns(table, ["episode_index", "length"], str(path))
+        # one text instead of a list of them is taken, too
         table["tasks"] = [tasks if isinstance(tasks, list) else [tasks] for tasks in table["tasks"]]
         table = table.rename(columns={"episode_index": "source"})
         table = table.sort_values("source", ignore_index=True)
@@ -63,7 +66,7 @@ class LeRobotV2Reader(LeRobotFolder):
                 f"{EPISODES} has {len(table)}; the latter are read"
             )
         # Rows are counted over the files of all episodes; a split then reads its own files only.
-        table["row"] = np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64)
+        table["row"] = first_frames(table["length"].to_numpy())
         return table
 
     def read_tasks(self) -> dict[int, str]:
@@ -78,7 +81,13 @@ class LeRobotV2Reader(LeRobotFolder):
         template = self.info.data_path or DATA_PATH
         return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
 
-    def _path(self, template: str, key: str, source: int, **values: str) -> Path:
+    def _path(
+        self,
+        template: str,
+        key: str,
+        source: int,
+        **values: str,
+    ) -> Path:
         where = f"{self.root / schema.INFO}: {key}"
         chunk = source // self.info.chunks_size
         name = fill(template, where, episode_chunk=chunk, episode_index=source, **values)

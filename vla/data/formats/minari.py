@@ -90,7 +90,7 @@ class MinariReader(EpisodicReader):
             if not self._groups:
                 raise DataError(f"{self._file}: has no episodes; check that it was copied whole")
             self._check_count(stored.get("total_episodes"))
-            first = leaves(file[self._groups[0]])
+            first = leaves(file[self._groups[0]])  # what the first has, all must have
             self._cameras = self._find_cameras(first)
             self._actions = self._numeric(first, "action", self.keys.action, "actions")
             self._states = self._numeric(first, "state", self.keys.state, "observations")
@@ -107,9 +107,15 @@ class MinariReader(EpisodicReader):
 
     # --- what is read as what ---------------------------------------------------------------------
 
-    def _find(self, first: dict[str, Any], key: str, fits: Any) -> list[str]:
+    def _find(
+        self,
+        first: dict[str, Any],
+        key: str,
+        fits: Any,
+    ) -> list[str]:
         """Paths below an episode: `key` itself, below `observations`, or all that lies below it."""
         for name in (key, f"observations/{key}"):
+            # a space that is a dictionary lies as a group: all that is below it
             below = [path for path in first if path == name or path.startswith(f"{name}/")]
             found = [path for path in below if fits(first[path])]
             if found:
@@ -131,7 +137,11 @@ class MinariReader(EpisodicReader):
         return found
 
     def _numeric(
-        self, first: dict[str, Any], what: str, keys: list[str] | None, default: str
+        self,
+        first: dict[str, Any],
+        what: str,
+        keys: list[str] | None,
+        default: str,
     ) -> list[tuple[str, int]]:
         """(path below an episode, width) of what is put side by side."""
         paths = []
@@ -147,7 +157,11 @@ class MinariReader(EpisodicReader):
         return list(zip(paths, widths, strict=True))
 
     def _one(
-        self, first: dict[str, Any], what: str, key: str | None, conventions: tuple[str, ...]
+        self,
+        first: dict[str, Any],
+        what: str,
+        key: str | None,
+        conventions: tuple[str, ...],
     ) -> str | None:
         for name in (key,) if key is not None else conventions:
             dataset = first.get(name)
@@ -173,7 +187,7 @@ class MinariReader(EpisodicReader):
         )
 
     def _environment(self) -> str:
-        with contextlib.suppress(DataError):
+        with contextlib.suppress(DataError):  # a name is all that is lost
             spec = parse_json(self.metadata.get("env_spec", ""), "env_spec")
             if isinstance(spec.get("id"), str):
                 return str(spec["id"])
@@ -204,11 +218,21 @@ class MinariReader(EpisodicReader):
             )
         return dataset
 
-    def _single(self, group: Any, path: str | None, L: int) -> np.ndarray:
+    def _single(
+        self,
+        group: Any,
+        path: str | None,
+        L: int,
+    ) -> np.ndarray:
         """(L,), zeros without a path."""
         return np.zeros(L) if path is None else self._columns_of(group, [(path, 1)], L)[:, 0]
 
-    def _columns_of(self, group: Any, parts: list[tuple[str, int]], L: int) -> np.ndarray:
+    def _columns_of(
+        self,
+        group: Any,
+        parts: list[tuple[str, int]],
+        L: int,
+    ) -> np.ndarray:
         """(L, D). Observations have a further one at the end, infos a further one at the beginning
         (of the reset)."""
         columns: list[np.ndarray] = [np.zeros((L, 0), np.float32)]
@@ -264,7 +288,12 @@ class MinariReader(EpisodicReader):
                     )
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         with opened(self._file) as file:
             for episode, first, lower, upper in self._step_ranges(start, stop):
                 dataset = self._dataset(file[self._groups[episode]], self._cameras[camera])
@@ -296,7 +325,11 @@ def _is_vector(dataset: Any) -> bool:
     return is_numeric(dataset) and not _is_packed(dataset)
 
 
-def _names(parts: list[tuple[str, int]], whole: str, called: str) -> list[str]:
+def _names(
+    parts: list[tuple[str, int]],
+    whole: str,
+    called: str,
+) -> list[str]:
     return dimension_names([(called if path == whole else path, width) for path, width in parts])
 
 

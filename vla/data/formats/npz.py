@@ -117,11 +117,13 @@ class NpzReader(EpisodicReader):
                     shape, _, dtype = np.lib.format.read_array_header_2_0(file)
                 # Python's integers: those of a damaged header may overflow
                 size = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+            # Unpickling runs code that the file chooses.
             if dtype.hasobject:
                 raise DataError(
                     f"{self.root}: {name!r} holds pickled objects, which are never loaded; store "
                     "numbers"
                 )
+            # checked here, since reading images may be hours away
             if size != info.file_size:
                 raise DataError(
                     f"{self.root}: {name!r} says {size} bytes and has {info.file_size}; {SOURCE}"
@@ -167,7 +169,11 @@ class NpzReader(EpisodicReader):
         return dict(self.keys.cameras)
 
     def _parts(
-        self, arrays: dict[str, _Array], what: str, keys: list[str] | None, usual: tuple[str, ...]
+        self,
+        arrays: dict[str, _Array],
+        what: str,
+        keys: list[str] | None,
+        usual: tuple[str, ...],
     ) -> list[tuple[str, int]]:
         """(key, width) of what is put side by side: the given keys, or the first of the usual
         ones."""
@@ -193,7 +199,11 @@ class NpzReader(EpisodicReader):
                 )
 
     def _one(
-        self, arrays: dict[str, _Array], what: str, key: str | None, usual: tuple[str, ...]
+        self,
+        arrays: dict[str, _Array],
+        what: str,
+        key: str | None,
+        usual: tuple[str, ...],
     ) -> list[str]:
         """The key of one number per step, or of the whole episode, or of none."""
         single = [name for name, array in arrays.items() if array.is_single]
@@ -230,7 +240,13 @@ class NpzReader(EpisodicReader):
             info={"name": name},
         )
 
-    def _numbers(self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int) -> np.ndarray:
+    def _numbers(
+        self,
+        archive: zipfile.ZipFile,
+        name: str,
+        keys: list[str],
+        L: int,
+    ) -> np.ndarray:
         """(L,), zeros if no key is given. One number for the whole episode is due at its last
         step."""
         if not keys:
@@ -242,7 +258,11 @@ class NpzReader(EpisodicReader):
         return np.where(np.arange(L) == L - 1, self._load(archive, array), 0)
 
     def _matrix(
-        self, archive: zipfile.ZipFile, name: str, keys: list[str], L: int | None
+        self,
+        archive: zipfile.ZipFile,
+        name: str,
+        keys: list[str],
+        L: int | None,
     ) -> np.ndarray:
         """(L, D). The observation after the last action may be there and is left out."""
         columns = [] if L is None else [np.zeros((L, 0), np.float32)]
@@ -291,7 +311,12 @@ class NpzReader(EpisodicReader):
             sizes[camera] = (height, width)
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         """An episode's images are decompressed at once."""
         with self._opened() as archive:
             for episode, first, lower, upper in self._step_ranges(start, stop):
@@ -307,7 +332,9 @@ class NpzReader(EpisodicReader):
 
 
 def _called(
-    name: str, parts: list[tuple[str, int]], usual: tuple[str, ...]
+    name: str,
+    parts: list[tuple[str, int]],
+    usual: tuple[str, ...],
 ) -> list[tuple[str, int]]:
     """Dimensions of a usual key are called by what they are."""
     if len(parts) == 1 and parts[0][0] in usual:

@@ -147,7 +147,12 @@ class RLDSReader(EpisodicReader):
         return found
 
     def _one(
-        self, what: str, key: str | None, conventions: tuple[str, ...], *, text: bool = False
+        self,
+        what: str,
+        key: str | None,
+        conventions: tuple[str, ...],
+        *,
+        text: bool = False,
     ) -> Feature | None:
         """One number per step, or a text."""
 
@@ -185,6 +190,7 @@ class RLDSReader(EpisodicReader):
         empty = 0
         for shard in shards:
             places = index_records(shard.path)
+            # a file that was cut off between two records looks whole
             if len(places) != shard.episodes:
                 raise DataError(
                     f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy "
@@ -274,11 +280,18 @@ class RLDSReader(EpisodicReader):
             if isinstance(value, bytes):
                 if feature.kind == "text":
                     info[key] = value.decode(errors="replace")
-            elif np.isfinite(value):
+            elif np.isfinite(value):  # info is saved as strict JSON
                 info[key] = bool(value) if feature.dtype == "bool" else value.item()
         return info
 
-    def _measure(self, camera: str, feature: Feature, example: Example, L: int, where: str) -> None:
+    def _measure(
+        self,
+        camera: str,
+        feature: Feature,
+        example: Example,
+        L: int,
+        where: str,
+    ) -> None:
         """Counts the camera's empty images, and finds its size if features.json does not say."""
         if feature.kind == "tensor":
             self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
@@ -312,7 +325,12 @@ class RLDSReader(EpisodicReader):
 
     # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         feature = self._cameras[camera]
         size = self.spec.cameras[camera]
         for episode, first, lower, upper in self._step_ranges(start, stop):
@@ -327,7 +345,7 @@ class RLDSReader(EpisodicReader):
                 continue
             files = _files(example, feature, L, record.name)
             for step in range(lower, upper):
-                # Open X-Embodiment has an empty string where a camera saw nothing
+                # an empty string stands for an image that is missing
                 yield first + step, files[step] or np.zeros((*size, 3), np.uint8)
 
     def _example(self, record: _Record) -> Example:
@@ -346,7 +364,12 @@ class RLDSReader(EpisodicReader):
         return fingerprint(self.root, files, self.keys.split, cameras)
 
 
-def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np.ndarray:
+def _matrix(
+    example: Example,
+    features: list[Feature],
+    L: int,
+    where: str,
+) -> np.ndarray:
     """The features side by side as (L, D)."""
     parts = [np.zeros((L, 0), np.float32)]
     for feature in features:
@@ -361,7 +384,11 @@ def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np
 
 
 def _frames(
-    example: Example, feature: Feature, L: int, size: tuple[int, int], where: str
+    example: Example,
+    feature: Feature,
+    L: int,
+    size: tuple[int, int],
+    where: str,
 ) -> np.ndarray:
     """uint8 (L, H, W, 3) of images that lie in the record as int64."""
     values = example.numbers(feature.name)
@@ -371,7 +398,12 @@ def _frames(
     return values.reshape(L, *size, 3).astype(np.uint8)
 
 
-def _files(example: Example, feature: Feature, L: int, where: str) -> list[bytes]:
+def _files(
+    example: Example,
+    feature: Feature,
+    L: int,
+    where: str,
+) -> list[bytes]:
     files = example.files(feature.name)
     if len(files) != L:
         raise DataError(

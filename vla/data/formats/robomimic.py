@@ -88,10 +88,11 @@ class RobomimicReader(EpisodicReader):
     def _chosen(self, file: Any, data: Any) -> list[str]:
         """Names of the demonstrations, in order of their numbers; of one filter key if the keys
         name a split."""
+        # A recorder that was stopped leaves groups without actions: no demonstrations.
         needed = None if self.keys.action else "actions"
         demos = [name for name in children(data) if _is_demo(child(data, name), needed)]
         if self.keys.split is not None:
-            masks = child(file, "mask")
+            masks = child(file, "mask")  # filter key -> names of demonstrations
             known = [] if masks is None else children(masks)
             if self.keys.split not in known:
                 raise DataError(
@@ -131,7 +132,11 @@ class RobomimicReader(EpisodicReader):
         return found
 
     def _numeric(
-        self, demo: Any, what: str, keys: list[str] | None, default: list[str]
+        self,
+        demo: Any,
+        what: str,
+        keys: list[str] | None,
+        default: list[str],
     ) -> list[tuple[str, int]]:
         """(path below a demonstration, width) of what is put side by side."""
         found = []
@@ -147,7 +152,13 @@ class RobomimicReader(EpisodicReader):
             )
         return found
 
-    def _one(self, demo: Any, what: str, key: str | None, default: str) -> str | None:
+    def _one(
+        self,
+        demo: Any,
+        what: str,
+        key: str | None,
+        default: str,
+    ) -> str | None:
         place = self._find(demo, key or default)
         if place is not None and child(demo, place).size == child(demo, place).shape[0]:
             return place
@@ -187,7 +198,7 @@ class RobomimicReader(EpisodicReader):
     def _episode(self, demo: Any, name: str, sparse: bool) -> EpisodeNumbers:
         actions = self._matrix(demo, self._actions, None)
         L = len(actions)
-        stored = demo.attrs.get("num_samples")
+        stored = demo.attrs.get("num_samples")  # written when the demonstration was finished
         if not L or (stored is not None and int(stored) != L):
             raise DataError(
                 f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy "
@@ -210,11 +221,21 @@ class RobomimicReader(EpisodicReader):
             info={"demo": name},
         )
 
-    def _single(self, demo: Any, place: str | None, L: int) -> np.ndarray:
+    def _single(
+        self,
+        demo: Any,
+        place: str | None,
+        L: int,
+    ) -> np.ndarray:
         """(L,), zeros without a place."""
         return np.zeros(L) if place is None else self._matrix(demo, [(place, 1)], L)[:, 0]
 
-    def _matrix(self, demo: Any, parts: list[tuple[str, int]], L: int | None) -> np.ndarray:
+    def _matrix(
+        self,
+        demo: Any,
+        parts: list[tuple[str, int]],
+        L: int | None,
+    ) -> np.ndarray:
         """(L, D)."""
         columns = [] if L is None else [np.zeros((L, 0), np.float32)]
         for name, width in parts:
@@ -240,6 +261,7 @@ class RobomimicReader(EpisodicReader):
         arguments = self.metadata.get("env_args", {})
         stored = (arguments.get("env_kwargs"), arguments, self.metadata.get("problem_info"))
         names = ("lang", "language", "language_instruction", "instruction")
+        # Makers keep it in different places: that nearest to the demonstration counts.
         for name in (self.keys.instruction,) if self.keys.instruction is not None else names:
             for attributes in (demo.attrs, data.attrs):
                 if name in attributes and text(attributes[name]):
@@ -274,7 +296,12 @@ class RobomimicReader(EpisodicReader):
             sizes[camera] = (int(first[0]), int(first[1]))
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         place = self._cameras[camera]
         with opened(self.root) as file:
             for episode, first, lower, upper in self._step_ranges(start, stop):

@@ -75,7 +75,12 @@ def _crc_without(content: mmap.mmap, place: int) -> int:
     return _continued(value, content, place + 8, len(content))
 
 
-def _continued(value: int, content: mmap.mmap, start: int, stop: int) -> int:
+def _continued(
+    value: int,
+    content: mmap.mmap,
+    start: int,
+    stop: int,
+) -> int:
     # in pieces: a slice of a mapped file is a copy in memory
     for at in range(start, stop, _PIECE):
         value = zlib.crc32(content[at : min(at + _PIECE, stop)], value)

@@ -205,7 +205,12 @@ class RemoteCache:
             self._remote = RemoteFiles(self.url)
         return self._remote.read(name, start, stop)
 
-    def _fill(self, out: Any, name: str, ranges: Iterable[tuple[int, int]]) -> None:
+    def _fill(
+        self,
+        out: Any,
+        name: str,
+        ranges: Iterable[tuple[int, int]],
+    ) -> None:
         for start, stop in _joined(ranges):
             for lower in range(start, stop, _CHUNK):
                 out.seek(lower)

@@ -86,7 +86,10 @@ def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
 
 
 def encode_video(
-    path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    config: VideoConfig | None = None,
 ) -> int:
     """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of
     its frames.
@@ -107,7 +110,12 @@ def encode_video(
 
 
 def encode_into(
-    file: IO[bytes], frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str
+    file: IO[bytes],
+    frames: Iterable[np.ndarray],
+    fps: float,
+    config: VideoConfig,
+    *,
+    name: str,
 ) -> int:
     """`encode_video` into an open file that can seek; `name` is what errors call it."""
     import av
@@ -139,7 +147,12 @@ def encode_into(
     return count
 
 
-def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: VideoConfig) -> Any:
+def _add_stream(
+    container: Any,
+    rate: Fraction,
+    size: tuple[int, int],
+    config: VideoConfig,
+) -> Any:
     options = {"crf": str(config.quality), "g": str(config.gop)}
     if config.codec == "h264":
         # bf=0: without frames that refer to later ones the order of packets is the order of frames,
@@ -196,7 +209,13 @@ class VideoReader:
             `fps`.
     """
 
-    def __init__(self, path: str | Path, fps: float | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | None = None,
+        *,
+        threads: int = 1,
+    ) -> None:
         import av
 
         self.path = Path(path)

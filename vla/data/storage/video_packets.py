@@ -74,7 +74,12 @@ def read_packets(path: Path, frames: int, fps: float) -> Packets:
     return packets
 
 
-def _demuxed(file: IO[bytes], count: int | None, fps: float, name: str) -> Packets:
+def _demuxed(
+    file: IO[bytes],
+    count: int | None,
+    fps: float,
+    name: str,
+) -> Packets:
     import av
 
     with av.open(file, "r", format="mp4", metadata_errors="ignore") as container:
@@ -109,7 +114,12 @@ def write_packets(path: Path, parts: Sequence[Packets], fps: float) -> None:
         add_checksum(temporary)
 
 
-def _mux(file: IO[bytes], template: Any, frames: Iterable[Packet], fps: float) -> None:
+def _mux(
+    file: IO[bytes],
+    template: Any,
+    frames: Iterable[Packet],
+    fps: float,
+) -> None:
     import av
 
     with av.open(file, "w", format="mp4") as container:

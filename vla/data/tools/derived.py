@@ -146,7 +146,11 @@ def _bytes(episode: Episode) -> int:
 
 
 def _prepared(
-    plan: Plan, todo: Sequence[tuple[int, int]], decoded: bool, jobs: int, meter: _Meter
+    plan: Plan,
+    todo: Sequence[tuple[int, int]],
+    decoded: bool,
+    jobs: int,
+    meter: _Meter,
 ) -> Iterator[Episode]:
     """The new dataset's episodes in order; threads decode and encode a few of them ahead."""
     for dataset in plan.sources:
@@ -172,7 +176,11 @@ def _prepared(
 
 
 def _images(
-    plan: Plan, place: tuple[int, int], camera: str, decoded: bool, meter: _Meter
+    plan: Plan,
+    place: tuple[int, int],
+    camera: str,
+    decoded: bool,
+    meter: _Meter,
 ) -> np.ndarray | list[bytes]:
     """One camera's images of an episode: PNG files, or if `decoded`, uint8 (L, H, W, 3)."""
     source, index = place
@@ -219,7 +227,10 @@ def _as_stored(
 
 
 def _finished(
-    plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]], meter: _Meter
+    plan: Plan,
+    place: tuple[int, int],
+    cameras: dict[str, Future[Any]],
+    meter: _Meter,
 ) -> Episode:
     """The episode with its images, changed, checked, and with its origin."""
     source, index = place

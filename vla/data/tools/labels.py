@@ -227,7 +227,11 @@ def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
     return episode, step
 
 
-def _values(row: dict[str, Any], step: int | None, length: int) -> list[tuple[str, Any]]:
+def _values(
+    row: dict[str, Any],
+    step: int | None,
+    length: int,
+) -> list[tuple[str, Any]]:
     found = [(column, _READ[column](row[column], column)) for column in VALUES if column in row]
     if not found:
         raise _BadRow(f"gives none of {', '.join(VALUES)}")

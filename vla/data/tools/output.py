@@ -92,7 +92,12 @@ def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> str:
     return "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed)
 
 
-def check_space(plan: Plan, dst: Path, todo: Sequence[tuple[int, int]], video: bool) -> None:
+def check_space(
+    plan: Plan,
+    dst: Path,
+    todo: Sequence[tuple[int, int]],
+    video: bool,
+) -> None:
     """Raises DataError if the disk will certainly be full before the end: judged by the first
     images of a few episodes, of which a video needs a tenth or more."""
     frames = sum(plan.length(place) for place in todo)

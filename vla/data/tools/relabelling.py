@@ -241,7 +241,9 @@ def relabel_by_goal(
                 images = dict(part.images)
                 for camera in chosen:
                     # the frame after the part's last action, or one of another episode
-                    image = episode.images[camera][stop] if solved else _image(dataset, camera, goal)
+                    image = (
+                        episode.images[camera][stop] if solved else _image(dataset, camera, goal)
+                    )
                     images[GOAL_CAMERA + camera] = [image] * len(part)
                 yield replace(part, images=images)
 
@@ -264,7 +266,14 @@ def _read(dataset: EpisodeDataset, index: int) -> Episode:
     return replace(episode, images=images, info=provenance(dataset, index, episode))
 
 
-def _part(episode: Episode, start: int, stop: int, instruction: str, *, solved: bool) -> Episode:
+def _part(
+    episode: Episode,
+    start: int,
+    stop: int,
+    instruction: str,
+    *,
+    solved: bool,
+) -> Episode:
     """Steps [start, stop) under another label; solved at the last of them, or not at all."""
     success = np.zeros(stop - start, dtype=bool)
     success[-1] = solved

@@ -127,7 +127,12 @@ def resampled_episode(episode: Episode, r: Fraction, kinds: list[Kind]) -> Episo
     )
 
 
-def resampled_spec(spec: Spec, control_hz: float, r: Fraction, kinds: list[Kind]) -> Spec:
+def resampled_spec(
+    spec: Spec,
+    control_hz: float,
+    r: Fraction,
+    kinds: list[Kind],
+) -> Spec:
     """The spec at the new rate; displacements of steps r times as long are r times as large, the
     last of an episode may be smaller."""
     low = list(spec.action_low)
@@ -146,7 +151,11 @@ def _due(length: int, r: Fraction) -> np.ndarray:
     return -(-ends // r.numerator) - 1
 
 
-def _success(success_L: np.ndarray, due_L: np.ndarray, K: int) -> np.ndarray:
+def _success(
+    success_L: np.ndarray,
+    due_L: np.ndarray,
+    K: int,
+) -> np.ndarray:
     """bool (K,); if no old step ends within a new one, what was known before."""
     solved = np.zeros(K, bool)
     known = np.zeros(K, bool)
@@ -156,7 +165,11 @@ def _success(success_L: np.ndarray, due_L: np.ndarray, K: int) -> np.ndarray:
     return np.where(newest >= 0, solved[newest], False)
 
 
-def _actions(actions_LA: np.ndarray, r: Fraction, kinds: list[Kind]) -> np.ndarray:
+def _actions(
+    actions_LA: np.ndarray,
+    r: Fraction,
+    kinds: list[Kind],
+) -> np.ndarray:
     """The actions of the new steps, float32 (K, A)."""
     L, A = actions_LA.shape
     K, p, q = new_length(L, r), r.numerator, r.denominator

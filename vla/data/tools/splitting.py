@@ -117,11 +117,20 @@ def drawn_parts(
     return {name: sorted(episodes) for name, episodes in chosen.items()}
 
 
-def _listed(part: Any, total: int, where: str, name: str) -> list[int]:
+def _listed(
+    part: Any,
+    total: int,
+    where: str,
+    name: str,
+) -> list[int]:
     return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
 
 
-def _check_parts(chosen: Mapping[str, list[int]], where: str, total: int) -> None:
+def _check_parts(
+    chosen: Mapping[str, list[int]],
+    where: str,
+    total: int,
+) -> None:
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:

@@ -99,6 +99,7 @@ class Examined:
         self.progress = progress
         self.dataset: EpisodeDataset | None = None
         self.error: DataError | None = None
+        # Not raised: what can be read without opening is examined all the same.
         try:
             self.dataset = EpisodeDataset(root, format=format, keys=keys)
         except DataError as error:

@@ -6,6 +6,7 @@ R: rows of all data files that can be read, D: numbers in a row of a column.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +20,7 @@ import pyarrow as pa
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats.common.files import inside, read_json, read_json_lines
+from vla.data.formats.common.files import inside, read_json_lines
 from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, is_number
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.paths import opened_parquet
@@ -51,13 +52,9 @@ class LeRobotParts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.raw: dict[str, Any] = {}
         self.info: Info | None = None
-        try:
-            self.raw = read_json(root, root / schema.INFO)
+        with contextlib.suppress(DataError):  # the reader reports it
             self.info = read_info(root)
-        except DataError:
-            pass
 
     @functools.cached_property
     def data(self) -> list[Part]:
@@ -112,6 +109,7 @@ class LeRobotParts:
     def committed(self, episode: np.ndarray) -> np.ndarray:
         """Which frames are of committed episodes, by their episode_index; a killed writer may have
         left more."""
+        # without a table nothing can be told apart: all of them
         if self.table is None or not len(self.table):
             return np.ones(len(episode), bool)
         return np.asarray(episode <= self.table["episode_index"].max())
@@ -123,6 +121,7 @@ class LeRobotParts:
         if not parts:
             return {}
         found = {}
+        # Only what all files have: rows of different columns must stay side by side.
         for name in set.intersection(*(set(columns) for columns in parts)):
             arrays = [columns[name] for columns in parts]
             if len({array.shape[1] for array in arrays}) == 1:
@@ -137,6 +136,7 @@ class LeRobotParts:
         if "episode_index" not in self.frames:
             return {}
         episode = self.frames["episode_index"][:, 0]
+        # by runs of equal indices: an episode that lies in two places is two runs, the last counts
         edges = [0, *(np.flatnonzero(np.diff(episode)) + 1).tolist(), len(episode)]
         kept = self.committed(episode)
         found = {}

@@ -43,6 +43,7 @@ def drop_cameras(examined: Examined) -> str:
     parts = _parts(examined)
     reader = _reader(examined)
     cameras = [name for name, feature in reader.info.features.items() if feature.is_camera]
+    # by the reader's own choice: what it reads must stay
     lost = [name for name in cameras if name not in reader._mapping.cameras.values()]
     info = _info(parts)
     info["features"] = {name: value for name, value in info["features"].items() if name not in lost}
@@ -54,7 +55,7 @@ def sort_tasks(examined: Examined) -> str:
     """Row i of the table of tasks becomes task i, as LeRobot reads it."""
     pairs = sorted(task_pairs(_parts(examined)))
     path = examined.root / schema.TASKS
-    _check_whole(path)
+    _check_whole(path)  # first: nothing is moved if the file is damaged
     _keep(examined, path)
     write_row_groups(path, [schema.tasks_table([text for _, text in pairs])])
     return f"{len(pairs)} rows of {schema.TASKS} sorted"
@@ -142,7 +143,7 @@ def rewrite_stats(examined: Examined) -> str:
         _keep(examined, path)
         try:
             stored = read_json(examined.root, path)
-        except DataError:
+        except DataError:  # damaged: nothing of it is kept
             stored = {}
     new = {name: listed(of_feature) for name, of_feature in stats.items()}
     # kept: statistics of what is not looked at here, such as images of other makers
@@ -183,6 +184,7 @@ def rebuild_caches(examined: Examined) -> str:
         raise DataError(f"{examined.root}: cannot be opened; restore it")
     root = examined.root
     folder = root / ".cache" if root.is_dir() else root.with_name(root.name + ".cache")
+    # before decoding: the disk may not hold the frames twice
     removed = [path for path in folder.glob("frames-*") if path.is_dir()]
     for path in removed:
         shutil.rmtree(path)

@@ -87,6 +87,7 @@ class EpisodicReader(DatasetReader):
                 "info": [json.dumps(e.info) for e in episodes],
             }
         )
+        # one flag per episode becomes one per frame, at its last
         terminated = np.zeros(int(lengths.sum()), bool)
         terminated[np.cumsum(lengths) - 1] = [e.terminated for e in episodes]
         self._columns = Columns(
@@ -121,6 +122,7 @@ class EpisodicReader(DatasetReader):
         missing."""
         if self.keys.task is not None and self.keys.instruction is None:
             return [self.keys.task] * len(episodes)
+        # Without any words a dataset still gets one task, named after itself.
         missing = sum(not e.instruction.strip() for e in episodes)
         if missing and self.keys.task is None:
             self.warnings.append(

@@ -59,13 +59,21 @@ def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
         raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
 
 
-def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
+def read_json(
+    root: Path,
+    path: Path,
+    remedy: str = SOURCE,
+) -> dict[str, Any]:
     """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it
     is no JSON object."""
     return parse_json(read_text(root, path, remedy), str(path), remedy)
 
 
-def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
+def read_json_lines(
+    root: Path,
+    path: Path,
+    remedy: str = SOURCE,
+) -> list[dict[str, Any]]:
     """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the
     line."""
     # not splitlines: JSON may hold U+2028 and other characters that count as ends of lines there
@@ -77,7 +85,11 @@ def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[s
     return found
 
 
-def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
+def parse_json(
+    text: str | bytes,
+    where: str,
+    remedy: str = "restore it",
+) -> dict[str, Any]:
     """Keys and values of a JSON object. Raises DataError naming `where` if `text` is none."""
     try:
         value = json.loads(text)

@@ -82,7 +82,11 @@ def children(group: Any) -> list[str]:
     return sorted(group, key=natural)
 
 
-def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+def leaves(
+    group: Any,
+    prefix: str = "",
+    depth: int = 0,
+) -> dict[str, Any]:
     """Path below `group` -> dataset, of everything in it. Raises DataError as `child`."""
     import h5py
 

@@ -19,7 +19,7 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import read_json
-from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps
+from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps, first_frames
 from vla.data.formats.lerobot_parts.data_files import DataFiles
 from vla.data.formats.lerobot_parts.info import VIDEO, read_info, split_range
 from vla.data.formats.lerobot_parts.labels import Labels, label
@@ -58,7 +58,7 @@ class LeRobotFolder(DatasetReader):
         self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
         self.warnings += self._files.check_columns(strict=self.strict_columns)
         self._videos = self._find_videos()
-        self._verified: set[Segment] = set()
+        self._verified: set[Segment] = set()  # whose packets were compared; shared by threads
         self._numbers: dict[str, np.ndarray] = {}
         self._columns: Columns | None = None
         self.metadata = self._read_metadata()
@@ -230,7 +230,7 @@ class LeRobotFolder(DatasetReader):
             {
                 "episode_index": np.arange(len(table)),
                 "length": table["length"].to_numpy(),
-                "first_frame": _starts(table["length"].to_numpy()),
+                "first_frame": first_frames(table["length"].to_numpy()),
                 "task_index": task_index,
             }
         )
@@ -239,6 +239,7 @@ class LeRobotFolder(DatasetReader):
             for name in ("success", "return", "terminated"):
                 if name in table:
                     episodes[name] = table[name].to_numpy()
+        # What an episode remembers stays with it, also if it gets another number here.
         if "info" in table:
             episodes["info"] = table["info"].to_numpy()
         elif not np.array_equal(table["source"], episodes["episode_index"]):
@@ -278,14 +279,14 @@ class LeRobotFolder(DatasetReader):
         found, rows = self._files.read(names)
         self._check_files(rows)
         self._check_count(int(rows.sum()), next(iter(names)))
-        chosen = self._rows()
+        chosen = self._rows()  # of a split, or of all
         self._numbers = {name: values[chosen] for name, values in found.items()}
 
     def _rows(self) -> np.ndarray | slice:
         """The rows of the data files that are read, in order."""
         first = self._table["row"].to_numpy()
         length = self._table["length"].to_numpy()
-        starts = _starts(length)
+        starts = first_frames(length)
         frames = np.arange(int(length.sum()))
         # A slice is a view: no copy of all numbers in the usual case.
         if np.array_equal(first, starts):
@@ -323,7 +324,12 @@ class LeRobotFolder(DatasetReader):
 
     # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         feature = self._mapping.cameras[camera]
         videos = self._videos.get(feature)
         if videos is None:
@@ -408,8 +414,3 @@ def check_episodes(table: pd.DataFrame, place: str) -> None:
         raise DataError(
             f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
         )
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """The first frame of each episode when they lie side by side, int64 (E,)."""
-    return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)

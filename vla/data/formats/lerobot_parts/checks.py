@@ -1,7 +1,7 @@
 """Do the rows of a LeRobot dataset lie where its table of episodes says, and at the times that its
 rate says?
 
-N: frames, D: numbers in a row of a column.
+N: frames, E: episodes, D: numbers in a row of a column.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from vla.data.errors import DataError
 from vla.data.storage.video import TIME_TOLERANCE
 
 
-def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> None:
+def check_rows(
+    root: Path,
+    table: pd.DataFrame,
+    numbers: dict[str, np.ndarray],
+) -> None:
     """Rows must lie in the order of the table of episodes; those of files that were merged by hand
     may not.
 
@@ -28,6 +32,7 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
         DataError: naming the first row that belongs elsewhere.
     """
     length = table["length"].to_numpy()
+    # These two say it of every row; the table of episodes says it once, and may be wrong.
     if "episode_index" in numbers:
         found = numbers["episode_index"][:, 0]
         expected = np.repeat(table["source"].to_numpy(), length)
@@ -53,7 +58,10 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
 
 
 def check_timestamps(
-    root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float
+    root: Path,
+    table: pd.DataFrame,
+    numbers: dict[str, np.ndarray],
+    fps: float,
 ) -> list[str]:
     """Sentences about timestamps that are not frame / fps.
 
@@ -96,8 +104,13 @@ def check_timestamps(
 
 def _steps(length: np.ndarray) -> np.ndarray:
     """0, 1, ... within each episode, (N,)."""
-    starts = np.concatenate([[0], np.cumsum(length)[:-1]])
-    return np.arange(int(length.sum())) - np.repeat(starts, length)
+    return np.arange(int(length.sum())) - np.repeat(first_frames(length), length)
+
+
+def first_frames(lengths: np.ndarray) -> np.ndarray:
+    """The first frame of each episode when they lie side by side, int64 (E,)."""
+    stops = np.cumsum(lengths)
+    return np.concatenate([[0], stops[:-1]]).astype(np.int64)
 
 
 def _episode(length: np.ndarray, row: int) -> int:

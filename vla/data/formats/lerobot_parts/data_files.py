@@ -109,6 +109,7 @@ class DataFiles:
 
     def has(self, name: str) -> bool:
         """Whether the first file has such a column."""
+        # the first speaks for all: one that differs is refused when it is read
         file = self.paths[0]
         with opened_parquet(file, self._remedy_for(file)) as parquet:
             return name in parquet.schema_arrow.names
@@ -137,7 +138,13 @@ class DataFiles:
             merged[name] = np.concatenate([matrices[name] for matrices, _ in parts])
         return merged, np.asarray([rows for _, rows in parts], np.int64)
 
-    def _matrix(self, table: pa.Table, file: Path, name: str, dtype: type[Any]) -> np.ndarray:
+    def _matrix(
+        self,
+        table: pa.Table,
+        file: Path,
+        name: str,
+        dtype: type[Any],
+    ) -> np.ndarray:
         column = table.column(name)
         width = self._features[name].width if name in self._features else 1
         place = f"{file}: column {name!r}"
@@ -153,13 +160,19 @@ class DataFiles:
 
     def values(self, name: str) -> list[Any]:
         """A column's R values as they are: numbers or strings. Raises DataError as `read` does."""
+        # as Python objects: a column of tasks holds numbers in one dataset, texts in another
         found: list[Any] = []
         for file in self.paths:
             with opened_parquet(file, self._remedy_for(file)) as parquet:
                 found += _columns(parquet, file, [name]).column(name).to_pylist()
         return found
 
-    def images(self, name: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    def images(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, bytes]]:
         """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError if a
         row has none."""
         starts = self._row_groups.starts
@@ -188,7 +201,13 @@ class DataFiles:
         with opened_parquet(file, self._remedy_for(file)) as parquet:
             return _columns(parquet, file, [name], group).column(name)
 
-    def _image(self, value: Any, file: Path, name: str, row: int) -> bytes:
+    def _image(
+        self,
+        value: Any,
+        file: Path,
+        name: str,
+        row: int,
+    ) -> bytes:
         # {bytes, path} of the library `datasets`: bytes here, or a file beside the data
         given = value if isinstance(value, dict) else {}
         if given.get("bytes"):
@@ -206,6 +225,7 @@ class DataFiles:
 
     @functools.cached_property
     def _row_groups(self) -> _RowGroups:
+        # from the footers, once: they say how many rows a group has
         groups, starts = [], [0]
         for number, file in enumerate(self.paths):
             with opened_parquet(file, self._remedy_for(file)) as parquet:
@@ -217,7 +237,10 @@ class DataFiles:
 
 
 def _columns(
-    parquet: pq.ParquetFile, file: Path, names: list[str], group: int | None = None
+    parquet: pq.ParquetFile,
+    file: Path,
+    names: list[str],
+    group: int | None = None,
 ) -> pa.Table:
     """The named columns, of all rows or of one row group."""
     stored = parquet.schema_arrow.names
@@ -233,7 +256,11 @@ def _columns(
     return parquet.read_row_group(group, columns=names, use_threads=False)
 
 
-def column_numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
+def column_numbers(
+    array: pa.Array,
+    place: str,
+    dtype: type[Any],
+) -> np.ndarray:
     """A column of numbers, or of lists of as many of them each, as (rows, D)."""
     rows = len(array)
     # Lists of lists are matrices per step, laid out in one row.

@@ -70,6 +70,7 @@ def label(
     else:
         values = first_values(column)
         place = f"column {column!r}"
+    # a column of texts instead of indices, which needs no table of tasks
     if all(isinstance(value, str) for value in values):
         return _from_texts(root, values, place)
     return _from_indices(root, values, tasks(), place)
@@ -106,7 +107,12 @@ def _from_texts(root: Path, texts: list[Any], place: str) -> Labels:
     return Labels(instructions, np.asarray(task_index, np.int64))
 
 
-def _from_indices(root: Path, values: list[Any], tasks: dict[int, str], place: str) -> Labels:
+def _from_indices(
+    root: Path,
+    values: list[Any],
+    tasks: dict[int, str],
+    place: str,
+) -> Labels:
     warnings = []
     for episode, value in enumerate(values):
         if not isinstance(value, int | float | np.integer) or value not in tasks:
@@ -142,6 +148,7 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
                 f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, "
                 "or give it by the key `task`"
             )
+        # twice the same is harmless; two texts of one index are not
         if tasks.get(index, text) != text:
             raise DataError(
                 f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it"

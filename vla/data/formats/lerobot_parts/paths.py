@@ -82,7 +82,7 @@ def check_footer(file: Path, remedy: Remedy) -> None:
     DataError."""
     try:
         with open(file, "rb") as handle:
-            handle.seek(0, 2)
+            handle.seek(0, 2)  # to the end
             size = handle.tell()
             handle.seek(max(0, size - 4))
             whole = size >= 12 and handle.read(4) == _PARQUET_MAGIC

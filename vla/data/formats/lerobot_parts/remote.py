@@ -25,7 +25,12 @@ class _Remote(LeRobotFolder):
         self.cache = cache
         super().__init__(cache.root, keys)
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         feature = self._mapping.cameras[camera]
         if feature in self._videos:
             # A video is fetched as a whole: where in it a frame lies is known only to its decoder.

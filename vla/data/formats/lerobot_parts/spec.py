@@ -56,7 +56,11 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
                 "name one of them"
             )
 
-    def chosen(what: str, named: list[str] | None, usual: str) -> list[str]:
+    def chosen(
+        what: str,
+        named: list[str] | None,
+        usual: str,
+    ) -> list[str]:
         names = named
         if names is None:
             names = [usual] if usual in features else []
@@ -105,7 +109,11 @@ def camera_names(images: Sequence[str]) -> dict[str, str]:
 
 
 def derive_spec(
-    root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+    actions: Callable[[], np.ndarray],
+    hz: float | None,
 ) -> Spec:
     """Names and sizes from `info`, bounds from the actions (N, A) themselves.
 
@@ -121,7 +129,11 @@ def derive_spec(
 
 
 def stored_spec(
-    root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+    keys: KeyMap,
+    actions: Callable[[], np.ndarray],
 ) -> Spec:
     """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises
     DataError."""
@@ -158,6 +170,7 @@ def _check_stored(path: Path, spec: Spec, info: Info) -> None:
             raise DataError(
                 f"{path}: has {dims} {what} names, info.json says {width}; restore both files"
             )
+    # by their names here, which camera_names makes of all of them together
     known = camera_names([name for name, feature in info.features.items() if feature.is_camera])
     missing = [camera for camera in spec.cameras if camera not in known]
     if missing:
@@ -207,7 +220,11 @@ def _names_of(column: str, feature: Feature) -> list[str]:
     return [f"{stem}_{i}" for i in range(width)]
 
 
-def _cameras(root: Path, info: Info, mapping: Mapping) -> dict[str, tuple[int, int]]:
+def _cameras(
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+) -> dict[str, tuple[int, int]]:
     cameras = {}
     for camera, name in mapping.cameras.items():
         cameras[camera] = image_size(root, name, info.features[name])

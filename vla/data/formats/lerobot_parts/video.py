@@ -35,7 +35,7 @@ class Segment:
 
 def check_exist(segments: Sequence[Segment], feature: str) -> None:
     """Raises DataError naming the first video file that is missing, and its episode."""
-    seen: set[Path] = set()
+    seen: set[Path] = set()  # a file holds many episodes: the disk is asked once
     for segment in segments:
         if segment.path not in seen and not segment.path.is_file():
             raise DataError(
@@ -100,13 +100,18 @@ def _opened(segment: Segment, fps: float, size: tuple[int, int]) -> VideoReader:
     return reader
 
 
-def _check_length(reader: VideoReader, segment: Segment, warn: Callable[[str], None]) -> None:
+def _check_length(
+    reader: VideoReader,
+    segment: Segment,
+    warn: Callable[[str], None],
+) -> None:
     needed = segment.first + segment.length
     if reader.num_frames < needed:
         raise DataError(
             f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} ends at "
             f"frame {needed}; the video is cut off or another's: restore it, or drop the episode"
         )
+    # Of version 2, whose files hold one episode each: a camera may have run on after it.
     if segment.alone and reader.num_frames > needed:
         warn(
             f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has "

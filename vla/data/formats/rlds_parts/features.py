@@ -123,7 +123,11 @@ def read_features(folder: Path) -> dict[str, Feature]:
     return found
 
 
-def _leaves(raw: dict[str, Any], name: str, lists: int) -> list[Feature]:
+def _leaves(
+    raw: dict[str, Any],
+    name: str,
+    lists: int,
+) -> list[Feature]:
     """All leaves at or below a node of features.json, which is called `name` and lies within
     `lists` sequences."""
     if "featuresDict" in raw:

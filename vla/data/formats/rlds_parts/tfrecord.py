@@ -157,7 +157,13 @@ def example_class() -> Any:
         return file.message_type.add(name=name)
 
     def field(
-        owner: Any, name: str, number: int, kind: Any, *, repeated: bool = False, of: str = ""
+        owner: Any,
+        name: str,
+        number: int,
+        kind: Any,
+        *,
+        repeated: bool = False,
+        of: str = "",
     ) -> Any:
         made = owner.field.add(name=name, number=number, type=kind)
         made.label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL

@@ -85,6 +85,7 @@ def checksums(examined: Examined) -> Iterator[Finding]:
             message = f"{path}: cannot be read: {error}; {_RESTORE}"
             yield Finding("checksums", "error", name, message)
             continue
+        # beside these folders users keep files of their own
         if whole is None and name.startswith(("meta/", "data/", "videos/")):
             message = (
                 f"{path}: has no checksum, others of the dataset have: another program wrote or "
@@ -114,6 +115,7 @@ def readable(examined: Examined) -> Iterator[Finding]:
 
 
 def _kind(path: Path) -> str:
+    # names of shards go on after it: data.tfrecord-00000-of-00008
     return ".tfrecord" if ".tfrecord" in path.name else path.suffix.lower()
 
 
@@ -225,7 +227,7 @@ def _video(examined: Examined, path: Path) -> None:
 def _steps(examined: Examined, path: Path) -> None:
     from vla.data.formats.common.steps_csv import read_steps
 
-    if path.name == "steps.csv":
+    if path.name == "steps.csv":  # any other table is a user's own
         read_steps(examined.root, path)
 
 
@@ -240,6 +242,7 @@ def _tfrecord(examined: Examined, path: Path) -> Iterator[str]:
     except DataError as error:
         yield str(error)
         return
+    # on after a damaged record: the next ones begin where their headers say
     with open(path, "rb") as file:
         for number, (place, length) in enumerate(places):
             try:

@@ -53,7 +53,12 @@ def files(examined: Examined) -> Iterator[Finding]:
         yield Finding("files", "error", name, message)
 
 
-def _filled(template: str, row: Mapping[Any, Any], prefix: str, **values: str) -> str | None:
+def _filled(
+    template: str,
+    row: Mapping[Any, Any],
+    prefix: str,
+    **values: str,
+) -> str | None:
     """Name of the file that a row of the episodes table points to; None if it does not say."""
     numbers = {key: row.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
     if any(value is None or pd.isna(value) for value in numbers.values()):
@@ -101,7 +106,7 @@ def lengths(examined: Examined) -> Iterator[Finding]:
     parts = examined.lerobot
     if parts is None or parts.table is None or "episode_index" not in parts.frames:
         return
-    found = Counter(parts.frames["episode_index"][:, 0].tolist())
+    found = Counter(parts.frames["episode_index"][:, 0].tolist())  # frames per episode
     for index, length in zip(parts.table["episode_index"], parts.table["length"], strict=True):
         if found[index] == length:
             continue
@@ -164,7 +169,9 @@ def tasks(examined: Examined) -> Iterator[Finding]:
     path = examined.root / schema.TASKS
     if indices == list(range(len(indices))):
         return
-    if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(len(indices))):
+    are_counts = all(isinstance(index, int) for index in indices)
+    # sorting repairs an order; with holes every episode would need another number
+    if are_counts and sorted(indices) == list(range(len(indices))):
         message = (
             f"{path}: its rows are in the order {_some(indices)}; LeRobot would give every "
             "episode another's task"
@@ -179,7 +186,8 @@ def tasks(examined: Examined) -> Iterator[Finding]:
 
 
 def _some(values: list[Any]) -> str:
-    return ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+    shown = ", ".join(map(str, values[:6]))
+    return f"{shown}, ..." if len(values) > 6 else shown
 
 
 @register("checks", "episodes_table")
@@ -222,7 +230,7 @@ def derived(numbers: Numbers) -> dict[int, dict[str, bool | float]]:
 
 def _agree(stored: Any, true: bool | float) -> bool:
     try:
-        if isinstance(true, bool):
+        if isinstance(true, bool):  # stored as 0 and 1 by some
             return bool(stored) == true
         return abs(float(stored) - true) <= _RETURN_TOLERANCE * max(1.0, abs(true))
     except (TypeError, ValueError):

@@ -43,7 +43,7 @@ def finite(examined: Examined) -> Iterator[Finding]:
         return
     for part in examined.lerobot.data:
         for name, values in part.columns.items():
-            bad = ~np.isfinite(values).all(1)
+            bad = ~np.isfinite(values).all(1)  # bool (rows,)
             if bad.any():
                 message = (
                     f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first "
@@ -52,7 +52,12 @@ def finite(examined: Examined) -> Iterator[Finding]:
                 yield Finding("finite", "warning", examined.name(part.path), message)
 
 
-def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> Finding:
+def _not_finite(
+    numbers: Numbers,
+    what: str,
+    name: str,
+    values: np.ndarray,
+) -> Finding:
     bad = ~np.isfinite(values)
     frame = int(bad.argmax())
     containing = [(e, a) for e, a, b in numbers.episode_ranges if a <= frame < b]
@@ -169,6 +174,7 @@ def duplicates(examined: Examined) -> Iterator[Finding]:
     numbers = examined.numbers
     if numbers is None:
         return
+    # by a hash, since the episodes themselves would be held twice
     same: dict[bytes, list[int]] = defaultdict(list)
     for episode, a, b in numbers.episode_ranges:
         content = np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1)

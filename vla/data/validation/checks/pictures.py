@@ -90,12 +90,18 @@ class _Scan:
         blocks = plan_blocks(self.ranges, h * w * 3)
         # A CRC-32 per frame, to see which frames are the same: images would not fit into memory.
         sums = np.zeros(sum(stop - start for start, stop in self.ranges), np.uint32)
+        # threads: decoders let go of the interpreter lock, and blocks share no frame
         with ThreadPoolExecutor(usable_cores()) as pool:
             for found in pool.map(lambda block: self._block(name, block, sums), blocks):
                 yield from found
         yield from self._frozen(name, sums)
 
-    def _block(self, name: str, block: Block, sums: np.ndarray) -> list[Finding]:
+    def _block(
+        self,
+        name: str,
+        block: Block,
+        sums: np.ndarray,
+    ) -> list[Finding]:
         try:
             self._decode(name, block.start, block.stop, sums)
             return []
@@ -120,7 +126,13 @@ class _Scan:
             found.append(Finding("images", "error", place, _with_others(message, episodes[1:])))
         return found
 
-    def _decode(self, name: str, start: int, stop: int, sums: np.ndarray) -> None:
+    def _decode(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        sums: np.ndarray,
+    ) -> None:
         """Decodes frames; raises DataError naming the first that is damaged, missing or of another
         size."""
         size = self.dataset.spec.cameras[name]

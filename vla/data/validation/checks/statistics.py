@@ -38,8 +38,9 @@ def statistics(examined: Examined) -> Iterator[Finding]:
     try:
         stored = read_json(examined.root, path, "write it again (`vla data validate --fix`)")
     except DataError as error:
+        # version 2.1 keeps them with the episodes
         if not path.exists() and examined.format == "lerobot_v2":
-            return  # version 2.1 keeps them with the episodes
+            return
         yield Finding("statistics", "warning", schema.STATS, str(error), fix)
         return
     # Of images only if they are ours: others took other frames, or all of them.
@@ -92,6 +93,7 @@ def _differing(stored: Any, expected: FeatureStats, exact: bool) -> str | None:
         return "is missing"
     largest = [float(np.abs(expected[key]).max()) for key in ("max", "min")]
     scale = max(1e-6, *largest)
+    # relative to the feature's largest value, so that a mean near 0 needs no digits of its own
     tolerance = (_EXACT if exact else _TOLERANCE) * scale
     # quantiles of ours alone: other makers average them in other ways, or not at all
     for key in (*_MOMENTS, "count", *(QUANTILES if exact else ())):
