@@ -149,7 +149,7 @@ def test_good_data_pass(opened):
 
 
 @pytest.mark.parametrize(
-    ("episodes", "config", "told"),
+    ("episodes", "config", "message"),
     [
         ([([0, 0], [0, 0], False)] * 2, {}, r"all 4 rewards are 0.*no episode is solved"),
         (
@@ -167,8 +167,8 @@ def test_good_data_pass(opened):
         ),
     ],
 )
-def test_data_that_cannot_teach_are_explained(opened, episodes, config, told):
-    with pytest.raises(DataError, match=told):
+def test_data_that_cannot_teach_are_explained(opened, episodes, config, message):
+    with pytest.raises(DataError, match=message):
         check_rewards(opened(episodes, RewardConfig(**config)))
 
 

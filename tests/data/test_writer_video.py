@@ -205,7 +205,7 @@ def test_what_video_cannot_hold_is_refused_before_anything_is_written(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_is_told_when_the_dataset_is_continued(tmp_path, spec, filmed):
+def test_damage_is_reported_when_the_dataset_is_continued(tmp_path, spec, filmed):
     root = tmp_path / "d"
     with DatasetWriter(root, spec, video=H264) as writer:
         writer.add_episode(filmed(0))

@@ -184,7 +184,7 @@ def test_images_videos_numbers_and_tasks(v2):
     )
 
 
-def test_episode_indices_with_holes_are_told_and_remembered(v2):
+def test_episode_indices_with_holes_are_reported_and_remembered(v2):
     dataset = EpisodeDataset(v2())
     assert any(
         "episode indices have holes (3 episodes, the last is number 4)" in w
@@ -194,7 +194,7 @@ def test_episode_indices_with_holes_are_told_and_remembered(v2):
     assert EpisodeDataset(v2("whole", {0: 2, 1: 1})).warnings == []
 
 
-def test_what_contradicts_without_harm_is_told(v2):
+def test_what_contradicts_without_harm_is_reported(v2):
     root = v2(episodes={0: 3, 1: 2})
     features = json.loads((root / "meta/info.json").read_text())["features"]
     declared = {"observation.images.ghost": features["observation.images.top"]}
@@ -428,14 +428,14 @@ def test_a_real_dataset_opens(real_data):
         "pear",
         "sweet",
     ]
-    told = "\n".join(dataset.warnings)
+    warnings = "\n".join(dataset.warnings)
     assert len(dataset.warnings) == 3
     for sentence in (
         "observation.images.egoview",
         "'0:100'",
         "step 0 has timestamp 0.05 s, expected 0 s",
     ):
-        assert sentence in told
+        assert sentence in warnings
     pictures = dict(dataset.images("ego_view", 414, 418))
     assert sorted(pictures) == [414, 415, 416, 417]
     assert pictures[416].shape == (256, 256, 3)

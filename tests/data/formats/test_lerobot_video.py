@@ -317,7 +317,7 @@ def set_column(root: Path, name: str, values: pa.Array | None) -> None:
     pq.write_table(table if values is None else table.add_column(place, name, values), file)
 
 
-def test_times_that_are_odd_are_told_and_frames_read_by_place(video):
+def test_times_that_are_odd_are_reported_and_frames_read_by_place(video):
     steps = np.concatenate([np.arange(L) for L in LENGTHS])
     for name, times, message in (
         ("late", steps / 10 + 0.1, "episode 0: step 0 has timestamp 0.1 s, expected 0 s at 10 fps"),
@@ -551,7 +551,7 @@ def contents(root: Path) -> list[object]:
     return found + [picture.tobytes() for _, picture in dataset.images("front")]
 
 
-def test_damage_is_told_or_harmless(video):
+def test_damage_is_reported_or_harmless(video):
     """A flipped bit or a cut anywhere in any file: one clear error, or the same data."""
     root = video(lengths=(3, 2))
     expected = contents(root)

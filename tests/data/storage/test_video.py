@@ -1,4 +1,4 @@
-"""A frame of a video is found by its number, at any rate and size; damage is told, never painted
+"""A frame of a video is found by its number, at any rate and size; damage is reported, never painted
 over."""
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
     good, rng = path.read_bytes(), np.random.default_rng(0)
     with VideoReader(path, 10) as reader:
         frames, checksum = np.stack(list(reader.frames())), reader.checksum(0, 6)
-    outcomes = {"same": 0, "told": 0}
+    outcomes = {"same": 0, "reported": 0}
     for trial in range(120):
         data = bytearray(good[: rng.integers(len(good))]) if trial % 4 == 0 else bytearray(good)
         if trial % 4:
@@ -232,14 +232,14 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
             with VideoReader(path, 10) as reader:
                 found, whole = list(reader.frames(0, 6)), reader.checksum(0, 6) == checksum
         except (DataError, IndexError):
-            outcomes["told"] += 1
+            outcomes["reported"] += 1
             continue
         same = all(
             a.shape == b.shape and np.array_equal(a, b) for a, b in zip(found, frames, strict=True)
         )
         assert same or not whole, f"trial {trial}: another picture under the same checksum"
-        outcomes["same" if same and whole else "told"] += 1
-    assert outcomes["told"] > 60
+        outcomes["same" if same and whole else "reported"] += 1
+    assert outcomes["reported"] > 60
 
 
 def test_packets_join_without_being_encoded_again(tmp_path, path):

@@ -27,7 +27,7 @@ from vla.data.format import Columns, DatasetReader
 from vla.data.select import chosen_episodes
 from vla.data.storage.image_codec import as_png
 from vla.data.storage.video import VideoConfig
-from vla.data.tools import output as target
+from vla.data.tools import output
 from vla.data.tools.conversion import convert
 from vla.data.tools.limits import fitting_limits
 from vla.types import Spec
@@ -199,7 +199,7 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
     pytest.importorskip("fcntl")
     source = write([2])
     with (
-        target.alone(tmp_path / "out"),
+        output.alone(tmp_path / "out"),
         pytest.raises(DataError, match="another command is writing there"),
     ):
         convert(source, tmp_path / "out")
@@ -207,9 +207,9 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
 
 
 def test_a_full_disk_is_foreseen(write, tmp_path, monkeypatch):
-    usage = target.shutil.disk_usage(tmp_path)
+    usage = output.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(
-        target.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
+        output.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
     )
     with pytest.raises(DataError, match=r"about 0.0 GiB are needed, 0.0 GiB are free"):
         convert(write([4]), tmp_path / "out")

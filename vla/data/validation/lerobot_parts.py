@@ -109,7 +109,7 @@ class LeRobotParts:
     def committed(self, episode: np.ndarray) -> np.ndarray:
         """Which frames are of committed episodes, by their episode_index; a killed writer may have
         left more."""
-        # without a table nothing can be told apart: all of them
+        # without a table nothing can be left out
         if self.table is None or not len(self.table):
             return np.ones(len(episode), bool)
         return np.asarray(episode <= self.table["episode_index"].max())
