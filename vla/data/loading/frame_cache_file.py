@@ -53,7 +53,7 @@ class CameraCache:
         self.dataset, self.camera = dataset, camera
         self.shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
         # what is read as what decides which pictures these are, as much as the files do
-        keys = getattr(dataset.reader, "keys", None)
+        keys = dataset.reader.keys
         read_as = (
             {}
             if keys is None

@@ -65,9 +65,12 @@ class RemoteFiles:
         }
         if not self.sizes:
             raise DataError(f"{url}: no such folder, or nothing is in it; correct the address")
-        facts = [[name, size, _stamp(found[base + name])] for name, size in self.sizes.items()]
-        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        self.version = revision or digest
+        self.version = revision or self._digest({n: _stamp(found[base + n]) for n in self.sizes})
+
+    def _digest(self, stamps: dict[str, str]) -> str:
+        """Of names, sizes and stamps, for what has no commit to name its state."""
+        facts = [[name, size, stamps[name]] for name, size in self.sizes.items()]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file. Raises DataError."""

@@ -238,8 +238,9 @@ class VideoReader:
         if not self._container.streams.video:
             raise DataError(f"{self.path}: holds no video; restore the file")
         stream = self._stream = self._container.streams.video[0]
-        has_size = stream.height and stream.width
-        if not (stream.average_rate and stream.codec_context and has_size):
+        # in this order: of an unknown codec PyAV has no context, and then no height either
+        is_known = stream.average_rate and stream.codec_context
+        if not is_known or not (stream.height and stream.width):
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
         if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
             raise DataError(
