@@ -19,7 +19,7 @@ from vla.common.renamed import announce_renamed
 MOVED = {
     "vla.data.cache": "vla.data.loading.frame_cache",
     "vla.data.checks": "vla.data.validation",
-    "vla.data.checks.table": "vla.data.validation.registry",
+    "vla.data.checks.table": "vla.data.validation.check",
     "vla.data.formats._episodes": "vla.data.formats.common.episodic_reader",
     "vla.data.iterable": "vla.data.loading.iterable_dataset",
     "vla.data.rerun_export": "vla.data.view.rerun",

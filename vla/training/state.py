@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla.common.atomic import replace_folder
 from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
 from vla.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     prune_checkpoints,
-    replace_folder,
     save_checkpoint,
 )
 from vla.training.metrics import Mean

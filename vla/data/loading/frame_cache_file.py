@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import threading
 import zlib
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.common.atomic import sync_folder, write_json
+from vla.common.atomic import move_folder, write_json
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.loading.decoding import Block, each_block, fill, plan_blocks
@@ -54,7 +53,7 @@ class CameraCache:
         self.dataset, self.camera = dataset, camera
         self.shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
         # what is read as what decides which pictures these are, as much as the files do
-        keys = getattr(dataset.reader, "keys", None)
+        keys = dataset.reader.keys
         read_as = (
             {}
             if keys is None
@@ -183,14 +182,12 @@ class CameraCache:
             raise DataError(
                 f"{self.dataset.root}: changed while its frames were decoded; run again when it is finished"
             )
-        _sync(file)
         of_blocks = [[block.row, len(block), checksums[block.row]] for block in blocks]
         write_json(
             self.building / "key.json",
             self.key | {"sample": sampled_checksum(file), "blocks": of_blocks},
         )
-        self.building.rename(self.folder)
-        sync_folder(self.folder.parent)
+        move_folder(self.building, self.folder)
         for name in ("plan.json", "journal.jsonl"):
             (self.folder / name).unlink()
 
@@ -324,11 +321,6 @@ def sampled_checksum(path: Path) -> str:
             file.seek(int(place))
             digest.update(file.read(4096))
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _not_writable(base: Path, error: OSError) -> DataError:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
 from vla.common.atomic import atomic_path
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.image_codec import as_frame
@@ -175,12 +175,12 @@ def _encoded(
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
 
 
-def _as_file(picture: Picture) -> bytes:
+def _as_file(picture: Image) -> bytes:
     image = as_frame(picture)  # also of a file: what cannot be decoded here cannot be shown there
     if isinstance(picture, bytes) and _kind(picture):
         return picture
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
+    PIL.Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 

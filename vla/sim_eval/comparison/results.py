@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
 from vla.config import UserError
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
@@ -146,9 +146,10 @@ class Results:
             columns={"return_": "return"}
         )
         table.insert(0, "policy", self.policy)
-        _replace(folder / EPISODES_FILE, lambda path: table.to_parquet(path, index=False))
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        _replace(folder / RESULTS_FILE, lambda path: path.write_text(text))
+        with atomic_path(folder / EPISODES_FILE) as temporary:
+            table.to_parquet(temporary, index=False)
+        with atomic_path(folder / RESULTS_FILE) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
         return folder
 
     @classmethod
@@ -211,12 +212,6 @@ def _by(records: Sequence[EpisodeRecord], key: str) -> dict[str, list[EpisodeRec
     for record in records:
         found.setdefault(getattr(record, key), []).append(record)
     return found
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def library_versions() -> dict[str, str]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vla.common.atomic import replace_folder
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.loading.multi_robot import MixedRobots, mixture_shares
 from vla.data.loading.replay_mixture import MixtureSampler
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy, RobotConfig
 from vla.models.policy import CheckpointError, Policy, PolicyConfig
-from vla.training.checkpoint import replace_folder
 from vla.training.config import MixtureConfig, TrainConfig
 from vla.training.objective import Objective
 from vla.training.run_data.batches import (

@@ -1,10 +1,12 @@
-"""A LeRobot dataset in pieces, each of which may be damaged: what can be read of it, and what is wrong with the rest.
+"""A LeRobot dataset in pieces, each of which may be damaged: what can be read of it, and what is
+wrong with the rest.
 
 R: rows of all data files that can be read, D: numbers in a row of a column.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,8 +20,8 @@ import pyarrow as pa
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats.common.files import inside, read_json, read_json_lines
-from vla.data.formats.lerobot_parts.data_files import _numbers
+from vla.data.formats.common.files import inside, read_json_lines
+from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, is_number
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.formats.lerobot_parts.spec import Mapping, dimension_names, map_features
@@ -34,7 +36,8 @@ class Part:
 
     Attributes:
         path: of the file.
-        columns: name -> (rows, D), float32 or, what is no float32, float64; of the columns of numbers that can be read.
+        columns: name -> (rows, D), float32 or, what is no float32, float64; of the columns of
+            numbers that can be read.
         problems: what is wrong with the file, a sentence each.
     """
 
@@ -44,17 +47,14 @@ class Part:
 
 
 class LeRobotParts:
-    """What can be read of the LeRobot dataset at `root`, whatever else is damaged. Opening it never fails."""
+    """What can be read of the LeRobot dataset at `root`, whatever else is damaged. Opening it never
+    fails."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.raw: dict[str, Any] = {}
         self.info: Info | None = None
-        try:
-            self.raw = read_json(root, root / schema.INFO)
+        with contextlib.suppress(DataError):  # the reader reports it
             self.info = read_info(root)
-        except DataError:
-            pass
 
     @functools.cached_property
     def data(self) -> list[Part]:
@@ -64,41 +64,40 @@ class LeRobotParts:
     @functools.cached_property
     def tables(self) -> list[tuple[Path, pa.Table]]:
         """The files of the episodes table that can be read (v3)."""
-        return [
-            (path, table)
-            for path in sorted(self.root.glob("meta/episodes/*/*.parquet"))
-            if (table := _table(self.root, path)) is not None
-        ]
+        found = []
+        for path in sorted(self.root.glob("meta/episodes/*/*.parquet")):
+            table = _table(self.root, path)
+            if table is not None:
+                found.append((path, table))
+        return found
 
     @functools.cached_property
     def table(self) -> pd.DataFrame | None:
-        """The committed episodes by what can be read of their table, with `episode_index` and `length`; None where nothing
-        can."""
+        """The committed episodes by what can be read of their table, with `episode_index` and
+        `length`; None if nothing can."""
         if self.tables:
             frames = [table.to_pandas(ignore_metadata=True) for _, table in self.tables]
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
-                table = pd.DataFrame(
-                    read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
-                )
+                rows = read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
             except DataError:
                 return None
+            table = pd.DataFrame(rows)
         for name in ("episode_index", "length"):
             if name not in table:
                 return None
-            table[name] = pd.to_numeric(table[name], errors="coerce").where(
-                lambda values: values.abs() < 2**53
-            )
-        table = table.dropna(subset=["episode_index", "length"]).sort_values(
-            "episode_index", ignore_index=True
-        )
+            counts = pd.to_numeric(table[name], errors="coerce")
+            table[name] = counts.where(counts.abs() < 2**53)  # beyond, floats miss whole numbers
+        table = table.dropna(subset=["episode_index", "length"])
+        table = table.sort_values("episode_index", ignore_index=True)
+        # Rows of v3 beyond the total were never committed; v2 has no such order of writes.
         total = self.total
         return table if total is None or not self.tables else table.head(total)
 
     @functools.cached_property
     def tasks(self) -> pa.Table | None:
-        """tasks.parquet (v3); None where it cannot be read."""
+        """tasks.parquet (v3); None if it cannot be read."""
         path = self.root / schema.TASKS
         return _table(self.root, path) if path.is_file() else None
 
@@ -108,7 +107,9 @@ class LeRobotParts:
         return None if self.info is None else self.info.total_episodes
 
     def committed(self, episode: np.ndarray) -> np.ndarray:
-        """Which frames are of committed episodes, by their episode_index; a killed writer may have left more."""
+        """Which frames are of committed episodes, by their episode_index; a killed writer may have
+        left more."""
+        # without a table nothing can be left out
         if self.table is None or not len(self.table):
             return np.ones(len(episode), bool)
         return np.asarray(episode <= self.table["episode_index"].max())
@@ -120,6 +121,7 @@ class LeRobotParts:
         if not parts:
             return {}
         found = {}
+        # Only what all files have: rows of different columns must stay side by side.
         for name in set.intersection(*(set(columns) for columns in parts)):
             arrays = [columns[name] for columns in parts]
             if len({array.shape[1] for array in arrays}) == 1:
@@ -129,26 +131,30 @@ class LeRobotParts:
 
     @functools.cached_property
     def episode_stats(self) -> dict[int, dict[str, FeatureStats]]:
-        """Committed episode -> feature -> true statistics of its frames, where they are finite and lie side by side."""
+        """Committed episode -> feature -> true statistics of its frames, if they are finite and lie
+        side by side."""
         if "episode_index" not in self.frames:
             return {}
         episode = self.frames["episode_index"][:, 0]
+        # by runs of equal indices: an episode that lies in two places is two runs, the last counts
         edges = [0, *(np.flatnonzero(np.diff(episode)) + 1).tolist(), len(episode)]
-        kept, found = self.committed(episode), {}
+        kept = self.committed(episode)
+        found = {}
         for start, stop in pairwise(edges):
             if stop > start and kept[start] and np.isfinite(episode[start]):
-                columns = {
-                    name: self.frames[name][start:stop]
-                    for name in self.numeric
-                    if name in self.frames
-                }
-                found[int(episode[start])] = {
-                    n: numeric_stats(v) for n, v in columns.items() if np.isfinite(v).all()
-                }
+                found[int(episode[start])] = self._stats_of(start, stop)
+        return found
+
+    def _stats_of(self, start: int, stop: int) -> dict[str, FeatureStats]:
+        """Statistics of the rows [start, stop), of the features that are finite there."""
+        found = {}
+        for name in self.numeric:
+            if name in self.frames and np.isfinite(self.frames[name][start:stop]).all():
+                found[name] = numeric_stats(self.frames[name][start:stop])
         return found
 
     def mapping(self, keys: KeyMap) -> Mapping | None:
-        """What is action, state, reward and success; None where info.json does not tell."""
+        """What is action, state, reward and success; None if info.json does not say."""
         if self.info is None:
             return None
         try:
@@ -170,14 +176,15 @@ def _table(root: Path, path: Path) -> pa.Table | None:
     try:
         with opened_parquet(inside(root, path), _REMEDY) as parquet:
             table = parquet.read(use_threads=False)
-            table.validate(full=True)  # text that is no UTF-8 would only show where it is used
+            table.validate(full=True)  # text that is no UTF-8 would only show when it is used
             return table
     except DataError:
         return None
 
 
 def _read(root: Path, path: Path) -> Part:
-    """A data file, column by column, so that damage in one does not hide the others. Image columns are not read."""
+    """A data file, column by column, so that damage in one does not hide the others. Image columns
+    are not read."""
     part = Part(path)
     try:
         with opened_parquet(inside(root, path), _REMEDY) as parquet:
@@ -190,15 +197,11 @@ def _read(root: Path, path: Path) -> Part:
             continue
         try:
             with opened_parquet(path, _REMEDY) as parquet:
-                chunks = (
-                    parquet.read(columns=[column.name], use_threads=False)
-                    .column(column.name)
-                    .chunks
-                )
+                table = parquet.read(columns=[column.name], use_threads=False)
                 place = f"{path}: column {column.name!r}"
-                arrays = [
-                    _numbers(chunk, place, _dtype(column.type)) for chunk in chunks if len(chunk)
-                ]
+                dtype = _dtype(column.type)
+                chunks = [chunk for chunk in table.column(column.name).chunks if len(chunk)]
+                arrays = [column_numbers(chunk, place, dtype) for chunk in chunks]
                 if len({array.shape[1] for array in arrays}) > 1:
                     raise DataError(f"{place} has rows of different lengths; {_REMEDY}")
                 if arrays:
@@ -209,19 +212,15 @@ def _read(root: Path, path: Path) -> Part:
 
 
 def _element(kind: pa.DataType) -> pa.DataType:
-    while (
-        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    ):
+    while is_list(kind):
         kind = kind.value_type
     return kind
 
 
 def _dtype(kind: pa.DataType) -> type[Any]:
+    # float64 for all else: float32 would round large indices, and hide what is wrong with them
     return np.float32 if _element(kind) in (pa.float16(), pa.float32()) else np.float64
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    kind = _element(kind)
-    return bool(
-        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    )
+    return is_number(_element(kind))
