@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.offline_rl.values.base import Moment
+from vla.training.offline_rl.values.base import Transition
 from vla.types import Batch, Spec
 
 DISCOUNT = 0.8
@@ -116,11 +116,11 @@ def v_table(objective: ActorCritic, states: int) -> Tensor:
         return objective.value.state_critic(torch.eye(states)[None])[0]
 
 
-def moment(policy: MLPPolicy, batch: Batch) -> Moment:
+def transition(policy: MLPPolicy, batch: Batch) -> Transition:
     """The first steps of the windows as an objective sees them."""
     now = batch.steps(0, -1)
     output = policy(now)
-    return Moment(now, output.features.detach(), output.actions)
+    return Transition(now, output.features.detach(), output.actions)
 
 
 def fixed_point(backup: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:

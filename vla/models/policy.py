@@ -102,6 +102,12 @@ class Policy(
     """
 
     feature_dim: int
+    counts_steps: bool = False
+    """Whether every call of `act` is one step of the episode, so that no chunk can be executed in between."""
+    return_conditioned: bool = False
+    """Whether it reads what an episode is asked to return (`Observation.target_return`)."""
+    success_conditioned: bool = False
+    """Whether what it reads in place of a return is success."""
     still: frozenset[str] = frozenset()
     source: str | None = None
     state_mean: Tensor

@@ -24,7 +24,7 @@ from vla.training.offline_evaluation.calibration import (
 from vla.training.offline_evaluation.fitted_q import transitions
 from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe
 from vla.training.offline_evaluation.fqe_result import rank
-from vla.training.offline_evaluation.policy_actions import decide
+from vla.training.offline_evaluation.policy_actions import predict_actions
 
 QUICK = {
     "critic": {"hidden": 32, "ensemble": 2},
@@ -140,7 +140,7 @@ def test_decisions_are_those_of_the_forward_pass_over_the_history(tmp_path: Path
     windows = Windows(
         EpisodeDataset(write_chain(tmp_path / "data", episodes=12)), history=2, chunk=1
     )
-    decisions = decide(policy, windows, rows=5)
+    decisions = predict_actions(policy, windows, rows=5)
     starts = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)
     for i in range(len(windows)):
         batch = windows.batch(np.array([i]))
@@ -165,7 +165,7 @@ def test_mistakes_are_told(chain: Path, tmp_path: Path) -> None:
             fqe(config_of(chain, tmp_path, **changes))
 
     told(ConfigError, "plans 2 steps", replan_every=3)
-    told(ConfigError, "device: 'tpu9' is not to be had here", device="tpu9")
+    told(ConfigError, "device: 'tpu9' is not available here", device="tpu9")
     told(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
     told(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
     told(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})

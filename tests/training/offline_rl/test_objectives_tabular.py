@@ -19,20 +19,20 @@ from tabular import (
     batch_of,
     fixed_point,
     learn,
-    moment,
     q_table,
     robot,
+    transition,
     two_ways,
     v_table,
 )
 from torch import Tensor
 
-from vla.models.policies.guided import GuidedPolicy
+from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.training.objective import ObjectiveError
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.offline_rl.values.base import Moment, log_density
+from vla.training.offline_rl.values.base import Transition, log_density
 from vla.types import Batch, Observation, Spec
 
 LEFT, RIGHT = -0.5, 0.5
@@ -71,7 +71,7 @@ def test_monte_carlo_reaches_the_mean_return() -> None:
     policy = two_ways(2)
     objective = learn(policy, {"type": "monte_carlo"}, BC, batch, steps=120)
     torch.testing.assert_close(v_table(objective, 2), torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
-    advantage = objective.value.advantage(moment(policy, batch))
+    advantage = objective.value.advantage(transition(policy, batch))
     torch.testing.assert_close(advantage[:3, 0], torch.tensor([-1.0, -1.0, 2.0]), atol=0.02, rtol=0)
 
 
@@ -208,17 +208,17 @@ def test_the_conservative_gap_is_none_where_all_actions_are_worth_the_same() -> 
         torch.nn.init.zeros_(parameter)
     batch = spec.fake_batch(2, 3, 2)
     _, metrics = objective.value.loss(
-        objective_moment(objective, policy, batch), objective.lookahead(policy, batch)
+        objective_transition(objective, policy, batch), objective.lookahead(policy, batch)
     )
     assert metrics["conservative_gap"].item() == pytest.approx(
         0.0, abs=0.1
     )  # the volume's logarithm is 3.6
 
 
-def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Moment:
+def objective_transition(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Transition:
     now = batch.steps(0, -objective.next_step)
     output = policy(now)
-    return Moment(now, output.features.detach(), output.actions)
+    return Transition(now, output.features.detach(), output.actions)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,8 @@ def test_the_policy_learns_at_every_so_many_steps_and_not_before_the_warm_up_is_
 @pytest.mark.parametrize(
     "extraction",
     [
-        {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 64}},
-        {"type": "argmax_q", "rule": {"type": "climb", "min_prob": 0.0}},
+        {"type": "best_of_n", "selection": {"type": "best_of_n", "samples": 64}},
+        {"type": "argmax_q", "selection": {"type": "coordinate_ascent", "min_prob": 0.0}},
     ],
 )
 def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
@@ -350,7 +350,7 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
     guided = objective.deploy(policy)
     guided.save_pretrained(tmp_path / "guided")
     loaded = load_policy(tmp_path / "guided")
-    assert isinstance(loaded, GuidedPolicy)
+    assert isinstance(loaded, CriticGuidedPolicy)
     assert type(loaded.trained) is type(policy)
     observation = Observation({}, torch.ones(1, 1), [""])
     for actor in (guided, loaded):
@@ -394,7 +394,10 @@ def test_ids_that_the_policy_holds_unlikely_are_not_chosen() -> None:
     policy, batch = two_ways(1), batch_of([*[Step(0, LEFT)] * 20, Step(0, RIGHT, reward=1.0)], 1)
     chosen = {}
     for least in (0.0, 0.5):
-        extraction = {"type": "argmax_q", "rule": {"type": "climb", "min_prob": least}}
+        extraction = {
+            "type": "argmax_q",
+            "selection": {"type": "coordinate_ascent", "min_prob": least},
+        }
         objective = learn(
             policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=120
         )

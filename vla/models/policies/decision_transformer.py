@@ -255,9 +255,14 @@ class DecisionTransformer(Policy):
             self.keyframe_head = KeyframeHead(self.vision.tokens, D, spec.state_dim)
 
     @property
-    def return_conditioned(self) -> bool:
+    def return_conditioned(self) -> bool:  # type: ignore[override]
         """Whether `Observation.target_return` means something to it."""
         return self.config.condition != "none"
+
+    @property
+    def success_conditioned(self) -> bool:  # type: ignore[override]
+        """Whether it is asked for success in place of a return."""
+        return self.config.condition == "success"
 
     @property
     def keeps_keys(self) -> bool:

@@ -1,6 +1,6 @@
-"""How well predicted values go with what came of them, and whether two orders agree: pure functions.
+"""How predicted values agree with the returns that followed, and whether two orders agree.
 
-N: steps, P: policies.
+Pure functions. N: steps, P: policies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ReliabilityBin:
     Attributes:
         count: how many.
         predicted: their mean prediction.
-        outcome: the mean of what came of them.
+        outcome: the mean of the returns that followed.
     """
 
     count: int
@@ -33,10 +33,10 @@ class Calibration:
     Attributes:
         bins: by rising prediction, each with about as many steps.
         bias: mean of prediction minus outcome.
-        slope, intercept: of the line through (prediction, outcome) by least squares; a calibrated prediction has 1 and 0.
-            The slope is 0 where all predictions are alike.
-        correlation: Pearson's, 0 where either never varies.
-        error: mean distance of a bin's prediction from its outcome, each bin weighing by its steps.
+        slope, intercept: of the line through (prediction, outcome) by least squares; a calibrated
+            prediction has 1 and 0. The slope is 0 if all predictions are alike.
+        correlation: Pearson's, 0 if either never varies.
+        error: mean distance of a bin's prediction from its outcome, each bin weighted by its steps.
     """
 
     bins: tuple[ReliabilityBin, ...]
@@ -48,12 +48,14 @@ class Calibration:
 
 
 def calibrate(predicted: ArrayLike, outcome: ArrayLike, *, bins: int = 10) -> Calibration:
-    """Deciles of predictions against the mean outcome of each (a reliability table; Guo et al., 2017, for values).
+    """Deciles of predictions against the mean outcome of each.
+
+    A reliability table (Guo et al., 2017), for values in place of probabilities.
 
     Args:
         predicted: (N,) predicted values.
-        outcome: (N,) what came of the same steps, such as Monte-Carlo returns.
-        bins: how many groups; fewer where there are fewer steps.
+        outcome: (N,) what followed the same steps, such as Monte-Carlo returns.
+        bins: how many groups; fewer if there are fewer steps.
 
     Raises:
         ValueError: no steps, or other numbers of the two.
@@ -63,6 +65,7 @@ def calibrate(predicted: ArrayLike, outcome: ArrayLike, *, bins: int = 10) -> Ca
         raise ValueError(
             f"predictions {x.shape} and outcomes {y.shape}; expected as many of both, at least one"
         )
+    # bins of equal counts, not of equal width: most values may lie in a small part of their range
     groups = np.array_split(np.argsort(x, kind="stable"), min(bins, len(x)))
     table = tuple(ReliabilityBin(len(g), float(x[g].mean()), float(y[g].mean())) for g in groups)
     covariance = float(((x - x.mean()) * (y - y.mean())).mean())
@@ -80,12 +83,13 @@ def calibrate(predicted: ArrayLike, outcome: ArrayLike, *, bins: int = 10) -> Ca
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
     """Spearman's: the correlation of ranks, equal values sharing their mean rank.
 
-    None where it means nothing: fewer than three pairs, or one side is all alike. Raises ValueError where the lengths
-    differ.
+    None if it means nothing: fewer than three pairs, or one side is all alike. Raises ValueError if the
+    lengths differ.
     """
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"{x.shape} and {y.shape}: expected as many numbers of both")
+    # two pairs always correlate by 1 or -1
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return _correlation(_ranks(x), _ranks(y))
@@ -94,22 +98,28 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
 def bootstrap_interval(
     values: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` (N,), one for each episode, which are drawn anew (Efron, 1979)."""
+    """Percentile interval of the mean of `values` (N,), one for each episode (Efron, 1979)."""
     x = np.asarray(values, np.float64)
     shares = np.full(len(x), 1 / len(x))
+    # how often each episode is drawn says all that a mean needs: no resampled rows are built
     counts = np.random.default_rng(seed).multinomial(len(x), shares, size=resamples)
-    low, high = np.quantile(counts @ x / len(x), [(1 - confidence) / 2, (1 + confidence) / 2])
+    means = counts @ x / len(x)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     spread = float(x.std() * y.std())
-    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 1e-12 else 0.0
+    if spread <= 1e-12:
+        return 0.0
+    return float(((x - x.mean()) * (y - y.mean())).mean() / spread)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+    # the ranks of equal values end at the cumulated count: their mean lies half of the others before
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(mean_rank[inverse])
 
 
 __all__ = ["Calibration", "ReliabilityBin", "bootstrap_interval", "calibrate", "rank_correlation"]
