@@ -1,7 +1,7 @@
 """Value networks over a policy's features: Q(s, a) and V(s), several at once, in float32.
 
-They lie beside the policies, not beside the objectives that train them, since a policy may also act by
-them (see `vla.models.policies.guided`).
+They lie beside the policies, not beside the objectives that train them, since a policy may also act
+by them (see `vla.models.policies.guided`).
 
 B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble,
 H hidden width, N rows, I size of one input.
@@ -22,8 +22,8 @@ from vla.config import Config
 from vla.types import Spec
 
 NARROW = 64
-"""Up to so many inputs, multiplying all of them again for every action costs less than adding up the
-products of features and of actions."""
+"""Up to so many inputs, multiplying all of them again for every action costs less than adding up
+the products of features and of actions."""
 
 
 class CriticConfig(Config):
@@ -36,11 +36,11 @@ class CriticConfig(Config):
     ensemble: int = Field(default=2, ge=1)
     """Q networks that learn side by side; targets and advantages take the least of them."""
     layer_norm: bool = True
-    """Normalise every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
+    """Normalise hidden layers: values of unseen actions then grow slowly (Ball et al., 2023)."""
     output_scale: float = Field(default=0.01, gt=0, le=1)
     """Factor on the first weights of the last layer. Small: values start near 0, however large the
-    features, which is forgotten sooner than noise that is bootstrapped from. 1: as usual; from states a
-    policy that climbs Q finds its way sooner."""
+    features, which is forgotten sooner than noise that is bootstrapped from. 1: as usual; from
+    states a policy that climbs Q finds its way sooner."""
     joint: bool = False
     """Let the critics' gradient into the policy's trunk; else they read features that they do not
     change."""
@@ -50,29 +50,37 @@ class EnsembleMLP(nn.Module):
     """E networks of the same shape as one batched product.
 
     Args:
-        inputs: sizes of the inputs; each has a first layer of its own, and they are added: what belongs
-            to many actions of one state is computed once.
+        inputs: sizes of the inputs; each has a first layer of its own, and they are added: what
+            belongs to many actions of one state is computed once.
         config: sizes of the layers.
         members: E.
     """
 
-    def __init__(self, inputs: tuple[int, ...], config: CriticConfig, *, members: int) -> None:
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        config: CriticConfig,
+        *,
+        members: int,
+    ) -> None:
         super().__init__()
         H = config.hidden
         self.members = members
         self.narrow = sum(inputs) <= NARROW
         # (E, I, H) each, drawn as one layer over all inputs would be: hence the common fan-in
-        self.first = nn.ParameterList(
-            _uniform(members, size, H, fan_in=sum(inputs)) for size in inputs
-        )
+        fan_in = sum(inputs)
+        first = [_uniform(members, size, H, fan_in=fan_in) for size in inputs]
+        self.first = nn.ParameterList(first)
         sizes = [H] * (config.depth - 1) + [1]
-        self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
+        weights = [_uniform(members, H, size, fan_in=H) for size in sizes]
+        self.weights = nn.ParameterList(weights)
         with torch.no_grad():
             self.weights[-1].mul_(config.output_scale)
         # (E * H,), one row each: optimisers then see biases and scales as what they are, and do not
         # decay them
         biases = [_uniform(members * H, fan_in=H) for _ in range(config.depth)]
-        self.biases = nn.ParameterList([*biases, nn.Parameter(torch.zeros(members))])
+        last_bias = nn.Parameter(torch.zeros(members))
+        self.biases = nn.ParameterList([*biases, last_bias])
         norms = config.depth if config.layer_norm else 0
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
         self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))
@@ -90,8 +98,8 @@ class EnsembleMLP(nn.Module):
         return constants
 
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
-        """Values (E, ...) of inputs (..., I), whose shapes broadcast to the first axes of the largest."""
-        # not `self.members`: under `functional_call` with constants of fewer networks there are fewer
+        """Values (E, ...) of inputs (..., I) that broadcast to the first axes of the largest."""
+        # not `self.members`: a `functional_call` may bring the constants of fewer networks
         E = len(self.weights[0])
         lead = max((x.shape[:-1] for x in inputs), key=len)
         # no norm of the inputs: that of a state would lose where it lies
@@ -107,25 +115,37 @@ class EnsembleMLP(nn.Module):
             hidden_ENH = torch.baddbmm(bias_E1H, hidden_ENH.relu_(), self.weights[i])
         return hidden_ENH.view(E, *lead)
 
-    def _joined(self, inputs: Sequence[Tensor], lead: torch.Size) -> Float[Tensor, "E N H"]:
+    def _joined(
+        self,
+        inputs: Sequence[Tensor],
+        lead: torch.Size,
+    ) -> Float[Tensor, "E N H"]:
         """The first layer as one product of the inputs side by side."""
-        x_NI = torch.cat([x.expand(*lead, -1) for x in inputs], dim=-1).flatten(0, -2)
+        expanded = [x.expand(*lead, -1) for x in inputs]
+        x_NI = torch.cat(expanded, dim=-1).flatten(0, -2)
         weight_EIH = torch.cat(list(self.first), dim=1)
         E = len(weight_EIH)
-        return torch.baddbmm(self.biases[0].view(E, 1, -1), x_NI.expand(E, -1, -1), weight_EIH)
+        x_ENI = x_NI.expand(E, -1, -1)
+        bias_E1H = self.biases[0].view(E, 1, -1)
+        return torch.baddbmm(bias_E1H, x_ENI, weight_EIH)
 
     def _apart(self, inputs: Sequence[Tensor]) -> Float[Tensor, "E N H"]:
         """The first layer as a sum of products: each input in its own shape, then broadcast."""
         E = len(self.weights[0])
         parts = []
         for x, weight_EIH in zip(inputs, self.first, strict=True):
-            y_ENH = torch.matmul(x.reshape(1, -1, x.shape[-1]), weight_EIH)
+            x_1NI = x.reshape(1, -1, x.shape[-1])
+            y_ENH = torch.matmul(x_1NI, weight_EIH)
             parts.append(y_ENH.view(E, *x.shape[:-1], -1))
         most = max(part.ndim for part in parts)
-        # the new axes belong behind E: plain broadcasting would put them in front of it
-        aligned = [part.view(E, *[1] * (most - part.ndim), *part.shape[1:]) for part in parts]
+        aligned = []
+        for part in parts:
+            # the new axes belong behind E: plain broadcasting would put them in front of it
+            ones = [1] * (most - part.ndim)
+            aligned.append(part.view(E, *ones, *part.shape[1:]))
         hidden = sum(aligned[1:], aligned[0])
-        return hidden.reshape(E, -1, hidden.shape[-1]) + self.biases[0].view(E, 1, -1)
+        hidden_ENH = hidden.reshape(E, -1, hidden.shape[-1])
+        return hidden_ENH + self.biases[0].view(E, 1, -1)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -137,14 +157,20 @@ def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
 class ActionCritic(nn.Module):
     """Q of a whole chunk of actions; actions enter in units of the spec's range, -1 to 1.
 
-    A chunk is one action of the critics: with K actions Q values all of them and looks K steps ahead,
-    so that it is of what the policy commits itself to. With K = 1 it is the usual Q.
+    A chunk is one action of the critics: with K actions Q values all of them and looks K steps
+    ahead, so that it is of what the policy commits itself to. With K = 1 it is the usual Q.
     """
 
     action_middle: Tensor
     action_half: Tensor
 
-    def __init__(self, config: CriticConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+    def __init__(
+        self,
+        config: CriticConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> None:
         super().__init__()
         inputs = (feature_dim, chunk * spec.action_dim)
         self.net = EnsembleMLP(inputs, config, members=config.ensemble)
@@ -160,8 +186,8 @@ class ActionCritic(nn.Module):
     def forward(
         self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
     ) -> Float[Tensor, "E ..."]:
-        """Q (E, ..., B, T), for as many chunks of each step as `actions` has further axes in front."""
-        # float32 under any precision: values of two actions may differ by less than bfloat16 resolves
+        """Q (E, ..., B, T); further axes of `actions` in front are further chunks of each step."""
+        # float32 always: values of two actions may differ by less than bfloat16 resolves
         with torch.autocast(features.device.type, enabled=False):
             unit = (actions.float() - self.action_middle) / self.action_half
             return self.net(features.float(), unit.flatten(-2))

@@ -14,31 +14,38 @@ from torch import Tensor
 
 from vla.types import Batch
 
+Metrics = dict[str, Tensor]
+"""Name -> a number to be logged: a scalar, or (B, T) before the mean over steps is taken."""
 
-def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+
+def masked_mean(
+    values: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+) -> Float[Tensor, ""]:
     """Mean of `values` where `mask` is True; 0 if it is nowhere True.
 
     Values under the mask may be NaN: they are selected away, not multiplied by zero.
     """
     total = values.where(mask, 0.0).sum()
-    # at least 1: a micro-batch without valid steps counts for nothing, and must not turn all into NaN
+    # at least 1: a micro-batch without valid steps counts for nothing, and NaN would spread to all
     return total / mask.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def masked_means(values: Mapping[str, Tensor], mask: Bool[Tensor, "*shape"]) -> dict[str, Tensor]:
+def masked_means(
+    values: Mapping[str, Tensor],
+    mask: Bool[Tensor, "*shape"],
+) -> Metrics:
     """`masked_mean` of each, without gradient, in a handful of operations for all of them."""
     # one row per name: with small networks, launching an operation costs more than its arithmetic
-    stacked = torch.stack([value.float() for value in values.values()])
-    rows = stacked.where(mask, 0.0).flatten(1)
+    columns = [value.float() for value in values.values()]
+    rows = torch.stack(columns).where(mask, 0.0).flatten(1)
     means = rows.sum(1) / mask.sum().clamp(min=1)
     return dict(zip(values, means.unbind(), strict=True))
 
 
 @torch.no_grad()
-def robot_parts(
-    loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]
-) -> dict[str, Tensor]:
+def robot_parts(loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]) -> Metrics:
     """How much each robot contributes to the mean loss over the valid steps.
 
     Args:
@@ -47,9 +54,9 @@ def robot_parts(
         names: of the robots, by number.
 
     Returns:
-        `loss/NAME`, the contribution, and `share/NAME`, the robot's part of the valid steps; nothing
-        if the batch is of one robot. Unlike the robots' own means these can be averaged over
-        batches; `robot_means` divides in the end.
+        `loss/NAME`, the contribution, and `share/NAME`, the robot's part of the valid steps;
+        nothing if the batch is of one robot. Unlike the robots' own means these can be averaged
+        over batches; `robot_means` divides in the end.
     """
     if batch.robot is None:
         return {}
@@ -62,7 +69,10 @@ def robot_parts(
     return parts
 
 
-def robot_means(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+def robot_means(
+    values: Mapping[str, float],
+    names: Sequence[str],
+) -> dict[str, float]:
     """`values` with each robot's own mean loss in place of its contribution.
 
     The loss of a robot that had no step is left out.
@@ -108,8 +118,8 @@ def n_step_returns(
     """Discounted rewards of n steps, and the weight of the value behind them.
 
     Sutton and Barto, eq. 7.1. The target of step t is `returns + bootstrap * V(t + n)`. A true end
-    within the n steps stops the sum and the bootstrap. A truncated episode would have gone on: if it
-    is cut within the n steps, nothing is known of its target.
+    within the n steps stops the sum and the bootstrap. A truncated episode would have gone on: if
+    it is cut within the n steps, nothing is known of its target.
 
     Args:
         rewards, terminals, mask: T + n steps.
@@ -125,9 +135,10 @@ def n_step_returns(
     total_BT = torch.zeros_like(rewards[:, :T])
     alive_BT = torch.ones_like(total_BT)
     for k in range(n):
-        total_BT = total_BT + discount**k * alive_BT * rewards[:, k : k + T]
+        ahead = slice(k, k + T)
+        total_BT = total_BT + discount**k * alive_BT * rewards[:, ahead]
         # after the sum: the reward of the terminal step itself still counts
-        alive_BT = alive_BT * (~terminals[:, k : k + T]).float()
+        alive_BT = alive_BT * (~terminals[:, ahead]).float()
     # an end is as good as a step t + n that was seen: nothing is bootstrapped from behind it
     known_BT = mask[:, :T] & ((alive_BT == 0) | mask[:, n:])
     return total_BT, discount**n * alive_BT, known_BT
@@ -154,16 +165,21 @@ def lambda_returns(
     # backwards: each target is made of the one after it
     for t in reversed(range(rewards.shape[1])):
         mixed_B = (1 - decay) * next_values[:, t] + decay * following_B
-        following_B = rewards[:, t] + discount * (~terminals[:, t]).float() * mixed_B
+        # a true end cuts the chain: nothing that comes after it flows back
+        alive_B = (~terminals[:, t]).float()
+        following_B = rewards[:, t] + discount * alive_B * mixed_B
         targets[:, t] = following_B
     return targets
 
 
-def expectile_loss(error: Float[Tensor, "*shape"], expectile: float) -> Float[Tensor, "*shape"]:
+def expectile_loss(
+    error: Float[Tensor, "*shape"],
+    expectile: float,
+) -> Float[Tensor, "*shape"]:
     """|expectile - 1(error < 0)| * error ** 2 (Kostrikov et al., 2022, eq. 4).
 
     Args:
-        error: target - value. The other sign would lead to the expectile 1 - tau, the worst actions.
+        error: target - value. With the other sign the loss is that of the expectile 1 - tau.
         expectile: tau, in (0, 1).
     """
     weight = torch.where(error < 0, 1 - expectile, expectile)
@@ -178,7 +194,8 @@ def advantage_weights(
 ) -> Float[Tensor, "*shape"]:
     """min(exp(beta * advantage), max_weight), without overflow and gradient (Peng et al., 2019)."""
     max_exponent = torch.log(torch.tensor(max_weight, dtype=torch.float32))
-    # float: in bfloat16 exp is off by per cents. The exponent is clamped, since exp of it overflows.
+    # float: in bfloat16 exp would be off by a per cent
+    # the exponent is clamped, not the weight: exp(1e6) is infinite
     exponent = (beta * advantage.detach().float()).clamp(max=float(max_exponent))
     return exponent.exp()
 
@@ -192,7 +209,8 @@ def effective_sample_size(
     """
     chosen = weights.where(mask, 0.0)
     chosen = chosen / chosen.amax().clamp(min=1e-37)  # else squares of small weights vanish
-    return chosen.sum().square() / (mask.sum() * chosen.square().sum()).clamp(min=1e-12)
+    squares = mask.sum() * chosen.square().sum()
+    return chosen.sum().square() / squares.clamp(min=1e-12)
 
 
 # --- conservatism ---------------------------------------------------------------------------------
@@ -225,7 +243,9 @@ def conservative_gap(
 
 
 def discrete_conservative_gap(
-    q: Float[Tensor, "*shape V"], ids: Tensor, allowed: Bool[Tensor, "*shape V"] | None = None
+    q: Float[Tensor, "*shape V"],
+    ids: Tensor,
+    allowed: Bool[Tensor, "*shape V"] | None = None,
 ) -> Float[Tensor, "*shape"]:
     """CQL(H) over all V ids: logsumexp Q minus Q of the data's id, which is their cross-entropy."""
     if allowed is not None:

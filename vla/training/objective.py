@@ -14,7 +14,7 @@ from vla.config import Config, UserError
 from vla.data import Windows
 from vla.data.loading.image_text import ImageTextBatch
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean
+from vla.training.losses import Metrics, masked_mean
 from vla.types import Batch, PolicyOutput
 
 
@@ -64,12 +64,12 @@ class Objective(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """Returns the scalar to minimise, and further scalars (without gradient) to be logged."""
 
     @abstractmethod
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        """Scalars on held-out windows, among them `loss`, by which the best checkpoint is chosen."""
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
+        """Scalars on held-out windows; by `loss` among them the best checkpoint is chosen."""
 
     def weight(self, batch: Batch) -> Tensor:
         """What the means of `loss` and `validate` divide by: the number of valid steps."""
@@ -79,8 +79,8 @@ class Objective(nn.Module, ABC):
     def skips_policy_update(self) -> bool:
         """Whether the present step has no loss of the policy's own.
 
-        Parameters of the policy that no other loss moves are then left alone, by weight decay and by
-        the optimiser's momentum too.
+        Parameters of the policy that no other loss moves are then left alone, by weight decay and
+        by the optimiser's momentum too.
         """
         return False
 
@@ -98,8 +98,13 @@ class Objective(nn.Module, ABC):
         return policy
 
 
-def auxiliary_losses(output: PolicyOutput, batch: Batch, *, solved_only: bool) -> dict[str, Tensor]:
-    """The losses that the policy adds to that of its actions: a mean over the valid steps for each name.
+def auxiliary_losses(
+    output: PolicyOutput,
+    batch: Batch,
+    *,
+    solved_only: bool,
+) -> Metrics:
+    """The losses that the policy adds to that of its actions, each a mean over the valid steps.
 
     Args:
         output: `losses` holds (B, T) for each name.
@@ -160,7 +165,7 @@ class Learner(nn.Module):
 
     def forward(
         self, batch: Batch, pairs: ImageTextBatch | None = None
-    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor | None, Metrics]:
         """The losses of one batch.
 
         Returns:

@@ -45,8 +45,8 @@ class CoordinateAscent(Config):
     sweeps: int = Field(default=2, ge=1)
     """How often all tokens are gone through."""
     min_prob: float = Field(default=0.01, ge=0, lt=1)
-    """Ids that the policy holds less likely than this share of its most likely one are not asked for;
-    0 asks for all."""
+    """Ids that the policy holds less likely than this share of its most likely one are not asked
+    for; 0 asks for all."""
 
 
 def _accept_climb(selection: Any) -> Any:
@@ -100,12 +100,17 @@ class CriticGuidedConfig(PolicyConfig):
         return self._around(self.policy.build_for(spec, folder), spec)
 
     def _around(self, inside: Policy, spec: Spec) -> CriticGuidedPolicy:
-        critic = ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk)
+        critic = ActionCritic(
+            self.critic,
+            inside.feature_dim,
+            spec,
+            self.policy.chunk,
+        )
         return CriticGuidedPolicy(self, inside, critic)
 
 
 def check_selection(selection: BestOfN | CoordinateAscent, policy: Policy) -> None:
-    """Raises UserError if a policy's tokens cannot be changed one by one, as coordinate ascent does."""
+    """Raises UserError if coordinate ascent cannot change a policy's tokens one by one."""
     tokenizer = policy.tokenizer
     # an id of a vector quantiser means several numbers at once: no coordinate to climb along
     if (
@@ -131,8 +136,18 @@ class CriticGuidedPolicy(Policy):
 
     config: CriticGuidedConfig
 
-    def __init__(self, config: CriticGuidedConfig, policy: Policy, critic: ActionCritic) -> None:
-        super().__init__(config, policy.spec, tokenizer=policy.tokenizer, language=None)
+    def __init__(
+        self,
+        config: CriticGuidedConfig,
+        policy: Policy,
+        critic: ActionCritic,
+    ) -> None:
+        super().__init__(
+            config,
+            policy.spec,
+            tokenizer=policy.tokenizer,
+            language=None,
+        )
         self.policy = policy
         self.critic = critic
         self.language = policy.language
@@ -156,7 +171,11 @@ class CriticGuidedPolicy(Policy):
         output, memory = self.policy.step(observation, memory)
         return self._guided(output), memory
 
-    def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
+    def remember(
+        self,
+        memory: Any,
+        actions: Float[Tensor, "B K A"],
+    ) -> Any:
         return self.policy.remember(memory, actions)
 
     def fit(
@@ -187,7 +206,11 @@ class CriticGuidedPolicy(Policy):
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
         actions = CriticGuidedActions(
-            output.actions, output.features, self.critic, self.config.selection, self.tokenizer
+            output.actions,
+            output.features,
+            self.critic,
+            self.config.selection,
+            self.tokenizer,
         )
         return PolicyOutput(output.features, actions, output.losses)
 
@@ -225,8 +248,8 @@ class CriticGuidedActions:
     ) -> Float[Tensor, "B T K A"]:
         """The chosen chunk.
 
-        A temperature above 0 multiplies that of the proposals; 0 keeps it and chooses the best. Raises
-        ValueError if it is negative.
+        A temperature above 0 multiplies that of the proposals; 0 keeps it and chooses the best.
+        Raises ValueError if it is negative.
         """
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the best) or positive, got {temperature}")
@@ -260,7 +283,8 @@ class CriticGuidedActions:
         return proposals_SBTKA.gather(0, index_1BTKA)[0]
 
     def _coordinate_ascent(self, selection: CoordinateAscent) -> Float[Tensor, "B T K A"]:
-        logits_BTDV: Tensor = self.inside.logits  # type: ignore[attr-defined]  # of independent tokens
+        # of independent tokens: those of an autoregressive head would change with each id
+        logits_BTDV: Tensor = self.inside.logits  # type: ignore[attr-defined]
         log_probs_BTDV = logits_BTDV.float().log_softmax(-1)
         likely_BTDV = self._likely(log_probs_BTDV, selection.min_prob)
         V = logits_BTDV.shape[-1]
@@ -282,12 +306,15 @@ class CriticGuidedActions:
         return self.tokenizer.decode(ids_BTD)
 
     @staticmethod
-    def _likely(log_probs: Float[Tensor, "B T D V"], min_prob: float) -> Float[Tensor, "B T D V"]:
+    def _likely(
+        log_probs: Float[Tensor, "B T D V"],
+        min_prob: float,
+    ) -> Float[Tensor, "B T D V"]:
         """Which ids may stand at each place and are likely enough, bool."""
         # without the bound the critic is asked for actions that nobody ever did, which it overrates
         floor = -torch.inf if min_prob == 0 else torch.log(torch.tensor(min_prob))
         likely = log_probs >= log_probs.amax(-1, keepdim=True) + floor
-        # ids that the tokenizer does not allow have minus infinity, which a `min_prob` of 0 lets pass
+        # ids that the tokenizer does not allow are minus infinity, and pass if `min_prob` is 0
         return torch.isfinite(log_probs) & likely
 
 

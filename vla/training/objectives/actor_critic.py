@@ -18,7 +18,7 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.losses import n_step_returns
+from vla.training.losses import Metrics, n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
 from vla.training.objectives.bc import BC
 from vla.training.offline_rl.data_checks import (
@@ -45,9 +45,9 @@ _DIVERGENCE_REMEDY = (
 class ActorCriticConfig(ObjectiveConfig):
     """Offline RL as a choice of how values are learned and how the policy is made from them.
 
-    Formula: L = L_value(critics) + L_extraction(policy), of one pass over the same windows; the value
-    part gives advantages (B, T) and Q of chunks (B, T, K, A) to the extraction. See the registered
-    "values" and "extractions" for both losses, their sources and shapes.
+    Formula: L = L_value(critics) + L_extraction(policy), of one pass over the same windows; the
+    value part gives advantages (B, T) and Q of chunks (B, T, K, A) to the extraction. See the
+    registered "values" and "extractions" for both losses, their sources and shapes.
 
     Source: chunks as actions; Li, Zhou and Levine, 2025, "Reinforcement learning with action
     chunking".
@@ -65,7 +65,11 @@ class ActorCriticConfig(ObjectiveConfig):
 
     def build(self, policy: Policy) -> ActorCritic:
         return build_actor_critic(
-            policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps
+            policy,
+            self.value,
+            self.extraction,
+            discount=self.discount,
+            warmup=self.warmup_steps,
         )
 
 
@@ -77,8 +81,8 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """How far target copies move at every step. Short runs: 0.02."""
     monte_carlo_floor: bool = False
-    """No target of Q below the return of the very episode: for sparse rewards, where values else spread
-    slowly."""
+    """No target of Q below the return of the very episode: for sparse rewards, where values else
+    spread slowly."""
     critic: CriticConfig = CriticConfig()
     """Networks."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -93,15 +97,29 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
             "monte_carlo_floor": self.monte_carlo_floor,
         }
 
-    def join(self, policy: Policy, value: Any, extraction: Any) -> ActorCritic:
+    def join(
+        self,
+        policy: Policy,
+        value: Any,
+        extraction: Any,
+    ) -> ActorCritic:
         """The objective of these parts."""
         return build_actor_critic(
-            policy, value, extraction, discount=self.discount, warmup=self.warmup_steps
+            policy,
+            value,
+            extraction,
+            discount=self.discount,
+            warmup=self.warmup_steps,
         )
 
 
 def build_actor_critic(
-    policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0
+    policy: Policy,
+    value: Any,
+    extraction: Any,
+    *,
+    discount: float,
+    warmup: int = 0,
 ) -> ActorCritic:
     """The objective for a policy.
 
@@ -126,7 +144,7 @@ def build_actor_critic(
 
 def _slow_copy(policy: Policy) -> TargetCopy:
     """A copy of the whole policy. Raises ObjectiveError if a checkpoint does not hold all of it."""
-    # a frozen base is large and would be copied for nothing; adapters are merged when they are stored
+    # what a checkpoint leaves out is a frozen base, or adapters that it merges: no whole to follow
     if policy.weights().keys() != policy.state_dict().keys():
         raise ObjectiveError(
             f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its "
@@ -140,9 +158,9 @@ def _slow_copy(policy: Policy) -> TargetCopy:
 class ActorCritic(Objective):
     """A value learner and an extraction, trained side by side.
 
-    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since that
-    is what the policy commits itself to (Li et al., 2025). Steps within K of a truncation have no
-    target.
+    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since
+    that is what the policy commits itself to (Li et al., 2025). Steps within K of a truncation have
+    no target.
     """
 
     steps: Tensor
@@ -181,8 +199,7 @@ class ActorCritic(Objective):
         self._check_values(windows)
 
     def check_replayed(self, windows: Windows) -> None:
-        """Raises DataError or ObjectiveError if the rewards of a further dataset cannot teach what is
-        good."""
+        """Raises DataError or ObjectiveError as `fit` does, of a further dataset."""
         if isinstance(self.value, NoValues):
             return
         check_replayed_rewards(windows)
@@ -230,7 +247,7 @@ class ActorCritic(Objective):
         # the last n steps are there for targets only: they are no steps that are learned from
         return (batch.mask[:, : -self.next_step] if self.next_step else batch.mask).sum()
 
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """Value loss, policy loss, and the losses that the policy adds."""
         now = self._now(batch)
         output = policy(now)
@@ -250,7 +267,7 @@ class ActorCritic(Objective):
         metrics["policy_loss"] = policy_loss.detach()
         return value.loss + learns * policy_loss + sum(added.values()), metrics
 
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """The metrics of imitation, the values' errors, and `loss`, the sum of both parts."""
         now = self._now(batch)
         # of the policy that learns: a guided one acts by the very critics that are judged here
@@ -263,7 +280,7 @@ class ActorCritic(Objective):
 
     def _losses(
         self, now: Batch, output: PolicyOutput, features: Tensor, lookahead: Lookahead | None
-    ) -> tuple[ValueLoss, Tensor, dict[str, Tensor]]:
+    ) -> tuple[ValueLoss, Tensor, Metrics]:
         """Loss of the values, loss of the policy, and the metrics of the latter.
 
         Args:
@@ -271,9 +288,15 @@ class ActorCritic(Objective):
         """
         transition = Transition(now, features, output.actions, lookahead)
         value = ValueLoss.of(self.value.loss(transition, lookahead))
-        # What the value loss has found goes on to the extraction. The policy's loss moves no critic,
-        # so its features have no gradient, whatever the critics' have.
-        transition = Transition(now, features.detach(), output.actions, lookahead, value.estimates)
+        # What the value loss has found goes on to the extraction. The policy's loss moves no
+        # critic, so its features have no gradient, whatever the critics' have.
+        transition = Transition(
+            now,
+            features.detach(),
+            output.actions,
+            lookahead,
+            value.estimates,
+        )
         policy_loss, metrics = self.extraction.loss(transition, self.value)
         return value, policy_loss, metrics
 
@@ -286,7 +309,11 @@ class ActorCritic(Objective):
         if not self.value.looks_ahead:
             return None
         returns, bootstrap, known = n_step_returns(
-            batch.rewards, batch.terminals, batch.mask, n=self.next_step, discount=self.discount
+            batch.rewards,
+            batch.terminals,
+            batch.mask,
+            n=self.next_step,
+            discount=self.discount,
         )
         later = batch.steps(self.next_step, None)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""AWAC (Nair et al., 2020, "AWAC: accelerating online reinforcement learning with offline datasets")."""
+"""AWAC (Nair et al., 2020)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class AWACConfig(CriticObjectiveConfig):
     steps:
 
         L_Q = mean over B, T of (Q(s, a) - (r_0 + ... + g^n Q'(s_n, a')))^2
-        L_pi = mean over B, T of min(exp(beta * (Q(s, a) - Q(s, a_pi))), max_weight) * -log pi(a | s)
+        L_pi = mean over B, T of w * -log pi(a | s)
+        w = min(exp(beta * (Q(s, a) - Q(s, a_pi))), max_weight)
 
     Value part `td`, extraction `weighted_bc`, which give the shapes.
 
-    Source: Nair, Gupta, Dalal and Levine, 2020, section 4 and algorithm 1, with beta = 1 / lambda.
+    Source: Nair, Gupta, Dalal and Levine, 2020, "AWAC: accelerating online reinforcement learning
+    with offline datasets", section 4 and algorithm 1, with beta = 1 / lambda.
     """
 
     type: Literal["awac"] = "awac"

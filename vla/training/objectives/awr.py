@@ -17,16 +17,16 @@ from vla.training.offline_rl.values.td import TDConfig
 
 @register("objectives", "awr")
 class AWRConfig(CriticObjectiveConfig):
-    """Imitation weighted by exp(beta * advantage over V), V being the expected return of the data's own
-    behaviour.
+    """Imitation weighted by exp(beta * advantage over V), V being the expected return of the data's
+    own behaviour.
 
     Formula, with the return to go R and the running standard deviation c of the advantages:
 
         L_V = mean over B, T of (V(s) - R)^2
         L_pi = mean over B, T of min(exp(beta * (R - V(s)) / c), max_weight) * -log pi(a | s)
 
-    With `advantage: td` a Q of the data's behaviour takes the place of R (value part `td`). Value part
-    `monte_carlo`, extraction `weighted_bc`, which give the shapes.
+    With `advantage: td` a Q of the data's behaviour takes the place of R (value part `td`). Value
+    part `monte_carlo`, extraction `weighted_bc`, which give the shapes.
 
     Source: Peng, Kumar, Zhang and Levine, 2019, "Advantage-weighted regression: simple and scalable
     off-policy reinforcement learning", algorithm 1, with beta = 1 / temperature.
@@ -44,6 +44,7 @@ class AWRConfig(CriticObjectiveConfig):
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> AWRConfig:
         if self.advantage == "monte_carlo":
+            # the preset has the options of all value parts; V alone uses few of them
             why = "advantage: monte_carlo learns no Q; drop it, or set advantage: td"
             refuse_ignored_options(self, Q_OPTIONS, why)
         return self
@@ -53,7 +54,11 @@ class AWRConfig(CriticObjectiveConfig):
         if self.advantage == "td":
             value = TDConfig(**self.critics, next_actions="data")
         # standardised, so that one `beta` fits returns of any size
-        extraction = WeightedBCConfig(beta=self.beta, max_weight=self.max_weight, standardise=True)
+        extraction = WeightedBCConfig(
+            beta=self.beta,
+            max_weight=self.max_weight,
+            standardise=True,
+        )
         return self.join(policy, value, extraction)
 
 

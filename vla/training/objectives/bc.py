@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import action_l1, masked_mean, robot_parts
-from vla.training.objective import Objective, ObjectiveConfig
+from vla.training.losses import Metrics, action_l1, masked_mean, robot_parts
+from vla.training.objective import Objective, ObjectiveConfig, auxiliary_losses
 from vla.types import Batch
 
 
@@ -21,8 +21,8 @@ from vla.types import Batch
 class BCConfig(ObjectiveConfig):
     """Imitation of the demonstrated actions.
 
-    Formula: L = mean over the valid steps of -log pi(a_t | s_0 .. s_t, instruction), or what the head
-    has in place of it (see the heads), plus the losses that the policy adds in training.
+    Formula: L = mean over the valid steps of -log pi(a_t | s_0 .. s_t, instruction), or what the
+    head has in place of it (see the heads), plus the losses that the policy adds in training.
 
     Shapes: actions a are (B, T, K, A), their loss (B, T).
 
@@ -37,38 +37,40 @@ class BCConfig(ObjectiveConfig):
 
 
 class BC(Objective):
-    """Mean over the valid steps of the action distribution's own loss (cross-entropy for tokens)."""
+    """Mean over the valid steps of the distribution's own loss (cross-entropy for tokens)."""
 
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss, and in training those that the policy adds."""
         output = policy(batch)
         loss_BT = output.actions.loss(batch.actions, batch.action_mask)
         loss = masked_mean(loss_BT, batch.mask)
-        added = {
-            name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()
-        }
+        # at steps of failures too: their actions are imitated as well
+        added = auxiliary_losses(output, batch, solved_only=False)
         metrics = {name: value.detach() for name, value in added.items()}
         metrics |= _token_accuracy(output.actions, batch)
         metrics |= robot_parts(loss_BT, batch, policy.robot_names)
         return loss + sum(added.values()), metrics
 
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per dimension."""
         distribution = policy(batch).actions
         loss_BT = distribution.loss(batch.actions, batch.action_mask)
+        # of the mode, which is what control executes by default
         error_BTA = action_l1(distribution.mode(), batch.actions, batch.action_mask)
         metrics = {
             "loss": masked_mean(loss_BT, batch.mask),
             "action_error": masked_mean(error_BTA.mean(-1), batch.mask),
         }
-        for name, error_BT in zip(policy.spec.action_names, error_BTA.unbind(-1), strict=True):
+        for number, name in enumerate(policy.spec.action_names):
+            error_BT = error_BTA[..., number]
             metrics[f"action_error/{name}"] = masked_mean(error_BT, batch.mask)
         return metrics | _token_accuracy(distribution, batch)
 
 
 @torch.no_grad()
-def _token_accuracy(distribution: Any, batch: Batch) -> dict[str, Tensor]:
+def _token_accuracy(distribution: Any, batch: Batch) -> Metrics:
     """Share of the valid actions' tokens that are the most likely ones; nothing without tokens."""
+    # only distributions over tokens have it; an accuracy of real numbers means nothing
     if not hasattr(distribution, "token_accuracy"):
         return {}
     accuracy_BT = distribution.token_accuracy(batch.actions, batch.action_mask)

@@ -12,9 +12,9 @@ from vla.training.objectives.cql import CQLConfig
 class CalQLConfig(CQLConfig):
     """CQL that presses no action of the policy below the returns of the data's episodes.
 
-    Its values keep their size, so that what continues online need not unlearn them. Formula: that of
-    `cql`, with max(Q(s, a_i), R) in place of Q(s, a_i) for the policy's actions a_i, where R is the
-    return that the data's episode had from s on. Shapes as of `conservative`.
+    Its values keep their size, so that what continues online need not unlearn them. Formula: that
+    of `cql`, with max(Q(s, a_i), R) in place of Q(s, a_i) for the policy's actions a_i, where R is
+    the return that the data's episode had from s on. Shapes as of `conservative`.
 
     Source: Nakamoto et al., 2023, "Cal-QL: calibrated offline RL pre-training for efficient online
     fine-tuning", eq. 4.1.

@@ -19,8 +19,8 @@ class CQLConfig(CriticObjectiveConfig):
     """Q that distrusts what the data does not hold; the policy climbs it (by entropy-regularised
     gradients, or as `extraction` says).
 
-    Formula, with the loss L_TD of `td`, sampled actions a_i with densities p_i, and a reparametrised
-    action a' of the policy:
+    Formula, with the loss L_TD of `td`, sampled actions a_i with densities p_i, and a
+    reparametrised action a' of the policy:
 
         L_Q = L_TD + alpha * mean over B, T of
               log mean over i of exp(Q(s, a_i) - log p_i) - Q(s, a)
@@ -38,7 +38,8 @@ class CQLConfig(CriticObjectiveConfig):
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each of three kinds for the gap."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or mixture."""
+    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or
+    mixture."""
     temperature: Temperature = "auto"
     """Weight of the policy's entropy; `auto` as in ddpg_bc."""
     bc: float = Field(default=0.0, ge=0)

@@ -22,8 +22,8 @@ _FRACTION = 0.1
 
 @register("objectives", "filtered_bc")
 class FilteredBCConfig(ObjectiveConfig):
-    """Behavioural cloning on the episodes that were solved, or on the share of them with the greatest
-    returns.
+    """Behavioural cloning on the episodes that were solved, or on the share of them with the
+    greatest returns.
 
     Formula: that of `bc`, over windows that are drawn with the weight 1(episode is good).
 
@@ -44,8 +44,8 @@ class FilteredBCConfig(ObjectiveConfig):
     def _no_option_is_ignored(self) -> FilteredBCConfig:
         if self.keep == "success" and self.fraction is not None:
             raise ValueError(
-                "fraction: solved episodes are kept whatever their share; set keep: return, or drop "
-                "fraction"
+                "fraction: solved episodes are kept whatever their share; set keep: return, or "
+                "drop fraction"
             )
         return self
 
@@ -67,6 +67,7 @@ class FilteredBC(BC):
         """
         first_E = np.cumsum(windows.lengths) - windows.lengths
         if self.config.keep == "success":
+            # success of a step is success at that step or later: at the first step, of the episode
             good_E = windows.success[first_E]
             if not good_E.any():
                 raise ObjectiveError(
@@ -82,7 +83,8 @@ class FilteredBC(BC):
 
 
 def _best(returns_E: np.ndarray, task_E: np.ndarray, fraction: float) -> np.ndarray:
-    """The best `fraction` of the episodes of every task, at least one of each; ties go to the earlier."""
+    """Which episodes are the best `fraction` of their task, at least one; ties go to the
+    earlier."""
     good_E = np.zeros(len(returns_E), dtype=bool)
     # task by task: over all of them, tasks with small returns would not be learned at all
     for task in np.unique(task_E):

@@ -15,7 +15,7 @@ from torch import Tensor
 from vla.config import register
 from vla.models.heads.ilql import ILQLActions, ILQLHead
 from vla.models.policy import Policy
-from vla.training.losses import discrete_conservative_gap, expectile_loss
+from vla.training.losses import Metrics, discrete_conservative_gap, expectile_loss
 from vla.training.offline_rl.token_losses import mean_over_tokens, token_targets, values_of_ids
 from vla.training.offline_rl.token_objective import (
     NStepReturn,
@@ -29,11 +29,12 @@ from vla.types import Batch
 class ILQLConfig(TokenValueConfig):
     """Implicit Q-learning of action tokens, for heads `ilql`.
 
-    At each token V leans by its expectile towards the better of what was done there, and Q of what was
-    done is V of the place after it; at the last token of a chunk it is the reward and the discounted V
-    a chunk later. Neither asks for the value of an id that was not tried. The logits only imitate: the
-    head `ilql` adds beta (Q - V) to them when it decodes. Formula, for the token x_l at place l of L
-    after x_1 .. x_{l-1}, with tau = `expectile`, the least target Q', discount g, and chunks of n steps:
+    At each token V leans by its expectile towards the better of what was done there, and Q of what
+    was done is V of the place after it; at the last token of a chunk it is the reward and the
+    discounted V a chunk later. Neither asks for the value of an id that was not tried. The logits
+    only imitate: the head `ilql` adds beta (Q - V) to them when it decodes. Formula, for the token
+    x_l at place l of L after x_1 .. x_{l-1}, with tau = `expectile`, the least target Q', discount
+    g, and chunks of n steps:
 
         y_l = V(s, x_1 .. x_l) for l < L,    y_L = r_0 + ... + g^n V(s_n)
         L = 1/2 (Q(x_l) - y_l)^2 + |tau - 1(u < 0)| u^2              with u = Q'(x_l) - V
@@ -75,7 +76,7 @@ class ILQL(TokenValueObjective):
         next_target: ILQLActions,
         n_step: NStepReturn,
         now: Batch,
-    ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
+    ) -> tuple[Float[Tensor, "B T"], Metrics]:
         ids_BTD = actions.tokens(now.actions)
         places = actions.places(ids_BTD)
         # L <= D: places that only ever hold padding are left out
@@ -87,10 +88,11 @@ class ILQL(TokenValueObjective):
         with torch.no_grad():
             target_q_EBTL = values_of_ids(target.values(ids_BTD, places).q, ids_EBTL)
             target_q_BTL = target_q_EBTL.min(0).values
-            # V of the head that learns, for targets inside the chunk; V a chunk later is of the copy
+            # inside the chunk V is of the head that learns, a chunk later of the copy
             outcome_BT = n_step.target(next_target.state_value())
             targets = token_targets(outputs.v, outcome_BT, n_step.known, counted_BTL)
-        error_BTL = 0.5 * (q_EBTL - targets.values).square().mean(0)
+        squared_EBTL = (q_EBTL - targets.values).square()
+        error_BTL = 0.5 * squared_EBTL.mean(0)
         value_error_BTL = target_q_BTL - outputs.v
         # ids that may not stand there have logits of minus infinity; Q of them is any number
         possible_BTLV = torch.isfinite(outputs.logits)
@@ -113,6 +115,7 @@ class ILQL(TokenValueObjective):
             # by the scores that decoding uses, which imitation alone does not fix
             scores_BTLV = outputs.scores(actions.head.config.beta)
             accurate_BTL = scores_BTLV.argmax(-1) == ids_BTL
+        # the least of the ensemble, as in the targets
         q_data_BTL = q_EBTL.min(0).values
         above_BTL = q_data_BTL - now.returns_to_go.unsqueeze(-1)
         return loss_BT, {

@@ -18,9 +18,9 @@ from vla.training.offline_rl.values.expectile import ExpectileConfig
 class IQLConfig(CriticObjectiveConfig):
     """V as an upper expectile of Q, imitation weighted by exp(beta * (Q - V)).
 
-    Works with every head and tokenizer, and never asks for the value of an action that the data does
-    not hold. Formula, with tau = `expectile`, the least target critic Q', discount g, and chunks of n
-    steps:
+    Works with every head and tokenizer, and never asks for the value of an action that the data
+    does not hold. Formula, with tau = `expectile`, the least target critic Q', discount g, and
+    chunks of n steps:
 
         L_V = mean over B, T of |tau - 1(u < 0)| u^2,    u = Q'(s, a) - V(s)
         L_Q = mean over B, T of (Q(s, a) - (r_0 + ... + g^n V(s_n)))^2
@@ -34,10 +34,10 @@ class IQLConfig(CriticObjectiveConfig):
 
     type: Literal["iql"] = "iql"
     expectile: float = Field(default=0.7, gt=0, lt=1)
-    """0.5 values the data's behaviour, towards 1 the best of it. Sparse rewards over long ways: 0.9."""
+    """0.5 values the data's behaviour, towards 1 the best of it. Sparse, late rewards: 0.9."""
     advantage: Literal["q", "outcome"] = "q"
-    """By the learned Q, or by what its target is in the very episode: for short runs, in worlds that
-    are nearly deterministic."""
+    """By the learned Q, or by what its target is in the very episode: for short runs, in worlds
+    that are nearly deterministic."""
     beta: float = Field(default=3.0, gt=0)
     """Inverse temperature of the weights. Sparse rewards: 10."""
     max_weight: float = Field(default=100.0, ge=1)
@@ -52,6 +52,7 @@ class IQLConfig(CriticObjectiveConfig):
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> IQLConfig:
         if self.extraction is not None:
+            # options of weighted imitation, which another extraction would ignore in silence
             names = ("beta", "max_weight", "standardise", "mean_weight")
             why = (
                 "extraction is given, and has its own weights; set it there (best_of_n: in weights)"
@@ -60,7 +61,13 @@ class IQLConfig(CriticObjectiveConfig):
         return self
 
     def build(self, policy: Policy) -> ActorCritic:
-        value = ExpectileConfig(**self.critics, expectile=self.expectile, advantage=self.advantage)
+        # values and policy share nothing but the features: V and Q are fitted to the data alone, so
+        # any extraction may follow
+        value = ExpectileConfig(
+            **self.critics,
+            expectile=self.expectile,
+            advantage=self.advantage,
+        )
         extraction = self.extraction or WeightedBCConfig(
             beta=self.beta,
             max_weight=self.max_weight,

@@ -15,8 +15,8 @@ from vla.training.offline_rl.values.expectile import ExpectileConfig
 
 @register("objectives", "kl")
 class KLObjectiveConfig(CriticObjectiveConfig):
-    """Q and V of IQL; the policy makes its own better samples likelier and pays for every nat that it
-    leaves the data by.
+    """Q and V of IQL; the policy makes its own better samples likelier and pays for every nat that
+    it leaves the data by.
 
     Formula, with S samples a_i of the policy and their advantages A_i over each other:
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from vla.config import register
 from vla.models.heads.q_values import QValues, QValuesHead
 from vla.models.policy import Policy
+from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.token_losses import (
     cross_entropy_regulariser,
@@ -35,11 +36,11 @@ from vla.types import Batch
 
 @register("objectives", "q_transformer")
 class QTransformerObjectiveConfig(TokenValueConfig):
-    """Offline Q-learning of action tokens, for heads `q_values`. Rewards and returns must lie in [0, 1]:
-    for most tasks `data.rewards: {kind: success}`.
+    """Offline Q-learning of action tokens, for heads `q_values`. Rewards and returns must lie in
+    [0, 1]: for most tasks `data.rewards: {kind: success}`.
 
-    Formula, for the token x_l at place l of L, with target values Q', discount g, chunks of n steps, and
-    the return R that the very episode had from s on:
+    Formula, for the token x_l at place l of L, with target values Q', discount g, chunks of n
+    steps, and the return R that the very episode had from s on:
 
         y_l = max(R, max over v of Q'(s, x_1 .. x_l, v))                             for l < L
         y_L = max(R, r_0 + ... + g^n max over v of Q'(s_n, v))
@@ -54,19 +55,20 @@ class QTransformerObjectiveConfig(TokenValueConfig):
 
     type: Literal["q_transformer"] = "q_transformer"
     conservative: Literal["zero", "cross_entropy"] = "zero"
-    """What keeps untried ids from looking good: zero draws their values to 0 (the paper), cross_entropy
-    (CQL) only below those of the data."""
+    """What keeps untried ids from looking good: zero draws their values to 0 (the paper),
+    cross_entropy (CQL) only below those of the data."""
     conservative_weight: float = Field(default=1.0, ge=0)
     """Its weight; 0 trusts every value."""
     conservative_temperature: float = Field(default=0.1, gt=0)
     """Of the soft maximum of cross_entropy."""
     smoothing: float = Field(default=0.0, ge=0)
-    """Standard deviation, in ids, of a Gaussian by which neighbours of the data's id learn its target
+    """Standard deviation, in ids, of a Gaussian by which neighbours of the data's id learn its
+    target
     too, and are less drawn to 0: neighbouring bins are nearly the same action. 0 for the data's id
     alone, as published."""
     monte_carlo_floor: bool = True
-    """No target below the return that the very trajectory had from there on: values then spread from
-    the end of an episode to its start at once."""
+    """No target below the return that the very trajectory had from there on: values then spread
+    from the end of an episode to its start at once."""
     dimension_steps: int = Field(default=1, ge=1)
     """How many tokens ahead a token's target looks; more than 1 goes with the data's tokens in
     between."""
@@ -110,7 +112,7 @@ class QTransformerObjective(TokenValueObjective):
         next_target: QValues,
         n_step: NStepReturn,
         now: Batch,
-    ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
+    ) -> tuple[Float[Tensor, "B T"], Metrics]:
         ids_BTD = actions.tokens(now.actions)
         places = actions.places(ids_BTD)
         # L <= D: places that only ever hold padding are left out
@@ -118,6 +120,7 @@ class QTransformerObjective(TokenValueObjective):
         counted_BTL = actions.counted(places, now.action_mask)
         q_BTLV = actions.values(ids_BTD, places)
         with torch.no_grad():
+            # the greatest Q of the next place is the value of having stood there (eq. 2)
             best_BTL = target.values(ids_BTD, places).amax(-1)
             next_value_BT = next_target.first().amax(-1)
             targets = token_targets(

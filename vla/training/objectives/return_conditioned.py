@@ -1,4 +1,4 @@
-"""Return-conditioned supervised learning: imitation by a policy that reads what each episode returned.
+"""Return-conditioned supervised learning: imitation by a policy that reads returns.
 
 E episodes.
 """
@@ -23,15 +23,15 @@ class ReturnConditionedConfig(ObjectiveConfig):
     """Behavioural cloning that insists on a policy which reads returns, and on data in which they
     differ.
 
-    It does not join pieces of different episodes. Formula, with the return to go R_t (or whether the
-    episode was solved):
+    It does not join pieces of different episodes. Formula, with the return to go R_t (or whether
+    the episode was solved):
 
         L = mean over the valid steps of -log pi(a_t | R_t, s_0 .. s_t, instruction)
 
     Shapes: R is (B, T), actions (B, T, K, A).
 
-    Source: Chen et al., 2021, "Decision Transformer"; Emmons et al., 2022, "RvS: what is essential for
-    offline RL via supervised learning?".
+    Source: Chen et al., 2021, "Decision Transformer"; Emmons et al., 2022, "RvS: what is essential
+    for offline RL via supervised learning?".
     """
 
     type: Literal["return_conditioned"] = "return_conditioned"

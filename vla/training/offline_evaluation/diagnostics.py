@@ -1,7 +1,6 @@
 """How good a run's critics are: their values beside the returns that followed the same steps.
 
-On training and on held-out episodes. B windows, T steps, n lookahead steps, S sampled chunks, N steps
-that were looked at.
+B windows, T steps, n lookahead steps, S sampled chunks, N steps that were looked at.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ class SetDiagnosis:
 
     Attributes:
         episodes, steps: how many were looked at.
-        metrics: those of the objective's own validation, and, if it has critics: `q_data`, `q_policy`
-            (samples), `q_mode`, `q_uniform`, `q_policy_above_data`; if it has advantage weights,
-            `advantage_positive` and, over all steps together, `weight_ess` (effective sample size) and
-            `weight_clipped`.
-        calibration: values of the data's actions (of states, if only V is learned) against Monte-Carlo
-            returns; None if the objective learns no values. The return of a truncated episode stops at
-            the cut.
+        metrics: those of the objective's own validation, and, if it has critics: `q_data`,
+            `q_policy` (samples), `q_mode`, `q_uniform`, `q_policy_above_data`; if it has advantage
+            weights, `advantage_positive` and, over all steps together, `weight_ess` (effective
+            sample size) and `weight_clipped`.
+        calibration: values of the data's actions (of states, if only V is learned) against
+            Monte-Carlo returns; None if the objective learns no values. The return of a truncated
+            episode stops at the cut.
     """
 
     episodes: int
@@ -87,8 +86,8 @@ class Diagnosis:
     nearest: str | None = None
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
-        """Writes diagnostics.json and, if there are values, calibration.svg into `folder`, by default
-        the run's own."""
+        """Writes diagnostics.json and, if there are values, calibration.svg into `folder`, by
+        default the run's own."""
         from vla.training.offline_evaluation.scatter_plot import dots_svg
 
         folder = Path(folder or self.run)
@@ -132,7 +131,7 @@ class Diagnosis:
         sets = self.sets.values()
         table.add_row("episodes", *(str(s.episodes) for s in sets))
         table.add_row("steps", *(str(s.steps) for s in sets))
-        # one set may have a metric that the other lacks: all names, in the order of their appearance
+        # one set may have a metric that the other lacks: all names, in the order they appear
         names = dict.fromkeys(name for s in sets for name in s.metrics)
         for name in names:
             cells = [f"{s.metrics[name]:.4g}" if name in s.metrics else "" for s in sets]
@@ -168,8 +167,8 @@ def diagnose(
     Args:
         run: folder of a training run.
         step: of the checkpoint; the newest by default.
-        episodes: at most so many of the training and of the held-out episodes are read, drawn by the
-            run's seed.
+        episodes: at most so many of the training and of the held-out episodes are read, drawn by
+            the run's seed.
         windows: at most so many of their windows are looked at, evenly spread.
         data: where the dataset lies now; by default where the run's config says.
 
@@ -180,7 +179,7 @@ def diagnose(
     run = Path(run)
     config = _run_config(run, data)
     checkpoint = _checkpoint(run, step)
-    # float32, whatever the run's precision was: critics compute in it, and their features should too
+    # float32, whatever the run's precision was: critics compute in it, as their features should
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config, policy, checkpoint).to(accelerator.device)
@@ -203,12 +202,13 @@ def diagnose(
 
 
 def _run_config(run: Path, data: str | Path | None) -> TrainConfig:
-    """The config that a run left in its folder. Raises ConfigError if that is none, or of robots."""
+    """The config that a run left in its folder. Raises ConfigError if that is none, or of
+    robots."""
     if not (run / "config.yaml").is_file():
         raise ConfigError(
             [
-                f"{run}: no training run: it has no config.yaml; name the folder that `out` of `vla "
-                "train` was"
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
+                "`vla train` was"
             ]
         )
     overrides = [] if data is None else [f"data.path={data}"]
@@ -216,8 +216,8 @@ def _run_config(run: Path, data: str | Path | None) -> TrainConfig:
     if config.data.mixture:
         raise ConfigError(
             [
-                f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on one "
-                "dataset"
+                f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on "
+                "one dataset"
             ]
         )
     return config
@@ -274,7 +274,11 @@ def _nearest(run: Path, step: int) -> str | None:
     return str(checkpoint_folder(run / "checkpoints", nearest))
 
 
-def _episodes(config: TrainConfig, dataset: EpisodeDataset, limit: int) -> dict[str, list[int]]:
+def _episodes(
+    config: TrainConfig,
+    dataset: EpisodeDataset,
+    limit: int,
+) -> dict[str, list[int]]:
     """Some of the episodes that were trained on, and some of those that were held out."""
     tasks = dataset.episodes["task_index"].tolist()
     training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
@@ -293,7 +297,8 @@ def _advice(run: Path) -> StopAdvice | None:
     for text in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line short
             lines.append(json.loads(text))
-    return advise_stop(lines) if any("conservative_gap" in line for line in lines) else None
+    conservative = any("conservative_gap" in line for line in lines)
+    return advise_stop(lines) if conservative else None
 
 
 # --- one set of episodes --------------------------------------------------------------------------
@@ -308,7 +313,9 @@ def _diagnose_set(
     accelerator: Accelerator,
 ) -> SetDiagnosis:
     count = min(limit, len(windows))
-    indices = np.linspace(0, len(windows) - 1, count).round().astype(np.int64)
+    # evenly spread: the first so many would all be of a few episodes
+    spread = np.linspace(0, len(windows) - 1, count)
+    indices = spread.round().astype(np.int64)
     options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed, "bf16": False}
     scores = validate(policy, objective, windows, indices, accelerator, **options)
     metrics = {name.removeprefix("validation/"): value for name, value in scores.items()}
@@ -345,7 +352,11 @@ def _columns(
     return {name: torch.cat(values) for name, values in found.items()}
 
 
-def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Float[Tensor, " N"]]:
+def _values(
+    objective: Objective,
+    policy: Policy,
+    batch: Batch,
+) -> dict[str, Float[Tensor, " N"]]:
     """Values of the last present step of each window, if the objective learns any."""
     own = policy.trained
     if isinstance(objective, TokenValueObjective):
@@ -365,15 +376,18 @@ def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Flo
         found |= _action_values(value.action_critic, transition)
     if isinstance(objective.extraction, WeightedBC):
         found["advantage"] = value.advantage(transition)
+    if len(found) == 1:  # returns alone: the objective learns no values
+        return {}
     # the last step has seen most: earlier ones of a window would be judged with less history
-    return {name: values_BT[:, -1] for name, values_BT in found.items()} if len(found) > 1 else {}
+    return {name: values_BT[:, -1] for name, values_BT in found.items()}
 
 
 def _action_values(critic: ActionCritic, transition: Transition) -> dict[str, Float[Tensor, "B T"]]:
     """Mean Q over the ensemble of the data's chunks and of others."""
     data_BTKA = transition.batch.actions
     own_SBTKA = draw(transition.actions, _SAMPLES)
-    unit_SBTKA = 2 * torch.rand(_SAMPLES, *data_BTKA.shape, device=data_BTKA.device) - 1
+    shape = (_SAMPLES, *data_BTKA.shape)
+    unit_SBTKA = 2 * torch.rand(shape, device=data_BTKA.device) - 1
     uniform_SBTKA = critic.action_middle + unit_SBTKA * critic.action_half
     features = transition.features
     found = {
@@ -395,7 +409,9 @@ def _weight_metrics(objective: Objective, advantage: Tensor | None) -> dict[str,
     extraction = objective.extraction
     if not isinstance(extraction, WeightedBC):
         return {}
-    scale = extraction.deviation.cpu().clamp(min=1e-6) if extraction.config.standardise else 1.0
+    scale: Tensor | float = 1.0
+    if extraction.config.standardise:
+        scale = extraction.deviation.cpu().clamp(min=1e-6)
     max_weight = extraction.config.max_weight
     weights = advantage_weights(
         advantage / scale, beta=extraction.config.beta, max_weight=max_weight

@@ -1,10 +1,10 @@
 """When to stop conservative Q-learning, judged by its curves alone.
 
-Kumar et al., 2021, "A workflow for offline model-free robotic reinforcement learning": Q of the data's
-actions first rises, as values spread from the rewards, and falls once the critic remembers single
-transitions and presses everything else down. The best policy is near the peak. If Q never falls, the
-critic has not overfitted; if actions that nobody tried keep looking as good as those of the data, it is
-underfitted.
+Kumar et al., 2021, "A workflow for offline model-free robotic reinforcement learning": Q of the
+data's actions first rises, as values spread from the rewards, and falls once the critic remembers
+single transitions and presses everything else down. The best policy is near the peak. If Q never
+falls, the critic has not overfitted; if actions that nobody tried keep looking as good as those of
+the data, it is underfitted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class StopAdvice:
         reason: q_falls (overfitted: Q of the training data has passed its peak), held_out_falls
             (overfitted: held-out Q falls while that of the training data still rises), no_fall or
             too_short.
-        underfitted: whether sampled actions still look better than the data's at that step, if that is
-            known.
+        underfitted: whether sampled actions still look better than the data's at that step, if that
+            is known.
         text: the same in words, with the numbers.
     """
 
@@ -50,15 +50,18 @@ class _Signal(NamedTuple):
 
 
 def advise_stop(
-    lines: Sequence[Mapping[str, float]], *, smooth: int = 5, fall: float = 0.1
+    lines: Sequence[Mapping[str, float]],
+    *,
+    smooth: int = 5,
+    fall: float = 0.1,
 ) -> StopAdvice:
     """The step to stop at.
 
     Args:
         lines: of metrics.jsonl, each with `step`; read are `q_data`, `validation/q_data` and
             `conservative_gap`.
-        smooth: how many neighbouring points the training curve is averaged over; held-out scores are
-            taken as they are.
+        smooth: how many neighbouring points the training curve is averaged over; held-out scores
+            are taken as they are.
         fall: share of a curve's range that it must have fallen from its peak by its end, to be no
             noise.
 
@@ -67,7 +70,8 @@ def advise_stop(
     """
     if smooth < 1 or not 0 < fall < 1:
         raise ValueError(
-            f"smooth is {smooth} and fall is {fall}; expected at least 1, and a number between 0 and 1"
+            f"smooth is {smooth} and fall is {fall}; expected at least 1, and a number between 0 "
+            "and 1"
         )
     training = _curve(lines, "q_data", smooth)
     if training is None:
@@ -80,6 +84,7 @@ def advise_stop(
     never = _Signal(training.last_step, "no_fall", "Q of the data never fell")
     # the earliest sign counts: what comes after it is overfitted already
     step, reason, why = min(signals, key=lambda signal: signal.step, default=never)
+    # at the step that is advised, not at the end, where the critic presses everything down
     gap = _curve(lines, "conservative_gap", smooth)
     underfitted = None if gap is None else gap.at(step) > 0
     advice = f"stop at step {step}: {why}"
@@ -95,7 +100,11 @@ def advise_stop(
     return StopAdvice(step, reason, underfitted, advice)
 
 
-def _signals(training: _Curve, held_out: _Curve | None, fall: float) -> list[_Signal]:
+def _signals(
+    training: _Curve,
+    held_out: _Curve | None,
+    fall: float,
+) -> list[_Signal]:
     """What speaks for an earlier step than the last."""
     signals = []
     peak = training.fallen_from(fall)
@@ -110,8 +119,8 @@ def _signals(training: _Curve, held_out: _Curve | None, fall: float) -> list[_Si
     if training.last >= training.at(held_out_peak):
         top = f"{held_out.at(held_out_peak):.4g}"
         why = (
-            f"held-out Q fell from {top} to {held_out.last:.4g} while that of the training data went "
-            f"from {training.at(held_out_peak):.4g} to {training.last:.4g}"
+            f"held-out Q fell from {top} to {held_out.last:.4g} while that of the training data "
+            f"went from {training.at(held_out_peak):.4g} to {training.last:.4g}"
         )
         signals.append(_Signal(held_out_peak, "held_out_falls", why))
     return signals
@@ -146,7 +155,11 @@ class _Curve:
         return int(self.steps[peak])
 
 
-def _curve(lines: Sequence[Mapping[str, float]], name: str, smooth: int) -> _Curve | None:
+def _curve(
+    lines: Sequence[Mapping[str, float]],
+    name: str,
+    smooth: int,
+) -> _Curve | None:
     """A smoothed curve, each point the mean of its neighbours; None if there are too few points."""
     # losses and scores stand in lines of their own: not every line has every name
     found = [line for line in lines if name in line and "step" in line]

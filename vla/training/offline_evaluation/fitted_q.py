@@ -1,9 +1,9 @@
 """Fitted Q evaluation on arrays: values of policies whose actions at every recorded step are known.
 
-The value of a policy is learned by regression on its own one-decision targets,
-r + discount * Q(next, policy's action there) (Le, Voloshin and Yue, 2019, "Batch policy learning under
-constraints", algorithm 3). All policies learn side by side: they start from the same weights and see the
-same batches, so that their values differ by their actions alone.
+The value of a policy is learned by regression on its own one-decision targets, r + discount *
+Q(next, policy's action there) (Le, Voloshin and Yue, 2019, "Batch policy learning under
+constraints", algorithm 3). All policies learn side by side: they start from the same weights and
+see the same batches, so that their values differ by their actions alone.
 
 N frames, M frames that teach, B batch, n environment steps per decision, F features, A action
 dimensions, E members.
@@ -36,8 +36,8 @@ class FittedQConfig(Config):
     critic: CriticConfig = CriticConfig(hidden=128)
     """Networks. Each member of the ensemble bootstraps from itself; an estimate is their mean."""
     warmup_steps: int = Field(default=500, ge=0)
-    """First steps, shared by all policies, in which Q is fitted to the data's own returns: values are
-    then about right before the policies' values part."""
+    """First steps, shared by all policies, in which Q is fitted to the data's own returns: values
+    are then about right before the policies' values part."""
     steps: int = Field(default=3000, ge=1)
     """Steps of evaluation."""
     batch_size: int = Field(default=256, ge=1)
@@ -50,8 +50,8 @@ class FittedQConfig(Config):
     """How far the target copies move towards the critics at every step; values are read from these
     copies."""
     within_data: bool = True
-    """Keep targets between the least and the greatest return of the data: no policy is believed to be
-    better than its best episode, and nothing diverges."""
+    """Keep targets between the least and the greatest return of the data: no policy is believed to
+    be better than its best episode, and nothing diverges."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Transitions:
 
     Attributes:
         features: (N, F).
-        actions: (N, n, A), executed from each frame on; beyond an episode's end the last action again.
+        actions: (N, n, A), executed from each frame on; beyond an episode's end the last action
+            again.
         returns, bootstrap, known: (N,), of `n_step_returns`. Of a truncated episode's last n steps
             nothing is known.
         next: (N,), the frame n steps later; the episode's last one if there is none.
@@ -97,8 +98,9 @@ def transitions(
     """
     lengths = torch.tensor(windows.lengths)
     end_N1 = lengths.cumsum(0).repeat_interleave(lengths)[:, None]
+    frame_N1 = torch.arange(len(windows))[:, None]
     # (N, n + 1): each frame and the n after it, held at the last frame of its own episode
-    step_Nn = torch.arange(len(windows))[:, None] + torch.arange(n + 1)
+    step_Nn = frame_N1 + torch.arange(n + 1)
     inside_Nn = step_Nn < end_N1
     step_Nn = step_Nn.minimum(end_N1 - 1)
     # windows of n + 1 steps have one target each: the axis T of the result is 1
@@ -109,16 +111,19 @@ def transitions(
         n=n,
         discount=windows.discount,
     )
+    actions_NnA = torch.tensor(windows.actions)[step_Nn[:, :n]]
+    known_N = known_N1[:, 0]
     teaching_frames = int(lengths[:teaching_episodes].sum())
+    teaches_M = known_N[:teaching_frames].nonzero()[:, 0]
     return Transitions(
         features=features.to(device),
-        actions=torch.tensor(windows.actions)[step_Nn[:, :n]].to(device),
+        actions=actions_NnA.to(device),
         returns=returns_N1[:, 0].to(device),
         bootstrap=bootstrap_N1[:, 0].to(device),
-        known=known_N1[:, 0].to(device),
+        known=known_N.to(device),
         next=step_Nn[:, n].to(device),
         monte_carlo=torch.tensor(windows.returns).to(device),
-        teaches=known_N1[:teaching_frames, 0].nonzero()[:, 0].to(device),
+        teaches=teaches_M.to(device),
     )
 
 
@@ -130,30 +135,41 @@ class FittedQ:
         actions: (N, n, A), of the policy at every frame.
     """
 
-    def __init__(self, critic: ActionCritic, actions: Float[Tensor, "N n A"]) -> None:
+    def __init__(
+        self,
+        critic: ActionCritic,
+        actions: Float[Tensor, "N n A"],
+    ) -> None:
         self.critic = critic
         self.actions = actions
         self.target = TargetCopy(critic)
 
     def loss(
-        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
+        self,
+        data: Transitions,
+        index_B: Tensor,
+        limits: tuple[float, float] | None,
     ) -> Float[Tensor, ""]:
         """Squared error from the targets, summed over members."""
         target_EB = self._targets(data, index_B, limits)
-        error_EB = _q(self.critic, data.features, data.actions, index_B) - target_EB
+        q_EB = _q(self.critic, data.features, data.actions, index_B)
+        error_EB = q_EB - target_EB
         # summed over members: each learns as if it were alone
         return error_EB.square().mean(-1).sum()
 
     @torch.no_grad()
     def td_error(self, data: Transitions, index_B: Tensor) -> float:
-        """Root mean square of r + discount * Q(next, policy) - Q(data), if known; NaN without any."""
+        """Root mean square of r + discount * Q(next, policy) - Q(data), if known; NaN without
+        any."""
         index_B = index_B[data.known[index_B]]
         errors = []
         for part in index_B.split(_EVALUATION_ROWS):
             q_EB = _q(self.target.network, data.features, data.actions, part)
+            target_EB = self._targets(data, part, None)
             # of the members' mean, since that is the estimate
-            errors.append(q_EB.mean(0) - self._targets(data, part, None).mean(0))
-        return float(torch.cat(errors).square().mean().sqrt())
+            errors.append(q_EB.mean(0) - target_EB.mean(0))
+        mean_square = torch.cat(errors).square().mean()
+        return float(mean_square.sqrt())
 
     @torch.no_grad()
     def values(
@@ -163,14 +179,17 @@ class FittedQ:
         actions = self.actions if of == "policy" else data.actions
         # read from the slow copy, an average over the last steps: less noise of single batches
         network = self.target.network
-        parts = [
-            _q(network, data.features, actions, part) for part in index_B.split(_EVALUATION_ROWS)
-        ]
+        parts = []
+        for part in index_B.split(_EVALUATION_ROWS):
+            parts.append(_q(network, data.features, actions, part))
         return torch.cat(parts, dim=1).cpu()
 
     @torch.no_grad()
     def _targets(
-        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
+        self,
+        data: Transitions,
+        index_B: Tensor,
+        limits: tuple[float, float] | None,
     ) -> Float[Tensor, "E B"]:
         # each member bootstraps from itself: the least of all, as in training, would value too low
         next_q_EB = _q(self.target.network, data.features, self.actions, data.next[index_B])
@@ -207,8 +226,10 @@ def fit_q(
         raise ValueError(
             "no frame teaches: every episode is cut off within a decision of its start"
         )
-    device, rng = data.features.device, np.random.default_rng(seed)
-    feature_dim, n = data.features.shape[1], data.actions.shape[1]
+    device = data.features.device
+    rng = np.random.default_rng(seed)
+    feature_dim = data.features.shape[1]
+    n = data.actions.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shared = ActionCritic(config.critic, feature_dim, spec, n).to(device)
@@ -222,7 +243,10 @@ def fit_q(
     limits = None
     if config.within_data:
         limits = float(data.monte_carlo.min()), float(data.monte_carlo.max())
-    optimizer = _optimizer([p for q in learned for p in q.critic.parameters()], config)
+    parameters: list[torch.nn.Parameter] = []
+    for q in learned:
+        parameters += q.critic.parameters()
+    optimizer = _optimizer(parameters, config)
     for step in range(1, config.steps + 1):
         index_B = _draw(data, config.batch_size, rng)
         for q in learned:  # one after the other: their graphs need not be kept together
@@ -243,7 +267,8 @@ def _warm_up(
     optimizer = _optimizer(list(critic.parameters()), config)
     for _ in range(config.warmup_steps):
         index_B = _draw(data, config.batch_size, rng)
-        error_EB = _q(critic, data.features, data.actions, index_B) - data.monte_carlo[index_B]
+        q_EB = _q(critic, data.features, data.actions, index_B)
+        error_EB = q_EB - data.monte_carlo[index_B]
         error_EB.square().mean(-1).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -252,10 +277,19 @@ def _warm_up(
 def _optimizer(
     parameters: list[torch.nn.Parameter], config: FittedQConfig
 ) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
-def _draw(data: Transitions, count: int, rng: np.random.Generator) -> Int64[Tensor, " B"]:
+def _draw(
+    data: Transitions,
+    count: int,
+    rng: np.random.Generator,
+) -> Int64[Tensor, " B"]:
     # numpy's generator on the CPU: the same frames on every device
     rows = torch.from_numpy(rng.integers(len(data.teaches), size=count))
     return data.teaches[rows.to(data.teaches.device)]
@@ -265,7 +299,9 @@ def _q(
     critic: torch.nn.Module, features: Tensor, actions: Tensor, index_B: Tensor
 ) -> Float[Tensor, "E B"]:
     # critics read windows (B, T, ...): here each frame is a window of one step
-    q_EB1: Tensor = critic(features[index_B][:, None], actions[index_B][:, None])
+    features_B1F = features[index_B][:, None]
+    actions_B1nA = actions[index_B][:, None]
+    q_EB1: Tensor = critic(features_B1F, actions_B1nA)
     return q_EB1[..., 0]
 
 

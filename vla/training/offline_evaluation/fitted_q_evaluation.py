@@ -50,8 +50,8 @@ class FQEDataConfig(Config):
     cache: Literal["ram", "disk", "shared"] = "ram"
     """Where decoded frames live."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the episodes that teach nothing: errors are measured on them. With fraction and seed of
-    the policies' own training on this dataset these are episodes that the policies have not seen
+    """Share of the episodes that teach nothing: errors are measured on them. With fraction and seed
+    of the policies' own training on this dataset these are episodes that the policies have not seen
     either. 0: errors are those of the training data."""
     episodes: Annotated[int, Field(ge=2)] | None = None
     """At most this many episodes, drawn by the seed; null uses all."""
@@ -73,8 +73,8 @@ class FQEConfig(FittedQConfig, RootConfig):
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Per environment step."""
     replan_every: PositiveInt = 1
-    """Actions of a chunk that are executed before the policy looks again, as in the evaluation: what
-    one value is of."""
+    """Actions of a chunk that are executed before the policy looks again, as in the evaluation:
+    what one value is of."""
     success: dict[str, str] = Field(default_factory=dict)
     """Policy -> folder of its evaluation (or the results.json in it), to compare the order with the
     true one."""
@@ -91,9 +91,10 @@ class FQEConfig(FittedQConfig, RootConfig):
 def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
     """Values of the policies of a config, saved in `config.out`.
 
-    The same config gives the same numbers on a CPU. Values hold for the policy's most likely actions,
-    executed from the first steps of the recorded episodes on. Truncated episodes have no targets in
-    their last steps; values behind the cut are what the critics generalise from similar frames.
+    The same config gives the same numbers on a CPU. Values hold for the policy's most likely
+    actions, executed from the first steps of the recorded episodes on. Truncated episodes have no
+    targets in their last steps; values behind the cut are what the critics generalise from similar
+    frames.
 
     Args:
         config: policies, data and critics.
@@ -101,8 +102,8 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
 
     Raises:
         ConfigError: a policy fits neither the dataset nor `replan_every`, or is named twice.
-        CheckpointError, DataError: a policy or the dataset cannot be read, or its rewards cannot tell
-            good from bad.
+        CheckpointError, DataError: a policy or the dataset cannot be read, or its rewards cannot
+            tell good from bad.
     """
     tell = tell or (lambda text: None)
     clock = [time.perf_counter()]
@@ -124,8 +125,8 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
         raise ConfigError(
             [
                 f"data.path: every episode of {dataset.root} is cut off within "
-                f"replan_every={config.replan_every} steps of its start, so nothing follows from any "
-                "action; use longer episodes"
+                f"replan_every={config.replan_every} steps of its start, so nothing follows from "
+                "any action; use longer episodes"
             ]
         )
     starts = torch.from_numpy(np.cumsum(windows.lengths) - windows.lengths).to(device)
@@ -167,7 +168,7 @@ def policy_folders(patterns: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for pattern in patterns:
-        # a name without wildcards is kept even if there is no such folder: loading it says so better
+        # a name without wildcards is kept though there be no such folder: loading says so better
         folders = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not folders:
             raise ConfigError(
@@ -184,7 +185,10 @@ def policy_folders(patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def known_success(config: FQEConfig, folders: Sequence[str]) -> dict[str, float]:
+def known_success(
+    config: FQEConfig,
+    folders: Sequence[str],
+) -> dict[str, float]:
     """Policy folder -> success rate, of those that the config's evaluations are of.
 
     Raises ConfigError if an evaluation cannot be read or is of a policy that is not evaluated here.
@@ -217,13 +221,17 @@ def _success_rate(evaluation: str) -> tuple[str, float]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             [
-                f"{path}: not the results.json of an evaluation ({error}); make it with `vla eval` and "
-                "name its folder"
+                f"{path}: not the results.json of an evaluation ({error}); make it with `vla eval` "
+                "and name its folder"
             ]
         ) from error
 
 
-def _cameras(config: FQEConfig, folders: Sequence[str], dataset: EpisodeDataset) -> list[str]:
+def _cameras(
+    config: FQEConfig,
+    folders: Sequence[str],
+    dataset: EpisodeDataset,
+) -> list[str]:
     """The cameras that the policies look through.
 
     Raises ConfigError with every way in which they do not fit.
@@ -239,7 +247,12 @@ def _cameras(config: FQEConfig, folders: Sequence[str], dataset: EpisodeDataset)
     return list(cameras)
 
 
-def _misfits(config: FQEConfig, folder: str, policy: Policy, dataset: EpisodeDataset) -> list[str]:
+def _misfits(
+    config: FQEConfig,
+    folder: str,
+    policy: Policy,
+    dataset: EpisodeDataset,
+) -> list[str]:
     """Why this policy cannot be valued on this dataset."""
     problems = [
         f"policies: {folder}: in the dataset {line}"
@@ -258,7 +271,10 @@ def _misfits(config: FQEConfig, folder: str, policy: Policy, dataset: EpisodeDat
     return problems
 
 
-def _with_reference(config: FQEConfig, folders: Sequence[str]) -> list[str]:
+def _with_reference(
+    config: FQEConfig,
+    folders: Sequence[str],
+) -> list[str]:
     """The policies, and after them the one that only gives the features."""
     reference = config.features
     if reference is None or _path(reference) in map(_path, folders):
@@ -269,7 +285,8 @@ def _with_reference(config: FQEConfig, folders: Sequence[str]) -> list[str]:
 def _open(
     config: FQEConfig, dataset: EpisodeDataset, cameras: Sequence[str]
 ) -> tuple[Windows, int]:
-    """Windows of single steps, and how many of their first episodes teach; the others are held out."""
+    """Windows of single steps, and how many of their first episodes teach; the others are held
+    out."""
     teaching, held_out = _split(config, dataset.episodes["task_index"].tolist())
     windows = Windows(
         dataset,
@@ -285,7 +302,10 @@ def _open(
     return windows, len(teaching)
 
 
-def _split(config: FQEConfig, tasks: list[int]) -> tuple[list[int], list[int]]:
+def _split(
+    config: FQEConfig,
+    tasks: list[int],
+) -> tuple[list[int], list[int]]:
     """The episodes that teach and those that are held out, at most `data.episodes` in all."""
     # the split of training itself, so that held-out episodes are new to the policies as well
     teaching, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
@@ -302,7 +322,11 @@ def _split(config: FQEConfig, tasks: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _policy_actions(
-    config: FQEConfig, folders: Sequence[str], windows: Windows, device: torch.device, tell: Tell
+    config: FQEConfig,
+    folders: Sequence[str],
+    windows: Windows,
+    device: torch.device,
+    tell: Tell,
 ) -> tuple[Float[Tensor, "N F"], list[Float[Tensor, "N n A"]]]:
     """The features of all frames, and what each policy would do there."""
     features, chosen = torch.empty(0), []
@@ -346,7 +370,13 @@ class _Watch:
         earlier_values: of each policy, to compare the final ones with; empty until then.
     """
 
-    def __init__(self, steps: int, data: Transitions, starts: Tensor, tell: Tell) -> None:
+    def __init__(
+        self,
+        steps: int,
+        data: Transitions,
+        starts: Tensor,
+        tell: Tell,
+    ) -> None:
         self.steps, self.data, self.starts, self.tell = steps, data, starts, tell
         self.earlier_values: list[float] = []
 
@@ -361,7 +391,12 @@ class _Measure:
     """Makes an estimate of a policy out of its fitted Q."""
 
     def __init__(
-        self, data: Transitions, windows: Windows, starts: Tensor, teaching: int, seed: int
+        self,
+        data: Transitions,
+        windows: Windows,
+        starts: Tensor,
+        teaching: int,
+        seed: int,
     ) -> None:
         self.data, self.starts, self.seed = data, starts, seed
         self.every = torch.arange(len(windows), device=starts.device)

@@ -1,4 +1,5 @@
-"""Results of fitted Q evaluation: estimates, their order, and how it agrees with known success rates."""
+"""Results of fitted Q evaluation: estimates, their order, and how it agrees with known success
+rates."""
 
 from __future__ import annotations
 
@@ -20,17 +21,20 @@ class PolicyEstimate:
 
     Attributes:
         policy: folder of its checkpoint.
-        value: mean Q of its own action at the first steps of the episodes, over the ensemble's members.
+        value: mean Q of its own action at the first steps of the episodes, over the ensemble's
+            members.
         interval: of `value` at 95 %, over episodes alone: errors of the critics are not in it.
         member_spread: standard deviation of the members' values (0 for one member).
-        drift: how far `value` moved in the last tenth of the steps; if that is much, take more steps.
+        drift: how far `value` moved in the last tenth of the steps; if that is much, take more
+            steps.
         q_data: mean Q of the data's actions over all frames.
         q_policy: mean Q of the policy's actions over all frames.
         td_error: root mean square of r + discount * Q(next, policy) - Q(data) on held-out frames.
-        action_error: mean absolute difference of its actions from the data's on held-out frames, robot
-            units.
-        calibration: Q of the data's actions against the returns of the same held-out episodes. They are
-            the data's returns: of a policy much unlike the data a calibrated Q differs from them.
+        action_error: mean absolute difference of its actions from the data's on held-out frames,
+            robot units.
+        calibration: Q of the data's actions against the returns of the same held-out episodes. They
+            are the data's returns: of a policy much unlike the data a calibrated Q differs from
+            them.
         success: success rate in simulation, if one is known.
     """
 
@@ -58,8 +62,8 @@ class FQEResult:
 
     Attributes:
         estimates: in the order of the config.
-        data_value: mean discounted return of the episodes themselves: the value of the behaviour that
-            made the data.
+        data_value: mean discounted return of the episodes themselves: the value of the behaviour
+            that made the data.
         episodes, held_out, frames: how many were used.
         seconds: of wall time, by part.
         config: as plain JSON types.
@@ -84,20 +88,28 @@ class FQEResult:
         None if fewer than three have both.
         """
         known = self._with_success()
-        return rank_correlation([e.value for e in known], [e.success or 0.0 for e in known])
+        values = [estimate.value for estimate in known]
+        return rank_correlation(values, self._success_rates())
 
     @property
     def action_error_correlation(self) -> float | None:
         """The same of (minus) the held-out action error: what the estimates have to beat."""
         known = self._with_success()
-        return rank_correlation([-e.action_error for e in known], [e.success or 0.0 for e in known])
+        # with a minus: a smaller error is to mean a better policy
+        scores = [-estimate.action_error for estimate in known]
+        return rank_correlation(scores, self._success_rates())
 
     def _with_success(self) -> list[PolicyEstimate]:
         return [estimate for estimate in self.estimates if estimate.success is not None]
 
+    def _success_rates(self) -> list[float]:
+        """Of `_with_success`, in its order."""
+        return [e.success for e in self.estimates if e.success is not None]
+
     def to_dict(self) -> dict[str, Any]:
         """What `fqe.json` holds."""
         return {
+            # in the order of the config; `ranking` has them best first
             "estimates": [asdict(e) for e in self.estimates],
             "ranking": [e.policy for e in rank(self.estimates)],
             "rank_correlation": self.rank_correlation,
@@ -134,6 +146,7 @@ class FQEResult:
             "action error",
             "calibration",
         ]
+        # a column of its own only if there is something to show in it
         any_success = bool(self._with_success())
         if any_success:
             columns.append("success")

@@ -25,8 +25,8 @@ class PolicyActions:
 
     Attributes:
         features: float32 (N, F), of its trunk, from what was seen up to the step.
-        actions: float32 (N, K, A), the chunk that it would execute there, in robot units and within the
-            spec's limits.
+        actions: float32 (N, K, A), the chunk that it would execute there, in robot units and within
+            the spec's limits.
     """
 
     features: Float[Tensor, "N F"]
@@ -44,9 +44,9 @@ def predict_actions(
 ) -> PolicyActions:
     """Leads the policy through the episodes as control would, but executes the data's actions.
 
-    Each frame is encoded once, whatever the policy's history: it remembers its past steps as it does in
-    control, and reads the actions and rewards of the data. Its most likely chunks are taken; what draws
-    at random all the same (best of N) draws by `seed`.
+    Each frame is encoded once, whatever the policy's history: it remembers its past steps as it
+    does in control, and reads the actions and rewards of the data. Its most likely chunks are
+    taken; what draws at random all the same (best of N) draws by `seed`.
 
     Args:
         policy: in evaluation mode, of the windows' robot.
@@ -64,11 +64,12 @@ def predict_actions(
         group = longest_first[first : first + rows]
         memory = None
         for t in range(int(windows.lengths[group[0]])):
-            # sorted by length: those that still run are a prefix, so memory only loses its last rows
+            # sorted by length: those that still run are a prefix, and memory loses its last rows
             running = int((windows.lengths[group] > t).sum())
             index_B = first_frame[group[:running]] + t
             if memory is not None and memory.batch_size > running:
                 memory = memory.select(range(running))
+            # the last step of each window: the policy's memory holds what came before
             batch = windows.batch(index_B).steps(windows.history - 1, windows.history)
             # the reward that the step before has brought, by which an asked return counts down
             rewards_B = torch.zeros(running)
@@ -76,11 +77,14 @@ def predict_actions(
                 rewards_B = torch.from_numpy(windows.rewards[index_B - 1])
             observation = dataclasses.replace(batch.observation(), reward=rewards_B)
             output, memory = policy.step(observation.to(policy.device), memory)
+            # `step` gives one step: the axis T is 1
             chunk_BKA = output.actions.sample(generator, temperature=0.0)[:, -1]
+            chunk_BKA = chunk_BKA.clamp(policy.action_low, policy.action_high)
             features[index_B] = output.features[:, -1].float().cpu()
-            actions[index_B] = chunk_BKA.clamp(policy.action_low, policy.action_high).float().cpu()
-            # what the robot did, not what the policy would have done: the next frame follows from it
-            memory = policy.remember(memory, batch.actions[:, -1, :1].to(policy.device))
+            actions[index_B] = chunk_BKA.float().cpu()
+            # what the robot did, not what the policy would do: the next frame follows from it
+            executed_B1A = batch.actions[:, -1, :1]
+            memory = policy.remember(memory, executed_B1A.to(policy.device))
             done += running
             if progress is not None:
                 progress(done, len(windows))

@@ -21,13 +21,16 @@ def check_recorded_rewards(windows: Windows) -> None:
     Its episodes may all be alike (only failures, or only demonstrations), since those that they are
     mixed with are not.
     """
-    # Labels of success say that nothing is solved there, which is knowledge. Recorded zeros may mean
-    # that nothing was recorded.
+    # Labels of success say that nothing is solved there, which is knowledge. Recorded zeros may
+    # mean that nothing was recorded.
     if windows.reward_config.kind == "env":
         check_varied_rewards(windows)
 
 
-def check_replayed_rewards(windows: Windows, needs: Literal["varied", "unit"] = "varied") -> None:
+def check_replayed_rewards(
+    windows: Windows,
+    needs: Literal["varied", "unit"] = "varied",
+) -> None:
     """For the `check_replayed` of objectives that learn values.
 
     Args:
@@ -73,14 +76,14 @@ def check_lower_bound(windows: Windows, options: Sequence[str]) -> None:
     last_E = np.cumsum(windows.lengths) - 1
     truncated = int((~windows.terminals[last_E]).sum())
     least_reward = float(windows.rewards.min())
-    # with rewards of 0 or more, what would have come after the cut can only have added to the return
+    # with rewards of 0 or more, what would have come after the cut could only add to the return
     if not options or not truncated or least_reward >= 0:
         return
     raise ObjectiveError(
         f"objective: {options[0]}: {truncated} of {len(windows.lengths)} episodes of "
-        f"{windows.dataset.root} are cut off and rewards go down to {least_reward:g}, so that their "
-        "returns are no lower bound; set it false (of cal_ql: use cql), or use rewards of 0 or more "
-        "(data.rewards.kind: success)"
+        f"{windows.dataset.root} are cut off and rewards go down to {least_reward:g}, so that "
+        "their returns are no lower bound; set it false (of cal_ql: use cql), or use rewards of 0 "
+        "or more (data.rewards.kind: success)"
     )
 
 

@@ -32,14 +32,19 @@ def watch_size(size: Tensor, mean_q: Tensor, steps: int) -> None:
 
 
 def check_size(
-    size: Tensor, bound: float | None, *, steps: int, discount: float, remedy: str
+    size: Tensor,
+    bound: float | None,
+    *,
+    steps: int,
+    discount: float,
+    remedy: str,
 ) -> None:
     """Raises ObjectiveError if the running mean of |Q| is beyond the bound; None asks nothing."""
     # `bound` first: reading `size` makes a GPU wait
     if bound is not None and float(size) > bound:
         raise ObjectiveError(
-            f"objective: Q diverges: its mean size is {float(size):.3g} at step {steps}, rewards of "
-            f"this data and discount {discount:g} allow {bound / _TOO_FAR:.3g}; {remedy}"
+            f"objective: Q diverges: its mean size is {float(size):.3g} at step {steps}, rewards "
+            f"of this data and discount {discount:g} allow {bound / _TOO_FAR:.3g}; {remedy}"
         )
 
 

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from vla.config import Config
 
 
-def refuse_ignored_options(config: Config, names: Iterable[str], why: str) -> None:
+def refuse_ignored_options(
+    config: Config,
+    names: Iterable[str],
+    why: str,
+) -> None:
     """For validators of configs. Raises ValueError if one of these fields differs from its default.
 
     Args:

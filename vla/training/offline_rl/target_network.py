@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class TargetCopy(nn.Module):
     """A copy that follows a network by Polyak averaging.
 
-    It is never trained, always in evaluation mode, and part of the state of the objective that holds
-    it.
+    It is never trained, always in evaluation mode, and part of the state of the objective that
+    holds it.
 
     Args:
         network: what is followed.
@@ -23,7 +23,12 @@ class TargetCopy(nn.Module):
 
     started: Tensor
 
-    def __init__(self, network: nn.Module, *, shared: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        shared: Sequence[Any] = (),
+    ) -> None:
         super().__init__()
         # deepcopy takes what its memo holds already for copied: these objects stay the same ones
         memo = {id(thing): thing for thing in shared}
@@ -45,9 +50,9 @@ class TargetCopy(nn.Module):
     def start(self, network: nn.Module) -> None:
         """Takes the weights and buffers of `network`, once.
 
-        An objective is built before the policy is fitted to the data, so the copy made then is not of
-        the weights that training starts from. A copy that was restored from a checkpoint keeps its
-        own.
+        An objective is built before the policy is fitted to the data, so the copy made then is not
+        of the weights that training starts from. A copy that was restored from a checkpoint keeps
+        its own.
         """
         if self._start_was_checked:  # reading a buffer makes a GPU wait: once is enough
             return

@@ -1,8 +1,8 @@
 """Formulas of values of action tokens (Q-Transformer, ILQL): pure functions, in float32.
 
-The tokens of one chunk are decisions within one macro action: between them passes no time, so there is
-neither reward nor discount. Time passes after the last one; `vla.training.losses.n_step_returns` gives
-the return of the chunk's K steps.
+The tokens of one chunk are decisions within one macro action: between them passes no time, so there
+is neither reward nor discount. Time passes after the last one; `vla.training.losses.n_step_returns`
+gives the return of the chunk's K steps.
 
 Shape letters: B batch, T time steps, L places of a chunk, V ids.
 """
@@ -24,9 +24,10 @@ class TokenTargets:
 
     Attributes:
         values: (B, T, L).
-        known: (B, T, L), False at tokens that do not count, and where the episode was truncated before
-            the chunk's return was seen.
-        raised: (B, T, L), where the Monte-Carlo return is the target, being above the backed-up value.
+        known: (B, T, L), False at tokens that do not count, and where the episode was truncated
+            before the chunk's return was seen.
+        raised: (B, T, L), where the Monte-Carlo return is the target, being above the backed-up
+            value.
     """
 
     values: Float[Tensor, "B T L"]
@@ -52,13 +53,14 @@ def token_targets(
             greatest Q there, or V.
         outcome: of the whole chunk: discounted rewards and, unless the task ended, the discounted
             value of the later state.
-        outcome_known: False if the outcome was not seen: the episode was truncated within the chunk.
-        counted: which tokens count; in every chunk the first ones. The last of them has `outcome` as
-            its target.
+        outcome_known: False if the outcome was not seen: the episode was truncated within the
+            chunk.
+        counted: which tokens count; in every chunk the first ones. The last of them has `outcome`
+            as its target.
         floor: Monte-Carlo return from each step on, of that very trajectory: no target is below it.
             None for no floor.
-        steps: how many places ahead a token looks; 1 is the best id at the next place, with more the
-            places between are as in the data.
+        steps: how many places ahead a token looks; 1 is the best id at the next place, with more
+            the places between are as in the data.
 
     Returns:
         Targets without gradient.
@@ -92,12 +94,13 @@ def smoothed_labels(
     width: float,
     ordered: Bool[Tensor, "*places"] | None = None,
 ) -> Float[Tensor, "*shape V"]:
-    """Weight of each of `count` ids where the data holds one: 1 for itself, falling off as a Gaussian.
+    """Weight of each of `count` ids where the data holds one: 1 for itself, falling off as a
+    Gaussian.
 
     Args:
         width: standard deviation in ids; 0 gives all weight to the data's id.
-        ordered: where neighbouring ids are neighbours in value (the last axes of `ids`); elsewhere the
-            data's id alone has weight. Everywhere by default.
+        ordered: where neighbouring ids are neighbours in value (the last axes of `ids`); elsewhere
+            the data's id alone has weight. Everywhere by default.
     """
     distance = torch.arange(count, device=ids.device) - ids.unsqueeze(-1)
     one_hot = (distance == 0).float()
@@ -123,18 +126,20 @@ def smoothed_error(
     possible = torch.isfinite(values)
     weight = labels * possible
     # selected before the square: infinity times a weight of 0 is NaN, in the gradient too
-    error = 0.5 * (values.where(possible, 0.0) - targets.unsqueeze(-1)).square()
+    distance = values.where(possible, 0.0) - targets.unsqueeze(-1)
+    error = 0.5 * distance.square()
     return (weight * error).sum(-1) / weight.sum(-1)
 
 
 def zero_regulariser(
     values: Float[Tensor, "*shape V"], labels: Float[Tensor, "*shape V"]
 ) -> Float[Tensor, "*shape"]:
-    """Half the mean of Q^2 over the other ids (Chebotar et al., 2023, eq. 3); 0 if there is no other.
+    """Half the mean of Q^2 over the other ids (Chebotar et al., 2023, eq. 3); 0 if there is no
+    other.
 
     Each id counts as much as it is no label. A mean, so that it is the same for any number of ids;
-    without neighbours and in the limit of many data, an id that was chosen with probability p and led
-    to y has Q = p y / (p + weight (1 - p) / (V - 1)).
+    without neighbours and in the limit of many data, an id that was chosen with probability p and
+    led to y has Q = p y / (p + weight (1 - p) / (V - 1)).
 
     Args:
         values: minus infinity where an id may not stand: such ids have no weight.
@@ -142,14 +147,20 @@ def zero_regulariser(
     """
     possible = torch.isfinite(values)
     weight = (1 - labels) * possible
-    pulled = (weight * values.where(possible, 0.0).square()).sum(-1)
+    # to 0, the least return there is: an id that nobody tried then looks worse than any that paid
+    squares = values.where(possible, 0.0).square()
+    pulled = (weight * squares).sum(-1)
     return 0.5 * pulled / weight.sum(-1).clamp(min=1e-6)
 
 
 def cross_entropy_regulariser(
-    values: Float[Tensor, "*shape V"], ids: Int64[Tensor, "*shape"], *, temperature: float
+    values: Float[Tensor, "*shape V"],
+    ids: Int64[Tensor, "*shape"],
+    *,
+    temperature: float,
 ) -> Float[Tensor, "*shape"]:
-    """CQL(H) of each token (Kumar et al., 2020, eq. 4): a soft maximum over all ids minus Q of the data's.
+    """CQL(H) of each token (Kumar et al., 2020, eq. 4): a soft maximum over all ids minus Q of the
+    data's.
 
     Divided by the temperature it is the cross-entropy of softmax(Q / temperature).
 
@@ -166,4 +177,5 @@ def mean_over_tokens(
     values: Float[Tensor, "B T L"], counted: Bool[Tensor, "B T L"]
 ) -> Float[Tensor, "B T"]:
     """Mean over the tokens that count; 0 if there are none."""
-    return values.where(counted, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)
+    total_BT = values.where(counted, 0.0).sum(-1)
+    return total_BT / counted.sum(-1).clamp(min=1)

@@ -1,8 +1,9 @@
 """What the objectives share that learn values of single action tokens (Q-Transformer, ILQL).
 
-A policy's head gives the values. A chunk is one macro action of K environment steps, so that the state
-after it is K steps later, and its tokens are decisions inside it. Targets come from a copy of the head
-that follows slowly and reads the features of the present trunk, or from a copy of the whole policy.
+A policy's head gives the values. A chunk is one macro action of K environment steps, so that the
+state after it is K steps later, and its tokens are decisions inside it. Targets come from a copy of
+the head that follows slowly and reads the features of the present trunk, or from a copy of the
+whole policy.
 
 B windows, T steps, R hidden states read per step, W their width.
 """
@@ -23,7 +24,7 @@ from vla.data.errors import DataError
 from vla.data.rewards import check_rewards
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean, n_step_returns
+from vla.training.losses import Metrics, masked_mean, n_step_returns
 from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
 from vla.training.offline_rl.data_checks import check_replayed_rewards, check_targets
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
@@ -35,7 +36,8 @@ class TokenValueConfig(ObjectiveConfig):
     """What the objectives over values of action tokens have in common."""
 
     discount: float = Field(default=0.98, gt=0, le=1)
-    """Discount per environment step; the tokens of one chunk are not discounted against each other."""
+    """Discount per environment step; the tokens of one chunk are not discounted against each
+    other."""
     target: Literal["head", "policy"] = "head"
     """Whose slow copy gives the targets: of the head, over the present trunk's features, or of the
     whole policy, which costs its memory and one more pass."""
@@ -78,7 +80,7 @@ class TokenLosses:
     output: PolicyOutput
     now: Batch
     loss: Float[Tensor, "B T"]
-    metrics: dict[str, Tensor]
+    metrics: Metrics
 
 
 class TokenValueObjective(Objective):
@@ -100,7 +102,11 @@ class TokenValueObjective(Objective):
     """What `fit` asks of the rewards. `unit` is for bounded values, which cannot diverge."""
 
     def __init__(
-        self, config: TokenValueConfig, policy: Policy, head_class: type[Head], head_name: str
+        self,
+        config: TokenValueConfig,
+        policy: Policy,
+        head_class: type[Head],
+        head_name: str,
     ) -> None:
         super().__init__()
         self.labelled = False
@@ -112,14 +118,16 @@ class TokenValueObjective(Objective):
         if not isinstance(head, head_class):
             raise ObjectiveError(
                 f"objective {self.name}: learns values of action tokens, and policy.head "
-                f"{_head_name(policy)!r} gives none; set policy.head: {{type: {head_name}}} and train "
-                "from there (a trained policy with another head has no values)"
+                f"{_head_name(policy)!r} gives none; set policy.head: {{type: {head_name}}} and "
+                "train from there (a trained policy with another head has no values)"
             )
         # what a checkpoint leaves out (a frozen base, adapters) cannot be copied as one whole
-        if config.target == "policy" and policy.weights().keys() != policy.state_dict().keys():
+        whole = policy.weights().keys() == policy.state_dict().keys()
+        if config.target == "policy" and not whole:
             raise ObjectiveError(
                 f"objective {self.name}: target: policy would copy a "
-                f"{policy.config.model_dump()['type']} with its frozen base; set objective.target: head"
+                f"{policy.config.model_dump()['type']} with its frozen base; set "
+                "objective.target: head"
             )
         # shared, not copied: the tokenizer is fitted after the objective is built
         shared = [policy.tokenizer, head.tokenizer, policy.language]
@@ -132,8 +140,13 @@ class TokenValueObjective(Objective):
 
     @abstractmethod
     def learn(
-        self, actions: Any, target: Any, next_target: Any, n_step: NStepReturn, now: Batch
-    ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
+        self,
+        actions: Any,
+        target: Any,
+        next_target: Any,
+        n_step: NStepReturn,
+        now: Batch,
+    ) -> tuple[Float[Tensor, "B T"], Metrics]:
         """The loss of every step, and further numbers (B, T) to be logged.
 
         Args:
@@ -145,7 +158,9 @@ class TokenValueObjective(Objective):
         """
 
     def fit(self, windows: Windows) -> None:
-        """Raises ObjectiveError if rewards cannot teach, or exceed what the head's values can be."""
+        """Raises ObjectiveError if rewards cannot teach, or exceed what the head's values can
+        be."""
+        # as an error of the objective: whether rewards do depends on which one asks
         try:
             check_rewards(windows, needs=self.rewards_needed)
             self.labelled = bool(windows.success.any())
@@ -162,13 +177,15 @@ class TokenValueObjective(Objective):
         """Checks that steps have targets, and raises the bound on Q to what these data allow."""
         check_targets(windows, self.next_step)
         if self._watches_size:
-            self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))
+            # of several datasets the widest bound counts: each may bring what it rewards
+            bound = q_bound(windows, self.discount)
+            self._q_bound = max(self._q_bound or 0.0, bound)
 
     @property
     def _watches_size(self) -> bool:
         return self.rewards_needed == "varied"
 
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """Mean over the valid steps, and in training the losses that the policy adds."""
         losses = self.compute_losses(policy, batch)
         mask_BT = losses.now.mask
@@ -182,7 +199,7 @@ class TokenValueObjective(Objective):
         metrics |= {name: value.detach() for name, value in added.items()}
         return masked_mean(losses.loss, mask_BT) + sum(added.values()), metrics
 
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """The same on held-out windows.
 
         A temporal-difference loss says how consistent values are, not how good a policy is.
@@ -192,10 +209,12 @@ class TokenValueObjective(Objective):
         return {name: masked_mean(v_BT, losses.now.mask) for name, v_BT in columns.items()}
 
     def weight(self, batch: Batch) -> Tensor:
+        # the last chunk's steps are there for targets only
         return batch.mask[:, : -self.next_step].sum()
 
     def after_step(self, policy: Policy) -> None:
-        """Moves the target copy. Raises ObjectiveError if Q exceeds what any episode could return."""
+        """Moves the target copy. Raises ObjectiveError if Q exceeds what any episode could
+        return."""
         self.target.follow(self._followed(policy), rate=self.config.target_rate)
         if not self._watches_size:
             return
@@ -210,6 +229,7 @@ class TokenValueObjective(Objective):
 
     def compute_losses(self, policy: Policy, batch: Batch) -> TokenLosses:
         """Loss and metrics of every step of a batch that carries a chunk's steps more."""
+        # views of the two sides of a K-step target: the same steps, K apart
         now = batch.steps(0, -self.next_step)
         later = batch.steps(self.next_step, None)
         self.target.start(self._followed(policy))
@@ -225,7 +245,11 @@ class TokenValueObjective(Objective):
                 next_target = self.target(later).actions
                 target = self.target(now).actions
             returns, bootstrap, known = n_step_returns(
-                batch.rewards, batch.terminals, batch.mask, n=self.next_step, discount=self.discount
+                batch.rewards,
+                batch.terminals,
+                batch.mask,
+                n=self.next_step,
+                discount=self.discount,
             )
         n_step = NStepReturn(returns, bootstrap, known)
         loss_BT, metrics = self.learn(output.actions, target, next_target, n_step, now)
@@ -239,6 +263,7 @@ class TokenValueObjective(Objective):
 
 def _head(policy: Policy) -> nn.Module | None:
     """The policy's action head; None if it has no part of this name."""
+    # not `policy.head`: a policy need not have one, and a missing name of a module raises
     return dict(policy.named_children()).get("head")
 
 
@@ -252,7 +277,10 @@ def _head_name(policy: Policy) -> str:
 
 
 def _accept_state_without_size(
-    module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    *_: Any,
 ) -> None:
     """Checkpoints from before values were watched go on as if the watch began there."""
     for name in ("steps", "q_size"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vla.common.renamed import accept_former_members
 from vla.config import Config
 from vla.models.policy import Policy
+from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 
@@ -37,7 +38,7 @@ class Extraction(nn.Module, ABC):
         accept_former_members(cls, {"rests": "skips_policy_update"})
 
     @abstractmethod
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
         """The loss of the policy.
 
         Args:
@@ -68,7 +69,12 @@ def imitation(now: Transition) -> Float[Tensor, "B T"]:
     return now.actions.loss(now.batch.actions, now.batch.action_mask)
 
 
-def require(actions: object, ability: str, who: str, remedy: str) -> None:
+def require(
+    actions: object,
+    ability: str,
+    who: str,
+    remedy: str,
+) -> None:
     """Raises ObjectiveError if a distribution cannot do what an extraction needs.
 
     Args:
@@ -77,19 +83,22 @@ def require(actions: object, ability: str, who: str, remedy: str) -> None:
         who: needs it.
         remedy: what to set instead.
     """
-    # asked of the distribution, not of the head: which of them have a density depends on options too
+    # asked of the distribution, not of the head: options of a head decide whether it has a density
     if not hasattr(actions, ability):
         raise ObjectiveError(
-            f"objective: {who} needs a head with {ability}, {type(actions).__name__} has none; {remedy}"
+            f"objective: {who} needs a head with {ability}, {type(actions).__name__} has none; "
+            f"{remedy}"
         )
 
 
 def require_q(value: ValueLearner, who: str) -> None:
     """Raises ObjectiveError if the values are none of actions."""
+    # before training: extractions that ask for Q would fail at the first step, or when they act
     if value.action_critic is None:
         raise ObjectiveError(
-            f"objective.extraction: {who} asks for Q of actions that the data does not hold, which this "
-            "value part does not learn; use value: {type: expectile}, {type: td} or {type: conservative}"
+            f"objective.extraction: {who} asks for Q of actions that the data does not hold, which "
+            "this value part does not learn; use value: {type: expectile}, {type: td} or {type: "
+            "conservative}"
         )
 
 

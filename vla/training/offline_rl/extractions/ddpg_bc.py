@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean
+from vla.training.losses import Metrics, masked_mean
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -38,8 +38,8 @@ class DDPGBCConfig(ExtractionConfig):
             + bc * mean over B, T of -log pi(a | s)
             + t * mean over B, T of log pi(a' | s)
 
-    `auto` learns log t by the loss -t * (target - H), with the entropy H = -mean log pi(a' | s) and the
-    target -(K A), of actions in units in which their range is [-1, 1].
+    `auto` learns log t by the loss -t * (target - H), with the entropy H = -mean log pi(a' | s) and
+    the target -(K A), of actions in units in which their range is [-1, 1].
 
     Shapes: Q and log pi are (B, T); a and a' are (B, T, K, A).
 
@@ -52,21 +52,23 @@ class DDPGBCConfig(ExtractionConfig):
     bc: float = Field(default=0.4, ge=0)
     """Weight of imitation beside Q: 1 / alpha of the paper, whose 2.5 is 0.4 here."""
     q: Literal["least", "first"] = "least"
-    """Which of the critics is climbed: at each action the least of them, or the first alone (TD3)."""
+    """Which of the critics is climbed: at each action the least of them, or the first alone
+    (TD3)."""
     normalise: bool = True
     """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the
     rewards' size."""
     temperature: Temperature = 0.0
-    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of -(numbers
-    of a chunk), of actions in units in which their range is [-1, 1]."""
+    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of
+    -(numbers of a chunk), of actions in units in which their range is [-1, 1]."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
 
     def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
         require_q(value, "ddpg_bc")
-        ranges = zip(policy.spec.action_low, policy.spec.action_high, strict=True)
-        log_half = policy.chunk * sum(math.log((high - low) / 2) for low, high in ranges)
-        return DDPGBC(self, policy.chunk * policy.spec.action_dim, log_half)
+        spec, chunk = policy.spec, policy.chunk
+        ranges = zip(spec.action_low, spec.action_high, strict=True)
+        log_halves = [math.log((high - low) / 2) for low, high in ranges]
+        return DDPGBC(self, chunk * spec.action_dim, chunk * sum(log_halves))
 
 
 class DDPGBC(Extraction):
@@ -77,13 +79,18 @@ class DDPGBC(Extraction):
 
     Args:
         dimensions: numbers of a chunk.
-        log_half: sum of the logarithms of half their ranges: entropies in robot units are greater by
-            it.
+        log_half: sum of the logarithms of half their ranges: entropies in robot units are greater
+            by it.
     """
 
     steps: Tensor
 
-    def __init__(self, config: DDPGBCConfig, dimensions: int, log_half: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: DDPGBCConfig,
+        dimensions: int,
+        log_half: float = 0.0,
+    ) -> None:
         super().__init__()
         self.config = config
         self.target_entropy = -float(dimensions)
@@ -92,7 +99,7 @@ class DDPGBC(Extraction):
             self.log_temperature = nn.Parameter(torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
         # in validation every step has a score of the policy, also one that training would skip
         if self.training and self.skips_policy_update:
             return self._no_loss(now), {}
@@ -113,8 +120,10 @@ class DDPGBC(Extraction):
 
     @property
     def skips_policy_update(self) -> bool:
-        # the present step is the one after the `steps` that were done: with 2, every second step learns
-        return self.config.every > 1 and bool((int(self.steps) + 1) % self.config.every)
+        if self.config.every == 1:  # without reading `steps`, which makes a GPU wait
+            return False
+        # the present step is the one after the `steps` that were done
+        return (int(self.steps) + 1) % self.config.every != 0
 
     def after_step(self) -> None:
         self.steps += 1
@@ -127,15 +136,18 @@ class DDPGBC(Extraction):
             return 0.0 * (masked_mean(imitation(now), now.batch.mask) + own)
         return now.features.new_zeros(())
 
-    def _q_scale(self, q_BT: Float[Tensor, "B T"], mask_BT: Bool[Tensor, "B T"]) -> Tensor | float:
-        """Mean |Q| of the batch, a constant for the gradient (TD3+BC, eq. 5); 1 if not normalised."""
+    def _q_scale(
+        self,
+        q_BT: Float[Tensor, "B T"],
+        mask_BT: Bool[Tensor, "B T"],
+    ) -> Tensor | float:
+        """Mean |Q| of the batch, a constant for the gradient (TD3+BC, eq. 5); 1 if not
+        normalised."""
         if not self.config.normalise:
             return 1.0
         return masked_mean(q_BT.detach().abs(), mask_BT).clamp(min=1e-6)
 
-    def _entropy_loss(
-        self, now: Transition, actions_BTKA: Tensor, metrics: dict[str, Tensor]
-    ) -> Tensor:
+    def _entropy_loss(self, now: Transition, actions_BTKA: Tensor, metrics: Metrics) -> Tensor:
         """The term of the entropy, and of its temperature if that is learned; adds to `metrics`."""
         remedy = "set temperature: 0, or policy.head: {type: gaussian, squash: full}"
         require(now.actions, "log_prob", "ddpg_bc.temperature", remedy)

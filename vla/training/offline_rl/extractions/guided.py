@@ -20,6 +20,7 @@ from vla.models.policies.guided import (
     critic_guided,
 )
 from vla.models.policy import Policy
+from vla.training.losses import Metrics
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -36,7 +37,8 @@ from vla.training.offline_rl.values.base import Transition, ValueLearner
 class BestOfNConfig(ExtractionConfig):
     """Imitates; when it acts, draws some chunks and executes the one of greatest Q.
 
-    Formula, with S chunks a_i of the policy and its most likely one, and the least Q of the ensemble:
+    Formula, with S chunks a_i of the policy and its most likely one, and the least Q of the
+    ensemble:
 
         act: argmax over i of Q(s, a_i),   or a_i with probability softmax over i of (b * Q(s, a_i))
 
@@ -63,15 +65,18 @@ class BestOfNConfig(ExtractionConfig):
 
     def build(self, policy: Policy, value: ValueLearner) -> CriticGuided:
         require_q(value, "best_of_n")
-        return CriticGuided(self.selection, self.imitate, _learner(self.weights, policy, value))
+        learner = _learner(self.weights, policy, value)
+        return CriticGuided(self.selection, self.imitate, learner)
 
 
 @register("extractions", "argmax_q")
 class ArgmaxQConfig(ExtractionConfig):
-    """Imitates; when it acts, changes its most likely tokens one after the other to those of greatest Q.
+    """Imitates; when it acts, changes its most likely tokens one after the other to those of
+    greatest Q.
 
     For tokenizers with tokens for each action dimension (bins), over values that distrust what the
-    data does not hold (conservative). Formula, for the tokens d = 1 .. D of a chunk, in some sweeps:
+    data does not hold (conservative). Formula, for the tokens d = 1 .. D of a chunk, in some
+    sweeps:
 
         act: x_d <- argmax over v of Q(s, decode(x_1 .. x_{d-1}, v, x_{d+1} .. x_D))
 
@@ -101,7 +106,8 @@ class ArgmaxQConfig(ExtractionConfig):
         require_q(value, "argmax_q")
         # here, not at the first validation: a run would have trained for nothing until then
         check_selection(self.selection, policy)
-        return CriticGuided(self.selection, self.imitate, _learner(self.weights, policy, value))
+        learner = _learner(self.weights, policy, value)
+        return CriticGuided(self.selection, self.imitate, learner)
 
 
 def _check_weights(config: BestOfNConfig | ArgmaxQConfig) -> None:
@@ -110,7 +116,11 @@ def _check_weights(config: BestOfNConfig | ArgmaxQConfig) -> None:
         refuse_ignored_options(config, ("weights",), why)
 
 
-def _learner(weights: WeightedBCConfig | None, policy: Policy, value: ValueLearner) -> Extraction:
+def _learner(
+    weights: WeightedBCConfig | None,
+    policy: Policy,
+    value: ValueLearner,
+) -> Extraction:
     return BCExtraction() if weights is None else weights.build(policy, value)
 
 
@@ -135,8 +145,9 @@ class CriticGuided(Extraction):
     def skips_policy_update(self) -> bool:
         return not self.imitate
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
         if isinstance(self.selection, CoordinateAscent):
+            # now, though only acting needs them: a run should not end before it says so
             remedy = "use policy.head: {type: categorical}, or best_of_n"
             require(now.actions, "logits", "argmax_q", remedy)
         loss, metrics = self.learner.loss(now, value)
@@ -145,6 +156,7 @@ class CriticGuided(Extraction):
 
     def deploy(self, policy: Policy, value: ValueLearner) -> Policy:
         assert value.action_critic is not None
+        # the networks that learn, not copies of them: the deployed policy moves with the training
         config = CriticGuidedConfig(
             policy=policy.config, critic=value.config.critic, selection=self.selection
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean
+from vla.training.losses import Metrics, masked_mean
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -26,12 +26,13 @@ from vla.training.offline_rl.values.base import Transition, ValueLearner, draw
 
 @register("extractions", "kl")
 class KLConfig(ExtractionConfig):
-    """Makes the policy's better samples likelier, and pays `alpha` per nat of distance from the data.
+    """Makes the policy's better samples likelier, and pays `alpha` per nat of distance from the
+    data.
 
-    The distance is the cross-entropy of the data under the policy, which is KL(data || policy) but for
-    a constant. The gradient of Q comes by the score function, so that no head need be differentiable
-    in its actions. Formula, with S chunks a_i of the policy, each compared with the mean of the
-    others:
+    The distance is the cross-entropy of the data under the policy, which is KL(data || policy) but
+    for a constant. The gradient of Q comes by the score function, so that no head need be
+    differentiable in its actions. Formula, with S chunks a_i of the policy, each compared with the
+    mean of the others:
 
         A_i = (Q(s, a_i) - mean over S of Q(s, a_j)) * S / (S - 1)
         L = alpha * mean over B, T of -log pi(a | s)
@@ -66,10 +67,11 @@ class KL(Extraction):
         super().__init__()
         self.config = config
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
         remedy = "use policy.head: {type: categorical}, autoregressive, mixture or gaussian"
         require(now.actions, "log_prob", "kl", remedy)
-        mask_BT, S = now.batch.mask, self.config.samples
+        mask_BT = now.batch.mask
+        S = self.config.samples
         actions_SBTKA = draw(now.actions, S)
         with torch.no_grad():
             q_SBT = value.q(now.features, actions_SBTKA)
@@ -78,11 +80,12 @@ class KL(Extraction):
             if self.config.standardise:
                 square = masked_mean(advantage_SBT.square().mean(0), mask_BT)
                 advantage_SBT = advantage_SBT / square.sqrt().clamp(min=1e-6)
-        log_probs = [now.actions.log_prob(chunk) for chunk in actions_SBTKA]  # type: ignore[attr-defined]
-        log_prob_SBT = torch.stack(log_probs)
-        # per number of the chunk, as the loss of imitation is: alpha then means the same for any chunk
-        numbers = actions_SBTKA.shape[-1] * actions_SBTKA.shape[-2]
-        gain = masked_mean((advantage_SBT * log_prob_SBT).mean(0), mask_BT) / numbers
+        # one by one: only Gaussians take several chunks of each step at once
+        log_prob = now.actions.log_prob  # type: ignore[attr-defined]
+        log_prob_SBT = torch.stack([log_prob(chunk) for chunk in actions_SBTKA])
+        # per number of the chunk, as the loss of imitation: alpha means the same for any chunk
+        K, A = actions_SBTKA.shape[-2:]
+        gain = masked_mean((advantage_SBT * log_prob_SBT).mean(0), mask_BT) / (K * A)
         imitated = masked_mean(imitation(now), mask_BT)
         return self.config.alpha * imitated - gain, {
             "bc_loss": imitated.detach(),

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import advantage_weights, effective_sample_size, masked_mean, masked_means
+from vla.training.losses import (
+    Metrics,
+    advantage_weights,
+    effective_sample_size,
+    masked_mean,
+    masked_means,
+)
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
 from vla.training.offline_rl.values.base import Transition, ValueLearner
@@ -26,19 +32,19 @@ _RATE = 0.01  # of the running deviation: about the last hundred steps count
 class WeightedBCConfig(ExtractionConfig):
     """The loss of imitation, weighted by exp(beta * advantage).
 
-    One weight per step, shared by all its action tokens, so that every head can be used. Formula, with
-    the advantage A of the value part:
+    One weight per step, shared by all its action tokens, so that every head can be used. Formula,
+    with the advantage A of the value part:
 
         w = min(exp(beta * A(s, a) / c), max_weight)
         L = mean over B, T of w / m * -log pi(a | s)
 
-    c is 1, or with `standardise` the running standard deviation of A; m is 1, or with `mean_weight` the
-    running mean of w.
+    c is 1, or with `standardise` the running standard deviation of A; m is 1, or with `mean_weight`
+    the running mean of w.
 
     Shapes: A, w and the loss of imitation are (B, T); a is (B, T, K, A).
 
-    Source: Peng et al., 2019, AWR, algorithm 1; Nair et al., 2020, AWAC, algorithm 1; Kostrikov, Nair
-    and Levine, 2022, IQL, eq. 7.
+    Source: Peng et al., 2019, AWR, algorithm 1; Nair et al., 2020, AWAC, algorithm 1; Kostrikov,
+    Nair and Levine, 2022, IQL, eq. 7.
     """
 
     type: Literal["weighted_bc"] = "weighted_bc"
@@ -57,14 +63,15 @@ class WeightedBCConfig(ExtractionConfig):
         """Raises ObjectiveError if there are no values to make weights of."""
         if isinstance(value, NoValues):
             raise ObjectiveError(
-                "objective.extraction: weighted_bc without values weighs all alike; use extraction: "
-                "{type: bc}"
+                "objective.extraction: weighted_bc without values weighs all alike; use "
+                "extraction: {type: bc}"
             )
         return WeightedBC(self)
 
 
 class WeightedBC(Extraction):
-    """See the config. The running deviation and mean are of one process each; they differ little."""
+    """See the config. The running deviation and mean are of one process each; they differ
+    little."""
 
     deviation: Tensor
     mean: Tensor
@@ -76,7 +83,7 @@ class WeightedBC(Extraction):
         for name in ("deviation", "mean", "seen"):
             self.register_buffer(name, torch.zeros(()))
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
         mask_BT = now.batch.mask
         advantage_BT = value.advantage(now)
         centred_BT = advantage_BT - masked_mean(advantage_BT, mask_BT)
@@ -109,7 +116,8 @@ class WeightedBC(Extraction):
 
     @torch.no_grad()
     def _running(self, average: Tensor, now: Tensor) -> Tensor:
-        """The running average, in training moved in place by `now`; held-out data must not move it."""
+        """The running average, in training moved in place by `now`; held-out data must not move
+        it."""
         if self.training:
             # a plain mean of the first hundred steps, then about the last hundred
             rate = max(_RATE, 1 / float(self.seen))

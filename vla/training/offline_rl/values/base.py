@@ -20,6 +20,7 @@ from vla.common.renamed import accept_former_members, former_attributes
 from vla.config import Config
 from vla.models.critics import ActionCritic, CriticConfig, StateCritic
 from vla.models.heads.gaussian import DiagonalGaussian
+from vla.training.losses import Metrics
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import ActionDistribution, Batch, Spec
 
@@ -97,7 +98,7 @@ class ValueLoss:
     """
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Metrics
     estimates: ValueEstimates = ValueEstimates()
 
     def __iter__(self) -> Iterator[Any]:
@@ -105,8 +106,9 @@ class ValueLoss:
         return iter((self.loss, self.metrics))
 
     @classmethod
-    def of(cls, returned: ValueLoss | tuple[Tensor, dict[str, Tensor]]) -> ValueLoss:
-        """What a value part returned; one that returns the pair (loss, metrics) gives no estimates."""
+    def of(cls, returned: ValueLoss | tuple[Tensor, Metrics]) -> ValueLoss:
+        """What a value part returned; one that returns the pair (loss, metrics) gives no
+        estimates."""
         return returned if isinstance(returned, cls) else cls(*returned)
 
 
@@ -119,7 +121,8 @@ class ValueConfig(Config, ABC):
     critic: CriticConfig = CriticConfig()
     """Networks."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
-    """How far the target copies of the critics move towards them at every step (Polyak averaging)."""
+    """How far the target copies of the critics move towards them at every step (Polyak
+    averaging)."""
     monte_carlo_floor: bool = False
     """No target of Q is below the return of the very episode from there on: values then spread from
     the end of an episode to its start at once. For sparse rewards in worlds that are nearly
@@ -127,7 +130,12 @@ class ValueConfig(Config, ABC):
     return of a truncated episode is no lower bound otherwise."""
 
     @abstractmethod
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> ValueLearner:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> ValueLearner:
         """A learner for a policy with features of this size and chunks of so many actions."""
 
 
@@ -181,7 +189,7 @@ class ValueLearner(nn.Module, ABC):
     @abstractmethod
     def loss(
         self, now: Transition, lookahead: Lookahead | None
-    ) -> ValueLoss | tuple[Tensor, dict[str, Tensor]]:
+    ) -> ValueLoss | tuple[Tensor, Metrics]:
         """The loss of the critics.
 
         Args:
@@ -206,7 +214,8 @@ class ValueLearner(nn.Module, ABC):
         *,
         of: Literal["least", "first"] = "least",
     ) -> Float[Tensor, "... B T"]:
-        """Least Q of the ensemble, or that of its first member; differentiable in the actions alone."""
+        """Least Q of the ensemble, or that of its first member; differentiable in the actions
+        alone."""
         assert self.action_critic is not None
         members = 1 if of == "first" else self.config.critic.ensemble
         # the critics as constants: a policy that follows Q must not bend Q towards its own actions
@@ -225,7 +234,13 @@ class Critics(ValueLearner):
     action_critic: ActionCritic
 
     def __init__(
-        self, config: ValueConfig, feature_dim: int, spec: Spec, chunk: int, *, state_value: bool
+        self,
+        config: ValueConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+        *,
+        state_value: bool,
     ) -> None:
         super().__init__(config)
         self.action_critic = ActionCritic(config.critic, feature_dim, spec, chunk)
@@ -243,6 +258,7 @@ class Critics(ValueLearner):
         """The n-step target of Q, given the value of the later state."""
         target_BT = lookahead.returns + lookahead.bootstrap * value_BT
         if self.config.monte_carlo_floor:
+            # the episode itself went on from this very action, so its return can be had
             return target_BT.maximum(now.batch.returns_to_go)
         return target_BT
 
@@ -268,6 +284,7 @@ def log_density(
     actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]
 ) -> Float[Tensor, "S B T"]:
     """`log_prob` of several chunks for each step, of a distribution that has one."""
+    # only Gaussians take several chunks of each step at once
     if isinstance(actions, DiagonalGaussian):
         return actions.log_prob(chunks)
     density: Any = actions

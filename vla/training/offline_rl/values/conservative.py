@@ -1,4 +1,5 @@
-"""Conservative Q-learning: actions that the data does not hold are pressed below those that it holds.
+"""Conservative Q-learning: actions that the data does not hold are pressed below those that it
+holds.
 
 B windows, T steps, K actions per chunk, A action dimensions, S actions of each kind, E critics.
 """
@@ -28,21 +29,22 @@ from vla.types import Spec
 
 @register("values", "conservative")
 class ConservativeConfig(TDConfig):
-    """TD, and for each step the gap between a soft maximum over sampled actions and the data's action.
+    """TD, and for each step the gap between a soft maximum over sampled actions and the data's
+    action.
 
-    Formula, with S actions a_i of each of three kinds (uniform, the policy's here, the policy's at the
-    next step), drawn with densities p_i:
+    Formula, with S actions a_i of each of three kinds (uniform, the policy's here, the policy's at
+    the next step), drawn with densities p_i:
 
         L = L_TD + alpha * sum over E, mean over B, T of
             log mean over 3 S of exp(Q_e(s, a_i) - log p_i) - Q_e(s, a)
 
-    Calibrated (Cal-QL), Q_e(s, a_i) of the policy's actions is max(Q_e(s, a_i), R), with the return R
-    that the data's episode had from s on. The advantage is that of `td`.
+    Calibrated (Cal-QL), Q_e(s, a_i) of the policy's actions is max(Q_e(s, a_i), R), with the return
+    R that the data's episode had from s on. The advantage is that of `td`.
 
     Shapes: Q is (E, B, T), sampled Q is (E, 3 S, B, T), chunks are (3 S, B, T, K, A).
 
-    Source: CQL(H); Kumar et al., 2020, "Conservative Q-learning for offline reinforcement learning",
-    eq. 4 and appendix F. Calibration: Nakamoto et al., 2023, "Cal-QL", eq. 4.1.
+    Source: CQL(H); Kumar et al., 2020, "Conservative Q-learning for offline reinforcement
+    learning", eq. 4 and appendix F. Calibration: Nakamoto et al., 2023, "Cal-QL", eq. 4.1.
     """
 
     type: Literal["conservative"] = "conservative"  # type: ignore[assignment]
@@ -52,18 +54,25 @@ class ConservativeConfig(TDConfig):
     """Actions drawn of each kind: uniform, the policy's, and the policy's of the next step."""
     calibrated: bool = False
     """Raise Q of the policy's actions to the Monte-Carlo return before the soft maximum (Cal-QL).
-    Rewards of 0 or more, or episodes that all terminate: the return of a truncated episode is no lower
-    bound otherwise."""
+    Rewards of 0 or more, or episodes that all terminate: the return of a truncated episode is no
+    lower bound otherwise."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs a head with log_prob over real numbers (gaussian,
+    """Divide by the density of what is drawn; needs a head with log_prob over real numbers
+    (gaussian,
     with squash: full; mixture)."""
 
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> Conservative:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> Conservative:
         return Conservative(self, feature_dim, spec, chunk)
 
 
 class Conservative(TD):
-    """See the config. The metric `conservative_gap` is 0 if the soft maximum equals the data's action.
+    """See the config. The metric `conservative_gap` is 0 if the soft maximum equals the data's
+    action.
 
     Attributes:
         log_volume: logarithm of the volume that chunks lie in, robot units.
@@ -91,7 +100,7 @@ class Conservative(TD):
         uniform_SBTKA = self._uniform_actions(now)
         own_SBTKA = draw(now.actions, S)
         next_own_SBTKA = draw(lookahead.transition.actions, S)
-        # from here on S counts all three kinds side by side: [0, S) is uniform, the rest the policy's
+        # from here on axis S holds all three kinds: first the uniform ones, then the policy's
         sampled = torch.cat([uniform_SBTKA, own_SBTKA, next_own_SBTKA])
         q_ESBT = self.action_critic(now.features, sampled)
         density_SBT = self._log_density(now, lookahead, own_SBTKA, next_own_SBTKA)
@@ -107,8 +116,8 @@ class Conservative(TD):
             gap_BT = gap_BT + conservative_gap(q_SBT, q_data_BT, log_density=density_SBT)
         gap = masked_mean(gap_BT, now.batch.mask)
         with torch.no_grad():
-            # importance weights make the soft maximum an integral; less the volume it is a mean, and
-            # 0 is no gap
+            # importance weights make the soft maximum an integral; less the volume it is a mean,
+            # and 0 is no gap
             offset = self.log_volume if self.config.importance else 0.0
             own_q_BT = q_ESBT[:, S : 2 * S].mean((0, 1))
             uniform_q_BT = q_ESBT[:, :S].mean((0, 1))
@@ -140,8 +149,9 @@ class Conservative(TD):
         # `log_prob` of tokens is a probability of ids, which the uniform density cannot be added to
         if not hasattr(now.actions, "log_prob") or hasattr(now.actions, "tokens"):
             raise ObjectiveError(
-                f"objective.value.importance: {type(now.actions).__name__} has no density over real "
-                "numbers; set importance: false, or policy.head: {type: gaussian, squash: full}"
+                f"objective.value.importance: {type(now.actions).__name__} has no density over "
+                "real numbers; set importance: false, or policy.head: {type: gaussian, squash: "
+                "full}"
             )
         uniform_SBT = torch.full(own_SBTKA.shape[:-2], -self.log_volume, device=own_SBTKA.device)
         with torch.no_grad():

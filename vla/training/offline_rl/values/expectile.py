@@ -28,7 +28,8 @@ from vla.types import Spec
 
 @register("values", "expectile")
 class ExpectileConfig(ValueConfig):
-    """V as an expectile of the target Q of the data's actions, Q on n-step targets with V behind them.
+    """V as an expectile of the target Q of the data's actions, Q on n-step targets with V behind
+    them.
 
     No action outside of the data is ever asked for its value. Formula, with tau = `expectile`, the
     least target critic Q', discount g, and chunks a of K actions (n = K steps):
@@ -48,11 +49,16 @@ class ExpectileConfig(ValueConfig):
     """0.5 is the value of the data's own behaviour (SARSA); towards 1 the best action of the data
     counts."""
     advantage: Literal["q", "outcome"] = "q"
-    """What an action's advantage over V is measured by: the learned Q; or the target that Q is taught
-    with, which knows of this very episode what Q has yet to learn, and takes luck for skill where the
-    world is random."""
+    """What an action's advantage over V is measured by: the learned Q; or the target that Q is
+    taught with, which knows of this very episode what Q has yet to learn, and takes luck for skill
+    where the world is random."""
 
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> Expectile:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> Expectile:
         return Expectile(self, feature_dim, spec, chunk)
 
 
@@ -63,7 +69,13 @@ class Expectile(Critics):
     state_critic: StateCritic
     looks_ahead = True
 
-    def __init__(self, config: ExpectileConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+    def __init__(
+        self,
+        config: ExpectileConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=True)
 
     def loss(self, now: Transition, lookahead: Lookahead | None) -> ValueLoss:
@@ -104,13 +116,19 @@ class Expectile(Critics):
     def advantage(self, now: Transition) -> Float[Tensor, "B T"]:
         if now.estimates.advantage is not None:
             return now.estimates.advantage
+        # outside of training, as the loss has it: by the target copies, and outcomes if asked for
         best_BT = self.target_q(now.features, now.batch.actions)
         if self.config.advantage == "outcome" and now.next is not None:
             next_v_BT = self.state_critic(now.next.transition.features)
             best_BT = self._measure(best_BT, self.target(now, now.next, next_v_BT), now.next)
         return best_BT - self.state_critic(now.features)
 
-    def _measure(self, target_q_BT: Tensor, target_BT: Tensor, lookahead: Lookahead) -> Tensor:
+    def _measure(
+        self,
+        target_q_BT: Tensor,
+        target_BT: Tensor,
+        lookahead: Lookahead,
+    ) -> Tensor:
         """What V is subtracted from: Q, or the target where it is known."""
         if self.config.advantage == "outcome":
             return target_BT.where(lookahead.known, target_q_BT)

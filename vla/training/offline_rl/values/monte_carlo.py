@@ -53,21 +53,29 @@ class MonteCarloConfig(ValueConfig):
         refuse_ignored_options(self, Q_OPTIONS, why)
         return self
 
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> MonteCarlo:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> MonteCarlo:
         return MonteCarlo(self, feature_dim)
 
 
 class MonteCarlo(ValueLearner):
-    """See the config. The metric `v_explained` is the share of the returns' variance that V explains."""
+    """See the config. The metric `v_explained` is the share of the returns' variance that V
+    explains."""
 
     state_critic: StateCritic
 
     def __init__(self, config: MonteCarloConfig, feature_dim: int) -> None:
         super().__init__(config)
+        # no critic of actions: extractions that ask for Q refuse these values (`require_q`)
         self.state_critic = StateCritic(config.critic, feature_dim)
 
     def loss(self, now: Transition, lookahead: Lookahead | None) -> ValueLoss:
         returns_BT, mask_BT = now.batch.returns_to_go, now.batch.mask
+        # nothing is bootstrapped: neither a lookahead nor a target copy is needed
         v_BT = self.state_critic(now.features)
         loss = masked_mean((v_BT - returns_BT).square(), mask_BT)
         deviation_BT = returns_BT - masked_mean(returns_BT, mask_BT)
@@ -75,6 +83,7 @@ class MonteCarlo(ValueLearner):
         metrics = {
             "value_loss": loss.detach(),
             "v": masked_mean(v_BT.detach(), mask_BT),
+            # at least 1e-8: in a batch of equal returns there is nothing to explain
             "v_explained": 1 - loss.detach() / variance.clamp(min=1e-8),
         }
         return ValueLoss(loss, metrics, ValueEstimates(advantage=returns_BT - v_BT.detach()))

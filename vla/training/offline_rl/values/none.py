@@ -35,12 +35,19 @@ class NoneConfig(ValueConfig):
         refuse_ignored_options(self, ("monte_carlo_floor",), why)
         return self
 
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> NoValues:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> NoValues:
         return NoValues(self)
 
 
 class NoValues(ValueLearner):
     """See the config."""
+
+    # without parameters: the optimiser then moves the policy alone
 
     def loss(self, now: Transition, lookahead: Lookahead | None) -> ValueLoss:
         return ValueLoss(now.features.new_zeros(()), {})

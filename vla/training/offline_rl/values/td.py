@@ -29,7 +29,8 @@ from vla.types import Spec
 
 @register("values", "td")
 class TDConfig(ValueConfig):
-    """Twin Q networks on n-step targets. An action's advantage is its Q above that of the policy's own.
+    """Twin Q networks on n-step targets. An action's advantage is its Q above that of the policy's
+    own.
 
     Formula, with the least target critic Q', discount g, chunks a of K actions (n = K steps), and S
     next actions a' of the policy (or the data's, or the most likely one):
@@ -40,19 +41,19 @@ class TDConfig(ValueConfig):
 
     Shapes: y and A are (B, T), Q is (E, B, T), next actions are (S, B, T, K, A).
 
-    Source: SARSA and expected SARSA (Sutton and Barto, eq. 6.7 and 6.9); the least of two critics and
-    the smoothed next action are TD3's (Fujimoto, van Hoof and Meger, 2018, algorithm 1).
+    Source: SARSA and expected SARSA (Sutton and Barto, eq. 6.7 and 6.9); the least of two critics
+    and the smoothed next action are TD3's (Fujimoto, van Hoof and Meger, 2018, algorithm 1).
     """
 
     type: Literal["td"] = "td"
     next_actions: Literal["policy", "data", "mode"] = "policy"
-    """What acts at the next state: samples of the policy, the data's action (SARSA: the value of the
-    data's own behaviour), or the policy's most likely action."""
+    """What acts at the next state: samples of the policy, the data's action (SARSA: the value of
+    the data's own behaviour), or the policy's most likely action."""
     samples: int = Field(default=1, ge=1)
     """Samples of the policy that a value is averaged over."""
     noise: float = Field(default=0.0, ge=0)
-    """Deviation of smoothing noise on the next action, in units of half its range (TD3: 0.2), clipped
-    at `noise_clip`."""
+    """Deviation of smoothing noise on the next action, in units of half its range (TD3: 0.2),
+    clipped at `noise_clip`."""
     noise_clip: float = Field(default=0.5, gt=0)
     """Greatest smoothing noise."""
     target_policy: bool = False
@@ -71,7 +72,12 @@ class TDConfig(ValueConfig):
         refuse_ignored_options(self, ("noise", "noise_clip"), why)
         return self
 
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> TD:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> TD:
         return TD(self, feature_dim, spec, chunk)
 
 
@@ -81,7 +87,13 @@ class TD(Critics):
     config: TDConfig
     looks_ahead = True
 
-    def __init__(self, config: TDConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+    def __init__(
+        self,
+        config: TDConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> None:
         super().__init__(config, feature_dim, spec, chunk, state_value=False)
         self.needs_policy_later = config.next_actions != "data"
         self.target_policy = config.target_policy
@@ -96,7 +108,8 @@ class TD(Critics):
         self, now: Transition, lookahead: Lookahead
     ) -> tuple[ValueLoss, Float[Tensor, "E B T"]]:
         """The loss, and Q of the data's actions with its gradient."""
-        target_BT = self.target(now, lookahead, self.next_value(lookahead.transition))
+        next_value_BT = self.next_value(lookahead.transition)
+        target_BT = self.target(now, lookahead, next_value_BT)
         q_EBT = self.action_critic(now.features, now.batch.actions)
         # steps without a target count as 0 and stay in the divisor, so that each known step has the
         # same weight in every micro-batch
@@ -118,6 +131,7 @@ class TD(Critics):
     @torch.no_grad()
     def next_value(self, transition: Transition) -> Float[Tensor, "B T"]:
         """Value of the later states under what acts there."""
+        # by the target copies: a critic that chases its own values runs away
         if self.config.next_actions == "data":
             return self.target_q(transition.features, transition.batch.actions)
         if self.config.next_actions == "mode":
@@ -132,12 +146,14 @@ class TD(Critics):
         critic = self.action_critic
         limit = self.config.noise_clip
         noise = (self.config.noise * torch.randn_like(actions)).clamp(-limit, limit)
+        # clamped: beyond the range the critic has seen nothing
         low_A = critic.action_middle - critic.action_half
         high_A = critic.action_middle + critic.action_half
         return (actions + noise * critic.action_half).clamp(low_A, high_A)
 
     @torch.no_grad()
     def advantage(self, now: Transition) -> Float[Tensor, "B T"]:
+        # Q of the same steps as the loss, and from the critics that learn, not from their copies
         q_BT = now.estimates.q_data
         if q_BT is None:
             q_BT = self.action_critic(now.features, now.batch.actions).amin(0)
