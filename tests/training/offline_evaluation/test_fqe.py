@@ -109,9 +109,9 @@ def test_transitions_by_hand(tmp_path: Path) -> None:
     ends = np.cumsum(windows.lengths)
     for first, end in zip(ends - windows.lengths, ends, strict=True):
         for i in range(first, end):
-            told = windows.rewards[i:end][:2]
+            rewards = windows.rewards[i:end][:2]
             assert float(data.returns[i]) == pytest.approx(
-                sum(r * DISCOUNT**k for k, r in enumerate(told))
+                sum(r * DISCOUNT**k for k, r in enumerate(rewards))
             )
             ended = bool(windows.terminals[i:end][:2].any())
             assert float(data.bootstrap[i]) == pytest.approx(0.0 if ended else DISCOUNT**2)
@@ -159,18 +159,18 @@ def test_decisions_are_those_of_the_forward_pass_over_the_history(tmp_path: Path
         )
 
 
-def test_mistakes_are_told(chain: Path, tmp_path: Path) -> None:
-    def told(error: type[Exception], message: str, **changes) -> None:
+def test_mistakes_are_named(chain: Path, tmp_path: Path) -> None:
+    def refused(error: type[Exception], message: str, **changes) -> None:
         with pytest.raises(error, match=message):
             fqe(config_of(chain, tmp_path, **changes))
 
-    told(ConfigError, "plans 2 steps", replan_every=3)
-    told(ConfigError, "device: 'tpu9' is not available here", device="tpu9")
-    told(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
-    told(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
-    told(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})
-    told(ConfigError, "not the results.json", success={str(chain / "left"): str(tmp_path)})
-    told(
+    refused(ConfigError, "plans 2 steps", replan_every=3)
+    refused(ConfigError, "device: 'tpu9' is not available here", device="tpu9")
+    refused(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
+    refused(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
+    refused(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})
+    refused(ConfigError, "not the results.json", success={str(chain / "left"): str(tmp_path)})
+    refused(
         DataError,
         "all .* rewards are 0",
         data={"path": str(chain / "data"), "rewards": {"kind": "env", "scale": 1e-46}},

@@ -83,19 +83,19 @@ def test_others_go_to_zero():
     assert close(values_of_ids(values, ids), [0.6, 0.5])
 
 
-def test_kin_are_ordered_ids_alone():
+def test_labels_are_smoothed_over_ordered_ids_alone():
     ids = torch.tensor([[1, 1], [0, 2]])
-    kin = smoothed_labels(ids, 3, width=1.0, ordered=torch.tensor([True, False]))
+    labels = smoothed_labels(ids, 3, width=1.0, ordered=torch.tensor([True, False]))
     near = math.exp(-0.5)
-    assert close(kin[0, 0], [near, 1.0, near])
-    assert close(kin[1, 0], [1.0, near, math.exp(-2)])
-    assert kin[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert close(labels[0, 0], [near, 1.0, near])
+    assert close(labels[1, 0], [1.0, near, math.exp(-2)])
+    assert labels[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 def test_pull_of_others_does_not_grow_with_the_number_values_of_ids():
     for V in (2, 8, 256):
-        kin = smoothed_labels(torch.zeros(3, dtype=torch.long), V, width=0)
-        assert close(zero_regulariser(torch.full((3, V), 0.4), kin), [0.08] * 3)
+        labels = smoothed_labels(torch.zeros(3, dtype=torch.long), V, width=0)
+        assert close(zero_regulariser(torch.full((3, V), 0.4), labels), [0.08] * 3)
 
 
 def test_pull_of_others_leaves_the_data_and_what_is_not_allowed_alone():
@@ -105,15 +105,15 @@ def test_pull_of_others_leaves_the_data_and_what_is_not_allowed_alone():
     assert close(values.grad, [0.1, 0.0, 0.0, 0.05])  # Q / (number of the others)
 
 
-def test_neighbours_learn_with_the_told_id_and_are_less_drawn_to_zero():
-    kin = smoothed_labels(torch.tensor([1]), 4, width=1.0)
+def test_neighbours_learn_with_the_id_of_the_data_and_are_less_drawn_to_zero():
+    labels = smoothed_labels(torch.tensor([1]), 4, width=1.0)
     near, far = 0.60653066, 0.13533528  # exp(-1/2), exp(-2)
-    assert close(kin, [[near, 1.0, near, far]])
+    assert close(labels, [[near, 1.0, near, far]])
     values = torch.tensor([[0.2, 0.6, -torch.inf, 0.4]])
     error = 0.5 * (near * 0.36 + 1.0 * 0.04 + far * 0.16) / (near + 1.0 + far)  # of a target of 0.8
-    assert close(smoothed_error(values, torch.tensor([0.8]), kin), [error])
+    assert close(smoothed_error(values, torch.tensor([0.8]), labels), [error])
     pulled = 0.5 * ((1 - near) * 0.04 + (1 - far) * 0.16) / ((1 - near) + (1 - far))
-    assert close(zero_regulariser(values, kin), [pulled])
+    assert close(zero_regulariser(values, labels), [pulled])
 
 
 def test_cross_entropy_regulariser_is_a_cross_entropy():

@@ -63,9 +63,8 @@ class QTransformerObjectiveConfig(TokenValueConfig):
     """Of the soft maximum of cross_entropy."""
     smoothing: float = Field(default=0.0, ge=0)
     """Standard deviation, in ids, of a Gaussian by which neighbours of the data's id learn its
-    target
-    too, and are less drawn to 0: neighbouring bins are nearly the same action. 0 for the data's id
-    alone, as published."""
+    target too, and are less drawn to 0: neighbouring bins are nearly the same action. 0 for the
+    data's id alone, as published."""
     monte_carlo_floor: bool = True
     """No target below the return that the very trajectory had from there on: values then spread
     from the end of an episode to its start at once."""
