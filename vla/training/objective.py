@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch import Tensor, nn
 
-from vla.common.renamed import accept_former_members, former_attributes
+from vla.common.renamed import accept_former_members
 from vla.config import Config, UserError
 from vla.data import Windows
 from vla.data.loading.image_text import ImageTextBatch
@@ -180,7 +180,3 @@ class Learner(nn.Module):
         images = [[image] for image in pairs.images]
         pair_losses = policy.image_text_loss(images, pairs.prompts, pairs.answers)
         return loss, pair_losses.mean(), metrics
-
-
-if not TYPE_CHECKING:  # a type checker would take every misspelled import for an attribute
-    __getattr__ = former_attributes(__name__, {"asked_besides": "auxiliary_losses"})

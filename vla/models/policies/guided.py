@@ -319,7 +319,7 @@ class CriticGuidedActions:
 
 
 _FORMER = {
-    "Climb": "CoordinateAscent",
+    "Climb": "CoordinateAscent",  # former name
     "GuidedActions": "CriticGuidedActions",
     "GuidedConfig": "CriticGuidedConfig",
     "GuidedPolicy": "CriticGuidedPolicy",
