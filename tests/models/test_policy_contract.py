@@ -51,7 +51,7 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
         "chunk": K,
         "history": 1,
         "critic": {"hidden": 8},
-        "rule": {"type": "climb"},
+        "selection": {"type": "coordinate_ascent"},
     },
     "mlp": lambda folder: MLP,
     "multi_robot": lambda folder: {

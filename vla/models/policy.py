@@ -121,6 +121,7 @@ class Policy(
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
         return_conditioned: `Observation.target_return` means something to it.
+        success_conditioned: it is asked for success in place of a return.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
         source: the folder or repository that it was loaded from; None for a new policy, and after
@@ -131,6 +132,7 @@ class Policy(
     cameras: tuple[str, ...] = ()
     counts_steps: bool = False
     return_conditioned: bool = False
+    success_conditioned: bool = False
     frozen_modules: frozenset[str] = frozenset()
     source: str | None = None
     state_mean: Tensor

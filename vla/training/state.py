@@ -56,7 +56,7 @@ class TrainingState:
     def update(self, lr: float) -> float:
         """One optimiser step with the gradients that are there; -> the learning rate."""
         set_learning_rate(self.optimizer, lr)
-        if self.learner.objective.policy_rests:
+        if self.learner.objective.skips_policy_update:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -19,7 +19,7 @@ from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode
 from vla.models.layers.lora import LoraSettings
 from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapters, merged_state
-from vla.models.policies.guided import GuidedPolicy
+from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policy import Policy, load_policy
 from vla.training import TrainConfig, train
 from vla.training.finetuning.transfer import choose_trained, transferred_policy
@@ -312,7 +312,7 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
     failing = _with_failures(tmp_path / "data", OLD, seed=0)
     first = train(rt1_config(failing, tmp_path / "first", objective=choosing, ema_decay=None))
     guided = load_policy(first.out / "policy")
-    assert isinstance(guided, GuidedPolicy)
+    assert isinstance(guided, CriticGuidedPolicy)
     start = {"policy": None, "init_from": str(first.out / "policy"), "ema_decay": None}
     # onto the same robot, with the same objective: the policy goes on, the critic begins afresh
     again = train(
@@ -333,7 +333,7 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
             policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"]
         )
         moved = load_policy(train(config).out / "policy")
-        assert not isinstance(moved, GuidedPolicy)
+        assert not isinstance(moved, CriticGuidedPolicy)
         assert moved.spec == NEW
 
 

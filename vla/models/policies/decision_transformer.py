@@ -147,6 +147,7 @@ class DecisionTransformer(Policy):
         D = config.width
         self.feature_dim = D
         self.return_conditioned = config.condition != "none"
+        self.success_conditioned = config.condition == "success"
         self.sees = bool(spec.cameras) and config.cameras != []
         reads = config.head.num_readouts(self.tokenizer)
         _check(config, spec, self.sees, reads, per_action=self.tokenizer.tokens_per_action)

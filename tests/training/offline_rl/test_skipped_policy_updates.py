@@ -1,4 +1,5 @@
-"""Steps in which the policy is not to learn leave it as it is: no weight decay, no momentum, no count of the optimiser."""
+"""Steps in which the policy is not to learn leave it as it is: no weight decay, no momentum, no
+count of the optimiser."""
 
 from __future__ import annotations
 
@@ -33,18 +34,18 @@ def state_of(
 
 def moved(state: TrainingState, steps: int) -> list[bool]:
     """Whether any parameter of the policy changed, step by step."""
-    told = []
+    changes = []
     for _ in range(steps):
         before = [p.detach().clone() for p in state.policy.parameters()]
         state.learner(BATCH)[0].backward()
         state.update(0.01)
-        told.append(
+        changes.append(
             any(
                 not torch.equal(a, b)
                 for a, b in zip(before, state.policy.parameters(), strict=True)
             )
         )
-    return told
+    return changes
 
 
 @pytest.mark.parametrize("extraction", ["bc", "weighted_bc", "ddpg_bc", "best_of_n"])
