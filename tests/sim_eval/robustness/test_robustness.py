@@ -86,7 +86,7 @@ def test_what_the_policy_needs_shows_in_the_table(seeker_run):
     assert controls["blank_image"].rate <= 0.2
     assert controls["blank_image"].losses >= 10
     assert controls["blank_image"].differs
-    assert controls["empty_instruction"].rate == 0.5  # it goes to red when told nothing
+    assert controls["empty_instruction"].rate == 0.5  # it goes to red without an instruction
     assert found.kinds["mass"][1].rate == 1.0
     assert set(found.kinds) == {
         *(
@@ -167,7 +167,7 @@ def test_what_was_played_is_not_played_again(tmp_path):
     assert stamp("clean") != stamps["clean"]
 
 
-def test_new_weights_are_played_anew(tmp_path):
+def test_new_weights_are_played_again(tmp_path):
     config = settings(tmp_path, kinds=["noise"], severities=[1], episodes_per_task=1)
     policy = Seeker()
     file = perturb(policy, config, progress=False).folder / "clean" / "results.json"

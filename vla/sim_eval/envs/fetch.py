@@ -1,7 +1,7 @@
 """Fetch of gymnasium-robotics: an arm that reaches, pushes, slides, or picks and places, to a goal in its state.
 
 State: gymnasium's observation, then the goal. Version 4 of the envs. `reach` has no object, so its state is shorter and
-it is played alone; the other three share one spec. Experts are in `fetch_experts.py`.
+it is played alone; the other three share one spec. Experts are in `experts/fetch.py`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ MODULES: dict[FetchTask, tuple[str, str]] = {
 
 
 def _names(*groups: str) -> tuple[str, ...]:
+    """Three names for each group, in the order of gymnasium's observation."""
     return tuple(f"{group}_{axis}" for group in groups for axis in ("x", "y", "z"))
 
 
@@ -102,9 +103,8 @@ class FetchConfig(EnvConfig):
     def spec(self) -> Spec:
         cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
         state = REACH_STATE if "reach" in self.tasks else OBJECT_STATE
-        return Spec(
-            cameras, state, ("dx", "dy", "dz", "gripper"), (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ
-        )
+        actions = ("dx", "dy", "dz", "gripper")
+        return Spec(cameras, state, actions, (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ)
 
     def suite(self) -> Suite:
         return Suite("fetch", tuple(self._task(name) for name in self.tasks))
@@ -114,7 +114,7 @@ class FetchConfig(EnvConfig):
         return Task(name, "fetch", first, tuple(others), self.horizon)
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError where this config has no such task."""
+        """Raises ConfigError if this config has no such task."""
         if task not in self.tasks:
             raise unknown_task("this suite of fetch", task, self.tasks)
         return FetchEnv(self, self._task(task))  # type: ignore[arg-type]
@@ -134,13 +134,15 @@ class FetchEnv(GymEnv):
         self._mark = int(self.model.site("target0").id)
         self._expert: Expert | None = None
 
-    def begin(self, seed: int, told: dict[str, Any]) -> None:
+    def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         self._expert = expert_of(self.task.name)
         self._start = np.array(self.raw["achieved_goal"])
+        # both stay true once they were: a failure says how far the episode came, not how it ended
         self._touched = self._grasped = False
 
-    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
         place, goal = self.raw["achieved_goal"], self.raw["desired_goal"]
+        # gymnasium's own judgement, by which published rates are counted
         success = bool(self.sim._is_success(place, goal))
         self._touched |= bool(np.linalg.norm(place - self._start) > MOVED)
         lifted = bool(place[2] - self._start[2] > LIFTED)
@@ -150,26 +152,28 @@ class FetchEnv(GymEnv):
     def _failure(self, lifted: bool) -> str:
         if self.task.name == "reach" or not self._touched:
             return "never reached"
+        # half of the goals of pick-and-place lie on the table, where a push is enough
         in_the_air = self.raw["desired_goal"][2] - self._start[2] > LIFTED
         if in_the_air and not self._grasped:
             return "no grasp"
         return "dropped" if in_the_air and not lifted else "missed goal"
 
     def mark_goal(self) -> None:
-        # The place alone: gymnasium's way, another forward pass, would touch the physics.
+        # the place alone: gymnasium's way, another forward pass, would touch the physics
         self.data.site_xpos[self._mark] = self.sim.goal
 
     def expert_action(self) -> np.ndarray:
         """Raises RuntimeError before `reset`."""
         if self._expert is None:
             raise RuntimeError("expert_action before reset: call reset first")
-        raw = self.look()
-        return np.clip(self._expert(raw["observation"], raw["desired_goal"]), -1.0, 1.0).astype(
-            np.float32
-        )
+        # asked for again: `raw` is of the last step, and the goal may have been moved since
+        raw = self.observe_raw()
+        action = self._expert(raw["observation"], raw["desired_goal"])
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
 def _build(name: FetchTask, reward: str) -> Any:
     prepare_backend()
     module, class_name = MODULES[name]
-    return getattr(import_robotics(f"envs.fetch.{module}"), class_name)(reward_type=reward)
+    env_class = getattr(import_robotics(f"envs.fetch.{module}"), class_name)
+    return env_class(reward_type=reward)

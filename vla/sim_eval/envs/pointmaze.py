@@ -7,6 +7,7 @@ Version 3 of the envs; the goal stays where it is, and whoever runs the env deci
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from collections import deque
@@ -79,7 +80,7 @@ class PointMazeConfig(EnvConfig):
         return Task(name, "pointmaze", TEXTS[0], TEXTS[1:], self.horizon or MAPS[name][1])
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError where there is no such maze."""
+        """Raises ConfigError if there is no such maze."""
         if task not in MAPS:
             raise unknown_task("pointmaze", task, MAPS)
         return PointMazeEnv(self, self._task(task))  # type: ignore[arg-type]
@@ -94,80 +95,80 @@ class PointMazeEnv(GymEnv):
     """One maze; see `SimEnv` for what it observes and tells. It never terminates by itself."""
 
     def __init__(self, config: PointMazeConfig, task: Task) -> None:
-        super().__init__(
-            _build(task.name, config.reward),  # type: ignore[arg-type]
-            config.spec(),
-            task,
-            camera=CAMERA,
-            preset=config.preset,
-        )  # type: ignore[arg-type]
+        sim = _build(task.name, config.reward)  # type: ignore[arg-type]
+        super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
 
-    def look(self) -> Any:
+    def observe_raw(self) -> Any:
+        # the maze wraps the point's own env and adds the goals to its observation
         return self.sim._get_obs(self.sim.point_env._get_obs()[0])
 
-    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
-        success = bool(told["success"])
+    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+        success = bool(info["success"])
+        # a ball that is not there yet has never been there: one label is all there is to say
         return success, "" if success else "never reached"
 
     def expert_action(self) -> np.ndarray:
         """A spring to the end of the straight part of the path ahead, damped. Raises RuntimeError before `reset`."""
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
-        observation = self.look()["observation"]
-        force = (
-            GAIN * (self._waypoint(observation[:2]) - observation[:2]) - DAMPING * observation[2:]
-        )
+        observation = self.observe_raw()["observation"]
+        position, velocity = observation[:2], observation[2:]
+        # without damping the ball would swing about every corner
+        force = GAIN * (self._waypoint(position) - position) - DAMPING * velocity
         return np.clip(force, self._low, self._high).astype(np.float32)
 
     def _waypoint(self, position: np.ndarray) -> np.ndarray:
-        maze = self.sim.maze
-        start, end = (
-            tuple(int(i) for i in maze.cell_xy_to_rowcol(xy)) for xy in (position, self.sim.goal)
-        )
-        ahead = path(tuple(tuple(cell == 1 for cell in row) for row in maze.maze_map), start, end)  # type: ignore[arg-type]
+        """Where the ball can roll to in a straight line, (x, y): the next corner of the path, or the goal."""
+        maze, goal = self.sim.maze, np.asarray(self.sim.goal)
+        start, end = self._cell(position), self._cell(goal)
+        # tuples, since `path` is cached: an episode asks hundreds of times about a few cells
+        walls = tuple(tuple(cell == 1 for cell in row) for row in maze.maze_map)
+        ahead = path(walls, start, end)
         if len(ahead) < 2:
-            return np.asarray(self.sim.goal)
-        axis = (
-            0 if ahead[1][0] == start[0] else 1
-        )  # what stays the same along the first part: the row or the column
-        corner = (
-            next((i for i, cell in enumerate(ahead) if cell[axis] != start[axis]), len(ahead)) - 1
-        )
-        if ahead[corner] == end:
-            return np.asarray(self.sim.goal)
-        return np.asarray(maze.cell_rowcol_to_xy(ahead[corner]))
+            return goal
+        # what stays the same along the first part: the row or the column
+        axis = 0 if ahead[1][0] == start[0] else 1
+        straight = list(itertools.takewhile(lambda cell: cell[axis] == start[axis], ahead))
+        corner = straight[-1]
+        # the goal need not lie in the middle of its cell
+        return goal if corner == end else np.asarray(maze.cell_rowcol_to_xy(corner))
+
+    def _cell(self, position: np.ndarray) -> Cell:
+        row, column = self.sim.maze.cell_xy_to_rowcol(position)
+        return int(row), int(column)
 
 
 @functools.lru_cache(maxsize=4096)
 def path(walls: tuple[tuple[bool, ...], ...], start: Cell, end: Cell) -> tuple[Cell, ...]:
-    """The cells (row, column) of a shortest way from `start` to `end`, both included; empty where there is none."""
-    before: dict[Cell, Cell] = {end: end}
+    """The cells (row, column) of a shortest way from `start` to `end`, both included; empty if there is none."""
+    # breadth first from the end, so that the way can be read off forwards from the start
+    following: dict[Cell, Cell] = {end: end}
     queue = deque([end])
-    while queue and start not in before:
+    while queue and start not in following:
         row, column = queue.popleft()
+        # of several shortest ways this order decides: demonstrations depend on it
         for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
             inside = 0 <= cell[0] < len(walls) and 0 <= cell[1] < len(walls[0])
-            if inside and not walls[cell[0]][cell[1]] and cell not in before:
-                before[cell] = (row, column)
+            if inside and not walls[cell[0]][cell[1]] and cell not in following:
+                following[cell] = (row, column)
                 queue.append(cell)
-    if start not in before:
+    if start not in following:
         return ()
     found = [start]
     while found[-1] != end:
-        found.append(before[found[-1]])
+        found.append(following[found[-1]])
     return tuple(found)
 
 
 def _build(name: Maze, reward: str) -> Any:
     prepare_backend()
-    maze_map = getattr(import_robotics("envs.maze.maps"), MAPS[name][0])
-    sim = import_robotics("envs.maze.point_maze").PointMazeEnv(
-        maze_map=maze_map, reward_type=reward
-    )
-    # Seen from a height at which the longer side of the maze and its walls fill the picture.
+    map_name, _ = MAPS[name]
+    maze_map = getattr(import_robotics("envs.maze.maps"), map_name)
+    module = import_robotics("envs.maze.point_maze")
+    sim = module.PointMazeEnv(maze_map=maze_map, reward_type=reward)
+    # seen from a height at which the longer side of the maze and its walls fill the picture
     height = max(len(maze_map), len(maze_map[0])) / 2 / math.tan(FIELD_OF_VIEW / 2) + 0.4
-    add_camera(
-        sim.point_env, sim.tmp_xml_file_path, CAMERA, (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0)
-    )
+    position, straight_down = (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0)
+    add_camera(sim.point_env, sim.tmp_xml_file_path, CAMERA, position, straight_down)
     os.unlink(sim.tmp_xml_file_path)  # nobody else would
     return sim

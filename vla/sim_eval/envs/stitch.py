@@ -30,10 +30,10 @@ CAMERA = "top"
 MAP = ("#...", "#.##", "..#.", "#.#.", "....")
 """Cells of one metre from the top row (y = 4) down; # is wall."""
 START, GOAL = (0, 2), (3, 2)
-GOAL_RADIUS = 0.4
-NEAR = 0.25
+GOAL_RADIUS = 0.4  # metres
+NEAR = 0.25  # metres from a corner, along either axis, at which it counts as passed
 JITTER = (0.25, 0.1)
-"""Episodes begin this far from the middle of their cell at most, in x and y: all come to the fork J in its middle."""
+"""Episodes begin this far from the middle of their cell at most, in x and y (metres)."""
 SUBSTEPS, TIMESTEP = 10, 0.01
 Half = Literal["up", "back", "in"]
 HALVES: dict[Half, tuple[tuple[int, int], ...]] = {
@@ -42,6 +42,7 @@ HALVES: dict[Half, tuple[tuple[int, int], ...]] = {
     "in": ((0, 0), (3, 0), GOAL),
 }
 """Corners of the ways that recordings take: cells (x, y)."""
+# Most recordings from the start go up: imitation must find the wrong turn the likelier one.
 SHARES: dict[Half, float] = {"up": 0.55, "back": 0.15, "in": 0.3}
 WHOLE: tuple[tuple[int, int], ...] = (START, (1, 2), (1, 0), (3, 0), GOAL)
 TEXTS = ("Go to the green mark", "Roll to the green field")
@@ -68,7 +69,7 @@ class StitchConfig(EnvConfig):
         return Task("stitch", "stitch", TEXTS[0], TEXTS[1:], self.horizon)
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError for any task but `stitch`."""
+        """Raises ConfigError if the task is not `stitch`."""
         if task != "stitch":
             raise unknown_task("stitch", task, ["stitch"])
         return StitchEnv(self, self._task())
@@ -94,7 +95,9 @@ class Maze:
 
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """The ball near the start; the same seed gives the same place."""
-        self.place(*(np.asarray(START) + np.random.default_rng(seed).uniform(-1, 1, 2) * JITTER))
+        # less jitter in y than in x: all come to the fork J in its middle, so that nothing but the policy decides there
+        offset = np.random.default_rng(seed).uniform(-1, 1, 2) * JITTER
+        self.place(*(np.asarray(START) + offset))
         return self._get_obs(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -105,6 +108,7 @@ class Maze:
 
     @property
     def at_goal(self) -> bool:
+        """Whether the ball is within `GOAL_RADIUS` of the goal."""
         return bool(np.hypot(*(self.data.qpos - np.asarray(GOAL))) < GOAL_RADIUS)
 
     def _get_obs(self) -> np.ndarray:
@@ -123,63 +127,58 @@ class StitchEnv(GymEnv):
         self._rng = np.random.default_rng(0)
         self._way: list[np.ndarray] = []
 
-    def begin(self, seed: int, told: dict[str, Any]) -> None:
-        self._rng = np.random.default_rng((seed, 5))  # collection draws from (seed, 1) to (seed, 4)
+    def on_reset(self, seed: int, info: dict[str, Any]) -> None:
+        # 5: collection draws from (seed, 1) to (seed, 4), and the start from seed alone
+        self._rng = np.random.default_rng((seed, 5))
         way = WHOLE
         if self._halves:
             half = self._rng.choice(list(SHARES), p=list(SHARES.values()))
             self.expert_name, way = str(half), HALVES[half]
-            self.sim.place(*(np.asarray(way[0]) + self._rng.uniform(-1, 1, 2) * JITTER))
-            self.raw = self.look()
+            offset = self._rng.uniform(-1, 1, 2) * JITTER
+            self.sim.place(*(np.asarray(way[0]) + offset))
+            self.raw = self.observe_raw()  # the reset's is of the place before
+        # without the cell in which it begins
         self._way = [np.asarray(cell, dtype=np.float64) for cell in way[1:]]
 
-    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
         return self.sim.at_goal, "" if self.sim.at_goal else "never reached"
 
     def expert_action(self) -> np.ndarray:
         """Straight to the next corner; about the last cell once there. Raises RuntimeError before `reset`."""
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
-        position = self.look()
+        position = self.observe_raw()
         if np.abs(self._way[0] - position).max() < NEAR:
             if len(self._way) > 1:
                 self._way.pop(0)
             else:
+                # it goes on moving about the last cell: at rest one state and one action would fill the recording
                 self._way = [np.round(position) + self._rng.uniform(-0.3, 0.3, 2)]
         ahead = self._way[0] - position
+        # full speed until 0.4 m are left, the way of one step, then slower: it does not overshoot
         return (ahead / max(0.4, float(np.abs(ahead).max()))).astype(np.float32)
 
 
 def _scene() -> str:
-    """MJCF: walls of the map and around it, frictionless, so that the ball slides along them."""
+    """MJCF: walls of the map and around it. Metres, seconds, kilograms."""
     root = ET.Element("mujoco", model="stitch")
     ET.SubElement(root, "option", timestep=str(TIMESTEP), gravity="0 0 0")
+    # condim 1 is without friction: the ball slides along walls instead of sticking to them
     default = ET.SubElement(root, "default")
     ET.SubElement(default, "geom", condim="1", rgba="0.45 0.5 0.6 1")
     world = ET.SubElement(root, "worldbody")
     ET.SubElement(world, "light", pos="1.5 2 6", dir="0 0 -1", directional="true")
     ET.SubElement(world, "camera", name=CAMERA, pos="1.5 2 9.5")
-    ET.SubElement(
-        world,
-        "geom",
-        type="plane",
-        size="4 4 0.1",
-        pos="1.5 2 -0.2",
-        rgba="0.9 0.9 0.92 1",
-        contype="0",
-        conaffinity="0",
-    )
-    mark = f"{GOAL[0]} {GOAL[1]} -0.18"
-    ET.SubElement(
-        world,
-        "geom",
-        type="cylinder",
-        size=f"{GOAL_RADIUS} 0.01",
-        pos=mark,
-        rgba="0.2 0.7 0.35 1",
-        contype="0",
-        conaffinity="0",
-    )
+    # floor and mark are seen and touch nothing: gravity is off, and the ball rolls in the plane z = 0
+    untouched = {"contype": "0", "conaffinity": "0"}
+    floor = {"size": "4 4 0.1", "pos": "1.5 2 -0.2", "rgba": "0.9 0.9 0.92 1"}
+    ET.SubElement(world, "geom", type="plane", **floor, **untouched)
+    mark = {
+        "size": f"{GOAL_RADIUS} 0.01",
+        "pos": f"{GOAL[0]} {GOAL[1]} -0.18",
+        "rgba": "0.2 0.7 0.35 1",
+    }
+    ET.SubElement(world, "geom", type="cylinder", **mark, **untouched)
     for x, y in wall_cells():
         ET.SubElement(world, "geom", type="box", size="0.5 0.5 0.2", pos=f"{x} {y} 0")
     ball = ET.SubElement(world, "body", name="ball")
@@ -187,23 +186,26 @@ def _scene() -> str:
         ET.SubElement(ball, "joint", name=name, type="slide", axis=axis, damping="1")
     ET.SubElement(ball, "geom", type="sphere", size="0.15", mass="0.03", rgba="0.85 0.3 0.2 1")
     actuators = ET.SubElement(root, "actuator")
-    for name in ("x", "y"):  # 4 N against a damping of 1 N s/m: 4 m/s
-        ET.SubElement(
-            actuators, "motor", joint=name, gear="4", ctrllimited="true", ctrlrange="-1 1"
-        )
+    # 4 N against a damping of 1 N s/m: 4 m/s, with a time constant of 0.03 s (0.03 kg), so that the speed need not be
+    # part of the state
+    motor = {"gear": "4", "ctrllimited": "true", "ctrlrange": "-1 1"}
+    for name in ("x", "y"):
+        ET.SubElement(actuators, "motor", joint=name, **motor)
     return ET.tostring(root, encoding="unicode")
 
 
 def wall_cells() -> list[tuple[int, int]]:
     """Centres (x, y) of the cells that are wall, those around the map among them."""
     height, width = len(MAP), len(MAP[0])
-    inside = {(x, y): MAP[height - 1 - y][x] for x in range(width) for y in range(height)}
-    return [
-        (x, y)
-        for x in range(-1, width + 1)
-        for y in range(-1, height + 1)
-        if inside.get((x, y), "#") == "#"
-    ]
+    walls = []
+    # one cell further on each side: the border, which the map does not draw
+    for x in range(-1, width + 1):
+        for y in range(-1, height + 1):
+            inside = 0 <= x < width and 0 <= y < height
+            # MAP's first row is the highest y
+            if not inside or MAP[height - 1 - y][x] == "#":
+                walls.append((x, y))
+    return walls
 
 
 __all__ = [

@@ -7,6 +7,7 @@ neighbours: from which side, past which wall, into or out of what.
 
 from __future__ import annotations
 
+# "easy" is not listed: it is every task of no other group (`group_of`).
 GROUPS: dict[str, tuple[str, ...]] = {
     "medium": (
         "basketball",
@@ -25,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "very_hard": ("shelf-place", "disassemble", "stick-pull", "stick-push", "pick-place-wall"),
 }
 
+# in the order of Meta-World's own MT10, which is that of published tables
 MT10: tuple[str, ...] = (
     "reach",
     "push",
@@ -38,7 +40,8 @@ MT10: tuple[str, ...] = (
     "window-close",
 )
 
-# Task -> the primary instruction, then its paraphrases.
+# Task -> the primary instruction, then its paraphrases. The order is part of the results: `paraphrase: 2` and the
+# severities of the perturbation name texts by their number. Add at the end, and change no text that data was made with.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "assembly": (
         "Put the ring of the wrench over the peg",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# far apart in hue, so that shading and compression leave no doubt about a colour's name
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.08, 0.08),
     "green": (0.10, 0.60, 0.15),
@@ -22,7 +23,14 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One kind of object: MuJoCo geom, size as MuJoCo takes it, half its height and the radius around it."""
+    """One kind of object.
+
+    Attributes:
+        geom: MuJoCo's type.
+        size: half sizes, as MuJoCo takes them.
+        half_height: how high its middle is above what it stands on.
+        radius: from its middle to its side, which is what fingers meet.
+    """
 
     geom: str
     size: tuple[float, ...]
@@ -30,6 +38,7 @@ class Shape:
     radius: float
 
 
+# All fit between the open fingers: at most 0.052 wide, and the fingers open to 0.084.
 SHAPES: dict[str, Shape] = {
     "cube": Shape("box", (0.024, 0.024, 0.024), 0.024, 0.024),
     "cylinder": Shape("cylinder", (0.022, 0.036), 0.036, 0.022),
@@ -38,21 +47,30 @@ SHAPES: dict[str, Shape] = {
 SLOTS = 3
 """Objects on the table."""
 
-WORKSPACE_LOW, WORKSPACE_HIGH = np.array([-0.27, -0.20, 0.008]), np.array([0.27, 0.26, 0.30])
+# 8 mm above the table: fingertips pressed into it would lift the hand's target away from the hand
+WORKSPACE_LOW = np.array([-0.27, -0.20, 0.008])
+WORKSPACE_HIGH = np.array([0.27, 0.26, 0.30])
 """Where the fingertips may go."""
-OBJECTS_LOW, OBJECTS_HIGH = np.array([-0.21, -0.14]), np.array([0.21, 0.10])
+# well inside the workspace, since the hand must also come behind an object to push it
+OBJECTS_LOW = np.array([-0.21, -0.14])
+OBJECTS_HIGH = np.array([0.21, 0.10])
 """Where things are put down at the start."""
-HAND_LOW, HAND_HIGH = np.array([-0.20, -0.14, 0.12]), np.array([0.20, 0.16, 0.24])
+HAND_LOW = np.array([-0.20, -0.14, 0.12])
+HAND_HIGH = np.array([0.20, 0.16, 0.24])
 """Where the fingertips are at the start: anywhere above the table, so that the hand does not tell what is asked."""
 FINGER_TRAVEL = 0.042
 """Greatest distance of each finger from the middle."""
 DRAWER_TRAVEL = 0.08
-CABINET_Y, HANDLE_GAP = 0.20, 0.045
-"""Front of the cabinet, and how far the handle stands in front of the drawer."""
+CABINET_Y = 0.20
+"""Front of the cabinet."""
+HANDLE_GAP = 0.045
+"""How far the handle stands in front of the drawer: room for the closed fingers between them."""
 RECEPTACLES: dict[str, float] = {"bowl": 0.046, "tray": 0.046}
 """Receptacle -> distance from its middle to the inside of its rim."""
+# low enough that a hand may open inside, high enough that a ball stays
 RIM_HEIGHT = 0.014
-TIMESTEP, SUBSTEPS = 0.005, 10
+TIMESTEP = 0.005
+SUBSTEPS = 10
 CONTROL_HZ = 1.0 / (TIMESTEP * SUBSTEPS)
 STEP_METRES = 0.025
 """Way of the hand for an action of 1."""
@@ -60,6 +78,8 @@ STEP_METRES = 0.025
 
 def model_xml() -> str:
     """The whole scene as MJCF. Where the movable things lie, and their colours, is set at every start."""
+    # elliptic friction cones with a high impratio: with MuJoCo's defaults what the fingers hold slips down slowly.
+    # numslices and the like: round things of few triangles cost a fraction on a CPU and look alike at 96 pixels.
     return f"""
 <mujoco model="tabletop">
   <compiler angle="radian"/>
@@ -111,6 +131,7 @@ def model_xml() -> str:
 
 def _hand() -> str:
     """The body's origin is the middle between the fingertips; its joints' positions are that point."""
+    # slides instead of an arm: no inverse kinematics, and qpos[:3] is the hand's place in the world
     return """
     <body name="hand" gravcomp="1">
       <joint name="hand_x" type="slide" axis="1 0 0" armature="0.2"/>
@@ -132,11 +153,16 @@ def _hand() -> str:
 
 def _object(slot: int) -> str:
     """A body that holds one geom of every shape; a start switches one on (`TabletopEnv.reset`)."""
-    geoms = "".join(
-        f'<geom name="object{slot}_{name}" type="{shape.geom}" size="{" ".join(map(str, shape.size))}" '
-        f'condim="{6 if shape.geom == "sphere" else 4}" friction="0.8 0.01 0.004"/>'
-        for name, shape in SHAPES.items()
-    )
+    geoms = ""
+    for name, shape in SHAPES.items():
+        size = " ".join(map(str, shape.size))
+        # 6: rolling friction too, or a ball would roll for ever; 4: without it, but with torsional friction
+        condim = 6 if shape.geom == "sphere" else 4
+        geoms += (
+            f'<geom name="object{slot}_{name}" type="{shape.geom}" size="{size}" '
+            f'condim="{condim}" friction="0.8 0.01 0.004"/>'
+        )
+    # inertia is given: MuJoCo would take it from all geoms, also those that are switched off
     return f"""
     <body name="object{slot}" pos="{0.1 * slot} 0 0.05">
       <freejoint name="object{slot}"/>
@@ -146,6 +172,8 @@ def _object(slot: int) -> str:
 
 
 def _bowl() -> str:
+    """A ring of twelve boxes, since MuJoCo's primitives are convex; the floor is painted and touches nothing."""
+    # mocap: moved between episodes without a new model, and nothing moves it in between
     inside = RECEPTACLES["bowl"]
     sides = []
     for i in range(12):
@@ -160,6 +188,7 @@ def _bowl() -> str:
 
 
 def _tray() -> str:
+    """Four walls around a painted floor."""
     inside, rim = RECEPTACLES["tray"], RIM_HEIGHT / 2
     far, wide = inside + 0.004, inside + 0.008
     walls = (
