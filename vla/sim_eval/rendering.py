@@ -177,7 +177,13 @@ class SceneRenderer:
         preset: "full" or "fast".
     """
 
-    def __init__(self, model: Any, height: int, width: int, preset: Preset = "fast") -> None:
+    def __init__(
+        self,
+        model: Any,
+        height: int,
+        width: int,
+        preset: Preset = "fast",
+    ) -> None:
         if preset not in PRESETS:
             raise ValueError(f"preset: no {preset!r}; there are: {', '.join(PRESETS)}")
         self.height, self.width, self.preset = height, width, preset

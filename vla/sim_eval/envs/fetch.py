@@ -22,6 +22,7 @@ from vla.sim_eval.mujoco.gymnasium_env import (
     prepare_backend,
     unknown_task,
 )
+from vla.sim_eval.mujoco.spaces import square_camera
 from vla.types import Spec
 
 CAMERA = "external_camera_0"  # in front of the table, opposite the robot
@@ -101,10 +102,17 @@ class FetchConfig(EnvConfig):
         return self
 
     def spec(self) -> Spec:
-        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        cameras = square_camera(CAMERA, self.image_size)
         state = REACH_STATE if "reach" in self.tasks else OBJECT_STATE
         actions = ("dx", "dy", "dz", "gripper")
-        return Spec(cameras, state, actions, (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ)
+        return Spec(
+            cameras=cameras,
+            state_names=state,
+            action_names=actions,
+            action_low=(-1.0,) * 4,
+            action_high=(1.0,) * 4,
+            control_hz=CONTROL_HZ,
+        )
 
     def suite(self) -> Suite:
         return Suite("fetch", tuple(self._task(name) for name in self.tasks))
@@ -128,9 +136,8 @@ class FetchEnv(GymEnv):
 
     def __init__(self, config: FetchConfig, task: Task) -> None:
         name: FetchTask = task.name  # type: ignore[assignment]
-        super().__init__(
-            _build(name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset
-        )
+        sim = _build(name, config.reward)
+        super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
         self._mark = int(self.model.site("target0").id)
         self._expert: Expert | None = None
 
@@ -140,7 +147,12 @@ class FetchEnv(GymEnv):
         # both stay true once they were: a failure says how far the episode came, not how it ended
         self._touched = self._grasped = False
 
-    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         place, goal = self.raw["achieved_goal"], self.raw["desired_goal"]
         # gymnasium's own judgement, by which published rates are counted
         success = bool(self.sim._is_success(place, goal))

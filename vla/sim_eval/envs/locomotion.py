@@ -28,6 +28,7 @@ from vla.sim_eval.mujoco.gymnasium_env import (
     prepare_backend,
     unknown_task,
 )
+from vla.sim_eval.mujoco.spaces import square_camera
 from vla.types import Spec
 
 CAMERA = "track"
@@ -92,7 +93,7 @@ class LocomotionConfig(EnvConfig):
     """Who the expert is: snapshots of a trained policy. null: there is no expert."""
 
     def spec(self) -> Spec:
-        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        cameras = square_camera(CAMERA, self.image_size)
         return Spec(cameras, *_spec_fields(self.robot))
 
     def suite(self) -> Suite:
@@ -129,19 +130,22 @@ class LocomotionEnv(GymEnv):
     def __init__(self, config: LocomotionConfig, task: Task) -> None:
         # before the simulator: a wrong path is found at once
         self._behaviour = config.expert()
-        super().__init__(
-            _build(config.robot), config.spec(), task, camera=CAMERA, preset=config.preset
-        )
-        self._success_return = (
-            threshold(config.robot) if config.success_return is None else config.success_return
-        )
+        sim = _build(config.robot)
+        super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
+        own = config.success_return
+        self._success_return = threshold(config.robot) if own is None else own
 
     def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         if self._behaviour is not None:
             self._behaviour.begin(seed)
             self.expert_name = f"snapshot {self._behaviour.current.index}"
 
-    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         # in these envs nothing but a fall terminates
         if terminated:
             return False, "fell"

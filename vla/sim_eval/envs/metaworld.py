@@ -12,7 +12,6 @@ import pickle
 import warnings
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
@@ -21,6 +20,7 @@ from vla.common.versions import installed_versions
 from vla.config import ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.envs.metaworld_parts.instructions import INSTRUCTIONS, MT10, group_of
+from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 
@@ -171,16 +171,8 @@ class MetaworldEnv(SimEnv):
     def __init__(self, config: MetaworldConfig, task: Task) -> None:
         choose_backend()  # before mujoco is imported
         self.config, self.task, self.spec_ = config, task, config.spec()
-        size = config.image_size
-        pictures: dict[str, gymnasium.Space[Any]] = {
-            camera: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
-            for camera in config.cameras
-        }
-        state = gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {"images": gymnasium.spaces.Dict(pictures), "state": state}
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self.observation_space = observation_space(self.spec_)
+        self.action_space = action_space(self.spec_)
         self._sim = _build(task.name)
         self._sim.max_path_length = config.horizon + 1  # its own limit raises where ours truncates
         self.model, self.data = self._sim.model, self._sim.data
@@ -189,7 +181,8 @@ class MetaworldEnv(SimEnv):
         }
         # closer than Meta-World has it, as published results that learn from pictures do
         self.model.cam_pos[self.model.camera("corner2").id] = CORNER2_POSITION
-        self.renderer = SceneRenderer(self._sim.model, size, size, config.preset)
+        size = config.image_size
+        self.renderer = SceneRenderer(self.model, size, size, config.preset)
         # the state of Meta-World, (39,): hand and gripper, objects, the same of the frame before, goal
         self._raw: np.ndarray | None = None
 
@@ -211,14 +204,11 @@ class MetaworldEnv(SimEnv):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"action: expected {self.action_space.shape} finite numbers, got {action}"
-            )
+        action = checked_action(action, self.spec_)
         if self._raw is None:
             raise RuntimeError("step before reset: call reset first")
-        self._raw, reward, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
+        clipped = np.clip(action, -1.0, 1.0)
+        self._raw, reward, _, _, info = self._sim.step(clipped)
         self._steps += 1
         success = bool(info["success"])
         self._progress.update(success, info)

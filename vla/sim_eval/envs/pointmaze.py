@@ -28,6 +28,7 @@ from vla.sim_eval.mujoco.gymnasium_env import (
     prepare_backend,
     unknown_task,
 )
+from vla.sim_eval.mujoco.spaces import square_camera
 from vla.types import Spec
 
 CAMERA = "top"
@@ -68,16 +69,23 @@ class PointMazeConfig(EnvConfig):
     _listed_once = field_validator("tasks")(listed_once)
 
     def spec(self) -> Spec:
-        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        cameras = square_camera(CAMERA, self.image_size)
         return Spec(
-            cameras, STATE_NAMES, ("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), control_hz=100
+            cameras=cameras,
+            state_names=STATE_NAMES,
+            action_names=("force_x", "force_y"),
+            action_low=(-1.0, -1.0),
+            action_high=(1.0, 1.0),
+            control_hz=100,
         )
 
     def suite(self) -> Suite:
         return Suite("pointmaze", tuple(self._task(name) for name in self.tasks))
 
     def _task(self, name: Maze) -> Task:
-        return Task(name, "pointmaze", TEXTS[0], TEXTS[1:], self.horizon or MAPS[name][1])
+        _, usual_horizon = MAPS[name]
+        first, *others = TEXTS
+        return Task(name, "pointmaze", first, tuple(others), self.horizon or usual_horizon)
 
     def make(self, task: str) -> SimEnv:
         """Raises ConfigError if there is no such maze."""
@@ -102,7 +110,12 @@ class PointMazeEnv(GymEnv):
         # the maze wraps the point's own env and adds the goals to its observation
         return self.sim._get_obs(self.sim.point_env._get_obs()[0])
 
-    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         success = bool(info["success"])
         # a ball that is not there yet has never been there: one label is all there is to say
         return success, "" if success else "never reached"
@@ -139,7 +152,11 @@ class PointMazeEnv(GymEnv):
 
 
 @functools.lru_cache(maxsize=4096)
-def path(walls: tuple[tuple[bool, ...], ...], start: Cell, end: Cell) -> tuple[Cell, ...]:
+def path(
+    walls: tuple[tuple[bool, ...], ...],
+    start: Cell,
+    end: Cell,
+) -> tuple[Cell, ...]:
     """The cells (row, column) of a shortest way from `start` to `end`, both included; empty if there is none."""
     # breadth first from the end, so that the way can be read off forwards from the start
     following: dict[Cell, Cell] = {end: end}
@@ -147,11 +164,12 @@ def path(walls: tuple[tuple[bool, ...], ...], start: Cell, end: Cell) -> tuple[C
     while queue and start not in following:
         row, column = queue.popleft()
         # of several shortest ways this order decides: demonstrations depend on it
-        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-            inside = 0 <= cell[0] < len(walls) and 0 <= cell[1] < len(walls[0])
-            if inside and not walls[cell[0]][cell[1]] and cell not in following:
-                following[cell] = (row, column)
-                queue.append(cell)
+        for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            i, j = row + down, column + right
+            inside = 0 <= i < len(walls) and 0 <= j < len(walls[0])
+            if inside and not walls[i][j] and (i, j) not in following:
+                following[i, j] = (row, column)
+                queue.append((i, j))
     if start not in following:
         return ()
     found = [start]
@@ -167,7 +185,8 @@ def _build(name: Maze, reward: str) -> Any:
     module = import_robotics("envs.maze.point_maze")
     sim = module.PointMazeEnv(maze_map=maze_map, reward_type=reward)
     # seen from a height at which the longer side of the maze and its walls fill the picture
-    height = max(len(maze_map), len(maze_map[0])) / 2 / math.tan(FIELD_OF_VIEW / 2) + 0.4
+    longer = max(len(maze_map), len(maze_map[0]))
+    height = longer / 2 / math.tan(FIELD_OF_VIEW / 2) + 0.4
     position, straight_down = (0.0, 0.0, height), (1.0, 0.0, 0.0, 0.0)
     add_camera(sim.point_env, sim.tmp_xml_file_path, CAMERA, position, straight_down)
     os.unlink(sim.tmp_xml_file_path)  # nobody else would

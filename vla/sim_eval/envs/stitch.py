@@ -60,13 +60,21 @@ class StitchConfig(EnvConfig):
     """Control steps after which an episode is cut off."""
 
     def spec(self) -> Spec:
-        return Spec({}, ("x", "y"), ("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), control_hz=10)
+        return Spec(
+            cameras={},
+            state_names=("x", "y"),
+            action_names=("force_x", "force_y"),
+            action_low=(-1.0, -1.0),
+            action_high=(1.0, 1.0),
+            control_hz=10,
+        )
 
     def suite(self) -> Suite:
         return Suite("stitch", (self._task(),))
 
     def _task(self) -> Task:
-        return Task("stitch", "stitch", TEXTS[0], TEXTS[1:], self.horizon)
+        first, *others = TEXTS
+        return Task("stitch", "stitch", first, tuple(others), self.horizon)
 
     def make(self, task: str) -> SimEnv:
         """Raises ConfigError if the task is not `stitch`."""
@@ -96,7 +104,8 @@ class Maze:
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """The ball near the start; the same seed gives the same place."""
         # less jitter in y than in x: all come to the fork J in its middle, so that nothing but the policy decides there
-        offset = np.random.default_rng(seed).uniform(-1, 1, 2) * JITTER
+        rng = np.random.default_rng(seed)
+        offset = rng.uniform(-1, 1, 2) * JITTER
         self.place(*(np.asarray(START) + offset))
         return self._get_obs(), {}
 
@@ -109,7 +118,8 @@ class Maze:
     @property
     def at_goal(self) -> bool:
         """Whether the ball is within `GOAL_RADIUS` of the goal."""
-        return bool(np.hypot(*(self.data.qpos - np.asarray(GOAL))) < GOAL_RADIUS)
+        away = self.data.qpos - np.asarray(GOAL)
+        return bool(np.hypot(*away) < GOAL_RADIUS)
 
     def _get_obs(self) -> np.ndarray:
         return np.array(self.data.qpos)
@@ -132,7 +142,8 @@ class StitchEnv(GymEnv):
         self._rng = np.random.default_rng((seed, 5))
         way = WHOLE
         if self._halves:
-            half = self._rng.choice(list(SHARES), p=list(SHARES.values()))
+            halves, shares = list(SHARES), list(SHARES.values())
+            half = self._rng.choice(halves, p=shares)
             self.expert_name, way = str(half), HALVES[half]
             offset = self._rng.uniform(-1, 1, 2) * JITTER
             self.sim.place(*(np.asarray(way[0]) + offset))
@@ -140,7 +151,12 @@ class StitchEnv(GymEnv):
         # without the cell in which it begins
         self._way = [np.asarray(cell, dtype=np.float64) for cell in way[1:]]
 
-    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         return self.sim.at_goal, "" if self.sim.at_goal else "never reached"
 
     def expert_action(self) -> np.ndarray:
@@ -153,45 +169,51 @@ class StitchEnv(GymEnv):
                 self._way.pop(0)
             else:
                 # it goes on moving about the last cell: at rest one state and one action would fill the recording
-                self._way = [np.round(position) + self._rng.uniform(-0.3, 0.3, 2)]
+                middle = np.round(position)
+                self._way = [middle + self._rng.uniform(-0.3, 0.3, 2)]
         ahead = self._way[0] - position
         # full speed until 0.4 m are left, the way of one step, then slower: it does not overshoot
-        return (ahead / max(0.4, float(np.abs(ahead).max()))).astype(np.float32)
+        farthest = float(np.abs(ahead).max())
+        return (ahead / max(0.4, farthest)).astype(np.float32)
 
 
 def _scene() -> str:
     """MJCF: walls of the map and around it. Metres, seconds, kilograms."""
     root = ET.Element("mujoco", model="stitch")
-    ET.SubElement(root, "option", timestep=str(TIMESTEP), gravity="0 0 0")
+    _add(root, "option", timestep=str(TIMESTEP), gravity="0 0 0")
     # condim 1 is without friction: the ball slides along walls instead of sticking to them
-    default = ET.SubElement(root, "default")
-    ET.SubElement(default, "geom", condim="1", rgba="0.45 0.5 0.6 1")
-    world = ET.SubElement(root, "worldbody")
-    ET.SubElement(world, "light", pos="1.5 2 6", dir="0 0 -1", directional="true")
-    ET.SubElement(world, "camera", name=CAMERA, pos="1.5 2 9.5")
+    default = _add(root, "default")
+    _add(default, "geom", condim="1", rgba="0.45 0.5 0.6 1")
+    world = _add(root, "worldbody")
+    _add(world, "light", pos="1.5 2 6", dir="0 0 -1", directional="true")
+    _add(world, "camera", name=CAMERA, pos="1.5 2 9.5")
     # floor and mark are seen and touch nothing: gravity is off, and the ball rolls in the plane z = 0
     untouched = {"contype": "0", "conaffinity": "0"}
     floor = {"size": "4 4 0.1", "pos": "1.5 2 -0.2", "rgba": "0.9 0.9 0.92 1"}
-    ET.SubElement(world, "geom", type="plane", **floor, **untouched)
+    _add(world, "geom", type="plane", **floor, **untouched)
     mark = {
         "size": f"{GOAL_RADIUS} 0.01",
         "pos": f"{GOAL[0]} {GOAL[1]} -0.18",
         "rgba": "0.2 0.7 0.35 1",
     }
-    ET.SubElement(world, "geom", type="cylinder", **mark, **untouched)
+    _add(world, "geom", type="cylinder", **mark, **untouched)
     for x, y in wall_cells():
-        ET.SubElement(world, "geom", type="box", size="0.5 0.5 0.2", pos=f"{x} {y} 0")
-    ball = ET.SubElement(world, "body", name="ball")
+        _add(world, "geom", type="box", size="0.5 0.5 0.2", pos=f"{x} {y} 0")
+    ball = _add(world, "body", name="ball")
     for name, axis in (("x", "1 0 0"), ("y", "0 1 0")):
-        ET.SubElement(ball, "joint", name=name, type="slide", axis=axis, damping="1")
-    ET.SubElement(ball, "geom", type="sphere", size="0.15", mass="0.03", rgba="0.85 0.3 0.2 1")
-    actuators = ET.SubElement(root, "actuator")
+        _add(ball, "joint", name=name, type="slide", axis=axis, damping="1")
+    _add(ball, "geom", type="sphere", size="0.15", mass="0.03", rgba="0.85 0.3 0.2 1")
+    actuators = _add(root, "actuator")
     # 4 N against a damping of 1 N s/m: 4 m/s, with a time constant of 0.03 s (0.03 kg), so that the speed need not be
     # part of the state
     motor = {"gear": "4", "ctrllimited": "true", "ctrlrange": "-1 1"}
     for name in ("x", "y"):
-        ET.SubElement(actuators, "motor", joint=name, **motor)
+        _add(actuators, "motor", joint=name, **motor)
     return ET.tostring(root, encoding="unicode")
+
+
+def _add(parent: ET.Element, tag: str, **attributes: str) -> ET.Element:
+    return ET.SubElement(parent, tag, attributes)
 
 
 def wall_cells() -> list[tuple[int, int]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -41,6 +40,7 @@ from vla.sim_eval.envs.tabletop_parts.language import (
     texts,
 )
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 
@@ -117,7 +117,7 @@ class TabletopConfig(EnvConfig):
             raise ValueError(
                 f"tasks: the split {self.split!r} asks for {', '.join(possible)}, not for {wrong[0]!r}"
             )
-        if len(set(self.tasks or ())) != len(self.tasks or ()):
+        if self.tasks is not None and len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: a family is named twice")
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError("cameras: a camera is named twice")
@@ -186,15 +186,8 @@ class TabletopEnv(SimEnv):
         self._mujoco = mujoco
         self.config, self.task, self.spec_ = config, task, config.spec()
         size = config.image_size
-        pictures: dict[str, gymnasium.Space[Any]] = {
-            camera: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
-            for camera in config.cameras
-        }
-        state = gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {"images": gymnasium.spaces.Dict(pictures), "state": state}
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self.observation_space = observation_space(self.spec_)
+        self.action_space = action_space(self.spec_)
         # compiled once: a start switches geoms on and moves bodies, so that between episodes nothing is compiled and no
         # rendering context is made
         self.model = mujoco.MjModel.from_xml_string(scene.model_xml())
@@ -257,7 +250,8 @@ class TabletopEnv(SimEnv):
             self._dress(slot, thing)
             height = scene.SHAPES[thing.shape].half_height
             # at most 0.2 rad: the hand cannot turn, so its fingers must meet a cube's faces
-            table.place(slot, np.array([*spot, height]), float(rng.uniform(-0.2, 0.2)))
+            yaw = float(rng.uniform(-0.2, 0.2))
+            table.place(slot, np.array([*spot, height]), yaw)
         hand = rng.uniform(scene.HAND_LOW, scene.HAND_HIGH)
         self.data.qpos[:3] = hand
         self.data.qpos[3:5] = scene.FINGER_TRAVEL
@@ -295,11 +289,7 @@ class TabletopEnv(SimEnv):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"action: expected {self.action_space.shape} finite numbers, got {action}"
-            )
+        action = checked_action(action, self.spec_)
         if self._progress is None:
             raise RuntimeError("step before reset: call reset first")
         action = self._late(np.clip(action, -1.0, 1.0))

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 
 from vla.common.names import did_you_mean
@@ -22,6 +21,7 @@ from vla.common.renamed import announce_renamed
 from vla.common.versions import version_of
 from vla.config import ConfigError, UserError
 from vla.sim_eval.env import SimEnv, Task
+from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import (
     Preset,
     RenderingError,
@@ -68,7 +68,13 @@ class GymEnv(SimEnv):
                 setattr(cls, former, vars(cls)[name])
 
     def __init__(
-        self, sim: Any, spec: Spec, task: Task, *, camera: str, preset: Preset = "fast"
+        self,
+        sim: Any,
+        spec: Spec,
+        task: Task,
+        *,
+        camera: str,
+        preset: Preset = "fast",
     ) -> None:
         self.sim, self.spec_, self.task = sim, spec, task
         self.model, self.data = find_model(sim)
@@ -79,15 +85,8 @@ class GymEnv(SimEnv):
         self._film_camera = int(self.model.camera(camera).id)
         self._low = np.asarray(spec.action_low, dtype=np.float32)
         self._high = np.asarray(spec.action_high, dtype=np.float32)
-        self.action_space = gymnasium.spaces.Box(self._low, self._high, dtype=np.float32)
-        pictures: dict[str, gymnasium.Space[Any]] = {
-            name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
-            for name, size in spec.cameras.items()
-        }
-        state = gymnasium.spaces.Box(-np.inf, np.inf, (spec.state_dim,), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {"images": gymnasium.spaces.Dict(pictures), "state": state}
-        )
+        self.observation_space = observation_space(spec)
+        self.action_space = action_space(spec)
         self.raw: Any = None
         """The latest observation as gymnasium's env gave it; None before `reset`."""
         self.steps, self.return_ = 0, 0.0
@@ -97,7 +96,12 @@ class GymEnv(SimEnv):
     def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         """After the simulator's reset: `raw` is known, and `info` is the simulator's."""
 
-    def outcome(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         """-> whether the task is solved at this step, and how far the episode came; `info` is the simulator's."""
         return False, ""
 
@@ -137,9 +141,7 @@ class GymEnv(SimEnv):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Actions are clipped to the spec. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != self._low.shape or not np.isfinite(action).all():
-            raise ValueError(f"action: expected {self._low.shape} finite numbers, got {action}")
+        action = checked_action(action, self.spec_)
         if self.raw is None:
             raise RuntimeError("step before reset: call reset first")
         clipped = np.clip(action, self._low, self._high)
@@ -153,7 +155,12 @@ class GymEnv(SimEnv):
         info = self._info(info, terminated=terminated)
         return self._observation(self.raw), float(reward), terminated, truncated, info
 
-    def _info(self, info: dict[str, Any], *, terminated: bool) -> dict[str, Any]:
+    def _info(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> dict[str, Any]:
         """The info of `SimEnv`; the simulator's own is left out, since its keys differ from suite to suite."""
         success, failure = self.outcome(info, terminated=terminated)
         return {"instruction": self.task.instruction, "success": success, "failure": failure}
@@ -237,7 +244,11 @@ def find_model(sim: Any) -> tuple[Any, Any]:
 
 
 def add_camera(
-    holder: Any, file: str, name: str, position: Sequence[float], quaternion: Sequence[float]
+    holder: Any,
+    file: str,
+    name: str,
+    position: Sequence[float],
+    quaternion: Sequence[float],
 ) -> None:
     """Gives a gymnasium `MujocoEnv` that has just been built a camera: its model is compiled again from its file.
 

@@ -17,7 +17,11 @@ _SHAPES: tuple[GeomShape, ...] = get_args(GeomShape)
 
 
 def place_distractors(
-    model: Any, data: Any, cameras: Sequence[str], rng: np.random.Generator, number: int
+    model: Any,
+    data: Any,
+    cameras: Sequence[str],
+    rng: np.random.Generator,
+    number: int,
 ) -> list[VisualGeom]:
     """At most `number` things, each resting on flat ground in view with a free ring of twice its radius around it.
 
@@ -48,7 +52,11 @@ def place_distractors(
     return found
 
 
-def _is_apart(point: np.ndarray, radius: float, others: Sequence[VisualGeom]) -> bool:
+def _is_apart(
+    point: np.ndarray,
+    radius: float,
+    others: Sequence[VisualGeom],
+) -> bool:
     """Whether no other thing's middle is within three radii of `point`, seen from above."""
     middles = [np.array(other.position[:2]) for other in others]
     return all(np.linalg.norm(point[:2] - middle) > 3 * radius for middle in middles)
@@ -69,7 +77,11 @@ class _Ground:
         self._model, self._data = model, data
         self._groups = np.array(VISIBLE_GROUPS, dtype=np.uint8)
 
-    def seen(self, camera: int, place: np.ndarray) -> tuple[np.ndarray, float] | None:
+    def seen(
+        self,
+        camera: int,
+        place: np.ndarray,
+    ) -> tuple[np.ndarray, float] | None:
         """Point (3,) and distance of what stands still at a place of the picture (-1 to 1 from edge to edge)."""
         half = np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2)
         # columns: right, up, backwards; so the camera looks along -z of its own frame
@@ -91,8 +103,8 @@ class _Ground:
         down, above = np.array([0.0, 0.0, -1.0]), 4 * radius
         for share in (0.0, 1.0, 2.0):
             # one ray at the middle, eight on each ring
-            angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)[: 8 if share else 1]
-            for angle in angles:
+            around = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+            for angle in around if share else around[:1]:
                 offset = share * radius * np.array([np.cos(angle), np.sin(angle), 0.0])
                 start = point + offset + np.array([0.0, 0.0, above])
                 distance, geom = self._ray(start, down)
@@ -110,7 +122,11 @@ class _Ground:
         return float(distance), int(geom[0])
 
 
-def _thing(rng: np.random.Generator, point: np.ndarray, radius: float) -> VisualGeom:
+def _thing(
+    rng: np.random.Generator,
+    point: np.ndarray,
+    radius: float,
+) -> VisualGeom:
     """A thing that rests on `point`. The order of the draws is part of the results."""
     shape = _SHAPES[rng.integers(len(_SHAPES))]
     length = radius * rng.uniform(0.6, 1.4)
@@ -119,7 +135,8 @@ def _thing(rng: np.random.Generator, point: np.ndarray, radius: float) -> Visual
     size = (radius, radius, radius if shape == "sphere" else length)
     angle = rng.uniform(0, np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
-    colour = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0))
+    hue, saturation, value = rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
+    colour = colorsys.hsv_to_rgb(hue, saturation, value)
     x, y, z = (float(v) for v in point)
     return VisualGeom(
         shape=shape,

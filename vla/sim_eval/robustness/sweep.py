@@ -153,7 +153,10 @@ def _write(found: Robustness, config: PerturbConfig, clean: Results) -> None:
     write_robustness_page(out / PAGE, found, clean)
 
 
-def _conditions(kinds: tuple[str, ...], severities: tuple[int, ...]) -> Iterator[ConditionKey]:
+def _conditions(
+    kinds: tuple[str, ...],
+    severities: tuple[int, ...],
+) -> Iterator[ConditionKey]:
     for kind in kinds:
         graded = bool(kind_named(kind).levels)
         for severity in severities if graded else (None,):

@@ -1,5 +1,9 @@
 """Statistics of success rates, for the sample sizes of robot evaluation: pure functions of counts and outcomes."""
 
+# Nothing here draws random numbers to find a probability: power, coverage and stopping times are sums over all outcomes,
+# so the same counts give the same number. The bootstrap alone resamples, by a fixed seed.
+# scipy does what it does in the same way (McNemar and Barnard, Clopper and Pearson); the rest has no counterpart there.
+
 from vla.sim_eval.statistics.bootstrap import clustered_bootstrap, clustered_bootstrap_difference
 from vla.sim_eval.statistics.errors import StatisticsError
 from vla.sim_eval.statistics.hypothesis_tests import (

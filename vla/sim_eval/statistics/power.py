@@ -81,30 +81,44 @@ def pair_probabilities(
         StatisticsError: rates that are no rates, or a correlation that no two such policies can have.
     """
     _check_rates(rate_a, rate_b)
+    # covariance of two Bernoulli variables: P(both) = p q + correlation * sqrt(p (1-p) q (1-q))
     spread = math.sqrt(rate_a * (1 - rate_a) * rate_b * (1 - rate_b))
     both = rate_a * rate_b + correlation * spread
+    # Frechet's bounds of P(both): no two policies with these rates agree less, or more
     lowest, highest = max(0.0, rate_a + rate_b - 1), min(rate_a, rate_b)
-    if not lowest - 1e-12 <= both <= highest + 1e-12 or (spread == 0 and correlation != 0):
-        bounds = [
-            (edge - rate_a * rate_b) / spread if spread else 0.0 for edge in (lowest, highest)
-        ]
+    possible = lowest - 1e-12 <= both <= highest + 1e-12
+    # a policy that always does the same correlates with nothing
+    if not possible or (spread == 0 and correlation != 0):
+        edges = (lowest, highest)
+        least, most = ((edge - rate_a * rate_b) / spread if spread else 0.0 for edge in edges)
         raise StatisticsError(
             f"correlation is {correlation:g}: policies with rates {rate_a:g} and {rate_b:g} "
-            f"can have one from {bounds[0]:.2f} to {bounds[1]:.2f}"
+            f"can have one from {least:.2f} to {most:.2f}"
         )
+    # rounding may leave -1e-17
     return max(0.0, rate_a - both), max(0.0, rate_b - both)
 
 
 def first_true(reaches: Callable[[int], bool], guess: int) -> int:
-    """Some n >= 1 with reaches(n) and not reaches(n - 1), near `guess`; the first n where `reaches` stays true."""
+    """Some n >= 1 with reaches(n) and not reaches(n - 1), near `guess`; the first n if `reaches` stays true from there.
+
+    Power has teeth (see the module's docstring), so a search from 1 would stop at a lucky small n.
+    """
+    # throughout: reaches(high), and not reaches(low) or low = 0
     low, high = 0, max(1, guess)
     while not reaches(high):
         low, high = high, high + max(1, high // 4)
-    if low == 0 and high > 8 and not reaches(near := high * 3 // 4):
-        low = near
+    if low == 0 and high > 8:
+        # the guess was enough: begin just below it, not at 1, for each call is dear
+        near = high * 3 // 4
+        if not reaches(near):
+            low = near
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        if reaches(middle):
+            high = middle
+        else:
+            low = middle
     return high
 
 
@@ -124,49 +138,68 @@ def _checked_guess(
     difference = abs(rate_a - rate_b)
     if difference < 1e-9:
         raise StatisticsError(
-            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes tells equal policies apart; "
+            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes distinguishes equal policies; "
             "give the smallest difference that matters"
         )
+    # variance of one episode's difference, under "equal rates" and under the true ones
     if correlation is None:
         mean = (rate_a + rate_b) / 2
-        null, true = 2 * mean * (1 - mean), rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
+        null = 2 * mean * (1 - mean)
+        true = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
     else:
         null = sum(pair_probabilities(rate_a, rate_b, correlation))
         true = null - difference**2
     normal = NormalDist()
     z_alpha, z_power = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
-    n = ((z_alpha * math.sqrt(null) + z_power * math.sqrt(max(0.0, true))) / difference) ** 2
+    distance = z_alpha * math.sqrt(null) + z_power * math.sqrt(max(0.0, true))
+    n = (distance / difference) ** 2
     if n > MOST_EPISODES:
         raise StatisticsError(
-            f"rates {rate_a:g} and {rate_b:g} need about {n:.0f} episodes per policy, and {MOST_EPISODES} is the most "
-            "that is planned for; give a greater difference, or less power"
+            f"rates {rate_a:g} and {rate_b:g} need about {n:.0f} episodes per policy, and {MOST_EPISODES} "
+            "is the most that is planned for; give a greater difference, or less power"
         )
     return math.ceil(n)
 
 
-def _mcnemar_power(n: int, win: float, loss: float, alpha: float) -> float:
+def _mcnemar_power(
+    n: int,
+    win: float,
+    loss: float,
+    alpha: float,
+) -> float:
+    """Of n pairs, of which A alone solves a share `win` and B alone a share `loss`."""
     from scipy.stats import binom
 
     differ = win + loss
     if differ == 0:
         return 0.0
+    # the sum over how many of the pairs differ, (n + 1,): given that number, the test is one of a coin
     pairs = np.arange(n + 1)
-    # The most losses (or wins) among the pairs that differ at which p <= alpha; -1 where there is none.
+    # the most losses (or wins) among the pairs that differ at which p <= alpha; -1 if there is none
     most = binom.ppf(alpha / 2, pairs, 0.5)
+    # ppf is the first count whose tail reaches alpha / 2, which is one too many unless it meets it exactly
     most = np.where(2 * binom.cdf(most, pairs, 0.5) <= alpha, most, most - 1)
-    rejected = binom.cdf(most, pairs, loss / differ) + binom.cdf(most, pairs, win / differ)
-    return float(binom.pmf(pairs, n, min(1.0, differ)) @ np.where(most < 0, 0.0, rejected))
+    for_a = binom.cdf(most, pairs, loss / differ)
+    for_b = binom.cdf(most, pairs, win / differ)
+    rejected = for_a + for_b
+    rejected = np.where(most < 0, 0.0, rejected)
+    return float(binom.pmf(pairs, n, min(1.0, differ)) @ rejected)
 
 
-def _barnard_power(n: int, rate_a: float, rate_b: float, alpha: float) -> float:
+def _barnard_power(
+    n: int,
+    rate_a: float,
+    rate_b: float,
+    alpha: float,
+) -> float:
     from scipy.stats import binom
 
     if n > _MOST_EXACT:
         return _pooled_power(n, rate_a, rate_b, alpha)
     counts = np.arange(n + 1)
-    return float(
-        binom.pmf(counts, n, rate_a) @ _barnard_rejects(n, alpha) @ binom.pmf(counts, n, rate_b)
-    )
+    chances_a = binom.pmf(counts, n, rate_a)
+    chances_b = binom.pmf(counts, n, rate_b)
+    return float(chances_a @ _barnard_rejects(n, alpha) @ chances_b)
 
 
 @functools.lru_cache(maxsize=32)
@@ -178,24 +211,35 @@ def _barnard_rejects(n: int, alpha: float) -> NDArray[np.bool_]:
     """
     from scipy.stats import binom
 
+    # scipy's barnard_exact gives one outcome's p; power needs all (n + 1)^2, and here they share one sort
     counts = np.arange(n + 1)
     a, b = counts[:, None], counts[None, :]
     variance = (a + b) * (2 * n - a - b)
+    # rounded: outcomes that tie in exact arithmetic must be rejected together
     statistic = np.round((a - b) ** 2 / np.maximum(variance, 1), 12)
     values, order = np.unique(-statistic, return_inverse=True)
-    rates = np.unique(np.concatenate([np.linspace(0.01, 0.5, 48), np.geomspace(0.5 / n, 0.5, 48)]))
+    order = order.ravel()
+    even, fine = np.linspace(0.01, 0.5, 48), np.geomspace(0.5 / n, 0.5, 48)
+    rates = np.unique(np.concatenate([even, fine]))
     level = np.zeros(len(values))
     for rate in rates:
         chances = binom.pmf(counts, n, rate)
-        mass = np.bincount(
-            order.ravel(), weights=np.outer(chances, chances).ravel(), minlength=len(values)
-        )
+        joint = np.outer(chances, chances).ravel()
+        mass = np.bincount(order, weights=joint, minlength=len(values))
+        # the worst common rate: the test does not know it
         level = np.maximum(level, np.cumsum(mass))
     return np.asarray((level <= alpha)[order].reshape(n + 1, n + 1))
 
 
-def _pooled_power(n: int, rate_a: float, rate_b: float, alpha: float) -> float:
-    normal, mean, difference = NormalDist(), (rate_a + rate_b) / 2, abs(rate_a - rate_b)
+def _pooled_power(
+    n: int,
+    rate_a: float,
+    rate_b: float,
+    alpha: float,
+) -> float:
+    normal = NormalDist()
+    mean, difference = (rate_a + rate_b) / 2, abs(rate_a - rate_b)
+    # the test takes the variance of equal rates, the outcomes have that of the true ones
     limit = normal.inv_cdf(1 - alpha / 2) * math.sqrt(2 * mean * (1 - mean) / n)
     deviation = math.sqrt((rate_a * (1 - rate_a) + rate_b * (1 - rate_b)) / n)
     if deviation == 0:

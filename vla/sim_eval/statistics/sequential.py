@@ -17,7 +17,11 @@ from vla.sim_eval.statistics.errors import StatisticsError, check_fraction
 
 
 def paired_log_e_value(
-    wins: ArrayLike, losses: ArrayLike, *, prior: float = 2.0, share: float | None = None
+    wins: ArrayLike,
+    losses: ArrayLike,
+    *,
+    prior: float = 2.0,
+    share: float | None = None,
 ) -> NDArray[np.float64]:
     """Log of the paired comparison's e-value after `wins` and `losses` (of any shape) among the pairs that differ.
 
@@ -28,12 +32,17 @@ def paired_log_e_value(
     """
     from scipy.special import betaln, xlogy
 
-    w, v = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    # in logs: after a few hundred pairs both likelihoods are below the smallest float
+    w = np.asarray(wins, dtype=np.float64)
+    v = np.asarray(losses, dtype=np.float64)
     if share is None:
         likelihood = betaln(prior + w, prior + v) - betaln(prior, prior)
     else:
-        a, b = xlogy(w, share) + xlogy(v, 1 - share), xlogy(v, share) + xlogy(w, 1 - share)
-        likelihood = np.logaddexp(a, b) - math.log(2)
+        # xlogy(0, 0) is 0, where 0 * log(0) would be NaN
+        for_a = xlogy(w, share) + xlogy(v, 1 - share)
+        for_b = xlogy(v, share) + xlogy(w, 1 - share)
+        # the mean of both bets: two-sided
+        likelihood = np.logaddexp(for_a, for_b) - math.log(2)
     return np.asarray(likelihood + (w + v) * math.log(2))
 
 
@@ -56,15 +65,14 @@ def unpaired_log_factor(
         a, b: success of either policy, of any shape.
         successes_a, successes_b, episodes: counts before; each policy has played `episodes`.
     """
-    rate_a, rate_b = (
-        (np.asarray(s) + prior) / (np.asarray(episodes) + 2 * prior)
-        for s in (successes_a, successes_b)
-    )
+    # from the episodes before alone: a bet that knew this outcome would not be fair
+    played = np.asarray(episodes) + 2 * prior
+    rate_a = (np.asarray(successes_a) + prior) / played
+    rate_b = (np.asarray(successes_b) + prior) / played
     mean = (rate_a + rate_b) / 2
-    factors = (
-        np.where(won, r / mean, (1 - r) / (1 - mean)) for won, r in ((a, rate_a), (b, rate_b))
-    )
-    return np.asarray(sum(np.log(factor) for factor in factors))
+    factor_a = np.where(a, rate_a / mean, (1 - rate_a) / (1 - mean))
+    factor_b = np.where(b, rate_b / mean, (1 - rate_b) / (1 - mean))
+    return np.asarray(np.log(factor_a) + np.log(factor_b))
 
 
 class _EProcess:
@@ -77,6 +85,7 @@ class _EProcess:
     @property
     def e_value(self) -> float:
         """Wealth of the bet now; at most 1 in expectation if the policies are equal."""
+        # exp(710) overflows
         return math.exp(min(self._log_e, 700.0))
 
     @property
@@ -98,7 +107,7 @@ class SequentialComparison(_EProcess):
     """Anytime-valid, two-sided comparison of two policies that play the same episodes.
 
     What it tests: in every episode, given those before, A alone solves it as often as B alone. With several tasks play
-    them in random order, lest task after task favours one policy for a while and then the other.
+    them in random order: in blocks, one task after the other might favour one policy for a while and then the other.
 
         comparison = SequentialComparison()
         for a, b in pairs:                       # success of A and of B in the same task with the same seed
@@ -108,8 +117,8 @@ class SequentialComparison(_EProcess):
 
     Args:
         prior: of the wins' share among pairs that differ, Beta(prior, prior); more favours small differences.
-        share: bet on this share (or its mirror image) alone, as planned by `sequential_plan`: fewer episodes where the
-            plan is right, more where it is not. The false alarms are bounded either way.
+        share: bet on this share (or its mirror image) alone, as planned by `sequential_plan`: fewer episodes if the
+            plan is right, more if it is not. The false alarms are bounded either way.
 
     Attributes:
         wins, losses, ties: pairs that only A, only B, and both or neither solved.
@@ -129,14 +138,15 @@ class SequentialComparison(_EProcess):
 
     def update(self, a: bool, b: bool) -> None:
         """Adds one pair of outcomes."""
+        # a tie is no toss of the coin: it neither wins nor loses anything
         if bool(a) == bool(b):
             self.ties += 1
             return
         self.wins += bool(a)
         self.losses += bool(b)
-        self._become(
-            float(paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share))
-        )
+        # from the totals, not by a factor per pair: rounding does not add up
+        log_e = paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share)
+        self._become(float(log_e))
 
     @property
     def pairs(self) -> int:
@@ -152,7 +162,7 @@ class UnpairedSequentialComparison(_EProcess):
         successes: of A and of B.
         episodes: of each.
 
-    Raises StatisticsError where `prior`, the pseudo-count of successes and of failures, is not positive.
+    Raises StatisticsError if `prior`, the pseudo-count of successes and of failures, is not positive.
     """
 
     def __init__(self, prior: float = 0.5) -> None:

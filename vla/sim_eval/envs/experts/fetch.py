@@ -89,7 +89,12 @@ class Push:
         ahead = min(distance, STEP) * way - across
         return _move(np.append(ahead, thing[2] - hand[2]), CLOSED)
 
-    def _go_behind(self, hand: np.ndarray, thing: np.ndarray, way: np.ndarray) -> np.ndarray:
+    def _go_behind(
+        self,
+        hand: np.ndarray,
+        thing: np.ndarray,
+        way: np.ndarray,
+    ) -> np.ndarray:
         to = np.append(thing[:2] - BEHIND * way, thing[2] + TRAVEL) - hand
         if hand[2] < thing[2] + 0.05 and np.linalg.norm(hand[:2] - thing[:2]) < 0.12:
             to[:2] = 0.0  # up first: it stands beside the object

@@ -61,7 +61,12 @@ class Table:
         start = self._addresses[slot]
         return np.array(self.data.qpos[start : start + 3])
 
-    def place(self, slot: int, position: np.ndarray, yaw: float) -> None:
+    def place(
+        self,
+        slot: int,
+        position: np.ndarray,
+        yaw: float,
+    ) -> None:
         """Puts an object down: position (3,) of its middle in metres, yaw about the vertical in radians."""
         start = self._addresses[slot]
         # a quaternion (w, x, y, z)

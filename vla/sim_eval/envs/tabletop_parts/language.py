@@ -196,7 +196,12 @@ _WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def texts(command: Command, things: Sequence[Thing], *, held_out: bool = False) -> tuple[str, ...]:
+def texts(
+    command: Command,
+    things: Sequence[Thing],
+    *,
+    held_out: bool = False,
+) -> tuple[str, ...]:
     """All wordings of a command, the primary one first.
 
     Args:
@@ -220,7 +225,11 @@ def texts(command: Command, things: Sequence[Thing], *, held_out: bool = False) 
     return _sentences(_phrases(command.goals[0], things, side))
 
 
-def _two_steps(command: Command, things: Sequence[Thing], side: int) -> Iterator[str]:
+def _two_steps(
+    command: Command,
+    things: Sequence[Thing],
+    side: int,
+) -> Iterator[str]:
     """Each wording of both goals at least once; all combinations would be hundreds that hardly differ."""
     first, second = (_phrases(goal, things, side) for goal in command.goals)
     joins = _JOIN[side]
@@ -229,7 +238,11 @@ def _two_steps(command: Command, things: Sequence[Thing], side: int) -> Iterator
         yield join.format(first=first[i % len(first)], second=second[i % len(second)])
 
 
-def _phrases(goal: Goal, things: Sequence[Thing], side: int) -> list[str]:
+def _phrases(
+    goal: Goal,
+    things: Sequence[Thing],
+    side: int,
+) -> list[str]:
     words: dict[str, object] = {"thing": things[goal.thing] if goal.thing >= 0 else ""}
     # a slot is an object to stack on, a text names a receptacle or a direction
     words["to"] = things[goal.to] if isinstance(goal.to, int) else goal.to
