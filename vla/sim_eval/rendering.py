@@ -1,13 +1,15 @@
 """Off-screen rendering of MuJoCo scenes on machines without a screen.
 
-The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value that the user has
-put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one model with one of two presets:
+The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value
+that the user has put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one
+model with one of two presets:
 
-- "full": MuJoCo's own quality (shadows, four-fold anti-aliasing, reflections), as Meta-World renders.
+- "full": MuJoCo's own quality (shadows, four-fold anti-aliasing,
+  reflections), as Meta-World renders.
 - "fast": none of the three. On a CPU a small frame takes about a tenth of the time.
 
-Pictures of the two presets differ, so a policy is trained and evaluated with the same one; `gl_renderer`
-and the preset belong in every record.
+Pictures of the two presets differ, so a policy is trained and evaluated with the same one;
+`gl_renderer` and the preset belong in every record.
 """
 
 from __future__ import annotations
@@ -45,10 +47,11 @@ class RenderingError(UserError):
 
 
 def choose_backend() -> str:
-    """Sets MUJOCO_GL, unless the user has, and returns its value ("" if the system has one backend only).
+    """Sets MUJOCO_GL, unless the user has, and returns its value ("" if the
+    system has one backend only).
 
-    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError if the
-    libraries of the backend, or of both backends, do not load.
+    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError if
+    the libraries of the backend, or of both backends, do not load.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if sys.platform != "linux" or chosen not in ("", "egl", "osmesa"):
@@ -68,8 +71,8 @@ def choose_backend() -> str:
 @functools.cache
 def _load_triton() -> None:
     """Maps triton's library, if it is installed, before Mesa's."""
-    # Both bring an LLVM. In this order alone can torchvision be imported in a process that has rendered; in the other
-    # the process dies of a segmentation fault.
+    # Both bring an LLVM. In this order alone can torchvision be imported in a process that has
+    # rendered; in the other the process dies of a segmentation fault.
     found = importlib.util.find_spec("triton")
     if found is not None and found.origin is not None:
         _loads(*map(str, Path(found.origin).parent.glob("_C/libtriton*.so")))
@@ -97,7 +100,8 @@ def _egl_has_device() -> bool:
     address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
     if not address:
         return False
-    # EGLBoolean eglQueryDevicesEXT(max_devices, devices, *num_devices); 0 and None ask for the number alone
+    # EGLBoolean eglQueryDevicesEXT(max_devices, devices, *num_devices); 0 and
+    # None ask for the number alone
     signature = ctypes.CFUNCTYPE(
         ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
     )
@@ -152,7 +156,8 @@ class VisualGeom:
 
     Attributes:
         shape: one of `GeomShape`.
-        size: half sizes in metres, as MJCF has them: sphere (r, r, r), capsule and cylinder (r, r, half length).
+        size: half sizes in metres, as MJCF has them: sphere (r, r, r), capsule and
+            cylinder (r, r, half length).
         position: of its middle in the world, metres.
         rotation: (3, 3), its axes as columns; row by row.
         rgba: colour, 0 to 1.
@@ -168,11 +173,13 @@ class VisualGeom:
 class SceneRenderer:
     """Draws the cameras of one MuJoCo model, all at one size.
 
-    The OpenGL context is made at the first `render`, in the process and thread that calls it: a renderer
-    that has not rendered yet survives a fork. `extras` are drawn in addition to what the model holds.
+    The OpenGL context is made at the first `render`, in the process and thread that calls
+    it: a renderer that has not rendered yet survives a fork. `extras` are drawn in
+    addition to what the model holds.
 
     Args:
-        model: mujoco.MjModel. With "fast" its quality settings are changed (they bind when the context is made).
+        model: mujoco.MjModel. With "fast" its quality settings are changed (they
+            bind when the context is made).
         height, width: size of the pictures in pixels.
         preset: "full" or "fast".
     """
@@ -214,14 +221,15 @@ class SceneRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         if not _live:
-            # exit handlers run last in, first out: ours must precede the one with which EGL has just
-            # registered its own end
+            # exit handlers run last in, first out: ours must precede the one with which EGL has
+            # just registered its own end
             atexit.unregister(close_all)
             atexit.register(close_all)
         _live.add(self)
 
     def render(self, data: Any, camera: int) -> np.ndarray:
-        """The picture of camera number `camera` in the state `data`: uint8 (height, width, 3), first row on top.
+        """The picture of camera number `camera` in the state `data`: uint8 (height,
+        width, 3), first row on top.
 
         Raises RenderingError if the machine cannot render, RuntimeError after `close`.
         """

@@ -1,4 +1,5 @@
-"""What forbids to compare two evaluations: other episodes, other simulators, other rules of the game."""
+"""What forbids to compare two evaluations: other episodes, other
+simulators, other rules of the game."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _OWN_CHOICES = {
     "target_return",
     "temperature",
 }
-# By these no episode changes, or the change shows in the episodes themselves (episodes_per_task, seed).
+# By these no episode changes, or the change shows in the episodes themselves
+# (episodes_per_task, seed).
 _FREE_KEYS = {
     "policy",
     "episodes_per_task",
@@ -88,7 +90,8 @@ def differences(runs: Mapping[str, Results]) -> list[Difference]:
 
 
 def own_choices(runs: Mapping[str, Results]) -> list[str]:
-    """In what the policies differ by their own design, such as the size of their pictures: worth a note."""
+    """In what the policies differ by their own design, such as the size of
+    their pictures: worth a note."""
     flat = {name: dict(_flatten(result.config)) for name, result in runs.items()}
     found = []
     for key in sorted(_OWN_CHOICES):
@@ -100,11 +103,13 @@ def own_choices(runs: Mapping[str, Results]) -> list[str]:
 
 
 def refusal(found: Sequence[Difference]) -> ComparisonError:
-    """The error that lists them all: whoever repairs one should not have to find the next by running again."""
+    """The error that lists them all: whoever repairs one should not have to find
+    the next by running again."""
     lines = "\n".join(f"  {difference}" for difference in found)
     return ComparisonError(
         f"the runs cannot be compared:\n{lines}\n"
-        "compare them anyway with --force (force=True); the differences then stand beside the numbers"
+        "compare them anyway with --force (force=True); "
+        "the differences then stand beside the numbers"
     )
 
 
@@ -113,7 +118,8 @@ def _values(
     values: Mapping[str, Any],
     remedy: str,
 ) -> Iterator[Difference]:
-    """A difference unless all runs have the same; values are grouped: "3.3.0 (rt1, octo), 3.2.7 (expert)"."""
+    """A difference unless all runs have the same; values are grouped: "3.3.0
+    (rt1, octo), 3.2.7 (expert)"."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(_text(value), []).append(name)
@@ -140,7 +146,8 @@ def _tasks(runs: Mapping[str, Results]) -> Iterator[Difference]:
 
 
 def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
-    """Seeds that contradict each other, or episodes that only some runs hold, among the tasks that all have."""
+    """Seeds that contradict each other, or episodes that only some runs hold,
+    among the tasks that all have."""
     # tasks that some run lacks are a difference of their own
     tasks = set.intersection(*(set(result.tasks) for result in runs.values()))
     keys: dict[str, set[Key]] = {}

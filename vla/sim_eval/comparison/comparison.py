@@ -1,7 +1,8 @@
 """Which of several policies is better: paired tests of evaluations, corrected for their number.
 
-Policies that played the same episodes are compared episode by episode (McNemar's exact test of those that only
-one of them solved): the luck of the starts cancels. Where no episode is shared, Barnard's test compares counts.
+Policies that played the same episodes are compared episode by episode (McNemar's exact test of
+those that only one of them solved): the luck of the starts cancels. Where no episode is shared,
+Barnard's test compares counts.
 """
 
 from __future__ import annotations
@@ -44,14 +45,17 @@ class Pair:
 
     Attributes:
         a, b: names.
-        test: "McNemar" (paired), "Barnard" (unpaired), or "anytime-valid" (a sequential comparison).
+        test: "McNemar" (paired), "Barnard" (unpaired), or "anytime-valid" (a sequential
+            comparison).
         episodes: pairs, or episodes of a and of b where they are not paired.
-        wins, losses, ties: pairs that only a, only b, and both or neither solved; 0 where there are no pairs.
+        wins, losses, ties: pairs that only a, only b, and both or neither
+            solved; 0 where there are no pairs.
         successes: of a and of b in the episodes that are compared.
         difference: of the success rates in these episodes.
         interval: 95 % interval of the difference.
-        interval_over: "tasks" if it holds for tasks like these (a bootstrap of tasks and episodes), "episodes" if
-            there are too few tasks for that and it holds for these very tasks (Newcombe).
+        interval_over: "tasks" if it holds for tasks like these (a bootstrap of tasks and
+            episodes), "episodes" if there are too few tasks for that and it holds for
+            these very tasks (Newcombe).
         p_value: chance of such a difference, or a greater one, between equal policies.
         p_adjusted: Holm's correction over all pairs of the comparison.
         better: posterior probability that a is better than b.
@@ -79,7 +83,8 @@ class Pair:
         if self.p_adjusted <= alpha:
             winner = self.a if self.difference > 0 else self.b
             return f"{winner} is better"
-        # a test that no outcome could have made significant says nothing, not even "no difference shown"
+        # a test that no outcome could have made significant says nothing, not
+        # even "no difference shown"
         return "no difference shown" if self.within_reach else "too few to tell"
 
 
@@ -173,7 +178,8 @@ class Comparison:
         from rich import box
         from rich.table import Column, Table
 
-        # so narrow that 80 columns hold it without cutting anything: names are folded, numbers are not
+        # so narrow that 80 columns hold it without cutting anything: names
+        # are folded, numbers are not
         heads = (
             "A",
             "B",
@@ -215,12 +221,13 @@ def compare(
 
     Args:
         runs: results, or folders that hold them; at least two.
-        force: compare runs that differ in more than the policy. They are paired on the episodes that they share, and
-            unpaired where they share none; the differences become `Comparison.warnings`.
+        force: compare runs that differ in more than the policy. They are paired on the
+            episodes that they share, and unpaired where they share none; the differences
+            become `Comparison.warnings`.
         alpha: chance that any difference is claimed between policies that are equal (Holm).
 
-    Raises ComparisonError if there is nothing to compare, or the runs differ and `force` is not given;
-    ResultsError if a folder holds no results.
+    Raises ComparisonError if there is nothing to compare, or the runs differ and `force` is not
+    given; ResultsError if a folder holds no results.
     """
     loaded = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     if len(loaded) < 2:
@@ -239,7 +246,8 @@ def compare(
     # sorted is stable: policies of one rate keep the order in which they were named
     ranked = dict(sorted(named.items(), key=lambda item: -item[1].rate))
     fields = [_pair(a, b, named, alpha) for a, b in itertools.combinations(ranked, 2)]
-    # over all pairs, also those that nobody looks at: the choice of what to report is part of the test
+    # over all pairs, also those that nobody looks at: the choice of what to
+    # report is part of the test
     adjusted = holm([pair["p_value"] for pair in fields])
     pairs = tuple(Pair(**pair, p_adjusted=p) for pair, p in zip(fields, adjusted, strict=True))
     different = [(pair.a, pair.b) for pair in pairs if pair.p_adjusted <= alpha]
@@ -254,7 +262,8 @@ def compare(
 
 
 def decided_sequentially(comparison: Comparison, p_value: float, note: str) -> Comparison:
-    """The same comparison of two policies with the p-value of a test that was looked at all along."""
+    """The same comparison of two policies with the p-value of a test that was looked at all
+    along."""
     [pair] = comparison.pairs
     pair = replace(
         pair, test="anytime-valid", p_value=p_value, p_adjusted=p_value, within_reach=True
@@ -265,7 +274,10 @@ def decided_sequentially(comparison: Comparison, p_value: float, note: str) -> C
 
 
 def _named(results: Sequence[Results]) -> dict[str, Results]:
-    """Name -> results; policies of one name also carry their folders. Raises ComparisonError if a run is given twice."""
+    """Name -> results; policies of one name also carry their folders.
+
+    Raises ComparisonError if a run is given twice.
+    """
     folders = [result.folder.resolve() for result in results if result.folder]
     twice = [folder for folder, count in Counter(folders).items() if count > 1]
     if twice:
@@ -341,9 +353,13 @@ def _interval(
     *,
     paired: bool,
 ) -> tuple[tuple[float, float], str]:
-    """95 % interval of the difference, and what it is drawn over. A bootstrap of a few tasks would say little."""
+    """95 % interval of the difference, and what it is drawn over.
+
+    A bootstrap of a few tasks would say little.
+    """
     tasks_a, tasks_b = _by_task(of_a), _by_task(of_b)
-    # the bootstrap weighs tasks alike, the difference weighs episodes alike: with equal sizes these are the same number
+    # the bootstrap weighs tasks alike, the difference weighs episodes alike: with equal
+    # sizes these are the same number
     same_sizes = len({len(values) for values in (*tasks_a.values(), *tasks_b.values())}) == 1
     if tasks_a.keys() == tasks_b.keys() and len(tasks_a) >= BOOTSTRAP_TASKS and same_sizes:
         low, high = clustered_bootstrap_difference(tasks_a, tasks_b, paired=paired)
@@ -367,7 +383,8 @@ def _by_task(outcomes: Mapping[Key, bool]) -> dict[str, list[float]]:
 
 
 def _too_few(pairs: Sequence[Pair], alpha: float) -> list[str]:
-    """Says which pairs could not have been significant whatever happened, and what they would need."""
+    """Says which pairs could not have been significant whatever happened,
+    and what they would need."""
     needed, notes = minimum_pairs(alpha), []
     for pair in pairs:
         if pair.within_reach:
@@ -383,8 +400,8 @@ def _too_few(pairs: Sequence[Pair], alpha: float) -> list[str]:
         else:
             differing = pair.wins + pair.losses
             text = (
-                f"only {differing} of {pair.episodes[0]} paired episodes were solved by one policy alone; "
-                f"the exact test needs {needed} such episodes to reach p <= {alpha:g}"
+                f"only {differing} of {pair.episodes[0]} paired episodes were solved by one policy "
+                f"alone; the exact test needs {needed} such episodes to reach p <= {alpha:g}"
             )
         notes.append(f"{pair.a} and {pair.b}: {text}")
     return notes
@@ -408,8 +425,9 @@ def letters(
 ) -> dict[str, str]:
     """Compact letter display: two names share a letter just if their pair is not in `different`.
 
-    Insert and absorb (Piepho 2004): begin with one letter for all; a pair that differs splits every letter that both
-    have; letters whose names are all under another letter go. Letters follow the order of `names`.
+    Insert and absorb (Piepho 2004): begin with one letter for all; a pair that differs splits
+    every letter that both have; letters whose names are all under another letter go. Letters
+    follow the order of `names`.
     """
     groups = [frozenset(names)]  # the names under each letter
     for a, b in different:
@@ -419,7 +437,8 @@ def letters(
                 split += [group - {a}, group - {b}]
             else:
                 split.append(group)
-        # absorbed after every pair, not at the end: the number of groups would double with each pair
+        # absorbed after every pair, not at the end: the number of groups
+        # would double with each pair
         unique = list(dict.fromkeys(split))
         groups = [group for group in unique if not any(group < other for other in unique)]
     rank = {name: i for i, name in enumerate(names)}

@@ -36,9 +36,12 @@ class Results:
         config: the evaluation's config as plain JSON types.
         command: what to type to measure again.
         seconds: wall time.
-        folder: where the files (and the videos that the records name) lie; None before they are saved.
-        stopped_by: what ended the evaluation because of its outcomes; empty if the number of episodes was fixed.
-        losses: a line for each worker that died or hung meanwhile; others led its episodes to their ends.
+        folder: where the files (and the videos that the records name) lie; None before they are
+            saved.
+        stopped_by: what ended the evaluation because of its outcomes; empty if the
+            number of episodes was fixed.
+        losses: a line for each worker that died or hung meanwhile; others
+            led its episodes to their ends.
     """
 
     policy: str
@@ -90,7 +93,10 @@ class Results:
         return sum(record.steps for record in self.episodes)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `results.json` holds. Rates count a success at any step; `at_end` counts the last step alone."""
+        """What `results.json` holds.
+
+        Rates count a success at any step; `at_end` counts the last step alone.
+        """
         return {
             "policy": self.policy,
             "suite": self.suite,
@@ -118,8 +124,8 @@ class Results:
         }
 
     def table(self) -> Any:
-        """A rich table for the terminal: rate, counts, interval and, if there are rewards, the mean return, of the
-        whole, the groups and the tasks."""
+        """A rich table for the terminal: rate, counts, interval and, if there are rewards, the mean
+        return, of the whole, the groups and the tasks."""
         from rich.table import Table
 
         more = ["return (mean ± sd)"] if self.has_rewards else []
@@ -165,13 +171,15 @@ class Results:
         for name in (RESULTS_FILE, EPISODES_FILE):
             if not (folder / name).is_file():
                 raise ResultsError(
-                    f"{folder / name}: no such file; make it with an evaluation whose out is {folder}"
+                    f"{folder / name}: no such file; "
+                    f"make it with an evaluation whose out is {folder}"
                 )
         try:
             values = json.loads((folder / RESULTS_FILE).read_text())
             table = pd.read_parquet(folder / EPISODES_FILE)
             table = table.rename(columns={"return": "return_"})
-            # columns that came with a later version have defaults; without the others it is another file
+            # columns that came with a later version have defaults; without
+            # the others it is another file
             names = [
                 known.name
                 for known in fields(EpisodeRecord)
@@ -197,7 +205,10 @@ class Results:
 
 
 def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict[str, Any]:
-    """successes, episodes, rate and its 95 % interval, as in `results.json`. Raises ValueError without records."""
+    """successes, episodes, rate and its 95 % interval, as in `results.json`.
+
+    Raises ValueError without records.
+    """
     n = len(records)
     successes = sum(bool(getattr(record, key)) for record in records)
     return {
@@ -209,7 +220,10 @@ def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict
 
 
 def returns(records: Sequence[EpisodeRecord]) -> dict[str, float]:
-    """Mean return and its standard deviation over episodes (n - 1; 0 for one). Raises ValueError without records."""
+    """Mean return and its standard deviation over episodes (n - 1; 0 for one).
+
+    Raises ValueError without records.
+    """
     values = [record.return_ for record in records]
     # fsum: returns of thousands in any order give the same last digit
     mean = math.fsum(values) / len(values)

@@ -1,7 +1,9 @@
-"""Fetch of gymnasium-robotics: an arm that reaches, pushes, slides, or picks and places, to a goal in its state.
+"""Fetch of gymnasium-robotics: an arm that reaches, pushes, slides, or picks and
+places, to a goal in its state.
 
-State: gymnasium's observation, then the goal. Version 4 of the envs. `reach` has no object, so its state is shorter and
-it is played alone; the other three share one spec. Experts are in `experts/fetch.py`.
+State: gymnasium's observation, then the goal. Version 4 of the envs. `reach` has no
+object, so its state is shorter and it is played alone; the other three share one spec.
+Experts are in `experts/fetch.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class FetchConfig(EnvConfig):
     reward: Literal["sparse", "dense"] = "sparse"
     """`sparse`: 0 within 5 cm of the goal, else -1. `dense`: minus the distance to the goal."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
-    """Height and width in pixels of a camera in front of the table; null: none, the robot has its state alone."""
+    """Height and width in pixels of a camera in front of the table; null: none, the
+    robot has its state alone."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
     horizon: Annotated[int, Field(ge=1)] = 50
@@ -96,8 +99,8 @@ class FetchConfig(EnvConfig):
     def _one_state(self) -> FetchConfig:
         if "reach" in self.tasks and len(self.tasks) > 1:
             raise ValueError(
-                f"tasks: reach has no object and a state of {len(REACH_STATE)} numbers, the others have "
-                f"{len(OBJECT_STATE)}: give tasks: [reach] in a config of its own"
+                f"tasks: reach has no object and a state of {len(REACH_STATE)} numbers, the others "
+                f"have {len(OBJECT_STATE)}: give tasks: [reach] in a config of its own"
             )
         return self
 

@@ -1,9 +1,11 @@
-"""Locomotion: gymnasium's robots that run, swim and balance (its version 5), seen through their own observations.
+"""Locomotion: gymnasium's robots that run, swim and balance (its version 5), seen
+through their own observations.
 
-The return is the number that counts. Success is a summary of it: the robot has not fallen until the horizon, and its
-return reaches `success_return`. For hopper, halfcheetah and walker2d this is 80 % of the median return of the last
-published snapshot (see `experts/policy_snapshots.py`; its mean action, 20 episodes of `configs/locomotion.yaml`),
-rounded to 50; for the other robots the threshold that gymnasium registers with the env.
+The return is the number that counts. Success is a summary of it: the robot has not fallen until the
+horizon, and its return reaches `success_return`. For hopper, halfcheetah and walker2d this is 80 %
+of the median return of the last published snapshot (see `experts/policy_snapshots.py`; its mean
+action, 20 episodes of `configs/locomotion.yaml`), rounded to 50; for the other robots the threshold
+that gymnasium registers with the env.
 """
 
 from __future__ import annotations
@@ -80,15 +82,18 @@ class LocomotionConfig(EnvConfig):
 
     type: Literal["locomotion"] = "locomotion"
     robot: RobotName = "hopper"
-    """Whose states and actions these are: hopper, halfcheetah, walker2d, ant, swimmer or inverted-pendulum."""
+    """Whose states and actions these are: hopper, halfcheetah, walker2d, ant,
+    swimmer or inverted-pendulum."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
-    """Height and width in pixels of a camera that follows the robot; null: none, the robot has its state alone."""
+    """Height and width in pixels of a camera that follows the robot; null: none, the
+    robot has its state alone."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
     horizon: Annotated[int, Field(ge=1)] = HORIZON
     """Control steps after which an episode is cut off; published returns are those of 1000."""
     success_return: float | None = None
-    """Return from which an episode counts as solved, if the robot has not fallen; null: the robot's own threshold."""
+    """Return from which an episode counts as solved, if the robot has not fallen; null:
+    the robot's own threshold."""
     behaviour: BehaviourConfig | None = None
     """Who the expert is: snapshots of a trained policy. null: there is no expert."""
 
@@ -118,14 +123,20 @@ class LocomotionConfig(EnvConfig):
         return versions if expert is None else versions | {"snapshots": expert.digest}
 
     def expert(self) -> Behaviour | None:
-        """Who acts as the expert; None if nobody does. Raises ConfigError if there are no such snapshots."""
+        """Who acts as the expert; None if nobody does.
+
+        Raises ConfigError if there are no such snapshots.
+        """
         spec = self.spec()
         sizes = (spec.state_dim, spec.action_dim)
         return None if self.behaviour is None else Behaviour(self.behaviour, self.robot, sizes)
 
 
 class LocomotionEnv(GymEnv):
-    """One robot; see `SimEnv` for what it observes and tells. A robot that falls terminates the episode."""
+    """One robot; see `SimEnv` for what it observes and tells.
+
+    A robot that falls terminates the episode.
+    """
 
     def __init__(self, config: LocomotionConfig, task: Task) -> None:
         # before the simulator: a wrong path is found at once
@@ -203,7 +214,8 @@ def _spec_fields(
 
 
 def _state_names(model: Any, layout: Mapping[str, int]) -> tuple[str, ...]:
-    """A name for every number of the observation; `layout` is gymnasium's `observation_structure`."""
+    """A name for every number of the observation; `layout` is gymnasium's
+    `observation_structure`."""
     positions: list[str] = []
     velocities: list[str] = []
     for i in range(model.njnt):

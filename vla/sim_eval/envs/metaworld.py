@@ -1,7 +1,8 @@
 """Meta-World: 50 tasks of a Sawyer arm in MuJoCo, each with a scripted expert.
 
-Follows the convention of published results: camera `corner2`, moved closer and turned upright; state =
-hand position and gripper opening; actions = hand displacement and gripper effort in [-1, 1].
+Follows the convention of published results: camera `corner2`, moved closer and
+turned upright; state = hand position and gripper opening; actions = hand
+displacement and gripper effort in [-1, 1].
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CORNER2_POSITION = (0.75, 0.075, 0.7)
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
 
-# Meta-World's `near_object` and `grasp_success` mean little in many tasks (constants, or the gripper's width).
-# In these the expert succeeds although `near_object` is never set:
+# Meta-World's `near_object` and `grasp_success` mean little in many tasks (constants, or the
+# gripper's width). In these the expert succeeds although `near_object` is never set:
 NEAR_UNKNOWN = frozenset(
     (
         "button-press",
@@ -80,7 +81,8 @@ class MetaworldConfig(EnvConfig):
     suite_name: Literal["mt10", "mt50", "easy", "medium", "hard", "very_hard"] = Field(
         "mt10", alias="suite"
     )
-    """Tasks by the name of their list; a difficulty is one of the groups in which results are published."""
+    """Tasks by the name of their list; a difficulty is one of the groups in
+    which results are published."""
     tasks: tuple[str, ...] | None = None
     """Tasks by name, for example [drawer-open, reach]; they take the place of the suite."""
     image_size: Annotated[int, Field(ge=16, le=1024)] = 96
@@ -88,16 +90,19 @@ class MetaworldConfig(EnvConfig):
     cameras: Annotated[tuple[Camera, ...], Field(min_length=1)] = ("corner2",)
     """What the policy sees."""
     preset: Literal["fast", "full"] = "fast"
-    """Rendering: `fast` is without shadows, reflections and anti-aliasing; `full` is Meta-World's own."""
+    """Rendering: `fast` is without shadows, reflections and anti-aliasing;
+    `full` is Meta-World's own."""
     horizon: Annotated[int, Field(ge=1)] = 500
     """Control steps after which an episode is cut off."""
     paraphrase: Annotated[int, Field(ge=0, le=4)] = 0
-    """Which instruction the policy is given: 0 is the primary one, 1 to 4 are other wordings of it."""
+    """Which instruction the policy is given: 0 is the primary one, 1 to 4
+    are other wordings of it."""
 
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """Raises ValueError, which becomes a ConfigError, naming what is unknown, empty or there twice."""
+        """Raises ValueError, which becomes a ConfigError, naming what is
+        unknown, empty or there twice."""
         if tasks is None:
             return None
         if not tasks:
@@ -133,7 +138,8 @@ class MetaworldConfig(EnvConfig):
         return Task(name, group_of(name), chosen, others, self.horizon)
 
     def make(self, task: str) -> MetaworldEnv:
-        """Raises ConfigError if there is no such task, RenderingError if the machine cannot render."""
+        """Raises ConfigError if there is no such task, RenderingError if
+        the machine cannot render."""
         if task not in INSTRUCTIONS:
             raise ConfigError([_unknown_task(task)])
         return MetaworldEnv(self, self._task(task))
@@ -154,14 +160,15 @@ def tasks_of(suite: str) -> tuple[str, ...]:
 
 
 def _unknown_task(name: str) -> str:
-    return f"Meta-World has no task {name!r}{did_you_mean(name, INSTRUCTIONS)}; it has: {', '.join(INSTRUCTIONS)}"
+    hint = did_you_mean(name, INSTRUCTIONS)
+    return f"Meta-World has no task {name!r}{hint}; it has: {', '.join(INSTRUCTIONS)}"
 
 
 class MetaworldEnv(SimEnv):
     """One Meta-World task as a gymnasium env; see `SimEnv` for what it observes and tells.
 
-    It never terminates by itself: whoever runs it decides what success ends. It truncates at the horizon.
-    `close` frees the rendering context.
+    It never terminates by itself: whoever runs it decides what success ends. It truncates at the
+    horizon. `close` frees the rendering context.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
@@ -183,27 +190,35 @@ class MetaworldEnv(SimEnv):
         self.model.cam_pos[self.model.camera("corner2").id] = CORNER2_POSITION
         size = config.image_size
         self.renderer = SceneRenderer(self.model, size, size, config.preset)
-        # the state of Meta-World, (39,): hand and gripper, objects, the same of the frame before, goal
+        # the state of Meta-World, (39,): hand and gripper, objects, the
+        # same of the frame before, goal
         self._raw: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A new episode. The same seed gives the same start; without one, the next start of the present sequence."""
+        """A new episode.
+
+        The same seed gives the same start; without one, the next start of the present sequence.
+        """
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._sim.seed(seed)
         self._raw, _ = self._sim.reset()
         self._expert = _expert_class(self.task.name)()
         self._steps, self._progress = 0, Progress(self.task.name)
-        # Meta-World moves the mark of the goal after its last forward pass: without this the first picture
-        # shows the mark of the episode before; positions only, so the dynamics stay as they are
+        # Meta-World moves the mark of the goal after its last forward pass: without
+        # this the first picture shows the mark of the episode before; positions only,
+        # so the dynamics stay as they are
         mujoco = importlib.import_module("mujoco")
         mujoco.mj_kinematics(self._sim.model, self._sim.data)
         return self.observe(), self._info(False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
+        """Actions are clipped to [-1, 1].
+
+        Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
+        """
         action = checked_action(action, self.spec_)
         if self._raw is None:
             raise RuntimeError("step before reset: call reset first")
@@ -268,7 +283,8 @@ class Progress:
         self._grasped |= bool(info.get("grasp_success", 0.0))
 
     def failure(self) -> str:
-        """What is missing: "never reached", "no grasp" or "missed goal"; "" once the task was solved."""
+        """What is missing: "never reached", "no grasp" or "missed goal"; ""
+        once the task was solved."""
         if self._succeeded:
             return ""
         if self._knows_near and not self._near:
@@ -283,9 +299,9 @@ def _build(task: str) -> Any:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.types import Task as MetaworldTask
 
-    # `MT1(name)` would build the env 50 times over to draw goals that are never used. A task of our own gives the same
-    # env: `set_task` needs it to show the goal to the expert (setting the flag alone leaves an observation space that
-    # clips the goal to zero).
+    # `MT1(name)` would build the env 50 times over to draw goals that are never used. A task of our
+    # own gives the same env: `set_task` needs it to show the goal to the expert (setting the flag
+    # alone leaves an observation space that clips the goal to zero).
     env_class = ALL_V3_ENVIRONMENTS[f"{task}-v3"]
     sim = env_class()
     data = {"rand_vec": np.zeros(3), "env_cls": env_class, "partially_observable": False}

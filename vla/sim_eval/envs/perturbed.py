@@ -1,4 +1,5 @@
-"""Any env under a perturbation: the same tasks and seeds, so that its episodes are paired with those of the env alone."""
+"""Any env under a perturbation: the same tasks and seeds, so that its episodes are paired
+with those of the env alone."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ class PerturbedConfig(EnvConfig):
     env: Annotated[Any, Choice("envs", unlisted=["perturbed"])]
     """The env that is perturbed."""
     kind: str
-    """What is changed: light, camera, colours, distractors, noise, blur, action_delay, observation_delay, mass, friction,
-    initial_pose, paraphrase; a control: wrong_instruction, empty_instruction, blank_image, frozen_state; or a kind of a
-    plug-in."""
+    """What is changed: light, camera, colours, distractors, noise, blur, action_delay,
+    observation_delay, mass, friction, initial_pose, paraphrase; a control: wrong_instruction,
+    empty_instruction, blank_image, frozen_state; or a kind of a plug-in."""
     severity: int | None = None
     """1 (slight), 2 or 3 (strong); controls have none."""
-    # It travels with the config: unpickling it in a worker imports the module that registers the kind, of which the
-    # worker would know nothing by the name alone.
+    # It travels with the config: unpickling it in a worker imports the module that registers the
+    # kind, of which the worker would know nothing by the name alone.
     _kind_class: Any = PrivateAttr(default=None)
 
     @field_validator("kind")
@@ -57,7 +58,8 @@ class PerturbedConfig(EnvConfig):
         return replace(suite, name=f"{suite.name} ({name})")
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError if there is no such task, or the env lacks what the perturbation changes."""
+        """Raises ConfigError if there is no such task, or the env lacks what
+        the perturbation changes."""
         # dict.fromkeys keeps the suite's order, on which the drawing of a wrong instruction depends
         instructions = tuple(dict.fromkeys(other.instruction for other in self.env.suite().tasks))
         env = self.env.make(task)
@@ -73,7 +75,8 @@ class PerturbedConfig(EnvConfig):
 
 
 class PerturbedEnv(SimEnv):
-    """An env under a perturbation. Everything that an episode changes in it is undone before the next begins.
+    """An env under a perturbation. Everything that an episode changes in it is
+    undone before the next begins.
 
     Args:
         env: what is perturbed; this env owns it, and closes it.
@@ -115,7 +118,8 @@ class PerturbedEnv(SimEnv):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new episode of the env inside, and what its seed makes of the perturbation.
 
-        Raises ConfigError if this episode cannot be perturbed so, for example for want of a paraphrase.
+        Raises ConfigError if this episode cannot be perturbed so, for
+        example for want of a paraphrase.
         """
         super().reset(seed=seed)
         own_seed = int(self.np_random.integers(2**31)) if seed is None else seed
@@ -166,7 +170,8 @@ class PerturbedEnv(SimEnv):
 
     @property
     def _draws(self) -> bool:
-        """Whether the env inside draws: a picture that is shown late must be drawn before anyone asks for it."""
+        """Whether the env inside draws: a picture that is shown late must be drawn
+        before anyone asks for it."""
         return self.render_images or (self._class.looks_back and self._watched)
 
     def _seen(self, observation: dict[str, Any]) -> dict[str, Any]:

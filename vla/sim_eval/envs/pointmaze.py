@@ -1,7 +1,9 @@
-"""PointMaze of gymnasium-robotics: a ball that is pushed through a maze to a goal which is part of its state.
+"""PointMaze of gymnasium-robotics: a ball that is pushed through a maze to a
+goal which is part of its state.
 
-State: position and velocity, then the goal. The expert knows the maze: it follows the shortest path over the grid.
-Version 3 of the envs; the goal stays where it is, and whoever runs the env decides what success ends.
+State: position and velocity, then the goal. The expert knows the maze: it follows the
+shortest path over the grid. Version 3 of the envs; the goal stays where it is, and whoever
+runs the env decides what success ends.
 """
 
 from __future__ import annotations
@@ -60,11 +62,13 @@ class PointMazeConfig(EnvConfig):
     reward: Literal["sparse", "dense"] = "sparse"
     """`sparse`: 1 at the goal, else 0. `dense`: exp(-distance to the goal)."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
-    """Height and width in pixels of a camera above the maze; null: none, the ball has its state alone."""
+    """Height and width in pixels of a camera above the maze; null: none, the
+    ball has its state alone."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
     horizon: Annotated[int, Field(ge=1)] | None = None
-    """Control steps after which an episode is cut off; null: those of gymnasium-robotics, 300 to 800."""
+    """Control steps after which an episode is cut off; null: those of
+    gymnasium-robotics, 300 to 800."""
 
     _listed_once = field_validator("tasks")(listed_once)
 
@@ -121,7 +125,10 @@ class PointMazeEnv(GymEnv):
         return success, "" if success else "never reached"
 
     def expert_action(self) -> np.ndarray:
-        """A spring to the end of the straight part of the path ahead, damped. Raises RuntimeError before `reset`."""
+        """A spring to the end of the straight part of the path ahead, damped.
+
+        Raises RuntimeError before `reset`.
+        """
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
         observation = self.observe_raw()["observation"]
@@ -131,7 +138,8 @@ class PointMazeEnv(GymEnv):
         return np.clip(force, self._low, self._high).astype(np.float32)
 
     def _waypoint(self, position: np.ndarray) -> np.ndarray:
-        """Where the ball can roll to in a straight line, (x, y): the next corner of the path, or the goal."""
+        """Where the ball can roll to in a straight line, (x, y): the next corner
+        of the path, or the goal."""
         maze, goal = self.sim.maze, np.asarray(self.sim.goal)
         start, end = self._cell(position), self._cell(goal)
         # tuples, since `path` is cached: an episode asks hundreds of times about a few cells
@@ -157,7 +165,8 @@ def path(
     start: Cell,
     end: Cell,
 ) -> tuple[Cell, ...]:
-    """The cells (row, column) of a shortest way from `start` to `end`, both included; empty if there is none."""
+    """The cells (row, column) of a shortest way from `start` to `end`, both
+    included; empty if there is none."""
     # breadth first from the end, so that the way can be read off forwards from the start
     following: dict[Cell, Cell] = {end: end}
     queue = deque([end])

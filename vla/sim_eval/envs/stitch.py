@@ -6,10 +6,12 @@
     y=1  # v # ^        Others begin in E and end in G. None begins in S and ends in G.
     y=0  E . > >
 
-Whoever imitates goes up at J, and so does whoever weighs recordings by what they brought: from S none brought anything.
-To turn down at J, a policy has to know that where some of these recordings pass by, others have come from E to G.
+Whoever imitates goes up at J, and so does whoever weighs recordings by what they brought: from S
+none brought anything. To turn down at J, a policy has to know that where some of these recordings
+pass by, others have come from E to G.
 
-MuJoCo moves the ball; damping makes force into speed within a step, so that the position is the whole state.
+MuJoCo moves the ball; damping makes force into speed within a step, so that the
+position is the whole state.
 """
 
 from __future__ import annotations
@@ -50,12 +52,16 @@ TEXTS = ("Go to the green mark", "Roll to the green field")
 
 @register("envs", "stitch")
 class StitchConfig(EnvConfig):
-    """A ball in a maze, of which only halves of the way to the goal are recorded. State: its position."""
+    """A ball in a maze, of which only halves of the way to the goal are recorded.
+
+    State: its position.
+    """
 
     type: Literal["stitch"] = "stitch"
     play: Literal["whole", "halves"] = "whole"
-    """`whole`: every episode begins at the start, and the expert knows the way to the goal. `halves`: the expert goes one of
-    three ways, drawn by the episode's seed, none of which leads from the start to the goal."""
+    """`whole`: every episode begins at the start, and the expert knows the way to the goal.
+    `halves`: the expert goes one of three ways, drawn by the episode's seed, none of which leads
+    from the start to the goal."""
     horizon: Annotated[int, Field(ge=1)] = 50
     """Control steps after which an episode is cut off."""
 
@@ -87,7 +93,10 @@ class StitchConfig(EnvConfig):
 
 
 class Maze:
-    """The simulation: one ball between boxes, seen from above. Its state is a position in metres, (x, y)."""
+    """The simulation: one ball between boxes, seen from above.
+
+    Its state is a position in metres, (x, y).
+    """
 
     def __init__(self) -> None:
         prepare_backend()
@@ -103,7 +112,8 @@ class Maze:
 
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """The ball near the start; the same seed gives the same place."""
-        # less jitter in y than in x: all come to the fork J in its middle, so that nothing but the policy decides there
+        # less jitter in y than in x: all come to the fork J in its middle, so that nothing
+        # but the policy decides there
         rng = np.random.default_rng(seed)
         offset = rng.uniform(-1, 1, 2) * JITTER
         self.place(*(np.asarray(START) + offset))
@@ -160,7 +170,10 @@ class StitchEnv(GymEnv):
         return self.sim.at_goal, "" if self.sim.at_goal else "never reached"
 
     def expert_action(self) -> np.ndarray:
-        """Straight to the next corner; about the last cell once there. Raises RuntimeError before `reset`."""
+        """Straight to the next corner; about the last cell once there.
+
+        Raises RuntimeError before `reset`.
+        """
         if self.raw is None:
             raise RuntimeError("expert_action before reset: call reset first")
         position = self.observe_raw()
@@ -168,7 +181,8 @@ class StitchEnv(GymEnv):
             if len(self._way) > 1:
                 self._way.pop(0)
             else:
-                # it goes on moving about the last cell: at rest one state and one action would fill the recording
+                # it goes on moving about the last cell: at rest one state and one
+                # action would fill the recording
                 middle = np.round(position)
                 self._way = [middle + self._rng.uniform(-0.3, 0.3, 2)]
         ahead = self._way[0] - position
@@ -187,7 +201,8 @@ def _scene() -> str:
     world = _add(root, "worldbody")
     _add(world, "light", pos="1.5 2 6", dir="0 0 -1", directional="true")
     _add(world, "camera", name=CAMERA, pos="1.5 2 9.5")
-    # floor and mark are seen and touch nothing: gravity is off, and the ball rolls in the plane z = 0
+    # floor and mark are seen and touch nothing: gravity is off, and the
+    # ball rolls in the plane z = 0
     untouched = {"contype": "0", "conaffinity": "0"}
     floor = {"size": "4 4 0.1", "pos": "1.5 2 -0.2", "rgba": "0.9 0.9 0.92 1"}
     _add(world, "geom", type="plane", **floor, **untouched)
@@ -204,8 +219,8 @@ def _scene() -> str:
         _add(ball, "joint", name=name, type="slide", axis=axis, damping="1")
     _add(ball, "geom", type="sphere", size="0.15", mass="0.03", rgba="0.85 0.3 0.2 1")
     actuators = _add(root, "actuator")
-    # 4 N against a damping of 1 N s/m: 4 m/s, with a time constant of 0.03 s (0.03 kg), so that the speed need not be
-    # part of the state
+    # 4 N against a damping of 1 N s/m: 4 m/s, with a time constant of 0.03 s (0.03 kg), so that the
+    # speed need not be part of the state
     motor = {"gear": "4", "ctrllimited": "true", "ctrlrange": "-1 1"}
     for name in ("x", "y"):
         _add(actuators, "motor", joint=name, **motor)

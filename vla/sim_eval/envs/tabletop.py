@@ -1,7 +1,7 @@
 """Tabletop: a suite in which only the instruction tells what to do.
 
-Every scene holds three objects of different colour and shape, a bowl, a tray and a drawer, whatever is asked. Ten
-families of instructions (`tabletop_parts/language.py`), four splits:
+Every scene holds three objects of different colour and shape, a bowl, a tray and a drawer, whatever
+is asked. Ten families of instructions (`tabletop_parts/language.py`), four splits:
 
 - "seen": pairs, wordings and compositions of training; starts are drawn from the seed.
 - "unseen_pairs": the object asked for is a pair of colour and shape that training never shows.
@@ -47,7 +47,8 @@ from vla.types import Spec
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
 TABLETOP_VERSION = "1"
-"""Raised whenever scene, goals or grammar change what an episode is: results of two versions do not compare."""
+"""Raised whenever scene, goals or grammar change what an episode is: results of
+two versions do not compare."""
 # commands of two goals get twice the horizon
 TWO_GOALS: tuple[Family, ...] = ("sort", "two-step")
 # What a list of tasks shows; each episode draws a command of its own.
@@ -66,7 +67,10 @@ _EXAMPLE: dict[Family, str] = {
 
 
 class RandomisationConfig(Config):
-    """Domain randomisation, drawn for every episode. Strength 0 is off; 1 is what `scene_edits` calls strength 1."""
+    """Domain randomisation, drawn for every episode.
+
+    Strength 0 is off; 1 is what `scene_edits` calls strength 1.
+    """
 
     light: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """Direction, brightness and colour of the light."""
@@ -115,7 +119,8 @@ class TabletopConfig(EnvConfig):
         wrong = [task for task in self.tasks or () if task not in possible]
         if wrong:
             raise ValueError(
-                f"tasks: the split {self.split!r} asks for {', '.join(possible)}, not for {wrong[0]!r}"
+                f"tasks: the split {self.split!r} asks for {', '.join(possible)}, "
+                f"not for {wrong[0]!r}"
             )
         if self.tasks is not None and len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: a family is named twice")
@@ -142,7 +147,8 @@ class TabletopConfig(EnvConfig):
         return Task(family, self.split, _EXAMPLE[family], horizon=horizon)
 
     def make(self, task: str) -> TabletopEnv:
-        """Raises ConfigError if there is no such family, RenderingError if the machine cannot render."""
+        """Raises ConfigError if there is no such family, RenderingError if
+        the machine cannot render."""
         if task not in FAMILIES:
             hint = did_you_mean(task, FAMILIES)
             raise ConfigError(
@@ -171,8 +177,8 @@ def families_of(split: Split) -> tuple[Family, ...]:
 class TabletopEnv(SimEnv):
     """One family of commands as a gymnasium env; see `SimEnv` for its observations and info.
 
-    Rewards are 1 at a step at which the command is fulfilled, else 0. It never terminates by itself: whoever
-    runs it decides what success ends. It truncates at the horizon.
+    Rewards are 1 at a step at which the command is fulfilled, else 0. It never terminates by
+    itself: whoever runs it decides what success ends. It truncates at the horizon.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": scene.CONTROL_HZ}  # noqa: RUF012
@@ -188,8 +194,8 @@ class TabletopEnv(SimEnv):
         size = config.image_size
         self.observation_space = observation_space(self.spec_)
         self.action_space = action_space(self.spec_)
-        # compiled once: a start switches geoms on and moves bodies, so that between episodes nothing is compiled and no
-        # rendering context is made
+        # compiled once: a start switches geoms on and moves bodies, so that between episodes
+        # nothing is compiled and no rendering context is made
         self.model = mujoco.MjModel.from_xml_string(scene.model_xml())
         self.data = mujoco.MjData(self.model)
         self.table = Table(self.model, self.data)
@@ -198,27 +204,27 @@ class TabletopEnv(SimEnv):
         self._editor = SceneEditor(self.model)
         self._progress: Progress | None = None
 
-    # --- episodes -----------------------------------------------------------------------------------
+    # --- episodes ---------------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A new scene and command. The same seed gives the same; without one, the next of the present sequence."""
+        """A new scene and command.
+
+        The same seed gives the same; without one, the next of the present sequence.
+        """
         super().reset(seed=seed)
         # one generator, and the order of its draws is part of what an episode is (TABLETOP_VERSION)
         rng = self.np_random
         self._mujoco.mj_resetData(self.model, self.data)
-        # before the scene is laid: what the last episode's randomisation changed must not leak into this one
+        # before the scene is laid: what the last episode's randomisation changed
+        # must not leak into this one
         self._editor.restore()
-        things = draw_things(rng, self.task.name, self.config.split, scene.SLOTS)  # type: ignore[arg-type]
+        family: Family = self.task.name  # type: ignore[assignment]
+        things = draw_things(rng, family, self.config.split, scene.SLOTS)
         self._lay_table(rng, things)
         drawer_open = self.table.drawer > 0.5 * scene.DRAWER_TRAVEL
-        self.command = draw_command(
-            rng,
-            self.task.name,  # type: ignore[arg-type]
-            self.config.split,
-            drawer_open=drawer_open,
-        )
+        self.command = draw_command(rng, family, self.config.split, drawer_open=drawer_open)
         wordings = texts(self.command, things, held_out=self.config.split == "paraphrase")
         self._instruction = wordings[rng.integers(len(wordings))]
         self._randomise(rng)
@@ -227,16 +233,19 @@ class TabletopEnv(SimEnv):
         self._target = np.array(self.table.hand)
         self._progress = Progress(self.table, self.command)
         self._expert = Expert(self._progress)
-        # text and command of everything of one goal that could be asked here; the key of `achieved` is the text
+        # text and command of everything of one goal that could be asked here; the
+        # key of `achieved` is the text
         self._sayable = [(texts(c, things)[0], c) for c in scene_commands(things)]
         self._steps = 0
         return self.observe(), self._info()
 
     def _lay_table(self, rng: np.random.Generator, things: tuple[Thing, ...]) -> None:
-        """Draws where everything stands, the same for all families: the scene must not tell what is asked."""
+        """Draws where everything stands, the same for all families: the scene
+        must not tell what is asked."""
         table = self.table
         table.things = things
-        # drawn by the drawer's own families too, which do not use it: the rest of the scene is the same for a seed
+        # drawn by the drawer's own families too, which do not use it: the rest of the
+        # scene is the same for a seed
         drawn = scene.DRAWER_TRAVEL * float(rng.integers(2))
         fixed = {"open-drawer": 0.0, "close-drawer": scene.DRAWER_TRAVEL}
         table.set_drawer(fixed.get(self.task.name, drawn))
@@ -263,13 +272,15 @@ class TabletopEnv(SimEnv):
         """Switches on the geom of the thing's shape, in its colour."""
         for name in scene.SHAPES:
             geom, on = self.model.geom(f"object{slot}_{name}").id, name == thing.shape
-            # unseen and untouchable: one without the other would leave a ghost or an invisible obstacle
+            # unseen and untouchable: one without the other would leave a
+            # ghost or an invisible obstacle
             self.model.geom_rgba[geom] = [*scene.COLOURS[thing.colour], float(on)]
             self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = int(on)
 
     def _randomise(self, rng: np.random.Generator) -> None:
         config = self.config.randomisation
-        # what is off draws nothing: without randomisation the numbers are those of a config that never had the key
+        # what is off draws nothing: without randomisation the numbers are those of a
+        # config that never had the key
         self._delayed: list[np.ndarray] = []
         self._latency = int(rng.integers(config.latency + 1)) if config.latency else 0
         if config.light:
@@ -288,7 +299,10 @@ class TabletopEnv(SimEnv):
             self._editor.friction(rng, config.friction)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
+        """Actions are clipped to [-1, 1].
+
+        Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
+        """
         action = checked_action(action, self.spec_)
         if self._progress is None:
             raise RuntimeError("step before reset: call reset first")
@@ -324,7 +338,7 @@ class TabletopEnv(SimEnv):
             raise RuntimeError("expert_action before reset: call reset first")
         return self._expert.action()
 
-    # --- observations, info, instructions -----------------------------------------------------------
+    # --- observations, info, instructions ---------------------------------------------------------
 
     def observe(self) -> dict[str, Any]:
         state = np.array([*self.table.hand, self.table.opening], dtype=np.float32)
@@ -366,7 +380,8 @@ class TabletopEnv(SimEnv):
         return frozenset(text for text, command in self._sayable if satisfied(command.goals[0]))
 
     def mistake(self, rng: np.random.Generator) -> str:
-        """Of the kind that is asked, with another object or place; of any kind if there is none (the drawer's)."""
+        """Of the kind that is asked, with another object or place; of any kind if
+        there is none (the drawer's)."""
         assert self._progress is not None
         asked = self.command.goals
         # what is fulfilled already would make an episode in which the expert does nothing
@@ -391,11 +406,13 @@ class TabletopEnv(SimEnv):
 
 
 def lay_out(rng: np.random.Generator, cabinet: float) -> np.ndarray:
-    """Places (x, y) for the receptacles and then the objects, metres: far enough from each other and from the drawer.
+    """Places (x, y) for the receptacles and then the objects, metres: far enough from
+    each other and from the drawer.
 
     cabinet: x of the drawer, which must have room to come out.
     """
-    # metres around each middle that nothing else comes into: rim or object, and room for fingers, which open to 0.056
+    # metres around each middle that nothing else comes into: rim or object, and room for
+    # fingers, which open to 0.056
     radii = [0.060] * len(scene.RECEPTACLES) + [0.048] * scene.SLOTS
     while True:
         spots: list[np.ndarray] = []
@@ -416,10 +433,12 @@ def _free_spot(
     taken: Sequence[np.ndarray],
     radii: Sequence[float],
 ) -> np.ndarray | None:
-    """A place (x, y) with room for `radius`; None if 40 draws found none. radii: of what is `taken`, and more."""
+    """A place (x, y) with room for `radius`; None if 40 draws found none. radii: of
+    what is `taken`, and more."""
     for _ in range(40):
         spot: np.ndarray = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
-        # the lane of the drawer: its front is 0.056 to each side, and when open its handle reaches y = 0.07
+        # the lane of the drawer: its front is 0.056 to each side, and when open
+        # its handle reaches y = 0.07
         before_drawer = abs(spot[0] - cabinet) < 0.062 + radius and spot[1] > 0.055 - radius
         neighbours = zip(taken, radii, strict=False)
         apart = all(np.linalg.norm(spot - other) > radius + r for other, r in neighbours)

@@ -1,7 +1,8 @@
 """Makes a `SimEnv` of a MuJoCo env that others have written for gymnasium.
 
-Physics, observations and rewards stay theirs, to the bit. Added are the instruction, success and failure in words, the
-horizon (their time limit is a wrapper that is left away), pictures by our renderer, and the repeatable seeds.
+Physics, observations and rewards stay theirs, to the bit. Added are the instruction, success and
+failure in words, the horizon (their time limit is a wrapper that is left away), pictures by our
+renderer, and the repeatable seeds.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ LEVEL = (math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0)
 class GymEnv(SimEnv):
     """A gymnasium MuJoCo env as a `SimEnv`.
 
-    A subclass says how an episode went (`outcome`), and may say who its expert is. Without cameras, `render` still
-    draws one, for films.
+    A subclass says how an episode went (`outcome`), and may say who its expert is. Without cameras,
+    `render` still draws one, for films.
 
     Args:
         sim: the env, without gymnasium's wrappers. This env owns it, and closes it.
@@ -58,8 +59,9 @@ class GymEnv(SimEnv):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Each class has both spellings of what it defines. So `super().judge()` and `self.look()` of a subclass written
-        # for the former names still reach the right method, and nothing calls itself.
+        # Each class has both spellings of what it defines. So `super().judge()` and
+        # `self.look()` of a subclass written for the former names still reach the right
+        # method, and nothing calls itself.
         for former, name in _FORMER_HOOKS.items():
             if former in vars(cls) and name not in vars(cls):
                 announce_renamed(f"{cls.__name__}.{former}", name)
@@ -91,7 +93,7 @@ class GymEnv(SimEnv):
         """The latest observation as gymnasium's env gave it; None before `reset`."""
         self.steps, self.return_ = 0, 0.0
 
-    # --- what a subclass says -----------------------------------------------------------------------
+    # --- what a subclass says ---------------------------------------------------------------------
 
     def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         """After the simulator's reset: `raw` is known, and `info` is the simulator's."""
@@ -102,7 +104,8 @@ class GymEnv(SimEnv):
         *,
         terminated: bool,
     ) -> tuple[bool, str]:
-        """-> whether the task is solved at this step, and how far the episode came; `info` is the simulator's."""
+        """-> whether the task is solved at this step, and how far the episode came;
+        `info` is the simulator's."""
         return False, ""
 
     def observe_raw(self) -> Any:
@@ -115,23 +118,28 @@ class GymEnv(SimEnv):
     look = observe_raw
 
     def flatten(self, raw: Any) -> np.ndarray:
-        """The simulator's observation as the state (S,): of a goal-conditioned env, observation and desired goal."""
+        """The simulator's observation as the state (S,): of a goal-conditioned env,
+        observation and desired goal."""
         if isinstance(raw, dict):
             raw = np.concatenate([raw["observation"], raw["desired_goal"]])
         return np.asarray(raw, dtype=np.float32)
 
     def mark_goal(self) -> None:
-        """Before a picture is drawn: puts marks that do not take part in the physics where they belong."""
+        """Before a picture is drawn: puts marks that do not take part in the
+        physics where they belong."""
 
     def expert_action(self) -> np.ndarray:
         raise RuntimeError(f"{self.task.name} has no expert")
 
-    # --- gymnasium's methods ------------------------------------------------------------------------
+    # --- gymnasium's methods ----------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A new episode. The same seed gives the same start; without one, the next start of the present sequence."""
+        """A new episode.
+
+        The same seed gives the same start; without one, the next start of the present sequence.
+        """
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.raw, info = self.sim.reset(seed=seed)
@@ -140,7 +148,10 @@ class GymEnv(SimEnv):
         return self._observation(self.raw), self._info(info, terminated=False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Actions are clipped to the spec. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
+        """Actions are clipped to the spec.
+
+        Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
+        """
         action = checked_action(action, self.spec_)
         if self.raw is None:
             raise RuntimeError("step before reset: call reset first")
@@ -161,7 +172,8 @@ class GymEnv(SimEnv):
         *,
         terminated: bool,
     ) -> dict[str, Any]:
-        """The info of `SimEnv`; the simulator's own is left out, since its keys differ from suite to suite."""
+        """The info of `SimEnv`; the simulator's own is left out, since its keys
+        differ from suite to suite."""
         success, failure = self.outcome(info, terminated=terminated)
         return {"instruction": self.task.instruction, "success": success, "failure": failure}
 
@@ -180,7 +192,10 @@ class GymEnv(SimEnv):
         return self.renderer.render(self.data, camera)
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """A picture of the present state, uint8 (H, W, 3). Raises RenderingError if the machine cannot render."""
+        """A picture of the present state, uint8 (H, W, 3).
+
+        Raises RenderingError if the machine cannot render.
+        """
         return self._draw(self._film_camera)
 
     def close(self) -> None:
@@ -213,7 +228,10 @@ class MissingPackageError(UserError):
 
 
 def import_robotics(module: str) -> Any:
-    """A module of gymnasium-robotics. Raises MissingPackageError if gymnasium-robotics is not installed."""
+    """A module of gymnasium-robotics.
+
+    Raises MissingPackageError if gymnasium-robotics is not installed.
+    """
     try:
         # the import prints advice about envs that are not used here
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
@@ -250,7 +268,8 @@ def add_camera(
     position: Sequence[float],
     quaternion: Sequence[float],
 ) -> None:
-    """Gives a gymnasium `MujocoEnv` that has just been built a camera: its model is compiled again from its file.
+    """Gives a gymnasium `MujocoEnv` that has just been built a camera: its model is
+    compiled again from its file.
 
     Args:
         holder: the env; its `model` and `data` are replaced.
@@ -259,7 +278,8 @@ def add_camera(
         quaternion: (w, x, y, z); (1, 0, 0, 0) looks straight down.
     """
     mujoco = importlib.import_module("mujoco")
-    # A compiled model cannot grow. A camera takes no part in the physics, and body and joint numbers stay as they are.
+    # A compiled model cannot grow. A camera takes no part in the physics, and body and
+    # joint numbers stay as they are.
     scene = mujoco.MjSpec.from_file(file)
     scene.worldbody.add_camera(name=name, pos=list(position), quat=list(quaternion))
     holder.model = scene.compile()
@@ -267,7 +287,8 @@ def add_camera(
 
 
 def gym_versions(spec: Spec, preset: Literal["fast", "full"], *packages: str) -> dict[str, str]:
-    """What decides the numbers: versions of the simulators and, if there are cameras, of what draws.
+    """What decides the numbers: versions of the simulators and, if there are cameras, of what
+    draws.
 
     Raises MissingPackageError if one is not installed.
     """

@@ -1,9 +1,11 @@
-"""Changes to a MuJoCo model between episodes: light, cameras, colours, surfaces, weights, friction. Exactly undone.
+"""Changes to a MuJoCo model between episodes: light, cameras, colours, surfaces,
+weights, friction. Exactly undone.
 
-A strength of 1 is a strong but plausible change; every method says what it means in units. All draws come from the
-generator that is handed in, and there are as many of them whatever the strength: the same generator state gives the
-same change, greater or smaller. The data of the present state follow only later: `mj_camlight` computes where lights and
-cameras are, the next `mj_step` takes weights and friction.
+A strength of 1 is a strong but plausible change; every method says what it means in units. All
+draws come from the generator that is handed in, and there are as many of them whatever the
+strength: the same generator state gives the same change, greater or smaller. The data of the
+present state follow only later: `mj_camlight` computes where lights and cameras are, the next
+`mj_step` takes weights and friction.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _EDITED = (
     "body_mass",
     "body_inertia",
 )
-# What `mj_setConst` derives from weights, and what else it derives: the latter must not change with them.
+# What `mj_setConst` derives from weights, and what else it derives: the latter
+# must not change with them.
 _OF_WEIGHTS = (
     "actuator_acc0",
     "body_invweight0",
@@ -54,7 +57,8 @@ _OF_POSES = (
 # `extent` sets the near clipping plane: a picture would change with the weights
 _STATISTICS = ("center", "extent", "meaninertia", "meanmass", "meansize")
 _HEADLIGHT = ("ambient", "diffuse")
-# a geom of this colour, MuJoCo's default, shows its material's; any other colour hides the material's
+# a geom of this colour, MuJoCo's default, shows its material's; any other
+# colour hides the material's
 _UNPAINTED = (0.5, 0.5, 0.5, 1.0)
 
 
@@ -68,7 +72,8 @@ class SceneEditor:
     def __init__(self, model: Any) -> None:
         self._mujoco = importlib.import_module("mujoco")
         self._model = model
-        # copies of arrays, not a copy of the model: an MjModel that the renderer and the env hold cannot be exchanged
+        # copies of arrays, not a copy of the model: an MjModel that the renderer and the
+        # env hold cannot be exchanged
         self._before = _copies(model, (*_EDITED, *_OF_WEIGHTS, *_OF_POSES))
         self._statistics = _copies(model.stat, _STATISTICS)
         self._headlight = _copies(model.vis.headlight, _HEADLIGHT)
@@ -81,7 +86,8 @@ class SceneEditor:
             getattr(self._model.vis.headlight, name)[:] = values
 
     def light(self, rng: np.random.Generator, strength: float) -> None:
-        """Brightness of each source times exp(+-0.5), a tint of +-0.12 per channel, directions turned by up to 30°."""
+        """Brightness of each source times exp(+-0.5), a tint of +-0.12 per channel,
+        directions turned by up to 30°."""
         model, headlight = self._model, self._model.vis.headlight
         # one tint for all sources: white balance, not a coloured shadow
         tint = 1 + strength * rng.uniform(-0.12, 0.12, 3)
@@ -107,9 +113,10 @@ class SceneEditor:
     ) -> None:
         """Moves cameras about the point that they look at.
 
-        Each goes up to `degrees` round it to a side and up or down, rolls by up to half of that, and is shifted by up
-        to `metres` along each axis. The point lies on the first surface ahead in the model's initial pose. A camera
-        that rides on something that moves is turned on the spot and shifted by a third.
+        Each goes up to `degrees` round it to a side and up or down, rolls by up to half of that,
+        and is shifted by up to `metres` along each axis. The point lies on the first surface ahead
+        in the model's initial pose. A camera that rides on something that moves is turned on the
+        spot and shifted by a third.
 
         names: cameras to change; default: all.
         """
@@ -126,7 +133,8 @@ class SceneEditor:
             turn = np.eye(3)
             for axis, angle in zip((up, right, backwards), angles, strict=True):
                 turn = _turn(axis, angle) @ turn
-            # about the point looked at, or the scene would leave the picture: only the view of it is to change
+            # about the point looked at, or the scene would leave the picture: only
+            # the view of it is to change
             arm = (0.0 if rides else self._distance(i)) * backwards
             model.cam_pos[i] += turn @ arm - arm + strength * shift
             quaternion = np.zeros(4)
@@ -139,8 +147,8 @@ class SceneEditor:
         strength: float,
         exclude: Collection[int] = (),
     ) -> None:
-        """Hue +-0.05 of the circle, saturation and brightness times exp(+-0.35), a tint of +-0.1, for each colour and
-        material apart: geoms that look alike stay alike.
+        """Hue +-0.05 of the circle, saturation and brightness times exp(+-0.35), a tint of +-0.1,
+        for each colour and material apart: geoms that look alike stay alike.
 
         Up to strength 1 a colour keeps its name. exclude: geoms (by id) that stay as they are.
         """
@@ -149,7 +157,8 @@ class SceneEditor:
         for i in range(model.ngeom):
             rgba = tuple(float(c) for c in model.geom_rgba[i])
             rgb = rgba[:3]
-            # drawn also for what stays as it is: the shades of the others must not depend on `exclude`
+            # drawn also for what stays as it is: the shades of the others
+            # must not depend on `exclude`
             if rgb not in shades:
                 shades[rgb] = _shade(rng, strength, rgb)
             shows_material = model.geom_matid[i] >= 0 and rgba == _UNPAINTED
@@ -169,8 +178,9 @@ class SceneEditor:
     ) -> None:
         """Each surface gets another material of the model with probability `strength`.
 
-        geoms: ids of those whose materials are exchanged; default: those with a material that stand still, such as
-        floor and table. Geoms of one material stay alike. Nothing happens in a model of fewer than two materials.
+        geoms: ids of those whose materials are exchanged; default: those with a material that stand
+        still, such as floor and table. Geoms of one material stay alike. Nothing happens in a model
+        of fewer than two materials.
         """
         model = self._model
         if geoms is None:
@@ -195,7 +205,8 @@ class SceneEditor:
     ) -> None:
         """Mass and inertia of each body times exp(+-0.7), which is twice or half at strength 1.
 
-        bodies: ids of those to change; default: `objects()`, or all bodies if the model has a robot alone.
+        bodies: ids of those to change; default: `objects()`, or all bodies if
+        the model has a robot alone.
         """
         if bodies is None:
             bodies = self.objects() or range(1, self._model.nbody)
@@ -204,23 +215,26 @@ class SceneEditor:
             factor = np.exp(strength * rng.uniform(-0.7, 0.7))
             self._model.body_mass[i] *= factor
             self._model.body_inertia[i] *= factor
-        # what MuJoCo derives from weights once when it compiles; data of its own, since it leaves them in the initial pose
+        # what MuJoCo derives from weights once when it compiles; data of its own, since it
+        # leaves them in the initial pose
         self._mujoco.mj_setConst(self._model, self._mujoco.MjData(self._model))
-        # what else it derives belongs to poses: it must stay what the compiler made of it, to the bit
+        # what else it derives belongs to poses: it must stay what the
+        # compiler made of it, to the bit
         self._put_back(_OF_POSES, ("center", "extent", "meansize"))
 
     def friction(self, rng: np.random.Generator, strength: float) -> None:
         """All friction coefficients of the scene times one factor exp(+-0.7).
 
-        One factor for all: a contact has the greater friction of its two geoms, so factors of their own would mostly
-        make it rougher.
+        One factor for all: a contact has the greater friction of its two geoms, so factors of their
+        own would mostly make it rougher.
         """
         factor = np.exp(strength * rng.uniform(-0.7, 0.7))
         self._model.geom_friction[:] *= factor
         self._model.pair_friction[:] *= factor
 
     def objects(self) -> list[int]:
-        """Bodies that move and do not belong to a robot, which is whatever hangs on a root with a driven joint."""
+        """Bodies that move and do not belong to a robot, which is whatever hangs on a
+        root with a driven joint."""
         model, transmission = self._model, self._mujoco.mjtTrn
         on_joints = (int(transmission.mjTRN_JOINT), int(transmission.mjTRN_JOINTINPARENT))
         by_joint = np.isin(model.actuator_trntype, on_joints)
@@ -240,10 +254,12 @@ class SceneEditor:
                 yield i
 
     def _distance(self, camera: int) -> float:
-        """Metres from a camera to the first surface ahead; a floor at the horizon is no place to turn about."""
+        """Metres from a camera to the first surface ahead; a floor at the horizon
+        is no place to turn about."""
         if camera not in self._distances:
             model, mujoco = self._model, self._mujoco
-            # in the model's initial pose, whatever the episode's state: the same edit in every episode
+            # in the model's initial pose, whatever the episode's state: the
+            # same edit in every episode
             data = mujoco.MjData(model)
             mujoco.mj_kinematics(model, data)
             mujoco.mj_comPos(model, data)

@@ -12,7 +12,8 @@ from vla.sim_eval.perturbations.base import (
     unfit,
 )
 
-# Literals, not what is registered: results and tables of earlier versions keep their order when a file is added.
+# Literals, not what is registered: results and tables of earlier versions keep their
+# order when a file is added.
 GRADED = (
     "light",
     "camera",
@@ -33,7 +34,8 @@ CONTROLS = ("wrong_instruction", "empty_instruction", "blank_image", "frozen_sta
 
 
 def all_kinds() -> tuple[str, ...]:
-    """Every kind in the order in which they run and are reported: `GRADED`, `CONTROLS`, then those of plug-ins by name."""
+    """Every kind in the order in which they run and are reported: `GRADED`, `CONTROLS`, then
+    those of plug-ins by name."""
     ours = (*GRADED, *CONTROLS)
     return ours + tuple(name for name in registry.names("perturbations") if name not in ours)
 

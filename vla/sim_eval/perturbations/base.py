@@ -1,10 +1,12 @@
-"""What a perturbation is: one way in which an episode differs from those of the training, at three severities.
+"""What a perturbation is: one way in which an episode differs from those of the
+training, at three severities.
 
-`PerturbedEnv` wraps an env and asks its perturbation at fixed places: once after the env's reset (`begin`), then for
-every action, observation and instruction that passes. All draws depend on the kind and the episode's seed alone, and a
-greater severity makes the same change greater.
+`PerturbedEnv` wraps an env and asks its perturbation at fixed places: once after the env's reset
+(`begin`), then for every action, observation and instruction that passes. All draws depend on the
+kind and the episode's seed alone, and a greater severity makes the same change greater.
 
-A kind is a subclass under `@register("perturbations", KIND)`, in a file of this folder or in another package.
+A kind is a subclass under `@register("perturbations", KIND)`, in a file of this
+folder or in another package.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Perturbation:
 
     Class attributes, which a subclass sets in its body and which are checked there (ValueError):
         kind: the name under which it is registered.
-        levels: what the severities 1, 2 and 3 mean, in `unit`; empty for a control, which has no severity.
+        levels: what the severities 1, 2 and 3 mean, in `unit`; empty for a
+            control, which has no severity.
         unit: a text with the level in it as `{}`; of a control: what it does.
         needs: what the env must have.
         looks_back: whether pictures of earlier steps are shown.
@@ -69,8 +72,8 @@ class Perturbation:
         name = cls.__name__
         if len(cls.levels) not in (0, len(SEVERITIES)):
             raise ValueError(
-                f"{name}.levels: has {len(cls.levels)}, expected one for each of the severities 1 to 3, "
-                "or none for a control"
+                f"{name}.levels: has {len(cls.levels)}, expected one for each of the severities "
+                "1 to 3, or none for a control"
             )
         # without a place for it the tables would describe three severities by one and the same text
         if cls.levels and "{}" not in cls.unit:
@@ -100,7 +103,10 @@ class Perturbation:
         return ""
 
     def begin(self) -> dict[str, Any] | None:
-        """After the env's reset, before its first observation is drawn. Returns the info if steps were played."""
+        """After the env's reset, before its first observation is drawn.
+
+        Returns the info if steps were played.
+        """
         return None
 
     def action(self, action: np.ndarray) -> np.ndarray:
@@ -108,7 +114,8 @@ class Perturbation:
         return action
 
     def observation(self, observation: Observed, step: int) -> Observed:
-        """What the policy sees after `step` control steps in place of `observation`, whose arrays are left alone.
+        """What the policy sees after `step` control steps in place of `observation`,
+        whose arrays are left alone.
 
         May be called several times for a step, or without pictures.
         """
@@ -131,15 +138,18 @@ def kind_named(name: str) -> type[Perturbation]:
     if not (isinstance(found, type) and issubclass(found, Perturbation)) or found.kind != current:
         raise ConfigError(
             [
-                f"perturbation {name!r}: {found.__module__}.{found.__qualname__} must derive from Perturbation "
-                f"and say `kind = {current!r}`"
+                f"perturbation {name!r}: {found.__module__}.{found.__qualname__} must derive from "
+                f"Perturbation and say `kind = {current!r}`"
             ]
         )
     return found
 
 
 def level_of(kind: str, severity: int | None) -> Any:
-    """What a severity means for a kind; None for controls. Raises ConfigError if the two do not fit."""
+    """What a severity means for a kind; None for controls.
+
+    Raises ConfigError if the two do not fit.
+    """
     levels = kind_named(kind).levels
     if not levels and severity is not None:
         raise ConfigError(

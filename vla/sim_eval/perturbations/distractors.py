@@ -1,4 +1,5 @@
-"""Finds room for distractor objects in any MuJoCo scene: on flat ground that a camera sees, clear of everything."""
+"""Finds room for distractor objects in any MuJoCo scene: on flat ground that a camera
+sees, clear of everything."""
 
 from __future__ import annotations
 
@@ -23,9 +24,11 @@ def place_distractors(
     rng: np.random.Generator,
     number: int,
 ) -> list[VisualGeom]:
-    """At most `number` things, each resting on flat ground in view with a free ring of twice its radius around it.
+    """At most `number` things, each resting on flat ground in view with a free ring
+    of twice its radius around it.
 
-    A greater number begins with the things of a smaller one. Fewer come if the scene has no room for more.
+    A greater number begins with the things of a smaller one. Fewer come if
+    the scene has no room for more.
 
     Args:
         model, data: mujoco.MjModel, and the MjData of the state in which they are placed.
@@ -64,7 +67,8 @@ def _is_apart(
 
 def _viewpoint(model: Any, cameras: Sequence[str]) -> int:
     numbers = [int(model.camera(name).id) for name in cameras]
-    # body_weldid is 0 where nothing can move the body; a wrist camera sees other ground at every step
+    # body_weldid is 0 where nothing can move the body; a wrist camera sees
+    # other ground at every step
     still = [i for i in numbers if model.body_weldid[model.cam_bodyid[i]] == 0]
     return (still or numbers)[0]
 
@@ -82,7 +86,8 @@ class _Ground:
         camera: int,
         place: np.ndarray,
     ) -> tuple[np.ndarray, float] | None:
-        """Point (3,) and distance of what stands still at a place of the picture (-1 to 1 from edge to edge)."""
+        """Point (3,) and distance of what stands still at a place of the picture
+        (-1 to 1 from edge to edge)."""
         half = np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2)
         # columns: right, up, backwards; so the camera looks along -z of its own frame
         axes = self._data.cam_xmat[camera].reshape(3, 3)
@@ -99,7 +104,8 @@ class _Ground:
         return start + distance * ahead, distance
 
     def flat(self, point: np.ndarray, radius: float) -> bool:
-        """Whether nothing rises or falls by more than a tenth of `radius` within twice the radius."""
+        """Whether nothing rises or falls by more than a tenth of `radius` within twice the
+        radius."""
         down, above = np.array([0.0, 0.0, -1.0]), 4 * radius
         for share in (0.0, 1.0, 2.0):
             # one ray at the middle, eight on each ring

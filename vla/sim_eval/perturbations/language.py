@@ -18,7 +18,8 @@ class Paraphrase(Perturbation):
     def obstacle(cls, episode: Episode) -> str:
         if episode.env.held_out_paraphrases():
             return ""
-        return f"the env knows no other words for {episode.instruction!r}; give its tasks `paraphrases`"
+        text = episode.instruction
+        return f"the env knows no other words for {text!r}; give its tasks `paraphrases`"
 
     def instruction(self) -> str:
         # held-out wordings: those that demonstrations use would measure nothing new
@@ -28,7 +29,8 @@ class Paraphrase(Perturbation):
 
 @register("perturbations", "wrong_instruction")
 class WrongInstruction(Perturbation):
-    """Control: success must fall where the instruction matters, for success is still that of the right one."""
+    """Control: success must fall where the instruction matters, for success is
+    still that of the right one."""
 
     kind = "wrong_instruction"
     unit = "asked to do something else in the same scene, or another task of the suite"

@@ -14,14 +14,16 @@ from vla.sim_eval.perturbations.distractors import place_distractors
 
 
 def seen_by(env: SimEnv) -> list[str]:
-    """Cameras of the spec that the model holds under the same names; all of the model's if it holds none of them."""
+    """Cameras of the spec that the model holds under the same names; all of the model's
+    if it holds none of them."""
     names = [str(env.model.camera(i).name) for i in range(env.model.ncam)]
     return [name for name in names if name in env.spec_.cameras] or names
 
 
 def _update_lights_and_cameras(env: SimEnv) -> None:
     """Computes where lights and cameras are now; nothing else of the present state changes."""
-    # mj_camlight alone: mj_forward would also advance warm-started solver values, and so the physics
+    # mj_camlight alone: mj_forward would also advance warm-started solver
+    # values, and so the physics
     importlib.import_module("mujoco").mj_camlight(env.model, env.data)
 
 
@@ -68,7 +70,8 @@ class Colours(Perturbation):
 
 @register("perturbations", "distractors")
 class Distractors(Perturbation):
-    """Things on the surfaces in view, with a radius of 2 to 3.5 per cent of their distance from the camera."""
+    """Things on the surfaces in view, with a radius of 2 to 3.5 per cent of their
+    distance from the camera."""
 
     kind = "distractors"
     levels = (2, 4, 8)

@@ -1,4 +1,7 @@
-"""Perturbations of what the policy sees. The simulation, and a scripted expert that reads it, notice nothing."""
+"""Perturbations of what the policy sees.
+
+The simulation, and a scripted expert that reads it, notice nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ STATE_NOISE_PER_LEVEL = 2e-4
 
 @register("perturbations", "noise")
 class Noise(Perturbation):
-    """Gaussian noise, drawn independently for every step, in each pixel's channels and each value of the state.
+    """Gaussian noise, drawn independently for every step, in each pixel's channels
+    and each value of the state.
 
-    The state's deviation at the three severities is 0.002, 0.004 and 0.008: millimetres if it is in metres.
+    The state's deviation at the three severities is 0.002, 0.004 and 0.008:
+    millimetres if it is in metres.
     """
 
     kind = "noise"
@@ -24,7 +29,8 @@ class Noise(Perturbation):
 
     def observation(self, observation: Observed, step: int) -> Observed:
         images = {}
-        # a generator per step and camera: a step that is observed twice, or without pictures, shows the same noise
+        # a generator per step and camera: a step that is observed twice, or without
+        # pictures, shows the same noise
         for i, (camera, image) in enumerate(sorted(observation["images"].items()), start=1):
             grain = self.rng(step, i).standard_normal(image.shape, dtype=np.float32)
             images[camera] = _to_pixels(image + self.level * grain)
@@ -89,5 +95,6 @@ class FrozenState(Perturbation):
 
 
 def _to_pixels(values: np.ndarray) -> np.ndarray:
-    """float (H, W, 3) -> uint8; rounded, since a plain cast cuts off and wraps around below 0 and above 255."""
+    """float (H, W, 3) -> uint8; rounded, since a plain cast cuts off and wraps
+    around below 0 and above 255."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

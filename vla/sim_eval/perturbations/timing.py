@@ -30,7 +30,8 @@ def limits(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
 
 @register("perturbations", "action_delay")
 class ActionDelay(Perturbation):
-    """The robot executes what was decided earlier; before anything was, it gets zeros within its limits."""
+    """The robot executes what was decided earlier; before anything was, it
+    gets zeros within its limits."""
 
     kind = "action_delay"
     levels = DELAYS
@@ -70,14 +71,16 @@ class ObservationDelay(Perturbation):
                 del self._seen[old]
         then = self._seen[late]
         if observation["images"] and not then["images"]:
-            # nobody looked then, so nothing older was drawn: the present picture is the best there is
+            # nobody looked then, so nothing older was drawn: the present
+            # picture is the best there is
             return {**then, "images": observation["images"]}
         return then
 
 
 @register("perturbations", "initial_pose")
 class InitialPose(Perturbation):
-    """The robot begins where a random action has led it; these steps count towards the env's horizon.
+    """The robot begins where a random action has led it; these steps count towards the env's
+    horizon.
 
     At most half of the horizon is used up so.
     """

@@ -1,6 +1,8 @@
-"""How a policy fares under perturbations: the same episodes clean and under every kind at every severity.
+"""How a policy fares under perturbations: the same episodes clean and under
+every kind at every severity.
 
-Each condition is an evaluation in a folder of its own, so an interrupted run goes on where it stopped.
+Each condition is an evaluation in a folder of its own, so an interrupted
+run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -51,14 +53,18 @@ ConditionKey = tuple[str, int | None]
 
 
 class PerturbConfig(EvalConfig):
-    """An evaluation under perturbations. `vla eval perturb CONFIG`; the config is that of `vla eval`."""
+    """An evaluation under perturbations.
+
+    `vla eval perturb CONFIG`; the config is that of `vla eval`.
+    """
 
     kinds: tuple[str, ...] | None = None
     """Perturbations and controls to play, those of plug-ins too; null: all that the env allows."""
     severities: tuple[int, ...] = SEVERITIES
     """Of the perturbations; controls have none."""
     condition_videos: int = Field(0, ge=0)
-    """Episodes of each task that are filmed in every condition; takes the place of `videos_per_task`."""
+    """Episodes of each task that are filmed in every condition; takes the
+    place of `videos_per_task`."""
 
     @field_validator("kinds")
     @classmethod
@@ -94,18 +100,19 @@ def perturb(
 ) -> Robustness:
     """Plays the same episodes clean and under every perturbation, and tabulates them.
 
-    Writes `robustness.json`, `.md`, `.svg`, `.html` and `.yaml` (the config) into `config.out`, and each condition's
-    evaluation into `<out>/clean`, `<out>/<kind>-<severity>` or `<out>/<control>`. A condition is not played again if its
-    folder holds results of the same config, versions and policy: weights are compared for policies that are torch
-    modules, the policy's name for others.
+    Writes `robustness.json`, `.md`, `.svg`, `.html` and `.yaml` (the config) into `config.out`, and
+    each condition's evaluation into `<out>/clean`, `<out>/<kind>-<severity>` or `<out>/<control>`.
+    A condition is not played again if its folder holds results of the same config, versions and
+    policy: weights are compared for policies that are torch modules, the policy's name for others.
 
     Args:
         actor, name, progress: as for `evaluate`.
         config: what to play.
         command: what to type to measure again.
 
-    Raises ConfigError if a kind that was asked for does not fit the env, and what `evaluate` raises. Kinds that nobody
-    asked for by name are left out then, and `Robustness.skipped` says why.
+    Raises ConfigError if a kind that was asked for does not fit the env, and what
+    `evaluate` raises. Kinds that nobody asked for by name are left out then, and
+    `Robustness.skipped` says why.
     """
     check_config(config, PerturbConfig)
     kinds, skipped = _fitting(config)
@@ -180,7 +187,8 @@ def _play(
     known = _known(config, identity)
     if known is not None:
         return known
-    # removed first and written last: a run that is killed in between leaves no mark beside half of its results
+    # removed first and written last: a run that is killed in between leaves no mark
+    # beside half of its results
     (out / CONDITION_FILE).unlink(missing_ok=True)
     results = evaluate(actor, config, name=name, progress=progress)
     (out / CONDITION_FILE).write_text(json.dumps({"policy": identity}) + "\n", encoding="utf-8")
@@ -188,7 +196,8 @@ def _play(
 
 
 def _known(config: EvalConfig, identity: str) -> Results | None:
-    """The results in the condition's folder, if they are those of this config, policy and software."""
+    """The results in the condition's folder, if they are those of this
+    config, policy and software."""
     mark = Path(config.out) / CONDITION_FILE
     try:
         results = Results.load(config.out)
@@ -224,12 +233,16 @@ def _identity(actor: Any, name: str) -> str:
 
 
 def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The kinds to play, and those that do not fit with the reason. Raises ConfigError if one was asked for."""
+    """The kinds to play, and those that do not fit with the reason.
+
+    Raises ConfigError if one was asked for.
+    """
     wanted = config.kinds or all_kinds()
     tasks = config.env.suite().tasks
     if not tasks:
         raise ConfigError(["env: its suite has no tasks: an evaluation needs one"])
-    # one start of the first task answers for the suite: an evaluation of minutes must not end in this error
+    # one start of the first task answers for the suite: an evaluation of minutes
+    # must not end in this error
     env = config.env.make(tasks[0].name)
     try:
         env.render_images = False

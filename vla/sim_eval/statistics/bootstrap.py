@@ -1,15 +1,18 @@
 """Intervals over tasks as well as episodes, by a bootstrap in two levels.
 
-An interval of a pooled success rate answers "what if I ran more episodes of these very tasks". Tasks differ more than
-episodes of one task do, so it is far too narrow for "what about tasks of this kind": for that, tasks are drawn with
-replacement and then episodes within each (Davison and Hinkley 1997, section 3.8). What is estimated is the mean over
-tasks, each weighing the same, of a task's mean.
+An interval of a pooled success rate answers "what if I ran more episodes of these very tasks".
+Tasks differ more than episodes of one task do, so it is far too narrow for "what about tasks
+of this kind": for that, tasks are drawn with replacement and then episodes within each
+(Davison and Hinkley 1997, section 3.8). What is estimated is the mean over tasks, each
+weighing the same, of a task's mean.
 
-Few tasks make a bootstrap too narrow: with K tasks the variance between them comes out (K - 1)/K times too small, and
-a tail of a normal is used where Student's t is due. The quantiles are widened for both (Hesterberg 2015, "expanded
-percentile interval"). What remains (benchmarks/coverage.py measures it): with fewer than five tasks the interval is still
-a little too narrow; where the tasks are hardly different it is too wide, the noise of the episodes being drawn at both
-levels; and where all outcomes are alike it has no width, so that Wilson's, which knows the number of episodes, says more.
+Few tasks make a bootstrap too narrow: with K tasks the variance between them comes out (K - 1)/K
+times too small, and a tail of a normal is used where Student's t is due. The quantiles are
+widened for both (Hesterberg 2015, "expanded percentile interval"). What remains
+(benchmarks/coverage.py measures it): with fewer than five tasks the interval is still a little
+too narrow; where the tasks are hardly different it is too wide, the noise of the episodes being
+drawn at both levels; and where all outcomes are alike it has no width, so that Wilson's, which
+knows the number of episodes, says more.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def clustered_bootstrap(
         seed: the same seed and outcomes give the same interval.
 
     Raises:
-        StatisticsError: fewer than two tasks, a task without episodes, or an outcome that is no number.
+        StatisticsError: fewer than two tasks, a task without episodes, or
+            an outcome that is no number.
     """
     groups = _checked(outcomes, "outcomes")
     random = _generator(confidence, resamples, seed)
@@ -62,11 +66,13 @@ def clustered_bootstrap_difference(
 ) -> tuple[float, float]:
     """Interval of the mean over tasks of A's outcomes minus B's, for tasks like these.
 
-    The same tasks are drawn for both. If `paired`, entry i of a task is the same episode (task and seed) for both
-    policies and is drawn for both; else each policy's episodes are drawn on their own.
+    The same tasks are drawn for both. If `paired`, entry i of a task is the same
+    episode (task and seed) for both policies and is drawn for both; else each policy's
+    episodes are drawn on their own.
 
     Raises:
-        StatisticsError: see `clustered_bootstrap`; or the tasks (if paired, their episodes) are not the same.
+        StatisticsError: see `clustered_bootstrap`; or the tasks (if paired,
+            their episodes) are not the same.
     """
     groups_a, groups_b = _checked(a, "a"), _checked(b, "b")
     if set(a) != set(b):
@@ -134,10 +140,11 @@ def _means(
     tasks_RK: NDArray[np.int64],
     random: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Mean over the K tasks of each of the R resamples of the mean of that task's episodes, resampled: (R,).
+    """Mean over the K tasks of each of the R resamples of the mean of that
+    task's episodes, resampled: (R,).
 
-    What is drawn is how often each of a task's V distinct outcomes comes up, not episode by episode: the same
-    distribution, and for successes one binomial number per task.
+    What is drawn is how often each of a task's V distinct outcomes comes up, not episode by
+    episode: the same distribution, and for successes one binomial number per task.
     """
     sizes_T = np.array([len(group) for group in groups])
     distinct = [np.unique(group, return_counts=True) for group in groups]

@@ -1,7 +1,9 @@
-"""Exact tests of the difference between two policies' success rates, and the correction for many of them.
+"""Exact tests of the difference between two policies' success rates, and the
+correction for many of them.
 
-Same tasks and seeds for both policies make pairs, and McNemar's test of the pairs in which the two disagree.
-Different episodes make two samples, and Barnard's test, which is more powerful than Fisher's. All p-values are two-sided.
+Same tasks and seeds for both policies make pairs, and McNemar's test of the pairs in which the two
+disagree. Different episodes make two samples, and Barnard's test, which is more powerful than
+Fisher's. All p-values are two-sided.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from vla.sim_eval.statistics.errors import (
 
 
 def mcnemar_exact(wins: int, losses: int, ties: int = 0) -> float:
-    """p-value of "neither policy is better" from paired episodes (McNemar 1947, in its exact binomial form).
+    """p-value of "neither policy is better" from paired episodes (McNemar 1947,
+    in its exact binomial form).
 
     Args:
         wins: pairs that only the first policy solved.
         losses: pairs that only the second solved.
-        ties: pairs that both or neither solved. They say nothing about the difference and do not change p; with them
-            "all pairs agree" (p = 1) differs from "there is no pair".
+        ties: pairs that both or neither solved. They say nothing about the difference and do not
+            change p; with them "all pairs agree" (p = 1) differs from "there is no pair".
 
     Raises:
         StatisticsError: no pair at all, or a negative count.
@@ -44,7 +47,8 @@ def barnard(
     successes_b: int,
     n_b: int,
 ) -> float:
-    """p-value of "equal success rates" from unpaired episodes (Barnard 1945, pooled Wald statistic).
+    """p-value of "equal success rates" from unpaired episodes (Barnard
+    1945, pooled Wald statistic).
 
     Raises:
         StatisticsError: a policy without episodes, or with more successes than episodes.
@@ -61,7 +65,8 @@ def barnard(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in the order given (Holm 1979): the chance of any false alarm stays alpha.
+    """p-values adjusted for their number, in the order given (Holm 1979): the chance of
+    any false alarm stays alpha.
 
     Raises:
         StatisticsError: a value that is no probability.
@@ -82,13 +87,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_pairs(alpha: float = 0.05) -> int:
-    """Pairs in which the policies must disagree before McNemar's test can reach `alpha` at all: 6 for 0.05."""
+    """Pairs in which the policies must disagree before McNemar's test can reach
+    `alpha` at all: 6 for 0.05."""
     check_fraction("alpha", alpha, 0.05)
     return math.ceil(1 - math.log2(alpha))  # n wins of n: p = 2 / 2^n
 
 
 def smallest_significant(n: int, alpha: float = 0.05) -> int | None:
-    """Wins among `n` pairs with different outcomes from which on p <= alpha; None if no number reaches it."""
+    """Wins among `n` pairs with different outcomes from which on p <= alpha;
+    None if no number reaches it."""
     check_fraction("alpha", alpha, 0.05)
     if n < 0:
         raise StatisticsError(f"n is {n}: expected a count of pairs, 0 or more")

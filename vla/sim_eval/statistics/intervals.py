@@ -1,8 +1,8 @@
 """Confidence intervals of success rates: pure functions of counts.
 
-At the sample sizes of robot evaluation (10 to 100 episodes) the textbook interval p +- z sqrt(p(1-p)/n) is
-wrong: it has zero width at 0 or n successes. Wilson's score interval is right on average over p; the
-interval of Clopper and Pearson is never less than right, and wider.
+At the sample sizes of robot evaluation (10 to 100 episodes) the textbook interval p +- z
+sqrt(p(1-p)/n) is wrong: it has zero width at 0 or n successes. Wilson's score interval is right on
+average over p; the interval of Clopper and Pearson is never less than right, and wider.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ def wilson_interval(
     n: int,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Score interval of a success rate (Wilson, 1927). Raises StatisticsError if the counts contradict each other."""
+    """Score interval of a success rate (Wilson, 1927).
+
+    Raises StatisticsError if the counts contradict each other.
+    """
     check_counts(successes, n)
     check_fraction("confidence", confidence, 0.95)
-    # Not scipy's binomtest(...).proportion_ci(method="wilson"), which is the same number but for the last digit: these
-    # bounds stand in every results.json, and a table of thousands of them must not import scipy.stats (a second) and
-    # test each pair of counts (a thousandfold of the time).
+    # Not scipy's binomtest(...).proportion_ci(method="wilson"), which is the same number but
+    # for the last digit: these bounds stand in every results.json, and a table of thousands
+    # of them must not import scipy.stats (a second) and test each pair of counts (a
+    # thousandfold of the time).
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / n
     scale = 1 + z * z / n
@@ -47,7 +51,8 @@ def clopper_pearson(
     n: int,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Exact interval of a success rate (Clopper and Pearson, 1934): covers every rate at least as often as it says."""
+    """Exact interval of a success rate (Clopper and Pearson, 1934): covers every rate at
+    least as often as it says."""
     check_counts(successes, n)
     check_fraction("confidence", confidence, 0.95)
     from scipy.stats import binomtest  # a second of imports that Wilson's interval does without
@@ -57,7 +62,10 @@ def clopper_pearson(
 
 
 def macro_rate(rates: Iterable[float]) -> float:
-    """Mean of the groups' rates, each group weighing the same. Raises StatisticsError if there is none."""
+    """Mean of the groups' rates, each group weighing the same.
+
+    Raises StatisticsError if there is none.
+    """
     values = list(rates)
     if not values:
         raise StatisticsError("no rates to average: expected at least one group of episodes")
@@ -66,7 +74,8 @@ def macro_rate(rates: Iterable[float]) -> float:
 
 
 def half_width(rate: float, n: int, confidence: float = 0.95) -> float:
-    """Half the width of Wilson's interval for a success rate that is about `rate` over `n` episodes."""
+    """Half the width of Wilson's interval for a success rate that is about
+    `rate` over `n` episodes."""
     if not 0 <= rate <= 1:
         raise StatisticsError(f"rate is {rate:g}: expected a success rate, 0 to 1")
     # for the nearest whole number of successes: an interval of counts has no other
@@ -79,7 +88,8 @@ def coverage(
     n: int,
     p: ArrayLike,
 ) -> NDArray[np.float64]:
-    """How often `interval` holds the true rate: the exact sum over the binomial's n + 1 outcomes, no simulation.
+    """How often `interval` holds the true rate: the exact sum over the binomial's
+    n + 1 outcomes, no simulation.
 
     Args:
         interval: (successes, n) -> (low, high), for example `wilson_interval`.

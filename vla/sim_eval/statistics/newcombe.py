@@ -1,7 +1,8 @@
-"""Intervals of the difference of two success rates, for the very tasks that were played (Newcombe 1998).
+"""Intervals of the difference of two success rates, for the very tasks that
+were played (Newcombe 1998).
 
-Wilson's intervals of the two rates are joined by the square root of their squared arms. They stay within [-1, 1] and
-have a width even where every episode has the same outcome.
+Wilson's intervals of the two rates are joined by the square root of their squared arms. They stay
+within [-1, 1] and have a width even where every episode has the same outcome.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from vla.sim_eval.statistics.intervals import wilson_interval
 def newcombe_interval(
     successes_a: int, n_a: int, successes_b: int, n_b: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of rate A - rate B from different episodes (Newcombe 1998, Statistics in Medicine 17:873, method 10).
+    """Interval of rate A - rate B from different episodes (Newcombe 1998, Statistics in
+    Medicine 17:873, method 10).
 
     Raises StatisticsError if the counts contradict each other.
     """
@@ -27,7 +29,8 @@ def newcombe_interval(
 def newcombe_paired_interval(
     both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of rate A - rate B from the same episodes (Newcombe 1998, Statistics in Medicine 17:2635, method 10).
+    """Interval of rate A - rate B from the same episodes (Newcombe 1998, Statistics in
+    Medicine 17:2635, method 10).
 
     Args:
         both, only_a, only_b, neither: pairs of episodes by who solved them.

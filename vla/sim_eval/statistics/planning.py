@@ -29,7 +29,8 @@ class PlannedTest:
     Attributes:
         correlation: of the two policies' successes in the same episode; None for an unpaired test.
         episodes: per policy, for the fixed-size test; a multiple of the number of tasks.
-        half_width: of Wilson's 95 % interval with so many episodes, of the rate whose interval is wider.
+        half_width: of Wilson's 95 % interval with so many episodes, of the
+            rate whose interval is wider.
         sequential: the sequential comparison of equal power; None for an unpaired test.
     """
 
@@ -92,7 +93,8 @@ def plan(
     correlation: float | None = None,
     tasks: int = 1,
 ) -> Plan:
-    """Episodes per policy to find a difference between two success rates, paired, unpaired and sequentially.
+    """Episodes per policy to find a difference between two success rates,
+    paired, unpaired and sequentially.
 
     Args:
         paired: only the paired or only the unpaired test; None for both.
@@ -100,8 +102,8 @@ def plan(
         tasks: episodes are rounded up to a multiple of it.
 
     Raises:
-        StatisticsError: equal rates or no rates; an impossible correlation, or one for an unpaired test; no tasks; more
-            than 20,000 episodes.
+        StatisticsError: equal rates or no rates; an impossible correlation, or one for an unpaired
+            test; no tasks; more than 20,000 episodes.
     """
     check_fraction("power", power, 0.8)
     check_fraction("alpha", alpha, 0.05)

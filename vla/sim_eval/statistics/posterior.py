@@ -1,4 +1,5 @@
-"""How probable it is that one policy is better, given the episodes: posteriors of Beta and Dirichlet priors.
+"""How probable it is that one policy is better, given the episodes: posteriors
+of Beta and Dirichlet priors.
 
 Integrals are computed, not sampled: the same counts give the same number.
 """
@@ -25,10 +26,12 @@ def probability_of_improvement(
     """P(rate of A > rate of B), the two rates being independent with Beta posteriors.
 
     Args:
-        prior: pseudo-counts (successes, failures) of either policy; (1, 1) is uniform, (0.5, 0.5) is Jeffreys'.
+        prior: pseudo-counts (successes, failures) of either policy; (1, 1) is
+            uniform, (0.5, 0.5) is Jeffreys'.
 
     Raises:
-        StatisticsError: a policy without episodes, contradictory counts, or a prior that is not positive.
+        StatisticsError: a policy without episodes, contradictory counts, or
+            a prior that is not positive.
     """
     check_counts(successes_a, n_a, "a")
     check_counts(successes_b, n_b, "b")
@@ -46,10 +49,11 @@ def paired_probability_of_improvement(
     *,
     prior: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> float:
-    """P(only A solves a pair more often than only B) under a Dirichlet posterior of (win, loss, tie).
+    """P(only A solves a pair more often than only B) under a Dirichlet
+    posterior of (win, loss, tie).
 
-    The difference of the success rates is that of the first two probabilities. Their ratio is independent of the
-    third, so ties (and the prior's third entry) do not change the result.
+    The difference of the success rates is that of the first two probabilities. Their ratio is
+    independent of the third, so ties (and the prior's third entry) do not change the result.
 
     Raises:
         StatisticsError: no pair at all, a negative count, or a prior that is not positive.
@@ -62,19 +66,23 @@ def paired_probability_of_improvement(
 
 
 def _beta_greater(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """P(x > y), x ~ Beta(a), y ~ Beta(b): the integral of F_b(F_a^-1(u)) over u in (0, 1) by Gauss-Legendre panels.
+    """P(x > y), x ~ Beta(a), y ~ Beta(b): the integral of F_b(F_a^-1(u)) over u in
+    (0, 1) by Gauss-Legendre panels.
 
-    Over u, not x: the integrand stays within [0, 1] where a density with a parameter below 1 has a pole.
+    Over u, not x: the integrand stays within [0, 1] where a density with a
+    parameter below 1 has a pole.
     """
     from scipy.special import betainc, betaincinv
 
-    # mirrored, P(x > y) = P(1 - y > 1 - x): floats are dense near 0, where a pole may lie, and not near 1
+    # mirrored, P(x > y) = P(1 - y > 1 - x): floats are dense near 0, where a
+    # pole may lie, and not near 1
     if min(a[1], b[1]) < min(a[0], b[0]):
         a, b = (b[1], b[0]), (a[1], a[0])
     quantiles = np.concatenate([_QUANTILES, [0.5], 1 - _QUANTILES])
     # where F_b rises, as u of a
     steep = betainc(*a, betaincinv(*b, quantiles))
-    # no panel needs to end nearer to 0 than the first quantile, where the inverse of a denormal u is NaN
+    # no panel needs to end nearer to 0 than the first quantile, where the
+    # inverse of a denormal u is NaN
     inner = np.clip([*quantiles, *steep], _QUANTILES[0], 1 - _QUANTILES[0])
     edges = np.unique(np.concatenate([[0.0, 1.0], inner]))
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)

@@ -1,7 +1,8 @@
 """Power of the exact tests, and the episodes that a difference needs.
 
-Nothing is simulated: the power is the probability of all outcomes that the test rejects. It is known to have teeth: one
-episode more may lower it a little, because the test's level moves in steps.
+Nothing is simulated: the power is the probability of all outcomes that the test
+rejects. It is known to have teeth: one episode more may lower it a little, because the
+test's level moves in steps.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ def power_of(
     paired: bool,
     correlation: float = 0.0,
 ) -> float:
-    """Probability that `n` episodes per policy are significant at `alpha`, two-sided, for these true rates.
+    """Probability that `n` episodes per policy are significant at `alpha`,
+    two-sided, for these true rates.
 
     Args:
-        paired: McNemar's exact test on the same episodes; else Barnard's on different ones: exact up to 400 episodes
-            per policy, and the normal approximation of the pooled test above.
-        correlation: of the two policies' successes in one and the same episode; 0 is the cautious choice. The one of
-            an earlier paired evaluation is `numpy.corrcoef(a, b)[0, 1]`.
+        paired: McNemar's exact test on the same episodes; else Barnard's on different ones: exact
+            up to 400 episodes per policy, and the normal approximation of the pooled test above.
+        correlation: of the two policies' successes in one and the same episode; 0 is the cautious
+            choice. The one of an earlier paired evaluation is `numpy.corrcoef(a, b)[0, 1]`.
 
     Raises:
         StatisticsError: rates that are no rates, or a correlation that they do not allow.
@@ -78,7 +80,8 @@ def pair_probabilities(
     """Probabilities that A alone, and that B alone, solves an episode which both play.
 
     Raises:
-        StatisticsError: rates that are no rates, or a correlation that no two such policies can have.
+        StatisticsError: rates that are no rates, or a correlation that no two such policies can
+            have.
     """
     _check_rates(rate_a, rate_b)
     # covariance of two Bernoulli variables: P(both) = p q + correlation * sqrt(p (1-p) q (1-q))
@@ -100,7 +103,8 @@ def pair_probabilities(
 
 
 def first_true(reaches: Callable[[int], bool], guess: int) -> int:
-    """Some n >= 1 with reaches(n) and not reaches(n - 1), near `guess`; the first n if `reaches` stays true from there.
+    """Some n >= 1 with reaches(n) and not reaches(n - 1), near `guess`; the first n if
+    `reaches` stays true from there.
 
     Power has teeth (see the module's docstring), so a search from 1 would stop at a lucky small n.
     """
@@ -133,13 +137,14 @@ def _check_rates(*rates: float) -> None:
 def _checked_guess(
     rate_a: float, rate_b: float, power: float, alpha: float, correlation: float | None
 ) -> int:
-    """Episodes by the normal approximation of the paired (Miettinen 1968) or unpaired test (Fleiss 1981)."""
+    """Episodes by the normal approximation of the paired (Miettinen 1968) or
+    unpaired test (Fleiss 1981)."""
     _check_rates(rate_a, rate_b)
     difference = abs(rate_a - rate_b)
     if difference < 1e-9:
         raise StatisticsError(
-            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes distinguishes equal policies; "
-            "give the smallest difference that matters"
+            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes distinguishes equal "
+            "policies; give the smallest difference that matters"
         )
     # variance of one episode's difference, under "equal rates" and under the true ones
     if correlation is None:
@@ -155,8 +160,9 @@ def _checked_guess(
     n = (distance / difference) ** 2
     if n > MOST_EPISODES:
         raise StatisticsError(
-            f"rates {rate_a:g} and {rate_b:g} need about {n:.0f} episodes per policy, and {MOST_EPISODES} "
-            "is the most that is planned for; give a greater difference, or less power"
+            f"rates {rate_a:g} and {rate_b:g} need about {n:.0f} episodes per policy, and "
+            f"{MOST_EPISODES} is the most that is planned for; "
+            "give a greater difference, or less power"
         )
     return math.ceil(n)
 
@@ -173,11 +179,13 @@ def _mcnemar_power(
     differ = win + loss
     if differ == 0:
         return 0.0
-    # the sum over how many of the pairs differ, (n + 1,): given that number, the test is one of a coin
+    # the sum over how many of the pairs differ, (n + 1,): given that
+    # number, the test is one of a coin
     pairs = np.arange(n + 1)
     # the most losses (or wins) among the pairs that differ at which p <= alpha; -1 if there is none
     most = binom.ppf(alpha / 2, pairs, 0.5)
-    # ppf is the first count whose tail reaches alpha / 2, which is one too many unless it meets it exactly
+    # ppf is the first count whose tail reaches alpha / 2, which is one too many
+    # unless it meets it exactly
     most = np.where(2 * binom.cdf(most, pairs, 0.5) <= alpha, most, most - 1)
     for_a = binom.cdf(most, pairs, loss / differ)
     for_b = binom.cdf(most, pairs, win / differ)
@@ -206,12 +214,14 @@ def _barnard_power(
 def _barnard_rejects(n: int, alpha: float) -> NDArray[np.bool_]:
     """Whether Barnard's p <= alpha for (successes of A, of B), n episodes each: (n + 1, n + 1).
 
-    Outcomes are ordered by the pooled Wald statistic; from the most extreme on, as many are rejected as keep the
-    probability of rejection within alpha for every common rate (on a grid, fine near 0, symmetric about 1/2).
+    Outcomes are ordered by the pooled Wald statistic; from the most extreme on, as many are
+    rejected as keep the probability of rejection within alpha for every common rate (on a grid,
+    fine near 0, symmetric about 1/2).
     """
     from scipy.stats import binom
 
-    # scipy's barnard_exact gives one outcome's p; power needs all (n + 1)^2, and here they share one sort
+    # scipy's barnard_exact gives one outcome's p; power needs all (n + 1)^2,
+    # and here they share one sort
     counts = np.arange(n + 1)
     a, b = counts[:, None], counts[None, :]
     variance = (a + b) * (2 * n - a - b)

@@ -1,9 +1,10 @@
 """A comparison that may be looked at after every episode, and stopped when it has decided.
 
-A fixed-size test that is repeated after every episode until it is significant finds a difference between equal
-policies sooner or later. An e-process does not: it is a bet against "the policies are equal" whose expected wealth
-is at most 1 whenever one stops, so by Ville's inequality the chance that it ever reaches 1/alpha is at most alpha
-(Ville 1939; Shafer 2021; Ramdas, Grunwald, Vovk and Shafer 2023).
+A fixed-size test that is repeated after every episode until it is significant finds a
+difference between equal policies sooner or later. An e-process does not: it is a bet against
+"the policies are equal" whose expected wealth is at most 1 whenever one stops, so by Ville's
+inequality the chance that it ever reaches 1/alpha is at most alpha (Ville 1939; Shafer 2021;
+Ramdas, Grunwald, Vovk and Shafer 2023).
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ def paired_log_e_value(
     prior: float = 2.0,
     share: float | None = None,
 ) -> NDArray[np.float64]:
-    """Log of the paired comparison's e-value after `wins` and `losses` (of any shape) among the pairs that differ.
+    """Log of the paired comparison's e-value after `wins` and `losses` (of any shape)
+    among the pairs that differ.
 
-    If the policies are equal, the winner of a pair that differs is a fair coin. The e-value is the likelihood of the
-    wins under another coin over that under the fair one, 2^-(wins + losses). The other coin is drawn from
-    Beta(prior, prior), which gives B(prior + wins, prior + losses) / B(prior, prior) (Robbins 1970); or, if a `share`
-    of wins is named, it shows A with that probability or B with it, by the toss of a fair coin.
+    If the policies are equal, the winner of a pair that differs is a fair coin. The e-value is the
+    likelihood of the wins under another coin over that under the fair one, 2^-(wins + losses). The
+    other coin is drawn from Beta(prior, prior), which gives B(prior + wins, prior + losses) /
+    B(prior, prior) (Robbins 1970); or, if a `share` of wins is named, it shows A with that
+    probability or B with it, by the toss of a fair coin.
     """
     from scipy.special import betaln, xlogy
 
@@ -55,11 +58,13 @@ def unpaired_log_factor(
     *,
     prior: float = 0.5,
 ) -> NDArray[np.float64]:
-    """Log of what the unpaired comparison's e-value is multiplied by for outcomes `a` and `b`, given those before.
+    """Log of what the unpaired comparison's e-value is multiplied by for outcomes `a`
+    and `b`, given those before.
 
-    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample tests"): rates A and B
-    as estimated before the episode, against their mean m for both. It is fair for every common rate p: with
-    s = (A - m) / (m (1 - m)) its expected factor is (1 + s (p - m)) (1 - s (p - m)) <= 1.
+    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample
+    tests"): rates A and B as estimated before the episode, against their mean m for both. It is
+    fair for every common rate p: with s = (A - m) / (m (1 - m)) its expected factor is
+    (1 + s (p - m)) (1 - s (p - m)) <= 1.
 
     Args:
         a, b: success of either policy, of any shape.
@@ -94,7 +99,8 @@ class _EProcess:
         return math.exp(-self._highest)
 
     def decided(self, alpha: float = 0.05) -> bool:
-        """Whether the policies differ, with a chance of at most `alpha` that this is ever said of equal ones."""
+        """Whether the policies differ, with a chance of at most `alpha` that this
+        is ever said of equal ones."""
         check_fraction("alpha", alpha, 0.05)
         return self.p_value <= alpha
 
@@ -106,19 +112,22 @@ class _EProcess:
 class SequentialComparison(_EProcess):
     """Anytime-valid, two-sided comparison of two policies that play the same episodes.
 
-    What it tests: in every episode, given those before, A alone solves it as often as B alone. With several tasks play
-    them in random order: in blocks, one task after the other might favour one policy for a while and then the other.
+    What it tests: in every episode, given those before, A alone solves it as often as B alone. With
+    several tasks play them in random order: in blocks, one task after the other might favour one
+    policy for a while and then the other.
 
         comparison = SequentialComparison()
-        for a, b in pairs:                       # success of A and of B in the same task with the same seed
+        for a, b in pairs:  # success of A and of B in the same task with the same seed
             comparison.update(a, b)
             if comparison.decided(0.05):
                 break
 
     Args:
-        prior: of the wins' share among pairs that differ, Beta(prior, prior); more favours small differences.
-        share: bet on this share (or its mirror image) alone, as planned by `sequential_plan`: fewer episodes if the
-            plan is right, more if it is not. The false alarms are bounded either way.
+        prior: of the wins' share among pairs that differ, Beta(prior, prior);
+            more favours small differences.
+        share: bet on this share (or its mirror image) alone, as planned by
+            `sequential_plan`: fewer episodes if the plan is right, more if it is not. The
+            false alarms are bounded either way.
 
     Attributes:
         wins, losses, ties: pairs that only A, only B, and both or neither solved.
@@ -154,7 +163,8 @@ class SequentialComparison(_EProcess):
 
 
 class UnpairedSequentialComparison(_EProcess):
-    """Anytime-valid, two-sided comparison of two policies that play different episodes, one each per update.
+    """Anytime-valid, two-sided comparison of two policies that play different
+    episodes, one each per update.
 
     See `unpaired_log_factor` for the formula.
 
@@ -162,7 +172,8 @@ class UnpairedSequentialComparison(_EProcess):
         successes: of A and of B.
         episodes: of each.
 
-    Raises StatisticsError if `prior`, the pseudo-count of successes and of failures, is not positive.
+    Raises StatisticsError if `prior`, the pseudo-count of successes and of failures, is not
+    positive.
     """
 
     def __init__(self, prior: float = 0.5) -> None:

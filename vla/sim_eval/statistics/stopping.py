@@ -23,8 +23,10 @@ class SequentialPlan:
     """A sequential comparison with the power of a fixed test.
 
     Attributes:
-        limit: pairs after which to give up: the difference is found within them as often as the power says.
-        expected: mean number of pairs played, if the rates are the planned ones. Equal policies play `limit`.
+        limit: pairs after which to give up: the difference is found within
+            them as often as the power says.
+        expected: mean number of pairs played, if the rates are the planned ones.
+            Equal policies play `limit`.
         share: what `SequentialComparison(share=...)` is to bet on; None for its default.
     """
 
@@ -45,7 +47,8 @@ def sequential_plan(
     """Pairs that `SequentialComparison` needs for true rates `rate_a` and `rate_b`.
 
     Args:
-        informed: bet on the share of wins that these rates imply; else the default bet, which knows no rates.
+        informed: bet on the share of wins that these rates imply; else the
+            default bet, which knows no rates.
 
     Raises:
         StatisticsError: as `episodes_needed`.
@@ -67,7 +70,8 @@ def sequential_plan(
 def _stopping_times(
     true_share: float, alpha: float, share: float | None, power: float
 ) -> NDArray[np.float64]:
-    """Probability of deciding at the d-th pair that differs, d = 0, 1, ..., until hardly a path is undecided."""
+    """Probability of deciding at the d-th pair that differs, d = 0, 1, ..., until
+    hardly a path is undecided."""
     threshold = math.log(1 / alpha)
     undecided = (1 - power) / 100
     # probabilities of offset, offset + 1, ... wins so far: only those of undecided paths are kept
@@ -98,7 +102,8 @@ def _critical_wins(
     threshold: float,
     share: float | None,
 ) -> int:
-    """Fewest wins (at least half) of `pairs` that decide, given those of `pairs` - 1; pairs + 1 if none do."""
+    """Fewest wins (at least half) of `pairs` that decide, given those of one pair fewer;
+    pairs + 1 if none do."""
     # it never falls when a pair is added, so the search goes on where the last one ended
     critical = max(critical, (pairs + 1) // 2)
     while critical <= pairs:
@@ -113,7 +118,8 @@ def _decided_within(
     stops: NDArray[np.float64],
     differ: float,
 ) -> float:
-    """Probability that at most `pairs` pairs decide: that enough of them differ, for each number that may be enough."""
+    """Probability that at most `pairs` pairs decide: that enough of them differ, for each
+    number that may be enough."""
     from scipy.stats import binom
 
     enough_differ = binom.sf(np.arange(len(stops)) - 1, pairs, differ)
@@ -125,9 +131,11 @@ def _expected_pairs(
     stops: NDArray[np.float64],
     differ: float,
 ) -> float:
-    """E min(T, limit). By Wald's identity it is the mean number of differing pairs seen by then, over `differ`.
+    """E min(T, limit). By Wald's identity it is the mean number of differing pairs
+    seen by then, over `differ`.
 
-    That number is min(X, Y) of two independent ones: X differing pairs would decide, Y are among `limit` pairs.
+    That number is min(X, Y) of two independent ones: X differing pairs would
+    decide, Y are among `limit` pairs.
     """
     from scipy.stats import binom
 

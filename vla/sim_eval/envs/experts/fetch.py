@@ -102,10 +102,11 @@ class Push:
 
 
 class Slide(Push):
-    """Behind the puck, and strokes towards the goal until the puck would come to rest there; again if it stops short.
+    """Behind the puck, and strokes towards the goal until the puck would come to rest
+    there; again if it stops short.
 
-    It fails if the goal is so far that a stroke at full speed is too weak, or so far to a side that the flat of the
-    hand sends the puck another way.
+    It fails if the goal is so far that a stroke at full speed is too weak, or so far to a side that
+    the flat of the hand sends the puck another way.
     """
 
     def __init__(self) -> None:

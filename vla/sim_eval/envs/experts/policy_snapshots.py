@@ -1,8 +1,10 @@
-"""Policies of other laboratories as behaviour: snapshots of a training, from the first to the last, drawn per episode.
+"""Policies of other laboratories as behaviour: snapshots of a training, from the first to
+the last, drawn per episode.
 
-Files are HDF5 as Ho and Ermon (2016, "Generative adversarial imitation learning") published their experts: below
-`snapshots/iterNNNNNNN/GaussianPolicy` lie a standardisation of the observation, affine layers with tanh between them,
-and a standard deviation for each action dimension that does not depend on the state.
+Files are HDF5 as Ho and Ermon (2016, "Generative adversarial imitation learning") published
+their experts: below `snapshots/iterNNNNNNN/GaussianPolicy` lie a standardisation of the
+observation, affine layers with tanh between them, and a standard deviation for each action
+dimension that does not depend on the state.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from vla.config import Config, ConfigError
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError
 
 EPSILON = 1e-6  # added to standard deviations of the observation, as in training
-# Strict: YAML's 1 counts snapshots and 1.0 is the end of the training; pydantic would turn one into the other.
+# Strict: YAML's 1 counts snapshots and 1.0 is the end of the training; pydantic
+# would turn one into the other.
 Selector = Annotated[int, Strict()] | Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -30,9 +33,9 @@ class BehaviourConfig(Config):
     path: Path
     """An HDF5 file of snapshots, or a folder that holds one for each task, such as hopper.h5."""
     snapshots: Literal["all"] | tuple[Selector, ...] = Field((-1,), min_length=1)
-    """Which snapshots act; every episode draws one of them, by its seed. A whole number counts them (0 is the first, -1
-    the last), a number with a point is a fraction of the training (1.0 is the last). One that is named twice is drawn
-    twice as often."""
+    """Which snapshots act; every episode draws one of them, by its seed. A whole number counts them
+    (0 is the first, -1 the last), a number with a point is a fraction of the training (1.0 is the
+    last). One that is named twice is drawn twice as often."""
     stochastic: bool = False
     """Draw actions from the policy's distribution, as in its training; false: take the mean."""
 
@@ -60,8 +63,12 @@ class GaussianMlp:
     def __call__(
         self, observation: np.ndarray, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """(S,) -> the mean action (A,), or one drawn by `rng`. It may lie outside of the actions' bounds."""
-        # in numpy and float64: the workers that play need no torch, and the same numbers come out on every machine
+        """(S,) -> the mean action (A,), or one drawn by `rng`.
+
+        It may lie outside of the actions' bounds.
+        """
+        # in numpy and float64: the workers that play need no torch, and the same
+        # numbers come out on every machine
         x = (observation - self.mean) / self.scale
         for i, (weights, bias) in enumerate(self.layers):
             x = x @ weights + bias
@@ -72,7 +79,8 @@ class GaussianMlp:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A policy as it was after `iteration` iterations of its training; `index` counts the snapshots of the file."""
+    """A policy as it was after `iteration` iterations of its training; `index` counts
+    the snapshots of the file."""
 
     index: int
     iteration: int
@@ -82,7 +90,8 @@ class Snapshot:
 def load_snapshots(path: str | Path) -> list[Snapshot]:
     """All snapshots of a file, in the order of the training.
 
-    Raises ConfigError if the file is missing or another, MissingPackageError if h5py is not installed.
+    Raises ConfigError if the file is missing or another,
+    MissingPackageError if h5py is not installed.
     """
     try:
         import h5py  # only snapshots need it
@@ -163,8 +172,8 @@ class Behaviour:
         found = snapshots[0].policy.sizes
         if found != sizes:
             raise _config_error(
-                f"{path}: is a policy of {found[0]} observations and {found[1]} actions, but {task} "
-                f"has {sizes[0]} and {sizes[1]}; give the file of this robot"
+                f"{path}: is a policy of {found[0]} observations and {found[1]} actions, "
+                f"but {task} has {sizes[0]} and {sizes[1]}; give the file of this robot"
             )
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         """Of the file, for records of what was played: its name says nothing about its content."""
@@ -198,7 +207,8 @@ def _file_of(path: Path, task: str) -> Path:
 def _selected(
     snapshots: Sequence[Snapshot], selectors: Sequence[int | float], path: Path
 ) -> list[Snapshot]:
-    """The snapshots that a config names: whole numbers count, fractions are of the way from first to last."""
+    """The snapshots that a config names: whole numbers count, fractions are of
+    the way from first to last."""
     count, chosen = len(snapshots), []
     for selector in selectors:
         index = round(selector * (count - 1)) if isinstance(selector, float) else selector

@@ -1,7 +1,7 @@
 """A scripted expert for every goal of the tabletop.
 
-What it does depends on the present state alone (which goal is next, where hand and things are), so that a policy
-that sees one frame can imitate it, and so that it recovers from any disturbance.
+What it does depends on the present state alone (which goal is next, where hand and things are), so
+that a policy that sees one frame can imitate it, and so that it recovers from any disturbance.
 
 Positions are those of the middle between the fingertips, metres; axes as in `scene.py`.
 """
@@ -16,12 +16,14 @@ from vla.sim_eval.envs.tabletop_parts.scene import HANDLE_GAP, SHAPES
 
 TRAVEL_Z = 0.15
 """Height of the fingertips on the way; whatever is carried passes over everything."""
-# It slows down in proportion to the way that is left. At full speed up to the goal the direction flips within a
-# centimetre, and frames near the goal teach nothing to a policy that does not yet see so exactly.
+# It slows down in proportion to the way that is left. At full speed up to the goal the
+# direction flips within a centimetre, and frames near the goal teach nothing to a policy that
+# does not yet see so exactly.
 BRAKING = np.array([0.10, 0.10, 0.08])
 """Distances from the target at which the hand begins to slow down, metres."""
 PUSH_HEIGHT = 0.012
-"""Of the fingertips while pushing: just above the table, so that fingers meet the lowest object along its whole side."""
+"""Of the fingertips while pushing: just above the table, so that fingers meet the lowest
+object along its whole side."""
 OPEN, CLOSED = 1.0, -1.0
 
 
@@ -41,7 +43,8 @@ class Expert:
     def _plan(self, goal: Goal) -> tuple[np.ndarray, float]:
         """Where the fingertips go next (3,), and what the gripper does."""
         if goal.kind == "touch":
-            # 2 mm below the top: towards a target on the surface the braking hand would come to rest above it
+            # 2 mm below the top: towards a target on the surface the braking hand
+            # would come to rest above it
             top = self.table.position(goal.thing) + [0, 0, self._half(goal.thing) - 0.002]
             return self._descend(top, within=0.02), CLOSED
         if goal.kind == "push":
@@ -58,15 +61,18 @@ class Expert:
     def _descend(
         self, target: np.ndarray, *, within: float, height: float = TRAVEL_Z
     ) -> np.ndarray:
-        """Towards a point through a funnel above it: high where it is far, straight down `within` its axis (metres).
+        """Towards a point through a funnel above it: high where it is far, straight
+        down `within` its axis (metres).
 
         A hand that is lower than the funnel goes up before it goes across.
         """
         hand = self.table.hand
         away = max(0.0, float(np.linalg.norm(hand[:2] - target[:2])) - within)
-        # 7 up for 1 across over the first centimetre, then 45 degrees, and never higher than `height`
+        # 7 up for 1 across over the first centimetre, then 45 degrees, and
+        # never higher than `height`
         z = min(max(height, target[2]), target[2] + min(6.0 * away, 0.06) + away)
-        # 1 within a centimetre of the funnel's height, 0 from 5 cm below it: continuous, so that actions do not jump
+        # 1 within a centimetre of the funnel's height, 0 from 5 cm below it: continuous,
+        # so that actions do not jump
         across = np.clip(1.0 - (z - hand[2] - 0.01) / 0.04, 0.0, 1.0)
         return np.array([*(hand[:2] + across * (target[:2] - hand[:2])), z])
 
@@ -74,7 +80,8 @@ class Expert:
         table = self.table
         thing, shape = table.position(goal.thing), SHAPES[table.things[goal.thing].shape]
         along = np.array(DIRECTIONS[str(goal.to)])
-        # half of the closed fingers in the direction of the push: two boxes of 0.014 side by side along x
+        # half of the closed fingers in the direction of the push: two boxes of
+        # 0.014 side by side along x
         thickness = 0.014 if along[0] else 0.011
         offset = table.hand[:2] - thing[:2]
         # directions are axes, so the reversed vector is the one across
@@ -82,18 +89,21 @@ class Expert:
         contact = shape.radius + thickness
         is_low = table.hand[2] < 0.035
         if is_low and aside < 0.014 and 0.3 * shape.radius < behind < contact + 0.045:
-            # a target 5 cm beyond the object's middle: the braking hand must still be fast enough to move it
+            # a target 5 cm beyond the object's middle: the braking hand must
+            # still be fast enough to move it
             return np.array([*(thing[:2] + 0.05 * along), PUSH_HEIGHT])
         # 24 mm of air, so that the descent touches nothing
         start = thing[:2] - (contact + 0.024) * along
         return self._descend(np.array([*start, PUSH_HEIGHT]), within=0.010)
 
     def _pull_drawer(self) -> np.ndarray:
-        """Down into the gap between handle and drawer, then towards the camera with the handle before the fingers."""
+        """Down into the gap between handle and drawer, then towards the camera with the
+        handle before the fingers."""
         cabinet, out = self.table.fixture("cabinet"), self.table.drawer
         gap = np.array([cabinet[0], cabinet[1] - out - HANDLE_GAP / 2 - 0.001, 0.018])
         offset = self.table.hand - gap
-        # wider than the funnel's axis: once it pulls, a lag behind the moving handle must not send it up again
+        # wider than the funnel's axis: once it pulls, a lag behind the moving
+        # handle must not send it up again
         if abs(offset[0]) < 0.025 and abs(offset[1]) < 0.018 and offset[2] < 0.014:
             return gap - np.array([0.0, 0.045, 0.0])
         return self._descend(gap, within=0.008)
@@ -114,7 +124,8 @@ class Expert:
         # lets go and leaves upwards: the goal counts only when nothing touches the object any more
         if self._rests(goal):
             return np.array([*hand[:2], TRAVEL_Z]), OPEN
-        # fingertips a little below the middle, so that the fingers enclose it, but clear of the table
+        # fingertips a little below the middle, so that the fingers enclose
+        # it, but clear of the table
         grip = np.array([*thing[:2], max(0.010, thing[2] - 0.012)])
         offset = hand - grip
         if table.held(slot):
@@ -125,7 +136,8 @@ class Expert:
         return self._descend(grip, within=0.010, height=height), OPEN
 
     def _rests(self, goal: Goal) -> bool:
-        """Whether the object is where it belongs; something that is to be lifted never is, it has to be held."""
+        """Whether the object is where it belongs; something that is to be lifted
+        never is, it has to be held."""
         if goal.kind == "put":
             return self.table.inside(goal.thing, str(goal.to))
         return goal.kind == "stack" and self.table.stacked(goal.thing, int(goal.to))

@@ -48,7 +48,8 @@ class Table:
     @property
     def hand(self) -> np.ndarray:
         """The middle between the fingertips (3,), metres."""
-        # the hand's three slides come first in the model, then the fingers; a copy, since qpos changes in place
+        # the hand's three slides come first in the model, then the fingers; a copy,
+        # since qpos changes in place
         return np.array(self.data.qpos[:3])
 
     @property
@@ -67,7 +68,8 @@ class Table:
         position: np.ndarray,
         yaw: float,
     ) -> None:
-        """Puts an object down: position (3,) of its middle in metres, yaw about the vertical in radians."""
+        """Puts an object down: position (3,) of its middle in metres, yaw
+        about the vertical in radians."""
         start = self._addresses[slot]
         # a quaternion (w, x, y, z)
         self.data.qpos[start : start + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
@@ -118,7 +120,8 @@ class Table:
         shape = SHAPES[self.things[slot].shape]
         # the tray is square, the bowl round
         away = np.abs(offset[:2]).max() if receptacle == "tray" else np.linalg.norm(offset[:2])
-        # half a radius from the rim: what leans on the rim lies with its middle further out or higher
+        # half a radius from the rim: what leans on the rim lies with its
+        # middle further out or higher
         within = away < RECEPTACLES[receptacle] - 0.5 * shape.radius
         low = offset[2] < shape.half_height + RIM_HEIGHT
         return bool(within and low)

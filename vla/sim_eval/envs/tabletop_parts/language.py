@@ -1,7 +1,9 @@
-"""What the tabletop is asked to do: goals, the grammar that puts them into words, and what is held out of training.
+"""What the tabletop is asked to do: goals, the grammar that puts them into words, and
+what is held out of training.
 
-A `Command` is a list of goals about the things on the table. Every family of commands has several wordings; some
-of them, some pairs of colour and shape, and some compositions of two goals never occur in the split "seen".
+A `Command` is a list of goals about the things on the table. Every family of commands has
+several wordings; some of them, some pairs of colour and shape, and some compositions of two
+goals never occur in the split "seen".
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ Family = Literal[
 FAMILIES: tuple[Family, ...] = get_args(Family)
 GoalKind = Literal["touch", "push", "lift", "put", "stack", "open", "close"]
 
-# Every colour and every shape occurs in training, only not together: what is measured is whether a policy composes them.
+# Every colour and every shape occurs in training, only not together: what is measured is
+# whether a policy composes them.
 HELD_OUT_PAIRS = (("red", "ball"), ("green", "cube"), ("blue", "cylinder"), ("purple", "ball"))
-"""Never on the table in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks for."""
+"""Never on the table in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks
+for."""
 TRAIN_PAIRS = tuple(
     (colour, shape)
     for colour in COLOURS
@@ -95,15 +99,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Command:
-    """What an episode asks for: `goals` in their order, or at the same time where `ordered` is False."""
+    """What an episode asks for: `goals` in their order, or at the same time
+    where `ordered` is False."""
 
     family: Family
     goals: tuple[Goal, ...]
     ordered: bool = True
 
 
-# For each goal the wordings of training, then those of the split "paraphrase" alone. The first of each is the primary one.
-# Texts are drawn by their number: a change is a new TABLETOP_VERSION.
+# For each goal the wordings of training, then those of the split "paraphrase" alone. The first of
+# each is the primary one. Texts are drawn by their number: a change is a new TABLETOP_VERSION.
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "touch": (
         (
@@ -212,7 +217,8 @@ def texts(
     side = int(held_out)
     if command.family == "other-one":
         thing = things[command.goals[0].thing]
-        # named by the one that is not meant: a policy that only looks for the words takes the wrong object
+        # named by the one that is not meant: a policy that only looks for the
+        # words takes the wrong object
         named = next(t for t in things if t.shape == thing.shape and t != thing)
         words: dict[str, object] = {"shape": thing.shape, "colour": named.colour}
         return _sentences(pattern.format(**words) for pattern in _OTHER[side])
@@ -230,7 +236,8 @@ def _two_steps(
     things: Sequence[Thing],
     side: int,
 ) -> Iterator[str]:
-    """Each wording of both goals at least once; all combinations would be hundreds that hardly differ."""
+    """Each wording of both goals at least once; all combinations would be
+    hundreds that hardly differ."""
     first, second = (_phrases(goal, things, side) for goal in command.goals)
     joins = _JOIN[side]
     for i in range(max(len(first), len(second))):
@@ -256,7 +263,7 @@ def _sentences(phrases: Iterable[str]) -> tuple[str, ...]:
     return tuple(phrase[0].upper() + phrase[1:] for phrase in phrases)
 
 
-# --- drawing a command ------------------------------------------------------------------------------
+# --- drawing a command ----------------------------------------------------------------------------
 
 
 def draw_things(
@@ -264,8 +271,9 @@ def draw_things(
 ) -> tuple[Thing, ...]:
     """The objects of an episode: different pairs; the first is the one that the command is about.
 
-    In the split "unseen_pairs" the first is a held-out pair and the others are pairs of training. Two objects of
-    one shape are there where "other-one" needs them; stacking needs a flat one below.
+    In the split "unseen_pairs" the first is a held-out pair and the others are pairs
+    of training. Two objects of one shape are there where "other-one" needs them;
+    stacking needs a flat one below.
     """
     first_pairs = HELD_OUT_PAIRS if split == "unseen_pairs" else TRAIN_PAIRS
     if family == "stack":
@@ -333,12 +341,14 @@ def _goal(kind: str, thing: int, receptacle: str) -> Goal:
 
 
 def other_commands(command: Command, things: Sequence[Thing]) -> tuple[Command, ...]:
-    """Commands that ask something else of the same scene: of another object if there is one to take its place."""
+    """Commands that ask something else of the same scene: of another object if there
+    is one to take its place."""
     goal, slots = command.goals[0], range(len(things))
     others: list[Goal] = []
     if goal.kind in ("open", "close"):
         # there is one drawer, so something else is done altogether
-        others = [Goal(kind, slot) for kind in ("touch", "lift") for slot in slots]  # type: ignore[arg-type]
+        others += [Goal("touch", slot) for slot in slots]
+        others += [Goal("lift", slot) for slot in slots]
     elif goal.kind == "push":
         others = [Goal("push", slot, goal.to) for slot in slots if slot != goal.thing]
     elif goal.kind == "stack":
