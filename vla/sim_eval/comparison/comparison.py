@@ -360,7 +360,8 @@ def _interval(
     tasks_a, tasks_b = _by_task(of_a), _by_task(of_b)
     # the bootstrap weighs tasks alike, the difference weighs episodes alike: with equal
     # sizes these are the same number
-    same_sizes = len({len(values) for values in (*tasks_a.values(), *tasks_b.values())}) == 1
+    sizes = {len(values) for values in (*tasks_a.values(), *tasks_b.values())}
+    same_sizes = len(sizes) == 1
     if tasks_a.keys() == tasks_b.keys() and len(tasks_a) >= BOOTSTRAP_TASKS and same_sizes:
         low, high = clustered_bootstrap_difference(tasks_a, tasks_b, paired=paired)
         if low < high:  # where every episode says the same, resampling knows no doubt

@@ -44,7 +44,10 @@ def failure_steps(records: Iterable[EpisodeRecord]) -> dict[str, list[int]]:
     return {label: sorted(found) for label, found in steps.items()}
 
 
-def representatives(records: Sequence[EpisodeRecord], per_kind: int) -> set[tuple[str, int]]:
+def representatives(
+    records: Sequence[EpisodeRecord],
+    per_kind: int,
+) -> set[tuple[str, int]]:
     """(task, episode) of the first `per_kind` episodes of each kind of failure in
     each task, by episode number.
 

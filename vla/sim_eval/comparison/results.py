@@ -204,7 +204,10 @@ class Results:
             ) from error
 
 
-def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict[str, Any]:
+def summary(
+    records: Sequence[EpisodeRecord],
+    key: str = "success_ever",
+) -> dict[str, Any]:
     """successes, episodes, rate and its 95 % interval, as in `results.json`.
 
     Raises ValueError without records.
@@ -232,7 +235,10 @@ def returns(records: Sequence[EpisodeRecord]) -> dict[str, float]:
     return {"mean": mean, "sd": math.sqrt(variance)}
 
 
-def _by(records: Sequence[EpisodeRecord], key: str) -> dict[str, list[EpisodeRecord]]:
+def _by(
+    records: Sequence[EpisodeRecord],
+    key: str,
+) -> dict[str, list[EpisodeRecord]]:
     found: dict[str, list[EpisodeRecord]] = {}
     for record in records:
         found.setdefault(getattr(record, key), []).append(record)

@@ -117,7 +117,8 @@ class LocomotionConfig(EnvConfig):
 
     def versions(self) -> dict[str, str]:
         """Raises ConfigError if there are no such snapshots: before a dataset is begun."""
-        versions = gym_versions(self.spec(), self.preset) | {"env": ROBOTS[self.robot].env_id}
+        versions = gym_versions(self.spec(), self.preset)
+        versions["env"] = ROBOTS[self.robot].env_id
         expert = self.expert()
         # who acted is part of what decides a dataset's numbers
         return versions if expert is None else versions | {"snapshots": expert.digest}
@@ -205,7 +206,8 @@ def _spec_fields(
     sim = _build(robot)
     model = sim.model
     state = _state_names(model, sim.observation_structure)
-    actions = tuple(str(model.joint(int(i)).name) for i in model.actuator_trnid[:, 0])
+    driven = model.actuator_trnid[:, 0]  # the joint of each actuator
+    actions = tuple(str(model.joint(int(i)).name) for i in driven)
     low = tuple(float(v) for v in sim.action_space.low)
     high = tuple(float(v) for v in sim.action_space.high)
     hz = 1 / sim.dt
@@ -213,7 +215,10 @@ def _spec_fields(
     return state, actions, low, high, hz
 
 
-def _state_names(model: Any, layout: Mapping[str, int]) -> tuple[str, ...]:
+def _state_names(
+    model: Any,
+    layout: Mapping[str, int],
+) -> tuple[str, ...]:
     """A name for every number of the observation; `layout` is gymnasium's
     `observation_structure`."""
     positions: list[str] = []

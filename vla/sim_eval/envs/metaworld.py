@@ -195,7 +195,10 @@ class MetaworldEnv(SimEnv):
         self._raw: np.ndarray | None = None
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new episode.
 

@@ -111,10 +111,14 @@ class PerturbedEnv(SimEnv):
         self._share_simulation()
 
     def _share_simulation(self) -> None:
-        self.model, self.data, self.renderer = self.env.model, self.env.data, self.env.renderer
+        self.model, self.data = self.env.model, self.env.data
+        self.renderer = self.env.renderer
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new episode of the env inside, and what its seed makes of the perturbation.
 

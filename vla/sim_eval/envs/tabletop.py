@@ -207,7 +207,10 @@ class TabletopEnv(SimEnv):
     # --- episodes ---------------------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new scene and command.
 
@@ -239,7 +242,11 @@ class TabletopEnv(SimEnv):
         self._steps = 0
         return self.observe(), self._info()
 
-    def _lay_table(self, rng: np.random.Generator, things: tuple[Thing, ...]) -> None:
+    def _lay_table(
+        self,
+        rng: np.random.Generator,
+        things: tuple[Thing, ...],
+    ) -> None:
         """Draws where everything stands, the same for all families: the scene
         must not tell what is asked."""
         table = self.table
@@ -255,8 +262,9 @@ class TabletopEnv(SimEnv):
         first_object = len(scene.RECEPTACLES)
         for name, (x, y) in zip(scene.RECEPTACLES, spots[:first_object], strict=True):
             table.place_fixture(name, x, y)
-        for slot, (thing, spot) in enumerate(zip(things, spots[first_object:], strict=True)):
+        for slot, thing in enumerate(things):
             self._dress(slot, thing)
+            spot = spots[first_object + slot]
             height = scene.SHAPES[thing.shape].half_height
             # at most 0.2 rad: the hand cannot turn, so its fingers must meet a cube's faces
             yaw = float(rng.uniform(-0.2, 0.2))
@@ -271,7 +279,8 @@ class TabletopEnv(SimEnv):
     def _dress(self, slot: int, thing: Thing) -> None:
         """Switches on the geom of the thing's shape, in its colour."""
         for name in scene.SHAPES:
-            geom, on = self.model.geom(f"object{slot}_{name}").id, name == thing.shape
+            geom = self.model.geom(f"object{slot}_{name}").id
+            on = name == thing.shape
             # unseen and untouchable: one without the other would leave a
             # ghost or an invisible obstacle
             self.model.geom_rgba[geom] = [*scene.COLOURS[thing.colour], float(on)]
@@ -315,10 +324,10 @@ class TabletopEnv(SimEnv):
         # -1 is closed, 1 is open
         finger = scene.FINGER_TRAVEL * (action[3] + 1) / 2
         before = np.array(self.data.ctrl)
-        after = np.array([*self._target, finger, finger])
+        way = np.array([*self._target, finger, finger]) - before
         # a ramp over the control step: a jump of the target would throw what the fingers hold
         for i in range(scene.SUBSTEPS):
-            self.data.ctrl[:] = before + (after - before) * (i + 1) / scene.SUBSTEPS
+            self.data.ctrl[:] = before + way * (i + 1) / scene.SUBSTEPS
             self._mujoco.mj_step(self.model, self.data)
         self._steps += 1
         success = self._progress.update()
@@ -342,11 +351,11 @@ class TabletopEnv(SimEnv):
 
     def observe(self) -> dict[str, Any]:
         state = np.array([*self.table.hand, self.table.opening], dtype=np.float32)
-        names = self._cameras if self.render_images else {}
-        return {
-            "images": {name: self.renderer.render(self.data, i) for name, i in names.items()},
-            "state": state,
-        }
+        images = {}
+        if self.render_images:
+            for name, number in self._cameras.items():
+                images[name] = self.renderer.render(self.data, number)
+        return {"images": images, "state": state}
 
     def _info(self) -> dict[str, Any]:
         assert self._progress is not None
@@ -390,7 +399,8 @@ class TabletopEnv(SimEnv):
             [goal] = command.goals
             if goal not in asked and not self._progress.satisfied(goal):
                 others.append((text, command))
-        alike = [(t, c) for t, c in others if c.goals[0].kind == asked[0].kind]
+        kind = asked[0].kind
+        alike = [(text, command) for text, command in others if command.goals[0].kind == kind]
         choices = alike or others
         text, mistaken = choices[rng.integers(len(choices))]
         # the expert follows a progress of its own; success stays that of the command
@@ -399,7 +409,8 @@ class TabletopEnv(SimEnv):
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, uint8 (H, W, 3)."""
-        return self.renderer.render(self.data, next(iter(self._cameras.values())))
+        first = next(iter(self._cameras.values()))
+        return self.renderer.render(self.data, first)
 
     def close(self) -> None:
         self.renderer.close()
@@ -439,7 +450,8 @@ def _free_spot(
         spot: np.ndarray = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
         # the lane of the drawer: its front is 0.056 to each side, and when open
         # its handle reaches y = 0.07
-        before_drawer = abs(spot[0] - cabinet) < 0.062 + radius and spot[1] > 0.055 - radius
+        x, y = spot
+        before_drawer = abs(x - cabinet) < 0.062 + radius and y > 0.055 - radius
         neighbours = zip(taken, radii, strict=False)
         apart = all(np.linalg.norm(spot - other) > radius + r for other, r in neighbours)
         if apart and not before_drawer:

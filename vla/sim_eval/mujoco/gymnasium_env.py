@@ -134,7 +134,10 @@ class GymEnv(SimEnv):
     # --- gymnasium's methods ----------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new episode.
 
@@ -181,11 +184,10 @@ class GymEnv(SimEnv):
         return self._observation(self.observe_raw())
 
     def _observation(self, raw: Any) -> dict[str, Any]:
-        names = self._cameras if self.render_images else {}
-        return {
-            "images": {name: self._draw(i) for name, i in names.items()},
-            "state": self.flatten(raw),
-        }
+        images = {}
+        if self.render_images:
+            images = {name: self._draw(number) for name, number in self._cameras.items()}
+        return {"images": images, "state": self.flatten(raw)}
 
     def _draw(self, camera: int) -> np.ndarray:
         self.mark_goal()

@@ -287,7 +287,10 @@ class SceneEditor:
                 setattr(self._model.stat, name, float(values))
 
 
-def _copies(holder: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+def _copies(
+    holder: Any,
+    names: Iterable[str],
+) -> dict[str, np.ndarray]:
     """Copies of the arrays and numbers of these names."""
     return {name: np.array(getattr(holder, name)) for name in names}
 

@@ -10,7 +10,10 @@ import numpy as np
 from vla.types import Spec
 
 
-def square_camera(name: str, size: int | None) -> dict[str, tuple[int, int]]:
+def square_camera(
+    name: str,
+    size: int | None,
+) -> dict[str, tuple[int, int]]:
     """The cameras of a spec with one square picture of `size` pixels; none if `size` is None."""
     return {} if size is None else {name: (size, size)}
 

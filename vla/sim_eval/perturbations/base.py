@@ -90,7 +90,8 @@ class Perturbation:
     def rng(self, *numbers: int) -> np.random.Generator:
         """A generator of (seed, kind) and, for example, the step."""
         # crc32, not hash(): Python salts the hashes of strings differently in every process
-        return np.random.default_rng([self.episode.seed, zlib.crc32(self.kind.encode()), *numbers])
+        kind = zlib.crc32(self.kind.encode())
+        return np.random.default_rng([self.episode.seed, kind, *numbers])
 
     @property
     def editor(self) -> SceneEditor:
@@ -135,7 +136,8 @@ def kind_named(name: str) -> type[Perturbation]:
         raise ConfigError([f"no perturbation {name!r}{unknown}"]) from None
     # `kind` seeds the draws and names the condition's folder: two kinds must never share one
     current = registry.current_name("perturbations", name)
-    if not (isinstance(found, type) and issubclass(found, Perturbation)) or found.kind != current:
+    fits = isinstance(found, type) and issubclass(found, Perturbation)
+    if not fits or found.kind != current:
         raise ConfigError(
             [
                 f"perturbation {name!r}: {found.__module__}.{found.__qualname__} must derive from "

@@ -91,7 +91,8 @@ class _Ground:
         half = np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2)
         # columns: right, up, backwards; so the camera looks along -z of its own frame
         axes = self._data.cam_xmat[camera].reshape(3, 3)
-        ahead = axes @ np.array([place[0] * half, place[1] * half, -1.0])
+        right, up = place
+        ahead = axes @ np.array([right * half, up * half, -1.0])
         ahead /= np.linalg.norm(ahead)
         start = np.array(self._data.cam_xpos[camera])
         distance, geom = self._ray(start, ahead)
@@ -111,14 +112,19 @@ class _Ground:
             # one ray at the middle, eight on each ring
             around = np.linspace(0, 2 * np.pi, 8, endpoint=False)
             for angle in around if share else around[:1]:
-                offset = share * radius * np.array([np.cos(angle), np.sin(angle), 0.0])
+                direction = np.array([np.cos(angle), np.sin(angle), 0.0])
+                offset = share * radius * direction
                 start = point + offset + np.array([0.0, 0.0, above])
                 distance, geom = self._ray(start, down)
                 if geom < 0 or abs(distance - above) > 0.1 * radius:
                     return False
         return True
 
-    def _ray(self, start: np.ndarray, ahead: np.ndarray) -> tuple[float, int]:
+    def _ray(
+        self,
+        start: np.ndarray,
+        ahead: np.ndarray,
+    ) -> tuple[float, int]:
         """Distance and geom of the first hit; -1 for both if there is none."""
         geom = np.full(1, -1, dtype=np.int32)
         # 1: static geoms count too; -1: no body is left out
@@ -138,16 +144,16 @@ def _thing(
     length = radius * rng.uniform(0.6, 1.4)
     # half of a capsule's length is without its caps
     half_height = {"sphere": radius, "capsule": radius + length}.get(shape, length)
-    size = (radius, radius, radius if shape == "sphere" else length)
     angle = rng.uniform(0, np.pi)
-    cos, sin = np.cos(angle), np.sin(angle)
-    hue, saturation, value = rng.uniform(), rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    hue = rng.uniform()
+    saturation, value = rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
     colour = colorsys.hsv_to_rgb(hue, saturation, value)
     x, y, z = (float(v) for v in point)
     return VisualGeom(
         shape=shape,
-        size=(float(size[0]), float(size[1]), float(size[2])),
+        size=(float(radius), float(radius), float(radius if shape == "sphere" else length)),
         position=(x, y, z + float(half_height)),
         rgba=(*colour, 1.0),
-        rotation=tuple(float(v) for v in (cos, -sin, 0, sin, cos, 0, 0, 0, 1)),
+        rotation=(cos, -sin, 0.0, sin, cos, 0.0, 0.0, 0.0, 1.0),
     )

@@ -31,7 +31,8 @@ class Noise(Perturbation):
         images = {}
         # a generator per step and camera: a step that is observed twice, or without
         # pictures, shows the same noise
-        for i, (camera, image) in enumerate(sorted(observation["images"].items()), start=1):
+        named = sorted(observation["images"].items())
+        for i, (camera, image) in enumerate(named, start=1):
             grain = self.rng(step, i).standard_normal(image.shape, dtype=np.float32)
             images[camera] = _to_pixels(image + self.level * grain)
         state = observation["state"]

@@ -67,7 +67,8 @@ def _joined(
     # the difference is least where A is low and B high
     down = _arm(rate_a - low_a, high_b - rate_b, phi)
     up = _arm(high_a - rate_a, rate_b - low_b, phi)
-    return max(-1.0, rate_a - rate_b - down), min(1.0, rate_a - rate_b + up)
+    difference = rate_a - rate_b
+    return max(-1.0, difference - down), min(1.0, difference + up)
 
 
 def _arm(x: float, y: float, phi: float) -> float:

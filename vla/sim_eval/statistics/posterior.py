@@ -65,7 +65,10 @@ def paired_probability_of_improvement(
     return float(betainc(prior[1] + losses, prior[0] + wins, 0.5))
 
 
-def _beta_greater(a: tuple[float, float], b: tuple[float, float]) -> float:
+def _beta_greater(
+    a: tuple[float, float],
+    b: tuple[float, float],
+) -> float:
     """P(x > y), x ~ Beta(a), y ~ Beta(b): the integral of F_b(F_a^-1(u)) over u in
     (0, 1) by Gauss-Legendre panels.
 

@@ -229,7 +229,8 @@ def _barnard_rejects(n: int, alpha: float) -> NDArray[np.bool_]:
     statistic = np.round((a - b) ** 2 / np.maximum(variance, 1), 12)
     values, order = np.unique(-statistic, return_inverse=True)
     order = order.ravel()
-    even, fine = np.linspace(0.01, 0.5, 48), np.geomspace(0.5 / n, 0.5, 48)
+    even = np.linspace(0.01, 0.5, 48)
+    fine = np.geomspace(0.5 / n, 0.5, 48)
     rates = np.unique(np.concatenate([even, fine]))
     level = np.zeros(len(values))
     for rate in rates:
@@ -250,8 +251,10 @@ def _pooled_power(
     normal = NormalDist()
     mean, difference = (rate_a + rate_b) / 2, abs(rate_a - rate_b)
     # the test takes the variance of equal rates, the outcomes have that of the true ones
-    limit = normal.inv_cdf(1 - alpha / 2) * math.sqrt(2 * mean * (1 - mean) / n)
-    deviation = math.sqrt((rate_a * (1 - rate_a) + rate_b * (1 - rate_b)) / n)
+    limit = normal.inv_cdf(1 - alpha / 2)
+    limit *= math.sqrt(2 * mean * (1 - mean) / n)
+    variance = rate_a * (1 - rate_a) + rate_b * (1 - rate_b)
+    deviation = math.sqrt(variance / n)
     if deviation == 0:
         return float(difference > limit)
     return normal.cdf((difference - limit) / deviation) + normal.cdf(

@@ -136,7 +136,12 @@ class SequentialComparison(_EProcess):
         StatisticsError: `prior` is not positive, or `share` not between 0 and 1.
     """
 
-    def __init__(self, *, prior: float = 2.0, share: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        prior: float = 2.0,
+        share: float | None = None,
+    ) -> None:
         super().__init__()
         if prior <= 0:
             raise StatisticsError(f"prior is {prior}: expected a positive number, for example 2")

@@ -44,7 +44,8 @@ def _move(offset: np.ndarray, gripper: float) -> np.ndarray:
     """The action that moves the hand by `offset` metres, or as far as it can in its direction."""
     asked = offset / STEP
     # scaled, not clipped axis by axis: a clipped hand would leave the straight line
-    return np.append(asked / max(1.0, float(np.abs(asked).max())), gripper)
+    most = float(np.abs(asked).max())
+    return np.append(asked / max(1.0, most), gripper)
 
 
 class Reach:
@@ -83,11 +84,12 @@ class Push:
         # beside the line a push turns the object instead of moving it on
         if along > -0.02 or np.linalg.norm(across) > SLACK:
             return self._go_behind(hand, thing, way)
+        down = thing[2] - hand[2]
         if hand[2] > thing[2] + 0.015:
-            return _move(np.append(-across, thing[2] - hand[2]), CLOSED)
+            return _move(np.append(-across, down), CLOSED)
         # at most the way that is left, or the object would be pushed past the goal
         ahead = min(distance, STEP) * way - across
-        return _move(np.append(ahead, thing[2] - hand[2]), CLOSED)
+        return _move(np.append(ahead, down), CLOSED)
 
     def _go_behind(
         self,
@@ -95,8 +97,10 @@ class Push:
         thing: np.ndarray,
         way: np.ndarray,
     ) -> np.ndarray:
-        to = np.append(thing[:2] - BEHIND * way, thing[2] + TRAVEL) - hand
-        if hand[2] < thing[2] + 0.05 and np.linalg.norm(hand[:2] - thing[:2]) < 0.12:
+        behind = thing[:2] - BEHIND * way
+        to = np.append(behind, thing[2] + TRAVEL) - hand
+        is_low = hand[2] < thing[2] + 0.05
+        if is_low and np.linalg.norm(hand[:2] - thing[:2]) < 0.12:
             to[:2] = 0.0  # up first: it stands beside the object
         return _move(to, CLOSED)
 
@@ -123,12 +127,15 @@ class Slide(Push):
         self._sliding = moves and (self._sliding or enough)
         if self._sliding:
             # back, so that the hand does not catch up with the puck and push once more
-            retreat = np.append(-0.03 * way, 0.0) if speed > AT_REST else np.zeros(3)
-            return _move(retreat, CLOSED)
+            retreat = -0.03 * way if speed > AT_REST else np.zeros(2)
+            return _move(np.append(retreat, 0.0), CLOSED)
         return super().__call__(observation, goal)
 
 
-def _way(thing: np.ndarray, goal: np.ndarray) -> tuple[float, np.ndarray]:
+def _way(
+    thing: np.ndarray,
+    goal: np.ndarray,
+) -> tuple[float, np.ndarray]:
     """Distance and direction (2,) over the table."""
     way = goal[:2] - thing[:2]
     distance = float(np.linalg.norm(way))

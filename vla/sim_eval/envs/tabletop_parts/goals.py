@@ -38,12 +38,15 @@ class Table:
     def __init__(self, model: Any, data: Any) -> None:
         self.model, self.data = model, data
         self.things: tuple[Thing, ...] = ()
-        self._addresses = [int(model.joint(f"object{slot}").qposadr[0]) for slot in range(SLOTS)]
-        self._velocities = [int(model.joint(f"object{slot}").dofadr[0]) for slot in range(SLOTS)]
+        # a free joint has 7 positions but 6 velocities, so their addresses differ
+        joints = [model.joint(f"object{slot}") for slot in range(SLOTS)]
+        self._addresses = [int(joint.qposadr[0]) for joint in joints]
+        self._velocities = [int(joint.dofadr[0]) for joint in joints]
         self._drawer = int(model.joint("drawer").qposadr[0])
         self._bodies = [int(model.body(f"object{slot}").id) for slot in range(SLOTS)]
         self._fingers = [int(model.geom(f"{side}_finger").id) for side in ("left", "right")]
-        self._mocap = {name: int(model.body(name).mocapid[0]) for name in (*RECEPTACLES, "cabinet")}
+        fixtures = (*RECEPTACLES, "cabinet")
+        self._mocap = {name: int(model.body(name).mocapid[0]) for name in fixtures}
 
     @property
     def hand(self) -> np.ndarray:
@@ -72,12 +75,14 @@ class Table:
         about the vertical in radians."""
         start = self._addresses[slot]
         # a quaternion (w, x, y, z)
-        self.data.qpos[start : start + 7] = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        turn = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        self.data.qpos[start : start + 7] = [*position, *turn]
 
     def speed(self, slot: int) -> float:
         """Of an object's middle, metres per second."""
         start = self._velocities[slot]
-        return float(np.linalg.norm(self.data.qvel[start : start + 3]))
+        velocity = self.data.qvel[start : start + 3]
+        return float(np.linalg.norm(velocity))
 
     def fixture(self, name: str) -> np.ndarray:
         """Where the bowl, the tray or the cabinet stands (3,), metres."""
@@ -119,7 +124,8 @@ class Table:
         offset = self.position(slot) - self.fixture(receptacle)
         shape = SHAPES[self.things[slot].shape]
         # the tray is square, the bowl round
-        away = np.abs(offset[:2]).max() if receptacle == "tray" else np.linalg.norm(offset[:2])
+        across = offset[:2]
+        away = np.abs(across).max() if receptacle == "tray" else np.linalg.norm(across)
         # half a radius from the rim: what leans on the rim lies with its
         # middle further out or higher
         within = away < RECEPTACLES[receptacle] - 0.5 * shape.radius
@@ -129,7 +135,8 @@ class Table:
     def stacked(self, slot: int, below: int) -> bool:
         """The object's middle is above the other one, at the height of resting on it."""
         offset = self.position(slot) - self.position(below)
-        upper, lower = SHAPES[self.things[slot].shape], SHAPES[self.things[below].shape]
+        upper = SHAPES[self.things[slot].shape]
+        lower = SHAPES[self.things[below].shape]
         height = upper.half_height + lower.half_height
         above = np.linalg.norm(offset[:2]) < STACK_ASIDE_METRES
         # to 8 mm: a tilted cube lies a little higher, one that has slipped off much lower
@@ -159,15 +166,17 @@ class Progress:
     _moved_other: int = -1  # step at which a wrong object had moved; -1 if none has
 
     def __post_init__(self) -> None:
-        self.starts = [self.table.position(slot) for slot in range(len(self.table.things))]
+        slots = range(len(self.table.things))
+        self.starts = [self.table.position(slot) for slot in slots]
 
     @property
     def goal(self) -> Goal:
         """The goal that is next."""
+        goals = self.command.goals
         if self.command.ordered:
-            return self.command.goals[min(self.done, len(self.command.goals) - 1)]
-        unmet = [goal for goal in self.command.goals if not self.satisfied(goal)]
-        return unmet[0] if unmet else self.command.goals[-1]
+            return goals[min(self.done, len(goals) - 1)]
+        unmet = [goal for goal in goals if not self.satisfied(goal)]
+        return unmet[0] if unmet else goals[-1]
 
     def satisfied(self, goal: Goal) -> bool:
         """Whether a goal is reached in the present state."""
@@ -178,7 +187,8 @@ class Progress:
             return table.drawer < DRAWER_CLOSED_METRES
         moved = table.position(slot) - self.starts[slot]
         if goal.kind == "touch":
-            return bool(np.linalg.norm(table.hand - table.position(slot)) < TOUCH_METRES)
+            distance = np.linalg.norm(table.hand - table.position(slot))
+            return bool(distance < TOUCH_METRES)
         if goal.kind == "push":
             along = np.array(DIRECTIONS[str(goal.to)])
             aside = abs(float(moved[:2] @ along[::-1]))
@@ -233,7 +243,8 @@ class Progress:
             self._moved_other = self.steps
         if goal.thing < 0:
             # the drawer's goals: its handle, which comes out with it
-            handle = table.fixture("cabinet") + np.array([0.0, -table.drawer - 0.045, 0.03])
+            handle = table.fixture("cabinet")
+            handle += [0.0, -table.drawer - 0.045, 0.03]
             self._reached |= bool(np.linalg.norm(table.hand - handle) < REACHED_METRES)
             return
         position = table.position(goal.thing)

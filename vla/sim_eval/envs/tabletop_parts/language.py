@@ -36,7 +36,12 @@ GoalKind = Literal["touch", "push", "lift", "put", "stack", "open", "close"]
 
 # Every colour and every shape occurs in training, only not together: what is measured is
 # whether a policy composes them.
-HELD_OUT_PAIRS = (("red", "ball"), ("green", "cube"), ("blue", "cylinder"), ("purple", "ball"))
+HELD_OUT_PAIRS = (
+    ("red", "ball"),
+    ("green", "cube"),
+    ("blue", "cylinder"),
+    ("purple", "ball"),
+)
 """Never on the table in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks
 for."""
 TRAIN_PAIRS = tuple(
@@ -224,7 +229,12 @@ def texts(
         return _sentences(pattern.format(**words) for pattern in _OTHER[side])
     if command.family == "sort":
         a, b = command.goals
-        words = {"a": things[a.thing], "to_a": a.to, "b": things[b.thing], "to_b": b.to}
+        words = {
+            "a": things[a.thing],
+            "to_a": a.to,
+            "b": things[b.thing],
+            "to_b": b.to,
+        }
         return _sentences(pattern.format(**words) for pattern in _SORT[side])
     if len(command.goals) == 2:
         return _sentences(_two_steps(command, things, side))
@@ -241,8 +251,10 @@ def _two_steps(
     first, second = (_phrases(goal, things, side) for goal in command.goals)
     joins = _JOIN[side]
     for i in range(max(len(first), len(second))):
+        # the shorter lists begin again
         join = joins[i % len(joins)]
-        yield join.format(first=first[i % len(first)], second=second[i % len(second)])
+        a, b = first[i % len(first)], second[i % len(second)]
+        yield join.format(first=a, second=b)
 
 
 def _phrases(
@@ -317,7 +329,7 @@ def draw_command(
     if family == "close-drawer":
         return Command(family, (Goal("close"),))
     if family == "sort":
-        goals = (Goal("put", 0, receptacles[0]), Goal("put", 1, receptacles[1]))
+        goals = tuple(Goal("put", slot, place) for slot, place in enumerate(receptacles))
         return Command(family, goals, ordered=False)
     steps = HELD_OUT_STEPS if split == "long" else TRAIN_STEPS
     # an open drawer cannot be opened: the goal would be fulfilled before anything is done
@@ -326,8 +338,9 @@ def draw_command(
     first, second = possible[rng.integers(len(possible))]
     # after "put" the second goal is about another object: the first one lies in its receptacle
     second_thing = 1 if first == "put" else 0
-    goals = (_goal(first, 0, receptacles[0]), _goal(second, second_thing, receptacles[1]))
-    return Command(family, goals)
+    first_goal = _goal(first, 0, receptacles[0])
+    second_goal = _goal(second, second_thing, receptacles[1])
+    return Command(family, (first_goal, second_goal))
 
 
 def _goal(kind: str, thing: int, receptacle: str) -> Goal:
@@ -355,7 +368,12 @@ def other_commands(command: Command, things: Sequence[Thing]) -> tuple[Command, 
         others = [Goal("lift", slot) for slot in slots if slot not in (goal.thing, goal.to)]
     else:
         others = [Goal(goal.kind, slot, goal.to) for slot in slots if slot != goal.thing]
-    names: dict[str, Family] = {"touch": "reach", "push": "push", "lift": "pick", "put": "place"}
+    names: dict[str, Family] = {
+        "touch": "reach",
+        "push": "push",
+        "lift": "pick",
+        "put": "place",
+    }
     return tuple(Command(names[other.kind], (other,)) for other in others)
 
 
@@ -369,7 +387,8 @@ def scene_commands(things: Sequence[Thing]) -> tuple[Command, ...]:
         ("close-drawer", Goal("close")),
     ]
     for slot in slots:
-        goals += [("reach", Goal("touch", slot)), ("pick", Goal("lift", slot))]
+        goals.append(("reach", Goal("touch", slot)))
+        goals.append(("pick", Goal("lift", slot)))
         goals += [("push", Goal("push", slot, way)) for way in DIRECTIONS]
         goals += [("place", Goal("put", slot, receptacle)) for receptacle in RECEPTACLES]
     for above, below in itertools.permutations(flat, 2):
