@@ -313,7 +313,7 @@ def test_the_schema_of_an_evaluation_has_an_end():
         ({"kind": "blank_image", "severity": 1}, ["blank_image", "control", "leave it out"]),
     ],
 )
-def test_wrong_configs_are_told(settings, words):
+def test_wrong_configs_are_explained(settings, words):
     with pytest.raises(ConfigError) as error:
         load_config(PerturbedConfig, {"env": {"type": "test_point"}, **settings})
     assert all(word in str(error.value) for word in words)
@@ -339,7 +339,7 @@ def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
 
 
 @pytest.mark.parametrize("kind", ["light", "camera", "colours", "distractors", "mass", "friction"])
-def test_an_env_without_a_model_is_told(kind):
+def test_an_env_without_a_model_is_refused(kind):
     env = point_env.PointEnv(point_env.PointConfig(), "red")
     env.model = None
     with pytest.raises(
@@ -348,7 +348,7 @@ def test_an_env_without_a_model_is_told(kind):
         make(kind, inner=env)
 
 
-def test_what_an_env_cannot_say_is_told():
+def test_what_an_env_cannot_say_is_refused():
     plain = point_env.PointEnv(point_env.PointConfig(), "red")
     with pytest.raises(ConfigError, match="no other words for 'Go to the red square'"):
         make("paraphrase", inner=plain).reset(seed=0)

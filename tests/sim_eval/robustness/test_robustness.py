@@ -190,7 +190,7 @@ def test_workers_do_not_change_the_table(tmp_path):
     assert records[0] == records[1]
 
 
-def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
+def test_a_kind_that_fails_in_play_is_noted_unless_it_was_asked_for(tmp_path):
     class Deaf(Seeker):
         def act(self, observation, memory):
             if "" in observation.instruction:
@@ -219,13 +219,13 @@ def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
         ({"severities": []}, ["severities", "1, 2, 3"]),
     ],
 )
-def test_wrong_configs_are_told(tmp_path, changes, words):
+def test_wrong_configs_are_explained(tmp_path, changes, words):
     with pytest.raises(ConfigError) as error:
         settings(tmp_path, **changes)
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_kind_that_does_not_fit_is_told_before_anything_is_played(tmp_path):
+def test_a_kind_that_does_not_fit_is_refused_before_anything_is_played(tmp_path):
     config = settings(tmp_path, kinds=["noise", "paraphrase"])
     with pytest.raises(ConfigError, match="kinds: paraphrase: the env knows no other words"):
         perturb("expert", config, progress=False)

@@ -49,7 +49,7 @@ class Pair:
             comparison).
         episodes: pairs, or episodes of a and of b where they are not paired.
         wins, losses, ties: pairs that only a, only b, and both or neither
-            solved; 0 where there are no pairs.
+            solved; 0 if there are no pairs.
         successes: of a and of b in the episodes that are compared.
         difference: of the success rates in these episodes.
         interval: 95 % interval of the difference.

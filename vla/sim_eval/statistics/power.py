@@ -143,8 +143,8 @@ def _checked_guess(
     difference = abs(rate_a - rate_b)
     if difference < 1e-9:
         raise StatisticsError(
-            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes distinguishes equal "
-            "policies; give the smallest difference that matters"
+            f"rates are {rate_a:g} and {rate_b:g}: no number of episodes tells equal "
+            "policies apart; give the smallest difference that matters"
         )
     # variance of one episode's difference, under "equal rates" and under the true ones
     if correlation is None:
