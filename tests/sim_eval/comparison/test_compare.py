@@ -145,7 +145,7 @@ def test_letters_share_just_where_nothing_differs() -> None:
         ),
         (
             replace(BAD, episodes=tuple(replace(r, instruction="") for r in BAD.episodes)),
-            "instructions: 20 episodes were told different things, for example '' / 'Do it'",
+            "instructions: 20 episodes had different instructions, for example '' / 'Do it'",
         ),
     ],
 )

@@ -384,7 +384,7 @@ def test_success_is_a_return_reached_upright(hopper_file: Path) -> None:
         ),
     ],
 )
-def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> None:
+def test_wrong_configs_are_explained(env: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(EvalConfig, {"env": env})
 
@@ -393,12 +393,12 @@ def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> Non
     ("config", "task"),
     [(LocomotionConfig(), "walker2d"), (PointMazeConfig(), "mediun"), (FetchConfig(), "reach")],
 )
-def test_unknown_tasks_are_told_in_words(config: EnvConfig, task: str) -> None:
+def test_unknown_tasks_are_explained(config: EnvConfig, task: str) -> None:
     with pytest.raises(ConfigError, match=f"has no task '{task}'.*it has: "):
         config.make(task)
 
 
-def test_wrong_snapshots_are_told_in_words(tmp_path: Path, hopper_file: Path) -> None:
+def test_wrong_snapshots_are_explained(tmp_path: Path, hopper_file: Path) -> None:
     def error(robot: str = "hopper", **values: Any) -> str:
         with pytest.raises(ConfigError) as caught:
             LocomotionConfig(robot=robot, behaviour=BehaviourConfig(**values)).make(robot)

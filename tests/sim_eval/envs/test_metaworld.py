@@ -70,7 +70,7 @@ def test_config_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"tasks": ["drawer-opn"]}, "did you mean 'drawer-open'"),
         ({"tasks": []}, "at least one task"),
@@ -81,8 +81,8 @@ def test_config_round_trip(tmp_path):
         ({"horizon": 0}, "horizon"),
     ],
 )
-def test_wrong_configs_are_explained(values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_configs_are_explained(values, message):
+    with pytest.raises(ConfigError, match=message):
         load_config(MetaworldConfig, {"type": "metaworld", **values})
 
 
@@ -198,7 +198,7 @@ def test_experts_of_all_tasks():
 
 
 @pytest.mark.parametrize(
-    ("task", "told", "label"),
+    ("task", "infos", "label"),
     [
         ("stick-pull", [{}], "never reached"),
         ("stick-pull", [{"near_object": 1.0}], "no grasp"),
@@ -207,9 +207,9 @@ def test_experts_of_all_tasks():
         ("soccer", [{}], "missed goal"),
     ],
 )
-def test_failure_labels(task, told, label):
+def test_failure_labels(task, infos, label):
     progress = Progress(task)
-    for each in told:
+    for each in infos:
         progress.update(False, each)
     assert progress.failure() == label
     progress.update(True, {})

@@ -86,7 +86,7 @@ def test_what_the_policy_needs_shows_in_the_table(seeker_run):
     assert controls["blank_image"].rate <= 0.2
     assert controls["blank_image"].losses >= 10
     assert controls["blank_image"].differs
-    assert controls["empty_instruction"].rate == 0.5  # it goes to red when told nothing
+    assert controls["empty_instruction"].rate == 0.5  # it goes to red without an instruction
     assert found.kinds["mass"][1].rate == 1.0
     assert set(found.kinds) == {
         *(
@@ -167,7 +167,7 @@ def test_what_was_played_is_not_played_again(tmp_path):
     assert stamp("clean") != stamps["clean"]
 
 
-def test_new_weights_are_played_anew(tmp_path):
+def test_new_weights_are_played_again(tmp_path):
     config = settings(tmp_path, kinds=["noise"], severities=[1], episodes_per_task=1)
     policy = Seeker()
     file = perturb(policy, config, progress=False).folder / "clean" / "results.json"
@@ -190,7 +190,7 @@ def test_workers_do_not_change_the_table(tmp_path):
     assert records[0] == records[1]
 
 
-def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
+def test_a_kind_that_fails_in_play_is_noted_unless_it_was_asked_for(tmp_path):
     class Deaf(Seeker):
         def act(self, observation, memory):
             if "" in observation.instruction:
@@ -219,13 +219,13 @@ def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
         ({"severities": []}, ["severities", "1, 2, 3"]),
     ],
 )
-def test_wrong_configs_are_told(tmp_path, changes, words):
+def test_wrong_configs_are_explained(tmp_path, changes, words):
     with pytest.raises(ConfigError) as error:
         settings(tmp_path, **changes)
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_kind_that_does_not_fit_is_told_before_anything_is_played(tmp_path):
+def test_a_kind_that_does_not_fit_is_refused_before_anything_is_played(tmp_path):
     config = settings(tmp_path, kinds=["noise", "paraphrase"])
     with pytest.raises(ConfigError, match="kinds: paraphrase: the env knows no other words"):
         perturb("expert", config, progress=False)
