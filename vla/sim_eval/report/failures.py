@@ -3,92 +3,90 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from statistics import median
 
-from vla.sim_eval.comparison.failures import failure_counts, failure_labels, failure_steps
-from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.report.markup import (
-    NOTHING,
-    Cell,
+from markupsafe import Markup
+
+from vla.common.html import render
+from vla.sim_eval.comparison.failures import failure_counts, failure_steps
+from vla.sim_eval.report.columns import (
+    Column,
+    FailureKind,
     Head,
     Section,
-    legend,
-    percent,
-    policy_class,
-    table,
+    failure_kinds,
+    records_of,
 )
-from vla.sim_eval.report.plots import axis_svg, failure_class, outcome_bar, rows_plot, steps_svg
+
+Part = tuple[str, str, int]
+"""A part of a bar: class of its colour, name, number of episodes."""
 
 
-def failure_section(columns: Sequence[Results]) -> Section:
-    records = [record for result in columns for record in result.episodes]
-    labels = failure_labels(records)
+def failure_section(columns: Sequence[Column]) -> Section:
     title = "How episodes failed"
-    if not labels:
-        return Section("failures", title, "<p>Every episode was solved.</p>\n")
-    chips = "".join(
-        f'<span><i class="{failure_class(label, labels)}"></i>{escape(label)}</span>'
-        for label in labels
+    kinds = failure_kinds(records_of(columns))
+    if not kinds:
+        return Section("failures", title, Markup("<p>Every episode was solved.</p>\n"))
+    steps = [failure_steps(column.results.episodes) for column in columns]
+    lanes_of = {}  # kind -> (class, steps at which episodes went wrong) of each policy
+    for kind in kinds:
+        of_policies = [of_policy.get(kind.label, []) for of_policy in steps]
+        css = [column.css for column in columns]
+        lanes_of[kind] = list(zip(css, of_policies, strict=True))
+    body = render(
+        "sim_eval/report/failures.html.j2",
+        columns=columns,
+        kinds=kinds,
+        bars=_bars(columns, kinds),
+        heads=_heads(columns),
+        rows=[(kind, _cells(columns, lanes)) for kind, lanes in lanes_of.items()],
+        lines=[("task", kind.label, lanes) for kind, lanes in lanes_of.items()],
+        longest=max(1, *(record.steps for record in records_of(columns))),
     )
-    body = f'<div class="legend kinds"><span><i class="ok"></i>solved</span>{chips}</div>\n'
-    body += _bars(columns, labels) + _table(columns, labels)
-    body += "<h3>When it went wrong</h3>\n" + legend(columns) + _when(columns, labels)
-    return Section(
-        "failures", title, body, "Kinds of failure from early to late, as the simulator saw them."
-    )
+    note = "Kinds of failure from early to late, as the simulator saw them."
+    return Section("failures", title, body, note)
 
 
-def _bars(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    counts = [failure_counts(result.episodes) for result in columns]
+def _cells(
+    columns: Sequence[Column], lanes: Sequence[tuple[str, list[int]]]
+) -> list[tuple[int, float, float] | None]:
+    """For each policy the number of episodes that failed so, their share of all, and the median step; None for none."""
+    cells: list[tuple[int, float, float] | None] = []
+    for column, (_, steps) in zip(columns, lanes, strict=True):
+        share = len(steps) / len(column.results.episodes)
+        cells.append((len(steps), share, median(steps)) if steps else None)
+    return cells
+
+
+def outcome_parts(
+    solved: int, counts: Mapping[str, int], kinds: Sequence[FailureKind]
+) -> list[Part]:
+    """The parts of a bar of episodes, those that hold any: solved, then each kind of failure."""
+    parts = [("ok", "solved", solved)]
+    parts += [(kind.css, kind.label, counts.get(kind.label, 0)) for kind in kinds]
+    return [part for part in parts if part[2] > 0]
+
+
+def _bars(
+    columns: Sequence[Column], kinds: Sequence[FailureKind]
+) -> list[tuple[str, str, list[tuple[Column, list[Part]]]]]:
+    """Rows of the plot: for each task the parts of every policy's bar, none where it did not play the task."""
+    counts = [failure_counts(column.results.episodes) for column in columns]
+    tasks = dict.fromkeys(task for column in columns for task in column.results.tasks)
     rows = []
-    for task in dict.fromkeys(task for result in columns for task in result.tasks):
-        bars = []
-        for i, result in enumerate(columns):
-            played = len(result.tasks.get(task, ()))
-            failed = counts[i].get(task, Counter())
-            bar = outcome_bar(played - sum(failed.values()), failed, labels) if played else ""
-            mark = (
-                f'<b class="{policy_class(i)}" title="{escape(result.policy)}"></b>'
-                if len(columns) > 1
-                else ""
-            )
-            bars.append(f'<div class="lane">{mark}{bar}</div>')
-        rows.append(("bars", task, f"<div>{''.join(bars)}</div>"))
-    return rows_plot(rows)
+    for task in tasks:
+        lanes = []
+        for column, of_policy in zip(columns, counts, strict=True):
+            failed = of_policy.get(task, Counter())
+            played = len(column.results.tasks.get(task, ()))
+            lanes.append((column, outcome_parts(played - failed.total(), failed, kinds)))
+        rows.append(("bars", task, lanes))
+    return rows
 
 
-def _table(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    heads = [Head("Kind of failure", numeric=False)]
-    names = [result.policy for result in columns] if len(columns) > 1 else ["Episodes"]
-    heads += [
-        Head(name, css=policy_class(i) if len(columns) > 1 else "") for i, name in enumerate(names)
-    ]
-    steps = [failure_steps(result.episodes) for result in columns]
-    rows = []
-    for label in labels:
-        cells = []
-        for result, of_policy in zip(columns, steps, strict=True):
-            found = of_policy.get(label, [])
-            share = percent(len(found) / len(result.episodes))
-            small = f"<small>{share} of all, median step {median(found):g}</small>" if found else ""
-            cells.append(
-                Cell(f"<b>{len(found)}</b> {small}", len(found), "number stacked")
-                if found
-                else NOTHING
-            )
-        chip = f'<i class="chip {failure_class(label, labels)}"></i>'
-        rows.append([Cell(f"{chip}{escape(label)}", str(labels.index(label)).zfill(3)), *cells])
-    return table("Kinds of failure", heads, rows)
-
-
-def _when(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    steps = [failure_steps(result.episodes) for result in columns]
-    longest = max(1, *(record.steps for result in columns for record in result.episodes))
-    rows = [
-        ("task", label, steps_svg([of_policy.get(label, []) for of_policy in steps], longest))
-        for label in labels
-    ]
-    scale = axis_svg(("start", f"step {longest // 2}", f"step {longest}"))
-    return rows_plot(rows, scale)
+def _heads(columns: Sequence[Column]) -> list[Head]:
+    first = Head("Kind of failure", numeric=False)
+    if len(columns) == 1:
+        return [first, Head("Episodes")]
+    return [first, *(Head(column.policy, css=column.css) for column in columns)]

@@ -1,0 +1,85 @@
+"""What all parts of the page share: a policy with its colour, the kinds of failure with theirs, and sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vla.common.html import render
+from vla.sim_eval.comparison.failures import failure_labels
+from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.env import FAILURES
+from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+
+POLICY_COLOURS = 6  # classes p0 to p5 of the style sheet
+FAILURE_COLOURS = 10  # classes f0 to f9
+
+
+@dataclass(frozen=True)
+class Column:
+    """A policy of the page: its results, and the class of the style sheet that gives it its colour."""
+
+    results: Results
+    css: str
+
+    @property
+    def policy(self) -> str:
+        return self.results.policy
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """A kind of failure and the class that gives it its colour."""
+
+    label: str
+    css: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; without a body it is left out. `anchor` is what the page's index jumps to."""
+
+    anchor: str
+    title: str
+    body: Markup
+    note: str = ""
+
+    def html(self) -> Markup:
+        return render("sim_eval/report/section.html.j2", section=self)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Head of a column of a table; numeric columns are aligned to the right and sorted from the greatest down first."""
+
+    text: str
+    numeric: bool = True
+    css: str = ""
+
+
+def coloured(results: Iterable[Results]) -> list[Column]:
+    """The policies of a page in their order, which gives them their colours."""
+    return [Column(found, f"p{i % POLICY_COLOURS}") for i, found in enumerate(results)]
+
+
+def records_of(columns: Sequence[Column]) -> list[EpisodeRecord]:
+    """The episodes of all policies."""
+    return [record for column in columns for record in column.results.episodes]
+
+
+def failure_kinds(records: Iterable[EpisodeRecord]) -> list[FailureKind]:
+    """The kinds of failure that occur, from early to late, with their colours."""
+    return colour_failures(failure_labels(records))
+
+
+def colour_failures(labels: Sequence[str]) -> list[FailureKind]:
+    """Colours are fixed for the labels of `FAILURES`; those that only the env knows share the rest, one after the other."""
+    # fixed, so that a kind looks alike in every report, whichever others occur in it
+    css = {label: f"f{i}" for i, label in enumerate(FAILURES)}
+    others = [label for label in labels if label not in css]
+    free = FAILURE_COLOURS - len(FAILURES)
+    for i, label in enumerate(others):
+        css[label] = f"f{len(FAILURES) + i % free}"
+    return [FailureKind(label, css[label]) for label in labels]
