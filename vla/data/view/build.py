@@ -14,7 +14,7 @@ from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
-from vla.data.view.page import Page
+from vla.data.view.page import Page, encoded
 from vla.data.view.sampling import shown_order
 from vla.data.view.videos import QUALITIES, Film, Quality, make_film, thumbnail
 
@@ -118,7 +118,7 @@ class _Builder:
             video,
             jobs,
         )
-        self.room = max_bytes - _SLACK_BYTES - len(page.html([]))
+        self.room = max_bytes - _SLACK_BYTES - len(encoded(page.html([])))
 
     def fitting(self, order: list[int]) -> list[Shown]:
         """The first of `order` whose curves and all the rest of the page leave room for films, without films yet."""
@@ -126,7 +126,7 @@ class _Builder:
         found: list[Shown] = []
         for index in order:
             shown = Shown(index, thumbnail=self._thumbnail(index))
-            cost = len(self.page.episode(shown))
+            cost = len(encoded(self.page.episode(shown)))
             if cost > room:
                 break
             room -= cost
@@ -155,9 +155,9 @@ class _Builder:
                         progress(done, total)
 
     def _add(self, shown: Shown, films: dict[str, Film | str]) -> None:
-        without = len(self.page.episode(shown))
+        without = len(encoded(self.page.episode(shown)))
         shown.films = films
-        cost = len(self.page.episode(shown)) - without
+        cost = len(encoded(self.page.episode(shown))) - without
         if cost > self.room:
             shown.films = {}
         else:
@@ -165,7 +165,7 @@ class _Builder:
 
     def within(self, shown: list[Shown]) -> bytes:
         """The page; warnings that came up while images were read may take the room of the last films."""
-        while len(written := self.page.html(shown)) > self.max_bytes:
+        while len(written := encoded(self.page.html(shown))) > self.max_bytes:
             filmed = [s for s in shown if s.films]
             if filmed:
                 filmed[-1].films = {}

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from vla.common.html import render
 from vla.data.reader import EpisodeDataset
-from vla.data.view.markup import counted, facts
-from vla.data.view.plots import number
 from vla.data.view.videos import Film
 
 LONGEST = 2000
@@ -89,92 +87,46 @@ def curves(dataset: EpisodeDataset, index: int, *, rewards: bool) -> tuple[np.nd
 
 def episode_html(
     dataset: EpisodeDataset, shown: Shown, *, rewards: bool, labelled: bool, opened: bool
-) -> str:
+) -> Markup:
     """The episode as a `<details>`: its line in the list is the summary.
 
     Args:
         rewards: whether the dataset has any.
         labelled: whether it says of any episode that it was solved.
     """
-    row, index, rate = dataset.episodes.iloc[shown.index], shown.index, dataset.spec.control_hz
-    steps, solved = int(row["length"]), bool(row["success"])
-    task = dataset.instructions[int(row["task_index"])]
+    row = dataset.episodes.iloc[shown.index]
+    values_DL, stride = curves(dataset, shown.index, rewards=rewards)
+    return render(
+        "data/view/episode.html.j2",
+        shown=shown,
+        task=dataset.instructions[int(row["task_index"])],
+        steps=int(row["length"]),
+        solved=bool(row["success"]),
+        solved_at=_solved_at(dataset, row),
+        gained=float(row["return"]),
+        rate=dataset.spec.control_hz,
+        cameras=list(dataset.spec.cameras),
+        stride=stride,
+        values=base64.b64encode(values_DL.tobytes()).decode(),
+        info=_info(row),
+        rewards=rewards,
+        labelled=labelled,
+        opened=opened,
+    )
+
+
+def _solved_at(dataset: EpisodeDataset, row: Any) -> int:
+    """The first step that counts as solved; -1 if none does."""
+    if not row["success"]:
+        return -1
     start = int(row["first_frame"])
-    at = int(np.argmax(dataset.columns.success[start : start + steps])) if solved else -1
-    values, stride = curves(dataset, index, rewards=rewards)
-    data = (
-        f'data-episode="{index}" data-task="{escape(task)}" data-success="{int(solved)}" '
-        f'data-return="{row["return"]:.9g}" data-steps="{steps}"'
-    )
-    picture = f'<img src="{shown.thumbnail}" alt="">' if shown.thumbnail else ""
-    outcome = _outcome(solved) if labelled else ""
-    gained = (
-        f'<span class="number"><small>return</small> {number(row["return"])}</span>'
-        if rewards
-        else ""
-    )
-    return (
-        f'<details class="episode" id="episode-{index}" {data}{" open" * opened}>\n'
-        f'<summary><span class="picture">{picture}</span><span class="index">{index}</span>'
-        f'<span class="task">{escape(task)}</span><span class="facts">{outcome}{gained}'
-        f'<span class="number">{counted(steps, "step")}</span></span></summary>\n'
-        f'<div class="player" data-rate="{rate:.9g}" data-steps="{steps}" data-solved="{at}">\n'
-        f'<div class="seen">\n{_films(dataset, shown)}{_transport(index, at, rate)}</div>\n'
-        f'<div class="curves" data-stride="{stride}" data-values="{base64.b64encode(values.tobytes()).decode()}"></div>\n'
-        f"{_told(row)}</div>\n</details>\n"
-    )
+    return int(np.argmax(dataset.columns.success[start : start + int(row["length"])]))
 
 
-def _outcome(solved: bool) -> str:
-    return f'<span class="outcome {"good" if solved else "bad"}">{"solved" if solved else "not solved"}</span>'
-
-
-def _films(dataset: EpisodeDataset, shown: Shown) -> str:
-    if not shown.films:
-        return '<p class="note">The page had no room for its films.</p>\n' * bool(
-            dataset.spec.cameras
-        )
-    parts = [_film(camera, film, shown.index) for camera, film in shown.films.items()]
-    return f'<div class="films n{min(len(parts), 2)}">\n{"".join(parts)}</div>\n'
-
-
-def _film(camera: str, film: Film | str, index: int) -> str:
-    name = escape(camera)
-    if isinstance(film, str):
-        return f'<figure><p class="broken">{escape(film)}</p><figcaption>{name}</figcaption></figure>\n'
-    width, height = film.size
-    label = f"episode {index}, camera {name}"
-    if film.columns:
-        place = (
-            f'data-columns="{film.columns}" data-frames="{film.frames}" data-stride="{film.stride}"'
-        )
-        screen = f'<img class="sheet" src="{film.source}" alt="{label}" width="{width}" height="{height}" {place}>'
-    else:
-        screen = (
-            f'<video muted playsinline controls preload="none" width="{width}" height="{height}" aria-label="{label}" '
-            f'data-frames="{film.frames}" data-stride="{film.stride}" src="{film.source}"></video>'
-        )
-    return f"<figure>{screen}<figcaption>{name}</figcaption></figure>\n"
-
-
-def _transport(index: int, solved_at: int, rate: float) -> str:
-    jump = ""
-    if solved_at >= 0:
-        when = f"solved at step {solved_at} ({solved_at / rate:.2f} s)"
-        jump = f'<button type="button" class="jump good" data-step="{solved_at}">{when}</button>'
-    return (
-        '<div class="transport" hidden><button type="button" class="play">Play</button>'
-        f'<input type="range" min="0" step="1" value="0" aria-label="Step of episode {index}">'
-        '<select class="speed" aria-label="Speed"><option value="0.25">¼×</option><option value="0.5">½×</option>'
-        '<option value="1" selected>1×</option><option value="2">2×</option><option value="4">4×</option></select>'
-        f'<output class="now"></output>{jump}</div>\n'
-    )
-
-
-def _told(row: Any) -> str:
-    """How the episode ended, and its info."""
-    info = {**json.loads(row["info"])}
+def _info(row: Any) -> list[tuple[str, str]]:
+    """How the episode ended, and what was noted of it."""
+    info: dict[str, Any] = {}
     if row["terminated"]:
-        info = {"ended": "by the task, not by time", **info}
-    pairs: Sequence[tuple[str, str]] = [(key, str(value)) for key, value in info.items()]
-    return facts(pairs, "info") if pairs else ""
+        info["ended"] = "by the task, not by time"
+    info |= json.loads(row["info"])
+    return [(name, str(value)) for name, value in info.items()]
