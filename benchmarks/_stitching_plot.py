@@ -42,7 +42,7 @@ def picture(
     titles: Mapping[str, str],
     found: Mapping[str, dict[str, Any]],
 ) -> str:
-    """SVG: one panel with the recordings by half, one per policy with its paths, and the rates with their intervals.
+    """SVG: a panel with the recordings by half, one per policy with its paths, and the rates.
 
     Args:
         recorded, paths: positions (T, 2).
@@ -50,38 +50,47 @@ def picture(
     """
     panels: list[tuple[str, list[Path]]] = [("Recordings", [])]
     for half, ways in recorded.items():
-        panels[0][1].extend((HALF_COLOURS[half], way) for way in ways)
+        colour = HALF_COLOURS[half]
+        panels[0][1].extend((colour, way) for way in ways)
     for name, ways in paths.items():
         rate = found[name]["successes"] / found[name]["episodes"]
-        drawn = [(GOOD if _arrived(way) else BAD, way) for way in ways]
+        drawn = []
+        for way in ways:
+            colour = GOOD if _arrived(way) else BAD
+            drawn.append((colour, way))
         panels.append((f"{titles[name]}: {100 * rate:.0f} %", drawn))
-    across, down = _PANEL_WIDTH + _GAP, _PANEL_HEIGHT + _TITLE
-    height = down * -(-len(panels) // COLUMNS)
+    across = _PANEL_WIDTH + _GAP
+    down = _PANEL_HEIGHT + _TITLE
+    rows = -(-len(panels) // COLUMNS)  # rounded up
+    height = down * rows
     bars_left = COLUMNS * across + _GAP
     with drawing():
         figure = new_figure(bars_left + _BARS + 8, height + _LEGEND)
         for i, (title, drawn) in enumerate(panels):
             row, column = divmod(i, COLUMNS)
-            place = (_GAP / 2 + column * across, _TITLE + row * down, _PANEL_WIDTH, _PANEL_HEIGHT)
-            _draw_maze(axes_at(figure, *place), title, drawn)
-        bars_height = _BAR_STEP * len(found)
-        _draw_rates(axes_at(figure, bars_left, _TITLE, _BARS, bars_height), titles, found)
+            left, top = _GAP / 2 + column * across, _TITLE + row * down
+            maze = axes_at(figure, left, top, _PANEL_WIDTH, _PANEL_HEIGHT)
+            _draw_maze(maze, title, drawn)
+        bars = axes_at(figure, bars_left, _TITLE, _BARS, _BAR_STEP * len(found))
+        _draw_rates(bars, titles, found)
         _draw_legend(figure)
         return svg_text(figure, title="Recordings, paths of the policies, episodes solved")
 
 
 def _arrived(way: np.ndarray) -> bool:
-    return bool(np.hypot(*(way[-1] - np.asarray(GOAL))) < GOAL_RADIUS)
+    from_goal = way[-1] - np.asarray(GOAL)
+    return bool(np.hypot(*from_goal) < GOAL_RADIUS)
 
 
 def _draw_maze(axes: Axes, title: str, ways: Sequence[Path]) -> None:
     from matplotlib.patches import Circle, Rectangle
 
     axes.set_title(title, size=12.5, pad=9)
+    # positions are in cells, whose middles are whole numbers
     axes.set_xlim(-0.5, len(MAP[0]) - 0.5)
     axes.set_ylim(-0.5, len(MAP) - 0.5)
     axes.set(xticks=[], yticks=[])
-    # a wall around the maze, half of it inside of the axes
+    # the wall around the maze; half of the line lies inside of the axes
     axes.spines[:].set(visible=True, linewidth=6)
     for x, y in wall_cells():
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=LINE, linewidth=0))
@@ -104,14 +113,16 @@ def _draw_legend(figure: Figure) -> None:
 def _draw_rates(axes: Axes, titles: Mapping[str, str], found: Mapping[str, dict[str, Any]]) -> None:
     """Bars with their 95 % intervals, one below the other."""
     axes.set_title("Episodes solved", size=13, pad=9)
+    # the first policy on top: the axis points down, in steps of one policy
     axes.set(xlim=(0, 1), ylim=(len(found), 0), xticks=[], yticks=[])
     for i, (name, result) in enumerate(found.items()):
         successes, episodes = result["successes"], result["episodes"]
+        middle = i + 0.65  # of the bar; the words stand above
         axes.text(0, i + 0.42, titles[name])
         axes.text(1, i + 0.42, f"{successes} of {episodes}", ha="right")
-        axes.barh(i + 0.65, 1, height=0.26, color=LINE)
-        axes.barh(i + 0.65, successes / episodes, height=0.26, color=GOOD)
-        axes.plot(result["interval"], [i + 0.65] * 2, color=INK, linewidth=1.5)
+        axes.barh(middle, 1, height=0.26, color=LINE)
+        axes.barh(middle, successes / episodes, height=0.26, color=GOOD)
+        axes.plot(result["interval"], [middle, middle], color=INK, linewidth=1.5)
 
 
 __all__ = ["picture"]

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib as SVG: one look, readable in light and in dark, the same bytes for the same numbers.
+"""Pictures by matplotlib as SVG: one look, in light and in dark, equal bytes for equal numbers.
 
     with drawing():
         figure = new_figure(680, 420)
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 INK, QUIET, LINE, PAPER = "#18212c", "#5a6675", "#e0e3e6", "#ffffff"
 """Of names; of all other text; of grids; of the ground."""
@@ -74,8 +75,8 @@ _SETTINGS: dict[str, Any] = {
     "ytick.labelcolor": QUIET,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
-    # letters stay letters: small files, found by a search, and in the reader's own font. Places are
-    # measured in DejaVu Sans, which is wider than the usual fonts, so what is free here stays free
+    # letters stay letters: files are small, and a search finds their words. Places are measured in
+    # DejaVu Sans, which is wider than the fonts of readers, so what is free here stays free there
     "svg.fonttype": "none",
 }
 
@@ -96,7 +97,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes whose inner box lies at this place of the figure, in pixels from its upper left corner."""
+    """Axes whose inner box lies at this place, in pixels from the figure's upper left corner."""
     full_width, full_height = figure.get_size_inches() * POINTS_PER_INCH
     bottom = full_height - top - height
     return figure.add_axes(
@@ -117,7 +118,8 @@ def svg_text(
         figure: drawn within `drawing`.
         title: what it shows, for those who do not see it. Pictures of one page have different ones.
         tooltips: `gid` of an artist -> text that is shown when the pointer is over it.
-        standalone: with a ground and `style_sheet()` inside; a page that holds several gives them the style sheet once.
+        standalone: with a ground, and with `style_sheet()` inside; a page of several pictures has
+            the style sheet once for all.
     """
     import matplotlib
 
@@ -126,14 +128,18 @@ def svg_text(
     # keeps the names of pictures in one page apart
     with matplotlib.rc_context({"svg.hashsalt": title}):
         ground = PAPER if standalone else "none"
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the date would differ
-        figure.savefig(file, format="svg", facecolor=ground, metadata=nothing)
-    text = file.getvalue()
+        # the date would make every file another one, the version of matplotlib every update
+        without = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", facecolor=ground, metadata=without)
+    return _with_tooltips(_tidied(file.getvalue(), title, standalone), tooltips or {})
+
+
+def _tidied(text: str, title: str, standalone: bool) -> str:
+    """matplotlib's file as an element that may stand in a page beside others of its kind."""
     text = text[text.index("<svg") :]  # without the document type, which is wrong inside of HTML
-    text = text.replace("xlink:href", "href").replace(
-        ' xmlns:xlink="http://www.w3.org/1999/xlink"', ""
-    )
-    # its only style sheet holds for all elements of a page in which the picture stands
+    text = text.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    text = text.replace("xlink:href", "href")
+    # matplotlib's style sheet is for `*`: it would hold for all elements of the page
     text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r' (width|height)="([\d.]+)pt"', r' \1="\2"', text)
     # shapes of marks take the stroke of their uses: no rule of the style sheet reaches into them
@@ -144,8 +150,7 @@ def svg_text(
     if standalone:
         used = [colour for colour in DARK if colour in text]
         head += f"<style>{style_sheet(used)}</style>"
-    text = text.replace(">", f' class="figure" role="img" stroke-linejoin="round">{head}', 1)
-    return _with_tooltips(text, tooltips or {})
+    return text.replace(">", f' class="figure" role="img" stroke-linejoin="round">{head}', 1)
 
 
 def _shorter(path: re.Match[str]) -> str:
@@ -154,7 +159,7 @@ def _shorter(path: re.Match[str]) -> str:
 
 
 def _with_tooltips(text: str, tooltips: Mapping[str, str]) -> str:
-    """Titles in the groups that have these ids; ids of groups are dropped, since pages hold several pictures."""
+    """Titles in the groups that have these ids. Ids of groups are dropped: pages hold several."""
 
     text = re.sub(r'\s*<g id="[^"]*"/>', "", text)
 
@@ -166,16 +171,16 @@ def _with_tooltips(text: str, tooltips: Mapping[str, str]) -> str:
 
 
 def style_sheet(colours: Iterable[str] = tuple(DARK)) -> str:
-    """CSS of pictures with these colours: the reader's font, a halo around text, and other colours on dark pages.
+    """CSS of pictures with these colours: font, halo around text, other colours on dark pages.
 
-    matplotlib writes colours into `style` attributes. They stay there, so that programs without media queries show the light
-    picture; a rule for each colour and use overrides them.
+    matplotlib writes colours into `style` attributes. They stay there, so that programs without
+    media queries show the light picture; a rule for each colour and use overrides them.
     """
-    rules = "".join(
-        f'.figure [style*="{use}: {light}"]{{{use}:{DARK[light]}!important}}'
-        for light in colours
-        for use in ("fill", "stroke")
-    )
+    rules = ""
+    for light in colours:
+        for use in ("fill", "stroke"):
+            selector = f'.figure [style*="{use}: {light}"]'
+            rules += f"{selector}{{{use}:{DARK[light]}!important}}"
     halo = "paint-order:stroke;stroke-width:3px;stroke-linejoin:round"
     return (
         f".figure text{{font-family:{FONT}!important;{halo};stroke:{PAPER}}}"
@@ -188,18 +193,19 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right, top in pixels."""
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 _NAME_SIZE = 11
-_NEAR, _RING, _RINGS = 8, 13, 12  # pixels from a point to its name, between two tries, tries
+_NAME_LINE = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6}
+_NEAR = 8  # pixels from a point to its name
+_RING, _RINGS = 13, 12  # pixels between two tries on one side, tries
 
 
 def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Writes names beside points (x, y, name): at the nearest place where they cover no point and no other name.
+    """Writes names beside points (x, y, name), where they cover no point and no other name.
 
-    Limits and scales of the axes are to be set before. A name that does not stand right beside its point gets a thin line.
+    Limits and scales of the axes are to be set before. A name that found no place right beside its
+    point is joined to it by a thin line.
     """
     pixels = [tuple(axes.transData.transform((x, y)).tolist()) for x, y, _ in points]
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
-    window = axes.figure.bbox
-    edges = (window.x0, window.y0, window.x1, window.y1)
     for (x, y, name), (across, up) in zip(points, pixels, strict=True):
         if not name:
             continue
@@ -207,12 +213,11 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         for dx, dy in _offsets(width):
             left, bottom = across + dx, up + dy
             box = (left, bottom, left + width, bottom + _NAME_SIZE)
-            if _inside(box, edges) and not any(_overlap(box, other) for other in taken):
+            if _is_free(box, taken, axes.figure.bbox):
                 break
-        # the last try stands even where all is full: a name that covers another is better than none
+        # the last try stands if all is full: a name that covers another one is better than none
         taken.append(box)
-        is_near = abs(dx + width / 2) <= width / 2 + 2 * _NEAR and abs(dy) <= 3 * _NEAR
-        line = None if is_near else {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6}
+        is_beside = abs(dx + width / 2) <= width / 2 + 2 * _NEAR and abs(dy) <= 3 * _NEAR
         axes.annotate(
             name,
             (x, y),
@@ -220,20 +225,20 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
             textcoords="offset pixels",
             color=INK,
             size=_NAME_SIZE,
-            arrowprops=line,
+            arrowprops=None if is_beside else _NAME_LINE,
         )
 
 
 def _offsets(width: float) -> Iterable[tuple[float, float]]:
-    """From a point to the lower left corner of its name, the best places first: beside it, then farther away."""
+    """From a point to the lower left corner of its name: the best places first, near to far."""
     for ring in range(_RINGS):
         distance = _NEAR + _RING * ring
         for across, up in _SIDES:
-            # diagonals come nearer, so that a name still belongs to its point
+            # on diagonals less to each side, so that all places of a ring are as far away
             reach = distance if 0 in (across, up) else 0.7 * distance
-            dx = {1: reach, 0: -width / 2, -1: -reach - width}[across]
-            dy = {1: reach, 0: -_NAME_SIZE / 2 + 1, -1: -reach - _NAME_SIZE}[up]
-            yield dx, dy
+            dx = {1: reach, 0: -width / 2, -1: -reach - width}
+            dy = {1: reach, 0: -_NAME_SIZE / 2 + 1, -1: -reach - _NAME_SIZE}
+            yield dx[across], dy[up]
 
 
 def _text_width(text: str) -> float:
@@ -243,11 +248,14 @@ def _text_width(text: str) -> float:
     return extent
 
 
-def _inside(box: Box, edges: Box) -> bool:
-    return (
-        box[0] >= edges[0] and box[1] >= edges[1] and box[2] <= edges[2] and box[3] <= edges[3]
-    )
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _is_free(box: Box, taken: Iterable[Box], window: Bbox) -> bool:
+    """Whether a name fits there: within the figure, and over nothing that is taken."""
+    left, bottom, right, top = box
+    if left < window.x0 or bottom < window.y0 or right > window.x1 or top > window.y1:
+        return False
+    for other in taken:
+        is_beside = right <= other[0] or other[2] <= left
+        is_above_or_below = top <= other[1] or other[3] <= bottom
+        if not is_beside and not is_above_or_below:
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""HTML pages out of Jinja2 templates: one environment for all of them, in which every value is escaped."""
+"""HTML pages out of Jinja2 templates: one environment for all, in which every value is escaped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vla.common import number_text
 
 @functools.cache
 def environment() -> Environment:
-    """Where all templates come from: files `*.html.j2` of this package, named by their path below `vla/`."""
+    """Of all templates: files `*.html.j2` of this package, named by their path below `vla/`."""
     made = Environment(
         loader=PackageLoader("vla", "."),
-        # for every name of a template: by default Jinja2 escapes nothing, and its helper goes by the
-        # ending, which `.j2` hides
+        # always: by default Jinja2 escapes nothing, and its own choice by the ending `.html` does
+        # not see it behind `.j2`
         autoescape=True,
         # a misspelled value is an error here; by default it would be an empty text in the page
         undefined=StrictUndefined,
@@ -32,7 +32,7 @@ def environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """The template `template` with these values. Texts among them are escaped, `Markup` is HTML already."""
+    """The template with these values: texts among them are escaped, `Markup` is HTML already."""
     return Markup(environment().get_template(template).render(values))
 
 
@@ -45,7 +45,7 @@ def macro(template: str, name: str) -> Callable[..., Markup]:
 def asset(path: str) -> Markup:
     """A style sheet or script of this package as it is, by its path below `vla/`.
 
-    It is not a template: braces of CSS and of JavaScript's `${...}` would be read as Jinja2's, and the hash of a script in
-    a content-security policy is that of the very text.
+    It is no template: Jinja2 would read some of its braces, and a content-security policy holds the
+    hash of the very text.
     """
     return Markup(resources.files("vla").joinpath(*path.split("/")).read_text(encoding="utf-8"))

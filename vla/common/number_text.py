@@ -7,8 +7,8 @@ from collections.abc import Sequence
 MINUS = "\N{MINUS SIGN}"
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
-__all__ = ["counted", "fixed", "interval", "number", "p_value", "percent", "signed", "sort_value"]
 # these names are filters of all templates, too (`vla.common.html`)
+__all__ = ["counted", "fixed", "interval", "number", "p_value", "percent", "signed", "sort_value"]
 
 
 def percent(rate: float, digits: int = 0) -> str:
@@ -19,7 +19,7 @@ def percent(rate: float, digits: int = 0) -> str:
 def interval(bounds: Sequence[float]) -> str:
     """Two rates in whole per cent, without the unit: 41–93."""
     low, high = bounds
-    return f"{100 * low:.0f}\N{EN DASH}{100 * high:.0f}"
+    return f"{100 * low:.0f}\N{EN DASH}{100 * high:.0f}"  # a hyphen would read as a minus
 
 
 def fixed(value: float, digits: int = 1) -> str:
@@ -55,5 +55,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def sort_value(value: float | str) -> str:
-    """What the pages' scripts sort a cell by; numbers with nine digits, which tell apart what tables round."""
+    """What the pages' scripts sort a cell by: more digits than the cell shows."""
     return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What all parts of the page share: a policy with its colour, the kinds of failure with theirs, and sections."""
+"""What all parts of the page share: policies and kinds of failure with their colours, sections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vla.sim_eval.env import FAILURES
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 POLICY_COLOURS = 6  # classes p0 to p5 of the style sheet
-FAILURE_COLOURS = 10  # classes f0 to f9
+FAILURE_COLOURS = 10  # classes f0 to f9; the first ones are those of FAILURES
 
 
 @dataclass(frozen=True)
 class Column:
-    """A policy of the page: its results, and the class of the style sheet that gives it its colour."""
+    """A policy of the page: its results, and the class of the style sheet with its colour."""
 
     results: Results
     css: str
@@ -31,7 +31,7 @@ class Column:
 
 @dataclass(frozen=True)
 class FailureKind:
-    """A kind of failure and the class that gives it its colour."""
+    """A kind of failure, and the class of the style sheet with its colour."""
 
     label: str
     css: str
@@ -39,7 +39,7 @@ class FailureKind:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; without a body it is left out. `anchor` is what the page's index jumps to."""
+    """A part of the page; without a body it is left out. The page's index jumps to `anchor`."""
 
     anchor: str
     title: str
@@ -52,7 +52,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Head:
-    """Head of a column of a table; numeric columns are aligned to the right and sorted from the greatest down first."""
+    """Head of a column of a table.
+
+    Numeric columns are aligned to the right, and sorted from the greatest down first.
+    """
 
     text: str
     numeric: bool = True
@@ -75,8 +78,8 @@ def failure_kinds(records: Iterable[EpisodeRecord]) -> list[FailureKind]:
 
 
 def colour_failures(labels: Sequence[str]) -> list[FailureKind]:
-    """Colours are fixed for the labels of `FAILURES`; those that only the env knows share the rest, one after the other."""
-    # fixed, so that a kind looks alike in every report, whichever others occur in it
+    """Labels of `FAILURES` have a colour each; those that only the env knows share the others."""
+    # a fixed colour, whichever others occur: a kind looks alike in every report
     css = {label: f"f{i}" for i, label in enumerate(FAILURES)}
     others = [label for label in labels if label not in css]
     free = FAILURE_COLOURS - len(FAILURES)

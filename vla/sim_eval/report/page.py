@@ -1,6 +1,6 @@
-"""The page as a whole: it needs nothing but itself, for style, script, plots and small videos are inside.
+"""The page as a whole: it needs nothing but itself; style, script, plots and videos are inside.
 
-A video too large to embed is linked by a relative path. No address outside of the page is ever asked for.
+A video too large to embed is linked by a relative path. No other address is ever asked for.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ def write_report(
 
     Args:
         path: file to write, usually `report.html`.
-        results: results, or folders that hold them; the first is the one that the page is about.
-        comparison: of these results; default: they are compared, and if that is refused the page says why.
-        sections: further parts of the page as HTML, each a `<section>` with an `<h2>`; they stand after the rates.
+        results: results, or folders that hold them; the page is about the first of them.
+        comparison: of these results. By default they are compared; if that is refused, the page
+            says why.
+        sections: further parts of the page as HTML, each a `<section>` with an `<h2>`; they stand
+            after the rates.
 
     Raises ValueError if there are no results, ResultsError if a folder holds none.
     """
@@ -51,6 +53,7 @@ def write_report(
         try:
             comparison = compare(loaded)
         except ComparisonError as error:
+            # runs that differ in more than the policy still stand beside each other
             early.append(refused_section(str(error)))
     if comparison is not None:
         early.append(comparison_section(comparison, columns))
@@ -64,7 +67,7 @@ def write_report(
         warnings=() if comparison is None else comparison.warnings,
         cards=cards(columns),
         early=_with_content(early),
-        # the caller's own HTML, by the contract of `sections`: nothing else enters the page unescaped
+        # the caller's HTML, by the contract of `sections`; nothing else enters the page unescaped
         further=[Markup(section) for section in sections],
         late=_with_content(late),
         css=asset("sim_eval/report/page.css"),

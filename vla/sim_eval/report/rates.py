@@ -1,4 +1,4 @@
-"""How often each policy solved what: the cards on top, the plot of intervals, and the table behind it."""
+"""How often each policy solved what: cards on top, the plot of intervals, the table behind it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from vla.sim_eval.comparison.results import returns, summary
 from vla.sim_eval.report.columns import Column, Head, Section
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
+TABLE_NOTE = (
+    "Rate, solved of played, and the 95 % Wilson interval in per cent. "
+    "Press a heading to sort the tasks."
+)
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -22,7 +27,7 @@ class Rates:
     Attributes:
         summary: successes, episodes, rate and interval.
         steps: median number of control steps.
-        returns: mean and deviation; None where the policy's envs gave no rewards.
+        returns: mean and deviation; None if the policy's envs gave no rewards.
     """
 
     summary: dict[str, Any]
@@ -38,7 +43,7 @@ class Row:
         kind: which of the three.
         name: what the row is called.
         group: of the task; empty for all episodes.
-        cells: for each policy; None where it played none of these episodes.
+        cells: for each policy; None if it played none of these episodes.
     """
 
     kind: str
@@ -49,13 +54,14 @@ class Row:
 
 def cards(columns: Sequence[Column]) -> Markup:
     """The rate of each policy in large figures, with its interval."""
-    rates = [_rates(column, list(column.results.episodes)) for column in columns]
-    pairs = list(zip(columns, rates, strict=True))
-    return render("sim_eval/report/cards.html.j2", cards=pairs)
+    of_policies = [(column, _rates(column, column.results.episodes)) for column in columns]
+    return render("sim_eval/report/cards.html.j2", cards=of_policies)
 
 
 def plot_section(columns: Sequence[Column]) -> Section:
-    lines = [(row.kind, row.name, _marks(columns, row)) for row in _rows(columns)]
+    lines = []
+    for row in _rows(columns):
+        lines.append((row.kind, row.name, _marks(columns, row)))
     body = render("sim_eval/report/rates_plot.html.j2", columns=columns, lines=lines)
     note = "Dots are rates, bars their 95 % Wilson intervals."
     return Section("tasks", "Success by task", body, note)
@@ -63,34 +69,20 @@ def plot_section(columns: Sequence[Column]) -> Section:
 
 def table_section(columns: Sequence[Column]) -> Section:
     rows = _rows(columns)
-    at_end = [summary(column.results.episodes, "success_at_end")["rate"] for column in columns]
-    with_rewards = columns[0].results.has_rewards
+    groups = any(row.kind == "group" for row in rows)
+    results = [column.results for column in columns]
     body = render(
         "sim_eval/report/rates_table.html.j2",
-        heads=_heads(columns, groups=_have_groups(rows)),
+        heads=_heads(columns, groups=groups),
         rows=rows,
-        groups=_have_groups(rows),
-        # one policy has room for a column for each number; several have one column each
+        groups=groups,
+        # one policy has room for a column of each number; several policies have one column each
         split=len(columns) == 1,
-        with_rewards=with_rewards,
-        at_end=at_end,
-        macro_rates=[column.results.macro_rate for column in columns],
+        with_rewards=results[0].has_rewards,
+        at_end=[summary(found.episodes, "success_at_end")["rate"] for found in results],
+        macro_rates=[found.macro_rate for found in results],
     )
-    note = (
-        "Rate, solved of played, and the 95 % Wilson interval in per cent. "
-        "Press a heading to sort the tasks."
-    )
-    return Section("rates", "Rates", body, note)
-
-
-def _marks(columns: Sequence[Column], row: Row) -> list[tuple[str, dict[str, Any] | None]]:
-    """What is drawn of each policy: the class of its colour, and its rate with the interval."""
-    pairs = zip(columns, row.cells, strict=True)
-    return [(column.css, None if rates is None else rates.summary) for column, rates in pairs]
-
-
-def _have_groups(rows: Sequence[Row]) -> bool:
-    return any(row.kind == "group" for row in rows)
+    return Section("rates", "Rates", body, TABLE_NOTE)
 
 
 def _heads(columns: Sequence[Column], *, groups: bool) -> list[Head]:
@@ -98,30 +90,44 @@ def _heads(columns: Sequence[Column], *, groups: bool) -> list[Head]:
     if groups:
         heads.append(Head("Group", numeric=False))
     if len(columns) > 1:
-        return heads + [Head(column.policy, css=column.css) for column in columns]
-    heads += [Head("Rate"), Head("Solved"), Head("95 % interval"), Head("Median steps")]
+        heads += [Head(column.policy, css=column.css) for column in columns]
+        return heads
+    heads += [Head("Rate"), Head("Solved")]
+    heads += [Head("95 % interval"), Head("Median steps")]
     if columns[0].results.has_rewards:
         heads.append(Head("Return, mean ± sd"))
     return heads
 
 
+def _marks(columns: Sequence[Column], row: Row) -> list[tuple[str, dict[str, Any] | None]]:
+    """What is drawn of each policy: the class of its colour, and its rate with the interval."""
+    marks: list[tuple[str, dict[str, Any] | None]] = []
+    for column, rates in zip(columns, row.cells, strict=True):
+        marks.append((column.css, None if rates is None else rates.summary))
+    return marks
+
+
 def _rows(columns: Sequence[Column]) -> list[Row]:
-    """All episodes, every group (where there are several) and every task."""
-    tasks_of: dict[str, dict[str, None]] = {}  # group -> its tasks, as an ordered set
+    """All episodes, every group (if there are several) and every task."""
+    # group -> its tasks; dicts as sets that keep the order of the suite
+    tasks_of: dict[str, dict[str, None]] = {}
     for column in columns:
         for record in column.results.episodes:
             tasks_of.setdefault(record.group, {})[record.task] = None
     rows = [Row("overall", "all episodes", "", _cells(columns))]
     for group, tasks in tasks_of.items():
+        # the only group would repeat the row of all episodes
         if len(tasks_of) > 1:
             rows.append(Row("group", group, group, _cells(columns, group=group)))
-        rows += [Row("task", task, group, _cells(columns, task=task)) for task in tasks]
+        for task in tasks:
+            rows.append(Row("task", task, group, _cells(columns, task=task)))
     return rows
 
 
 def _cells(
     columns: Sequence[Column], *, group: str | None = None, task: str | None = None
 ) -> list[Rates | None]:
+    """What each policy did in the episodes of this group or task; by default in all."""
     cells = []
     for column in columns:
         chosen = [
@@ -133,9 +139,10 @@ def _cells(
     return cells
 
 
-def _rates(column: Column, records: list[EpisodeRecord]) -> Rates:
+def _rates(column: Column, records: Sequence[EpisodeRecord]) -> Rates:
     return Rates(
         summary=summary(records),
         steps=median(record.steps for record in records),
+        # all zeros would look like a result if the env knows no rewards
         returns=returns(records) if column.results.has_rewards else None,
     )

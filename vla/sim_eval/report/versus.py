@@ -1,4 +1,4 @@
-"""Which policy is better: the ranking with letters, every pair with its test, and what to be careful about."""
+"""Which policy is better: the ranking with letters, every pair with its test, and remarks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ RANKING_HEADS = (
     Head("95 % interval"),
     Head("Letters", numeric=False),
 )
+# in the order in which the page explains them
 _TESTS = {
     "McNemar": "p: McNemar's exact test of the episodes that only one of the two solved.",
     "Barnard": "p: Barnard's test, where two runs share no episode.",
     "anytime-valid": (
-        "p: an anytime-valid test, which stays right although one looked after every block of episodes."
+        "p: an anytime-valid test, which stays right although one looked "
+        "after every block of episodes."
     ),
 }
 _INTERVALS = {
     "tasks": (
-        "Intervals hold for tasks like these (tasks and episodes were resampled); the test is for these."
+        "Intervals hold for tasks like these (tasks and episodes were resampled); "
+        "the test is for these."
     ),
     "episodes": "Intervals of few tasks hold for these very tasks (Newcombe).",
 }
@@ -76,6 +79,7 @@ def _explained(comparison: Comparison) -> str:
     texts = [text for test, text in _TESTS.items() if test in tests]
     if len(comparison.pairs) > 1:
         texts.append(f"Adjusted by Holm for {len(comparison.pairs)} comparisons.")
+    # pairs that share few tasks have another interval than the others of the same page
     over = {pair.interval_over for pair in comparison.pairs}
     texts += [text for kind, text in _INTERVALS.items() if kind in over]
     return " ".join(texts)

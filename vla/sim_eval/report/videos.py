@@ -15,9 +15,11 @@ from vla.sim_eval.report.columns import Column, Section, failure_kinds, records_
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
 
 EMBED_FILE_BYTES = 400_000
+"""Larger videos are linked."""
 EMBED_PAGE_BYTES = 12_000_000
-_PAIRED = "Films of one row begin with the same seed."
-_FAILURES = "Of each kind of failure in a task the first was filmed, where films were asked for."
+"""Of all embedded videos; the others are linked."""
+_PAIRED = "Videos of one row begin with the same seed."
+_FAILURES = "Of each kind of failure in a task the first was filmed, where videos were asked for."
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class EpisodeVideo:
     Attributes:
         column: the policy.
         record: the episode.
-        source: address for the page: the video itself, or its relative path where it is too large.
+        source: address for the page: the video itself, or its relative path if it is too large.
     """
 
     column: Column
@@ -37,7 +39,12 @@ class EpisodeVideo:
 
 @dataclass
 class _Embedding:
-    """Decides which videos lie in the page; `bytes_left` is how many it may still take."""
+    """Decides which videos lie in the page.
+
+    Attributes:
+        folder: of the page.
+        bytes_left: that the page may still take.
+    """
 
     folder: Path
     bytes_left: int
@@ -45,7 +52,7 @@ class _Embedding:
     def source(self, file: Path) -> str:
         size = file.stat().st_size
         if size > EMBED_FILE_BYTES or size > self.bytes_left:
-            # relative, so that the folder of a run may be moved with its page
+            # relative, so that the folder of a run may be moved together with its page
             return Path(os.path.relpath(file.resolve(), self.folder.resolve())).as_posix()
         self.bytes_left -= size
         return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode()
@@ -57,8 +64,8 @@ class TaskVideos:
 
     Attributes:
         task: its name.
-        instruction: of all its episodes; empty where they differ.
-        rows: one for each start at which every policy has a video, if there are several policies.
+        instruction: of all its episodes; empty if they differ.
+        rows: one for each start that every policy was filmed at, if there are several policies.
         others: all other videos.
     """
 
@@ -71,12 +78,14 @@ class TaskVideos:
 def video_section(columns: Sequence[Column], folder: Path) -> Section:
     """folder: where the page will lie."""
     kinds = failure_kinds(records_of(columns))
-    tasks = [_task(task, found, columns) for task, found in _videos(columns, folder).items()]
-    body = Markup("")
-    if tasks:
-        failure_css = {kind.label: kind.css for kind in kinds}
+    videos = _videos(columns, folder)
+    body = Markup("")  # a section without a body is left out
+    if videos:
         body = render(
-            "sim_eval/report/videos.html.j2", columns=columns, tasks=tasks, failure_css=failure_css
+            "sim_eval/report/videos.html.j2",
+            columns=columns,
+            tasks=[_task(task, of_task, columns) for task, of_task in videos.items()],
+            failure_css={kind.label: kind.css for kind in kinds},
         )
     notes = []
     if len(columns) > 1:
@@ -93,10 +102,12 @@ def _videos(columns: Sequence[Column], folder: Path) -> dict[str, dict[int, list
     for column in columns:
         for record in column.results.episodes:
             file = (column.results.folder or folder) / record.video
-            if record.video and file.is_file():
-                video = EpisodeVideo(column, record, embedding.source(file))
-                of_task = videos.setdefault(record.task, {})
-                of_task.setdefault(record.episode, []).append(video)
+            # videos may have been deleted, or left behind when the results were copied
+            if not record.video or not file.is_file():
+                continue
+            video = EpisodeVideo(column, record, embedding.source(file))
+            of_task = videos.setdefault(record.task, {})
+            of_task.setdefault(record.episode, []).append(video)
     return videos
 
 
@@ -112,4 +123,6 @@ def _task(
             rows.append(videos)
         else:
             others += videos
-    return TaskVideos(task, instructions.pop() if len(instructions) == 1 else "", rows, others)
+    # paraphrases differ from episode to episode: then none of them stands above all
+    instruction = instructions.pop() if len(instructions) == 1 else ""
+    return TaskVideos(task, instruction, rows, others)

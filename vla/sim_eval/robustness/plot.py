@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from vla.common.figures import (
     COLOURS,
-    INK,
     PAPER,
     QUIET,
     axes_at,
@@ -32,7 +31,7 @@ Found = Mapping[int, Condition]
 
 
 def robustness_svg(robustness: Robustness) -> str:
-    """All panels as one SVG that stands alone, for a document; a picture without panels if only controls were played."""
+    """All panels as one SVG that stands alone; without panels if only controls were played."""
     kinds = robustness.kinds
     columns = min(PANEL_COLUMNS, max(len(kinds), 1))
     rows = max(-(-len(kinds) // PANEL_COLUMNS), 1)
@@ -62,13 +61,17 @@ def _panel_axes(figure: Figure, left: float, top: float) -> Axes:
 
 
 def _draw_panel(axes: Axes, kind: str, clean: Condition, found: Found) -> dict[str, str]:
-    """Draws one kind, clean at severity 0; returns what is to be shown over its marks. Hollow dots do not differ from clean."""
+    """Draws one kind, the clean condition at severity 0; hollow dots do not differ from it.
+
+    Returns the name of each mark -> what is to be shown when the pointer is over it.
+    """
     points = {0: clean, **dict(sorted(found.items()))}
     axes.set_title(kind.replace("_", " "), size=12.5, pad=6)
     axes.set_xlim(-0.4, 3.4)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
-    axes.set_xticks(list(points), ["clean", *map(str, list(points)[1:])])
+    axes.set_xticks(list(points))
+    axes.set_xticklabels([str(severity) if severity else "clean" for severity in points])
     axes.tick_params(labelsize=11)
     axes.tick_params(axis="x", pad=8)  # below the dots of rates of 0
     axes.grid(visible=False, axis="x")
@@ -79,16 +82,17 @@ def _draw_panel(axes: Axes, kind: str, clean: Condition, found: Found) -> dict[s
     axes.plot(list(points), rates, color=_COLOUR, linewidth=2, clip_on=False)
     tooltips = {}
     for severity, condition in points.items():
-        # several panels share one figure
+        # with the kind, since several panels share one figure
         name = f"{kind}-{severity}"
         _draw_mark(axes, name, severity, condition)
-        tooltips[f"{name}-interval"] = tooltips[f"{name}-rate"] = _tooltip(severity, condition)
+        text = _tooltip(severity, condition)
+        tooltips |= {f"{name}-interval": text, f"{name}-rate": text}
     return tooltips
 
 
 def _draw_mark(axes: Axes, name: str, severity: int, condition: Condition) -> None:
     colour = _COLOUR if severity else QUIET
-    filled = condition.differs or not severity
+    is_filled = condition.differs or severity == 0
     low, high = condition.interval
     axes.plot(
         [severity, severity],
@@ -108,7 +112,7 @@ def _draw_mark(axes: Axes, name: str, severity: int, condition: Condition) -> No
         markersize=8,
         markeredgewidth=2,
         markeredgecolor=colour,
-        markerfacecolor=colour if filled else PAPER,
+        markerfacecolor=colour if is_filled else PAPER,
         # rates of 0 and 100 lie on the edge of the panel
         clip_on=False,
         zorder=3,

@@ -41,6 +41,7 @@ def dots_svg(
         diagonal: draw the line on which x and y are equal.
     """
     dots = [dot for group in groups.values() for dot in group]
+    legends = [legend for legend in groups if legend]
     with drawing():
         figure = new_figure(WIDTH, HEIGHT)
         axes = axes_at(figure, _LEFT, _TOP, WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM)
@@ -50,24 +51,28 @@ def dots_svg(
         axes.set_xlim(_limits([dot[0] for dot in dots]))
         axes.set_ylim(_limits([dot[1] for dot in dots]))
         for i, (legend, group) in enumerate(groups.items()):
+            colour = COLOURS[i % len(COLOURS)]
             axes.plot(
                 [dot[0] for dot in group],
                 [dot[1] for dot in group],
-                color=COLOURS[i % len(COLOURS)],
+                color=colour,
                 linestyle="-" if connect else "none",
                 linewidth=2,
                 marker="o",
                 markersize=9,
-                markerfacecolor=COLOURS[i % len(COLOURS)],
+                markerfacecolor=colour,
                 markeredgecolor=PAPER,
                 markeredgewidth=1.5,
                 label=legend,
             )
         if diagonal:
-            # without limits of its own: the dots say how much is shown
+            # below the dots, which say how much of it is shown: limits are set already
             axes.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
-        if any(groups):
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(groups), borderaxespad=0)
+        if legends:
+            # between title and axes, where no dot can be
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+            axes.legend(ncols=len(legends), **place)
+        # last, for limits and scales decide where the dots are
         name_points(axes, dots)
         return svg_text(figure, title=title)
 
