@@ -82,7 +82,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def drawing() -> AbstractContextManager[None]:
-    """Within it all that is drawn has this look. Nothing of matplotlib's global state changes for others."""
+    """Within it all that is drawn has this look; afterwards matplotlib's settings are as before."""
     import matplotlib
 
     return matplotlib.rc_context(_SETTINGS)
@@ -124,8 +124,8 @@ def svg_text(
     import matplotlib
 
     file = io.StringIO()
-    # matplotlib makes names out of hashes, salted by chance unless told otherwise. The title as salt
-    # keeps the names of pictures in one page apart
+    # names of shapes are hashes, salted by chance unless a salt is set; the title as salt keeps
+    # those of pictures in one page apart
     with matplotlib.rc_context({"svg.hashsalt": title}):
         ground = PAPER if standalone else "none"
         # the date would make every file another one, the version of matplotlib every update
@@ -154,7 +154,7 @@ def _tidied(text: str, title: str, standalone: bool) -> str:
 
 
 def _shorter(path: re.Match[str]) -> str:
-    """Coordinates with two decimals: a hundredth of a pixel is not seen, and files are half as large."""
+    """Coordinates with two decimals: a hundredth of a pixel is not seen, and files are smaller."""
     return re.sub(r"(\.\d\d)\d+", r"\1", " ".join(path[0].split()))
 
 

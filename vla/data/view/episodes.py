@@ -1,9 +1,9 @@
-"""One episode on the page: its line in the list, films, curves and what it remembers.
+"""One episode on the page: its line in the list, its videos and curves, and what was noted of it.
 
-The numbers of the curves lie in the page as float32 in base64, exactly as the dataset holds them; the page's script draws
-them.
+The numbers of the curves lie in the page as float32 in base64, exactly as the dataset holds them;
+the page's script draws them.
 
-L: steps of the episode, D: curves.
+L: steps of the episode, D: curves, A: action dimensions, S: state dimensions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from markupsafe import Markup
 
 from vla.common.html import render
 from vla.data.reader import EpisodeDataset
-from vla.data.view.videos import Film
+from vla.data.view.videos import CameraVideo
 
 LONGEST = 2000
 """Of longer episodes every second, third, ... step is drawn."""
 _GRIPPERS = ("grip", "claw", "jaw")
+
+
+Signal = dict[str, Any]
+"""What the page's script is to know of a curve: `group`, `name`, `low`, `high`, `steps`."""
 
 
 @dataclass
@@ -31,58 +35,77 @@ class Shown:
 
     Attributes:
         index: its number in the dataset.
-        films: camera -> film, or what was wrong with its images; empty where the page has no room for them.
+        videos: camera -> video, or what was wrong with its images; empty if the page has no room
+            for them.
         thumbnail: address of a tiny picture; may be empty.
     """
 
     index: int
-    films: dict[str, Film | str] = field(default_factory=dict)
+    videos: dict[str, CameraVideo | str] = field(default_factory=dict)
     thumbnail: str = ""
 
 
-def signals(dataset: EpisodeDataset, *, rewards: bool) -> list[dict[str, Any]]:
-    """What the curves are: group, name, range in the whole dataset, and whether they are drawn as steps.
+def signals(dataset: EpisodeDataset, *, rewards: bool) -> list[Signal]:
+    """What the curves are: group, name, range in the whole dataset, whether drawn as steps.
 
-    Dimensions of two values, and those that are called grippers, are steps: there open and closed are seen at once.
+    Dimensions of two values, and those that are called grippers, are steps: there open and closed
+    are seen at once.
     """
-    columns, table = dataset.columns, dataset.episodes
-    found = [
-        _signal("Action", name, columns.actions[:, i])
-        for i, name in enumerate(dataset.spec.action_names)
-    ]
-    found += [
-        _signal("State", name, columns.state[:, i])
-        for i, name in enumerate(dataset.spec.state_names)
-    ]
+    columns = dataset.columns
+    found = []
+    # in the order of `curves`
+    for i, name in enumerate(dataset.spec.action_names):
+        found.append(_signal("Action", name, columns.actions[:, i]))
+    for i, name in enumerate(dataset.spec.state_names):
+        found.append(_signal("State", name, columns.state[:, i]))
     if rewards:
         found.append(_signal("Reward", "reward", columns.rewards))
-        returns = table["return"].to_numpy(np.float64)
-        low, high = (float(f(returns[np.isfinite(returns)], initial=0.0)) for f in (np.min, np.max))
-        found.append(
-            {"group": "Reward", "name": "return so far", "low": low, "high": high, "steps": False}
-        )
+        returns = dataset.episodes["return"].to_numpy(np.float64)
+        returns = returns[np.isfinite(returns)]
+        # a return begins at 0, wherever it ends
+        signal: Signal = {"group": "Reward", "name": "return so far"}
+        signal["low"] = float(returns.min(initial=0.0))
+        signal["high"] = float(returns.max(initial=0.0))
+        signal["steps"] = False
+        found.append(signal)
     return found
 
 
-def _signal(group: str, name: str, values: np.ndarray) -> dict[str, Any]:
+def _signal(group: str, name: str, values: np.ndarray) -> Signal:
+    values = values[np.isfinite(values)]  # rewards may be anything, and JSON has no NaN
+    low = float(values.min()) if len(values) else 0.0
+    high = float(values.max()) if len(values) else 0.0
     is_gripper = any(word in name.lower() for word in _GRIPPERS)
-    values = values[np.isfinite(values)]  # rewards may be anything
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    two = bool(((values == low) | (values == high)).all()) and low < high
-    return {"group": group, "name": name, "low": low, "high": high, "steps": is_gripper or two}
+    at_an_end = (values == low) | (values == high)
+    has_two_values = bool(at_an_end.all()) and low < high
+    return {
+        "group": group,
+        "name": name,
+        "low": low,
+        "high": high,
+        "steps": is_gripper or has_two_values,
+    }
 
 
 def curves(dataset: EpisodeDataset, index: int, *, rewards: bool) -> tuple[np.ndarray, int]:
     """float32 (D, L / stride), in the order of `signals`, and the stride."""
     row, columns = dataset.episodes.iloc[index], dataset.columns
-    start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
-    parts = [columns.actions[start:stop], columns.state[start:stop]]
+    start = int(row["first_frame"])
+    stop = start + int(row["length"])
+    parts = [
+        columns.actions[start:stop],  # (L, A)
+        columns.state[start:stop],  # (L, S)
+    ]
     if rewards:
-        reward = columns.rewards[start:stop].astype(np.float64)
-        parts += [reward[:, None], np.cumsum(reward)[:, None]]
-    stride = -(-(stop - start) // LONGEST)
-    values = np.concatenate(parts, axis=1)[::stride].T
-    return np.ascontiguousarray(values, dtype="<f4"), stride
+        # summed as float64: the last of them is the return that the list shows
+        rewards_L = columns.rewards[start:stop].astype(np.float64)
+        parts.append(rewards_L[:, None])
+        parts.append(np.cumsum(rewards_L)[:, None])
+    stride = -(-(stop - start) // LONGEST)  # rounded up
+    values_LD = np.concatenate(parts, axis=1)[::stride]
+    # curve by curve, since the page's script cuts the bytes so; of the order of bytes that it reads
+    values_DL = np.ascontiguousarray(values_LD.T, dtype="<f4")
+    return values_DL, stride
 
 
 def episode_html(
@@ -120,7 +143,9 @@ def _solved_at(dataset: EpisodeDataset, row: Any) -> int:
     if not row["success"]:
         return -1
     start = int(row["first_frame"])
-    return int(np.argmax(dataset.columns.success[start : start + int(row["length"])]))
+    stop = start + int(row["length"])
+    # the first of the greatest values, which are True
+    return int(np.argmax(dataset.columns.success[start:stop]))
 
 
 def _info(row: Any) -> list[tuple[str, str]]:
@@ -128,5 +153,5 @@ def _info(row: Any) -> list[tuple[str, str]]:
     info: dict[str, Any] = {}
     if row["terminated"]:
         info["ended"] = "by the task, not by time"
-    info |= json.loads(row["info"])
+    info |= json.loads(row["info"])  # the maker's own `ended` wins
     return [(name, str(value)) for name, value in info.items()]

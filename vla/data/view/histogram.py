@@ -1,4 +1,7 @@
-"""Histograms as small inline SVGs. Their colours come from the page's style, so they follow its light and dark modes."""
+"""Histograms as small inline SVGs.
+
+Their colours come from the page's style sheet, so they follow its light and dark modes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ HEIGHT = 26
 
 
 def histogram(values: np.ndarray, label: str, *, bins: int = BINS) -> Markup:
-    """How often which value occurs, from the least (left) to the greatest (right); empty if no value is finite.
+    """How often which value occurs, from the least (left) to the greatest (right).
+
+    Empty if no value is finite.
 
     Args:
         values: numbers; those that are not finite are left out.
@@ -26,9 +31,12 @@ def histogram(values: np.ndarray, label: str, *, bins: int = BINS) -> Markup:
     counts = _counts(values.astype(np.float64), low, high, bins)
     heights = np.rint(HEIGHT * counts / counts.max())
     # what occurs at all is seen: a bar is at least one unit high
-    heights = np.where(counts > 0, np.maximum(1, heights), 0).astype(int).tolist()
-    # a bar is 3 units wide, with a gap of 1
-    bars = [f"M{4 * i} {HEIGHT}v-{h}h3v{h}z" for i, h in enumerate(heights) if h]
+    heights = np.where(counts > 0, np.maximum(1, heights), 0)
+    bars = []
+    for i, height in enumerate(heights.astype(int).tolist()):
+        if height > 0:
+            # 3 units wide, with a gap of 1
+            bars.append(f"M{4 * i} {HEIGHT}v-{height}h3v{height}z")
     return render(
         "data/view/histogram.html.j2",
         path="".join(bars),
@@ -45,5 +53,5 @@ def _counts(values: np.ndarray, low: float, high: float, bins: int) -> np.ndarra
         return counts
     scaled = (values - low) / (high - low)
     # the greatest value belongs to the last bin, not behind it
-    numbers = np.minimum((scaled * bins).astype(np.int64), bins - 1)
-    return np.bincount(numbers, minlength=bins)
+    numbers = (scaled * bins).astype(np.int64)
+    return np.bincount(np.minimum(numbers, bins - 1), minlength=bins)

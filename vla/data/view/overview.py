@@ -1,11 +1,10 @@
-"""What stands around the episodes: what the dataset is, its tasks, and what its numbers are like."""
+"""What stands around the episodes: what the dataset is, its tasks, what its numbers are like."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -14,12 +13,13 @@ from vla.common.html import render
 from vla.common.number_text import counted, number
 from vla.data.reader import EpisodeDataset
 from vla.data.view.histogram import histogram
+from vla.data.view.summary import Summary
 from vla.data.view.tables import Column, Table, Value, rate_text, value_text
 
 TASKS = 500
 METADATA_CHARACTERS = 20_000
-_OPEN_ROWS = 16
-_SAMPLES = 200_000
+_OPEN_ROWS = 16  # of a table that is not folded
+_SAMPLES = 200_000  # that a histogram is made of
 _STATISTICS = {
     "min": "least",
     "q01": "1 %",
@@ -32,7 +32,7 @@ _STATISTICS = {
 """Key of a summary -> head of its column."""
 
 
-def sizes(dataset: EpisodeDataset, summary: dict[str, Any]) -> list[tuple[str, str]]:
+def sizes(dataset: EpisodeDataset, summary: Summary) -> list[tuple[str, str]]:
     """Names and texts of what the page says at its top."""
     spec = dataset.spec
     cameras = [f"{name} {width}×{height}" for name, (height, width) in spec.cameras.items()]
@@ -47,24 +47,27 @@ def sizes(dataset: EpisodeDataset, summary: dict[str, Any]) -> list[tuple[str, s
         ("cameras", ", ".join(cameras) or "none"),
         ("on disk", size(_bytes(dataset.root))),
     ]
-    if summary["success_rate"] > 0:
+    # outcomes stand behind the sizes
+    if has_successes(summary):
         found.insert(4, ("solved", rate_text(summary["success_rate"])))
     if has_rewards(summary):
-        found.insert(5, ("mean return", float(summary["returns"]["mean"])))
+        mean_return = float(summary["returns"]["mean"])
+        found.insert(5, ("mean return", mean_return))
     return [(name, value_text(value)) for name, value in found]
 
 
-def has_rewards(summary: dict[str, Any]) -> bool:
+def has_rewards(summary: Summary) -> bool:
     """Whether any reward is not zero; a dataset without rewards reads as zeros."""
-    return bool(summary["rewards"]["min"] or summary["rewards"]["max"])
+    rewards = summary["rewards"]
+    return bool(rewards["min"] or rewards["max"])
 
 
-def has_successes(summary: dict[str, Any]) -> bool:
+def has_successes(summary: Summary) -> bool:
     """Whether any step is marked as solved; otherwise nothing was, or the dataset does not say."""
     return bool(summary["success_rate"] > 0)
 
 
-def overview(dataset: EpisodeDataset, summary: dict[str, Any]) -> Markup:
+def overview(dataset: EpisodeDataset, summary: Summary) -> Markup:
     """The sections below the episodes: tasks, numbers, and what the dataset's maker wrote."""
     return render(
         "data/view/overview.html.j2",
@@ -76,7 +79,7 @@ def overview(dataset: EpisodeDataset, summary: dict[str, Any]) -> Markup:
     )
 
 
-def _task_table(summary: dict[str, Any]) -> Table:
+def _task_table(summary: Summary) -> Table:
     """A row per task: how many episodes, how often solved, which returns."""
     solved, rewards = has_successes(summary), has_rewards(summary)
     columns = [
@@ -90,9 +93,14 @@ def _task_table(summary: dict[str, Any]) -> Table:
     if rewards:
         columns.append(Column("Mean return"))
     rows = []
+    # datasets of free language have an instruction for each episode: not all of them fit a page
     for task in summary["tasks"][:TASKS]:
-        row: list[Value] = [task["instruction"], task["episodes"], task["frames"]]
-        row.append(float(task["mean_length"]))
+        row: list[Value] = [
+            task["instruction"],
+            task["episodes"],
+            task["frames"],
+            float(task["mean_length"]),
+        ]
         if solved:
             row.append(float(task["success_rate"]))
         if rewards:
@@ -101,7 +109,7 @@ def _task_table(summary: dict[str, Any]) -> Table:
     return Table("Tasks", columns, rows)
 
 
-def _task_notes(summary: dict[str, Any]) -> str:
+def _task_notes(summary: Summary) -> str:
     notes = []
     if len(summary["tasks"]) > TASKS:
         notes.append(f"The first {TASKS} of {len(summary['tasks'])} tasks.")
@@ -112,18 +120,19 @@ def _task_notes(summary: dict[str, Any]) -> str:
     return " ".join(notes)
 
 
-def _statistics_tables(dataset: EpisodeDataset, summary: dict[str, Any]) -> list[Table]:
+def _statistics_tables(dataset: EpisodeDataset, summary: Summary) -> list[Table]:
     """Statistics with histograms: actions, state, and of whole episodes."""
     spec, columns, episodes = dataset.spec, dataset.columns, dataset.episodes
     limits = list(zip(spec.action_low, spec.action_high, strict=True))
     tables = [_statistics("Actions", summary["actions"], columns.actions, limits)]
     if spec.state_dim:
         tables.append(_statistics("State", summary["state"], columns.state))
+    # names are those of the episodes table
     of_episodes = {"length": summary["lengths"]}
     if has_rewards(summary):
         of_episodes["return"] = summary["returns"]
-    values = np.stack([episodes[name].to_numpy(np.float64) for name in of_episodes], axis=1)
-    return [*tables, _statistics("Episodes", of_episodes, values)]
+    values = [episodes[name].to_numpy(np.float64) for name in of_episodes]
+    return [*tables, _statistics("Episodes", of_episodes, np.stack(values, axis=1))]
 
 
 def _statistics(
@@ -133,14 +142,15 @@ def _statistics(
     limits: Sequence[tuple[float, float]] | None = None,
 ) -> Table:
     """A row per dimension. Histograms are of evenly chosen samples if there are very many."""
-    sample = values_ND[:: max(1, len(values_ND) // _SAMPLES)]
+    stride = max(1, len(values_ND) // _SAMPLES)
+    sample_ND = values_ND[::stride]
     columns = [Column("Name", "text"), Column("Histogram", "drawn")]
     columns += [Column(head) for head in _STATISTICS.values()]
     if limits:
         columns.append(Column("Limits", "text"))
     rows = []
     for dim, (name, found) in enumerate(described.items()):
-        row: list[Value] = [name, histogram(sample[:, dim], name)]
+        row: list[Value] = [name, histogram(sample_ND[:, dim], name)]
         row += [float(found[key]) for key in _STATISTICS]
         if limits:
             low, high = limits[dim]
@@ -153,6 +163,7 @@ def _metadata_text(dataset: EpisodeDataset) -> str:
     """What the maker wrote, as it is; empty if there is nothing."""
     if not dataset.metadata:
         return ""
+    # `default`: a maker may have noted what JSON does not know
     text = json.dumps(dataset.metadata, indent=2, default=str, ensure_ascii=False)
     if len(text) > METADATA_CHARACTERS:
         text = text[:METADATA_CHARACTERS] + "\n..."
@@ -178,5 +189,6 @@ def size(count: float) -> str:
 
 
 def _bytes(root: Path) -> int:
+    # a dataset may be one file
     files = [root] if root.is_file() else root.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())

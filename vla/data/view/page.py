@@ -1,5 +1,7 @@
-"""The page as a whole. It needs nothing but itself: style, script, numbers and videos are inside, and a policy in its head
-forbids it to ask for anything else."""
+"""The page as a whole: it needs nothing but itself, and asks for nothing.
+
+Style, script, numbers and videos are inside, and a policy in its head forbids everything else.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ class Page:
         self.rewards = has_rewards(summary)
         self.labelled = has_successes(summary)
         self._sizes = sizes(dataset, summary)
-        self._signals = json.dumps(signals(dataset, rewards=self.rewards), allow_nan=False)
-        # pages are put together several times until one fits its bytes; this part is always the same
+        found = signals(dataset, rewards=self.rewards)
+        # a bare NaN would be no JSON to the page's script
+        self._signals = json.dumps(found, allow_nan=False)
+        # a page is put together several times until it fits its bytes; this part stays the same
         self._overview = overview(dataset, summary)
 
     def episode(self, shown: Shown, *, opened: bool = False) -> Markup:
@@ -47,7 +51,11 @@ class Page:
 
     def html(self, shown: Sequence[Shown]) -> Markup:
         """The whole page with these episodes, in the dataset's order; the first is open."""
-        ordered = sorted(shown, key=lambda s: s.index)
+        # they come in the order in which they deserve to be shown
+        ordered = sorted(shown, key=lambda episode: episode.index)
+        episodes = []
+        for i, episode in enumerate(ordered):
+            episodes.append(self.episode(episode, opened=i == 0))
         script = asset("data/view/page.js")
         return render(
             "data/view/page.html.j2",
@@ -63,7 +71,7 @@ class Page:
             tasks=self._tasks(shown),
             labelled=self.labelled,
             order_keys=self._order_keys(),
-            episodes=[self.episode(s, opened=i == 0) for i, s in enumerate(ordered)],
+            episodes=episodes,
             overview=self._overview,
         )
 
@@ -78,15 +86,19 @@ class Page:
             text = f"{count} of {counted(total, 'episode')} are shown{spread}."
         if count < self.asked:
             text += f" The page had no room for {self.asked - count} more."
-        filmed = sum(bool(s.films) for s in shown)
+        filmed = sum(bool(episode.videos) for episode in shown)
         if self.dataset.spec.cameras and filmed < count:
-            text += f" {filmed} of them have films: the page had no room for more."
+            text += f" {filmed} of them have videos: the page had no room for more."
         return text
 
     def _tasks(self, shown: Sequence[Shown]) -> list[str]:
         """Instructions of these episodes, to choose among."""
         indices = self.dataset.episodes["task_index"]
-        return sorted({self.dataset.instructions[int(indices.iloc[s.index])] for s in shown})
+        tasks = set()
+        for episode in shown:
+            index = int(indices.iloc[episode.index])
+            tasks.add(self.dataset.instructions[index])
+        return sorted(tasks)
 
     def _order_keys(self) -> list[str]:
         """By what the list can be ordered: names of the `data-` attributes of an episode."""
@@ -99,14 +111,15 @@ class Page:
 
 
 def encoded(html: str) -> bytes:
-    """As it is written. Texts of foreign datasets may hold half characters, which UTF-8 has none for."""
+    """As it is written. Texts of foreign datasets may hold half characters, which UTF-8 lacks."""
     return html.encode(errors="replace")
 
 
 def _policy(script: str) -> str:
-    """Nothing but what is in the page may be loaded, and no other script than the page's own may run."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """Nothing but what is in the page may be loaded, and no script but the page's own may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    script_hash = base64.b64encode(digest).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
         "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
     )

@@ -21,7 +21,9 @@ class Column:
     kind: str = "number"
 
     def text(self, value: Value) -> str:
-        return rate_text(float(value)) if self.kind == "rate" else value_text(value)
+        if self.kind == "rate":
+            return rate_text(float(value))
+        return value_text(value)
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class Table:
 
 def value_text(value: Value) -> str:
     """How a fact is printed; texts as they are."""
+    # `Markup` is a text, too, and stays HTML
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def rate_text(rate: float) -> str:
-    """In whole per cent; with a decimal if whole ones would say none or all of what is only nearly so."""
+    """In whole per cent; with a decimal if they would say none or all of what is only nearly so."""
     is_nearly_whole = 0 < rate < 0.01 or 0.99 < rate < 1
     return percent(rate, digits=1 if is_nearly_whole else 0)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from vla.common.figures import (
     COLOURS,
-    LINE,
     PAPER,
     QUIET,
     axes_at,
