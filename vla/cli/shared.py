@@ -89,7 +89,7 @@ def _remarks_on_former_names() -> Iterator[None]:
             else:
                 show_other(message, category, *place)
 
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # the places pass through
         yield
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
+    from matplotlib.transforms import BboxBase
 
 INK, QUIET, LINE, PAPER = "#18212c", "#5a6675", "#e0e3e6", "#ffffff"
 """Of names; of all other text; of grids; of the ground."""
@@ -85,7 +85,8 @@ def drawing() -> AbstractContextManager[None]:
     """Within it all that is drawn has this look; afterwards matplotlib's settings are as before."""
     import matplotlib
 
-    return matplotlib.rc_context(_SETTINGS)
+    settings: Any = _SETTINGS
+    return matplotlib.rc_context(settings)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -248,7 +249,7 @@ def _text_width(text: str) -> float:
     return extent
 
 
-def _is_free(box: Box, taken: Iterable[Box], window: Bbox) -> bool:
+def _is_free(box: Box, taken: Iterable[Box], window: BboxBase) -> bool:
     """Whether a name fits there: within the figure, and over nothing that is taken."""
     left, bottom, right, top = box
     if left < window.x0 or bottom < window.y0 or right > window.x1 or top > window.y1:

@@ -221,7 +221,7 @@ def test_tables_name_what_they_are_sorted_by() -> None:
 
 def test_cells_name_what_they_are_sorted_by(tmp_path: Path) -> None:
     raw = write_report(tmp_path / "report.html", [results("rt1", 1)]).read_text()
-    cells = " ".join(raw.split()).replace("> <", "><")
+    cells = re.sub(r">\s+<", "><", raw)
     assert '<th scope="row" data-value="lift">lift</th><td data-value="easy">easy</td>' in cells
     assert '<td class="number" data-value="0.25"><b>25\u202f%</b></td>' in cells
 

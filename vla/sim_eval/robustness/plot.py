@@ -80,7 +80,7 @@ def _draw_panel(axes: Axes, kind: str, clean: Condition, found: Found) -> dict[s
     axes.axhspan(100 * low, 100 * high, color=_COLOUR, alpha=0.1, linewidth=0)
     rates = [100 * condition.rate for condition in points.values()]
     axes.plot(list(points), rates, color=_COLOUR, linewidth=2, clip_on=False)
-    tooltips = {}
+    tooltips: dict[str, str] = {}
     for severity, condition in points.items():
         # with the kind, since several panels share one figure
         name = f"{kind}-{severity}"

@@ -225,8 +225,9 @@ def tabulate(
     adjusted = holm(p_values)
     conditions = []
     for key, p_value, p_adjusted in zip(played, p_values, adjusted, strict=True):
-        numbers = (pairs[key], p_value, p_adjusted)
-        conditions.append(_condition(*key, played[key], *numbers, folder))
+        kind, severity = key
+        condition = _condition(kind, severity, played[key], pairs[key], p_value, p_adjusted, folder)
+        conditions.append(condition)
     # clean beside itself
     ties = (0, 0, len(clean.episodes))
     return Robustness(

@@ -69,8 +69,9 @@ def dots_svg(
             axes.axline((0, 0), slope=1, color=QUIET, linewidth=1, linestyle=(0, (4, 4)), zorder=1)
         if legends:
             # between title and axes, where no dot can be
-            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-            axes.legend(ncols=len(legends), **place)
+            axes.legend(
+                ncols=len(legends), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0
+            )
         # last, for limits and scales decide where the dots are
         name_points(axes, dots)
         return svg_text(figure, title=title)
