@@ -79,7 +79,7 @@ def _print_error(text: str) -> None:
 def _remarks_on_former_names() -> Iterator[None]:
     """Prints a `RenamedWarning` as one line; by itself Python adds a file and a line of ours."""
     with warnings.catch_warnings():
-        # `announce_renamed` sees to it that each is told once; Python's filter counts by place
+        # `announce_renamed` warns of each once; Python's own filter would count by place
         warnings.simplefilter("always", RenamedWarning)
         show_other = warnings.showwarning
 

@@ -1,4 +1,4 @@
-"""Numbers as pages and tables print them: true minus signs, no "-0", narrow spaces before units."""
+"""Numbers as pages and tables print them: true minus signs, narrow spaces before units."""
 
 from __future__ import annotations
 

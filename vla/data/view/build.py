@@ -21,7 +21,7 @@ from vla.data.view.videos import QUALITIES, CameraVideo, Quality, encode_camera,
 SAMPLE = 50
 MAX_MB = 50.0
 _PROBES = 3
-"""Episodes of which it is told how large all videos would be."""
+"""Episodes by which the size of all videos is judged."""
 _CURVES_AT_MOST = 0.5
 """Share of a page with videos that curves may take."""
 _SLACK_BYTES = 4096
