@@ -105,6 +105,18 @@ def test_names_cover_no_point_and_no_other_name(seed: int) -> None:
         assert not any(shrunk.contains(*pixel) for pixel in pixels)
 
 
+def test_names_are_no_formulas_and_may_be_in_any_script(recwarn: pytest.WarningsRecorder) -> None:
+    names = ["$\\frac{$", "a$b$c", "机器人", "a_b^c"]
+    with drawing():
+        figure = new_figure(300, 200)
+        axes = axes_at(figure, 10, 10, 200, 150)
+        name_points(axes, [(i / 5, i / 5, name) for i, name in enumerate(names)])
+        text = svg_text(figure, title="names")
+    found = [element.text for element in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    assert set(names) <= set(found)
+    assert not recwarn.list
+
+
 def test_points_without_names_have_none() -> None:
     with drawing():
         figure = new_figure(100, 100)

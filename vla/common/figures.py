@@ -11,10 +11,11 @@ Lengths are pixels of the page. matplotlib is imported when something is drawn, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +79,21 @@ _SETTINGS: dict[str, Any] = {
     # letters stay letters: files are small, and a search finds their words. Places are measured in
     # DejaVu Sans, which is wider than the fonts of readers, so what is free here stays free there
     "svg.fonttype": "none",
+    # names may hold dollar signs, which begin formulas otherwise
+    "text.parse_math": False,
 }
 
 
-def drawing() -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
     """Within it all that is drawn has this look; afterwards matplotlib's settings are as before."""
     import matplotlib
 
     settings: Any = _SETTINGS
-    return matplotlib.rc_context(settings)
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # letters that DejaVu Sans lacks are drawn all the same: by the reader's font
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -161,7 +168,6 @@ def _shorter(path: re.Match[str]) -> str:
 
 def _with_tooltips(text: str, tooltips: Mapping[str, str]) -> str:
     """Titles in the groups that have these ids. Ids of groups are dropped: pages hold several."""
-
     text = re.sub(r'\s*<g id="[^"]*"/>', "", text)
 
     def group(found: re.Match[str]) -> str:
@@ -208,7 +214,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     pixels = [tuple(axes.transData.transform((x, y)).tolist()) for x, y, _ in points]
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in pixels]
     for (x, y, name), (across, up) in zip(points, pixels, strict=True):
-        if not name:
+        if not name.strip():  # nothing to see has no extent
             continue
         width = _text_width(name)
         for dx, dy in _offsets(width):

@@ -513,8 +513,8 @@ def test_the_command(copied):
     clean = run(app, ["data", "validate", str(root)])
     assert (clean.exit_code, "0 errors, 0 warnings" in clean.output) == (0, True)
     _leftover(root)
-    mended = run(app, ["data", "validate", str(root), "--fix", "--fast"])
-    assert (mended.exit_code, "mended: remove leftovers" in mended.output) == (0, True)
+    repaired = run(app, ["data", "validate", str(root), "--fix", "--fast"])
+    assert (repaired.exit_code, "repaired: remove leftovers" in repaired.output) == (0, True)
     (root / DATA).write_bytes((root / DATA).read_bytes()[:-1])
     found = run(app, ["data", "validate", str(root), "--json"])
     assert found.exit_code == 1
