@@ -576,7 +576,7 @@ def test_the_command(copied):
     assert (clean.exit_code, "0 errors, 0 warnings" in clean.output) == (0, True)
     _leftover(root)
     repaired = run(app, ["data", "validate", str(root), "--fix", "--fast"])
-    assert (repaired.exit_code, "mended: remove leftovers" in repaired.output) == (0, True)
+    assert (repaired.exit_code, "repaired: remove leftovers" in repaired.output) == (0, True)
     (root / DATA).write_bytes((root / DATA).read_bytes()[:-1])
     found = run(app, ["data", "validate", str(root), "--json"])
     assert found.exit_code == 1

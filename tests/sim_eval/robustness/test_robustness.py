@@ -14,7 +14,8 @@ import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa h
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.robustness.plot import robustness_section, robustness_svg
+from vla.sim_eval.robustness.page import robustness_section
+from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
 from vla.sim_eval.rollouts.env_worker import EpisodeRecord
@@ -128,11 +129,15 @@ def test_files_round_trip_and_the_drawings_hold_every_condition(seeker_run):
     assert "| severity 1 | severity 3 |" in text
     assert "wrong_instruction" in text
     assert "Not played: paraphrase" in text
+    assert robustness_svg(found) == robustness_svg(found), "the same bytes"
     svg = ElementTree.fromstring(robustness_svg(found))
-    circles = svg.findall(".//{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 11 * 3
+    dots = svg.findall(".//{http://www.w3.org/2000/svg}use")
+    assert len(dots) == 11 * 3
+    titles = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 1 + 2 * 11 * 3, "of the picture, of each dot and of its interval"
     section = robustness_section(found)
     assert section.count('class="panel"') == 11
+    assert section.count("<use ") == 11 * 3
     assert "blank image" in section
     assert "no other words" in section
     page = (found.folder / "robustness.html").read_text()
@@ -190,7 +195,7 @@ def test_workers_do_not_change_the_table(tmp_path):
     assert records[0] == records[1]
 
 
-def test_a_kind_that_fails_in_play_is_noted_unless_it_was_asked_for(tmp_path):
+def test_a_kind_that_fails_in_play_is_named_unless_it_was_asked_for(tmp_path):
     class Deaf(Seeker):
         def act(self, observation, memory):
             if "" in observation.instruction:
@@ -219,13 +224,13 @@ def test_a_kind_that_fails_in_play_is_noted_unless_it_was_asked_for(tmp_path):
         ({"severities": []}, ["severities", "1, 2, 3"]),
     ],
 )
-def test_wrong_configs_are_explained(tmp_path, changes, words):
+def test_wrong_configs_are_refused(tmp_path, changes, words):
     with pytest.raises(ConfigError) as error:
         settings(tmp_path, **changes)
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_kind_that_does_not_fit_is_refused_before_anything_is_played(tmp_path):
+def test_a_kind_that_does_not_fit_is_named_before_anything_is_played(tmp_path):
     config = settings(tmp_path, kinds=["noise", "paraphrase"])
     with pytest.raises(ConfigError, match="kinds: paraphrase: the env knows no other words"):
         perturb("expert", config, progress=False)

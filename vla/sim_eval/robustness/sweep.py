@@ -29,7 +29,8 @@ from vla.sim_eval.perturbations import (
     missing,
     unfit,
 )
-from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page
+from vla.sim_eval.robustness.page import write_robustness_page
+from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
 from vla.types import Actor
 
