@@ -101,7 +101,7 @@ interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and
 	$(BIN)/python tests/interop/run.py --lerobot-python $(INTEROP)/bin/python --dataset runs/interop/dataset
 
 lock:  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 clean:
