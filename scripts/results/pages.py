@@ -91,7 +91,7 @@ whose runs left no file, as the command printed them. A test fails if page and f
 """
 
 _BLOCK = re.compile(
-    r"(?P<begin><!-- result: (?P<name>[^>]+?) -->\n)(?P<text>.*?)(?P<end>\n<!-- end of result -->)",
+    r"(?P<begin><!-- result: (?P<name>[^>]+?) -->\n)(?P<text>.*?)(?P<end><!-- end of result -->)",
     re.DOTALL,
 )
 
@@ -110,7 +110,8 @@ def filled(text: str) -> str:
     """A page with all of its blocks written. Raises KeyError if it names a block that does not exist."""
 
     def write(match: re.Match[str]) -> str:
-        return match["begin"] + BLOCKS[match["name"]]() + match["end"]
+        # blank lines: else a table that follows a comment is read as part of it
+        return f"{match['begin']}\n{BLOCKS[match['name']]()}\n\n{match['end']}"
 
     return _BLOCK.sub(write, text)
 
