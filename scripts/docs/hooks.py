@@ -62,7 +62,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             log.warning("%s: %s: %s", page.file.src_uri, match[0], error)
             return ""
 
-    return _COMMENT.sub(write, markdown)
+    return _COMMENT.sub(write, _links_to_made_pages(markdown))
 
 
 def _api(module: str) -> str:
@@ -75,6 +75,19 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "api": _api,
     "commands": commands_table,
 }
+
+
+def _links_to_made_pages(text: str) -> str:
+    """Links of a page to notebooks and to files at the root, as they must be in the site.
+
+    In the repository they lead to the files themselves, so that they work there too.
+    """
+    for page, name in NOTEBOOKS.items():
+        text = text.replace(f"({name})", f"({page})").replace(f"/{name})", f"/{page})")
+    for page, name in ROOT_PAGES.items():
+        # the root of the repository is one folder above that of the site
+        text = re.sub(rf"\]\(\.\./((?:\.\./)*){re.escape(name)}", rf"](\1{page}", text)
+    return text
 
 
 def _links_within_the_site(text: str) -> str:

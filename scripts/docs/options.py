@@ -35,7 +35,9 @@ def _default(field: Any) -> str:
     if isinstance(value, dict):
         inner = ", ".join(f"{key}: {item}" for key, item in value.items())
         return f"`{{{inner}}}`"
-    shown = {None: "null", True: "true", False: "false"}.get(value, value) if _simple(value) else value
+    shown = (
+        {None: "null", True: "true", False: "false"}.get(value, value) if _simple(value) else value
+    )
     return f"`{shown}`"
 
 

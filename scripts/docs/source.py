@@ -39,7 +39,9 @@ def find(dotted: str) -> tuple[Path, ast.AST]:
         inner = [n for n in getattr(node, "body", []) if getattr(n, "name", None) == name]
         if not inner:
             where = path.relative_to(ROOT)
-            raise SourceError(f"{dotted}: {where} defines no {name} at its top level or in the class")
+            raise SourceError(
+                f"{dotted}: {where} defines no {name} at its top level or in the class"
+            )
         node = inner[-1]
     return path, node
 

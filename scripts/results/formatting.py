@@ -90,7 +90,10 @@ def of_recorded(name: str) -> str:
     entry = recorded(name)
     parts = [sentence(entry["what"])]
     if "counts" in entry:
-        rows = [(what, f"{n} of {of_n}", interval(n, of_n)) for what, (n, of_n) in entry["counts"].items()]
+        rows = [
+            (what, f"{n} of {of_n}", interval(n, of_n))
+            for what, (n, of_n) in entry["counts"].items()
+        ]
         parts.append(table(["", "solved", "95 %"], rows))
     if "rows" in entry:
         # the first column names the row; the others are numbers or short texts
@@ -103,9 +106,7 @@ def of_recorded(name: str) -> str:
 
 def recorded_source(name: str) -> str:
     entry = recorded(name)
-    return source(
-        entry, "recorded", command=entry["command"], note=sentence(entry["measured"])
-    )
+    return source(entry, "recorded", command=entry["command"], note=sentence(entry["measured"]))
 
 
 def sentence(text: str) -> str:

@@ -17,7 +17,9 @@ def front() -> str:
     def rate(variant: dict[str, object]) -> str:
         return of(int(str(variant["successes"])), int(str(variant["episodes"])))
 
-    best_imitation = max((maze["bc"], maze["filtered_bc"], maze["awr"]), key=lambda v: v["successes"])
+    best_imitation = max(
+        (maze["bc"], maze["filtered_bc"], maze["awr"]), key=lambda v: v["successes"]
+    )
     rows = [
         (
             f"The whole story on two cores in {seconds / 60:.0f} minutes: episodes of mixed quality, RT-1 cloned from all of them, "
@@ -28,11 +30,11 @@ def front() -> str:
         (
             "RT-1 on five families of instructions, one camera, 700 demonstrations each; only the words tell what to do",
             f"**{of(*counts('tabletop_700/results'))}**; random actions {counts('tabletop_700/random')[0]}",
-            "`vla train configs/tabletop.yaml`",
+            "`vla train configs/tabletop.yaml steps=2400`",
         ),
         (
-            "Fourteen objectives fine-tune one clone from pictures and mixed data: with success known for each episode, "
-            "imitating the solved ones is as good as any",
+            f"{len(pictures) - 1} objectives fine-tune one clone from pictures and mixed data: where success is known for each episode, "
+            "imitating the solved ones is as good as any of them",
             f"BC {rate(pictures['bc'])}, filtered BC **{rate(pictures['filtered_bc'])}**, AWR {rate(pictures['awr'])}, "
             f"IQL by outcomes {rate(pictures['iql_outcome'])}",
             "`python benchmarks/offline_rl_images.py`",

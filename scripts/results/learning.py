@@ -124,7 +124,9 @@ def offline_rl_peer() -> str:
         "checkpoints play the same episodes. No comparison is significantly worse (one-sided Welch, Holm within each run of the "
         "command)."
     )
-    return "\n\n".join([text, table(columns, rows), source(file, "offline_rl_peer", "offline_rl_peer_cql")])
+    return "\n\n".join(
+        [text, table(columns, rows), source(file, "offline_rl_peer", "offline_rl_peer_cql")]
+    )
 
 
 def cql_scale() -> str:
@@ -244,9 +246,7 @@ def action_tokens() -> str:
         for v in by_success(file["variants"])
     ]
     columns = ["tokenizer and head", "solved", "95 %", *tasks, "p", "control"]
-    return "\n\n".join(
-        [table(columns, rows, right=range(3, 10)), source(file, "action_tokens")]
-    )
+    return "\n\n".join([table(columns, rows, right=range(3, 10)), source(file, "action_tokens")])
 
 
 BLOCKS = {

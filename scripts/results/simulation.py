@@ -44,7 +44,14 @@ def demo() -> str:
         f"{minutes(sum(times.values()))} in all. "
         "That IQL is far above the clone does not show that values were needed: on data made in the same way "
         "[imitating the solved episodes alone](#offline-rl-from-pictures-tabletop) does as well.",
-        source({}, "demo/results", "demo/rt1-bc", "demo/compare", "demo/timings", command="make demo"),
+        source(
+            {},
+            *(
+                f"demo/{name}"
+                for name in ("results", "rt1-bc", "expert", "random", "compare", "timings")
+            ),
+            command="make demo",
+        ),
     ]
     return "\n\n".join(parts)
 
@@ -92,7 +99,8 @@ def metaworld_mt10() -> str:
         f"RT-1 on Meta-World's MT10, one 128 px camera, language, {cost[0]} demonstrations per task, 20 unseen seeds each, "
         f"500 steps per episode: the checkpoint at step 8,000 of the config's 11,000, after {cost[1]} minutes of processor time.",
         table(
-            ["tasks", "solved (95 % interval)"], [("all ten", of(*counts("metaworld_mt10"))), *groups]
+            ["tasks", "solved (95 % interval)"],
+            [("all ten", of(*counts("metaworld_mt10"))), *groups],
         ),
         f"Mean of the three groups {100 * file['macro_rate']:.0f} %. Of 20 each: {tasks}.",
         source(

@@ -75,7 +75,13 @@ def eval_peer() -> str:
         "Evaluation of the same network on the same Meta-World task against lerobot 0.4.4, episodes of 100 steps. Most of the first "
         "ratio is cheaper pictures; at lerobot's own render settings the machinery alone remains."
     )
-    columns = ["ours", "the network looks at", "ours takes", "lerobot takes", "faster (between quartiles)"]
+    columns = [
+        "ours",
+        "the network looks at",
+        "ours takes",
+        "lerobot takes",
+        "faster (between quartiles)",
+    ]
     note = "The rows with every step: `--episodes 16 --replan 1`."
     return "\n\n".join(
         [text, table(columns, rows), source(file, "eval_peer", "eval_peer_replan1", note=note)]
@@ -142,7 +148,11 @@ def data_fuzz() -> str:
         "files, edited metadata): none passes unseen or ends in a library's exception."
     )
     return "\n\n".join(
-        [text, table(["outcome", "corruptions"], [*rows, ("**bad**", bad)]), source(file, "data_fuzz")]
+        [
+            text,
+            table(["outcome", "corruptions"], [*rows, ("**bad**", bad)]),
+            source(file, "data_fuzz"),
+        ]
     )
 
 
