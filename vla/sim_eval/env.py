@@ -1,4 +1,4 @@
-"""What a simulated task is: suites, env configs, and the check that tells an env's author what is wrong."""
+"""What a simulated task is: tasks and suites, envs, and the configs that build them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from vla.common.renamed import announce_renamed
 from vla.config import Config
 from vla.sim_eval.rendering import SceneRenderer
 from vla.types import Spec
@@ -75,7 +76,8 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     `reset(seed=s)` gives the same start for the same s.
     """
 
-    spec_: Spec
+    robot_spec: Spec
+    """What the robot sees and does; `spec` is gymnasium's name for an entry of its registry."""
     task: Task
     model: Any = None
     """The `mujoco.MjModel`, where MuJoCo simulates the env. Perturbations and randomisation change it."""
@@ -89,9 +91,29 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     expert_name: str = ""
     """Who acts as the expert in the present episode, where there are several; kept with what is collected."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Takes over a `spec_` that the class body defines: it would hide the property below."""
+        super().__init_subclass__(**options)
+        if "spec_" in vars(cls):
+            announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+            if "robot_spec" not in vars(cls):
+                cls.robot_spec = vars(cls)["spec_"]
+            del cls.spec_
+
+    @property
+    def spec_(self) -> Spec:
+        """Former name of `robot_spec`; it can be read and set, and says so once."""
+        announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+        return self.robot_spec
+
+    @spec_.setter
+    def spec_(self, spec: Spec) -> None:
+        announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+        self.robot_spec = spec
+
     @abstractmethod
     def observe(self) -> dict[str, Any]:
-        """The observation of the present state, drawn anew: who has changed the scene asks for it again."""
+        """The observation of the present state, rendered again: a changed scene needs a new one."""
 
     @abstractmethod
     def expert_action(self) -> np.ndarray:

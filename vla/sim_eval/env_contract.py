@@ -45,9 +45,9 @@ def _attributes(env: Any) -> Iterator[str]:
     if not isinstance(env, SimEnv):
         yield f"env: is {type(env).__name__}; derive it from vla.sim_eval.SimEnv"
         return
-    spec, task = getattr(env, "spec_", None), getattr(env, "task", None)
+    spec, task = getattr(env, "robot_spec", None), getattr(env, "task", None)
     if not isinstance(spec, Spec):
-        yield f"spec_: is {type(spec).__name__}; set it to the vla.types.Spec of the robot (the name `spec` is gymnasium's)"
+        yield f"robot_spec: is {type(spec).__name__}; set it to the vla.types.Spec of the robot (the name `spec` is gymnasium's)"
     if not isinstance(task, Task):
         yield f"task: is {type(task).__name__}; set it to the vla.sim_eval.Task that is played"
     elif not task.instruction.strip():
@@ -77,7 +77,7 @@ def _observation(where: str, env: SimEnv, observation: Any) -> Iterator[str]:
         has = list(observation) if isinstance(observation, dict) else type(observation).__name__
         yield f'{where}: observation is {has}; expected {{"images": {{camera: picture}}, "state": array}}'
         return
-    for camera, (height, width) in env.spec_.cameras.items():
+    for camera, (height, width) in env.robot_spec.cameras.items():
         if camera not in observation["images"]:
             yield f"{where}: images lack camera {camera!r} of the spec (they have: {', '.join(observation['images']) or 'none'})"
             continue
@@ -90,8 +90,8 @@ def _observation(where: str, env: SimEnv, observation: Any) -> Iterator[str]:
         elif image.min() == image.max():
             yield f"{where}: camera {camera!r} gives one colour everywhere ({image.min()}); check its pose and the light"
     state = np.asarray(observation["state"])
-    if state.dtype != np.float32 or state.shape != (env.spec_.state_dim,):
-        yield f"{where}: state is {state.dtype} {state.shape}, expected float32 {(env.spec_.state_dim,)}"
+    if state.dtype != np.float32 or state.shape != (env.robot_spec.state_dim,):
+        yield f"{where}: state is {state.dtype} {state.shape}, expected float32 {(env.robot_spec.state_dim,)}"
     elif not np.isfinite(state).all():
         yield f"{where}: state holds NaN or infinity: {state}"
 
@@ -170,10 +170,10 @@ def _play(env: SimEnv, seed: int, actions: np.ndarray) -> tuple[np.ndarray, dict
 
 
 def _actions(env: SimEnv, steps: int) -> np.ndarray:
-    low, high = np.asarray(env.spec_.action_low), np.asarray(env.spec_.action_high)
+    low, high = np.asarray(env.robot_spec.action_low), np.asarray(env.robot_spec.action_high)
     return (
         np.random.default_rng(0)
-        .uniform(low, high, (steps, env.spec_.action_dim))
+        .uniform(low, high, (steps, env.robot_spec.action_dim))
         .astype(np.float32)
     )
 
@@ -197,7 +197,7 @@ def _expert(env: SimEnv) -> Iterator[str]:
         action = np.asarray(env.expert_action())
     except RuntimeError:
         return  # there is no expert
-    spec = env.spec_
+    spec = env.robot_spec
     if action.shape != (spec.action_dim,) or not np.isfinite(action).all():
         yield f"expert_action: gives {action}, expected {spec.action_dim} finite numbers"
     elif (action < np.asarray(spec.action_low) - 1e-6).any() or (

@@ -142,13 +142,13 @@ def demonstrate(
     behaviours: those of `config`, kept from episode to episode.
     """
     rng = np.random.default_rng((seed, 1))  # the env draws its start from (seed)
-    noise = Noise(config.noise, env.spec_, rng)
+    noise = Noise(config.noise, env.robot_spec, rng)
     observation, info = env.reset(seed=seed)
     behaviour = (behaviours or Behaviours(config.behaviours)).begin(
         env, str(info["instruction"]), seed
     )
     achieved = _Achieved(env, watch=not config.only_successes)
-    frames: dict[str, list[bytes]] = {camera: [] for camera in env.spec_.cameras}
+    frames: dict[str, list[bytes]] = {camera: [] for camera in env.robot_spec.cameras}
     states: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     rewards: list[float] = []

@@ -154,7 +154,7 @@ class MetaworldEnv(SimEnv):
 
     def __init__(self, config: MetaworldConfig, task: Task) -> None:
         choose_backend()  # before mujoco is imported
-        self.config, self.task, self.spec_ = config, task, config.spec()
+        self.config, self.task, self.robot_spec = config, task, config.spec()
         size = config.image_size
         self.observation_space = gymnasium.spaces.Dict(
             {

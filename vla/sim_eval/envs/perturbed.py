@@ -89,7 +89,7 @@ class PerturbedEnv(SimEnv):
         self._level = None if kind is None else level_of(kind, severity)
         if kind is not None and (problem := unfit(kind, env)):
             raise ConfigError([f"{kind}: {problem}"])
-        self.spec_, self.task = env.spec_, env.task
+        self.robot_spec, self.task = env.robot_spec, env.task
         for name in ("observation_space", "action_space", "metadata", "render_mode"):
             if hasattr(env, name):
                 setattr(self, name, getattr(env, name))

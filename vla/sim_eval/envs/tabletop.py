@@ -181,7 +181,7 @@ class TabletopEnv(SimEnv):
         import mujoco
 
         self._mujoco = mujoco
-        self.config, self.task, self.spec_ = config, task, config.spec()
+        self.config, self.task, self.robot_spec = config, task, config.spec()
         size = config.image_size
         pictures: dict[str, gymnasium.Space[Any]] = {
             c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for c in config.cameras

@@ -57,7 +57,7 @@ class GymEnv(SimEnv):
     def __init__(
         self, sim: Any, spec: Spec, task: Task, *, camera: str, preset: Preset = "fast"
     ) -> None:
-        self.sim, self.spec_, self.task = sim, spec, task
+        self.sim, self.robot_spec, self.task = sim, spec, task
         self.model, self.data = find_model(sim)
         height, width = next(iter(spec.cameras.values()), (FILM_SIZE, FILM_SIZE))
         self.renderer = SceneRenderer(self.model, height, width, preset)

@@ -15,7 +15,7 @@ from vla.sim_eval.perturbations.distractors import place_distractors
 def seen_by(env: SimEnv) -> list[str]:
     """Cameras of the spec that the model holds under the same names; all of the model's where it holds none of them."""
     names = [str(env.model.camera(i).name) for i in range(env.model.ncam)]
-    return [name for name in names if name in env.spec_.cameras] or names
+    return [name for name in names if name in env.robot_spec.cameras] or names
 
 
 def _place_anew(env: SimEnv) -> None:

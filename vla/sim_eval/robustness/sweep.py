@@ -238,4 +238,4 @@ def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _problem(kind: str, env: SimEnv, episode: Episode) -> str:
-    return missing(kind, env.spec_) or unfit(kind, env) or KINDS[kind].obstacle(episode)
+    return missing(kind, env.robot_spec) or unfit(kind, env) or KINDS[kind].obstacle(episode)

@@ -137,9 +137,9 @@ class EpisodePlayer:
         self.success, self.success_ever = False, False
         self._after_success = 0
         self._watched = job.video is not None
-        self._video = _film_of(job, env.spec_)
+        self._video = _film_of(job, env.robot_spec)
         env.render_images = self._watched or job.driver == "parent"
-        self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.spec_)
+        self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.robot_spec)
         self.instruction = str(self.info["instruction"])
         self._film(self.observation)
 
@@ -147,7 +147,7 @@ class EpisodePlayer:
         """Executes one action (A,); `look`: whether an actor will see the images that follow."""
         self.env.render_images = look or self._watched
         self.observation, self.reward, ended, self.info = checked_step(
-            self.env.step(action), self.env.spec_
+            self.env.step(action), self.env.robot_spec
         )
         self.steps += 1
         self.return_ += self.reward
@@ -164,7 +164,7 @@ class EpisodePlayer:
     def _film(self, observation: dict[str, Any]) -> None:
         if self._video is None:
             return
-        check_images(observation, self.env.spec_.cameras, self.env.spec_)
+        check_images(observation, self.env.robot_spec.cameras, self.env.robot_spec)
         frame = film_frame(self.env, observation)
         if frame is None:
             self._video = None
@@ -262,7 +262,8 @@ class EnvHost:
                 return self._ready(slot, player)
             return self._act(slot, command.past, counted=command.chunk, look=True)
         low, high = (
-            np.asarray(v, dtype=np.float32) for v in (env.spec_.action_low, env.spec_.action_high)
+            np.asarray(v, dtype=np.float32)
+            for v in (env.robot_spec.action_low, env.robot_spec.action_high)
         )
         rng = np.random.default_rng(job.seed)
         while not player.over:
@@ -307,7 +308,7 @@ class EnvHost:
         return True
 
     def _ready(self, slot: int, player: EpisodePlayer, reward: float = 0.0) -> Ready:
-        check_images(player.observation, self._images, player.env.spec_)
+        check_images(player.observation, self._images, player.env.robot_spec)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
         return Ready(

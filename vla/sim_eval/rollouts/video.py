@@ -88,7 +88,7 @@ def film_frame(env: SimEnv, observation: dict[str, Any]) -> np.ndarray | None:
     `env.render` draws. None where there is no picture."""
     if images := list(observation["images"].values()):
         return np.concatenate(images, axis=1)
-    if env.spec_.cameras:
+    if env.robot_spec.cameras:
         return None
     try:
         picture: Any = env.render()
