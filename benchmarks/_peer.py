@@ -145,7 +145,7 @@ def play(
     from vla.sim_eval.rollouts.scheduler import rollout
 
     config = LocomotionConfig.model_validate({"robot": robot, "behaviour": {"path": policies}})
-    driver = "expert" if actor is None else "parent"
+    driver = "expert" if actor is None else "policy"
     jobs = [Job(robot, "", e, seed, HORIZON, driver) for e, seed in enumerate(seeds)]
     records = rollout(config, jobs, actor, threads=threads, target_return=target)
     return [record.return_ for record in records]

@@ -146,7 +146,7 @@ def play(
             if config.launcher == "ray"
             else default_workers(actor)
         )
-    jobs = _jobs(config, cast(Driver, actor) if isinstance(actor, str) else "parent", episodes)
+    jobs = _jobs(config, cast(Driver, actor) if isinstance(actor, str) else "policy", episodes)
     for job in jobs:
         _film(config, job.task, job.episode).unlink(
             missing_ok=True

@@ -14,6 +14,7 @@ import torch
 from point_env import PointConfig
 from seeker import Memory, Seeker, jobs
 
+from vla.common.renamed import RenamedWarning
 from vla.config import UserError
 from vla.sim_eval.rollouts.env_worker import (
     EnvHost,
@@ -80,6 +81,15 @@ def test_baselines_meet_the_same_starts() -> None:
     assert {r.steps for r in random} == {CONFIG.horizon}
     assert {r.failure for r in random} <= {"came near", "never came near"}
     assert same(random, rollout(CONFIG, jobs(CONFIG, driver="random"), workers=0))
+
+
+def test_the_former_name_of_the_driver_works_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla.common.renamed._announced", set())
+    with pytest.warns(
+        RenamedWarning, match=r'driver="parent"\) is now called Job\(driver="policy"'
+    ):
+        former = Job("red", "", 0, 0, 5, "parent")  # type: ignore[arg-type]
+    assert former == Job("red", "", 0, 0, 5)
 
 
 def test_play_goes_on_after_success() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vla.common.renamed import announce_renamed
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
@@ -25,7 +26,7 @@ from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checke
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame
 from vla.types import Spec
 
-Driver = Literal["parent", "expert", "random"]
+Driver = Literal["policy", "expert", "random"]
 FILM_BYTES = 8_000_000  # of memory for an episode that is filmed in case it fails
 
 
@@ -34,7 +35,7 @@ class Job:
     """One episode to be played.
 
     Attributes:
-        driver: who acts: a policy in the parent, the scripted expert, or chance.
+        driver: what acts: the policy (in the process that called), the scripted expert, or chance.
         after_success_steps: steps to play after the first success.
         video: file for a film of every step; None films nothing.
         failure_video: file for a film of what the policy saw, should it fail; None films nothing. It is not written
@@ -46,11 +47,16 @@ class Job:
     episode: int
     seed: int
     horizon: int
-    driver: Driver = "parent"
+    driver: Driver = "policy"
     after_success_steps: int = 0
     video: Path | None = None
     failure_video: Path | None = None
     failure_videos: int = 1
+
+    def __post_init__(self) -> None:
+        if str(self.driver) == "parent":
+            announce_renamed('Job(driver="parent")', 'Job(driver="policy")')
+            object.__setattr__(self, "driver", "policy")
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ class EpisodePlayer:
         self._after_success = 0
         self._watched = job.video is not None
         self._video = _film_of(job, env.robot_spec)
-        env.render_images = self._watched or job.driver == "parent"
+        env.render_images = self._watched or job.driver == "policy"
         self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.robot_spec)
         self.instruction = str(self.info["instruction"])
         self._film(self.observation)
@@ -214,7 +220,7 @@ def _film_of(job: Job, spec: Spec) -> VideoWriter | None:
             job.video, spec.control_hz, max_bytes=None if spec.cameras else 4 * FILM_BYTES
         )
     if (
-        job.failure_video is not None and job.driver == "parent" and spec.cameras
+        job.failure_video is not None and job.driver == "policy" and spec.cameras
     ):  # for the others nobody draws
         return VideoWriter(job.failure_video, spec.control_hz, max_bytes=FILM_BYTES)
     return None
@@ -256,7 +262,7 @@ class EnvHost:
             env = self._config.make(job.task)
             self._envs[slot] = (job.task, env)
         player = EpisodePlayer(env, job)
-        if job.driver == "parent":
+        if job.driver == "policy":
             self._players[slot] = player
             if command.past is None:
                 return self._ready(slot, player)

@@ -65,7 +65,7 @@ def make_groups(jobs: Iterable[Job], size: int) -> list[Group]:
     groups: list[Group] = []
     played: dict[str, list[Job]] = {}
     for job in jobs:
-        if job.driver == "parent":
+        if job.driver == "policy":
             played.setdefault(job.task, []).append(job)
         else:
             groups.append(Group((job,)))

@@ -74,7 +74,7 @@ def rollout(
 
     Args:
         config: the envs.
-        jobs: episodes; those with the driver "parent" are played by `actor`.
+        jobs: episodes; those with the driver "policy" are played by `actor`.
         actor: the policy; not needed for the drivers "expert" and "random".
         workers: processes (or Ray actors) that hold the envs; 0 keeps the envs in this process.
         num_envs: episodes that run at the same time, in all; default one batch for each worker, at least two.
@@ -99,9 +99,9 @@ def rollout(
         raise UserError(
             "no episodes to play: the number of episodes and the list of tasks must not be empty"
         )
-    thinks = any(job.driver == "parent" for job in jobs)
+    thinks = any(job.driver == "policy" for job in jobs)
     if thinks and actor is None:
-        raise ValueError("jobs of the driver 'parent' need an actor")
+        raise ValueError("jobs of the driver 'policy' need an actor")
     pilot = (
         None
         if actor is None
