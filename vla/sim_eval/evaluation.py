@@ -16,6 +16,7 @@ from vla.sim_eval.comparison.failures import representatives
 from vla.sim_eval.comparison.results import Results, library_versions
 from vla.sim_eval.env import Suite
 from vla.sim_eval.report import write_report
+from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.sim_eval.rollouts.batched_inference import Pilot
 from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
 from vla.sim_eval.rollouts.launchers import Launcher, cluster_workers
@@ -238,7 +239,7 @@ def command_for(actor: object, config: EvalConfig) -> str:
 
 def _source(actor: object) -> str | None:
     """A baseline's name, or where a policy was loaded from (`Policy.source`); None where nobody knows."""
-    return actor if isinstance(actor, str) else getattr(actor, "source", None)
+    return actor if isinstance(actor, str) else traits_of(actor).source
 
 
 def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfig) -> None:

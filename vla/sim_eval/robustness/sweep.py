@@ -31,6 +31,7 @@ from vla.sim_eval.perturbations import (
 )
 from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
+from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.types import Actor
 
 PAGE, MARKDOWN, PLOT, CONFIG = (
@@ -138,7 +139,7 @@ def perturb(
 
 
 def _command(actor: Any, file: Path) -> str:
-    if isinstance(actor, str) or getattr(actor, "source", None) is not None:
+    if isinstance(actor, str) or traits_of(actor).source is not None:
         return f"vla eval perturb {file}"
     config = f'vla.load_config(vla.sim_eval.PerturbConfig, "{file}")'
     return f"vla.sim_eval.perturb(policy, {config})  # policy: the same {type(actor).__name__}"

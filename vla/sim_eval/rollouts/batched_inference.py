@@ -17,6 +17,7 @@ import torch
 
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
+from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Actor, Observation, SpecError
 
@@ -73,7 +74,8 @@ class Pilot:
         temperature: float = 0.0,
         target_return: float | None = None,
     ) -> None:
-        if target_return is not None and not getattr(actor, "return_conditioned", False):
+        self.traits = traits_of(actor)
+        if target_return is not None and not self.traits.return_conditioned:
             raise UserError(
                 f"target_return is {target_return:g}, but the policy is not conditioned on returns: drop it"
             )
@@ -82,7 +84,7 @@ class Pilot:
                 f"replan_every is {replan_every}, but the policy looks back over {actor.history} steps and must see "
                 "every one of them: set replan_every=1, or train the policy with history=1"
             )
-        if replan_every > 1 and getattr(actor, "counts_steps", False):
+        if replan_every > 1 and self.traits.counts_steps:
             raise UserError(
                 f"replan_every is {replan_every}, but the policy counts the steps of an episode and must see every one of "
                 "them: set replan_every=1"
@@ -149,13 +151,9 @@ class Pilot:
             chosen = [
                 self._ensembled(robot, chunk) for robot, chunk in zip(robots, chunks, strict=True)
             ]
-            if (
-                memory is not None
-                and (remember := getattr(self.actor, "remember", None)) is not None
-            ):
-                memory = remember(
-                    memory, torch.from_numpy(np.stack(chosen))
-                )  # not what its last chunk began with
+            if memory is not None:
+                # not what its last chunk began with
+                memory = self.traits.remember(memory, torch.from_numpy(np.stack(chosen)))
         self._calls += 1
         for row, robot in enumerate(robots):
             robot.recollection = None if memory is None else _Recollection(self._calls, memory, row)
