@@ -14,6 +14,7 @@ from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.rollouts.batched_inference import Pilot, Robot
 from vla.sim_eval.rollouts.scheduler import rollout
+from vla.sim_eval.rollouts.settings import RolloutSettings
 
 CONFIG = PointConfig()
 
@@ -100,7 +101,11 @@ def test_what_is_remembered_is_what_was_done():
     policy = DecisionTransformerConfig(
         width=16, depth=1, history=4, chunk=3, target_return=1.0
     ).build(spec)
-    pilot, robot, rng = Pilot(policy.eval(), ensemble=0.1), Robot(), np.random.default_rng(0)
+    pilot, robot, rng = (
+        Pilot(policy.eval(), RolloutSettings(ensemble=0.1)),
+        Robot(),
+        np.random.default_rng(0),
+    )
     for step in range(3):
         robot.state = rng.normal(size=spec.state_dim).astype(np.float32)
         (actions,) = pilot.act([robot], {})
@@ -114,9 +119,9 @@ def test_chunks_are_refused_where_steps_are_counted():
         CONFIG.spec()
     )
     with pytest.raises(UserError, match="counts the steps"):
-        Pilot(policy, replan_every=2)
+        Pilot(policy, RolloutSettings(replan_every=2))
 
 
 def test_samples_need_an_actor_that_draws():
     with pytest.raises(UserError, match=r"act of Seeker takes no temperature"):
-        Pilot(Seeker(CONFIG.spec()), temperature=1.0)
+        Pilot(Seeker(CONFIG.spec()), RolloutSettings(temperature=1.0))

@@ -19,9 +19,10 @@ from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.sim_eval.rollouts.batched_inference import Pilot
 from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
-from vla.sim_eval.rollouts.launchers import Launcher, cluster_workers
-from vla.sim_eval.rollouts.scheduler import BATCH_SIZE, RolloutStats, default_workers, rollout
+from vla.sim_eval.rollouts.launchers import cluster_workers
+from vla.sim_eval.rollouts.scheduler import RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.rollouts.settings import BATCH_SIZE, Launcher, RolloutSettings
 from vla.types import Actor
 
 BASELINES = ("expert", "random")
@@ -156,19 +157,25 @@ def play(
         config.env,
         jobs,
         None if isinstance(actor, str) else actor,
+        _settings(config, workers=workers),
+        on_done=on_done,
+        stats=stats,
+    )
+
+
+def _settings(config: EvalConfig, *, workers: int = 0) -> RolloutSettings:
+    return RolloutSettings(
         workers=workers,
         num_envs=config.num_envs,
         batch_size=config.batch_size,
         threads=config.threads,
         replan_every=config.replan_every,
+        ensemble=config.ensemble,
         temperature=config.temperature,
         target_return=config.target_return,
-        ensemble=config.ensemble,
         timeout=config.timeout,
         launcher=config.launcher,
         ray_address=config.ray_address,
-        on_done=on_done,
-        stats=stats,
     )
 
 
@@ -259,14 +266,7 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
             ]
         )
     if not isinstance(actor, str):
-        pilot = Pilot(
-            actor,
-            replan_every=config.replan_every,
-            ensemble=config.ensemble,
-            temperature=config.temperature,
-            target_return=config.target_return,
-        )
-        pilot.check(config.env)
+        Pilot(actor, _settings(config)).check(config.env)
 
 
 def _film(config: EvalConfig, task: str, episode: int) -> Path:

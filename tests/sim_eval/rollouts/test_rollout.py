@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from vla.sim_eval.rollouts.scheduler import (
     default_workers,
     rollout,
 )
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Observation, Spec, SpecError
 
@@ -275,3 +276,17 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         assert default_workers(policy) == with_policy
         assert default_workers("expert") == count
+
+
+def test_settings_are_one_value_and_single_ones_take_their_place(
+    reference: list[EpisodeRecord],
+) -> None:
+    settings = RolloutSettings(workers=2, num_envs=1)
+    assert same(rollout(CONFIG, jobs(CONFIG), Seeker(CONFIG.spec()), settings), reference)
+    third = Seeker(CONFIG.spec(), chunk=3)
+    rollout(CONFIG, jobs(CONFIG, 1), third, settings, workers=0, replan_every=3)
+    assert len(third.batches) < 20, "two episodes, of which every third step is looked at"
+    with pytest.raises(TypeError, match="worker"):
+        rollout(CONFIG, jobs(CONFIG), third, worker=2)
+    with pytest.raises(FrozenInstanceError):
+        settings.workers = 3  # type: ignore[misc]

@@ -16,6 +16,7 @@ from vla.config import Config, ConfigError
 from vla.data.episode import Scalar
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.rollouts.batched_inference import Pilot, Robot, inference
+from vla.sim_eval.rollouts.settings import RolloutSettings
 
 
 class PolicyBehaviour(Config):
@@ -154,8 +155,7 @@ class Behaviours:
             config = self.config.policies[number]
             self._pilots[number] = Pilot(
                 load_policy(config.path),
-                replan_every=config.replan_every,
-                temperature=config.temperature,
+                RolloutSettings(replan_every=config.replan_every, temperature=config.temperature),
             )
         return self._pilots[number]
 

@@ -18,6 +18,7 @@ import torch
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.actor_traits import traits_of
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Actor, Observation, SpecError
 
@@ -57,23 +58,15 @@ class Pilot:
 
     Args:
         actor: whatever has `spec`, `history` and `act`.
-        replan_every: steps of a chunk that are executed before the next `act`.
-        ensemble: decay of temporal ensembling, None for none.
-        temperature: 0 for the policy's most likely actions, else `act` is asked for samples.
-        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
+        settings: of which `replan_every`, `ensemble`, `temperature` and `target_return` count here.
 
     Raises UserError where the policy cannot be used so.
     """
 
-    def __init__(
-        self,
-        actor: Actor,
-        *,
-        replan_every: int = 1,
-        ensemble: float | None = None,
-        temperature: float = 0.0,
-        target_return: float | None = None,
-    ) -> None:
+    def __init__(self, actor: Actor, settings: RolloutSettings | None = None) -> None:
+        settings = settings or RolloutSettings()
+        replan_every, ensemble = settings.replan_every, settings.ensemble
+        temperature, target_return = settings.temperature, settings.target_return
         self.traits = traits_of(actor)
         if target_return is not None and not self.traits.return_conditioned:
             raise UserError(

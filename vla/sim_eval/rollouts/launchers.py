@@ -5,27 +5,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.env_pool import InlinePool, LocalPool, Pool
 from vla.sim_eval.rollouts.job_pool import run_ordered
+from vla.sim_eval.rollouts.settings import Launcher, RolloutSettings
 
-Launcher = Literal["local", "ray"]
 J = TypeVar("J")
 R = TypeVar("R")
 
 
 @contextlib.contextmanager
 def open_pool(
-    launcher: Launcher,
     config: EnvConfig,
     cameras: Sequence[str],
     *,
     slots: int,
     workers: int,
-    timeout: float,
-    ray_address: str = "auto",
+    settings: RolloutSettings,
 ) -> Iterator[Pool]:
     """A pool of `slots` for envs, spread over `workers`; ended on the way out.
 
@@ -35,13 +33,15 @@ def open_pool(
     with contextlib.ExitStack() as stack:
         if workers == 0:
             pool = InlinePool(config, cameras, slots=slots)
-        elif launcher == "local":
-            pool = LocalPool(config, cameras, slots=slots, workers=workers, timeout=timeout)
+        elif settings.launcher == "local":
+            pool = LocalPool(
+                config, cameras, slots=slots, workers=workers, timeout=settings.timeout
+            )
         else:
             from vla.sim_eval.rollouts.ray_pools import RayPool, cluster
 
-            stack.enter_context(cluster(ray_address, workers))
-            pool = RayPool(config, cameras, slots=slots, workers=workers, timeout=timeout)
+            stack.enter_context(cluster(settings.ray_address, workers))
+            pool = RayPool(config, cameras, slots=slots, workers=workers, timeout=settings.timeout)
         stack.callback(pool.close)
         yield pool
 

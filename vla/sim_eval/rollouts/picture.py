@@ -9,6 +9,7 @@ import numpy as np
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.batched_inference import Pilot, Robot, inference
 from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.video import film_frame, film_strip
 from vla.types import Actor
 
@@ -48,7 +49,7 @@ def rollout_picture(
 def _play(
     actor: Actor, config: EnvConfig, job: Job, replan_every: int
 ) -> tuple[str, list[np.ndarray]]:
-    pilot = Pilot(actor, replan_every=replan_every)
+    pilot = Pilot(actor, RolloutSettings(replan_every=replan_every))
     pilot.check(config)
     env = config.make(job.task)
     try:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,11 @@ from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.batched_inference import ActionError, Pilot, inference, thinks_on_cpu
 from vla.sim_eval.rollouts.env_pool import Lost, Pool, RolloutError
 from vla.sim_eval.rollouts.env_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
-from vla.sim_eval.rollouts.launchers import Launcher, open_pool
+from vla.sim_eval.rollouts.launchers import open_pool
 from vla.sim_eval.rollouts.lockstep import Group, GroupQueue, Member, make_groups
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.types import Actor
 
-BATCH_SIZE = 4
-RETRIES = 3
 KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
 
 
@@ -54,21 +54,11 @@ def rollout(
     config: EnvConfig,
     jobs: Sequence[Job],
     actor: Actor | None = None,
+    settings: RolloutSettings | None = None,
     *,
-    workers: int = 0,
-    num_envs: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-    replan_every: int = 1,
-    ensemble: float | None = None,
-    temperature: float = 0.0,
-    target_return: float | None = None,
-    timeout: float = 300.0,
-    retries: int = RETRIES,
-    launcher: Launcher = "local",
-    ray_address: str = "auto",
     on_done: Callable[[EpisodeRecord], None] = lambda record: None,
     stats: RolloutStats | None = None,
+    **options: Any,
 ) -> list[EpisodeRecord]:
     """Plays `jobs` and returns their records in the order of the jobs.
 
@@ -76,25 +66,17 @@ def rollout(
         config: the envs.
         jobs: episodes; those with the driver "policy" are played by `actor`.
         actor: the policy; not needed for the drivers "expert" and "random".
-        workers: processes (or Ray actors) that hold the envs; 0 keeps the envs in this process.
-        num_envs: episodes that run at the same time, in all; default one batch for each worker, at least two.
-        batch_size: episodes of a task that advance in lockstep and share the policy's batches; at most `num_envs`.
-        threads: of the policy's arithmetic; default half of this machine's cores, whatever the number of workers.
-        replan_every: steps of a chunk that are executed before the next `act`.
-        ensemble: decay of temporal ensembling over chunks, None for none.
-        temperature: 0 executes the policy's most likely actions, 1 samples.
-        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
-        timeout: seconds without an answer after which a worker counts as hung. A worker that hangs or dies is
-            replaced, and its episodes go on where they were.
-        retries: how often an episode may lose a worker that had it in hand (signals from outside do not count).
-        launcher: "local" for processes of this machine, "ray" for actors of the cluster at `ray_address`.
+        settings: how they are played; default `RolloutSettings()`.
         on_done: called with each record as it comes in.
         stats: filled with what happened on the way.
+        options: single settings by name, such as `workers=2`: they take the place of those in `settings`.
 
     Raises UserError where there is nothing to play or the options contradict the policy, SpecError where the
     env does not fit the policy, RolloutError where an env raises, breaks its contract, or loses its worker too
     often. ActionError where the policy gives no usable actions. What the policy itself raises passes through.
     """
+    settings = replace(settings or RolloutSettings(), **options)
+    num_envs, batch_size = settings.num_envs, settings.batch_size
     if not jobs:
         raise UserError(
             "no episodes to play: the number of episodes and the list of tasks must not be empty"
@@ -102,46 +84,31 @@ def rollout(
     thinks = any(job.driver == "policy" for job in jobs)
     if thinks and actor is None:
         raise ValueError("jobs of the driver 'policy' need an actor")
-    pilot = (
-        None
-        if actor is None
-        else Pilot(
-            actor,
-            replan_every=replan_every,
-            ensemble=ensemble,
-            temperature=temperature,
-            target_return=target_return,
-        )
-    )
+    pilot = None if actor is None else Pilot(actor, settings)
     if pilot is not None:
         pilot.check(config)
     groups = make_groups(jobs, batch_size if num_envs is None else min(batch_size, num_envs))
     size = max(len(group.jobs) for group in groups)
     # Episodes without a policy run through in their worker: more envs than workers would only cost memory.
-    wanted = max(workers, 1)
-    if thinks:
-        wanted = num_envs // size if num_envs else max(workers, 2) if workers else 1
+    wanted = max(settings.workers, 1)
+    if thinks and num_envs:
+        wanted = num_envs // size
+    elif thinks:
+        wanted = max(settings.workers, 2) if settings.workers else 1
     places = min(len(groups), wanted)
-    workers = min(workers, places * size)
+    workers = min(settings.workers, places * size)
+    threads = settings.threads or max(1, usable_cores() // 2)
     cameras = tuple(config.spec().cameras) if actor is None else tuple(actor.spec.cameras)
     with (
-        open_pool(
-            launcher,
-            config,
-            cameras,
-            slots=places * size,
-            workers=workers,
-            timeout=timeout,
-            ray_address=ray_address,
-        ) as pool,
-        inference(actor, threads=threads or max(1, usable_cores() // 2)),
+        open_pool(config, cameras, slots=places * size, workers=workers, settings=settings) as pool,
+        inference(actor, threads=threads),
     ):
         play = _Play(
             pool,
             pilot,
             places,
             size,
-            retries,
+            settings.retries,
             on_done,
             stats if stats is not None else RolloutStats(),
         )
