@@ -17,7 +17,7 @@ from vla.sim_eval.comparison.results import Results, library_versions
 from vla.sim_eval.env import Suite
 from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.actor_traits import traits_of
-from vla.sim_eval.rollouts.batched_inference import Pilot
+from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
 from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
 from vla.sim_eval.rollouts.launchers import cluster_workers
 from vla.sim_eval.rollouts.scheduler import RolloutStats, default_workers, rollout
@@ -266,7 +266,7 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
             ]
         )
     if not isinstance(actor, str):
-        Pilot(actor, _settings(config)).check(config.env)
+        BatchedPolicy(actor, _settings(config)).check(config.env)
 
 
 def _film(config: EvalConfig, task: str, episode: int) -> Path:

@@ -28,7 +28,7 @@ class RolloutError(UserError):
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostEnvs:
     """A worker died or hung. Its envs are gone; a new worker has taken its place.
 
     Attributes:
@@ -44,13 +44,13 @@ class Lost:
     from_outside: bool = False
 
 
-class Pool(Protocol):
+class EnvWorkers(Protocol):
     """Slots, each with room for one env and at most one command under way."""
 
     def send(self, command: Command) -> None:
         """Hands a command to the slot's worker. A worker that is gone is noticed by `receive`."""
 
-    def receive(self) -> list[Answer | Lost]:
+    def receive(self) -> list[Answer | LostEnvs]:
         """Waits until at least one worker has answered or is lost; returns all that has come."""
 
     def gather(self, slots: Sequence[int]) -> dict[str, np.ndarray]:
@@ -61,40 +61,40 @@ class Pool(Protocol):
 
 
 @dataclass
-class Duty:
+class Assignment:
     """What a worker is to do.
 
     Attributes:
         slots: the slots that it holds.
         pending: slots with a command under way, oldest first.
-        heard: when it last answered, or was sent something while it had nothing to do.
+        last_heartbeat: when it last answered, or was sent something while it had nothing to do.
         up: whether it has started: imports take longer than any step.
     """
 
     slots: tuple[int, ...]
     pending: deque[int] = field(default_factory=deque)
-    heard: float = 0.0
+    last_heartbeat: float = 0.0
     up: bool = False
 
     def sent(self, slot: int) -> None:
         if not self.pending:
-            self.heard = time.monotonic()
+            self.last_heartbeat = time.monotonic()
         self.pending.append(slot)
 
     def answered(self, slot: int | None = None) -> None:
         """slot: whose command is done; None for a mere sign of life."""
-        self.heard, self.up = time.monotonic(), True
+        self.last_heartbeat, self.up = time.monotonic(), True
         if slot is not None:
             self.pending.remove(slot)
 
     def overdue(self, timeout: float) -> str:
         """Why the worker counts as hung; empty while it does not."""
         patience = timeout if self.up else max(timeout, START_SECONDS)
-        hung = self.pending and time.monotonic() - self.heard > patience
+        hung = self.pending and time.monotonic() - self.last_heartbeat > patience
         return f"gave no answer for {patience:g} seconds" if hung else ""
 
 
-class InlinePool:
+class InlineEnvWorkers:
     """All slots in this process."""
 
     def __init__(self, config: EnvConfig, cameras: Sequence[str], *, slots: int) -> None:
@@ -103,12 +103,12 @@ class InlinePool:
             camera: np.zeros((slots, *sizes[camera], 3), np.uint8) for camera in cameras
         }
         self._host = EnvHost(config, self._images)
-        self._answers: list[Answer | Lost] = []
+        self._answers: list[Answer | LostEnvs] = []
 
     def send(self, command: Command) -> None:
         self._answers.append(self._host.handle(command))
 
-    def receive(self) -> list[Answer | Lost]:
+    def receive(self) -> list[Answer | LostEnvs]:
         answers, self._answers = self._answers, []
         return answers
 
@@ -123,10 +123,10 @@ class InlinePool:
 class _Worker:
     process: Any
     pipe: Any
-    duty: Duty
+    assignment: Assignment
 
 
-class LocalPool:
+class LocalEnvWorkers:
     """Slots spread over processes of this machine. Images come through shared memory, the rest through pipes."""
 
     def __init__(
@@ -156,7 +156,7 @@ class LocalPool:
         )
         process.start()
         theirs.close()
-        worker = _Worker(process, mine, Duty(slots))
+        worker = _Worker(process, mine, Assignment(slots))
         self._workers.append(worker)
         self._of_slot.update(dict.fromkeys(slots, worker))
 
@@ -165,15 +165,15 @@ class LocalPool:
 
     def send(self, command: Command) -> None:
         worker = self._of_slot[command.slot]
-        worker.duty.sent(command.slot)
+        worker.assignment.sent(command.slot)
         try:
             worker.pipe.send(command)
         except (BrokenPipeError, ConnectionResetError):
             worker.process.join(1)
 
-    def receive(self) -> list[Answer | Lost]:
-        busy = [worker for worker in self._workers if worker.duty.pending]
-        found: list[Answer | Lost] = []
+    def receive(self) -> list[Answer | LostEnvs]:
+        busy = [worker for worker in self._workers if worker.assignment.pending]
+        found: list[Answer | LostEnvs] = []
         while busy and not found:
             multiprocessing.connection.wait(
                 [w.pipe for w in busy] + [w.process.sentinel for w in busy], timeout=1.0
@@ -182,34 +182,34 @@ class LocalPool:
                 found += self._read(worker)
         return found
 
-    def _read(self, worker: _Worker) -> list[Answer | Lost]:
-        answers: list[Answer | Lost] = []
+    def _read(self, worker: _Worker) -> list[Answer | LostEnvs]:
+        answers: list[Answer | LostEnvs] = []
         try:
             while worker.pipe.poll():
                 answer: Answer | None = worker.pipe.recv()
-                worker.duty.answered(
+                worker.assignment.answered(
                     None if answer is None else answer.slot
                 )  # None is its first sign of life
                 if answer is not None:
                     answers.append(answer)
         except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             worker.process.join(1)
-        if worker.duty.pending and not worker.process.is_alive():
+        if worker.assignment.pending and not worker.process.is_alive():
             code = worker.process.exitcode
             answers.append(
                 self._replace(
                     worker, _cause_of_death(code), code in (-signal.SIGKILL, -signal.SIGTERM)
                 )
             )
-        elif reason := worker.duty.overdue(self._timeout):
+        elif reason := worker.assignment.overdue(self._timeout):
             answers.append(self._replace(worker, reason, False))
         return answers
 
-    def _replace(self, worker: _Worker, reason: str, from_outside: bool) -> Lost:
+    def _replace(self, worker: _Worker, reason: str, from_outside: bool) -> LostEnvs:
         self._workers.remove(worker)
         _kill(worker)
-        self._add_worker(worker.duty.slots)
-        return Lost(worker.duty.slots, worker.duty.pending[0], reason, from_outside)
+        self._add_worker(worker.assignment.slots)
+        return LostEnvs(worker.assignment.slots, worker.assignment.pending[0], reason, from_outside)
 
     def close(self) -> None:
         """Ends all workers: asks, waits a little, then kills."""

@@ -1,4 +1,4 @@
-"""A crew of workers whose results come in the order of the jobs, however many workers there are.
+"""A pool of workers whose results come in the order of the jobs, however many workers there are.
 
 Each worker has a line of its own, so that one that raises or dies is known together with its job. The job of a worker
 that dies is done again by another.
@@ -46,10 +46,10 @@ class Died:
     reason: str
 
 
-class Crew(Protocol):
+class JobPool(Protocol):
     """Workers, each with one job at a time."""
 
-    def give(self, worker: int, job: Any) -> None:
+    def submit(self, worker: int, job: Any) -> None:
         """Hands a job to an idle worker. One that is gone is noticed by `wait`."""
 
     def wait(self, busy: Collection[int]) -> list[tuple[int, Finished | Raised | Died]]:
@@ -79,11 +79,11 @@ def run_ordered(
     *,
     workers: int,
     describe: Callable[[J], str] = str,
-    crew: Callable[[Callable[[], Callable[[Any], Any]], int], Crew] | None = None,
+    pool: Callable[[Callable[[], Callable[[Any], Any]], int], JobPool] | None = None,
 ) -> Generator[R, None, None]:
     """Runs the jobs in workers and yields their results in the order of the jobs.
 
-    Without a `crew` the workers are processes, and a single one is this process. Closing the generator ends them.
+    Without a `pool` the workers are processes, and a single one is this process. Closing the generator ends them.
 
     Args:
         make_work: called once in each worker; gives the function that does a job. It, the jobs and the
@@ -91,17 +91,17 @@ def run_ordered(
         jobs: taken as they are needed.
         workers: number of workers.
         describe: the job in words, for errors.
-        crew: makes the workers from `make_work` and their number.
+        pool: makes the workers from `make_work` and their number.
 
     Raises:
         WorkerError: a job raised, or lost its worker again and again.
     """
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
-    if workers == 1 and crew is None:
+    if workers == 1 and pool is None:
         yield from _run_here(make_work, jobs, describe)
         return
-    team = (crew or ProcessCrew)(make_work, workers)
+    team = (pool or ProcessJobPool)(make_work, workers)
     try:
         yield from _run(team, workers, iter(jobs), describe)
     finally:
@@ -124,7 +124,7 @@ def _run_here(
 
 
 def _run(
-    crew: Crew, workers: int, jobs: Iterable[J], describe: Callable[[J], str]
+    pool: JobPool, workers: int, jobs: Iterable[J], describe: Callable[[J], str]
 ) -> Generator[Any, None, None]:
     jobs = iter(jobs)
     order: deque[int] = deque()  # numbers of the jobs that were given out and not yet yielded
@@ -143,14 +143,14 @@ def _run(
             running[worker] = count, job
             order.append(count)
             count += 1
-            crew.give(worker, job)
+            pool.submit(worker, job)
         for worker, outcome in (
-            crew.wait(running) if running else []
+            pool.wait(running) if running else []
         ):  # nothing runs if jobs end just as all are done
             number, job = running[worker]
             losses[number] += isinstance(outcome, Died)
             if isinstance(outcome, Died) and losses[number] <= RETRIES:
-                crew.give(worker, job)
+                pool.submit(worker, job)
                 continue
             finished[number] = _value(outcome, describe(job))
             del running[worker]
@@ -169,7 +169,7 @@ def _value(outcome: Finished | Raised | Died, job: str) -> Any:
     return outcome.value
 
 
-class ProcessCrew:
+class ProcessJobPool:
     """Worker processes of this machine."""
 
     def __init__(self, make_work: Callable[[], Callable[[Any], Any]], workers: int) -> None:
@@ -185,7 +185,7 @@ class ProcessCrew:
         theirs.close()
         return process, ours
 
-    def give(self, worker: int, job: Any) -> None:
+    def submit(self, worker: int, job: Any) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the answer will tell
             self._members[worker][1].send(job)
 

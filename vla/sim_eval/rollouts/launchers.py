@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.env_pool import InlinePool, LocalPool, Pool
+from vla.sim_eval.rollouts.env_pool import EnvWorkers, InlineEnvWorkers, LocalEnvWorkers
 from vla.sim_eval.rollouts.job_pool import run_ordered
 from vla.sim_eval.rollouts.settings import Launcher, RolloutSettings
 
@@ -17,31 +17,33 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def open_pool(
+def open_env_workers(
     config: EnvConfig,
     cameras: Sequence[str],
     *,
     slots: int,
     workers: int,
     settings: RolloutSettings,
-) -> Iterator[Pool]:
+) -> Iterator[EnvWorkers]:
     """A pool of `slots` for envs, spread over `workers`; ended on the way out.
 
     Raises UserError where Ray is asked for and is not installed, not running, or has too few CPUs.
     """
-    pool: Pool
+    pool: EnvWorkers
     with contextlib.ExitStack() as stack:
         if workers == 0:
-            pool = InlinePool(config, cameras, slots=slots)
+            pool = InlineEnvWorkers(config, cameras, slots=slots)
         elif settings.launcher == "local":
-            pool = LocalPool(
+            pool = LocalEnvWorkers(
                 config, cameras, slots=slots, workers=workers, timeout=settings.timeout
             )
         else:
-            from vla.sim_eval.rollouts.ray_pools import RayPool, cluster
+            from vla.sim_eval.rollouts.ray_pools import RayEnvWorkers, cluster
 
             stack.enter_context(cluster(settings.ray_address, workers))
-            pool = RayPool(config, cameras, slots=slots, workers=workers, timeout=settings.timeout)
+            pool = RayEnvWorkers(
+                config, cameras, slots=slots, workers=workers, timeout=settings.timeout
+            )
         stack.callback(pool.close)
         yield pool
 
@@ -65,7 +67,7 @@ def run_jobs(
     if launcher == "local":
         yield from run_ordered(make_work, jobs, workers=workers)
         return
-    from vla.sim_eval.rollouts.ray_pools import RayCrew, cluster
+    from vla.sim_eval.rollouts.ray_pools import RayJobPool, cluster
 
     with cluster(ray_address, workers):
-        yield from run_ordered(make_work, jobs, workers=workers, crew=RayCrew)
+        yield from run_ordered(make_work, jobs, workers=workers, pool=RayJobPool)

@@ -19,7 +19,7 @@ import numpy as np
 
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.env_pool import Duty, Lost
+from vla.sim_eval.rollouts.env_pool import Assignment, LostEnvs
 from vla.sim_eval.rollouts.env_worker import Answer, Command, EnvHost, Failed, Ready
 from vla.sim_eval.rollouts.job_pool import Died, Finished, Raised, Worker
 
@@ -49,7 +49,7 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
         return
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise RayError(
@@ -62,7 +62,7 @@ def connected(address: str) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raises OSError where nobody listens at host:port, which Ray itself would find out after minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
@@ -157,17 +157,17 @@ def _end(actor: Any) -> None:
 
 
 class _Worker:
-    """An actor, what it has to do, and what it owes."""
+    """An actor, what it has to do, and what it pending_refs."""
 
     def __init__(self, actor: Any, slots: tuple[int, ...]) -> None:
-        self.actor, self.duty = actor, Duty(slots)
-        self.owes: dict[Any, int | None] = {
+        self.actor, self.assignment = actor, Assignment(slots)
+        self.pending_refs: dict[Any, int | None] = {
             actor.hello.remote(): None
         }  # reference of an answer -> slot, as sent
 
 
-class RayPool:
-    """Slots for envs, spread over actors; a `Pool`."""
+class RayEnvWorkers:
+    """Slots for envs, spread over actors; a `EnvWorkers`."""
 
     def __init__(
         self, config: EnvConfig, cameras: Sequence[str], *, slots: int, workers: int, timeout: float
@@ -187,70 +187,78 @@ class RayPool:
 
     def send(self, command: Command) -> None:
         worker = self._workers[command.slot % len(self._workers)]
-        worker.duty.sent(command.slot)
-        worker.owes[worker.actor.handle.remote(command)] = command.slot
+        worker.assignment.sent(command.slot)
+        worker.pending_refs[worker.actor.handle.remote(command)] = command.slot
 
-    def receive(self) -> list[Answer | Lost]:
+    def receive(self) -> list[Answer | LostEnvs]:
         import ray
 
-        found: list[Answer | Lost] = []
+        found: list[Answer | LostEnvs] = []
         while not found and (
-            owed := [ref for worker in self._workers if worker.duty.pending for ref in worker.owes]
+            refs := [
+                ref
+                for worker in self._workers
+                if worker.assignment.pending
+                for ref in worker.pending_refs
+            ]
         ):
-            ray.wait(owed, num_returns=1, timeout=1.0)
-            ready = set(ray.wait(owed, num_returns=len(owed), timeout=0)[0])
+            ray.wait(refs, num_returns=1, timeout=1.0)
+            ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])
             for rank in range(len(self._workers)):
                 found += self._read(rank, ready)
         return found
 
-    def _read(self, rank: int, ready: Collection[Any]) -> list[Answer | Lost]:
+    def _read(self, rank: int, ready: Collection[Any]) -> list[Answer | LostEnvs]:
         import ray
 
         worker = self._workers[rank]
-        answers: list[Answer | Lost] = []
-        for ref in [ref for ref in worker.owes if ref in ready]:
-            slot = worker.owes[ref]
+        answers: list[Answer | LostEnvs] = []
+        for ref in [ref for ref in worker.pending_refs if ref in ready]:
+            slot = worker.pending_refs[ref]
             try:
                 found = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
-                return [*answers, Failed(worker.duty.pending[0], f"the Ray actor raised\n{error}")]
+                return [
+                    *answers,
+                    Failed(worker.assignment.pending[0], f"the Ray actor raised\n{error}"),
+                ]
             except ray.exceptions.RayError as error:
                 return [
                     *answers,
                     self._replace(rank, f"was lost: {_brief(error)}", from_outside=True),
                 ]
-            del worker.owes[ref]
-            worker.duty.answered(slot)
+            del worker.pending_refs[ref]
+            worker.assignment.answered(slot)
             if slot is None:
                 continue
             answer, images = found
             for camera, image in images.items() if isinstance(answer, Ready) else ():
                 self._images[camera][slot] = image
             answers.append(answer)
-        if reason := worker.duty.overdue(self._timeout):
+        if reason := worker.assignment.overdue(self._timeout):
             answers.append(self._replace(rank, reason, from_outside=False))
         return answers
 
-    def _replace(self, rank: int, reason: str, *, from_outside: bool) -> Lost:
+    def _replace(self, rank: int, reason: str, *, from_outside: bool) -> LostEnvs:
         worker = self._workers[rank]
         _end(worker.actor)
-        self._workers[rank] = self._add(worker.duty.slots)
-        return Lost(worker.duty.slots, worker.duty.pending[0], reason, from_outside)
+        self._workers[rank] = self._add(worker.assignment.slots)
+        return LostEnvs(worker.assignment.slots, worker.assignment.pending[0], reason, from_outside)
 
     def close(self) -> None:
         for worker in self._workers:
             _end(worker.actor)
 
 
-class RayCrew:
-    """Actors that do jobs; a `Crew`."""
+class RayJobPool:
+    """Actors that do jobs; a `JobPool`."""
 
     def __init__(self, make_work: Callable[[], Callable[[Any], Any]], workers: int) -> None:
         self._make_work = make_work
         self._actors = [_start(WorkActor, make_work) for _ in range(workers)]
         self._owed: dict[int, Any] = {}
 
-    def give(self, worker: int, job: Any) -> None:
+    def submit(self, worker: int, job: Any) -> None:
         import ray
 
         self._owed[worker] = self._actors[worker].do.remote(ray.cloudpickle.dumps(job))
@@ -258,9 +266,9 @@ class RayCrew:
     def wait(self, busy: Collection[int]) -> list[tuple[int, Finished | Raised | Died]]:
         import ray
 
-        owed = [self._owed[worker] for worker in busy]
-        ray.wait(owed, num_returns=1)
-        ready = set(ray.wait(owed, num_returns=len(owed), timeout=0)[0])
+        refs = [self._owed[worker] for worker in busy]
+        ray.wait(refs, num_returns=1)
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0])
         return [(worker, self._receive(worker)) for worker in busy if self._owed[worker] in ready]
 
     def _receive(self, worker: int) -> Finished | Raised | Died:
@@ -284,4 +292,4 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-__all__ = ["RayCrew", "RayError", "RayPool", "cluster", "cluster_cpus", "connected"]
+__all__ = ["RayEnvWorkers", "RayError", "RayJobPool", "cluster", "cluster_cpus", "connected"]
