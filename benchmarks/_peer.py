@@ -141,7 +141,7 @@ def play(
 ) -> list[float]:
     """Returns of the actor, or of the last published snapshot where it is None, from the starts that all are given."""
     from vla.sim_eval.envs.locomotion import LocomotionConfig
-    from vla.sim_eval.rollouts.env_worker import Job
+    from vla.sim_eval.rollouts.jobs import Job
     from vla.sim_eval.rollouts.scheduler import rollout
 
     config = LocomotionConfig.model_validate({"robot": robot, "behaviour": {"path": policies}})

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from point_env import PointConfig
 
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation, Spec
 

@@ -25,7 +25,7 @@ from vla.sim_eval.evaluation import (
     save_results,
 )
 from vla.sim_eval.report import write_report
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.rollouts.scheduler import RolloutStats
 from vla.sim_eval.statistics import SequentialComparison
 from vla.types import Actor

@@ -13,7 +13,7 @@ from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
 from vla.sim_eval.robustness.sweep import PerturbConfig, Robustness, perturb
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.picture import rollout_picture
 from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed

@@ -18,11 +18,11 @@ from vla.sim_eval.env import Suite
 from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
-from vla.sim_eval.rollouts.env_worker import Driver, EpisodeRecord, Job
-from vla.sim_eval.rollouts.launchers import cluster_workers
+from vla.sim_eval.rollouts.jobs import Driver, EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
-from vla.sim_eval.rollouts.settings import BATCH_SIZE, Launcher, RolloutSettings
+from vla.sim_eval.rollouts.settings import BATCH_SIZE, RolloutSettings
+from vla.sim_eval.workers.launchers import Launcher, cluster_workers
 from vla.types import Actor
 
 BASELINES = ("expert", "random")

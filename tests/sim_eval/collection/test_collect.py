@@ -19,8 +19,8 @@ from vla.sim_eval.collection.recording import (
     collect,
 )
 from vla.sim_eval.envs.metaworld import MetaworldConfig, MetaworldEnv
-from vla.sim_eval.rollouts.job_pool import WorkerError
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.workers.job_pool import WorkerError
 from vla.types import Spec
 
 SPEC = Spec({}, (), ("x", "gripper"), (-1.0, -2.0), (1.0, 2.0), 10.0)

@@ -28,8 +28,9 @@ from vla.sim_eval.envs.locomotion import ROBOTS, LocomotionConfig, threshold
 from vla.sim_eval.envs.pointmaze import MAPS, PointMazeConfig, path
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError, gym_versions
-from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
-from vla.sim_eval.rollouts.job_pool import WorkerError
+from vla.sim_eval.rollouts.episode_player import EpisodePlayer
+from vla.sim_eval.rollouts.jobs import Job
+from vla.sim_eval.workers.job_pool import WorkerError
 from vla.types import Observation, Spec
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "policies"

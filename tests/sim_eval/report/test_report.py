@@ -15,7 +15,7 @@ from vla.sim_eval.report import videos as films
 from vla.sim_eval.report import write_report
 from vla.sim_eval.report.markup import Cell, Head, signed, table
 from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def results(policy: str, solved: int, folder: Path | None = None, video: str = "") -> Results:

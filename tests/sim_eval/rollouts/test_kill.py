@@ -11,7 +11,7 @@ import torch
 from point_env import PointConfig
 from restless import Restless, Trace
 
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation

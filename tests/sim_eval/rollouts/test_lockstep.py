@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, make_batches
 
 

@@ -16,14 +16,9 @@ from seeker import Memory, Seeker, jobs
 
 from vla.common.renamed import RenamedWarning
 from vla.config import UserError
-from vla.sim_eval.rollouts.env_worker import (
-    EnvHost,
-    EpisodeRecord,
-    Failed,
-    Job,
-    Start,
-    shared_views,
-)
+from vla.sim_eval.rollouts.env_host import EnvHost, Failed, Start
+from vla.sim_eval.rollouts.env_workers import shared_views
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import (
     ActionError,
     RolloutError,

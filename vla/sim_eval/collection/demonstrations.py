@@ -20,7 +20,7 @@ from vla.sim_eval.collection.collectors import Behaviours, BehavioursConfig
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.rollouts.seeding import episode_seed
-from vla.sim_eval.rollouts.settings import Launcher
+from vla.sim_eval.workers.launchers import Launcher
 
 
 class CollectError(UserError):

@@ -38,7 +38,8 @@ from vla.sim_eval.collection.demonstrations import (
 )
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.launchers import cluster_workers, run_jobs
+from vla.sim_eval.workers.job_pool import run_ordered
+from vla.sim_eval.workers.launchers import cluster_workers
 
 MADE, MISSING = "made", "missing"
 SECONDS_PER_COMMIT = 2.0
@@ -81,11 +82,11 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         most = config.workers or (
             cluster_workers(config.ray_address) if config.launcher == "ray" else usable_cores()
         )
-        outcomes = run_jobs(
-            config.launcher,
+        outcomes = run_ordered(
             functools.partial(Demonstrator, config),
             jobs,
             workers=min(most, max(1, len(jobs))),
+            launcher=config.launcher,
             ray_address=config.ray_address,
         )
         counts = _write(writer, outcomes, len(jobs))

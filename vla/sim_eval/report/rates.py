@@ -20,7 +20,7 @@ from vla.sim_eval.report.markup import (
     table,
 )
 from vla.sim_eval.report.plots import axis_svg, intervals_svg, rows_plot
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 Row = tuple[str, str, str, list[list[EpisodeRecord]]]
 """Kind (overall, group, task), name, group, and each policy's episodes."""

@@ -13,7 +13,7 @@ from vla.sim_eval.comparison.failures import failure_labels
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.report.markup import Section, policy_class
 from vla.sim_eval.report.plots import failure_class
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 EMBED_FILE_BYTES = 400_000
 EMBED_PAGE_BYTES = 12_000_000

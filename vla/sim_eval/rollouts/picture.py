@@ -8,8 +8,9 @@ import numpy as np
 
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
-from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
+from vla.sim_eval.rollouts.episode_player import EpisodePlayer
 from vla.sim_eval.rollouts.inference_mode import inference
+from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.video import film_frame, film_strip
 from vla.types import Actor

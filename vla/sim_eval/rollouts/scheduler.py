@@ -23,15 +23,19 @@ from vla.common.cores import usable_cores
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.batched_inference import ActionError, BatchedPolicy
-from vla.sim_eval.rollouts.env_pool import EnvWorkers, LostEnvs, RolloutError
-from vla.sim_eval.rollouts.env_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
+from vla.sim_eval.rollouts.env_host import Act, Done, Failed, Ready, Start
+from vla.sim_eval.rollouts.env_workers import EnvWorkers, LostEnvs, open_env_workers
 from vla.sim_eval.rollouts.inference_mode import computes_on_cpu, inference
-from vla.sim_eval.rollouts.launchers import open_env_workers
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, EpisodeBatch, make_batches
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.types import Actor
 
 KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
+
+
+class RolloutError(UserError):
+    """An episode could not be played; the message names its task and seed."""
 
 
 def default_workers(actor: object) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Launcher = Literal["local", "ray"]
+from vla.sim_eval.workers.launchers import Launcher
+
 BATCH_SIZE = 4
 RETRIES = 3
 
