@@ -16,7 +16,7 @@ from vla.types import Observation, Spec
 
 @dataclass(frozen=True)
 class Memory:
-    """For each robot: what it was told, how often it acted, where it was."""
+    """For each robot: its instruction, how often it acted, where it was."""
 
     instruction: tuple[str, ...]
     steps: tuple[int, ...]

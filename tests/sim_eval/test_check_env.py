@@ -101,7 +101,7 @@ def test_an_env_without_an_expert_passes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("no info", "expected the two values"),
         ("camera", "lack camera 'front'"),
@@ -122,15 +122,15 @@ def test_an_env_without_an_expert_passes(monkeypatch):
         ("expert", "outside the spec's bounds"),
     ],
 )
-def test_each_fault_is_named(fault, told):
+def test_each_fault_is_named(fault, message):
     env = Dot()
     env.fault = fault
-    with pytest.raises(EnvError, match=told):
+    with pytest.raises(EnvError, match=message):
         check_env(env)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"robot_spec": None}, "robot_spec: is NoneType"),
         ({"task": "right"}, "task: is str"),
@@ -139,8 +139,8 @@ def test_each_fault_is_named(fault, told):
         ({"action_space": gymnasium.spaces.Discrete(3)}, "make them agree"),
     ],
 )
-def test_wrong_attributes_are_named(values, told):
-    with pytest.raises(EnvError, match=told):
+def test_wrong_attributes_are_named(values, message):
+    with pytest.raises(EnvError, match=message):
         check_env(Attributes(**values))
 
 

@@ -36,8 +36,9 @@ class Task:
         instruction: the primary text.
         paraphrases: other texts with the same meaning.
         horizon: greatest number of control steps of an episode.
-        ends_at_success: whether nothing is left to do after a success. False where the task goes on for as long as it
-            may, such as running: an episode is then played to its end, and a success is no terminal.
+        ends_at_success: whether nothing is left to do after a success. False if the task goes on
+            for as long as it may, such as running: an episode is then played to its end, and a
+            success is no terminal.
     """
 
     name: str
@@ -57,43 +58,47 @@ class Suite:
     info: dict[str, Any] = field(default_factory=dict)
 
     def task(self, name: str) -> Task:
-        """Raises KeyError where there is no such task."""
+        """Raises KeyError if there is no such task."""
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise KeyError(
-            f"suite {self.name!r} has no task {name!r}; it has: {', '.join(t.name for t in self.tasks)}"
-        )
+        names = ", ".join(task.name for task in self.tasks)
+        raise KeyError(f"suite {self.name!r} has no task {name!r}; it has: {names}")
 
 
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """A simulated robot with cameras.
 
-    Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32 (A,).
-    `info` of reset and step carries `instruction` (str: what this episode asks for), `success` (bool: the task is
-    solved at this very step); where the simulator knows, also `failure` (str: how far the episode came, one of
-    `FAILURES` where one fits) and `failure_step` (int: the step at which it went wrong).
-    `reset(seed=s)` gives the same start for the same s.
+    Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32
+    (A,). `info` of reset and step carries `instruction` (str: what this episode asks for) and
+    `success` (bool: the task is solved at this very step); if the simulator knows, also `failure`
+    (str: how far the episode came, one of `FAILURES` if one fits) and `failure_step` (int: the step
+    at which it went wrong). `reset(seed=s)` gives the same start for the same s.
     """
 
+    # not `spec`: that is gymnasium's name for an entry of its registry
     robot_spec: Spec
-    """What the robot sees and does; `spec` is gymnasium's name for an entry of its registry."""
+    """What the robot sees and does."""
     task: Task
     model: Any = None
-    """The `mujoco.MjModel`, where MuJoCo simulates the env. Perturbations and randomisation change it."""
+    """The `mujoco.MjModel`, if MuJoCo simulates the env. Perturbations and randomisation change
+    it."""
     data: Any = None
-    """The `mujoco.MjData` of the present state, where MuJoCo simulates the env."""
+    """The `mujoco.MjData` of the present state, if MuJoCo simulates the env."""
     renderer: SceneRenderer | None = None
-    """What draws the pictures, where it is ours: things can be added to the picture alone."""
+    """What draws the pictures, if it is ours: things can be added to the picture alone."""
+    # rendering takes most of a step's time, and within a chunk no policy looks
     render_images: bool = True
-    """While False, an env may skip rendering and leave `observation["images"]` empty: nobody looks at them.
+    """While False, an env may skip rendering and leave `observation["images"]` empty.
     It must not change the physics."""
     expert_name: str = ""
-    """Who acts as the expert in the present episode, where there are several; kept with what is collected."""
+    """Which expert acts in the present episode, if there are several; kept with what is
+    collected."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Takes over a `spec_` that the class body defines: it would hide the property below."""
+        """Takes over a `spec_` that the class body defines."""
         super().__init_subclass__(**options)
+        # it would hide the property below, and `robot_spec` would be missing
         if "spec_" in vars(cls):
             announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
             if "robot_spec" not in vars(cls):
@@ -117,29 +122,40 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def expert_action(self) -> np.ndarray:
-        """The scripted expert's action (A,) in the present state. Raises RuntimeError where there is none."""
+        """The scripted expert's action (A,) in the present state. Raises RuntimeError if there is
+        none."""
 
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases
 
     def held_out_paraphrases(self) -> tuple[str, ...]:
-        """Wordings that no demonstration of this env uses, where it keeps such apart; else its paraphrases."""
+        """Wordings that no demonstration of this env uses; its paraphrases if it keeps none
+        apart."""
         return self.paraphrases()
 
     def wrong_instructions(self) -> tuple[str, ...]:
-        """Instructions that ask something else of the present scene; empty where the env knows none, and then the
-        other tasks of the suite serve."""
+        """Instructions that ask something else of the present scene.
+
+        Empty if the env knows none; then the other tasks of the suite serve.
+        """
         return ()
 
     def achieved(self) -> frozenset[str]:
-        """The instructions about the present scene that its present state fulfils, whatever is asked; empty where the env
-        cannot tell. Data that failed can be relabelled with them."""
+        """The instructions about the present scene that its present state fulfils.
+
+        Whatever is asked; empty if the env cannot tell. Data that failed can be relabelled with
+        them.
+        """
+        # by the env's own judge: hindsight labels must mean what `success` means
         return frozenset()
 
     def mistake(self, rng: np.random.Generator) -> str:
-        """Until the next reset the expert acts out another instruction of the present scene, in a wording of `achieved`,
-        which is returned; what counts as a success stays. "" where the env knows none, and then nothing changes."""
+        """Until the next reset the expert acts out another instruction of the present scene.
+
+        It is returned, in a wording of `achieved`; what counts as a success stays. "" if the env
+        knows none, and then nothing changes.
+        """
         return ""
 
 
@@ -152,11 +168,13 @@ class EnvConfig(Config, ABC):
 
     @abstractmethod
     def suite(self) -> Suite:
-        """The tasks. Raises ConfigError where a name is unknown."""
+        """The tasks. Raises ConfigError if a name is unknown."""
 
     @abstractmethod
     def make(self, task: str) -> SimEnv:
         """Builds the env of one task, in the process that will run it."""
+        # Configs are sent to workers, envs never: a rendering context belongs to the process that
+        # made it.
 
     def versions(self) -> dict[str, str]:
         """What else decides the numbers: simulator version, renderer, render preset."""

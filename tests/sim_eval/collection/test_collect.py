@@ -208,7 +208,7 @@ def test_an_env_that_raises_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"episodes_per_task": 0}, "episodes_per_task"),
         ({"noise": {"std": -1}}, "noise.std"),
@@ -218,8 +218,8 @@ def test_an_env_that_raises_is_named(tmp_path, monkeypatch):
         ({"episode_per_task": 1}, "did you mean 'episodes_per_task'"),
     ],
 )
-def test_wrong_configs_are_explained(tmp_path, values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_configs_are_explained(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
         config_of(tmp_path, **values)
 
 

@@ -1,13 +1,15 @@
-"""What acts while data is made: the expert, an expert that has misunderstood, or trained policies of any quality.
+"""What acts while data is made: the expert, an expert that has misunderstood, or trained policies
+of any quality.
 
-Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers make it.
+Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers
+make it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,26 +23,27 @@ from vla.sim_eval.rollouts.settings import RolloutSettings
 
 
 class PolicyBehaviour(Config):
-    """A checkpoint that plays a share of the episodes, undisturbed: an early one for data of medium quality, a late one for
-    its failures."""
+    """A checkpoint that plays a share of the episodes, undisturbed: an early one for data of medium
+    quality, a late one for its failures."""
 
     path: Path
     """Folder of the policy."""
-    share: Annotated[float, Field(gt=0.0, le=1.0)]
+    share: float = Field(gt=0.0, le=1.0)
     """Share of all episodes."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: float = Field(default=0.0, ge=0.0)
     """0 for the policy's most likely actions, 1 for samples."""
-    replan_every: Annotated[int, Field(ge=1)] = 1
+    replan_every: int = Field(default=1, ge=1)
     """Steps of a chunk that are executed before the policy is asked again."""
 
 
 class BehavioursConfig(Config):
-    """What acts in place of the expert; the expert plays what is left of 1. Every episode draws one, by its seed."""
+    """What acts in place of the expert; the expert plays what is left of 1. Every episode draws
+    one, by its seed."""
 
-    mistaken: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Share of the episodes in which the expert acts out another instruction of the same scene than the recorded one, by
-    which it is judged. Such an episode ends, truly and in failure, when the other instruction is fulfilled. For envs that
-    know other instructions (tabletop)."""
+    mistaken: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the episodes in which the expert acts out another instruction of the same scene than
+    the recorded one, by which it is judged. Such an episode ends, truly and in failure, when the
+    other instruction is fulfilled. For envs that know other instructions (tabletop)."""
     policies: tuple[PolicyBehaviour, ...] = ()
     """Trained policies with their shares."""
 
@@ -76,7 +79,8 @@ class Behaviour(Protocol):
 
 
 class ExpertBehaviour:
-    """The env's expert; `acted` is the instruction that it acts out, if it is another one than the recorded."""
+    """The env's expert; `acted` is the instruction that it acts out, if it is another one than the
+    recorded."""
 
     disturbed = True
 
@@ -116,7 +120,9 @@ class PolicyInEpisode:
         if not self._chunk:
             self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
             # a batch of one: how sums are rounded depends on the size of a batch
-            images = {camera: image[None] for camera, image in observation["images"].items()}
+            images = {}
+            for camera, image in observation["images"].items():
+                images[camera] = image[None]
             seed = int(self._rng.integers(2**62))
             with inference(self._policy.actor, threads=1):  # it is one of many workers
                 (chunk,) = self._policy.act([self._state], images, seed=seed)
@@ -126,7 +132,8 @@ class PolicyInEpisode:
 
 
 class Behaviours:
-    """Draws what acts in each episode. A policy is loaded when an episode first asks for it, and kept."""
+    """Draws what acts in each episode. A policy is loaded when an episode first asks for it, and
+    kept."""
 
     def __init__(self, config: BehavioursConfig) -> None:
         self.config = config
@@ -136,8 +143,8 @@ class Behaviours:
         """What acts in the episode of this seed, whose env has just been reset.
 
         Raises ConfigError if a mistake is drawn and the env knows none."""
-        # A stream of its own: the env draws from (seed), noise from (seed, 1), snapshots from (seed, 2) and a
-        # policy from (seed, 4). So who acts does not change the start.
+        # A stream of its own: the env draws from (seed), noise from (seed, 1), snapshots from
+        # (seed, 2) and a policy from (seed, 4). So who acts does not change the start.
         rng = np.random.default_rng((seed, 3))
         drawn = rng.random() - self.config.mistaken
         if drawn < 0:
@@ -166,7 +173,8 @@ class Behaviours:
         return self._policies[number]
 
     def check(self, env: EnvConfig) -> list[str]:
-        """Loads every policy and returns their digests: what a resumed collection must find unchanged.
+        """Loads every policy and returns their digests: what a resumed collection must find
+        unchanged.
 
         Raises:
             CheckpointError: a checkpoint is missing or damaged.
@@ -184,7 +192,8 @@ def _digest(folder: Path) -> str:
     """Tells checkpoints apart by their config and weights."""
     # by content: a path may hold another checkpoint when the collection is resumed
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    files = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
+    for path in sorted(files):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]

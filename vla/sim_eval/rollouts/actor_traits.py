@@ -1,7 +1,7 @@
 """What an actor may say of itself beyond `spec`, `history` and `act`.
 
-`vla.models.Policy` says all of it. An actor of a user's own needs only the three members of `Actor`; for whatever it
-leaves out the defaults below hold.
+`vla.models.Policy` says all of it. An actor of a user's own needs only the three members of
+`Actor`; for whatever it leaves out the defaults below hold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class ActorTraits:
 
     Attributes:
         return_conditioned: whether it can be asked for a return.
-        counts_steps: whether `act` has to see every step of an episode, since its memory counts them.
+        counts_steps: whether `act` has to see every step of an episode, since its memory counts
+            them.
         source: the folder or repository that it was loaded from; None if nobody knows.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.
     """
@@ -40,7 +41,10 @@ def traits_of(actor: object) -> ActorTraits:
 
     Read them again for every evaluation: a policy loses its `source` as soon as it trains.
     """
-    # The only place that asks an actor what it has: a protocol cannot give defaults to classes that do not
-    # derive from it, and a check of types would leave out every actor that is no `Policy`.
-    names = [field.name for field in fields(ActorTraits)]
-    return ActorTraits(**{name: getattr(actor, name) for name in names if hasattr(actor, name)})
+    # The only place that asks an actor what it has: a protocol cannot give defaults to classes that
+    # do not derive from it, and a check of types would leave out every actor that is no `Policy`.
+    given = {}
+    for field in fields(ActorTraits):
+        if hasattr(actor, field.name):
+            given[field.name] = getattr(actor, field.name)
+    return ActorTraits(**given)

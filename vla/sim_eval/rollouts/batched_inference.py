@@ -2,7 +2,8 @@
 
 What the policy remembers stays with each episode; chunks are ensembled here, outside of the policy.
 
-B robots in a batch, K actions per chunk, A action dimensions, S state dimensions, n actions that are executed.
+B robots in a batch, K actions per chunk, A action dimensions, S state dimensions, n actions that
+are executed.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class EpisodeState:
     ensemble: TemporalEnsemble | None = None
 
     @property
+    def waits(self) -> bool:
+        """Whether the robot waits for actions."""
+        return self.robot_state is not None
+
+    @property
     def memory_batch(self) -> int:
         """The call of `act` that its memory comes from; 0 for an episode that has none."""
         return 0 if self.memory_row is None else self.memory_row.batch
@@ -99,16 +105,23 @@ class BatchedPolicy:
         Args:
             episodes: B of them, all waiting.
             images: camera -> uint8 (B, H, W, 3).
-            seed: with one, a policy that draws from torch's own generators draws the same at every repetition.
+            seed: with one, a policy that draws from torch's own generators draws the same at every
+                repetition.
 
         Raises ActionError if the policy gives no usable actions.
         """
         if seed is not None:
             seed_generators(self.actor, seed)
         # memory=None starts an episode, so episodes that start cannot share a batch with the others
-        starting = [i for i, episode in enumerate(episodes) if episode.memory_row is None]
-        running = [i for i, episode in enumerate(episodes) if episode.memory_row is not None]
-        # rows of one earlier batch side by side: their memories are then cut and joined the fewest times
+        starting: list[int] = []
+        running: list[int] = []
+        for i, episode in enumerate(episodes):
+            if episode.memory_row is None:
+                starting.append(i)
+            else:
+                running.append(i)
+        # rows of one earlier batch side by side: their memories are then cut and joined the fewest
+        # times
         running.sort(key=lambda i: episodes[i].memory_batch)
         chosen: dict[int, np.ndarray] = {}
         for rows in (starting, running):
@@ -119,11 +132,15 @@ class BatchedPolicy:
         return [chosen[i] for i in range(len(episodes))]
 
     def _act_batch(
-        self, episodes: list[EpisodeState], images: dict[str, np.ndarray], rows: list[int]
+        self,
+        episodes: list[EpisodeState],
+        images: dict[str, np.ndarray],
+        rows: list[int],
     ) -> list[np.ndarray]:
         """One call of the policy; episode i sees row `rows[i]` of the images."""
         observation = self._observation(episodes, images, rows)
-        chunk_BKA, memory = self.actor.act(observation, _joined_memory(episodes), **self._options)
+        memory = _joined_memory(episodes)
+        chunk_BKA, memory = self.actor.act(observation, memory, **self._options)
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         chosen = [chunk_KA[: self.settings.replan_every] for chunk_KA in chunks_BKA]
         if self.settings.ensemble is not None:
@@ -133,7 +150,8 @@ class BatchedPolicy:
             ]
             if memory is not None:
                 # `act` remembered what its chunk begins with, but the robot executes the average
-                memory = self.traits.remember(memory, torch.from_numpy(np.stack(chosen)))
+                executed_B1A = torch.from_numpy(np.stack(chosen))
+                memory = self.traits.remember(memory, executed_B1A)
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)
@@ -141,17 +159,23 @@ class BatchedPolicy:
         return chosen
 
     def _observation(
-        self, episodes: list[EpisodeState], images: dict[str, np.ndarray], rows: list[int]
+        self,
+        episodes: list[EpisodeState],
+        images: dict[str, np.ndarray],
+        rows: list[int],
     ) -> Observation:
+        seen = {camera: images[camera][rows] for camera in self.actor.spec.cameras}
         states = [episode.robot_state for episode in episodes if episode.robot_state is not None]
-        target = self.settings.target_return
+        target_return = None
+        if self.settings.target_return is not None:
+            target_return = [self.settings.target_return] * len(episodes)
         return Observation.from_numpy(
-            {camera: images[camera][rows] for camera in self.actor.spec.cameras},
+            seen,
             np.stack(states),
             [episode.instruction for episode in episodes],
             # a return-conditioned policy counts its target down by these
             reward=[episode.reward for episode in episodes],
-            target_return=None if target is None else [target] * len(episodes),
+            target_return=target_return,
         )
 
     def _ensembled(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
@@ -189,8 +213,8 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: RolloutSettings)
     # a policy that looks back, or counts, would take every n-th step for the one after the last
     if every > 1 and actor.history > 1:
         raise UserError(
-            f"replan_every is {every}, but the policy looks back over {actor.history} steps and must "
-            "see every one of them: set replan_every=1, or train the policy with history=1"
+            f"replan_every is {every}, but the policy looks back over {actor.history} steps and "
+            "must see every one of them: set replan_every=1, or train the policy with history=1"
         )
     if every > 1 and traits.counts_steps:
         raise UserError(
@@ -209,12 +233,14 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: RolloutSettings)
 
 
 def _joined_memory(episodes: Sequence[EpisodeState]) -> Any:
-    """One memory for all episodes, which are sorted by the batch they were last in; None if they start."""
+    """One memory for all episodes, which are sorted by the batch they were last in; None if they
+    start."""
     rows = [episode.memory_row for episode in episodes if episode.memory_row is not None]
     parts = []
     for _, same_batch in itertools.groupby(rows, key=lambda row: row.batch):
         members = list(same_batch)
-        parts.append(members[0].memory.select([member.row for member in members]))
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else type(parts[0]).stack(parts)
+        memory = members[0].memory
+        parts.append(memory.select([member.row for member in members]))
+    if len(parts) > 1:
+        return type(parts[0]).stack(parts)
+    return parts[0] if parts else None

@@ -1,9 +1,10 @@
-"""The side of a rollout where envs live: it steps and renders, in a worker or in the caller's own process.
+"""The side of a rollout where envs live: it steps and renders, in a worker or in the caller's own
+process.
 
-It carries out one command at a time for each *slot* (one env): `Start` an episode, then `Act` for every chunk of
-actions. The answer is `Ready` (the robot waits for an action; its picture lies in the images), `Done` (the episode is
-over) or `Failed` (the env raised or broke its contract). The scripted expert and the random baseline need no policy:
-their episodes run here to the end.
+It carries out one command at a time for each *slot* (one env): `Start` an episode, then `Act` for
+every chunk of actions. The answer is `Ready` (the robot waits for an action; its picture lies in
+the images), `Done` (the episode is over) or `Failed` (the env raised or broke its contract). The
+scripted expert and the random baseline need no policy: their episodes run here to the end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Start:
     """An episode begins.
 
     Attributes:
-        past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to where it was.
+        past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to
+            where it was.
         chunk: how many of them, at the end, the lost worker was sent last.
     """
 
@@ -47,7 +49,8 @@ class Act:
 
 @dataclass(frozen=True)
 class Ready:
-    """The robot waits. state: float32 (S,); reward: sum of the rewards of the last chunk of actions."""
+    """The robot waits. state: float32 (S,); reward: sum of the rewards of the last chunk of
+    actions."""
 
     slot: int
     state: np.ndarray
@@ -74,7 +77,8 @@ Answer = Ready | Done | Failed
 
 
 class EnvHost:
-    """Several envs, each in a slot, and their running episodes. Envs are kept while their task stays.
+    """Several envs, each in a slot, and their running episodes. Envs are kept while their task
+    stays.
 
     Args:
         config: builds the envs.
@@ -139,7 +143,12 @@ class EnvHost:
         return self._done(slot, player)
 
     def _act(
-        self, slot: int, actions: np.ndarray, *, counted: int | None = None, look: bool = False
+        self,
+        slot: int,
+        actions: np.ndarray,
+        *,
+        counted: int | None = None,
+        look: bool = False,
     ) -> Answer:
         """Executes a chunk of actions, or less if the episode ends in it.
 
@@ -148,24 +157,28 @@ class EnvHost:
             look: whether every step is drawn; else only the last one, which the policy sees.
         """
         player = self._players[slot]
+        last = len(actions) - 1
         uncounted = 0 if counted is None else len(actions) - counted
         reward = 0.0
         for i, action in enumerate(actions):
-            player.step(action, look=look or i == len(actions) - 1)
-            reward += player.reward if i >= uncounted else 0.0
+            player.step(action, look=look or i == last)
+            if i >= uncounted:
+                reward += player.reward
             if player.over:
                 del self._players[slot]
                 return self._done(slot, player)
         return self._ready(slot, player, reward)
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
-        first = self._first_of_its_kind(player)
-        return Done(slot, player.record(keep_film=first or player.job.video is not None))
+        is_first = self._first_of_its_kind(player)
+        was_asked_for = player.job.video is not None
+        return Done(slot, player.record(keep_film=is_first or was_asked_for))
 
     def _first_of_its_kind(self, player: EpisodePlayer) -> bool:
         """Whether no `failure_videos` earlier episodes that failed alike have been filmed here."""
-        # Other workers know other failures: which films stay is decided where all records come together, so
-        # here only those may be left out that could not be chosen whatever the others have.
+        # Other workers know other failures: which films stay is decided where all records come
+        # together, so here only those may be left out that could not be chosen whatever the others
+        # have.
         job = player.job
         if not player.failure:
             return False

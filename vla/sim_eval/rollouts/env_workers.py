@@ -21,6 +21,10 @@ from vla.sim_eval.workers.worker import MakeWork
 
 Images = dict[str, np.ndarray]
 """camera -> uint8 (slots, H, W, 3)."""
+Sizes = dict[str, tuple[int, int]]
+"""camera -> height, width."""
+Buffers = dict[str, Any]
+"""camera -> shared memory."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class LostEnvs:
         slots: the slots that the worker held.
         working_on: the slot whose command it had in hand.
         reason: completes "the worker process ...".
-        from_outside: somebody else ended it (a signal, a node of a cluster), so its episode may be innocent.
+        from_outside: somebody else ended it (a signal, a node of a cluster), so its episode may be
+            innocent.
     """
 
     slots: tuple[int, ...]
@@ -115,7 +120,14 @@ class InlineEnvWorkers:
 class SupervisedEnvWorkers:
     """Slots spread over supervised workers: slot s belongs to worker s % workers."""
 
-    def __init__(self, supervisor: Supervisor, images: Images, *, slots: int, workers: int) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        images: Images,
+        *,
+        slots: int,
+        workers: int,
+    ) -> None:
         self._supervisor = supervisor
         self._images = images
         self._slots = slots
@@ -132,9 +144,11 @@ class SupervisedEnvWorkers:
             # not the env, whose errors come as `Failed`: the worker could not be set up
             return Failed(event.request.slot, f"the worker raised\n{event.error}")
         if isinstance(event, Lost):
+            of_worker = range(event.worker, self._slots, self._workers)
+            in_hand = event.requests[0]
             return LostEnvs(
-                slots=tuple(range(event.worker, self._slots, self._workers)),
-                working_on=event.requests[0].slot,
+                slots=tuple(of_worker),
+                working_on=in_hand.slot,
                 reason=_reason(event.death),
                 from_outside=event.death.from_outside,
             )
@@ -149,22 +163,26 @@ class SupervisedEnvWorkers:
 
 def _reason(death: Death) -> str:
     """The death in words, with what its exit code often means."""
-    hints = {
-        1: " (its messages stand above; a script must start workers under "
-        "`if __name__ == '__main__':`, or use workers=0)",
-        -9: " (killed; out of memory?)",
-    }
-    return death.reason + hints.get(death.exit_code or 0, "")
+    if death.exit_code == 1:
+        return (
+            f"{death.reason} (its messages stand above; a script must start workers under "
+            "`if __name__ == '__main__':`, or use workers=0)"
+        )
+    # SIGKILL, which is also the system's answer to a lack of memory
+    if death.exit_code == -9:
+        return f"{death.reason} (killed; out of memory?)"
+    return death.reason
 
 
-# --- pictures: in memory that is shared, or with the answers ---------------------------------------
+# --- pictures: in memory that is shared, or with the answers -----------------------------------
 
 
 class HostWithSharedImages:
     """An `EnvHost` in a worker of this machine. Its pictures lie in memory that the parent sees."""
 
-    def __init__(self, config: EnvConfig, buffers: dict[str, Any], slots: int) -> None:
-        self._host = EnvHost(config, shared_views(config, buffers, slots))
+    def __init__(self, config: EnvConfig, buffers: Buffers, slots: int) -> None:
+        images = shared_views(config, buffers, slots)
+        self._host = EnvHost(config, images)
 
     def __call__(self, command: Command) -> tuple[Answer, Images]:
         return self._host.handle(command), {}
@@ -177,45 +195,52 @@ class HostThatSendsImages:
     """An `EnvHost` on another machine. Its pictures, uint8 (H, W, 3), travel with its answers."""
 
     def __init__(self, config: EnvConfig, cameras: tuple[str, ...]) -> None:
-        self._images: dict[str, dict[int, np.ndarray]] = {camera: {} for camera in cameras}
+        self._images: dict[str, dict[int, np.ndarray]] = {}  # camera -> slot -> picture
+        for camera in cameras:
+            self._images[camera] = {}
         self._host = EnvHost(config, self._images)
 
     def __call__(self, command: Command) -> tuple[Answer, Images]:
         answer = self._host.handle(command)
         # there are pictures only if the robot waits for an action
-        sent = {
-            camera: of_slot.pop(command.slot)
-            for camera, of_slot in self._images.items()
-            if command.slot in of_slot
-        }
+        sent: Images = {}
+        for camera, of_slot in self._images.items():
+            if command.slot in of_slot:
+                sent[camera] = of_slot.pop(command.slot)
         return answer, sent
 
     def close(self) -> None:
         self._host.close()
 
 
-def _empty_images(sizes: dict[str, tuple[int, int]], slots: int) -> Images:
-    return {camera: np.zeros((slots, *size, 3), np.uint8) for camera, size in sizes.items()}
+def _empty_images(sizes: Sizes, slots: int) -> Images:
+    images: Images = {}
+    for camera, (height, width) in sizes.items():
+        images[camera] = np.zeros((slots, height, width, 3), np.uint8)
+    return images
 
 
-def _shared_buffers(sizes: dict[str, tuple[int, int]], slots: int) -> dict[str, Any]:
-    """camera -> bytes of all slots, without a lock: only the worker that holds a slot writes there."""
+def _shared_buffers(sizes: Sizes, slots: int) -> Buffers:
+    """Room for the pictures of all slots, which worker processes can open."""
     context = process_context()
-    return {
-        camera: context.RawArray(ctypes.c_uint8, slots * height * width * 3)
-        for camera, (height, width) in sizes.items()
-    }
+    buffers: Buffers = {}
+    for camera, (height, width) in sizes.items():
+        # without a lock: only the worker that holds a slot writes there, and only while it is asked
+        buffers[camera] = context.RawArray(ctypes.c_uint8, slots * height * width * 3)
+    return buffers
 
 
-def shared_views(config: EnvConfig, buffers: dict[str, Any], slots: int) -> Images:
+def shared_views(config: EnvConfig, buffers: Buffers, slots: int) -> Images:
     """The images that lie in shared memory."""
-    sizes = config.spec().cameras
-    return {
-        camera: np.frombuffer(buffer, dtype=np.uint8).reshape(slots, *sizes[camera], 3)
-        for camera, buffer in buffers.items()
-    }
+    images: Images = {}
+    for camera, buffer in buffers.items():
+        height, width = config.spec().cameras[camera]
+        pixels = np.frombuffer(buffer, dtype=np.uint8)
+        images[camera] = pixels.reshape(slots, height, width, 3)
+    return images
 
 
 def _rows(images: Images, slots: Sequence[int]) -> Images:
+    rows = list(slots)
     # a list of rows copies: workers go on to write into the originals
-    return {camera: of_slots[list(slots)] for camera, of_slots in images.items()}
+    return {camera: of_slots[rows] for camera, of_slots in images.items()}

@@ -43,16 +43,16 @@ class EpisodePlayer:
         self._video = _film_of(job, env.robot_spec)
         # rendering costs more than physics, and a baseline looks at nothing
         env.render_images = self._every_step_drawn or job.driver == "policy"
-        self.observation, self.info = checked_reset(env.reset(seed=job.seed), env.robot_spec)
+        start = env.reset(seed=job.seed)
+        self.observation, self.info = checked_reset(start, env.robot_spec)
         self.instruction = str(self.info["instruction"])
         self._film(self.observation)
 
     def step(self, action: np.ndarray, *, look: bool = True) -> None:
         """Executes one action (A,); `look`: whether a policy will see the images that follow."""
         self.env.render_images = look or self._every_step_drawn
-        self.observation, self.reward, ended, self.info = checked_step(
-            self.env.step(action), self.env.robot_spec
-        )
+        result = self.env.step(action)
+        self.observation, self.reward, ended, self.info = checked_step(result, self.env.robot_spec)
         self.steps += 1
         self.return_ += self.reward
         self.success = bool(self.info["success"])
@@ -83,20 +83,20 @@ class EpisodePlayer:
     @property
     def failure(self) -> str:
         """How far the episode came, in the simulator's words; empty after a success."""
-        return "" if self.success_ever else str(self.info.get("failure") or "time limit")
+        if self.success_ever:
+            return ""
+        return str(self.info.get("failure") or "time limit")
 
     @property
     def _failure_step(self) -> int:
-        return -1 if self.success_ever else int(self.info.get("failure_step", self.steps))
+        if self.success_ever:
+            return -1
+        return int(self.info.get("failure_step", self.steps))
 
     def record(self, *, keep_film: bool = True) -> EpisodeRecord:
         """Ends the episode; writes its film, if there is one to keep."""
-        if keep_film and self._video is not None and self._video.last_step < self.steps:
-            # it ended within a chunk, whose steps are not drawn: the film lacks its end
-            self.env.render_images = True
-            self._film(self.env.observe())
-        if keep_film and self._video is not None:  # `_film` may have given it up
-            self._video.close()
+        if keep_film:
+            self._write_film()
         job = self.job
         video = ""
         if job.video is not None and self.filmed:
@@ -117,9 +117,18 @@ class EpisodePlayer:
             failure_step=self._failure_step,
         )
 
+    def _write_film(self) -> None:
+        if self._video is not None and self._video.last_step < self.steps:
+            # it ended within a chunk, whose steps are not drawn: the film lacks its end
+            self.env.render_images = True
+            self._film(self.env.observe())
+        if self._video is not None:  # `_film` may have given it up
+            self._video.close()
+
 
 def _film_of(job: Job, spec: Spec) -> VideoWriter | None:
-    """The film that the job asks for, or one that is kept in memory until the episode turns out to fail."""
+    """The film that the job asks for, or one that is kept in memory until the episode turns out to
+    fail."""
     if job.video is not None:
         # without cameras `env.render` draws, in pictures of a size of its own
         max_bytes = None if spec.cameras else 4 * FILM_BYTES

@@ -20,11 +20,13 @@ class Job:
         episode: its number within the task.
         seed: of the env's reset.
         horizon: greatest number of steps.
-        driver: what acts: the policy, in the process that asked for the episode; the scripted expert; or chance.
+        driver: what acts: the policy, in the process that asked for the episode; the scripted
+            expert; or chance.
         after_success_steps: steps to play after the first success.
         video: file for a film of every step; None films nothing.
-        failure_video: file for a film of what the policy saw, should it fail; None films nothing. It is not written if
-            the worker has filmed `failure_videos` earlier episodes that failed alike.
+        failure_video: file for a film of what the policy saw, should it fail; None films nothing.
+            It is not written if the worker has filmed `failure_videos` earlier episodes that failed
+            alike.
     """
 
     task: str
@@ -41,7 +43,7 @@ class Job:
     def __post_init__(self) -> None:
         if str(self.driver) == "parent":
             announce_renamed('Job(driver="parent")', 'Job(driver="policy")')
-            object.__setattr__(self, "driver", "policy")
+            object.__setattr__(self, "driver", "policy")  # the one way into a frozen dataclass
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class EpisodeRecord:
         return_: sum of rewards.
         failure: empty after a success, else how far the episode came, in the simulator's words.
         video: file of the episode, relative to the folder of the results; empty if none was made.
-        failure_step: the step at which it went wrong, as far as the simulator knows, else the last one; -1 after a
-            success.
+        failure_step: the step at which it went wrong, as far as the simulator knows, else the last
+            one; -1 after a success.
     """
 
     task: str

@@ -1,10 +1,11 @@
 """Which episodes share the policy's batches, such that no clock has a say in it.
 
-Sums are rounded, and how they are rounded depends on the size of a batch: a policy that meets its robots in batches as
-they happen to arrive gives actions that differ in their last bits from run to run, and contacts make that a different
-episode. So episodes of one task form *episode batches* that are fixed beforehand. A batch acts in lockstep: its policy
-call comes when all its running episodes wait for it. Then what every call sees is a function of the episode batch and
-of its past alone: of no worker, no launcher, no other batch, no lost worker.
+Sums are rounded, and how they are rounded depends on the size of a batch: a policy that meets its
+robots in batches as they happen to arrive gives actions that differ in their last bits from run to
+run, and contacts make that a different episode. So episodes of one task form *episode batches* that
+are fixed beforehand. A batch acts in lockstep: its policy call comes when all its running episodes
+wait for it. Then what every call sees is a function of the episode batch and of its past alone: of
+no worker, no launcher, no other batch, no lost worker.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Episode:
 
     Attributes:
         past: the actions (n, A) sent so far, chunk by chunk: they lead a new env to the same state.
-        deaths, kills: workers lost over this episode, by their own doing and by a signal from outside.
+        deaths, kills: workers lost over this episode, by their own doing and by a signal from
+            outside.
     """
 
     job: Job
@@ -56,18 +58,23 @@ class EpisodeBatch:
     @property
     def ready(self) -> bool:
         """Whether every running episode waits for an action."""
-        waiting = [episode.state.robot_state is not None for episode in self.running.values()]
-        return bool(waiting) and all(waiting)
+        if not self.running:
+            return False
+        return all(episode.state.waits for episode in self.running.values())
 
     def next_seed(self) -> int:
         """For whatever the policy draws at random in its next call."""
         self.calls += 1
         # of the first job alone: what is drawn must not depend on which episodes still run
-        return (self.jobs[0].seed * 1_000_003 + self.calls) % 2**63
+        first = self.jobs[0].seed
+        # the prime keeps the calls of neighbouring seeds apart; torch's seeds have 64 bits with a
+        # sign
+        return (first * 1_000_003 + self.calls) % 2**63
 
 
 def make_batches(jobs: Iterable[Job], size: int) -> list[EpisodeBatch]:
-    """Every `size` consecutive episodes of a task that the policy plays, and each other episode alone."""
+    """Every `size` consecutive episodes of a task that the policy plays, and each other episode
+    alone."""
     batches: list[EpisodeBatch] = []
     of_task: dict[str, list[Job]] = {}
     for job in jobs:
@@ -91,20 +98,26 @@ class BatchQueue:
             self._waiting.setdefault(batch.task, deque()).append(batch)
 
     def next(self, task: str | None, running: Counter[str]) -> EpisodeBatch | None:
-        """The next batch for envs of `task`; `running` counts the batches of each task that are being played.
+        """The next batch for envs of `task`; `running` counts the batches of each task that are
+        being played.
 
-        Envs whose own task is finished go where most batches wait for each that is played, if enough wait to be worth
-        building other envs.
+        Envs whose own task is finished go where most batches wait for each that is played, if
+        enough wait to be worth building other envs.
         """
         if task is not None and self._waiting.get(task):
             return self._waiting[task].popleft()
         worth_it = [
             name
             for name, batches in self._waiting.items()
-            # with fewer than two for each, the envs that are there may finish before others are built
+            # with fewer than two for each, the envs that are there may finish before others are
+            # built
             if batches and len(batches) >= 2 * running[name]
         ]
         if not worth_it:
             return None
-        longest = max(worth_it, key=lambda name: len(self._waiting[name]) / (1 + running[name]))
+
+        def waiting_for_each(name: str) -> float:
+            return len(self._waiting[name]) / (1 + running[name])
+
+        longest = max(worth_it, key=waiting_for_each)
         return self._waiting[longest].popleft()

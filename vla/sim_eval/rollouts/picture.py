@@ -9,10 +9,11 @@ import numpy as np
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
+from vla.sim_eval.rollouts.film_strips import film_strip
 from vla.sim_eval.rollouts.inference_mode import inference
 from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.settings import RolloutSettings
-from vla.sim_eval.rollouts.video import film_frame, film_strip
+from vla.sim_eval.rollouts.video import film_frame
 from vla.types import Actor
 
 
@@ -27,7 +28,8 @@ def rollout_picture(
     replan_every: int = 1,
     count: int = 8,
 ) -> Path:
-    """Plays one episode and writes a PNG film strip of it: frames with step numbers under the instruction.
+    """Plays one episode and writes a PNG film strip of it: frames with step numbers under the
+    instruction.
 
     Args:
         path: file to write.
@@ -35,8 +37,8 @@ def rollout_picture(
         config: the envs as the policy sees them.
         task: name of the task.
         seed: of the episode, as in the column `seed` of `episodes.parquet`.
-        show: the same envs for human eyes, for example with larger images: the actions of the episode are repeated
-            there. Default: the policy's own view.
+        show: the same envs for human eyes, for example with larger images: the actions of the
+            episode are repeated there. Default: the policy's own view.
         replan_every: steps of a chunk that are executed before the next `act`.
         count: frames in the strip, at most.
 
@@ -60,9 +62,10 @@ def _play(policy: BatchedPolicy, config: EnvConfig, job: Job) -> tuple[str, list
         with inference(policy.actor):
             while not player.over:
                 state.robot_state = player.observation["state"]
-                images = player.observation["images"]
-                batch_of_one = {camera: image[None] for camera, image in images.items()}
-                (planned,) = policy.act([state], batch_of_one)
+                images = {}
+                for camera, image in player.observation["images"].items():
+                    images[camera] = image[None]  # a batch of one
+                (planned,) = policy.act([state], images)
                 state.reward = 0.0
                 for action in planned:
                     if player.over:  # within the chunk
@@ -77,7 +80,8 @@ def _play(policy: BatchedPolicy, config: EnvConfig, job: Job) -> tuple[str, list
 
 def _frames(config: EnvConfig, job: Job, actions: list[np.ndarray]) -> list[np.ndarray]:
     """Frame i shows the scene before action i; cameras side by side."""
-    # The episode is played again from its seed: what it looks like does not change what happens in it.
+    # The episode is played again from its seed: what it looks like does not change what happens in
+    # it.
     env = config.make(job.task)
     try:
         observation, _ = env.reset(seed=job.seed)

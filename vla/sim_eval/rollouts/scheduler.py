@@ -1,12 +1,14 @@
 """Plays episodes: envs step and render in worker processes while the policy acts here, in batches.
 
-Episodes are reproducible to the bit. The seed of an episode depends on (task, episode) alone, so every policy meets the
-same starts; the batches in which the policy acts depend on the list of episodes alone (`lockstep`), and an episode that
-loses its worker is led to where it was by its past actions. So on one machine the records are the same for any number
-of workers, local or on a Ray cluster, and whatever was killed meanwhile, provided that
+Episodes are reproducible to the bit. The seed of an episode depends on (task, episode) alone, so
+every policy meets the same starts; the batches in which the policy acts depend on the list of
+episodes alone (`lockstep`), and an episode that loses its worker is led to where it was by its past
+actions. So on one machine the records are the same for any number of workers, local or on a Ray
+cluster, and whatever was killed meanwhile, provided that
 
 - envs are reproducible, which `check_env` looks at;
-- `act` is a function of observation and memory (random numbers of torch's own generators are seeded);
+- `act` is a function of observation and memory (random numbers of torch's own generators are
+  seeded);
 - `batch_size` and `threads` stay as they are, for they decide how sums are rounded.
 """
 
@@ -31,6 +33,8 @@ from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, EpisodeBatch, ma
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.types import Actor
 
+Records = dict[tuple[str, int], EpisodeRecord]
+"""(task, number of the episode) -> record."""
 KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
 
 
@@ -39,7 +43,8 @@ class RolloutError(UserError):
 
 
 def default_workers(actor: object) -> int:
-    """One for each core; half of them if a policy needs the other half to compute. Two cores are shared."""
+    """One for each core; half of them if a policy needs the other half to compute. Two cores are
+    shared."""
     cores = usable_cores()
     return cores // 2 if computes_on_cpu(actor) and cores >= 4 else cores
 
@@ -75,11 +80,13 @@ def rollout(
         settings: how they are played; default `RolloutSettings()`.
         on_done: called with each record as it comes in.
         stats: filled with what happened on the way.
-        options: single settings by name, such as `workers=2`: they take the place of those in `settings`.
+        options: single settings by name, such as `workers=2`: they take the place of those in
+            `settings`.
 
-    Raises UserError if there is nothing to play or the options contradict the policy, SpecError if the env does not fit
-    the policy, RolloutError if an env raises, breaks its contract, or loses its worker too often, ActionError if the
-    policy gives no usable actions. What the policy itself raises passes through.
+    Raises UserError if there is nothing to play or the options contradict the policy, SpecError if
+    the env does not fit the policy, RolloutError if an env raises, breaks its contract, or loses
+    its worker too often, ActionError if the policy gives no usable actions. What the policy itself
+    raises passes through.
     """
     settings = replace(settings or RolloutSettings(), **options)
     if not jobs:
@@ -98,7 +105,8 @@ def rollout(
     num_envs = settings.num_envs
     batches = make_batches(jobs, min(settings.batch_size, num_envs or settings.batch_size))
     size = max(len(batch.jobs) for batch in batches)
-    batch_slots = min(len(batches), _batches_at_once(settings, size, needs_policy=needs_policy))
+    at_once = _batches_at_once(settings, size, needs_policy=needs_policy)
+    batch_slots = min(len(batches), at_once)
     slots = batch_slots * size
     workers = min(settings.workers, slots)
     # Half of the cores whatever the number of workers: threads decide how sums are rounded.
@@ -127,7 +135,8 @@ def _batches_at_once(settings: RolloutSettings, size: int, *, needs_policy: bool
         return max(settings.workers, 1)
     if settings.num_envs:
         return settings.num_envs // size
-    # Two at least, so that envs step while the policy acts in the other batch; without workers nothing overlaps.
+    # Two at least, so that envs step while the policy acts in the other batch; without workers
+    # nothing overlaps.
     return max(settings.workers, 2) if settings.workers else 1
 
 
@@ -165,9 +174,9 @@ class Scheduler:
         # by batch slot: the batch that is played there, and the task for which envs stand there
         self.batches: list[EpisodeBatch | None] = [None] * batch_slots
         self.tasks: list[str | None] = [None] * batch_slots
-        self.records: dict[tuple[str, int], EpisodeRecord] = {}  # (task, episode) -> record
+        self.records: Records = {}
 
-    def run(self, batches: Sequence[EpisodeBatch]) -> dict[tuple[str, int], EpisodeRecord]:
+    def run(self, batches: Sequence[EpisodeBatch]) -> Records:
         """Plays all of them. Raises what `rollout` raises while episodes run."""
         queue = BatchQueue(batches)
         total = sum(len(batch.jobs) for batch in batches)
@@ -224,11 +233,13 @@ class Scheduler:
             episode.state.reward = answer.reward
             return
         del running[answer.slot]
-        self.records[answer.record.task, answer.record.episode] = answer.record
-        self.on_done(answer.record)
+        record = answer.record
+        self.records[record.task, record.episode] = record
+        self.on_done(record)
 
     def _retry(self, lost: LostEnvs) -> None:
-        """Leads the episodes of a lost worker to where they were. Raises if one has cost too many workers."""
+        """Leads the episodes of a lost worker to where they were. Raises if one has cost too many
+        workers."""
         culprit = self._running_at(lost.working_on)[lost.working_on]
         if lost.from_outside:
             culprit.kills += 1
@@ -245,14 +256,16 @@ class Scheduler:
                 self._restart(slot, episode)
 
     def _restart(self, slot: int, episode: Episode) -> None:
-        # Its batch waits until it is where it was. What the policy remembers lies here and is still right.
+        # Its batch waits until it is where it was. What the policy remembers lies here and is still
+        # right.
         episode.state.robot_state = None
         if not episode.past:
             self.envs.send(Start(slot, episode.job))
             return
         past = np.concatenate(episode.past)
+        last_chunk = episode.past[-1]
         # The rewards of the last chunk alone are new to the policy.
-        self.envs.send(Start(slot, episode.job, past, chunk=len(episode.past[-1])))
+        self.envs.send(Start(slot, episode.job, past, chunk=len(last_chunk)))
 
     def _running_at(self, slot: int) -> dict[int, Episode]:
         """The running episodes of the batch that owns the slot."""

@@ -1,1 +1,1 @@
-"""Workers that are watched and replaced, on this machine or on a Ray cluster; rollouts and collection use them."""
+"""Workers that are watched and replaced, as processes or on a Ray cluster."""

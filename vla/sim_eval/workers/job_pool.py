@@ -1,7 +1,7 @@
 """Jobs done by workers, with results in the order of the jobs, however many workers there are.
 
-Each worker has one job at a time, so that one that raises or dies is known together with its job. The job of a worker
-that dies is done again by another.
+Each worker has one job at a time, so that one that raises or dies is known together with its job.
+The job of a worker that dies is done again by another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vla.sim_eval.workers.worker import close_work
 
 J = TypeVar("J")
 R = TypeVar("R")
-AHEAD = 4  # jobs per worker that may run ahead of the oldest unfinished one; bounds the results in memory
+AHEAD = 4  # jobs per worker ahead of the oldest unfinished one: bounds the results in memory
 RETRIES = 3  # of a job whose worker dies
 
 
@@ -62,7 +62,8 @@ class JobPool:
         self._supervisor.send(worker, job)
 
     def wait(self) -> Iterator[tuple[int, Any]]:
-        """Waits for workers to be done -> number and result of their jobs; none if nothing runs, or if a job begins again.
+        """Waits for workers to be done -> number and result of their jobs; none if nothing runs, or
+        if a job begins again.
 
         Raises WorkerError if a job raised, or lost its worker again and again.
         """
@@ -89,8 +90,8 @@ def _reason(death: Death) -> str:
     if death.exit_code is None:
         return death.reason
     return (
-        f"ended with exit code {death.exit_code} (a negative code is a signal, -9 often means out of "
-        "memory: use fewer workers); a script that starts workers must do so under "
+        f"ended with exit code {death.exit_code} (a negative code is a signal, -9 often means out "
+        "of memory: use fewer workers); a script that starts workers must do so under "
         '`if __name__ == "__main__":`'
     )
 
@@ -104,15 +105,18 @@ def run_ordered(
     launcher: Launcher = "local",
     ray_address: str = "auto",
 ) -> Generator[R, None, None]:
-    """Does the jobs in workers and yields their results in the order of the jobs. Closing the generator ends them.
+    """Does the jobs in workers and yields their results in the order of the jobs. Closing the
+    generator ends them.
 
     Args:
-        make_work: called once in each worker; gives the function that does a job. It, the jobs and the results are sent
-            between processes. If what it gives has a `close` method, that is called at the end.
+        make_work: called once in each worker; gives the function that does a job. It, the jobs and
+            the results are sent between processes. If what it gives has a `close` method, that is
+            called at the end.
         jobs: taken as they are needed.
         workers: their number. A single local one is this process.
         describe: a job in words, for errors.
-        launcher: "local" for processes of this machine, "ray" for actors of the cluster at `ray_address`.
+        launcher: "local" for processes of this machine, "ray" for actors of the cluster at
+            `ray_address`.
 
     Raises:
         WorkerError: a job raised, or lost its worker again and again.

@@ -16,14 +16,14 @@ from vla.sim_eval.workers.worker import MakeWork, Worker
 
 STOP = "stop"  # in place of (ticket, request)
 STOP_SECONDS = 3.0  # for all workers together to end by themselves
-SIGNALS_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+SIGNALS_FROM_OUTSIDE = (-9, -15)  # SIGKILL, which not every system names, and SIGTERM
 
 
 def process_context() -> Any:
     """The multiprocessing context of worker processes.
 
-    Where the system can, they are forks of a clean server process that has imported this package once: a worker then
-    starts in milliseconds, not in the seconds that the imports take.
+    Where the system can, they are forks of a clean server process that has imported this package
+    once: a worker then starts in milliseconds, not in the seconds that the imports take.
     """
     # never forks of this process: rendering contexts, CUDA state and threads do not survive one
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -52,7 +52,8 @@ class ProcessHandle:
             self.process.join(1)
 
     def poll(self) -> list[Reply]:
-        # Asked before reading: whatever a dead process has sent lies in the pipe by then, and is read below.
+        # Asked before reading: whatever a dead process has sent lies in the pipe by then, and is
+        # read below.
         ended = not self.process.is_alive()
         replies: list[Reply] = []
         try:
@@ -97,7 +98,8 @@ class ProcessLauncher:
 
     def wait(self, handles: Sequence[ProcessHandle], timeout: float) -> None:
         pipes = [handle.pipe for handle in handles]
-        # A pipe alone is not enough: a child of the worker may hold it open beyond the worker's death.
+        # A pipe alone is not enough: a child of the worker may hold it open beyond the worker's
+        # death.
         sentinels = [handle.process.sentinel for handle in handles]
         multiprocessing.connection.wait([*pipes, *sentinels], timeout=timeout)
 
@@ -112,7 +114,8 @@ class ProcessLauncher:
 
 
 def worker_main(pipe: Connection, make_work: MakeWork) -> None:
-    """Body of a worker process: carries out requests until the parent says stop, closes the pipe or dies."""
+    """Body of a worker process: carries out requests until the parent says stop, closes the pipe or
+    dies."""
     import torch
 
     # Ctrl-C reaches all processes of a terminal; it is for the parent, which then ends its workers

@@ -1,7 +1,9 @@
-"""Workers as actors of a Ray cluster: `ray start --head` makes one, `ray start --address=...` adds a machine.
+"""Workers as actors of a Ray cluster: `ray start --head` makes one, `ray start --address=...` adds
+a machine.
 
-Every actor takes one CPU of the cluster and must find the same packages as this process, for example the same virtual
-environment; the folders of this process's module path are added to its own.
+Every actor takes one CPU of the cluster and must find the same packages as this process, for
+example the same virtual environment; the folders of this process's module path are added to its
+own.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 
 def _check_port(address: str) -> None:
-    """Raises OSError if nobody listens at host:port; other spellings of an address are left to Ray."""
+    """Raises OSError if nobody listens at host:port; other spellings of an address are left to
+    Ray."""
     host, _, port = address.rpartition(":")
     # Ray itself would find out after minutes
     if port.isdigit() and "/" not in host:
@@ -68,7 +71,8 @@ def _check_port(address: str) -> None:
 
 @contextlib.contextmanager
 def cluster(address: str, workers: int) -> Iterator[None]:
-    """A connection to a cluster that has a CPU for each of `workers`. Raises RayError if it has fewer."""
+    """A connection to a cluster that has a CPU for each of `workers`. Raises RayError if it has
+    fewer."""
     with connected(address) as ray:
         found = _cpus(ray)
         # Ray would wait for the missing CPUs for ever
@@ -106,7 +110,8 @@ class WorkerActor:
             import torch
 
             torch.set_num_threads(1)
-            # What works comes packed: Ray would unpack it before the line above has made its modules known.
+            # What works comes packed: Ray would unpack it before the line above has made its
+            # modules known.
             self._worker = Worker(pickle.loads(self._packed))
         return self._worker.handle(pickle.loads(packed))
 
@@ -115,7 +120,8 @@ class ActorHandle:
     """An actor and the answers that it still has to give; a `WorkerHandle`.
 
     Attributes:
-        pending_refs: Ray's reference of an answer -> ticket of its request, as sent; None is the first sign of life.
+        pending_refs: Ray's reference of an answer -> ticket of its request, as sent; None is the
+            first sign of life.
     """
 
     def __init__(self, packed: bytes) -> None:

@@ -1,8 +1,9 @@
 """Starts workers, sends them requests, notices the dead and the hung, replaces them, ends them.
 
-Where workers run is the launcher's affair (`processes.py`, `ray_actors.py`), and what they do is their users'
-(`rollouts/env_workers.py`, `job_pool.py`). A worker carries out its requests one after the other. When it is lost, its
-state and its unanswered requests are gone: the user hears which those were, and a new worker has taken its place.
+Where workers run is the launcher's affair (`processes.py`, `ray_actors.py`), and what they do is
+their users' (`rollouts/env_workers.py`, `job_pool.py`). A worker carries out its requests one after
+the other. When it is lost, its state and its unanswered requests are gone: the user hears which
+those were, and a new worker has taken its place.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Death:
     Attributes:
         reason: completes "the worker process ...".
         exit_code: of a process that ended by itself or by a signal (-9 is SIGKILL); None otherwise.
-        from_outside: somebody else ended it (a signal, a node of a cluster), so what it did may be innocent.
+        from_outside: somebody else ended it (a signal, a node of a cluster), so what it did may be
+            innocent.
     """
 
     reason: str
@@ -36,7 +38,8 @@ class Death:
 
 @dataclass(frozen=True)
 class Reply:
-    """A message from a worker: the outcome of the request with this ticket, or without one a mere sign of life."""
+    """A message from a worker: the outcome of the request with this ticket, or without one a mere
+    sign of life."""
 
     ticket: int | None
     outcome: Result | ErrorText | None
@@ -153,7 +156,8 @@ class Supervisor:
     Args:
         launcher: starts them.
         count: how many.
-        timeout: seconds without an answer after which a worker counts as hung; None: they may take any time.
+        timeout: seconds without an answer after which a worker counts as hung; None: they may take
+            any time.
     """
 
     def __init__(
@@ -179,7 +183,8 @@ class Supervisor:
         supervised.handle.send(ticket, request)
 
     def receive(self) -> list[Event]:
-        """Waits until a busy worker has answered or is lost; returns all that has come. Empty if none is busy."""
+        """Waits until a busy worker has answered or is lost; returns all that has come. Empty if
+        none is busy."""
         numbers = [i for i, worker in enumerate(self._workers) if worker.assignment.pending]
         events: list[Event] = []
         while numbers and not events:
@@ -198,7 +203,8 @@ class Supervisor:
                 events.append(Answered(number, request, reply.outcome.value))
             elif isinstance(reply.outcome, ErrorText):
                 events.append(Raised(number, request, reply.outcome.text))
-        # Nobody waits for a worker that died after its last answer: that one is replaced at its next request.
+        # Nobody waits for a worker that died after its last answer: that one is replaced at its
+        # next request.
         if worker.assignment.pending:
             death = worker.handle.death or worker.assignment.overdue(self._timeout)
             if death is not None:
