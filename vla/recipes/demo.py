@@ -46,8 +46,7 @@ class DemoConfig(RootConfig):
     def _with_defaults(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        # A missing key is filled before its config is checked: `{"train": {"steps": 7}}` alone is
-        # no TrainConfig.
+        # Filled in before anything is checked: `{"train": {"steps": 7}}` alone is no TrainConfig.
         merged = _merge(read_yaml(_DEFAULT), values)
         out = str(merged.get("out", "runs/demo"))
         return _merge(merged, _paths(Path(out)))
@@ -91,8 +90,7 @@ def _merge(base: Values, over: Values) -> Values:
 def _may_merge(below: Any, value: Any) -> bool:
     if not isinstance(below, dict) or not isinstance(value, dict):
         return False
-    # options of one type are unknown keys of another: a choice with another `type` replaces all of
-    # it
+    # options of one type are unknown keys of another: another `type` replaces the whole choice
     return "type" not in value or value["type"] == below.get("type")
 
 

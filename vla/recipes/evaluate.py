@@ -1,5 +1,4 @@
-"""Evaluation from a config: loads the policy that the config names, then hands it to the
-simulation."""
+"""Evaluation from a config: loads the policy that it names and hands it to the simulation."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.picture import rollout_picture
 from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.statistics import clopper_pearson, wilson_interval
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ResultsError",
     "Robustness",
     "RolloutError",
+    "RolloutSettings",
     "RolloutStats",
     "SimEnv",
     "Suite",

@@ -92,8 +92,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """While False, an env may skip rendering and leave `observation["images"]` empty.
     It must not change the physics."""
     expert_name: str = ""
-    """Which expert acts in the present episode, if there are several; kept with what is
-    collected."""
+    """Which expert acts in the present episode, if there are several; recorded with it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes over a `spec_` that the class body defines."""
@@ -122,16 +121,17 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def expert_action(self) -> np.ndarray:
-        """The scripted expert's action (A,) in the present state. Raises RuntimeError if there is
-        none."""
+        """The scripted expert's action (A,) in the present state.
+
+        Raises RuntimeError if there is no expert.
+        """
 
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases
 
     def held_out_paraphrases(self) -> tuple[str, ...]:
-        """Wordings that no demonstration of this env uses; its paraphrases if it keeps none
-        apart."""
+        """Wordings that no demonstration uses; the paraphrases if none are kept apart."""
         return self.paraphrases()
 
     def wrong_instructions(self) -> tuple[str, ...]:
@@ -173,8 +173,7 @@ class EnvConfig(Config, ABC):
     @abstractmethod
     def make(self, task: str) -> SimEnv:
         """Builds the env of one task, in the process that will run it."""
-        # Configs are sent to workers, envs never: a rendering context belongs to the process that
-        # made it.
+        # configs are sent to workers, envs never: a rendering context belongs to its process
 
     def versions(self) -> dict[str, str]:
         """What else decides the numbers: simulator version, renderer, render preset."""

@@ -67,8 +67,7 @@ def _attributes(env: Any) -> Iterator[str]:
         yield f"task.instruction: is {task.instruction!r}; say the task in words"
     elif task.horizon < 1:
         yield f"task.horizon: is {task.horizon}; expected at least one step"
-    # an env without a space works here; one with another than its spec would mislead other
-    # libraries
+    # an env without a space works here; a wrong one would mislead other libraries
     if space is not None and isinstance(spec, Spec) and not _fits(space, spec):
         yield (
             f"action_space: is {space}, but the spec says low={spec.action_low} "

@@ -131,8 +131,7 @@ def _jobs(
                 task=task.name,
                 group=task.group,
                 episode=episode,
-                # of task and number alone: every policy meets the same starts, whatever else is
-                # played
+                # of task and number alone: all policies meet the same starts
                 seed=episode_seed("eval", config.seed, task.name, episode),
                 horizon=task.horizon,
                 driver=actor if isinstance(actor, str) else "policy",

@@ -37,8 +37,7 @@ class EvalConfig(RootConfig):
     batch_size: int = Field(BATCH_SIZE, ge=1)
     """Episodes of a task that advance in lockstep and share the policy's batches. Results are the
     same to the bit for the same value; a large policy on a GPU wants more."""
-    # a function of the machine alone: with the number of workers in it, records would depend on
-    # them
+    # its default knows the machine alone: records must not depend on the number of workers
     threads: int | None = Field(None, ge=1)
     """Threads of the policy's arithmetic on a CPU; null: half of the cores, whatever the number of
     workers."""
@@ -81,8 +80,7 @@ class EvalConfig(RootConfig):
         return self
 
     def rollout_settings(self, *, workers: int = 0) -> RolloutSettings:
-        """How its episodes are played; `workers` takes the place of the config's, which may be
-        null."""
+        """How its episodes are played; `workers` is given, since the config's may be null."""
         return RolloutSettings(
             workers=workers,
             num_envs=self.num_envs,

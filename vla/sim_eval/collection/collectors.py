@@ -1,5 +1,4 @@
-"""What acts while data is made: the expert, an expert that has misunderstood, or trained policies
-of any quality.
+"""What acts while data is made: the expert, a mistaken expert, or trained policies of any quality.
 
 Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers
 make it.
@@ -37,8 +36,8 @@ class PolicyBehaviour(Config):
 
 
 class BehavioursConfig(Config):
-    """What acts in place of the expert; the expert plays what is left of 1. Every episode draws
-    one, by its seed."""
+    """What acts in place of the expert, which plays what is left of 1; drawn by an episode's
+    seed."""
 
     mistaken: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the episodes in which the expert acts out another instruction of the same scene than
@@ -79,8 +78,7 @@ class Behaviour(Protocol):
 
 
 class ExpertBehaviour:
-    """The env's expert; `acted` is the instruction that it acts out, if it is another one than the
-    recorded."""
+    """The env's expert; `acted` is the instruction that it acts out, if not the recorded one."""
 
     disturbed = True
 
@@ -132,8 +130,7 @@ class PolicyInEpisode:
 
 
 class Behaviours:
-    """Draws what acts in each episode. A policy is loaded when an episode first asks for it, and
-    kept."""
+    """Draws what acts in each episode. A policy is loaded when it is first drawn, and kept."""
 
     def __init__(self, config: BehavioursConfig) -> None:
         self.config = config
@@ -173,8 +170,7 @@ class Behaviours:
         return self._policies[number]
 
     def check(self, env: EnvConfig) -> list[str]:
-        """Loads every policy and returns their digests: what a resumed collection must find
-        unchanged.
+        """Loads every policy; returns their digests, which must be the same when resuming.
 
         Raises:
             CheckpointError: a checkpoint is missing or damaged.

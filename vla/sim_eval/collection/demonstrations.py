@@ -90,8 +90,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: `episode` is None if all tries failed; `failures` says how, try by
-    try."""
+    """What came of a job: `episode` is None if all tries failed; `failures` says how each did."""
 
     job: Job
     episode: Episode | None

@@ -18,16 +18,14 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class NoiseConfig(Config):
-    """Bursts of Gaussian noise on the executed actions, and of random actions in place of the
-    expert's."""
+    """Bursts of Gaussian noise on the expert's actions, and of random actions in their place."""
 
     std: float = Field(default=0.4, ge=0.0, le=2.0)
     """Standard deviation, in units of half an action dimension's range; 0 turns noise off."""
     probability: Share = 0.05
     """Chance at each undisturbed step that a burst begins."""
     duration: int = Field(default=5, ge=1)
-    """Steps of a burst. All of them share one draw: noise that changes at each step would lead
-    nowhere."""
+    """Steps of a burst. They share one draw: noise that changes at each step leads nowhere."""
     random_shares: tuple[Share, ...] = Field(default=(0.0,), min_length=1)
     """Share of the time, in bursts, in which a random action is executed in place of the expert's:
     every episode draws one of these, from 0 (the expert) to 1 (chance). For data of mixed quality;

@@ -120,8 +120,7 @@ class BatchedPolicy:
                 starting.append(i)
             else:
                 running.append(i)
-        # rows of one earlier batch side by side: their memories are then cut and joined the fewest
-        # times
+        # rows of one earlier batch side by side: the fewest cuts and joints of memories
         running.sort(key=lambda i: episodes[i].memory_batch)
         chosen: dict[int, np.ndarray] = {}
         for rows in (starting, running):
@@ -233,8 +232,7 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: RolloutSettings)
 
 
 def _joined_memory(episodes: Sequence[EpisodeState]) -> Any:
-    """One memory for all episodes, which are sorted by the batch they were last in; None if they
-    start."""
+    """One memory for episodes that are sorted by their last batch; None if they start."""
     rows = [episode.memory_row for episode in episodes if episode.memory_row is not None]
     parts = []
     for _, same_batch in itertools.groupby(rows, key=lambda row: row.batch):

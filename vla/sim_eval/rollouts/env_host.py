@@ -1,5 +1,4 @@
-"""The side of a rollout where envs live: it steps and renders, in a worker or in the caller's own
-process.
+"""The side of a rollout where envs live: it steps and renders, in a worker or in this process.
 
 It carries out one command at a time for each *slot* (one env): `Start` an episode, then `Act` for
 every chunk of actions. The answer is `Ready` (the robot waits for an action; its picture lies in
@@ -49,8 +48,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Ready:
-    """The robot waits. state: float32 (S,); reward: sum of the rewards of the last chunk of
-    actions."""
+    """The robot waits. state: float32 (S,); reward: sum over the last chunk of actions."""
 
     slot: int
     state: np.ndarray
@@ -77,8 +75,7 @@ Answer = Ready | Done | Failed
 
 
 class EnvHost:
-    """Several envs, each in a slot, and their running episodes. Envs are kept while their task
-    stays.
+    """Several envs, each in a slot, and their episodes. Envs are kept while their task stays.
 
     Args:
         config: builds the envs.
@@ -176,9 +173,8 @@ class EnvHost:
 
     def _first_of_its_kind(self, player: EpisodePlayer) -> bool:
         """Whether no `failure_videos` earlier episodes that failed alike have been filmed here."""
-        # Other workers know other failures: which films stay is decided where all records come
-        # together, so here only those may be left out that could not be chosen whatever the others
-        # have.
+        # Which films stay is decided where all records come together. Here only those may be left
+        # out that could not be chosen whatever other workers have.
         job = player.job
         if not player.failure:
             return False

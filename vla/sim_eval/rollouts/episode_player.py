@@ -127,8 +127,7 @@ class EpisodePlayer:
 
 
 def _film_of(job: Job, spec: Spec) -> VideoWriter | None:
-    """The film that the job asks for, or one that is kept in memory until the episode turns out to
-    fail."""
+    """The film that the job asks for, or one that waits in memory for a failure."""
     if job.video is not None:
         # without cameras `env.render` draws, in pictures of a size of its own
         max_bytes = None if spec.cameras else 4 * FILM_BYTES

@@ -33,8 +33,7 @@ def seed_generators(actor: object, seed: int) -> None:
 
 @contextlib.contextmanager
 def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the policy's mode and torch's generators are as
-    they were.
+    """Evaluation mode without gradients; afterwards the policy and torch are as they were.
 
     Args:
         actor: the policy; what is no torch module is left as it is.

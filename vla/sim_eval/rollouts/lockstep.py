@@ -67,14 +67,12 @@ class EpisodeBatch:
         self.calls += 1
         # of the first job alone: what is drawn must not depend on which episodes still run
         first = self.jobs[0].seed
-        # the prime keeps the calls of neighbouring seeds apart; torch's seeds have 64 bits with a
-        # sign
+        # the prime keeps the calls of neighbouring seeds apart; torch takes seeds below 2**63
         return (first * 1_000_003 + self.calls) % 2**63
 
 
 def make_batches(jobs: Iterable[Job], size: int) -> list[EpisodeBatch]:
-    """Every `size` consecutive episodes of a task that the policy plays, and each other episode
-    alone."""
+    """Every `size` consecutive episodes of a task that the policy plays; others one by one."""
     batches: list[EpisodeBatch] = []
     of_task: dict[str, list[Job]] = {}
     for job in jobs:
@@ -98,8 +96,7 @@ class BatchQueue:
             self._waiting.setdefault(batch.task, deque()).append(batch)
 
     def next(self, task: str | None, running: Counter[str]) -> EpisodeBatch | None:
-        """The next batch for envs of `task`; `running` counts the batches of each task that are
-        being played.
+        """The next batch for envs of `task`; `running` counts the batches that are played, by task.
 
         Envs whose own task is finished go where most batches wait for each that is played, if
         enough wait to be worth building other envs.
@@ -109,8 +106,7 @@ class BatchQueue:
         worth_it = [
             name
             for name, batches in self._waiting.items()
-            # with fewer than two for each, the envs that are there may finish before others are
-            # built
+            # with fewer than two for each, those that play may finish before envs are built
             if batches and len(batches) >= 2 * running[name]
         ]
         if not worth_it:

@@ -28,8 +28,7 @@ def rollout_picture(
     replan_every: int = 1,
     count: int = 8,
 ) -> Path:
-    """Plays one episode and writes a PNG film strip of it: frames with step numbers under the
-    instruction.
+    """Plays one episode and writes a PNG film strip of it, under its instruction.
 
     Args:
         path: file to write.
@@ -80,8 +79,7 @@ def _play(policy: BatchedPolicy, config: EnvConfig, job: Job) -> tuple[str, list
 
 def _frames(config: EnvConfig, job: Job, actions: list[np.ndarray]) -> list[np.ndarray]:
     """Frame i shows the scene before action i; cameras side by side."""
-    # The episode is played again from its seed: what it looks like does not change what happens in
-    # it.
+    # Played again from its seed: what an episode looks like does not change what happens.
     env = config.make(job.task)
     try:
         observation, _ = env.reset(seed=job.seed)

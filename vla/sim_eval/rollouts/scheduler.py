@@ -43,8 +43,7 @@ class RolloutError(UserError):
 
 
 def default_workers(actor: object) -> int:
-    """One for each core; half of them if a policy needs the other half to compute. Two cores are
-    shared."""
+    """One for each core; half of them if a policy needs the other half, and there are four."""
     cores = usable_cores()
     return cores // 2 if computes_on_cpu(actor) and cores >= 4 else cores
 
@@ -238,8 +237,10 @@ class Scheduler:
         self.on_done(record)
 
     def _retry(self, lost: LostEnvs) -> None:
-        """Leads the episodes of a lost worker to where they were. Raises if one has cost too many
-        workers."""
+        """Leads the episodes of a lost worker to where they were.
+
+        Raises RolloutError if one has cost too many workers.
+        """
         culprit = self._running_at(lost.working_on)[lost.working_on]
         if lost.from_outside:
             culprit.kills += 1
@@ -256,8 +257,7 @@ class Scheduler:
                 self._restart(slot, episode)
 
     def _restart(self, slot: int, episode: Episode) -> None:
-        # Its batch waits until it is where it was. What the policy remembers lies here and is still
-        # right.
+        # Its batch waits for it. What the policy remembers lies here, and is still right.
         episode.state.robot_state = None
         if not episode.past:
             self.envs.send(Start(slot, episode.job))

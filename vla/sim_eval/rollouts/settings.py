@@ -1,5 +1,4 @@
-"""How episodes are played: one value that goes unchanged from an evaluation to the policy's batches
-and the workers."""
+"""How episodes are played: one value that passes from an evaluation to policy and workers."""
 
 from __future__ import annotations
 

@@ -62,8 +62,7 @@ class JobPool:
         self._supervisor.send(worker, job)
 
     def wait(self) -> Iterator[tuple[int, Any]]:
-        """Waits for workers to be done -> number and result of their jobs; none if nothing runs, or
-        if a job begins again.
+        """Waits for workers -> (number, result) of the jobs that are done, which may be none.
 
         Raises WorkerError if a job raised, or lost its worker again and again.
         """
@@ -105,8 +104,7 @@ def run_ordered(
     launcher: Launcher = "local",
     ray_address: str = "auto",
 ) -> Generator[R, None, None]:
-    """Does the jobs in workers and yields their results in the order of the jobs. Closing the
-    generator ends them.
+    """Does the jobs in workers; yields results in the order of the jobs. Closing it ends them.
 
     Args:
         make_work: called once in each worker; gives the function that does a job. It, the jobs and

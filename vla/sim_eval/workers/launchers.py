@@ -1,5 +1,7 @@
-"""Where the workers of an evaluation or a collection run: in processes of this machine, or on the
-nodes of a Ray cluster. What they find is the same."""
+"""Where the workers of an evaluation or a collection run; what they find is the same.
+
+In processes of this machine, or on the nodes of a Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,13 @@ def open_supervisor(
             stack.enter_context(cluster(ray_address, workers))
             start = RayLauncher(make_work)
         supervisor = Supervisor(start, workers, timeout=timeout)
-        # after the connection on the stack, so before it on the way out: workers are ended while
-        # Ray is there
+        # the last on the stack is the first to go: workers are ended while Ray is connected
         stack.callback(supervisor.close)
         yield supervisor
 
 
 def cluster_workers(ray_address: str) -> int:
-    """Workers for a whole Ray cluster: one for each CPU. Raises UserError if there is no
-    cluster."""
+    """One for each CPU of the Ray cluster. Raises UserError if there is no cluster."""
     from vla.sim_eval.workers.ray_actors import cluster_cpus
 
     return cluster_cpus(ray_address)

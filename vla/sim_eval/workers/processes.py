@@ -52,8 +52,7 @@ class ProcessHandle:
             self.process.join(1)
 
     def poll(self) -> list[Reply]:
-        # Asked before reading: whatever a dead process has sent lies in the pipe by then, and is
-        # read below.
+        # asked before reading: what a dead process has sent lies in the pipe by then
         ended = not self.process.is_alive()
         replies: list[Reply] = []
         try:
@@ -98,8 +97,7 @@ class ProcessLauncher:
 
     def wait(self, handles: Sequence[ProcessHandle], timeout: float) -> None:
         pipes = [handle.pipe for handle in handles]
-        # A pipe alone is not enough: a child of the worker may hold it open beyond the worker's
-        # death.
+        # not by the pipe alone: a child of the worker may hold it open beyond its death
         sentinels = [handle.process.sentinel for handle in handles]
         multiprocessing.connection.wait([*pipes, *sentinels], timeout=timeout)
 
@@ -114,8 +112,7 @@ class ProcessLauncher:
 
 
 def worker_main(pipe: Connection, make_work: MakeWork) -> None:
-    """Body of a worker process: carries out requests until the parent says stop, closes the pipe or
-    dies."""
+    """Body of a worker process: works until the parent says stop, closes the pipe or dies."""
     import torch
 
     # Ctrl-C reaches all processes of a terminal; it is for the parent, which then ends its workers

@@ -1,9 +1,8 @@
-"""Workers as actors of a Ray cluster: `ray start --head` makes one, `ray start --address=...` adds
-a machine.
+"""Workers as actors of a Ray cluster.
 
-Every actor takes one CPU of the cluster and must find the same packages as this process, for
-example the same virtual environment; the folders of this process's module path are added to its
-own.
+`ray start --head` makes a cluster, `ray start --address=...` adds a machine to it. Every actor
+takes one CPU of the cluster and must find the same packages as this process, for example the same
+virtual environment; the folders of this process's module path are added to its own.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 
 def _check_port(address: str) -> None:
-    """Raises OSError if nobody listens at host:port; other spellings of an address are left to
-    Ray."""
+    """Raises OSError if nobody listens at host:port. Other kinds of addresses are left to Ray."""
     host, _, port = address.rpartition(":")
     # Ray itself would find out after minutes
     if port.isdigit() and "/" not in host:
@@ -71,8 +69,7 @@ def _check_port(address: str) -> None:
 
 @contextlib.contextmanager
 def cluster(address: str, workers: int) -> Iterator[None]:
-    """A connection to a cluster that has a CPU for each of `workers`. Raises RayError if it has
-    fewer."""
+    """A connection to a cluster with a CPU for each worker. Raises RayError if it has fewer."""
     with connected(address) as ray:
         found = _cpus(ray)
         # Ray would wait for the missing CPUs for ever
@@ -110,8 +107,7 @@ class WorkerActor:
             import torch
 
             torch.set_num_threads(1)
-            # What works comes packed: Ray would unpack it before the line above has made its
-            # modules known.
+            # packed: Ray itself would unpack it before __init__ has made its modules known
             self._worker = Worker(pickle.loads(self._packed))
         return self._worker.handle(pickle.loads(packed))
 

@@ -38,8 +38,7 @@ class Death:
 
 @dataclass(frozen=True)
 class Reply:
-    """A message from a worker: the outcome of the request with this ticket, or without one a mere
-    sign of life."""
+    """The outcome of the request with this ticket; without a ticket a mere sign of life."""
 
     ticket: int | None
     outcome: Result | ErrorText | None
@@ -183,8 +182,7 @@ class Supervisor:
         supervised.handle.send(ticket, request)
 
     def receive(self) -> list[Event]:
-        """Waits until a busy worker has answered or is lost; returns all that has come. Empty if
-        none is busy."""
+        """Waits until a busy worker has answered or is lost; empty if none is busy."""
         numbers = [i for i, worker in enumerate(self._workers) if worker.assignment.pending]
         events: list[Event] = []
         while numbers and not events:
@@ -203,8 +201,7 @@ class Supervisor:
                 events.append(Answered(number, request, reply.outcome.value))
             elif isinstance(reply.outcome, ErrorText):
                 events.append(Raised(number, request, reply.outcome.text))
-        # Nobody waits for a worker that died after its last answer: that one is replaced at its
-        # next request.
+        # one that died after its last answer is replaced at its next request
         if worker.assignment.pending:
             death = worker.handle.death or worker.assignment.overdue(self._timeout)
             if death is not None:

@@ -1,5 +1,4 @@
-"""What runs inside a worker, wherever that is: it carries out requests, and what they raise comes
-back as text."""
+"""What runs inside a worker: it carries out requests, and what they raise comes back as text."""
 
 from __future__ import annotations
 
