@@ -42,7 +42,7 @@ class PointEnv(SimEnv):
         choose_backend()
         import mujoco
 
-        self.config, self.spec_, self.task = config, config.spec(), config.suite().task(task)
+        self.config, self.robot_spec, self.task = config, config.spec(), config.suite().task(task)
         self._mj = mujoco
         self.model = mujoco.MjModel.from_xml_string(MJCF)
         self.data = mujoco.MjData(self.model)

@@ -102,7 +102,7 @@ def test_env_keeps_the_contract():
 
 
 def test_control_rate_is_that_of_the_simulator(reach):
-    assert reach.spec_.control_hz == pytest.approx(1 / reach._sim.dt)
+    assert reach.robot_spec.control_hz == pytest.approx(1 / reach._sim.dt)
 
 
 def test_picture_is_metaworlds_own_turned_by_half(reach):

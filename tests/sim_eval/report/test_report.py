@@ -15,7 +15,7 @@ from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.report import videos, write_report
 from vla.sim_eval.report.columns import Head, colour_failures
 from vla.sim_eval.report.failures import outcome_parts
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def results(policy: str, solved: int, folder: Path | None = None, video: str = "") -> Results:

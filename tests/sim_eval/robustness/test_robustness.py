@@ -18,7 +18,7 @@ from vla.sim_eval.robustness.page import robustness_section
 from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def settings(tmp_path, **changes):

@@ -9,7 +9,7 @@ from typing import Any
 
 from vla.config import UserError
 from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 # A policy brings these along; all other versions decide what it meets.
 _OF_THE_POLICY = {"python", "machine", "torch", "transformers", "timm"}

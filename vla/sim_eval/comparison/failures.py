@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from vla.sim_eval.env import FAILURES
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def failure_labels(records: Iterable[EpisodeRecord]) -> list[str]:

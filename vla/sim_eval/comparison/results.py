@@ -13,7 +13,7 @@ from typing import Any, Self
 from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
 from vla.config import UserError
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.statistics import macro_rate, wilson_interval
 
 RESULTS_FILE = "results.json"

@@ -177,9 +177,9 @@ class MetaworldEnv(SimEnv):
 
     def __init__(self, config: MetaworldConfig, task: Task) -> None:
         choose_backend()  # before mujoco is imported
-        self.config, self.task, self.spec_ = config, task, config.spec()
-        self.observation_space = observation_space(self.spec_)
-        self.action_space = action_space(self.spec_)
+        self.config, self.task, self.robot_spec = config, task, config.spec()
+        self.observation_space = observation_space(self.robot_spec)
+        self.action_space = action_space(self.robot_spec)
         self._sim = _build(task.name)
         self._sim.max_path_length = config.horizon + 1  # its own limit raises where ours truncates
         self.model, self.data = self._sim.model, self._sim.data
@@ -222,7 +222,7 @@ class MetaworldEnv(SimEnv):
 
         Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
         """
-        action = checked_action(action, self.spec_)
+        action = checked_action(action, self.robot_spec)
         if self._raw is None:
             raise RuntimeError("step before reset: call reset first")
         clipped = np.clip(action, -1.0, 1.0)

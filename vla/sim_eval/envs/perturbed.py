@@ -100,7 +100,7 @@ class PerturbedEnv(SimEnv):
         problem = "" if kind is None else unfit(kind, env)
         if problem:
             raise ConfigError([f"{kind}: {problem}"])
-        self.spec_, self.task = env.spec_, env.task
+        self.robot_spec, self.task = env.robot_spec, env.task
         self.metadata, self.render_mode = env.metadata, env.render_mode
         # gymnasium only declares the spaces: an env that sets none has no such attribute
         for name in ("observation_space", "action_space"):

@@ -190,10 +190,10 @@ class TabletopEnv(SimEnv):
         import mujoco
 
         self._mujoco = mujoco
-        self.config, self.task, self.spec_ = config, task, config.spec()
+        self.config, self.task, self.robot_spec = config, task, config.spec()
         size = config.image_size
-        self.observation_space = observation_space(self.spec_)
-        self.action_space = action_space(self.spec_)
+        self.observation_space = observation_space(self.robot_spec)
+        self.action_space = action_space(self.robot_spec)
         # compiled once: a start switches geoms on and moves bodies, so that between episodes
         # nothing is compiled and no rendering context is made
         self.model = mujoco.MjModel.from_xml_string(scene.model_xml())
@@ -312,7 +312,7 @@ class TabletopEnv(SimEnv):
 
         Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
         """
-        action = checked_action(action, self.spec_)
+        action = checked_action(action, self.robot_spec)
         if self._progress is None:
             raise RuntimeError("step before reset: call reset first")
         action = self._late(np.clip(action, -1.0, 1.0))

@@ -78,7 +78,7 @@ class GymEnv(SimEnv):
         camera: str,
         preset: Preset = "fast",
     ) -> None:
-        self.sim, self.spec_, self.task = sim, spec, task
+        self.sim, self.robot_spec, self.task = sim, spec, task
         self.model, self.data = find_model(sim)
         # a renderer has one size, so all cameras have that of the first
         height, width = next(iter(spec.cameras.values()), (FILM_SIZE, FILM_SIZE))
@@ -155,7 +155,7 @@ class GymEnv(SimEnv):
 
         Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
         """
-        action = checked_action(action, self.spec_)
+        action = checked_action(action, self.robot_spec)
         if self.raw is None:
             raise RuntimeError("step before reset: call reset first")
         clipped = np.clip(action, self._low, self._high)

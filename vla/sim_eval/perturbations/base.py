@@ -190,4 +190,4 @@ def unfit(kind: str, env: SimEnv) -> str:
         return f"it changes the MuJoCo model, but {name} has none: its `model` or `data` is None"
     if "renderer" in needs and env.renderer is None:
         return f"it adds to the picture, but {name} draws it itself: its `renderer` is None"
-    return missing(kind, env.spec_)
+    return missing(kind, env.robot_spec)

@@ -17,7 +17,7 @@ def seen_by(env: SimEnv) -> list[str]:
     """Cameras of the spec that the model holds under the same names; all of the model's
     if it holds none of them."""
     names = [str(env.model.camera(i).name) for i in range(env.model.ncam)]
-    return [name for name in names if name in env.spec_.cameras] or names
+    return [name for name in names if name in env.robot_spec.cameras] or names
 
 
 def _update_lights_and_cameras(env: SimEnv) -> None:

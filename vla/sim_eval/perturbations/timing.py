@@ -38,7 +38,7 @@ class ActionDelay(Perturbation):
     unit = "{} s, at least 1, 2, 3 control steps"
 
     def begin(self) -> None:
-        spec = self.episode.env.spec_
+        spec = self.episode.env.robot_spec
         # limits need not include zero
         idle = np.clip(np.zeros(spec.action_dim, dtype=np.float32), *limits(spec))
         self._waiting = deque([idle] * steps_late(self.level, spec))
@@ -58,7 +58,7 @@ class ObservationDelay(Perturbation):
     looks_back = True
 
     def begin(self) -> None:
-        self._steps = steps_late(self.level, self.episode.env.spec_)
+        self._steps = steps_late(self.level, self.episode.env.robot_spec)
         self._seen: dict[int, Observed] = {}
 
     def observation(self, observation: Observed, step: int) -> Observed:
@@ -92,7 +92,7 @@ class InitialPose(Perturbation):
     def begin(self) -> dict[str, Any] | None:
         env, info = self.episode.env, None
         # one action held, not one per step: random steps cancel, and the hand would hardly move
-        action = self.rng().uniform(*limits(env.spec_)).astype(np.float32)
+        action = self.rng().uniform(*limits(env.robot_spec)).astype(np.float32)
         for _ in range(min(self.level, env.task.horizon // 2)):
             _, _, _, _, info = env.step(action)
             self.episode.started += 1

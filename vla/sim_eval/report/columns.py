@@ -11,7 +11,7 @@ from vla.common.html import render
 from vla.sim_eval.comparison.failures import failure_labels
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.env import FAILURES
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 POLICY_COLOURS = 6  # classes p0 to p5 of the style sheet
 FAILURE_COLOURS = 10  # classes f0 to f9; the first ones are those of FAILURES

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from vla.common.html import render
 from vla.sim_eval.comparison.results import returns, summary
 from vla.sim_eval.report.columns import Column, Head, Section
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 TABLE_NOTE = (
     "Rate, solved of played, and the 95 % Wilson interval in per cent. "

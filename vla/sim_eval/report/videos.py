@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from vla.common.html import render
 from vla.sim_eval.report.columns import Column, Section, failure_kinds, records_of
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 EMBED_FILE_BYTES = 400_000
 """Larger videos are linked."""

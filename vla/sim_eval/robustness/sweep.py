@@ -32,6 +32,7 @@ from vla.sim_eval.perturbations import (
 from vla.sim_eval.robustness.page import write_robustness_page
 from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
+from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.types import Actor
 
 PAGE = "robustness.html"
@@ -147,7 +148,7 @@ def perturb(
 
 
 def _command(actor: Any, file: Path) -> str:
-    if isinstance(actor, str) or getattr(actor, "source", None) is not None:
+    if isinstance(actor, str) or traits_of(actor).source is not None:
         return f"vla eval perturb {file}"
     config = f'vla.load_config(vla.sim_eval.PerturbConfig, "{file}")'
     return f"vla.sim_eval.perturb(policy, {config})  # policy: the same {type(actor).__name__}"
@@ -261,4 +262,4 @@ def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def _problem(kind: str, env: SimEnv, episode: Episode) -> str:
     # in this order: `obstacle` may look at what `needs` promises
-    return missing(kind, env.spec_) or unfit(kind, env) or kind_named(kind).obstacle(episode)
+    return missing(kind, env.robot_spec) or unfit(kind, env) or kind_named(kind).obstacle(episode)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vla.sim_eval.rollouts.job_pool import WorkerError, run_ordered
+from vla.sim_eval.workers.job_pool import WorkerError, run_ordered
 
 
 class Mortal:
