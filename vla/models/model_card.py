@@ -94,6 +94,7 @@ def _spec_table(spec: Spec, history: int) -> str:
         "| action | low | high |",
         "|---|---|---|",
     ]
+    # a row for each dimension: who builds a robot for the policy looks up its limits here
     for name, low, high in zip(spec.action_names, spec.action_low, spec.action_high, strict=True):
         lines.append(f"| {name} | {low:g} | {high:g} |")
     return "\n".join(lines)

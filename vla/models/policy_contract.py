@@ -75,21 +75,29 @@ def _episode(policy: Policy, steps: int) -> Batch:
     batch = policy.spec.fake_batch(B, steps, policy.chunk)
     rewards_BT = batch.rewards / batch.rewards.sum(1, keepdim=True)
     known = list(policy.language.cached())
-    texts = [known[row % len(known)] for row in range(B)] if known else batch.instruction
-    return dataclasses.replace(
+    # texts that are known already: the encoder of others might have to be fetched
+    texts = batch.instruction
+    if known:
+        texts = [known[row % len(known)] for row in range(B)]
+    episode = dataclasses.replace(
         batch,
         instruction=texts,
         rewards=rewards_BT,
         returns_to_go=rewards_BT.flip(1).cumsum(1).flip(1),
         success=torch.ones_like(batch.success),
     )
+    return episode.to(policy.device)
 
 
 def _observation(episode: Batch, t: int) -> Observation:
     """What the robots see at step t, with the reward of the step before."""
-    reward_B = episode.rewards[:, t - 1] if t else torch.zeros(B)
+    reward_B = torch.zeros_like(episode.rewards[:, 0])
+    if t > 0:
+        reward_B = episode.rewards[:, t - 1]
     return dataclasses.replace(
-        episode.observation(t), reward=reward_B, target_return=episode.returns_to_go[:, 0]
+        episode.observation(t),
+        reward=reward_B,
+        target_return=episode.returns_to_go[:, 0],
     )
 
 
@@ -100,7 +108,8 @@ def _forward(policy: Policy, episode: Batch) -> Iterator[str]:
     if not isinstance(output, PolicyOutput):
         yield f"forward: returns {type(output).__name__}; return a vla.types.PolicyOutput"
         return
-    K, A = policy.chunk, policy.spec.action_dim
+    K = policy.chunk
+    A = policy.spec.action_dim
     shapes = {
         "features": (output.features, (B, T, policy.feature_dim)),
         "actions.mode()": (output.actions.mode(), (B, T, K, A)),
@@ -175,8 +184,10 @@ def _control(policy: Policy, episode: Batch) -> Iterator[str]:
         apart = [memory.select([1]), memory.select([0])]
         memory = type(memory).stack(apart).select([1, 0])
     actions, _ = policy.act(_observation(episode, 0))
-    low, high = policy.action_low.cpu(), policy.action_high.cpu()
-    if not bool(((actions >= low) & (actions <= high)).all()):
+    low_A = policy.action_low.cpu()
+    high_A = policy.action_high.cpu()
+    within = (actions >= low_A) & (actions <= high_A)
+    if not bool(within.all()):
         yield "act: actions lie outside of the spec's limits"
 
 
@@ -219,7 +230,10 @@ def _roles(policy: Policy) -> Iterator[str]:
 def _zeroed(policy: Policy, roles: dict[str, Role], role: Role) -> Iterator[None]:
     """The policy with every tensor of that role at 0, and afterwards as it was."""
     state = policy.state_dict()
-    kept = {name: state[name].clone() for name, one in roles.items() if one.kind & role.kind}
+    kept = {}
+    for name, given in roles.items():
+        if given.kind & role.kind:
+            kept[name] = state[name].clone()
     try:
         for name in kept:
             state[name].zero_()

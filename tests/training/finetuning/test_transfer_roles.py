@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gru_policy
+import numpy as np
 import pytest
 import torch
 import training_toy
@@ -15,6 +16,7 @@ from training_toy import Toy, ToyConfig
 
 from vla.common import renamed
 from vla.config import register, validate
+from vla.data import DatasetWriter, Episode
 from vla.models import Policy, PolicyConfig, RT1Config, load_policy
 from vla.models.policies.mlp import MLPConfig
 from vla.models.roles import (
@@ -26,12 +28,13 @@ from vla.models.roles import (
     TRUNK,
     Role,
     RoleError,
+    RoleKind,
     camera_input,
     roles_of,
 )
 from vla.models.transfer.dimension_names import made_up_names
-from vla.models.transfer.meaning import depends_on_state
-from vla.training import TrainConfig
+from vla.models.transfer.meaning import depends_on_state, require_roles
+from vla.training import TrainConfig, train
 from vla.training.config import TransferConfig
 from vla.training.finetuning.transfer import Transfer, choose_trained, transferred_policy
 from vla.types import Spec
@@ -180,6 +183,56 @@ def test_without_roles_only_the_same_robot_is_accepted(tmp_path: Path) -> None:
     _, _, record, _ = carried_over(checkpoint, ARM, **named)
     assert "state_input.weight" in record.tensors.reinitialised
     assert "gru.weight_ih_l0" in record.tensors.kept
+
+
+def test_another_head_needs_no_roles_of_other_tensors(tmp_path: Path) -> None:
+    policy = load_policy(saved(tmp_path / "silent", SilentConfig()))
+    roles = policy.parameter_roles()
+    cameras = {camera: camera for camera in OLD.cameras}
+    other_head = {RoleKind.ACTION_OUTPUT: "is another head"}
+    require_roles(policy, policy, (roles, roles), other_head, cameras)
+    other_tokenizer = {RoleKind.ACTION_INPUT: "is for another tokenizer"}
+    with pytest.raises(RoleError, match="the new policy is for another tokenizer; but the role"):
+        require_roles(policy, policy, (roles, roles), other_tokenizer, cameras)
+
+
+def test_a_plug_in_is_fine_tuned_on_another_robot(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    done = np.arange(5) == 4
+    with DatasetWriter(tmp_path / "data", ARM) as writer:
+        for _ in range(2):
+            images = {
+                camera: rng.integers(0, 255, (5, *size, 3), np.uint8)
+                for camera, size in ARM.cameras.items()
+            }
+            episode = Episode(
+                images=images,
+                state=rng.normal(size=(5, 2)).astype(np.float32),
+                actions=rng.uniform(-1, 1, (5, 2)).astype(np.float32),
+                rewards=done.astype(np.float32),
+                success=done,
+                terminated=True,
+                instruction="go left",
+            )
+            writer.add_episode(episode)
+    values = {
+        "out": str(tmp_path / "run"),
+        "data": {"path": str(tmp_path / "data"), "validation_fraction": 0},
+        "policy": None,
+        "init_from": str(saved(tmp_path / "gru", GRUConfig(history=2))),
+        "transfer": {"cameras": {"wrist": "left"}},
+        "steps": 2,
+        "batch_size": 4,
+        "save_every": 2,
+        "validate_every": None,
+    }
+    result = train(TrainConfig.model_validate(values))
+    assert Transfer.load(result.out).cameras == {"wrist": "left", "top": "right"}
+    policy = load_policy(result.out / "policy")
+    assert isinstance(policy, GRUPolicy)
+    assert policy.spec == ARM
+    assert policy.state_std.tolist() != [1.0, 1.0]
+    assert "state_input.weight" in policy.card["transfer"]["re-initialised"]
 
 
 def test_roles_that_hide_the_state_are_refused(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ class DecisionTransformer(Policy):
         self.feature_dim = D
         self.return_conditioned = config.condition != "none"
         self.success_conditioned = config.condition == "success"
+        # [] in the config: a robot with cameras that the policy does not look through
         self.sees = bool(spec.cameras) and config.cameras != []
         reads = config.head.num_readouts(self.tokenizer)
         _check(config, spec, self.sees, reads, per_action=self.tokenizer.tokens_per_action)
@@ -224,6 +225,7 @@ class DecisionTransformer(Policy):
         Raises ValueError if there are more steps than `history`.
         """
         vectors_UE, index_B = self.embed_instructions(batch.instruction)
+        # without padding no mask is needed: attention is faster then
         mask_BT = None if bool(batch.mask.all()) else batch.mask
         asked_BT = batch.returns_to_go
         if self.config.condition == "success":
@@ -236,6 +238,7 @@ class DecisionTransformer(Policy):
             content["image"] = self.vision(images, modulation, index_B, mask_BT)
             if self.config.keyframe_loss:
                 losses["keyframe_loss"] = self._keyframe_loss(batch, content["image"])
+        # of a chunk its first action: what is done at this step
         content |= self._action_content(batch.actions[:, :, 0])
         hidden_BTRD = self.transformer(content, mask_BT, read=self._read, timesteps=batch.timesteps)
         return self._output(hidden_BTRD, losses)
@@ -300,6 +303,7 @@ class DecisionTransformer(Policy):
 
     def remember(self, memory: DecisionMemory, actions: Float[Tensor, "B K A"]) -> DecisionMemory:
         """The first action of each chunk is what is done now."""
+        # a memory is a value: whoever holds the old one still has what it was
         past = memory.actions.clone()
         past[:, -1] = actions[:, 0]
         return dataclasses.replace(memory, actions=past)
@@ -346,6 +350,7 @@ class DecisionTransformer(Policy):
             return 0
         if self.config.actions == "vector":
             return 1
+        # tokens that belong to no single action are those of the whole chunk (see `_check`)
         return self.tokenizer.tokens_per_action or self.tokenizer.num_tokens
 
     def _action_content(self, actions_BTA: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from vla.types import Batch
 
 _STATE = (RoleKind.STATE_INPUT, RoleKind.STATE_OUTPUT)
 _ACTIONS = (RoleKind.ACTION_OUTPUT, RoleKind.ACTION_INPUT)
+_OF_UNKNOWN_ROLE = (RoleKind.STATE_INPUT, RoleKind.LANGUAGE, RoleKind.ACTION_INPUT)
+"""What a tensor without a role might be for."""
 
 
 def changed_meanings(old: Policy, new: Policy, *, same_robot: bool) -> dict[RoleKind, str]:
@@ -60,7 +62,8 @@ def require_roles(
         cameras: new camera -> old camera.
     """
     old_roles, new_roles = roles
-    what = list(dict.fromkeys(changed.values()))
+    # another head alone concerns heads, which are known by their type
+    what = [changed[kind] for kind in _OF_UNKNOWN_ROLE if kind in changed]
     if not keeps_order(old, new, cameras):
         pairs = ", ".join(f"{camera} from {source}" for camera, source in cameras.items())
         what.append(f"takes its cameras in another order ({pairs})")
@@ -96,7 +99,7 @@ def depends_on_state(policy: Policy) -> bool:
     """Whether the loss of one window of noise changes with the state; in evaluation mode."""
     if not policy.spec.state_dim or policy.robot_names:
         return False
-    batch = policy.spec.fake_batch(1, policy.history, policy.chunk)
+    batch = policy.spec.fake_batch(1, policy.history, policy.chunk).to(policy.device)
     # a text that is known already: the encoder of another one might have to be fetched
     text = next(iter(policy.language.cached()), batch.instruction[0])
     batch = dataclasses.replace(batch, instruction=[text])

@@ -80,11 +80,18 @@ def copy_weights(
         changed = changed_meanings(old, new, same_robot=keep_statistics)
         require_roles(old, new, (old_roles, new_roles), changed, cameras)
     rules = _Rules(reinitialise, keep_statistics, changed)
-    camera_sources = _camera_sources(old_roles, new_roles, cameras)
     old_tensors = dict(old.state_dict())
+    new_tensors = dict(new.state_dict())
+    camera_sources: dict[str, str] = {}
+    for new_camera, old_camera in cameras.items():
+        here = _of_camera(new_tensors, new_roles, new_camera)
+        there = _of_camera(old_tensors, old_roles, old_camera)
+        # names differ with the cameras, so order pairs them; another number is another encoder
+        if len(here) == len(there):
+            camera_sources |= dict(zip(here, there, strict=True))
     transfer = WeightTransfer()
     used: set[str] = set()  # tensors of the old policy
-    for name, tensor in new.state_dict().items():
+    for name, tensor in new_tensors.items():
         # without a role only a policy for the same robot, or one with a list, comes here
         role = new_roles.get(name, TRUNK)
         source = name
@@ -117,7 +124,7 @@ def copy_weights(
             transfer.kept.append(name)
         else:
             transfer.adapted[name] = how
-    transfer.unused = _unused(old_roles, old_tensors, used, new)
+    transfer.unused = _unused(old_roles, old_tensors, used, new_tensors)
     _measure(old, old_roles, used, transfer)
     return transfer
 
@@ -148,42 +155,27 @@ def _checked_roles(policy: Policy) -> dict[str, Role]:
     return roles
 
 
-def _camera_sources(
-    old_roles: Mapping[str, Role],
-    new_roles: Mapping[str, Role],
-    cameras: Mapping[str, str],
-) -> dict[str, str]:
-    """Tensor that reads a new camera -> the tensor that did so for the old camera in its place.
-
-    Their names differ with the cameras, so they are paired by their order. Where one camera has
-    more tensors than the other they are not built alike, and nothing is paired.
-    """
-    sources: dict[str, str] = {}
-    for new_camera, old_camera in cameras.items():
-        here = _of_camera(new_roles, new_camera)
-        there = _of_camera(old_roles, old_camera)
-        if len(here) == len(there):
-            sources |= dict(zip(here, there, strict=True))
-    return sources
-
-
-def _of_camera(roles: Mapping[str, Role], camera: str) -> list[str]:
-    """The tensors that read one camera alone, in the policy's order."""
-    return [
-        name
-        for name, role in roles.items()
-        if RoleKind.CAMERA_INPUT in role.kind and role.camera == camera
-    ]
+def _of_camera(
+    tensors: Collection[str],
+    roles: Mapping[str, Role],
+    camera: str,
+) -> list[str]:
+    """The tensors that read one camera alone, in the order of the policy's state."""
+    found = []
+    for name in tensors:
+        role = roles.get(name, TRUNK)
+        if RoleKind.CAMERA_INPUT in role.kind and role.camera == camera:
+            found.append(name)
+    return found
 
 
 def _unused(
     old_roles: Mapping[str, Role],
     old_tensors: Collection[str],
     used: Collection[str],
-    new: Policy,
+    new_tensors: Collection[str],
 ) -> list[str]:
     """The tensors of the old policy that the new one has no place for."""
-    new_tensors = new.state_dict()
     unused = []
     for name in old_tensors:
         # what reads a camera goes by the camera: a tensor of the same name may read another one

@@ -39,6 +39,7 @@ def asked_from_now(
     down.
     """
     if memory is not None:
+        # a new instruction does not begin a new episode: time and target go on
         clock_B = memory.clock + 1
         if condition != "return":
             return memory.target, clock_B
