@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from vla.common.renamed import announce_renamed
+from vla.common.renamed import accept_former_members, announce_renamed
 
-FORMER_MEMBERS = {"trained": "unwrapped", "still": "frozen_modules"}
-"""Former name of a member of `Policy` -> its name today."""
+_ATTRIBUTES = {"trained": "unwrapped", "still": "frozen_modules"}
+"""Former name of an attribute of `Policy` -> its name today."""
+_METHODS = {"save_besides": "save_extra_files"}  # former names of methods
 
 
 class FormerMembers:
@@ -17,8 +18,10 @@ class FormerMembers:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for former, name in FORMER_MEMBERS.items():
-            # this package calls the new name alone: what a plug-in defines must be found there
+        accept_former_members(cls, _METHODS)
+        # Attributes may be set on an object too, where a second name in the class would not show it:
+        # the properties below read and set the one that counts.
+        for former, name in _ATTRIBUTES.items():
             if former in cls.__dict__ and name not in cls.__dict__:
                 announce_renamed(f"Policy.{former}", f"Policy.{name}")
                 setattr(cls, name, cls.__dict__[former])
@@ -41,4 +44,4 @@ class FormerMembers:
         self.frozen_modules = names
 
 
-__all__ = ["FORMER_MEMBERS", "FormerMembers"]
+__all__ = ["FormerMembers"]

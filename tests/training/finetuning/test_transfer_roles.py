@@ -400,7 +400,7 @@ def test_former_members_of_a_policy_still_work() -> None:
 
 
 @pytest.mark.usefixtures("_announced")
-def test_a_plug_in_may_define_former_members() -> None:
+def test_a_plug_in_may_define_former_members(tmp_path: Path) -> None:
     inside = GRUPolicy(GRUConfig(), OLD)
     with pytest.warns(renamed.RenamedWarning):
 
@@ -411,6 +411,12 @@ def test_a_plug_in_may_define_former_members() -> None:
             def trained(self) -> Policy:
                 return inside
 
+            def save_besides(self, folder: Path) -> None:
+                super().save_besides(folder)
+                (folder / "extra.txt").write_text("of a plug-in")
+
     wrapper = Wrapper(GRUConfig(), OLD)
+    wrapper.save_pretrained(tmp_path)
+    assert (tmp_path / "extra.txt").read_text() == "of a plug-in"
     assert wrapper.unwrapped is inside
     assert wrapper.frozen_modules == frozenset(["gru"])

@@ -150,8 +150,8 @@ class DecisionTransformer(Policy):
         self.success_conditioned = config.condition == "success"
         # [] in the config: a robot with cameras that the policy does not look through
         self.sees = bool(spec.cameras) and config.cameras != []
-        reads = config.head.num_readouts(self.tokenizer)
-        _check(config, spec, self.sees, reads, per_action=self.tokenizer.tokens_per_action)
+        num_readouts = config.head.num_readouts(self.tokenizer)
+        _check(config, spec, self.sees, num_readouts, per_action=self.tokenizer.tokens_per_action)
         if self.sees:
             self.vision = VisionEncoder(
                 config, spec, width=D, text_dim=self.language.dim, from_checkpoint=from_checkpoint
@@ -171,7 +171,7 @@ class DecisionTransformer(Policy):
             config,
             image_tokens=self.vision.tokens if self.sees else 0,
             action_tokens=self._action_tokens(),
-            readouts=config.readouts or (reads if reads > 1 else 0),
+            readouts=config.readouts or (num_readouts if num_readouts > 1 else 0),
         )
         backbone = None
         if config.backbone is not None:
@@ -197,7 +197,7 @@ class DecisionTransformer(Policy):
         self.head = config.head.build(self.tokenizer, spec, width=D)
         # an action is read from the last tokens before it, which have not seen it
         before = [segment.name for segment in layout.step if segment.name != "action"][-1]
-        self._read = layout.slots(before)[-reads:]
+        self._read = layout.slots(before)[-num_readouts:]
         if config.keyframe_loss:
             self.keyframe_head = KeyframeHead(self.vision.tokens, D, spec.state_dim)
 
@@ -392,7 +392,7 @@ def _check(
     config: DecisionTransformerConfig,
     spec: Spec,
     sees: bool,
-    reads: int,
+    num_readouts: int,
     *,
     per_action: int | None,
 ) -> None:
@@ -402,10 +402,10 @@ def _check(
     if not (sees or config.state_token):
         raise SpecError("the policy neither sees nor feels: it needs cameras or state_token: true")
     problems = []
-    if config.readouts and config.readouts < reads:
+    if config.readouts and config.readouts < num_readouts:
         problems.append(
-            f"policy.readouts: {config.readouts}, but the head reads {reads} states; set it to 0 "
-            f"or {reads}"
+            f"policy.readouts: {config.readouts}, but the head reads {num_readouts} states; set it "
+            f"to 0 or {num_readouts}"
         )
     if config.keyframe_loss and not sees:
         problems.append("policy.keyframe_loss: there are no cameras to learn from; set it to 0")

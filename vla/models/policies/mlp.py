@@ -118,14 +118,14 @@ class MLPPolicy(Policy):
             language=config.language,
         )
         self.feature_dim = spec.state_dim + self.language.dim
-        self.reads = config.head.num_readouts(self.tokenizer)
+        self.num_readouts = config.head.num_readouts(self.tokenizer)
         activation = ACTIVATIONS[config.activation]
         layers: list[nn.Module] = []
         inputs = self.feature_dim
         for layer in range(config.depth):
             is_last = layer == config.depth - 1
             # the last layer has an output for each of the hidden states that the head reads
-            outputs = config.hidden * (self.reads if is_last else 1)
+            outputs = config.hidden * (self.num_readouts if is_last else 1)
             layers += [nn.Linear(inputs, outputs), activation()]
             inputs = outputs
         # the activation after the last layer stays: its outputs are the head's hidden states
@@ -171,7 +171,9 @@ class MLPPolicy(Policy):
         return torch.cat([features_BTF, vectors_BTE], dim=-1)
 
     def _output(self, features_BTF: Float[Tensor, "B T F"]) -> PolicyOutput:
-        hidden_BTRW = self.trunk(features_BTF).unflatten(-1, (self.reads, self.config.hidden))
+        hidden_BTRW = self.trunk(features_BTF).unflatten(
+            -1, (self.num_readouts, self.config.hidden)
+        )
         return PolicyOutput(features_BTF, self.head(hidden_BTRW))
 
     def _vectors(self, instruction: Sequence[str]) -> Float[Tensor, "B E"]:

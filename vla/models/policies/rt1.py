@@ -169,10 +169,10 @@ class RT1(Policy):
         self.cameras = self.vision.cameras
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
-        reads = config.head.num_readouts(self.tokenizer)
+        num_readouts = config.head.num_readouts(self.tokenizer)
         layout = rt1_layout(
             self.vision.tokens,
-            reads,
+            num_readouts,
             state_token=config.state_token,
             state_dropout=config.state_dropout,
         )
@@ -197,7 +197,7 @@ class RT1(Policy):
         self.head = config.head.build(self.tokenizer, spec, width=config.width)
         # as released: the first action token is read where the last token with content stands
         first = layout.slots("action").start - 1
-        self._read = range(first, first + reads)
+        self._read = range(first, first + num_readouts)
         if config.keyframe_loss:
             self.keyframe_head = KeyframeHead(self.vision.tokens, config.width, spec.state_dim)
 
