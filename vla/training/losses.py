@@ -245,9 +245,15 @@ def conservative_gap(
 def discrete_conservative_gap(
     q: Float[Tensor, "*shape V"],
     ids: Tensor,
-    allowed: Bool[Tensor, "*shape V"] | None = None,
+    allowed: Bool[Tensor, "... V"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """CQL(H) over all V ids: logsumexp Q minus Q of the data's id, which is their cross-entropy."""
+    """CQL(H) over all V ids: logsumexp Q minus Q of the data's id, which is their cross-entropy.
+
+    Args:
+        q: of every id.
+        ids: of the data, (*shape).
+        allowed: which ids may stand there, of a shape that broadcasts to that of `q`; None for all.
+    """
     if allowed is not None:
         q = q.masked_fill(~allowed, -torch.inf)
     q_data = q.gather(-1, ids.unsqueeze(-1)).squeeze(-1)

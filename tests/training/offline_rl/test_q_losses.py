@@ -92,7 +92,7 @@ def test_labels_are_smoothed_over_ordered_ids_alone():
     assert labels[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
-def test_pull_of_others_does_not_grow_with_the_number_values_of_ids():
+def test_pull_of_others_does_not_grow_with_the_number_of_ids():
     for V in (2, 8, 256):
         labels = smoothed_labels(torch.zeros(3, dtype=torch.long), V, width=0)
         assert close(zero_regulariser(torch.full((3, V), 0.4), labels), [0.08] * 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
@@ -309,8 +309,8 @@ class CriticGuidedActions:
     def _likely(
         log_probs: Float[Tensor, "B T D V"],
         min_prob: float,
-    ) -> Float[Tensor, "B T D V"]:
-        """Which ids may stand at each place and are likely enough, bool."""
+    ) -> Bool[Tensor, "B T D V"]:
+        """Which ids may stand at each place and are likely enough."""
         # without the bound the critic is asked for actions that nobody ever did, which it overrates
         floor = -torch.inf if min_prob == 0 else torch.log(torch.tensor(min_prob))
         likely = log_probs >= log_probs.amax(-1, keepdim=True) + floor
