@@ -114,6 +114,8 @@ class PointEnv(SimEnv):
 
 @register("envs", "test_point")
 class PointConfig(EnvConfig):
+    """A point mass that has to reach a coloured target."""
+
     type: Literal["test_point"] = "test_point"
     image_size: int = 32
     horizon: int = 40

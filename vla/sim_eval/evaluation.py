@@ -54,7 +54,7 @@ def evaluate(
             from which the policy was loaded, or its class.
         progress: whether to show a progress bar.
         command: what to type to measure again; default: `vla eval` with the config that is saved in
-            `out`, or a call in Python if nobody knows where the policy lies.
+            `out`, or a call in Python if it is not known where the policy lies.
 
     Raises ConfigError if there is nothing to play, SpecError if the env does not fit the policy,
     UserError if the options do not, RolloutError if an episode could not be played.
@@ -147,7 +147,7 @@ def _jobs(
 def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfig) -> None:
     """Raises if the evaluation cannot begin; writes nothing.
 
-    ConfigError if there is nothing to play or nobody to play it, SpecError if the env does not fit
+    ConfigError if there is nothing to play or no such baseline, SpecError if the env does not fit
     the policy, UserError if the options do not.
     """
     tasks = len(config.env.suite().tasks)

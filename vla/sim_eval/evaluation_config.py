@@ -71,7 +71,7 @@ class EvalConfig(RootConfig):
         return self
 
     @model_validator(mode="after")
-    def _someone_holds_the_envs(self) -> EvalConfig:
+    def _envs_have_a_place(self) -> EvalConfig:
         # "all in this process" and "on the nodes of a cluster" cannot both be meant
         if self.launcher == "ray" and self.workers == 0:
             raise ValueError(

@@ -16,7 +16,7 @@ C = TypeVar("C", bound=EvalConfig)
 def naming(actor: object, config: C) -> C:
     """The config whose `policy` is what plays: a baseline, or where the policy was loaded from.
 
-    If nobody knows that, what the config says stays, unless it names a baseline: then it becomes
+    If that is not known, what the config says stays, unless it names a baseline: then it becomes
     the policy's class.
     """
     policy = _source(actor)
@@ -60,5 +60,5 @@ def command_for(actor: object, config: EvalConfig) -> str:
 
 
 def _source(actor: object) -> str | None:
-    """A baseline's name, or where a policy was loaded from; None if nobody knows."""
+    """A baseline's name, or where a policy was loaded from; None if unknown."""
     return actor if isinstance(actor, str) else traits_of(actor).source

@@ -141,7 +141,7 @@ class Behaviours:
 
         Raises ConfigError if a mistake is drawn and the env knows none."""
         # A stream of its own: the env draws from (seed), noise from (seed, 1), snapshots from
-        # (seed, 2) and a policy from (seed, 4). So who acts does not change the start.
+        # (seed, 2) and a policy from (seed, 4). So the choice does not change the start.
         rng = np.random.default_rng((seed, 3))
         drawn = rng.random() - self.config.mistaken
         if drawn < 0:

@@ -172,7 +172,8 @@ def demonstrate(
         steps.add_action(clean if config.actions == "expert" else executed, reward, success)
         achieved.look(len(steps.rewards) - 1)
         solved = solved or success
-        # who believes to be done ends the task: a true end, and a failure
+        # a mistaken expert that has done what it understood ends the task: a true end, and a
+        # failure
         gave_up = behaviour.acted in achieved.first
         finished = solved and ends_at_success and left == 0
         over = terminated or truncated or gave_up or finished

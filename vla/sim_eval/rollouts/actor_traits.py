@@ -26,7 +26,7 @@ class ActorTraits:
         return_conditioned: whether it can be asked for a return.
         counts_steps: whether `act` has to see every step of an episode, since its memory counts
             them.
-        source: the folder or repository that it was loaded from; None if nobody knows.
+        source: the folder or repository that it was loaded from; None if unknown.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.
     """
 
@@ -41,8 +41,9 @@ def traits_of(actor: object) -> ActorTraits:
 
     Read them again for every evaluation: a policy loses its `source` as soon as it trains.
     """
-    # The only place that asks an actor what it has: a protocol cannot give defaults to classes that
-    # do not derive from it, and a check of types would leave out every actor that is no `Policy`.
+    # The only place that looks at what an actor has: a protocol cannot give defaults to classes
+    # that do not derive from it, and a check of types would leave out every actor that is no
+    # `Policy`.
     given = {}
     for field in fields(ActorTraits):
         if hasattr(actor, field.name):

@@ -55,7 +55,8 @@ def checked_step(result: Any, spec: Spec) -> tuple[Values, float, bool, Values]:
 
 def check_images(observation: Values, cameras: Iterable[str], spec: Spec) -> None:
     """Raises EnvError if a picture is missing or is not the one that the spec promises."""
-    # apart from the state: at most steps nobody looks, and an env may leave its pictures out then
+    # apart from the state: most steps of a chunk are not seen, and an env may leave their pictures
+    # out
     images = observation.get("images")
     problems: list[str] = []
     for camera in cameras:

@@ -35,8 +35,8 @@ class LostEnvs:
         slots: the slots that the worker held.
         working_on: the slot whose command it had in hand.
         reason: completes "the worker process ...".
-        from_outside: somebody else ended it (a signal, a node of a cluster), so its episode may be
-            innocent.
+        from_outside: it was ended from outside (a signal, a node of a cluster), so its episode may
+            not be the cause.
     """
 
     slots: tuple[int, ...]

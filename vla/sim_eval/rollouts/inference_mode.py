@@ -44,7 +44,7 @@ def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
     forked = [device] if device is not None and device.type == "cuda" else []
     was_training = module is not None and module.training
     had_threads = torch.get_num_threads()
-    # torch has no way to ask whether denormal numbers are flushed: the product of one of them tells
+    # torch does not say whether denormal numbers are flushed: the product of one of them does
     was_flushing = float(torch.tensor(1e-39) * 1.0) == 0.0
     if module is not None:
         module.eval()
@@ -52,7 +52,7 @@ def inference(actor: object, *, threads: int | None = None) -> Iterator[None]:
         # More threads than free cores wait for each other in busy loops: on two cores that also
         # rendered, two threads took 40 times as long as one.
         torch.set_num_threads(threads)
-    # as in training: what a policy does must not depend on the process that asks it
+    # as in training: what a policy does must not depend on the process in which it acts
     torch.set_flush_denormal(True)
     try:
         with torch.no_grad(), torch.random.fork_rng(forked):

@@ -79,7 +79,7 @@ def make_batches(jobs: Iterable[Job], size: int) -> list[EpisodeBatch]:
         if job.driver == "policy":
             of_task.setdefault(job.task, []).append(job)
         else:
-            # nobody waits for a baseline's actions: its episode runs through in the worker
+            # a baseline acts in the worker, where its episode runs through without a policy's batch
             batches.append(EpisodeBatch((job,)))
     for same_task in of_task.values():
         for start in range(0, len(same_task), size):

@@ -74,7 +74,7 @@ class ProcessHandle:
     def ask_to_stop(self) -> None:
         with contextlib.suppress(OSError):
             self.pipe.send(STOP)
-        # at once: a worker whose answer nobody reads any more would wait for room in the pipe
+        # at once: a worker whose answer is no longer read would wait for room in the pipe
         self.pipe.close()
 
     def kill(self) -> None:

@@ -60,7 +60,7 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 
 def _check_port(address: str) -> None:
-    """Raises OSError if nobody listens at host:port. Other kinds of addresses are left to Ray."""
+    """Raises OSError if nothing listens at host:port. Other kinds of addresses are left to Ray."""
     host, _, port = address.rpartition(":")
     # Ray itself would find out after minutes
     if port.isdigit() and "/" not in host:
@@ -123,7 +123,7 @@ class ActorHandle:
     def __init__(self, packed: bytes) -> None:
         import ray
 
-        # max_restarts=0: an actor that Ray restarts has lost its episodes, and nobody would know
+        # max_restarts=0: an actor that Ray restarts has lost its episodes in silence
         actor_class: Any = ray.remote(num_cpus=1, max_restarts=0)(WorkerActor)
         self._actor = actor_class.remote(sys.path, packed)
         self.death: Death | None = None

@@ -27,8 +27,8 @@ class Death:
     Attributes:
         reason: completes "the worker process ...".
         exit_code: of a process that ended by itself or by a signal (-9 is SIGKILL); None otherwise.
-        from_outside: somebody else ended it (a signal, a node of a cluster), so what it did may be
-            innocent.
+        from_outside: it was ended from outside (a signal, a node of a cluster), so what it did may
+            not be the cause.
     """
 
     reason: str
@@ -170,7 +170,7 @@ class Supervisor:
             for _ in range(count):
                 self._workers.append(_Supervised(launcher.start()))
         except BaseException:
-            # also Ctrl-C: nobody else knows the workers that were started
+            # also at Ctrl-C: without this the workers that were started would stay
             self.close()
             raise
 

@@ -36,7 +36,7 @@ class Worker:
 
     def handle(self, request: Any) -> Result | ErrorText:
         try:
-            # here and not in __init__: what it raises must reach whoever waits for the first answer
+            # here and not in __init__: what it raises is the answer to the first request
             if self._work is None:
                 self._work = self._make_work()
             return Result(self._work(request))
