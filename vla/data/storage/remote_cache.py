@@ -1,9 +1,9 @@
 """A folder on this machine that stands for a dataset elsewhere, and is filled as its frames are
 asked for.
 
-It holds every file in its true size. Tables and numbers are there from the start; of images, which
-are most of the bytes, there are holes until they are fetched: row groups of parquet files one by
-one, other files as a whole. What was fetched stays.
+It holds every file in its true size, so every reader and tool works on it unchanged. Tables and
+numbers are there from the start; of images, which are most of the bytes, there are holes until they
+are fetched: row groups of parquet files one by one, other files as a whole. What was fetched stays.
 """
 
 from __future__ import annotations

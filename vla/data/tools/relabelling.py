@@ -46,6 +46,7 @@ class Relabelled:
 def achieved_of_info(episode: Episode) -> dict[str, int]:
     """What `vla collect` has noted of a failed episode: instruction -> the step after which it was
     first fulfilled."""
+    # by the env's own judge (`SimEnv.achieved`), which looks at the state, whatever was asked
     noted = json.loads(str(episode.info.get("achieved", "{}")))
     return {str(text): int(step) for text, step in noted.items()}
 

@@ -64,7 +64,7 @@ def read_json(
     path: Path,
     remedy: str = SOURCE,
 ) -> dict[str, Any]:
-    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it
+    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or if it
     is no JSON object."""
     return parse_json(read_text(root, path, remedy), str(path), remedy)
 
@@ -74,7 +74,7 @@ def read_json_lines(
     path: Path,
     remedy: str = SOURCE,
 ) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the
+    """The objects in a file of one JSON object per line. Raises DataError, if it can, naming the
     line."""
     # not splitlines: JSON may hold U+2028 and other characters that count as ends of lines there
     lines = read_text(root, path, remedy).split("\n")

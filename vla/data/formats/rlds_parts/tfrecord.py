@@ -67,7 +67,7 @@ def index_records(path: Path) -> list[tuple[int, int]]:
 
 
 def read_record(file: BinaryIO, place: int, length: int, where: str) -> bytes:
-    """The data of one record. Raises DataError beginning with `where` where it is not what was
+    """The data of one record. Raises DataError beginning with `where` if it is not what was
     written."""
     file.seek(place)
     data = file.read(length + _FOOTER)
