@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from vla.common.figures import (
     COLOURS,
@@ -41,7 +43,8 @@ def test_a_picture_is_the_same_bytes() -> None:
     before = dict(matplotlib.rcParams)
     assert picture() == picture()
     assert dict(matplotlib.rcParams) == before
-    code = "import sys; sys.path.insert(0, 'tests/common'); import test_figures as t; sys.stdout.write(t.picture())"
+    folder = Path(__file__).parent
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import test_figures as t; print(t.picture(), end='')"
     other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert other.stdout.decode() == picture(), "in another process, too"
 
@@ -91,7 +94,7 @@ def test_names_cover_no_point_and_no_other_name(seed: int) -> None:
         axes = axes_at(figure, 50, 20, 500, 340)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         name_points(axes, points)
-        canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         renderer = canvas.get_renderer()
         boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert len(boxes) == len(points)
