@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import textwrap
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def code_block(dotted: str) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     shown = _without_docstring(lines, node)
     code = textwrap.dedent("\n".join(shown)).rstrip()
-    return f'```python title="{path.relative_to(ROOT)}"\n{inspect.cleandoc(code)}\n```'
+    return f'```python title="{path.relative_to(ROOT)}"\n{code}\n```'
 
 
 def _without_docstring(lines: list[str], node: ast.FunctionDef | ast.ClassDef) -> list[str]:

@@ -49,7 +49,7 @@ def interval(successes: int, episodes: int) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Two significant digits; nothing where no test was made."""
+    """Two significant digits; nothing if no test was made."""
     if p is None:
         return ""
     if p < 1e-4:

@@ -58,7 +58,7 @@ def simulation_rows(objective: str) -> list[tuple[str, ...]]:
 
 
 def locomotion(objective: str) -> str:
-    """One sentence on the nine locomotion sets, empty where the objective did not learn from them."""
+    """One sentence on the nine locomotion sets, empty if the objective did not learn from them."""
     for name in ("offline_rl_peer", "offline_rl_peer_cql"):
         file = read(name)
         if objective not in file["speeds"]:

@@ -23,7 +23,7 @@ SECTIONS = {
         "The demo": "demo",
         "Five families of instructions": "tabletop_700",
         "More demonstrations, and what training never showed": "tabletop_1200",
-        "Does the policy heed its instruction?": "instruction_controls",
+        "Does the policy follow its instruction?": "instruction_controls",
         "Five Meta-World tasks": "metaworld_mt5",
         "Meta-World MT10": "metaworld_mt10",
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",

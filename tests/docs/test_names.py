@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from scripts.docs.commands import commands
+from scripts.docs.source import SourceError, code_block, module_of
+from vla.common import registry
 
-from scripts.docs.commands import commands  # noqa: E402
-from scripts.docs.source import SourceError, code_block, module_of  # noqa: E402
-from vla.common import registry  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 PAGES = [
     ROOT / "README.md",

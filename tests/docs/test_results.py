@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-if str(ROOT) not in sys.path:  # `scripts` lies beside the package
-    sys.path.insert(0, str(ROOT))
+from scripts.results import pages
+from scripts.results.formatting import RESULTS, interval, p_value, ratio_range, read
 
-from scripts.results import pages  # noqa: E402
-from scripts.results.formatting import RESULTS, interval, p_value, ratio_range, read  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def test_pages_and_files_agree() -> None:

@@ -11,14 +11,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+from scripts.docs.hooks import _links_within_the_site
+from scripts.docs.notebook import page
+from scripts.docs.public import undocumented
+from scripts.docs.run_notebook import execute
 
-from scripts.docs.hooks import _links_within_the_site  # noqa: E402
-from scripts.docs.notebook import page  # noqa: E402
-from scripts.docs.public import undocumented  # noqa: E402
-from scripts.docs.run_notebook import execute  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_public_api_has_docstrings() -> None:

@@ -102,10 +102,12 @@ class EpisodeDataset:
 
     @property
     def num_episodes(self) -> int:
+        """Number of episodes."""
         return len(self.reader.episodes)
 
     @property
     def num_frames(self) -> int:
+        """Number of steps of all episodes."""
         return int(self.reader.episodes["length"].sum())
 
     @property

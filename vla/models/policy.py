@@ -232,6 +232,7 @@ class Policy(
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return self.state_mean.device
 
     @torch.no_grad()
@@ -316,6 +317,7 @@ class Policy(
                 module.set_tokenizer(tokenizer)
 
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
+        """The state less the mean of the training data, in units of its standard deviation."""
         return (state - self.state_mean) / self.state_std
 
     def embed_instructions(

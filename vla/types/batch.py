@@ -56,6 +56,7 @@ class Batch:
 
     @property
     def batch_size(self) -> int:
+        """Number of windows, B."""
         return len(self.instruction)
 
     def steps(self, start: int | None, stop: int | None) -> Self:
@@ -78,7 +79,9 @@ class Batch:
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The batch with its tensors on `device`."""
         return to_device(self, device, non_blocking)
 
     def pin_memory(self) -> Self:
+        """The batch in page-locked memory, from which a copy to a GPU does not wait."""
         return map_tensors(self, lambda t: t.pin_memory())

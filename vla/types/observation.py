@@ -48,6 +48,7 @@ class Observation:
 
     @property
     def batch_size(self) -> int:
+        """Number of robots, B."""
         return len(self.instruction)
 
     @classmethod
@@ -139,6 +140,7 @@ class Observation:
                 raise SpecError(f"{name}: expected {B} finite numbers, got {values.tolist()}")
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The observation with its tensors on `device`."""
         return to_device(self, device, non_blocking)
 
 

@@ -68,6 +68,7 @@ class Results:
 
     @property
     def groups(self) -> dict[str, list[EpisodeRecord]]:
+        """The episodes by the group of their task."""
         return _by(self.episodes, "group")
 
     @property

@@ -100,6 +100,7 @@ class Robustness:
 
     @property
     def controls(self) -> list[Condition]:
+        """The conditions without severities, which should destroy success."""
         return [condition for condition in self.conditions if condition.severity is None]
 
     def to_dict(self) -> dict[str, Any]:

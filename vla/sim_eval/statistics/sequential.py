@@ -164,6 +164,7 @@ class SequentialComparison(_EProcess):
 
     @property
     def pairs(self) -> int:
+        """Number of pairs seen so far."""
         return self.wins + self.losses + self.ties
 
 
