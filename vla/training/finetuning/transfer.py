@@ -61,8 +61,8 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
             [
                 f"init_from: of {config.init_from} fits {percent_kept(tensors)}, "
                 f"{tensors.share:.1%} in the mean; transfer.min_loaded is "
-                f"{settings.min_loaded:.0%}. First: {tensors.mismatch}. Leave policy out, or give "
-                "it the checkpoint's sizes"
+                f"{settings.min_loaded:.0%}. First: {tensors.mismatch}. Leave policy out, give it "
+                "the checkpoint's sizes, or lower transfer.min_loaded"
             ]
         )
     return new, Transfer(config.init_from, tensors, _differences(old.spec, spec), cameras)
