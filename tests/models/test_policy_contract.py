@@ -104,23 +104,11 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return build(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def of(policy: Policy) -> tuple[Policy, Batch]:
-    """Who can act, and a batch of it: a policy for several robots acts as one of them."""
-    batch = episode(SPEC)
+def one_robot(policy: Policy) -> tuple[Policy, Policy]:
+    """Who reads windows, and who acts: of a policy for several robots the part of one, and that robot taken out."""
     if isinstance(policy, MultiRobotPolicy):
-        return policy.robot("arm"), dataclasses.replace(
-            batch, robot=torch.zeros(2, dtype=torch.int64)
-        )
-    return policy, batch
-
-
-def joint(policy: Policy, batch: Batch) -> Batch:
-    """The batch under the names that a policy for several robots reads."""
-    if not policy.robot_names:
-        return batch
-    return dataclasses.replace(
-        batch, images={f"0/{camera}": image for camera, image in batch.images.items()}
-    )
+        return policy.part("arm"), policy.robot("arm")
+    return policy, policy
 
 
 def same(a: Any, b: Any, **tolerance: float) -> None:
@@ -130,15 +118,16 @@ def same(a: Any, b: Any, **tolerance: float) -> None:
 
 @torch.no_grad()
 def test_stepping_along_says_what_the_forward_pass_says(policy: Policy) -> None:
-    actor, batch = of(policy)
-    whole, memory = policy(joint(policy, batch)), None
+    reader, actor = one_robot(policy)
+    batch = episode(SPEC)
+    whole, memory = reader(batch), None
     assert whole.features.shape == (2, T, policy.feature_dim)
     assert whole.actions.mode().shape == (2, T, K, SPEC.action_dim)
     assert whole.actions.loss(batch.actions, batch.action_mask).shape == (2, T)
     for t in range(T):
         output, memory = actor.step(seen(batch, t), memory)
         memory = actor.remember(memory, batch.actions[:, t])
-        window = policy(joint(policy, batch.steps(0, t + 1)))  # ends where control stands
+        window = reader(batch.steps(0, t + 1))  # ends where control stands
         torch.testing.assert_close(
             output.features[:, 0], window.features[:, -1], atol=1e-4, rtol=1e-4
         )
@@ -160,5 +149,5 @@ def test_a_checkpoint_gives_back_weights_and_outputs(policy: Policy, tmp_path: P
     expected, found = policy.state_dict(), loaded.state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    batch = joint(policy, of(policy)[1])
-    same(loaded(batch), policy(batch), atol=0, rtol=0)
+    batch = episode(SPEC)
+    same(one_robot(loaded)[0](batch), one_robot(policy)[0](batch), atol=0, rtol=0)

@@ -104,6 +104,8 @@ class Policy(
     feature_dim: int
     still: frozenset[str] = frozenset()
     source: str | None = None
+    robot_name: str = ""
+    """Its robot's name, if it is one robot's part of a policy for several."""
     state_mean: Tensor
     state_std: Tensor
     language_mean: Tensor
@@ -163,7 +165,7 @@ class Policy(
 
     @property
     def robot_names(self) -> tuple[str, ...]:
-        """The robots that `Batch.robot` numbers; none where the policy is for one (see `vla.models.policies.multi_robot`)."""
+        """The robots that it is for; none if it is for one (see `vla.models.policies.multi_robot`)."""
         return ()
 
     @property

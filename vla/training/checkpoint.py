@@ -111,7 +111,7 @@ def save_checkpoint(
     return Checkpoint(folder, step, state)
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """`folder` gets what `write` puts into a temporary folder, durably and in one rename.
 
     On an exception `folder` is as before and the temporary folder is removed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -26,7 +26,7 @@ class ReplayConfig(Config):
     resized to those of the policy."""
 
 
-class MixtureConfig(Config):
+class RobotDatasetConfig(Config):
     """One robot's dataset among several that one policy learns from."""
 
     path: str
@@ -47,12 +47,17 @@ class MixtureConfig(Config):
 class DataConfig(Config):
     """Which demonstrations are learned from, and how windows are drawn from them."""
 
+    former_keys: ClassVar[dict[str, str]] = {
+        "mixture": "multi_robot",
+        "mixture_temperature": "multi_robot_temperature",
+    }
+
     path: str = ""
-    """Folder of the dataset; left out where `mixture` names several."""
-    mixture: dict[RobotName, MixtureConfig] = Field(default_factory=dict)
+    """Folder of the dataset; left out where `multi_robot` names several."""
+    multi_robot: dict[RobotName, RobotDatasetConfig] = Field(default_factory=dict)
     """Datasets of different robots, by name, in place of `path`: one policy learns from all of them, with a shared trunk and
     for each robot its own cameras, state, actions, tokenizer and statistics. All other settings hold for each of them."""
-    mixture_temperature: PositiveFloat | None = None
+    multi_robot_temperature: PositiveFloat | None = None
     """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or 1 as the data are, more
     draws small datasets more often."""
     cache: Literal["ram", "disk", "shared", "stream"] = "ram"
@@ -85,20 +90,23 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _names_data(self) -> DataConfig:
-        if bool(self.path) == bool(self.mixture):
+        if bool(self.path) == bool(self.multi_robot):
             raise ValueError(
-                "path: name one dataset with path, or several robots' datasets with mixture"
+                "path: name one dataset with path, or several robots' datasets with multi_robot"
             )
-        weights = [entry.weight for entry in self.mixture.values() if entry.weight is not None]
-        if weights and len(weights) < len(self.mixture):
-            lacking = next(name for name, entry in self.mixture.items() if entry.weight is None)
+        weighted = [name for name, entry in self.multi_robot.items() if entry.weight is not None]
+        lacking = [name for name in self.multi_robot if name not in weighted]
+        if weighted and lacking:
             raise ValueError(
-                f"mixture.{lacking}.weight: is missing; give every dataset a weight, or none"
+                f"multi_robot.{lacking[0]}.weight: is missing; give every dataset a weight, or none"
             )
-        if self.mixture_temperature is not None and (weights or not self.mixture):
-            raise ValueError("mixture_temperature: is for a mixture without weights; leave it out")
-        if self.mixture and self.replay:
-            raise ValueError("replay: is for one robot's data; name the datasets in mixture")
+        if self.multi_robot_temperature is not None and (weighted or not self.multi_robot):
+            # with weights the shares are given, and a temperature would count for nothing
+            raise ValueError(
+                "multi_robot_temperature: is for several robots without weights; leave it out"
+            )
+        if self.multi_robot and self.replay:
+            raise ValueError("replay: is for one robot's data; name the datasets in multi_robot")
         return self
 
     @model_validator(mode="after")
@@ -106,7 +114,8 @@ class DataConfig(Config):
         total = sum(entry.weight for entry in self.replay)
         if total >= 1:
             raise ValueError(
-                f"replay: weights add up to {total:g}, which leaves nothing for {self.path}; use less than 1"
+                f"replay: weights add up to {total:g}, which leaves nothing for {self.path}; use "
+                "less than 1"
             )
         return self
 
@@ -239,23 +248,27 @@ class TrainConfig(RootConfig):
             raise ValueError("policy: is required (or name a trained policy with init_from)")
         if self.transfer is not None and self.init_from is None:
             raise ValueError("transfer: needs the policy that it starts from; set init_from")
-        if self.transfer is not None and self.data.mixture:
+        if self.transfer is not None and self.data.multi_robot:
             raise ValueError(
-                "transfer: carries one robot's policy over to one other; leave it out, or name one dataset in data.path"
+                "transfer: carries one robot's policy over to one other; leave it out, or name one "
+                "dataset in data.path"
             )
-        if (warmup := getattr(self.objective, "warmup_steps", 0)) >= self.steps:
+        warmup = getattr(self.objective, "warmup_steps", 0)
+        if warmup >= self.steps:
             raise ValueError(
-                f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to learn in; use less than "
-                f"{self.steps}"
+                f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to "
+                f"learn in; use less than {self.steps}"
             )
         if self.optim.project_gradients and self.co_training is not None:
             raise ValueError(
                 "optim.project_gradients: knows the tasks of robot data alone; set co_training: null"
             )
         if self.batch_size % self.grad_accumulation:
+            size = -(-self.batch_size // self.grad_accumulation)  # rounded up
             raise ValueError(
-                f"batch_size: {self.batch_size} does not divide into grad_accumulation={self.grad_accumulation} "
-                f"micro-batches; use {-(-self.batch_size // self.grad_accumulation) * self.grad_accumulation}"
+                f"batch_size: {self.batch_size} does not divide into "
+                f"grad_accumulation={self.grad_accumulation} micro-batches; use "
+                f"{size * self.grad_accumulation}"
             )
         return self
 

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla.types import Batch
-
 
 def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean of `values` where `mask` is True; 0 where it is nowhere True.
@@ -29,25 +27,6 @@ def masked_means(values: Mapping[str, Tensor], mask: Bool[Tensor, "*shape"]) -> 
     rows = torch.stack([value.float() for value in values.values()]).where(mask, 0.0).flatten(1)
     means = rows.sum(1) / mask.sum().clamp(min=1)
     return dict(zip(values, means.unbind(), strict=True))
-
-
-@torch.no_grad()
-def robot_parts(
-    loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]
-) -> dict[str, Tensor]:
-    """What each robot contributes to the mean loss over the valid steps, `loss/NAME`, and its part of those steps,
-    `share/NAME`; nothing where the batch is of one robot.
-
-    Unlike the robots' own means these can be averaged over batches; `robot_means` divides in the end.
-    """
-    if batch.robot is None:
-        return {}
-    parts = {}
-    for number, name in enumerate(names):
-        own_BT = (batch.robot == number)[:, None].expand_as(loss_BT)
-        parts[f"loss/{name}"] = masked_mean(loss_BT.where(own_BT, 0.0), batch.mask)
-        parts[f"share/{name}"] = masked_mean(own_BT.float(), batch.mask)
-    return parts
 
 
 def robot_means(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vla.config import Config, UserError
 from vla.data import Windows
 from vla.data.loading.image_text import ImageTextBatch
+from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.training.losses import masked_mean
 from vla.types import Batch, PolicyOutput
@@ -94,7 +95,7 @@ class ObjectiveConfig(Config, ABC):
     """Base of the configs registered under "objectives"."""
 
     several_robots: ClassVar[bool] = False
-    """Whether it can learn from batches of different robots (`data.mixture`), whose actions are padded."""
+    """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of each."""
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:
@@ -125,9 +126,25 @@ class Learner(nn.Module):
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def forward(
-        self, batch: Batch, pairs: ImageTextBatch | None = None
+        self, batch: Batch, pairs: ImageTextBatch | None = None, robot: str = ""
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """-> the objective's loss, the mean loss of image-text pairs where there are any, and what is to be logged."""
+        """The losses of one micro-batch.
+
+        Args:
+            batch: windows of one robot.
+            pairs: image-text pairs to be learned beside it.
+            robot: its name in a policy for several; "" for the policy of one.
+
+        Returns:
+            the objective's loss, the mean loss of image-text pairs (None without pairs), and what is to
+            be logged.
+        """
+        if robot:
+            several = cast(MultiRobotPolicy, self.policy)
+            loss, metrics = self.objective.loss(several.part(robot), batch)
+            # no gradient at all would make AdamW treat a robot that is absent here unlike one that is present
+            zero = several.zero_for_others(robot)
+            return (loss if zero is None else loss + zero), None, metrics
         loss, metrics = self.objective.loss(self.policy, batch)
         if pairs is None:
             return loss, None, metrics

@@ -1,1 +1,1 @@
-"""See the files."""
+"""Windows of trajectories as batches: decoded frames, the orders in which they are drawn, and what is gathered."""

@@ -16,11 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.config import ConfigError
-from vla.data.loading.replay_mixture import select_windows
+from vla.data.loading.multi_robot import RobotBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
-from vla.training.step import clip_gradients, sum_over_processes
-from vla.types import Batch
+from vla.training.step import GlobalMeans, clip_gradients, shares_of, sum_over_processes
 
 
 def project_conflicts(
@@ -66,7 +65,7 @@ def check_projection(learner: nn.Module, processes: int) -> None:
 def projected_backward(
     model: nn.Module,
     objective: Objective,
-    batches: Sequence[Batch],
+    batches: Sequence[RobotBatch],
     accelerator: Accelerator,
     watch: Stopwatch,
     *,
@@ -89,8 +88,7 @@ def projected_backward(
     learner = accelerator.unwrap_model(model)
     assert isinstance(learner, Learner)
     parts = [part for batch in batches for part in _by_task(batch)]
-    weights = torch.stack([objective.weight(part).float() for _, part in parts])
-    shares = weights / sum_over_processes(weights.sum(), accelerator).clamp(min=1e-12)
+    shares = shares_of(objective, [batch for _, batch in parts], accelerator)
     tasks = sorted(set(gather_object([task for task, _ in parts])))
     rows = [
         [p for p in module.parameters() if p.requires_grad]
@@ -98,19 +96,18 @@ def projected_backward(
     ]
     gradients: list[list[Tensor]] = [[], []]
     used: set[nn.Parameter] = set()
-    means: dict[str, Tensor] = {}
+    means = GlobalMeans(learner.policy.robot_names)
     for task in tasks:
         learner.zero_grad()
-        for (name, part), share in zip(parts, shares, strict=True):
+        for (name, (robot, part)), share in zip(parts, shares, strict=True):
             if name != task:
                 continue
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
-                loss, _, metrics = learner(part)
+                loss, _, metrics = learner(part, robot=robot)
             watch.lap("forward")
             accelerator.backward(loss * share)
             watch.lap("backward")
-            for key, value in {"loss": loss, **metrics}.items():
-                means[key] = means.get(key, 0.0) + value.detach().float() * share
+            means.add({"loss": loss, **metrics}, share, robot)
         for row, collected in zip(rows, gradients, strict=True):
             used.update(p for p in row if p.grad is not None)
             if row:
@@ -128,20 +125,18 @@ def projected_backward(
             conflicts = share_of_pairs if number == 0 else conflicts
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
-    values = sum_over_processes(torch.stack(list(means.values())), accelerator)
     return (
-        dict(zip(means, values.tolist(), strict=True))
+        means.over_processes(accelerator)
         | norms
         | {"tasks": float(len(tasks)), "conflicts": conflicts}
     )
 
 
-def _by_task(batch: Batch) -> Iterator[tuple[str, Batch]]:
+def _by_task(micro_batch: RobotBatch) -> Iterator[tuple[str, RobotBatch]]:
+    robot, batch = micro_batch
     for task in dict.fromkeys(batch.instruction):
-        yield (
-            task,
-            select_windows(batch, np.flatnonzero([text == task for text in batch.instruction])),
-        )
+        rows = np.flatnonzero([text == task for text in batch.instruction])
+        yield task, RobotBatch(robot, batch.select(rows))
 
 
 def _flat(row: Sequence[nn.Parameter]) -> Float[Tensor, " P"]:

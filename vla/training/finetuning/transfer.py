@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from vla.common.atomic import write_json
 from vla.config import ConfigError, UserError
-from vla.data import Windows
-from vla.data.loading.multi_robot import MixedRobots
-from vla.data.loading.replay_mixture import Mixture
+from vla.data.loading.protocols import Trajectories
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import add_adapters, plain_linears
 from vla.models.policies.multi_robot import MultiRobotPolicy
@@ -33,7 +30,7 @@ from vla.models.transfer.transfer_weights import (
     parts_of,
     transplant,
 )
-from vla.training.config import TrainConfig, TransferConfig
+from vla.training.config import TransferConfig
 from vla.training.patterns import matching
 from vla.types import Spec
 
@@ -102,17 +99,20 @@ class Transfer:
             ) from error
 
 
-def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfer]:
-    """A new policy for `spec` with all that fits of the policy in `config.init_from`; and what that was.
+def transferred_policy(
+    init_from: str, settings: TransferConfig, policy: PolicyConfig | None, spec: Spec
+) -> tuple[Policy, Transfer]:
+    """A new policy for `spec` with all that fits of the policy in `init_from`; and what that was.
+
+    Args:
+        policy: what the new policy is built from; None for what the old one was.
 
     Raises:
         ConfigError: cameras that do not exist, statistics that cannot be kept, or too little of the trunk fits.
         CheckpointError: the policy cannot be read.
     """
-    assert config.init_from is not None  # TrainConfig sees to it
-    assert config.transfer is not None
-    settings, old = config.transfer, load_policy(config.init_from).trained
-    wanted = config.policy if config.policy is not None else _config_for(spec, old, settings)
+    old = load_policy(init_from).trained
+    wanted = policy if policy is not None else _config_for(spec, old, settings)
     same = all(
         getattr(wanted, part, None) == getattr(old.config, part, None)
         for part in ("trunk", "backbone", "base")
@@ -139,17 +139,17 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
     if not tensors.kept or tensors.share < settings.least_kept:
         raise ConfigError(
             [
-                f"init_from: of {config.init_from} fits {_percent(tensors)}, {tensors.share:.1%} in the mean; "
+                f"init_from: of {init_from} fits {_percent(tensors)}, {tensors.share:.1%} in the mean; "
                 f"transfer.least_kept is {settings.least_kept:.0%}. First: {tensors.mismatch}. Leave policy out, "
                 "or give it the checkpoint's sizes"
             ]
         )
-    return new, Transfer(config.init_from, tensors, _differences(old.spec, spec), cameras)
+    return new, Transfer(init_from, tensors, _differences(old.spec, spec), cameras)
 
 
 def fit_transferred(
     policy: Policy,
-    windows: Windows | Mixture | MixedRobots,
+    data: Mapping[str, Trajectories],
     transfer: Transfer,
     settings: TransferConfig,
 ) -> None:
@@ -162,33 +162,31 @@ def fit_transferred(
             for n, b in policy.named_buffers()
             if n.startswith("language_") and n in transfer.tensors.kept
         }
-        fit_policy(policy, windows)
+        fit_policy(policy, data)
         for name, values in kept.items():
             policy.get_buffer(name).copy_(values)
         return
-    assert not isinstance(windows, MixedRobots)  # TrainConfig sees to it
-    actions, lengths = _actions(windows)
+    (own,) = data.values()  # a transfer is to one robot: the config sees to it
+    lengths = own.lengths.tolist()
     for name, module in policy.named_modules():
         if isinstance(module, Head) and any(
             key.startswith(f"{name}.") for key in transfer.tensors.anew
         ):
-            module.fit(torch.as_tensor(actions).float(), lengths=lengths)
+            module.fit(torch.as_tensor(own.actions).float(), lengths=lengths)
 
 
-def fit_policy(policy: Policy, windows: Windows | Mixture | MixedRobots) -> None:
+def fit_policy(policy: Policy, data: Mapping[str, Trajectories]) -> None:
     """Fits the policy to the actions and instructions of all data, and to states of each dataset by its share; of several
-    robots each to its own data."""
-    if isinstance(windows, MixedRobots):
-        cast(MultiRobotPolicy, policy).fit_robots(
-            {name: windows.sources[number] for number, name in enumerate(policy.robot_names)}
-        )
+    robots each to its own data.
+
+    Args:
+        data: name of the robot ("" where there is one) -> its data.
+    """
+    if isinstance(policy, MultiRobotPolicy):
+        policy.fit_robots(data)
         return
-    actions, lengths = _actions(windows)
-    policy.fit(actions, windows.states, windows.instructions, lengths=lengths)
-
-
-def _actions(windows: Windows | Mixture) -> tuple[np.ndarray, list[int]]:
-    return windows.actions, windows.lengths.tolist()
+    (own,) = data.values()
+    policy.fit(own.actions, own.states, own.instructions, lengths=own.lengths.tolist())
 
 
 # --- what learns --------------------------------------------------------------------------------------

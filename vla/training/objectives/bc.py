@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import action_l1, masked_mean, robot_parts
+from vla.training.losses import action_l1, masked_mean
 from vla.training.objective import Objective, ObjectiveConfig
 from vla.types import Batch
 
@@ -39,7 +39,10 @@ class BC(Objective):
         metrics = {name: value.detach() for name, value in added.items()} | _accuracy(
             output.actions, batch
         )
-        return loss + sum(added.values()), metrics | robot_parts(loss_BT, batch, policy.robot_names)
+        if policy.robot_name:
+            # of one robot among several: its imitation alone, without what the policy adds
+            metrics[f"loss/{policy.robot_name}"] = loss.detach()
+        return loss + sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
         """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per action dimension."""

@@ -1,6 +1,7 @@
 """Frames of the present block of a stream, and of the next ones, which threads decode meanwhile.
 
-N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, H and W: image height and width.
+N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, B: windows in a
+batch, H and W: image height and width.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.common.cores import usable_cores
-from vla.data.loading.daemon_threads import Workers
 from vla.data.loading.decoding import fill
-from vla.data.loading.stream_order import Block, BlockNumber
+from vla.data.loading.streaming.daemon_threads import Workers
+from vla.data.loading.streaming.stream_order import Block, BlockNumber
 from vla.data.reader import EpisodeDataset
 
 SLOTS = 3
 """Blocks that are held: the present one, the next one, and the one that is decoded."""
-_PIECE = 64
+_PIECE = 64  # frames between two looks at whether the stream was closed
 
 
 class BlockFrames:
@@ -32,7 +33,8 @@ class BlockFrames:
         cameras: which of its cameras.
         rows: R.
         dataset_frame: (N,), the dataset's number of each frame.
-        threads: how many decode at once; by default one per core, shared among the processes of this machine.
+        threads: how many decode at once; by default one per core, shared among the processes of this
+            machine.
 
     Attributes:
         frames: camera -> uint8 (SLOTS * R, H, W, 3).
@@ -48,41 +50,54 @@ class BlockFrames:
         dataset_frame: np.ndarray,
         threads: int | None = None,
     ) -> None:
-        self._dataset, self._rows, self._dataset_frame = dataset, rows, dataset_frame
-        self.frames = {
-            c: np.empty((SLOTS * rows, *dataset.spec.cameras[c], 3), np.uint8) for c in cameras
-        }
+        self._dataset = dataset
+        self._rows = rows
+        self._dataset_frame = dataset_frame
+        self.frames: dict[str, np.ndarray] = {}
+        for camera in cameras:
+            size = dataset.spec.cameras[camera]
+            self.frames[camera] = np.empty((SLOTS * rows, *size, 3), np.uint8)
         self.decoded = 0
         self._counting = threading.Lock()
-        self._held: dict[BlockNumber, _Held] = {}
+        self._held: dict[BlockNumber, _HeldBlock] = {}
         self._workers = Workers(threads or own_usable_cores(), "stream")
 
     def hold(self, numbers: Sequence[BlockNumber], block: Callable[[BlockNumber], Block]) -> None:
-        """Lets go of all blocks but these, at most SLOTS, and begins to decode those of them that are not here, in order."""
-        numbers = list(numbers)[:SLOTS]
-        for number in [n for n in self._held if n not in numbers]:
+        """Drops all blocks but these, and begins to decode those of them that are not here, in order.
+
+        Args:
+            numbers: the first SLOTS of them are held.
+            block: gives the block of a number.
+        """
+        wanted = list(numbers)[:SLOTS]
+        for number in [held for held in self._held if held not in wanted]:
             self._release(self._held.pop(number))
-        free = [
-            slot for slot in range(SLOTS) if slot not in {held.slot for held in self._held.values()}
-        ]
-        for number in numbers:
+        used = {held.slot for held in self._held.values()}
+        free = [slot for slot in range(SLOTS) if slot not in used]
+        for number in wanted:
             if number not in self._held:
                 self._held[number] = self._begin(block(number), free.pop(0))
 
     def rows_of(self, first_B: np.ndarray, last_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where windows of the frames first .. last lie: (row of the first frame (B,), whether a held block has the window (B,)).
+        """Where windows of the frames first .. last lie.
 
         Waits until the blocks that have them are decoded. Raises what decoding them raised.
+
+        Returns:
+            row of the first frame, int64 (B,), and whether a held block has the window, bool (B,).
         """
-        row_B, found_B = np.zeros(len(first_B), np.int64), np.zeros(len(first_B), bool)
+        row_B = np.zeros(len(first_B), np.int64)
+        found_B = np.zeros(len(first_B), bool)
         for held in list(self._held.values()):
             if found_B.all():
-                break
+                break  # do not wait for blocks that nobody asked for
             piece_B = held.piece_of(first_B)
+            # piece -1 reads the last piece's end here; the second condition rules it out
             inside_B = ~found_B & (piece_B >= 0) & (last_B < held.stops[piece_B])
             if inside_B.any():
                 held.wait()
-                row_B[inside_B] = (held.rows[piece_B] + first_B - held.starts[piece_B])[inside_B]
+                held_row_B = held.rows[piece_B] + first_B - held.starts[piece_B]
+                row_B[inside_B] = held_row_B[inside_B]
                 found_B |= inside_B
         return row_B, found_B
 
@@ -97,36 +112,39 @@ class BlockFrames:
         self._held.clear()
         self.frames = {}
 
-    def _begin(self, block: Block, slot: int) -> _Held:
+    def _begin(self, block: Block, slot: int) -> _HeldBlock:
         if block.num_rows > self._rows:
             raise ValueError(
                 f"the block has {block.num_rows} frames; there is room for {self._rows}"
             )
-        rows, order = slot * self._rows + block.rows, np.argsort(block.starts)
-        tasks = [
-            self._workers.submit(self._decode, camera, int(start), int(stop), int(row))
-            for start, stop, row in zip(
-                block.starts[order], block.stops[order], rows[order], strict=True
-            )
-            for camera in self.frames
-        ]
-        return _Held(slot, block.starts[order], block.stops[order], rows[order], tasks)
+        # in the dataset's order: neighbouring pieces share row groups and videos
+        order = np.argsort(block.starts)
+        starts = block.starts[order]
+        stops = block.stops[order]
+        rows = (slot * self._rows + block.rows)[order]
+        tasks = []
+        for start, stop, row in zip(starts.tolist(), stops.tolist(), rows.tolist(), strict=True):
+            for camera in self.frames:
+                tasks.append(self._workers.submit(self._decode, camera, start, stop, row))
+        return _HeldBlock(slot, starts, stops, rows, tasks)
 
     def _decode(self, camera: str, start: int, stop: int, row: int) -> None:
-        first, out = int(self._dataset_frame[start]), self.frames[camera][row : row + stop - start]
+        first = int(self._dataset_frame[start])
+        out = self.frames[camera][row : row + stop - start]
         decode(self._dataset, camera, first, out, stopped=lambda: self._workers.stopping)
         if camera == next(iter(self.frames)):
             with self._counting:
                 self.decoded += stop - start
 
-    def _release(self, held: _Held) -> None:
+    def _release(self, held: _HeldBlock) -> None:
         """Threads that still write into the slot must be done before others use it."""
-        wait([task for task in held.tasks if not task.cancel()])
+        running = [task for task in held.tasks if not task.cancel()]
+        wait(running)
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A block in a slot: its pieces, sorted by their first frame, and who decodes them."""
+class _HeldBlock:
+    """A block in a slot: its pieces, sorted by their first frame, and the tasks that decode them."""
 
     slot: int
     starts: np.ndarray
@@ -135,7 +153,7 @@ class _Held:
     tasks: list[Future[None]]
 
     def piece_of(self, frame_B: np.ndarray) -> np.ndarray:
-        """The piece that each frame might be in; -1 where it is before all of them."""
+        """The piece that each frame might be in; -1 if it is before all of them."""
         return np.searchsorted(self.starts, frame_B, side="right") - 1
 
     def wait(self) -> None:
@@ -154,7 +172,7 @@ def decode(
     """Decodes the dataset's frames from `first` on into `out`, uint8 (n, H, W, 3).
 
     Args:
-        stopped: asked now and then; where it is True, the rest is left as it is.
+        stopped: called every few frames; if it returns True, the rest is left as it is.
 
     Raises:
         DataError: an image is damaged, missing, or of another size.
@@ -167,16 +185,17 @@ def decode(
 
 
 def own_usable_cores() -> int:
-    """Cores for this process: of those there are, its part among the processes that a launcher started here."""
+    """Cores for this process: its part of all, among the processes that a launcher started on this machine."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, usable_cores() // max(1, int(launched) if launched.isdigit() else 1))
+    processes = int(launched) if launched.isdigit() else 1
+    return max(1, usable_cores() // max(1, processes))
 
 
-class LooseFrames:
-    """Frames of single windows, for what asks without order: decoded on demand, and kept as long as there is room.
+class OnDemandFrames:
+    """Frames of single windows, decoded when they are read, and kept as long as there is room.
 
-    What does not fit is decoded each time anew; nothing is thrown out, so that windows that are asked for again and again
-    (those of validation) gain from the room there is.
+    What does not fit is decoded each time again. Nothing is thrown out: windows that are read again and
+    again (those of validation) gain from the room there is, which replacing them in turn would undo.
 
     Args:
         dataset: where the images are.
@@ -185,31 +204,39 @@ class LooseFrames:
     """
 
     def __init__(self, dataset: EpisodeDataset, cameras: Sequence[str], *, room: int) -> None:
-        self._dataset, self._cameras, self._left = dataset, list(cameras), room
+        self._dataset = dataset
+        self._cameras = list(cameras)
+        self._left = room
         self._kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         self._lock = threading.Lock()
 
-    def spans(self, spans: Iterable[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
+    def read(self, ranges: Iterable[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
         """For each (first frame of the dataset, number of frames): camera -> uint8 (n, H, W, 3)."""
-        wanted = list(spans)
-        missing = [span for span in dict.fromkeys(wanted) if span not in self._kept]
+        wanted = list(ranges)
+        missing = [item for item in dict.fromkeys(wanted) if item not in self._kept]
         found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         if missing:
             with ThreadPoolExecutor(own_usable_cores(), thread_name_prefix="decode") as pool:
                 found = dict(zip(missing, pool.map(self._read, missing), strict=True))
         with self._lock:
-            for span, images in found.items():
-                size = sum(image.nbytes for image in images.values())
-                if size <= self._left and span not in self._kept:
-                    self._kept[span] = images
-                    self._left -= size
-        return [self._kept.get(span) or found[span] for span in wanted]
+            for item, images in found.items():
+                self._keep(item, images)
+        return [self._kept.get(item) or found[item] for item in wanted]
 
-    def _read(self, span: tuple[int, int]) -> dict[str, np.ndarray]:
-        images = {
-            c: np.empty((span[1], *self._dataset.spec.cameras[c], 3), np.uint8)
-            for c in self._cameras
-        }
-        for camera, out in images.items():
-            decode(self._dataset, camera, span[0], out)
+    def _keep(self, item: tuple[int, int], images: dict[str, np.ndarray]) -> None:
+        size = sum(image.nbytes for image in images.values())
+        if size <= self._left and item not in self._kept:
+            self._kept[item] = images
+            self._left -= size
+
+    def _read(self, item: tuple[int, int]) -> dict[str, np.ndarray]:
+        first, count = item
+        images = {}
+        for camera in self._cameras:
+            size = self._dataset.spec.cameras[camera]
+            images[camera] = np.empty((count, *size, 3), np.uint8)
+            decode(self._dataset, camera, first, images[camera])
         return images
+
+
+__all__ = ["SLOTS", "BlockFrames", "OnDemandFrames", "decode", "own_usable_cores"]

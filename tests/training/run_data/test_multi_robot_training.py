@@ -16,7 +16,7 @@ from mixed_robots_toy import (
     CAMERAS,
     POLICY,
     SPECS,
-    mixture_config,
+    multi_robot_config,
     two_processes_config,
     write_robot,
 )
@@ -56,7 +56,7 @@ def robots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(robots: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return train(mixture_config(robots, tmp_path_factory.mktemp("runs") / "run"))
+    return train(multi_robot_config(robots, tmp_path_factory.mktemp("runs") / "run"))
 
 
 def test_each_robot_is_learned_and_told_by_itself(run: RunResult) -> None:
@@ -152,8 +152,8 @@ def test_a_robot_that_was_taken_out_is_fine_tuned_as_any_policy(
 def test_a_run_that_was_cut_off_resumes_exactly(
     run: RunResult, robots: Path, tmp_path: Path
 ) -> None:
-    train(mixture_config(robots, tmp_path / "run", max_minutes=1e-9))
-    again = train(mixture_config(robots, tmp_path / "run"), resume=True)
+    train(multi_robot_config(robots, tmp_path / "run", max_minutes=1e-9))
+    again = train(multi_robot_config(robots, tmp_path / "run"), resume=True)
     assert again.step == 12
     timings = ("seconds/", "frames_per_s", "eta")
     whole, parts = (
@@ -176,11 +176,11 @@ def test_a_run_goes_on_from_the_policy_of_another(
         "steps": 1,
         "validate_every": None,
     }
-    more = train(mixture_config(robots, tmp_path / "more", **changes))
+    more = train(multi_robot_config(robots, tmp_path / "more", **changes))
     assert more.metrics["loss"] < lines(run.out)[0]["loss"]
     with pytest.raises(ConfigError, match=r"init_from"):
         train(
-            mixture_config(
+            multi_robot_config(
                 robots,
                 tmp_path / "one",
                 **changes | {"init_from": str(run.out / "policies" / "arm")},
@@ -192,7 +192,7 @@ def test_a_run_goes_on_from_the_policy_of_another(
 def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> None:
     """Processes have different robots in their parts of a batch; parameters of absent ones take part all the same."""
     done = subprocess.run(
-        [sys.executable, str(HELPERS / "two_processes_mixture.py"), str(robots), str(tmp_path)],
+        [sys.executable, str(HELPERS / "two_processes_multi_robot.py"), str(robots), str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}"},
         capture_output=True,
         text=True,
@@ -216,25 +216,27 @@ def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> No
         assert set(a) == set(b)
 
 
-def test_mixtures_that_cannot_be_learned_are_refused(robots: Path, tmp_path: Path) -> None:
+def test_data_that_cannot_be_learned_together_is_refused(robots: Path, tmp_path: Path) -> None:
     def problem(*, data: dict[str, Any] | None = None, **changes: Any) -> str:
         with pytest.raises(ConfigError) as caught:
-            train(mixture_config(robots, tmp_path / "run", data=data, **changes))
+            train(multi_robot_config(robots, tmp_path / "run", data=data, **changes))
         return str(caught.value)
 
-    def mixture(**changes: Any) -> dict[str, Any]:
+    def datasets(**changes: Any) -> dict[str, Any]:
         entries = {name: {"path": str(robots / name), "cameras": CAMERAS[name]} for name in SPECS}
-        return {"mixture": entries | {"gripper": entries["gripper"] | changes}}
+        return {"multi_robot": entries | {"gripper": entries["gripper"] | changes}}
 
     assert "objective: iql judges actions of one robot" in problem(objective={"type": "iql"})
-    assert "data.mixture.gripper.cameras.front" in problem(data=mixture(cameras={"front": "top"}))
-    assert "it has: corner, unused" in problem(data=mixture(cameras={"front": "top"}))
-    text = problem(data=mixture(cameras=None), policy=POLICY | {"cameras": ["front"]})
+    assert "data.multi_robot.gripper.cameras.front" in problem(
+        data=datasets(cameras={"front": "top"})
+    )
+    assert "it has: corner, unused" in problem(data=datasets(cameras={"front": "top"}))
+    text = problem(data=datasets(cameras=None), policy=POLICY | {"cameras": ["front"]})
     assert "none of the slots corner, unused is in policy.cameras (front)" in text
     assert "batch_size: 3 is too small for 3 datasets of these shares; use at least 4" in problem(
         batch_size=3
     )
-    assert "data.mixture.gripper: data.validation_fraction" in problem(
+    assert "data.multi_robot.gripper: data.validation_fraction" in problem(
         data={"validation_fraction": 0.9}
     )
     assert "data.task_weights: 'go up' matches nothing" in problem(
@@ -243,17 +245,17 @@ def test_mixtures_that_cannot_be_learned_are_refused(robots: Path, tmp_path: Pat
 
     def invalid(data: dict[str, Any], **changes: Any) -> str:
         with pytest.raises(ValueError, match=r".") as caught:
-            mixture_config(robots, tmp_path / "run", data=data, **changes)
+            multi_robot_config(robots, tmp_path / "run", data=data, **changes)
         return str(caught.value)
 
-    assert "mixture.arm.weight: is missing" in invalid(mixture(weight=2.0))
+    assert "multi_robot.arm.weight: is missing" in invalid(datasets(weight=2.0))
     assert "name one dataset with path" in invalid({"path": "somewhere"})
-    assert "name one dataset with path" in invalid({"mixture": {}})
+    assert "name one dataset with path" in invalid({"multi_robot": {}})
     assert "replay: is for one robot" in invalid({"replay": [{"path": "somewhere", "weight": 0.1}]})
     assert "transfer: carries one robot" in invalid({}, init_from="somewhere", transfer={})
     weighted = {name: {"path": str(robots / name), "weight": 1} for name in SPECS}
-    assert "mixture_temperature: is for a mixture without weights" in invalid(
-        {"mixture": weighted, "mixture_temperature": 2}
+    assert "multi_robot_temperature: is for several robots without weights" in invalid(
+        {"multi_robot": weighted, "multi_robot_temperature": 2}
     )
 
 
