@@ -273,14 +273,20 @@ def save_robots(policy: Policy, root: Path) -> None:
     """Writes the policy of each robot of a policy for several into `root`/NAME. Raises CheckpointError."""
     assert isinstance(policy, MultiRobotPolicy)
     for name in policy.robot_names:
-        robot = policy.robot(name)
-        try:
-            replace_folder(root / name, robot.save_pretrained)
-        except OSError as error:
-            raise CheckpointError(
-                f"{root / name} was not written: {error}; make room on the disk, and take the robot "
-                "out of the policy with `vla policy extract`"
-            ) from error
+        _save_robot(policy.robot(name), root / name)
+
+
+def _save_robot(robot: Policy, folder: Path) -> None:
+    def write(temporary: Path) -> None:
+        robot.save_pretrained(temporary)
+
+    try:
+        replace_folder(folder, write)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} was not written: {error}; make room on the disk, and take the robot out of "
+            "the policy with `vla policy extract`"
+        ) from error
 
 
 __all__ = [
