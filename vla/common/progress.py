@@ -28,10 +28,15 @@ def count_columns() -> tuple[ProgressColumn, ...]:
 
 @contextlib.contextmanager
 def progress_bar(
-    label: str, *, console: Console | None = None, show: bool = True, transient: bool = False
+    label: str,
+    *,
+    console: Console | None = None,
+    show: bool = True,
+    transient: bool = False,
 ) -> Iterator[ProgressCallback]:
-    """Shows one bar with the count, the time so far and the time left; gives the callback that
-    moves it.
+    """Shows one bar with the count, the time so far and the time left.
+
+    Gives the callback that moves it.
 
     Args:
         label: what stands before the bar.

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint `checkpoints/step-000100/` is a policy folder (it loads with `load_policy`; its weights are
-the running mean if that is on) plus what only training needs:
+A checkpoint `checkpoints/step-000100/` is a policy folder (it loads with `load_policy`; its weights
+are the running mean if that is on) plus what only training needs:
 
 - `training_state.safetensors`: optimiser moments, the objective's state, and the raw weights if the
   policy folder holds the running mean;
@@ -50,7 +50,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named tensors of the training state, on the CPU. Raises CheckpointError naming the file."""
+        """Named tensors of the training state, on the CPU. Raises CheckpointError."""
         try:
             return load_file(self.folder / STATE_TENSORS)
         except Exception as error:
@@ -159,15 +159,16 @@ def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
 def prune_checkpoints(root: Path, *, keep_last: int) -> None:
     """Removes the whole checkpoints under `root` but the newest `keep_last` and the best.
 
-    The best is the one of least `scores["validation/loss"]`; unscored ones are no candidates. Left-overs
-    of interrupted writes go as well.
+    The best is the one of least `scores["validation/loss"]`; unscored ones are no candidates.
+    Left-overs of interrupted writes go as well.
     """
     found, _ = _scan(root)
     scored = [c for c in found if "validation/loss" in c.state["scores"]]
     best = min(scored, key=lambda c: c.state["scores"]["validation/loss"], default=None)
     for checkpoint in found[:-keep_last]:
         if checkpoint is not best:
-            # Renamed first: a removal that is cut off must not leave a folder that looks like a checkpoint.
+            # Renamed first: a removal that is cut off must not leave a folder that looks like a
+            # checkpoint.
             checkpoint.folder.rename(root / f"{_DOOMED}{checkpoint.folder.name}")
     for folder in root.glob(".tmp-*"):
         shutil.rmtree(folder)

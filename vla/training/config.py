@@ -1,4 +1,5 @@
-"""What a training run is: data, policy, objective, optimiser, and when to log, validate and save."""
+"""What a training run is: data, policy, objective, optimiser, and when to log, validate and
+save."""
 
 from __future__ import annotations
 
@@ -14,16 +15,17 @@ from vla.models.policies.multi_robot import RobotName
 
 
 class ReplayConfig(Config):
-    """A further dataset whose windows are mixed into every batch, such as what the policy was pretrained on."""
+    """A further dataset whose windows are mixed into every batch, such as what the policy was
+    pretrained on."""
 
     path: str
-    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has the same names is
-    used, and what it lacks stands at the mean of the new data."""
+    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has
+    the same names is used, and what it lacks stands at the mean of the new data."""
     weight: Annotated[float, Field(gt=0, lt=1)]
     """Share of every batch, exact over the steps."""
     cameras: dict[str, str] = Field(default_factory=dict)
-    """Camera of the policy -> the dataset's camera that takes its place; cameras of the same name need none. Images are
-    resized to those of the policy."""
+    """Camera of the policy -> the dataset's camera that takes its place; cameras of the same name
+    need none. Images are resized to those of the policy."""
 
 
 class RobotDatasetConfig(Config):
@@ -36,12 +38,14 @@ class RobotDatasetConfig(Config):
     keys: KeyMap | None = None
     """What of it is read as what; by the format's conventions by default."""
     cameras: dict[str, str] | None = None
-    """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot; other cameras are not
-    loaded. null: every camera is a slot of its name."""
+    """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot;
+    other cameras are not loaded. null: every camera is a slot of its name."""
     weight: PositiveFloat | None = None
-    """How often it is drawn, relative to the other datasets; give it for all of them or for none."""
+    """How often it is drawn, relative to the other datasets; give it for all of them or for
+    none."""
     tokenizer: Annotated[Any, Choice("tokenizers")] | None = None
-    """Its action tokenizer; null: of the policy's kind. Every robot's is fitted to its own actions."""
+    """Its action tokenizer; null: of the policy's kind. Every robot's is fitted to its own
+    actions."""
 
 
 class DataConfig(Config):
@@ -55,34 +59,39 @@ class DataConfig(Config):
     path: str = ""
     """Folder of the dataset; left out where `multi_robot` names several."""
     multi_robot: dict[RobotName, RobotDatasetConfig] = Field(default_factory=dict)
-    """Datasets of different robots, by name, in place of `path`: one policy learns from all of them, with a shared trunk and
-    for each robot its own cameras, state, actions, tokenizer and statistics. All other settings hold for each of them."""
+    """Datasets of different robots, by name, in place of `path`: one policy learns from all of
+    them, with a shared trunk and for each robot its own cameras, state, actions, tokenizer and
+    statistics. All other settings hold for each of them."""
     multi_robot_temperature: PositiveFloat | None = None
-    """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or 1 as the data are, more
-    draws small datasets more often."""
+    """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or
+    1 as the data are, more draws small datasets more often."""
     cache: Literal["ram", "disk", "shared", "stream"] = "ram"
-    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); `shared` (one copy in memory for all processes
-    of the machine); or `stream`, for data larger than any: frames are decoded shortly before they are used, a shuffled block of
-    episodes at a time."""
+    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); `shared` (one
+    copy in memory for all processes of the machine); or `stream`, for data larger than any: frames
+    are decoded shortly before they are used, a shuffled block of episodes at a time."""
     stream_memory_gb: PositiveFloat = 4.0
-    """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third of it is a block: windows are
-    shuffled within it, so more of it mixes more episodes."""
+    """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third
+    of it is a block: windows are shuffled within it, so more of it mixes more episodes."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the episodes of each task held out of training; 0 trains on everything."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""
     task_balance: Annotated[float, Field(ge=0)] | None = None
-    """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
+    """Temperature of the task weights (see `task_balanced_weights`); null draws each window once
+    per epoch."""
     episode_balance: bool = False
-    """Draw every episode equally often, however long it is: for data of mixed quality, where failures last longest."""
+    """Draw every episode equally often, however long it is: for data of mixed quality, where
+    failures last longest."""
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows are drawn than they
-    would be; the instruction itself counts before patterns, the longest pattern before others."""
+    """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows
+    are drawn than they would be; the instruction itself counts before patterns, the longest pattern
+    before others."""
     solved_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of each task's windows that come from solved episodes; null leaves it to the data. Where most episodes fail, offline
-    RL learns sooner from as many of both."""
+    """Share of each task's windows that come from solved episodes; null leaves it to the data.
+    Where most episodes fail, offline RL learns sooner from as many of both."""
     variable_history: bool = False
-    """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
+    """Hide a random number of the oldest steps of every training window, so that the policy learns
+    from any history."""
     rewards: RewardConfig = RewardConfig()
     """What is rewarded, for objectives that learn from rewards."""
     replay: list[ReplayConfig] = Field(default_factory=list)
@@ -154,11 +163,12 @@ class OptimConfig(Config):
     clip_norm: PositiveFloat | None = 1.0
     """Greatest gradient norm; null does not clip."""
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*: 0.1`; names begin with
-    `policy.` or `objective.`, and the longest pattern that matches counts."""
+    """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*:
+    0.1`; names begin with `policy.` or `objective.`, and the longest pattern that matches
+    counts."""
     project_gradients: bool = False
-    """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et al. 2020): one
-    backward pass per task of the batch."""
+    """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et
+    al. 2020): one backward pass per task of the batch."""
 
 
 class TransferConfig(Config):
@@ -206,19 +216,23 @@ class TrainConfig(RootConfig):
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network. May be left out where `init_from` names one."""
     init_from: str | None = None
-    """Folder of a trained policy to start from: its weights, tokenizer and normalisation are kept."""
+    """Folder of a trained policy to start from: its weights, tokenizer and normalisation are
+    kept."""
     transfer: TransferConfig | None = None
-    """Carry the policy of `init_from` over to this data's robot and to `policy`; null expects both to be as they were."""
+    """Carry the policy of `init_from` over to this data's robot and to `policy`; null expects both
+    to be as they were."""
     objective: Annotated[Any, Choice("objectives")] = Field(default={"type": "bc"})
     """What is minimised."""
     co_training: CoTrainingConfig | None = None
-    """Image-text pairs learned beside the demonstrations (vlm policies); null for demonstrations alone."""
+    """Image-text pairs learned beside the demonstrations (vlm policies); null for demonstrations
+    alone."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
     steps: PositiveInt
     """Optimiser steps of the whole run."""
     max_minutes: PositiveFloat | None = None
-    """Stop and save after this time of one call, even before `steps`; the schedule still follows `steps`."""
+    """Stop and save after this time of one call, even before `steps`; the schedule still follows
+    `steps`."""
     batch_size: PositiveInt = 64
     """Windows per optimiser step, over all processes and accumulated micro-batches."""
     grad_accumulation: PositiveInt = 1

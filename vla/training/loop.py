@@ -1,13 +1,15 @@
 """The training loop: load, step, log, validate, evaluate, save.
 
-How one step is divided among processes and micro-batches changes nothing but the order of sums: each
-micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two things do see
-the division. Dropout and augmentation draw other numbers on each process. And a trunk whose norm is
-"batch" takes its statistics from what one forward sees: the windows of one process's micro-batch on the
-CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running statistics that are saved
-are those of process 0. The norms "group" and "frozen_batch" see one image at a time and do not care.
+How one step is divided among processes and micro-batches changes nothing but the order of sums:
+each micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two
+things do see the division. Dropout and augmentation draw other numbers on each process. And a trunk
+whose norm is "batch" takes its statistics from what one forward sees: the windows of one process's
+micro-batch on the CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running
+statistics that are saved are those of process 0. The norms "group" and "frozen_batch" see one image
+at a time and do not care.
 
-Each step seeds its generators from (seed, step, process), so that a resumed run needs no random states.
+Each step seeds its generators from (seed, step, process), so that a resumed run needs no random
+states.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class RunResult:
     """What a training run left.
 
     Attributes:
-        policy: the trained policy in eval mode, on the device; the running mean of its weights if that is on.
+        policy: the trained policy in eval mode, on the device; the running mean of its weights if
+            that is on.
         out: the run directory; `out / "policy"` holds the same policy on disk.
         step: optimiser steps that were done in all.
         metrics: the last value of everything that was measured in this call.
@@ -83,7 +86,10 @@ class RunResult:
 
 
 def train(
-    config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool = False
+    config: TrainConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
 ) -> RunResult:
     """Trains a policy on demonstrations.
 
@@ -91,16 +97,16 @@ def train(
 
     Args:
         config: everything that decides the run.
-        evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with the
-            policy and the step; its numbers are logged as `evaluation/...`.
-        resume: go on from the newest whole checkpoint in `config.out`, or begin if there is none. The
-            losses are those of a run that was never interrupted: bit for bit on the CPU with one thread
-            (with several, the convolutions of oneDNN may add up gradients of very small maps in another
-            order).
+        evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with
+            the policy and the step; its numbers are logged as `evaluation/...`.
+        resume: go on from the newest whole checkpoint in `config.out`, or begin if there is none.
+            The losses are those of a run that was never interrupted: bit for bit on the CPU with
+            one thread (with several, the convolutions of oneDNN may add up gradients of very small
+            maps in another order).
 
     Raises:
-        ConfigError: the config contradicts itself, the data, the run in `config.out` or the installed
-            packages.
+        ConfigError: the config contradicts itself, the data, the run in `config.out` or the
+            installed packages.
         TrainingDivergedError: the loss became NaN or infinite.
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
@@ -141,7 +147,8 @@ def train(
         limit = config.data.validation_windows
         scorer = build_scorer(data, plan, objective, accelerator, max_windows=limit, bf16=bf16)
 
-    accelerator.wait_for_everyone()  # nobody looks into the run directory once process 0 writes there
+    # nobody looks into the run directory once process 0 writes there
+    accelerator.wait_for_everyone()
     log = _open_log(config, accelerator, state.step, transfer)
     first = state.step
     latest: dict[str, float] = {}
@@ -170,7 +177,8 @@ def train(
         pairs_weight = config.co_training.weight if config.co_training else 0.0
         texts = pair_batches(pairs, steps, plan, batch_size=pairs_per_step)
         for (step, batches), step_pairs in zip(loaded, texts, strict=True):
-            # Step. Dropout, augmentation and sampled actions of a step are the same in a resumed run.
+            # Step. Dropout, augmentation and sampled actions of a step are the same in a resumed
+            # run.
             seed_generators(seed_of(config.seed, step, plan.rank), device)
             # under the same name: nothing may hold the loaded images once they are copied to a GPU
             batches = [RobotBatch(robot, to_device(batch, device)) for robot, batch in batches]
@@ -215,7 +223,8 @@ def train(
                 line["frames_per_s"] = frames / line["seconds/step"]
                 line["eta"] = display.eta
 
-            # Validate and evaluate; each checkpoint is scored, so that the best of them can be kept.
+            # Validate and evaluate; each checkpoint is scored, so that the best of them can be
+            # kept.
             saving = last or _due(step, config.save_every)
             if scorer and (saving or _due(step, config.validate_every)):
                 with state.deployed() as deployed:
@@ -233,7 +242,9 @@ def train(
 
             # Save.
             if saving and main:
-                log.sync()  # first: a resumed run cuts the log at its checkpoint, and must find all before it
+                # first the log: a resumed run cuts it at its checkpoint, and must find all before
+                # it
+                log.sync()
                 state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
             if last:
                 break
@@ -252,14 +263,15 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     if config.evaluate_every and evaluate is None:
         raise ConfigError(
             [
-                "evaluate_every: is set, but train() was given no function to evaluate with; set it "
-                "to null"
+                "evaluate_every: is set, but train() was given no function to evaluate with; set "
+                "it to null"
             ]
         )
     keep_freed_memory()
     torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic very slow
     torch.set_float32_matmul_precision("high")
-    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per Python process.
+    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per
+    # Python process.
     accelerator = Accelerator(
         mixed_precision="no",
         log_with=list(config.trackers) or None,
@@ -276,7 +288,9 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
 
 
 def _load_or_build_policy(
-    config: TrainConfig, sources: Sources, checkpoint: Checkpoint | None
+    config: TrainConfig,
+    sources: Sources,
+    checkpoint: Checkpoint | None,
 ) -> tuple[Policy, Transfer | None]:
     """The policy, and what was kept of another robot's if it was carried over from that.
 
@@ -334,8 +348,8 @@ def _training_state(
     checkpoint: Checkpoint | None,
 ) -> TrainingState:
     """The state at step 0, or at the checkpoint from which the policy was loaded."""
-    # On CPUs each process keeps the statistics of its own part: gloo has no synchronised batch norm. With few windows
-    # per process `policy.norm: group` is the better choice.
+    # On CPUs each process keeps the statistics of its own part: gloo has no synchronised batch
+    # norm. With few windows per process `policy.norm: group` is the better choice.
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         policy = convert_sync_batchnorm(policy)
     learner = Learner(policy, objective).train().to(accelerator.device)
@@ -350,9 +364,12 @@ def _training_state(
 
 
 def _open_log(
-    config: TrainConfig, accelerator: Accelerator, step: int, transfer: Transfer | None
+    config: TrainConfig,
+    accelerator: Accelerator,
+    step: int,
+    transfer: Transfer | None,
 ) -> MetricsLog:
-    """The log of process 0, whose run directory is written now; one that writes nothing elsewhere."""
+    """The log of process 0, whose run directory is written now; elsewhere an empty one."""
     if not accelerator.is_main_process:
         return MetricsLog(None, accelerator, step)
     out = Path(config.out)
@@ -375,7 +392,10 @@ def _not_finite(numbers: dict[str, float]) -> list[str]:
 
 
 def _diverged(
-    step: int, numbers: dict[str, float], batches: Sequence[RobotBatch], out: Path
+    step: int,
+    numbers: dict[str, float],
+    batches: Sequence[RobotBatch],
+    out: Path,
 ) -> TrainingDivergedError:
     """The error of a step that is not finite, with the tasks in its batch on all processes."""
     what = _not_finite(numbers)[0]
@@ -395,16 +415,19 @@ def _diverged(
             f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} "
             "and a smaller optim.lr"
         )
+    value = numbers[_MUST_BE_FINITE[what]]
     return TrainingDivergedError(
-        f"step {step}: the {what} is {numbers[_MUST_BE_FINITE[what]]}. Tasks in that batch: {shown}. "
-        f"Nothing of this step was applied; {advice}"
+        f"step {step}: the {what} is {value}. Tasks in that batch: {shown}. Nothing of this step "
+        f"was applied; {advice}"
     )
 
 
 def _any_out_of_time(
-    config: TrainConfig, accelerator: Accelerator, display: ProgressDisplay
+    config: TrainConfig,
+    accelerator: Accelerator,
+    display: ProgressDisplay,
 ) -> bool:
-    """Whether a process has run out of time: their clocks differ, and they have to stop together."""
+    """Whether a process has run out of time: clocks differ, and all stop together."""
     if config.max_minutes is None:
         return False
     flag = torch.tensor(float(display.out_of_time), device=accelerator.device)

@@ -22,8 +22,9 @@ from vla.config import ConfigError
 class MetricsLog:
     """metrics.jsonl, one line of JSON per step that has something to log, and the trackers.
 
-    A line outlives the process at once, and the machine from the next `sync` on. Opening the file at
-    `step` cuts off what a killed run logged beyond its last checkpoint, so that each step is in it once.
+    A line outlives the process at once, and the machine from the next `sync` on. Opening the file
+    at `step` cuts off what a killed run logged beyond its last checkpoint, so that each step is in
+    it once.
 
     Args:
         path: the file; None on all processes but one, which write nothing.
@@ -85,8 +86,8 @@ def _read(path: Path) -> list[dict[str, float]]:
 class Mean:
     """Means of named numbers since the last `take`.
 
-    Part of a checkpoint: a resumed run logs the same means as one that was never interrupted. A number
-    that some steps lack counts as 0 in them.
+    Part of a checkpoint: a resumed run logs the same means as one that was never interrupted. A
+    number that some steps lack counts as 0 in them.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
@@ -114,8 +115,9 @@ class Mean:
 class Stopwatch:
     """Seconds spent in each phase of a step.
 
-    On CUDA the phases are timed by events on the stream, which are read when the step has synchronised
-    anyway: timing neither stalls the device nor charges its work to the phase that waits for it.
+    On CUDA the phases are timed by events on the stream, which are read when the step has
+    synchronised anyway: timing neither stalls the device nor charges its work to the phase that
+    waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -127,7 +129,7 @@ class Stopwatch:
         self._marks = [("", self._now())]
 
     def lap(self, phase: str) -> None:
-        """What has passed since the last mark belongs to `phase`; a phase may come several times."""
+        """What has passed since the last mark belongs to `phase`, which may come again."""
         self._marks.append((phase, self._now()))
 
     def seconds(self) -> dict[str, float]:
@@ -164,9 +166,12 @@ def check_trackers(trackers: list[str]) -> None:
 
 
 def tracker_options(
-    out: Path, config: dict[str, Any], run_id: str, step: int
+    out: Path,
+    config: dict[str, Any],
+    run_id: str,
+    step: int,
 ) -> dict[str, dict[str, Any]]:
-    """Arguments with which a resumed run goes on in the same tensorboard and wandb run, without double steps.
+    """Arguments with which a resumed run goes on in the same tensorboard and wandb run.
 
     Args:
         out: the run directory.

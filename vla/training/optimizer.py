@@ -16,7 +16,9 @@ from vla.training.patterns import values_by_name
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: matrices and kernels decay; biases, norms and embeddings do not.
+    """AdamW over the trainable parameters.
+
+    Matrices and kernels decay; biases, norms and embeddings do not.
 
     Every group of parameters has a `rate`, the factor of `config.rates` on its learning rate (see
     `set_learning_rate`).
@@ -52,7 +54,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
 
 
 def _embeddings(module: nn.Module) -> set[nn.Parameter]:
-    """Parameters of embeddings: matrices, but their rows are vectors of tokens, most of them without gradient."""
+    """Parameters of embeddings: matrices, but their rows are vectors of tokens."""
     found: set[nn.Parameter] = set()
     for part in module.modules():
         if isinstance(part, nn.Embedding):
@@ -61,7 +63,7 @@ def _embeddings(module: nn.Module) -> set[nn.Parameter]:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of step `step` (1-based) of `steps`: linear warm-up, then cosine or constant."""
+    """The learning rate of step `step` (1-based) of `steps`: warm-up, then cosine or constant."""
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
     if config.schedule == "constant":
@@ -105,7 +107,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 @torch.no_grad()
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    module: nn.Module,
+    tensors: dict[str, Tensor],
 ) -> None:
     """The inverse of `optimizer_tensors`, for an optimiser that was built for the same module."""
     by_name: dict[str, dict[str, Tensor]] = {}
@@ -114,7 +118,8 @@ def load_optimizer_tensors(
         by_name.setdefault(name, {})[moment] = value
     names = {parameter: name for name, parameter in module.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # torch numbers parameters by their place in the groups; those without gradient so far have no state
+    # torch numbers parameters by their place in the groups; those without gradient so far have no
+    # state
     state = {}
     for index, parameter in enumerate(order):
         moments = by_name.get(names[parameter], {})
@@ -137,8 +142,9 @@ def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
 class EMA:
     """Running mean of a module's trained parameters; frozen ones and buffers stay the module's own.
 
-    The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial weights are
-    forgotten early. BatchNorm's running statistics are running means already and are not averaged twice.
+    The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial
+    weights are forgotten early. BatchNorm's running statistics are running means already and are
+    not averaged twice.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

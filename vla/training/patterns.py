@@ -13,7 +13,10 @@ V = TypeVar("V")
 
 
 def matching(patterns: Iterable[str], names: Sequence[str], *, key: str) -> set[str]:
-    """The names that any pattern matches. Raises ConfigError naming `key` if a pattern matches nothing."""
+    """The names that any pattern matches.
+
+    Raises ConfigError naming `key` if a pattern matches nothing.
+    """
     matched: set[str] = set()
     problems = []
     for pattern in patterns:
@@ -28,12 +31,15 @@ def matching(patterns: Iterable[str], names: Sequence[str], *, key: str) -> set[
 
 
 def values_by_name(
-    values: Mapping[str, V], names: Sequence[str], *, key: str | None
+    values: Mapping[str, V],
+    names: Sequence[str],
+    *,
+    key: str | None,
 ) -> dict[str, V]:
     """The value of each name that a pattern matches; names that none matches are left out.
 
-    A name that is the pattern itself counts first, then the longest pattern (of equally long ones the
-    first in the alphabet).
+    A name that is the pattern itself counts first, then the longest pattern (of equally long ones
+    the first in the alphabet).
 
     Raises ConfigError naming `key` if a pattern matches nothing; with key None that is allowed.
     """
@@ -45,7 +51,8 @@ def values_by_name(
         ]
         if problems:
             raise ConfigError(problems)
-    # the longest first, as the most specific; the alphabet makes the choice independent of the file's order
+    # the longest first, as the most specific; the alphabet makes the choice independent of the
+    # file's order
     by_length = sorted(values, key=lambda pattern: (-len(pattern), pattern))
     found = {}
     for name in names:
@@ -57,7 +64,8 @@ def values_by_name(
 
 
 def _fits(name: str, pattern: str) -> bool:
-    # equal, since a name may hold characters of patterns: an instruction with a question mark or brackets
+    # equal, since a name may hold characters of patterns: an instruction with a question mark or
+    # brackets
     return name == pattern or fnmatchcase(name, pattern)
 
 

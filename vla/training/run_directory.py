@@ -24,8 +24,8 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, or None if the run begins at step 0. Reads only.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is off, the run there has another config, or an
-            earlier version's evaluation has left its config there.
+        ConfigError: the folder holds a run and `resume` is off, the run there has another config,
+            or an earlier version's evaluation has left its config there.
     """
     out = Path(config.out)
     stored = out / "config.yaml"
@@ -56,7 +56,10 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
 
 
 def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
-    """Raises ConfigError if config.yaml is of an evaluation: earlier ones wrote it here, over a training run's."""
+    """Raises ConfigError if config.yaml is of an evaluation.
+
+    Earlier ones wrote it here, over a training run's.
+    """
     if "env" not in values or "data" in values:
         return
     # training alone writes this file
@@ -75,12 +78,13 @@ def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
 
 
 def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The stored values under today's names of keys and choices, so that a renamed key is no difference."""
+    """The stored values under today's names, so that a renamed key is no difference."""
     try:
         known = type(config).model_validate(values)
     except ValidationError:
         return values  # of another version: whatever differs is named
-    # what was not stored stays absent: an option that is new may have changed what happened without it
+    # what was not stored stays absent: an option that is new may have changed what happened without
+    # it
     return known.model_dump(mode="json", exclude_unset=True)
 
 
@@ -92,7 +96,7 @@ def _remedy(key: str, out: Path) -> str:
 
 
 def write_run(config: TrainConfig) -> str:
-    """Writes config.yaml and versions.json. Returns the run's identity, the same after each resume."""
+    """Writes config.yaml and versions.json. Returns the run's identity."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     known = out / "versions.json"
@@ -104,7 +108,7 @@ def write_run(config: TrainConfig) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of everything that decides the numbers; `git` is None if vla is not in a git tree."""
+    """Versions of everything that decides the numbers; `git` is None outside a git tree."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -116,7 +120,8 @@ def versions() -> dict[str, str | None]:
 
 def _git_revision() -> str | None:
     """The commit of vla's own source tree, with `-dirty` if files differ from it."""
-    # None for a repository that merely contains the virtual environment: its commit says nothing of vla
+    # None for a repository that merely contains the virtual environment: its commit says nothing of
+    # vla
     if _git("ls-files", "--error-unmatch", __file__) is None:
         return None
     return _git("describe", "--always", "--dirty", "--abbrev=40")

@@ -1,4 +1,4 @@
-"""Seeds of a run: every step seeds its generators from (seed, step, process), so that no random state is saved."""
+"""Every step seeds its generators from (seed, step, process): no random state is saved."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def seed_generators(seed: int, device: torch.device) -> None:
         return
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - for libraries that draw from it
-    # Not `torch.manual_seed`: it records the call, with its stack, for every GPU that may be used later, which a step
-    # of a small network would feel.
+    # Not `torch.manual_seed`: it records the call, with its stack, for every GPU that may be used
+    # later, which a step of a small network would feel.
     torch.default_generator.manual_seed(seed)
 
 

@@ -59,8 +59,8 @@ class TrainingState:
     def update(self, lr: float) -> float:
         """One optimiser step with the gradients that are there. Returns the learning rate."""
         set_learning_rate(self.optimizer, lr)
-        # With a loss of the critics alone the policy has gradients of zero, by which AdamW would decay its weights and
-        # move them on by its moments.
+        # With a loss of the critics alone the policy has gradients of zero, by which AdamW would
+        # decay its weights and move them on by its moments.
         if self.learner.objective.policy_rests:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
@@ -75,8 +75,8 @@ class TrainingState:
     def deployed(self) -> Iterator[Policy]:
         """The policy as it would be used now.
 
-        It is in eval mode, has the running mean of the weights if that is on, and the objective's critics
-        if it acts by them.
+        It is in eval mode, has the running mean of the weights if that is on, and the objective's
+        critics if it acts by them.
         """
         was_training = self.policy.training
         with self.ema.applied_to(self.policy) if self.ema else nullcontext():
@@ -88,7 +88,7 @@ class TrainingState:
                 self.policy.train(was_training)
 
     def save(self, root: Path, *, keep_last: int, scores: dict[str, float]) -> Checkpoint:
-        """Writes a checkpoint and removes those that are neither new nor the best. Raises CheckpointError."""
+        """Writes a checkpoint and removes old ones but the best. Raises CheckpointError."""
         self.policy.card["results"] = {"training steps": self.step, **scores}
         state: dict[str, Any] = {"mean": self.mean.state(), "scores": scores}
         checkpoint = save_checkpoint(root, self.step, self._write_policy, self._tensors(), state)
@@ -128,7 +128,7 @@ class TrainingState:
                 parameter.copy_(weights[name])
 
     def finish(self, folder: Path | None) -> Policy:
-        """Makes the deployed policy the policy for good, and writes it into `folder` unless that is None.
+        """Makes the deployed policy the policy for good, and writes it into `folder`, if any.
 
         Raises CheckpointError if it cannot be written.
         """
@@ -160,7 +160,8 @@ class TrainingState:
 
         add("optimizer", optimizer_tensors(self.optimizer, self.learner))
         add("objective", self.learner.objective.state_dict())
-        # a policy folder holds what adapters make of the weights, from which they cannot be had again
+        # a policy folder holds what adapters make of the weights, from which they cannot be had
+        # again
         adapters = adapter_state(self.policy)
         add("adapter", adapters)
         if self.ema:

@@ -29,19 +29,19 @@ def backward(
     pairs: Sequence[ImageTextBatch] | None = None,
     pairs_weight: float = 0.0,
 ) -> dict[str, float]:
-    """Leaves in `.grad` the clipped gradient of the mean loss over the valid steps of the global batch.
+    """Leaves in `.grad` the clipped gradient of the global batch's mean loss.
 
-    The global batch is what all processes hold in their `batches` together. Each micro-batch's loss is a
-    mean over its own valid steps; weighted by its share of all valid steps, these means add up to the
-    global one: the gradient is that of one process with the whole batch.
+    The global batch is what all processes hold in their `batches` together. Each micro-batch's loss
+    is a mean over its own valid steps; weighted by its share of all valid steps, these means add up
+    to the global one: the gradient is that of one process with the whole batch.
 
     Args:
         model: the learner as accelerate wrapped it: forward gives (loss, loss of pairs, metrics).
-        batches: this process's micro-batches, on its device. In a run on several robots processes may
-            hold different robots, and different numbers of micro-batches.
+        batches: this process's micro-batches, on its device. In a run on several robots processes
+            may hold different robots, and different numbers of micro-batches.
         bf16: run the forward pass under bfloat16 autocast.
-        clip: greatest gradient norm, of the policy and of the objective's own parameters (critics) each;
-            None does not clip.
+        clip: greatest gradient norm, of the policy and of the objective's own parameters (critics)
+            each; None does not clip.
         pairs: image-text pairs of each micro-batch, equally many everywhere.
         pairs_weight: of the pairs' mean loss.
 
@@ -56,8 +56,8 @@ def backward(
     for number, ((robot, batch), share) in enumerate(zip(batches, shares, strict=True)):
         last = number == len(batches) - 1
         step_pairs = pairs[number] if pairs else None
-        # Gradients are averaged over the processes once, with the last micro-batch. So each process does so exactly
-        # once a step, however many micro-batches it has.
+        # Gradients are averaged over the processes once, with the last micro-batch. So each process
+        # does so exactly once a step, however many micro-batches it has.
         with nullcontext() if last else accelerator.no_sync(model):
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
                 loss, pairs_loss, metrics = model(batch, step_pairs, robot)
@@ -76,9 +76,11 @@ def backward(
 
 
 def shares_of(
-    objective: Objective, batches: Sequence[RobotBatch], accelerator: Accelerator
+    objective: Objective,
+    batches: Sequence[RobotBatch],
+    accelerator: Accelerator,
 ) -> Tensor:
-    """The share of each micro-batch in what the objective counts of the whole global batch, (len(batches),)."""
+    """The share of each micro-batch in the weight of the global batch, (len(batches),)."""
     weights = torch.stack([objective.weight(batch).float() for _, batch in batches])
     total = sum_over_processes(weights.sum(), accelerator)
     return weights / total.clamp(min=1e-12)
@@ -88,9 +90,9 @@ class GlobalMeans:
     """Means over the valid steps of the global batch, added up from the means of its micro-batches.
 
     Args:
-        robots: names of the robots of the run; none if it is on one. `share/NAME` is then the part of
-            the valid steps that a robot has, 0 if it is absent. A metric that only some micro-batches have,
-            such as a robot's own `loss/NAME`, counts as 0 in the others.
+        robots: names of the robots of the run; none if it is on one. `share/NAME` is then the part
+            of the valid steps that a robot has, 0 if it is absent. A metric that only some
+            micro-batches have, such as a robot's own `loss/NAME`, counts as 0 in the others.
     """
 
     def __init__(self, robots: Sequence[str] = ()) -> None:
@@ -142,7 +144,10 @@ def learner_in(model: nn.Module, accelerator: Accelerator) -> Learner:
 
 
 def clip_gradients(
-    model: nn.Module, objective: Objective, accelerator: Accelerator, clip: float | None
+    model: nn.Module,
+    objective: Objective,
+    accelerator: Accelerator,
+    clip: float | None,
 ) -> dict[str, float]:
     """Clips the gradients of the policy and of the objective each by their own norm.
 

@@ -33,8 +33,8 @@ def build_scorer(
 ) -> Scorer | None:
     """A function that scores a policy on the held-out windows; None if nothing is held out.
 
-    Of several robots each is scored by itself, `validation/NAME/...`; `validation/loss` is their mean by
-    their shares.
+    Of several robots each is scored by itself, `validation/NAME/...`; `validation/loss` is their
+    mean by their shares.
 
     Args:
         max_windows: at most this many are scored, evenly spread over all; None scores all.
@@ -87,15 +87,16 @@ def validate(
     seed: int,
     bf16: bool,
 ) -> dict[str, float]:
-    """Means of `objective.validate` over the windows `indices`, which the processes divide among them.
+    """Means of `objective.validate` over the windows `indices`, divided among processes.
 
     The policy is expected in eval mode; the objective is put into it meanwhile, so that looking at
-    held-out data changes nothing of what is learned. The result, `validation/...`, is the same on all
-    processes.
+    held-out data changes nothing of what is learned. The result, `validation/...`, is the same on
+    all processes.
     """
     rank = accelerator.process_index
     device = accelerator.device
-    # objectives that sample actions draw the same ones at each validation; the next step is seeded again
+    # objectives that sample actions draw the same ones at each validation; the next step is seeded
+    # again
     set_seed(seed_of(seed, rank))
     own = indices[rank :: accelerator.num_processes]
     values: dict[str, list[float]] = {}

@@ -62,8 +62,8 @@ class Batch:
     def steps(self, start: int | None, stop: int | None) -> Self:
         """Views of the steps [start, stop).
 
-        With T+1 steps loaded, `steps(0, -1)` and `steps(1, None)` are the current and the next steps
-        that temporal-difference learning needs.
+        With T+1 steps loaded, `steps(0, -1)` and `steps(1, None)` are the current and the next
+        steps that temporal-difference learning needs.
         """
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -74,7 +74,7 @@ class Batch:
         return dataclasses.replace(self, **values)
 
     def select(self, rows: np.ndarray) -> Self:
-        """The windows `rows`, int (B',), in the order given; this batch itself if that changes nothing."""
+        """The windows `rows`, int (B',), in that order; itself if that changes nothing."""
         if np.array_equal(rows, np.arange(self.batch_size)):
             return self  # indexing would copy all images
         index = torch.from_numpy(rows)

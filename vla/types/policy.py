@@ -18,13 +18,17 @@ class ActionDistribution(Protocol):
     """A distribution over action chunks for B windows of T steps, in robot units."""
 
     def loss(self, actions: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """actions (B, T, K, A), action_mask (B, T, K) -> loss (B, T) to be minimised by imitation."""
+        """actions (B, T, K, A), action_mask (B, T, K) -> loss (B, T) to be minimised by
+        imitation."""
 
     def mode(self) -> Tensor:
         """The most likely chunk, (B, T, K, A)."""
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Tensor:
         """One random chunk, (B, T, K, A); `temperature` 0 gives the mode."""
 
@@ -37,7 +41,8 @@ class PolicyOutput:
         features: (B, T, F); features at t depend on steps <= t and on no action of step t,
             so that a critic may take the action separately.
         actions: distribution over chunks (B, T, K, A).
-        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each, already weighted.
+        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each,
+            already weighted.
     """
 
     features: Tensor
@@ -51,6 +56,8 @@ class Memory(Protocol):
     One robot is dropped or reordered by `select`; robots of different age are joined by `stack`.
     """
 
+    # a value: one policy object serves many robots, and a lost episode is replayed by its past steps
+
     @property
     def batch_size(self) -> int: ...
 
@@ -61,10 +68,21 @@ class Memory(Protocol):
 
 
 class Actor(Protocol):
-    """Whatever can control robots: a policy, or a baseline. The only view that simulation has of a policy."""
+    """Whatever can control robots: a policy, or a baseline. All that simulation knows of a policy.
+
+    Members that an actor may have beside these, and what holds without them:
+        counts_steps (False): every call of `act` is one step of the episode; no chunk is executed
+            in between.
+        return_conditioned (False): `Observation.target_return` means something to it.
+        cameras (()): the cameras that it looks through; empty for all of the spec's.
+        source (None): the folder or repository that it was loaded from.
+        remember(memory, actions) (the memory as it is): the memory with the actions (B, K, A) that
+            are executed next, if they are others than `act` gave.
+    """
 
     spec: Spec
     history: int
 
     def act(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """-> actions (B, K, A) in robot units, and the new memory. `memory=None` starts an episode."""
+        """-> actions (B, K, A) in robot units, and the new memory. `memory=None` starts an
+        episode."""

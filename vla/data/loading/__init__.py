@@ -1,1 +1,1 @@
-"""Windows of trajectories as batches: decoded frames, the orders in which they are drawn, and what is gathered."""
+"""Windows of trajectories as batches: decoded frames, orders of windows, and what is gathered."""

@@ -42,8 +42,8 @@ class Block:
 def plan_blocks(ranges: Sequence[tuple[int, int]], frame_bytes: int) -> list[Block]:
     """The blocks in which the frames of `ranges`, [start, stop) of episodes, are decoded.
 
-    Whole episodes side by side make a block: videos are read fastest in their order, and parquet in row
-    groups. Only very long episodes are divided.
+    Whole episodes side by side make a block: videos are read fastest in their order, and parquet in
+    row groups. Only very long episodes are divided.
     """
     wanted = max(1, _BLOCK_BYTES // frame_bytes)
     longest = max(4 * wanted, _LONGEST)
@@ -69,7 +69,7 @@ def fill(
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Decodes the next frames of `stream`, which begin with frame `first`, into `out`, uint8 (n, H, W, 3).
+    """Decodes the next frames of `stream`, from `first` on, into `out`, uint8 (n, H, W, 3).
 
     Raises:
         DataError: an image is damaged, missing or of another size.
@@ -89,10 +89,10 @@ def fill(
         except DataError as error:
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
         if image.shape != size:
+            found = f"{image.shape[0]}x{image.shape[1]}"
             raise DataError(
-                f"{dataset.root}: frame {frame}: camera {camera!r} is "
-                f"{image.shape[0]}x{image.shape[1]}, the spec says {size[0]}x{size[1]}; correct the "
-                "spec or drop the episode"
+                f"{dataset.root}: frame {frame}: camera {camera!r} is {found}, the spec says "
+                f"{size[0]}x{size[1]}; correct the spec or drop the episode"
             )
         out[row] = image
 
@@ -104,11 +104,13 @@ def each_block(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Calls `work(block, advance)` for all blocks, in threads; `work` calls `advance(frames)` as it goes on.
+    """Calls `work(block, advance)` for all blocks, in threads.
+
+    `work` calls `advance(frames)` as it goes on.
 
     Args:
-        threads: how many; one per core by default. Decoders let go of the interpreter lock while they
-            work.
+        threads: how many; one per core by default. Decoders let go of the interpreter lock while
+            they work.
         progress: called in the caller's thread.
 
     Raises:

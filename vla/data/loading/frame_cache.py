@@ -1,4 +1,4 @@
-"""Every frame decoded once into uint8 arrays: in memory, memory-mapped on disk, or in memory that processes share.
+"""Every frame decoded once into uint8 arrays: in memory, in a mapped file, or in shared memory.
 
 R: rows of the cache, H and W: image height and width.
 """
@@ -28,22 +28,22 @@ _PIECE = 64  # frames between two reports of progress
 class FrameCache:
     """Decoded frames of a dataset.
 
-    In memory ("ram") the cache holds the given episodes only, and belongs to this process. On disk it
-    holds the whole dataset, so that several selections of episodes, runs and processes share it: the
-    first decodes, the others wait for it, and a killed build is resumed where it stopped. "shared" is
-    the same in the system's shared memory, for the processes of one machine: one copy for all of them,
-    gone when the last one ends.
+    In memory ("ram") the cache holds the given episodes only, and belongs to this process. On disk
+    it holds the whole dataset, so that several selections of episodes, runs and processes share it:
+    the first decodes, the others wait for it, and a killed build is resumed where it stopped.
+    "shared" is the same in the system's shared memory, for the processes of one machine: one copy
+    for all of them, gone when the last one ends.
 
-    A kept cache carries a fingerprint of the dataset and checksums of its own content, and is built again
-    if they differ; opening looks at samples, `damage` at every byte.
+    A kept cache carries a fingerprint of the dataset and checksums of its own content, and is built
+    again if they differ; opening looks at samples, `damage` at every byte.
 
     Args:
         dataset: where the images are.
         storage: "ram", "disk" or "shared".
         episodes: which episodes to decode ("ram" only); all by default.
         cameras: which cameras; all by default.
-        folder: where caches lie; by default `.cache` in the dataset's folder, or a folder beside the
-            dataset's file. For "shared", a folder in memory other than the system's.
+        folder: where caches lie; by default `.cache` in the dataset's folder, or a folder beside
+            the dataset's file. For "shared", a folder in memory other than the system's.
         progress: called with (frames done, frames in all) while decoding.
         threads: that decode; one per core by default.
 
@@ -51,8 +51,8 @@ class FrameCache:
         frames: camera -> uint8 (R, H, W, 3).
 
     Raises:
-        DataError: an image is damaged or of another size than the spec's, or memory or disk does not
-            hold the frames.
+        DataError: an image is damaged or of another size than the spec's, or memory or disk does
+            not hold the frames.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class FrameCache:
         cameras: Sequence[str],
         folder: str | Path | None,
     ) -> None:
-        """Finds the files of the cameras, and refuses what does not fit before anything is decoded."""
+        """Finds the files of the cameras, and refuses before decoding what does not fit."""
         if storage == "shared":
             # held by this object: the system frees the memory when its last holder is gone
             self._shared = SharedFolder(_owner(dataset), None if folder is None else Path(folder))
@@ -124,12 +124,12 @@ class FrameCache:
         return self._first_row[episode]
 
     def damage(self) -> list[str]:
-        """Reads every byte of a kept cache: a sentence for each block that is not what was written; none in memory."""
+        """Reads every byte of a kept cache: a sentence for each damaged block; none in memory."""
         return [line for cache in self._kept for line in cache.damage()]
 
 
 def kept_damage(dataset: EpisodeDataset, folder: str | Path | None = None) -> list[str]:
-    """As `FrameCache.damage` for the caches on disk that are finished and of this very dataset; builds none."""
+    """As `FrameCache.damage` for finished caches of this very dataset on disk; builds none."""
     base, owner = _cache_folder(dataset, folder)
     found = []
     for camera in dataset.spec.cameras:
@@ -143,7 +143,8 @@ def _cache_folder(dataset: EpisodeDataset, folder: str | Path | None) -> tuple[P
     """Where caches on disk lie, and what distinguishes this dataset's from others there."""
     if folder is not None:
         return Path(folder), _owner(dataset)
-    # In its own folder nothing distinguishes it, not even its path: a dataset that is moved takes its cache along.
+    # In its own folder nothing distinguishes it, not even its path: a dataset that is moved takes
+    # its cache along.
     root = dataset.root
     if root.is_dir():
         return root / ".cache", ""

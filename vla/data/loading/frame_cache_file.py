@@ -1,15 +1,15 @@
-"""One camera's decoded frames in a file: built by one process for all, checksummed, and resumed after a kill.
+"""One camera's decoded frames in a file: built once for all, checksummed, resumed after a kill.
 
     BASE/frames-NAME/           a finished cache; it appears by one rename
         frames.bin              uint8 (R, H, W, 3)
-        key.json                of which dataset, a checksum of each block, one of the whole that is quick to check
+        key.json                of which dataset; checksums of the blocks, and a quick one of all
     BASE/frames-NAME.building/  the same while it is made
         plan.json               of which dataset
         journal.jsonl           a line for each finished block: its first row, its checksum
     BASE/frames-NAME.lock       held by the process that builds
 
-A block is written before its line in the journal. Nothing relies on that order, so nothing is synced on the way:
-whoever resumes trusts a line only if the block has its checksum.
+A block is written before its line in the journal. Nothing relies on that order, so nothing is
+synced on the way: whoever resumes trusts a line only if the block has its checksum.
 
 R: rows of the cache, H and W: image height and width.
 """
@@ -64,7 +64,8 @@ class CameraCache:
             "keys": read_as,
             "dataset": dataset.fingerprint(),
         }
-        # the fingerprint is no part of the name: the cache of a changed dataset is replaced, not left beside
+        # the fingerprint is no part of the name: the cache of a changed dataset is replaced, not
+        # left beside
         text = json.dumps([camera, read_as, owner], sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = base / f"frames-{name}"
@@ -80,7 +81,7 @@ class CameraCache:
         return int(np.prod(self.shape[1:]))
 
     def fresh(self) -> bool:
-        """Whether a finished cache of this very dataset is here and is whole as far as a quick look shows."""
+        """Whether a finished cache of this very dataset is here, as far as a quick look shows."""
         stored = self._stored()
         if stored is None:
             return False
@@ -98,20 +99,25 @@ class CameraCache:
             begun = (self.building / "frames.bin").stat()
         except OSError:
             return self.num_bytes
-        # blocks, not size: the file has its full size from the start, and is sparse; Windows does not count blocks
+        # blocks, not size: the file has its full size from the start, and is sparse; Windows does
+        # not count blocks
         written = getattr(begun, "st_blocks", 0) * 512
         return max(0, self.num_bytes - written)
 
     def frames(
-        self, progress: ProgressCallback | None = None, *, threads: int | None = None
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        threads: int | None = None,
     ) -> np.ndarray:
-        """uint8 (R, H, W, 3), mapped from the file; decoded first if there is no cache of this very dataset.
+        """uint8 (R, H, W, 3), mapped from the file; decoded first if it is not fresh.
 
-        If another process is decoding it, waits for that one, and goes on with what it left if it is
-        killed.
+        If another process is decoding it, waits for that one, and goes on with what it left if it
+        is killed.
 
         Raises:
-            DataError: an image is damaged, or the disk is full or not writable; what was finished is kept.
+            DataError: an image is damaged, or the disk is full or not writable; what was finished
+                is kept.
         """
         if not self.fresh():
             with self._locked(progress):
@@ -121,7 +127,7 @@ class CameraCache:
         return np.asarray(np.memmap(self.folder / "frames.bin", np.uint8, "r", shape=self.shape))
 
     def damage(self) -> list[str]:
-        """Reads every byte of the finished cache: one sentence for each block that is not what was written."""
+        """Reads every byte of the finished cache: one sentence for each damaged block."""
         stored = self._stored()
         file = self.folder / "frames.bin"
         key_file = self.folder / "key.json"
@@ -141,18 +147,19 @@ class CameraCache:
                         f"{file}: frames {row} to {row + count - 1} of camera {self.camera!r} are "
                         f"not what was written; {remedy}"
                     )
-            # whole blocks of a damaged sample, or blocks that leave rows out: key.json itself is wrong
+            # whole blocks of a damaged sample, or blocks that leave rows out: key.json itself is
+            # wrong
             if rows != self.shape[0] or not (found or self.fresh()):
                 found.append(f"{key_file}: its checksums contradict each other; {remedy}")
             return found
         except (OSError, LookupError, TypeError, ValueError) as error:
             return [f"{self.folder}: cannot be read: {error}; {remedy}"]
 
-    # --- building -----------------------------------------------------------------------------------
+    # --- building -------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _locked(self, progress: ProgressCallback | None) -> Iterator[None]:
-        """The right to build, with errors of the disk as DataError. The system frees the lock of a killed process."""
+        """The right to build, with errors of the disk as DataError."""
         lock = FileLock(self._lock)
         lock.acquire(None if progress is None else self._reporter(progress))
         try:
@@ -224,7 +231,10 @@ class CameraCache:
         return checksums
 
     def _begun_build(self) -> dict[int, int]:
-        """Makes the folder of the build, or finds what a killed one has finished: first row -> checksum of its block."""
+        """Makes the folder of the build, or finds what a killed one has finished.
+
+        Returns first row -> checksum of each block that is finished.
+        """
         try:
             if json.loads((self.building / "plan.json").read_text()) == self.key:
                 return self._journal()
@@ -272,7 +282,7 @@ class CameraCache:
         return checksum
 
     def _checksum(self, file: Path, row: int, count: int) -> int:
-        """Of the frames of `count` rows as they lie in the file; of less if the file ends before."""
+        """Of `count` rows as they lie in the file; of less if the file ends before."""
         left = count * self._frame_bytes
         checksum = 0
         with open(file, "rb", buffering=0) as handle:
@@ -293,7 +303,7 @@ class CameraCache:
         return plan_blocks(ranges, self._frame_bytes)
 
     def _reporter(self, progress: ProgressCallback) -> Callable[[], None]:
-        """What a process that waits calls again and again: it reports how far the one that builds is."""
+        """What a process calls while it waits: it reports how far the one that builds is."""
         sizes = {block.row: len(block) for block in self._blocks()}
         reported = 0
 
@@ -316,7 +326,7 @@ class CameraCache:
 
 
 def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
-    """What of the dataset is read as images: it decides which pictures these are as much as the files do."""
+    """What of the dataset is read as images: it decides which these are as much as the files."""
     keys = getattr(dataset.reader, "keys", None)
     if keys is None:
         return {}
@@ -347,8 +357,8 @@ def free_bytes(base: Path) -> int:
 def not_enough(base: Path, needed: int, free: int) -> DataError:
     return DataError(
         f"{base}: decoded frames need {needed / 2**30:.2f} GiB ({needed} bytes), "
-        f"{free / 2**30:.2f} GiB ({free} bytes) are free there; make room, use another cache folder, "
-        "or choose fewer episodes with cache='ram'"
+        f"{free / 2**30:.2f} GiB ({free} bytes) are free there; make room, use another cache "
+        "folder, or choose fewer episodes with cache='ram'"
     )
 
 
@@ -361,7 +371,7 @@ def make_base(base: Path) -> None:
 
 
 def sampled_checksum(path: Path) -> str:
-    """Of the size and of 64 pieces spread over the file: finds truncation and foreign content in milliseconds."""
+    """Of the size and of 64 pieces all over the file: finds foreign content in milliseconds."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:

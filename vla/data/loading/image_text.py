@@ -1,7 +1,10 @@
-"""Pictures with a question and an answer: what vision-language models are kept fluent with while they learn to act.
+"""Pictures with a question and an answer, for vision-language models that learn to act.
 
-A folder holds pictures and `metadata.jsonl`, a line for each pair: `{"file_name": "0001.jpg", "prompt": "...", "answer":
-"..."}`. It is the image-folder form of the Hugging Face hub, which the library `datasets` writes and reads.
+They keep the model fluent in what it could say before.
+
+A folder holds pictures and `metadata.jsonl`, a line for each pair: `{"file_name": "0001.jpg",
+"prompt": "...", "answer": "..."}`. It is the image-folder form of the Hugging Face hub, which the
+library `datasets` writes and reads.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class ImageTextPairs:
     """The pairs in a folder; pictures are read when they are asked for.
 
     Raises:
-        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no pairs at all.
+        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no
+            pairs at all.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -1,7 +1,7 @@
-"""The windows of several datasets in every batch, in exact shares: a pure function of (seed, step, rank).
+"""Several datasets in every batch, in exact shares: a pure function of (seed, step, rank).
 
-Of the first n rows each further dataset has floor(n * share): which dataset a row comes from is arithmetic on the
-row's number alone, and each dataset is gone through in its own order.
+Of the first n rows each further dataset has floor(n * share): which dataset a row comes from is
+arithmetic on the row's number alone, and each dataset is gone through in its own order.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 
 from vla.data.loading.protocols import IndexOrder
 
-_SALT = 0x5EED  # the order within a batch has nothing to do with what the datasets draw by the same seed
+# the order within a batch has nothing to do with what the datasets draw by the same seed
+_SALT = 0x5EED
 
 
 class InterleavedSampler:
-    """Endless batches of numbers of windows of several datasets in a row, such as a `ReplayMixture`.
+    """Endless batches of windows of several datasets in a row, such as a `ReplayMixture`.
 
-    Of the first n * batch_size rows each further dataset has the whole number below its share, so that
-    its share of any run of steps errs by less than one window.
+    Of the first n * batch_size rows each further dataset has the whole number below its share, so
+    that its share of any run of steps errs by less than one window.
 
     Where the orders divide their windows among the processes, as streams do, each process draws its
     rows from its own parts, in the same shares, and reads nothing that another one uses.
@@ -54,8 +55,8 @@ class InterleavedSampler:
         )
         if not of_one_window or len(orders) != len(shares) + 1:
             raise ValueError(
-                f"{len(orders)} samplers for {len(shares)} shares; expected one more, of one window "
-                "per process each"
+                f"{len(orders)} samplers for {len(shares)} shares; expected one more, of one "
+                "window per process each"
             )
         # the rows that are drawn together: of all processes, or of this one
         self._rows = rows_drawn_together(batch_size, world_size, apart=self._apart)
@@ -74,7 +75,7 @@ class InterleavedSampler:
         self._starts = np.cumsum([0, *sizes[:-1]])
 
     def indices(self, step: int) -> np.ndarray:
-        """This process's window numbers at optimiser step `step` >= 0, int64 (batch_size / world_size,).
+        """This process's window numbers at step `step` >= 0, int64 (batch_size / world_size,).
 
         The windows of the first dataset are 0 .. its size - 1, those of the next follow.
         """

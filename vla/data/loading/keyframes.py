@@ -1,7 +1,7 @@
 """Keyframes: the moments of a demonstration at which something was done to the world.
 
-They are found as in C2F-ARM (James et al. 2022) and PerAct (Shridhar et al. 2022): where a gripper opens or closes, and
-at the end of the episode.
+They are found as in C2F-ARM (James et al. 2022) and PerAct (Shridhar et al. 2022): where a gripper
+opens or closes, and at the end of the episode.
 
 N frames of all episodes, A action dimensions, G gripper dimensions.
 """
@@ -14,12 +14,12 @@ from vla.types import Spec
 
 
 def gripper_dims(spec: Spec) -> list[int]:
-    """The action dimensions that open and close grippers: those with "grip" in their name; may be none."""
+    """The action dimensions of grippers: those with "grip" in their name; may be none."""
     return [dim for dim, name in enumerate(spec.action_names) if "grip" in name.lower()]
 
 
 def next_keyframes(actions_NA: np.ndarray, lengths: np.ndarray, spec: Spec) -> np.ndarray:
-    """For each frame the index of the frame at which its next keyframe is, itself included; int64 (N,).
+    """For each frame the index of its next keyframe, itself included; int64 (N,).
 
     Args:
         actions_NA: (N, A) actions of whole episodes, one after the other, robot units.

@@ -1,6 +1,7 @@
 """Windows of different robots in one training: drawn together, gathered robot by robot.
 
-One robot is one micro-batch, with its own cameras, state and actions: nothing is padded to the largest robot.
+One robot is one micro-batch, with its own cameras, state and actions: nothing is padded to the
+largest robot.
 
 B windows, S state dimensions of a robot, A action dimensions of a robot.
 """
@@ -48,17 +49,19 @@ class RobotWindows:
     """The windows of one robot or of several as one row of numbers, from 0 to len - 1.
 
     Args:
-        sources: name of the robot -> its windows, all of the same history and `next_step`. Their order
-            is that of the numbers.
+        sources: name of the robot -> its windows, all of the same history and `next_step`. Their
+            order is that of the numbers.
         robots: the names in the order in which micro-batches come; by default that of the sources.
     """
 
     def __init__(
-        self, sources: Mapping[str, WindowSource], robots: Sequence[str] | None = None
+        self,
+        sources: Mapping[str, WindowSource],
+        robots: Sequence[str] | None = None,
     ) -> None:
         self.sources = dict(sources)
-        # Dropout and augmentation are drawn micro-batch after micro-batch: their order is part of what a seed
-        # means, and must not change with the sizes of the datasets.
+        # Dropout and augmentation are drawn micro-batch after micro-batch: their order is part of
+        # what a seed means, and must not change with the sizes of the datasets.
         self.robots = list(sources if robots is None else robots)
         sizes = [len(source) for source in self.sources.values()]
         self._ends = np.cumsum(sizes)
@@ -72,7 +75,10 @@ class RobotWindows:
         return int(self._ends[-1])
 
     def divide(self, indices: np.ndarray) -> list[RobotRows]:
-        """The windows `indices`, int (B,), by robot; robots without any are left out. Raises IndexError."""
+        """The windows `indices`, int (B,), by robot; robots without any are left out.
+
+        Raises IndexError.
+        """
         index_B = checked_indices(indices, len(self))
         # "right": the number that is one source's end is the next one's first window
         source_B = np.searchsorted(self._ends, index_B, side="right")
@@ -85,7 +91,7 @@ class RobotWindows:
         return found
 
     def batches(self, indices: np.ndarray) -> list[RobotBatch]:
-        """The windows `indices`, one micro-batch for each robot that has some. Raises IndexError."""
+        """The windows `indices`, one micro-batch for each robot in them. Raises IndexError."""
         return [
             RobotBatch(robot, self.sources[robot].batch(own))
             for robot, _, own in self.divide(indices)
@@ -93,7 +99,7 @@ class RobotWindows:
 
 
 def joint_spec(specs: Mapping[str, Spec]) -> Spec:
-    """A spec with room for all robots. It is no robot's own: it says whether two sets of robots are the same.
+    """A spec with room for all robots: it says whether two sets of robots are the same.
 
     It has the cameras of each ("ROBOT/CAMERA"), as many dimensions as the largest robot, the widest
     limits, and the fastest control rate.
@@ -120,7 +126,10 @@ def joint_spec(specs: Mapping[str, Spec]) -> Spec:
 
 
 def dataset_shares(
-    sizes: Sequence[int], *, weights: Sequence[float] | None = None, temperature: float = 1.0
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
 ) -> list[Fraction]:
     """The share of each dataset in the batches; they add up to exactly 1.
 

@@ -13,8 +13,9 @@ T = TypeVar("T")
 def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     """Yields `items` in order, at most `depth` of them ready ahead, made in one background thread.
 
-    An exception of `items` is raised at its place in the order. The thread ends when the caller closes or
-    drops the generator, even if `items` is endless; if `items` is a generator it is closed.
+    An exception of `items` is raised at its place in the order. The thread ends when the caller
+    closes or drops the generator, even if `items` is endless; if `items` is a generator it is
+    closed.
 
     Raises ValueError if `depth` is below 1.
     """

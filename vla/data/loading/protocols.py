@@ -1,6 +1,7 @@
 """The two halves of loading: what windows can be gathered from, and which of them come at a step.
 
-Whoever offers another source or another order writes one class of the kind; training asks for no more than this.
+Whoever offers another source or another order writes one class of the kind; training asks for no
+more than this.
 
 N: frames of the source, A: action dimensions, S: state dimensions, E: episodes.
 """
@@ -63,8 +64,8 @@ class WindowSource(Trajectories, Protocol):
 class IndexOrder(Protocol):
     """Endless batches of window numbers: a pure function of (seed, step, rank).
 
-    No state is kept, so a resumed run needs nothing but its step. `WindowSampler`, `StreamOrder` and
-    `InterleavedSampler` are orders.
+    No state is kept, so a resumed run needs nothing but its step. `WindowSampler`, `StreamOrder`
+    and `InterleavedSampler` are orders.
     """
 
     @property
@@ -87,7 +88,7 @@ class IndexOrder(Protocol):
         """Number of processes."""
 
     def indices(self, step: int) -> np.ndarray:
-        """This process's window numbers at optimiser step `step` >= 0, int64 (batch_size / world_size,)."""
+        """This process's numbers at step `step` >= 0, int64 (batch_size / world_size,)."""
 
 
 class LabelledEpisodes(Protocol):

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def joined_ranges(starts_E: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-    """The integers starts_E[e] .. starts_E[e] + lengths_E[e] - 1 of every e, one run after the other.
+    """The integers from starts_E[e] on, lengths_E[e] of them, for every e one after the other.
 
     Without a loop over e: datasets have up to millions of episodes.
     """

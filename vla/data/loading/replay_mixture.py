@@ -1,6 +1,9 @@
-"""Windows of further datasets beside a robot's own, such as what its policy was pretrained on, as one row of windows.
+"""Windows of further datasets beside a robot's own, as one row of windows.
 
-B windows, T steps, N windows of a dataset, S state dimensions of the policy's robot, H and W image height and width.
+Replayed is for example what a policy was pretrained on.
+
+B windows, T steps, N windows of a dataset, S state dimensions of the policy's robot, H and W image
+height and width.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ class AdaptedWindows:
     Args:
         windows: of a robot with the same actions, with the cameras that `cameras` names.
         spec: the robot that the batches are for.
-        cameras: camera of `spec` -> camera of the data. Images are resized if their size is another.
+        cameras: camera of `spec` -> camera of the data. Images are resized if their size is
+            another.
         fill: (S,), what stands where the data has no state dimension of that name.
         first_task: added to `task_index`.
     """
@@ -97,13 +101,16 @@ class ReplayMixture:
 
     Attributes:
         actions: of all data, (N, A).
-        states: of each dataset as many as its share, evenly spread over it, (M, S): what normalisation
-            is to be fitted to, where one dataset is much larger than another.
+        states: of each dataset as many as its share, evenly spread over it, (M, S): what
+            normalisation is to be fitted to, where one dataset is much larger than another.
         instructions, lengths: of all data.
     """
 
     def __init__(
-        self, first: Windows, further: Sequence[AdaptedWindows], shares: Sequence[Fraction]
+        self,
+        first: Windows,
+        further: Sequence[AdaptedWindows],
+        shares: Sequence[Fraction],
     ) -> None:
         self.first = first
         self.further = list(further)
@@ -143,7 +150,7 @@ class ReplayMixture:
 
 
 def _states_by_share(states: Sequence[np.ndarray], shares: Sequence[Fraction]) -> np.ndarray:
-    """As many rows of each dataset as its share of the largest one's size, evenly spread; (M, S)."""
+    """As many rows of each dataset as its share of the largest one's size, evenly spread."""
     largest = max(len(part) for part in states)
     chosen = []
     for part, share in zip(states, shares, strict=True):

@@ -1,4 +1,4 @@
-"""Rows of large uint8 arrays gathered into tensors: one copy of each byte, into memory that is used again.
+"""Rows of large uint8 arrays gathered into tensors: one copy of each byte, in reused memory.
 
 R: rows of an array, B: windows in a batch, T: steps of a window.
 """
@@ -21,14 +21,15 @@ _FREE_BUFFERS = 16  # more than batches are ever held at once; older ones go bac
 class RowGatherer:
     """Gathers rows by index.
 
-    The memory of a result is used again once the last tensor that looks at it is gone: the first touch
-    of fresh memory costs as much as the copy itself. So at any time there are as many buffers as
-    batches are held.
+    The memory of a result is used again once the last tensor that looks at it is gone: the first
+    touch of fresh memory costs as much as the copy itself. So at any time there are as many buffers
+    as batches are held.
 
     Args:
         threads: that copy at once, this one included.
-        pin_memory: whether results are in pinned memory, from which copies to a GPU need not be waited
-            for. Needs CUDA, whose own allocator then uses memory again, after copies from it have ended.
+        pin_memory: whether results are in pinned memory, from which copies to a GPU need not be
+            waited for. Needs CUDA, whose own allocator then uses memory again, after copies from it
+            have ended.
     """
 
     def __init__(self, *, threads: int = 1, pin_memory: bool = False) -> None:
@@ -73,13 +74,14 @@ class RowGatherer:
         if self.pin_memory:
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
         owner = self._unused(size)
-        # All tensors of the result keep `lent` alive, and nothing else does: when it goes, so has the last of them.
+        # All tensors of the result keep `lent` alive, and nothing else does: when it goes, so has
+        # the last of them.
         lent = owner[:size]
         weakref.finalize(lent, self._free.append, owner).atexit = False
         return torch.from_numpy(lent)
 
     def _unused(self, size: int) -> np.ndarray:
-        """A buffer of at least `size` bytes; of batches of about one size, the same ones again and again."""
+        """A buffer of at least `size` bytes; for batches of about one size always the same ones."""
         for _ in range(len(self._free)):
             try:
                 owner = self._free.popleft()

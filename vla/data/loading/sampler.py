@@ -1,7 +1,7 @@
 """The order in which windows in memory are trained on: a pure function of (seed, step, rank).
 
-There are no data-loader workers and no sampler state. Resuming at a step needs nothing but its number, and a killed
-run continues with the very same losses.
+There are no data-loader workers and no sampler state. Resuming at a step needs nothing but its
+number, and a killed run continues with the very same losses.
 
 N: windows, B: windows of a step on this process.
 """
@@ -22,9 +22,9 @@ from vla.data.loading.window_weights import (
 class WindowSampler:
     """Endless batches of window indices.
 
-    Without weights, epoch e is a permutation of all windows seeded by (seed, e), and batches cut the
-    endless row of epochs into pieces: over any whole number of epochs every window comes equally
-    often. With weights, each batch is drawn with replacement, seeded by (seed, step).
+    Without weights, epoch e is a permutation of all windows seeded by (seed, e), and batches cut
+    the endless row of epochs into pieces: over any whole number of epochs every window comes
+    equally often. With weights, each batch is drawn with replacement, seeded by (seed, step).
 
     Args:
         num_windows: N; indices are 0 .. N - 1.
@@ -69,7 +69,8 @@ class WindowSampler:
             raise ValueError(f"step is {step}; expected 0 or more")
         if self._cumulative is not None:
             return self._weighted(step, self._cumulative)
-        # Every process computes places of the global batch: a run on other processes sees the same windows.
+        # Every process computes places of the global batch: a run on other processes sees the same
+        # windows.
         first = step * self.batch_size
         places_B = first + np.arange(self.rank, self.batch_size, self.world_size)
         epoch_B, offset_B = np.divmod(places_B, self.num_windows)
@@ -81,7 +82,8 @@ class WindowSampler:
         return index_B
 
     def _weighted(self, step: int, cumulative: np.ndarray) -> np.ndarray:
-        # all rows are drawn on every process, so that the batch does not depend on how many there are
+        # all rows are drawn on every process, so that the batch does not depend on how many there
+        # are
         draws = np.random.default_rng([self.seed, step]).random(self.batch_size)
         chosen = np.searchsorted(cumulative, draws * cumulative[-1], side="right")
         return chosen[self.rank :: self.world_size].astype(np.int64)
@@ -94,7 +96,7 @@ class WindowSampler:
 
 
 def check_division(*, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-    """Raises ValueError if a batch cannot be divided among the processes, or the seed is negative."""
+    """Raises ValueError if a batch cannot be divided among processes, or the seed is negative."""
     if batch_size < 1 or batch_size % world_size:
         raise ValueError(
             f"batch_size is {batch_size}; expected a positive multiple of world_size {world_size}"
@@ -106,7 +108,7 @@ def check_division(*, batch_size: int, seed: int, rank: int, world_size: int) ->
 
 
 def checked_weights(weights: np.ndarray, num_windows: int) -> np.ndarray:
-    """The weights as float64 (num_windows,). Raises ValueError if no window could be drawn by them."""
+    """The weights as float64 (num_windows,). Raises ValueError if they allow no window."""
     weights = np.asarray(weights, np.float64)
     if weights.shape != (num_windows,):
         raise ValueError(
@@ -119,7 +121,8 @@ def checked_weights(weights: np.ndarray, num_windows: int) -> np.ndarray:
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(weights)
-    # Draws just below the total may round up to it: the windows after the last positive weight stay out.
+    # Draws just below the total may round up to it: the windows after the last positive weight stay
+    # out.
     last_positive = int(np.flatnonzero(weights)[-1])
     return cumulative[: last_positive + 1]
 

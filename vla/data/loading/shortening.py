@@ -27,12 +27,15 @@ def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: int = 
 
 
 def draw_first_seen(rng: np.random.Generator, windows: int, history: int) -> np.ndarray:
-    """The first step that each window keeps, int64 (B,), from 0 (all) to `history` - 1 (the current step alone)."""
+    """The first step that each window keeps, int64 (B,).
+
+    It is from 0 (all steps) to `history` - 1 (the current step alone).
+    """
     return rng.integers(0, history, size=windows)
 
 
 def hide_oldest(batch: Batch, first_seen_B: np.ndarray) -> Batch:
-    """The windows with the steps before `first_seen_B`, int (B,), hidden as if the episode began there."""
+    """The windows with the steps before `first_seen_B`, int (B,), hidden as padding."""
     steps = batch.mask.shape[1]
     seen_BT = torch.arange(steps) >= torch.from_numpy(first_seen_B)[:, None]
     # images and state keep their content: what is under the mask is never read

@@ -27,14 +27,16 @@ def episode_balanced_weights(
 ) -> np.ndarray:
     """Weights (N,) that draw every episode equally often, however long it is; they sum to one.
 
-    Where behaviour is of mixed quality, what fails lasts longest, and would fill most of the batches.
+    Where behaviour is of mixed quality, what fails lasts longest, and would fill most of the
+    batches.
 
     Args:
-        task_weights: what `task_balanced_weights` gave: the shares of the tasks are kept, and inside
-            a task its episodes count the same.
+        task_weights: what `task_balanced_weights` gave: the shares of the tasks are kept, and
+            inside a task its episodes count the same.
     """
-    # On the tabletop's mixed data failures fill most windows; a policy that asked for success solved 7 of 100
-    # episodes without this and without `keyframe_loss` on solved episodes alone, and 37 with both.
+    # On the tabletop's mixed data failures fill most windows; a policy that asked for success
+    # solved 7 of 100 episodes without this and without `keyframe_loss` on solved episodes alone,
+    # and 37 with both.
     weights_N = np.repeat(1.0 / windows.lengths, windows.lengths)
     if task_weights is not None:
         wanted_Q = np.bincount(windows.task_index, weights=task_weights)
@@ -46,11 +48,16 @@ def episode_balanced_weights(
 
 
 def solved_share_weights(
-    windows: LabelledEpisodes, share: float, weights: np.ndarray | None = None
+    windows: LabelledEpisodes,
+    share: float,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Weights (N,) under which solved episodes are drawn `share` of the time in every task; they sum to one.
+    """Weights (N,) that draw solved episodes `share` of the time in every task.
 
-    A task whose episodes are all solved, or none, keeps what it has, as does each task's part of the whole.
+    They sum to one.
+
+    A task whose episodes are all solved, or none, keeps what it has, as does each task's part of
+    the whole.
 
     Args:
         share: in (0, 1).

@@ -1,8 +1,8 @@
 """Contiguous windows of trajectories as batches, gathered from arrays without a loop over samples.
 
-N: frames of the chosen episodes (and windows: one for each), E: chosen episodes, B: windows in a batch,
-T: steps of a window, K: actions per chunk, A: action dimensions, S: state dimensions, H and W: image
-height and width.
+N: frames of the chosen episodes (and windows: one for each), E: chosen episodes, B: windows in a
+batch, T: steps of a window, K: actions per chunk, A: action dimensions, S: state dimensions, H and
+W: image height and width.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from vla.types import Batch
 class Windows:
     """One window for each step t of the chosen episodes, with t as its last (current) step.
 
-    A window has `history` steps, left-padded at the episode's start, and with `next_step` = n > 0 the
-    n steps after t: `batch.steps(0, -n)` and `batch.steps(n, None)` are then the current window and
-    the one n steps later. Steps that the episode does not have are masked, whether it terminated or
-    was truncated.
+    A window has `history` steps, left-padded at the episode's start, and with `next_step` = n > 0
+    the n steps after t: `batch.steps(0, -n)` and `batch.steps(n, None)` are then the current window
+    and the one n steps later. Steps that the episode does not have are masked, whether it
+    terminated or was truncated.
 
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
-    terminals and action masks are False. Chunks that run past the end repeat the episode's last action.
+    terminals and action masks are False. Chunks that run past the end repeat the episode's last
+    action.
 
     Args:
         dataset: where the episodes are.
@@ -65,7 +66,8 @@ class Windows:
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
     Raises:
-        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is damaged.
+        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is
+            damaged.
     """
 
     def __init__(
@@ -122,8 +124,8 @@ class Windows:
         self.actions = columns.actions[frame_N]
         self.states = columns.state[frame_N]
         self.success = _from_then_on(columns.success[frame_N], lengths)
-        # Rewards are shaped over the whole dataset: their normalisation must not depend on which episodes are
-        # chosen, and a held-out episode is scaled as a training one.
+        # Rewards are shaped over the whole dataset: their normalisation must not depend on which
+        # episodes are chosen, and a held-out episode is scaled as a training one.
         rewards_all, terminals_all = shape_rewards(
             columns.rewards,
             columns.success,
@@ -165,7 +167,12 @@ class Windows:
         )
 
     def single_order(
-        self, *, seed: int, rank: int, world_size: int, weights: np.ndarray | None
+        self,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        weights: np.ndarray | None,
     ) -> IndexOrder:
         """Endless single windows: this dataset's part of an `InterleavedSampler`.
 
@@ -176,14 +183,16 @@ class Windows:
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows `indices`, int (B,). T is `history + next_step`. Raises IndexError.
 
-        May be called from several threads. The images' memory is used again once nothing refers to them.
+        May be called from several threads. The images' memory is used again once nothing refers to
+        them.
         """
         index_B = checked_indices(indices, len(self))
         start_B1 = _rows(self._start, index_B)[:, None]
         end_B1 = _rows(self._end, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
-        # steps outside the episode repeat its nearest one; without this a window would show its neighbour
+        # steps outside the episode repeat its nearest one; without this a window would show its
+        # neighbour
         step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
@@ -230,7 +239,7 @@ def _from_then_on(solved_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
 
 
 def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int]:
-    """The indices of the episodes to use. Raises DataError if they are none, unknown or repeated."""
+    """The indices of the episodes to use. Raises DataError if they are wrong."""
     if episodes is None:
         chosen = list(range(dataset.num_episodes))
     else:

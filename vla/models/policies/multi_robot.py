@@ -1,10 +1,10 @@
-"""One network for several robots (cross-embodiment): a shared trunk, and for each robot its own cameras, state, actions.
+"""One network for several robots (cross-embodiment): they share a trunk, and nothing else.
 
-Every robot has a whole policy of its own, built from one policy config for its own spec: tokenizer, heads, state
-embedding and statistics are its own. Their trunks (vision, instruction, transformer) are the very same parameters (see
-`vla.models.transfer.shared_trunk`). A micro-batch is of one robot and goes through that robot's policy alone:
-`part(name)` while all learn together, `robot(name)` to take one out as an ordinary policy, which is saved, evaluated
-and fine-tuned as any other.
+Every robot has a whole policy of its own, built from one policy config for its own spec: tokenizer,
+heads, state embedding and statistics are its own. Their trunks (vision, instruction, transformer)
+are the very same parameters (see `vla.models.transfer.shared_trunk`). A micro-batch is of one robot
+and goes through that robot's policy alone: `part(name)` while all learn together, `robot(name)` to
+take one out as an ordinary policy, which is saved, evaluated and fine-tuned as any other.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ class RobotConfig(Config):
     spec: dict[str, Any]
     """What it sees and does (`Spec.to_dict`)."""
     cameras: dict[str, str] | None = None
-    """Camera slot of the trunk -> the robot's camera that stands in it; null: every camera is a slot of its name. Robots
-    share what is learned for a slot, such as `front` or `wrist`; a robot may leave slots empty."""
+    """Camera slot of the trunk -> the robot's camera that stands in it; null: every camera is a
+    slot of its name. Robots share what is learned for a slot, such as `front` or `wrist`; a robot
+    may leave slots empty."""
     tokenizer: Annotated[Any, Choice("tokenizers")] | None = None
     """Its action tokenizer; null: of the policy's kind."""
 
     @field_validator("spec")
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # through JSON: a config read back from a checkpoint has lists for tuples, and must be equal to this one
+        # through JSON: a config read back from a checkpoint has lists for tuples, and must be equal
+        # to this one
         plain: dict[str, Any] = json.loads(json.dumps(Spec.from_dict(value).to_dict()))
         return plain
 
@@ -70,7 +72,10 @@ class RobotConfig(Config):
 
 @register("policies", "multi_robot")
 class MultiRobotConfig(PolicyConfig):
-    """One trunk for several robots, each with its own actions. Made by training on several (`data.multi_robot`)."""
+    """One trunk for several robots, each with its own actions.
+
+    Made by training on the data of several robots (`data.multi_robot`).
+    """
 
     type: Literal["multi_robot"] = "multi_robot"
     policy: Annotated[Any, Choice("policies", unlisted=["guided", "multi_robot"])]
@@ -107,8 +112,8 @@ class MultiRobotConfig(PolicyConfig):
     def cameras_of(self, name: str) -> dict[str, str]:
         """Camera -> slot of the cameras that a robot looks through, in the order of the slots.
 
-        That is the order of the policy's `cameras`, or the one in which the robots name them. Raises
-        SpecError if there is none.
+        That is the order of the policy's `cameras`, or the one in which the robots name them.
+        Raises SpecError if there is none.
         """
         slots = named_cameras(self.policy)
         if not slots:
@@ -180,8 +185,8 @@ class MultiRobotPolicy(Policy):
         shared = share_trunk(list(policies.values()), slots)
         if len(policies) > 1 and not shared:
             raise ConfigError(["policy: these robots' policies have no parameter in common"])
-        # Registered before the robots: `named_parameters` gives a shared parameter its first name, and the trunk's
-        # is the one in checkpoints.
+        # Registered before the robots: `named_parameters` gives a shared parameter its first name,
+        # and the trunk's is the one in checkpoints.
         self.trunk = _tree(shared)
         self.robots = nn.ModuleDict(dict[str, nn.Module](policies))
         for name, policy in policies.items():
@@ -192,19 +197,19 @@ class MultiRobotPolicy(Policy):
     def robot_names(self) -> tuple[str, ...]:
         return tuple(self.robots)
 
-    # --- learning ---------------------------------------------------------------------------------------
+    # --- learning ---------------------------------------------------------------------------------
 
     def part(self, name: str) -> Policy:
         """The policy of one robot as it is in here: its trunk is that of all."""
         return cast(Policy, self.robots[name])
 
     def zero_for_others(self, name: str) -> Tensor | None:
-        """0, with a gradient of zeros for every parameter that robot `name` does not use; None if it uses all.
+        """0, with zero gradients for all that robot `name` does not use; None if it uses all.
 
         Added to the loss of that robot's micro-batch it gives all parameters a gradient, whichever
-        robots a step or a process has. Distributed training waits for every parameter, and the optimiser
-        is to treat them alike however a batch is divided: AdamW skips parameters without gradient, but
-        decays those whose gradient is zero.
+        robots a step or a process has. Distributed training waits for every parameter, and the
+        optimiser is to treat them alike however a batch is divided: AdamW skips parameters without
+        gradient, but decays those whose gradient is zero.
         """
         if len(self.robots) == 1 or not torch.is_grad_enabled():
             return None
@@ -217,7 +222,7 @@ class MultiRobotPolicy(Policy):
         return 0.0 * torch.stack(idle).sum() if idle else None
 
     def fit_robots(self, data: Mapping[str, Trajectories]) -> None:
-        """Fits each robot's tokenizer, heads and statistics to its own data, and the scale of instructions to all texts.
+        """Fits each robot's part to its own data, and the scale of instructions to all texts.
 
         Args:
             data: name of the robot -> its data.
@@ -238,7 +243,7 @@ class MultiRobotPolicy(Policy):
         for policy in self._policies():
             policy.compile(*args, **options)
 
-    # --- one robot --------------------------------------------------------------------------------------
+    # --- one robot --------------------------------------------------------------------------------
 
     def robot(self, name: str) -> Policy:
         """An ordinary policy for one robot, with weights of its own, in evaluation mode.
@@ -277,7 +282,12 @@ class MultiRobotPolicy(Policy):
         raise self.one_of_several("act for all")
 
     def fit(
-        self, actions: Any, states: Any, instructions: Sequence[str], *, lengths: Any = None
+        self,
+        actions: Any,
+        states: Any,
+        instructions: Sequence[str],
+        *,
+        lengths: Any = None,
     ) -> NoReturn:
         """Raises UserError: data of one robot cannot be fitted to."""
         raise self.one_of_several("be fitted to the data of one; use fit_robots")
@@ -286,17 +296,18 @@ class MultiRobotPolicy(Policy):
         """The error for a caller who wants from all robots what only one can do."""
         names = list(self.robots)
         return UserError(
-            f"this policy is for the robots {', '.join(names)} and cannot {what}: take one out with "
-            f"policy.robot({names[0]!r}), or `vla policy extract` (training writes them into policies/)"
+            f"this policy is for the robots {', '.join(names)} and cannot {what}: take one out "
+            f"with policy.robot({names[0]!r}), or `vla policy extract` (training writes them into "
+            "policies/)"
         )
 
     def _policies(self) -> list[Policy]:
         return [self.part(name) for name in self.robots]
 
-    # --- storage ----------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """Every tensor once: what is shared under `trunk.`, what is a robot's own under `robots.NAME.`."""
+        """Every tensor once: what is shared as `trunk.*`, what is a robot's as `robots.NAME.*`."""
         # by default each parameter is listed once, under its first name
         first_names = {name for name, _ in self.named_parameters()}
         all_names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
@@ -316,7 +327,7 @@ class MultiRobotPolicy(Policy):
 
 
 def named_cameras(config: PolicyConfig) -> list[str] | None:
-    """The cameras that a policy config names; None if it names none, or its kind of policy cannot choose."""
+    """The cameras that a policy config names; None if it names none."""
     named: list[str] | None = dict(config).get("cameras")
     return named
 
@@ -324,14 +335,18 @@ def named_cameras(config: PolicyConfig) -> list[str] | None:
 def _resolved(wanted: PolicyConfig, built: Policy) -> PolicyConfig:
     """The config of the policies as the first was built: loading a checkpoint then fetches nothing.
 
-    What is each robot's own (its cameras, its tokenizer, whether it has state) stays as it was wanted.
+    What is each robot's own (its cameras, its tokenizer, whether it has state) stays as it was
+    wanted.
     """
     kept = ("cameras", "tokenizer", *_NEEDS_STATE)
     return built.config.model_copy(update={key: value for key, value in wanted if key in kept})
 
 
 def _check_whole_weights(policies: Mapping[str, Policy]) -> None:
-    """Raises ConfigError if a policy's checkpoint lacks some of its tensors, which sharing could then not restore."""
+    """Raises ConfigError if a policy's checkpoint lacks some of its tensors.
+
+    Sharing could not restore them.
+    """
     for name, policy in policies.items():
         if set(policy.weights()) != set(policy.state_dict()):
             kind = policy.config.model_dump()["type"]

@@ -1,9 +1,10 @@
-"""One trunk for the policies of several robots: which of their parameters become the same, and which stay a robot's own.
+"""One trunk for the policies of several robots: which parameters become the same.
 
-The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what `parts_of` counts to the trunk, and
-what reads the instruction, is shared where names and shapes agree; heads, and what reads states and actions, are
-each robot's. Positions go with their tokens: the image tokens of a camera slot and the state share theirs, action
-tokens do not. Buffers (statistics, also those of batch norm) belong to a robot's data and are never shared.
+The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what `parts_of` counts to
+the trunk, and what reads the instruction, is shared where names and shapes agree; heads, and what
+reads states and actions, are each robot's. Positions go with their tokens: the image tokens of a
+camera slot and the state share theirs, action tokens do not. Buffers (statistics, also those of
+batch norm) belong to a robot's data and are never shared.
 
 D width, N rows of a robot, M rows of all robots, C cameras, h and w size of the map.
 """
@@ -57,10 +58,12 @@ class Resized(nn.Module):
 
 @torch.no_grad()
 def share_trunk(policies: Sequence[Policy], slots: Sequence[Slots]) -> dict[str, nn.Parameter]:
-    """Makes one trunk of those of policies that were built alike; it starts with the values of the first that has them.
+    """Makes one trunk of those of policies that were built alike.
 
-    Returns what at least two of the policies share, by name. No module is shared, for modules know their
-    robot's cameras and layout: parameters are tied one by one.
+    It starts with the values of the first that has them.
+
+    Returns what at least two of the policies share, by name. No module is shared, for modules know
+    their robot's cameras and layout: parameters are tied one by one.
     """
     trunks = [_trunk(policy) for policy in policies]  # before anything is changed
     names = dict.fromkeys(name for trunk in trunks for name in trunk)
@@ -101,7 +104,9 @@ def _trunk(policy: Policy) -> dict[str, nn.Parameter]:
 
 
 def _tied(
-    name: str, own: Sequence[nn.Parameter], rows: Sequence[list[Hashable] | None]
+    name: str,
+    own: Sequence[nn.Parameter],
+    rows: Sequence[list[Hashable] | None],
 ) -> tuple[nn.Parameter, list[View]]:
     """One parameter out of those of the policies that have it, and how each of them takes it."""
     places = [mine for mine in rows if mine is not None]
@@ -111,7 +116,7 @@ def _tied(
 
 
 def _row_places(policy: Policy, name: str, slots: Slots, number: int) -> list[Hashable] | None:
-    """What each row of a parameter belongs to; None if its rows belong neither to tokens nor to cameras.
+    """What each row of a parameter belongs to; None if it has no rows of tokens or cameras.
 
     Args:
         number: of the robot: places that contain it are its own.
@@ -122,8 +127,8 @@ def _row_places(policy: Policy, name: str, slots: Slots, number: int) -> list[Ha
         return [slots[camera] for camera in module.cameras]
     if not isinstance(module, TrajectoryTransformer) or leaf != "position":
         return None
-    # What is said of actions means nothing to a robot of other actions; slots without content are where they
-    # are said.
+    # What is said of actions means nothing to a robot of other actions; slots without content are
+    # where they are said.
     own = set()
     for segment in module.layout.segments:
         if segment.name == "action" or not segment.content:
@@ -140,7 +145,7 @@ def _row_places(policy: Policy, name: str, slots: Slots, number: int) -> list[Ha
 def _by_place(
     own: Sequence[nn.Parameter], places: Sequence[Sequence[Hashable]]
 ) -> tuple[nn.Parameter, list[View]]:
-    """A table of the rows of all policies, those of the same place once; and which of them each policy has."""
+    """A table of the policies' rows, those of one place once; and which of them each has."""
     rows: dict[Hashable, Tensor] = {}
     for parameter, mine in zip(own, places, strict=True):
         for place, row in zip(mine, parameter, strict=True):

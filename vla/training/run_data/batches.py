@@ -41,7 +41,8 @@ def step_batches(
         rng = np.random.default_rng([order.seed, step, order.rank])
         found = []
         for indices in np.split(rows, micro_batches):
-            # drawn for the whole part: what a window hides does not depend on which robots are beside it
+            # drawn for the whole part: what a window hides does not depend on which robots are
+            # beside it
             first_seen_B: np.ndarray | None = None
             if variable_history:
                 first_seen_B = draw_first_seen(rng, len(indices), windows.history)

@@ -52,8 +52,8 @@ class BatchPlan:
         if self.batch_size % parts:
             raise ConfigError(
                 [
-                    f"batch_size: {self.batch_size} does not divide among {self.world_size} processes "
-                    f"x {self.micro_batches} micro-batches; use a multiple of {parts}"
+                    f"batch_size: {self.batch_size} does not divide among {self.world_size} "
+                    f"processes x {self.micro_batches} micro-batches; use a multiple of {parts}"
                 ]
             )
 
@@ -64,7 +64,10 @@ class BatchPlan:
 
 
 def build_order(
-    data: DataConfig, plan: BatchPlan, windows: Windows, objective: Objective
+    data: DataConfig,
+    plan: BatchPlan,
+    windows: Windows,
+    objective: Objective,
 ) -> IndexOrder:
     """Which windows of one dataset come at each step.
 
@@ -92,8 +95,8 @@ def interleaved_order(
     """Which windows of several datasets come at each step.
 
     Args:
-        datasets: a number that stands for the dataset in its seed, and its windows; the first has what
-            the others leave.
+        datasets: a number that stands for the dataset in its seed, and its windows; the first has
+            what the others leave.
         shares: of the datasets after the first.
         salt: keeps the datasets' seeds apart from those of other uses of the run's seed.
     """

@@ -1,7 +1,7 @@
 """Image-text pairs beside robot data (co-fine-tuning: Brohan et al. 2023, RT-2, section 3.2).
 
-Every optimiser step also answers some questions about pictures. Which, is a pure function of (seed, step,
-process), as it is for windows.
+Every optimiser step also answers some questions about pictures. Which, is a pure function of (seed,
+step, process), as it is for windows.
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ _SALT = 0x7E87  # the pairs' order has nothing to do with that of the windows
 
 
 def open_pairs(
-    co_training: CoTrainingConfig | None, policy: Policy, plan: BatchPlan
+    co_training: CoTrainingConfig | None,
+    policy: Policy,
+    plan: BatchPlan,
 ) -> ImageTextPairs | None:
     """The image-text pairs of the run; None if there are none.
 
     Raises:
-        ConfigError: the policy cannot answer in text, or the pairs of a step do not divide among the
-            processes.
+        ConfigError: the policy cannot answer in text, or the pairs of a step do not divide among
+            the processes.
         DataError: the pairs cannot be read.
     """
     if co_training is None:
         return None
     if not hasattr(policy, "image_text_loss"):
-        raise ConfigError(
-            [
-                f"co_training: policy {policy.config.model_dump()['type']!r} has no words; use a vlm "
-                "policy"
-            ]
-        )
+        kind = policy.config.model_dump()["type"]
+        raise ConfigError([f"co_training: policy {kind!r} has no words; use a vlm policy"])
     parts = plan.world_size * plan.micro_batches
     if co_training.batch_size % parts:
         # uneven parts would weigh the pairs of one process more than those of another
@@ -52,9 +50,13 @@ def open_pairs(
 
 
 def pair_batches(
-    pairs: ImageTextPairs | None, steps: range, plan: BatchPlan, *, batch_size: int
+    pairs: ImageTextPairs | None,
+    steps: range,
+    plan: BatchPlan,
+    *,
+    batch_size: int,
 ) -> Iterator[list[ImageTextBatch] | None]:
-    """Yields each step's micro-batches of pairs, read in a thread while the steps before are computed.
+    """Yields each step's micro-batches of pairs, read in a thread ahead of it.
 
     Args:
         pairs: None yields None for every step.

@@ -1,4 +1,4 @@
-"""Datasets of several robots in one training: their policy, their windows, and what is logged of each."""
+"""Datasets of several robots in one training: their policy, their windows, what is logged."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def robots_policy(
         ConfigError: the objective cannot learn from several robots, or a camera does not exist.
     """
     if not objective.several_robots:
+        kind = objective.model_dump()["type"]
         raise ConfigError(
             [
-                f"objective: {objective.model_dump()['type']} judges actions of one robot and cannot "
-                "learn from several; use {type: bc} or {type: filtered_bc}, or name one dataset in "
-                "data.path"
+                f"objective: {kind} judges actions of one robot and cannot learn from several; use "
+                "{type: bc} or {type: filtered_bc}, or name one dataset in data.path"
             ]
         )
     if policy is None:
@@ -72,7 +72,10 @@ def robots_policy(
 
 
 def _robot(
-    name: str, entry: RobotDatasetConfig, dataset: EpisodeDataset, policy: PolicyConfig
+    name: str,
+    entry: RobotDatasetConfig,
+    dataset: EpisodeDataset,
+    policy: PolicyConfig,
 ) -> RobotConfig:
     """A robot as its dataset shows it, with the cameras that the policy looks through."""
     has = dataset.spec.cameras
@@ -119,7 +122,7 @@ class MultiRobotData:
     shares: dict[str, float]
 
     def epochs(self, step: int) -> dict[str, float]:
-        """How often each robot's windows were gone through in the first `step` steps, `epochs/NAME`."""
+        """How often each robot's windows were gone through in `step` steps, `epochs/NAME`."""
         found = {}
         sources = self.windows.sources.items()
         for (name, windows), count in zip(sources, self.order.drawn(step), strict=True):
@@ -137,8 +140,8 @@ def open_robots(
     """Opens the windows of every robot as its part of the policy wants them.
 
     Raises:
-        ConfigError: the batch does not divide or is too small for the shares, or a pattern of the task
-            weights fits no instruction.
+        ConfigError: the batch does not divide or is too small for the shares, or a pattern of the
+            task weights fits no instruction.
     """
     plan.check()
     training, held_out = _read(data, plan.seed, datasets, policy, objective)
@@ -181,7 +184,7 @@ def checked_policy(policy: Policy, robots: Sequence[str]) -> MultiRobotPolicy:
 
 
 def _check_batch_size(data: DataConfig, plan: BatchPlan, shares: Sequence[Fraction]) -> None:
-    """Raises ConfigError if some batches would leave nothing to the dataset of the largest share."""
+    """Raises ConfigError if some batches would leave nothing to the largest dataset."""
     # each further dataset may be a whole window ahead of its share
     least = (len(shares) - 1) / max(shares)
     together = plan.rows_together(data)
@@ -202,7 +205,7 @@ def _read(
     policy: MultiRobotPolicy,
     objective: Objective,
 ) -> tuple[dict[str, Windows], dict[str, Windows]]:
-    """Each robot's windows to train on, and those held out; the objective is fitted to the former."""
+    """Each robot's windows to train on, to which the objective is fitted; and those held out."""
     training: dict[str, Windows] = {}
     held_out: dict[str, Windows] = {}
     for name, dataset in datasets.items():
@@ -270,7 +273,7 @@ def card(robots: MultiRobotData, datasets: Mapping[str, EpisodeDataset]) -> dict
 
 
 def save_robots(policy: Policy, root: Path) -> None:
-    """Writes the policy of each robot of a policy for several into `root`/NAME. Raises CheckpointError."""
+    """Writes the policy of each robot into `root`/NAME. Raises CheckpointError."""
     assert isinstance(policy, MultiRobotPolicy)
     for name in policy.robot_names:
         _save_robot(policy.robot(name), root / name)

@@ -1,4 +1,4 @@
-"""The data of a run: one robot's dataset with what is replayed beside it, or several robots' datasets."""
+"""The data of a run: one robot's dataset and what is replayed, or several robots' datasets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Sources:
 
 
 def open_sources(
-    data: DataConfig, policy: PolicyConfig | None, objective: ObjectiveConfig
+    data: DataConfig,
+    policy: PolicyConfig | None,
+    objective: ObjectiveConfig,
 ) -> Sources:
     """Opens the datasets that a config names; their images are not read yet.
 
@@ -70,8 +72,8 @@ class RunData:
     Attributes:
         windows: to train on.
         order: which of them each step draws.
-        held_out: windows to validate on, by the name of their robot ("" in a run on one robot); empty
-            if nothing is held out.
+        held_out: windows to validate on, by the name of their robot ("" in a run on one robot);
+            empty if nothing is held out.
         episodes, frames: that are trained on.
         card: what the model card says of the data.
         lines: what a user wants to know, before training begins.
@@ -88,14 +90,18 @@ class RunData:
     robots: MultiRobotData | None = None
 
     def log_line(self, means: dict[str, float], step: int) -> dict[str, float]:
-        """A line of the log from the means of its steps: with each robot's own loss and epochs, if there are several."""
+        """A line of the log from the means of its steps; of several robots with their own."""
         if self.robots is None:
             return means
         return robot_means(means, list(self.robots.shares)) | self.robots.epochs(step)
 
 
 def open_data(
-    data: DataConfig, plan: BatchPlan, sources: Sources, policy: Policy, objective: Objective
+    data: DataConfig,
+    plan: BatchPlan,
+    sources: Sources,
+    policy: Policy,
+    objective: Objective,
 ) -> RunData:
     """Reads the windows as policy and objective want them, and fits the objective to them.
 
@@ -126,7 +132,11 @@ def open_data(
 
 
 def _open_several(
-    data: DataConfig, plan: BatchPlan, sources: Sources, policy: Policy, objective: Objective
+    data: DataConfig,
+    plan: BatchPlan,
+    sources: Sources,
+    policy: Policy,
+    objective: Objective,
 ) -> RunData:
     several = checked_policy(policy, list(sources.datasets))
     robots = open_robots(data, plan, sources.datasets, several, objective)

@@ -1,4 +1,7 @@
-"""Windows of further datasets beside those of the run's own, such as what a policy was pretrained on."""
+"""Windows of further datasets beside those of the run's own.
+
+For example of what a policy was pretrained on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,11 @@ _SALT = 0x4E91A7
 
 
 def with_replay(
-    data: DataConfig, plan: BatchPlan, policy: Policy, objective: Objective, windows: Windows
+    data: DataConfig,
+    plan: BatchPlan,
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
 ) -> tuple[WindowSource, IndexOrder]:
     """What is drawn from: `windows` and what `data.replay` names, and which of it comes at a step.
 
@@ -60,7 +67,10 @@ def with_replay(
 
 
 def _open_replayed(
-    data: DataConfig, policy: Policy, objective: Objective, windows: Windows
+    data: DataConfig,
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
 ) -> list[AdaptedWindows]:
     """The windows of the replayed datasets as the policy's robot would have seen them."""
     datasets = [EpisodeDataset(entry.path) for entry in data.replay]
@@ -91,7 +101,7 @@ def _open_replayed(
 
 
 def _misfits(entry: ReplayConfig, there: Spec, here: Spec, seen: Sequence[str]) -> list[str]:
-    """One line for each way in which a dataset cannot be seen as the policy's robot would have seen it.
+    """One line for each way in which a dataset does not fit the policy's robot.
 
     Args:
         there: of the dataset.

@@ -38,8 +38,8 @@ def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[li
                 "and leaves none to train on; collect more, or set it to 0"
             ]
         )
-    # Each task's first episode of a random row, then each one's second, and so on: no task is held out twice
-    # before all are once.
+    # Each task's first episode of a random row, then each one's second, and so on: no task is held
+    # out twice before all are once.
     before_of_task: dict[int, int] = {}
     turns: list[tuple[int, int]] = []  # (how many episodes of its task came before it, episode)
     for episode in np.random.default_rng(seed).permutation(len(tasks)).tolist():
@@ -54,7 +54,12 @@ def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[li
 
 
 def open_windows(
-    data: DataConfig, dataset: EpisodeDataset, policy: Policy, objective: Objective, *, seed: int
+    data: DataConfig,
+    dataset: EpisodeDataset,
+    policy: Policy,
+    objective: Objective,
+    *,
+    seed: int,
 ) -> tuple[Windows, Windows | None]:
     """Windows to train on, and held-out windows (None if nothing is held out).
 
@@ -80,7 +85,7 @@ def open_windows(
 
 
 def streamed_share(data: DataConfig, *, held_out: bool) -> float:
-    """GiB of decoded frames for one dataset's windows if they are streamed: all datasets get the same."""
+    """GiB of decoded frames for one dataset's windows if they are streamed."""
     if held_out:
         # what is replayed has no held-out windows
         return data.stream_memory_gb * _HELD_OUT_SHARE / max(1, len(data.multi_robot))
@@ -102,8 +107,8 @@ def read_windows(
 
     Args:
         cameras: of the dataset, those to load.
-        stream_memory_gb: for frames of these windows, if they are streamed; by default what the config
-            gives, less the part of held-out windows, divided evenly among the datasets.
+        stream_memory_gb: for frames of these windows, if they are streamed; by default what the
+            config gives, less the part of held-out windows, divided evenly among the datasets.
     """
     options: dict[str, Any] = {
         "history": policy.history,

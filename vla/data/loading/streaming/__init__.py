@@ -1,1 +1,1 @@
-"""Windows of data that is larger than memory: frames are decoded in shuffled blocks shortly before they are used."""
+"""Windows of data larger than memory: frames are decoded in shuffled blocks before their use."""

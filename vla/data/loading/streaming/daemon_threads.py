@@ -16,7 +16,8 @@ _Job = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 class Workers:
     """Runs what is submitted, in order, on `threads` daemon threads.
 
-    Unlike those of a `ThreadPoolExecutor`, they leave undone what is in the queue when the program ends.
+    Unlike those of a `ThreadPoolExecutor`, they leave undone what is in the queue when the program
+    ends.
     """
 
     def __init__(self, threads: int, name: str = "worker") -> None:
@@ -55,7 +56,7 @@ def _work(jobs: queue.SimpleQueue[_Job | None], stop: threading.Event) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(job(*args))
-            except BaseException as error:  # noqa: BLE001, RUF100 - raised in whoever asks for the result
+            except BaseException as error:  # noqa: BLE001, RUF100 - raised by `Future.result`
                 future.set_exception(error)
         # or the last job's arrays would live until the next one comes
         del future, job, args, entry

@@ -1,7 +1,7 @@
 """Frames of the present block of a stream, and of the next ones, which threads decode meanwhile.
 
-N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, B: windows in a
-batch, H and W: image height and width.
+N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, B:
+windows in a batch, H and W: image height and width.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class BlockFrames:
         cameras: which of its cameras.
         rows: R.
         dataset_frame: (N,), the dataset's number of each frame.
-        threads: how many decode at once; by default one per core, shared among the processes of this
-            machine.
+        threads: how many decode at once; by default one per core, shared among the processes of
+            this machine.
 
     Attributes:
         frames: camera -> uint8 (SLOTS * R, H, W, 3).
@@ -63,7 +63,7 @@ class BlockFrames:
         self._workers = Workers(threads or own_usable_cores(), "stream")
 
     def hold(self, numbers: Sequence[BlockNumber], block: Callable[[BlockNumber], Block]) -> None:
-        """Drops all blocks but these, and begins to decode those of them that are not here, in order.
+        """Drops all blocks but these, and begins to decode the new ones, in order.
 
         Args:
             numbers: the first SLOTS of them are held.
@@ -144,7 +144,7 @@ class BlockFrames:
 
 @dataclass(frozen=True)
 class _HeldBlock:
-    """A block in a slot: its pieces, sorted by their first frame, and the tasks that decode them."""
+    """A block in a slot: its pieces by their first frame, and the tasks that decode them."""
 
     slot: int
     starts: np.ndarray
@@ -185,7 +185,7 @@ def decode(
 
 
 def own_usable_cores() -> int:
-    """Cores for this process: its part of all, among the processes that a launcher started on this machine."""
+    """Cores for this process: its part, among the processes of a launcher on this machine."""
     launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
     processes = int(launched) if launched.isdigit() else 1
     return max(1, usable_cores() // max(1, processes))
@@ -194,8 +194,9 @@ def own_usable_cores() -> int:
 class OnDemandFrames:
     """Frames of single windows, decoded when they are read, and kept as long as there is room.
 
-    What does not fit is decoded each time again. Nothing is thrown out: windows that are read again and
-    again (those of validation) gain from the room there is, which replacing them in turn would undo.
+    What does not fit is decoded each time again. Nothing is thrown out: windows that are read again
+    and again (those of validation) gain from the room there is, which replacing them in turn would
+    undo.
 
     Args:
         dataset: where the images are.

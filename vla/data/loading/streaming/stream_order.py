@@ -1,10 +1,10 @@
-"""Which windows a process draws at which step where frames are streamed, and which frames it needs for them.
+"""Which windows a process draws at which step of a stream, and which frames it needs for them.
 
-Everything here is arithmetic on the lengths of the episodes and on weights: no frame is read, and any step
-can be asked for. So a resumed run decodes only the block in which it stands.
+Everything here is arithmetic on the lengths of the episodes and on weights: no frame is read, and
+any step can be asked for. So a resumed run decodes only the block in which it stands.
 
-N: windows of the chosen episodes (window i is the one whose last step is frame i), D: windows that this
-process draws in an epoch, P: pieces of a block, R: rows of a block.
+N: windows of the chosen episodes (window i is the one whose last step is frame i), D: windows that
+this process draws in an epoch, P: pieces of a block, R: rows of a block.
 """
 
 from __future__ import annotations
@@ -65,18 +65,20 @@ class _Epoch:
 
 
 class StreamOrder:
-    """Endless batches of window indices that need few frames at a time; a pure function of (seed, step, rank).
+    """Endless batches of window indices that need few frames at a time.
+
+    A pure function of (seed, step, rank).
 
     Every epoch puts the episodes in an order of its own and cuts the row of their windows into one
-    contiguous part per process, of equal size (fewer than `world_size` windows are left over, others
-    each epoch), and each part into blocks whose frames fit `frames_per_block`. Blocks are gone through
-    one after another, the windows of a block in shuffled order. So processes share no window within an
-    epoch, and no frame but those of the one episode at the seam of their parts.
+    contiguous part per process, of equal size (fewer than `world_size` windows are left over,
+    others each epoch), and each part into blocks whose frames fit `frames_per_block`. Blocks are
+    gone through one after another, the windows of a block in shuffled order. So processes share no
+    window within an epoch, and no frame but those of the one episode at the seam of their parts.
 
-    With weights an epoch holds each window in proportion to its weight: as often as its weight asks,
-    rounded down or up (systematic sampling: the expectation is exact). It is as long as the weights'
-    effective number of windows, (sum w)^2 / sum w^2, so that few windows come twice. What has no weight
-    is not read.
+    With weights an epoch holds each window in proportion to its weight: as often as its weight
+    asks, rounded down or up (systematic sampling: the expectation is exact). It is as long as the
+    weights' effective number of windows, (sum w)^2 / sum w^2, so that few windows come twice. What
+    has no weight is not read.
 
     Args:
         lengths: (E,) steps of the episodes.
@@ -87,8 +89,8 @@ class StreamOrder:
         rank: this process.
         world_size: number of processes; must divide `batch_size`.
         weights: (N,) non-negative, not all zero; None for all alike.
-        on_blocks: called with this order and the blocks of a step before its indices are returned: what
-            reads frames ahead learns here what is coming. The indices do not depend on it.
+        on_blocks: called with this order and the blocks of a step before its indices are returned:
+            what reads frames ahead learns here what is coming. The indices do not depend on it.
 
     Raises:
         DataError: a block has no room for some windows, or there are fewer windows than processes.
@@ -119,12 +121,14 @@ class StreamOrder:
         self._after = after
         self._on_blocks = on_blocks
         window_frames = before + after + 1
-        # a block's first window may be in the middle of an episode, and its last one may overshoot an even cut
+        # a block's first window may be in the middle of an episode, and its last one may overshoot
+        # an even cut
         self._room = frames_per_block - 2 * window_frames
         if self._room < 1:
             raise DataError(
-                f"a block has room for {frames_per_block} frames, windows of {window_frames} frames "
-                f"need at least {2 * window_frames + 1}; allow more memory (data.stream_memory_gb)"
+                f"a block has room for {frames_per_block} frames, windows of {window_frames} "
+                f"frames need at least {2 * window_frames + 1}; allow more memory "
+                "(data.stream_memory_gb)"
             )
         self._ends = np.cumsum(self.lengths)
         self._starts = self._ends - self.lengths
@@ -140,7 +144,7 @@ class StreamOrder:
         self._blocks: OrderedDict[BlockNumber, Block] = OrderedDict()
 
     def indices(self, step: int) -> np.ndarray:
-        """This process's window indices at optimiser step `step` >= 0, int64 (batch_size / world_size,)."""
+        """This process's indices at step `step` >= 0, int64 (batch_size / world_size,)."""
         places = self._places(step)
         if self._on_blocks is not None:
             self._on_blocks(self, [number for number, _ in places])
@@ -200,7 +204,7 @@ class StreamOrder:
         return found
 
     def _cut(self, drawn: np.ndarray) -> _Epoch:
-        """Cuts an epoch's windows into as few blocks of about equally many frames as there is room for."""
+        """Cuts an epoch's windows into as few blocks as fit, with about equally many frames."""
         frames = self._new_frames(drawn).cumsum()
         total = frames[-1]
         blocks = -(-int(total) // self._room)  # rounded up
@@ -209,15 +213,15 @@ class StreamOrder:
         return _Epoch(drawn, np.unique(np.concatenate([[0], inner, [len(drawn)]])))
 
     def _drawn(self, epoch: int) -> np.ndarray:
-        """This process's windows of an epoch, int64 (D,): episodes in the epoch's order, their steps ascending."""
+        """This process's windows of an epoch, int64 (D,): in its order, steps ascending."""
         rng = np.random.default_rng([self.seed, epoch, _SALT])
         order = rng.permutation(len(self.lengths))
         row = joined_ranges(self._starts[order], self.lengths[order])
         first = self.rank * self.drawn_per_epoch
         if self._weights is None:
             return row[first : first + self.drawn_per_epoch]
-        # Systematic sampling: evenly spaced marks, moved by one draw together, on the row of summed weights. All
-        # processes make the same draw and take their own marks.
+        # Systematic sampling: evenly spaced marks, moved by one draw together, on the row of summed
+        # weights. All processes make the same draw and take their own marks.
         cumulative = np.cumsum(self._weights[row])
         marks = first + np.arange(self.drawn_per_epoch) + rng.random()
         fractions = marks / (self.drawn_per_epoch * self.world_size)
@@ -230,8 +234,8 @@ class StreamOrder:
         """The frames of each window, all int64 (D,).
 
         Returns:
-            first frame, end of the frames, and end of the frames that the window before it needs (0 if
-            that is in another episode).
+            first frame, end of the frames, and end of the frames that the window before it needs (0
+            if that is in another episode).
         """
         episode = np.searchsorted(self._ends, drawn, side="right")
         begin = np.maximum(drawn - self._before, self._starts[episode])
@@ -241,7 +245,7 @@ class StreamOrder:
         return begin, end, np.where(same_episode, end_before, 0)
 
     def _new_frames(self, drawn: np.ndarray) -> np.ndarray:
-        """How many frames each window needs that the windows before it in its episode do not, (D,)."""
+        """How many frames each window needs beyond those of the windows before it, (D,)."""
         begin, end, covered = self._needed(drawn)
         return end - np.maximum(begin, covered)
 
@@ -253,8 +257,8 @@ class StreamOrder:
             )
         drawn = epoch.drawn[epoch.cuts[number.part] : epoch.cuts[number.part + 1]]
         begin, end, covered = self._needed(drawn)
-        # A piece begins where a window's frames do not touch those of the window before: in another episode, or
-        # where weights have left out windows between.
+        # A piece begins where a window's frames do not touch those of the window before: in another
+        # episode, or where weights have left out windows between.
         heads = np.flatnonzero((covered == 0) | (begin > covered))
         tails = np.append(heads[1:], len(drawn)) - 1
         starts = begin[heads]

@@ -1,6 +1,7 @@
-"""Windows of data that is larger than memory: numbers stay in memory, frames come and go in shuffled blocks.
+"""Windows of data larger than memory: numbers stay, frames come and go in shuffled blocks.
 
-N: windows of the chosen episodes, B: windows in a batch, T: steps of a window, H and W: image height and width.
+N: windows of the chosen episodes, B: windows in a batch, T: steps of a window, H and W: image
+height and width.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ class StreamedWindows(Windows):
     """`Windows` whose frames are decoded shortly before they are used.
 
     `order` gives the order of a training run, in which frames are read ahead by threads. Any other
-    windows can be gathered too: theirs are decoded on demand, and kept while there is room (none beside
-    an order).
+    windows can be gathered too: theirs are decoded on demand, and kept while there is room (none
+    beside an order).
 
     Args:
         dataset: where the episodes are.
-        memory_gb: how much decoded frames may take, in GiB; numbers, stored bytes and batches come on top.
-        decoders: threads that decode; by default one per core, shared among the processes of this machine.
-        history, chunk, next_step, discount, rewards, episodes, cameras, threads, pin_memory: see `Windows`.
+        memory_gb: how much decoded frames may take, in GiB; numbers, stored bytes and batches come
+            on top.
+        decoders: threads that decode; by default one per core, shared among the processes of this
+            machine.
+        history, chunk, next_step, discount, rewards, episodes, cameras, threads, pin_memory: see
+        `Windows`.
 
     Raises:
         DataError: see `Windows`; or the memory does not hold a few windows.
@@ -98,10 +102,12 @@ class StreamedWindows(Windows):
         world_size: int = 1,
         weights: np.ndarray | None = None,
     ) -> StreamOrder:
-        """Endless batches of indices of these windows, whose frames are read ahead: see `StreamOrder`.
+        """Endless batches of indices of these windows, whose frames are read ahead.
 
-        One at a time: a second one takes the place of the first. Raises DataError if the memory does not
-        hold a few windows.
+        See `StreamOrder`.
+
+        One at a time: a second one takes the place of the first. Raises DataError if the memory
+        does not hold a few windows.
         """
         rows = min(self._memory // SLOTS // max(1, self._frame_bytes), self._most_rows())
         order = StreamOrder(
@@ -129,7 +135,12 @@ class StreamedWindows(Windows):
         return order
 
     def single_order(
-        self, *, seed: int, rank: int, world_size: int, weights: np.ndarray | None
+        self,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        weights: np.ndarray | None,
     ) -> StreamOrder:
         """Endless single windows: this dataset's part of an `InterleavedSampler`.
 
@@ -174,8 +185,8 @@ class StreamedWindows(Windows):
         with self._lock:
             if self._blocks is None:
                 return
-            # An interleaved order announces the windows of a batch one by one before it gathers the first of them:
-            # the blocks of all of them have to stay.
+            # An interleaved order announces the windows of a batch one by one before it gathers the
+            # first of them: the blocks of all of them have to stay.
             announced = dict.fromkeys([*self._announced, *numbers])
             self._announced = list(announced)[-SLOTS:]
             ahead = list(self._announced)
