@@ -38,6 +38,7 @@ class MetricsLog:
         if path is None:
             return
         if path.exists():
+            # a killed run has logged steps that its last checkpoint does not have: they come again
             kept = [json.dumps(line) for line in _read(path) if line["step"] <= step]
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(text + "\n" for text in kept))
@@ -179,6 +180,7 @@ def tracker_options(
         run_id: the same after each resume.
         step: the run goes on behind it.
     """
+    # the same id: wandb then appends to the run; tensorboard drops what was written behind the step
     wandb = {"id": run_id, "name": out.name, "dir": str(out), "resume": "allow", "config": config}
     return {"tensorboard": {"purge_step": step + 1}, "wandb": wandb}
 

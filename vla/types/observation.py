@@ -41,8 +41,8 @@ class Observation:
         images: camera name -> uint8 (B, H, W, 3), RGB.
         state: float32 (B, S), in robot units.
         instruction: B strings.
-        reward: float32 (B,), the sum of the rewards since the last observation; None if nobody
-            counts them.
+        reward: float32 (B,), the sum of the rewards since the last observation; None if they
+            are not counted.
         target_return: float32 (B,), the return that a return-conditioned policy should reach from
             the start of the episode on; None leaves it to the policy.
     """

@@ -41,8 +41,7 @@ class PolicyOutput:
         features: (B, T, F); features at t depend on steps <= t and on no action of step t,
             so that a critic may take the action separately.
         actions: distribution over chunks (B, T, K, A).
-        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each,
-            already weighted.
+        losses: what the policy adds to an objective's loss, by name: (B, T) each, already weighted.
     """
 
     features: Tensor
@@ -84,5 +83,4 @@ class Actor(Protocol):
     history: int
 
     def act(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """-> actions (B, K, A) in robot units, and the new memory. `memory=None` starts an
-        episode."""
+        """Actions (B, K, A) in robot units, and the new memory; `memory=None` starts an episode."""

@@ -148,7 +148,7 @@ def test_equal_weights_are_as_none() -> None:
     assert stream.num_blocks(1) == weighted.num_blocks(1)
 
 
-def test_too_little_room_and_too_few_windows_are_told() -> None:
+def test_too_little_room_and_too_few_windows_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"room for 8 frames, windows of 4 frames need at least 9.*stream_memory_gb"
     ):
@@ -248,7 +248,7 @@ def test_a_resumed_stream_reads_only_what_comes(write: Callable[..., Path]) -> N
     first.close()
 
 
-def test_a_damaged_image_is_told_when_its_block_comes(write: Callable[..., Path]) -> None:
+def test_a_damaged_image_is_reported_when_its_block_comes(write: Callable[..., Path]) -> None:
     root = write([6, 6])
     file = next((root / "data").rglob("*.parquet"))
     data = file.read_bytes()

@@ -76,4 +76,6 @@ def test_balanced_and_shortened_batches_are_the_same_from_any_step(
 
     whole, resumed = batches(1), batches(4)
     assert all(torch.equal(whole[step], resumed[step]) for step in (4, 5))
-    assert len({tuple(mask.sum(1).tolist()) for mask in whole.values()}) > 1  # each step draws anew
+    assert (
+        len({tuple(mask.sum(1).tolist()) for mask in whole.values()}) > 1
+    )  # each step draws its own

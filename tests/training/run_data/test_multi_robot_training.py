@@ -1,4 +1,4 @@
-"""One training on three robots' datasets: each is learned, told by itself, resumed exactly, and taken out."""
+"""One training on three robots' datasets: each is learned, logged by itself, resumed exactly, and taken out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from mixed_robots_toy import (
     CAMERAS,
     POLICY,
@@ -24,11 +26,16 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.config import ConfigError, UserError
+from vla.data.loading.multi_robot import RobotBatch, joint_spec
 from vla.models import RT1, load_policy
-from vla.models.policies.multi_robot import MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
 from vla.recipes.evaluate import load_actor
 from vla.training import RunResult, TrainConfig, train
 from vla.training.losses import robot_means
+from vla.training.metrics import Stopwatch
+from vla.training.objective import Learner
+from vla.training.objectives.bc import BC
+from vla.training.step import backward
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 
@@ -59,7 +66,7 @@ def run(robots: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return train(multi_robot_config(robots, tmp_path_factory.mktemp("runs") / "run"))
 
 
-def test_each_robot_is_learned_and_told_by_itself(run: RunResult) -> None:
+def test_each_robot_is_learned_and_logged_by_itself(run: RunResult) -> None:
     logged = lines(run.out)
     for name in SPECS:
         losses = [line[f"loss/{name}"] for line in logged if f"loss/{name}" in line]
@@ -188,6 +195,43 @@ def test_a_run_goes_on_from_the_policy_of_another(
         )
 
 
+def test_a_step_is_the_mean_over_the_valid_steps_of_all_robots() -> None:
+    """However the robots' windows are divided, and with zeros for the one that is absent."""
+    torch.manual_seed(0)
+    robots = {name: {"spec": SPECS[name].to_dict(), "cameras": CAMERAS[name]} for name in SPECS}
+    policy = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
+    config = MultiRobotConfig.model_validate({"policy": policy, "robots": robots})
+    several = config.build(joint_spec(config.specs)).train()
+    several.language.preload({f"do task {i}": torch.randn(384) / 20 for i in range(4)})
+    learner = Learner(several, BC())
+    batches = [RobotBatch(name, SPECS[name].fake_batch(4, 2, 2)) for name in ("arm", "gripper")]
+    batches[0].batch.mask[:3, 0] = False  # the arm has five valid steps, the gripper eight
+    divided = [
+        RobotBatch("arm", batches[0].batch.select(np.array(rows))) for rows in ([0], [1, 2, 3])
+    ]
+    found = []
+    for parts in (batches, [divided[0], batches[1], divided[1]]):
+        learner.zero_grad()
+        watch = Stopwatch(torch.device("cpu"))
+        numbers = backward(
+            learner, learner.objective, parts, Accelerator(cpu=True), watch, bf16=False, clip=None
+        )
+        found.append((numbers, {name: p.grad for name, p in learner.named_parameters()}))
+    (whole, expected), (parts_of_it, gradients) = found
+    assert parts_of_it == pytest.approx(whole, rel=1e-5)
+    assert [whole[f"share/{name}"] for name in SPECS] == pytest.approx([5 / 13, 8 / 13, 0])
+    assert whole["loss/arm"] + whole["loss/gripper"] == pytest.approx(whole["loss"])
+    assert "loss/humanoid" not in whole
+    with torch.no_grad():
+        means = [learner(batch, robot=name)[0] for name, batch in batches]
+    assert whole["loss"] == pytest.approx(float(5 / 13 * means[0] + 8 / 13 * means[1]))
+    for name, gradient in expected.items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-7)
+        if name.startswith("policy.robots.humanoid"):
+            assert not gradient.any()
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> None:
     """Processes have different robots in their parts of a batch; parameters of absent ones take part all the same."""
@@ -205,13 +249,13 @@ def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> No
     assert len(one) == len(two) == 3
     assert "loss/humanoid" not in one[0]  # in one step a robot is in nobody's part
     for a, b in zip(one, two, strict=True):
-        told = [
+        compared = [
             key
             for key in a
             if key.startswith(("loss", "share/", "grad_norm", "epochs/", "validation/"))
         ]
-        assert {key: b[key] for key in told} == pytest.approx(
-            {key: a[key] for key in told}, rel=1e-4
+        assert {key: b[key] for key in compared} == pytest.approx(
+            {key: a[key] for key in compared}, rel=1e-4
         )
         assert set(a) == set(b)
 

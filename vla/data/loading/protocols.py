@@ -1,7 +1,6 @@
 """The two halves of loading: what windows can be gathered from, and which of them come at a step.
 
-Whoever offers another source or another order writes one class of the kind; training asks for no
-more than this.
+Another source or another order is one class of the kind: training needs no more than this.
 
 N: frames of the source, A: action dimensions, S: state dimensions, E: episodes.
 """

@@ -102,7 +102,7 @@ class ReplayMixture:
     Attributes:
         actions: of all data, (N, A).
         states: of each dataset as many as its share, evenly spread over it, (M, S): what
-            normalisation is to be fitted to, where one dataset is much larger than another.
+            normalisation is to be fitted to, as one dataset may be much larger than another.
         instructions, lengths: of all data.
     """
 

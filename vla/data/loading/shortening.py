@@ -22,6 +22,7 @@ def shorten_history(batch: Batch, rng: np.random.Generator, *, next_step: int = 
     Args:
         next_step: how many steps after the current one the windows hold (see `Windows`).
     """
+    # what follows the current step is no history: a target n steps later needs it whole
     B, steps = batch.mask.shape
     return hide_oldest(batch, draw_first_seen(rng, B, steps - next_step))
 

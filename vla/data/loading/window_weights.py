@@ -34,9 +34,9 @@ def episode_balanced_weights(
         task_weights: what `task_balanced_weights` gave: the shares of the tasks are kept, and
             inside a task its episodes count the same.
     """
-    # On the tabletop's mixed data failures fill most windows; a policy that asked for success
-    # solved 7 of 100 episodes without this and without `keyframe_loss` on solved episodes alone,
-    # and 37 with both.
+    # On the tabletop's mixed data a policy conditioned on success solved 7 of 100 episodes; with
+    # this, and without keyframes of failures, 37 (in a run of 2400 steps of 48 windows, not 2000
+    # of 40).
     weights_N = np.repeat(1.0 / windows.lengths, windows.lengths)
     if task_weights is not None:
         wanted_Q = np.bincount(windows.task_index, weights=task_weights)

@@ -293,7 +293,7 @@ class MultiRobotPolicy(Policy):
         raise self.one_of_several("be fitted to the data of one; use fit_robots")
 
     def one_of_several(self, what: str) -> UserError:
-        """The error for a caller who wants from all robots what only one can do."""
+        """The error of a call for all robots of what only one can do."""
         names = list(self.robots)
         return UserError(
             f"this policy is for the robots {', '.join(names)} and cannot {what}: take one out "

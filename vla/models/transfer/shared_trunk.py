@@ -135,10 +135,10 @@ def _row_places(policy: Policy, name: str, slots: Slots, number: int) -> list[Ha
             own.add(segment.name)
     places: dict[int, Hashable] = {}
     for (step, segment_name, camera), rows in slots_of(policy, module).items():
-        whose = number if segment_name in own else slots.get(camera or "")
+        owner_of_row = number if segment_name in own else slots.get(camera or "")
         for place, row in enumerate(rows):
             # the number of tokens is part of the place: another number would be another grid
-            places[row] = (step, segment_name, whose, len(rows), place)
+            places[row] = (step, segment_name, owner_of_row, len(rows), place)
     return [places[row] for row in range(len(places))]
 
 

@@ -59,6 +59,7 @@ class BatchPlan:
 
     def rows_together(self, data: DataConfig) -> int:
         """Windows of a step that are divided among several datasets at once."""
+        # streams are divided among processes, so that none decodes what another one uses
         apart = data.cache == "stream"
         return rows_drawn_together(self.batch_size, self.world_size, apart=apart)
 
@@ -159,6 +160,7 @@ def _task_weights(data: DataConfig, windows: Windows) -> np.ndarray | None:
     chosen = values_by_name(data.task_weights, names, key=None)
     if not chosen:
         return None
+    # (number of instructions,): a task that the config does not name counts as it is
     of_task = np.array([chosen.get(text, 1.0) for text in windows.instructions])
     return of_task[windows.task_index]
 

@@ -65,6 +65,7 @@ def robots_policy(
         name: _robot(name, data.multi_robot[name], dataset, policy)
         for name, dataset in datasets.items()
     }
+    # whatever of the policy config does not fit these robots is a mistake in the data's section
     try:
         return MultiRobotConfig.model_validate({"policy": policy, "robots": robots})
     except ValueError as error:
@@ -137,7 +138,7 @@ def open_robots(
     policy: MultiRobotPolicy,
     objective: Objective,
 ) -> MultiRobotData:
-    """Opens the windows of every robot as its part of the policy wants them.
+    """Opens the windows of every robot as its part of the policy needs them.
 
     Raises:
         ConfigError: the batch does not divide or is too small for the shares, or a pattern of the
@@ -149,6 +150,7 @@ def open_robots(
     check_task_weights(data, texts)
     entries = data.multi_robot.values()
     weights = [entry.weight for entry in entries if entry.weight is not None]
+    # exact fractions: over any number of steps a dataset errs from its share by less than a window
     shares = dataset_shares(
         [len(windows) for windows in training.values()],
         weights=weights or None,
@@ -212,6 +214,7 @@ def _read(
         own = policy.part(name)
         cameras = list(own.spec.cameras)
         tasks = dataset.episodes["task_index"].tolist()
+        # each dataset is split by itself, by the run's seed, as if it were trained on alone
         try:
             kept, unseen = split_episodes(tasks, data.validation_fraction, seed)
         except ConfigError as error:
@@ -233,7 +236,7 @@ def _read(
 
 
 def lines(policy: MultiRobotPolicy, robots: MultiRobotData) -> list[str]:
-    """What a user wants to know, before training begins."""
+    """Lines for the user, before training begins."""
     found = []
     for name, share in robots.shares.items():
         windows = robots.windows.sources[name]

@@ -29,7 +29,7 @@ from vla.types import Spec
 
 @dataclass(frozen=True)
 class Sources:
-    """The datasets of a run, opened, and what policy they want.
+    """The datasets of a run, opened, and the policy that they need.
 
     Attributes:
         datasets: by the name of their robot; of a run on one robot its dataset, under "".
@@ -76,7 +76,7 @@ class RunData:
             empty if nothing is held out.
         episodes, frames: that are trained on.
         card: what the model card says of the data.
-        lines: what a user wants to know, before training begins.
+        lines: for the user, before training begins.
         robots: shares and epochs of the robots, if there are several.
     """
 
@@ -103,7 +103,7 @@ def open_data(
     policy: Policy,
     objective: Objective,
 ) -> RunData:
-    """Reads the windows as policy and objective want them, and fits the objective to them.
+    """Reads the windows as policy and objective need them, and fits the objective to them.
 
     Raises:
         ConfigError: data, policy and batch do not go together.
@@ -138,6 +138,7 @@ def _open_several(
     policy: Policy,
     objective: Objective,
 ) -> RunData:
+    # the policy may come from `init_from`, and be for other robots
     several = checked_policy(policy, list(sources.datasets))
     robots = open_robots(data, plan, sources.datasets, several, objective)
     described = card(robots, sources.datasets)

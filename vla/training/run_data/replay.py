@@ -75,6 +75,7 @@ def _open_replayed(
     """The windows of the replayed datasets as the policy's robot would have seen them."""
     datasets = [EpisodeDataset(entry.path) for entry in data.replay]
     seen = cameras_of(policy)
+    # all at once, before any image is read
     problems = []
     for number, (entry, dataset) in enumerate(zip(data.replay, datasets, strict=True)):
         for line in _misfits(entry, dataset.spec, policy.spec, seen):
@@ -109,6 +110,7 @@ def _misfits(entry: ReplayConfig, there: Spec, here: Spec, seen: Sequence[str]) 
         seen: cameras that the policy looks through.
     """
     lines = []
+    # the policy's tokenizer and head are for its own actions: other ones cannot be learned from
     if there.action_names != here.action_names:
         lines.append(
             f"{entry.path} has the actions {list(there.action_names)}, the policy says "

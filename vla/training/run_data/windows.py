@@ -103,7 +103,7 @@ def read_windows(
     episodes: Sequence[int] | None = None,
     stream_memory_gb: float | None = None,
 ) -> Windows:
-    """Windows as policy and objective want them; of all episodes by default.
+    """Windows as policy and objective need them; of all episodes by default.
 
     Args:
         cameras: of the dataset, those to load.

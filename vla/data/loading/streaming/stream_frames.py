@@ -58,7 +58,7 @@ class BlockFrames:
             size = dataset.spec.cameras[camera]
             self.frames[camera] = np.empty((SLOTS * rows, *size, 3), np.uint8)
         self.decoded = 0
-        self._counting = threading.Lock()
+        self._counting = threading.Lock()  # several threads count
         self._held: dict[BlockNumber, _HeldBlock] = {}
         self._workers = Workers(threads or own_usable_cores(), "stream")
 
@@ -90,7 +90,7 @@ class BlockFrames:
         found_B = np.zeros(len(first_B), bool)
         for held in list(self._held.values()):
             if found_B.all():
-                break  # do not wait for blocks that nobody asked for
+                break  # other blocks may still be decoded
             piece_B = held.piece_of(first_B)
             # piece -1 reads the last piece's end here; the second condition rules it out
             inside_B = ~found_B & (piece_B >= 0) & (last_B < held.stops[piece_B])
@@ -129,6 +129,7 @@ class BlockFrames:
         return _HeldBlock(slot, starts, stops, rows, tasks)
 
     def _decode(self, camera: str, start: int, stop: int, row: int) -> None:
+        # a piece lies in one episode, so its frames follow each other in the dataset too
         first = int(self._dataset_frame[start])
         out = self.frames[camera][row : row + stop - start]
         decode(self._dataset, camera, first, out, stopped=lambda: self._workers.stopping)
@@ -159,6 +160,7 @@ class _HeldBlock:
     def wait(self) -> None:
         for task in self.tasks:
             task.result()
+        # once all are done: asking a hundred futures at every batch would take its time
         self.tasks.clear()
 
 

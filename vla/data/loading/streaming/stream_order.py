@@ -1,7 +1,7 @@
 """Which windows a process draws at which step of a stream, and which frames it needs for them.
 
 Everything here is arithmetic on the lengths of the episodes and on weights: no frame is read, and
-any step can be asked for. So a resumed run decodes only the block in which it stands.
+any step can be computed. So a resumed run decodes only the block in which it stands.
 
 N: windows of the chosen episodes (window i is the one whose last step is frame i), D: windows that
 this process draws in an epoch, P: pieces of a block, R: rows of a block.
@@ -139,7 +139,7 @@ class StreamOrder:
                 f"{self.num_windows} windows cannot be shared among {world_size} processes; "
                 "choose more episodes"
             )
-        # kept because they are asked for at every step; each can be computed from its number again
+        # kept because every step looks into them; each can be computed from its number again
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._blocks: OrderedDict[BlockNumber, Block] = OrderedDict()
 
