@@ -267,7 +267,8 @@ class TrainConfig(RootConfig):
                 "transfer: carries one robot's policy over to one other; leave it out, or name one "
                 "dataset in data.path"
             )
-        warmup = getattr(self.objective, "warmup_steps", 0)
+        # of objectives with critics alone
+        warmup = dict(self.objective).get("warmup_steps", 0)
         if warmup >= self.steps:
             raise ValueError(
                 f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to "
@@ -275,7 +276,8 @@ class TrainConfig(RootConfig):
             )
         if self.optim.project_gradients and self.co_training is not None:
             raise ValueError(
-                "optim.project_gradients: knows the tasks of robot data alone; set co_training: null"
+                "optim.project_gradients: knows the tasks of robot data alone; set co_training: "
+                "null"
             )
         if self.batch_size % self.grad_accumulation:
             size = -(-self.batch_size // self.grad_accumulation)  # rounded up

@@ -160,6 +160,7 @@ class CameraCache:
     @contextlib.contextmanager
     def _locked(self, progress: ProgressCallback | None) -> Iterator[None]:
         """The right to build, with errors of the disk as DataError."""
+        # the system's lock, not a file that exists: a killed process leaves none behind
         lock = FileLock(self._lock)
         lock.acquire(None if progress is None else self._reporter(progress))
         try:

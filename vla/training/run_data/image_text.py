@@ -6,7 +6,11 @@ step, process), as it is for windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
 
 from vla.config import ConfigError
 from vla.data import WindowSampler, prefetch
@@ -17,6 +21,19 @@ from vla.training.run_data.drawing import BatchPlan
 from vla.training.seeding import seed_of
 
 _SALT = 0x7E87  # the pairs' order has nothing to do with that of the windows
+
+
+@runtime_checkable
+class AnswersInText(Protocol):
+    """What a policy provides that can learn from image-text pairs."""
+
+    def image_text_loss(
+        self,
+        images: Sequence[Sequence[np.ndarray]],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """The loss (N,) of N answers, given the images and the text of each question."""
 
 
 def open_pairs(
@@ -33,7 +50,7 @@ def open_pairs(
     """
     if co_training is None:
         return None
-    if not hasattr(policy, "image_text_loss"):
+    if not isinstance(policy, AnswersInText):
         kind = policy.config.model_dump()["type"]
         raise ConfigError([f"co_training: policy {kind!r} has no words; use a vlm policy"])
     parts = plan.world_size * plan.micro_batches
@@ -77,4 +94,4 @@ def pair_batches(
     return prefetch(pairs.batch(sampler.indices(step - 1)).split(parts) for step in steps)
 
 
-__all__ = ["open_pairs", "pair_batches"]
+__all__ = ["AnswersInText", "open_pairs", "pair_batches"]
