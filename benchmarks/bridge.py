@@ -24,7 +24,7 @@ from _common import cpu_count, prepare_cpu, publish
 from vla.config import load_config
 from vla.data import EpisodeDataset
 from vla.training import TrainConfig, train
-from vla.training.run_data.batches import split_episodes
+from vla.training.run_data.windows import split_episodes
 
 CONFIG = Path(__file__).parents[1] / "configs" / "bridge.yaml"
 SCRATCH = ["init_from=null", "transfer=null", "optim.rates={}"]

@@ -225,7 +225,7 @@ def serve(settings: dict[str, Any]) -> None:
     from _common import prepare_cpu, rt1_spec
 
     from vla.data import EpisodeDataset, Windows, WindowSampler, prefetch
-    from vla.data.loading.streamed_windows import StreamedWindows
+    from vla.data.loading.streaming.streamed_windows import StreamedWindows
     from vla.models import RT1Config
 
     prepare_cpu(settings["threads"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vla.config import ConfigError, load_config
 from vla.training import TrainConfig
@@ -17,7 +18,7 @@ def config(out: Path, *overrides: str) -> TrainConfig:
     return load_config(TrainConfig, {**VALUES, "out": str(out)}, overrides)
 
 
-def test_other_steps_tell_how_to_train_longer(tmp_path: Path) -> None:
+def test_other_steps_say_how_to_train_longer(tmp_path: Path) -> None:
     write_run(config(tmp_path))
     with pytest.raises(ConfigError) as caught:
         open_run(config(tmp_path, "steps=20"), resume=True)
@@ -25,6 +26,23 @@ def test_other_steps_tell_how_to_train_longer(tmp_path: Path) -> None:
         f"steps: is 20, the run in {tmp_path} has 10; restore it; to train longer, set init_from: {tmp_path}/policy and "
         "another out"
     ]
+
+
+@pytest.mark.filterwarnings("ignore::vla.common.renamed.RenamedWarning")
+def test_a_run_with_former_keys_is_resumed(tmp_path: Path) -> None:
+    robots = {"path": "", "multi_robot": {"arm": {"path": "a"}, "hand": {"path": "b"}}}
+    now = load_config(TrainConfig, {**VALUES, "out": str(tmp_path), "data": robots})
+    write_run(now)
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    stored["data"]["mixture"] = stored["data"].pop("multi_robot")
+    stored["data"]["mixture_temperature"] = stored["data"].pop("multi_robot_temperature")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert open_run(now, resume=True) is None  # no checkpoint yet
+    # what the stored config lacks is no default: it may have been something else then
+    del stored["data"]["variable_history"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ConfigError, match=r"data\.variable_history: is False, the run .* has None"):
+        open_run(now, resume=True)
 
 
 @pytest.mark.parametrize("resume", [True, False])

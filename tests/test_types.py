@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.types import Observation, Spec, SpecError
+from vla.types import Batch, Observation, Spec, SpecError
 
 SPEC = Spec({"top": (8, 12), "wrist": (6, 6)}, ("x", "y"), ("dx", "grip"), (-1, 0), (1, 0.5), 10)
 
@@ -148,3 +148,26 @@ def test_inputs_that_are_no_arrays_or_texts(change: dict[str, Any], message: str
     values: dict[str, Any] = {"images": {}, "state": np.zeros(2), "instruction": "go", **change}
     with pytest.raises(SpecError, match=message):
         Observation.from_numpy(**values)
+
+
+def test_windows_of_a_batch_are_chosen_and_joined_again() -> None:
+    batch = SPEC.fake_batch(4, 3, 2)
+    assert batch.select(np.arange(4)) is batch  # nothing is copied
+    back = batch.select(np.array([2, 0]))
+    assert back.instruction == ["do task 2", "do task 0"]
+    assert torch.equal(back.images["top"], batch.images["top"][[2, 0]])
+    assert torch.equal(back.task_index, batch.task_index[[2, 0]])
+    parts = [batch.select(np.array(rows)) for rows in ([0], [1, 2], [3])]
+    whole = Batch.concat(parts)
+    for field in dataclasses.fields(Batch):
+        found, expected = getattr(whole, field.name), getattr(batch, field.name)
+        if field.name == "images":
+            assert all(torch.equal(found[camera], expected[camera]) for camera in expected)
+        elif field.name == "instruction":
+            assert found == expected
+        else:
+            assert torch.equal(found, expected), field.name
+    # of cameras those that all have: replayed data may have been recorded with more
+    more = dataclasses.replace(parts[0], images={**parts[0].images, "side": torch.zeros(1)})
+    assert list(Batch.concat([more, parts[1]]).images) == ["top", "wrist"]
+    assert Batch.concat([more]) is more

@@ -80,16 +80,16 @@ POLICY: dict[str, Any] = {
 }
 
 
-def mixture_config(
+def multi_robot_config(
     folder: Path, out: Path, /, *, data: dict[str, Any] | None = None, **changes: Any
 ) -> TrainConfig:
     """A run on the datasets `folder`/NAME of all robots."""
-    mixture = {
+    robots = {
         name: {"path": str(folder / name), "cameras": cameras} for name, cameras in CAMERAS.items()
     }
     values: dict[str, Any] = {
         "out": str(out),
-        "data": {"mixture": mixture, "validation_fraction": 0.3} | (data or {}),
+        "data": {"multi_robot": robots, "validation_fraction": 0.3} | (data or {}),
         "policy": POLICY,
         "optim": {"lr": 3e-3, "warmup_steps": 3},
         "steps": 12,
@@ -105,6 +105,6 @@ def mixture_config(
 def two_processes_config(folder: Path, out: Path) -> TrainConfig:
     """Few windows, so that most parts of a batch lack a robot; nothing random on top of the batches."""
     policy = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
-    return mixture_config(
+    return multi_robot_config(
         folder, out, policy=policy, steps=3, batch_size=4, validate_every=3, save_every=None
     )

@@ -82,7 +82,7 @@ def test_half_written_folders_are_ignored_and_named(tmp_path: Path, damage: str)
     assert newest is not None
     assert newest.step == 1
 
-    _save(tmp_path, 2)  # the run comes by again and writes it anew
+    _save(tmp_path, 2)  # the run is there again and rewrites it
     prune_checkpoints(tmp_path, keep_last=5)
     newest = newest_checkpoint(tmp_path, warn=True)
     assert newest is not None

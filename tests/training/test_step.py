@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vla.data import EpisodeDataset, Windows
+from vla.data.loading.multi_robot import RobotBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC
@@ -26,7 +27,7 @@ def _gradient(
     learner, accelerator = Learner(policy, BC()), Accelerator(cpu=True)
     watch = Stopwatch(torch.device("cpu"))
     watch.start()
-    batches = [windows.batch(part) for part in parts]
+    batches = [RobotBatch("", windows.batch(part)) for part in parts]
     numbers = backward(
         learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None
     )
@@ -57,7 +58,7 @@ def test_clip_bounds_the_norm_and_reports_it_before(data: Path) -> None:
     policy = training_toy.ToyConfig(history=4, chunk=3).build(training_toy.SPEC)
     learner, watch = Learner(policy, BC()), Stopwatch(torch.device("cpu"))
     watch.start()
-    batch = windows.batch(np.arange(8))
+    batch = RobotBatch("", windows.batch(np.arange(8)))
     numbers = backward(
         learner, learner.objective, [batch], Accelerator(cpu=True), watch, bf16=False, clip=1e-3
     )

@@ -25,7 +25,7 @@ MOVED = {
     "vla.data.iterable": "vla.data.loading.iterable_dataset",
     "vla.data.rerun_export": "vla.data.view.rerun",
     "vla.data.sampler": "vla.data.loading.sampler",
-    "vla.data.streaming": "vla.data.loading.streamed_windows",
+    "vla.data.streaming": "vla.data.loading.streaming.streamed_windows",
     "vla.data.summary": "vla.data.view.summary",
     "vla.data.tools.convert": "vla.data.tools.conversion",
     "vla.data.tools.filter": "vla.data.tools.filtering",

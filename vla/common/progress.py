@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -37,6 +38,12 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total, description=label, **fields)
 
 
+def count_columns() -> tuple[ProgressColumn, ...]:
+    """What every bar begins with: its label, the bar, and how many are done of how many."""
+    # made for each bar: a column remembers what it drew, by a task's number alone
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+
+
 @contextlib.contextmanager
 def progress_bar(
     label: str,
@@ -57,12 +64,19 @@ def progress_bar(
     """
     notes = () if note is None else (TextColumn("{task.fields[note]}"),)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        *count_columns(),
         *notes,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=transient, disable=not show) as bar:
         yield ProgressBar(bar, bar.add_task(label, total=None, note=note))
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`; `?` for infinity."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

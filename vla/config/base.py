@@ -85,6 +85,7 @@ def check_config(config: object, cls: type[Config]) -> None:
 
 
 def _public_name(cls: type) -> str:
-    """How a user writes the class: `vla.TrainConfig`, or the bare name."""
-    exported = ("CollectConfig", "TrainConfig", "EvalConfig")
-    return f"vla.{cls.__name__}" if cls.__name__ in exported else cls.__name__
+    """How a user writes the class: `vla.EvalConfig`, or the bare name."""
+    import vla  # here, since vla/__init__.py is above all rooms
+
+    return f"vla.{cls.__name__}" if cls.__name__ in vla.__all__ else cls.__name__

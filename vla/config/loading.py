@@ -67,7 +67,7 @@ def load_config(
     """A validated config from a YAML file or a dict.
 
     Args:
-        cls: what is made, for example `vla.TrainConfig`.
+        cls: what is made, for example `vla.EvalConfig`.
         source: a YAML file, or the values themselves.
         overrides: texts `key=value` that are laid over the values, for example
             `["policy.history=4", "optim.lr=3e-4"]`: the key with dots between its parts and without

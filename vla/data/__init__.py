@@ -14,10 +14,10 @@ from vla.data.format import KeyMap as KeyMap
 from vla.data.loading.frame_cache import FrameCache as FrameCache
 from vla.data.loading.prefetching import prefetch as prefetch
 from vla.data.loading.sampler import WindowSampler as WindowSampler
-from vla.data.loading.sampler import episode_balanced_weights as episode_balanced_weights
-from vla.data.loading.sampler import shorten_history as shorten_history
-from vla.data.loading.sampler import solved_share_weights as solved_share_weights
-from vla.data.loading.sampler import task_balanced_weights as task_balanced_weights
+from vla.data.loading.shortening import shorten_history as shorten_history
+from vla.data.loading.window_weights import episode_balanced_weights as episode_balanced_weights
+from vla.data.loading.window_weights import solved_share_weights as solved_share_weights
+from vla.data.loading.window_weights import task_balanced_weights as task_balanced_weights
 from vla.data.loading.windows import Windows as Windows
 from vla.data.reader import EpisodeDataset as EpisodeDataset
 from vla.data.returns import returns_to_go as returns_to_go

@@ -135,6 +135,8 @@ class Policy(
     success_conditioned: bool = False
     frozen_modules: frozenset[str] = frozenset()
     source: str | None = None
+    robot_name: str = ""
+    """Its robot's name, if it is one robot's part of a policy for several."""
     state_mean: Tensor
     state_std: Tensor
     language_mean: Tensor
@@ -226,8 +228,7 @@ class Policy(
 
     @property
     def robot_names(self) -> tuple[str, ...]:
-        """The robots that `Batch.robot` numbers; none if the policy is for one (see
-        `vla.models.policies.multi_robot`)."""
+        """The robots that it is for; none if it is for one (see `vla.models.policies.multi_robot`)."""
         return ()
 
     @property

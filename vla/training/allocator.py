@@ -11,11 +11,12 @@ _GREATEST = 32 * 2**20  # that glibc allows
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep up to 512 MiB of what is freed; -> whether it does.
+    """Lets glibc keep up to 512 MiB of what is freed. Returns whether it does.
 
-    A training step allocates what the step before has freed. By default glibc gives large blocks back to the system each
-    time, which then clears every page anew: a fifth of a step where critics are asked for thousands of actions. Other C
-    libraries, and systems without one, stay as they are.
+    A training step allocates what the step before has freed. By default glibc gives large blocks
+    back to the system each time, which then has to clear every page again: a fifth of a step whose
+    critics judge thousands of actions. Other C libraries, and systems without one, stay as they
+    are.
     """
     if sys.platform != "linux":
         return False
@@ -23,6 +24,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
+    # Both: a block above the second threshold is mapped, and never reaches the memory that the
+    # first one keeps.
     return bool(mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_MMAP_THRESHOLD, _GREATEST))
 
 

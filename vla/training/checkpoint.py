@@ -1,12 +1,12 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint `checkpoints/step-000100/` is a policy folder (it loads with `load_policy`; its weights are
-the running mean where that is on) plus what only training needs:
+A checkpoint `checkpoints/step-000100/` is a policy folder (it loads with `load_policy`; its weights
+are the running mean if that is on) plus what only training needs:
 
-- `training_state.safetensors`: optimiser moments, the objective's state, and the raw weights where the
+- `training_state.safetensors`: optimiser moments, the objective's state, and the raw weights if the
   policy folder holds the running mean;
 - `training_state.json`: step, counters, and the size of every file, which is how a folder that was
-  only half written is told from a whole one.
+  only half written is distinguished from a whole one.
 
 Random states are not stored: each step seeds its generators from (seed, step, process).
 """
@@ -47,7 +47,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named tensors of the training state, on the CPU. Raises CheckpointError naming the file."""
+        """Named tensors of the training state, on the CPU. Raises CheckpointError."""
         try:
             return load_file(self.folder / STATE_TENSORS)
         except Exception as error:
@@ -75,18 +75,18 @@ def save_checkpoint(
         state: further training state in JSON types.
 
     Raises:
-        CheckpointError: nothing could be written, for example because the disk is full. Older checkpoints
-            are untouched and the temporary folder is gone.
+        CheckpointError: nothing could be written, for example because the disk is full. Older
+            checkpoints are untouched and the temporary folder is gone.
     """
     folder = checkpoint_folder(root, step)
 
     def write(temporary: Path) -> None:
         write_policy(temporary)
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-            temporary / STATE_TENSORS,
-        )
+        # clone: safetensors refuses tensors that share memory, such as tied weights
+        copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        save_file(copies, temporary / STATE_TENSORS)
         sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in _files(temporary)}
+        # last, since it lists all others
         text = json.dumps({"step": step, **state, "files": sizes}, indent=2)
         (temporary / STATE_JSON).write_text(text + "\n")
 
@@ -94,81 +94,92 @@ def save_checkpoint(
         replace_folder(folder, write)
     except Exception as error:
         # Libraries wrap "no space left" in errors of their own, hence no OSError here.
-        older = newest_checkpoint(root)
-        kept = (
-            f"{older.folder} is untouched, resume from it"
-            if older
-            else "there is no older checkpoint"
-        )
-        free = shutil.disk_usage(root).free / 2**20
-        raise CheckpointError(
-            f"checkpoint of step {step} was not written: {error}. {free:.0f} MiB are free on the disk of {root}: "
-            f"make room there. {kept}."
-        ) from error
+        raise _not_written(root, step, error) from error
     return Checkpoint(folder, step, state)
+
+
+def _not_written(root: Path, step: int, error: Exception) -> CheckpointError:
+    older = newest_checkpoint(root)
+    if older is None:
+        kept = "there is no older checkpoint"
+    else:
+        kept = f"{older.folder} is untouched, resume from it"
+    free = shutil.disk_usage(root).free / 2**20
+    return CheckpointError(
+        f"checkpoint of step {step} was not written: {error}. {free:.0f} MiB are free on the disk "
+        f"of {root}: make room there. {kept}."
+    )
 
 
 def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
     """The whole checkpoint of the greatest step under `root`, or None.
 
-    With `warn`, each folder that was only half written is named in a warning.
+    Args:
+        warn: name each folder that was only half written in a warning.
     """
     found, problems = _scan(root)
-    for folder, problem in problems.items() if warn else ():
-        warnings.warn(f"checkpoint {folder} is ignored: {problem}", UserWarning, stacklevel=2)
+    if warn:
+        for folder, problem in problems.items():
+            text = f"checkpoint {folder} is ignored: {problem}"
+            warnings.warn(text, UserWarning, stacklevel=2)
     return found[-1] if found else None
 
 
 def prune_checkpoints(root: Path, *, keep_last: int) -> None:
     """Removes the whole checkpoints under `root` but the newest `keep_last` and the best.
 
-    The best is the one of least `scores["validation/loss"]`; unscored ones are no candidates. Left-overs of
-    interrupted writes go as well.
+    The best is the one of least `scores["validation/loss"]`; unscored ones are no candidates.
+    Left-overs of interrupted writes go as well.
     """
     found, _ = _scan(root)
     scored = [c for c in found if "validation/loss" in c.state["scores"]]
     best = min(scored, key=lambda c: c.state["scores"]["validation/loss"], default=None)
     for checkpoint in found[:-keep_last]:
         if checkpoint is not best:
-            # Renamed first: a removal that is cut off must not leave a folder that looks like a checkpoint.
+            # Renamed first: a removal that is cut off must not leave a folder that looks like a
+            # checkpoint.
             checkpoint.folder.rename(root / f"{OLD_FOLDER}{checkpoint.folder.name}")
     for folder in root.glob(f"{TEMPORARY_FOLDER}*"):
         shutil.rmtree(folder)
 
 
 def _scan(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """-> whole checkpoints by step, and what is wrong with the other folders."""
-    found, problems = [], {}
+    """Whole checkpoints by step, and what is wrong with the other folders."""
+    found: list[Checkpoint] = []
+    problems: dict[Path, str] = {}
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name.startswith(TEMPORARY_FOLDER) and not folder.name.startswith(OLD_FOLDER):
             problems[folder] = "its writing was interrupted"
         elif _STEP.fullmatch(folder.name):
             checkpoint, problem = _inspect(folder)
-            if checkpoint:
+            if checkpoint is not None:
                 found.append(checkpoint)
-            elif problem:
+            else:
                 problems[folder] = problem
-    return sorted(found, key=lambda c: c.step), problems
+    # by number: names sort wrongly from step 1,000,000 on
+    return sorted(found, key=lambda checkpoint: checkpoint.step), problems
 
 
-def _inspect(folder: Path) -> tuple[Checkpoint | None, str | None]:
-    """The checkpoint in `folder`, or what is wrong with it."""
+def _inspect(folder: Path) -> tuple[Checkpoint | None, str]:
+    """The checkpoint in `folder`, or None and what is wrong with it."""
     try:
         state = json.loads((folder / STATE_JSON).read_text())
-        step, sizes, _ = int(state["step"]), dict(state["files"]), dict(state["scores"])
+        step = int(state["step"])
+        sizes = dict(state["files"])
+        dict(state["scores"])  # what `prune_checkpoints` will look into
     except FileNotFoundError:
         return None, f"it has no {STATE_JSON}"
     except (ValueError, KeyError, TypeError) as error:
         return None, f"{STATE_JSON} is damaged ({error})"
     for name, size in sizes.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        file = folder / name
+        if not file.is_file():
+            return None, f"{name} has no file, {size} bytes were written"
+        found = file.stat().st_size
         if found != size:
-            return (
-                None,
-                f"{name} has {'no file' if found is None else f'{found} bytes'}, {size} bytes were written",
-            )
-    return Checkpoint(folder, step, state), None
+            return None, f"{name} has {found} bytes, {size} bytes were written"
+    return Checkpoint(folder, step, state), ""
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file())

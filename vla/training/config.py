@@ -1,4 +1,5 @@
-"""What a training run is: data, policy, objective, optimiser, and when to log, validate and save."""
+"""What a training run is: data, policy, objective, optimiser, and when to log, validate and
+save."""
 
 from __future__ import annotations
 
@@ -14,19 +15,20 @@ from vla.models.policies.multi_robot import RobotName
 
 
 class ReplayConfig(Config):
-    """A further dataset whose windows are mixed into every batch, such as what the policy was pretrained on."""
+    """A further dataset whose windows are mixed into every batch, such as what the policy was
+    pretrained on."""
 
     path: str
-    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has the same names is
-    used, and what it lacks stands at the mean of the new data."""
+    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has
+    the same names is used, and what it lacks stands at the mean of the new data."""
     weight: Annotated[float, Field(gt=0, lt=1)]
     """Share of every batch, exact over the steps."""
     cameras: dict[str, str] = Field(default_factory=dict)
-    """Camera of the policy -> the dataset's camera that takes its place; cameras of the same name need none. Images are
-    resized to those of the policy."""
+    """Camera of the policy -> the dataset's camera that takes its place; cameras of the same name
+    need none. Images are resized to those of the policy."""
 
 
-class MixtureConfig(Config):
+class RobotDatasetConfig(Config):
     """One robot's dataset among several that one policy learns from."""
 
     path: str
@@ -36,48 +38,60 @@ class MixtureConfig(Config):
     keys: KeyMap | None = None
     """What of it is read as what; by the format's conventions by default."""
     cameras: dict[str, str] | None = None
-    """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot; other cameras are not
-    loaded. null: every camera is a slot of its name."""
+    """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot;
+    other cameras are not loaded. null: every camera is a slot of its name."""
     weight: PositiveFloat | None = None
-    """How often it is drawn, relative to the other datasets; give it for all of them or for none."""
+    """How often it is drawn, relative to the other datasets; give it for all of them or for
+    none."""
     tokenizer: Annotated[Any, Choice("tokenizers")] | None = None
-    """Its action tokenizer; null: of the policy's kind. Every robot's is fitted to its own actions."""
+    """Its action tokenizer; null: of the policy's kind. Every robot's is fitted to its own
+    actions."""
 
 
 class DataConfig(Config):
     """Which demonstrations are learned from, and how windows are drawn from them."""
 
+    former_keys: ClassVar[dict[str, str]] = {
+        "mixture": "multi_robot",
+        "mixture_temperature": "multi_robot_temperature",
+    }
+
     path: str = ""
-    """Folder of the dataset; left out where `mixture` names several."""
-    mixture: dict[RobotName, MixtureConfig] = Field(default_factory=dict)
-    """Datasets of different robots, by name, in place of `path`: one policy learns from all of them, with a shared trunk and
-    for each robot its own cameras, state, actions, tokenizer and statistics. All other settings hold for each of them."""
-    mixture_temperature: PositiveFloat | None = None
-    """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or 1 as the data are, more
-    draws small datasets more often."""
+    """Folder of the dataset; left out where `multi_robot` names several."""
+    multi_robot: dict[RobotName, RobotDatasetConfig] = Field(default_factory=dict)
+    """Datasets of different robots, by name, in place of `path`: one policy learns from all of
+    them, with a shared trunk and for each robot its own cameras, state, actions, tokenizer and
+    statistics. All other settings hold for each of them."""
+    multi_robot_temperature: PositiveFloat | None = None
+    """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or
+    1 as the data are, more draws small datasets more often."""
     cache: Literal["ram", "disk", "shared", "stream"] = "ram"
-    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); `shared` (one copy in memory for all processes
-    of the machine); or `stream`, for data larger than any: frames are decoded shortly before they are used, a shuffled block of
-    episodes at a time."""
+    """Where decoded frames live: `ram`; `disk` (decoded once, then memory-mapped); `shared` (one
+    copy in memory for all processes of the machine); or `stream`, for data larger than any: frames
+    are decoded shortly before they are used, a shuffled block of episodes at a time."""
     stream_memory_gb: PositiveFloat = 4.0
-    """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third of it is a block: windows are
-    shuffled within it, so more of it mixes more episodes."""
+    """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third
+    of it is a block: windows are shuffled within it, so more of it mixes more episodes."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the episodes of each task held out of training; 0 trains on everything."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""
     task_balance: Annotated[float, Field(ge=0)] | None = None
-    """Temperature of the task weights (see `task_balanced_weights`); null draws each window once per epoch."""
+    """Temperature of the task weights (see `task_balanced_weights`); null draws each window once
+    per epoch."""
     episode_balance: bool = False
-    """Draw every episode equally often, however long it is: for data of mixed quality, where failures last longest."""
+    """Draw every episode equally often, however long it is: for data of mixed quality, where
+    failures last longest."""
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows are drawn than they
-    would be; the instruction itself counts before patterns, the longest pattern before others."""
+    """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows
+    are drawn than they would be; the instruction itself counts before patterns, the longest pattern
+    before others."""
     solved_share: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of each task's windows that come from solved episodes; null leaves it to the data. Where most episodes fail, offline
-    RL learns sooner from as many of both."""
+    """Share of each task's windows that come from solved episodes; null leaves it to the data.
+    Where most episodes fail, offline RL learns sooner from as many of both."""
     variable_history: bool = False
-    """Hide a random number of the oldest steps of every training window, so that the policy learns from any history."""
+    """Hide a random number of the oldest steps of every training window, so that the policy learns
+    from any history."""
     rewards: RewardConfig = RewardConfig()
     """What is rewarded, for objectives that learn from rewards."""
     replay: list[ReplayConfig] = Field(default_factory=list)
@@ -85,20 +99,23 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _names_data(self) -> DataConfig:
-        if bool(self.path) == bool(self.mixture):
+        if bool(self.path) == bool(self.multi_robot):
             raise ValueError(
-                "path: name one dataset with path, or several robots' datasets with mixture"
+                "path: name one dataset with path, or several robots' datasets with multi_robot"
             )
-        weights = [entry.weight for entry in self.mixture.values() if entry.weight is not None]
-        if weights and len(weights) < len(self.mixture):
-            lacking = next(name for name, entry in self.mixture.items() if entry.weight is None)
+        weighted = [name for name, entry in self.multi_robot.items() if entry.weight is not None]
+        lacking = [name for name in self.multi_robot if name not in weighted]
+        if weighted and lacking:
             raise ValueError(
-                f"mixture.{lacking}.weight: is missing; give every dataset a weight, or none"
+                f"multi_robot.{lacking[0]}.weight: is missing; give every dataset a weight, or none"
             )
-        if self.mixture_temperature is not None and (weights or not self.mixture):
-            raise ValueError("mixture_temperature: is for a mixture without weights; leave it out")
-        if self.mixture and self.replay:
-            raise ValueError("replay: is for one robot's data; name the datasets in mixture")
+        if self.multi_robot_temperature is not None and (weighted or not self.multi_robot):
+            # with weights the shares are given, and a temperature would count for nothing
+            raise ValueError(
+                "multi_robot_temperature: is for several robots without weights; leave it out"
+            )
+        if self.multi_robot and self.replay:
+            raise ValueError("replay: is for one robot's data; name the datasets in multi_robot")
         return self
 
     @model_validator(mode="after")
@@ -106,7 +123,8 @@ class DataConfig(Config):
         total = sum(entry.weight for entry in self.replay)
         if total >= 1:
             raise ValueError(
-                f"replay: weights add up to {total:g}, which leaves nothing for {self.path}; use less than 1"
+                f"replay: weights add up to {total:g}, which leaves nothing for {self.path}; use "
+                "less than 1"
             )
         return self
 
@@ -145,11 +163,12 @@ class OptimConfig(Config):
     clip_norm: PositiveFloat | None = 1.0
     """Greatest gradient norm; null does not clip."""
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
-    """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*: 0.1`; names begin with
-    `policy.` or `objective.`, and the longest pattern that matches counts."""
+    """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*:
+    0.1`; names begin with `policy.` or `objective.`, and the longest pattern that matches
+    counts."""
     project_gradients: bool = False
-    """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et al. 2020): one
-    backward pass per task of the batch."""
+    """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et
+    al. 2020): one backward pass per task of the batch."""
 
 
 class TransferConfig(Config):
@@ -202,19 +221,23 @@ class TrainConfig(RootConfig):
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network. May be left out where `init_from` names one."""
     init_from: str | None = None
-    """Folder of a trained policy to start from: its weights, tokenizer and normalisation are kept."""
+    """Folder of a trained policy to start from: its weights, tokenizer and normalisation are
+    kept."""
     transfer: TransferConfig | None = None
-    """Carry the policy of `init_from` over to this data's robot and to `policy`; null expects both to be as they were."""
+    """Carry the policy of `init_from` over to this data's robot and to `policy`; null expects both
+    to be as they were."""
     objective: Annotated[Any, Choice("objectives")] = Field(default={"type": "bc"})
     """What is minimised."""
     co_training: CoTrainingConfig | None = None
-    """Image-text pairs learned beside the demonstrations (vlm policies); null for demonstrations alone."""
+    """Image-text pairs learned beside the demonstrations (vlm policies); null for demonstrations
+    alone."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
     steps: PositiveInt
     """Optimiser steps of the whole run."""
     max_minutes: PositiveFloat | None = None
-    """Stop and save after this time of one call, even before `steps`; the schedule still follows `steps`."""
+    """Stop and save after this time of one call, even before `steps`; the schedule still follows
+    `steps`."""
     batch_size: PositiveInt = 64
     """Windows per optimiser step, over all processes and accumulated micro-batches."""
     grad_accumulation: PositiveInt = 1
@@ -244,23 +267,29 @@ class TrainConfig(RootConfig):
             raise ValueError("policy: is required (or name a trained policy with init_from)")
         if self.transfer is not None and self.init_from is None:
             raise ValueError("transfer: needs the policy that it starts from; set init_from")
-        if self.transfer is not None and self.data.mixture:
+        if self.transfer is not None and self.data.multi_robot:
             raise ValueError(
-                "transfer: carries one robot's policy over to one other; leave it out, or name one dataset in data.path"
+                "transfer: carries one robot's policy over to one other; leave it out, or name one "
+                "dataset in data.path"
             )
-        if (warmup := getattr(self.objective, "warmup_steps", 0)) >= self.steps:
+        # of objectives with critics alone
+        warmup = dict(self.objective).get("warmup_steps", 0)
+        if warmup >= self.steps:
             raise ValueError(
-                f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to learn in; use less than "
-                f"{self.steps}"
+                f"objective.warmup_steps: {warmup} of steps: {self.steps} leave the policy none to "
+                f"learn in; use less than {self.steps}"
             )
         if self.optim.project_gradients and self.co_training is not None:
             raise ValueError(
-                "optim.project_gradients: knows the tasks of robot data alone; set co_training: null"
+                "optim.project_gradients: knows the tasks of robot data alone; set co_training: "
+                "null"
             )
         if self.batch_size % self.grad_accumulation:
+            size = -(-self.batch_size // self.grad_accumulation)  # rounded up
             raise ValueError(
-                f"batch_size: {self.batch_size} does not divide into grad_accumulation={self.grad_accumulation} "
-                f"micro-batches; use {-(-self.batch_size // self.grad_accumulation) * self.grad_accumulation}"
+                f"batch_size: {self.batch_size} does not divide into "
+                f"grad_accumulation={self.grad_accumulation} micro-batches; use "
+                f"{size * self.grad_accumulation}"
             )
         return self
 

@@ -1,13 +1,15 @@
 """The training loop: load, step, log, validate, evaluate, save.
 
-How one step is divided among processes and micro-batches changes nothing but the order of sums: each
-micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two things do see
-the division. Dropout and augmentation draw other numbers on each process. And a trunk whose norm is
-"batch" takes its statistics from what one forward sees: the windows of one process's micro-batch on the
-CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running statistics that are saved
-are those of process 0. The norms "group" and "frozen_batch" see one image at a time and do not care.
+How one step is divided among processes and micro-batches changes nothing but the order of sums:
+each micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two
+things do see the division. Dropout and augmentation draw other numbers on each process. And a trunk
+whose norm is "batch" takes its statistics from what one forward sees: the windows of one process's
+micro-batch on the CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running
+statistics that are saved are those of process 0. The norms "group" and "frozen_batch" see one image
+at a time and do not care.
 
-Each step seeds its generators from (seed, step, process), so that a resumed run needs no random states.
+Each step seeds its generators from (seed, step, process), so that a resumed run needs no random
+states.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.config import ConfigError, UserError, check_config
+from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
@@ -40,21 +43,23 @@ from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
 from vla.training.progress import ProgressDisplay
-from vla.training.run_data.batches import seed_generators, seed_of, step_batches, to_device
+from vla.training.run_data.batches import step_batches, to_device
+from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.run_data.multi_robot import save_robots
 from vla.training.run_data.opening import Sources, open_data, open_sources
 from vla.training.run_directory import open_run, write_run
+from vla.training.seeding import seed_generators, seed_of
 from vla.training.state import TrainingState
 from vla.training.step import backward
 from vla.training.validation import build_scorer
-from vla.types import Batch
 
 _MUST_BE_FINITE = {
     "loss": "loss",
     "gradient norm": "grad_norm",
     "gradient norm of the objective's own networks": "critic_grad_norm",
 }
+"""What a message calls a number -> its name among the metrics."""
 Evaluate = Callable[[Policy, int], dict[str, float]]
 
 
@@ -67,7 +72,8 @@ class RunResult:
     """What a training run left.
 
     Attributes:
-        policy: the trained policy in eval mode, on the device; the running mean of its weights where that is on.
+        policy: the trained policy in eval mode, on the device; the running mean of its weights if
+            that is on.
         out: the run directory; `out / "policy"` holds the same policy on disk.
         step: optimiser steps that were done in all.
         metrics: the last value of everything that was measured in this call.
@@ -80,7 +86,10 @@ class RunResult:
 
 
 def train(
-    config: TrainConfig, *, evaluate: Evaluate | None = None, resume: bool = False
+    config: TrainConfig,
+    *,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
 ) -> RunResult:
     """Trains a policy on demonstrations.
 
@@ -88,36 +97,44 @@ def train(
 
     Args:
         config: everything that decides the run.
-        evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with the policy
-            and the step; its numbers are logged as `evaluation/...`.
-        resume: go on from the newest whole checkpoint in `config.out`, or begin where there is none. The losses
-            are those of a run that was never interrupted: bit for bit on the CPU with one thread (with several, the
-            convolutions of oneDNN may add up gradients of very small maps in another order).
+        evaluate: scores a policy in eval mode, called on process 0 each `evaluate_every` steps with
+            the policy and the step; its numbers are logged as `evaluation/...`.
+        resume: go on from the newest whole checkpoint in `config.out`, or begin if there is none.
+            The losses are those of a run that was never interrupted: bit for bit on the CPU with
+            one thread (with several, the convolutions of oneDNN may add up gradients of very small
+            maps in another order).
 
     Raises:
-        ConfigError: the config contradicts itself, the data, the run in `config.out` or the installed packages.
+        ConfigError: the config contradicts itself, the data, the run in `config.out` or the
+            installed packages.
         TrainingDivergedError: the loss became NaN or infinite.
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
     check_config(config, TrainConfig)
     accelerator, bf16 = _set_up(config, evaluate)
-    main, rank, device = accelerator.is_main_process, accelerator.process_index, accelerator.device
+    main = accelerator.is_main_process
+    device = accelerator.device
     out = Path(config.out)
+    plan = BatchPlan(
+        batch_size=config.batch_size,
+        micro_batches=config.grad_accumulation,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
 
     # Load: where the run stands, the data, the policy and what trains it.
     checkpoint = open_run(config, resume=resume)
-    sources = open_sources(config)
-    set_seed(config.seed)
+    sources = open_sources(config.data, config.policy, config.objective)
+    set_seed(config.seed)  # the same initial weights on every process
     policy, transfer = _load_or_build_policy(config, sources, checkpoint)
     objective: Objective = config.objective.build(policy)
-    data = open_data(
-        config, sources, policy, objective, rank=rank, world_size=accelerator.num_processes
-    )
-    pairs = open_pairs(config, policy, accelerator.num_processes)
+    data = open_data(config.data, plan, sources, policy, objective)
+    pairs = open_pairs(config.co_training, policy, plan)
     if checkpoint is None and transfer and config.transfer:
-        fit_transferred(policy, data.windows, transfer, config.transfer)
+        fit_transferred(policy, data.windows.sources, transfer, config.transfer)
     elif checkpoint is None and config.init_from is None:
-        fit_policy(policy, data.windows)
+        fit_policy(policy, data.windows.sources)
     if transfer:
         policy.card["transfer"] = transfer.card()
     policy.card["data"] = data.card
@@ -125,33 +142,46 @@ def train(
     model = accelerator.prepare(state.learner)
     if config.optim.project_gradients:
         check_projection(state.learner, accelerator.num_processes)
-    scorer = build_scorer(config, data, objective, accelerator, bf16=bf16)
+    scorer = None
+    if config.validate_every is not None:
+        limit = config.data.validation_windows
+        scorer = build_scorer(data, plan, objective, accelerator, max_windows=limit, bf16=bf16)
 
-    accelerator.wait_for_everyone()  # nobody looks into the run directory once process 0 writes there
+    # nobody looks into the run directory once process 0 writes there
+    accelerator.wait_for_everyone()
     log = _open_log(config, accelerator, state.step, transfer)
-    first, latest, watch = state.step, dict[str, float](), Stopwatch(device)
+    first = state.step
+    latest: dict[str, float] = {}
+    watch = Stopwatch(device)
     steps = range(first + 1, config.steps + 1)
     with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
         display.say(
-            f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} episodes, "
-            f"{accelerator.num_processes} x {device.type}"
+            f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} "
+            f"episodes, {accelerator.num_processes} x {device.type}"
         )
-        for text in [*data.lines, *(transfer.lines() if transfer and not checkpoint else ())]:
+        for text in data.lines:
             display.say(text)
+        if transfer and checkpoint is None:
+            for text in transfer.lines():
+                display.say(text)
         watch.start()
-        robot = step_batches(
+        loaded = step_batches(
             data.windows,
-            data.sampler,
+            data.order,
             steps,
             micro_batches=config.grad_accumulation,
             device=device,
             variable_history=config.data.variable_history,
         )
-        texts = pair_batches(config, pairs, steps, rank=rank, world_size=accelerator.num_processes)
-        for (step, batches), step_pairs in zip(robot, texts, strict=True):
-            # Step.
-            seed_generators(seed_of(config.seed, step, rank), device)
-            batches = [to_device(batch, device) for batch in batches]
+        pairs_per_step = config.co_training.batch_size if config.co_training else 0
+        pairs_weight = config.co_training.weight if config.co_training else 0.0
+        texts = pair_batches(pairs, steps, plan, batch_size=pairs_per_step)
+        for (step, batches), step_pairs in zip(loaded, texts, strict=True):
+            # Step. Dropout, augmentation and sampled actions of a step are the same in a resumed
+            # run.
+            seed_generators(seed_of(config.seed, step, plan.rank), device)
+            # under the same name: nothing may hold the loaded images once they are copied to a GPU
+            batches = [RobotBatch(robot, to_device(batch, device)) for robot, batch in batches]
             watch.lap("data")
             if config.optim.project_gradients:
                 numbers = projected_backward(
@@ -174,9 +204,10 @@ def train(
                     bf16=bf16,
                     clip=config.optim.clip_norm,
                     pairs=step_pairs,
-                    pairs_weight=config.co_training.weight if config.co_training else 0.0,
+                    pairs_weight=pairs_weight,
                 )
-            if not all(math.isfinite(numbers.get(name, 0.0)) for name in _MUST_BE_FINITE.values()):
+            # before the update: weights and moments of the last good step stay whole
+            if _not_finite(numbers):
                 raise _diverged(step, numbers, batches, out)
             numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
             watch.lap("optimizer")
@@ -187,13 +218,13 @@ def train(
             state.mean.add(numbers | watch.seconds())
             line: dict[str, float] = {}
             if _due(step, config.log_every) or step == config.steps:
-                line = data.told(state.mean.take(), step)
-                line |= {
-                    "frames_per_s": config.batch_size * policy.history / line["seconds/step"],
-                    "eta": display.eta,
-                }
+                line = data.log_line(state.mean.take(), step)
+                frames = config.batch_size * policy.history
+                line["frames_per_s"] = frames / line["seconds/step"]
+                line["eta"] = display.eta
 
-            # Validate and evaluate; each checkpoint is scored, so that the best of them can be kept.
+            # Validate and evaluate; each checkpoint is scored, so that the best of them can be
+            # kept.
             saving = last or _due(step, config.save_every)
             if scorer and (saving or _due(step, config.validate_every)):
                 with state.deployed() as deployed:
@@ -201,10 +232,8 @@ def train(
             if evaluate and _due(step, config.evaluate_every):
                 if main:
                     with state.deployed() as deployed:
-                        line |= {
-                            f"evaluation/{name}": value
-                            for name, value in evaluate(deployed, step).items()
-                        }
+                        scores = evaluate(deployed, step)
+                    line |= {f"evaluation/{name}": value for name, value in scores.items()}
                 accelerator.wait_for_everyone()
             if line:
                 log.write(step, line)
@@ -213,6 +242,8 @@ def train(
 
             # Save.
             if saving and main:
+                # first the log: a resumed run cuts it at its checkpoint, and must find all before
+                # it
                 log.sync()
                 state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
             if last:
@@ -227,58 +258,63 @@ def train(
 
 
 def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator, bool]:
-    """-> accelerator, and whether to use bfloat16. Raises ConfigError."""
+    """The accelerator, and whether to use bfloat16. Raises ConfigError."""
     check_trackers(list(config.trackers))
     if config.evaluate_every and evaluate is None:
         raise ConfigError(
             [
-                "evaluate_every: is set, but train() was given no function to evaluate with; set it to null"
+                "evaluate_every: is set, but train() was given no function to evaluate with; set "
+                "it to null"
             ]
         )
     keep_freed_memory()
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic very slow
     torch.set_float32_matmul_precision("high")
-    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per Python process.
+    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per
+    # Python process.
     accelerator = Accelerator(
         mixed_precision="no",
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(
             config.out, logging_dir=str(Path(config.out) / "tensorboard")
         ),
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(hours=12))
-        ],  # others wait while 0 evaluates
+        # long: the others wait while process 0 evaluates
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
-    cuda = accelerator.device.type == "cuda"
-    return accelerator, config.precision == "bf16" or (
-        config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
+    if config.precision == "auto":
+        cuda = accelerator.device.type == "cuda"
+        return accelerator, cuda and torch.cuda.is_bf16_supported()
+    return accelerator, config.precision == "bf16"
 
 
 def _load_or_build_policy(
-    config: TrainConfig, sources: Sources, checkpoint: Checkpoint | None
+    config: TrainConfig,
+    sources: Sources,
+    checkpoint: Checkpoint | None,
 ) -> tuple[Policy, Transfer | None]:
-    """-> the policy, and where it was carried over from another robot, what was kept of that one.
+    """The policy, and what was kept of another robot's if it was carried over from that.
 
-    Raises ConfigError where a trained policy fits neither the data nor the config.
+    Raises ConfigError if a trained policy fits neither the data nor the config.
     """
     if config.transfer is None:
         return _load_as_it_is(config, sources, checkpoint), None
     if checkpoint is None:
-        policy, transfer = transferred_policy(config, sources.spec)
-    else:
-        policy, transfer = (
-            _load_as_it_is(config, sources, checkpoint),
-            Transfer.load(Path(config.out)),
+        assert config.init_from is not None  # the config sees to it
+        policy, transfer = transferred_policy(
+            config.init_from, config.transfer, config.policy, sources.spec
         )
+    else:
+        policy = _load_as_it_is(config, sources, checkpoint)
+        transfer = Transfer.load(Path(config.out))
     choose_trained(policy, config.transfer, transfer.tensors)
     return policy, transfer
 
 
 def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint | None) -> Policy:
+    """A new policy, or a trained one that must fit the data and the config without changes."""
     source = checkpoint.folder if checkpoint else config.init_from
     if source is None:
-        assert sources.policy is not None  # TrainConfig sees to it
+        assert sources.policy is not None  # the config sees to it
         policy = sources.policy.build(sources.spec)
         return policy
     policy = load_policy(source).unwrapped
@@ -287,12 +323,14 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
         for line in policy.spec.differences(sources.spec)
     ]
     if sources.policy is not None:
-        wanted, found = sources.policy.model_dump(), policy.config.model_dump()
-        problems += [
-            f"policy.{key}: is {wanted.get(key)!r}, the policy in {source} has {found.get(key)!r}"
-            for key in sorted(wanted.keys() | found.keys())
-            if wanted.get(key) != found.get(key)
-        ]
+        wanted = sources.policy.model_dump()
+        found = policy.config.model_dump()
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) != found.get(key):
+                problems.append(
+                    f"policy.{key}: is {wanted.get(key)!r}, the policy in {source} has "
+                    f"{found.get(key)!r}"
+                )
     if problems and not checkpoint:
         problems.append(
             "init_from: set transfer: {} to carry the policy over to other data or another policy"
@@ -310,9 +348,12 @@ def _training_state(
     checkpoint: Checkpoint | None,
 ) -> TrainingState:
     """The state at step 0, or at the checkpoint from which the policy was loaded."""
+    # On CPUs each process keeps the statistics of its own part: gloo has no synchronised batch
+    # norm. With few windows per process `policy.norm: group` is the better choice.
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         policy = convert_sync_batchnorm(policy)
     learner = Learner(policy, objective).train().to(accelerator.device)
+    # before the checkpoint is read: its policy folder holds the mean, which is what was loaded
     ema = EMA(policy, config.ema_decay) if config.ema_decay else None
     state = TrainingState(learner, build_optimizer(learner, config.optim), ema)
     if checkpoint:
@@ -323,44 +364,70 @@ def _training_state(
 
 
 def _open_log(
-    config: TrainConfig, accelerator: Accelerator, step: int, transfer: Transfer | None
+    config: TrainConfig,
+    accelerator: Accelerator,
+    step: int,
+    transfer: Transfer | None,
 ) -> MetricsLog:
+    """The log of process 0, whose run directory is written now; elsewhere an empty one."""
     if not accelerator.is_main_process:
         return MetricsLog(None, accelerator, step)
+    out = Path(config.out)
     run_id = write_run(config)
     if transfer:
-        transfer.save(Path(config.out))
+        transfer.save(out)
     if config.trackers:
-        accelerator.init_trackers("vla", init_kwargs=tracker_options(config, run_id, step))
-    return MetricsLog(Path(config.out) / "metrics.jsonl", accelerator, step)
+        options = tracker_options(out, config.model_dump(mode="json"), run_id, step)
+        accelerator.init_trackers("vla", init_kwargs=options)
+    return MetricsLog(out / "metrics.jsonl", accelerator, step)
+
+
+def _not_finite(numbers: dict[str, float]) -> list[str]:
+    """What of a step is NaN or infinite, in words."""
+    return [
+        words
+        for words, name in _MUST_BE_FINITE.items()
+        if not math.isfinite(numbers.get(name, 0.0))
+    ]
 
 
 def _diverged(
-    step: int, numbers: dict[str, float], batches: Sequence[Batch], out: Path
+    step: int,
+    numbers: dict[str, float],
+    batches: Sequence[RobotBatch],
+    out: Path,
 ) -> TrainingDivergedError:
-    what = next(
-        w for w, name in _MUST_BE_FINITE.items() if not math.isfinite(numbers.get(name, 0.0))
-    )
-    tasks = sorted(set(gather_object([text for batch in batches for text in batch.instruction])))
-    shown = ", ".join(repr(task) for task in tasks[:10]) + (
-        f" and {len(tasks) - 10} more" if len(tasks) > 10 else ""
-    )
+    """The error of a step that is not finite, with the tasks in its batch on all processes."""
+    what = _not_finite(numbers)[0]
+    own_tasks = [text for _, batch in batches for text in batch.instruction]
+    tasks = sorted(set(gather_object(own_tasks)))
+    shown = ", ".join(repr(task) for task in tasks[:10])
+    if len(tasks) > 10:
+        shown += f" and {len(tasks) - 10} more"
     last = newest_checkpoint(out / "checkpoints")
-    advice = (
-        f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} and a smaller optim.lr"
-        if last
-        else "there is no checkpoint yet: start again with a smaller optim.lr or a longer optim.warmup_steps"
-    )
+    if last is None:
+        advice = (
+            "there is no checkpoint yet: start again with a smaller optim.lr or a longer "
+            "optim.warmup_steps"
+        )
+    else:
+        advice = (
+            f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} "
+            "and a smaller optim.lr"
+        )
+    value = numbers[_MUST_BE_FINITE[what]]
     return TrainingDivergedError(
-        f"step {step}: the {what} is {numbers[_MUST_BE_FINITE[what]]}. Tasks in that batch: {shown}. "
-        f"Nothing of this step was applied; {advice}"
+        f"step {step}: the {what} is {value}. Tasks in that batch: {shown}. Nothing of this step "
+        f"was applied; {advice}"
     )
 
 
 def _any_out_of_time(
-    config: TrainConfig, accelerator: Accelerator, display: ProgressDisplay
+    config: TrainConfig,
+    accelerator: Accelerator,
+    display: ProgressDisplay,
 ) -> bool:
-    """The processes' clocks differ: they stop together, when the first of them runs out of time."""
+    """Whether a process has run out of time: clocks differ, and all stop together."""
     if config.max_minutes is None:
         return False
     flag = torch.tensor(float(display.out_of_time), device=accelerator.device)
@@ -372,6 +439,7 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _scores(line: dict[str, float]) -> dict[str, float]:
+    """The numbers of a log line by which checkpoints are compared."""
     return {
         name: value
         for name, value in line.items()

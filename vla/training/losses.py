@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla.types import Batch
-
 Metrics = dict[str, Tensor]
 """Name -> a number to be logged: a scalar, or (B, T) before the mean over steps is taken."""
 
@@ -42,31 +40,6 @@ def masked_means(
     rows = torch.stack(columns).where(mask, 0.0).flatten(1)
     means = rows.sum(1) / mask.sum().clamp(min=1)
     return dict(zip(values, means.unbind(), strict=True))
-
-
-@torch.no_grad()
-def robot_parts(loss_BT: Float[Tensor, "B T"], batch: Batch, names: Sequence[str]) -> Metrics:
-    """How much each robot contributes to the mean loss over the valid steps.
-
-    Args:
-        loss_BT: loss of every step.
-        batch: `batch.robot` numbers its rows.
-        names: of the robots, by number.
-
-    Returns:
-        `loss/NAME`, the contribution, and `share/NAME`, the robot's part of the valid steps;
-        nothing if the batch is of one robot. Unlike the robots' own means these can be averaged
-        over batches; `robot_means` divides in the end.
-    """
-    if batch.robot is None:
-        return {}
-    parts = {}
-    for number, name in enumerate(names):
-        own_BT = (batch.robot == number)[:, None].expand_as(loss_BT)
-        # both are means over all robots' steps, so that their quotient is the robot's own mean
-        parts[f"loss/{name}"] = masked_mean(loss_BT.where(own_BT, 0.0), batch.mask)
-        parts[f"share/{name}"] = masked_mean(own_BT.float(), batch.mask)
-    return parts
 
 
 def robot_means(

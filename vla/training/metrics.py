@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,37 +17,43 @@ from accelerate import Accelerator
 
 from vla.common.atomic import atomic_path
 from vla.config import ConfigError
-from vla.training.config import TrainConfig
 
 
 class MetricsLog:
-    """metrics.jsonl, one line of JSON per step that has something to tell, and the trackers.
+    """metrics.jsonl, one line of JSON per step that has something to log, and the trackers.
 
-    A line outlives the process at once, and the machine from the next `sync` on. Opening the file at `step` cuts off what a killed run
-    logged beyond its last checkpoint, so that each step is in it once.
+    A line outlives the process at once, and the machine from the next `sync` on. Opening the file
+    at `step` cuts off what a killed run logged beyond its last checkpoint, so that each step is in
+    it once.
 
     Args:
         path: the file; None on all processes but one, which write nothing.
+        accelerator: has the trackers.
+        step: the run goes on behind it.
     """
 
     def __init__(self, path: Path | None, accelerator: Accelerator, step: int) -> None:
         self._accelerator = accelerator
-        if path is not None and path.exists():
-            lines = _read(path)
+        self._file = None
+        if path is None:
+            return
+        if path.exists():
+            # a killed run has logged steps that its last checkpoint does not have: they come again
+            kept = [json.dumps(line) for line in _read(path) if line["step"] <= step]
             with atomic_path(path) as temporary:
-                temporary.write_text(
-                    "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
-                )
-        self._file = None if path is None else open(path, "a")  # noqa: SIM115 - closed by __exit__
+                temporary.write_text("".join(text + "\n" for text in kept))
+        self._file = open(path, "a")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
-            self._accelerator.log(dict(values), step=step)
+        """Adds the line of a step."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()  # to the system: a killed process loses no line, a dead machine may
+        self._accelerator.log(dict(values), step=step)
 
     def sync(self) -> None:
         """Makes all lines durable, before a checkpoint relies on them."""
@@ -59,10 +66,11 @@ class MetricsLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            for tracker in self._accelerator.trackers:
-                tracker.finish()
+        if self._file is None:
+            return
+        self._file.close()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
 
 def _read(path: Path) -> list[dict[str, float]]:
@@ -77,31 +85,40 @@ def _read(path: Path) -> list[dict[str, float]]:
 
 
 class Mean:
-    """Means of named numbers since the last `take`; part of a checkpoint, so that a resumed run logs the same."""
+    """Means of named numbers since the last `take`.
+
+    Part of a checkpoint: a resumed run logs the same means as one that was never interrupted. A
+    number that some steps lack counts as 0 in them.
+    """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
         self.count: int = state["count"] if state else 0
 
     def add(self, values: Mapping[str, float]) -> None:
+        """Adds the numbers of a step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
     def take(self) -> dict[str, float]:
+        """The means, which begin again with the next step."""
         means = {name: total / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        self.sums = {}
+        self.count = 0
         return means
 
     def state(self) -> dict[str, Any]:
+        """What the constructor takes, JSON types."""
         return {"sums": dict(self.sums), "count": self.count}
 
 
 class Stopwatch:
     """Seconds spent in each phase of a step.
 
-    On CUDA the phases are timed by events on the stream, which are read when the step has synchronised
-    anyway: timing neither stalls the device nor charges its work to the phase that waits for it.
+    On CUDA the phases are timed by events on the stream, which are read when the step has
+    synchronised anyway: timing neither stalls the device nor charges its work to the phase that
+    waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,10 +126,11 @@ class Stopwatch:
         self._marks: list[tuple[str, Any]] = []
 
     def start(self) -> None:
+        """A step begins."""
         self._marks = [("", self._now())]
 
     def lap(self, phase: str) -> None:
-        """What has passed since the last mark belongs to `phase`; a phase may come several times."""
+        """What has passed since the last mark belongs to `phase`, which may come again."""
         self._marks.append((phase, self._now()))
 
     def seconds(self) -> dict[str, float]:
@@ -120,12 +138,15 @@ class Stopwatch:
         if self._cuda:
             torch.cuda.synchronize()
         total: dict[str, float] = {}
-        for (_, begin), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+        for (_, begin), (phase, end) in pairwise(self._marks):
             name = f"seconds/{phase}"
-            total[name] = total.get(name, 0.0) + (
-                begin.elapsed_time(end) / 1000 if self._cuda else end - begin
-            )
+            total[name] = total.get(name, 0.0) + self._passed(begin, end)
         return {**total, "seconds/step": sum(total.values())}
+
+    def _passed(self, begin: Any, end: Any) -> float:
+        # events count in milliseconds
+        seconds: float = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
+        return seconds
 
     def _now(self) -> Any:
         if not self._cuda:
@@ -136,7 +157,8 @@ class Stopwatch:
 
 
 def check_trackers(trackers: list[str]) -> None:
-    """Raises ConfigError with the pip command where a tracker's package is not installed."""
+    """Raises ConfigError with the pip command if a tracker's package is not installed."""
+    # found, not imported: wandb takes a second
     missing = [name for name in trackers if find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -144,15 +166,23 @@ def check_trackers(trackers: list[str]) -> None:
         )
 
 
-def tracker_options(config: TrainConfig, run_id: str, step: int) -> dict[str, dict[str, Any]]:
-    """Arguments with which a resumed run goes on in the same tensorboard and wandb run, without double steps."""
-    out = Path(config.out)
-    options: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": step + 1}}
-    options["wandb"] = {
-        "id": run_id,
-        "name": out.name,
-        "dir": str(out),
-        "resume": "allow",
-        "config": config.model_dump(mode="json"),
-    }
-    return options
+def tracker_options(
+    out: Path,
+    config: dict[str, Any],
+    run_id: str,
+    step: int,
+) -> dict[str, dict[str, Any]]:
+    """Arguments with which a resumed run goes on in the same tensorboard and wandb run.
+
+    Args:
+        out: the run directory.
+        config: the run's, in JSON types.
+        run_id: the same after each resume.
+        step: the run goes on behind it.
+    """
+    # the same id: wandb then appends to the run; tensorboard drops what was written behind the step
+    wandb = {"id": run_id, "name": out.name, "dir": str(out), "resume": "allow", "config": config}
+    return {"tensorboard": {"purge_step": step + 1}, "wandb": wandb}
+
+
+__all__ = ["Mean", "MetricsLog", "Stopwatch", "check_trackers", "tracker_options"]

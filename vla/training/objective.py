@@ -13,6 +13,7 @@ from vla.common.renamed import accept_former_members
 from vla.config import Config, UserError
 from vla.data import Windows
 from vla.data.loading.image_text import ImageTextBatch
+from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, masked_mean
 from vla.types import Batch, PolicyOutput
@@ -124,8 +125,7 @@ class ObjectiveConfig(Config, ABC):
     """Base of the configs registered under "objectives"."""
 
     several_robots: ClassVar[bool] = False
-    """Whether it can learn from batches of different robots (`data.mixture`), whose actions are
-    padded."""
+    """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of each."""
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:
@@ -164,14 +164,29 @@ class Learner(nn.Module):
         return groups
 
     def forward(
-        self, batch: Batch, pairs: ImageTextBatch | None = None
+        self,
+        batch: Batch,
+        pairs: ImageTextBatch | None = None,
+        robot: str = "",
     ) -> tuple[Tensor, Tensor | None, Metrics]:
-        """The losses of one batch.
+        """The losses of one micro-batch.
+
+        Args:
+            batch: windows of one robot.
+            pairs: image-text pairs that are learned together with it.
+            robot: its name in a policy for several; "" for the policy of one.
 
         Returns:
             the objective's loss, the mean loss of image-text pairs (None without pairs), and what
             is to be logged.
         """
+        if robot:
+            several = cast(MultiRobotPolicy, self.policy)
+            loss, metrics = self.objective.loss(several.part(robot), batch)
+            # no gradient at all would make AdamW treat a robot that is absent here unlike one
+            # that is present
+            zero = several.zero_for_others(robot)
+            return (loss if zero is None else loss + zero), None, metrics
         loss, metrics = self.objective.loss(self.policy, batch)
         if pairs is None:
             return loss, None, metrics

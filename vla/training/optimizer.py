@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,42 +16,54 @@ from vla.training.patterns import values_by_name
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: matrices and kernels decay; biases, norms and embeddings do not.
+    """AdamW over the trainable parameters.
 
-    Every group of parameters has a `rate`, the factor of `config.rates` on its learning rate (see `set_learning_rate`).
+    Matrices and kernels decay; biases, norms and embeddings do not.
+
+    Every group of parameters has a `rate`, the factor of `config.rates` on its learning rate (see
+    `set_learning_rate`).
 
     Raises:
         ConfigError: a pattern of `config.rates` matches no parameter.
     """
-    embeddings = {
-        p
-        for m in module.modules()
-        if isinstance(m, nn.Embedding)
-        for p in m.parameters(recurse=False)
-    }
     names = [name for name, _ in module.named_parameters()]
     rates = values_by_name(config.rates, names, key="optim.rates")
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    embeddings = _embeddings(module)
+    # rate -> whether they decay -> parameters
     groups: dict[float, dict[bool, list[nn.Parameter]]] = {1.0: {True: [], False: []}}
-    for name, p in module.named_parameters():
-        if p.requires_grad:
-            decays = config.weight_decay > 0 and p.ndim >= 2 and p not in embeddings
-            groups.setdefault(rates.get(name, 1.0), {True: [], False: []})[decays].append(p)
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_matrix = parameter.ndim >= 2 and parameter not in embeddings
+        decays = config.weight_decay > 0 and is_matrix
+        parts = groups.setdefault(rates.get(name, 1.0), {True: [], False: []})
+        parts[decays].append(parameter)
+    options: list[dict[str, Any]] = []
+    for rate, parts in groups.items():
+        for decays, parameters in parts.items():
+            decay = config.weight_decay if decays else 0.0
+            options.append({"params": parameters, "weight_decay": decay, "rate": rate})
+    device = next(p for p in module.parameters() if p.requires_grad).device
     return torch.optim.AdamW(
-        [
-            {"params": params, "weight_decay": config.weight_decay if decays else 0.0, "rate": rate}
-            for rate, parts in groups.items()
-            for decays, params in parts.items()
-        ],
+        options,
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=trainable[0].device.type in ("cpu", "cuda"),
+        fused=device.type in ("cpu", "cuda"),  # one kernel for all parameters; others have none
     )
 
 
+def _embeddings(module: nn.Module) -> set[nn.Parameter]:
+    """Parameters of embeddings: matrices, but their rows are vectors of tokens."""
+    found: set[nn.Parameter] = set()
+    for part in module.modules():
+        if isinstance(part, nn.Embedding):
+            found.update(part.parameters(recurse=False))
+    return found
+
+
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of step `step` (1-based) of `steps`: linear warm-up, then cosine or constant."""
+    """The learning rate of step `step` (1-based) of `steps`: warm-up, then cosine or constant."""
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
     if config.schedule == "constant":
@@ -67,62 +80,71 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def forget_zero_gradients(module: nn.Module) -> None:
-    """Parameters whose gradient is zero everywhere get none at all: AdamW then neither decays them, nor moves them by what
-    it remembers, nor counts the step for them."""
+    """Parameters whose gradient is zero everywhere get none at all.
+
+    AdamW then neither decays them, nor moves them by their moments, nor counts the step for them.
+    """
     parameters = [p for p in module.parameters() if p.grad is not None]
-    if parameters:
-        sizes = torch._foreach_norm([p.grad for p in parameters if p.grad is not None], torch.inf)
-        for parameter, size in zip(
-            parameters, torch.stack([s.float() for s in sizes]).tolist(), strict=True
-        ):
-            if size == 0:
-                parameter.grad = None
+    if not parameters:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # one call and one copy to the CPU for all of them
+    sizes = torch._foreach_norm(gradients, torch.inf)
+    greatest = torch.stack([size.float() for size in sizes]).tolist()
+    for parameter, size in zip(parameters, greatest, strict=True):
+        if size == 0:
+            parameter.grad = None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """The optimiser's moments and step counts as named tensors: `{moment}/{parameter}`."""
-    return {
-        f"{key}/{name}": value
-        for name, parameter in module.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    found = {}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[f"{key}/{name}"] = value
+    return found
 
 
 @torch.no_grad()
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    module: nn.Module,
+    tensors: dict[str, Tensor],
 ) -> None:
     """The inverse of `optimizer_tensors`, for an optimiser that was built for the same module."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         moment, _, name = key.partition("/")
         by_name.setdefault(name, {})[moment] = value
-    state = {
-        index: {
-            moment: _laid_out_like(parameter, value)
-            for moment, value in by_name[names[parameter]].items()
-        }
-        for index, parameter in enumerate(order)
-        if names[parameter] in by_name
-    }
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # torch numbers parameters by their place in the groups; those without gradient so far have no
+    # state
+    state = {}
+    for index, parameter in enumerate(order):
+        moments = by_name.get(names[parameter], {})
+        if moments:
+            state[index] = {
+                moment: _laid_out_like(parameter, value) for moment, value in moments.items()
+            }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Moments take the memory layout of their parameter (channels last), as those that the optimiser makes have;
-    files hold them row by row."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+    """A moment in the memory layout of its parameter (channels last); files hold it row by row."""
+    # the moments that the optimiser makes have that layout, and sums in another one round otherwise
+    if value.shape != parameter.shape:
+        return value  # a step count
+    return torch.empty_like(parameter).copy_(value)
 
 
 class EMA:
     """Running mean of a module's trained parameters; frozen ones and buffers stay the module's own.
 
-    The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial weights are
-    forgotten early. BatchNorm's running statistics are running means already and are not averaged twice.
+    The decay grows from 0.1 to its full value as (1 + step) / (10 + step), so that the initial
+    weights are forgotten early. BatchNorm's running statistics are running means already and are
+    not averaged twice.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -132,9 +154,8 @@ class EMA:
     def update(self, module: nn.Module, step: int) -> None:
         """Moves the mean towards the module's weights after step `step` (1-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(
-            list(self.weights.values()), [p for _, p in _trained(module)], None
-        )
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.weights.values()), [p for _, p in _trained(module)], None)
 
     @contextmanager
     @torch.no_grad()
@@ -158,5 +179,6 @@ def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 @torch.no_grad()
 def _copy(weights: dict[str, Tensor], module: nn.Module) -> None:
+    # in place: the optimiser and whoever shares the parameter must keep seeing the same tensor
     for name, parameter in _trained(module):
         parameter.copy_(weights[name])

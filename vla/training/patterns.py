@@ -13,50 +13,73 @@ V = TypeVar("V")
 
 
 def matching(patterns: Iterable[str], names: Sequence[str], *, key: str) -> set[str]:
-    """The names that any pattern matches. Raises ConfigError naming `key` where a pattern matches nothing."""
-    found: dict[str, list[str]] = {
-        p: [name for name in names if fnmatchcase(name, p)] for p in patterns
-    }
-    if problems := [_unmatched(key, pattern, names) for pattern, hits in found.items() if not hits]:
+    """The names that any pattern matches.
+
+    Raises ConfigError naming `key` if a pattern matches nothing.
+    """
+    matched: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        # case counts, on every system: fnmatch itself ignores it on Windows
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        if not found:
+            problems.append(_unmatched(key, pattern, names))
+        matched.update(found)
+    if problems:
         raise ConfigError(problems)
-    return {name for hits in found.values() for name in hits}
+    return matched
 
 
 def values_by_name(
-    values: Mapping[str, V], names: Sequence[str], *, key: str | None
+    values: Mapping[str, V],
+    names: Sequence[str],
+    *,
+    key: str | None,
 ) -> dict[str, V]:
-    """The value of each name that a pattern matches: a name that is the pattern itself first, then the longest pattern
-    (of equally long ones the first in the alphabet); names that none matches are left out.
+    """The value of each name that a pattern matches; names that none matches are left out.
 
-    Raises ConfigError naming `key` where a pattern matches nothing; with key None that is allowed.
+    A name that is the pattern itself counts first, then the longest pattern (of equally long ones
+    the first in the alphabet).
+
+    Raises ConfigError naming `key` if a pattern matches nothing; with key None that is allowed.
     """
-    unmatched = (
-        [] if key is None else [p for p in values if not any(_fits(name, p) for name in names)]
-    )
-    if unmatched:
-        raise ConfigError([_unmatched(str(key), pattern, names) for pattern in unmatched])
-    order = sorted(values, key=lambda pattern: (-len(pattern), pattern))
-    chosen = {
-        name: next((p for p in [name, *order] if p in values and _fits(name, p)), None)
-        for name in names
-    }
-    return {name: values[pattern] for name, pattern in chosen.items() if pattern is not None}
+    if key is not None:
+        problems = [
+            _unmatched(key, pattern, names)
+            for pattern in values
+            if not any(_fits(name, pattern) for name in names)
+        ]
+        if problems:
+            raise ConfigError(problems)
+    # the longest first, as the most specific; the alphabet makes the choice independent of the
+    # file's order
+    by_length = sorted(values, key=lambda pattern: (-len(pattern), pattern))
+    found = {}
+    for name in names:
+        for pattern in [name, *by_length]:
+            if pattern in values and _fits(name, pattern):
+                found[name] = values[pattern]
+                break
+    return found
 
 
 def _fits(name: str, pattern: str) -> bool:
+    # equal, since a name may hold characters of patterns: an instruction with a question mark or
+    # brackets
     return name == pattern or fnmatchcase(name, pattern)
 
 
 def _unmatched(key: str, pattern: str, names: Sequence[str]) -> str:
-    parts = [name.split(".") for name in names]
-    groups = {".".join(part[:length]) for part in parts for length in range(1, len(part))}
-    near = difflib.get_close_matches(
-        pattern.rstrip(".*"), sorted(groups) + list(names), n=3, cutoff=0.3
-    )
+    """The problem of a pattern that matches nothing, with the nearest names and groups of names."""
+    groups: set[str] = set()
+    for name in names:
+        parts = name.split(".")
+        groups.update(".".join(parts[:length]) for length in range(1, len(parts)))
+    wanted = pattern.rstrip(".*")
+    near = difflib.get_close_matches(wanted, [*sorted(groups), *names], n=3, cutoff=0.3)
     shown = [f"{name}.*" if name in groups else name for name in near] or list(names[:3])
-    return (
-        f"{key}: {pattern!r} matches nothing; there are for example {', '.join(map(repr, shown))}"
-    )
+    examples = ", ".join(repr(name) for name in shown)
+    return f"{key}: {pattern!r} matches nothing; there are for example {examples}"
 
 
 __all__ = ["matching", "values_by_name"]

@@ -8,9 +8,12 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from vla.common.progress import clock, count_columns
 
 _SHOWN = ("loss", "token_accuracy", "lr", "frames_per_s")
+_SHOWN_PREFIXES = ("loss/", "validation/", "evaluation/")
 
 
 class ProgressDisplay:
@@ -24,23 +27,26 @@ class ProgressDisplay:
     """
 
     def __init__(self, first: int, steps: int, max_minutes: float | None, *, enabled: bool) -> None:
-        self._first, self._steps, self._enabled = first, steps, enabled
+        self._first = first
+        self._steps = steps
+        self._enabled = enabled
         self._limit = max_minutes * 60 if max_minutes else None
         self._began = time.monotonic()
         self._step = first
         self._console = Console()
         self._bar: Progress | None = None
+        # a bar that is redrawn would fill a log file with lines
         if enabled and (self._console.is_terminal or self._console.is_jupyter):
             self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                *count_columns(),
                 TextColumn("{task.fields[metrics]}"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[left]} left"),
                 console=self._console,
             )
-            self._task = self._bar.add_task("", total=steps, completed=first, metrics="", left="?")
+            self._task = self._bar.add_task(
+                "training", total=steps, completed=first, metrics="", left="?"
+            )
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -69,42 +75,40 @@ class ProgressDisplay:
     def eta(self) -> float:
         """Seconds left, from the mean pace of this call (with its validations and checkpoints)."""
         done = self._step - self._first
-        left = self.elapsed / done * (self._steps - self._step) if done else float("inf")
-        return left if self._limit is None else min(left, max(self._limit - self.elapsed, 0.0))
+        left = float("inf")
+        if done:
+            left = self.elapsed / done * (self._steps - self._step)
+        if self._limit is None:
+            return left
+        return min(left, max(self._limit - self.elapsed, 0.0))
 
     def advance(self, step: int) -> None:
+        """Step `step` is done."""
         self._step = step
         if self._bar:
-            self._bar.update(self._task, completed=step, left=_clock(self.eta))
+            # rich's own estimate leaves `max_minutes` out, and counts the steps of earlier
+            # calls
+            self._bar.update(self._task, completed=step, left=clock(self.eta))
 
     def show(self, values: Mapping[str, float]) -> None:
         """Shows the metrics of the present step."""
-        shown = [
-            name
-            for name in values
-            if name in _SHOWN or name.startswith(("loss/", "validation/", "evaluation/"))
-        ]
-        parts = [f"{name} {values[name]:.4g}" for name in shown if name.count("/") < 2]
+        parts = []
+        for name, value in values.items():
+            shown = name in _SHOWN or name.startswith(_SHOWN_PREFIXES)
+            # `validation/action_error/x` and its like would fill the line
+            if shown and name.count("/") < 2:
+                parts.append(f"{name} {value:.4g}")
         if self._bar:
             self._bar.update(self._task, metrics="  ".join(parts))
         elif self._enabled:
-            self._console.print(
-                f"step {self._step}/{self._steps}  "
-                + "  ".join(parts)
-                + f"  {_clock(self.eta)} left",
-                soft_wrap=True,
-                highlight=False,
-            )
+            columns = [f"step {self._step}/{self._steps}", *parts, f"{clock(self.eta)} left"]
+            self._console.print("  ".join(columns), soft_wrap=True, highlight=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._enabled:
+            # no markup: a path or an instruction may hold brackets
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _clock(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+__all__ = ["ProgressDisplay"]

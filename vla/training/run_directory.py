@@ -9,66 +9,94 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
 from vla.config import ConfigError, dump_config, read_yaml
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 
+_VERSIONED = ("vla", "torch", "numpy", "transformers", "timm", "accelerate")
+
 
 def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, or None where the run begins at step 0. Reads only.
+    """The checkpoint to go on from, or None if the run begins at step 0. Reads only.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` is off, the run there has another config, or an earlier version's
-            evaluation has left its config there.
+        ConfigError: the folder holds a run and `resume` is off, the run there has another config,
+            or an earlier version's evaluation has left its config there.
     """
     out = Path(config.out)
-    begun = (out / "config.yaml").exists()
-    if not begun:
+    stored = out / "config.yaml"
+    if not stored.exists():
         return None
-    found = read_yaml(out / "config.yaml")
-    if (
-        "env" in found and "data" not in found
-    ):  # earlier evaluations wrote it here, over a training run's where there was one
-        remedy = (
-            f"name another out, with init_from: {out / 'policy'} to start from what was trained"
-            if (out / "versions.json").exists()
-            else "name another out, or rename the file eval.yaml"
-        )
-        raise ConfigError(
-            [
-                f"out: {out / 'config.yaml'} is the config of an evaluation, not of a training run; {remedy}"
-            ]
-        )
+    values = read_yaml(stored)
+    _refuse_evaluation(out, values)
     if not resume:
         raise ConfigError(
             [
-                f"out: {out} holds a run already; resume it (--resume, or resume=True) or name another"
+                f"out: {out} holds a run already; resume it (--resume, or resume=True) or name "
+                "another"
             ]
         )
-    before, now = _flat(found), _flat(config.model_dump(mode="json"))
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-    problems = [
-        f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; {_remedy(key, out)}"
-        for key in changed
-        if key.partition(".")[0] not in FREE_ON_RESUME
-    ]
+    before = _flat(_with_current_names(values, config))
+    now = _flat(config.model_dump(mode="json"))
+    problems = []
+    for key in sorted(before.keys() | now.keys()):
+        free = key.partition(".")[0] in FREE_ON_RESUME
+        if not free and before.get(key) != now.get(key):
+            problems.append(
+                f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; "
+                f"{_remedy(key, out)}"
+            )
     if problems:
         raise ConfigError(problems)
     return newest_checkpoint(out / "checkpoints", warn=True)
 
 
+def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
+    """Raises ConfigError if config.yaml is of an evaluation.
+
+    Earlier ones wrote it here, over a training run's.
+    """
+    if "env" not in values or "data" in values:
+        return
+    # training alone writes this file
+    if (out / "versions.json").exists():
+        remedy = (
+            f"name another out, with init_from: {out / 'policy'} to start from what was trained"
+        )
+    else:
+        remedy = "name another out, or rename the file eval.yaml"
+    raise ConfigError(
+        [
+            f"out: {out / 'config.yaml'} is the config of an evaluation, not of a training run; "
+            f"{remedy}"
+        ]
+    )
+
+
+def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The stored values under today's names, so that a renamed key is no difference."""
+    try:
+        known = type(config).model_validate(values)
+    except ValidationError:
+        return values  # of another version: whatever differs is named
+    # what was not stored stays absent: an option that is new may have changed what happened without
+    # it
+    return known.model_dump(mode="json", exclude_unset=True)
+
+
 def _remedy(key: str, out: Path) -> str:
-    if (
-        key == "steps"
-    ):  # the learning rate's schedule follows it, so all steps so far would have been others
+    if key == "steps":
+        # the learning rate's schedule follows it, so all steps so far would have been others
         return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
     return "restore it or name another out"
 
 
 def write_run(config: TrainConfig) -> str:
-    """Writes config.yaml and versions.json; -> the run's identity, the same after each resume."""
+    """Writes config.yaml and versions.json. Returns the run's identity."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     known = out / "versions.json"
@@ -80,32 +108,34 @@ def write_run(config: TrainConfig) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of everything that decides the numbers; `git` is None where vla is not in a git tree."""
+    """Versions of everything that decides the numbers; `git` is None outside a git tree."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    for package in ("vla", "torch", "numpy", "transformers", "timm", "accelerate"):
+    for package in _VERSIONED:
         found[package] = version_of(package)
     return {**found, "git": _git_revision()}
 
 
 def _git_revision() -> str | None:
-    """The commit of vla's own source tree, with `-dirty` where files differ from it."""
+    """The commit of vla's own source tree, with `-dirty` if files differ from it."""
+    # None for a repository that merely contains the virtual environment: its commit says nothing of
+    # vla
+    if _git("ls-files", "--error-unmatch", __file__) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(*arguments: str) -> str | None:
+    """What a git command prints; None if it fails, takes too long, or there is no git."""
     package = Path(__file__).parent
+    command = ["git", "-C", str(package), *arguments]
     try:
-        for command in (
-            ["ls-files", "--error-unmatch", __file__],
-            ["describe", "--always", "--dirty", "--abbrev=40"],
-        ):
-            answer = subprocess.run(
-                ["git", "-C", package, *command], capture_output=True, text=True, timeout=20
-            )
-            if answer.returncode:
-                return None  # no repository, or one that merely contains the virtual environment
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip()
+    return None if answer.returncode else answer.stdout.strip()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,9 @@ from vla.training.optimizer import (
     set_learning_rate,
 )
 
+_GROUPS = ("optimizer", "objective", "raw", "adapter", "adapter_mean")
+"""First parts of the names in a checkpoint's training state."""
+
 
 @dataclass
 class TrainingState:
@@ -54,8 +57,10 @@ class TrainingState:
         return self.learner.policy
 
     def update(self, lr: float) -> float:
-        """One optimiser step with the gradients that are there; -> the learning rate."""
+        """One optimiser step with the gradients that are there. Returns the learning rate."""
         set_learning_rate(self.optimizer, lr)
+        # With a loss of the critics alone the policy has gradients of zero, by which AdamW would
+        # decay its weights and move them on by its moments.
         if self.learner.objective.skips_policy_update:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
@@ -68,10 +73,14 @@ class TrainingState:
 
     @contextmanager
     def deployed(self) -> Iterator[Policy]:
-        """The policy as it would be used now: eval mode, running mean of the weights where that is on, and with the
-        objective's critics where it acts by them."""
+        """The policy as it would be used now.
+
+        It is in eval mode, has the running mean of the weights if that is on, and the objective's
+        critics if it acts by them.
+        """
         was_training = self.policy.training
         with self.ema.applied_to(self.policy) if self.ema else nullcontext():
+            # what acts need not be what is trained: a guided policy holds this one and its critics
             deployed = self.learner.objective.deploy(self.policy.eval())
             try:
                 yield deployed
@@ -79,7 +88,7 @@ class TrainingState:
                 self.policy.train(was_training)
 
     def save(self, root: Path, *, keep_last: int, scores: dict[str, float]) -> Checkpoint:
-        """Writes a checkpoint and removes those that are neither new nor the best. Raises CheckpointError."""
+        """Writes a checkpoint and removes old ones but the best. Raises CheckpointError."""
         self.policy.card["results"] = {"training steps": self.step, **scores}
         state: dict[str, Any] = {"mean": self.mean.state(), "scores": scores}
         checkpoint = save_checkpoint(root, self.step, self._write_policy, self._tensors(), state)
@@ -87,12 +96,12 @@ class TrainingState:
         return checkpoint
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to `checkpoint`. The policy and `ema` must come from its folder already."""
-        tensors = checkpoint.tensors()
-        groups: dict[str, dict[str, Tensor]] = {
-            name: {} for name in ("optimizer", "objective", "raw", "adapter", "adapter_mean")
-        }
-        for key, tensor in tensors.items():
+        """Goes back to `checkpoint`. The policy and `ema` must come from its folder already.
+
+        Raises CheckpointError if it does not fit this policy and objective.
+        """
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in _GROUPS}
+        for key, tensor in checkpoint.tensors().items():
             group, _, name = key.partition("/")
             groups[group][name] = tensor
         try:
@@ -101,12 +110,10 @@ class TrainingState:
             for name, tensor in adapter_state(self.policy).items():
                 tensor.copy_(groups["adapter"][name])
             if self.ema:
+                # first the adapters' mean: the folder holds it only merged into the weights
                 for name, tensor in groups["adapter_mean"].items():
                     self.ema.weights[name].copy_(tensor)
-                with torch.no_grad():
-                    for name, parameter in self.policy.named_parameters():
-                        if parameter.requires_grad:
-                            parameter.copy_(groups["raw"][name])
+                self._load_raw_weights(groups["raw"])
             self.mean = Mean(checkpoint.state["mean"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
@@ -114,18 +121,24 @@ class TrainingState:
             ) from error
         self.step = checkpoint.step
 
-    def finish(self, folder: Path | None) -> Policy:
-        """Makes the deployed policy the policy for good, and writes it into `folder` unless that is None.
+    @torch.no_grad()
+    def _load_raw_weights(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.policy.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
 
-        Raises CheckpointError where it cannot be written.
+    def finish(self, folder: Path | None) -> Policy:
+        """Makes the deployed policy the policy for good, and writes it into `folder`, if any.
+
+        Raises CheckpointError if it cannot be written.
         """
         if folder:
             try:
                 replace_folder(folder, self._write_policy)
             except Exception as error:
                 raise CheckpointError(
-                    f"{folder} was not written: {error}. The newest checkpoint holds the same policy: "
-                    "make room on the disk and resume, which writes it"
+                    f"{folder} was not written: {error}. The newest checkpoint holds the same "
+                    "policy: make room on the disk and resume, which writes it"
                 ) from error
         if self.ema:
             self.ema.copy_to(self.policy)
@@ -140,15 +153,20 @@ class TrainingState:
 
     def _tensors(self) -> dict[str, Tensor]:
         """What a policy folder does not hold."""
-        tensors = {
-            f"optimizer/{k}": v for k, v in optimizer_tensors(self.optimizer, self.learner).items()
-        }
-        tensors |= {f"objective/{k}": v for k, v in self.learner.objective.state_dict().items()}
-        adapters = adapter_state(self.policy)  # a policy folder holds what they make of the weights
-        tensors |= {f"adapter/{k}": v for k, v in adapters.items()}
+        tensors: dict[str, Tensor] = {}
+
+        def add(group: str, named: Mapping[str, Tensor]) -> None:
+            tensors.update({f"{group}/{name}": tensor for name, tensor in named.items()})
+
+        add("optimizer", optimizer_tensors(self.optimizer, self.learner))
+        add("objective", self.learner.objective.state_dict())
+        # a policy folder holds what adapters make of the weights, from which they cannot be had
+        # again
+        adapters = adapter_state(self.policy)
+        add("adapter", adapters)
         if self.ema:
-            tensors |= {f"raw/{k}": v for k, v in self.policy.named_parameters() if v.requires_grad}
-            tensors |= {
-                f"adapter_mean/{k}": v for k, v in self.ema.weights.items() if k in adapters
-            }
+            trained = {k: v for k, v in self.policy.named_parameters() if v.requires_grad}
+            add("raw", trained)
+            means = {k: v for k, v in self.ema.weights.items() if k in adapters}
+            add("adapter_mean", means)
         return tensors

@@ -13,56 +13,66 @@ from accelerate.utils import gather_object, set_seed
 from vla.data import Windows
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
-from vla.training.config import TrainConfig
 from vla.training.objective import Objective
-from vla.training.run_data.batches import seed_of, to_device
+from vla.training.run_data.batches import to_device
+from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.opening import RunData
+from vla.training.seeding import seed_of
+
+Scorer = Callable[[Policy], dict[str, float]]
 
 
 def build_scorer(
-    config: TrainConfig,
     data: RunData,
+    plan: BatchPlan,
     objective: Objective,
     accelerator: Accelerator,
     *,
+    max_windows: int | None,
     bf16: bool,
-) -> Callable[[Policy], dict[str, float]] | None:
-    """A function that scores a policy on the held-out windows; None where validation is off.
+) -> Scorer | None:
+    """A function that scores a policy on the held-out windows; None if nothing is held out.
 
-    Of several robots each is scored by itself, `validation/NAME/...`; `validation/loss` is their mean by their shares.
+    Of several robots each is scored by itself, `validation/NAME/...`; `validation/loss` is their
+    mean by their shares.
+
+    Args:
+        max_windows: at most this many are scored, evenly spread over all; None scores all.
     """
-    if not data.held_out or config.validate_every is None:
+    if not data.held_out:
         return None
-    size = max(1, config.batch_size // (accelerator.num_processes * config.grad_accumulation))
+    # at least one of each robot
+    limit = None if max_windows is None else max(1, max_windows // len(data.held_out))
 
     def score(policy: Policy, windows: Windows) -> dict[str, float]:
-        limit = config.data.validation_windows
-        indices = _spread(len(windows), limit and max(1, limit // len(data.held_out)))
         return validate(
             policy,
             objective,
             windows,
-            indices,
+            _spread(len(windows), limit),
             accelerator,
-            batch_size=size,
-            seed=config.seed,
+            batch_size=plan.micro_batch_size,
+            seed=plan.seed,
             bf16=bf16,
         )
 
+    if data.robots is None:
+        windows_of_one = data.held_out[""]
+        return lambda policy: score(policy, windows_of_one)
+    shares = data.robots.shares
+
     def score_robots(policy: Policy) -> dict[str, float]:
         assert isinstance(policy, MultiRobotPolicy)
-        assert data.mixture
-        found = {"validation/loss": 0.0}
+        total = 0.0
+        found: dict[str, float] = {}
         for name, windows in data.held_out.items():
             scores = score(policy.part(name), windows)
-            found["validation/loss"] += data.mixture.shares[name] * scores["validation/loss"]
-            found |= {
-                key.replace("validation/", f"validation/{name}/", 1): value
-                for key, value in scores.items()
-            }
-        return found
+            total += shares[name] * scores["validation/loss"]
+            for key, value in scores.items():
+                found[key.replace("validation/", f"validation/{name}/", 1)] = value
+        return {"validation/loss": total, **found}
 
-    return score_robots if data.mixture else lambda policy: score(policy, data.held_out[""])
+    return score_robots
 
 
 @torch.no_grad()
@@ -77,12 +87,16 @@ def validate(
     seed: int,
     bf16: bool,
 ) -> dict[str, float]:
-    """Means of `objective.validate` over the windows `indices`, which the processes share out among them.
+    """Means of `objective.validate` over the windows `indices`, divided among processes.
 
-    The policy is expected in eval mode; the objective is put into it meanwhile, so that looking at held-out data changes
-    nothing of what is learned. The result, `validation/...`, is the same on all processes.
+    The policy is expected in eval mode; the objective is put into it meanwhile, so that looking at
+    held-out data changes nothing of what is learned. The result, `validation/...`, is the same on
+    all processes.
     """
-    rank, device = accelerator.process_index, accelerator.device
+    rank = accelerator.process_index
+    device = accelerator.device
+    # objectives that sample actions draw the same ones at each validation; the next step is seeded
+    # again
     set_seed(seed_of(seed, rank))
     own = indices[rank :: accelerator.num_processes]
     values: dict[str, list[float]] = {}
@@ -94,14 +108,28 @@ def validate(
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 metrics = objective.validate(policy, batch)
             weight = objective.weight(batch)
-            for name, value in {**metrics, "": torch.ones_like(weight)}.items():
+            for name, value in metrics.items():
                 values.setdefault(name, []).append(float(value.float() * weight))
+            values.setdefault(_WEIGHT, []).append(float(weight))
     finally:
         objective.train(was_training)
+    return _over_processes(values)
+
+
+_WEIGHT = ""
+"""Stands among the names of metrics for what the means divide by."""
+
+
+def _over_processes(values: dict[str, list[float]]) -> dict[str, float]:
+    """The means of all processes' batches out of (mean * weight) of each; `validation/NAME`."""
+    # of objects, for a process with fewer windows than others may have nothing
     parts: list[dict[str, list[float]]] = gather_object([values])
     names = dict.fromkeys(name for part in parts for name in part)
-    totals = {name: math.fsum(v for part in parts for v in part.get(name, [])) for name in names}
-    count = totals.pop("")
+    totals = {}
+    for name in names:
+        # fsum rounds once, at the end: the sum does not depend on its order
+        totals[name] = math.fsum(value for part in parts for value in part.get(name, []))
+    count = totals.pop(_WEIGHT)
     return {f"validation/{name}": total / count for name, total in totals.items()}
 
 
@@ -110,3 +138,6 @@ def _spread(count: int, limit: int | None) -> np.ndarray:
     if limit is None or limit >= count:
         return np.arange(count)
     return np.linspace(0, count - 1, limit).round().astype(np.int64)
+
+
+__all__ = ["Scorer", "build_scorer", "validate"]

@@ -18,13 +18,17 @@ class ActionDistribution(Protocol):
     """A distribution over action chunks for B windows of T steps, in robot units."""
 
     def loss(self, actions: Tensor, action_mask: Tensor | None = None) -> Tensor:
-        """actions (B, T, K, A), action_mask (B, T, K) -> loss (B, T) to be minimised by imitation."""
+        """actions (B, T, K, A), action_mask (B, T, K) -> loss (B, T) to be minimised by
+        imitation."""
 
     def mode(self) -> Tensor:
         """The most likely chunk, (B, T, K, A)."""
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Tensor:
         """One random chunk, (B, T, K, A); `temperature` 0 gives the mode."""
 
@@ -37,7 +41,7 @@ class PolicyOutput:
         features: (B, T, F); features at t depend on steps <= t and on no action of step t,
             so that a critic may take the action separately.
         actions: distribution over chunks (B, T, K, A).
-        losses: what the policy asks to be added to an objective's loss, by name: (B, T) each, already weighted.
+        losses: what the policy adds to an objective's loss, by name: (B, T) each, already weighted.
     """
 
     features: Tensor
@@ -50,6 +54,8 @@ class Memory(Protocol):
 
     One robot is dropped or reordered by `select`; robots of different age are joined by `stack`.
     """
+
+    # a value: one policy object serves many robots, and a lost episode is replayed by its past steps
 
     @property
     def batch_size(self) -> int:
@@ -83,4 +89,4 @@ class Actor(Protocol):
     history: int
 
     def act(self, observation: Observation, memory: Any = None) -> tuple[Tensor, Any]:
-        """-> actions (B, K, A) in robot units, and the new memory. `memory=None` starts an episode."""
+        """Actions (B, K, A) in robot units, and the new memory; `memory=None` starts an episode."""

@@ -13,15 +13,21 @@ D = TypeVar("D")
 
 
 def map_tensors(value: D, function: Callable[[Tensor], Tensor]) -> D:
+    """A copy of a dataclass with `function` applied to its tensors, also to those of its dicts.
+
+    Fields of other types (texts, None) stay as they are.
+    """
     changed: dict[str, Any] = {}
-    for f in dataclasses.fields(value):  # type: ignore[arg-type]
-        v = getattr(value, f.name)
-        if isinstance(v, Tensor):
-            changed[f.name] = function(v)
-        elif isinstance(v, dict):
-            changed[f.name] = {k: function(t) for k, t in v.items()}
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        content = getattr(value, field.name)
+        if isinstance(content, Tensor):
+            changed[field.name] = function(content)
+        elif isinstance(content, dict):
+            changed[field.name] = {key: function(tensor) for key, tensor in content.items()}
     return dataclasses.replace(value, **changed)  # type: ignore[type-var]
 
 
 def to_device(value: D, device: torch.device | str, non_blocking: bool) -> D:
-    return map_tensors(value, lambda t: t.to(device, non_blocking=non_blocking))
+    """A copy of a dataclass whose tensors are on `device`."""
+    # non_blocking gains nothing unless the tensors are in pinned memory
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -251,7 +251,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(write, episode, small_blo
     with pytest.raises(KeyboardInterrupt):
         FrameCache(EpisodeDataset(root), "disk", progress=interrupt, threads=1)
     before = len(decoded)
-    assert before == 9  # all of the first camera: the progress is told when its blocks are done
+    assert before == 9  # all of the first camera: progress is reported when its blocks are done
     [building] = (root / ".cache").glob("*.building")
     with open(building / "journal.jsonl", "a") as journal:
         journal.write("[7, 12")  # a line cut by a kill
@@ -373,8 +373,8 @@ for line in sys.stdin:
     out = Path(job["out"])
     cache = FrameCache(EpisodeDataset(job["root"]), job["storage"], folder=job["folder"], threads=1,
                        progress=lambda done, total: out.with_suffix(".progress").write_text(str(done)))
-    told = {"decoded": count, "sum": {c: zlib.crc32(f) for c, f in cache.frames.items()}}
-    out.with_suffix(".part").write_text(json.dumps(told))
+    report = {"decoded": count, "sum": {c: zlib.crc32(f) for c, f in cache.frames.items()}}
+    out.with_suffix(".part").write_text(json.dumps(report))
     out.with_suffix(".part").replace(out)
     while os.path.exists(job["hold"]):
         time.sleep(0.01)

@@ -68,9 +68,9 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_folders_are_named(kind, tmp_path):
     folder = write(tmp_path / "pairs", ROWS)
-    damage, told = BAD[kind]
+    damage, message = BAD[kind]
     damage(folder)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         ImageTextPairs(folder)
 
 

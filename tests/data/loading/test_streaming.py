@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from vla.data import DataError, EpisodeDataset, Windows, WindowSampler
+from vla.data.loading.interleaved_sampler import InterleavedSampler
 from vla.data.loading.iterable_dataset import to_iterable_dataset
-from vla.data.loading.replay_mixture import MixtureSampler
-from vla.data.loading.stream_frames import SLOTS
-from vla.data.loading.stream_order import BlockNumber, StreamOrder
-from vla.data.loading.streamed_windows import StreamedWindows
+from vla.data.loading.streaming.stream_frames import SLOTS
+from vla.data.loading.streaming.stream_order import BlockNumber, StreamOrder
+from vla.data.loading.streaming.streamed_windows import StreamedWindows
 from vla.types import Batch
 
 LENGTHS = np.array([3, 8, 1, 20, 5, 5, 11, 2])
@@ -148,7 +148,7 @@ def test_equal_weights_are_as_none() -> None:
     assert stream.num_blocks(1) == weighted.num_blocks(1)
 
 
-def test_too_little_room_and_too_few_windows_are_told() -> None:
+def test_too_little_room_and_too_few_windows_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"room for 8 frames, windows of 4 frames need at least 9.*stream_memory_gb"
     ):
@@ -157,7 +157,7 @@ def test_too_little_room_and_too_few_windows_are_told() -> None:
         order(batch_size=64, world_size=64)
 
 
-def test_processes_draw_a_mixture_from_parts_of_their_own_in_its_shares() -> None:
+def test_processes_draw_several_datasets_from_parts_of_their_own_in_their_shares() -> None:
     lengths, samplers = (LENGTHS, np.array([9, 4, 30])), []
     for rank in range(2):
         parts: list[WindowSampler | StreamOrder] = [
@@ -167,7 +167,9 @@ def test_processes_draw_a_mixture_from_parts_of_their_own_in_its_shares() -> Non
             for s, n in enumerate(lengths)
         ]
         samplers.append(
-            MixtureSampler(parts, [Fraction(1, 4)], batch_size=16, seed=0, rank=rank, world_size=2)
+            InterleavedSampler(
+                parts, [Fraction(1, 4)], batch_size=16, seed=0, rank=rank, world_size=2
+            )
         )
     drawn = [np.concatenate([sampler.indices(step) for step in range(4)]) for sampler in samplers]
     assert [len(rows) for rows in drawn] == [32, 32]
@@ -246,7 +248,7 @@ def test_a_resumed_stream_reads_only_what_comes(write: Callable[..., Path]) -> N
     first.close()
 
 
-def test_a_damaged_image_is_told_when_its_block_comes(write: Callable[..., Path]) -> None:
+def test_a_damaged_image_is_reported_when_its_block_comes(write: Callable[..., Path]) -> None:
     root = write([6, 6])
     file = next((root / "data").rglob("*.parquet"))
     data = file.read_bytes()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.data import DatasetWriter, EpisodeDataset, Windows
-from vla.data.loading import row_copy as gather
+from vla.data.loading import row_copy
 from vla.types import Batch
 
 GRIPPER = 1  # of the action
@@ -170,7 +170,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_several_threads_copy_the_same(dataset, monkeypatch, threads):
-    monkeypatch.setattr(gather, "_LEAST_BYTES", 1)
+    monkeypatch.setattr(row_copy, "_LEAST_BYTES", 1)
     one, many = (Windows(dataset, history=3, chunk=2, threads=n) for n in (1, threads))
     for indices in (np.arange(19), np.array([4]), np.array([18, 0, 7]), np.zeros(0, np.int64)):
         assert equal(one.batch(indices), many.batch(indices))

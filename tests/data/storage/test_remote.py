@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows
-from vla.data.loading.streamed_windows import StreamedWindows
+from vla.data.loading.streaming.streamed_windows import StreamedWindows
 from vla.data.storage import remote_cache
 from vla.data.storage import remote_files as remote
 from vla.data.storage.remote_files import as_url

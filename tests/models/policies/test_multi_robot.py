@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from vla.config import ConfigError, UserError, validate
-from vla.data.loading.multi_robot import join_robots, joint_spec
+from vla.data.loading.multi_robot import joint_spec
 from vla.models import load_policy
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
 from vla.models.policies.rt1 import RT1
 from vla.tokenizers.bins import BinsTokenizer
+from vla.training.objective import Learner
+from vla.training.objectives.bc import BC
 from vla.types import Batch, Spec, SpecError
 
 
@@ -54,7 +56,7 @@ POLICY: dict[str, Any] = {
     "state_token": True,
     "tokenizer": {"type": "bins", "num_bins": 8},
 }
-A, T, K = 44, 2, 2
+T, K = 2, 2
 
 
 def config(**changes: Any) -> MultiRobotConfig:
@@ -84,14 +86,6 @@ def build(**changes: Any) -> MultiRobotPolicy:
 
 def windows(name: str, B: int = 2) -> Batch:
     return SPECS[name].fake_batch(B, T, K, seed=len(name))
-
-
-def joined(names: list[str], B: int = 2) -> tuple[Batch, dict[str, list[int]]]:
-    """Windows of the robots in turn, and the rows of each."""
-    rows = {name: list(range(i, B * len(names), len(names))) for i, name in enumerate(names)}
-    order = list(SPECS)
-    parts = [(order.index(name), np.array(own), windows(name, B)) for name, own in rows.items()]
-    return join_robots(parts, state_dim=8, action_dim=A), rows
 
 
 @pytest.fixture(scope="module")
@@ -135,48 +129,26 @@ def test_the_trunk_is_one_and_the_rest_is_each_robots_own(policy: MultiRobotPoli
 
 
 def test_each_robots_windows_are_as_if_it_were_alone(policy: MultiRobotPolicy) -> None:
-    batch, rows = joined(list(SPECS))
-    with torch.no_grad():
-        output = policy(batch)
-        loss_BT = output.actions.loss(batch.actions, batch.action_mask)
-        log_prob_BT = output.actions.log_prob(batch.actions, batch.action_mask)
-        accuracy_BT = output.actions.token_accuracy(batch.actions, batch.action_mask)
-        mode = output.actions.mode()
-        sample = output.actions.sample(torch.Generator().manual_seed(0))
-        assert mode.shape == sample.shape == (6, T, K, A)
-        assert output.features.shape == (6, T, policy.feature_dim)
-        for name, own in rows.items():
-            single, alone = policy.robot(name), windows(name)
-            assert isinstance(single, RT1)
-            said = single(alone)
-            assert torch.equal(said.features, output.features[own])
-            assert torch.equal(said.actions.loss(alone.actions, alone.action_mask), loss_BT[own])
-            assert torch.equal(
-                said.actions.log_prob(alone.actions, alone.action_mask), log_prob_BT[own]
-            )
-            assert torch.equal(
-                said.actions.token_accuracy(alone.actions, alone.action_mask), accuracy_BT[own]
-            )
-            dims = SPECS[name].action_dim
-            assert torch.equal(said.actions.mode(), mode[own][..., :dims])
-            assert not mode[own][..., dims:].any()
-            assert not sample[own][..., dims:].any()
-
-
-def test_padding_of_actions_counts_for_nothing(policy: MultiRobotPolicy) -> None:
-    batch, rows = joined(["gripper", "humanoid"])
-    other = batch.actions.clone()
-    other[rows["gripper"], ..., 4:] = 0.7
-    with torch.no_grad():
-        actions = policy(batch).actions
-        assert torch.equal(actions.loss(batch.actions), actions.loss(other))
+    for name, spec in SPECS.items():
+        batch, single, inside = windows(name), policy.robot(name), policy.part(name)
+        assert isinstance(single, RT1)
+        assert (inside.robot_name, single.robot_name) == (name, "")
+        with torch.no_grad():
+            expected, found = single(batch), inside(batch)
+        assert torch.equal(found.features, expected.features)
+        actions = batch.actions, batch.action_mask
+        assert torch.equal(found.actions.loss(*actions), expected.actions.loss(*actions))
+        assert torch.equal(found.actions.log_prob(*actions), expected.actions.log_prob(*actions))
+        assert torch.equal(found.actions.mode(), expected.actions.mode())
+        assert found.actions.mode().shape == (2, T, K, spec.action_dim)
 
 
 def test_every_parameter_has_a_gradient_whoever_is_in_the_batch() -> None:
     """Distributed training waits for all of them; robots that are absent get zeros, and no part of the trunk is theirs."""
     policy = build().train()
-    batch, _ = joined(["gripper"])
-    policy(batch).actions.loss(batch.actions, batch.action_mask).mean().backward()
+    loss, _, metrics = Learner(policy, BC())(windows("gripper"), robot="gripper")
+    loss.backward()
+    assert torch.equal(metrics["loss/gripper"], loss)
     gradients = {name: p.grad for name, p in policy.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
     moved = {
@@ -208,9 +180,11 @@ def test_a_checkpoint_holds_the_trunk_once(policy: MultiRobotPolicy, tmp_path: P
     loaded = load_policy(tmp_path / "all")
     assert isinstance(loaded, MultiRobotPolicy)
     assert loaded.config == policy.config
-    batch, _ = joined(list(SPECS))
     with torch.no_grad():
-        assert torch.equal(loaded(batch).features, policy(batch).features)
+        for name in SPECS:
+            batch = windows(name)
+            expected = policy.part(name)(batch).features
+            assert torch.equal(loaded.part(name)(batch).features, expected)
     shared = [p.data_ptr() for p in loaded.trunk.parameters()]
     assert len(set(shared)) == len(shared)
     assert (
@@ -246,23 +220,21 @@ def test_maps_of_different_sizes_share_their_positions() -> None:
     maps = [tuple(policy.part(name).vision.map_position.shape) for name in SPECS]
     assert maps == [(16, 2, 3), (16, 2, 2), (16, 3, 3)]
     assert policy.get_parameter("trunk.vision.map_position").shape == (16, 2, 3)
-    batch, rows = joined(list(SPECS))
+    batch = windows("humanoid")
     with torch.no_grad():
-        output = policy(batch)
-        assert torch.equal(
-            policy.robot("humanoid")(windows("humanoid")).features,
-            output.features[rows["humanoid"]],
-        )
+        alone = policy.robot("humanoid")(batch).features
+        assert torch.equal(alone, policy.part("humanoid")(batch).features)
 
 
 def test_batch_norm_keeps_statistics_of_each_robot() -> None:
     """One robot's pictures must not shift how another's are normalised, neither in training nor afterwards."""
     policy = build(norm="batch", random_shift=[0, 0], dropout=0.0).train()
-    both, rows = joined(["arm", "humanoid"])
-    dark = dataclasses.replace(
-        both, images={n: x // 8 if n.startswith("0/") else x for n, x in both.images.items()}
-    )
-    features = [policy(batch).features[rows["humanoid"]] for batch in (both, dark)]
+    arm, humanoid = windows("arm"), windows("humanoid")
+    dark = dataclasses.replace(arm, images={name: x // 8 for name, x in arm.images.items()})
+    features = []
+    for beside in (arm, dark):
+        policy.part("arm")(beside)
+        features.append(policy.part("humanoid")(humanoid).features)
     assert torch.equal(*features)
     means = [policy.part(name).vision.trunk.stem[1].running_mean for name in SPECS]
     assert bool((means[0] != means[2]).any())
@@ -338,7 +310,7 @@ def test_a_robot_has_to_be_chosen(policy: MultiRobotPolicy) -> None:
         UserError, match="no robot 'hand' in this policy; there are: arm, gripper, humanoid"
     ):
         policy.robot("hand")
-    with pytest.raises(ValueError, match="does not say which robot"):
+    with pytest.raises(UserError, match=r"cannot read windows for all; use part"):
         policy(windows("arm"))
 
 
@@ -360,5 +332,5 @@ def test_configs_that_contradict_themselves() -> None:
     wanted = config(cameras=["side"])
     with pytest.raises(SpecError, match=r"'gripper' has the camera slots front, none of side"):
         wanted.cameras_of("gripper")
-    with pytest.raises(SpecError, match=r"data\.mixture"):
+    with pytest.raises(SpecError, match=r"data\.multi_robot"):
         config().build(SPECS["arm"])

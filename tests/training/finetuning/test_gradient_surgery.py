@@ -18,6 +18,7 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
+from vla.data.loading.multi_robot import RobotBatch
 from vla.training.finetuning.pcgrad import check_projection, project_conflicts, projected_backward
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
@@ -85,7 +86,7 @@ def _gradient(
         Stopwatch(torch.device("cpu")),
     )
     watch.start()
-    batches = [windows.batch(part) for part in parts]
+    batches = [RobotBatch("", windows.batch(part)) for part in parts]
     if projected:
         numbers = projected_backward(
             learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None, seed=5

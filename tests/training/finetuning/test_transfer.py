@@ -22,7 +22,7 @@ from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapte
 from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policy import Policy, load_policy
 from vla.training import TrainConfig, train
-from vla.training.finetuning.transfer import choose_trained, transferred_policy
+from vla.training.finetuning.transfer import Transfer, choose_trained, transferred_policy
 from vla.types import Spec
 
 OLD = Spec(
@@ -115,11 +115,18 @@ def fine_tune(robots: tuple[Path, Path], out: Path, **changes: Any) -> TrainConf
     )
 
 
+def carried_over(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfer]:
+    """What `train` does at the first step of a run with `transfer`."""
+    assert config.init_from is not None
+    assert config.transfer is not None
+    return transferred_policy(config.init_from, config.transfer, config.policy, spec)
+
+
 def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_re_initialised(
     robots: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = fine_tune(robots, tmp_path / "run", transfer={"cameras": {"wrist": "right"}})
-    policy, transfer = transferred_policy(config, NEW)
+    policy, transfer = carried_over(config, NEW)
     old, new, found = load_policy(robots[0]).state_dict(), policy.state_dict(), transfer.tensors
     assert all(torch.equal(new[name], old[name]) for name in found.kept)
     trunk = {
@@ -178,7 +185,7 @@ def test_other_chunks_heads_and_histories_keep_the_trunk(
     config = fine_tune(
         robots, tmp_path / "run", policy=RT1 | {"chunk": 2, "history": 3, "head": head}
     )
-    policy, transfer = transferred_policy(config, OLD)
+    policy, transfer = carried_over(config, OLD)
     assert transfer.tensors.share > 0.9
     assert "vision.camera_embedding" in transfer.tensors.kept
     old, new = load_policy(robots[0]).state_dict(), policy.state_dict()
@@ -257,7 +264,7 @@ def test_what_learns_with_adapters(robots: tuple[Path, Path], tmp_path: Path) ->
         transfer={"lora": {"rank": 1, "targets": ["query"]}, "train": ["vision.token_learner.*"]},
     )
     assert config.transfer is not None
-    policy, transfer = transferred_policy(config, NEW)
+    policy, transfer = carried_over(config, NEW)
     choose_trained(policy, config.transfer, transfer.tensors)
     learns = {name for name, p in policy.named_parameters() if p.requires_grad}
     attention = "transformer.blocks.0.attention.query"
@@ -327,7 +334,7 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
     # onto another robot, by imitation, all of it and by adapters
     for name, transfer in (("all", {}), ("lora", {"lora": {"rank": 1}})):
         config = rt1_config(robots[1], tmp_path / name, transfer=transfer, **start)
-        policy, found = transferred_policy(config, NEW)
+        policy, found = carried_over(config, NEW)
         assert found.tensors.share > 0.9
         assert torch.equal(
             policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"]
@@ -382,7 +389,7 @@ def test_statistics_are_fitted_again_or_kept(data: Path, toy: Path, tmp_path: Pa
     with pytest.raises(
         ConfigError, match=r"keep_statistics: state_names are \['u', 'v'\].*\['x', 'y'\]"
     ):
-        transferred_policy(config, spec)
+        carried_over(config, spec)
 
 
 def _problem(act: Callable[[], Any]) -> str:
@@ -413,7 +420,7 @@ def test_mistakes_name_their_key(
     assert "no camera 'top' in the new policy; it has: front" in started(cameras={"top": "front"})
     assert "no camera 'side' in the old policy; it has: front" in started(cameras={"front": "side"})
     narrow = fine_tune(robots, tmp_path, policy=RT1 | {"width": 24})
-    text = _problem(lambda: transferred_policy(narrow, NEW))
+    text = _problem(lambda: carried_over(narrow, NEW))
     assert "fits vision 96.2%, transformer 2.4%, 49.3% in the mean" in text
     assert "transfer.min_loaded is 50%" in text
     assert (
@@ -441,7 +448,7 @@ def test_reinitialise_by_name(toy: Path, data: Path, tmp_path: Path) -> None:
         init_from=str(toy),
         transfer={"reinitialise": ["embed.*"], "min_loaded": 0},
     )
-    policy, transfer = transferred_policy(config, training_toy.SPEC)
+    policy, transfer = carried_over(config, training_toy.SPEC)
     assert {n for n in transfer.tensors.reinitialised if n.startswith("embed")} == {
         "embed.weight",
         "embed.bias",

@@ -8,8 +8,12 @@ import training_toy
 
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
+from vla.data.loading.multi_robot import RobotWindows
 from vla.training.objectives.bc import BC
-from vla.training.run_data.batches import build_sampler, seed_of, split_episodes, step_batches
+from vla.training.run_data.batches import step_batches
+from vla.training.run_data.drawing import BatchPlan, build_order
+from vla.training.run_data.windows import split_episodes
+from vla.training.seeding import seed_of
 
 
 def test_split_is_deterministic_and_even_over_tasks() -> None:
@@ -30,25 +34,20 @@ def test_split_of_nothing_and_of_too_little() -> None:
 
 def test_batch_that_does_not_divide_is_named(data: Path, tmp_path: Path) -> None:
     windows = Windows(EpisodeDataset(data), history=1, chunk=1)
-    config = training_toy.toy_config(data, tmp_path, batch_size=12, grad_accumulation=2)
+    config = training_toy.toy_config(data, tmp_path)
+    plan = BatchPlan(batch_size=12, micro_batches=2, seed=0, world_size=4)
     with pytest.raises(ConfigError, match=r"batch_size: 12 .* 4 processes x 2 .* multiple of 8"):
-        build_sampler(config, windows, BC(), rank=0, world_size=4)
+        build_order(config.data, plan, windows, BC())
 
 
 def test_task_balance_reaches_the_sampler(data: Path, tmp_path: Path) -> None:
     windows = Windows(
         EpisodeDataset(data), history=1, chunk=1, episodes=[0, 2, 4, 6, 1]
     )  # four of one task, one of the other
-    config = training_toy.toy_config(data, tmp_path, batch_size=400).model_copy(
-        update={
-            "data": training_toy.toy_config(data, tmp_path).data.model_copy(
-                update={"task_balance": 0.0}
-            )
-        }
-    )
-    drawn = windows.task_index[
-        build_sampler(config, windows, BC(), rank=0, world_size=1).indices(0)
-    ]
+    config = training_toy.toy_config(data, tmp_path)
+    balanced = config.data.model_copy(update={"task_balance": 0.0})
+    plan = BatchPlan(batch_size=400, micro_batches=1, seed=0)
+    drawn = windows.task_index[build_order(balanced, plan, windows, BC()).indices(0)]
     assert 160 < (drawn == 1).sum() < 240
 
 
@@ -61,19 +60,22 @@ def test_balanced_and_shortened_batches_are_the_same_from_any_step(
     data: Path, tmp_path: Path
 ) -> None:
     windows = Windows(EpisodeDataset(data), history=4, chunk=1)
-    config = training_toy.toy_config(data, tmp_path, batch_size=12)
-    balanced = config.data.model_copy(update={"episode_balance": True, "variable_history": True})
-    config = config.model_copy(update={"data": balanced})
-    sampler = build_sampler(config, windows, BC(), rank=0, world_size=1)
+    config = training_toy.toy_config(data, tmp_path)
+    balanced = config.data.model_copy(update={"episode_balance": True})
+    plan = BatchPlan(batch_size=12, micro_batches=2, seed=0)
+    order = build_order(balanced, plan, windows, BC())
+    of_one = RobotWindows({"": windows})
 
     def batches(first: int) -> dict[int, torch.Tensor]:
         steps = range(first, 6)
         options = {"micro_batches": 2, "device": torch.device("cpu"), "variable_history": True}
         return {
-            s: torch.cat([b.mask for b in parts])
-            for s, parts in step_batches(windows, sampler, steps, **options)
+            step: torch.cat([batch.mask for _, batch in parts])
+            for step, parts in step_batches(of_one, order, steps, **options)
         }
 
     whole, resumed = batches(1), batches(4)
     assert all(torch.equal(whole[step], resumed[step]) for step in (4, 5))
-    assert len({tuple(mask.sum(1).tolist()) for mask in whole.values()}) > 1  # each step draws anew
+    assert (
+        len({tuple(mask.sum(1).tolist()) for mask in whole.values()}) > 1
+    )  # each step draws its own

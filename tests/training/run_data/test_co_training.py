@@ -15,11 +15,13 @@ from accelerate import Accelerator
 from PIL import Image
 
 from vla.config import ConfigError
+from vla.data.loading.multi_robot import RobotBatch
 from vla.models import load_policy
 from vla.training import TrainConfig, train
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC
+from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.step import backward
 
@@ -121,10 +123,12 @@ def test_which_pairs_come_is_a_function_of_seed_step_and_process(
 ):
     run = config(data, pairs_folder, base, tmp_path, grad_accumulation=2)
     policy = run.policy.build(training_toy.SPEC)
-    pairs = open_pairs(run, policy, world_size=1)
+    size = run.co_training.batch_size
+    pairs = open_pairs(run.co_training, policy, BatchPlan(run.batch_size, 2, run.seed))
 
     def answers(steps: range, rank: int = 0, world_size: int = 1) -> list[list[str]]:
-        batches = pair_batches(run, pairs, steps, rank=rank, world_size=world_size)
+        plan = BatchPlan(run.batch_size, 2, run.seed, rank=rank, world_size=world_size)
+        batches = pair_batches(pairs, steps, plan, batch_size=size)
         return [[answer for part in step for answer in part.answers] for step in batches]
 
     whole = answers(range(1, 7))
@@ -135,10 +139,10 @@ def test_which_pairs_come_is_a_function_of_seed_step_and_process(
     assert len({tuple(step) for step in whole}) > 1
     halves = [answers(range(1, 7), rank, 2) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(step) for step in whole]
-    other = run.model_copy(update={"seed": 1})
+    other = BatchPlan(run.batch_size, 2, seed=run.seed + 1)
     assert [
         b
-        for step in pair_batches(other, pairs, range(1, 4), rank=0, world_size=1)
+        for step in pair_batches(pairs, range(1, 4), other, batch_size=size)
         for p in step
         for b in p.answers
     ] != [a for step in whole[:3] for a in step]
@@ -150,13 +154,13 @@ def test_micro_batches_give_the_gradient_of_the_whole(data, pairs_folder, base, 
     policy = run.policy.build(training_toy.SPEC).train()
     batch = training_toy.SPEC.fake_batch(4, 1, 1)
     policy.tokenizer.fit(batch.actions.flatten(0, 2))
-    pairs = open_pairs(run, policy, 1).batch(np.arange(4))
+    pairs = open_pairs(run.co_training, policy, BatchPlan(4, 1, 0)).batch(np.arange(4))
     learner, accelerator = Learner(policy, BC()), Accelerator(cpu=True)
     found = []
     for parts in (1, 2):
         policy.zero_grad()
         rows = np.split(np.arange(4), parts)
-        batches = [pick(batch, r) for r in rows]
+        batches = [RobotBatch("", batch.select(r)) for r in rows]
         watch = Stopwatch(torch.device("cpu"))
         options = {"bf16": False, "clip": None, "pairs": pairs.split(parts), "pairs_weight": 0.5}
         numbers = backward(learner, learner.objective, batches, accelerator, watch, **options)
@@ -179,17 +183,6 @@ def test_micro_batches_give_the_gradient_of_the_whole(data, pairs_folder, base, 
         torch.testing.assert_close(
             dict(policy.named_parameters())[name].grad, gradient, atol=1e-5, rtol=1e-4
         )
-
-
-def pick(batch, rows):
-    import dataclasses
-
-    index = torch.from_numpy(rows)
-    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    values = {k: v[index] if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-    values["images"] = {camera: image[index] for camera, image in batch.images.items()}
-    values["instruction"] = [batch.instruction[i] for i in rows]
-    return dataclasses.replace(batch, **values)
 
 
 def test_what_cannot_be_co_trained_is_named(data, pairs_folder, base, tmp_path):

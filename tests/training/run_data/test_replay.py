@@ -16,7 +16,8 @@ from training_toy import toy_config
 
 from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows, WindowSampler
-from vla.data.loading.replay_mixture import AdaptedWindows, Mixture, MixtureSampler
+from vla.data.loading.interleaved_sampler import InterleavedSampler
+from vla.data.loading.replay_mixture import AdaptedWindows, ReplayMixture
 from vla.training import train
 from vla.types import Spec
 
@@ -56,14 +57,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_other(tmp_path_factory.mktemp("other") / "data")
 
 
-def _mixture(data: Path, other: Path) -> Mixture:
+def _mixture(data: Path, other: Path) -> ReplayMixture:
     first = Windows(EpisodeDataset(data), history=2, chunk=2)
     further = Windows(EpisodeDataset(other), history=2, chunk=2, cameras=["top"])
     fill = first.states.mean(0)
     adapted = AdaptedWindows(
         further, training_toy.SPEC, cameras={"front": "top"}, fill=fill, first_task=2
     )
-    return Mixture(first, [adapted], [Fraction("0.25")])
+    return ReplayMixture(first, [adapted], [Fraction("0.25")])
 
 
 def test_windows_of_another_robot_as_the_policy_would_have_seen_them(
@@ -92,10 +93,12 @@ def test_windows_of_another_robot_as_the_policy_would_have_seen_them(
         mixture.batch(np.array([116]))
 
 
-def _sampler(rank: int = 0, world: int = 1, size: int = 8) -> MixtureSampler:
+def _sampler(rank: int = 0, world: int = 1, size: int = 8) -> InterleavedSampler:
     samplers = [WindowSampler(n, batch_size=1, seed=seed) for seed, n in enumerate((20, 10, 6))]
     shares = [Fraction("0.3"), Fraction("0.05")]
-    return MixtureSampler(samplers, shares, batch_size=size, seed=3, rank=rank, world_size=world)
+    return InterleavedSampler(
+        samplers, shares, batch_size=size, seed=3, rank=rank, world_size=world
+    )
 
 
 def test_shares_are_exact_and_every_window_comes_equally_often() -> None:
@@ -169,14 +172,14 @@ def test_data_that_does_not_fit_is_refused(data: Path, other: Path, tmp_path: Pa
 
 def test_task_weights_by_instruction_and_pattern(data: Path, tmp_path: Path) -> None:
     from vla.training.objectives.bc import BC
-    from vla.training.run_data.batches import window_weights
+    from vla.training.run_data.drawing import window_weights
 
     windows = Windows(EpisodeDataset(data), history=1, chunk=1)
     left = windows.task_index == windows.instructions.index("go left")
 
     def weights(**tasks: float) -> np.ndarray | None:
         values = {"path": str(data), "task_weights": tasks}
-        return window_weights(toy_config(data, tmp_path, data=values), windows, BC())
+        return window_weights(toy_config(data, tmp_path, data=values).data, windows, BC())
 
     assert weights() is None
     found = weights(**{"go left": 3.0})

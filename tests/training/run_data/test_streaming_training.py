@@ -12,11 +12,14 @@ import torch
 from training_toy import ToyConfig, toy_config, write_dataset
 
 from vla.data import EpisodeDataset
-from vla.data.loading.stream_order import StreamOrder
-from vla.data.loading.streamed_windows import StreamedWindows
+from vla.data.loading.multi_robot import RobotWindows
+from vla.data.loading.streaming.stream_order import StreamOrder
+from vla.data.loading.streaming.streamed_windows import StreamedWindows
 from vla.training import train
 from vla.training.objectives.bc import BCConfig
-from vla.training.run_data.batches import build_sampler, open_windows, read_windows, step_batches
+from vla.training.run_data.batches import step_batches
+from vla.training.run_data.drawing import BatchPlan, build_order
+from vla.training.run_data.windows import open_windows, read_windows
 
 MEMORY = (
     24 * 3 * 32 * 32 * 3 / 2**30 / 0.875
@@ -85,11 +88,14 @@ def test_two_processes_draw_what_the_config_asks_and_share_nothing(
     objective = BCConfig().build(policy)
     counts, epochs = np.zeros(2), []
     for rank in range(2):
-        windows, held_out = open_windows(config, EpisodeDataset(data), policy, objective)
+        windows, held_out = open_windows(
+            config.data, EpisodeDataset(data), policy, objective, seed=config.seed
+        )
         assert isinstance(windows, StreamedWindows)
         assert held_out is not None
         assert len(held_out) == 24
-        order = build_sampler(config, windows, objective, rank=rank, world_size=2)
+        plan = BatchPlan(config.batch_size, 1, config.seed, rank=rank, world_size=2)
+        order = build_order(config.data, plan, windows, objective)
         assert isinstance(order, StreamOrder)
         drawn = np.concatenate(
             [order.indices(step) for step in range(order.drawn_per_epoch // 4 * 20)]
@@ -129,16 +135,18 @@ def test_batches_of_a_streamed_run_equal_those_of_the_same_windows_in_memory(dat
     dataset = EpisodeDataset(data)
     policy = ToyConfig(history=2, chunk=2).build(dataset.spec)
     objective = BCConfig().build(policy)
-    windows, _ = open_windows(config, dataset, policy, objective)
-    order = build_sampler(config, windows, objective, rank=0, world_size=1)
-    in_memory = config.model_copy(update={"data": config.data.model_copy(update={"cache": "ram"})})
+    windows, _ = open_windows(config.data, dataset, policy, objective, seed=config.seed)
+    plan = BatchPlan(config.batch_size, 2, config.seed)
+    order = build_order(config.data, plan, windows, objective)
+    in_memory = config.data.model_copy(update={"cache": "ram"})
     whole = read_windows(
         in_memory, dataset, policy, objective, cameras=["front"], episodes=windows.episodes
     )
     asked = [order.indices(step - 1) for step in range(1, 15)]
-    loaded = step_batches(windows, order, range(1, 15), micro_batches=2, device=torch.device("cpu"))
+    of_one = RobotWindows({"": windows})
+    loaded = step_batches(of_one, order, range(1, 15), micro_batches=2, device=torch.device("cpu"))
     for (_, parts), rows in zip(loaded, asked, strict=True):
-        for part, own in zip(parts, np.split(rows, 2), strict=True):
+        for (_, part), own in zip(parts, np.split(rows, 2), strict=True):
             expected = whole.batch(own)
             assert torch.equal(part.images["front"], expected.images["front"])
             assert torch.equal(part.actions, expected.actions)

@@ -1,4 +1,4 @@
-"""Every frame decoded once into uint8 arrays: in memory, memory-mapped on disk, or in memory that processes share.
+"""Every frame decoded once into uint8 arrays: in memory, in a mapped file, or in shared memory.
 
 R: rows of the cache, H and W: image height and width.
 """
@@ -6,7 +6,7 @@ R: rows of the cache, H and W: image height and width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,34 +15,35 @@ import psutil
 
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.loading.decoding import Block, each_block, fill, plan_blocks
+from vla.data.loading.decoding import Advance, Block, each_block, fill, plan_blocks
 from vla.data.loading.frame_cache_file import CameraCache, check_space, free_bytes, make_base
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.shared_memory import SharedFolder
 
 Storage = Literal["ram", "disk", "shared"]
 _STORAGES = ("ram", "disk", "shared")
-_PIECE = 64
+_PIECE = 64  # frames between two reports of progress
 
 
 class FrameCache:
     """Decoded frames of a dataset.
 
-    In memory ("ram") the cache holds the given episodes only, and belongs to this process. On disk it holds the whole
-    dataset, so that several selections of episodes, runs and processes share it: the first decodes, the others wait for it,
-    and a killed build is taken up where it stopped. "shared" is the same in the system's shared memory, for the processes
-    of one machine: one copy for all of them, gone when the last one ends.
+    In memory ("ram") the cache holds the given episodes only, and belongs to this process. On disk
+    it holds the whole dataset, so that several selections of episodes, runs and processes share it:
+    the first decodes, the others wait for it, and a killed build is resumed where it stopped.
+    "shared" is the same in the system's shared memory, for the processes of one machine: one copy
+    for all of them, gone when the last one ends.
 
-    A kept cache carries a fingerprint of the dataset and checksums of its own content, and is built anew where they differ;
-    opening looks at samples, `damage` at every byte.
+    A kept cache carries a fingerprint of the dataset and checksums of its own content, and is built
+    again if they differ; opening looks at samples, `damage` at every byte.
 
     Args:
         dataset: where the images are.
         storage: "ram", "disk" or "shared".
         episodes: which episodes to decode ("ram" only); all by default.
         cameras: which cameras; all by default.
-        folder: where caches lie; by default `.cache` in the dataset's folder, or a folder beside the dataset's file. For
-            "shared", a folder in memory other than the system's.
+        folder: where caches lie; by default `.cache` in the dataset's folder, or a folder beside
+            the dataset's file. For "shared", a folder in memory other than the system's.
         progress: called with (frames done, frames in all) while decoding.
         threads: that decode; one per core by default.
 
@@ -50,7 +51,8 @@ class FrameCache:
         frames: camera -> uint8 (R, H, W, 3).
 
     Raises:
-        DataError: an image is damaged or of another size than the spec's, or memory or disk does not hold the frames.
+        DataError: an image is damaged or of another size than the spec's, or memory or disk does
+            not hold the frames.
     """
 
     def __init__(
@@ -65,58 +67,88 @@ class FrameCache:
         threads: int | None = None,
     ) -> None:
         if storage not in _STORAGES:
-            raise ValueError(
-                f"cache is {storage!r}; expected one of {', '.join(map(repr, _STORAGES))}"
-            )
+            expected = ", ".join(repr(name) for name in _STORAGES)
+            raise ValueError(f"cache is {storage!r}; expected one of {expected}")
         names = list(dataset.spec.cameras) if cameras is None else list(cameras)
+        # a kept cache is of all episodes, whoever builds it: another run may choose others
         ranges = _ranges(dataset, episodes if storage == "ram" else None)
         self._first_row = _first_rows(dataset, ranges)
         self._kept: list[CameraCache] = []
         self.frames: dict[str, np.ndarray] = {}
         if storage == "ram":
-            rows = sum(stop - start for start, stop in ranges)
-            _check_memory(dataset, names, rows)
-            for camera in names:
-                self.frames[camera] = np.empty((rows, *dataset.spec.cameras[camera], 3), np.uint8)
-                _decode(dataset, camera, ranges, self.frames[camera], progress, threads)
-            return
-        free = None
+            self._decode_all(dataset, names, ranges, progress, threads)
+        else:
+            self._open_kept(dataset, storage, names, folder)
+            for cache in self._kept:
+                self.frames[cache.camera] = cache.frames(progress, threads=threads)
+
+    def _decode_all(
+        self,
+        dataset: EpisodeDataset,
+        cameras: Sequence[str],
+        ranges: list[tuple[int, int]],
+        progress: ProgressCallback | None,
+        threads: int | None,
+    ) -> None:
+        rows = sum(stop - start for start, stop in ranges)
+        _check_memory(dataset, cameras, rows)
+        for camera in cameras:
+            frames = np.empty((rows, *dataset.spec.cameras[camera], 3), np.uint8)
+            _decode(dataset, camera, ranges, frames, progress, threads)
+            self.frames[camera] = frames
+
+    def _open_kept(
+        self,
+        dataset: EpisodeDataset,
+        storage: Storage,
+        cameras: Sequence[str],
+        folder: str | Path | None,
+    ) -> None:
+        """Finds the files of the cameras, and refuses before decoding what does not fit."""
         if storage == "shared":
+            # held by this object: the system frees the memory when its last holder is gone
             self._shared = SharedFolder(_owner(dataset), None if folder is None else Path(folder))
             base = self._shared.path
+            self._kept = [CameraCache(dataset, camera, base) for camera in cameras]
+            # a folder in memory may promise more than there is
             free = min(free_bytes(base), psutil.virtual_memory().available)
-            self._kept = [CameraCache(dataset, camera, base) for camera in names]
-        else:
-            base, owner = _cache_folder(dataset, folder)
-            make_base(base)
-            self._kept = [CameraCache(dataset, camera, base, owner) for camera in names]
-        check_space(self._kept, base, free)
-        for cache in self._kept:
-            self.frames[cache.camera] = cache.frames(progress, threads=threads)
+            check_space(self._kept, base, free)
+            return
+        base, owner = _cache_folder(dataset, folder)
+        make_base(base)
+        self._kept = [CameraCache(dataset, camera, base, owner) for camera in cameras]
+        check_space(self._kept, base)
 
     def first_row(self, episode: int) -> int:
-        """The row of the episode's first frame. Raises KeyError where the episode was not decoded."""
+        """The row of the episode's first frame. Raises KeyError if the episode was not decoded."""
         return self._first_row[episode]
 
     def damage(self) -> list[str]:
-        """Reads every byte of a kept cache -> a sentence for each block that is not what was written; none in memory."""
+        """Reads every byte of a kept cache: a sentence for each damaged block; none in memory."""
         return [line for cache in self._kept for line in cache.damage()]
 
 
 def kept_damage(dataset: EpisodeDataset, folder: str | Path | None = None) -> list[str]:
-    """As `FrameCache.damage` for the caches on disk that are finished and of this very dataset; builds none."""
+    """As `FrameCache.damage` for finished caches of this very dataset on disk; builds none."""
     base, owner = _cache_folder(dataset, folder)
-    caches = [CameraCache(dataset, camera, base, owner) for camera in dataset.spec.cameras]
-    return [line for cache in caches if cache.folder.exists() for line in cache.damage()]
+    found = []
+    for camera in dataset.spec.cameras:
+        cache = CameraCache(dataset, camera, base, owner)
+        if cache.folder.exists():
+            found += cache.damage()
+    return found
 
 
 def _cache_folder(dataset: EpisodeDataset, folder: str | Path | None) -> tuple[Path, str]:
-    """-> where caches on disk lie, and what distinguishes this dataset's from others there."""
+    """Where caches on disk lie, and what distinguishes this dataset's from others there."""
     if folder is not None:
         return Path(folder), _owner(dataset)
-    # Not its path: a dataset that is moved takes its cache along.
+    # In its own folder nothing distinguishes it, not even its path: a dataset that is moved takes
+    # its cache along.
     root = dataset.root
-    return (root / ".cache" if root.is_dir() else root.with_name(root.name + ".cache")), ""
+    if root.is_dir():
+        return root / ".cache", ""
+    return root.with_name(root.name + ".cache"), ""
 
 
 def _owner(dataset: EpisodeDataset) -> str:
@@ -125,7 +157,8 @@ def _owner(dataset: EpisodeDataset) -> str:
 
 def _check_memory(dataset: EpisodeDataset, cameras: Sequence[str], rows: int) -> None:
     """Refuses before decoding what would be killed for lack of memory at its end."""
-    needed = sum(rows * h * w * 3 for h, w in (dataset.spec.cameras[camera] for camera in cameras))
+    sizes = [dataset.spec.cameras[camera] for camera in cameras]
+    needed = sum(rows * height * width * 3 for height, width in sizes)
     available = psutil.virtual_memory().available
     if needed > available:
         raise DataError(
@@ -136,17 +169,22 @@ def _check_memory(dataset: EpisodeDataset, cameras: Sequence[str], rows: int) ->
 
 def _ranges(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[tuple[int, int]]:
     """Frames [start, stop) of the chosen episodes, in order of the dataset."""
+    # sorted: frames are decoded fastest in the dataset's order
     table = dataset.episodes
     chosen = range(len(table)) if episodes is None else sorted(set(episodes))
-    starts, lengths = table["first_frame"].to_numpy(), table["length"].to_numpy()
+    starts = table["first_frame"].to_numpy()
+    lengths = table["length"].to_numpy()
     return [(int(starts[e]), int(starts[e] + lengths[e])) for e in chosen]
 
 
 def _first_rows(dataset: EpisodeDataset, ranges: list[tuple[int, int]]) -> dict[int, int]:
-    episodes = {int(start): e for e, start in enumerate(dataset.episodes["first_frame"])}
-    rows, row = {}, 0
+    """Episode -> the row of its first frame."""
+    first_frames = dataset.episodes["first_frame"]
+    episode_at = {int(start): episode for episode, start in enumerate(first_frames)}
+    rows = {}
+    row = 0
     for start, stop in ranges:
-        rows[episodes[start]] = row
+        rows[episode_at[start]] = row
         row += stop - start
     return rows
 
@@ -161,13 +199,16 @@ def _decode(
 ) -> None:
     """Fills `out` with the frames of all ranges."""
 
-    def work(block: Block, advance: Callable[[int], None]) -> None:
+    def work(block: Block, advance: Advance) -> None:
         stream = iter(dataset.images(camera, block.start, block.stop))
+        rows = out[block.row : block.row + len(block)]
         for done in range(0, len(block), _PIECE):
-            part = out[block.row + done : block.row + min(done + _PIECE, len(block))]
+            part = rows[done : done + _PIECE]
             fill(stream, dataset, camera, block.start + done, part)
             advance(len(part))
 
-    each_block(
-        work, plan_blocks(ranges, int(np.prod(out.shape[1:]))), threads=threads, progress=progress
-    )
+    frame_bytes = int(np.prod(out.shape[1:]))
+    each_block(work, plan_blocks(ranges, frame_bytes), threads=threads, progress=progress)
+
+
+__all__ = ["FrameCache", "Storage", "kept_damage"]

@@ -1,37 +1,38 @@
-"""One camera's decoded frames in a file: built by one process for all, checksummed, and never begun anew after a kill.
+"""One camera's decoded frames in a file: built once for all, checksummed, resumed after a kill.
 
     BASE/frames-NAME/           a finished cache; it appears by one rename
         frames.bin              uint8 (R, H, W, 3)
-        key.json                of which dataset, a checksum of each block, one of the whole that is quick to check
+        key.json                of which dataset; checksums of the blocks, and a quick one of all
     BASE/frames-NAME.building/  the same while it is made
         plan.json               of which dataset
         journal.jsonl           a line for each finished block: its first row, its checksum
     BASE/frames-NAME.lock       held by the process that builds
 
-A block is written before its line in the journal. Nothing rests on that order, so nothing is synced on the way: whoever
-resumes trusts a line only where the block has its checksum.
+A block is written before its line in the journal. Nothing relies on that order, so nothing is
+synced on the way: whoever resumes trusts a line only if the block has its checksum.
 
 R: rows of the cache, H and W: image height and width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from vla.common.atomic import move_folder, write_json
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.loading.decoding import Block, each_block, fill, plan_blocks
+from vla.data.loading.decoding import Advance, Block, each_block, fill, plan_blocks
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.file_lock import FileLock
 
@@ -50,15 +51,10 @@ class CameraCache:
     """
 
     def __init__(self, dataset: EpisodeDataset, camera: str, base: Path, owner: str = "") -> None:
-        self.dataset, self.camera = dataset, camera
+        self.dataset = dataset
+        self.camera = camera
         self.shape = (dataset.num_frames, *dataset.spec.cameras[camera], 3)
-        # what is read as what decides which pictures these are, as much as the files do
-        keys = dataset.reader.keys
-        read_as = (
-            {}
-            if keys is None
-            else keys.model_dump(mode="json", include={"cameras", "split"}, exclude_none=True)
-        )
+        read_as = _read_as(dataset)
         self.key: dict[str, Any] = {
             "version": _VERSION,
             "camera": camera,
@@ -67,9 +63,10 @@ class CameraCache:
             "keys": read_as,
             "dataset": dataset.fingerprint(),
         }
-        name = hashlib.sha256(
-            json.dumps([camera, read_as, owner], sort_keys=True).encode()
-        ).hexdigest()[:12]
+        # the fingerprint is no part of the name: the cache of a changed dataset is replaced, not
+        # left beside
+        text = json.dumps([camera, read_as, owner], sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = base / f"frames-{name}"
         self.building = base / f"frames-{name}.building"
         self._lock = base / f"frames-{name}.lock"
@@ -78,15 +75,20 @@ class CameraCache:
     def num_bytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def _frame_bytes(self) -> int:
+        return int(np.prod(self.shape[1:]))
+
     def fresh(self) -> bool:
-        """Whether a finished cache of this very dataset is here and is whole as far as a quick look shows."""
+        """Whether a finished cache of this very dataset is here, as far as a quick look shows."""
         stored = self._stored()
+        if stored is None:
+            return False
         try:
-            return stored is not None and stored.get("sample") == sampled_checksum(
-                self.folder / "frames.bin"
-            )
+            sample = sampled_checksum(self.folder / "frames.bin")
         except OSError:
             return False
+        return stored.get("sample") == sample
 
     def missing_bytes(self) -> int:
         """What the disk must still hold for this cache."""
@@ -96,108 +98,147 @@ class CameraCache:
             begun = (self.building / "frames.bin").stat()
         except OSError:
             return self.num_bytes
-        return max(0, self.num_bytes - getattr(begun, "st_blocks", 0) * 512)
+        # blocks, not size: the file has its full size from the start, and is sparse; Windows does
+        # not count blocks
+        written = getattr(begun, "st_blocks", 0) * 512
+        return max(0, self.num_bytes - written)
 
     def frames(
-        self, progress: ProgressCallback | None = None, *, threads: int | None = None
+        self,
+        progress: ProgressCallback | None = None,
+        *,
+        threads: int | None = None,
     ) -> np.ndarray:
-        """uint8 (R, H, W, 3), mapped from the file; decoded first where there is no cache of this very dataset.
+        """uint8 (R, H, W, 3), mapped from the file; decoded first if it is not fresh.
 
-        Where another process is decoding it, waits for that one, and goes on with what it left if it is killed.
+        If another process is decoding it, waits for that one, and goes on with what it left if it
+        is killed.
 
         Raises:
-            DataError: an image is damaged, or the disk is full or not writable; what was finished is kept.
+            DataError: an image is damaged, or the disk is full or not writable; what was finished
+                is kept.
         """
         if not self.fresh():
-            lock = FileLock(self._lock)
-            lock.acquire(None if progress is None else self._tell(progress))
-            try:
+            with self._locked(progress):
+                # again: while this process waited, another may have built it
                 if not self.fresh():
                     self._build(progress, threads)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise _not_writable(self.folder.parent, error) from error
-                raise not_enough(
-                    self.folder.parent, self.missing_bytes(), free_bytes(self.folder.parent)
-                ) from error
-            finally:
-                lock.release()
         return np.asarray(np.memmap(self.folder / "frames.bin", np.uint8, "r", shape=self.shape))
 
     def damage(self) -> list[str]:
-        """Reads every byte of the finished cache -> one sentence for each block that is not what was written."""
-        stored, file = self._stored(), self.folder / "frames.bin"
+        """Reads every byte of the finished cache: one sentence for each damaged block."""
+        stored = self._stored()
+        file = self.folder / "frames.bin"
+        key_file = self.folder / "key.json"
         remedy = f"delete {self.folder}, and it is made again from the dataset"
         if stored is None:
-            return [
-                f"{self.folder / 'key.json'}: is damaged, or of another dataset than this; {remedy}"
-            ]
+            return [f"{key_file}: is damaged, or of another dataset than this; {remedy}"]
         try:
             size = file.stat().st_size
             if size != self.num_bytes:
                 return [f"{file}: has {size} bytes, expected {self.num_bytes}; {remedy}"]
-            found = [
-                f"{file}: frames {row} to {row + count - 1} of camera {self.camera!r} are not what was written; {remedy}"
-                for row, count, checksum in stored["blocks"]
-                if self._checksum(file, row, count) != checksum
-            ]
-            if sum(count for _, count, _ in stored["blocks"]) != self.shape[0] or not (
-                found or self.fresh()
-            ):
-                found.append(
-                    f"{self.folder / 'key.json'}: its checksums contradict each other; {remedy}"
-                )
+            found = []
+            rows = 0
+            for row, count, checksum in stored["blocks"]:
+                rows += count
+                if self._checksum(file, row, count) != checksum:
+                    found.append(
+                        f"{file}: frames {row} to {row + count - 1} of camera {self.camera!r} are "
+                        f"not what was written; {remedy}"
+                    )
+            # whole blocks of a damaged sample, or blocks that leave rows out: key.json itself is
+            # wrong
+            if rows != self.shape[0] or not (found or self.fresh()):
+                found.append(f"{key_file}: its checksums contradict each other; {remedy}")
             return found
         except (OSError, LookupError, TypeError, ValueError) as error:
             return [f"{self.folder}: cannot be read: {error}; {remedy}"]
 
-    # --- building -----------------------------------------------------------------------------------
+    # --- building -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _locked(self, progress: ProgressCallback | None) -> Iterator[None]:
+        """The right to build, with errors of the disk as DataError."""
+        # the system's lock, not a file that exists: a killed process leaves none behind
+        lock = FileLock(self._lock)
+        lock.acquire(None if progress is None else self._reporter(progress))
+        try:
+            yield
+        except OSError as error:
+            base = self.folder.parent
+            if error.errno != errno.ENOSPC:
+                raise _not_writable(base, error) from error
+            raise not_enough(base, self.missing_bytes(), free_bytes(base)) from error
+        finally:
+            lock.release()
 
     def _build(self, progress: ProgressCallback | None, threads: int | None) -> None:
         """Decodes what is not finished yet, and puts the whole in its place. The lock is held."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        known = self._take_up()
-        file, blocks = self.building / "frames.bin", self._blocks()
+        known = self._begun_build()
+        file = self.building / "frames.bin"
+        blocks = self._blocks()
         with open(file, "ab") as handle:
-            handle.truncate(self.num_bytes)
-        checksums: dict[int, int] = {}
-        lock = threading.Lock()
+            handle.truncate(self.num_bytes)  # the full size at once: threads write at their places
         with open(self.building / "journal.jsonl", "a") as journal:
             if journal.tell():
                 journal.write("\n")  # the last line may lack its end
-
-            def work(block: Block, advance: Callable[[int], None]) -> None:
-                checksum = known.get(block.row)
-                if checksum is None or checksum != self._checksum(file, block.row, len(block)):
-                    checksum = self._decode(block, file, advance)
-                    with lock:
-                        journal.write(json.dumps([block.row, checksum]) + "\n")
-                        journal.flush()
-                else:
-                    advance(len(block))
-                checksums[block.row] = checksum
-
-            each_block(work, blocks, threads=threads, progress=progress)
+            checksums = self._decode_blocks(blocks, file, journal, known, progress, threads)
         if self.dataset.fingerprint() != self.key["dataset"]:
             raise DataError(
-                f"{self.dataset.root}: changed while its frames were decoded; run again when it is finished"
+                f"{self.dataset.root}: changed while its frames were decoded; run again when it is "
+                "finished"
             )
         of_blocks = [[block.row, len(block), checksums[block.row]] for block in blocks]
-        write_json(
-            self.building / "key.json",
-            self.key | {"sample": sampled_checksum(file), "blocks": of_blocks},
-        )
+        sample = sampled_checksum(file)
+        write_json(self.building / "key.json", {**self.key, "sample": sample, "blocks": of_blocks})
         move_folder(self.building, self.folder)
         for name in ("plan.json", "journal.jsonl"):
             (self.folder / name).unlink()
 
-    def _take_up(self) -> dict[int, int]:
-        """Makes the folder of the build, or finds what a killed one has finished: first row -> checksum of its block."""
+    def _decode_blocks(
+        self,
+        blocks: Sequence[Block],
+        file: Path,
+        journal: TextIO,
+        known: dict[int, int],
+        progress: ProgressCallback | None,
+        threads: int | None,
+    ) -> dict[int, int]:
+        """Decodes the blocks that are not in the file yet: first row -> checksum of each block.
+
+        Args:
+            known: the same of the blocks that a killed build has finished, as its journal says.
+        """
+        checksums: dict[int, int] = {}
+        lock = threading.Lock()
+
+        def work(block: Block, advance: Advance) -> None:
+            checksum = known.get(block.row)
+            # read again: its line may have reached the disk, and the block not
+            if checksum is not None and checksum == self._checksum(file, block.row, len(block)):
+                advance(len(block))
+            else:
+                checksum = self._decode(block, file, advance)
+                with lock:
+                    journal.write(json.dumps([block.row, checksum]) + "\n")
+                    journal.flush()
+            checksums[block.row] = checksum
+
+        each_block(work, blocks, threads=threads, progress=progress)
+        return checksums
+
+    def _begun_build(self) -> dict[int, int]:
+        """Makes the folder of the build, or finds what a killed one has finished.
+
+        Returns first row -> checksum of each block that is finished.
+        """
         try:
             if json.loads((self.building / "plan.json").read_text()) == self.key:
                 return self._journal()
         except (OSError, ValueError):
             pass
+        # of another dataset, or of this one before it changed
         shutil.rmtree(self.building, ignore_errors=True)
         self.building.mkdir(parents=True)
         write_json(self.building / "plan.json", self.key)
@@ -218,60 +259,63 @@ class CameraCache:
                 continue
         return found
 
-    def _decode(self, block: Block, file: Path, advance: Callable[[int], None]) -> int:
+    def _decode(self, block: Block, file: Path, advance: Advance) -> int:
         """Decodes a block into its place in the file, a few MiB at a time. Returns its checksum."""
-        frame_bytes = int(np.prod(self.shape[1:]))
-        buffer = np.empty(
-            (min(len(block), max(1, _PIECE_BYTES // frame_bytes)), *self.shape[1:]), np.uint8
-        )
+        piece = min(len(block), max(1, _PIECE_BYTES // self._frame_bytes))
+        buffer = np.empty((piece, *self.shape[1:]), np.uint8)
         stream = iter(self.dataset.images(self.camera, block.start, block.stop))
         checksum = 0
         with open(file, "r+b", buffering=0) as handle:
-            handle.seek(block.row * frame_bytes)
-            for frame in range(block.start, block.stop, len(buffer)):
+            handle.seek(block.row * self._frame_bytes)
+            for frame in range(block.start, block.stop, piece):
                 part = buffer[: block.stop - frame]
                 fill(stream, self.dataset, self.camera, frame, part)
-                rest = part.data.cast("B")
-                checksum = zlib.crc32(rest, checksum)
-                while rest:
-                    rest = rest[handle.write(rest) :]
+                unwritten = part.data.cast("B")
+                checksum = zlib.crc32(unwritten, checksum)
+                # a write may take less than it is given
+                while unwritten:
+                    written = handle.write(unwritten)
+                    unwritten = unwritten[written:]
                 advance(len(part))
         return checksum
 
     def _checksum(self, file: Path, row: int, count: int) -> int:
-        frame_bytes = int(np.prod(self.shape[1:]))
-        left, checksum = count * frame_bytes, 0
+        """Of `count` rows as they lie in the file; of less if the file ends before."""
+        left = count * self._frame_bytes
+        checksum = 0
         with open(file, "rb", buffering=0) as handle:
-            handle.seek(row * frame_bytes)
-            while left and (piece := handle.read(min(left, _PIECE_BYTES))):
+            handle.seek(row * self._frame_bytes)
+            while left:
+                piece = handle.read(min(left, _PIECE_BYTES))
+                if not piece:
+                    break
                 checksum = zlib.crc32(piece, checksum)
                 left -= len(piece)
         return checksum
 
     def _blocks(self) -> list[Block]:
         table = self.dataset.episodes
-        starts, lengths = table["first_frame"].to_numpy(), table["length"].to_numpy()
-        ranges = [
-            (int(start), int(start + length)) for start, length in zip(starts, lengths, strict=True)
-        ]
-        return plan_blocks(ranges, int(np.prod(self.shape[1:])))
+        starts = table["first_frame"].to_numpy()
+        stops = starts + table["length"].to_numpy()
+        ranges = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        return plan_blocks(ranges, self._frame_bytes)
 
-    def _tell(self, progress: ProgressCallback) -> Callable[[], None]:
-        """Tells how far the process is that holds the lock."""
+    def _reporter(self, progress: ProgressCallback) -> Callable[[], None]:
+        """What a process calls while it waits: it reports how far the one that builds is."""
         sizes = {block.row: len(block) for block in self._blocks()}
-        told = 0
+        reported = 0
 
-        def tell() -> None:
-            nonlocal told
+        def report() -> None:
+            nonlocal reported
             done = sum(sizes.get(row, 0) for row in self._journal())
-            if done > told:
-                told = done
+            if done > reported:
+                reported = done
                 progress(done, self.shape[0])
 
-        return tell
+        return report
 
     def _stored(self) -> dict[str, Any] | None:
-        """The finished cache's key where it is that of this dataset."""
+        """The finished cache's key if it is that of this dataset."""
         try:
             stored = json.loads((self.folder / "key.json").read_text())
             return stored if self.key.items() <= stored.items() else None
@@ -279,8 +323,19 @@ class CameraCache:
             return None
 
 
+def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
+    """What of the dataset is read as images: it decides which these are as much as the files."""
+    keys = getattr(dataset.reader, "keys", None)
+    if keys is None:
+        return {}
+    read_as: dict[str, Any] = keys.model_dump(
+        mode="json", include={"cameras", "split"}, exclude_none=True
+    )
+    return read_as
+
+
 def check_space(caches: Sequence[CameraCache], base: Path, free: int | None = None) -> None:
-    """Raises DataError before anything is decoded where the disk does not hold what is missing.
+    """Raises DataError before anything is decoded if the disk does not hold what is missing.
 
     Args:
         free: bytes; of the disk by default.
@@ -293,19 +348,20 @@ def check_space(caches: Sequence[CameraCache], base: Path, free: int | None = No
 
 def free_bytes(base: Path) -> int:
     """Free bytes where `base` lies or is to lie."""
-    there = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    nearest = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
+    return shutil.disk_usage(nearest).free
 
 
 def not_enough(base: Path, needed: int, free: int) -> DataError:
     return DataError(
-        f"{base}: decoded frames need {needed / 2**30:.2f} GiB ({needed} bytes), {free / 2**30:.2f} GiB ({free} bytes) are "
-        "free there; make room, use another cache folder, or choose fewer episodes with cache='ram'"
+        f"{base}: decoded frames need {needed / 2**30:.2f} GiB ({needed} bytes), "
+        f"{free / 2**30:.2f} GiB ({free} bytes) are free there; make room, use another cache "
+        "folder, or choose fewer episodes with cache='ram'"
     )
 
 
 def make_base(base: Path) -> None:
-    """Raises DataError where the folder of caches cannot be made."""
+    """Raises DataError if the folder of caches cannot be made."""
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -313,7 +369,7 @@ def make_base(base: Path) -> None:
 
 
 def sampled_checksum(path: Path) -> str:
-    """Of the size and of 64 pieces spread over the file: finds truncation and foreign content in milliseconds."""
+    """Of the size and of 64 pieces all over the file: finds foreign content in milliseconds."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -325,5 +381,6 @@ def sampled_checksum(path: Path) -> str:
 
 def _not_writable(base: Path, error: OSError) -> DataError:
     return DataError(
-        f"{base}: decoded frames cannot be kept here: {error.strerror or error}; use another cache folder, or cache='ram'"
+        f"{base}: decoded frames cannot be kept here: {error.strerror or error}; use another cache "
+        "folder, or cache='ram'"
     )

@@ -1,7 +1,10 @@
-"""Pictures with a question and an answer: what vision-language models are kept fluent with while they learn to act.
+"""Pictures with a question and an answer, for vision-language models that learn to act.
 
-A folder holds pictures and `metadata.jsonl`, a line for each pair: `{"file_name": "0001.jpg", "prompt": "...", "answer":
-"..."}`. It is the image-folder form of the Hugging Face hub, which the library `datasets` writes and reads.
+They keep the model fluent in what it could say before.
+
+A folder holds pictures and `metadata.jsonl`, a line for each pair: `{"file_name": "0001.jpg",
+"prompt": "...", "answer": "..."}`. It is the image-folder form of the Hugging Face hub, which the
+library `datasets` writes and reads.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class ImageTextBatch:
 
     Attributes:
         images: N pictures, uint8 (H, W, 3), RGB, each of its own size.
-        prompts: what is asked about them.
+        prompts: the questions about them.
         answers: what shall be said.
     """
 
@@ -39,15 +42,19 @@ class ImageTextBatch:
     def split(self, parts: int) -> list[ImageTextBatch]:
         """`parts` batches of equal size, in order."""
         size = len(self) // parts
-        cuts = [slice(i * size, (i + 1) * size) for i in range(parts)]
-        return [ImageTextBatch(self.images[c], self.prompts[c], self.answers[c]) for c in cuts]
+        batches = []
+        for number in range(parts):
+            own = slice(number * size, (number + 1) * size)
+            batches.append(ImageTextBatch(self.images[own], self.prompts[own], self.answers[own]))
+        return batches
 
 
 class ImageTextPairs:
-    """The pairs in a folder; pictures are read when they are asked for.
+    """The pairs in a folder; pictures are read when their pairs are gathered.
 
     Raises:
-        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no pairs at all.
+        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no
+            pairs at all.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -58,12 +65,14 @@ class ImageTextPairs:
                 f"{path}: no such file; expected a folder of pictures with {METADATA_FILE}, a line "
                 '{"file_name": ..., "prompt": ..., "answer": ...} for each'
             )
+        self.rows: list[dict[str, str]] = []
         lines = path.read_text(encoding="utf-8").splitlines()
-        self.rows = [
-            _row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()
-        ]
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                self.rows.append(_row(line, f"{path}, line {number}"))
         if not self.rows:
             raise DataError(f"{path}: holds no pairs")
+        # now, not at the step that draws it: a run of hours must not end at a missing file
         for row in self.rows:
             if not (self.folder / row["file_name"]).is_file():
                 raise DataError(
@@ -74,7 +83,7 @@ class ImageTextPairs:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray) -> ImageTextBatch:
-        """The pairs `indices`, in that order. Raises DataError where a picture cannot be read."""
+        """The pairs `indices`, in that order. Raises DataError if a picture cannot be read."""
         rows = [self.rows[i] for i in indices.tolist()]
         return ImageTextBatch(
             images=[_read(self.folder / row["file_name"]) for row in rows],
@@ -90,6 +99,7 @@ def _row(line: str, place: str) -> dict[str, str]:
         raise DataError(f"{place}: not valid JSON: {error}") from error
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in _KEYS):
         raise DataError(f"{place}: expected texts under {', '.join(_KEYS)}, found {line[:80]!r}")
+    # a loss over no token would be NaN
     if not row["answer"].strip():
         raise DataError(f"{place}: the answer is empty; there is nothing to learn from it")
     return {key: row[key] for key in _KEYS}
@@ -100,6 +110,7 @@ def _read(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            # convert decodes: a picture that is cut short fails here, with its name
             return np.array(image.convert("RGB"))
     except OSError as error:
         raise DataError(f"{path}: not a readable picture: {error}") from error

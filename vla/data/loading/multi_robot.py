@@ -1,190 +1,155 @@
-"""Windows of different robots in one batch, each with its own cameras, state and actions.
+"""Windows of different robots in one training: drawn together, gathered robot by robot.
 
-State and actions are padded with zeros to those of the largest robot. Images are not: they stand under "NUMBER/CAMERA" and
-hold the rows of that robot alone, so that cameras of different sizes cost what they weigh.
+One robot is one micro-batch, with its own cameras, state and actions: nothing is padded to the
+largest robot.
 
-B windows, T steps, K actions per chunk, A action dimensions of a robot, S state dimensions of a robot.
+B windows, S state dimensions of a robot, A action dimensions of a robot.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from vla.data.loading.windows import Windows
+from vla.data.loading.protocols import WindowSource
+from vla.data.loading.windows import checked_indices
 from vla.types import Batch, Spec
 
-_APART = ("images", "instruction", "robot")
 
-
-class MixedRobots:
-    """Windows of several robots' datasets as one row of windows, with the interface of `Windows`.
-
-    Args:
-        sources: number of the robot -> its windows, all of the same history and chunk. Their order is that of the windows'
-            indices.
+class RobotBatch(NamedTuple):
+    """A micro-batch: windows of one robot.
 
     Attributes:
-        sizes: windows of each dataset.
-        instructions: of all datasets; `task_index` counts through them.
+        robot: its name; "" in a run on one robot.
+        batch: as the robot's own `Spec` says.
     """
 
-    next_step = 0
+    robot: str
+    batch: Batch
 
-    def __init__(self, sources: Mapping[int, Windows]) -> None:
+
+class RobotRows(NamedTuple):
+    """Which of the windows that were drawn are of one robot.
+
+    Attributes:
+        robot: its name.
+        rows: int64 (b,), ascending: their places among the windows that were drawn.
+        indices: int64 (b,), their numbers in the robot's own source.
+    """
+
+    robot: str
+    rows: np.ndarray
+    indices: np.ndarray
+
+
+class RobotWindows:
+    """The windows of one robot or of several as one row of numbers, from 0 to len - 1.
+
+    Args:
+        sources: name of the robot -> its windows, all of the same history and `next_step`. Their
+            order is that of the numbers.
+        robots: the names in the order in which micro-batches come; by default that of the sources.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, WindowSource],
+        robots: Sequence[str] | None = None,
+    ) -> None:
         self.sources = dict(sources)
-        self.sizes = [len(windows) for windows in self.sources.values()]
-        self.instructions = [
-            text for windows in self.sources.values() for text in windows.instructions
-        ]
-        self._ends = np.cumsum(self.sizes)
-        tasks = [len(windows.instructions) for windows in self.sources.values()]
-        self._first_task = np.cumsum([0, *tasks[:-1]])
-        self._state_dim = max(windows.spec.state_dim for windows in self.sources.values())
-        self._action_dim = max(windows.spec.action_dim for windows in self.sources.values())
+        # Dropout and augmentation are drawn micro-batch after micro-batch: their order is part of
+        # what a seed means, and must not change with the sizes of the datasets.
+        self.robots = list(sources if robots is None else robots)
+        sizes = [len(source) for source in self.sources.values()]
+        self._ends = np.cumsum(sizes)
+        starts = (self._ends - sizes).tolist()
+        self._starts = dict(zip(self.sources, starts, strict=True))
+        first = next(iter(self.sources.values()))
+        self.history = first.history
+        self.next_step = first.next_step
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """The windows `indices`, in their order. Raises IndexError."""
-        index_B = np.asarray(indices, dtype=np.int64)
-        if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
-            raise IndexError(
-                f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}"
-            )
+    def divide(self, indices: np.ndarray) -> list[RobotRows]:
+        """The windows `indices`, int (B,), by robot; robots without any are left out.
+
+        Raises IndexError.
+        """
+        index_B = checked_indices(indices, len(self))
+        # "right": the number that is one source's end is the next one's first window
         source_B = np.searchsorted(self._ends, index_B, side="right")
-        parts = []
-        for place, (robot, windows) in enumerate(self.sources.items()):
-            rows = np.flatnonzero(source_B == place)
+        names = list(self.sources)
+        found = []
+        for robot in self.robots:
+            rows = np.flatnonzero(source_B == names.index(robot))
             if len(rows):
-                part = windows.batch(index_B[rows] - (self._ends[place] - self.sizes[place]))
-                part = dataclasses.replace(
-                    part, task_index=part.task_index + int(self._first_task[place])
-                )
-                parts.append((robot, rows, part))
-        return join_robots(parts, state_dim=self._state_dim, action_dim=self._action_dim)
+                found.append(RobotRows(robot, rows, index_B[rows] - self._starts[robot]))
+        return found
 
-
-def join_robots(
-    parts: Sequence[tuple[int, np.ndarray, Batch]], *, state_dim: int, action_dim: int
-) -> Batch:
-    """One batch of the windows of several robots.
-
-    Args:
-        parts: number of the robot, the rows of the joined batch that its windows take (ascending), and the windows.
-        state_dim, action_dim: of the largest robot.
-    """
-    sizes = {"state": state_dim, "keyframe": state_dim, "actions": action_dim}
-    B = sum(len(rows) for _, rows, _ in parts)
-    values: dict[str, Any] = {"instruction": [""] * B, "robot": torch.empty(B, dtype=torch.int64)}
-    values["images"] = {
-        f"{robot}/{name}": x for robot, _, part in parts for name, x in part.images.items()
-    }
-    for f in dataclasses.fields(Batch):
-        if f.name not in _APART:
-            first = getattr(parts[0][2], f.name)
-            inner = (*first.shape[1:-1], sizes[f.name]) if f.name in sizes else first.shape[1:]
-            values[f.name] = first.new_zeros(B, *inner)
-    for robot, rows, part in parts:
-        index = torch.from_numpy(rows)
-        values["robot"][index] = robot
-        for row, text in zip(rows.tolist(), part.instruction, strict=True):
-            values["instruction"][row] = text
-        for f in dataclasses.fields(Batch):
-            if f.name in sizes:
-                value = getattr(part, f.name)
-                values[f.name][index, ..., : value.shape[-1]] = value
-            elif f.name not in _APART:
-                values[f.name][index] = getattr(part, f.name)
-    return Batch(**values)
-
-
-def of_robot(
-    batch: Batch, robot: int, *, state_dim: int, action_dim: int
-) -> tuple[Tensor, Batch | None]:
-    """The windows of one robot as it knows them, without padding and with its own cameras.
-
-    Returns:
-        their rows in the batch, ascending; and the windows, None where there are none.
-
-    Raises:
-        ValueError: the batch does not say which robot its windows are of.
-    """
-    if batch.robot is None:
-        raise ValueError(
-            "the batch does not say which robot its windows are of; join them with join_robots"
-        )
-    rows = (batch.robot == robot).nonzero().flatten()
-    if not len(rows):
-        return rows, None
-    mark, sizes = f"{robot}/", {"state": state_dim, "keyframe": state_dim, "actions": action_dim}
-    values: dict[str, Any] = {
-        "images": {
-            name.removeprefix(mark): x for name, x in batch.images.items() if name.startswith(mark)
-        },
-        "instruction": [batch.instruction[row] for row in rows.tolist()],
-    }
-    for f in dataclasses.fields(Batch):
-        if f.name not in _APART:
-            value = getattr(batch, f.name)[rows]
-            values[f.name] = value[..., : sizes[f.name]] if f.name in sizes else value
-    return rows, Batch(**values)
+    def batches(self, indices: np.ndarray) -> list[RobotBatch]:
+        """The windows `indices`, one micro-batch for each robot in them. Raises IndexError."""
+        return [
+            RobotBatch(robot, self.sources[robot].batch(own))
+            for robot, _, own in self.divide(indices)
+        ]
 
 
 def joint_spec(specs: Mapping[str, Spec]) -> Spec:
-    """A spec with room for all robots: the cameras of each ("ROBOT/CAMERA"), as many dimensions as the largest has, the
-    widest limits, and the fastest control rate. It is no robot's own."""
-    S = max(spec.state_dim for spec in specs.values())
-    A = max(spec.action_dim for spec in specs.values())
+    """A spec with room for all robots: it says whether two sets of robots are the same.
+
+    It has the cameras of each ("ROBOT/CAMERA"), as many dimensions as the largest robot, the widest
+    limits, and the fastest control rate.
+    """
+    robots = list(specs.values())
+    S = max(spec.state_dim for spec in robots)
+    A = max(spec.action_dim for spec in robots)
+    cameras = {}
+    for name, spec in specs.items():
+        for camera, size in spec.cameras.items():
+            cameras[f"{name}/{camera}"] = size
+    # of each dimension the robots that have it
+    owners = [[spec for spec in robots if dim < spec.action_dim] for dim in range(A)]
+    low = [min(spec.action_low[dim] for spec in owners[dim]) for dim in range(A)]
+    high = [max(spec.action_high[dim] for spec in owners[dim]) for dim in range(A)]
     return Spec(
-        cameras={
-            f"{name}/{camera}": size
-            for name, spec in specs.items()
-            for camera, size in spec.cameras.items()
-        },
-        state_names=tuple(f"state_{i}" for i in range(S)),
-        action_names=tuple(f"action_{i}" for i in range(A)),
-        action_low=tuple(
-            min(spec.action_low[i] for spec in specs.values() if i < spec.action_dim)
-            for i in range(A)
-        ),
-        action_high=tuple(
-            max(spec.action_high[i] for spec in specs.values() if i < spec.action_dim)
-            for i in range(A)
-        ),
-        control_hz=max(spec.control_hz for spec in specs.values()),
+        cameras=cameras,
+        state_names=tuple(f"state_{dim}" for dim in range(S)),
+        action_names=tuple(f"action_{dim}" for dim in range(A)),
+        action_low=tuple(low),
+        action_high=tuple(high),
+        control_hz=max(spec.control_hz for spec in robots),
     )
 
 
-def mixture_shares(
-    sizes: Sequence[int], *, weights: Sequence[float] | None = None, temperature: float = 1.0
+def dataset_shares(
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float] | None = None,
+    temperature: float = 1.0,
 ) -> list[Fraction]:
     """The share of each dataset in the batches; they add up to exactly 1.
 
     Args:
         sizes: windows of each dataset.
         weights: relative shares; by default size ** (1 / temperature).
-        temperature: 1 leaves the shares of the data, larger ones draw small datasets more often (Arivazhagan et al. 2019,
-            section 4.2), infinity all alike.
+        temperature: 1 leaves the shares of the data, larger ones draw small datasets more often
+            (Arivazhagan et al. 2019, section 4.2), infinity all alike.
     """
     if weights is not None:
+        # through text: Fraction(0.1) would be the binary number next to a tenth
         relative = [Fraction(str(weight)) for weight in weights]
     elif temperature == 1:
         relative = [Fraction(size) for size in sizes]
     else:
         largest = max(sizes)
-        relative = [
-            Fraction((size / largest) ** (1 / temperature)).limit_denominator(10**9)
-            for size in sizes
-        ]
+        powers = [(size / largest) ** (1 / temperature) for size in sizes]
+        # limited, so that sums of many steps stay numbers of a few digits
+        relative = [Fraction(power).limit_denominator(10**9) for power in powers]
     return [part / sum(relative) for part in relative]
 
 
-__all__ = ["MixedRobots", "join_robots", "joint_spec", "mixture_shares", "of_robot"]
+__all__ = ["RobotBatch", "RobotRows", "RobotWindows", "dataset_shares", "joint_spec"]

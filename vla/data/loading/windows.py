@@ -1,7 +1,8 @@
 """Contiguous windows of trajectories as batches, gathered from arrays without a loop over samples.
 
-N: frames of the chosen episodes, B: windows in a batch, T: steps of a window, K: actions per chunk,
-A: action dimensions, S: state dimensions, H and W: image height and width.
+N: frames of the chosen episodes (and windows: one for each), E: chosen episodes, B: windows in a
+batch, T: steps of a window, K: actions per chunk, A: action dimensions, S: state dimensions, H and
+W: image height and width.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 from vla.data.errors import DataError
 from vla.data.loading.frame_cache import FrameCache, Storage
 from vla.data.loading.keyframes import next_keyframes
-from vla.data.loading.ranges import spans
-from vla.data.loading.row_copy import Gather
+from vla.data.loading.protocols import IndexOrder
+from vla.data.loading.ranges import joined_ranges
+from vla.data.loading.row_copy import RowGatherer
+from vla.data.loading.sampler import WindowSampler
 from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
 from vla.data.rewards import RewardConfig, shape_rewards
@@ -26,12 +29,14 @@ from vla.types import Batch
 class Windows:
     """One window for each step t of the chosen episodes, with t as its last (current) step.
 
-    A window has `history` steps, left-padded at the episode's start, and with `next_step` = n > 0 the n steps after t:
-    `batch.steps(0, -n)` and `batch.steps(n, None)` are then the current window and the one n steps later. Steps that
-    the episode does not have are masked, whether it terminated or was truncated.
+    A window has `history` steps, left-padded at the episode's start, and with `next_step` = n > 0
+    the n steps after t: `batch.steps(0, -n)` and `batch.steps(n, None)` are then the current window
+    and the one n steps later. Steps that the episode does not have are masked, whether it
+    terminated or was truncated.
 
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
-    terminals and action masks are False. Chunks that run past the end repeat the episode's last action.
+    terminals and action masks are False. Chunks that run past the end repeat the episode's last
+    action.
 
     Args:
         dataset: where the episodes are.
@@ -61,7 +66,8 @@ class Windows:
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
     Raises:
-        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is damaged.
+        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is
+            damaged.
     """
 
     def __init__(
@@ -85,77 +91,128 @@ class Windows:
             raise ValueError(f"history is {history} and chunk is {chunk}; expected at least 1")
         if next_step < 0:
             raise ValueError(f"next_step is {next_step}; expected 0 or more")
-        self._gather = Gather(threads=threads, pin_memory=pin_memory)
-        chosen = _chosen(dataset, episodes)
-        table = dataset.episodes.iloc[chosen]
-        self.dataset, self.spec, self.instructions = dataset, dataset.spec, dataset.instructions
-        self.history, self.chunk, self.next_step, self.discount = (
-            history,
-            chunk,
-            int(next_step),
-            discount,
-        )
-        self.episodes = chosen
-
-        self.lengths = lengths = table["length"].to_numpy(np.int64)
-        ends = np.cumsum(lengths)
-        source = spans(table["first_frame"].to_numpy(np.int64), lengths)
-        columns = dataset.columns
-        self.actions, self.states = columns.actions[source], columns.state[source]
-        self.success = _from_then_on(columns.success[source], lengths)
+        self._gather = RowGatherer(threads=threads, pin_memory=pin_memory)
+        self.dataset = dataset
+        self.spec = dataset.spec
+        self.instructions = dataset.instructions
+        self.history = history
+        self.chunk = chunk
+        self.next_step = int(next_step)
+        self.discount = discount
         self.reward_config = rewards or RewardConfig()
-        # of the whole dataset: its normalisation must not depend on which episodes are chosen
-        every_length = dataset.episodes["length"].to_numpy(np.int64)
-        rewards_all, terminals_all = shape_rewards(
-            columns.rewards, columns.success, columns.terminated, every_length, self.reward_config
-        )
-        self.rewards, self.terminals = rewards_all[source], terminals_all[source]
-        self.returns = returns_to_go(
-            self.rewards, lengths, discount=discount, terminals_N=self.terminals
-        )
-        self._keyframe = next_keyframes(self.actions, lengths, dataset.spec)
-        self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
-        self._start, self._end = np.repeat(ends - lengths, lengths), np.repeat(ends, lengths)
+        self.episodes = _chosen(dataset, episodes)
+        self._read_numbers()
         self._cache = FrameCache(
-            dataset, cache, episodes=chosen, cameras=cameras, folder=cache_folder, progress=progress
+            dataset,
+            cache,
+            episodes=self.episodes,
+            cameras=cameras,
+            folder=cache_folder,
+            progress=progress,
         )
-        self._row = spans(np.array([self._cache.first_row(e) for e in chosen]), lengths)
+        # a cache on disk holds all episodes, so rows of frames are not those of the arrays
+        first_row_E = np.array([self._cache.first_row(episode) for episode in self.episodes])
+        self._row = joined_ranges(first_row_E, self.lengths)
+
+    def _read_numbers(self) -> None:
+        """All columns but images, for the chosen episodes side by side."""
+        table = self.dataset.episodes.iloc[self.episodes]
+        self.lengths = lengths = table["length"].to_numpy(np.int64)
+        ends_E = np.cumsum(lengths)
+        frame_N = joined_ranges(table["first_frame"].to_numpy(np.int64), lengths)
+        columns = self.dataset.columns
+        self.actions = columns.actions[frame_N]
+        self.states = columns.state[frame_N]
+        self.success = _from_then_on(columns.success[frame_N], lengths)
+        # Rewards are shaped over the whole dataset: their normalisation must not depend on which
+        # episodes are chosen, and a held-out episode is scaled as a training one.
+        rewards_all, terminals_all = shape_rewards(
+            columns.rewards,
+            columns.success,
+            columns.terminated,
+            self.dataset.episodes["length"].to_numpy(np.int64),
+            self.reward_config,
+        )
+        self.rewards = rewards_all[frame_N]
+        self.terminals = terminals_all[frame_N]
+        self.returns = returns_to_go(
+            self.rewards, lengths, discount=self.discount, terminals_N=self.terminals
+        )
+        self._keyframe = next_keyframes(self.actions, lengths, self.spec)
+        self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
+        # first frame of each frame's episode, and its end: what a window is clipped to
+        self._start = np.repeat(ends_E - lengths, lengths)
+        self._end = np.repeat(ends_E, lengths)
 
     def __len__(self) -> int:
         return len(self.actions)
 
+    def order(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: np.ndarray | None = None,
+    ) -> IndexOrder:
+        """Endless batches of indices of these windows; arguments as of `WindowSampler`."""
+        return WindowSampler(
+            len(self),
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            weights=weights,
+        )
+
+    def single_order(
+        self,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        weights: np.ndarray | None,
+    ) -> IndexOrder:
+        """Endless single windows: this dataset's part of an `InterleavedSampler`.
+
+        Frames are in memory, so all processes draw from one row, and each takes its own out of it.
+        """
+        return WindowSampler(len(self), batch_size=1, seed=seed, weights=weights)
+
     def batch(self, indices: np.ndarray) -> Batch:
         """The windows `indices`, int (B,). T is `history + next_step`. Raises IndexError.
 
-        May be called from several threads. The images' memory is used again once nothing refers to them.
+        May be called from several threads. The images' memory is used again once nothing refers to
+        them.
         """
-        index_B = np.asarray(indices, dtype=np.int64)
-        if index_B.size and (index_B.min() < 0 or index_B.max() >= len(self)):
-            raise IndexError(
-                f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {len(self) - 1}"
-            )
-        start_B1, end_B1 = _rows(self._start, index_B)[:, None], _rows(self._end, index_B)[:, None]
+        index_B = checked_indices(indices, len(self))
+        start_B1 = _rows(self._start, index_B)[:, None]
+        end_B1 = _rows(self._end, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
+        # steps outside the episode repeat its nearest one; without this a window would show its
+        # neighbour
         step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
         row_BT = _rows(self._row, step_BT)
         task_B = _rows(self.task_index, index_B)
+        zero = np.float32(0)
+        images = {
+            camera: self._gather(frames, row_BT) for camera, frames in self._cache.frames.items()
+        }
         return Batch(
-            images={
-                camera: self._gather(frames, row_BT)
-                for camera, frames in self._cache.frames.items()
-            },
+            images=images,
             state=_tensor(_rows(self.states, step_BT)),
             keyframe=_tensor(_rows(self.states, _rows(self._keyframe, step_BT))),
             instruction=[self.instructions[task] for task in task_B.tolist()],
             actions=_tensor(_rows(self.actions, step_BTK)),
             action_mask=_tensor(inside_BTK),
-            rewards=_tensor(np.where(mask_BT, _rows(self.rewards, step_BT), np.float32(0))),
+            rewards=_tensor(np.where(mask_BT, _rows(self.rewards, step_BT), zero)),
             terminals=_tensor(_rows(self.terminals, step_BT) & mask_BT),
-            returns_to_go=_tensor(np.where(mask_BT, _rows(self.returns, step_BT), np.float32(0))),
+            returns_to_go=_tensor(np.where(mask_BT, _rows(self.returns, step_BT), zero)),
             success=_tensor(_rows(self.success, step_BT) & mask_BT),
             timesteps=_tensor(step_BT - start_B1),
             mask=_tensor(mask_BT),
@@ -163,15 +220,30 @@ class Windows:
         )
 
 
+def checked_indices(indices: np.ndarray, num_windows: int) -> np.ndarray:
+    """`indices` as int64 (B,). Raises IndexError if one is not in 0 .. num_windows - 1."""
+    index_B = np.asarray(indices, dtype=np.int64)
+    if index_B.size and (index_B.min() < 0 or index_B.max() >= num_windows):
+        raise IndexError(
+            f"window indices {index_B.min()} to {index_B.max()}; there are 0 to {num_windows - 1}"
+        )
+    return index_B
+
+
 def _from_then_on(solved_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
-    """Whether something is True at a step or later in its episode."""
-    ends = np.cumsum(lengths_E)
-    solved_before = np.concatenate([[0], np.cumsum(solved_N)])
-    return np.asarray(np.repeat(solved_before[ends], lengths_E) > solved_before[:-1])
+    """Whether something is True at a step or later in its episode, bool (N,)."""
+    ends_E = np.cumsum(lengths_E)
+    solved_before = np.concatenate([[0], np.cumsum(solved_N)])  # (N + 1,)
+    # more are solved by the episode's end than before the step
+    return np.asarray(np.repeat(solved_before[ends_E], lengths_E) > solved_before[:-1])
 
 
 def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int]:
-    chosen = list(range(dataset.num_episodes)) if episodes is None else [int(e) for e in episodes]
+    """The indices of the episodes to use. Raises DataError if they are wrong."""
+    if episodes is None:
+        chosen = list(range(dataset.num_episodes))
+    else:
+        chosen = [int(episode) for episode in episodes]
     if not chosen:
         raise DataError(
             f"{dataset.root}: no episodes are chosen; choose at least one of {dataset.num_episodes}"
@@ -183,15 +255,20 @@ def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int
     for episode in chosen:
         if not 0 <= episode < dataset.num_episodes:
             raise DataError(
-                f"{dataset.root}: there is no episode {episode}; there are 0 to {dataset.num_episodes - 1}"
+                f"{dataset.root}: there is no episode {episode}; "
+                f"there are 0 to {dataset.num_episodes - 1}"
             )
     return chosen
 
 
 def _rows(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     """array[index] of indices that are known to be inside, several times as fast."""
+    # "raise" would check each index first; `batch` has clipped them to their episodes
     return array.take(index, axis=0, mode="clip")
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
+
+
+__all__ = ["Windows", "checked_indices"]

@@ -9,7 +9,7 @@ from typing import Any
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.loading.ranges import spans
+from vla.data.loading.ranges import joined_ranges
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.video import VideoConfig
@@ -67,7 +67,7 @@ def convert(
     notes: list[str] = []
     if chosen:
         rows = dataset.episodes.iloc[chosen]
-        frames = spans(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
+        frames = joined_ranges(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
         spec, notes = fitting_limits(spec, dataset.unchecked_columns.actions[frames])
     keys = keys or KeyMap()
     options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_none=True)}

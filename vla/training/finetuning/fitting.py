@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 
-from vla.data import Windows
-from vla.data.loading.multi_robot import MixedRobots
-from vla.data.loading.replay_mixture import Mixture
+from vla.data.loading.protocols import Trajectories
 from vla.models.heads.base import Head
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
@@ -19,7 +16,7 @@ from vla.training.finetuning.transfer_record import Transfer
 
 def fit_transferred(
     policy: Policy,
-    windows: Windows | Mixture | MixedRobots,
+    data: Mapping[str, Trajectories],
     transfer: Transfer,
     settings: TransferConfig,
 ) -> None:
@@ -34,41 +31,33 @@ def fit_transferred(
         for name, buffer in policy.named_buffers():
             if name.startswith("language_") and name in transfer.tensors.kept:
                 kept[name] = buffer.clone()
-        fit_policy(policy, windows)
+        fit_policy(policy, data)
         for name, values in kept.items():
             policy.get_buffer(name).copy_(values)
         return
-    assert not isinstance(windows, MixedRobots)  # TrainConfig sees to it
-    actions, lengths = _actions(windows)
+    (own,) = data.values()  # a transfer is to one robot: the config sees to it
+    lengths = own.lengths.tolist()
     for name, module in policy.named_modules():
         # a new head has statistics of nothing, whatever is said of the others
         if isinstance(module, Head) and _is_new(name, transfer):
-            module.fit(torch.as_tensor(actions).float(), lengths=lengths)
+            module.fit(torch.as_tensor(own.actions).float(), lengths=lengths)
 
 
-def fit_policy(policy: Policy, windows: Windows | Mixture | MixedRobots) -> None:
+def fit_policy(policy: Policy, data: Mapping[str, Trajectories]) -> None:
     """Fits the policy to all actions and instructions, and to states of each dataset by its share.
 
-    Of several robots each is fitted to its own data.
+    Args:
+        data: name of the robot ("" if there is one) -> its data; each robot is fitted to its own.
     """
-    if isinstance(windows, MixedRobots):
-        robots = cast(MultiRobotPolicy, policy)
-        # by number: the sources stand in another order, the one of the largest share first
-        sources = {}
-        for number, name in enumerate(robots.robot_names):
-            sources[name] = windows.sources[number]
-        robots.fit_robots(sources)
+    if isinstance(policy, MultiRobotPolicy):
+        policy.fit_robots(data)
         return
-    actions, lengths = _actions(windows)
-    policy.fit(actions, windows.states, windows.instructions, lengths=lengths)
+    (own,) = data.values()
+    policy.fit(own.actions, own.states, own.instructions, lengths=own.lengths.tolist())
 
 
 def _is_new(head: str, transfer: Transfer) -> bool:
     return any(name.startswith(f"{head}.") for name in transfer.tensors.reinitialised)
-
-
-def _actions(windows: Windows | Mixture) -> tuple[np.ndarray, list[int]]:
-    return windows.actions, windows.lengths.tolist()
 
 
 __all__ = ["fit_policy", "fit_transferred"]

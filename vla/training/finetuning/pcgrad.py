@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.config import ConfigError
-from vla.data.loading.replay_mixture import select_windows
+from vla.data.loading.multi_robot import RobotBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
-from vla.training.step import clip_gradients, sum_over_processes
-from vla.types import Batch
+from vla.training.step import GlobalMeans, clip_gradients, shares_of, sum_over_processes
 
 
 def project_conflicts(
@@ -85,7 +84,7 @@ def check_projection(learner: nn.Module, processes: int) -> None:
 def projected_backward(
     model: nn.Module,
     objective: Objective,
-    batches: Sequence[Batch],
+    batches: Sequence[RobotBatch],
     accelerator: Accelerator,
     watch: Stopwatch,
     *,
@@ -110,10 +109,8 @@ def projected_backward(
     learner = accelerator.unwrap_model(model)
     assert isinstance(learner, Learner)
     parts = [part for batch in batches for part in _by_task(batch)]
-    # as in `backward`: the mean over the global batch by weight, however it is divided into tasks
-    weights = torch.stack([objective.weight(part).float() for _, part in parts])
-    total = sum_over_processes(weights.sum(), accelerator)
-    shares = weights / total.clamp(min=1e-12)
+    # as in `backward`: the mean over the global batch, however it is divided into tasks
+    shares = shares_of(objective, [batch for _, batch in parts], accelerator)
     # all processes go through the same tasks in the same order: each waits for the others' sums
     tasks = sorted(set(gather_object([task for task, _ in parts])))
     rows = [
@@ -122,20 +119,18 @@ def projected_backward(
     ]
     gradients: list[list[Tensor]] = [[], []]
     used: set[nn.Parameter] = set()
-    means: dict[str, Tensor] = {}
+    means = GlobalMeans(learner.policy.robot_names)
     for task in tasks:
         learner.zero_grad()
-        for (name, part), share in zip(parts, shares, strict=True):
+        for (name, (robot, part)), share in zip(parts, shares, strict=True):
             if name != task:
                 continue
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
-                loss, _, metrics = learner(part)
+                loss, _, metrics = learner(part, robot=robot)
             watch.lap("forward")
             accelerator.backward(loss * share)
             watch.lap("backward")
-            for key, value in {"loss": loss, **metrics}.items():
-                part_of_mean = value.detach().float() * share
-                means[key] = means.get(key, 0.0) + part_of_mean
+            means.add({"loss": loss, **metrics}, share, robot)
         for row, collected in zip(rows, gradients, strict=True):
             used.update(p for p in row if p.grad is not None)
             if row:
@@ -146,8 +141,7 @@ def projected_backward(
     ]
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
-    values = sum_over_processes(torch.stack(list(means.values())), accelerator)
-    numbers = dict(zip(means, values.tolist(), strict=True))
+    numbers = means.over_processes(accelerator)
     return numbers | norms | {"tasks": float(len(tasks)), "conflicts": conflicts[0]}
 
 
@@ -169,10 +163,11 @@ def _project_row(
     return share
 
 
-def _by_task(batch: Batch) -> Iterator[tuple[str, Batch]]:
+def _by_task(micro_batch: RobotBatch) -> Iterator[tuple[str, RobotBatch]]:
+    robot, batch = micro_batch
     for task in dict.fromkeys(batch.instruction):
         of_task = [text == task for text in batch.instruction]
-        yield task, select_windows(batch, np.flatnonzero(of_task))
+        yield task, RobotBatch(robot, batch.select(np.flatnonzero(of_task)))
 
 
 def _flat(row: Sequence[nn.Parameter]) -> Float[Tensor, " P"]:

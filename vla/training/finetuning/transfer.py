@@ -10,7 +10,7 @@ from vla.config import ConfigError
 from vla.models.policy import Policy, PolicyConfig, load_policy
 from vla.models.transfer.cameras import cameras_of, paired_cameras
 from vla.models.transfer.transfer_weights import copy_weights
-from vla.training.config import TrainConfig, TransferConfig
+from vla.training.config import TransferConfig
 from vla.training.finetuning.fitting import fit_policy, fit_transferred
 from vla.training.finetuning.trainable import choose_trained
 from vla.training.finetuning.transfer_record import TRANSFER_FILE, Transfer, percent_kept
@@ -18,8 +18,16 @@ from vla.training.patterns import matching
 from vla.types import Spec
 
 
-def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfer]:
-    """A new policy for `spec` with all that fits of the one in `config.init_from`; and what did.
+def transferred_policy(
+    init_from: str,
+    settings: TransferConfig,
+    policy: PolicyConfig | None,
+    spec: Spec,
+) -> tuple[Policy, Transfer]:
+    """A new policy for `spec` with all that fits of the policy in `init_from`; and what that was.
+
+    Args:
+        policy: what the new policy is built from; None for what the old one was.
 
     Raises:
         ConfigError: cameras that do not exist, statistics that cannot be kept, or too little of the
@@ -27,12 +35,9 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
         CheckpointError: the policy cannot be read.
         RoleError: a policy does not tell what its parameters are for, and the robots differ.
     """
-    assert config.init_from is not None  # TrainConfig sees to it
-    assert config.transfer is not None
-    settings = config.transfer
     # a policy that chooses by a critic is no start: what it chooses from is
-    old = load_policy(config.init_from).unwrapped
-    wanted = config.policy if config.policy is not None else _config_for(spec, old, settings)
+    old = load_policy(init_from).unwrapped
+    wanted = policy if policy is not None else _config_for(spec, old, settings)
     # pretrained weights that it would fetch are in the checkpoint, if both name the same ones
     same_weights = all(
         wanted.option(part) == old.config.option(part) for part in ("trunk", "backbone", "base")
@@ -59,13 +64,13 @@ def transferred_policy(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfe
         # a fine-tuning that begins from next to nothing looks like one until its results come
         raise ConfigError(
             [
-                f"init_from: of {config.init_from} fits {percent_kept(tensors)}, "
+                f"init_from: of {init_from} fits {percent_kept(tensors)}, "
                 f"{tensors.share:.1%} in the mean; transfer.min_loaded is "
                 f"{settings.min_loaded:.0%}. First: {tensors.mismatch}. Leave policy out, give it "
                 "the checkpoint's sizes, or lower transfer.min_loaded"
             ]
         )
-    return new, Transfer(config.init_from, tensors, _differences(old.spec, spec), cameras)
+    return new, Transfer(init_from, tensors, _differences(old.spec, spec), cameras)
 
 
 def _config_for(spec: Spec, old: Policy, settings: TransferConfig) -> PolicyConfig:

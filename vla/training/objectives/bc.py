@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import Metrics, action_l1, masked_mean, robot_parts
+from vla.training.losses import Metrics, action_l1, masked_mean
 from vla.training.objective import Objective, ObjectiveConfig, auxiliary_losses
 from vla.types import Batch
 
@@ -48,7 +48,9 @@ class BC(Objective):
         added = auxiliary_losses(output, batch, solved_only=False)
         metrics = {name: value.detach() for name, value in added.items()}
         metrics |= _token_accuracy(output.actions, batch)
-        metrics |= robot_parts(loss_BT, batch, policy.robot_names)
+        if policy.robot_name:
+            # of one robot among several: its imitation alone, without what the policy adds
+            metrics[f"loss/{policy.robot_name}"] = loss.detach()
         return loss + sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:

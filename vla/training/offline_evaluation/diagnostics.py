@@ -38,7 +38,9 @@ from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_st
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
-from vla.training.run_data.batches import read_windows, seed_of, split_episodes, to_device
+from vla.training.run_data.batches import to_device
+from vla.training.run_data.windows import read_windows, split_episodes
+from vla.training.seeding import seed_of
 from vla.training.validation import validate
 from vla.types import Batch
 
@@ -187,7 +189,12 @@ def diagnose(
     sets = {}
     for label, chosen in _episodes(config, dataset, episodes).items():
         read = read_windows(
-            config, dataset, policy, objective, cameras=list(policy.spec.cameras), episodes=chosen
+            config.data,
+            dataset,
+            policy,
+            objective,
+            cameras=list(policy.spec.cameras),
+            episodes=chosen,
         )
         sets[label] = _diagnose_set(config, policy, objective, read, windows, accelerator)
     advice = _advice(run)
@@ -213,10 +220,10 @@ def _run_config(run: Path, data: str | Path | None) -> TrainConfig:
         )
     overrides = [] if data is None else [f"data.path={data}"]
     config = load_config(TrainConfig, run / "config.yaml", overrides)
-    if config.data.mixture:
+    if config.data.multi_robot:
         raise ConfigError(
             [
-                f"{run}: learned from a mixture of robots, which has no critics; diagnose a run on "
+                f"{run}: learned from several robots, which has no critics; diagnose a run on "
                 "one dataset"
             ]
         )

@@ -35,7 +35,7 @@ from vla.training.offline_evaluation.fitted_q import (
 )
 from vla.training.offline_evaluation.fqe_result import FQEResult, PolicyEstimate
 from vla.training.offline_evaluation.policy_actions import predict_actions
-from vla.training.run_data.batches import split_episodes
+from vla.training.run_data.windows import split_episodes
 
 Tell = Callable[[str], None]
 

@@ -1,65 +1,97 @@
 """Image-text pairs beside robot data (co-fine-tuning: Brohan et al. 2023, RT-2, section 3.2).
 
-Every optimiser step also answers some questions about pictures. Which, is a pure function of (seed, step, process), as
-it is for windows.
+Every optimiser step also answers some questions about pictures. Which, is a pure function of (seed,
+step, process), as it is for windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
 
 from vla.config import ConfigError
 from vla.data import WindowSampler, prefetch
 from vla.data.loading.image_text import ImageTextBatch, ImageTextPairs
 from vla.models.policy import Policy
-from vla.training.config import CoTrainingConfig, TrainConfig
-from vla.training.run_data.batches import seed_of
+from vla.training.config import CoTrainingConfig
+from vla.training.run_data.drawing import BatchPlan
+from vla.training.seeding import seed_of
 
 _SALT = 0x7E87  # the pairs' order has nothing to do with that of the windows
 
 
-def open_pairs(config: TrainConfig, policy: Policy, world_size: int) -> ImageTextPairs | None:
-    """The image-text pairs of the run; None where there are none.
+@runtime_checkable
+class AnswersInText(Protocol):
+    """What a policy provides that can learn from image-text pairs."""
+
+    def image_text_loss(
+        self,
+        images: Sequence[Sequence[np.ndarray]],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+    ) -> Tensor:
+        """The loss (N,) of N answers, given the images and the text of each question."""
+
+
+def open_pairs(
+    co_training: CoTrainingConfig | None,
+    policy: Policy,
+    plan: BatchPlan,
+) -> ImageTextPairs | None:
+    """The image-text pairs of the run; None if there are none.
 
     Raises:
-        ConfigError: the policy cannot answer in text, or the pairs of a step do not divide among the processes.
+        ConfigError: the policy cannot answer in text, or the pairs of a step do not divide among
+            the processes.
         DataError: the pairs cannot be read.
     """
-    wanted = config.co_training
-    if wanted is None:
+    if co_training is None:
         return None
-    if not hasattr(policy, "image_text_loss"):
+    if not isinstance(policy, AnswersInText):
+        kind = policy.config.model_dump()["type"]
+        raise ConfigError([f"co_training: policy {kind!r} has no words; use a vlm policy"])
+    parts = plan.world_size * plan.micro_batches
+    if co_training.batch_size % parts:
+        # uneven parts would weigh the pairs of one process more than those of another
         raise ConfigError(
             [
-                f"co_training: policy {policy.config.model_dump()['type']!r} has no words; use a vlm policy"
+                f"co_training.batch_size: {co_training.batch_size} does not divide among "
+                f"{plan.world_size} processes x {plan.micro_batches} micro-batches; use a multiple "
+                f"of {parts}"
             ]
         )
-    parts = world_size * config.grad_accumulation
-    if wanted.batch_size % parts:
-        raise ConfigError(
-            [
-                f"co_training.batch_size: {wanted.batch_size} does not divide among {world_size} processes x "
-                f"{config.grad_accumulation} micro-batches; use a multiple of {parts}"
-            ]
-        )
-    return ImageTextPairs(wanted.path)
+    return ImageTextPairs(co_training.path)
 
 
 def pair_batches(
-    config: TrainConfig, pairs: ImageTextPairs | None, steps: range, *, rank: int, world_size: int
+    pairs: ImageTextPairs | None,
+    steps: range,
+    plan: BatchPlan,
+    *,
+    batch_size: int,
 ) -> Iterator[list[ImageTextBatch] | None]:
-    """Yields each step's micro-batches of pairs, read in a thread while the steps before are computed."""
-    if pairs is None or config.co_training is None:
+    """Yields each step's micro-batches of pairs, read in a thread ahead of it.
+
+    Args:
+        pairs: None yields None for every step.
+        steps: which steps; they count from 1.
+        plan: how the run's batches are divided.
+        batch_size: pairs of a step, over all processes and micro-batches.
+    """
+    if pairs is None:
         return (None for _ in steps)
-    size, parts = config.co_training.batch_size, config.grad_accumulation
     sampler = WindowSampler(
         len(pairs),
-        batch_size=size,
-        seed=seed_of(config.seed, _SALT),
-        rank=rank,
-        world_size=world_size,
+        batch_size=batch_size,
+        seed=seed_of(plan.seed, _SALT),
+        rank=plan.rank,
+        world_size=plan.world_size,
     )
+    parts = plan.micro_batches
     return prefetch(pairs.batch(sampler.indices(step - 1)).split(parts) for step in steps)
 
 
-__all__ = ["CoTrainingConfig", "open_pairs", "pair_batches"]
+__all__ = ["AnswersInText", "open_pairs", "pair_batches"]

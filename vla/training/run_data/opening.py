@@ -1,40 +1,40 @@
-"""The data of a run: one robot's dataset with what is replayed beside it, or a mixture of several robots' datasets."""
+"""The data of a run: one robot's dataset and what is replayed, or several robots' datasets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from vla.data import EpisodeDataset, Windows, WindowSampler
-from vla.data.loading.multi_robot import MixedRobots, joint_spec
-from vla.data.loading.replay_mixture import Mixture, MixtureSampler
-from vla.data.loading.stream_order import StreamOrder
-from vla.models.policies.multi_robot import MultiRobotPolicy
+from vla.data import EpisodeDataset, Windows
+from vla.data.loading.multi_robot import RobotWindows, joint_spec
+from vla.data.loading.protocols import IndexOrder
 from vla.models.policy import Policy, PolicyConfig
-from vla.training.config import TrainConfig
+from vla.training.config import DataConfig
 from vla.training.losses import robot_means
-from vla.training.objective import Objective
-from vla.training.run_data.batches import build_sampler, open_windows
+from vla.training.objective import Objective, ObjectiveConfig
+from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.multi_robot import (
-    OpenMixture,
+    MultiRobotData,
     card,
+    checked_policy,
     lines,
     open_datasets,
-    open_mixture,
+    open_robots,
     robots_policy,
 )
 from vla.training.run_data.replay import with_replay
+from vla.training.run_data.windows import open_windows
 from vla.types import Spec
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The datasets of a run, opened, and what policy they want.
+    """The datasets of a run, opened, and the policy that they need.
 
     Attributes:
-        datasets: by the name of their robot; of a run without mixture the one dataset, under "".
+        datasets: by the name of their robot; of a run on one robot its dataset, under "".
         spec: of the policy.
-        policy: what it is built from; None where that is left to `init_from`.
+        policy: what it is built from; None if that is left to `init_from`.
     """
 
     datasets: dict[str, EpisodeDataset]
@@ -42,24 +42,27 @@ class Sources:
     policy: PolicyConfig | None
 
 
-def open_sources(config: TrainConfig) -> Sources:
+def open_sources(
+    data: DataConfig,
+    policy: PolicyConfig | None,
+    objective: ObjectiveConfig,
+) -> Sources:
     """Opens the datasets that a config names; their images are not read yet.
 
     Raises:
-        ConfigError: a mixture contradicts itself or the objective.
+        ConfigError: the robots' datasets contradict each other or the objective.
         DataError: a dataset cannot be read.
     """
-    if not config.data.mixture:
-        dataset = EpisodeDataset(config.data.path)
-        return Sources({"": dataset}, dataset.spec, config.policy)
-    datasets = open_datasets(config)
-    policy = robots_policy(config, datasets)
-    specs = (
-        {name: dataset.spec for name, dataset in datasets.items()}
-        if policy is None
-        else policy.specs
-    )
-    return Sources(datasets, joint_spec(specs), policy)
+    if not data.multi_robot:
+        dataset = EpisodeDataset(data.path)
+        return Sources({"": dataset}, dataset.spec, policy)
+    datasets = open_datasets(data)
+    for_all = robots_policy(data, policy, objective, datasets)
+    if for_all is None:
+        specs = {name: dataset.spec for name, dataset in datasets.items()}
+    else:
+        specs = for_all.specs  # with the cameras that the policy looks through
+    return Sources(datasets, joint_spec(specs), for_all)
 
 
 @dataclass(frozen=True)
@@ -68,73 +71,86 @@ class RunData:
 
     Attributes:
         windows: to train on.
-        sampler: which of them each step draws.
-        held_out: windows to validate on, by the name of their robot ("" without mixture); empty where nothing is held out.
-        episodes: that are trained on.
-        card: what the model card tells of the data.
-        lines: what a user wants to know, before training begins.
-        mixture: the robots' windows, where there are several.
+        order: which of them each step draws.
+        held_out: windows to validate on, by the name of their robot ("" in a run on one robot);
+            empty if nothing is held out.
+        episodes, frames: that are trained on.
+        card: what the model card says of the data.
+        lines: for the user, before training begins.
+        robots: shares and epochs of the robots, if there are several.
     """
 
-    windows: Windows | Mixture | MixedRobots
-    sampler: WindowSampler | StreamOrder | MixtureSampler
+    windows: RobotWindows
+    order: IndexOrder
     held_out: dict[str, Windows]
     episodes: int
     frames: int
     card: dict[str, Any]
     lines: list[str]
-    mixture: OpenMixture | None = None
+    robots: MultiRobotData | None = None
 
-    def told(self, means: dict[str, float], step: int) -> dict[str, float]:
-        """A line of the log from the means of its steps: of a mixture with each robot's own loss and epochs."""
-        return (
-            means
-            if self.mixture is None
-            else robot_means(means, list(self.mixture.shares)) | self.mixture.epochs(step)
-        )
+    def log_line(self, means: dict[str, float], step: int) -> dict[str, float]:
+        """A line of the log from the means of its steps; of several robots with their own."""
+        if self.robots is None:
+            return means
+        return robot_means(means, list(self.robots.shares)) | self.robots.epochs(step)
 
 
 def open_data(
-    config: TrainConfig,
+    data: DataConfig,
+    plan: BatchPlan,
     sources: Sources,
     policy: Policy,
     objective: Objective,
-    *,
-    rank: int,
-    world_size: int,
 ) -> RunData:
-    """Reads the windows as policy and objective want them, and tells the objective of them.
+    """Reads the windows as policy and objective need them, and fits the objective to them.
 
     Raises:
         ConfigError: data, policy and batch do not go together.
         DataError: a dataset cannot be read, or cannot teach what the objective learns.
         ObjectiveError: the same.
     """
-    if config.data.mixture:
-        mixture = open_mixture(
-            config, sources.datasets, policy, objective, rank=rank, world_size=world_size
-        )
-        assert isinstance(policy, MultiRobotPolicy)  # open_mixture has seen to it
-        told = card(mixture, sources.datasets)
-        return RunData(
-            mixture.windows,
-            mixture.sampler,
-            mixture.held_out,
-            episodes=told["episodes"],
-            frames=told["frames"],
-            card=told,
-            lines=lines(policy, mixture),
-            mixture=mixture,
-        )
+    if data.multi_robot:
+        return _open_several(data, plan, sources, policy, objective)
     dataset = sources.datasets[""]
-    windows, held_out = open_windows(config, dataset, policy, objective)
+    windows, held_out = open_windows(data, dataset, policy, objective, seed=plan.seed)
+    # before windows are weighted: weights may follow from what was fitted
     objective.fit(windows)
-    sampler = build_sampler(config, windows, objective, rank=rank, world_size=world_size)
-    drawn, draws = with_replay(config, policy, objective, windows, sampler)
-    episodes, frames = len(windows.episodes), len(windows)
-    told = {"dataset": dataset.root.name, "episodes": episodes, "frames": frames}
+    drawn, order = with_replay(data, plan, policy, objective, windows)
+    # what is replayed is not counted: the card names the data that the run is about
+    episodes = len(windows.episodes)
+    frames = len(windows)
     return RunData(
-        drawn, draws, {} if held_out is None else {"": held_out}, episodes, frames, told, []
+        windows=RobotWindows({"": drawn}),
+        order=order,
+        held_out={} if held_out is None else {"": held_out},
+        episodes=episodes,
+        frames=frames,
+        card={"dataset": dataset.root.name, "episodes": episodes, "frames": frames},
+        lines=[],
+    )
+
+
+def _open_several(
+    data: DataConfig,
+    plan: BatchPlan,
+    sources: Sources,
+    policy: Policy,
+    objective: Objective,
+) -> RunData:
+    # the policy may come from `init_from`, and be for other robots
+    several = checked_policy(policy, list(sources.datasets))
+    robots = open_robots(data, plan, sources.datasets, several, objective)
+    described = card(robots, sources.datasets)
+    return RunData(
+        windows=robots.windows,
+        order=robots.order,
+        held_out=robots.held_out,
+        episodes=described["episodes"],
+        frames=described["frames"],
+        card=described,
+        lines=lines(several, robots),
+        robots=robots,
     )
 
 

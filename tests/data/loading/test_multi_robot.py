@@ -1,4 +1,4 @@
-"""Windows of different robots in one batch, and the shares in which their datasets are drawn."""
+"""Windows of different robots, gathered robot by robot, and the shares in which their datasets are drawn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ import pytest
 import torch
 
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows, WindowSampler
-from vla.data.loading.multi_robot import (
-    MixedRobots,
-    join_robots,
-    joint_spec,
-    mixture_shares,
-    of_robot,
-)
-from vla.data.loading.replay_mixture import MixtureSampler, select_windows
+from vla.data.loading.interleaved_sampler import InterleavedSampler
+from vla.data.loading.multi_robot import RobotWindows, dataset_shares, joint_spec
 from vla.types import Batch, Spec
 
 
@@ -58,12 +52,12 @@ def write(root: Path, spec: Spec, lengths: list[int], tasks: list[str]) -> Episo
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Windows]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Windows]:
     root = tmp_path_factory.mktemp("robots")
     hand = write(root / "hand", HAND, [4, 6], ["wave", "hold"])
     arm = write(root / "arm", ARM, [5, 2], ["push"])
-    # the robot of number 1 comes first in the row of windows
-    return {1: Windows(hand, history=2, chunk=3), 0: Windows(arm, history=2, chunk=3)}
+    # the hand's windows come first in the row of numbers, the arm's micro-batch first in a step
+    return {"hand": Windows(hand, history=2, chunk=3), "arm": Windows(arm, history=2, chunk=3)}
 
 
 def assert_same(a: Batch, b: Batch) -> None:
@@ -84,60 +78,36 @@ def assert_same(a: Batch, b: Batch) -> None:
         assert torch.equal(a.images[camera], b.images[camera]), camera
 
 
-def test_windows_of_two_robots_are_padded_and_come_back_as_they_were(
-    sources: dict[int, Windows],
-) -> None:
-    mixed = MixedRobots(sources)
-    assert (len(mixed), mixed.sizes) == (17, [10, 7])
-    batch = mixed.batch(np.array([12, 3, 10, 9, 16]))
-    assert batch.robot is not None
-    assert batch.robot.tolist() == [0, 1, 0, 1, 0]
-    assert batch.instruction == ["push", "wave", "push", "hold", "push"]
-    assert batch.task_index.tolist() == [2, 0, 2, 1, 2]
-    assert batch.state.shape == (5, 2, 3)
-    assert batch.actions.shape == (5, 2, 3, 5)
-    assert not batch.actions[[0, 2, 4], ..., 2:].any()
-    assert not batch.state[[1, 3], ..., 1:].any()
-    # images hold their own robot's rows alone
-    shapes = {name: tuple(image.shape) for name, image in batch.images.items()}
-    assert shapes == {
-        "1/ego": (2, 2, 10, 10, 3),
-        "0/front": (3, 2, 6, 8, 3),
-        "0/wrist": (3, 2, 4, 4, 3),
-    }
-
-    for number, spec, own in ((0, ARM, [2, 0, 6]), (1, HAND, [3, 9])):
-        rows, part = of_robot(batch, number, state_dim=spec.state_dim, action_dim=spec.action_dim)
-        assert rows.tolist() == [row for row in range(5) if batch.robot[row] == number]
-        assert part is not None
-        assert part.robot is None
-        assert_same(part, sources[number].batch(np.array(own)))
+def test_each_robots_windows_are_a_batch_of_their_own(sources: dict[str, Windows]) -> None:
+    windows = RobotWindows(sources, robots=["arm", "hand"])
+    assert len(windows) == 17
+    assert (windows.history, windows.next_step) == (2, 0)
+    batches = windows.batches(np.array([12, 3, 10, 9, 16]))
+    assert [robot for robot, _ in batches] == ["arm", "hand"]
+    for (robot, batch), own in zip(batches, ([2, 0, 6], [3, 9]), strict=True):
+        assert_same(batch, sources[robot].batch(np.array(own)))
+    arm, hand = (batch for _, batch in batches)
+    # nothing is padded to the larger robot
+    assert (arm.state.shape, arm.actions.shape) == ((3, 2, 3), (3, 2, 3, 2))
+    assert (hand.state.shape, hand.actions.shape) == ((2, 2, 1), (2, 2, 3, 5))
+    assert list(arm.images) == ["front", "wrist"]
     with pytest.raises(IndexError, match="0 to 16"):
-        mixed.batch(np.array([17]))
+        windows.batches(np.array([17]))
 
 
-def test_a_joined_batch_is_cut_as_any_other(sources: dict[int, Windows]) -> None:
-    batch = MixedRobots(sources).batch(np.array([12, 3, 10, 9, 16]))
-    chosen = select_windows(batch, np.array([4, 3, 0]))
-    assert chosen.robot is not None
-    assert chosen.robot.tolist() == [0, 1, 0]
-    _, part = of_robot(chosen, 0, state_dim=3, action_dim=2)
-    assert part is not None
-    assert_same(part, sources[0].batch(np.array([6, 2])))
-    rows, nobody = of_robot(select_windows(batch, np.array([0, 2])), 1, state_dim=1, action_dim=5)
-    assert (len(rows), nobody) == (0, None)
-    last = batch.steps(1, None)
-    assert last.images["1/ego"].shape == (2, 1, 10, 10, 3)
-    assert torch.equal(last.robot, batch.robot)
-    assert torch.equal(batch.to("cpu").robot, batch.robot)
-    with pytest.raises(ValueError, match="does not say which robot"):
-        of_robot(sources[0].batch(np.array([0])), 0, state_dim=3, action_dim=2)
+def test_rows_say_which_of_the_drawn_windows_are_whose(sources: dict[str, Windows]) -> None:
+    windows = RobotWindows(sources)
+    (only,) = windows.divide(np.array([4, 0]))
+    assert only.robot == "hand"  # the arm has no window here, and no micro-batch
+    hand, arm = windows.divide(np.array([12, 3, 10, 9, 16]))
+    assert (hand.rows.tolist(), hand.indices.tolist()) == ([1, 3], [3, 9])
+    assert (arm.rows.tolist(), arm.indices.tolist()) == ([0, 2, 4], [2, 0, 6])
 
 
-def test_one_robot_alone_is_not_padded(sources: dict[int, Windows]) -> None:
-    part = sources[0].batch(np.array([1, 4]))
-    joined = join_robots([(0, np.array([0, 1]), part)], state_dim=3, action_dim=2)
-    assert_same(of_robot(joined, 0, state_dim=3, action_dim=2)[1] or joined, part)
+def test_windows_of_one_robot_are_one_batch(sources: dict[str, Windows]) -> None:
+    ((robot, batch),) = RobotWindows({"": sources["arm"]}).batches(np.array([1, 4]))
+    assert robot == ""
+    assert_same(batch, sources["arm"].batch(np.array([1, 4])))
 
 
 def test_the_joint_spec_has_room_for_all() -> None:
@@ -148,22 +118,22 @@ def test_the_joint_spec_has_room_for_all() -> None:
 
 
 def test_shares_by_weight_and_temperature() -> None:
-    assert mixture_shares([7, 9, 1], weights=[1, 0.5, 2.5]) == [
+    assert dataset_shares([7, 9, 1], weights=[1, 0.5, 2.5]) == [
         Fraction(1, 4),
         Fraction(1, 8),
         Fraction(5, 8),
     ]
-    assert mixture_shares([30, 10]) == [Fraction(3, 4), Fraction(1, 4)]
+    assert dataset_shares([30, 10]) == [Fraction(3, 4), Fraction(1, 4)]
     # 100 ** (1/2) : 1 ** (1/2)
-    assert [float(share) for share in mixture_shares([100, 1], temperature=2)] == pytest.approx(
+    assert [float(share) for share in dataset_shares([100, 1], temperature=2)] == pytest.approx(
         [10 / 11, 1 / 11]
     )
-    assert [float(share) for share in mixture_shares([100, 1], temperature=1e9)] == pytest.approx(
+    assert [float(share) for share in dataset_shares([100, 1], temperature=1e9)] == pytest.approx(
         [0.5, 0.5], abs=1e-6
     )
     for shares in (
-        mixture_shares([123, 45, 6], temperature=3.3),
-        mixture_shares([1, 2], weights=[0.1, 0.7]),
+        dataset_shares([123, 45, 6], temperature=3.3),
+        dataset_shares([1, 2], weights=[0.1, 0.7]),
     ):
         assert sum(shares) == 1
 
@@ -171,11 +141,11 @@ def test_shares_by_weight_and_temperature() -> None:
 @pytest.mark.parametrize("world", [1, 2])
 def test_sampling_honours_the_shares(world: int) -> None:
     sizes = [500, 60, 9]
-    shares = mixture_shares(sizes, temperature=2)
+    shares = dataset_shares(sizes, temperature=2)
 
-    def sampler(rank: int) -> MixtureSampler:
+    def sampler(rank: int) -> InterleavedSampler:
         samplers = [WindowSampler(n, batch_size=1, seed=seed) for seed, n in enumerate(sizes)]
-        return MixtureSampler(
+        return InterleavedSampler(
             samplers, shares[1:], batch_size=8, seed=3, rank=rank, world_size=world
         )
 

@@ -1,4 +1,4 @@
-"""Trains on a mixture in two processes; run by test_mixture_training, which trains in one.
+"""Trains on several robots in two processes; run by test_multi_robot_training, which trains in one.
 
 The two are forks of this process, so that what is imported is imported once.
 """

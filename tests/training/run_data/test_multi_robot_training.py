@@ -1,4 +1,4 @@
-"""One training on three robots' datasets: each is learned, told by itself, resumed exactly, and taken out."""
+"""One training on three robots' datasets: each is learned, logged by itself, resumed exactly, and taken out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from mixed_robots_toy import (
     CAMERAS,
     POLICY,
     SPECS,
-    mixture_config,
+    multi_robot_config,
     two_processes_config,
     write_robot,
 )
@@ -24,11 +26,16 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.config import ConfigError, UserError
+from vla.data.loading.multi_robot import RobotBatch, joint_spec
 from vla.models import RT1, load_policy
-from vla.models.policies.multi_robot import MultiRobotPolicy
+from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
 from vla.recipes.evaluate import load_actor
 from vla.training import RunResult, TrainConfig, train
 from vla.training.losses import robot_means
+from vla.training.metrics import Stopwatch
+from vla.training.objective import Learner
+from vla.training.objectives.bc import BC
+from vla.training.step import backward
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 
@@ -56,10 +63,10 @@ def robots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(robots: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return train(mixture_config(robots, tmp_path_factory.mktemp("runs") / "run"))
+    return train(multi_robot_config(robots, tmp_path_factory.mktemp("runs") / "run"))
 
 
-def test_each_robot_is_learned_and_told_by_itself(run: RunResult) -> None:
+def test_each_robot_is_learned_and_logged_by_itself(run: RunResult) -> None:
     logged = lines(run.out)
     for name in SPECS:
         losses = [line[f"loss/{name}"] for line in logged if f"loss/{name}" in line]
@@ -152,8 +159,8 @@ def test_a_robot_that_was_taken_out_is_fine_tuned_as_any_policy(
 def test_a_run_that_was_cut_off_resumes_exactly(
     run: RunResult, robots: Path, tmp_path: Path
 ) -> None:
-    train(mixture_config(robots, tmp_path / "run", max_minutes=1e-9))
-    again = train(mixture_config(robots, tmp_path / "run"), resume=True)
+    train(multi_robot_config(robots, tmp_path / "run", max_minutes=1e-9))
+    again = train(multi_robot_config(robots, tmp_path / "run"), resume=True)
     assert again.step == 12
     timings = ("seconds/", "frames_per_s", "eta")
     whole, parts = (
@@ -176,11 +183,11 @@ def test_a_run_goes_on_from_the_policy_of_another(
         "steps": 1,
         "validate_every": None,
     }
-    more = train(mixture_config(robots, tmp_path / "more", **changes))
+    more = train(multi_robot_config(robots, tmp_path / "more", **changes))
     assert more.metrics["loss"] < lines(run.out)[0]["loss"]
     with pytest.raises(ConfigError, match=r"init_from"):
         train(
-            mixture_config(
+            multi_robot_config(
                 robots,
                 tmp_path / "one",
                 **changes | {"init_from": str(run.out / "policies" / "arm")},
@@ -188,11 +195,48 @@ def test_a_run_goes_on_from_the_policy_of_another(
         )
 
 
+def test_a_step_is_the_mean_over_the_valid_steps_of_all_robots() -> None:
+    """However the robots' windows are divided, and with zeros for the one that is absent."""
+    torch.manual_seed(0)
+    robots = {name: {"spec": SPECS[name].to_dict(), "cameras": CAMERAS[name]} for name in SPECS}
+    policy = POLICY | {"dropout": 0.0, "random_shift": [0, 0]}
+    config = MultiRobotConfig.model_validate({"policy": policy, "robots": robots})
+    several = config.build(joint_spec(config.specs)).train()
+    several.language.preload({f"do task {i}": torch.randn(384) / 20 for i in range(4)})
+    learner = Learner(several, BC())
+    batches = [RobotBatch(name, SPECS[name].fake_batch(4, 2, 2)) for name in ("arm", "gripper")]
+    batches[0].batch.mask[:3, 0] = False  # the arm has five valid steps, the gripper eight
+    divided = [
+        RobotBatch("arm", batches[0].batch.select(np.array(rows))) for rows in ([0], [1, 2, 3])
+    ]
+    found = []
+    for parts in (batches, [divided[0], batches[1], divided[1]]):
+        learner.zero_grad()
+        watch = Stopwatch(torch.device("cpu"))
+        numbers = backward(
+            learner, learner.objective, parts, Accelerator(cpu=True), watch, bf16=False, clip=None
+        )
+        found.append((numbers, {name: p.grad for name, p in learner.named_parameters()}))
+    (whole, expected), (parts_of_it, gradients) = found
+    assert parts_of_it == pytest.approx(whole, rel=1e-5)
+    assert [whole[f"share/{name}"] for name in SPECS] == pytest.approx([5 / 13, 8 / 13, 0])
+    assert whole["loss/arm"] + whole["loss/gripper"] == pytest.approx(whole["loss"])
+    assert "loss/humanoid" not in whole
+    with torch.no_grad():
+        means = [learner(batch, robot=name)[0] for name, batch in batches]
+    assert whole["loss"] == pytest.approx(float(5 / 13 * means[0] + 8 / 13 * means[1]))
+    for name, gradient in expected.items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-7)
+        if name.startswith("policy.robots.humanoid"):
+            assert not gradient.any()
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> None:
     """Processes have different robots in their parts of a batch; parameters of absent ones take part all the same."""
     done = subprocess.run(
-        [sys.executable, str(HELPERS / "two_processes_mixture.py"), str(robots), str(tmp_path)],
+        [sys.executable, str(HELPERS / "two_processes_multi_robot.py"), str(robots), str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HELPERS}:{HELPERS.parents[1]}"},
         capture_output=True,
         text=True,
@@ -205,36 +249,38 @@ def test_two_processes_give_the_curve_of_one(robots: Path, tmp_path: Path) -> No
     assert len(one) == len(two) == 3
     assert "loss/humanoid" not in one[0]  # in one step a robot is in nobody's part
     for a, b in zip(one, two, strict=True):
-        told = [
+        compared = [
             key
             for key in a
             if key.startswith(("loss", "share/", "grad_norm", "epochs/", "validation/"))
         ]
-        assert {key: b[key] for key in told} == pytest.approx(
-            {key: a[key] for key in told}, rel=1e-4
+        assert {key: b[key] for key in compared} == pytest.approx(
+            {key: a[key] for key in compared}, rel=1e-4
         )
         assert set(a) == set(b)
 
 
-def test_mixtures_that_cannot_be_learned_are_refused(robots: Path, tmp_path: Path) -> None:
+def test_data_that_cannot_be_learned_together_is_refused(robots: Path, tmp_path: Path) -> None:
     def problem(*, data: dict[str, Any] | None = None, **changes: Any) -> str:
         with pytest.raises(ConfigError) as caught:
-            train(mixture_config(robots, tmp_path / "run", data=data, **changes))
+            train(multi_robot_config(robots, tmp_path / "run", data=data, **changes))
         return str(caught.value)
 
-    def mixture(**changes: Any) -> dict[str, Any]:
+    def datasets(**changes: Any) -> dict[str, Any]:
         entries = {name: {"path": str(robots / name), "cameras": CAMERAS[name]} for name in SPECS}
-        return {"mixture": entries | {"gripper": entries["gripper"] | changes}}
+        return {"multi_robot": entries | {"gripper": entries["gripper"] | changes}}
 
     assert "objective: iql judges actions of one robot" in problem(objective={"type": "iql"})
-    assert "data.mixture.gripper.cameras.front" in problem(data=mixture(cameras={"front": "top"}))
-    assert "it has: corner, unused" in problem(data=mixture(cameras={"front": "top"}))
-    text = problem(data=mixture(cameras=None), policy=POLICY | {"cameras": ["front"]})
+    assert "data.multi_robot.gripper.cameras.front" in problem(
+        data=datasets(cameras={"front": "top"})
+    )
+    assert "it has: corner, unused" in problem(data=datasets(cameras={"front": "top"}))
+    text = problem(data=datasets(cameras=None), policy=POLICY | {"cameras": ["front"]})
     assert "none of the slots corner, unused is in policy.cameras (front)" in text
     assert "batch_size: 3 is too small for 3 datasets of these shares; use at least 4" in problem(
         batch_size=3
     )
-    assert "data.mixture.gripper: data.validation_fraction" in problem(
+    assert "data.multi_robot.gripper: data.validation_fraction" in problem(
         data={"validation_fraction": 0.9}
     )
     assert "data.task_weights: 'go up' matches nothing" in problem(
@@ -243,17 +289,17 @@ def test_mixtures_that_cannot_be_learned_are_refused(robots: Path, tmp_path: Pat
 
     def invalid(data: dict[str, Any], **changes: Any) -> str:
         with pytest.raises(ValueError, match=r".") as caught:
-            mixture_config(robots, tmp_path / "run", data=data, **changes)
+            multi_robot_config(robots, tmp_path / "run", data=data, **changes)
         return str(caught.value)
 
-    assert "mixture.arm.weight: is missing" in invalid(mixture(weight=2.0))
+    assert "multi_robot.arm.weight: is missing" in invalid(datasets(weight=2.0))
     assert "name one dataset with path" in invalid({"path": "somewhere"})
-    assert "name one dataset with path" in invalid({"mixture": {}})
+    assert "name one dataset with path" in invalid({"multi_robot": {}})
     assert "replay: is for one robot" in invalid({"replay": [{"path": "somewhere", "weight": 0.1}]})
     assert "transfer: carries one robot" in invalid({}, init_from="somewhere", transfer={})
     weighted = {name: {"path": str(robots / name), "weight": 1} for name in SPECS}
-    assert "mixture_temperature: is for a mixture without weights" in invalid(
-        {"mixture": weighted, "mixture_temperature": 2}
+    assert "multi_robot_temperature: is for several robots without weights" in invalid(
+        {"multi_robot": weighted, "multi_robot_temperature": 2}
     )
 
 

@@ -1,0 +1,245 @@
+"""Frames of the present block of a stream, and of the next ones, which threads decode meanwhile.
+
+N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, B:
+windows in a batch, H and W: image height and width.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla.common.cores import usable_cores
+from vla.data.loading.decoding import fill
+from vla.data.loading.streaming.daemon_threads import Workers
+from vla.data.loading.streaming.stream_order import Block, BlockNumber
+from vla.data.reader import EpisodeDataset
+
+SLOTS = 3
+"""Blocks that are held: the present one, the next one, and the one that is decoded."""
+_PIECE = 64  # frames between two looks at whether the stream was closed
+
+
+class BlockFrames:
+    """Room for a few blocks of decoded frames, filled in the background and used again and again.
+
+    Args:
+        dataset: where the images are.
+        cameras: which of its cameras.
+        rows: R.
+        dataset_frame: (N,), the dataset's number of each frame.
+        threads: how many decode at once; by default one per core, shared among the processes of
+            this machine.
+
+    Attributes:
+        frames: camera -> uint8 (SLOTS * R, H, W, 3).
+        decoded: frames of one camera decoded so far, of all blocks.
+    """
+
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        cameras: Sequence[str],
+        *,
+        rows: int,
+        dataset_frame: np.ndarray,
+        threads: int | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._rows = rows
+        self._dataset_frame = dataset_frame
+        self.frames: dict[str, np.ndarray] = {}
+        for camera in cameras:
+            size = dataset.spec.cameras[camera]
+            self.frames[camera] = np.empty((SLOTS * rows, *size, 3), np.uint8)
+        self.decoded = 0
+        self._counting = threading.Lock()  # several threads count
+        self._held: dict[BlockNumber, _HeldBlock] = {}
+        self._workers = Workers(threads or own_usable_cores(), "stream")
+
+    def hold(self, numbers: Sequence[BlockNumber], block: Callable[[BlockNumber], Block]) -> None:
+        """Drops all blocks but these, and begins to decode the new ones, in order.
+
+        Args:
+            numbers: the first SLOTS of them are held.
+            block: gives the block of a number.
+        """
+        wanted = list(numbers)[:SLOTS]
+        for number in [held for held in self._held if held not in wanted]:
+            self._release(self._held.pop(number))
+        used = {held.slot for held in self._held.values()}
+        free = [slot for slot in range(SLOTS) if slot not in used]
+        for number in wanted:
+            if number not in self._held:
+                self._held[number] = self._begin(block(number), free.pop(0))
+
+    def rows_of(self, first_B: np.ndarray, last_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where windows of the frames first .. last lie.
+
+        Waits until the blocks that have them are decoded. Raises what decoding them raised.
+
+        Returns:
+            row of the first frame, int64 (B,), and whether a held block has the window, bool (B,).
+        """
+        row_B = np.zeros(len(first_B), np.int64)
+        found_B = np.zeros(len(first_B), bool)
+        for held in list(self._held.values()):
+            if found_B.all():
+                break  # other blocks may still be decoded
+            piece_B = held.piece_of(first_B)
+            # piece -1 reads the last piece's end here; the second condition rules it out
+            inside_B = ~found_B & (piece_B >= 0) & (last_B < held.stops[piece_B])
+            if inside_B.any():
+                held.wait()
+                held_row_B = held.rows[piece_B] + first_B - held.starts[piece_B]
+                row_B[inside_B] = held_row_B[inside_B]
+                found_B |= inside_B
+        return row_B, found_B
+
+    def wait(self) -> None:
+        """Waits until all blocks that are held are decoded."""
+        for held in list(self._held.values()):
+            held.wait()
+
+    def close(self) -> None:
+        """Ends decoding; the frames are gone."""
+        self._workers.close()
+        self._held.clear()
+        self.frames = {}
+
+    def _begin(self, block: Block, slot: int) -> _HeldBlock:
+        if block.num_rows > self._rows:
+            raise ValueError(
+                f"the block has {block.num_rows} frames; there is room for {self._rows}"
+            )
+        # in the dataset's order: neighbouring pieces share row groups and videos
+        order = np.argsort(block.starts)
+        starts = block.starts[order]
+        stops = block.stops[order]
+        rows = (slot * self._rows + block.rows)[order]
+        tasks = []
+        for start, stop, row in zip(starts.tolist(), stops.tolist(), rows.tolist(), strict=True):
+            for camera in self.frames:
+                tasks.append(self._workers.submit(self._decode, camera, start, stop, row))
+        return _HeldBlock(slot, starts, stops, rows, tasks)
+
+    def _decode(self, camera: str, start: int, stop: int, row: int) -> None:
+        # a piece lies in one episode, so its frames follow each other in the dataset too
+        first = int(self._dataset_frame[start])
+        out = self.frames[camera][row : row + stop - start]
+        decode(self._dataset, camera, first, out, stopped=lambda: self._workers.stopping)
+        if camera == next(iter(self.frames)):
+            with self._counting:
+                self.decoded += stop - start
+
+    def _release(self, held: _HeldBlock) -> None:
+        """Threads that still write into the slot must be done before others use it."""
+        running = [task for task in held.tasks if not task.cancel()]
+        wait(running)
+
+
+@dataclass(frozen=True)
+class _HeldBlock:
+    """A block in a slot: its pieces by their first frame, and the tasks that decode them."""
+
+    slot: int
+    starts: np.ndarray
+    stops: np.ndarray
+    rows: np.ndarray
+    tasks: list[Future[None]]
+
+    def piece_of(self, frame_B: np.ndarray) -> np.ndarray:
+        """The piece that each frame might be in; -1 if it is before all of them."""
+        return np.searchsorted(self.starts, frame_B, side="right") - 1
+
+    def wait(self) -> None:
+        for task in self.tasks:
+            task.result()
+        # once all are done: asking a hundred futures at every batch would take its time
+        self.tasks.clear()
+
+
+def decode(
+    dataset: EpisodeDataset,
+    camera: str,
+    first: int,
+    out: np.ndarray,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Decodes the dataset's frames from `first` on into `out`, uint8 (n, H, W, 3).
+
+    Args:
+        stopped: called every few frames; if it returns True, the rest is left as it is.
+
+    Raises:
+        DataError: an image is damaged, missing, or of another size.
+    """
+    stream = iter(dataset.images(camera, first, first + len(out)))
+    for done in range(0, len(out), _PIECE):
+        if stopped():
+            return
+        fill(stream, dataset, camera, first + done, out[done : done + _PIECE])
+
+
+def own_usable_cores() -> int:
+    """Cores for this process: its part, among the processes of a launcher on this machine."""
+    launched = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    processes = int(launched) if launched.isdigit() else 1
+    return max(1, usable_cores() // max(1, processes))
+
+
+class OnDemandFrames:
+    """Frames of single windows, decoded when they are read, and kept as long as there is room.
+
+    What does not fit is decoded each time again. Nothing is thrown out: windows that are read again
+    and again (those of validation) gain from the room there is, which replacing them in turn would
+    undo.
+
+    Args:
+        dataset: where the images are.
+        cameras: which of its cameras.
+        room: bytes to keep.
+    """
+
+    def __init__(self, dataset: EpisodeDataset, cameras: Sequence[str], *, room: int) -> None:
+        self._dataset = dataset
+        self._cameras = list(cameras)
+        self._left = room
+        self._kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, ranges: Iterable[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
+        """For each (first frame of the dataset, number of frames): camera -> uint8 (n, H, W, 3)."""
+        wanted = list(ranges)
+        missing = [item for item in dict.fromkeys(wanted) if item not in self._kept]
+        found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        if missing:
+            with ThreadPoolExecutor(own_usable_cores(), thread_name_prefix="decode") as pool:
+                found = dict(zip(missing, pool.map(self._read, missing), strict=True))
+        with self._lock:
+            for item, images in found.items():
+                self._keep(item, images)
+        return [self._kept.get(item) or found[item] for item in wanted]
+
+    def _keep(self, item: tuple[int, int], images: dict[str, np.ndarray]) -> None:
+        size = sum(image.nbytes for image in images.values())
+        if size <= self._left and item not in self._kept:
+            self._kept[item] = images
+            self._left -= size
+
+    def _read(self, item: tuple[int, int]) -> dict[str, np.ndarray]:
+        first, count = item
+        images = {}
+        for camera in self._cameras:
+            size = self._dataset.spec.cameras[camera]
+            images[camera] = np.empty((count, *size, 3), np.uint8)
+            decode(self._dataset, camera, first, images[camera])
+        return images
+
+
+__all__ = ["SLOTS", "BlockFrames", "OnDemandFrames", "decode", "own_usable_cores"]
