@@ -125,7 +125,8 @@ class ObjectiveConfig(Config, ABC):
     """Base of the configs registered under "objectives"."""
 
     several_robots: ClassVar[bool] = False
-    """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of each."""
+    """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of
+    each."""
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:
