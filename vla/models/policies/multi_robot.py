@@ -47,8 +47,7 @@ class RobotConfig(Config):
     @field_validator("spec")
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # through JSON: a config read back from a checkpoint has lists for tuples, and must be equal
-        # to this one
+        # through JSON: a checkpoint's config has lists for tuples, and must be equal to this one
         plain: dict[str, Any] = json.loads(json.dumps(Spec.from_dict(value).to_dict()))
         return plain
 
