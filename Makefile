@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -35,9 +35,18 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)  ## let ruff mend what it can
+format: $(READY)  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## the documentation as a site in site/, strictly: broken links and missing docstrings fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+results: $(READY)  ## write the numbers of docs/ and README.md from benchmarks/results/
+	$(BIN)/python -m scripts.results
+
+notebook: $(READY)  ## execute the notebooks of docs/ and keep their outputs
+	$(BIN)/python -m scripts.docs.run_notebook
 
 bench: $(addprefix bench-,$(BENCH))  ## the benchmarks that need nothing else installed
 
@@ -100,9 +109,9 @@ interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and
 	  episodes_per_task=2 out=runs/interop/dataset
 	$(BIN)/python tests/interop/run.py --lerobot-python $(INTEROP)/bin/python --dataset runs/interop/dataset
 
-lock:  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
+lock:  ## resolve requirements.lock again, keeping its pins where they still fit (needs uv)
+	uv pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

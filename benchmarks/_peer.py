@@ -141,11 +141,11 @@ def play(
 ) -> list[float]:
     """Returns of the actor, or of the last published snapshot where it is None, from the starts that all are given."""
     from vla.sim_eval.envs.locomotion import LocomotionConfig
-    from vla.sim_eval.rollouts.env_worker import Job
+    from vla.sim_eval.rollouts.jobs import Job
     from vla.sim_eval.rollouts.scheduler import rollout
 
     config = LocomotionConfig.model_validate({"robot": robot, "behaviour": {"path": policies}})
-    driver = "expert" if actor is None else "parent"
+    driver = "expert" if actor is None else "policy"
     jobs = [Job(robot, "", e, seed, HORIZON, driver) for e, seed in enumerate(seeds)]
     records = rollout(config, jobs, actor, threads=threads, target_return=target)
     return [record.return_ for record in records]

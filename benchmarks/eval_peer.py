@@ -62,7 +62,7 @@ class Ours:
     """Evaluations by `vla.sim_eval`, envs in worker processes."""
 
     def __init__(self, size: int, preset: str, arguments: argparse.Namespace) -> None:
-        from vla.sim_eval.rollouts.env_worker import Job
+        from vla.sim_eval.rollouts.jobs import Job
         from vla.sim_eval.rollouts.scheduler import default_workers
         from vla.sim_eval.rollouts.seeding import episode_seed
 

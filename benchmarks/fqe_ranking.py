@@ -134,7 +134,7 @@ def main() -> None:
         "" if found is None else f": rank correlation {found:.2f}"
     )
     picture = dots_svg(
-        {"": dots}, title, x="value told without a simulator", y="success in simulation"
+        {"": dots}, title, x="value estimated without a simulator", y="success in simulation"
     )
     arguments.picture.write_text(picture)
     publish(

@@ -135,10 +135,10 @@ class Conversion(Work):
     name, unit = "conversion", "episodes"
 
     def run(self) -> None:
-        from vla.data.tools import derived as rewrite
+        from vla.data.tools import derived
         from vla.data.tools.conversion import convert
 
-        rewrite.EPISODES_PER_COMMIT = 2
+        derived.EPISODES_PER_COMMIT = 2
         convert(self.source, self.folder / "dataset", jobs=2)
 
     def kept(self) -> int:

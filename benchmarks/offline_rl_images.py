@@ -34,7 +34,7 @@ PRESSED = {
     "sampled": 4,
     "extraction": WEIGHING,
 }  # tokens have no density over numbers
-BEST = {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 8, "temperature": 0.5}}
+BEST = {"type": "best_of_n", "selection": {"type": "best_of_n", "samples": 8, "temperature": 0.5}}
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("BC, continued", {"type": "bc"}),

@@ -56,7 +56,7 @@ class Arm(SimEnv):
     """Both balls are always there, so that only the instruction tells which one counts."""
 
     def __init__(self, config: "ArmConfig", task: Task) -> None:
-        self.spec_, self.task = config.spec(), task
+        self.robot_spec, self.task = config.spec(), task
         self.model = mujoco.MjModel.from_xml_string(MJCF)
         self.data = mujoco.MjData(self.model)
         self.renderer = SceneRenderer(self.model, config.image_size, config.image_size)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from vla.cli import app, shared
+from vla.common import renamed
+from vla.common.registry import KINDS, entries
+from vla.training import TrainConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 runner = CliRunner()
@@ -44,6 +49,53 @@ def test_list_names_what_is_registered() -> None:
     wrong = runner.invoke(app, ["list", "polices"])
     assert wrong.exit_code == 2
     assert "did you mean 'policies'" in wrong.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_knows_every_kind(kind: str) -> None:
+    result = runner.invoke(app, ["list", kind])
+    assert result.exit_code == 0, result.stderr
+    names = [line.split()[0] for line in result.output.splitlines() if line[:1].strip()]
+    assert names == [entry.name for entry in entries(kind)]
+    assert kind in runner.invoke(app, ["list", "--help"]).output
+
+
+def test_list_and_help_load_no_heavy_library() -> None:
+    """A kind's files are read, not imported: those of policies would load torch, timm and more."""
+    code = """if True:
+        import sys
+        from typer.testing import CliRunner
+        from vla.cli import app
+        from vla.common.registry import KINDS
+
+        for arguments in (["--help"], ["train", "--help"], *(["list", kind] for kind in KINDS)):
+            assert CliRunner().invoke(app, arguments).exit_code == 0, arguments
+        heavy = ("torch", "timm", "transformers", "gymnasium", "matplotlib", "numpy", "pandas")
+        sys.exit(", ".join(name for name in heavy if name in sys.modules) or 0)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_former_key_is_remarked_on_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renamed, "_announced", set())
+    monkeypatch.setattr(TrainConfig, "former_keys", {"num_steps": "steps"})
+    path = tmp_path / "train.yaml"
+    path.write_text("train: {out: x, data: {path: x}, policy: {type: mlp}, num_steps: 1}\n")
+    before = warnings.showwarning
+    result = runner.invoke(app, ["config", "check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "note: num_steps is now called steps; the old name still works\n"
+    assert result.stdout == "train: fine\n"
+    assert warnings.showwarning is before
+    assert runner.invoke(app, ["config", "check", str(path)]).stderr == "", "once"
+
+
+def test_other_warnings_stay_what_they_are() -> None:
+    with pytest.warns(UserWarning, match="something else"), shared.clear_errors():
+        warnings.warn("something else", UserWarning, stacklevel=1)
 
 
 def test_list_is_a_table_of_names_and_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,7 +288,7 @@ def test_resume_of_what_another_program_made(write, spec):
         DatasetWriter(root, spec, resume=True)
 
 
-def test_commands_tell_a_path_that_cannot_be_in_one_line(write, tmp_path):
+def test_commands_report_a_path_that_cannot_be_in_one_line(write, tmp_path):
     source, file = write([3]), tmp_path / "file"
     file.write_text("")
     for arguments in (

@@ -1,4 +1,5 @@
-"""A writer may die at any instant: what it wrote before stays a whole dataset, and a new writer goes on."""
+"""A writer may die at any instant: what it wrote before stays a whole dataset, and a new writer
+goes on."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def test_sigkill_at_random_moments_loses_at_most_the_episode_in_progress(
 def test_a_full_disk_at_every_file_of_an_episode(
     tmp_path, episode, assert_holds, spec, monkeypatch, survived
 ):
-    """Episode 1 brings a new task, so that all five files are written; the rename after `survived` of them fails."""
+    """Episode 1 brings a new task, so that all five files are written; the rename after `survived`
+    of them fails."""
     replace, calls = os.replace, []
 
     def failing(source, target):

@@ -1,4 +1,5 @@
-"""Recording, converting and decoding survive SIGKILL at any moment; `benchmarks/kill_soak.py` does this at length."""
+"""Recording, converting and decoding survive SIGKILL at any moment; `benchmarks/kill_soak.py` does
+this at length."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def test_nothing_finished_is_lost_and_the_same_call_goes_on(
 
 
 def test_what_is_lost_would_be_seen(kill_soak, source, tmp_path):
-    """The checks themselves: an episode too few, another episode, a block that is not what was written."""
+    """The checks themselves: an episode too few, another episode, a block that is not what was
+    written."""
     recording = kill_soak.Recording(tmp_path / "recording", source, EPISODES, STEPS)
     recording.folder.mkdir()
     recording.run()

@@ -88,12 +88,13 @@ def test_a_terminal_parts_an_episode_as_its_end_does(lengths, seed):
     )
 
 
-# --- in windows -------------------------------------------------------------------------------------
+# --- in windows -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def opened(tmp_path, spec, episode):
-    """opened([(rewards, solved, terminated), ...], ...) -> windows of a dataset of these episodes."""
+    """opened([(rewards, solved, terminated), ...], ...) -> windows of a dataset of these
+    episodes."""
 
     def make(episodes, rewards: RewardConfig | None = None, chosen=None, discount=1.0) -> Windows:
         root = tmp_path / f"dataset{len(list(tmp_path.iterdir()))}"
@@ -148,7 +149,7 @@ def test_good_data_pass(opened):
 
 
 @pytest.mark.parametrize(
-    ("episodes", "config", "told"),
+    ("episodes", "config", "message"),
     [
         ([([0, 0], [0, 0], False)] * 2, {}, r"all 4 rewards are 0.*no episode is solved"),
         (
@@ -166,8 +167,8 @@ def test_good_data_pass(opened):
         ),
     ],
 )
-def test_data_that_cannot_teach_are_explained(opened, episodes, config, told):
-    with pytest.raises(DataError, match=told):
+def test_data_that_cannot_teach_are_explained(opened, episodes, config, message):
+    with pytest.raises(DataError, match=message):
         check_rewards(opened(episodes, RewardConfig(**config)))
 
 

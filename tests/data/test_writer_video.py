@@ -1,4 +1,5 @@
-"""A dataset whose cameras are video: whole after every episode, whatever kills the writer, and continued without a seam."""
+"""A dataset whose cameras are video: whole after every episode, whatever kills the writer, and
+continued without a seam."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from killed_writer import killed_writer
 
 from vla.common import atomic
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows, schema
-from vla.data.storage import video_packets as clips
+from vla.data.storage import video_packets
 from vla.data.storage.video import VideoConfig, VideoReader
 
 pytest.importorskip("av")
@@ -28,7 +29,8 @@ FILES_PER_EPISODE = 7
 
 @pytest.fixture
 def filmed(episode) -> Callable[..., Episode]:
-    """filmed(number, steps=None): the episode with smooth pictures whose brightness tells episode and step."""
+    """filmed(number, steps=None): the episode with smooth pictures whose brightness tells episode
+    and step."""
 
     def make(number: int, steps: int | None = None) -> Episode:
         made = episode(number, steps)
@@ -50,7 +52,8 @@ def filmed(episode) -> Callable[..., Episode]:
 
 @pytest.fixture
 def assert_filmed() -> Callable[[EpisodeDataset, int, Episode], None]:
-    """Asserts that the dataset's episode equals the given one: numbers bit by bit, pictures within the codec's error."""
+    """Asserts that the dataset's episode equals the given one: numbers bit by bit, pictures within
+    the codec's error."""
 
     def check(dataset: EpisodeDataset, index: int, expected: Episode) -> None:
         found = dataset.episode(index)
@@ -74,7 +77,8 @@ def rows_of(root: Path) -> list[dict]:
 
 
 def assert_videos_fit_the_table(root: Path) -> None:
-    """Each episode's span is as long as the episode, spans follow one another, checksums are those of the packets."""
+    """Each episode's span is as long as the episode, spans follow one another, checksums are those
+    of the packets."""
     info = json.loads((root / schema.INFO).read_text())
     rows = rows_of(root)[: info["total_episodes"]]
     for key in (name for name, feature in info["features"].items() if feature["dtype"] == "video"):
@@ -159,10 +163,10 @@ def test_an_encoder_of_another_version_begins_a_new_file(
     with DatasetWriter(tmp_path / "d", spec, video=H264) as writer:
         writer.add_episode(filmed(0, 4))
     # Another profile stands for another version: what its decoder must know differs.
-    add = clips.encode_into
+    add = video_packets.encode_into
     odd = VideoConfig(pix_fmt="yuv444p")
     monkeypatch.setattr(
-        clips,
+        video_packets,
         "encode_into",
         lambda file, frames, fps, config, name: add(file, frames, fps, odd, name=name),
     )
@@ -201,7 +205,7 @@ def test_what_video_cannot_hold_is_refused_before_anything_is_written(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_is_told_when_the_dataset_is_continued(tmp_path, spec, filmed):
+def test_damage_is_reported_when_the_dataset_is_continued(tmp_path, spec, filmed):
     root = tmp_path / "d"
     with DatasetWriter(root, spec, video=H264) as writer:
         writer.add_episode(filmed(0))
@@ -223,7 +227,8 @@ def test_damage_is_told_when_the_dataset_is_continued(tmp_path, spec, filmed):
 def test_death_at_every_file_of_an_episode(
     tmp_path, spec, filmed, assert_filmed, monkeypatch, survived
 ):
-    """Episode 1 brings a new task, so that 2 videos and 5 tables are written; the rename after `survived` of them fails."""
+    """Episode 1 brings a new task, so that 2 videos and 5 tables are written; the rename after
+    `survived` of them fails."""
     replace_, calls = os.replace, []
 
     def failing(source, target):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.data import EpisodeDataset
-from vla.data.episode import decode_png
+from vla.data.episode import decode_image
 from vla.data.errors import DataError
 
 
@@ -21,7 +21,7 @@ def read_all(root: Path, **options: Any) -> None:
     for camera in dataset.spec.cameras:
         for _, picture in dataset.images(camera):
             if isinstance(picture, bytes):
-                decode_png(picture)
+                decode_image(picture)
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:

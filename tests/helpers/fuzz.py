@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from fuzz_sets import Sample, table_edit
 
-from vla.data import EpisodeDataset, decode_png
+from vla.data import EpisodeDataset, decode_image
 from vla.data.errors import DataError
 from vla.data.validation.report import validate
 
@@ -104,7 +104,10 @@ def read_samples(root: Path) -> tuple[dict[str, Any], list[str]]:
     found["episodes"] = table.drop(columns="info").to_csv()
     for camera in dataset.spec.cameras:
         found[f"camera {camera}"] = [
-            (frame, zlib.crc32(np.ascontiguousarray(decode_png(p) if isinstance(p, bytes) else p)))
+            (
+                frame,
+                zlib.crc32(np.ascontiguousarray(decode_image(p) if isinstance(p, bytes) else p)),
+            )
             for frame, p in dataset.images(camera)
         ]
     dataset.fingerprint()

@@ -42,7 +42,7 @@ class PointEnv(SimEnv):
         choose_backend()
         import mujoco
 
-        self.config, self.spec_, self.task = config, config.spec(), config.suite().task(task)
+        self.config, self.robot_spec, self.task = config, config.spec(), config.suite().task(task)
         self._mj = mujoco
         self.model = mujoco.MjModel.from_xml_string(MJCF)
         self.data = mujoco.MjData(self.model)
@@ -114,6 +114,8 @@ class PointEnv(SimEnv):
 
 @register("envs", "test_point")
 class PointConfig(EnvConfig):
+    """A point mass that has to reach a coloured target."""
+
     type: Literal["test_point"] = "test_point"
     image_size: int = 32
     horizon: int = 40

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from point_env import PointConfig
 
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation, Spec
 
 
 @dataclass(frozen=True)
 class Memory:
-    """For each robot: what it was told, how often it acted, where it was."""
+    """For each robot: its instruction, how often it acted, where it was."""
 
     instruction: tuple[str, ...]
     steps: tuple[int, ...]

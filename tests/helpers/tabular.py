@@ -1,4 +1,5 @@
-"""Small decision problems whose values are known, as batches of windows, and a real policy that sees which state it is in."""
+"""Small decision problems whose values are known, as batches of windows, and a real policy that
+sees which state it is in."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.offline_rl.values.base import Moment
+from vla.training.offline_rl.values.base import Transition
 from vla.types import Batch, Spec
 
 DISCOUNT = 0.8
@@ -21,8 +22,8 @@ CRITIC = {"hidden": 32, "depth": 1, "layer_norm": False}
 
 @dataclass(frozen=True)
 class Step:
-    """A transition of the data: state, action, reward, and the next state and action; None where the task ended there,
-    or where the recording was cut (`cut`)."""
+    """A transition of the data: state, action, reward, and the next state and action; None where
+    the task ended there, or where the recording was cut (`cut`)."""
 
     state: int
     action: float
@@ -37,7 +38,8 @@ def robot(states: int) -> Spec:
 
 
 def batch_of(steps: Sequence[Step], states: int) -> Batch:
-    """Windows of two steps: the transition, and where it led. An end and a cut have no second step."""
+    """Windows of two steps: the transition, and where it led. An end and a cut have no second
+    step."""
     B, goes_on = len(steps), torch.tensor([step.later is not None for step in steps])
     later = [step.later or (step.state, step.action) for step in steps]
     ended = torch.tensor([step.later is None and not step.cut for step in steps])
@@ -116,11 +118,11 @@ def v_table(objective: ActorCritic, states: int) -> Tensor:
         return objective.value.state_critic(torch.eye(states)[None])[0]
 
 
-def moment(policy: MLPPolicy, batch: Batch) -> Moment:
+def transition(policy: MLPPolicy, batch: Batch) -> Transition:
     """The first steps of the windows as an objective sees them."""
     now = batch.steps(0, -1)
     output = policy(now)
-    return Moment(now, output.features.detach(), output.actions)
+    return Transition(now, output.features.detach(), output.actions)
 
 
 def fixed_point(backup: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:

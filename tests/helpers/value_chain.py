@@ -1,7 +1,8 @@
 """A chain of three states with known values: what the tests of offline evaluation run on.
 
-To the right (action above 0) leads 0 -> 1 -> 2 -> the end, with a reward of 1; to the left leads straight to the end, with a
-reward of 0.3. With discount 0.9 three policies are worth, from state 0: right 0.81, left 0.3, right and then left 0.27.
+To the right (action above 0) leads 0 -> 1 -> 2 -> the end, with a reward of 1; to the left leads
+straight to the end, with a reward of 0.3. With discount 0.9 three policies are worth, from state 0:
+right 0.81, left 0.3, right and then left 0.27.
 """
 
 from __future__ import annotations

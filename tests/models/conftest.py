@@ -8,7 +8,13 @@ from jaxtyping import install_import_hook
 
 # shapes in annotations are checked in these tests
 with install_import_hook(
-    ["vla.models.layers", "vla.models.trajectory_transformer", "vla.models.policies.rt1"],
+    [
+        "vla.models.layers",
+        "vla.models.trajectory_transformer",
+        "vla.models.trunk_cache",
+        "vla.models.trunk_plan",
+        "vla.models.policies.rt1",
+    ],
     "beartype.beartype",
 ):
     from vla.models import RT1, RT1Config

@@ -107,12 +107,12 @@ def test_a_new_instruction_starts_a_new_history(make, spec):
     memory = None
     for observation in observations[:3]:
         _, memory = policy.act(observation, memory)
-    told = Observation(
+    changed = Observation(
         observations[3].images, observations[3].state, ["do task 3", observations[3].instruction[1]]
     )
     with torch.no_grad():
-        mixed, _ = policy.step(told, memory)
-        fresh, _ = policy.step(told, None)
+        mixed, _ = policy.step(changed, memory)
+        fresh, _ = policy.step(changed, None)
         continued, _ = policy.step(observations[3], memory)
     assert torch.allclose(mixed.actions.logits[0], fresh.actions.logits[0], atol=1e-5)
     assert torch.allclose(mixed.actions.logits[1], continued.actions.logits[1], atol=1e-5)

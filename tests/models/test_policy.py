@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vla.config import UserError
-from vla.models import RT1, CheckpointError, Policy, RT1Config, load_policy
-from vla.models import policy as policy_module
+from vla.models import RT1, CheckpointError, Policy, RT1Config, checkpoint_files, load_policy
 from vla.types import SpecError
 
 
@@ -196,9 +195,9 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_checkpoints(saved, kind):
     _, folder = saved
-    damage, told = BAD[kind]
+    damage, message = BAD[kind]
     damage(folder)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         load_policy(folder)
 
 
@@ -228,7 +227,7 @@ def test_a_repository_of_the_hub(saved, spec, tmp_path, monkeypatch):
             return str(folder)
         raise OSError("the hub is out of reach")
 
-    monkeypatch.setattr(policy_module, "snapshot_download", download)
+    monkeypatch.setattr(checkpoint_files, "snapshot_download", download)
     loaded = load_policy("me/rt1")
     assert loaded.source == "me/rt1"
     assert torch.equal(
@@ -236,8 +235,8 @@ def test_a_repository_of_the_hub(saved, spec, tmp_path, monkeypatch):
     )
     assert RT1.from_pretrained("me/rt1", revision="v2").source == "me/rt1"
     assert asked == [("me/rt1", {}), ("me/rt1", {"revision": "v2"})]
-    told = r"runs/x: no such checkpoint folder, and no repository of the Hugging Face hub within reach: the hub is out"
-    with pytest.raises(CheckpointError, match=told):
+    message = r"runs/x: no such checkpoint folder, and no repository of the Hugging Face hub within reach: the hub is out"
+    with pytest.raises(CheckpointError, match=message):
         load_policy("runs/x")
     asked.clear()
     for path in ("x", "./runs/x", "../runs/x", "/nowhere/x", "runs/x/policy", Path("runs/x")):
@@ -283,7 +282,7 @@ def test_a_device_that_is_not_there(saved, monkeypatch):
         load_policy(folder, device="gpu")
 
 
-def test_a_policy_that_fetches_nothing_need_not_be_told(saved, tmp_path):
+def test_a_policy_that_fetches_nothing_needs_no_such_option(saved, tmp_path):
     class PlainConfig(RT1Config):
         def build(self, spec):
             return RT1(self, spec)
@@ -291,6 +290,13 @@ def test_a_policy_that_fetches_nothing_need_not_be_told(saved, tmp_path):
     policy, folder = saved
     config = PlainConfig.model_validate(policy.config.model_dump())
     assert list(config.build_for(policy.spec, folder).state_dict()) == list(policy.state_dict())
+
+
+def test_keys_that_not_every_policy_has():
+    config = RT1Config(cameras=["front"])
+    assert config.option("cameras") == ["front"]
+    assert config.option("lora") is None
+    assert config.option("build") is None
 
 
 def test_fit(make, spec):

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gru_policy
 import pytest
 import torch
 import vlm_toys
+from torch import nn
 
 from vla.config import registered
 from vla.data.loading.multi_robot import joint_spec
 from vla.models import Policy, PolicyConfig, load_policy
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy
-from vla.types import Batch, Observation, Spec
+from vla.models.policy_contract import PolicyContractError, check_policy
+from vla.models.roles import STATE_INPUT, TRUNK, Role
+from vla.types import Batch, Observation, PolicyOutput
 
 POLICIES = {
     name: cls for name, cls in registered("policies").items() if cls.__module__.startswith("vla.")
@@ -47,7 +51,7 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
         "chunk": K,
         "history": 1,
         "critic": {"hidden": 8},
-        "rule": {"type": "climb"},
+        "selection": {"type": "coordinate_ascent"},
     },
     "mlp": lambda folder: MLP,
     "multi_robot": lambda folder: {
@@ -57,7 +61,7 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
         "chunk": K,
     },
     "q_transformer": lambda folder: {"key_dim": 8, **SEEING},
-    "rt1": lambda folder: {"key_dim": 8, **SEEING},
+    "rt1": lambda folder: {"key_dim": 8, "state_token": True, **SEEING},
     "vlm": lambda folder: {
         "base": str(vlm_toys.smolvlm(folder / "base")),
         "chunk": K,
@@ -65,19 +69,6 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
     },
 }
 """Values of a small config of each policy, for the robot `SPEC`; a new policy is added here."""
-
-
-def episode(spec: Spec) -> Batch:
-    """The first T steps of episodes in which the returns count down by the rewards."""
-    batch = spec.fake_batch(2, T, K)
-    return dataclasses.replace(batch, returns_to_go=batch.rewards.flip(1).cumsum(1).flip(1))
-
-
-def seen(batch: Batch, t: int) -> Observation:
-    reward = batch.rewards[:, t - 1] if t else torch.zeros(batch.batch_size)
-    return dataclasses.replace(
-        batch.observation(t), reward=reward, target_return=batch.returns_to_go[:, 0]
-    )
 
 
 def build(name: str, folder: Path) -> Policy:
@@ -104,39 +95,29 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return build(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def one_robot(policy: Policy) -> tuple[Policy, Policy]:
-    """Who reads windows, and who acts: of a policy for several robots the part of one, and that robot taken out."""
-    if isinstance(policy, MultiRobotPolicy):
-        return policy.part("arm"), policy.robot("arm")
-    return policy, policy
+def one_robot(policy: Policy) -> Policy:
+    """What reads windows: of a policy for several robots the part of one of them."""
+    return policy.part("arm") if isinstance(policy, MultiRobotPolicy) else policy
 
 
-def same(a: Any, b: Any, **tolerance: float) -> None:
+def same(a: PolicyOutput, b: PolicyOutput, **tolerance: float) -> None:
     torch.testing.assert_close(a.features, b.features, **tolerance)
     torch.testing.assert_close(a.actions.mode(), b.actions.mode(), **tolerance)
 
 
 @torch.no_grad()
 def test_stepping_along_says_what_the_forward_pass_says(policy: Policy) -> None:
-    reader, actor = one_robot(policy)
-    batch = episode(SPEC)
-    whole, memory = reader(batch), None
+    if not isinstance(policy, MultiRobotPolicy):
+        check_policy(policy)
+        return
+    # it acts as one of its robots, which says what its part in the whole says
+    actor = policy.robot("arm")
+    check_policy(actor)
+    batch = SPEC.fake_batch(2, T, K)
+    whole = policy.part("arm")(batch)
     assert whole.features.shape == (2, T, policy.feature_dim)
-    assert whole.actions.mode().shape == (2, T, K, SPEC.action_dim)
     assert whole.actions.loss(batch.actions, batch.action_mask).shape == (2, T)
-    for t in range(T):
-        output, memory = actor.step(seen(batch, t), memory)
-        memory = actor.remember(memory, batch.actions[:, t])
-        window = reader(batch.steps(0, t + 1))  # ends where control stands
-        torch.testing.assert_close(
-            output.features[:, 0], window.features[:, -1], atol=1e-4, rtol=1e-4
-        )
-        torch.testing.assert_close(
-            output.actions.mode()[:, 0], window.actions.mode()[:, -1], atol=1e-4, rtol=1e-4
-        )
-        assert memory.batch_size == 2
-        apart = [memory.select([1]), memory.select([0])]
-        memory = type(memory).stack(apart).select([1, 0])
+    same(actor(batch), whole, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -149,5 +130,113 @@ def test_a_checkpoint_gives_back_weights_and_outputs(policy: Policy, tmp_path: P
     expected, found = policy.state_dict(), loaded.state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
-    batch = episode(SPEC)
-    same(one_robot(loaded)[0](batch), one_robot(policy)[0](batch), atol=0, rtol=0)
+    batch = SPEC.fake_batch(2, T, K)
+    same(one_robot(loaded)(batch), one_robot(policy)(batch), atol=0, rtol=0)
+
+
+# --- policies that break the contract -----------------------------------------------------------------
+
+
+class NeverForgets(gru_policy.GRUPolicy):
+    """Control carries the GRU's state on from step to step: it has seen the whole episode."""
+
+    def step(self, observation: Observation, memory: Any) -> tuple[PolicyOutput, Any]:
+        _, new = super().step(observation, memory)
+        past = gru_policy.frames_of(memory, new)
+        hidden_BTF, _ = self.gru(past)
+        return self.output(hidden_BTF[:, -1:]), dataclasses.replace(new, frames=past)
+
+
+class ForgetsAll(gru_policy.GRUPolicy):
+    """Control sees the present frame alone."""
+
+    def step(self, observation: Observation, memory: Any) -> tuple[PolicyOutput, Any]:
+        return super().step(observation, None)
+
+
+class ChangesItsMemory(gru_policy.GRUPolicy):
+    """What one robot remembers is overwritten by whoever steps next."""
+
+    def step(self, observation: Observation, memory: Any) -> tuple[PolicyOutput, Any]:
+        output, new = super().step(observation, memory)
+        if memory is not None:
+            memory.frames.add_(1.0)
+        return output, new
+
+
+class SeesItsActions(gru_policy.GRUPolicy):
+    """Its features hold the action that a critic is to judge."""
+
+    def forward(self, batch: Batch) -> PolicyOutput:
+        output = super().forward(batch)
+        seen = batch.actions.mean((2, 3))[..., None]
+        return dataclasses.replace(output, features=output.features + seen)
+
+
+class SeesTheFuture(gru_policy.GRUPolicy):
+    """Its features hold what is seen at the end of the window."""
+
+    def forward(self, batch: Batch) -> PolicyOutput:
+        output = super().forward(batch)
+        return dataclasses.replace(
+            output, features=output.features + batch.state[:, -1:].mean(-1, keepdim=True)
+        )
+
+
+class CallsItsStateTrunk(gru_policy.GRUPolicy):
+    def parameter_roles(self) -> dict[str, Role]:
+        roles = super().parameter_roles()
+        return {name: TRUNK if role == STATE_INPUT else role for name, role in roles.items()}
+
+
+class TellsNoRoles(gru_policy.GRUPolicy):
+    def parameter_roles(self) -> dict[str, Role]:
+        return Policy.parameter_roles(self)
+
+
+class MisspellsARole(gru_policy.GRUPolicy):
+    def parameter_roles(self) -> dict[str, Role]:
+        return super().parameter_roles() | {"state_imput.weight": STATE_INPUT}
+
+
+BAD: dict[type[gru_policy.GRUPolicy], str] = {
+    NeverForgets: r"at step 4 .* forward over the last 3 steps .* does not forget older steps",
+    ForgetsAll: r"at step 2 .* forward over the last 2 steps .* remembers too little",
+    ChangesItsMemory: "never change it in place",
+    SeesItsActions: "features of a step change with the actions of that step",
+    SeesTheFuture: "features of a step change with what is seen later",
+    CallsItsStateTrunk: "STATE_INPUT at 0 the actions still depend on the state",
+    TellsNoRoles: r"parameter_roles: tells nothing of state_input\.weight",
+    MisspellsARole: r"no parameter or buffer 'state_imput\.weight' \(did you mean 'state_input",
+}
+
+
+def gru(cls: type[gru_policy.GRUPolicy]) -> gru_policy.GRUPolicy:
+    torch.manual_seed(0)
+    return cls(gru_policy.GRUConfig(history=3, chunk=2), gru_policy.SPEC).eval()
+
+
+def test_a_plug_in_keeps_the_contract() -> None:
+    policy = gru(gru_policy.GRUPolicy)
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    check_policy(policy.train())
+    assert policy.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("cls", BAD, ids=lambda cls: cls.__name__)
+def test_what_is_wrong_with_a_policy_is_named(cls: type[gru_policy.GRUPolicy]) -> None:
+    with pytest.raises(PolicyContractError, match=BAD[cls]):
+        check_policy(gru(cls))
+
+
+def test_who_never_forgets_shows_only_after_the_history() -> None:
+    policy = gru(NeverForgets)
+    check_policy(policy, steps=policy.history)
+
+
+def test_a_frozen_part_stays_frozen_while_the_policy_is_checked() -> None:
+    policy = gru(gru_policy.GRUPolicy)
+    policy.norm = nn.BatchNorm1d(2)
+    policy.frozen_modules = frozenset(["norm"])
+    assert not policy.train().norm.training

@@ -4,9 +4,12 @@ import gymnasium
 import numpy as np
 import pytest
 
+from vla.common.renamed import RenamedWarning
 from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.env_contract import EnvError, check_env
 from vla.types import Spec
+
+SPEC = Spec({"front": (8, 16)}, ("x",), ("push",), (-1.0,), (1.0,), 10.0)
 
 
 class Dot(SimEnv):
@@ -15,10 +18,13 @@ class Dot(SimEnv):
     fault = ""
 
     def __init__(self):
-        self.spec_ = Spec({"front": (8, 16)}, ("x",), ("push",), (-1.0,), (1.0,), 10.0)
+        self._describe()
         self.task = Task("right", "easy", "Push the dot to the right", horizon=30)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._canvas = np.zeros((8, 16, 3), np.uint8)
+
+    def _describe(self):
+        self.robot_spec = SPEC
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=None if self.fault == "seed ignored" else seed)
@@ -95,7 +101,7 @@ def test_an_env_without_an_expert_passes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("no info", "expected the two values"),
         ("camera", "lack camera 'front'"),
@@ -116,26 +122,71 @@ def test_an_env_without_an_expert_passes(monkeypatch):
         ("expert", "outside the spec's bounds"),
     ],
 )
-def test_each_fault_is_named(fault, told):
+def test_each_fault_is_named(fault, message):
     env = Dot()
     env.fault = fault
-    with pytest.raises(EnvError, match=told):
+    with pytest.raises(EnvError, match=message):
         check_env(env)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
-        ({"spec_": None}, "spec_: is NoneType"),
+        ({"robot_spec": None}, "robot_spec: is NoneType"),
         ({"task": "right"}, "task: is str"),
         ({"task": Task("right", "easy", "  ")}, "say the task in words"),
         ({"action_space": gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)}, "make them agree"),
         ({"action_space": gymnasium.spaces.Discrete(3)}, "make them agree"),
     ],
 )
-def test_wrong_attributes_are_named(values, told):
-    with pytest.raises(EnvError, match=told):
+def test_wrong_attributes_are_named(values, message):
+    with pytest.raises(EnvError, match=message):
         check_env(Attributes(**values))
+
+
+def _set_in_init():
+    class Former(Dot):
+        def _describe(self):
+            self.spec_ = SPEC
+
+    return Former
+
+
+def _set_in_class():
+    class Former(Dot):
+        spec_ = SPEC
+
+        def _describe(self):
+            pass
+
+    return Former
+
+
+def _set_by_property():
+    class Former(Dot):
+        @property
+        def spec_(self):
+            return SPEC
+
+        def _describe(self):
+            pass
+
+    return Former
+
+
+def _specs_of(former):
+    env = former()()
+    check_env(env)
+    return env.robot_spec, env.spec_
+
+
+@pytest.mark.parametrize("former", [_set_in_init, _set_in_class, _set_by_property])
+def test_the_former_name_of_the_spec_works_and_says_so_once(former, monkeypatch):
+    monkeypatch.setattr("vla.common.renamed._announced", set())
+    with pytest.warns(RenamedWarning, match=r"SimEnv\.spec_ is now called") as warned:
+        specs = _specs_of(former)
+    assert specs == (SPEC, SPEC)
+    assert len(warned) == 1
 
 
 def test_what_is_no_env_at_all():

@@ -1,4 +1,4 @@
-"""What return-conditioned policies are told: rewards since the last look, and the return that is asked for."""
+"""What return-conditioned policies see: rewards since the last look, and the return that is asked for."""
 
 import dataclasses
 from pathlib import Path
@@ -12,14 +12,15 @@ from seeker import Seeker, jobs
 from vla.config import ConfigError, UserError, load_config
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.sim_eval.evaluation import EvalConfig, evaluate
-from vla.sim_eval.rollouts.batched_inference import Pilot, Robot
+from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
 from vla.sim_eval.rollouts.scheduler import rollout
+from vla.sim_eval.rollouts.settings import RolloutSettings
 
 CONFIG = PointConfig()
 
 
 class Listener(Seeker):
-    """Writes down every reward and every target that it is told."""
+    """Writes down every reward and every target that it is given."""
 
     return_conditioned = True
 
@@ -36,14 +37,14 @@ class Listener(Seeker):
         return super().act(observation, memory)
 
 
-def told(config=CONFIG, **options) -> tuple[list[float], list]:
+def seen_rewards(config=CONFIG, **options) -> tuple[list[float], list]:
     listener = Listener(config.spec(), chunk=2)
     records = rollout(config, jobs(config), listener, replan_every=2, **options)
     return listener.rewards, records
 
 
-def test_rewards_of_whole_chunks_are_told():
-    rewards, records = told(workers=0, num_envs=1)
+def test_rewards_of_whole_chunks_are_passed_on():
+    rewards, records = seen_rewards(workers=0, num_envs=1)
     starts = [i for i, reward in enumerate(rewards) if reward == 0.0]
     assert len(starts) == len(records) == 6  # nothing has been earned at the start
     for record, first, end in zip(records, starts, [*starts[1:], len(rewards)], strict=True):
@@ -56,9 +57,9 @@ def test_rewards_of_whole_chunks_are_told():
 
 @pytest.mark.parametrize("trouble", ["", "die"])
 def test_rewards_are_the_same_with_workers_that_die(tmp_path: Path, trouble: str):
-    expected, _ = told(workers=0, num_envs=1)
+    expected, _ = seen_rewards(workers=0, num_envs=1)
     config = PointConfig(trouble=f"{trouble}:{tmp_path / 'happened'}") if trouble else CONFIG
-    found, _ = told(config, workers=2, num_envs=4, threads=1)
+    found, _ = seen_rewards(config, workers=2, num_envs=4, threads=1)
     np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-4)
 
 
@@ -100,11 +101,12 @@ def test_what_is_remembered_is_what_was_done():
     policy = DecisionTransformerConfig(
         width=16, depth=1, history=4, chunk=3, target_return=1.0
     ).build(spec)
-    pilot, robot, rng = Pilot(policy.eval(), ensemble=0.1), Robot(), np.random.default_rng(0)
+    batched = BatchedPolicy(policy.eval(), RolloutSettings(ensemble=0.1))
+    state, rng = EpisodeState(), np.random.default_rng(0)
     for step in range(3):
-        robot.state = rng.normal(size=spec.state_dim).astype(np.float32)
-        (actions,) = pilot.act([robot], {})
-        memory = robot.recollection.memory
+        state.robot_state = rng.normal(size=spec.state_dim).astype(np.float32)
+        (actions,) = batched.act([state], {})
+        memory = state.memory_row.memory
         np.testing.assert_allclose(memory.actions[0, -1].numpy(), actions[0], atol=1e-6)
         assert memory.clock.tolist() == [step]
 
@@ -114,9 +116,9 @@ def test_chunks_are_refused_where_steps_are_counted():
         CONFIG.spec()
     )
     with pytest.raises(UserError, match="counts the steps"):
-        Pilot(policy, replan_every=2)
+        BatchedPolicy(policy, RolloutSettings(replan_every=2))
 
 
 def test_samples_need_an_actor_that_draws():
     with pytest.raises(UserError, match=r"act of Seeker takes no temperature"):
-        Pilot(Seeker(CONFIG.spec()), temperature=1.0)
+        BatchedPolicy(Seeker(CONFIG.spec()), RolloutSettings(temperature=1.0))

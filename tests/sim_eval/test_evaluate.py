@@ -27,7 +27,8 @@ from vla.sim_eval import (
 )
 from vla.sim_eval.envs.metaworld import MetaworldConfig
 from vla.sim_eval.evaluation import save_config
-from vla.sim_eval.rollouts.video import film_strip, read_video
+from vla.sim_eval.rollouts.film_strips import film_strip
+from vla.sim_eval.rollouts.video import read_video
 from vla.training import TrainConfig
 from vla.training.run_directory import open_run, write_run
 from vla.types import Observation, SpecError

@@ -8,11 +8,11 @@ import pytest
 import torch
 from training_toy import file_size_limit
 
+from vla.common.atomic import replace_folder
 from vla.training.checkpoint import (
     CheckpointError,
     newest_checkpoint,
     prune_checkpoints,
-    replace_folder,
     save_checkpoint,
 )
 

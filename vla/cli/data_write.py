@@ -1,17 +1,19 @@
-"""The commands of `vla data` that write datasets: each calls one public function, shows its progress and says what came of it."""
+"""The commands of `vla data` that write datasets.
+
+Each calls one public function, shows its progress and says what came of it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vla.cli.shared import clear_errors, console, errors, escape
-from vla.config import UserError
+from vla.cli.shared import clear_errors, console, errors, escape, shown_progress
+from vla.common.errors import UserError
 
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder, or its file.")]
 Out = Annotated[Path, typer.Argument(help="Folder of the new dataset.")]
@@ -49,10 +51,11 @@ def data_convert(
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
-    """Writes a dataset of any format in the native one. Interrupted, the same command goes on where it stopped.
+    """Writes a dataset of any format in the native one. Interrupted, the same command goes on where
+    it stopped.
 
-    Settings say what is read as what (as in `cameras.front=observation/image_0`), or tell the rate of a dataset that holds
-    none (`control_hz=5`).
+    Settings say what is read as what (as in `cameras.front=observation/image_0`), or the rate of a
+    dataset that holds none (`control_hz=5`).
     """
     with clear_errors(), shown_progress("converting") as progress:
         from vla.data.tools.conversion import convert
@@ -82,12 +85,14 @@ def data_resample(
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
-    """Writes a dataset at another control rate. Interrupted, the same command goes on where it stopped.
+    """Writes a dataset at another control rate. Interrupted, the same command goes on where it
+    stopped.
 
-    `kinds.NAME=` tells of an action dimension whether it is absolute (a goal; the last of a span counts), delta (a
-    displacement; they are summed), velocity (the mean) or command (such as open or close; the last). By default all are
-    absolute.
+    `kinds.NAME=` tells of an action dimension whether it is absolute (a goal; the last of a span
+    counts), delta (a displacement; they are summed), velocity (the mean) or command (such as open
+    or close; the last). By default all are absolute.
     """
+    # converting with a rate: whoever interrupts one may go on with the other
     data_convert(src, dst, settings, format, None, control_hz, video, jobs)
 
 
@@ -97,7 +102,8 @@ def data_merge(
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
-    """Writes several datasets of one robot as one. Interrupted, the same command goes on where it stopped."""
+    """Writes several datasets of one robot as one. Interrupted, the same command goes on where it
+    stopped."""
     with clear_errors(), shown_progress("merging") as progress:
         from vla.data.tools.merging import merge
 
@@ -133,6 +139,7 @@ def data_split(
             jobs=jobs,
             progress=progress,
         )
+    # behind the bar, which is one for all parts
     for part in made.values():
         _report(part)
 
@@ -154,7 +161,9 @@ def data_filter(
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
-    """Writes the episodes that fit all that is given. Interrupted, the same command goes on where it stopped."""
+    """Writes the episodes that fit all that is given. Interrupted, the same command goes on where
+    it stopped."""
+    # names of the fields of `Filter`, which checks the values
     given = {
         "tasks": task or None,
         "success": success,
@@ -190,12 +199,13 @@ def data_label(
 ) -> None:
     """Writes a dataset with labels of a file in place of its own.
 
-    Each row names an episode (`episode_index`), perhaps one of its steps (`frame_index`), and any of `reward`, `success`,
-    `terminated`, `instruction`.
+    Each row names an episode (`episode_index`), perhaps one of its steps (`frame_index`), and any
+    of `reward`, `success`, `terminated`, `instruction`.
     """
     with clear_errors(), shown_progress("labelling") as progress:
         from vla.data.tools.labels import label
 
+        # the function's types say so, but what comes from a command line is any text
         if unlabelled not in ("keep", "drop", "refuse"):
             raise UserError(f"--unlabelled {unlabelled}: expected keep, drop or refuse")
         made = label(
@@ -212,29 +222,26 @@ def data_label(
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of this file to `vla data`."""
-    examples = {
-        "convert": "data/bridge_dataset/1.0.0 data/bridge cameras.front=image_0 control_hz=5",
-        "resample": "data/bridge data/bridge_2hz --control-hz 2.5 kinds.x=delta kinds.y=delta",
-        "merge": "data/monday data/tuesday --out data/week",
-        "split": "data/bridge data/bridge_parts train=0.9 val=0.1",
-        "filter": 'data/mt10 data/solved --success --task "open*"',
-        "delete": "data/mt10 data/mt10_clean --episodes 3,17:20",
-        "label": "data/mt10 data/mt10_labelled labels.csv --unlabelled refuse",
+    commands: dict[str, tuple[Callable[..., None], str]] = {
+        "convert": (
+            data_convert,
+            "data/bridge_dataset/1.0.0 data/bridge cameras.front=image_0 control_hz=5",
+        ),
+        "resample": (
+            data_resample,
+            "data/bridge data/bridge_2hz --control-hz 2.5 kinds.x=delta kinds.y=delta",
+        ),
+        "merge": (data_merge, "data/monday data/tuesday --out data/week"),
+        "split": (data_split, "data/bridge data/bridge_parts train=0.9 val=0.1"),
+        "filter": (data_filter, 'data/mt10 data/solved --success --task "open*"'),
+        "delete": (data_delete, "data/mt10 data/mt10_clean --episodes 3,17:20"),
+        "label": (data_label, "data/mt10 data/mt10_labelled labels.csv --unlabelled refuse"),
     }
-    functions: tuple[Callable[..., None], ...] = (
-        data_convert,
-        data_resample,
-        data_merge,
-        data_split,
-        data_filter,
-        data_delete,
-        data_label,
-    )
-    for function, (name, example) in zip(functions, examples.items(), strict=True):
+    for name, (function, example) in commands.items():
         app.command(name, epilog=f"Example: `vla data {name} {example}`")(function)
 
 
-# --- shared ------------------------------------------------------------------------------------------
+# --- what they share ------------------------------------------------------------------------------
 
 
 def _filter(
@@ -244,6 +251,7 @@ def _filter(
         from vla.config import validate
         from vla.data.tools.filtering import Filter, filter_dataset
 
+        # all mistakes at once, before anything is read
         chosen = validate(Filter, given)
         made = filter_dataset(
             dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress
@@ -260,6 +268,7 @@ def _keys(settings: list[str] | None) -> tuple[Any, dict[str, Any]]:
     others = []
     for text in settings or []:
         key, equals, value = text.partition("=")
+        # how a dimension is resampled is no matter of reading
         if key.startswith("kinds.") and equals:
             kinds[key.removeprefix("kinds.")] = value.strip()
         else:
@@ -269,7 +278,7 @@ def _keys(settings: list[str] | None) -> tuple[Any, dict[str, Any]]:
 
 def _video(codec: str | None) -> Any:
     if codec is None:
-        return None
+        return None  # images stay PNG, without loss
     from vla.config import validate
     from vla.data.storage.video import VideoConfig
 
@@ -283,53 +292,20 @@ def _parts(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not value or name in parts:
             raise UserError(
-                f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, for example train=0.9"
+                f"{text}: expected NAME=FRACTION or NAME=EPISODES, each name once, "
+                "for example train=0.9"
             )
-        parts[name] = (
-            float(value) if value == "1" or re.fullmatch(r"\d+\.\d*|\.\d+", value) else value
-        )
+        # 1 is the whole, not the second episode; episodes have no decimal point
+        is_fraction = value == "1" or re.fullmatch(r"\d+\.\d*|\.\d+", value)
+        parts[name] = float(value) if is_fraction else value
     return parts
 
 
-@contextlib.contextmanager
-def shown_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with rate and time left on a terminal; nothing where the output goes to a file."""
-    if not errors.is_terminal:
-        yield None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:.0f} frames/s" if task.speed else "")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show
-
-
 def _report(made: Any) -> None:
+    """What was written; remarks go to standard error, so that a script may read the last line."""
     for note in made.notes:
         errors.print(f"[yellow]note:[/] {escape(note)}")
+    # of a run that was interrupted before
     before = f" ({made.resumed} episodes were there)" if made.resumed else ""
     console.print(
         f"{made.episodes} episodes, {made.frames} frames{before}: {made.root}",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vla.cli.shared import clear_errors, console
-from vla.config import UserError
+from vla.common.errors import UserError
 
 policy_app = typer.Typer(help="Policy tools.", no_args_is_help=True)
 
@@ -16,6 +16,7 @@ policy_app = typer.Typer(help="Policy tools.", no_args_is_help=True)
 @policy_app.callback()
 def _group() -> None:
     """Keeps the only command's name in the command line."""
+    # without a callback Typer would make the group's only command the group itself
 
 
 @policy_app.command(
@@ -32,16 +33,17 @@ def policy_extract(
     robot: Annotated[str, typer.Argument(help="Name of the robot.")],
     out: Annotated[Path, typer.Argument(help="Folder for the robot's policy.")],
 ) -> None:
-    """Takes one robot's policy out of one that a mixture has trained: to be evaluated and fine-tuned as any other."""
+    """Takes one robot's policy out of one that was trained on several robots: to be evaluated and
+    fine-tuned as any other."""
     with clear_errors():
         from vla.models import load_policy
         from vla.models.policies.multi_robot import MultiRobotPolicy
 
         found = load_policy(policy)
         if not isinstance(found, MultiRobotPolicy):
-            raise UserError(
-                f"{policy}: is a policy of one robot already ({found.config.model_dump()['type']})"
-            )
+            kind = found.config.model_dump()["type"]
+            raise UserError(f"{policy}: is a policy of one robot already ({kind})")
+        # files of another policy would mix with this one's
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out}: is there already; name another folder")
         found.robot(robot).save_pretrained(out)

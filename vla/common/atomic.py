@@ -1,15 +1,28 @@
-"""Files that appear whole or not at all, whatever moment the process or the machine dies."""
+"""Files and folders that appear whole or not at all, whatever moment the process or the machine
+dies."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_FOLDER = ".tmp-"
+"""Prefix of a folder that is being written."""
+OLD_FOLDER = ".tmp-old-"
+"""Prefix of a folder that is being removed."""
+
+
+def sync_file(path: Path) -> None:
+    """Makes the content of a file durable."""
+    # Windows syncs no handle that may only read; elsewhere a file may well be read-only.
+    with open(path, "rb+" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -24,6 +37,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def replace_file(written: Path, path: Path, *, durable: bool = True) -> None:
+    """Puts a finished file in the place of `path`, in one rename.
+
+    Args:
+        written: the new content, on the same file system.
+        durable: the new file also survives a power cut. False is for what can be made again.
+    """
+    # The content before the name: a disk may keep them in any order, and a name whose content is
+    # lost is an empty file.
+    if durable:
+        sync_file(written)
+    os.replace(written, path)
+    if durable:
+        sync_folder(path.parent)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`; on leaving, the file written there is synced and
@@ -32,13 +61,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On an exception `path` keeps its old content and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # beside it, since a rename to another file system would be a copy
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,3 +74,38 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def move_folder(written: Path, folder: Path) -> None:
+    """Puts a finished folder in the place of `folder`, durably and in one rename."""
+    for file in written.rglob("*"):
+        if file.is_file():
+            sync_file(file)
+    for inner in written.rglob("*"):
+        if inner.is_dir():
+            sync_folder(inner)
+    sync_folder(written)
+    old = folder.with_name(f"{OLD_FOLDER}{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():  # a folder cannot be renamed onto one that has content
+        folder.rename(old)
+    written.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """`folder` gets what `write` puts into a temporary folder, durably and in one rename.
+
+    On an exception `folder` is as before and the temporary folder is removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f"{TEMPORARY_FOLDER}{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        temporary.mkdir()
+        write(temporary)
+        move_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

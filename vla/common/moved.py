@@ -6,6 +6,7 @@ of plug-ins are listed: whatever else has moved was never offered.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -19,7 +20,7 @@ from vla.common.renamed import announce_renamed
 MOVED = {
     "vla.data.cache": "vla.data.loading.frame_cache",
     "vla.data.checks": "vla.data.validation",
-    "vla.data.checks.table": "vla.data.validation.registry",
+    "vla.data.checks.table": "vla.data.validation.check",
     "vla.data.formats._episodes": "vla.data.formats.common.episodic_reader",
     "vla.data.iterable": "vla.data.loading.iterable_dataset",
     "vla.data.rerun_export": "vla.data.view.rerun",
@@ -76,6 +77,8 @@ class _MovedLoader(Loader):
         # the same objects under both paths: a class that is registered twice would be refused
         public = {name: value for name, value in vars(found).items() if not name.startswith("__")}
         vars(module).update(public)
+        # names that have changed as well (`former_attributes`) are no attributes until they are asked
+        vars(module)["__getattr__"] = functools.partial(getattr, found)
 
 
 def install() -> None:

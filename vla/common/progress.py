@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -11,6 +12,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -18,6 +20,22 @@ from rich.progress import (
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (done, total); total does not change within a call."""
+
+
+class ProgressBar:
+    """Moves a bar: a `ProgressCallback` that can also change the words beside the bar."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(
+        self, done: int, total: int, *, label: str | None = None, note: str | None = None
+    ) -> None:
+        """label: what stands before the bar from now on; note: what stands behind the count."""
+        # what is left out stays as it is; a field that is None would be drawn as "None"
+        fields: dict[str, Any] = {} if note is None else {"note": note}
+        self._bar.update(self._task, completed=done, total=total, description=label, **fields)
 
 
 def count_columns() -> tuple[ProgressColumn, ...]:
@@ -33,21 +51,21 @@ def progress_bar(
     console: Console | None = None,
     show: bool = True,
     transient: bool = False,
-) -> Iterator[ProgressCallback]:
-    """Shows one bar with the count, the time so far and the time left.
-
-    Gives the callback that moves it.
+    note: str | None = None,
+) -> Iterator[ProgressBar]:
+    """Shows one bar with the count, the time so far and the time left; gives what moves it.
 
     Args:
         label: what stands before the bar.
         console: where it is drawn; standard output by default.
         show: False draws nothing.
         transient: whether the bar disappears at the end.
+        note: what stands behind the count at first; None leaves no room for notes.
     """
-    columns = (*count_columns(), TimeElapsedColumn(), TimeRemainingColumn())
+    notes = () if note is None else (TextColumn("{task.fields[note]}"),)
+    columns = (*count_columns(), *notes, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=transient, disable=not show) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield ProgressBar(bar, bar.add_task(label, total=None, note=note))
 
 
 def clock(seconds: float) -> str:

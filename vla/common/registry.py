@@ -65,7 +65,7 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
         kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations"
             `Perturbation` classes, "checks" functions under `@check`; every other kind `Config`
             classes with the field `type: Literal[name] = name` and the method `build` (envs:
-                `make`) of its kind's base.
+            `make`) of its kind's base.
         name: what configs say. In files of the kind's folder a literal, since the files are listed
             without an import.
         former: names that it had before; they still work, and say what to write now.
@@ -103,6 +103,14 @@ def entries(kind: str) -> list[Entry]:
             source: Any = inspect.unwrap(registered_object)
             found[name] = Entry(name, source.__module__, _summary(source.__doc__))
     return [found[name] for name in sorted(found)]
+
+
+def names_in_file_order(kind: str) -> list[str]:
+    """Names registered under `kind` in the order of files and lines, those of plug-ins last."""
+    _check_kind(kind)
+    _load_plugins()
+    own = list(_scan(kind))
+    return own + [name for name in _registry[kind] if name not in own]
 
 
 def registered(kind: str) -> dict[str, Any]:

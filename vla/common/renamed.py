@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 _announced: set[tuple[str, str]] = set()
 
@@ -22,17 +24,35 @@ def announce_renamed(former: str, name: str) -> None:
     )
 
 
-def accept_former_methods(cls: type, former: Mapping[str, str]) -> None:
-    """Lets a plug-in's class that defines a method by its former name work as if it used today's.
+def former_attributes(module: str, former: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose classes or functions have new names.
 
-    To be called from `__init_subclass__` of the base class: then it comes before abstract methods
-    are counted.
+    Args:
+        module: its `__name__`.
+        former: former name -> name today, both in that module.
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in former:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        announce_renamed(f"{module}.{name}", former[name])
+        return getattr(sys.modules[module], former[name])
+
+    return look_up
+
+
+def accept_former_members(cls: type, former: Mapping[str, str]) -> None:
+    """For `__init_subclass__`: a subclass may define, and its users may read, members by former names.
 
     Args:
         cls: the new subclass.
-        former: former name of a method (or class attribute) -> its name today.
+        former: former name of a member -> its name today. The base class defines both.
     """
     for old, name in former.items():
-        if old in vars(cls) and name not in vars(cls):
+        members = vars(cls)
+        if old in members and name not in members:
             announce_renamed(f"{cls.__name__}.{old}", name)
-            setattr(cls, name, vars(cls)[old])
+            setattr(cls, name, members[old])
+        elif name in members:
+            # both names are one object in every class, so that `super()` finds the same member by either
+            setattr(cls, old, members[name])

@@ -1,13 +1,16 @@
 """Episodes on disk; windows, returns and statistics out of them."""
 
+from typing import TYPE_CHECKING
+
+from vla.common.renamed import former_attributes
 from vla.data.episode import Episode as Episode
-from vla.data.episode import decode_png as decode_png
+from vla.data.episode import decode_image as decode_image
 from vla.data.episode import encode_png as encode_png
 from vla.data.errors import DataError as DataError
 from vla.data.format import Columns as Columns
 from vla.data.format import DatasetReader as DatasetReader
+from vla.data.format import Image as Image
 from vla.data.format import KeyMap as KeyMap
-from vla.data.format import Picture as Picture
 from vla.data.loading.frame_cache import FrameCache as FrameCache
 from vla.data.loading.prefetching import prefetch as prefetch
 from vla.data.loading.sampler import WindowSampler as WindowSampler
@@ -29,3 +32,6 @@ from vla.data.storage.video import encode_video as encode_video
 from vla.data.tools.relabelling import relabel_by_goal as relabel_by_goal
 from vla.data.tools.relabelling import relabel_by_instruction as relabel_by_instruction
 from vla.data.writer import DatasetWriter as DatasetWriter
+
+if not TYPE_CHECKING:  # type checkers know the names of today alone
+    __getattr__ = former_attributes(__name__, {"Picture": "Image", "decode_png": "decode_image"})

@@ -8,16 +8,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from vla.common.renamed import former_attributes
 from vla.data.errors import DataError
 from vla.types import Spec
 
 Scalar = int | float | str | bool
 _ROUNDING = 1e-6
-"""What an action may lie beyond a limit, relative to the limit where that is larger than 1: float32 rounds."""
+"""What an action may lie beyond a limit, as a share of limits larger than 1: float32 rounds."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's modes of one channel of 16 or 32 bits."""
@@ -25,7 +27,9 @@ _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 @dataclass(frozen=True)
 class Episode:
-    """What happened from a reset to an end. Step t holds what was seen before action t, and what followed it.
+    """What happened from a reset to an end.
+
+    Step t holds what was seen before action t, the action, and what followed it.
 
     Attributes:
         images: camera -> uint8 (L, H, W, 3) RGB, or L PNG files as bytes.
@@ -33,7 +37,7 @@ class Episode:
         actions: float32 (L, A), robot units.
         rewards: float32 (L,), the reward that followed action t.
         success: bool (L,), whether the task was solved after action t.
-        terminated: True where the last action truly ended the task; False where time ran out.
+        terminated: True if the last action truly ended the task; False if time ran out.
         instruction: the task in words.
         info: what else to remember (seed, noise, ...); saved as JSON.
     """
@@ -51,18 +55,16 @@ class Episode:
         return len(self.actions)
 
     def png(self, camera: str) -> list[bytes]:
-        """The camera's L images as PNG files, encoded here where they are not yet."""
+        """The camera's L images as PNG files, encoded here if they are not yet."""
         images = self.images[camera]
         return images if isinstance(images, list) else [encode_png(image) for image in images]
 
     def frames(self, camera: str) -> np.ndarray:
-        """The camera's images as uint8 (L, H, W, 3), decoded here where they are not yet."""
+        """The camera's images as uint8 (L, H, W, 3), decoded here if they are not yet."""
         images = self.images[camera]
-        return (
-            np.stack([decode_png(image) for image in images])
-            if isinstance(images, list)
-            else images
-        )
+        if isinstance(images, list):
+            return np.stack([decode_image(image) for image in images])
+        return images
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -73,32 +75,43 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-    """A PNG (or JPEG, WebP, BMP) file -> uint8 (H, W, 3) RGB; gray becomes RGB, an alpha channel is left out. Raises DataError
-    where it is no image, or one of more than 8 bits, such as depth."""
+def decode_image(data: bytes) -> np.ndarray:
+    """An image file (PNG, JPEG, WebP or BMP) -> uint8 (H, W, 3) RGB.
+
+    Gray becomes RGB, an alpha channel is left out. Raises DataError if it is no image, or one of
+    more than 8 bits a channel, such as depth.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode in _DEEP or (data[:8] == _PNG_SIGNATURE and data[24] > 8):
+            # Pillow opens a PNG of 16 bits a channel as RGB of 8: only byte 24 of the file, the
+            # bit depth, tells that half of it would be lost.
+            deep_png = data[:8] == _PNG_SIGNATURE and data[24] > 8
+            if image.mode in _DEEP or deep_png:
                 raise DataError(
-                    "a picture of more than 8 bits a channel, such as depth, which would lose what it holds; leave the camera "
-                    "out, or store it as 8 bits"
+                    "a picture of more than 8 bits a channel, such as depth, which would lose "
+                    "what it holds; leave the camera out, or store it as 8 bits"
                 )
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
         raise DataError(
             f"not a readable image file ({len(data)} bytes): {error}; record the frame again"
         ) from error
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the header of a PNG file, without decoding it. Raises DataError where it is no PNG."""
+    """(height, width) from the header of a PNG file, without decoding it. Raises DataError if it is
+    no PNG."""
     if not isinstance(data, bytes) or len(data) < 24 or data[:8] != _PNG_SIGNATURE:
         raise DataError("is no PNG file; encode the image with vla.data.encode_png")
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    # the first chunk of a PNG is its header: width at byte 16, height at byte 20
+    width = int.from_bytes(data[16:20], "big")
+    height = int.from_bytes(data[20:24], "big")
+    return height, width
 
 
 def check_episode(episode: Episode, spec: Spec, index: int) -> None:
-    """Raises DataError naming episode, field, step, value and remedy where `episode` does not fit `spec`."""
+    """Raises DataError naming episode, field, step, value and remedy if `episode` does not fit
+    `spec`."""
     where = f"episode {index}"
     steps = len(episode.actions)
     if steps == 0:
@@ -112,20 +125,23 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
     _check_array(where, "rewards", episode.rewards, (steps,), ())
     if np.shape(episode.success) != (steps,):
         raise DataError(
-            f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one per action"
+            f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one "
+            "per action"
         )
     _check_bounds(where, episode.actions, spec)
     for camera in episode.images:
         if camera not in spec.cameras:
             known = ", ".join(spec.cameras) or "none"
             raise DataError(
-                f"{where}: images: camera {camera!r} is not in the spec (it has: {known}); add it there"
+                f"{where}: images: camera {camera!r} is not in the spec (it has: {known}); add it "
+                "there"
             )
     for camera, size in spec.cameras.items():
         if camera not in episode.images:
             given = ", ".join(episode.images) or "none"
             raise DataError(
-                f"{where}: images: camera {camera!r} of the spec is missing (given: {given}); record it"
+                f"{where}: images: camera {camera!r} of the spec is missing (given: {given}); "
+                "record it"
             )
         _check_images(where, camera, episode.images[camera], steps, size)
     for key, value in episode.info.items():
@@ -144,53 +160,70 @@ def _check_array(
 ) -> None:
     if np.shape(values) != shape:
         raise DataError(
-            f"{where}: {name}: shape is {np.shape(values)}, expected {shape}; all fields need one row per action"
+            f"{where}: {name}: shape is {np.shape(values)}, expected {shape}; all fields need one "
+            "row per action"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+    # Judged as float32, which is what will be stored: what that cannot hold becomes infinite.
+    with np.errstate(over="ignore"):
         check_finite(where, name, np.asarray(values, dtype=np.float32), dimension_names)
 
 
 def check_finite(
     where: str, name: str, values: np.ndarray, dimension_names: Sequence[str] = ()
 ) -> None:
-    """Raises DataError naming the first step and dimension of `values` (L,) or (L, D) that is NaN or infinite."""
+    """Raises DataError naming the first step and dimension of `values` (L,) or (L, D) that is NaN
+    or infinite."""
     finite = np.isfinite(values)
     if finite.all():
         return
-    step, *rest = (int(v) for v in np.argwhere(~finite)[0])
-    dimension = f", {dimension_names[rest[0]]!r}" if rest and dimension_names else ""
-    value = values[(step, *rest)]
+    first = tuple(np.argwhere(~finite)[0])
+    step, dims = int(first[0]), first[1:]
+    dimension = f", {dimension_names[dims[0]]!r}" if dims and dimension_names else ""
+    value = values[first]
     raise DataError(
         f"{where}: {name}: step {step}{dimension} is {value}; drop the episode or repair the sensor"
     )
 
 
-def beyond(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def beyond(
+    actions: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> np.ndarray:
     """bool, whether each number lies outside of [low, high] by more than rounding."""
-    slack_low, slack_high = (_ROUNDING * np.maximum(1.0, np.abs(limit)) for limit in (low, high))
+    slack_low = _ROUNDING * np.maximum(1.0, np.abs(low))
+    slack_high = _ROUNDING * np.maximum(1.0, np.abs(high))
     return np.asarray((actions < low - slack_low) | (actions > high + slack_high))
 
 
 def _check_bounds(where: str, actions: np.ndarray, spec: Spec) -> None:
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    low = np.asarray(spec.action_low)
+    high = np.asarray(spec.action_high)
     outside = beyond(actions, low, high)
     if outside.any():
         step, dim = (int(v) for v in np.argwhere(outside)[0])
         raise DataError(
-            f"{where}: actions: step {step}, {spec.action_names[dim]!r} is {float(actions[step, dim])}, outside "
-            f"[{low[dim]}, {high[dim]}] of the spec; clip the action before it is executed, or widen the spec"
+            f"{where}: actions: step {step}, {spec.action_names[dim]!r} is "
+            f"{float(actions[step, dim])}, outside [{low[dim]}, {high[dim]}] of the spec; clip "
+            "the action before it is executed, or widen the spec"
         )
 
 
 def _check_images(
-    where: str, camera: str, images: np.ndarray | list[bytes], steps: int, size: tuple[int, int]
+    where: str,
+    camera: str,
+    images: np.ndarray | list[bytes],
+    steps: int,
+    size: tuple[int, int],
 ) -> None:
     name = f"images[{camera!r}]"
     if len(images) != steps:
         raise DataError(
-            f"{where}: {name}: has {len(images)} frames for {steps} actions; record one before each action"
+            f"{where}: {name}: has {len(images)} frames for {steps} actions; record one before "
+            "each action"
         )
     if isinstance(images, list):
+        # from the headers alone: decoding every image here would cost more than recording did
         for step, data in enumerate(images):
             try:
                 found = png_size(data)
@@ -198,11 +231,15 @@ def _check_images(
                 raise DataError(f"{where}: {name}: step {step} {error}") from None
             if found != size:
                 raise DataError(
-                    f"{where}: {name}: step {step} is {found[0]}x{found[1]}, the spec says {size[0]}x{size[1]}; "
-                    "render at the spec's size"
+                    f"{where}: {name}: step {step} is {found[0]}x{found[1]}, the spec says "
+                    f"{size[0]}x{size[1]}; render at the spec's size"
                 )
     elif images.dtype != np.uint8 or images.shape != (steps, *size, 3):
         raise DataError(
-            f"{where}: {name}: is {images.dtype} {images.shape}, expected uint8 {(steps, *size, 3)}; "
-            "render at the spec's size, RGB, 0 to 255"
+            f"{where}: {name}: is {images.dtype} {images.shape}, expected uint8 "
+            f"{(steps, *size, 3)}; render at the spec's size, RGB, 0 to 255"
         )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_attributes(__name__, {"decode_png": "decode_image"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vla.config import UserError
+from vla.common.errors import UserError
 
 
 class DataError(UserError):
-    """Data is missing, damaged or contradicts itself. The message names the place, the value and the remedy."""
+    """Data is missing, damaged or contradicts itself. The message names the place, the value and
+    the remedy."""

@@ -1,4 +1,5 @@
-"""What a dataset format is: one reader class per file of `vla/data/formats`, registered under "formats".
+"""What a dataset format is: one reader class per file of `vla/data/formats`, registered under
+"formats".
 
 N: frames of the dataset, S: state dimensions, A: action dimensions.
 """
@@ -9,18 +10,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
+from vla.common.renamed import former_attributes
 from vla.config import Config
 from vla.types import Spec
 
 
 class KeyMap(Config):
-    """What of a dataset is read as what. Everything left out is found by the format's own conventions."""
+    """What of a dataset is read as what. Everything left out is found by the format's own
+    conventions."""
 
     cameras: dict[str, str] | None = None
     """Camera -> key of its images in the dataset."""
@@ -39,7 +42,7 @@ class KeyMap(Config):
     control_hz: PositiveFloat | None = None
     """Actions per second, for datasets that do not say."""
     split: str | None = None
-    """Which part to read where the dataset has named parts, for example `train`; all by default."""
+    """Which part to read if the dataset has named parts, for example `train`; all by default."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Columns:
     Attributes:
         state: float32 (N, S).
         actions: float32 (N, A).
-        rewards: float32 (N,); zeros where the dataset has none.
-        success: bool (N,); False where the dataset does not say.
-        terminated: bool (N,), True at true ends; False where the dataset does not say.
+        rewards: float32 (N,); zeros if the dataset has none.
+        success: bool (N,); False if the dataset does not say.
+        terminated: bool (N,), True at true ends; False if the dataset does not say.
     """
 
     state: np.ndarray
@@ -61,25 +64,31 @@ class Columns:
     terminated: np.ndarray
 
 
-Picture = bytes | np.ndarray
-"""One image: a PNG or JPEG file, or uint8 (H, W, 3) RGB where it was decoded from a video."""
+Image = bytes | np.ndarray
+"""One image: a PNG or JPEG file, or uint8 (H, W, 3) RGB if it was decoded from a video."""
+if not TYPE_CHECKING:
+    __getattr__ = former_attributes(__name__, {"Picture": "Image"})
 
 
 class DatasetReader(ABC):
-    """Reads one dataset: a folder, or a file where the format is one file. Opening it reads no image.
+    """Reads one dataset: a folder, or a file if the format is one file. Opening it reads no image.
 
     Attributes:
         spec: what the robot sees and does.
         instructions: row i is task_index i.
         metadata: what the maker wrote about it.
-        episodes: one row per episode, sorted, with at least `episode_index`, `length`, `first_frame`, `task_index`.
-        warnings: what the dataset contradicts itself in without harm, and what was left out; may grow while it is read.
+        keys: what is read as what; None if the format has no choice.
+        episodes: one row per episode, sorted, with at least `episode_index`, `length`,
+            `first_frame`, `task_index`.
+        warnings: what the dataset contradicts itself in without harm, and what was left out; may
+            grow while it is read.
     """
 
     root: Path
     spec: Spec
     instructions: list[str]
     metadata: dict[str, Any]
+    keys: KeyMap | None = None
     episodes: pd.DataFrame
     warnings: Sequence[str] = ()
 
@@ -90,20 +99,27 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
-        """Raises DataError where the dataset is damaged or contradicts itself, or lacks one of `keys`."""
+        """Raises DataError if the dataset is damaged or contradicts itself, or lacks one of
+        `keys`."""
 
     @abstractmethod
     def columns(self) -> Columns:
-        """All numbers as they are, what is not finite among them (see `EpisodeDataset.check_numbers`)."""
+        """All numbers as they are, what is not finite among them (see
+        `EpisodeDataset.check_numbers`)."""
 
     def episode_name(self, index: int) -> str:
         """What messages call an episode."""
         return f"episode {index}"
 
     @abstractmethod
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
-        """(frame, picture) for the frames [start, stop), in order, without holding them all in memory. Several threads may
-        read at once."""
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
+        """(frame, image) for the frames [start, stop), in order, without holding them all in
+        memory. Several threads may read at once."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vla.config import registered
-from vla.data.episode import Episode, check_finite, decode_png
+from vla.common.registry import registered
+from vla.common.renamed import announce_renamed
+from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
 from vla.data.statistics import true_statistics
 from vla.data.storage.remote_files import as_url
@@ -42,6 +43,7 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
             f"{root}: no such folder; make the dataset with `vla collect`, or correct the path"
         )
     refuse_archive(root)
+    # All formats are imported, since one is recognised only by its own `matches`.
     formats: dict[str, Any] = registered("formats")
     if format is not None and format not in formats:
         raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")
@@ -49,22 +51,25 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
         if name == format or (format is None and reader.matches(root)):
             return reader(root, keys)  # type: ignore[no-any-return]
     raise DataError(
-        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected meta/info.json"
+        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected "
+        "meta/info.json"
     )
 
 
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
-    from vla.data.formats.lerobot_parts.remote import open_remote
+    from vla.data.formats.lerobot_parts.remote import open_remote  # needs fsspec
 
     return open_remote(url, format, keys)
 
 
 class EpisodeDataset:
-    """Reads a dataset of any format. Opening costs milliseconds: images are read when they are asked for.
+    """Reads a dataset of any format. Opening costs milliseconds: images are read when they are
+    asked for.
 
     Args:
-        root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of which tables and numbers are
-            fetched at once and images when they are asked for (see `vla.data.storage.remote_cache`).
+        root: folder of the dataset, or its file; or a URL such as `hf://datasets/USER/NAME`, of
+            which tables and numbers are fetched at once and images when they are asked for (see
+            `vla.data.storage.remote_cache`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
 
@@ -73,7 +78,11 @@ class EpisodeDataset:
     """
 
     def __init__(
-        self, root: str | Path, *, format: str | None = None, keys: KeyMap | None = None
+        self,
+        root: str | Path,
+        *,
+        format: str | None = None,
+        keys: KeyMap | None = None,
     ) -> None:
         url = as_url(root)
         self.reader = (
@@ -87,20 +96,24 @@ class EpisodeDataset:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences about what is odd in the dataset but can be read; grows while numbers and images are read."""
+        """Sentences about what is odd in the dataset but can be read; grows while numbers and
+        images are read."""
         return list(self.reader.warnings)
 
     @property
     def num_episodes(self) -> int:
+        """Number of episodes."""
         return len(self.reader.episodes)
 
     @property
     def num_frames(self) -> int:
+        """Number of steps of all episodes."""
         return int(self.reader.episodes["length"].sum())
 
     @property
     def episodes(self) -> pd.DataFrame:
-        """One row per episode: episode_index, length, first_frame, task_index, success, return, terminated, info."""
+        """One row per episode: episode_index, length, first_frame, task_index, success, return,
+        terminated, info."""
         if self._episodes is None:
             self._episodes = self._complete(self.reader.episodes)
         return self._episodes
@@ -109,9 +122,12 @@ class EpisodeDataset:
         """Adds what other makers do not store, computed from the frames."""
         table = table.copy()
         starts = table["first_frame"].to_numpy()
+        # all three or none: a table that has two of them may be of a maker who means other things
         if not {"success", "return", "terminated"} <= set(table):
-            columns = self.numbers
+            # not `columns`: one bad number must not keep the other episodes from being listed
+            columns = self.unchecked_columns
             table["success"] = np.logical_or.reduceat(columns.success, starts)
+            # in float64, as the writer sums: float32 loses digits in long episodes
             table["return"] = np.add.reduceat(columns.rewards.astype(np.float64), starts)
             table["terminated"] = np.logical_or.reduceat(columns.terminated, starts)
         if "info" not in table:
@@ -120,50 +136,63 @@ class EpisodeDataset:
 
     @property
     def columns(self) -> Columns:
-        """All numbers of the dataset, read once. Raises DataError where an action, state or reward is not finite."""
+        """All numbers of the dataset, read once. Raises DataError if an action, state or reward is
+        not finite."""
         self.check_numbers()
-        return self.numbers
+        return self.unchecked_columns
+
+    @property
+    def unchecked_columns(self) -> Columns:
+        """The same numbers as they are, with what is NaN or infinite."""
+        # Readers give numbers as they are and users check those that they take: one bad episode
+        # can then be left out instead of making the dataset unreadable.
+        return self.reader.columns()
 
     @property
     def numbers(self) -> Columns:
-        """The same as they are, NaN among them."""
-        return self.reader.columns()
+        """Former name of `unchecked_columns`."""
+        announce_renamed("EpisodeDataset.numbers", "EpisodeDataset.unchecked_columns")
+        return self.unchecked_columns
 
     def check_numbers(self, episodes: Sequence[int] | None = None) -> None:
-        """Raises DataError naming the first action, state or reward of these episodes (all by default) that is not finite."""
+        """Raises DataError naming the first number of these episodes that is not finite.
+
+        Args:
+            episodes: whose actions, states and rewards are looked at; all by default.
+        """
         chosen = np.arange(len(self)) if episodes is None else np.asarray(episodes, np.int64)
-        for episode in chosen[~self._finite[chosen]][:1].tolist():
-            row, where = (
-                self.reader.episodes.iloc[episode],
-                f"{self.root}: {self.reader.episode_name(episode)}",
-            )
-            frames = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
-            for name, values, names in self._named_numbers():
-                check_finite(where, name, values[frames], names)
+        not_finite = chosen[~self._finite[chosen]]
+        if not len(not_finite):
+            return
+        episode = int(not_finite[0])
+        row = self.reader.episodes.iloc[episode]
+        frames = slice(int(row["first_frame"]), int(row["first_frame"] + row["length"]))
+        where = f"{self.root}: {self.reader.episode_name(episode)}"
+        for name, values, names in self._named_numbers():
+            check_finite(where, name, values[frames], names)
 
     @functools.cached_property
     def _finite(self) -> np.ndarray:
         """bool (episodes,): whether all numbers of an episode are finite."""
-        frames = np.ones(self.num_frames, bool)
+        finite_N = np.ones(self.num_frames, bool)
         for _, values, _ in self._named_numbers():
-            frames &= np.isfinite(values).reshape(self.num_frames, -1).all(1)
-        return np.asarray(
-            np.logical_and.reduceat(frames, self.reader.episodes["first_frame"].to_numpy())
-        )
+            finite_N &= np.isfinite(values).reshape(self.num_frames, -1).all(1)
+        starts = self.reader.episodes["first_frame"].to_numpy()
+        return np.asarray(np.logical_and.reduceat(finite_N, starts))
 
     def _named_numbers(self) -> tuple[tuple[str, np.ndarray, tuple[str, ...]], ...]:
         """(field, values, names of its dimensions)."""
-        numbers, spec = self.numbers, self.spec
+        columns = self.unchecked_columns
         return (
-            ("actions", numbers.actions, spec.action_names),
-            ("state", numbers.state, spec.state_names),
-            ("rewards", numbers.rewards, ()),
+            ("actions", columns.actions, self.spec.action_names),
+            ("state", columns.state, self.spec.state_names),
+            ("rewards", columns.rewards, ()),
         )
 
     def images(
         self, camera: str, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, Picture]]:
-        """(frame, picture) for the frames [start, stop) of the dataset, streamed."""
+    ) -> Iterator[tuple[int, Image]]:
+        """(frame, image) for the frames [start, stop) of the dataset, streamed."""
         if camera not in self.spec.cameras:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
@@ -178,15 +207,24 @@ class EpisodeDataset:
         return self.num_episodes
 
     def episode(self, index: int, *, images: bool = True) -> Episode:
-        """Episode `index`, its images as files where the dataset has files, or with `images` False without them. Raises
-        IndexError, and DataError where one of its numbers is not finite."""
+        """Episode `index`, its images as files if the dataset has files.
+
+        Args:
+            images: False leaves the images out, and reads none.
+
+        Raises:
+            IndexError: there is no such episode.
+            DataError: one of its numbers is not finite.
+        """
         if not 0 <= index < self.num_episodes:
             raise IndexError(
                 f"episode {index}: {self.root} has episodes 0 to {self.num_episodes - 1}"
             )
         self.check_numbers([index])
-        row, columns = self.episodes.iloc[index], self.numbers
-        start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
+        row = self.episodes.iloc[index]
+        columns = self.unchecked_columns
+        start = int(row["first_frame"])
+        stop = start + int(row["length"])
         cameras = self.spec.cameras if images else ()
         return Episode(
             images={camera: _stored(self.images(camera, start, stop)) for camera in cameras},
@@ -200,22 +238,8 @@ class EpisodeDataset:
         )
 
     def info(self) -> dict[str, Any]:
-        """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions; JSON types."""
-        table = self.episodes
-        tasks = []
-        for task_index, instruction in enumerate(self.instructions):
-            rows = table[table["task_index"] == task_index]
-            if len(rows):
-                tasks.append(
-                    {
-                        "instruction": instruction,
-                        "episodes": len(rows),
-                        "frames": int(rows["length"].sum()),
-                        "success_rate": float(rows["success"].mean()),
-                        "mean_return": float(rows["return"].mean()),
-                    }
-                )
-        statistics = true_statistics(self.columns.actions)
+        """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
+        JSON types."""
         return {
             "root": str(self.root),
             "episodes": self.num_episodes,
@@ -223,16 +247,40 @@ class EpisodeDataset:
             "hours": self.num_frames / self.spec.control_hz / 3600,
             "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
             "spec": self.spec.to_dict(),
-            "tasks": tasks,
-            "actions": {
-                name: {
-                    key: float(getattr(statistics, key)[dim])
-                    for key in ("min", "low", "mean", "high", "max", "std")
-                }
-                for dim, name in enumerate(self.spec.action_names)
-            },
+            "tasks": self._task_rows(),
+            "actions": self._action_statistics(),
             "metadata": self.metadata,
         }
+
+    def _task_rows(self) -> list[dict[str, Any]]:
+        """One row per instruction that has episodes."""
+        table = self.episodes
+        found = []
+        for task_index, instruction in enumerate(self.instructions):
+            rows = table[table["task_index"] == task_index]
+            if not len(rows):
+                continue
+            found.append(
+                {
+                    "instruction": instruction,
+                    "episodes": len(rows),
+                    "frames": int(rows["length"].sum()),
+                    "success_rate": float(rows["success"].mean()),
+                    "mean_return": float(rows["return"].mean()),
+                }
+            )
+        return found
+
+    def _action_statistics(self) -> dict[str, dict[str, float]]:
+        """Name of each action dimension -> its true statistics."""
+        statistics = true_statistics(self.columns.actions)
+        found = {}
+        for dim, name in enumerate(self.spec.action_names):
+            found[name] = {
+                key: float(getattr(statistics, key)[dim])
+                for key in ("min", "low", "mean", "high", "max", "std")
+            }
+        return found
 
 
 def _files_of(root: Path) -> Iterator[Path]:
@@ -240,15 +288,15 @@ def _files_of(root: Path) -> Iterator[Path]:
     if root.is_file():
         yield root
     for folder, folders, names in os.walk(root):
+        # in place: os.walk goes on into what is left in this list
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
-def _stored(pictures: Iterator[tuple[int, Picture]]) -> np.ndarray | list[bytes]:
-    """One camera's pictures of an episode: files as they are, decoded frames as one array."""
-    found = [picture for _, picture in pictures]
-    if all(isinstance(picture, bytes) for picture in found):
+def _stored(images: Iterator[tuple[int, Image]]) -> np.ndarray | list[bytes]:
+    """One camera's images of an episode: files as they are, decoded frames as one array."""
+    found = [image for _, image in images]
+    if all(isinstance(image, bytes) for image in found):
         return found  # type: ignore[return-value]
-    return np.stack(
-        [decode_png(picture) if isinstance(picture, bytes) else picture for picture in found]
-    )
+    frames = [decode_image(image) if isinstance(image, bytes) else image for image in found]
+    return np.stack(frames)

@@ -1,9 +1,9 @@
-"""How an episode lies on disk: the names, features and columns of LeRobotDataset v3.0.
+"""How an episode is stored on disk: the names, features and columns of LeRobotDataset v3.0.
 
 Beyond what LeRobot asks for there is one column, `next.terminated` (a true end, as opposed to
-`next.done`, which time limits set too), and in the episodes table `success`, `return`, `terminated`,
-`task_index` and `info` (JSON); for each camera of a video dataset `videos/<feature>/crc32`, of the episode's
-packets (`VideoReader.checksum`).
+`next.done`, which time limits set too), and in the episodes table `success`, `return`,
+`terminated`, `task_index` and `info` (JSON); for each camera of a video dataset
+`videos/<feature>/crc32`, of the episode's packets (`VideoReader.checksum`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vla.data.storage.video import VideoConfig
 from vla.types import Spec, SpecError
 
 CODEBASE_VERSION = "v3.0"
+# LeRobot's limits, which info.json has to state. Our files stay smaller: see writer.py.
 FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
@@ -52,6 +53,7 @@ INDEX_FEATURES = {
 
 def spec_of(values: dict[str, Any]) -> Spec:
     """The spec in the content of `SPEC`. Raises SpecError."""
+    # the checksum is a key of the file, not of the spec, which refuses unknown keys
     return Spec.from_dict({key: value for key, value in values.items() if key != CHECKSUM})
 
 
@@ -64,9 +66,10 @@ def load_spec(path: Path) -> Spec:
 
 
 def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str, Any]]:
-    """The `features` of info.json; cameras are images in the data files where `video` is None."""
+    """The `features` of info.json; cameras are images in the data files if `video` is None."""
 
     def scalar(dtype: str) -> dict[str, Any]:
+        # shape [1], not []: LeRobot's loader knows no other way to say one number per step
         return {"dtype": dtype, "shape": [1], "names": None}
 
     result: dict[str, dict[str, Any]] = {}
@@ -79,7 +82,7 @@ def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str
         if video is not None:
             feature |= {"dtype": "video", "info": _video_info((h, w), spec.control_hz, video)}
         result[IMAGE_PREFIX + camera] = feature
-    if spec.state_dim:
+    if spec.state_dim:  # a list of fixed size 0 is refused by pyarrow
         result[STATE] = {
             "dtype": "float32",
             "shape": [spec.state_dim],
@@ -96,8 +99,12 @@ def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str
     return result | {name: scalar(dtype) for name, dtype in INDEX_FEATURES.items()}
 
 
-def _video_info(size: tuple[int, int], control_hz: float, video: VideoConfig) -> dict[str, Any]:
-    """What LeRobot tells about a camera's videos, with gop (`g`) and quality beside it."""
+def _video_info(
+    size: tuple[int, int],
+    control_hz: float,
+    video: VideoConfig,
+) -> dict[str, Any]:
+    """What LeRobot says of a camera's videos, with gop (`g`) and quality beside it."""
     return {
         "video.height": size[0],
         "video.width": size[1],
@@ -113,6 +120,7 @@ def _video_info(size: tuple[int, int], control_hz: float, video: VideoConfig) ->
 
 
 def _rate(control_hz: float) -> int | float:
+    """As LeRobot writes rates: 10, not 10.0."""
     return int(control_hz) if control_hz.is_integer() else control_hz
 
 
@@ -147,12 +155,13 @@ def _matrix(values: np.ndarray) -> pa.Array:
     """(L, D) -> a column of D-vectors; (L, 1) -> a plain column, as LeRobot stores shape [1]."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     flat = pa.array(values.ravel())
-    return (
-        flat if values.shape[1] == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    )
+    if values.shape[1] == 1:
+        return flat
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def _image_column(files: list[bytes]) -> pa.Array:
+    # a struct {bytes, path}, which is how the library `datasets` stores its Image feature
     paths = [f"frame-{t:06d}.png" for t in range(len(files))]
     return pa.StructArray.from_arrays(
         [pa.array(files, pa.binary()), pa.array(paths)], ["bytes", "path"]
@@ -164,13 +173,13 @@ def numeric_columns(
 ) -> dict[str, np.ndarray]:
     """Every feature of the episode that is no image, in the order of `features`."""
     steps = len(episode)
-    last = np.arange(steps) == steps - 1
+    last = np.arange(steps) == steps - 1  # bool (L,)
     columns: dict[str, np.ndarray] = {}
     if spec.state_dim:
         columns[STATE] = np.asarray(episode.state, np.float32)
     columns[ACTION] = np.asarray(episode.actions, np.float32)
     columns[REWARD] = np.asarray(episode.rewards, np.float32)
-    columns[DONE] = last
+    columns[DONE] = last  # LeRobot's meaning: the recording ends, for whatever reason
     columns[SUCCESS] = np.asarray(episode.success, bool)
     columns[TERMINATED] = last & bool(episode.terminated)
     columns["timestamp"] = (np.arange(steps) / spec.control_hz).astype(np.float32)
@@ -190,13 +199,16 @@ def data_table(images: dict[str, list[bytes]], numeric: dict[str, np.ndarray]) -
 
 
 def tasks_table(instructions: list[str]) -> pa.Table:
-    """Row i is task_index i. The pandas metadata makes the text the index, which LeRobot looks tasks up by."""
+    """Row i is task_index i. The pandas metadata makes the text the index, which LeRobot looks
+    tasks up by."""
+    text = ("task", "unicode", "object")
+    number = ("task_index", "int64", "int64")
     pandas = {
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [
             {"name": n, "field_name": n, "pandas_type": p, "numpy_type": q, "metadata": None}
-            for n, p, q in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+            for n, p, q in (number, text)
         ],
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.0",

@@ -9,11 +9,12 @@ import numpy as np
 from vla.data.errors import DataError
 
 Episodes = str | Sequence[int]
-"""Episodes as numbers, or as text: numbers and ranges (`start:stop`, stop excluded), separated by commas."""
+"""Episodes as numbers, or as text: numbers and ranges (`start:stop`, stop excluded), separated by
+commas."""
 
 
 def chosen_episodes(episodes: Episodes | None, total: int, where: str) -> list[int]:
-    """The episodes chosen among `total`, in the order given; all where `episodes` is None.
+    """The episodes chosen among `total`, in the order given; all if `episodes` is None.
 
     Args:
         where: begins the message of an error.
@@ -23,9 +24,11 @@ def chosen_episodes(episodes: Episodes | None, total: int, where: str) -> list[i
     """
     if episodes is None:
         return list(range(total))
-    chosen = (
-        _parsed(episodes, total, where) if isinstance(episodes, str) else [int(e) for e in episodes]
-    )
+    if isinstance(episodes, str):
+        chosen = _parsed(episodes, total, where)
+    else:
+        chosen = [int(e) for e in episodes]
+    # No negative numbers from the end: `-1` in a config is more often a mistake than the last one.
     for index in chosen:
         if not 0 <= index < total:
             raise DataError(f"{where}: episode {index}: there are episodes 0 to {total - 1}")
@@ -40,15 +43,21 @@ def _parsed(text: str, total: int, where: str) -> list[int]:
     for part in text.split(","):
         start, colon, stop = part.strip().partition(":")
         try:
-            first = int(start) if start or not colon else 0
-            last = first + 1 if not colon else int(stop) if stop else total
+            if colon:  # open ends as in Python: `:10`, `90:`
+                first = int(start) if start else 0
+                last = int(stop) if stop else total
+            else:
+                first = int(start)
+                last = first + 1
         except ValueError:
             raise DataError(
-                f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for example 0:100 or 3,7,10:20"
+                f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for "
+                "example 0:100 or 3,7,10:20"
             ) from None
         if last > total or first > last:
             raise DataError(
-                f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is excluded"
+                f"{where}: episodes {text!r}: there are episodes 0 to {total - 1}; the end is "
+                "excluded"
             )
         chosen += range(first, last)
     return chosen

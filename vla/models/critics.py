@@ -1,9 +1,10 @@
 """Value networks over a policy's features: Q(s, a) and V(s), several at once, in float32.
 
-They stand beside the policies, not beside the objectives that train them, since a policy may also decide by them (see
-`vla.models.policies.guided`). Features enter as they are: of a state, a layer norm would lose where it lies.
+They lie beside the policies, not beside the objectives that train them, since a policy may also act
+by them (see `vla.models.policies.guided`).
 
-B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble, H hidden width, N rows.
+B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble,
+H hidden width, N rows, I size of one input.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from vla.config import Config
 from vla.types import Spec
 
 NARROW = 64
-"""So few inputs cost less to multiply anew for every action than to add up products of features and actions."""
+"""Up to so many inputs, multiplying all of them again for every action costs less than adding up
+the products of features and of actions."""
 
 
 class CriticConfig(Config):
-    """Networks that tell values from features."""
+    """Networks that give values of features."""
 
     hidden: int = Field(default=256, ge=1)
     """Width of the hidden layers."""
@@ -34,100 +36,146 @@ class CriticConfig(Config):
     ensemble: int = Field(default=2, ge=1)
     """Q networks that learn side by side; targets and advantages take the least of them."""
     layer_norm: bool = True
-    """Normalise every hidden layer: values of unseen actions then grow slowly (Ball et al., 2023)."""
+    """Normalise hidden layers: values of unseen actions then grow slowly (Ball et al., 2023)."""
     output_scale: float = Field(default=0.01, gt=0, le=1)
-    """Factor on the first weights of the last layer. Small: values start near 0, however large the features, which is forgotten
-    sooner than noise that is bootstrapped from. 1: as usual; from states a policy that climbs Q finds its way sooner."""
+    """Factor on the first weights of the last layer. Small: values start near 0, however large the
+    features, which is forgotten sooner than noise that is bootstrapped from. 1: as usual; from
+    states a policy that climbs Q finds its way sooner."""
     joint: bool = False
-    """Let the critics' gradient into the policy's trunk; else they read features that they do not change."""
+    """Let the critics' gradient into the policy's trunk; else they read features that they do not
+    change."""
 
 
 class EnsembleMLP(nn.Module):
     """E networks of the same shape as one batched product.
 
     Args:
-        inputs: sizes of the inputs; each has a first layer of its own, and they are added: what stands for many actions
-            of one state is computed once.
+        inputs: sizes of the inputs; each has a first layer of its own, and they are added: what
+            belongs to many actions of one state is computed once.
+        config: sizes of the layers.
+        members: E.
     """
 
-    def __init__(self, inputs: tuple[int, ...], config: CriticConfig, *, members: int) -> None:
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        config: CriticConfig,
+        *,
+        members: int,
+    ) -> None:
         super().__init__()
-        H, self.members, self.narrow = config.hidden, members, sum(inputs) <= NARROW
-        self.first = nn.ParameterList(
-            _uniform(members, size, H, fan_in=sum(inputs)) for size in inputs
-        )
+        H = config.hidden
+        self.members = members
+        self.narrow = sum(inputs) <= NARROW
+        # (E, I, H) each, drawn as one layer over all inputs would be: hence the common fan-in
+        fan_in = sum(inputs)
+        first = [_uniform(members, size, H, fan_in=fan_in) for size in inputs]
+        self.first = nn.ParameterList(first)
         sizes = [H] * (config.depth - 1) + [1]
-        self.weights = nn.ParameterList(_uniform(members, H, size, fan_in=H) for size in sizes)
+        weights = [_uniform(members, H, size, fan_in=H) for size in sizes]
+        self.weights = nn.ParameterList(weights)
         with torch.no_grad():
             self.weights[-1].mul_(config.output_scale)
-        # one row each, so that optimisers see biases and scales as what they are and do not decay them
-        self.biases = nn.ParameterList(
-            _uniform(members * size, fan_in=H) for size in [H] * config.depth
-        )
-        self.biases.append(nn.Parameter(torch.zeros(members)))
+        # (E * H,), one row each: optimisers then see biases and scales as what they are, and do not
+        # decay them
+        biases = [_uniform(members * H, fan_in=H) for _ in range(config.depth)]
+        last_bias = nn.Parameter(torch.zeros(members))
+        self.biases = nn.ParameterList([*biases, last_bias])
         norms = config.depth if config.layer_norm else 0
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
         self.shifts = nn.ParameterList(torch.zeros(members * H) for _ in range(norms))
 
     def constants(self, members: int) -> dict[str, Tensor]:
-        """The parameters of the first so many networks by name, without gradient: `torch.func.functional_call` of this
-        module with them gives those networks' values."""
-        return {
-            name: p.detach()[: len(p) // self.members * members]
-            for name, p in self.named_parameters()
-        }
+        """The parameters of the first so many networks by name, without gradient.
+
+        `torch.func.functional_call` of this module with them gives those networks' values.
+        """
+        constants = {}
+        for name, parameter in self.named_parameters():
+            # members lie one after the other on the first axis, of weights and of flat biases alike
+            rows = len(parameter) // self.members * members
+            constants[name] = parameter.detach()[:rows]
+        return constants
 
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
-        """inputs (..., size) each, of shapes that broadcast to the first axes of the largest -> (E, ...)."""
+        """Values (E, ...) of inputs (..., I) that broadcast to the first axes of the largest."""
+        # not `self.members`: a `functional_call` may bring the constants of fewer networks
         E = len(self.weights[0])
         lead = max((x.shape[:-1] for x in inputs), key=len)
-        hidden = self._joined(inputs, lead) if self.narrow else self._apart(inputs)
+        # no norm of the inputs: that of a state would lose where it lies
+        hidden_ENH = self._joined(inputs, lead) if self.narrow else self._apart(inputs)
         for i in range(len(self.weights)):
             if len(self.scales):
-                hidden = F_.layer_norm(hidden, hidden.shape[-1:])
-                hidden = hidden * self.scales[i].view(E, 1, -1) + self.shifts[i].view(E, 1, -1)
-            hidden = torch.baddbmm(
-                self.biases[i + 1].view(E, 1, -1), hidden.relu_(), self.weights[i]
-            )
-        return hidden.view(E, *lead)
+                # one normalisation for all members, then each member's own scale and shift
+                hidden_ENH = F_.layer_norm(hidden_ENH, hidden_ENH.shape[-1:])
+                scale_E1H = self.scales[i].view(E, 1, -1)
+                shift_E1H = self.shifts[i].view(E, 1, -1)
+                hidden_ENH = hidden_ENH * scale_E1H + shift_E1H
+            bias_E1H = self.biases[i + 1].view(E, 1, -1)
+            hidden_ENH = torch.baddbmm(bias_E1H, hidden_ENH.relu_(), self.weights[i])
+        return hidden_ENH.view(E, *lead)
 
-    def _joined(self, inputs: Sequence[Tensor], lead: torch.Size) -> Tensor:
-        """The first layer (E, N, H) as one product of the inputs side by side."""
-        x = torch.cat([x.expand(*lead, -1) for x in inputs], dim=-1).flatten(0, -2)
-        weight = torch.cat(list(self.first), dim=1)
-        E = len(weight)
-        return torch.baddbmm(self.biases[0].view(E, 1, -1), x.expand(E, -1, -1), weight)
+    def _joined(
+        self,
+        inputs: Sequence[Tensor],
+        lead: torch.Size,
+    ) -> Float[Tensor, "E N H"]:
+        """The first layer as one product of the inputs side by side."""
+        expanded = [x.expand(*lead, -1) for x in inputs]
+        x_NI = torch.cat(expanded, dim=-1).flatten(0, -2)
+        weight_EIH = torch.cat(list(self.first), dim=1)
+        E = len(weight_EIH)
+        x_ENI = x_NI.expand(E, -1, -1)
+        bias_E1H = self.biases[0].view(E, 1, -1)
+        return torch.baddbmm(bias_E1H, x_ENI, weight_EIH)
 
-    def _apart(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The first layer (E, N, H) as a sum of products: each input is multiplied in its own shape, then broadcast."""
+    def _apart(self, inputs: Sequence[Tensor]) -> Float[Tensor, "E N H"]:
+        """The first layer as a sum of products: each input in its own shape, then broadcast."""
         E = len(self.weights[0])
         parts = []
-        for x, weight in zip(inputs, self.first, strict=True):
-            y = torch.matmul(x.reshape(1, -1, x.shape[-1]), weight)
-            parts.append(y.view(E, *x.shape[:-1], -1))
+        for x, weight_EIH in zip(inputs, self.first, strict=True):
+            x_1NI = x.reshape(1, -1, x.shape[-1])
+            y_ENH = torch.matmul(x_1NI, weight_EIH)
+            parts.append(y_ENH.view(E, *x.shape[:-1], -1))
         most = max(part.ndim for part in parts)
-        parts = [part.view(E, *[1] * (most - part.ndim), *part.shape[1:]) for part in parts]
-        hidden = sum(parts[1:], parts[0])
-        return hidden.reshape(E, -1, hidden.shape[-1]) + self.biases[0].view(E, 1, -1)
+        aligned = []
+        for part in parts:
+            # the new axes belong behind E: plain broadcasting would put them in front of it
+            ones = [1] * (most - part.ndim)
+            aligned.append(part.view(E, *ones, *part.shape[1:]))
+        hidden = sum(aligned[1:], aligned[0])
+        hidden_ENH = hidden.reshape(E, -1, hidden.shape[-1])
+        return hidden_ENH + self.biases[0].view(E, 1, -1)
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
+    """As torch's `nn.Linear` starts, for each member."""
     bound = 1 / math.sqrt(fan_in)
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
 class ActionCritic(nn.Module):
-    """Q of a whole chunk of actions; actions enter in units of the spec's range, -1 to 1."""
+    """Q of a whole chunk of actions; actions enter in units of the spec's range, -1 to 1.
+
+    A chunk is one action of the critics: with K actions Q values all of them and looks K steps
+    ahead, so that it is of what the policy commits itself to. With K = 1 it is the usual Q.
+    """
 
     action_middle: Tensor
     action_half: Tensor
 
-    def __init__(self, config: CriticConfig, feature_dim: int, spec: Spec, chunk: int) -> None:
+    def __init__(
+        self,
+        config: CriticConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> None:
         super().__init__()
-        self.net = EnsembleMLP(
-            (feature_dim, chunk * spec.action_dim), config, members=config.ensemble
-        )
+        inputs = (feature_dim, chunk * spec.action_dim)
+        self.net = EnsembleMLP(inputs, config, members=config.ensemble)
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
+        # not persistent: the spec says them, and a checkpoint should not say them a second time
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
         self.register_buffer("action_half", (high - low) / 2, persistent=False)
 
@@ -138,10 +186,11 @@ class ActionCritic(nn.Module):
     def forward(
         self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
     ) -> Float[Tensor, "E ..."]:
-        """-> (E, ..., B, T), for as many chunks of each step as `actions` has further axes in front."""
+        """Q (E, ..., B, T); further axes of `actions` in front are further chunks of each step."""
+        # float32 always: values of two actions may differ by less than bfloat16 resolves
         with torch.autocast(features.device.type, enabled=False):
-            unit = ((actions.float() - self.action_middle) / self.action_half).flatten(-2)
-            return self.net(features.float(), unit)
+            unit = (actions.float() - self.action_middle) / self.action_half
+            return self.net(features.float(), unit.flatten(-2))
 
 
 class StateCritic(nn.Module):

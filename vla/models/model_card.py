@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: what the policy is for, what it learned from, what was measured."""
+"""The README.md of a checkpoint: what the policy is for, what it learned from, its results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from vla.types import Spec
 
+SHOWN_INSTRUCTIONS = 50
+# the hub reads what stands between the dashes: it files the repository under these tags
 _HEAD = """---
 library_name: vla
 pipeline_tag: robotics
@@ -19,7 +21,8 @@ tags:
 
 # {type} policy
 
-A robot policy of the package `vla`: images and an instruction go in, {chunk} action{s} per step come{verb} out.
+A robot policy of the package `vla`: images and an instruction go in, {chunk} action{s} per step \
+come{verb} out.
 
 ```python
 import torch
@@ -45,25 +48,24 @@ def model_card(
 
     Args:
         config: the policy's config as plain JSON types.
-        language: name of the frozen text encoder; None where the policy reads the instruction itself.
+        language: name of the frozen text encoder; None if the policy reads the instruction itself.
         instructions: texts that the policy was trained on.
         parameters: number of parameters.
     """
     plural = config["chunk"] > 1
-    head = _HEAD.format(
-        type=config["type"], chunk=config["chunk"], s="s" * plural, verb="" if plural else "s"
-    )
-    parts = [head, "## Robot", _spec_table(spec, config["history"])]
+    parts = [
+        _HEAD.format(
+            type=config["type"],
+            chunk=config["chunk"],
+            s="s" if plural else "",
+            verb="" if plural else "s",
+        ),
+        "## Robot",
+        _spec_table(spec, config["history"]),
+    ]
     parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in card.items()]
     if instructions:
-        shown = "\n".join(f"- {text}" for text in instructions[:50])
-        more = f"\n- ... and {len(instructions) - 50} more" if len(instructions) > 50 else ""
-        encoder = (
-            f"Language encoder: `{language}` (frozen)."
-            if language
-            else "The policy reads the instruction itself."
-        )
-        parts.append(f"## Instructions\n\n{encoder}\n\n{shown}{more}")
+        parts.append(f"## Instructions\n\n{_instructions(instructions, language)}")
     shown = json.dumps(config, indent=2)
     parts.append(
         f"## Configuration\n\n{parameters / 1e6:.2f} million parameters.\n\n```json\n{shown}\n```"
@@ -71,15 +73,28 @@ def model_card(
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _instructions(instructions: Sequence[str], language: str | None) -> str:
+    encoder = "The policy reads the instruction itself."
+    if language:
+        encoder = f"Language encoder: `{language}` (frozen)."
+    # a dataset may have thousands of paraphrases; the card is to be read by people
+    lines = [f"- {text}" for text in instructions[:SHOWN_INSTRUCTIONS]]
+    if len(instructions) > SHOWN_INSTRUCTIONS:
+        lines.append(f"- ... and {len(instructions) - SHOWN_INSTRUCTIONS} more")
+    return "\n".join([encoder, "", *lines])
+
+
 def _spec_table(spec: Spec, history: int) -> str:
-    cameras = ", ".join(f"`{name}` {h}x{w}" for name, (h, w) in spec.cameras.items()) or "none"
+    cameras = [f"`{name}` {height}x{width}" for name, (height, width) in spec.cameras.items()]
     lines = [
-        f"Cameras (height x width): {cameras}. State: {', '.join(spec.state_names) or 'none'}. "
+        f"Cameras (height x width): {', '.join(cameras) or 'none'}. "
+        f"State: {', '.join(spec.state_names) or 'none'}. "
         f"Control rate: {spec.control_hz:g} Hz. Context: {history} steps.",
         "",
         "| action | low | high |",
         "|---|---|---|",
     ]
+    # a row for each dimension: who builds a robot for the policy looks up its limits here
     for name, low, high in zip(spec.action_names, spec.action_low, spec.action_high, strict=True):
         lines.append(f"| {name} | {low:g} | {high:g} |")
     return "\n".join(lines)
@@ -89,17 +104,17 @@ def _section(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     rows = [f"| {key} | {_cell(item)} |" for key, item in value.items()]
+    # Markdown has no table without a header row, so it is empty
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
 def _cell(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, dict)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        # nested tables do not exist either
+        return json.dumps(value)
+    return str(value)
 
 
 __all__ = ["model_card"]

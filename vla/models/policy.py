@@ -1,60 +1,65 @@
 """The base of all policies: what every policy can do, and how it is stored.
 
-A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the language vectors of
-the training instructions, and a model card; it needs nothing else to run. Nothing in it is pickled.
+A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the
+language vectors of the training instructions, and a model card; it needs nothing else to run.
+Nothing in it is pickled.
+
+B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F
+features, N steps of data, U distinct instructions, E numbers of an instruction's vector.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.common.names import nearest
-from vla.config import CONFIG_VERSION, Config, ConfigError, UserError, lookup, validate
+from vla.config import CONFIG_VERSION, Config, ConfigError, lookup, validate
+from vla.models.checkpoint_files import (
+    CONFIG_FILE,
+    SPEC_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    checked_device,
+    find_checkpoint,
+    read_header,
+    read_tensors,
+    require_files,
+)
+from vla.models.former_members import FormerMembers
 from vla.models.heads.base import Head
 from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
+from vla.models.normalisation import checked_states, language_scale, state_scale
+from vla.models.roles import LANGUAGE, STATISTICS, Role, roles_by_type
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
-CONFIG_FILE, WEIGHTS_FILE, SPEC_FILE, TOKENIZER_FILE = (
-    "config.json",
-    "model.safetensors",
-    "spec.json",
-    "tokenizer.json",
-)
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
-
-
-class CheckpointError(UserError):
-    """A checkpoint folder is missing, incomplete, damaged, or of another version or model."""
-
 
 class PolicyConfig(Config, ABC):
-    """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] =
+    "name"`."""
 
     history: int = Field(default=6, ge=1)
     """Time steps of context, T."""
     chunk: int = Field(default=1, ge=1)
     """Actions per chunk, K."""
     standardise_language: bool = False
-    """Scale the instruction's vector by mean and deviation over the training instructions. Sentence vectors of one
-    grammar differ little from each other: without it a policy learns late which word matters."""
+    """Scale the instruction's vector by mean and deviation over the training instructions. Sentence
+    vectors of one grammar differ little from each other: without it a policy learns late which word
+    matters."""
 
     @property
     def weights_file(self) -> str:
@@ -68,7 +73,8 @@ class PolicyConfig(Config, ABC):
 
     @abstractmethod
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> Policy:
-        """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they will be loaded."""
+        """A new policy for `spec`; with `from_checkpoint` no pretrained weights are fetched: they
+        will be loaded."""
 
     def build_for(self, spec: Spec, folder: Path) -> Policy:
         """The policy into which the weights of the checkpoint `folder` will be loaded."""
@@ -76,14 +82,25 @@ class PolicyConfig(Config, ABC):
 
     def new(self, spec: Spec, *, from_checkpoint: bool) -> Policy:
         """`build`; a config that has nothing to fetch need not know of `from_checkpoint`."""
+        # plug-ins that have nothing to fetch need not declare an option that they would ignore
         parameters = inspect.signature(self.build).parameters.values()
         if any(p.name == "from_checkpoint" or p.kind is p.VAR_KEYWORD for p in parameters):
             return self.build(spec, from_checkpoint=from_checkpoint)
         return self.build(spec)
 
+    def option(self, key: str) -> Any:
+        """The value of a key that not every policy has, such as `head` or `lora`; None if this one
+        has no such key."""
+        return getattr(self, key) if key in type(self).model_fields else None
+
 
 class Policy(
-    nn.Module, PyTorchModelHubMixin, library_name="vla", pipeline_tag="robotics", tags=["vla"]
+    FormerMembers,
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="vla",
+    pipeline_tag="robotics",
+    tags=["vla"],
 ):
     """A robot policy. Subclasses define `forward` and `step`.
 
@@ -93,16 +110,30 @@ class Policy(
         history, chunk: T and K.
         feature_dim: F, the size of the features that `forward` gives.
         tokenizer: actions <-> ids.
-        language: the frozen text encoder; its weights are no part of the policy. Policies that read the instruction
-            themselves have one of no numbers.
-        card: what the model card tells beside the spec, JSON types: {"data": {...}, "results": {...}}.
-        still: names of modules that stay in evaluation mode while the rest trains: batch norms that are frozen.
-        source: the folder or repository that it was loaded from; None for a new policy, and after training mode, in which
-            it may have become another.
+        language: the frozen text encoder; its weights are no part of the policy. Policies that read
+            the instruction themselves have one of no numbers.
+        card: what the model card tells beside the spec, JSON types: {"data": {...}, "results":
+            {...}}.
+
+    Optional attributes, which a subclass may set:
+        cameras: the cameras that it looks through, in its order; empty for those of its
+            `VisionEncoder`, or all.
+        counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
+            between.
+        return_conditioned: `Observation.target_return` means something to it.
+        success_conditioned: it is asked for success in place of a return.
+        frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
+            norms that are frozen.
+        source: the folder or repository that it was loaded from; None for a new policy, and after
+            training mode, in which it may have become another.
     """
 
     feature_dim: int
-    still: frozenset[str] = frozenset()
+    cameras: tuple[str, ...] = ()
+    counts_steps: bool = False
+    return_conditioned: bool = False
+    success_conditioned: bool = False
+    frozen_modules: frozenset[str] = frozenset()
     source: str | None = None
     robot_name: str = ""
     """Its robot's name, if it is one robot's part of a policy for several."""
@@ -114,22 +145,32 @@ class Policy(
     action_high: Tensor
 
     def __init__(
-        self, config: PolicyConfig, spec: Spec, *, tokenizer: ActionTokenizer, language: str | None
+        self,
+        config: PolicyConfig,
+        spec: Spec,
+        *,
+        tokenizer: ActionTokenizer,
+        language: str | None,
     ) -> None:
         super().__init__()
-        self.config, self.spec, self.tokenizer = config, spec, tokenizer
-        self.history, self.chunk = config.history, config.chunk
+        self.config = config
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.history = config.history
+        self.chunk = config.chunk
         self.language = LanguageEncoder(language)
         self.card: dict[str, Any] = {}
+        # buffers: they go with the weights, onto the device and into files
         self.register_buffer("state_mean", torch.zeros(spec.state_dim))
         self.register_buffer("state_std", torch.ones(spec.state_dim))
         if config.standardise_language:
             self.register_buffer("language_mean", torch.zeros(self.language.dim))
             self.register_buffer("language_std", torch.ones(self.language.dim))
+        # the spec is saved beside the weights: limits that were stored twice could disagree
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
 
-    # --- what a policy defines ------------------------------------------------------------------------
+    # --- what a policy defines --------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Features and action distributions of every step of B windows."""
@@ -140,15 +181,33 @@ class Policy(
         raise TypeError(f"{type(self).__name__} does not define step(observation, memory)")
 
     def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
-        """The memory with the actions that are executed next; for policies that look back at what they did. Called by
-        `act`, and again by whoever executes other actions than those."""
+        """The memory with the actions that are executed next.
+
+        For policies that look back at what they did. Called by `act`, and again by whoever executes
+        other actions than those.
+        """
         return memory
+
+    def parameter_roles(self) -> dict[str, Role]:
+        """Name of a tensor in `state_dict` -> what it is for (see `vla.models.roles`).
+
+        Here the roles that follow from types: heads, vision encoders, trunks. A policy with modules
+        of its own adds theirs. It is not carried over to another state, other actions or swapped
+        cameras while a tensor lacks a role.
+        """
+        own = {"state_mean": STATISTICS, "state_std": STATISTICS}
+        if self.config.standardise_language:
+            # how instructions are scaled belongs to the trunk that learned to read them
+            own |= {"language_mean": LANGUAGE, "language_std": LANGUAGE}
+        return roles_by_type(self) | own
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if mode:
+            # a training may change it: results must not be filed under the checkpoint's name
             self.source = None
-        for name in self.still:
+        # without this the statistics of a frozen batch norm would go on moving
+        for name in self.frozen_modules:
             self.get_submodule(name).eval()
         return self
 
@@ -156,11 +215,15 @@ class Policy(
         """The features that `forward` gives. Policies that can leave the actions out for it, do."""
         return cast(PolicyOutput, self(batch)).features
 
-    # --- what everyone calls --------------------------------------------------------------------------
+    # --- what everyone calls ----------------------------------------------------------------------
 
     @property
-    def trained(self) -> Policy:
-        """The policy that learns: itself, or the one inside where this one only decides by it (see `vla.models.policies.guided`)."""
+    def unwrapped(self) -> Policy:
+        """The policy that learns: itself, or the one inside if this one only decides by it.
+
+        See `vla.models.policies.guided`: what acts need not be what was trained, and resuming and
+        fine-tuning need what was.
+        """
         return self
 
     @property
@@ -170,6 +233,7 @@ class Policy(
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return self.state_mean.device
 
     @torch.no_grad()
@@ -181,12 +245,13 @@ class Policy(
         generator: torch.Generator | None = None,
         temperature: float = 0.0,
     ) -> tuple[Float[Tensor, "B K A"], Any]:
-        """The next actions of B robots, on the CPU, in robot units, within the spec's range; and the new memory.
+        """The next actions of B robots, on the CPU and within the spec's range; and the memory.
 
         Args:
             observation: what the robots see now.
-            memory: what the last call returned (`select`ed and `stack`ed at will); None at the start of episodes.
-            generator: source of randomness where temperature > 0, on the policy's device.
+            memory: what the last call returned (`select`ed and `stack`ed at will); None at the
+                start of episodes.
+            generator: source of randomness if temperature > 0, on the policy's device.
             temperature: 0 for the most likely actions, 1 for samples.
 
         Raises:
@@ -196,17 +261,20 @@ class Policy(
         """
         if self.training:
             raise RuntimeError(
-                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are on)"
+                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are "
+                "on)"
             )
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
             raise ValueError(
-                f"memory of {memory.batch_size} robots with an observation of {observation.batch_size}; "
-                "use memory.select(rows) when robots drop out and stack([...]) when they join"
+                f"memory of {memory.batch_size} robots with an observation of "
+                f"{observation.batch_size}; use memory.select(rows) when robots drop out and "
+                "stack([...]) when they join"
             )
         output, memory = self.step(observation.to(self.device), memory)
         actions_BTKA = output.actions.sample(generator, temperature=temperature)
         actions_BKA = actions_BTKA[:, -1].clamp(self.action_low, self.action_high)
+        # only now are the actions known, so they join the memory one step after what was seen
         return actions_BKA.cpu(), self.remember(memory, actions_BKA)
 
     def fit(
@@ -223,33 +291,24 @@ class Policy(
             actions: (N, A), robot units, of episodes side by side.
             states: (N, S), robot units.
             instructions: the texts of the data.
-            lengths: steps of each episode; None where there is one.
+            lengths: steps of each episode; None if there is one.
+
+        Raises SpecError if the states are not (N, S), or hold NaN or infinity.
         """
         self.tokenizer.fit(actions, lengths=lengths)
         for module in self.modules():
             if isinstance(module, Head):
                 module.fit(torch.as_tensor(actions).float(), lengths=lengths)
-        states_NS = torch.as_tensor(states).double()
-        if states_NS.ndim != 2 or states_NS.shape[1] != self.spec.state_dim:
-            raise SpecError(
-                f"states: expected (N, {self.spec.state_dim}), got {tuple(states_NS.shape)}"
-            )
-        if not torch.isfinite(states_NS).all():
-            bad = (~torch.isfinite(states_NS)).any(0).nonzero().flatten().tolist()
-            raise SpecError(
-                f"states hold NaN or infinity in {', '.join(self.spec.state_names[i] for i in bad)}"
-            )
+        states_NS = checked_states(states, self.spec.state_names)
         if self.spec.state_dim:
-            std_S = states_NS.std(0, unbiased=False)
-            self.state_mean.copy_(states_NS.mean(0))
-            # a dimension that hardly varies tells nothing: dividing by its spread would only blow up noise
-            self.state_std.copy_(torch.where(std_S > 1e-6, std_S, torch.ones_like(std_S)))
+            mean_S, std_S = state_scale(states_NS)
+            self.state_mean.copy_(mean_S)
+            self.state_std.copy_(std_S)
         vectors_UE = self.language.embed(list(dict.fromkeys(instructions)))
         if self.config.standardise_language:
-            std_E = vectors_UE.std(0, unbiased=False)
-            self.language_mean.copy_(vectors_UE.mean(0))
-            # what the training texts hardly vary in must not become loud in a text from elsewhere
-            self.language_std.copy_(std_E.clamp(min=max(0.3 * float(std_E.mean()), 1e-3)))
+            mean_E, std_E = language_scale(vectors_UE)
+            self.language_mean.copy_(mean_E)
+            self.language_std.copy_(std_E)
 
     def use_tokenizer(self, tokenizer: ActionTokenizer) -> None:
         """Policy and heads take a tokenizer of the same sizes in place of theirs."""
@@ -259,6 +318,7 @@ class Policy(
                 module.set_tokenizer(tokenizer)
 
     def normalised_state(self, state: Float[Tensor, "... S"]) -> Float[Tensor, "... S"]:
+        """The state less the mean of the training data, in units of its standard deviation."""
         return (state - self.state_mean) / self.state_std
 
     def embed_instructions(
@@ -266,20 +326,20 @@ class Policy(
     ) -> tuple[Float[Tensor, "U E"], Tensor]:
         """Vectors of the distinct instructions, and which of them each instruction is (B,)."""
         distinct = list(dict.fromkeys(instructions))
-        place = {text: i for i, text in enumerate(distinct)}
+        place = {text: number for number, text in enumerate(distinct)}
         index_B = torch.tensor([place[text] for text in instructions], device=self.device)
-        # one by one: a vector's last bits depend on the texts encoded beside it, and control must not depend on who
-        # has asked for which text first
+        # one by one: a vector's last bits depend on the texts encoded beside it, and control must
+        # not depend on who has asked for which text first
         vectors_UE = torch.cat([self.language.embed([text]) for text in distinct])
         vectors_UE = vectors_UE.to(self.device)
         if self.config.standardise_language:
             vectors_UE = (vectors_UE - self.language_mean) / self.language_std
         return vectors_UE, index_B
 
-    # --- storage --------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds, by name; views, no copies, but for adapters merged into their layers."""
+        """The tensors that a checkpoint holds: views, but for adapters merged into their layers."""
         return merged_state(self)
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -287,20 +347,22 @@ class Policy(
         self.tokenizer.save(folder / TOKENIZER_FILE)
 
     def load_tokenizer(self, folder: Path) -> None:
-        """The inverse of `save_tokenizer`. Raises TokenizerError where the tokenizer is not of the kind that the policy was
-        built for."""
+        """The inverse of `save_tokenizer`.
+
+        Raises TokenizerError if the tokenizer is not of the kind that the policy was built for.
+        """
         tokenizer = ActionTokenizer.load(folder / TOKENIZER_FILE)
         tokenizer.check_spec(self.spec)
         sizes = [(t.chunk, t.num_tokens, t.vocab_size) for t in (tokenizer, self.tokenizer)]
         if sizes[0] != sizes[1]:
             raise TokenizerError(
-                f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says {sizes[1]}; "
-                "the files belong to different checkpoints"
+                f"{TOKENIZER_FILE}: (chunk, tokens, ids) are {sizes[0]}, the policy's config says "
+                f"{sizes[1]}; the files belong to different checkpoints"
             )
         self.use_tokenizer(tokenizer)
 
-    def save_besides(self, folder: Path) -> None:
-        """Writes what a checkpoint of this policy holds beside config, weights, spec, tokenizer and texts; here nothing."""
+    def save_extra_files(self, folder: Path) -> None:
+        """Writes files that only checkpoints of this policy hold; here none."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
@@ -319,7 +381,7 @@ class Policy(
         self.spec.save(folder / SPEC_FILE)
         self.save_tokenizer(folder)
         save_embeddings(folder, self.language.cached())
-        self.save_besides(folder)
+        self.save_extra_files(folder)
         text = model_card(
             header["config"],
             self.spec,
@@ -331,11 +393,16 @@ class Policy(
         (folder / "README.md").write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
-        """The policy of a checkpoint folder or a repository of the Hugging Face hub, in evaluation mode.
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        **options: Any,
+    ) -> Self:
+        """The policy of a checkpoint folder or a repository of the hub, in evaluation mode.
 
         Args:
-            options: `device`; for the hub also `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+            options: `device`; for the hub also `revision`, `token`, `cache_dir`, `force_download`,
+                `local_files_only`.
 
         Raises:
             CheckpointError: see `load_policy`; or the checkpoint holds a policy of another class.
@@ -344,7 +411,8 @@ class Policy(
         policy = _load(pretrained_model_name_or_path, device, **options)
         if not isinstance(policy, cls):
             raise CheckpointError(
-                f"{pretrained_model_name_or_path}: holds a {type(policy).__name__}, not a {cls.__name__}; use load_policy"
+                f"{pretrained_model_name_or_path}: holds a {type(policy).__name__}, "
+                f"not a {cls.__name__}; use load_policy"
             )
         return policy
 
@@ -353,13 +421,13 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
     """The policy of a checkpoint, of whatever registered type, in evaluation mode.
 
     Args:
-        path: a folder; or, where there is no such folder, a repository of the Hugging Face hub as "user/name". For a
-            revision or a private repository see `Policy.from_pretrained`.
+        path: a folder; or, if there is no such folder, a repository of the Hugging Face hub as
+            "user/name". For a revision or a private repository see `Policy.from_pretrained`.
         device: where it is to compute.
 
     Raises:
-        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or does not fit; or the hub
-            has no such repository, or is out of reach.
+        CheckpointError: the folder or a file is missing, truncated, damaged, of another version, or
+            does not fit; or the hub has no such repository, or is out of reach.
         UserError: this machine has no such device.
     """
     return _load(path, device)
@@ -367,83 +435,17 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
 
 def _load(path: str | Path, device: torch.device | str, **options: Any) -> Policy:
     """`load_policy`; `options` are the hub's."""
-    device = _checked_device(device)
-    policy = _read_policy(_found(path, options))
+    device = checked_device(device)
+    policy = _read_policy(find_checkpoint(path, options))
     policy.source = str(path)
     return policy.to(device).eval()
 
 
-def _found(path: str | Path, options: dict[str, Any]) -> Path:
-    """The folder, or that of the downloaded repository. Raises CheckpointError where there is neither."""
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(
-            f"{path}: is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
-        )
-    hint = _nearest_folder(folder)
-    if not isinstance(path, str) or not _REPOSITORY.fullmatch(path):
-        raise CheckpointError(f"{path}: no such checkpoint folder{hint}")
-    try:
-        return Path(snapshot_download(path, **options))
-    except Exception as error:  # the hub raises many kinds
-        told = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{path}: no such checkpoint folder{hint}, and no repository of the Hugging Face hub within reach: {told}"
-        ) from error
-
-
-def _nearest_folder(folder: Path) -> str:
-    """Where the first part of the path that is missing was misspelled: the folder beside it that is named most like it."""
-    missing, rest = folder, list[str]()
-    while not missing.parent.is_dir() and missing.parent != missing:
-        rest.insert(0, missing.name)
-        missing = missing.parent
-    try:
-        names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
-    except OSError:
-        return ""
-    close = nearest(missing.name, names, cutoff=0.6)
-    if close is None:
-        return ""
-    whole = missing.parent.joinpath(close, *rest)
-    return f" (did you mean {whole if whole.is_dir() else missing.parent / close}?)"
-
-
-def _checked_device(device: torch.device | str) -> torch.device:
-    """Raises UserError where torch does not know the device, or this machine has none."""
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    try:
-        wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(
-            f"device: torch knows no {device!r}; this machine has: {', '.join(there)}"
-        ) from error
-    if wanted.type in ("cuda", "mps") and not any(
-        name in (str(wanted), f"{wanted}:0") for name in there
-    ):
-        raise UserError(f"device: this machine has no {str(wanted)!r}; it has: {', '.join(there)}")
-    return wanted
-
-
 def _read_policy(folder: Path) -> Policy:
-    config, card = (
-        _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, {})
-    )
-    needed = [CONFIG_FILE, SPEC_FILE]
-    needed += [TOKENIZER_FILE] if config is None else [*config.tokenizer_files, config.weights_file]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if config is None or missing:
-        meant = (
-            f"; did you mean {folder / 'policy'}?"
-            if (folder / "policy" / CONFIG_FILE).is_file()
-            else ""
-        )
-        raise CheckpointError(
-            f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{meant}"
-        )
+    if not (folder / CONFIG_FILE).is_file():
+        require_files(folder, [CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE])
+    config, card = _read_config(folder / CONFIG_FILE)
+    require_files(folder, [SPEC_FILE, *config.tokenizer_files, config.weights_file])
     try:
         policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
         policy.load_tokenizer(folder)
@@ -461,49 +463,18 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: unreadable file, or tensors that are missing, unknown or of another shape.
     """
-    path = Path(path)
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: copy the checkpoint again"
-        ) from error
     expected = module.weights() if isinstance(module, Policy) else module.state_dict()
-    problems = {
-        "lacks": [k for k in expected if k not in found],
-        "has unknown": [k for k in found if k not in expected],
-        "has other shapes for": [
-            k for k in expected if k in found and expected[k].shape != found[k].shape
-        ],
-    }
-    told = [
-        f"{verb} {len(keys)} tensors (first {keys[0]!r})" for verb, keys in problems.items() if keys
-    ]
-    if told:
-        raise CheckpointError(
-            f"{path}: {', '.join(told)}; the file belongs to another model or configuration"
-        )
-    module.load_state_dict(found, strict=False)  # what the file shall hold was checked just now
+    found = read_tensors(Path(path), expected)
+    # not strict: a policy's weights may be fewer than its state; what is missing was checked above
+    module.load_state_dict(found, strict=False)
 
 
 def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
+    """The config of a checkpoint and what its model card tells."""
+    header = read_header(path)
     try:
-        header = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
-        raise CheckpointError(
-            f"{path}: not a policy's config: expected the keys version, type and config"
-        )
-    if header["version"] != CONFIG_VERSION:
-        raise CheckpointError(
-            f"{path}: written in format version {header['version']!r}, this vla reads version {CONFIG_VERSION}: "
-            "install the vla that wrote it"
-        )
-    try:
-        config = validate(
-            cast(type[PolicyConfig], lookup("policies", str(header["type"]))), header["config"]
-        )
+        config_class = cast(type[PolicyConfig], lookup("policies", str(header["type"])))
+        config = validate(config_class, header["config"])
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
     except ConfigError as error:

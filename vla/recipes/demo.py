@@ -1,7 +1,8 @@
-"""The whole story in one call: data of mixed quality is made, RT-1 clones it, offline RL makes the clone better, and the same
-unseen starts measure both.
+"""The whole story in one call.
 
-`demo.yaml` beside this file is the default; every value can be overridden.
+Data of mixed quality is made, RT-1 clones it, offline RL makes the clone better, and the same
+unseen starts measure both. `demo.yaml` beside this file is the default; every value can be
+overridden.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from vla.config import RootConfig, read_yaml
+from vla.models import Policy
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
 from vla.sim_eval.comparison.comparison import compare
 from vla.training import TrainConfig, train
 from vla.types import Actor
 
+Values = dict[str, Any]
 _DEFAULT = Path(__file__).with_suffix(".yaml")
 
 
@@ -43,96 +46,144 @@ class DemoConfig(RootConfig):
     def _with_defaults(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        # Filled in before anything is checked: `{"train": {"steps": 7}}` alone is no TrainConfig.
         merged = _merge(read_yaml(_DEFAULT), values)
-        out = Path(str(merged.get("out", "runs/demo")))
-        data = {"path": str(out / "dataset")}
-        places = {
-            "collect": {"out": str(out / "dataset")},
-            "train": {"out": str(out / "train"), "data": data},
-            "finetune": {
-                "out": str(out / "finetune"),
-                "data": data,
-                "init_from": str(out / "train" / "policy"),
-            },
-            "eval": {"out": str(out), "policy": str(out / "finetune" / "policy")},
-        }
-        return _merge(merged, places)
+        out = str(merged.get("out", "runs/demo"))
+        return _merge(merged, _paths(Path(out)))
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, key by key; a choice with another `type` replaces the whole choice."""
+def _paths(out: Path) -> Values:
+    """Where each step finds what the one before has left, whatever a config says."""
+    dataset = str(out / "dataset")
+    clone = out / "train"
+    tuned = out / "finetune"
+    return {
+        "collect": {"out": dataset},
+        "train": {
+            "out": str(clone),
+            "data": {"path": dataset},
+        },
+        "finetune": {
+            "out": str(tuned),
+            "data": {"path": dataset},
+            "init_from": str(clone / "policy"),
+        },
+        "eval": {
+            "out": str(out),
+            "policy": str(tuned / "policy"),
+        },
+    }
+
+
+def _merge(base: Values, over: Values) -> Values:
+    """`over` laid on `base`, key by key."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        same_choice = (
-            isinstance(below, dict)
-            and isinstance(value, dict)
-            and ("type" not in value or value["type"] == below.get("type"))
-        )
-        result[key] = _merge(below, value) if same_choice and isinstance(below, dict) else value
+        if _may_merge(below, value):
+            result[key] = _merge(result[key], value)
+        else:
+            result[key] = value
     return result
 
 
-def demo(config: DemoConfig) -> Path:
-    """Collects, trains, fine-tunes, evaluates both policies beside the expert and a random policy, writes one report.
+def _may_merge(below: Any, value: Any) -> bool:
+    if not isinstance(below, dict) or not isinstance(value, dict):
+        return False
+    # options of one type are unknown keys of another: another `type` replaces the whole choice
+    return "type" not in value or value["type"] == below.get("type")
 
-    Steps that an earlier run in the same folder finished are resumed, not repeated. Returns the folder, which holds
-    `results.json` and `episodes.parquet` of the fine-tuned policy, `compare.json` (its paired test against the clone),
-    `report.html` and `timings.json`.
+
+def demo(config: DemoConfig) -> Path:
+    """Collects, trains, fine-tunes, evaluates both policies beside the expert and a random policy.
+
+    Steps that an earlier run in the same folder finished are resumed, not repeated. Returns the
+    folder, which holds `results.json` and `episodes.parquet` of the fine-tuned policy,
+    `compare.json` (its paired test against the clone), `report.html` and `timings.json`.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    console, seconds, started = Console(), {}, time.perf_counter()
+    console = Console()
+    clock = _StepClock(console)
 
-    def step(name: str) -> None:
-        nonlocal started
-        started = time.perf_counter()
-        console.rule(name)
-
-    step("1/4  episodes of mixed quality")
+    clock.start("collect", "1/4  episodes of mixed quality")
     collect(config.collect, resume=(out / "dataset").exists())
-    seconds["collect"] = time.perf_counter() - started
 
-    step(f"2/4  RT-1 by {config.train.objective.type}, of all of them")
+    clock.start("train", f"2/4  RT-1 by {config.train.objective.type}, of all of them")
     cloned = train(config.train, resume=(out / "train").exists())
-    seconds["train"] = time.perf_counter() - started
 
-    step(f"3/4  fine-tuned by {config.finetune.objective.type}, on the same episodes")
+    objective = config.finetune.objective.type
+    clock.start("finetune", f"3/4  fine-tuned by {objective}, on the same episodes")
     tuned = train(config.finetune, resume=(out / "finetune").exists())
-    seconds["finetune"] = time.perf_counter() - started
 
-    step("4/4  evaluation on unseen seeds")
-    rows: list[Results] = []
-    before, after = (f"rt1-{stage.objective.type}" for stage in (config.train, config.finetune))
-    after = f"{after}-finetuned" if after == before else after
-    actors: dict[str, tuple[Actor | Baseline, str]] = {
-        after: (tuned.policy, str(out / "finetune" / "policy")),
-        before: (cloned.policy, str(out / "train" / "policy")),
-        "expert": ("expert", "expert"),
-        "random": ("random", "random"),
-    }
-    for name, (actor, policy) in actors.items():
-        place = str(out if name == after else out / name)
-        settings = config.eval.model_copy(update={"out": place, "policy": policy})
-        rows.append(evaluate(actor, settings, name=name, command="vla demo"))
+    clock.start("evaluate", "4/4  evaluation on unseen seeds")
+    rows = _evaluate(config, tuned.policy, cloned.policy)
+    # the paired test is between the two policies; the baselines show the range
     comparison = compare(rows[:2])
     comparison.save(out)
-    seconds["evaluate"] = time.perf_counter() - started
+    clock.stop()
 
-    measured = {row.policy: row.to_dict()["overall"] for row in rows}
-    tuned.policy.card["results"] = {
-        **tuned.policy.card.get("results", {}),
-        "suite": rows[0].suite,
-        **measured,
-    }
+    _write_into_card(tuned.policy, rows)
     tuned.policy.save_pretrained(out / "finetune" / "policy")
-
     write_report(out / "report.html", rows)
-    (out / "timings.json").write_text(
-        json.dumps({k: round(v, 1) for k, v in seconds.items()}, indent=2) + "\n"
-    )
+    rounded = {}
+    for name, seconds in clock.seconds.items():
+        rounded[name] = round(seconds, 1)
+    (out / "timings.json").write_text(json.dumps(rounded, indent=2) + "\n")
     for row in rows:
         console.print(row.table())
     console.print(comparison.tables())
-    console.print("minutes: " + ", ".join(f"{k} {v / 60:.1f}" for k, v in seconds.items()))
+    minutes = [f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items()]
+    console.print("minutes: " + ", ".join(minutes))
     return out
+
+
+class _StepClock:
+    """Announces the steps of the demo and measures them, in seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.seconds: dict[str, float] = {}
+        self._console = console
+        self._running: tuple[str, float] | None = None
+
+    def start(self, name: str, title: str) -> None:
+        self.stop()
+        self._running = (name, time.perf_counter())
+        self._console.rule(title)
+
+    def stop(self) -> None:
+        if self._running is not None:
+            name, started = self._running
+            self.seconds[name] = time.perf_counter() - started
+            self._running = None
+
+
+def _evaluate(config: DemoConfig, tuned: Policy, cloned: Policy) -> list[Results]:
+    """The results of the fine-tuned policy, the clone, the expert and chance, in this order."""
+    out = Path(config.out)
+    before = f"rt1-{config.train.objective.type}"
+    after = f"rt1-{config.finetune.objective.type}"
+    if after == before:
+        # a table needs two names
+        after = f"{after}-finetuned"
+    actors: dict[str, tuple[Actor | Baseline, str]] = {
+        after: (tuned, str(out / "finetune" / "policy")),
+        before: (cloned, str(out / "train" / "policy")),
+        "expert": ("expert", "expert"),
+        "random": ("random", "random"),
+    }
+    rows = []
+    for name, (actor, policy) in actors.items():
+        # the fine-tuned policy's results are those of the whole demo: they lie at its top
+        place = str(out if name == after else out / name)
+        settings = config.eval.model_copy(update={"out": place, "policy": policy})
+        rows.append(evaluate(actor, settings, name=name, command="vla demo"))
+    return rows
+
+
+def _write_into_card(policy: Policy, rows: list[Results]) -> None:
+    results = dict(policy.card.get("results", {}))
+    results["suite"] = rows[0].suite
+    for row in rows:
+        results[row.policy] = row.to_dict()["overall"]
+    policy.card["results"] = results

@@ -1,4 +1,4 @@
-"""Evaluation from a config: loads the policy that the config names, then hands it to the simulation."""
+"""Evaluation from a config: loads the policy that it names and hands it to the simulation."""
 
 from __future__ import annotations
 
@@ -18,23 +18,32 @@ BASELINES: dict[str, Baseline] = {"expert": "expert", "random": "random"}
 def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> Results:
     """Evaluates `config.policy`: "expert", "random", a policy folder or a hub repository.
 
-    Raises CheckpointError where the policy cannot be loaded, SpecError where it does not fit the env.
+    Raises CheckpointError if the policy cannot be loaded, SpecError if it does not fit the env.
     """
     actor = load_actor(config.policy)
-    return evaluate(actor, config, name=policy_name(config.policy), command=command)
+    name = policy_name(config.policy)
+    return evaluate(actor, config, name=name, command=command)
 
 
 def perturb_from_config(config: PerturbConfig, *, command: str | None = None) -> Robustness:
-    """Evaluates `config.policy` clean and under perturbations. Raises what `evaluate_from_config` and `perturb` raise."""
+    """Evaluates `config.policy` clean and under perturbations.
+
+    Raises what `evaluate_from_config` and `perturb` raise.
+    """
     actor = load_actor(config.policy)
-    return perturb(actor, config, name=policy_name(config.policy), command=command)
+    name = policy_name(config.policy)
+    return perturb(actor, config, name=name, command=command)
 
 
 def load_actor(policy: str) -> Baseline | Policy:
-    """A baseline by its name, or a policy by its folder. Raises CheckpointError, or UserError where it is for several robots."""
+    """A baseline by its name, or a policy by its folder or repository.
+
+    Raises CheckpointError, or UserError if it is for several robots.
+    """
     if policy in BASELINES:
         return BASELINES[policy]
     found = load_policy(policy)
+    # an env is one robot: of a policy for several, one has to be taken out first
     if isinstance(found, MultiRobotPolicy):
         raise found.one_of_several("be evaluated")
     return found

@@ -1,8 +1,4 @@
-"""Simulated tasks, demonstrations, rollouts, statistics and reports.
-
-Imported at once, not lazily: `collect` and `evaluate` are functions here and also the modules they come
-from, and only a name bound at import keeps the function in front of the module.
-"""
+"""Simulated tasks, demonstrations, rollouts, statistics and reports."""
 
 from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.comparison.comparison import Comparison, ComparisonError, compare
@@ -13,11 +9,12 @@ from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
 from vla.sim_eval.robustness.sweep import PerturbConfig, Robustness, perturb
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.film_strips import film_strip
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.picture import rollout_picture
 from vla.sim_eval.rollouts.scheduler import ActionError, RolloutError, RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
-from vla.sim_eval.rollouts.video import film_strip
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.statistics import clopper_pearson, wilson_interval
 
 __all__ = [
@@ -36,6 +33,7 @@ __all__ = [
     "ResultsError",
     "Robustness",
     "RolloutError",
+    "RolloutSettings",
     "RolloutStats",
     "SimEnv",
     "Suite",

@@ -1,4 +1,4 @@
-"""What a simulated task is: suites, env configs, and the check that tells an env's author what is wrong."""
+"""What a simulated task is: tasks and suites, envs, and the configs that build them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from vla.common.renamed import announce_renamed
 from vla.config import Config
 from vla.sim_eval.rendering import SceneRenderer
 from vla.types import Spec
@@ -35,8 +36,9 @@ class Task:
         instruction: the primary text.
         paraphrases: other texts with the same meaning.
         horizon: greatest number of control steps of an episode.
-        ends_at_success: whether nothing is left to do after a success. False where the task goes on for as long as it
-            may, such as running: an episode is then played to its end, and a success is no terminal.
+        ends_at_success: whether nothing is left to do after a success. False if the task goes on
+            for as long as it may, such as running: an episode is then played to its end, and a
+            success is no terminal.
     """
 
     name: str
@@ -56,68 +58,104 @@ class Suite:
     info: dict[str, Any] = field(default_factory=dict)
 
     def task(self, name: str) -> Task:
-        """Raises KeyError where there is no such task."""
+        """Raises KeyError if there is no such task."""
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise KeyError(
-            f"suite {self.name!r} has no task {name!r}; it has: {', '.join(t.name for t in self.tasks)}"
-        )
+        names = ", ".join(task.name for task in self.tasks)
+        raise KeyError(f"suite {self.name!r} has no task {name!r}; it has: {names}")
 
 
 class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """A simulated robot with cameras.
 
-    Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32 (A,).
-    `info` of reset and step carries `instruction` (str: what this episode asks for), `success` (bool: the task is
-    solved at this very step); where the simulator knows, also `failure` (str: how far the episode came, one of
-    `FAILURES` where one fits) and `failure_step` (int: the step at which it went wrong).
-    `reset(seed=s)` gives the same start for the same s.
+    Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32
+    (A,). `info` of reset and step carries `instruction` (str: what this episode asks for) and
+    `success` (bool: the task is solved at this very step); if the simulator knows, also `failure`
+    (str: how far the episode came, one of `FAILURES` if one fits) and `failure_step` (int: the step
+    at which it went wrong). `reset(seed=s)` gives the same start for the same s.
     """
 
-    spec_: Spec
+    # not `spec`: that is gymnasium's name for an entry of its registry
+    robot_spec: Spec
+    """What the robot sees and does."""
     task: Task
     model: Any = None
-    """The `mujoco.MjModel`, where MuJoCo simulates the env. Perturbations and randomisation change it."""
+    """The `mujoco.MjModel`, if MuJoCo simulates the env. Perturbations and randomisation change
+    it."""
     data: Any = None
-    """The `mujoco.MjData` of the present state, where MuJoCo simulates the env."""
+    """The `mujoco.MjData` of the present state, if MuJoCo simulates the env."""
     renderer: SceneRenderer | None = None
-    """What draws the pictures, where it is ours: things can be added to the picture alone."""
+    """What draws the pictures, if it is ours: things can be added to the picture alone."""
+    # rendering takes most of a step's time, and within a chunk no policy looks
     render_images: bool = True
-    """While False, an env may skip rendering and leave `observation["images"]` empty: nobody looks at them.
+    """While False, an env may skip rendering and leave `observation["images"]` empty.
     It must not change the physics."""
     expert_name: str = ""
-    """Who acts as the expert in the present episode, where there are several; kept with what is collected."""
+    """Which expert acts in the present episode, if there are several; recorded with it."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Takes over a `spec_` that the class body defines."""
+        super().__init_subclass__(**options)
+        # it would hide the property below, and `robot_spec` would be missing
+        if "spec_" in vars(cls):
+            announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+            if "robot_spec" not in vars(cls):
+                cls.robot_spec = vars(cls)["spec_"]
+            del cls.spec_
+
+    @property
+    def spec_(self) -> Spec:
+        """Former name of `robot_spec`; it can be read and set, and says so once."""
+        announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+        return self.robot_spec
+
+    @spec_.setter
+    def spec_(self, spec: Spec) -> None:
+        announce_renamed("SimEnv.spec_", "SimEnv.robot_spec")
+        self.robot_spec = spec
 
     @abstractmethod
     def observe(self) -> dict[str, Any]:
-        """The observation of the present state, drawn anew: who has changed the scene asks for it again."""
+        """The observation of the present state, rendered again: a changed scene needs a new one."""
 
     @abstractmethod
     def expert_action(self) -> np.ndarray:
-        """The scripted expert's action (A,) in the present state. Raises RuntimeError where there is none."""
+        """The scripted expert's action (A,) in the present state.
+
+        Raises RuntimeError if there is no expert.
+        """
 
     def paraphrases(self) -> tuple[str, ...]:
         """Other texts of the present episode's instruction."""
         return self.task.paraphrases
 
     def held_out_paraphrases(self) -> tuple[str, ...]:
-        """Wordings that no demonstration of this env uses, where it keeps such apart; else its paraphrases."""
+        """Wordings that no demonstration uses; the paraphrases if none are kept apart."""
         return self.paraphrases()
 
     def wrong_instructions(self) -> tuple[str, ...]:
-        """Instructions that ask something else of the present scene; empty where the env knows none, and then the
-        other tasks of the suite serve."""
+        """Instructions that ask something else of the present scene.
+
+        Empty if the env knows none; then the other tasks of the suite serve.
+        """
         return ()
 
     def achieved(self) -> frozenset[str]:
-        """The instructions about the present scene that its present state fulfils, whatever is asked; empty where the env
-        cannot tell. Data that failed can be relabelled with them."""
+        """The instructions about the present scene that its present state fulfils.
+
+        Whatever is asked; empty if the env cannot tell. Data that failed can be relabelled with
+        them.
+        """
+        # by the env's own judge: hindsight labels must mean what `success` means
         return frozenset()
 
     def mistake(self, rng: np.random.Generator) -> str:
-        """Until the next reset the expert acts out another instruction of the present scene, in a wording of `achieved`,
-        which is returned; what counts as a success stays. "" where the env knows none, and then nothing changes."""
+        """Until the next reset the expert acts out another instruction of the present scene.
+
+        It is returned, in a wording of `achieved`; what counts as a success stays. "" if the env
+        knows none, and then nothing changes.
+        """
         return ""
 
 
@@ -130,11 +168,12 @@ class EnvConfig(Config, ABC):
 
     @abstractmethod
     def suite(self) -> Suite:
-        """The tasks. Raises ConfigError where a name is unknown."""
+        """The tasks. Raises ConfigError if a name is unknown."""
 
     @abstractmethod
     def make(self, task: str) -> SimEnv:
         """Builds the env of one task, in the process that will run it."""
+        # configs are sent to workers, envs never: a rendering context belongs to its process
 
     def versions(self) -> dict[str, str]:
         """What else decides the numbers: simulator version, renderer, render preset."""

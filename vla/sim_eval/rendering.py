@@ -1,13 +1,15 @@
 """Off-screen rendering of MuJoCo scenes on machines without a screen.
 
-The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value that the user has
-put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one model with one of two presets:
+The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value
+that the user has put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one
+model with one of two presets:
 
-- "full": MuJoCo's own quality (shadows, four-fold anti-aliasing, reflections), as Meta-World renders.
+- "full": MuJoCo's own quality (shadows, four-fold anti-aliasing,
+  reflections), as Meta-World renders.
 - "fast": none of the three. On a CPU a small frame takes about a tenth of the time.
 
-Pictures of the two presets differ, so a policy is trained and evaluated with the same one; `gl_renderer`
-and the preset belong in every record.
+Pictures of the two presets differ, so a policy is trained and evaluated with the same one;
+`gl_renderer` and the preset belong in every record.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import numpy as np
 from vla.config import UserError
 
 Preset = Literal["full", "fast"]
+GeomShape = Literal["sphere", "capsule", "ellipsoid", "cylinder", "box"]
 PRESETS: tuple[str, ...] = get_args(Preset)
 VISIBLE_GROUPS = (1, 1, 1, 0, 0, 0)
 """Which of MuJoCo's six groups of geoms are drawn; the last three hold collision shapes."""
@@ -44,10 +47,11 @@ class RenderingError(UserError):
 
 
 def choose_backend() -> str:
-    """Sets MUJOCO_GL, unless the user has, and returns its value ("" where the system has one backend only).
+    """Sets MUJOCO_GL, unless the user has, and returns its value ("" if the
+    system has one backend only).
 
-    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError where the
-    libraries of the backend, or of both backends, do not load.
+    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError if
+    the libraries of the backend, or of both backends, do not load.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if sys.platform != "linux" or chosen not in ("", "egl", "osmesa"):
@@ -66,8 +70,9 @@ def choose_backend() -> str:
 
 @functools.cache
 def _load_triton() -> None:
-    """Maps triton's library, where it is installed, before Mesa's: both bring an LLVM, and in this order alone can
-    torchvision be imported in a process that has rendered; in the other it dies of a segmentation fault."""
+    """Maps triton's library, if it is installed, before Mesa's."""
+    # Both bring an LLVM. In this order alone can torchvision be imported in a process that has
+    # rendered; in the other the process dies of a segmentation fault.
     found = importlib.util.find_spec("triton")
     if found is not None and found.origin is not None:
         _loads(*map(str, Path(found.origin).parent.glob("_C/libtriton*.so")))
@@ -86,16 +91,21 @@ def _loads(*names: str) -> ctypes.CDLL | None:
 def _egl_has_device() -> bool:
     """Whether EGL loads and offers a device. A library without any driver has none."""
     egl = _loads("libEGL.so.1")
+    # EGL makes contexts of a GL library, which may be missing where EGL itself loads
     if egl is None or _loads("libGL.so.1", "libOpenGL.so.0") is None:
         return False
+    # ctypes takes results for 32-bit numbers: a pointer would be cut off
     egl.eglGetProcAddress.restype = ctypes.c_void_p
     egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
     address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
     if not address:
         return False
-    query = ctypes.CFUNCTYPE(
+    # EGLBoolean eglQueryDevicesEXT(max_devices, devices, *num_devices); 0 and
+    # None ask for the number alone
+    signature = ctypes.CFUNCTYPE(
         ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
-    )(address)
+    )
+    query = signature(address)
     count = ctypes.c_int(0)
     return bool(query(0, None, ctypes.byref(count))) and count.value > 0
 
@@ -105,16 +115,15 @@ def _osmesa_loads() -> bool:
 
 
 def _gl_context(width: int, height: int) -> Any:
-    """A new OpenGL context, made current. Taken from the backend's own module: `mujoco.GLContext` is fixed
-    by whoever imported mujoco first."""
+    """A new OpenGL context, made current."""
     backend = choose_backend()
+    # from the backend's own module: `mujoco.GLContext` is fixed by whoever imported mujoco first
     module = f"mujoco.{backend}" if backend in ("egl", "osmesa") else "mujoco.gl_context"
     try:
         context = importlib.import_module(module).GLContext(width, height)
         context.make_current()
-    except (
-        Exception
-    ) as error:  # each backend fails in its own way: ImportError, AttributeError, GLError ...
+    except Exception as error:
+        # each backend fails in its own way: ImportError, AttributeError, GLError ...
         raise RenderingError(
             f"cannot render with MUJOCO_GL={backend}: {type(error).__name__}: {error}; "
             f"unset MUJOCO_GL, or install the libraries with: {INSTALL_COMMAND}"
@@ -146,14 +155,15 @@ class VisualGeom:
     """Something that is drawn and does not exist for the physics.
 
     Attributes:
-        shape: "sphere", "capsule", "ellipsoid", "cylinder" or "box".
-        size: half sizes in metres, as MJCF has them: sphere (r, r, r), capsule and cylinder (r, r, half length).
+        shape: one of `GeomShape`.
+        size: half sizes in metres, as MJCF has them: sphere (r, r, r), capsule and
+            cylinder (r, r, half length).
         position: of its middle in the world, metres.
         rotation: (3, 3), its axes as columns; row by row.
         rgba: colour, 0 to 1.
     """
 
-    shape: Literal["sphere", "capsule", "ellipsoid", "cylinder", "box"]
+    shape: GeomShape
     size: tuple[float, float, float]
     position: tuple[float, float, float]
     rgba: tuple[float, float, float, float]
@@ -163,16 +173,24 @@ class VisualGeom:
 class SceneRenderer:
     """Draws the cameras of one MuJoCo model, all at one size.
 
-    The OpenGL context is made at the first `render`, in the process and thread that calls it: a renderer
-    that has not rendered yet survives a fork. `extras` are drawn besides what the model holds.
+    The OpenGL context is made at the first `render`, in the process and thread that calls
+    it: a renderer that has not rendered yet survives a fork. `extras` are drawn in
+    addition to what the model holds.
 
     Args:
-        model: mujoco.MjModel. With "fast" its quality settings are changed (they bind when the context is made).
+        model: mujoco.MjModel. With "fast" its quality settings are changed (they
+            bind when the context is made).
         height, width: size of the pictures in pixels.
         preset: "full" or "fast".
     """
 
-    def __init__(self, model: Any, height: int, width: int, preset: Preset = "fast") -> None:
+    def __init__(
+        self,
+        model: Any,
+        height: int,
+        width: int,
+        preset: Preset = "fast",
+    ) -> None:
         if preset not in PRESETS:
             raise ValueError(f"preset: no {preset!r}; there are: {', '.join(PRESETS)}")
         self.height, self.width, self.preset = height, width, preset
@@ -185,6 +203,7 @@ class SceneRenderer:
         import mujoco
 
         quality, size = self._model.vis.quality, self._model.vis.global_
+        # before the context is made, which reads both; changed later they do nothing
         if self.preset == "fast":
             quality.offsamples = 0
             quality.shadowsize = 0
@@ -192,6 +211,7 @@ class SceneRenderer:
         self._gl = _gl_context(self.width, self.height)
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # maxgeom bounds the memory; what is beyond it is left out of the picture
         self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)
         if self.preset == "fast":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
@@ -201,16 +221,17 @@ class SceneRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         if not _live:
-            # Exit handlers run last in, first out: ours must precede the one with which EGL has just
-            # registered its own end.
+            # exit handlers run last in, first out: ours must precede the one with which EGL has
+            # just registered its own end
             atexit.unregister(close_all)
             atexit.register(close_all)
         _live.add(self)
 
     def render(self, data: Any, camera: int) -> np.ndarray:
-        """The picture of camera number `camera` in the state `data`: uint8 (height, width, 3), first row on top.
+        """The picture of camera number `camera` in the state `data`: uint8 (height,
+        width, 3), first row on top.
 
-        Raises RenderingError where the machine cannot render, RuntimeError after `close`.
+        Raises RenderingError if the machine cannot render, RuntimeError after `close`.
         """
         import mujoco
 
@@ -218,6 +239,7 @@ class SceneRenderer:
             raise RuntimeError("the renderer is closed: build a new one")
         if self._gl is None:
             self._start()
+        # several envs render in turn in one process: the other's context may be the current one
         self._gl.make_current()
         self._camera.fixedcamid = camera
         mujoco.mjv_updateScene(
@@ -229,6 +251,7 @@ class SceneRenderer:
             mujoco.mjtCatBit.mjCAT_ALL,
             self._scene,
         )
+        # after the update, which clears the scene's list of geoms
         self._add_extras()
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         image = np.empty((self.height, self.width, 3), dtype=np.uint8)

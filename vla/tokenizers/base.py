@@ -60,6 +60,7 @@ class ActionTokenizer(ABC):
 
     @property
     def action_dim(self) -> int:
+        """Number of action dimensions, A."""
         return len(self.action_names)
 
     # --- what a tokenizer defines

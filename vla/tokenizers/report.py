@@ -1,7 +1,7 @@
-"""What each tokenizer costs and loses on given actions: tokens, bits, errors in robot units,
-microseconds.
+"""What each tokenizer costs and loses on given actions: tokens, bits, errors, microseconds.
 
-N actions, K actions per chunk, A action dimensions, D places per chunk.
+N actions, M chunks, K actions per chunk, A action dimensions, D places per chunk. Errors are in
+robot units.
 """
 
 from __future__ import annotations
@@ -38,13 +38,26 @@ MOST_CHUNKS = 4096
 BATCH = 256
 """Chunks that are encoded at once where the speed in batches is measured."""
 HELD_OUT = 5
-"""Every so-manieth episode is kept from fitting and measured instead, where there are that many."""
+"""Every fifth episode is kept from fitting and measured instead, if there are that many."""
+
+
+_COST_HEADS = (
+    "ids",
+    "tokens",
+    "bits",
+    "mean\nerror",
+    "max\nerror",
+    "bound",
+    "µs in\nbatches",
+    "µs\nalone",
+)
 
 
 @dataclass(frozen=True)
 class TokenizerRow:
-    """One tokenizer on one set of actions. Errors are |decode(encode(a)) - a| in robot units, by
-    dimension.
+    """One tokenizer on one set of actions.
+
+    Errors are |decode(encode(a)) - a| in robot units, by dimension.
 
     Attributes:
         name: what the tables call it.
@@ -96,7 +109,7 @@ class TokenizerReport:
         action_names: the dimensions.
         chunk: K.
         control_hz: actions per second.
-        episodes_fitted, episodes_measured: how many; the same ones where there are fewer than five.
+        episodes_fitted, episodes_measured: how many; the same ones if there are fewer than five.
         chunks_measured: how many chunks the errors are taken over.
         rows: one for each tokenizer.
     """
@@ -110,20 +123,12 @@ class TokenizerReport:
     rows: tuple[TokenizerRow, ...]
 
     def table(self) -> Group:
-        """For the terminal: sizes, errors over all dimensions, times (encoding + decoding) per
-        chunk; errors by dimension; what did not fit."""
+        """For the terminal: costs, errors by dimension, and what did not fit.
+
+        Times are those of encoding + decoding a chunk.
+        """
         done = [row for row in self.rows if row.problem is None]
-        heads = (
-            "ids",
-            "tokens",
-            "bits",
-            "mean\nerror",
-            "max\nerror",
-            "bound",
-            "µs in\nbatches",
-            "µs\nalone",
-        )
-        costs = _table(self._title(), "tokenizer", heads)
+        costs = _table(self._title(), "tokenizer", _COST_HEADS)
         for row in done:
             costs.add_row(
                 row.name,
@@ -136,50 +141,53 @@ class TokenizerReport:
                 f"{row.encode_us:.1f}+{row.decode_us:.1f}",
                 f"{row.encode_one_us:.0f}+{row.decode_one_us:.0f}",
             )
+        # one word a line: all tokenizers stand side by side
         names = [row.name.replace(" ", "\n") for row in done]
-        means, most = (
-            _table("mean error, robot units", "", names),
-            _table("max error, robot units", "", names),
-        )
+        means = _table("mean error, robot units", "", names)
+        greatest = _table("max error, robot units", "", names)
         for i, name in enumerate(self.action_names):
             means.add_row(name, *[f"{row.mean_error[i]:.2g}" for row in done])
-            most.add_row(name, *[f"{row.max_error[i]:.2g}" for row in done])
-        problems = [
-            Text(f"{row.name}: {row.problem}") for row in self.rows if row.problem is not None
-        ]
-        return Group(costs, means, most, *problems)
+            greatest.add_row(name, *[f"{row.max_error[i]:.2g}" for row in done])
+        problems = []
+        for row in self.rows:
+            if row.problem is not None:
+                # not markup: its brackets would be read as styles
+                problems.append(Text(f"{row.name}: {row.problem}"))
+        return Group(costs, means, greatest, *problems)
 
     def _title(self) -> str:
         return (
-            f"chunks of {self.chunk} actions of {len(self.action_names)} dimensions at {self.control_hz:g} Hz; fitted to "
-            f"{self.episodes_fitted} episodes, measured on {self.chunks_measured} chunks of {self.episodes_measured}"
+            f"chunks of {self.chunk} actions of {len(self.action_names)} dimensions "
+            f"at {self.control_hz:g} Hz; fitted to {self.episodes_fitted} episodes, "
+            f"measured on {self.chunks_measured} chunks of {self.episodes_measured}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
-        return {
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
-            "action_names": list(self.action_names),
-            "rows": [_plain(row) for row in self.rows],
-        }
+        # not dataclasses.asdict: rows have numbers that JSON does not know, and computed ones
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["action_names"] = list(self.action_names)
+        values["rows"] = [_plain(row) for row in self.rows]
+        return values
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `report.json` and `error_tokens.svg`, and gives their paths."""
+        """Writes `report.json` and `error_tokens.svg`; returns their paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         data, plot = folder / "report.json", folder / "error_tokens.svg"
         data.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
-        points = [(row.name, row.tokens, row.mean) for row in self.rows if row.problem is None]
-        title = f"Chunks of {self.chunk} actions, {len(self.action_names)} dimensions, {self.control_hz:g} Hz"
-        plot.write_text(
-            scatter_svg(points, title, x="tokens per chunk", y="mean error, robot units")
+        title = (
+            f"Chunks of {self.chunk} actions, {len(self.action_names)} dimensions, "
+            f"{self.control_hz:g} Hz"
         )
+        points = [(row.name, row.tokens, row.mean) for row in self.rows if row.problem is None]
+        picture = scatter_svg(points, title, x="tokens per chunk", y="mean error, robot units")
+        plot.write_text(picture)
         return [data, plot]
 
 
 def default_tokenizers() -> dict[str, TokenizerConfig]:
-    """By name: every scheme of bins, k-means over actions and chunks, and all else that is
-    registered."""
+    """By name: every scheme of bins, k-means over actions and chunks, all others with defaults."""
     found: dict[str, TokenizerConfig] = {
         "bins uniform": BinsConfig(scheme="uniform"),
         "bins quantile": BinsConfig(scheme="quantile"),
@@ -187,12 +195,11 @@ def default_tokenizers() -> dict[str, TokenizerConfig]:
         "kmeans action": KMeansConfig(over="action"),
         "kmeans chunk": KMeansConfig(over="chunk"),
     }
-    others = {
-        name: cls
-        for name, cls in registered("tokenizers").items()
-        if name not in ("bins", "kmeans")
-    }
-    return found | {name: cast(TokenizerConfig, cls()) for name, cls in others.items()}
+    # also those of plug-ins: whoever writes a tokenizer sees it beside the others
+    for name, config_class in registered("tokenizers").items():
+        if name not in ("bins", "kmeans"):
+            found[name] = cast(TokenizerConfig, config_class())
+    return found
 
 
 def tokenizer_report(
@@ -209,7 +216,7 @@ def tokenizer_report(
         actions: N steps of episodes side by side, robot units.
         spec: of the robot.
         chunk: K.
-        lengths: steps of each episode; None where there is one.
+        lengths: steps of each episode; None if there is one.
         tokenizers: configs by name; by default `default_tokenizers()`.
 
     Raises:
@@ -217,25 +224,27 @@ def tokenizer_report(
             actions is a row with the reason in `problem`.
     """
     steps = [len(actions)] if lengths is None else list(lengths)
+    # whole episodes are held out: chunks of one episode overlap
     values_NA = torch.from_numpy(np.ascontiguousarray(actions, dtype=np.float32))
     fitted, measured = _divide(len(steps))
     episodes = values_NA.split(steps)
-    fit_lengths, measured_lengths = [steps[e] for e in fitted], [steps[e] for e in measured]
+    fit_lengths = [steps[e] for e in fitted]
     fit_NA = torch.cat([episodes[e] for e in fitted])
+    measured_lengths = [steps[e] for e in measured]
     measured_NA = torch.cat([episodes[e] for e in measured])
-    chunks = measured_NA[chunk_rows(measured_lengths, chunk, most=MOST_CHUNKS)]
+    # N A -> M K A
+    chunks_MKA = measured_NA[chunk_rows(measured_lengths, chunk, most=MOST_CHUNKS)]
     configs = default_tokenizers() if tokenizers is None else dict(tokenizers)
-    rows = [
-        _measure(name, config, spec, chunk, fit_NA, fit_lengths, chunks)
-        for name, config in configs.items()
-    ]
+    rows = []
+    for name, config in configs.items():
+        rows.append(_measure(name, config, spec, chunk, fit_NA, fit_lengths, chunks_MKA))
     return TokenizerReport(
         action_names=spec.action_names,
         chunk=chunk,
         control_hz=spec.control_hz,
         episodes_fitted=len(fitted),
         episodes_measured=len(measured),
-        chunks_measured=len(chunks),
+        chunks_measured=len(chunks_MKA),
         rows=tuple(rows),
     )
 
@@ -252,11 +261,12 @@ def _table(title: str, first: str, heads: Sequence[str]) -> Table:
 
 def _divide(episodes: int) -> tuple[list[int], list[int]]:
     """Episodes to fit to, and to measure on."""
-    everyone = list(range(episodes))
+    every = list(range(episodes))
     if episodes < HELD_OUT:
-        return everyone, everyone
-    measured = everyone[HELD_OUT - 1 :: HELD_OUT]
-    return [e for e in everyone if e not in set(measured)], measured
+        # errors of few episodes are those of the fitted ones: better than none
+        return every, every
+    measured = every[HELD_OUT - 1 :: HELD_OUT]
+    return [e for e in every if e not in set(measured)], measured
 
 
 def _measure(
@@ -266,32 +276,36 @@ def _measure(
     chunk: int,
     fit_NA: Tensor,
     lengths: list[int],
-    chunks: Tensor,
+    chunks_MKA: Tensor,
 ) -> TokenizerRow:
     shown = config.model_dump(mode="json")
+    # a tokenizer may refuse these actions when it is fitted or when it meets those held out
     try:
         started = time.perf_counter()
         tokenizer = config.build(spec, chunk).fit(fit_NA, lengths=lengths)
         seconds = time.perf_counter() - started
-        ids_BD = tokenizer.encode(chunks)
-        error_NA = (tokenizer.decode(ids_BD).double() - chunks.double()).abs().flatten(0, 1)
+        ids_MD = tokenizer.encode(chunks_MKA)
+        decoded_MKA = tokenizer.decode(ids_MD).double()
     except TokenizerError as error:
         return TokenizerRow(name, shown, problem=str(error))
-    used_BD = torch.ones_like(ids_BD, dtype=torch.bool)
+    error_NA = (decoded_MKA - chunks_MKA.double()).abs().flatten(0, 1)
+    used_MD = torch.ones_like(ids_MD, dtype=torch.bool)
     if tokenizer.grammar is not None:
-        used_BD = ids_BD != tokenizer.grammar.pad_id
-    batch, one = chunks[:BATCH], chunks[:1]
-    batch_ids, one_ids = ids_BD[:BATCH], ids_BD[:1]
+        # chunks of varying length are filled up with padding, which is none of their tokens
+        used_MD = ids_MD != tokenizer.grammar.pad_id
+    batch, batch_ids = chunks_MKA[:BATCH], ids_MD[:BATCH]
+    one, one_ids = chunks_MKA[:1], ids_MD[:1]
     return TokenizerRow(
         name=name,
         config=shown,
         vocab_size=tokenizer.vocab_size,
         places=tokenizer.num_tokens,
-        tokens=float(used_BD.sum(1).double().mean()),
-        bits=float((used_BD * _bits(tokenizer)).sum(1).mean()),
+        tokens=float(used_MD.sum(1).double().mean()),
+        bits=float((used_MD * _bits(tokenizer)).sum(1).mean()),
         mean_error=tuple(error_NA.mean(0).tolist()),
         max_error=tuple(error_NA.amax(0).tolist()),
         error_bound=tuple(tokenizer.error_bound.tolist()),
+        # many chunks at once is training, one alone is control
         encode_us=_microseconds(lambda: tokenizer.encode(batch)) / len(batch),
         decode_us=_microseconds(lambda: tokenizer.decode(batch_ids)) / len(batch),
         encode_one_us=_microseconds(lambda: tokenizer.encode(one)),
@@ -301,8 +315,7 @@ def _measure(
 
 
 def _bits(tokenizer: ActionTokenizer) -> Tensor:
-    """log2 of the number of ids that may stand at each place, float64 (D,); padding is none of
-    them."""
+    """log2 of the number of ids that may stand at each place, float64 (D,); without padding."""
     if tokenizer.allowed_ids is not None:
         return tokenizer.allowed_ids.sum(1).double().log2()
     ids = tokenizer.vocab_size - (tokenizer.grammar is not None)
@@ -316,13 +329,17 @@ def _microseconds(call: Callable[[], object], *, repeats: int = 15) -> float:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
+    # the first call makes buffers and fills caches
     return 1e6 * statistics.median(times[1:])
 
 
 def _plain(row: TokenizerRow) -> dict[str, Any]:
     """JSON has no NaN: numbers that were not measured are None."""
     values = {**dataclasses.asdict(row), "mean": row.mean, "greatest": row.greatest}
-    return {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in values.items()}
+    for key, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            values[key] = None
+    return values
 
 
 __all__ = ["TokenizerReport", "TokenizerRow", "default_tokenizers", "tokenizer_report"]

@@ -14,7 +14,6 @@ Random states are not stored: each step seeds its generators from (seed, step, p
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import warnings
@@ -26,13 +25,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla.common.atomic import sync_folder
+from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
 _STEP = re.compile(r"step-(\d+)")
-_TEMPORARY = ".tmp-"
-_DOOMED = ".tmp-old-"
 
 
 @dataclass(frozen=True)
@@ -114,34 +111,6 @@ def _not_written(root: Path, step: int, error: Exception) -> CheckpointError:
     )
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """`folder` gets what `write` puts into a temporary folder, durably and in one rename.
-
-    On an exception `folder` is as before and the temporary folder is removed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f"{_TEMPORARY}{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        write(temporary)
-        for file in _files(temporary):
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        for inner in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
-            sync_folder(inner)
-        doomed = folder.with_name(f"{_DOOMED}{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        if folder.exists():  # a folder cannot be renamed onto one that has content
-            folder.rename(doomed)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(doomed, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
     """The whole checkpoint of the greatest step under `root`, or None.
 
@@ -168,8 +137,8 @@ def prune_checkpoints(root: Path, *, keep_last: int) -> None:
     for checkpoint in found[:-keep_last]:
         if checkpoint is not best:
             # renamed first: a removal that is cut off must not leave what looks like a checkpoint
-            checkpoint.folder.rename(root / f"{_DOOMED}{checkpoint.folder.name}")
-    for folder in root.glob(".tmp-*"):
+            checkpoint.folder.rename(root / f"{OLD_FOLDER}{checkpoint.folder.name}")
+    for folder in root.glob(f"{TEMPORARY_FOLDER}*"):
         shutil.rmtree(folder)
 
 
@@ -178,7 +147,7 @@ def _scan(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
     found: list[Checkpoint] = []
     problems: dict[Path, str] = {}
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if folder.name.startswith(_TEMPORARY) and not folder.name.startswith(_DOOMED):
+        if folder.name.startswith(TEMPORARY_FOLDER) and not folder.name.startswith(OLD_FOLDER):
             problems[folder] = "its writing was interrupted"
         elif _STEP.fullmatch(folder.name):
             checkpoint, problem = _inspect(folder)

@@ -312,7 +312,7 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
         assert sources.policy is not None  # the config sees to it
         policy = sources.policy.build(sources.spec)
         return policy
-    policy = load_policy(source).trained
+    policy = load_policy(source).unwrapped
     problems = [
         f"data.path: {line} (as the policy in {source} has it)"
         for line in policy.spec.differences(sources.spec)

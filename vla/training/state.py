@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla.common.atomic import replace_folder
 from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
 from vla.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     prune_checkpoints,
-    replace_folder,
     save_checkpoint,
 )
 from vla.training.metrics import Mean
@@ -61,7 +61,7 @@ class TrainingState:
         set_learning_rate(self.optimizer, lr)
         # With a loss of the critics alone the policy has gradients of zero, by which AdamW would
         # decay its weights and move them on by its moments.
-        if self.learner.objective.policy_rests:
+        if self.learner.objective.skips_policy_update:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
         self.optimizer.zero_grad()

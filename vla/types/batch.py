@@ -57,6 +57,7 @@ class Batch:
 
     @property
     def batch_size(self) -> int:
+        """Number of windows, B."""
         return len(self.instruction)
 
     def steps(self, start: int | None, stop: int | None) -> Self:

@@ -56,6 +56,7 @@ class Observation:
 
     @property
     def batch_size(self) -> int:
+        """Number of robots, B."""
         return len(self.instruction)
 
     @classmethod

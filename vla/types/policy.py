@@ -58,12 +58,18 @@ class Memory(Protocol):
     # a value: one policy object serves many robots of different ages
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Number of robots, B."""
+        ...
 
-    def select(self, rows: Sequence[int]) -> Self: ...
+    def select(self, rows: Sequence[int]) -> Self:
+        """The memory of some of the robots, in the order of `rows`."""
+        ...
 
     @classmethod
-    def stack(cls, memories: Sequence[Self]) -> Self: ...
+    def stack(cls, memories: Sequence[Self]) -> Self:
+        """One memory of all robots, which may be of different ages."""
+        ...
 
 
 class Actor(Protocol):

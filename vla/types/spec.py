@@ -74,10 +74,12 @@ class Spec:
 
     @property
     def state_dim(self) -> int:
+        """Number of state dimensions, S."""
         return len(self.state_names)
 
     @property
     def action_dim(self) -> int:
+        """Number of action dimensions, A."""
         return len(self.action_names)
 
     def to_dict(self) -> dict[str, Any]:

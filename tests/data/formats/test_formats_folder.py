@@ -192,7 +192,7 @@ def test_nan_names_episode_step_and_column(plain: Path) -> None:
         _ = EpisodeDataset(plain).columns
 
 
-def test_a_rate_is_needed_and_gaps_are_told(plain: Path) -> None:
+def test_a_rate_is_needed_and_gaps_are_reported(plain: Path) -> None:
     line("\n0.1,", "\n0.9,")(plain)
     assert any("1 of 6 steps do not take about" in w for w in EpisodeDataset(plain).warnings)
     for number in (9, 10):
@@ -300,7 +300,7 @@ def test_one_episode_with_nan_can_be_left_out(plain: Path, tmp_path: Path) -> No
     assert filter_dataset(plain, tmp_path / "filtered", Filter(drop="1")).episodes == 1
 
 
-def test_a_camera_that_one_episode_lacks_is_told(plain: Path) -> None:
+def test_a_camera_that_one_episode_lacks_is_reported(plain: Path) -> None:
     shutil.rmtree(plain / "episode_9/front")
     with pytest.raises(
         DataError, match=r"episode_9/front: expected a folder of frames or a video front\.mp4"
@@ -309,7 +309,7 @@ def test_a_camera_that_one_episode_lacks_is_told(plain: Path) -> None:
     assert EpisodeDataset(plain, keys=KeyMap(cameras={})).spec.cameras == {}
 
 
-def test_other_pictures_are_read_or_told(plain: Path, tmp_path: Path) -> None:
+def test_other_pictures_are_read_or_reported(plain: Path, tmp_path: Path) -> None:
     for number in (9, 10):
         folder = plain / f"episode_{number}"
         for name, suffix in (("left", "webp"), ("right", "bmp")):
@@ -364,7 +364,7 @@ def test_a_byte_order_mark_is_no_word(plain: Path) -> None:
     assert EpisodeDataset(plain).instructions == ["open the drawer"]
 
 
-def test_other_keys_are_told_as_such(plain: Path, tmp_path: Path) -> None:
+def test_other_keys_are_reported_as_such(plain: Path, tmp_path: Path) -> None:
     convert(plain, tmp_path / "out")
     with pytest.raises(DataError, match=r"keys was \{\}, is \{'state': \[\]\}"):
         convert(plain, tmp_path / "out", keys=KeyMap(state=[]))
@@ -388,7 +388,7 @@ def test_hindsight_takes_any_format(plain: Path, tmp_path: Path) -> None:
     assert any(np.array_equal(goal, frame) for frame in source[1:])
 
 
-def test_lost_episodes_are_told(plain: Path) -> None:
+def test_lost_episodes_are_reported(plain: Path) -> None:
     shutil.copytree(plain / "episode_10", plain / "episode_12")
     (plain / "episode_11").mkdir()
     first, second = EpisodeDataset(plain).warnings

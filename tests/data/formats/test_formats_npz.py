@@ -65,7 +65,7 @@ def test_one_number_for_a_whole_episode_is_due_at_its_last_step(tmp_path: Path) 
     assert dataset.episodes["success"].tolist() == [True, False]
 
 
-def test_what_is_not_read_is_told(tmp_path: Path) -> None:
+def test_what_is_not_read_is_reported(tmp_path: Path) -> None:
     odd = {"gray": (5, 7), "first": (3, 5, 7), "alpha": (5, 7, 4)}
     changed = {
         f"{e}/{key}": np.zeros((L, *shape), np.uint8)
@@ -74,10 +74,10 @@ def test_what_is_not_read_is_told(tmp_path: Path) -> None:
     }
     changed |= {f"{e}/action": np.zeros((L, 2, 2)) for e, L in LENGTHS.items()}
     np.savez(tmp_path / "odd.npz", **arrays() | changed)  # type: ignore[arg-type]
-    told = EpisodeDataset(tmp_path / "odd.npz").warnings
+    warnings = EpisodeDataset(tmp_path / "odd.npz").warnings
     for key in (*odd, "action"):
         assert any(
-            warning.startswith(f"2/{key} is ") and "is not read" in warning for warning in told
+            warning.startswith(f"2/{key} is ") and "is not read" in warning for warning in warnings
         )
 
 
@@ -154,7 +154,7 @@ def test_keys_that_it_lacks(toy: Path, keys: dict[str, Any], expected: str) -> N
         ({"2/extra": np.array([{}], object)}, "holds pickled objects, which are never loaded"),
     ],
 )
-def test_contradictions_are_told(
+def test_contradictions_are_reported(
     tmp_path: Path, change: dict[str, np.ndarray | None], expected: str
 ) -> None:
     stored = {name: array for name, array in (arrays() | change).items() if array is not None}

@@ -1,4 +1,5 @@
-"""RLDS datasets in TFRecords: read as written, with the real Bridge data, damaged and contradictory."""
+"""RLDS datasets in TFRecords: read as written, with the real Bridge data, damaged and
+contradictory."""
 
 from __future__ import annotations
 

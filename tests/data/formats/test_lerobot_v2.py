@@ -1,4 +1,5 @@
-"""LeRobot v2.0 and v2.1: one parquet and one mp4 per episode, lines of JSON, and metadata as real ones are."""
+"""LeRobot v2.0 and v2.1: one parquet and one mp4 per episode, lines of JSON, and metadata as real
+ones are."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def v2(tmp_path: Path) -> Callable[..., Path]:
-    """v2(episodes={index: length}) -> a dataset; episode i follows TASKS[i % 3], whose rows are out of order."""
+    """v2(episodes={index: length}) -> a dataset; episode i follows TASKS[i % 3], whose rows are out
+    of order."""
 
     def make(
         name: str = "v2",
@@ -118,7 +120,9 @@ def v2(tmp_path: Path) -> Callable[..., Path]:
             "chunks_size": chunks_size,
             "splits": {"train": f"0:{len(episodes)}"},
             "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-            "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+            "video_path": (
+                "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+            ),
             "features": {k: v for k, v in FEATURES.items() if k not in drop},
         }
         (root / "meta/info.json").write_text(json.dumps(info))
@@ -180,7 +184,7 @@ def test_images_videos_numbers_and_tasks(v2):
     )
 
 
-def test_episode_indices_with_holes_are_told_and_remembered(v2):
+def test_episode_indices_with_holes_are_reported_and_remembered(v2):
     dataset = EpisodeDataset(v2())
     assert any(
         "episode indices have holes (3 episodes, the last is number 4)" in w
@@ -190,7 +194,7 @@ def test_episode_indices_with_holes_are_told_and_remembered(v2):
     assert EpisodeDataset(v2("whole", {0: 2, 1: 1})).warnings == []
 
 
-def test_what_contradicts_without_harm_is_told(v2):
+def test_what_contradicts_without_harm_is_reported(v2):
     root = v2(episodes={0: 3, 1: 2})
     features = json.loads((root / "meta/info.json").read_text())["features"]
     declared = {"observation.images.ghost": features["observation.images.top"]}
@@ -213,7 +217,8 @@ def test_what_contradicts_without_harm_is_told(v2):
         "total_episodes is 7, meta/episodes.jsonl has 2",
         "total_frames is 9, the episodes have 5",
         "split 'train' is '0:100', the dataset has 2 episodes",
-        "declares the camera 'observation.images.ghost', of which the dataset has no images; it is left out",
+        "declares the camera 'observation.images.ghost', of which the dataset has no images; it "
+        "is left out",
         "task indices have holes",
         "episode_000000.mp4: has 5 frames, episode 0 has 3 steps; the first frames are taken",
     ):
@@ -408,7 +413,8 @@ def test_mistakes_name_their_file(v2, case):
 
 
 def test_a_real_dataset_opens(real_data):
-    """Its info.json declares a camera without files and 100 episodes; its timestamps begin one step late."""
+    """Its info.json declares a camera without files and 100 episodes; its timestamps begin one step
+    late."""
     dataset = EpisodeDataset(real_data / "lerobot_v2_picknplace")
     assert (dataset.num_episodes, dataset.num_frames) == (5, 2096)
     assert dataset.spec.cameras == {"ego_view": (256, 256)}
@@ -422,14 +428,14 @@ def test_a_real_dataset_opens(real_data):
         "pear",
         "sweet",
     ]
-    told = "\n".join(dataset.warnings)
+    warnings = "\n".join(dataset.warnings)
     assert len(dataset.warnings) == 3
     for sentence in (
         "observation.images.egoview",
         "'0:100'",
         "step 0 has timestamp 0.05 s, expected 0 s",
     ):
-        assert sentence in told
+        assert sentence in warnings
     pictures = dict(dataset.images("ego_view", 414, 418))
     assert sorted(pictures) == [414, 415, 416, 417]
     assert pictures[416].shape == (256, 256, 3)

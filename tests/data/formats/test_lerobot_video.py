@@ -1,4 +1,5 @@
-"""LeRobot v3.0 with videos: every frame is the one that was recorded, and every mistake names its file."""
+"""LeRobot v3.0 with videos: every frame is the one that was recorded, and every mistake names its
+file."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ TOLERANCE = 3.0
 
 
 def level(frame: int) -> int:
-    """The gray of a frame of the dataset: neighbours differ by more than twice what the codec may err."""
+    """The gray of a frame of the dataset: neighbours differ by more than twice what the codec may
+    err."""
     return 15 + 16 * frame
 
 
@@ -47,7 +49,8 @@ def frame_of(picture: np.ndarray) -> int:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Callable[..., Path]:
-    """video(**options of the writer) -> a dataset with episodes of LENGTHS, whose gray tells the frame."""
+    """video(**options of the writer) -> a dataset with episodes of LENGTHS, whose gray tells the
+    frame."""
 
     def make(name: str = "video", lengths: tuple[int, ...] = LENGTHS, gop: int = 2) -> Path:
         with DatasetWriter(tmp_path / name, SPEC, video=VideoConfig(crf=10, gop=gop)) as writer:
@@ -113,7 +116,7 @@ def everything(root: Path, **options: object) -> None:
             pass
 
 
-# --- frames -----------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("one_file", [True, False])
@@ -164,7 +167,7 @@ def test_frames_lie_where_the_episodes_table_says(video):
     assert found == list(range(14))
 
 
-# --- mistakes ---------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def cut(root: Path) -> None:
@@ -314,7 +317,7 @@ def set_column(root: Path, name: str, values: pa.Array | None) -> None:
     pq.write_table(table if values is None else table.add_column(place, name, values), file)
 
 
-def test_times_that_are_odd_are_told_and_frames_read_by_place(video):
+def test_times_that_are_odd_are_reported_and_frames_read_by_place(video):
     steps = np.concatenate([np.arange(L) for L in LENGTHS])
     for name, times, message in (
         ("late", steps / 10 + 0.1, "episode 0: step 0 has timestamp 0.1 s, expected 0 s at 10 fps"),
@@ -379,7 +382,7 @@ def test_numbers_of_another_precision_are_read_as_float32(video):
     )
 
 
-# --- keys -------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 def test_keys_choose_rename_and_join(video):
@@ -463,7 +466,7 @@ def test_instructions_in_a_column_of_text(video):
     assert dataset.episodes["task_index"].tolist() == [0, 0, 1, 1]
 
 
-# --- paths that leave the folder --------------------------------------------------------------------
+# --- paths that leave the folder ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -537,7 +540,7 @@ def test_images_outside_the_folder(write, tmp_path):
             everything(root)
 
 
-# --- damage -----------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def contents(root: Path) -> list[object]:
@@ -548,7 +551,7 @@ def contents(root: Path) -> list[object]:
     return found + [picture.tobytes() for _, picture in dataset.images("front")]
 
 
-def test_damage_is_told_or_harmless(video):
+def test_damage_is_reported_or_harmless(video):
     """A flipped bit or a cut anywhere in any file: one clear error, or the same data."""
     root = video(lengths=(3, 2))
     expected = contents(root)

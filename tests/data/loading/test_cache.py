@@ -29,13 +29,13 @@ needs_fork = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs f
 def decoded(monkeypatch) -> list[int]:
     """Grows by one with each image that the cache decodes."""
     count: list[int] = []
-    decode = decoding.decode_png
+    decode = decoding.decode_image
 
     def counting(data: bytes) -> np.ndarray:
         count.append(1)
         return decode(data)
 
-    monkeypatch.setattr(decoding, "decode_png", counting)
+    monkeypatch.setattr(decoding, "decode_image", counting)
     return count
 
 
@@ -266,17 +266,17 @@ def test_an_interrupted_build_goes_on_where_it_stopped(write, episode, small_blo
 
 def test_a_damaged_image_keeps_the_other_blocks(write, small_blocks, decoded, monkeypatch):
     root = write([3, 4, 2])
-    counting = decoding.decode_png
+    counting = decoding.decode_image
 
     def failing(data: bytes) -> np.ndarray:
         if len(decoded) == 7:
             raise DataError("not a readable image file")
         return counting(data)
 
-    monkeypatch.setattr(decoding, "decode_png", failing)
+    monkeypatch.setattr(decoding, "decode_image", failing)
     with pytest.raises(DataError, match=r"frame 7, camera 'front': not a readable image"):
         FrameCache(EpisodeDataset(root), "disk", threads=1)
-    monkeypatch.setattr(decoding, "decode_png", counting)
+    monkeypatch.setattr(decoding, "decode_image", counting)
     FrameCache(EpisodeDataset(root), "disk", cameras=["front"])
     assert len(decoded) == 7 + 2
 
@@ -357,13 +357,13 @@ from vla.data import EpisodeDataset, FrameCache
 from vla.data.loading import decoding
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave no trace
 decoding._BLOCK_BYTES = 1
-decode, count = decoding.decode_png, 0
+decode, count = decoding.decode_image, 0
 def slow(data):
     global count
     count += 1
     time.sleep(job["delay"])
     return decode(data)
-decoding.decode_png = slow
+decoding.decode_image = slow
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

@@ -1,4 +1,5 @@
-"""Datasets behind a URL: in fsspec's memory, in a folder, and on a server that speaks as the Hugging Face hub does."""
+"""Datasets behind a URL: in fsspec's memory, in a folder, and on a server that speaks as the
+Hugging Face hub does."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import pytest
 
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
-from vla.data.storage import remote_cache as mirror
+from vla.data.storage import remote_cache
 from vla.data.storage import remote_files as remote
 from vla.data.storage.remote_files import as_url
 from vla.types import Spec
@@ -83,7 +84,7 @@ def assert_equal(dataset: EpisodeDataset, number: int) -> None:
         np.testing.assert_array_equal(found.frames(camera), expected.images[camera])
 
 
-def test_urls_are_told_from_paths() -> None:
+def test_urls_are_distinguished_from_paths() -> None:
     assert as_url("hf://datasets/someone/robot") == "hf://datasets/someone/robot"
     assert as_url(Path("hf://datasets/someone/robot")) == "hf://datasets/someone/robot"
     assert as_url(Path("file:///data/lift")) == "file:///data/lift"
@@ -127,7 +128,7 @@ def test_only_chosen_episodes_and_cameras_are_fetched_while_streaming(source: Pa
     assert_equal(dataset, 0)
 
 
-def test_a_changed_dataset_is_fetched_anew(source: Path, tmp_path: Path) -> None:
+def test_a_changed_dataset_is_fetched_again(source: Path, tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     fs.put(str(source), "/changing", recursive=True)
     first = EpisodeDataset("memory://changing")
@@ -142,7 +143,7 @@ def test_a_changed_dataset_is_fetched_anew(source: Path, tmp_path: Path) -> None
     fs.rm("/changing", recursive=True)
 
 
-def test_what_is_not_there_or_no_dataset_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_or_no_dataset_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"memory://nowhere: .*correct the address"):
         EpisodeDataset("memory://nowhere")
     with pytest.raises(DataError, match=r"nothing://x: .*hf://datasets/USER/NAME"):
@@ -163,11 +164,12 @@ def test_a_damaged_file_there_is_named(source: Path) -> None:
     fs.rm("/damaged", recursive=True)
 
 
-# --- a server ---------------------------------------------------------------------------------------------
+# --- a server -------------------------------------------------------------------------------------
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few answers of the hub that a dataset needs; every `fail_every`-th one is an error of the server."""
+    """The few answers of the hub that a dataset needs; every `fail_every`-th one is an error of the
+    server."""
 
     protocol_version = "HTTP/1.1"
     root: Path
@@ -260,8 +262,8 @@ def hub(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 def test_a_dataset_on_the_hub_is_read_in_pieces(
     hub: type[Hub], source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "_GAP", 2**8)
-    monkeypatch.setattr(mirror, "_FOOTER_GUESS", 2**13)
+    monkeypatch.setattr(remote_cache, "_GAP", 2**8)
+    monkeypatch.setattr(remote_cache, "_FOOTER_GUESS", 2**13)
     dataset = EpisodeDataset("hf://datasets/someone/lift")
     for number in (0, 2):
         assert_equal(dataset, number)
@@ -285,7 +287,7 @@ def test_without_a_network_what_was_fetched_is_there(hub: type[Hub]) -> None:
         dataset.episode(2)
 
 
-def test_a_dataset_that_does_not_exist_or_cannot_be_reached_is_told(hub: type[Hub]) -> None:
+def test_a_dataset_that_does_not_exist_or_cannot_be_reached_is_reported(hub: type[Hub]) -> None:
     with pytest.raises(DataError, match=r"hf://datasets/someone/other: .*correct the address"):
         EpisodeDataset("hf://datasets/someone/other")
     hub.fail_every = 1

@@ -1,4 +1,5 @@
-"""A frame of a video is found by its number, at any rate and size; damage is told, never painted over."""
+"""A frame of a video is found by its number, at any rate and size; damage is reported, never painted
+over."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 from vla.config import ConfigError, load_config
 from vla.data import DataError
 from vla.data.storage.video import TIME_TOLERANCE, VideoConfig, VideoReader, encode_video, rate_of
-from vla.data.storage.video_packets import encode_clip, read_clip, write_clips
+from vla.data.storage.video_packets import encode_packets, read_packets, write_packets
 
 av = pytest.importorskip("av")
 
@@ -21,7 +22,8 @@ H264, AV1 = VideoConfig(), VideoConfig(codec="av1")
 
 
 def picture(L: int, H: int = 32, W: int = 48) -> np.ndarray:
-    """Frames whose brightness tells their number: smooth, so that codecs keep them nearly as they are."""
+    """Frames whose brightness tells their number: smooth, so that codecs keep them nearly as they
+    are."""
     across = np.linspace(0, 40, W)[None, None, :, None]
     number = 5.0 * np.arange(L)[:, None, None, None]
     return np.broadcast_to(across + number, (L, H, W, 3)).astype(np.uint8)
@@ -220,7 +222,7 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
     good, rng = path.read_bytes(), np.random.default_rng(0)
     with VideoReader(path, 10) as reader:
         frames, checksum = np.stack(list(reader.frames())), reader.checksum(0, 6)
-    outcomes = {"same": 0, "told": 0}
+    outcomes = {"same": 0, "reported": 0}
     for trial in range(120):
         data = bytearray(good[: rng.integers(len(good))]) if trial % 4 == 0 else bytearray(good)
         if trial % 4:
@@ -230,33 +232,33 @@ def test_every_flipped_bit_and_cut_raises_or_changes_the_checksum(path, config):
             with VideoReader(path, 10) as reader:
                 found, whole = list(reader.frames(0, 6)), reader.checksum(0, 6) == checksum
         except (DataError, IndexError):
-            outcomes["told"] += 1
+            outcomes["reported"] += 1
             continue
         same = all(
             a.shape == b.shape and np.array_equal(a, b) for a, b in zip(found, frames, strict=True)
         )
         assert same or not whole, f"trial {trial}: another picture under the same checksum"
-        outcomes["same" if same and whole else "told"] += 1
-    assert outcomes["told"] > 60
+        outcomes["same" if same and whole else "reported"] += 1
+    assert outcomes["reported"] > 60
 
 
-def test_clips_join_without_being_encoded_again(tmp_path, path):
+def test_packets_join_without_being_encoded_again(tmp_path, path):
     for config, fps in ((H264, 12.5), (AV1, 10)):
-        clips = [
-            encode_clip(picture(30)[a:b], fps, config, name="clip")
+        parts = [
+            encode_packets(picture(30)[a:b], fps, config, name="part")
             for a, b in ((0, 7), (7, 8), (8, 30))
         ]
-        write_clips(path, clips, fps)
+        write_packets(path, parts, fps)
         with VideoReader(path, fps) as reader:
             assert numbers(list(reader.frames())) == list(range(30))
-            assert reader.checksum(7, 8) == clips[1].checksum
-            assert reader.checksum(8, 30) == clips[2].checksum != reader.checksum(8, 29)
+            assert reader.checksum(7, 8) == parts[1].checksum
+            assert reader.checksum(8, 30) == parts[2].checksum != reader.checksum(8, 29)
             alone = tmp_path / "alone.mp4"
-            write_clips(alone, clips[2:], fps)
+            write_packets(alone, parts[2:], fps)
             with VideoReader(alone, fps) as other:
                 for found, expected in zip(reader.frames(8, 30), other.frames(), strict=True):
                     np.testing.assert_array_equal(found, expected)
-        again = read_clip(path, 8, fps)
-        assert again.packets == clips[0].packets + clips[1].packets
+        again = read_packets(path, 8, fps)
+        assert again.frames == parts[0].frames + parts[1].frames
         with pytest.raises(DataError, match="has 30 frames, the episodes table says 31"):
-            read_clip(path, 31, fps)
+            read_packets(path, 31, fps)

@@ -1,4 +1,5 @@
-"""Any dataset into the native format: nothing is lost, and a kill costs no more than the episodes in progress."""
+"""Any dataset into the native format: nothing is lost, and a kill costs no more than the episodes
+in progress."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from vla.data.format import Columns, DatasetReader
 from vla.data.select import chosen_episodes
 from vla.data.storage.image_codec import as_png
 from vla.data.storage.video import VideoConfig
-from vla.data.tools import output as target
+from vla.data.tools import output
 from vla.data.tools.conversion import convert
 from vla.data.tools.limits import fitting_limits
 from vla.types import Spec
@@ -198,7 +199,7 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
     pytest.importorskip("fcntl")
     source = write([2])
     with (
-        target.alone(tmp_path / "out"),
+        output.alone(tmp_path / "out"),
         pytest.raises(DataError, match="another command is writing there"),
     ):
         convert(source, tmp_path / "out")
@@ -206,9 +207,9 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
 
 
 def test_a_full_disk_is_foreseen(write, tmp_path, monkeypatch):
-    usage = target.shutil.disk_usage(tmp_path)
+    usage = output.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(
-        target.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
+        output.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
     )
     with pytest.raises(DataError, match=r"about 0.0 GiB are needed, 0.0 GiB are free"):
         convert(write([4]), tmp_path / "out")
@@ -262,7 +263,8 @@ def test_pictures_become_rgb_png_without_loss():
 
 
 class MemoryReader(DatasetReader):
-    """Decoded frames and JPEG files, as readers of videos and of other makers' formats give them."""
+    """Decoded frames and JPEG files, as readers of videos and of other makers' formats give
+    them."""
 
     def __init__(self, root, keys=None):
         self.root, self.instructions, self.metadata, self.warnings = (

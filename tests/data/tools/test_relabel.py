@@ -153,12 +153,15 @@ def test_goals_that_cannot_be_are_explained(source, tmp_path, write):
 
 
 def test_command(source, tmp_path):
-    for by, told in (("instruction", "6 episodes, 1 of them"), ("goal", "5 episodes, 5 of them")):
+    for by, message in (
+        ("instruction", "6 episodes, 1 of them"),
+        ("goal", "5 episodes, 5 of them"),
+    ):
         result = CliRunner().invoke(
             app, ["data", "relabel", str(source.root), str(tmp_path / by), "--by", by]
         )
         assert result.exit_code == 0, result.output
-        assert told in result.output
+        assert message in result.output
     result = CliRunner().invoke(
         app, ["data", "relabel", str(source.root), str(tmp_path / "x"), "--by", "magic"]
     )

@@ -1,4 +1,5 @@
-"""Random corruptions of datasets of every format; `benchmarks/data_fuzz.py` runs thousands of them."""
+"""Random corruptions of datasets of every format; `benchmarks/data_fuzz.py` runs thousands of
+them."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def test_nothing_passes_unseen(samples, tmp_path):
 
 
 def test_the_judge_sees_what_is_silent(samples, tmp_path):
-    """Damage that a reader takes for data: found in ours, plausible in others' files without checksum, silent elsewhere."""
+    """Damage that a reader takes for data: found in ours, plausible in others' files without
+    checksum, silent elsewhere."""
     plain = next(sample for sample in samples if sample.name == "folder")
     before = fuzz.clean(plain)
     copy = tmp_path / "folder"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ import pytest
 from typer.testing import CliRunner
 
 from vla.cli.app import app
+from vla.common import registry
+from vla.common.registry import register
+from vla.common.renamed import RenamedWarning
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, KeyMap
-from vla.data.storage.checksums import is_whole, write_sealed_json
+from vla.data.storage.checksums import is_whole, write_checksummed_json
+from vla.data.storage.row_groups import write_row_groups
+from vla.data.validation.check import check
+from vla.data.validation.examined import Examined
 from vla.data.validation.report import Finding, Report, checks, validate
-from vla.data.writer import write_row_groups
 
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 DATA = "data/chunk-000/file-000.parquet"
@@ -53,7 +58,7 @@ def copied(made: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]
     return copy
 
 
-def told(report: Report, check: str, severity: str = "warning") -> Finding:
+def first_finding(report: Report, check: str, severity: str = "warning") -> Finding:
     """The first finding of a check."""
     found = [f for f in report.findings if f.check == check]
     assert found, [(f.check, f.message) for f in report.findings]
@@ -62,10 +67,10 @@ def told(report: Report, check: str, severity: str = "warning") -> Finding:
 
 
 def edit(path: Path, **values: Any) -> None:
-    """Changes keys of a JSON file as its owner would: sealed where it was."""
+    """Changes keys of a JSON file as its owner would: with a checksum if it had one."""
     new = json.loads(path.read_text()) | values
     if "checksum" in new:
-        write_sealed_json(path, new)
+        write_checksummed_json(path, new)
     else:
         path.write_text(json.dumps(new))
 
@@ -81,7 +86,7 @@ def errors(report: Report) -> list[str]:
     return [f"{f.check}: {f.message}" for f in report.of("error")]
 
 
-# --- clean datasets ---------------------------------------------------------------------------------
+# --- clean datasets -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", fuzz_sets.BUILDERS)
@@ -95,8 +100,61 @@ def test_clean_datasets_have_no_error(made, name):
 
 
 def test_every_check_says_what_it_looks_at():
-    for name, check in checks().items():
-        assert (check.name, bool(check.looks_at)) == (name, True)
+    for name, known in checks().items():
+        assert (known.name, bool(known.looks_at)) == (name, True)
+
+
+def test_checks_run_in_the_order_of_files_and_lines():
+    # the reader's warnings grow while images are read, so their check comes after that of images
+    names = list(checks())
+    assert names[:3] == ["caches", "links", "leftovers"]
+    assert names.index("images") < names.index("reader") < names.index("statistics")
+
+
+@pytest.fixture
+def foreign_check() -> Iterator[str]:
+    """A check that another package registers."""
+
+    @register("checks", "of_a_plugin")
+    @check("the name of the folder", formats=("lerobot",))
+    def of_a_plugin(examined: Examined) -> Iterator[Finding]:
+        """The folder has a name."""
+        yield Finding("of_a_plugin", "note", "", examined.root.name)
+
+    yield "of_a_plugin"
+    del registry._registry["checks"]["of_a_plugin"]
+
+
+def test_a_check_of_another_package_runs_last(made, foreign_check):
+    report = validate(made("native, images"))
+    assert report.ran[-1] == foreign_check
+    assert [f.message for f in report.findings] == [made("native, images").name]
+    assert foreign_check not in validate(made("NumPy archive")).ran
+    found = {entry.name: entry for entry in registry.entries("checks")}[foreign_check]
+    assert (found.module, found.summary) == (__name__, "The folder has a name.")
+
+
+def test_the_command_lists_checks(foreign_check):
+    result = CliRunner().invoke(app, ["list", "checks"])
+    assert result.exit_code == 0
+    for name in checks():
+        assert name in result.output
+    assert "The folder has a name." in result.output
+
+
+def test_a_check_in_the_former_spelling_still_registers_itself(made):
+    def of_a_plugin(examined: Examined) -> Iterator[Finding]:
+        """Finds nothing."""
+        yield from ()
+
+    with pytest.warns(RenamedWarning, match="looks_at"):
+        assert check("in_the_former_way", "nothing", deep=True)(of_a_plugin) is of_a_plugin
+    try:
+        made_check = checks()["in_the_former_way"]
+        assert (made_check.name, made_check.looks_at) == ("in_the_former_way", "nothing")
+        assert "in_the_former_way" in validate(made("native, images")).ran
+    finally:
+        del registry._registry["checks"]["in_the_former_way"]
 
 
 def test_fast_decodes_nothing(made, monkeypatch):
@@ -112,16 +170,16 @@ def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         validate(tmp_path / "nowhere")
     report = validate(tmp_path)
-    assert "no dataset of a known format" in told(report, "opens", "error").message
+    assert "no dataset of a known format" in first_finding(report, "opens", "error").message
 
 
-def test_progress_is_told(made):
+def test_progress_is_reported(made):
     seen: list[tuple[int, int]] = []
     validate(made("native, images"), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (2 * sum(fuzz_sets.LENGTHS),) * 2
 
 
-# --- checksums --------------------------------------------------------------------------------------
+# --- checksums ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["native, images", "native, video"])
@@ -150,12 +208,12 @@ def test_the_reader_warns_of_metadata_that_changed(copied):
     path = root / "meta/vla_spec.json"
     path.write_text(path.read_text().replace('"grip"', '"grap"'))
     assert any("its checksum differs" in warning for warning in EpisodeDataset(root).warnings)
-    assert "its checksum differs" in told(validate(root), "checksums", "error").message
+    assert "its checksum differs" in first_finding(validate(root), "checksums", "error").message
     values = json.loads(path.read_text())
     del values["checksum"]
     path.write_text(json.dumps(values))
     assert EpisodeDataset(root).warnings == []
-    assert told(validate(root), "checksums").place == "meta/vla_spec.json"
+    assert first_finding(validate(root), "checksums").place == "meta/vla_spec.json"
 
 
 def test_a_dataset_with_checksums_can_be_continued(copied):
@@ -168,7 +226,7 @@ def test_a_dataset_with_checksums_can_be_continued(copied):
     assert [f.check for f in report.findings] == ["duplicates"]
 
 
-# --- damage -----------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def test_one_damaged_file_does_not_hide_the_others(copied, monkeypatch):
@@ -188,8 +246,8 @@ def test_one_damaged_file_does_not_hide_the_others(copied, monkeypatch):
     report = validate(root)
     places = {f.place for f in report.findings}
     assert {"data/chunk-000/file-000.parquet", "data/chunk-000/file-002.parquet", STATS} <= places
-    assert told(report, "opens", "error")
-    assert told(report, "lengths", "error").place == "episode 0"
+    assert first_finding(report, "opens", "error")
+    assert first_finding(report, "lengths", "error").place == "episode 0"
     assert not [f for f in report.findings if f.place == "data/chunk-000/file-001.parquet"]
 
 
@@ -198,16 +256,16 @@ def test_a_video_that_is_missing_and_one_that_is_cut(copied, name):
     root = copied(name)
     films = sorted(root.rglob("*.mp4"))
     films[-1].write_bytes(films[-1].read_bytes()[:-3000])
-    assert films[-1].name in told(validate(root), "readable", "error").message
+    assert films[-1].name in first_finding(validate(root), "readable", "error").message
     films[0].unlink()
-    assert "no such file" in told(validate(root), "opens", "error").message
+    assert "no such file" in first_finding(validate(root), "opens", "error").message
 
 
 def test_warnings_that_come_while_images_are_read(copied):
     root = copied("LeRobot v2.1")
     films = sorted(root.rglob("*.mp4"))
     shutil.copy(films[2], films[3])
-    assert "has 5 frames, episode 3 has 4 steps" in told(validate(root), "reader").message
+    assert "has 5 frames, episode 3 has 4 steps" in first_finding(validate(root), "reader").message
 
 
 def test_damaged_images_are_named_by_episode(copied):
@@ -234,17 +292,17 @@ def test_links_out_of_the_dataset(copied, tmp_path):
     root = copied("LeRobot v3, images")
     (tmp_path / "outside.json").write_text("{}")
     (root / "meta/more.json").symlink_to(tmp_path / "outside.json")
-    assert "out of the dataset's folder" in told(validate(root), "links", "error").message
+    assert "out of the dataset's folder" in first_finding(validate(root), "links", "error").message
 
 
 def test_files_that_no_episode_is_in(copied):
     root = copied("native, video")
     film = next(root.rglob("*.mp4"))
     shutil.copy(film, film.with_name("file-007.mp4"))
-    assert told(validate(root), "unreferenced").place.endswith("file-007.mp4")
+    assert first_finding(validate(root), "unreferenced").place.endswith("file-007.mp4")
 
 
-# --- content ----------------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -307,12 +365,12 @@ CONTENT: dict[str, tuple[Callable[[int, Episode], dict[str, Any]], str, str]] = 
 @pytest.mark.parametrize("check", CONTENT)
 def test_suspicious_content(write, check):
     change, severity, message = CONTENT[check]
-    assert message in told(validate(write(change)), check, severity).message
+    assert message in first_finding(validate(write(change)), check, severity).message
 
 
 def test_no_rewards(write):
     root = write(lambda n, e: {"rewards": np.zeros(12)})
-    assert "all rewards are zero" in told(validate(root), "rewards", "note").message
+    assert "all rewards are zero" in first_finding(validate(root), "rewards", "note").message
 
 
 def test_numbers_that_are_not_finite_and_actions_out_of_limits(copied):
@@ -328,7 +386,9 @@ def test_numbers_that_are_not_finite_and_actions_out_of_limits(copied):
     finite = [f.message for f in report.of("error") if f.check == "finite"]
     assert "state: 'y' is nan at step 1 of episode 1" in finite[0]
     assert "rewards: 'reward' is inf at step 2 of episode 1" in finite[1]
-    assert "action 'dy' is 3 in episode 2" in told(report, "action_limits", "error").message
+    assert (
+        "action 'dy' is 3 in episode 2" in first_finding(report, "action_limits", "error").message
+    )
 
 
 def test_changed_numbers_of_others_are_found_by_their_statistics(copied):
@@ -343,7 +403,7 @@ def test_changed_numbers_of_others_are_found_by_their_statistics(copied):
             table.set_column(place, "action", pa.array(rows, table.schema.field("action").type)),
             path,
         )
-        assert "'action'" in told(validate(root), "episode_statistics").message
+        assert "'action'" in first_finding(validate(root), "episode_statistics").message
         shutil.rmtree(root)
 
 
@@ -353,7 +413,7 @@ def test_instructions_that_contradict_each_other(copied):
     path.write_text(path.read_text().replace("push the button", "push the bottom"))
     assert (
         "'push the bottom', the table of episodes 'push the button'"
-        in told(validate(root), "task_words").message
+        in first_finding(validate(root), "task_words").message
     )
 
 
@@ -361,18 +421,18 @@ def test_a_spec_that_is_gone(copied):
     root = copied("native, images")
     (root / "meta/vla_spec.json").unlink()
     assert any("limits of actions" in warning for warning in EpisodeDataset(root).warnings)
-    assert told(validate(root), "checksums", "error").place == "meta/vla_spec.json"
+    assert first_finding(validate(root), "checksums", "error").place == "meta/vla_spec.json"
 
 
 def test_timestamps_of_another_rate(copied):
     root = copied("LeRobot v3, images")
     edit(root / INFO, fps=30)
     report = validate(root)
-    assert "info.json says 30 Hz" in told(report, "control_rate").message
-    assert "timestamp" in told(report, "timestamps").message
+    assert "info.json says 30 Hz" in first_finding(report, "control_rate").message
+    assert "timestamp" in first_finding(report, "timestamps").message
 
 
-# --- repairs ----------------------------------------------------------------------------------------
+# --- repairs --------------------------------------------------------------------------------------
 
 
 def _leftover(root: Path) -> None:
@@ -438,10 +498,12 @@ def test_repairs(copied, check, name):
     harm, fix = REPAIRS[check]
     harm(root)
     report = validate(root)
-    assert told(report, check, "error" if check == "episodes_table" else "warning").fix == fix
-    mended = validate(root, fix=True)
-    assert [name for name, _ in mended.repaired] == [fix]
-    assert mended.findings == ()
+    assert (
+        first_finding(report, check, "error" if check == "episodes_table" else "warning").fix == fix
+    )
+    repaired = validate(root, fix=True)
+    assert [name for name, _ in repaired.repaired] == [fix]
+    assert repaired.findings == ()
     after = EpisodeDataset(root)
     np.testing.assert_array_equal(after.columns.actions, before[0])
     assert (after.instructions, after.episodes.to_csv()) == (before[1], before[2].to_csv())
@@ -464,30 +526,30 @@ def test_a_lost_stats_file_is_made_again(copied):
         shutil.rmtree(root)
 
 
-def test_damaged_frames_in_the_cache_are_decoded_anew(copied):
+def test_damaged_frames_in_the_cache_are_decoded_again(copied):
     root = copied("native, images")
     FrameCache(EpisodeDataset(root), "disk")
     (first, *_) = root.glob(".cache/frames-*/frames.bin")
     data = bytearray(first.read_bytes())
     data[4000] ^= 9
     first.write_bytes(data)
-    assert told(validate(root), "caches", "error").fix
-    mended = validate(root, fix=True)
-    assert mended.findings == ()
-    assert mended.repaired
+    assert first_finding(validate(root), "caches", "error").fix
+    repaired = validate(root, fix=True)
+    assert repaired.findings == ()
+    assert repaired.repaired
 
 
-def test_damage_is_not_sealed_anew(copied):
+def test_damage_gets_no_new_checksum(copied):
     root = copied("native, images")
     path = root / INFO
     path.write_text(path.read_text().replace('"total_frames": 16', '"total_frames": 17'))
     report = validate(root, fix=True)
     assert report.repaired == ()
-    assert "restore it before anything is mended" in told(report, "fix", "error").message
+    assert "restore it before anything is repaired" in first_finding(report, "fix", "error").message
     assert is_whole(path) is False
 
 
-def test_version_2_is_mended_where_info_says_too_much(copied):
+def test_version_2_is_repaired_where_info_says_too_much(copied):
     root = copied("LeRobot v2.1")
     _camera(root)
     _totals(root)
@@ -505,7 +567,7 @@ def test_real_metadata(real_data, tmp_path):
     assert {f.check for f in report.findings} == {"rewards", "timestamps", "constant_actions"}
 
 
-# --- command line -----------------------------------------------------------------------------------
+# --- command line ---------------------------------------------------------------------------------
 
 
 def test_the_command(copied):
@@ -513,8 +575,8 @@ def test_the_command(copied):
     clean = run(app, ["data", "validate", str(root)])
     assert (clean.exit_code, "0 errors, 0 warnings" in clean.output) == (0, True)
     _leftover(root)
-    mended = run(app, ["data", "validate", str(root), "--fix", "--fast"])
-    assert (mended.exit_code, "mended: remove leftovers" in mended.output) == (0, True)
+    repaired = run(app, ["data", "validate", str(root), "--fix", "--fast"])
+    assert (repaired.exit_code, "repaired: remove leftovers" in repaired.output) == (0, True)
     (root / DATA).write_bytes((root / DATA).read_bytes()[:-1])
     found = run(app, ["data", "validate", str(root), "--json"])
     assert found.exit_code == 1
@@ -529,5 +591,6 @@ def test_keys_are_honoured(copied):
     edit(root / INFO, total_frames=1)
     assert validate(root, keys=KeyMap(cameras={"a": "observation.images.wrist"})).ok
     assert (
-        "no feature 'x'" in told(validate(root, keys=KeyMap(state=["x"])), "opens", "error").message
+        "no feature 'x'"
+        in first_finding(validate(root, keys=KeyMap(state=["x"])), "opens", "error").message
     )

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from vla.cli.app import app
 from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, VideoReader
 from vla.data.view import write_view
-from vla.data.view.plots import histogram, number
+from vla.data.view.histogram import histogram
 from vla.data.view.sampling import shown_order, spread_order
-from vla.data.view.videos import QUALITIES, make_film
+from vla.data.view.videos import QUALITIES, encode_camera
 from vla.types import Spec
 
 VOID = {"meta", "input", "img", "path", "br"}
@@ -86,7 +86,7 @@ def room_for(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_a_page_holds_the_numbers_and_films_of_the_episodes(
+def test_a_page_holds_the_numbers_and_videos_of_the_episodes(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     dataset = EpisodeDataset(write([5, 1, 7]))
@@ -129,7 +129,7 @@ def test_a_page_holds_the_numbers_and_films_of_the_episodes(
     assert "drawer-open" in page.all("dl", "info")[0]["text"]
 
 
-def test_a_film_shows_the_frame_of_every_step(
+def test_a_video_shows_the_frame_of_every_step(
     room_for: Callable[..., Path], spec: Spec, tmp_path: Path
 ) -> None:
     rate = 62.5
@@ -137,16 +137,16 @@ def test_a_film_shows_the_frame_of_every_step(
     grey = np.linspace(20, 230, 20).astype(np.uint8)
     frames = np.broadcast_to(grey[:, None, None, None], (20, 600, 401, 3)).copy()
     dataset = EpisodeDataset(room_for([_still(spec, frames)], spec))
-    film = make_film(dataset, "front", 3, 20, QUALITIES[0], video=True)
-    assert (film.size, film.stride, film.frames) == ((172, 256), 3, 6)
-    path = tmp_path / "film.mp4"
-    path.write_bytes(base64.b64decode(film.source.removeprefix("data:video/mp4;base64,")))
+    video = encode_camera(dataset, "front", 3, 20, QUALITIES[0], video=True)
+    assert (video.size, video.stride, video.frames) == ((172, 256), 3, 6)
+    path = tmp_path / "video.mp4"
+    path.write_bytes(base64.b64decode(video.source.removeprefix("data:video/mp4;base64,")))
     with VideoReader(path, rate / 3) as reader:
         found = [int(image.mean()) for image in reader.frames()]
     np.testing.assert_allclose(found, grey[3::3], atol=4)
 
 
-def test_without_an_encoder_a_film_is_one_image(
+def test_without_an_encoder_a_video_is_one_image(
     room_for: Callable[..., Path], spec: Spec, tmp_path: Path
 ) -> None:
     import io
@@ -222,18 +222,18 @@ def test_a_page_stays_within_its_bytes(
     dataset = EpisodeDataset(room_for(episodes, spec))
     whole = write_view(tmp_path / "whole.html", dataset, jobs=1)
     assert (whole.episodes, whole.filmed) == (8, 8)
-    films_megabytes = sum(len(v["src"]) for v in Parsed(whole.path).all("video")) / 1e6
-    bare = whole.bytes / 1e6 - films_megabytes
+    video_megabytes = sum(len(v["src"]) for v in Parsed(whole.path).all("video")) / 1e6
+    bare = whole.bytes / 1e6 - video_megabytes
     sides = set()
     for part in (0.8, 0.3, 0.02):
-        limit = bare + 0.02 + part * films_megabytes
+        limit = bare + 0.02 + part * video_megabytes
         view = write_view(tmp_path / "small.html", dataset, max_mb=limit, jobs=1)
         page = Parsed(view.path)
         assert view.bytes == view.path.stat().st_size <= limit * 1e6
         assert len(page.all("video")) == view.filmed
         sides |= {v["width"] for v in page.all("video")}
         if view.filmed < view.episodes:
-            assert f"{view.filmed} of them have films" in page.all("header")[0]["text"]
+            assert f"{view.filmed} of them have videos" in page.all("header")[0]["text"]
     assert view.filmed < 8
     with pytest.raises(DataError, match="does not hold one episode; raise --max-mb"):
         write_view(tmp_path / "small.html", dataset, max_mb=0.02, jobs=1)
@@ -284,7 +284,7 @@ def test_a_sample_holds_tasks_and_outcomes_evenly() -> None:
     assert max(five) - min(five) >= 7
 
 
-def test_a_damaged_picture_is_told_in_the_place_of_its_film(
+def test_a_damaged_picture_is_named_in_the_place_of_its_video(
     room_for: Callable[..., Path], episode: Callable[..., Episode], spec: Spec, tmp_path: Path
 ) -> None:
     # The writer looks at every second of 16 pictures, to tell their mean; not at the second one.
@@ -295,8 +295,8 @@ def test_a_damaged_picture_is_told_in_the_place_of_its_film(
     dataset = EpisodeDataset(room_for([broken, episode(1, 3)], spec))
     view = write_view(tmp_path / "view.html", dataset, jobs=1)
     page = Parsed(view.path)
-    (told,) = page.all("p", "broken")
-    assert "frame 1, camera 'front'" in told["text"]
+    (broken,) = page.all("p", "broken")
+    assert "frame 1, camera 'front'" in broken["text"]
     assert len(page.all("video")) == 3
 
 
@@ -318,13 +318,6 @@ def test_drawings_by_hand() -> None:
         np.array([0, 0, 3, np.nan]), "x", bins=3
     )
     assert 'aria-label="Histogram of &lt;x&gt;, 5 to 5"' in histogram(np.array([5.0]), "<x>")
-    assert [number(v) for v in (0.0, -1.5, 123456.0, 1e-9 * 0, -0.00001234)] == [
-        "0",
-        "−1.5",
-        "1.235e+05",
-        "0",
-        "−1.234e−05",
-    ]
 
 
 def test_the_command_writes_page_and_recording(
@@ -334,7 +327,7 @@ def test_the_command_writes_page_and_recording(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["data", "view", str(source), "--episodes", "2,0"])
     assert result.exit_code == 0, result.output
-    assert "2 of 3 episodes, 2 with films" in result.output
+    assert "2 of 3 episodes, 2 with videos" in result.output
     assert [e["id"] for e in Parsed(tmp_path / "view.html").all("details", "episode")] == [
         "episode-0",
         "episode-2",

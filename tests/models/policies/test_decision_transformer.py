@@ -212,7 +212,7 @@ def test_robots_of_different_age_in_one_batch(build, spec):
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 2}])
-def test_a_new_instruction_starts_a_new_history_and_keeps_the_debt(build, spec, changes):
+def test_a_new_instruction_starts_a_new_history_and_keeps_its_target(build, spec, changes):
     policy = build(spec, **{**SEEING, **changes})
     episode = consistent(spec.fake_batch(2, 4, 1))
     memory = None
@@ -222,18 +222,18 @@ def test_a_new_instruction_starts_a_new_history_and_keeps_the_debt(build, spec, 
             episode.observation(t), reward=reward, target_return=torch.full((2,), 5.0)
         )
         if t == 2:
-            told = dataclasses.replace(
+            asked = dataclasses.replace(
                 observation, instruction=["do task 3", observation.instruction[1]]
             )
-            changed, _ = policy.step(told, memory)
+            changed, _ = policy.step(asked, memory)
             plain, _ = policy.step(observation, memory)
         else:
             _, memory = policy.step(observation, memory)
             memory = policy.remember(memory, episode.actions[:, t])
     torch.testing.assert_close(changed.features[1], plain.features[1])
     assert (changed.features[0] - plain.features[0]).abs().max() > 1e-3
-    owed = 5.0 - episode.rewards[:, :2].sum(1)
-    torch.testing.assert_close(policy.step(told, memory)[1].target, owed)
+    left = 5.0 - episode.rewards[:, :2].sum(1)
+    torch.testing.assert_close(policy.step(asked, memory)[1].target, left)
 
 
 def test_features_see_no_action_of_their_step_and_padding_reaches_nobody(build):
@@ -268,7 +268,7 @@ def test_the_target_counts_down_and_success_does_not(build):
         assert seen == pytest.approx(expected)
 
 
-def test_bad_targets_are_told():
+def test_bad_targets_are_refused():
     with pytest.raises(ValueError, match="finite"):
         DecisionTransformerConfig(target_return=float("nan"))
     policy = DecisionTransformerConfig(**{**SMALL, "target_return": None}).build(HOPPER).eval()

@@ -89,9 +89,9 @@ def test_a_new_instruction_is_heeded():
     policy = build(language="minilm")
     observation = HOPPER.fake_observation(1)
     _, memory = policy.act(observation)
-    told = dataclasses.replace(observation, instruction=["do task 2"])
-    assert torch.equal(policy.act(told, memory)[0], policy.act(told)[0])
-    assert not torch.equal(policy.act(told, memory)[0], policy.act(observation, memory)[0])
+    changed = dataclasses.replace(observation, instruction=["do task 2"])
+    assert torch.equal(policy.act(changed, memory)[0], policy.act(changed)[0])
+    assert not torch.equal(policy.act(changed, memory)[0], policy.act(observation, memory)[0])
 
 
 @pytest.mark.parametrize("name", list(registered("heads")))

@@ -129,7 +129,7 @@ def test_every_option_trains(make, spec, changes):
     assert [n for n, p in policy.named_parameters() if p.grad is None] == []
 
 
-def test_every_camera_is_seen_and_told_apart(make, spec):
+def test_every_camera_is_seen_and_known_from_the_others(make, spec):
     policy = make(cameras=None).eval()
     batch = spec.fake_batch(1, 2, 1)
     before = logits(policy, batch)
@@ -209,14 +209,14 @@ def test_random_shift_moves_whole_windows():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"cameras": ["top"]}, "no 'top' in the spec; it has: front, wrist"),
         ({"cameras": []}, "at least one camera"),
     ],
 )
-def test_wrong_cameras(make, changes, told):
-    with pytest.raises(SpecError, match=told):
+def test_wrong_cameras(make, changes, message):
+    with pytest.raises(SpecError, match=message):
         make(**changes)
 
 

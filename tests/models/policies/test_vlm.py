@@ -409,8 +409,8 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_configs_are_named(kind):
-    values, told = BAD[kind]
-    with pytest.raises(ConfigError, match=told):
+    values, message = BAD[kind]
+    with pytest.raises(ConfigError, match=message):
         validate(VLMConfig, {"base": "some/model", **values})
 
 

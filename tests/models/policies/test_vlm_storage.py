@@ -14,7 +14,7 @@ from vlm_toys import SPEC
 
 from vla.models import CheckpointError, load_policy
 from vla.models.critics import ActionCritic, CriticConfig
-from vla.models.policies.guided import BestOfN, GuidedConfig, guide
+from vla.models.policies.guided import BestOfN, CriticGuidedConfig, critic_guided
 from vla.models.policies.vlm import VLM, VLMConfig
 from vla.tokenizers.language import LanguageEncoder, load_embeddings, save_embeddings
 
@@ -69,17 +69,17 @@ def test_an_adapter_is_stored_alone_and_comes_back_to_the_bit(family, tmp_path):
 def test_a_policy_guided_by_a_critic_is_stored_with_all_that_it_needs(save, tmp_path):
     base = vlm_toys.smolvlm(tmp_path / "base")
     policy = build(base, save=save)
-    config = GuidedConfig(
-        policy=policy.config, critic=CriticConfig(hidden=8), rule=BestOfN(samples=2)
+    config = CriticGuidedConfig(
+        policy=policy.config, critic=CriticConfig(hidden=8), selection=BestOfN(samples=2)
     )
-    guided = guide(
+    guided = critic_guided(
         policy, config, ActionCritic(config.critic, policy.feature_dim, SPEC, policy.chunk)
     )
     guided.save_pretrained(tmp_path / "guided")
     if save == "full":
         shutil.rmtree(base)
     loaded = load_policy(tmp_path / "guided")
-    same(policy, loaded.trained, **EXACT)
+    same(policy, loaded.unwrapped, **EXACT)
     batch = SPEC.fake_batch(2, 1, 1)
     with torch.no_grad():
         assert torch.equal(

@@ -119,7 +119,7 @@ def test_shares_are_drawn(policy, env):
 def test_a_policy_acts_as_it_does_in_control(policy, env, tmp_path):
     """At temperature 0 its rollout is that of `act`."""
     from vla.models import load_policy
-    from vla.sim_eval.rollouts.batched_inference import inference
+    from vla.sim_eval.rollouts.inference_mode import inference
     from vla.types import Observation
 
     behaviours = {"policies": [{"path": str(policy), "share": 1.0}]}
@@ -173,7 +173,7 @@ def test_the_scene_tells_what_was_achieved_and_experts_mistake_it(family):
 
 
 def test_wrong_configs_are_explained(tmp_path, policy):
-    for values, told in (
+    for values, message in (
         (
             {"behaviours": {"mistaken": 0.7, "policies": [{"path": "p", "share": 0.4}]}},
             r"sum to 1\.1",
@@ -183,7 +183,7 @@ def test_wrong_configs_are_explained(tmp_path, policy):
             r"behaviours\.mistaken.*only_successes: false",
         ),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             config_of(tmp_path, policy, **values)
     with pytest.raises(UserError, match="no such checkpoint folder"):
         collect(config_of(tmp_path / "x", tmp_path / "nowhere"))

@@ -19,8 +19,8 @@ from vla.sim_eval.collection.recording import (
     collect,
 )
 from vla.sim_eval.envs.metaworld import MetaworldConfig, MetaworldEnv
-from vla.sim_eval.rollouts.job_pool import WorkerError
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.workers.job_pool import WorkerError
 from vla.types import Spec
 
 SPEC = Spec({}, (), ("x", "gripper"), (-1.0, -2.0), (1.0, 2.0), 10.0)
@@ -208,7 +208,7 @@ def test_an_env_that_raises_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"episodes_per_task": 0}, "episodes_per_task"),
         ({"noise": {"std": -1}}, "noise.std"),
@@ -218,8 +218,8 @@ def test_an_env_that_raises_is_named(tmp_path, monkeypatch):
         ({"episode_per_task": 1}, "did you mean 'episodes_per_task'"),
     ],
 )
-def test_wrong_configs_are_explained(tmp_path, values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_configs_are_explained(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
         config_of(tmp_path, **values)
 
 

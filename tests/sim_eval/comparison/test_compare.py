@@ -17,7 +17,7 @@ from vla.cli import app
 from vla.sim_eval.comparison.comparability import ComparisonError
 from vla.sim_eval.comparison.comparison import compare, letters
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.statistics import barnard, mcnemar_exact
 from vla.sim_eval.statistics.newcombe import newcombe_interval, newcombe_paired_interval
 
@@ -145,7 +145,7 @@ def test_letters_share_just_where_nothing_differs() -> None:
         ),
         (
             replace(BAD, episodes=tuple(replace(r, instruction="") for r in BAD.episodes)),
-            "instructions: 20 episodes were told different things, for example '' / 'Do it'",
+            "instructions: 20 episodes had different instructions, for example '' / 'Do it'",
         ),
     ],
 )

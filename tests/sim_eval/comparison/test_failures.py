@@ -16,7 +16,7 @@ from vla.sim_eval.comparison.failures import (
     failure_steps,
     representatives,
 )
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.rollouts.video import VideoWriter, read_video
 from vla.types import Observation
 

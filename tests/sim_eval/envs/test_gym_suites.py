@@ -28,8 +28,9 @@ from vla.sim_eval.envs.locomotion import ROBOTS, LocomotionConfig, threshold
 from vla.sim_eval.envs.pointmaze import MAPS, PointMazeConfig, path
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError, gym_versions
-from vla.sim_eval.rollouts.env_worker import EpisodePlayer, Job
-from vla.sim_eval.rollouts.job_pool import WorkerError
+from vla.sim_eval.rollouts.episode_player import EpisodePlayer
+from vla.sim_eval.rollouts.jobs import Job
+from vla.sim_eval.workers.job_pool import WorkerError
 from vla.types import Observation, Spec
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "policies"
@@ -119,7 +120,7 @@ def test_names_of_the_hopper_follow_its_observation() -> None:
 def test_the_state_holds_observation_and_goal(fetch_envs: dict[str, SimEnv]) -> None:
     for task, env in fetch_envs.items():
         observation, _ = env.reset(seed=4)
-        state = dict(zip(env.spec_.state_names, observation["state"], strict=True))
+        state = dict(zip(env.robot_spec.state_names, observation["state"], strict=True))
         raw = env.raw
         np.testing.assert_allclose(
             [state[f"goal_{axis}"] for axis in "xyz"], raw["desired_goal"], rtol=1e-6
@@ -191,7 +192,9 @@ def test_rewards_and_states_are_those_of_gymnasium(
     rng = np.random.default_rng(0)
     for _ in range(25):
         np.testing.assert_array_equal(observation["state"], ours.flatten(raw))
-        action = rng.uniform(ours.spec_.action_low, ours.spec_.action_high).astype(np.float32)
+        action = rng.uniform(ours.robot_spec.action_low, ours.robot_spec.action_high).astype(
+            np.float32
+        )
         observation, reward, terminated, *_ = ours.step(action)
         raw, their_reward, their_end, *_ = theirs.step(action)
         assert (reward, terminated) == (float(their_reward), bool(their_end))
@@ -210,8 +213,8 @@ def test_a_seed_gives_the_same_episode_whatever_came_before(suite: str, task: st
     for seed in (1, 2):  # of which the env must remember nothing
         used.reset(seed=seed)
         for _ in range(7):
-            used.step(np.ones(used.spec_.action_dim))
-    actions = np.random.default_rng(5).uniform(-1, 1, (20, used.spec_.action_dim))
+            used.step(np.ones(used.robot_spec.action_dim))
+    actions = np.random.default_rng(5).uniform(-1, 1, (20, used.robot_spec.action_dim))
     episodes = []
     for env in (used, fresh):
         rows = [env.reset(seed=3)[0]["state"]]
@@ -384,7 +387,7 @@ def test_success_is_a_return_reached_upright(hopper_file: Path) -> None:
         ),
     ],
 )
-def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> None:
+def test_wrong_configs_are_explained(env: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(EvalConfig, {"env": env})
 
@@ -393,12 +396,12 @@ def test_wrong_configs_are_told_in_words(env: dict[str, Any], words: str) -> Non
     ("config", "task"),
     [(LocomotionConfig(), "walker2d"), (PointMazeConfig(), "mediun"), (FetchConfig(), "reach")],
 )
-def test_unknown_tasks_are_told_in_words(config: EnvConfig, task: str) -> None:
+def test_unknown_tasks_are_explained(config: EnvConfig, task: str) -> None:
     with pytest.raises(ConfigError, match=f"has no task '{task}'.*it has: "):
         config.make(task)
 
 
-def test_wrong_snapshots_are_told_in_words(tmp_path: Path, hopper_file: Path) -> None:
+def test_wrong_snapshots_are_explained(tmp_path: Path, hopper_file: Path) -> None:
     def error(robot: str = "hopper", **values: Any) -> str:
         with pytest.raises(ConfigError) as caught:
             LocomotionConfig(robot=robot, behaviour=BehaviourConfig(**values)).make(robot)

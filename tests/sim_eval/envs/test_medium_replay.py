@@ -51,8 +51,8 @@ def test_a_replay_mixes_the_first_snapshots_and_holds_what_was_executed(
     observation, _ = env.reset(seed=infos[shortest]["seed"])
     for state, action, reward in zip(episode.state, episode.actions, episode.rewards, strict=True):
         np.testing.assert_allclose(observation["state"], state, rtol=1e-5, atol=1e-6)
-        observation, told, terminated, _, _ = env.step(action)
-        assert told == pytest.approx(float(reward), rel=1e-5, abs=1e-6)
+        observation, gained, terminated, _, _ = env.step(action)
+        assert gained == pytest.approx(float(reward), rel=1e-5, abs=1e-6)
     assert terminated
     assert episode.terminated
     env.close()

@@ -70,7 +70,7 @@ def test_config_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"tasks": ["drawer-opn"]}, "did you mean 'drawer-open'"),
         ({"tasks": []}, "at least one task"),
@@ -81,8 +81,8 @@ def test_config_round_trip(tmp_path):
         ({"horizon": 0}, "horizon"),
     ],
 )
-def test_wrong_configs_are_explained(values, told):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_configs_are_explained(values, message):
+    with pytest.raises(ConfigError, match=message):
         load_config(MetaworldConfig, {"type": "metaworld", **values})
 
 
@@ -102,7 +102,7 @@ def test_env_keeps_the_contract():
 
 
 def test_control_rate_is_that_of_the_simulator(reach):
-    assert reach.spec_.control_hz == pytest.approx(1 / reach._sim.dt)
+    assert reach.robot_spec.control_hz == pytest.approx(1 / reach._sim.dt)
 
 
 def test_picture_is_metaworlds_own_turned_by_half(reach):
@@ -198,7 +198,7 @@ def test_experts_of_all_tasks():
 
 
 @pytest.mark.parametrize(
-    ("task", "told", "label"),
+    ("task", "infos", "label"),
     [
         ("stick-pull", [{}], "never reached"),
         ("stick-pull", [{"near_object": 1.0}], "no grasp"),
@@ -207,9 +207,9 @@ def test_experts_of_all_tasks():
         ("soccer", [{}], "missed goal"),
     ],
 )
-def test_failure_labels(task, told, label):
+def test_failure_labels(task, infos, label):
     progress = Progress(task)
-    for each in told:
+    for each in infos:
         progress.update(False, each)
     assert progress.failure() == label
     progress.update(True, {})

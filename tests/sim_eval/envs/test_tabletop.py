@@ -70,13 +70,13 @@ def test_suites_and_specs():
         ({"randomisation": {"ligth": 1}}, ["randomisation.ligth", "light"]),
     ],
 )
-def test_wrong_configs_are_told(settings, words):
+def test_wrong_configs_are_explained(settings, words):
     with pytest.raises(ConfigError) as error:
         load_config(TabletopConfig, settings)
     assert all(word in str(error.value) for word in words)
 
 
-def test_an_unknown_family_is_told():
+def test_an_unknown_family_is_reported():
     with pytest.raises(ConfigError, match=r"'stak' \(did you mean 'stack'\?\)"):
         TabletopConfig().make("stak")
 

@@ -4,12 +4,21 @@ import numpy as np
 import point_env
 import pytest
 
+from vla.common import registry
+from vla.common.renamed import RenamedWarning
 from vla.config import ConfigError, load_config, schema
 from vla.sim_eval import EvalConfig
 from vla.sim_eval.env import Task
 from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.envs.perturbed import PerturbedConfig, PerturbedEnv
-from vla.sim_eval.perturbations import CONTROLS, GRADED, KINDS, describe
+from vla.sim_eval.perturbations import (
+    CONTROLS,
+    GRADED,
+    Perturbation,
+    all_kinds,
+    describe,
+    kind_named,
+)
 from vla.types import Spec
 
 PHYSICS = {"mass", "action_delay", "initial_pose"}
@@ -34,7 +43,7 @@ class WordyEnv(point_env.PointEnv):
 
 
 def severity_of(kind, severity=3):
-    return severity if KINDS[kind].levels else None
+    return severity if kind_named(kind).levels else None
 
 
 def make(kind, severity=3, inner=None, task="red", image_size=32):
@@ -45,7 +54,7 @@ def make(kind, severity=3, inner=None, task="red", image_size=32):
 
 
 def play(env, seed=5, actions=ACTIONS):
-    """What an episode shows: states as the policy sees them, true ones, pictures, what is told."""
+    """What an episode shows: states as the policy sees them, true ones, pictures, instructions."""
     observation, info = env.reset(seed=seed)
     seen, pictures, texts = (
         [observation["state"]],
@@ -75,11 +84,14 @@ def clean():
 
 
 def test_every_kind_is_in_the_order_of_reports():
-    assert set(KINDS) == {*GRADED, *CONTROLS}
-    assert all(KINDS[kind].levels for kind in GRADED)
-    assert not any(KINDS[kind].levels for kind in CONTROLS)
+    kinds = all_kinds()
+    assert kinds == (*GRADED, *CONTROLS)
+    assert sorted(kinds) == registry.names("perturbations")
+    assert all(kind_named(kind).kind == kind for kind in kinds)
+    assert all(kind_named(kind).levels for kind in GRADED)
+    assert not any(kind_named(kind).levels for kind in CONTROLS)
     assert all(
-        describe(kind) and (kind in CONTROLS or "{" not in describe(kind, 2)) for kind in KINDS
+        describe(kind) and (kind in CONTROLS or "{" not in describe(kind, 2)) for kind in kinds
     )
 
 
@@ -213,7 +225,7 @@ def test_late_pictures_are_drawn_although_nobody_looked_meanwhile():
 
 
 def test_instructions():
-    told = {}
+    given = {}
     for kind, severity in (
         ("paraphrase", 1),
         ("paraphrase", 3),
@@ -221,9 +233,9 @@ def test_instructions():
         ("empty_instruction", None),
     ):
         env = make(kind, severity)
-        told[kind, severity] = env.reset(seed=0)[1]["instruction"]
+        given[kind, severity] = env.reset(seed=0)[1]["instruction"]
         env.close()
-    assert list(told.values()) == ["Find it", "Reach it", "Go to the blue square", ""]
+    assert list(given.values()) == ["Find it", "Reach it", "Go to the blue square", ""]
 
 
 def test_frozen_state_and_blank_image(clean):
@@ -242,6 +254,37 @@ def test_two_perturbations_on_top_of_each_other(clean):
     plain = WordyEnv(point_env.PointConfig(horizon=40), "red").model
     assert inner.renderer.extras == ()
     assert np.array_equal(inner.model.geom_rgba, plain.geom_rgba)
+
+
+# --- kinds of others --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"levels": (1, 2), "unit": "{}"}, ["Mine.levels", "has 2", "severities 1 to 3"]),
+        ({"levels": (1, 2, 3), "unit": "much"}, ["Mine.unit", "'much'", "{}"]),
+        ({"needs": ("model", "legs")}, ["Mine.needs", "'legs'", "cameras, state, model, renderer"]),
+    ],
+)
+def test_a_class_is_checked_where_it_is_written(attributes, words):
+    with pytest.raises(ValueError, match=r"^Mine\.") as error:
+        type("Mine", (Perturbation,), {"kind": "mine", **attributes})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_kind_must_say_its_own_name(monkeypatch):
+    monkeypatch.setattr(registry, "_registry", {**registry._registry, "perturbations": {}})
+    registry.register("perturbations", "mine")(type("Mine", (Perturbation,), {"kind": "yours"}))
+    with pytest.raises(ConfigError, match="must derive from Perturbation and say `kind = 'mine'`"):
+        kind_named("mine")
+
+
+def test_a_former_name_is_replaced_by_the_present_one(monkeypatch):
+    monkeypatch.setitem(registry._former["perturbations"], "grain", "noise")
+    with pytest.warns(RenamedWarning, match="type: grain is now called type: noise"):
+        config = PerturbedConfig(env=point_env.PointConfig(), kind="grain", severity=1)
+    assert config.kind == "noise"
 
 
 # --- configs and bad input --------------------------------------------------------------------------
@@ -270,7 +313,7 @@ def test_the_schema_of_an_evaluation_has_an_end():
         ({"kind": "blank_image", "severity": 1}, ["blank_image", "control", "leave it out"]),
     ],
 )
-def test_wrong_configs_are_told(settings, words):
+def test_wrong_configs_are_explained(settings, words):
     with pytest.raises(ConfigError) as error:
         load_config(PerturbedConfig, {"env": {"type": "test_point"}, **settings})
     assert all(word in str(error.value) for word in words)
@@ -296,7 +339,7 @@ def test_pictures_cannot_be_perturbed_where_there_are_none(kind):
 
 
 @pytest.mark.parametrize("kind", ["light", "camera", "colours", "distractors", "mass", "friction"])
-def test_an_env_without_a_model_is_told(kind):
+def test_an_env_without_a_model_is_refused(kind):
     env = point_env.PointEnv(point_env.PointConfig(), "red")
     env.model = None
     with pytest.raises(
@@ -305,7 +348,7 @@ def test_an_env_without_a_model_is_told(kind):
         make(kind, inner=env)
 
 
-def test_what_an_env_cannot_say_is_told():
+def test_what_an_env_cannot_say_is_refused():
     plain = point_env.PointEnv(point_env.PointConfig(), "red")
     with pytest.raises(ConfigError, match="no other words for 'Go to the red square'"):
         make("paraphrase", inner=plain).reset(seed=0)

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from vla.common.html import environment, macro
 from vla.sim_eval.comparison.comparison import compare
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.report import videos as films
-from vla.sim_eval.report import write_report
-from vla.sim_eval.report.markup import Cell, Head, signed, table
-from vla.sim_eval.report.plots import failure_class, intervals_svg, outcome_bar
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.report import videos, write_report
+from vla.sim_eval.report.columns import Head, colour_failures
+from vla.sim_eval.report.failures import outcome_parts
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def results(policy: str, solved: int, folder: Path | None = None, video: str = "") -> Results:
     def record(task: str, group: str, episode: int) -> EpisodeRecord:
         good = episode < solved
         failure = "" if good else "no grasp"
-        film = video if episode == 0 else ""
+        file = video if episode == 0 else ""
         return EpisodeRecord(
-            task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, film, 12
+            task, group, episode, 7, f"Do {task} & <go>", good, good, 30, -1.0, failure, file, 12
         )
 
     episodes = [
@@ -42,6 +42,9 @@ def results(policy: str, solved: int, folder: Path | None = None, video: str = "
         12.0,
         folder,
     )
+
+
+PLOTS = "sim_eval/report/plots.html.j2"
 
 
 class Balance(HTMLParser):
@@ -109,7 +112,7 @@ def test_page_is_complete_and_asks_for_nothing(tmp_path: Path) -> None:
 def test_large_videos_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rt1" / "videos").mkdir(parents=True)
     (tmp_path / "rt1" / "videos" / "a.mp4").write_bytes(b"film")
-    monkeypatch.setattr(films, "EMBED_FILE_BYTES", 3)
+    monkeypatch.setattr(videos, "EMBED_FILE_BYTES", 3)
     row = results("rt1", 2, tmp_path / "rt1", "videos/a.mp4")
     assert read(write_report(tmp_path / "report.html", [row])).sources == ["rt1/videos/a.mp4"] * 2
 
@@ -117,7 +120,7 @@ def test_large_videos_are_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"film")
-    monkeypatch.setattr(films, "EMBED_PAGE_BYTES", 5)
+    monkeypatch.setattr(videos, "EMBED_PAGE_BYTES", 5)
     sources = read(
         write_report(tmp_path / "report.html", [results("rt1", 2, tmp_path, "videos/a.mp4")])
     ).sources
@@ -150,9 +153,8 @@ def test_tasks_that_one_policy_did_not_play(tmp_path: Path) -> None:
 
 
 def test_interval_plot_is_to_scale() -> None:
-    svg = intervals_svg(
-        [{"rate": 0.5, "wilson95": [0.0, 1.0], "successes": 2, "episodes": 4}, None]
-    )
+    rates = {"rate": 0.5, "wilson95": [0.0, 1.0], "successes": 2, "episodes": 4}
+    svg = macro(PLOTS, "intervals")([("p0", rates), ("p1", None)])
     assert 'class="bar" x1="2.00%" x2="98.00%"' in svg
     assert 'cx="50.00%"' in svg
     assert svg.count("<circle") == 1
@@ -204,28 +206,36 @@ def test_returns_show_only_where_there_are_rewards(tmp_path: Path) -> None:
 
 
 def test_tables_name_what_they_are_sorted_by() -> None:
-    html = table(
-        "A <b>", [Head("Task", numeric=False), Head("Rate")], [[Cell("x", "x"), Cell("50", 0.5)]]
+    template = environment().from_string(
+        '{% from "sim_eval/report/parts.html.j2" import table %}'
+        "{% call table(caption, heads) %}<tbody>{{ row }}</tbody>{% endcall %}"
     )
+    heads = [Head("Task", numeric=False), Head("<Rate>")]
+    html = template.render(caption="A <b>", heads=heads, row="<tr>")
     assert 'aria-label="A &lt;b&gt;"' in html
     assert html.count('aria-sort="none"') == 2
-    assert '<th scope="row" data-value="x">x</th><td data-value="0.5">50</td>' in html
+    assert '<th scope="col" class=" number" aria-sort="none"' in html
+    assert "&lt;Rate&gt;" in html
+    assert "<tbody>&lt;tr&gt;</tbody>" in html, "what a caller puts in is escaped, too"
+
+
+def test_cells_name_what_they_are_sorted_by(tmp_path: Path) -> None:
+    raw = write_report(tmp_path / "report.html", [results("rt1", 1)]).read_text()
+    cells = re.sub(r">\s+<", "><", raw)
+    assert '<th scope="row" data-value="lift">lift</th><td data-value="easy">easy</td>' in cells
+    assert '<td class="number" data-value="0.25"><b>25\u202f%</b></td>' in cells
 
 
 def test_bars_show_every_episode_in_lasting_colours() -> None:
-    labels = ["no grasp", "dropped", "odd", "strange"]
-    bar = outcome_bar(3, {"no grasp": 1, "odd": 2}, labels)
+    kinds = colour_failures(["no grasp", "dropped", "odd", "strange"])
+    bar = macro(PLOTS, "outcomes")(outcome_parts(3, {"no grasp": 1, "odd": 2}, kinds))
     assert re.findall(r'class="(\w+)" style="flex-grow:(\d)"', bar) == [
         ("ok", "3"),
         ("f1", "1"),
         ("f7", "2"),
     ]
     assert 'aria-label="solved 3, no grasp 1, odd 2"' in bar
-    assert [failure_class(label, labels) for label in labels] == ["f1", "f2", "f7", "f8"]
-
-
-def test_numbers_have_true_signs() -> None:
-    assert [signed(x) for x in (3.4, -3.4, 0.2, -0.2)] == ["+3", "&minus;3", "0", "0"]
+    assert [kind.css for kind in kinds] == ["f1", "f2", "f7", "f8"]
 
 
 def test_returns_are_in_the_results() -> None:

@@ -13,7 +13,7 @@ from chromium import Page, chromium, find_chromium
 from vla.sim_eval.comparison.comparison import compare
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.report import write_report
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.rollouts.video import VideoWriter
 
 PROGRAM = find_chromium()

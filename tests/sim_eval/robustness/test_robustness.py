@@ -14,10 +14,11 @@ import vla.models  # noqa: F401  # here, for triton cannot be loaded once Mesa h
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.sim_eval.comparison.results import Results, ResultsError
-from vla.sim_eval.robustness.plot import robustness_section, robustness_svg
+from vla.sim_eval.robustness.page import robustness_section
+from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 
 def settings(tmp_path, **changes):
@@ -86,7 +87,7 @@ def test_what_the_policy_needs_shows_in_the_table(seeker_run):
     assert controls["blank_image"].rate <= 0.2
     assert controls["blank_image"].losses >= 10
     assert controls["blank_image"].differs
-    assert controls["empty_instruction"].rate == 0.5  # it goes to red when told nothing
+    assert controls["empty_instruction"].rate == 0.5  # it goes to red without an instruction
     assert found.kinds["mass"][1].rate == 1.0
     assert set(found.kinds) == {
         *(
@@ -128,11 +129,15 @@ def test_files_round_trip_and_the_drawings_hold_every_condition(seeker_run):
     assert "| severity 1 | severity 3 |" in text
     assert "wrong_instruction" in text
     assert "Not played: paraphrase" in text
+    assert robustness_svg(found) == robustness_svg(found), "the same bytes"
     svg = ElementTree.fromstring(robustness_svg(found))
-    circles = svg.findall(".//{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 11 * 3
+    dots = svg.findall(".//{http://www.w3.org/2000/svg}use")
+    assert len(dots) == 11 * 3
+    titles = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 1 + 2 * 11 * 3, "of the picture, of each dot and of its interval"
     section = robustness_section(found)
     assert section.count('class="panel"') == 11
+    assert section.count("<use ") == 11 * 3
     assert "blank image" in section
     assert "no other words" in section
     page = (found.folder / "robustness.html").read_text()
@@ -167,7 +172,7 @@ def test_what_was_played_is_not_played_again(tmp_path):
     assert stamp("clean") != stamps["clean"]
 
 
-def test_new_weights_are_played_anew(tmp_path):
+def test_new_weights_are_played_again(tmp_path):
     config = settings(tmp_path, kinds=["noise"], severities=[1], episodes_per_task=1)
     policy = Seeker()
     file = perturb(policy, config, progress=False).folder / "clean" / "results.json"
@@ -190,7 +195,7 @@ def test_workers_do_not_change_the_table(tmp_path):
     assert records[0] == records[1]
 
 
-def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
+def test_a_kind_that_fails_in_play_is_named_unless_it_was_asked_for(tmp_path):
     class Deaf(Seeker):
         def act(self, observation, memory):
             if "" in observation.instruction:
@@ -219,13 +224,13 @@ def test_a_kind_that_fails_in_play_is_told_unless_it_was_asked_for(tmp_path):
         ({"severities": []}, ["severities", "1, 2, 3"]),
     ],
 )
-def test_wrong_configs_are_told(tmp_path, changes, words):
+def test_wrong_configs_are_refused(tmp_path, changes, words):
     with pytest.raises(ConfigError) as error:
         settings(tmp_path, **changes)
     assert all(word in str(error.value) for word in words)
 
 
-def test_a_kind_that_does_not_fit_is_told_before_anything_is_played(tmp_path):
+def test_a_kind_that_does_not_fit_is_named_before_anything_is_played(tmp_path):
     config = settings(tmp_path, kinds=["noise", "paraphrase"])
     with pytest.raises(ConfigError, match="kinds: paraphrase: the env knows no other words"):
         perturb("expert", config, progress=False)

@@ -1,4 +1,4 @@
-"""What an env does wrong in an episode is told in words, with its task and seed."""
+"""What an env does wrong in an episode is said in words: what came, and what was expected."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from point_env import PointConfig
 from restless import Restless, Trace
 
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord, Job
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.types import Observation
@@ -37,7 +37,7 @@ class Killer(Restless):
         return super().act(observation, memory)
 
 
-def jobs(driver: str = "parent") -> list[Job]:
+def jobs(driver: str = "policy") -> list[Job]:
     return [
         Job(task.name, task.group, e, episode_seed("eval", 0, task.name, e), task.horizon, driver)
         for task in CONFIG.suite().tasks
@@ -46,7 +46,7 @@ def jobs(driver: str = "parent") -> list[Job]:
 
 
 def played(
-    actor: Restless | None, workers: int, driver: str = "parent", **options
+    actor: Restless | None, workers: int, driver: str = "policy", **options
 ) -> list[EpisodeRecord]:
     return rollout(CONFIG, jobs(driver), actor, workers=workers, **options)
 

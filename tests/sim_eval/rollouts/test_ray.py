@@ -20,7 +20,7 @@ from vla.config import UserError
 from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.comparison.results import EPISODES_FILE
 from vla.sim_eval.evaluation import EvalConfig, evaluate
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.scheduler import RolloutError, rollout
 from vla.types import Observation
 
@@ -47,7 +47,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _kill_an_actor() -> None:
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # of those that end meanwhile
-            if "EnvActor" in " ".join(child.cmdline()):
+            if "WorkerActor" in " ".join(child.cmdline()):
                 os.kill(child.pid, signal.SIGKILL)
                 return
     pytest.fail("there is no actor")
@@ -137,7 +137,7 @@ sys.path.insert(0, sys.argv[1])
 from point_env import PointConfig
 from vla.config import UserError
 from vla.sim_eval.rollouts.scheduler import rollout
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.jobs import Job
 try:
     job = Job("red", "", 0, 0, 12, "expert")
     rollout(PointConfig(), [job], workers=1, launcher="ray", ray_address="127.0.0.1:9")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,11 @@ import torch
 from point_env import PointConfig
 from seeker import Memory, Seeker, jobs
 
+from vla.common.renamed import RenamedWarning
 from vla.config import UserError
-from vla.sim_eval.rollouts.env_worker import (
-    EnvHost,
-    EpisodeRecord,
-    Failed,
-    Job,
-    Start,
-    shared_views,
-)
+from vla.sim_eval.rollouts.env_host import EnvHost, Failed, Start
+from vla.sim_eval.rollouts.env_workers import shared_views
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import (
     ActionError,
     RolloutError,
@@ -30,6 +26,7 @@ from vla.sim_eval.rollouts.scheduler import (
     default_workers,
     rollout,
 )
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Observation, Spec, SpecError
 
@@ -80,6 +77,15 @@ def test_baselines_meet_the_same_starts() -> None:
     assert {r.steps for r in random} == {CONFIG.horizon}
     assert {r.failure for r in random} <= {"came near", "never came near"}
     assert same(random, rollout(CONFIG, jobs(CONFIG, driver="random"), workers=0))
+
+
+def test_the_former_name_of_the_driver_works_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla.common.renamed._announced", set())
+    with pytest.warns(
+        RenamedWarning, match=r'driver="parent"\) is now called Job\(driver="policy"'
+    ):
+        former = Job("red", "", 0, 0, 5, "parent")  # type: ignore[arg-type]
+    assert former == Job("red", "", 0, 0, 5)
 
 
 def test_play_goes_on_after_success() -> None:
@@ -265,3 +271,17 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         assert default_workers(policy) == with_policy
         assert default_workers("expert") == count
+
+
+def test_settings_are_one_value_and_single_ones_take_their_place(
+    reference: list[EpisodeRecord],
+) -> None:
+    settings = RolloutSettings(workers=2, num_envs=1)
+    assert same(rollout(CONFIG, jobs(CONFIG), Seeker(CONFIG.spec()), settings), reference)
+    third = Seeker(CONFIG.spec(), chunk=3)
+    rollout(CONFIG, jobs(CONFIG, 1), third, settings, workers=0, replan_every=3)
+    assert len(third.batches) < 20, "two episodes, of which every third step is looked at"
+    with pytest.raises(TypeError, match="worker"):
+        rollout(CONFIG, jobs(CONFIG), third, worker=2)
+    with pytest.raises(FrozenInstanceError):
+        settings.workers = 3  # type: ignore[misc]

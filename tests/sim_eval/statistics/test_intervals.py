@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta, binomtest
 
 from vla.sim_eval.statistics import clopper_pearson, coverage, macro_rate, wilson_interval
 
@@ -38,6 +39,26 @@ def test_wilson(successes: int, n: int, low: float, high: float) -> None:
 )
 def test_clopper_pearson(successes: int, n: int, low: float, high: float) -> None:
     assert clopper_pearson(successes, n) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize(
+    ("interval", "method"), [(wilson_interval, "wilson"), (clopper_pearson, "exact")]
+)
+def test_scipy_says_the_same(interval, method: str, confidence: float) -> None:
+    for n in (1, 2, 7, 20, 50, 263):
+        for successes in range(0, n + 1, max(1, n // 10)):
+            expected = binomtest(successes, n).proportion_ci(confidence, method=method)
+            low, high = interval(successes, n, confidence)
+            assert low == pytest.approx(expected.low, abs=1e-12)
+            assert high == pytest.approx(expected.high, abs=1e-12)
+
+
+def test_clopper_pearson_is_made_of_quantiles_of_beta_distributions() -> None:
+    for successes, n in ((1, 2), (3, 20), (19, 20), (40, 50), (7, 263)):
+        low = beta.ppf(0.025, successes, n - successes + 1)
+        high = beta.ppf(0.975, successes + 1, n - successes)
+        assert clopper_pearson(successes, n) == pytest.approx((low, high), abs=1e-12)
 
 
 @pytest.mark.parametrize("interval", [wilson_interval, clopper_pearson])

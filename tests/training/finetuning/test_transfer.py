@@ -1,4 +1,4 @@
-"""A trained policy on another robot: what is kept, what is made anew, what learns, what is saved."""
+"""A trained policy on another robot: what is kept, what is re-initialised, what learns, what is saved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vla.config import ConfigError
 from vla.data import DatasetWriter, Episode
 from vla.models.layers.lora import LoraSettings
 from vla.models.layers.low_rank import AdaptedLinear, add_adapters, merge_adapters, merged_state
-from vla.models.policies.guided import GuidedPolicy
+from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policy import Policy, load_policy
 from vla.training import TrainConfig, train
 from vla.training.finetuning.transfer import Transfer, choose_trained, transferred_policy
@@ -122,7 +122,7 @@ def carried_over(config: TrainConfig, spec: Spec) -> tuple[Policy, Transfer]:
     return transferred_policy(config.init_from, config.transfer, config.policy, spec)
 
 
-def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_made_anew(
+def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_re_initialised(
     robots: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = fine_tune(robots, tmp_path / "run", transfer={"cameras": {"wrist": "right"}})
@@ -135,13 +135,15 @@ def test_what_fits_is_kept_bit_for_bit_and_the_rest_is_made_anew(
         if n.startswith(("vision.trunk.", "vision.token_learner.", "transformer.blocks."))
     }
     assert trunk | {"transformer.embed.weight", "vision.condition.weight"} <= {*found.kept}
-    assert found.anew["state_embedding.weight"] == "reads another state"
+    assert found.reinitialised["state_embedding.weight"] == "reads another state"
     assert all(
-        found.anew[name] == "is for other actions" for name in new if name.startswith("head.")
+        found.reinitialised[name] == "is for other actions"
+        for name in new
+        if name.startswith("head.")
     )
-    assert found.anew["state_mean"] == "is fitted to the new data"
-    assert found.left == ["vision.camera_embedding"]
-    assert {*found.kept, *found.adapted, *found.anew} == set(new)
+    assert found.reinitialised["state_mean"] == "is fitted to the new data"
+    assert found.unused == ["vision.camera_embedding"]
+    assert {*found.kept, *found.adapted, *found.reinitialised} == set(new)
     assert 0.9 < found.share < 1
     # the map of 3 x 2 instead of 2 x 2: corners stay where they are, the middle row is the mean of its neighbours
     there, here = old["vision.map_position"], new["vision.map_position"]
@@ -162,7 +164,7 @@ def test_the_run_tells_what_it_kept_and_ends_in_a_policy_of_the_new_robot(
     result = train(fine_tune(robots, tmp_path / "run"))
     printed = capsys.readouterr().out
     assert (
-        "transfer: made anew state_embedding.weight, state_embedding.bias: reads another state"
+        "transfer: re-initialised state_embedding.weight, state_embedding.bias: reads another state"
         in printed
     )
     stored = json.loads((result.out / "transfer.json").read_text())
@@ -317,16 +319,16 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
     failing = _with_failures(tmp_path / "data", OLD, seed=0)
     first = train(rt1_config(failing, tmp_path / "first", objective=choosing, ema_decay=None))
     guided = load_policy(first.out / "policy")
-    assert isinstance(guided, GuidedPolicy)
+    assert isinstance(guided, CriticGuidedPolicy)
     start = {"policy": None, "init_from": str(first.out / "policy"), "ema_decay": None}
-    # onto the same robot, with the same objective: the policy goes on, the critic begins anew
+    # onto the same robot, with the same objective: the policy goes on, the critic begins afresh
     again = train(
         rt1_config(failing, tmp_path / "again", objective=choosing, optim={"lr": 1e-30}, **start)
     )
-    inside = guided.trained.state_dict()
-    learned = {name for name, p in guided.trained.named_parameters()}
+    inside = guided.unwrapped.state_dict()
+    learned = {name for name, p in guided.unwrapped.named_parameters()}
     assert all(
-        torch.allclose(again.policy.trained.state_dict()[name], inside[name]) for name in learned
+        torch.allclose(again.policy.unwrapped.state_dict()[name], inside[name]) for name in learned
     )
     assert not torch.equal(again.policy.critic.net.first[0], guided.critic.net.first[0])
     # onto another robot, by imitation, all of it and by adapters
@@ -338,7 +340,7 @@ def test_of_a_guided_policy_the_one_inside_is_carried_over(
             policy.state_dict()["vision.condition.weight"], inside["vision.condition.weight"]
         )
         moved = load_policy(train(config).out / "policy")
-        assert not isinstance(moved, GuidedPolicy)
+        assert not isinstance(moved, CriticGuidedPolicy)
         assert moved.spec == NEW
 
 
@@ -362,13 +364,13 @@ def test_without_transfer_another_robot_or_policy_is_refused(
     ):
         train(config(policy=other))
     found = train(config(policy=other, transfer={})).out
-    assert json.loads((found / "transfer.json").read_text())["tensors"]["anew"][
+    assert json.loads((found / "transfer.json").read_text())["tensors"]["reinitialised"][
         "out.weight"
     ].startswith("has shape")
     assert load_policy(found / "policy").chunk == 3
 
 
-def test_statistics_are_fitted_anew_or_kept(data: Path, toy: Path, tmp_path: Path) -> None:
+def test_statistics_are_fitted_again_or_kept(data: Path, toy: Path, tmp_path: Path) -> None:
     elsewhere = training_toy.write_dataset(tmp_path / "data", seed=9)
     old = load_policy(toy)
     means = {}
@@ -409,7 +411,7 @@ def test_mistakes_name_their_key(
     assert "transfer.freeze: 'tsks.*' matches nothing; there are for example 'tasks.*'" in started(
         freeze=["tsks.*"]
     )
-    assert "transfer.remake: 'oout.*' matches nothing" in started(remake=["oout.*"])
+    assert "transfer.reinitialise: 'oout.*' matches nothing" in started(reinitialise=["oout.*"])
     assert "transfer.freeze: leaves nothing to learn" in started(freeze=["*"])
     assert (
         "transfer.lora.targets: no kept linear layer ends in 'query'; there are: embed, out, tasks"
@@ -420,7 +422,7 @@ def test_mistakes_name_their_key(
     narrow = fine_tune(robots, tmp_path, policy=RT1 | {"width": 24})
     text = _problem(lambda: carried_over(narrow, NEW))
     assert "fits vision 96.2%, transformer 2.4%, 49.3% in the mean" in text
-    assert "transfer.least_kept is 50%" in text
+    assert "transfer.min_loaded is 50%" in text
     assert (
         "First: vision.map_position has shape (16, 2, 2) in the checkpoint, (24, 3, 2) here" in text
     )
@@ -438,16 +440,16 @@ def _validation_error(data: Path, out: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_remake_by_name(toy: Path, data: Path, tmp_path: Path) -> None:
+def test_reinitialise_by_name(toy: Path, data: Path, tmp_path: Path) -> None:
     config = toy_config(
         data,
         tmp_path,
         policy=None,
         init_from=str(toy),
-        transfer={"remake": ["embed.*"], "least_kept": 0},
+        transfer={"reinitialise": ["embed.*"], "min_loaded": 0},
     )
     policy, transfer = carried_over(config, training_toy.SPEC)
-    assert {n for n in transfer.tensors.anew if n.startswith("embed")} == {
+    assert {n for n in transfer.tensors.reinitialised if n.startswith("embed")} == {
         "embed.weight",
         "embed.bias",
     }

@@ -1,4 +1,7 @@
-"""What holds for every registered objective, trained by the real loop on a few short episodes; and what bad input is told."""
+"""What holds for every registered objective, trained by the real loop on a few short episodes.
+
+And what is said of bad input.
+"""
 
 from __future__ import annotations
 
@@ -104,9 +107,9 @@ def config(dataset: Path, out: Path, objective: dict[str, Any], **changes: Any) 
 
 def lines(out: Path) -> list[dict[str, float]]:
     """What was logged at each step, without what the clock says."""
-    told = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timed = ("seconds", "frames", "eta")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in told]
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in records]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -144,21 +147,22 @@ def test_it_trains_resumes_to_the_bit_and_leaves_a_policy(
 
 @pytest.mark.parametrize("name", ["awr", "iql", "td3_bc", "q_transformer"])
 def test_held_out_data_teach_nothing(name: str, mixed: Path, tmp_path: Path) -> None:
-    """Running means of advantages, too, are of the training data alone, however often the run looks at the others."""
+    """Running means of advantages, too, are of the training data alone, however often the run looks
+    at the others."""
     options: dict[str, Any] = {"type": name} | ({"mean_weight": True} if name == "iql" else {})
-    told = []
+    logs = []
     for every in (None, 1):
         train(config(mixed, tmp_path / str(every), options, steps=4, validate_every=every))
-        told.append(
+        logs.append(
             [
                 {k: v for k, v in line.items() if "/" not in k}
                 for line in lines(tmp_path / str(every))
             ]
         )
-    assert told[0] == told[1]
+    assert logs[0] == logs[1]
 
 
-def test_every_score_of_a_policy_that_learns_at_some_steps_tells_of_the_policy(
+def test_every_score_of_a_policy_that_learns_at_some_steps_is_of_the_policy(
     mixed: Path, tmp_path: Path
 ) -> None:
     train(config(mixed, tmp_path / "run", {"type": "td3_bc", "policy_every": 3}, validate_every=1))
@@ -177,19 +181,19 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(
     options: dict[str, Any] = {"type": name}
     if name in ("awac", "td3_bc", "cql", "cal_ql", "kl"):
         pytest.skip("draws actions: random numbers see the division")
-    told = []
+    logs = []
     for parts in (1, 2):
         settings = config(
             mixed, tmp_path / str(parts), options, steps=1, grad_accumulation=parts, ema_decay=None
         )
         train(settings)
-        told.append(lines(tmp_path / str(parts))[0])
-    names = [key for key in ("grad_norm", "critic_grad_norm") if key in told[0]]
+        logs.append(lines(tmp_path / str(parts))[0])
+    names = [key for key in ("grad_norm", "critic_grad_norm") if key in logs[0]]
     assert names
     if name in ("awr",):  # its weights are in units of a running deviation, which sees the division
         names.remove("grad_norm")
     for key in names:
-        assert told[1][key] == pytest.approx(told[0][key], rel=1e-4), key
+        assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-4), key
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -201,7 +205,7 @@ def test_the_config_in_a_run_directory_begins_the_same_run_again(
     assert load_config(TrainConfig, tmp_path / "run" / "config.yaml") == settings
 
 
-# --- bad input ------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 NEEDS_REWARDS = [
     name for name in OBJECTIVES if name not in ("bc", "filtered_bc", "return_conditioned")
@@ -249,11 +253,11 @@ def test_nothing_to_filter(tmp_path: Path) -> None:
         ObjectiveError, match=r"filtered_bc keeps solved episodes, but none .*use keep: return"
     ):
         train(config(data, tmp_path / "run", {"type": "filtered_bc"}))
-    told = {**TRANSFORMER, "condition": "success"}
+    by_success = {**TRANSFORMER, "condition": "success"}
     with pytest.raises(
         ObjectiveError, match=r"none of 6 episodes are solved.*objective: \{type: bc\}"
     ):
-        train(config(data, tmp_path / "run", {"type": "return_conditioned"}, policy=told))
+        train(config(data, tmp_path / "run", {"type": "return_conditioned"}, policy=by_success))
 
 
 @pytest.mark.parametrize("name", ["iql", "awr", "cql", "q_transformer"])
@@ -270,7 +274,10 @@ def test_truncations_marked_as_terminals(name: str, tmp_path: Path) -> None:
         }
 
     data = write(tmp_path / "data", at_the_limit, episodes=16)
-    message = r"not solved are marked as terminated at exactly 9 steps.*terminated=False.*trust_terminals: true"
+    message = (
+        r"not solved are marked as terminated at exactly 9 steps.*"
+        r"terminated=False.*trust_terminals: true"
+    )
     with pytest.raises((DataError, ObjectiveError), match=message):
         train(config(data, tmp_path / "run", {"type": name}))
     trusted = {"path": str(data), "validation_fraction": 0, "rewards": {"trust_terminals": True}}
@@ -300,7 +307,10 @@ def test_returns_that_are_no_lower_bound(
     objective: dict[str, Any], option: str, mixed: Path, tmp_path: Path
 ) -> None:
     """What a failure brought until it was cut is better than what it would have gone on to cost."""
-    message = rf"{option}: 4 of 6 episodes of .* are cut off and rewards go down to -1, .*rewards of 0 or more"
+    message = (
+        rf"{option}: 4 of 6 episodes of .* are cut off and rewards go down to -1, "
+        r".*rewards of 0 or more"
+    )
     with pytest.raises(ObjectiveError, match=message):
         train(
             config(
@@ -336,7 +346,10 @@ def test_data_in_which_no_step_has_a_target(name: str, tmp_path: Path) -> None:
 
     data = write(tmp_path / "data", cut)
     policy = OTHER_POLICIES.get(name, MLP) | {"chunk": 7}
-    message = r"no step of .*data has a target: values look 7 steps ahead.* all 6 episodes .* at most 7; use a policy\.chunk below 7"
+    message = (
+        r"no step of .*data has a target: values look 7 steps ahead.* all 6 episodes .* at most 7; "
+        r"use a policy\.chunk below 7"
+    )
     with pytest.raises(ObjectiveError, match=message):
         train(config(data, tmp_path / "run", {"type": name}, policy=policy))
     train(config(data, tmp_path / "run", {"type": name}, policy=policy | {"chunk": 6}, steps=1))
@@ -535,7 +548,7 @@ def test_parts_that_do_not_go_together(
         train(config(mixed, tmp_path / "run", parts))
 
 
-def test_tokens_that_argmax_q_cannot_change_are_told_before_the_first_step(
+def test_tokens_that_argmax_q_cannot_change_are_refused_before_the_first_step(
     mixed: Path, tmp_path: Path
 ) -> None:
     policy = {
@@ -552,7 +565,8 @@ def test_tokens_that_argmax_q_cannot_change_are_told_before_the_first_step(
 
 
 def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
-    """Where episodes are cut, the task goes on unseen: values may be of 1 / (1 - discount) steps."""
+    """Where episodes are cut, the task goes on unseen: values may be of 1 / (1 - discount)
+    steps."""
 
     def bound(data: Path, discount: float) -> float:
         settings = config(data, tmp_path, {"type": "iql", "discount": discount})

@@ -1,4 +1,4 @@
-"""What is told of a run's critics, and when to stop."""
+"""What is found of a run's critics, and when to stop."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_values_of_the_data_are_calibrated_and_weights_are_told(runs: Path) -> None:
+def test_values_of_the_data_are_calibrated_and_weights_are_reported(runs: Path) -> None:
     found = diagnose(runs / "sarsa")
     assert (found.step, list(found.sets), found.stop) == (250, ["training", "held out"], None)
-    for told in found.sets.values():
-        assert told.calibration is not None
-        assert told.calibration.correlation > 0.6  # returns are random, their means are known
-        assert abs(told.calibration.bias) < 0.1
-        assert told.calibration.slope == pytest.approx(1.0, abs=0.3)
-        assert sum(b.count for b in told.calibration.bins) == told.steps
-        assert 0 < told.metrics["weight_ess"] <= 1
-        assert 0 < told.metrics["advantage_positive"] < 1
-        assert told.metrics["weight_clipped"] == 0  # advantages of at most 1 at beta 1
-        assert told.metrics["td_loss"] < 0.2
-        gap = told.metrics["q_policy"] - told.metrics["q_data"]
-        assert told.metrics["q_policy_above_data"] == pytest.approx(gap, abs=1e-5)
+    for diagnosis in found.sets.values():
+        assert diagnosis.calibration is not None
+        assert diagnosis.calibration.correlation > 0.6  # returns are random, their means are known
+        assert abs(diagnosis.calibration.bias) < 0.1
+        assert diagnosis.calibration.slope == pytest.approx(1.0, abs=0.3)
+        assert sum(b.count for b in diagnosis.calibration.bins) == diagnosis.steps
+        assert 0 < diagnosis.metrics["weight_ess"] <= 1
+        assert 0 < diagnosis.metrics["advantage_positive"] < 1
+        assert diagnosis.metrics["weight_clipped"] == 0  # advantages of at most 1 at beta 1
+        assert diagnosis.metrics["td_loss"] < 0.2
+        gap = diagnosis.metrics["q_policy"] - diagnosis.metrics["q_data"]
+        assert diagnosis.metrics["q_policy_above_data"] == pytest.approx(gap, abs=1e-5)
 
 
 def test_a_checkpoint_by_its_step_and_the_curves_of_conservative_values(runs: Path) -> None:
@@ -103,12 +103,12 @@ def test_a_checkpoint_by_its_step_and_the_curves_of_conservative_values(runs: Pa
 
 
 def test_values_of_action_tokens(runs: Path) -> None:
-    for told in diagnose(runs / "tokens", episodes=9).sets.values():
-        assert told.calibration is not None
-        assert sum(b.count for b in told.calibration.bins) == told.steps
-        mean = sum(b.count * b.predicted for b in told.calibration.bins) / told.steps
-        assert told.metrics["q_data"] == pytest.approx(mean, abs=1e-5)
-        assert 0 < told.metrics["q_data"] < 1
+    for diagnosis in diagnose(runs / "tokens", episodes=9).sets.values():
+        assert diagnosis.calibration is not None
+        assert sum(b.count for b in diagnosis.calibration.bins) == diagnosis.steps
+        mean = sum(b.count * b.predicted for b in diagnosis.calibration.bins) / diagnosis.steps
+        assert diagnosis.metrics["q_data"] == pytest.approx(mean, abs=1e-5)
+        assert 0 < diagnosis.metrics["q_data"] < 1
 
 
 def test_a_run_without_values_and_a_folder_without_run(runs: Path) -> None:
@@ -128,7 +128,7 @@ def test_command_line(runs: Path, tmp_path: Path) -> None:
     assert (
         json.loads((tmp_path / "diagnostics.json").read_text())["sets"]["held out"]["episodes"] == 9
     )
-    assert (tmp_path / "calibration.svg").read_text().count("<circle") > 10
+    assert (tmp_path / "calibration.svg").read_text().count("<use ") > 10
 
 
 def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path) -> None:
@@ -143,16 +143,16 @@ def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path
     objective = IQLConfig(advantage="outcome", discount=DISCOUNT).build(policy).eval()
     batch = windows.batch(np.arange(len(windows)))
     with torch.no_grad():
-        told = _values(objective, policy, batch)["advantage"]
+        advantage_N = _values(objective, policy, batch)["advantage"]
         values = objective.value.state_critic(policy(batch).features)
     known = batch.terminals[:, 0] | batch.mask[:, 1]
     goes_on = (~batch.terminals[:, 0]).float()
     by_hand = batch.rewards[:, 0] + DISCOUNT * goes_on * values[:, 1] - values[:, 0]
     assert 0 < known.sum() < len(windows)
-    torch.testing.assert_close(told[known], by_hand[known])
+    torch.testing.assert_close(advantage_N[known], by_hand[known])
 
 
-# --- when to stop --------------------------------------------------------------------------------------
+# --- when to stop ---------------------------------------------------------------------------------
 
 
 def lines_of(**curves) -> list[dict[str, float]]:
@@ -207,5 +207,5 @@ def test_dots_stay_inside_the_picture() -> None:
         x="x",
         y="y",
     )
-    assert svg.count("<circle") == 3 + 2  # and the legend's
+    assert svg.count("<use ") == 3 + 2  # and the legend's
     assert "first &lt;1&gt;" in svg

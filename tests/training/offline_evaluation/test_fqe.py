@@ -24,7 +24,7 @@ from vla.training.offline_evaluation.calibration import (
 from vla.training.offline_evaluation.fitted_q import transitions
 from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe
 from vla.training.offline_evaluation.fqe_result import rank
-from vla.training.offline_evaluation.policy_actions import decide
+from vla.training.offline_evaluation.policy_actions import predict_actions
 
 QUICK = {
     "critic": {"hidden": 32, "ensemble": 2},
@@ -109,9 +109,9 @@ def test_transitions_by_hand(tmp_path: Path) -> None:
     ends = np.cumsum(windows.lengths)
     for first, end in zip(ends - windows.lengths, ends, strict=True):
         for i in range(first, end):
-            told = windows.rewards[i:end][:2]
+            rewards = windows.rewards[i:end][:2]
             assert float(data.returns[i]) == pytest.approx(
-                sum(r * DISCOUNT**k for k, r in enumerate(told))
+                sum(r * DISCOUNT**k for k, r in enumerate(rewards))
             )
             ended = bool(windows.terminals[i:end][:2].any())
             assert float(data.bootstrap[i]) == pytest.approx(0.0 if ended else DISCOUNT**2)
@@ -140,7 +140,7 @@ def test_decisions_are_those_of_the_forward_pass_over_the_history(tmp_path: Path
     windows = Windows(
         EpisodeDataset(write_chain(tmp_path / "data", episodes=12)), history=2, chunk=1
     )
-    decisions = decide(policy, windows, rows=5)
+    decisions = predict_actions(policy, windows, rows=5)
     starts = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)
     for i in range(len(windows)):
         batch = windows.batch(np.array([i]))
@@ -159,18 +159,18 @@ def test_decisions_are_those_of_the_forward_pass_over_the_history(tmp_path: Path
         )
 
 
-def test_mistakes_are_told(chain: Path, tmp_path: Path) -> None:
-    def told(error: type[Exception], message: str, **changes) -> None:
+def test_mistakes_are_named(chain: Path, tmp_path: Path) -> None:
+    def refused(error: type[Exception], message: str, **changes) -> None:
         with pytest.raises(error, match=message):
             fqe(config_of(chain, tmp_path, **changes))
 
-    told(ConfigError, "plans 2 steps", replan_every=3)
-    told(ConfigError, "device: 'tpu9' is not to be had here", device="tpu9")
-    told(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
-    told(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
-    told(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})
-    told(ConfigError, "not the results.json", success={str(chain / "left"): str(tmp_path)})
-    told(
+    refused(ConfigError, "plans 2 steps", replan_every=3)
+    refused(ConfigError, "device: 'tpu9' is not available here", device="tpu9")
+    refused(ConfigError, "no folder fits", policies=[str(chain / "step-*")])
+    refused(ConfigError, "more than once", policies=[str(chain / "left"), str(chain / "*ft")])
+    refused(ConfigError, "none of the policies", success={"elsewhere": str(tmp_path)})
+    refused(ConfigError, "not the results.json", success={str(chain / "left"): str(tmp_path)})
+    refused(
         DataError,
         "all .* rewards are 0",
         data={"path": str(chain / "data"), "rewards": {"kind": "env", "scale": 1e-46}},

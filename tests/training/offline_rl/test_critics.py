@@ -1,4 +1,5 @@
-"""Value networks: the batched ensemble against separate networks, broadcasting, precision, target copies, gradients."""
+"""Value networks: the batched ensemble against separate networks, broadcasting, precision, target
+copies, gradients."""
 
 from __future__ import annotations
 
@@ -115,15 +116,15 @@ def test_actions_enter_in_units_of_their_range() -> None:
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_a_state_is_told_apart_from_its_multiple(layer_norm: bool) -> None:
+def test_a_state_and_its_multiple_have_different_values(layer_norm: bool) -> None:
     torch.manual_seed(0)
     config = CriticConfig(hidden=16, layer_norm=layer_norm)
     states = torch.tensor([[[0.1, 0.2], [1.0, 2.0], [1.1, 2.1]]])
     values = StateCritic(config, 2)(states)[0]
     q = ActionCritic(config, 2, SPEC, 1)(states, torch.zeros(1, 3, 1, 2))[0, 0]
-    for told in (values, q):
-        assert (told[0] - told[1]).abs() > 1e-5  # values start near 0
-        assert (told[1] - told[2]).abs() > 1e-6
+    for found in (values, q):
+        assert (found[0] - found[1]).abs() > 1e-5  # values start near 0
+        assert (found[1] - found[2]).abs() > 1e-6
 
 
 def test_values_are_float32_whatever_the_policy_runs_in() -> None:

@@ -41,7 +41,7 @@ def test_action_l1_by_hand() -> None:
     ]
 
 
-# --- targets of values --------------------------------------------------------------------------------
+# --- targets of values ----------------------------------------------------------------------------
 
 YES, NO = True, False
 
@@ -124,7 +124,7 @@ def test_the_least_expectile_loss_is_at_the_expectile() -> None:
     assert value[loss.argmin()] == 0.8
 
 
-# --- policy extraction --------------------------------------------------------------------------------
+# --- policy extraction ----------------------------------------------------------------------------
 
 
 def test_advantage_weights_are_clipped_do_not_overflow_and_have_no_gradient() -> None:
@@ -158,7 +158,7 @@ def test_effective_sample_size_does_not_depend_on_the_weights_size(size: float) 
     )
 
 
-# --- conservatism -------------------------------------------------------------------------------------
+# --- conservatism ---------------------------------------------------------------------------------
 
 
 def test_the_discrete_gap_is_the_cross_entropy() -> None:
@@ -194,7 +194,8 @@ def test_the_sampled_gap_by_hand() -> None:
 
 
 def test_importance_weights_make_the_gap_that_of_all_actions_whatever_was_drawn() -> None:
-    # Actions in [0, 1], drawn by density 2a. A constant Q has no gap; Q = log(3a) has log of the integral of 3a = log 1.5.
+    # Actions in [0, 1], drawn by density 2a. A constant Q has no gap; Q = log(3a) has log of the
+    # integral of 3a = log 1.5.
     actions = torch.rand(200_000, generator=torch.Generator().manual_seed(0)).sqrt().view(-1, 1, 1)
     density = torch.log(2 * actions)
     constant = conservative_gap(
@@ -208,7 +209,7 @@ def test_importance_weights_make_the_gap_that_of_all_actions_whatever_was_drawn(
     )  # 3 E[a] = 2
 
 
-def test_calibrated_raises_to_the_return_and_tells_where() -> None:
+def test_calibrated_raises_to_the_return_and_says_where() -> None:
     raised, bound = calibrated(
         torch.tensor([[[1.0, 5.0]], [[3.0, 2.0]]]), torch.tensor([[2.0, 4.0]])
     )

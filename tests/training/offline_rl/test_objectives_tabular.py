@@ -1,6 +1,7 @@
 """Value learners and extractions on problems whose solutions are known.
 
-The corridor: states 0, 1, 2; 0.5 goes right, -0.5 left (at 0 it stays). Right at 2 brings 1 and ends.
+The corridor: states 0, 1, 2; 0.5 goes right, -0.5 left (at 0 it stays). Right at 2 brings 1 and
+ends.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from tabular import (
     batch_of,
     fixed_point,
     learn,
-    moment,
     q_table,
     robot,
+    transition,
     two_ways,
     v_table,
 )
 from torch import Tensor
 
-from vla.models.policies.guided import GuidedPolicy
+from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.training.objective import ObjectiveError
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.offline_rl.values.base import Moment, log_density
+from vla.training.offline_rl.values.base import Transition, log_density
 from vla.types import Batch, Observation, Spec
 
 LEFT, RIGHT = -0.5, 0.5
@@ -40,7 +41,8 @@ BC = {"type": "bc"}
 
 
 def corridor() -> list[Step]:
-    """Every action at every state, each followed by either action: recordings of who acts at random."""
+    """Every action at every state, each followed by either action: recordings of who acts at
+    random."""
     steps = []
     for state in range(3):
         for after in (LEFT, RIGHT):
@@ -60,7 +62,7 @@ def corridor_backup(q: Tensor, *, best: bool) -> Tensor:
     return torch.stack([left, right], 1)
 
 
-# --- values ---------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def test_monte_carlo_reaches_the_mean_return() -> None:
@@ -71,7 +73,7 @@ def test_monte_carlo_reaches_the_mean_return() -> None:
     policy = two_ways(2)
     objective = learn(policy, {"type": "monte_carlo"}, BC, batch, steps=120)
     torch.testing.assert_close(v_table(objective, 2), torch.tensor([1.0, 0.0]), atol=0.02, rtol=0)
-    advantage = objective.value.advantage(moment(policy, batch))
+    advantage = objective.value.advantage(transition(policy, batch))
     torch.testing.assert_close(advantage[:3, 0], torch.tensor([-1.0, -1.0, 2.0]), atol=0.02, rtol=0)
 
 
@@ -102,7 +104,8 @@ def test_td_of_a_policy_that_becomes_greedy_reaches_the_optimal_value(asked: str
 
 @pytest.mark.parametrize("expectile", [0.5, 0.8, 0.97])
 def test_expectile_values_reach_the_expectile(expectile: float) -> None:
-    # state 1 ends with 0 or 1, equally often: its expectile is tau itself; 0.5 is the mean, near 1 the best
+    # state 1 ends with 0 or 1, equally often: its expectile is tau itself; 0.5 is the mean, near 1
+    # the best
     ends = [Step(1, LEFT, reward=0.0), Step(1, RIGHT, reward=1.0)]
     batch = batch_of([*ends, Step(0, LEFT, later=(1, LEFT)), Step(0, RIGHT, later=(1, RIGHT))], 2)
     objective = learn(
@@ -208,17 +211,17 @@ def test_the_conservative_gap_is_none_where_all_actions_are_worth_the_same() -> 
         torch.nn.init.zeros_(parameter)
     batch = spec.fake_batch(2, 3, 2)
     _, metrics = objective.value.loss(
-        objective_moment(objective, policy, batch), objective.lookahead(policy, batch)
+        objective_transition(objective, policy, batch), objective.lookahead(policy, batch)
     )
     assert metrics["conservative_gap"].item() == pytest.approx(
         0.0, abs=0.1
     )  # the volume's logarithm is 3.6
 
 
-def objective_moment(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Moment:
+def objective_transition(objective: ActorCritic, policy: MLPPolicy, batch: Batch) -> Transition:
     now = batch.steps(0, -objective.next_step)
     output = policy(now)
-    return Moment(now, output.features.detach(), output.actions)
+    return Transition(now, output.features.detach(), output.actions)
 
 
 @pytest.mark.parametrize(
@@ -235,12 +238,13 @@ def test_densities_of_many_chunks_are_as_one_by_one(head: dict[str, Any]) -> Non
         torch.testing.assert_close(together[i], actions.log_prob(chunks[i]))
 
 
-# --- extractions ----------------------------------------------------------------------------------------
+# --- extractions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0])
 def test_weighted_imitation_prefers_the_better_way_by_exactly_its_weight(beta: float) -> None:
-    # in state 0 right brings 0.5 more than left; both are as frequent. In state 1 left is three times as frequent.
+    # in state 0 right brings 0.5 more than left; both are as frequent. In state 1 left is three
+    # times as frequent.
     steps = [Step(0, LEFT), Step(0, RIGHT, returned=0.5), *[Step(1, LEFT)] * 3, Step(1, RIGHT)]
     policy, batch = two_ways(2), batch_of(steps, 2)
     learn(policy, {"type": "monte_carlo"}, {"type": "weighted_bc", "beta": beta}, batch, steps=240)
@@ -274,7 +278,7 @@ def test_the_gradient_of_q_leads_to_its_top_and_imitation_to_the_mean(
 
 
 def test_the_entropy_that_is_aimed_at_does_not_depend_on_the_units_of_actions() -> None:
-    told = {}
+    found = {}
     for half in (1.0, 0.05, 20.0):
         torch.manual_seed(0)
         spec = Spec({}, ("s0",), ("a",), (-half,), (half,), control_hz=10.0)
@@ -292,10 +296,10 @@ def test_the_entropy_that_is_aimed_at_does_not_depend_on_the_units_of_actions() 
             policy, dataclasses.replace(batch, actions=half * batch.actions)
         )
         loss.backward()
-        told[half] = (metrics["entropy"].item(), objective.extraction.log_temperature.grad.item())
-    assert told[0.05] == pytest.approx(told[1.0], abs=1e-4)
-    assert told[20.0] == pytest.approx(told[1.0], abs=1e-4)
-    entropy, gradient = told[1.0]
+        found[half] = (metrics["entropy"].item(), objective.extraction.log_temperature.grad.item())
+    assert found[0.05] == pytest.approx(found[1.0], abs=1e-4)
+    assert found[20.0] == pytest.approx(found[1.0], abs=1e-4)
+    entropy, gradient = found[1.0]
     assert gradient == pytest.approx(
         entropy - -1.0, abs=1e-5
     )  # the temperature falls where there is more than -1
@@ -327,14 +331,14 @@ def test_the_policy_learns_at_every_so_many_steps_and_not_before_the_warm_up_is_
     assert moved == [False, False, False, False, False, True, False, True]
 
 
-# --- what decides by Q, saved and loaded -----------------------------------------------------------------
+# --- what decides by Q, saved and loaded ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "extraction",
     [
-        {"type": "best_of_n", "rule": {"type": "best_of_n", "samples": 64}},
-        {"type": "argmax_q", "rule": {"type": "climb", "min_prob": 0.0}},
+        {"type": "best_of_n", "selection": {"type": "best_of_n", "samples": 64}},
+        {"type": "argmax_q", "selection": {"type": "coordinate_ascent", "min_prob": 0.0}},
     ],
 )
 def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
@@ -350,8 +354,8 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
     guided = objective.deploy(policy)
     guided.save_pretrained(tmp_path / "guided")
     loaded = load_policy(tmp_path / "guided")
-    assert isinstance(loaded, GuidedPolicy)
-    assert type(loaded.trained) is type(policy)
+    assert isinstance(loaded, CriticGuidedPolicy)
+    assert type(loaded.unwrapped) is type(policy)
     observation = Observation({}, torch.ones(1, 1), [""])
     for actor in (guided, loaded):
         torch.manual_seed(3)
@@ -370,7 +374,8 @@ def test_a_guided_policy_chooses_the_best_action_also_when_loaded(
 
 
 def test_what_proposes_may_imitate_by_advantage() -> None:
-    # both ways are as frequent; right brings 1 more, so that beta 2 makes it exp(2 * (1 - 0)) times as likely
+    # both ways are as frequent; right brings 1 more, so that beta 2 makes it exp(2 * (1 - 0)) times
+    # as likely
     batch = batch_of([Step(0, LEFT), Step(0, RIGHT, reward=1.0)], 1)
     likely = {}
     for name, weights in {"alike": {}, "weighted": {"weights": {"beta": 2.0}}}.items():
@@ -394,7 +399,10 @@ def test_ids_that_the_policy_holds_unlikely_are_not_chosen() -> None:
     policy, batch = two_ways(1), batch_of([*[Step(0, LEFT)] * 20, Step(0, RIGHT, reward=1.0)], 1)
     chosen = {}
     for least in (0.0, 0.5):
-        extraction = {"type": "argmax_q", "rule": {"type": "climb", "min_prob": least}}
+        extraction = {
+            "type": "argmax_q",
+            "selection": {"type": "coordinate_ascent", "min_prob": least},
+        }
         objective = learn(
             policy, {"type": "td", "next_actions": "data"}, extraction, batch, steps=120
         )

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from vla.training.offline_rl.token_losses import (
-    error_of_kin,
-    kinship,
+    cross_entropy_regulariser,
     mean_over_tokens,
-    of_ids,
-    others_below,
-    others_towards_zero,
+    smoothed_error,
+    smoothed_labels,
     token_targets,
+    values_of_ids,
+    zero_regulariser,
 )
 
 BEST = torch.tensor([[[0.9, 0.4, 0.7], [0.1, 0.2, 0.3]]])  # one window of two steps, three places
@@ -77,48 +77,48 @@ def test_others_go_to_zero():
     values = torch.tensor([[0.2, 0.6, 1.0, -torch.inf], [0.5, -torch.inf, -torch.inf, -torch.inf]])
     ids = torch.tensor([1, 0])
     assert close(
-        others_towards_zero(values, kinship(ids, values.shape[-1], width=0)),
+        zero_regulariser(values, smoothed_labels(ids, values.shape[-1], width=0)),
         [0.5 * (0.04 + 1.0) / 2, 0.0],
     )
-    assert close(of_ids(values, ids), [0.6, 0.5])
+    assert close(values_of_ids(values, ids), [0.6, 0.5])
 
 
-def test_kin_are_ordered_ids_alone():
+def test_labels_are_smoothed_over_ordered_ids_alone():
     ids = torch.tensor([[1, 1], [0, 2]])
-    kin = kinship(ids, 3, width=1.0, ordered=torch.tensor([True, False]))
+    labels = smoothed_labels(ids, 3, width=1.0, ordered=torch.tensor([True, False]))
     near = math.exp(-0.5)
-    assert close(kin[0, 0], [near, 1.0, near])
-    assert close(kin[1, 0], [1.0, near, math.exp(-2)])
-    assert kin[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert close(labels[0, 0], [near, 1.0, near])
+    assert close(labels[1, 0], [1.0, near, math.exp(-2)])
+    assert labels[:, 1].tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 def test_pull_of_others_does_not_grow_with_the_number_of_ids():
     for V in (2, 8, 256):
-        kin = kinship(torch.zeros(3, dtype=torch.long), V, width=0)
-        assert close(others_towards_zero(torch.full((3, V), 0.4), kin), [0.08] * 3)
+        labels = smoothed_labels(torch.zeros(3, dtype=torch.long), V, width=0)
+        assert close(zero_regulariser(torch.full((3, V), 0.4), labels), [0.08] * 3)
 
 
 def test_pull_of_others_leaves_the_data_and_what_is_not_allowed_alone():
     values = torch.tensor([0.2, 0.6, 0.9, 0.1], requires_grad=True)
     masked = values.masked_fill(torch.tensor([False, False, True, False]), -torch.inf)
-    others_towards_zero(masked, kinship(torch.tensor(1), 4, width=0)).backward()
+    zero_regulariser(masked, smoothed_labels(torch.tensor(1), 4, width=0)).backward()
     assert close(values.grad, [0.1, 0.0, 0.0, 0.05])  # Q / (number of the others)
 
 
-def test_neighbours_learn_with_the_told_id_and_are_less_drawn_to_zero():
-    kin = kinship(torch.tensor([1]), 4, width=1.0)
+def test_neighbours_learn_with_the_id_of_the_data_and_are_less_drawn_to_zero():
+    labels = smoothed_labels(torch.tensor([1]), 4, width=1.0)
     near, far = 0.60653066, 0.13533528  # exp(-1/2), exp(-2)
-    assert close(kin, [[near, 1.0, near, far]])
+    assert close(labels, [[near, 1.0, near, far]])
     values = torch.tensor([[0.2, 0.6, -torch.inf, 0.4]])
     error = 0.5 * (near * 0.36 + 1.0 * 0.04 + far * 0.16) / (near + 1.0 + far)  # of a target of 0.8
-    assert close(error_of_kin(values, torch.tensor([0.8]), kin), [error])
+    assert close(smoothed_error(values, torch.tensor([0.8]), labels), [error])
     pulled = 0.5 * ((1 - near) * 0.04 + (1 - far) * 0.16) / ((1 - near) + (1 - far))
-    assert close(others_towards_zero(values, kin), [pulled])
+    assert close(zero_regulariser(values, labels), [pulled])
 
 
-def test_others_below_is_a_cross_entropy():
+def test_cross_entropy_regulariser_is_a_cross_entropy():
     values = torch.tensor([[0.2, 0.6, 1.0, -torch.inf]], requires_grad=True)
-    gap = others_below(values, torch.tensor([1]), temperature=0.5)
+    gap = cross_entropy_regulariser(values, torch.tensor([1]), temperature=0.5)
     by_hand = torch.nn.functional.cross_entropy(values[:, :3] / 0.5, torch.tensor([1]))
     assert gap.item() == pytest.approx(0.5 * by_hand.item())
     gap.sum().backward()

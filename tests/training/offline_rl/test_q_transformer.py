@@ -1,9 +1,11 @@
-"""Values of action tokens on problems whose solution is known: Q-Transformer and ILQL, their targets and their limits.
+"""Values of action tokens on problems whose solution is known: Q-Transformer and ILQL, their
+targets and their limits.
 
 The chain: an action is two tokens of three bins each, the discount 0.9.
 
     start: (2, 1) leads to the goal state; (0, any) ends the task with 0.5; all else stays.
-    goal:  (0, 2) ends the task with 1; (1, any) ends it with nothing; all else leads back to the start.
+    goal:  (0, 2) ends the task with 1; (1, any) ends it with nothing; all else leads back to the
+        start.
 
 Hence V(goal) = 1 and V(start) = 0.9, and staying at the start is worth 0.81.
 """
@@ -51,8 +53,8 @@ def toy(
 def one_step_batch(
     spec: Spec, bins: int, steps: list[Step], *, cut: list[Step] = (), returns: float = 0.0
 ) -> Batch:  # type: ignore[assignment]
-    """Windows of one step and the one after it; of the steps in `cut` nobody saw what came next. Actions lie well off the
-    middle of their bins."""
+    """Windows of one step and the one after it; of the steps in `cut` nobody saw what came next.
+    Actions lie well off the middle of their bins."""
     B, every = len(steps) + len(cut), [*steps, *cut]
     batch = spec.fake_batch(B, 2, 1)
     ids = torch.tensor([action for _, action, _, _ in every])
@@ -124,11 +126,12 @@ KNOWN = {  # of the first token, and of the second after each first one
 }
 
 
-# --- Q-Transformer ------------------------------------------------------------------------------------
+# --- Q-Transformer --------------------------------------------------------------------------------
 
 
 def test_chain_has_its_known_values():
-    """Rewards count, true ends do not bootstrap, cut episodes say nothing, and what is decoded is what was learned."""
+    """Rewards count, true ends do not bootstrap, cut episodes say nothing, and what is decoded is
+    what was learned."""
     policy = toy(SPEC, "q_values", 3)
     config = QTransformerObjectiveConfig(discount=0.9, conservative_weight=0.0, target_rate=0.1)
     numbers = learn(policy, config.build(policy), chain(), 300)
@@ -144,7 +147,8 @@ def test_chain_has_its_known_values():
 
 
 def bandit() -> Batch:
-    """Of four ids, 1 is tried three times in four and brings 0.8, 2 brings 0.4; the others are never tried."""
+    """Of four ids, 1 is tried three times in four and brings 0.8, 2 brings 0.4; the others are
+    never tried."""
     steps: list[Step] = [(START, (1,), 0.8, END)] * 3 + [(START, (2,), 0.4, END)]
     return one_step_batch(ONE_TOKEN, 4, steps)
 
@@ -201,7 +205,8 @@ def test_loss_does_not_grow_with_the_batch():
 
 
 def test_floor_is_the_return_of_the_very_trajectory():
-    """Where the targets never move, only the floor can lift a value: for each trajectory to its own return."""
+    """Where the targets never move, only the floor can lift a value: for each trajectory to its own
+    return."""
     steps: list[Step] = [
         (START, (0,), 0.0, START),
         (START, (1,), 0.0, START),
@@ -225,8 +230,8 @@ def test_floor_is_the_return_of_the_very_trajectory():
 
 
 def chunks_batch(cut: bool = False) -> Batch:
-    """Chunks of two actions over three steps: at the start one that goes on to the goal, elsewhere one that ends after its
-    first action; at the goal one that ends too."""
+    """Chunks of two actions over three steps: at the start one that goes on to the goal, elsewhere
+    one that ends after its first action; at the goal one that ends too."""
     batch = ONE_TOKEN.fake_batch(3, 3, 2)
     yes, no = True, False
     return replace(
@@ -246,8 +251,9 @@ def chunks_batch(cut: bool = False) -> Batch:
 
 
 def test_a_chunk_is_one_decision_over_its_steps():
-    """0.1 + 0.9 * 0.2 + 0.9^2 * V(goal), with V(goal) = 0.5; an end within the chunk stops rewards and bootstrap, and its
-    last token is the last one that was executed. Nothing but one chunk is tried anywhere, so the pull to 0 moves no value."""
+    """0.1 + 0.9 * 0.2 + 0.9^2 * V(goal), with V(goal) = 0.5; an end within the chunk stops rewards
+    and bootstrap, and its last token is the last one that was executed. Nothing but one chunk is
+    tried anywhere, so the pull to 0 moves no value."""
     policy = toy(ONE_TOKEN, "q_values", 2, chunk=2)
     objective = QTransformerObjectiveConfig(discount=0.9, target_rate=0.2).build(policy)
     assert objective.next_step == 2
@@ -272,7 +278,7 @@ def test_a_cut_chunk_has_no_outcome():
     assert cut["terminals"] == whole["terminals"]
 
 
-# --- ILQL ---------------------------------------------------------------------------------------------
+# --- ILQL -----------------------------------------------------------------------------------------
 
 
 def test_ilql_values_are_expectiles_token_by_token():
@@ -282,8 +288,8 @@ def test_ilql_values_are_expectiles_token_by_token():
     objective = ILQLConfig(discount=0.9, conservative_weight=0.0, target_rate=0.1).build(policy)
     numbers = learn(policy, objective, one_step_batch(SPEC, 2, steps), 200)
     with torch.no_grad():
-        told = values_of(policy, START, [[0, 0], [1, 0]])
-    v, q = told.v[:, 0], told.q[:, :, 0]
+        outputs = values_of(policy, START, [[0, 0], [1, 0]])
+    v, q = outputs.v[:, 0], outputs.q[:, :, 0]
     assert torch.allclose(v, torch.tensor([[0.49, 0.0], [0.49, 0.7]]), atol=0.03), v
     for member in q:
         assert torch.allclose(member[0, 0], torch.tensor([0.0, 0.7]), atol=0.04), member
@@ -291,15 +297,15 @@ def test_ilql_values_are_expectiles_token_by_token():
             member
         )
     assert torch.allclose(
-        told.logits.softmax(-1), torch.tensor(0.5), atol=0.03
+        outputs.logits.softmax(-1), torch.tensor(0.5), atol=0.03
     )  # imitation knows nothing of rewards
     assert numbers["imitation"] == pytest.approx(np.log(2), abs=0.01)
     assert acted(policy, START) == [0.5, 0.5]
 
 
 def test_ilql_on_the_chain():
-    """The fixed point of the 0.95-expectiles, solved by bisection: below the best values, since every action is tried
-    equally often; what they prefer is the best."""
+    """The fixed point of the 0.95-expectiles, solved by bisection: below the best values, since
+    every action is tried equally often; what they prefer is the best."""
     policy = toy(SPEC, "ilql", 3, beta=40.0)
     config = ILQLConfig(discount=0.9, expectile=0.95, conservative_weight=0.0, target_rate=0.1)
     learn(policy, config.build(policy), chain(), 250)
@@ -345,7 +351,7 @@ def test_ilql_stops_where_its_values_leave_what_rewards_allow(tmp_path):
     ILQLConfig(discount=0.9).build(policy).load_state_dict(old)  # saved before values were watched
 
 
-# --- target copies ------------------------------------------------------------------------------------
+# --- target copies --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["head", "policy"])
@@ -384,13 +390,13 @@ def test_targets_follow_and_are_never_trained(head, config_class, target):
 
     again = config_class(target=target).build(policy)
     again.load_state_dict(objective.state_dict())
-    again.loss(policy, batch)  # a restored copy does not start anew
+    again.loss(policy, batch)  # a restored copy does not start again
     assert torch.equal(
         again.target.network.state_dict()[name], objective.target.network.state_dict()[name]
     )
 
 
-# --- bad input, and the real loop ---------------------------------------------------------------------
+# --- bad input, and the real loop -----------------------------------------------------------------
 
 
 def write(root: Path, *, lengths: tuple[int, ...] = (3, 5, 4, 6), reward: float = 1.0) -> Path:
@@ -460,7 +466,7 @@ def test_rewards_out_of_range_are_refused_with_the_remedy(tmp_path):
     ):
         train(run(data, tmp_path / "run", {"type": "q_transformer"}, "q_values"))
     config = run(
-        data, tmp_path / "mended", {"type": "q_transformer"}, "q_values", steps=1
+        data, tmp_path / "fixed", {"type": "q_transformer"}, "q_values", steps=1
     ).model_dump()
     config["data"]["rewards"]["kind"] = "success"
     result = train(TrainConfig.model_validate(config))
@@ -494,14 +500,14 @@ def test_discount_must_be_in_its_range(tmp_path):
             QTransformerObjectiveConfig(discount=discount)
 
 
-# --- the policy ---------------------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------
 
 
 def test_policy_q_transformer(tmp_path):
     spec = training_toy.SPEC
     config = QTransformerConfig(
-        trunk="test_efficientnet", stride=16, width=16, depth=1, heads=2, key_dim=8, history=2, chunk=2, language_dim=8,
-        tokens_per_image=2, dropout=0.0,
+        trunk="test_efficientnet", stride=16, width=16, depth=1, heads=2, key_dim=8, history=2,
+        chunk=2, language_dim=8, tokens_per_image=2, dropout=0.0,
     )  # fmt: skip
     policy = config.build(spec)
     assert (config.type, config.head.type, policy.head.tokenizer.vocab_size) == (

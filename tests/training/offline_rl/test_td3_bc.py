@@ -42,7 +42,8 @@ def parameters(policy: Policy, critic: torch.nn.Module) -> list[Tensor]:
 
 
 def published(policy: Policy, critic: torch.nn.Module, steps: int) -> list[Tensor]:
-    """Fujimoto and Gu, 2021, equations 3 to 5, over TD3 (Fujimoto et al., 2018, algorithm 1) -> the parameters of both."""
+    """Fujimoto and Gu, 2021, equations 3 to 5, over TD3 (Fujimoto et al., 2018, algorithm 1) -> the
+    parameters of both."""
     data = batch()
     targets = [copy.deepcopy(network) for network in (policy, critic)]
     actor = torch.optim.Adam(policy.parameters(), lr=LR)
@@ -65,7 +66,7 @@ def published(policy: Policy, critic: torch.nn.Module, steps: int) -> list[Tenso
         )
         values.zero_grad()
         error.backward()
-        if step % 2 == 0:  # by the critics of before this step, as they are told of one loss here
+        if step % 2 == 0:  # by the critics of before this step, as there is one loss of both here
             for p, g in zip(
                 [p for p in policy.parameters() if p.requires_grad], gradients, strict=True
             ):

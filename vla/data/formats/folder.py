@@ -1,11 +1,14 @@
-"""Plain folders, the simple way in: a folder for each episode, with `steps.csv` and a folder of frames per camera.
+"""Plain folders, the simple way in: a folder for each episode, with `steps.csv` and a folder of
+frames per camera.
 
     data/
       instruction.txt            the task in words, for episodes that have no file of their own
       episode_0/
         instruction.txt
-        steps.csv                columns state.NAME, action.NAME; reward, success, terminated, timestamp where known
-        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG, WebP or BMP
+        steps.csv                columns state.NAME, action.NAME; if known also reward, success,
+                                 terminated, timestamp
+        front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG,
+                                 WebP or BMP
         wrist.mp4                or its video, with a frame for each row
 
 L: steps of an episode.
@@ -21,22 +24,23 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
-from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.common.names import natural
 from vla.data.formats.common.steps_csv import read_steps
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
-_LISTED = 5
+_LISTED = 5  # names that a warning mentions
 _UNEVEN = 0.5
-"""A step that takes this much longer or shorter than the median, relative to it, is worth a warning."""
+"""A step that takes this much longer or shorter than the median, relative to it, is worth a
+warning."""
 
 
 @dataclass
@@ -54,7 +58,8 @@ class _Folder:
 
 @register("formats", "folder")
 class FolderReader(EpisodicReader):
-    """Reads a folder with a sub-folder per episode. Opening reads the numbers, and the header of one image per camera."""
+    """Reads a folder with a sub-folder per episode. Opening reads the numbers, and the header of
+    one image per camera."""
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -64,11 +69,11 @@ class FolderReader(EpisodicReader):
         super().__init__(root, keys)
         if self.keys.split is not None:
             raise DataError(
-                f"{root}: plain folders have no splits; leave out the key `split` ({self.keys.split!r})"
+                f"{root}: plain folders have no splits; leave out the key `split` "
+                f"({self.keys.split!r})"
             )
-        folders = sorted(
-            (f.parent for f in root.glob(f"*/{_STEPS}")), key=lambda f: natural(f.name)
-        )
+        folders = [file.parent for file in root.glob(f"*/{_STEPS}")]
+        folders.sort(key=lambda folder: natural(folder.name))
         if not folders:
             raise DataError(
                 f"{root}: no folder in it has a {_STEPS}; expected one folder per episode"
@@ -81,12 +86,17 @@ class FolderReader(EpisodicReader):
         self._actions = self._numeric("action", self.keys.action, tables[0])
         if not self._actions:
             raise DataError(
-                f"{folders[0] / _STEPS}: no column is named action.NAME; it has: {', '.join(tables[0])}"
+                f"{folders[0] / _STEPS}: no column is named action.NAME; it has: "
+                f"{', '.join(tables[0])}"
             )
         self._hz = self._rate(tables)
-        cameras = self._find_cameras([len(next(iter(table.values()))) for table in tables])
+        lengths = [len(next(iter(table.values()))) for table in tables]
+        cameras = self._find_cameras(lengths)
+        episodes = []
+        for folder, table in zip(folders, tables, strict=True):
+            episodes.append(self._episode(folder, table))
         self._assemble(
-            [self._episode(f.path, table) for f, table in zip(self._folders, tables, strict=True)],
+            episodes,
             cameras=cameras,
             state_names=[name.removeprefix("state.") for name in self._states],
             action_names=[name.removeprefix("action.") for name in self._actions],
@@ -95,37 +105,43 @@ class FolderReader(EpisodicReader):
         )
 
     def _warn_of_lost(self, names: list[str]) -> None:
-        """An episode that lost its numbers, or that is missing from a row of numbered ones, was there once."""
-        others = (
-            path.name
-            for path in self.root.iterdir()
-            if path.is_dir() and not path.name.startswith(".")
-        )
-        if left_out := sorted(set(others) - set(names), key=natural):
+        """An episode that lost its numbers, or that is missing from a row of numbered ones, was
+        there once."""
+        folders = [path.name for path in self.root.iterdir() if path.is_dir()]
+        others = {name for name in folders if not name.startswith(".")}
+        left_out = sorted(others - set(names), key=natural)
+        if left_out:
             self.warnings.append(f"folders without {_STEPS} are left out: {', '.join(left_out)}")
         parts = [re.fullmatch(r"(.*?)(\d{1,9})", name) for name in names]
-        if all(parts) and len({part[1] for part in parts if part}) == 1:
-            numbers = sorted({int(part[2]) for part in parts if part})
-            missing = numbers[-1] - numbers[0] + 1 - len(numbers)
-            if 0 < missing <= len(numbers):  # names that are dates have more holes than days
-                first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
-                self.warnings.append(
-                    f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} are missing, first {first}"
-                )
+        stems = {part[1] for part in parts if part}
+        if not all(parts) or len(stems) != 1:
+            return
+        numbers = sorted({int(part[2]) for part in parts if part})
+        missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+        if 0 < missing <= len(numbers):  # names that are dates have more holes than days
+            first = next(n for n, following in pairwise(numbers) if following != n + 1) + 1
+            self.warnings.append(
+                f"episode numbers have holes: {missing} between {names[0]} and {names[-1]} are "
+                f"missing, first {first}"
+            )
 
-    # --- numbers ------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------------------------------------------------
 
     def _check_columns(self, tables: list[dict[str, np.ndarray]]) -> None:
+        # a column that one episode lacks would have to be invented there
         for folder, table in zip(self._folders, tables, strict=True):
             if set(table) != set(tables[0]):
                 odd = sorted(set(table) ^ set(tables[0]))
                 raise DataError(
-                    f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in {self._folders[0].path.name} "
-                    "alike; give all episodes the same columns"
+                    f"{folder.path / _STEPS}: column {odd[0]!r} is not in this file and in "
+                    f"{self._folders[0].path.name} alike; give all episodes the same columns"
                 )
 
     def _numeric(
-        self, what: str, keys: list[str] | None, table: dict[str, np.ndarray]
+        self,
+        what: str,
+        keys: list[str] | None,
+        table: dict[str, np.ndarray],
     ) -> list[str]:
         if keys is None:
             return [name for name in table if name.startswith(f"{what}.")]
@@ -134,8 +150,13 @@ class FolderReader(EpisodicReader):
                 raise self._lacking(what, key, list(table))
         return keys
 
-    def _column(self, what: str, key: str | None, table: dict[str, np.ndarray]) -> np.ndarray:
-        """The column `key`, or the one named as `what`; zeros where there is none."""
+    def _column(
+        self,
+        what: str,
+        key: str | None,
+        table: dict[str, np.ndarray],
+    ) -> np.ndarray:
+        """The column `key`, or the one named as `what`; zeros if there is none."""
         if key is not None and key not in table:
             raise self._lacking(what, key, list(table))
         return table.get(key or what, np.zeros(len(next(iter(table.values())))))
@@ -149,6 +170,7 @@ class FolderReader(EpisodicReader):
             actions=actions,
             rewards=self._column("reward", self.keys.reward, table),
             success=self._column("success", self.keys.success, table) > 0,
+            # of the last row alone: an episode ends once
             terminated=bool(self._column("terminated", None, table)[-1] > 0),
             instruction=self._instruction(folder),
             info={"folder": folder.name},
@@ -158,11 +180,13 @@ class FolderReader(EpisodicReader):
         """Of the episode, or else of the dataset."""
         name = self.keys.instruction or _INSTRUCTION
         for path in (folder / name, self.root / name):
+            # `inside` first: the key may be a path such as ../../secret
             if inside(self.root, path).is_file():
                 return read_text(self.root, path).strip()
         if self.keys.instruction is not None:
             raise DataError(
-                f"{folder / name}: no such file to read as instruction; add it, there or in {self.root}"
+                f"{folder / name}: no such file to read as instruction; add it, there or in "
+                f"{self.root}"
             )
         return ""
 
@@ -170,54 +194,53 @@ class FolderReader(EpisodicReader):
         """Of the keys, or of the timestamps."""
         if "timestamp" in tables[0]:
             for folder, table in zip(self._folders, tables, strict=True):
-                steps = np.diff(table["timestamp"])
-                if not np.isfinite(table["timestamp"]).all() or (steps <= 0).any():
-                    row = int(np.argmax(~(steps > 0))) + 1
-                    raise DataError(
-                        f"{folder.path / _STEPS}: timestamp of step {row} is {table['timestamp'][row]}, after "
-                        f"{table['timestamp'][row - 1]}; times must rise: correct or drop the column"
-                    )
+                _check_rising(folder.path / _STEPS, table["timestamp"])
         if self.keys.control_hz is not None:
             return float(self.keys.control_hz)
+        # seconds from step to step, of all episodes
         steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
         if not len(steps):
             raise DataError(
-                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the key `control_hz`"
+                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the "
+                "key `control_hz`"
             )
         median = np.median(steps)
         even = np.abs(steps - median) <= _UNEVEN * median
         period = float(steps[even].mean())  # of many, since single times are rounded
         if not even.all():
             self.warnings.append(
-                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the others do"
+                f"{(~even).sum()} of {len(steps)} steps do not take about {period:.4g} s as the "
+                "others do"
             )
+        # 29.9998 is meant as 30; what rounds to 0 stays as it is
         return round(1 / period, 3) or 1 / period
 
-    # --- images -------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def _find_cameras(self, lengths: list[int]) -> dict[str, tuple[int, int]]:
-        """Camera -> (height, width); notes each episode's files. A camera of any episode is one of all."""
-        found, unread = set[str](), dict[str, None]()
+        """Camera -> (height, width); notes each episode's files. A camera of any episode is one of
+        all."""
+        found: set[str] = set()
+        unread: set[str] = set()
+        read = (_STEPS, _INSTRUCTION, self.keys.instruction)
         for folder in self._folders:
             for path in folder.path.iterdir():
                 if _is_camera(path):
                     found.add(path.stem if path.is_file() else path.name)
-                elif path.name not in (
-                    _STEPS,
-                    _INSTRUCTION,
-                    self.keys.instruction,
-                ) and not path.name.startswith("."):
-                    unread[path.name + ("/" if path.is_dir() else "")] = None
+                elif path.name not in read and not path.name.startswith("."):
+                    unread.add(path.name + ("/" if path.is_dir() else ""))
         if unread:
-            listed = ", ".join(sorted(unread)[:_LISTED]) + (
-                ", ..." if len(unread) > _LISTED else ""
-            )
+            listed = ", ".join(sorted(unread)[:_LISTED])
+            if len(unread) > _LISTED:
+                listed += ", ..."
             self.warnings.append(
-                f"in the episodes' folders {listed} are not read: frames are {', '.join(_PICTURES)}, videos {', '.join(_VIDEOS)}"
+                f"in the episodes' folders {listed} are not read: frames are "
+                f"{', '.join(_IMAGES)}, videos {', '.join(_VIDEOS)}"
             )
         there = sorted(found)
-        names = dict.fromkeys(there, "") if self.keys.cameras is None else self.keys.cameras
-        names = {camera: key or camera for camera, key in names.items()}
+        names = {camera: camera for camera in there}
+        if self.keys.cameras is not None:
+            names = {camera: key or camera for camera, key in self.keys.cameras.items()}
         for camera, key in names.items():
             if key not in there:
                 raise self._lacking(f"camera {camera!r}", key, there)
@@ -226,73 +249,96 @@ class FolderReader(EpisodicReader):
                 folder.frames[camera] = self._frames(folder.path, key, L)
         return {camera: self._size(self._folders[0].frames[camera]) for camera in names}
 
-    def _frames(self, folder: Path, key: str, L: int) -> list[Path] | Path:
+    def _frames(
+        self,
+        folder: Path,
+        key: str,
+        L: int,
+    ) -> list[Path] | Path:
         """A camera's files in an episode: as many images as steps, or a video."""
-        videos = [
-            folder / f"{key}{suffix}" for suffix in _VIDEOS if (folder / f"{key}{suffix}").is_file()
-        ]
+        videos = [folder / f"{key}{suffix}" for suffix in _VIDEOS]
+        videos = [path for path in videos if path.is_file()]
         place = inside(self.root, folder / key)
         if len(videos) + place.is_dir() != 1:
             found = ", ".join(path.name for path in videos) or "none"
             raise DataError(
-                f"{place}: expected a folder of frames or a video {key}.mp4, and one of them; found: {found}"
+                f"{place}: expected a folder of frames or a video {key}.mp4, and one of them; "
+                f"found: {found}"
             )
         if videos:
             return inside(self.root, videos[0])
-        pictures = sorted(
-            (p for p in place.iterdir() if p.suffix.lower() in _PICTURES), key=_frame_number
-        )
-        numbers = [_frame_number(path) for path in pictures]
-        for path, before, number in zip(pictures[1:], numbers, numbers[1:], strict=False):
-            if number != before + 1:
-                what = (
-                    f"frame {before + 1} is missing"
-                    if number > before
-                    else f"frame {number} is there twice"
-                )
-                raise DataError(f"{path}: {what}; restore the frames or drop the episode")
-        for path in pictures:
+        images = [path for path in place.iterdir() if path.suffix.lower() in _IMAGES]
+        # by number, not by name: frame_10 is after frame_9
+        images.sort(key=_frame_number)
+        numbers = [_frame_number(path) for path in images]
+        for path, before, number in zip(images[1:], numbers, numbers[1:], strict=False):
+            if number == before:
+                problem = f"frame {number} is there twice"
+            elif number > before + 1:
+                problem = f"frame {before + 1} is missing"
+            else:
+                continue
+            raise DataError(f"{path}: {problem}; restore the frames or drop the episode")
+        for path in images:
             inside(self.root, path)
-        if len(pictures) != L or (numbers and numbers[0] > 1):
+        # numbered from 0 or from 1: both are usual; a later start means that frames were lost
+        if len(images) != L or (numbers and numbers[0] > 1):
             spread = f", numbers {numbers[0]} to {numbers[-1]}" if numbers else ""
             raise DataError(
-                f"{place}: has {len(pictures)} frames{spread}; {_STEPS} has {L} rows: give one frame per row"
+                f"{place}: has {len(images)} frames{spread}; {_STEPS} has {L} rows: give one "
+                "frame per row"
             )
-        return pictures
+        return images
 
     def _size(self, frames: list[Path] | Path) -> tuple[int, int]:
         if isinstance(frames, Path):
             from vla.data.storage.video import VideoReader
 
             with VideoReader(frames) as video:
+                # no error: frames are found by number, and the rows say when they were seen
                 if abs(video.fps - self._hz) > 0.01 * self._hz:
                     self.warnings.append(
-                        f"{frames.name} plays at {video.fps:g} Hz, its rows follow at {self._hz:g} Hz"
+                        f"{frames.name} plays at {video.fps:g} Hz, its rows follow at "
+                        f"{self._hz:g} Hz"
                     )
                 return video.size
-        return picture_size(_bytes(frames[0]), str(frames[0]))
+        return file_image_size(_bytes(frames[0]), str(frames[0]))
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
-        for episode, first, lower, upper in self._spans(start, stop):
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
+        for episode, first, lower, upper in self._step_ranges(start, stop):
             frames = self._folders[episode].frames[camera]
             if isinstance(frames, Path):
-                pictures = self._video(frames, lower, upper, int(self.episodes["length"][episode]))
+                L = int(self.episodes["length"][episode])
+                images = self._video(frames, lower, upper, L)
             else:
-                pictures = (_bytes(path) for path in frames[lower:upper])
-            for step, picture in enumerate(pictures, start=lower):
-                yield first + step, picture
+                images = (_bytes(path) for path in frames[lower:upper])
+            for step, image in enumerate(images, start=lower):
+                yield first + step, image
 
-    def _video(self, path: Path, lower: int, upper: int, L: int) -> Iterator[Picture]:
+    def _video(
+        self,
+        path: Path,
+        lower: int,
+        upper: int,
+        L: int,
+    ) -> Iterator[Image]:
         from vla.data.storage.video import VideoReader
 
         with VideoReader(path) as video:
             if video.num_frames != L:
                 raise DataError(
-                    f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame per row"
+                    f"{path}: has {video.num_frames} frames, {_STEPS} {L} rows; give one frame "
+                    "per row"
                 )
             yield from video.frames(lower, upper)
 
     def fingerprint(self) -> str:
+        # of the images alone: numbers are read whenever the dataset is opened
         files = []
         for folder in self._folders:
             for frames in folder.frames.values():
@@ -300,10 +346,22 @@ class FolderReader(EpisodicReader):
         return fingerprint(self.root, files, self.keys.cameras)
 
 
+def _check_rising(path: Path, times: np.ndarray) -> None:
+    """Raises DataError naming the first step whose time is not after the one before."""
+    steps = np.diff(times)
+    if np.isfinite(times).all() and not (steps <= 0).any():
+        return
+    row = int(np.argmax(~(steps > 0))) + 1  # `not >` holds of NaN too
+    raise DataError(
+        f"{path}: timestamp of step {row} is {times[row]}, after {times[row - 1]}; times must "
+        "rise: correct or drop the column"
+    )
+
+
 def _is_camera(path: Path) -> bool:
     """Whether it is a video, or a folder with frames."""
     if path.is_dir():
-        return any(file.suffix.lower() in _PICTURES for file in path.iterdir())
+        return any(file.suffix.lower() in _IMAGES for file in path.iterdir())
     return path.suffix.lower() in _VIDEOS
 
 

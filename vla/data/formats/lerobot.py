@@ -1,4 +1,5 @@
-"""The native format: LeRobotDataset v3.0, images in parquet or videos, written here or by LeRobot."""
+"""The native format: LeRobotDataset v3.0, images in parquet or videos, written here or by
+LeRobot."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
@@ -21,6 +22,7 @@ from vla.data.formats.lerobot_parts.video import Segment, check_exist
 from vla.data.storage.video import TIME_TOLERANCE
 
 _TEXT_INDEX = "__index_level_0__"
+"""Where pandas puts an index without a name: tasks.parquet of LeRobot has the texts there."""
 
 
 @register("formats", "lerobot")
@@ -31,13 +33,16 @@ class LeRobotReader(LeRobotFolder):
 
     @classmethod
     def matches(cls, root: Path) -> bool:
+        # Also of an unknown or damaged version: this reader has the messages for it.
         return (root / schema.INFO).is_file() and not str(read_version(root)).startswith("v2.")
 
     def check_version(self) -> None:
-        path, version = self.root / schema.INFO, self.info.codebase_version
+        path = self.root / schema.INFO
+        version = self.info.codebase_version
         if version.startswith("v2."):
             raise DataError(
-                f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as lerobot_v2"
+                f"{path}: codebase_version is {version!r}, this reader needs v3.0; read it as "
+                "lerobot_v2"
             )
         if not version.startswith("v3."):
             raise DataError(
@@ -53,16 +58,17 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(
                 f"{self.root}: meta/episodes has no parquet file; copy it from the dataset's source"
             )
+        remedy = (
+            "it holds the table of episodes: copy it from the dataset's source or collect again"
+        )
         tables = []
         for file in files:
-            remedy = (
-                "it holds the table of episodes: copy it from the dataset's source or collect again"
-            )
             with opened_parquet(inside(self.root, file), remedy) as parquet:
-                names = [
-                    name for name in parquet.schema_arrow.names if not name.startswith("stats/")
-                ]
-                # pandas would obey, and stumble over, what another library wrote for it into the file.
+                stored = parquet.schema_arrow.names
+                # statistics are most of the table, and not read here
+                names = [name for name in stored if not name.startswith("stats/")]
+                # ignore_metadata: pandas would obey, and stumble over, what another library wrote
+                # for it into the file.
                 table = parquet.read(columns=names).to_pandas(ignore_metadata=True)
             count_columns(
                 table,
@@ -73,18 +79,21 @@ class LeRobotReader(LeRobotFolder):
         total = int(self.info.total_episodes or 0)
         found = pd.concat(tables, ignore_index=True).sort_values("episode_index", ignore_index=True)
         episodes = found.head(total)
-        if (
-            len(found) > total and not (self.root / schema.SPEC).exists()
-        ):  # in ours these are not committed yet
+        # In ours the rest is not committed yet, and no reason for a warning.
+        is_ours = (self.root / schema.SPEC).exists()
+        if len(found) > total and not is_ours:
             self.warn(
-                f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has {len(found)}: the rest is left out"
+                f"{self.root / schema.INFO}: total_episodes is {total}, the episodes table has "
+                f"{len(found)}: the rest is left out"
             )
         place = f"{self.root}: the episodes table"
         if len(episodes) < total:
             raise DataError(
-                f"{self.root}: info.json says {total} episodes, the episodes table has {len(episodes)} "
-                f"(indices {episodes['episode_index'].min()} to {episodes['episode_index'].max()}); restore meta/episodes"
+                f"{self.root}: info.json says {total} episodes, the episodes table has "
+                f"{len(episodes)} (indices {episodes['episode_index'].min()} to "
+                f"{episodes['episode_index'].max()}); restore meta/episodes"
             )
+        # `source`: with a split chosen, an episode's place here is another than its index there
         episodes = episodes.rename(columns={"episode_index": "source", "dataset_from_index": "row"})
         check_episodes(episodes, place)
         self._check_lengths(episodes)
@@ -95,135 +104,142 @@ class LeRobotReader(LeRobotFolder):
                 )
         if "tasks" not in episodes:
             episodes["tasks"] = [[] for _ in range(total)]
-        episodes["tasks"] = [
-            list(tasks) if isinstance(tasks, list | np.ndarray) else []
-            for tasks in episodes["tasks"]
+        lists = [
+            tasks if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]
         ]
+        episodes["tasks"] = [list(tasks) for tasks in lists]
         return episodes
 
     def _check_lengths(self, episodes: pd.DataFrame) -> None:
-        row, length, stop = (
-            episodes[name].to_numpy() for name in ("row", "length", "dataset_to_index")
-        )
+        row = episodes["row"].to_numpy()
+        length = episodes["length"].to_numpy()
+        stop = episodes["dataset_to_index"].to_numpy()
+        # Episodes that were taken out leave gaps between the rows of the others.
         whole = episodes["source"].iloc[-1] == len(episodes) - 1
         follows = row[1:] == stop[:-1] if whole else row[1:] >= stop[:-1]
         if (stop - row != length).any() or not follows.all() or (whole and row[0] != 0):
             raise DataError(
-                f"{self.root}: lengths and dataset_from_index of the episodes table contradict; restore meta/episodes"
+                f"{self.root}: lengths and dataset_from_index of the episodes table contradict; "
+                "restore meta/episodes"
             )
 
     def read_tasks(self) -> dict[int, str]:
         path = self.root / schema.TASKS
         if not path.exists():
             raise DataError(
-                f"{path}: no such file, so the instructions are lost; copy it from the dataset's source"
+                f"{path}: no such file, so the instructions are lost; copy it from the dataset's "
+                "source"
             )
-        with opened_parquet(
-            inside(self.root, path), f"it holds the instructions: {SOURCE}"
-        ) as parquet:
+        remedy = f"it holds the instructions: {SOURCE}"
+        with opened_parquet(inside(self.root, path), remedy) as parquet:
             table = parquet.read()
             text = "task" if "task" in table.column_names else _TEXT_INDEX
-            if missing := [name for name in ("task_index", text) if name not in table.column_names]:
-                raise DataError(
-                    f"{path}: lacks the column {missing[0]!r}; copy it from the dataset's source"
-                )
-            pairs = list(
-                zip(
-                    table.column("task_index").to_pylist(),
-                    table.column(text).to_pylist(),
-                    strict=True,
-                )
-            )
-        # A writer that was interrupted may have left instructions of episodes that were never finished.
+            for name in ("task_index", text):
+                if name not in table.column_names:
+                    raise DataError(
+                        f"{path}: lacks the column {name!r}; copy it from the dataset's source"
+                    )
+            indices = table.column("task_index").to_pylist()
+            texts = table.column(text).to_pylist()
+        # A writer that was interrupted may have left instructions of episodes that were never
+        # finished. Those of the table count all the same: not all makers write total_tasks.
         used = set(self._table["task_index"]) if "task_index" in self._table else set()
-        total = self.info.total_tasks or len(pairs)
-        return {
-            i: task for i, task in collect_tasks(pairs, str(path)).items() if i < total or i in used
-        }
+        total = self.info.total_tasks or len(indices)
+        tasks = collect_tasks(list(zip(indices, texts, strict=True)), str(path))
+        return {index: task for index, task in tasks.items() if index < total or index in used}
 
     def data_paths(self) -> list[Path]:
         files = sorted((self.root / "data").glob("*/*.parquet"))
         if not files:
             raise DataError(
-                f"{self.root}: data has no parquet file; copy the data folder from the dataset's source"
+                f"{self.root}: data has no parquet file; copy the data folder from the dataset's "
+                "source"
             )
         return files
 
     def remedy(self, file: Path) -> str:
-        table, path = self._table, self.info.data_path or schema.DATA_PATH
+        table = self._table
+        template = self.info.data_path or schema.DATA_PATH
         if not {"data/chunk_index", "data/file_index"} <= set(table):
             return "copy the file from the dataset's source or collect again"
-        told = f"{self.root / schema.INFO}: data_path"
+        source = f"{self.root / schema.INFO}: data_path"
         files = zip(table["data/chunk_index"], table["data/file_index"], strict=True)
-        names = [
-            fill(path, told, chunk_index=_whole(chunk), file_index=_whole(number))
-            for chunk, number in files
-        ]
-        lost = [i for i, name in enumerate(names) if self.root / name == file]
+        lost = []
+        for episode, (chunk, number) in enumerate(files):
+            name = fill(template, source, chunk_index=_whole(chunk), file_index=_whole(number))
+            if self.root / name == file:
+                lost.append(episode)
         if not lost:
             return "no episode is in it: delete the file"
         return (
-            f"episodes {lost[0]} to {lost[-1]} are lost, the other {len(table) - len(lost)} of {len(table)} are readable: "
-            "copy the file from the dataset's source or collect again"
+            f"episodes {lost[0]} to {lost[-1]} are lost, the other {len(table) - len(lost)} of "
+            f"{len(table)} are readable: copy the file from the dataset's source or collect again"
         )
 
     def find_video(self, feature: str) -> list[Segment] | None:
-        table, prefix = self._table, f"videos/{feature}/"
-        chunk, file, time, crc32 = (
-            prefix + name for name in ("chunk_index", "file_index", "from_timestamp", "crc32")
-        )
+        table = self._table
+        place = f"{self.root}: the episodes table"
+        chunk = f"videos/{feature}/chunk_index"
+        file = f"videos/{feature}/file_index"
+        time = f"videos/{feature}/from_timestamp"
+        crc32 = f"videos/{feature}/crc32"  # of ours alone
         if time not in table:
             return None
-        count_columns(
-            table,
-            [chunk, file, *([crc32] if crc32 in table else [])],
-            f"{self.root}: the episodes table",
-        )
+        counts = [chunk, file]
+        if crc32 in table:
+            counts.append(crc32)
+        count_columns(table, counts, place)
         table[time] = pd.to_numeric(table[time], errors="coerce")
-        template, told = (
-            self.info.video_path or schema.VIDEO_PATH,
-            f"{self.root / schema.INFO}: video_path",
-        )
+        template = self.info.video_path or schema.VIDEO_PATH
+        source = f"{self.root / schema.INFO}: video_path"
         paths: dict[str, Path] = {}
         segments = []
         for row in table.to_dict("records"):
             name = fill(
-                template, told, video_key=feature, chunk_index=row[chunk], file_index=row[file]
+                template, source, video_key=feature, chunk_index=row[chunk], file_index=row[file]
             )
-            if name not in paths:
+            if name not in paths:  # resolving a path asks the disk: once per file, not per episode
                 paths[name] = named_path(self.root, name, "video_path of info.json")
             first = self._frame_at(feature, row["source"], row[time])
             segments.append(
                 Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32))
             )
-        _check_apart(segments, feature, f"{self.root}: the episodes table")
+        _check_apart(segments, feature, place)
         check_exist(segments, feature)
         return segments
 
     def _frame_at(self, feature: str, episode: int, time: float) -> int:
         """The number of the frame at `time` seconds, which must be a frame's time."""
-        place = f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} is {time:g}"
+        place = (
+            f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} "
+            f"is {time:g}"
+        )
         if not (np.isfinite(time) and time >= 0):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
+        # The nearest frame, if that is meant: a time between two frames is of another rate.
         first = round(time * self.info.fps)
         if abs(first / self.info.fps - time) > TIME_TOLERANCE:
             raise DataError(
-                f"{place}, which is between two frames at {self.info.fps:g} fps; restore meta/episodes"
+                f"{place}, which is between two frames at {self.info.fps:g} fps; restore "
+                "meta/episodes"
             )
         return first
 
 
 def _whole(value: Any) -> int:
-    """A number of a file; -1, which no file has, where the table is damaged."""
-    return int(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else -1
+    """A number of a file; -1, which no file has, if the table is damaged."""
+    is_number = isinstance(value, int | float | np.number) and np.isfinite(value)
+    return int(value) if is_number else -1
 
 
 def _check_apart(segments: list[Segment], feature: str, place: str) -> None:
     """Two episodes never show the same frame."""
+    # in this order, two that overlap are neighbours
     ordered = sorted(segments, key=lambda segment: (segment.path, segment.first))
     for one, other in pairwise(ordered):
         if one.path == other.path and one.first + one.length > other.first:
             raise DataError(
-                f"{place}: {feature!r} of episode {one.episode} ({one.length} frames from frame {one.first}) runs into "
-                f"episode {other.episode} (from frame {other.first}) in {one.path.name}; restore meta/episodes"
+                f"{place}: {feature!r} of episode {one.episode} ({one.length} frames from frame "
+                f"{one.first}) runs into episode {other.episode} (from frame {other.first}) in "
+                f"{one.path.name}; restore meta/episodes"
             )

@@ -1,4 +1,5 @@
-"""LeRobotDataset v2.0 and v2.1: one parquet file and one video per episode, tables as lines of JSON."""
+"""LeRobotDataset v2.0 and v2.1: one parquet file and one video per episode, tables as lines of
+JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
 from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.checks import first_frames
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.paths import fill, named_path
@@ -25,8 +27,10 @@ VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_inde
 
 @register("formats", "lerobot_v2")
 class LeRobotV2Reader(LeRobotFolder):
-    """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage: they are renumbered."""
+    """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage:
+    they are renumbered."""
 
+    # info.json may list features that were never recorded: they are left out, with a warning
     strict_columns = False
 
     @classmethod
@@ -37,8 +41,8 @@ class LeRobotV2Reader(LeRobotFolder):
         version = self.info.codebase_version
         if not version.startswith("v2."):
             raise DataError(
-                f"{self.root / schema.INFO}: codebase_version is {version!r}, this reader needs v2.0 or v2.1; "
-                "leave the format out, or read v3.0 as lerobot"
+                f"{self.root / schema.INFO}: codebase_version is {version!r}, this reader needs "
+                "v2.0 or v2.1; leave the format out, or read v3.0 as lerobot"
             )
 
     def read_table(self) -> pd.DataFrame:
@@ -46,54 +50,66 @@ class LeRobotV2Reader(LeRobotFolder):
         rows = read_json_lines(self.root, path, f"it holds the table of episodes: {SOURCE}")
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
-        names = ("episode_index", "length", "tasks")
-        table = pd.DataFrame(
-            {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}
-        )
+        table = pd.DataFrame()
+        for name in ("episode_index", "length", "tasks"):
+            # object: pandas would turn a list of counts with one gap into floats
+            table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
         count_columns(table, ["episode_index", "length"], str(path))
+        # one text instead of a list of them is taken, too
         table["tasks"] = [tasks if isinstance(tasks, list) else [tasks] for tasks in table["tasks"]]
-        table = table.rename(columns={"episode_index": "source"}).sort_values(
-            "source", ignore_index=True
-        )
+        table = table.rename(columns={"episode_index": "source"})
+        table = table.sort_values("source", ignore_index=True)
         check_episodes(table, str(path))
         if self.info.total_episodes not in (None, len(table)):
             self.warn(
-                f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, {EPISODES} has {len(table)}; "
-                "the latter are read"
+                f"{self.root / schema.INFO}: total_episodes is {self.info.total_episodes}, "
+                f"{EPISODES} has {len(table)}; the latter are read"
             )
         # Rows are counted over the files of all episodes; a split then reads its own files only.
-        table["row"] = np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(np.int64)
+        table["row"] = first_frames(table["length"].to_numpy())
         return table
 
     def read_tasks(self) -> dict[int, str]:
         path = self.root / TASKS
         rows = read_json_lines(self.root, path, f"it holds the instructions: {SOURCE}")
-        return collect_tasks([(row.get("task_index"), row.get("task")) for row in rows], str(path))
+        pairs = [(row.get("task_index"), row.get("task")) for row in rows]
+        return collect_tasks(pairs, str(path))
 
     def data_paths(self) -> list[Path]:
+        # The table is that of the chosen split by now: its first row is row 0 of its files.
         self._table["row"] = self._table["row"] - self._table["row"].iloc[0]
         template = self.info.data_path or DATA_PATH
         return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
 
-    def _path(self, template: str, key: str, source: int, **values: str) -> Path:
-        told = f"{self.root / schema.INFO}: {key}"
+    def _path(
+        self,
+        template: str,
+        key: str,
+        source: int,
+        **values: str,
+    ) -> Path:
+        where = f"{self.root / schema.INFO}: {key}"
         chunk = source // self.info.chunks_size
-        name = fill(template, told, episode_chunk=chunk, episode_index=source, **values)
+        name = fill(template, where, episode_chunk=chunk, episode_index=source, **values)
         return named_path(self.root, name, f"{key} of info.json")
 
     def remedy(self, file: Path) -> str:
         return (
-            f"one episode is in it, the other {len(self._table) - 1} of {len(self._table)} are readable: copy the file "
-            f"from the dataset's source, or drop the episode's line from {EPISODES}"
+            f"one episode is in it, the other {len(self._table) - 1} of {len(self._table)} are "
+            "readable: copy the file from the dataset's source, or drop the episode's line from "
+            f"{EPISODES}"
         )
 
     def _check_files(self, rows: np.ndarray) -> None:
+        # One file per episode: a file that is too long would shift all later episodes.
         length = self._table["length"].to_numpy()
-        if (wrong := rows != length).any():
+        wrong = rows != length
+        if wrong.any():
             place = int(wrong.argmax())
             raise DataError(
-                f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says {length[place]} for episode "
-                f"{self._table['source'].iloc[place]}; correct it there, or restore the file"
+                f"{self._files.paths[place]}: has {rows[place]} rows, {EPISODES} says "
+                f"{length[place]} for episode {self._table['source'].iloc[place]}; correct it "
+                "there, or restore the file"
             )
 
     def find_video(self, feature: str) -> list[Segment] | None:
@@ -102,7 +118,9 @@ class LeRobotV2Reader(LeRobotFolder):
         for source, length in zip(self._table["source"], self._table["length"], strict=True):
             path = self._path(template, "video_path", int(source), video_key=feature)
             segments.append(Segment(path, int(source), 0, int(length), alone=True))
-        if not any(folder.is_dir() for folder in {segment.path.parent for segment in segments}):
+        # No folder at all: the camera was declared and never recorded. One missing file is damage.
+        folders = {segment.path.parent for segment in segments}
+        if not any(folder.is_dir() for folder in folders):
             return None
         check_exist(segments, feature)
         return segments

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -22,7 +22,7 @@ from vla.data.formats.common.episodic_reader import (
     dimension_names,
 )
 from vla.data.formats.common.files import fingerprint, inside
-from vla.data.formats.common.image_size import picture_size
+from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.rlds_parts.features import (
     FEATURES,
     Feature,
@@ -35,7 +35,7 @@ from vla.data.formats.rlds_parts.features import (
 from vla.data.formats.rlds_parts.tfrecord import Example, index_records, read_record
 
 ASSUMED_HZ = 5.0
-"""Where the keys do not say: TFDS stores no control rate. It is that of Bridge."""
+"""If the keys do not say: TFDS stores no control rate. It is that of Bridge."""
 _OBSERVATION = "steps/observation/"
 _STATES = (
     "observation/state",
@@ -73,7 +73,8 @@ class _Record:
 class RLDSReader(EpisodicReader):
     """Reads a TFDS folder `.../name/version`, or `.../name` in its newest version.
 
-    Opening reads every record once, for numbers and checksums; images are read again when they are asked for.
+    Opening reads every record once, for numbers and checksums; images are read again when they are
+    asked for.
     """
 
     @classmethod
@@ -85,9 +86,8 @@ class RLDSReader(EpisodicReader):
         self._folder = inside(root, version_folder(root))
         self._features = read_features(self._folder)
         info, shards = read_info(self._folder, self.keys.split)
-        self.metadata = {
-            key: info[key] for key in ("name", "version", "description", "citation") if key in info
-        }
+        kept = ("name", "version", "description", "citation")
+        self.metadata = {key: info[key] for key in kept if key in info}
         self._actions = self._numeric("action", self.keys.action, ("action", "actions"))
         self._states = self._numeric("state", self.keys.state, _STATES)
         self._rewards = self._one("reward", self.keys.reward, ("reward",))
@@ -97,15 +97,13 @@ class RLDSReader(EpisodicReader):
         )
         self._cameras = self._find_cameras()
         if not self._actions:
-            raise self._lacking(
-                "action", "action", [f.name for f in self._features.values() if f.is_numeric]
-            )
+            raise self._lacking("action", "action", self._numeric_names(""))
         self._blank: dict[str, int] = dict.fromkeys(self._cameras, 0)
         self._sizes: dict[str, tuple[int, int]] = {}
         self._records: list[_Record] = []
         self._read(shards, name=str(info.get("name", root.name)))
 
-    # --- what is read as what -----------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _feature(self, key: str) -> Feature | None:
         """By its name, with or without `steps/`."""
@@ -114,47 +112,47 @@ class RLDSReader(EpisodicReader):
     def _numeric(
         self, what: str, keys: list[str] | None, conventions: tuple[str, ...]
     ) -> list[Feature]:
-        """The features side by side: those of `keys`, or the first convention; of a dictionary all, sorted."""
+        """The features side by side: those of `keys`, or the first convention; of a dictionary all,
+        sorted."""
         if keys is not None:
             return [feature for key in keys for feature in self._needed(what, key)]
         for key in conventions:
-            if found := self._under(key):
+            found = self._under(key)
+            if found:
                 return found
         if what == "state":
-            numeric = [
-                f.name
-                for f in self._features.values()
-                if f.is_numeric and f.name.startswith(_OBSERVATION)
-            ]
+            numeric = self._numeric_names(_OBSERVATION)
             self.warnings.append(
                 f"no state is read; the key `state` can name: {', '.join(numeric) or 'none'}"
             )
         return []
 
+    def _numeric_names(self, prefix: str) -> list[str]:
+        """Names of the features of numbers that begin with `prefix`."""
+        numeric = [feature.name for feature in self._features.values() if feature.is_numeric]
+        return [name for name in numeric if name.startswith(prefix)]
+
     def _under(self, key: str) -> list[Feature]:
         feature = self._feature(key)
         if feature is not None:
             return [feature] if feature.is_numeric else []
-        inner = [
-            f
-            for f in self._features.values()
-            if f.name.startswith(f"steps/{key.removeprefix('steps/')}/")
-        ]
-        return sorted((f for f in inner if f.is_numeric), key=lambda f: f.name)
+        names = self._numeric_names(f"steps/{key.removeprefix('steps/')}/")
+        # sorted: the order of a dictionary in features.json is that of its writer
+        return [self._features[name] for name in sorted(names)]
 
     def _needed(self, what: str, key: str) -> list[Feature]:
         found = [f for f in self._under(key) if f.name.startswith("steps/")]
         if not found:
-            known = [
-                f.name
-                for f in self._features.values()
-                if f.is_numeric and f.name.startswith("steps/")
-            ]
-            raise self._lacking(what, key, known)
+            raise self._lacking(what, key, self._numeric_names("steps/"))
         return found
 
     def _one(
-        self, what: str, key: str | None, conventions: tuple[str, ...], *, text: bool = False
+        self,
+        what: str,
+        key: str | None,
+        conventions: tuple[str, ...],
+        *,
+        text: bool = False,
     ) -> Feature | None:
         """One number per step, or a text."""
 
@@ -170,32 +168,33 @@ class RLDSReader(EpisodicReader):
         return None
 
     def _find_cameras(self) -> dict[str, Feature]:
-        pictures = [
-            f for f in self._features.values() if f.is_picture and f.name.startswith("steps/")
-        ]
-        if self.keys.cameras is None:
-            chosen = [f for f in pictures if f.name.startswith(_OBSERVATION)]
-            return {
-                camera_name(f.name.removeprefix(_OBSERVATION)): f
-                for f in sorted(chosen, key=lambda f: f.name)
-            }
+        images = [f for f in self._features.values() if f.is_image and f.name.startswith("steps/")]
         cameras = {}
+        if self.keys.cameras is None:
+            for feature in sorted(images, key=lambda feature: feature.name):
+                if feature.name.startswith(_OBSERVATION):
+                    cameras[camera_name(feature.name.removeprefix(_OBSERVATION))] = feature
+            return cameras
         for camera, key in self.keys.cameras.items():
-            feature = self._feature(key) or self._feature(f"observation/{key}")
-            if feature is None or feature not in pictures:
-                raise self._lacking(f"camera {camera!r}", key, [f.name for f in pictures])
-            cameras[camera] = feature
+            found = self._feature(key) or self._feature(f"observation/{key}")
+            if found is None or found not in images:
+                raise self._lacking(f"camera {camera!r}", key, [f.name for f in images])
+            cameras[camera] = found
         return cameras
 
-    # --- the pass over all records ------------------------------------------------------------------
+    # --- the pass over all records ----------------------------------------------------------------
 
     def _read(self, shards: list[Shard], name: str) -> None:
-        episodes, empty = [], 0
+        # All of it, once: TFDS stores neither the lengths of episodes nor limits of actions.
+        episodes = []
+        empty = 0
         for shard in shards:
             places = index_records(shard.path)
+            # a file that was cut off between two records looks whole
             if len(places) != shard.episodes:
                 raise DataError(
-                    f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy it again"
+                    f"{shard.path}: holds {len(places)} records, expected {shard.episodes}; copy "
+                    "it again"
                 )
             with open(shard.path, "rb") as file:
                 for number, (place, length) in enumerate(places):
@@ -205,20 +204,16 @@ class RLDSReader(EpisodicReader):
                     if len(episode.actions):
                         episodes.append(episode)
                         self._records.append(record)
-                    empty += not len(episode.actions)
+                    else:
+                        empty += 1
         if empty:
             self.warnings.append(f"{empty} episodes without steps are left out")
-        parts = {"state": self._states, "action": self._actions}
-        names = {
-            what: dimension_names([(f.name, f.width) for f in features])
-            for what, features in parts.items()
-        }
         control_hz = self._control_rate(None, ASSUMED_HZ)
         self._assemble(
             episodes,
             cameras=self._seen_cameras(),
-            state_names=names["state"],
-            action_names=names["action"],
+            state_names=dimension_names([(f.name, f.width) for f in self._states]),
+            action_names=dimension_names([(f.name, f.width) for f in self._actions]),
             control_hz=control_hz,
             unnamed_task=name,
         )
@@ -244,14 +239,16 @@ class RLDSReader(EpisodicReader):
 
     def _terminated(self, example: Example, L: int, where: str) -> bool:
         """Whether the last step is terminal: by `is_terminal`, or else by a discount of 0."""
-        for name, ends in (("is_terminal", lambda v: v > 0), ("discount", lambda v: v == 0)):
+        # not by `is_last`, which time limits set too
+        for name in ("is_terminal", "discount"):
             feature = self._feature(name)
             if feature is not None and feature.is_numeric and L:
-                return bool(ends(_matrix(example, [feature], L, where)[-1, 0]))
+                last = _matrix(example, [feature], L, where)[-1, 0]
+                return bool(last > 0 if name == "is_terminal" else last == 0)
         return False
 
     def _text(self, example: Example, where: str) -> str:
-        """The first that is not empty."""
+        """The first instruction of the episode's steps that is not empty."""
         feature = self._instruction
         values = None if feature is None else example.get(feature.name)
         if feature is None or values is None:
@@ -260,10 +257,9 @@ class RLDSReader(EpisodicReader):
             if isinstance(values, list):
                 texts = [value.decode() for value in values]
             else:
-                texts = [
-                    bytes(codes[codes > 0].tolist()).decode()
-                    for codes in values.reshape(-1, feature.width)
-                ]
+                # one row of byte values per step, filled up with zeros
+                rows = values.reshape(-1, feature.width)
+                texts = [bytes(codes[codes > 0].tolist()).decode() for codes in rows]
         except ValueError as error:
             raise DataError(
                 f"{where}: {feature.name!r} is no UTF-8 text: {error}; choose another key"
@@ -274,23 +270,29 @@ class RLDSReader(EpisodicReader):
         """What stands beside the steps: single numbers and texts."""
         info: dict[str, Scalar] = {"split": record.shard.split}
         for feature in self._features.values():
-            values = (
-                None
-                if feature.name.startswith("steps/") or not feature.plain
-                else example.get(feature.name)
-            )
+            if feature.name.startswith("steps/") or not feature.plain:
+                continue
+            values = example.get(feature.name)
             if values is None or len(values) != 1:
                 continue
-            key, value = feature.name.removeprefix("episode_metadata/"), values[0]
+            key = feature.name.removeprefix("episode_metadata/")
+            value = values[0]
             if isinstance(value, bytes):
                 if feature.kind == "text":
                     info[key] = value.decode(errors="replace")
-            elif np.isfinite(value):
+            elif np.isfinite(value):  # info is saved as strict JSON
                 info[key] = bool(value) if feature.dtype == "bool" else value.item()
         return info
 
-    def _measure(self, camera: str, feature: Feature, example: Example, L: int, where: str) -> None:
-        """Counts the camera's empty images, and finds its size where features.json does not say."""
+    def _measure(
+        self,
+        camera: str,
+        feature: Feature,
+        example: Example,
+        L: int,
+        where: str,
+    ) -> None:
+        """Counts the camera's empty images, and finds its size if features.json does not say."""
         if feature.kind == "tensor":
             self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
             if len(example.numbers(feature.name)) != L * feature.width:
@@ -300,11 +302,13 @@ class RLDSReader(EpisodicReader):
             return
         files = _files(example, feature, L, where)
         self._blank[camera] += sum(not data for data in files)
-        if camera not in self._sizes:
-            if min(feature.shape[:2]) > 0:
-                self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
-            elif data := next(filter(None, files), None):
-                self._sizes[camera] = picture_size(data, f"{where}: {feature.name!r}")
+        if camera in self._sizes:
+            return
+        there = [data for data in files if data]
+        if min(feature.shape[:2]) > 0:  # -1: of any size
+            self._sizes[camera] = feature.shape[:2]  # type: ignore[assignment]
+        elif there:
+            self._sizes[camera] = file_image_size(there[0], f"{where}: {feature.name!r}")
 
     def _seen_cameras(self) -> dict[str, tuple[int, int]]:
         """The cameras with images; those that never have one are left out."""
@@ -319,38 +323,36 @@ class RLDSReader(EpisodicReader):
                 )
         return {camera: self._sizes[camera] for camera in self._cameras if camera in self._sizes}
 
-    # --- images -------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
-        feature, size = self._cameras[camera], self.spec.cameras[camera]
-        for episode, first, lower, upper in self._spans(start, stop):
-            record, L = self._records[episode], int(self.episodes["length"][episode])
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
+        feature = self._cameras[camera]
+        size = self.spec.cameras[camera]
+        for episode, first, lower, upper in self._step_ranges(start, stop):
+            record = self._records[episode]
+            L = int(self.episodes["length"][episode])
+            # A record is one episode with all its images: less than that cannot be read.
             example = self._example(record)
             if feature.kind == "tensor":
-                frames = example.numbers(feature.name)
-                if (
-                    frames.size != L * size[0] * size[1] * 3
-                    or frames.min() < 0
-                    or frames.max() > 255
-                ):
-                    raise DataError(
-                        f"{record.name}: {feature.name!r} has not {L} images; make the dataset again"
-                    )
-                for step, frame in enumerate(
-                    frames.reshape(L, *size, 3).astype(np.uint8)[lower:upper], start=lower
-                ):
-                    yield first + step, frame
+                frames = _frames(example, feature, L, size, record.name)
+                for step in range(lower, upper):
+                    yield first + step, frames[step]
                 continue
             files = _files(example, feature, L, record.name)
             for step in range(lower, upper):
+                # an empty string stands for an image that is missing
                 yield first + step, files[step] or np.zeros((*size, 3), np.uint8)
 
     def _example(self, record: _Record) -> Example:
         try:
             with open(record.shard.path, "rb") as file:
-                return Example(
-                    read_record(file, record.place, record.length, record.name), record.name
-                )
+                data = read_record(file, record.place, record.length, record.name)
+            return Example(data, record.name)
         except OSError as error:
             raise DataError(
                 f"{record.shard.path}: cannot be read: {error}; restore the file"
@@ -358,29 +360,54 @@ class RLDSReader(EpisodicReader):
 
     def fingerprint(self) -> str:
         files = {record.shard.path for record in self._records} | {self._folder / FEATURES}
-        return fingerprint(
-            self.root, files, self.keys.split, {c: f.name for c, f in self._cameras.items()}
-        )
+        cameras = {camera: feature.name for camera, feature in self._cameras.items()}
+        return fingerprint(self.root, files, self.keys.split, cameras)
 
 
-def _matrix(example: Example, features: list[Feature], L: int, where: str) -> np.ndarray:
+def _matrix(
+    example: Example,
+    features: list[Feature],
+    L: int,
+    where: str,
+) -> np.ndarray:
     """The features side by side as (L, D)."""
     parts = [np.zeros((L, 0), np.float32)]
     for feature in features:
         values = example.numbers(feature.name)
         if len(values) != L * feature.width:
             raise DataError(
-                f"{where}: {feature.name!r} has {len(values)} numbers, expected {feature.width} for each of {L} steps; "
-                "make the dataset again, or choose other keys"
+                f"{where}: {feature.name!r} has {len(values)} numbers, expected {feature.width} "
+                f"for each of {L} steps; make the dataset again, or choose other keys"
             )
         parts.append(values.reshape(L, feature.width))
     return np.concatenate(parts, axis=1)
 
 
-def _files(example: Example, feature: Feature, L: int, where: str) -> list[bytes]:
+def _frames(
+    example: Example,
+    feature: Feature,
+    L: int,
+    size: tuple[int, int],
+    where: str,
+) -> np.ndarray:
+    """uint8 (L, H, W, 3) of images that lie in the record as int64."""
+    values = example.numbers(feature.name)
+    # the range too: astype would take 256 for 0
+    if values.size != L * size[0] * size[1] * 3 or values.min() < 0 or values.max() > 255:
+        raise DataError(f"{where}: {feature.name!r} has not {L} images; make the dataset again")
+    return values.reshape(L, *size, 3).astype(np.uint8)
+
+
+def _files(
+    example: Example,
+    feature: Feature,
+    L: int,
+    where: str,
+) -> list[bytes]:
     files = example.files(feature.name)
     if len(files) != L:
         raise DataError(
-            f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset again"
+            f"{where}: {feature.name!r} has {len(files)} images for {L} steps; make the dataset "
+            "again"
         )
     return files

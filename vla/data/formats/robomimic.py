@@ -1,4 +1,5 @@
-"""robomimic datasets, and others of the same layout (LIBERO): one HDF5 file with a group for each demonstration.
+"""robomimic datasets, and others of the same layout (LIBERO): one HDF5 file with a group for each
+demonstration.
 
 L: steps of an episode.
 """
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vla.config import register
+from vla.common.registry import register
 from vla.data.errors import DataError
-from vla.data.format import KeyMap, Picture
+from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
@@ -27,8 +28,10 @@ from vla.data.formats.common.hdf5 import (
     check_stored,
     child,
     children,
+    dataset_at,
+    is_group,
+    is_image,
     is_numeric,
-    is_picture,
     leaves,
     matrix,
     opened,
@@ -37,7 +40,7 @@ from vla.data.formats.common.hdf5 import (
 from vla.data.formats.common.names import natural
 
 ASSUMED_HZ = 20.0
-"""Where neither keys nor file say: robosuite's default."""
+"""If neither keys nor file say: robosuite's default."""
 _SUFFIXES = (".hdf5", ".h5")
 _PROPRIOCEPTION = ("eef_pos", "eef_quat", "gripper_qpos")
 
@@ -58,7 +61,8 @@ class RobomimicReader(EpisodicReader):
             data = child(file, "data")
             if data is None:
                 raise DataError(
-                    f"{root}: has no group 'data' (it has: {', '.join(children(file))}); give a robomimic file"
+                    f"{root}: has no group 'data' (it has: {', '.join(children(file))}); give a "
+                    "robomimic file"
                 )
             self.metadata = self._attributes(data)
             self._demos = self._chosen(file, data)
@@ -70,33 +74,37 @@ class RobomimicReader(EpisodicReader):
             self._success = self._one(first, "success", self.keys.success, "success")
             self._read(data)
 
-    # --- what is read as what -----------------------------------------------------------------------
+    # --- what is read as what ---------------------------------------------------------------------
 
     def _attributes(self, data: Any) -> dict[str, Any]:
         """What the file says of its task: `env_args`, and LIBERO's `problem_info`."""
         found = {}
         for name in ("env_args", "problem_info"):
             if name in data.attrs:
-                found[name] = parse_json(
-                    text(data.attrs[name]), f"{self.root}: data.attrs[{name!r}]"
-                )
+                place = f"{self.root}: data.attrs[{name!r}]"
+                found[name] = parse_json(text(data.attrs[name]), place)
         return found
 
     def _chosen(self, file: Any, data: Any) -> list[str]:
-        """Names of the demonstrations, in order of their numbers; of one filter key where the keys name a split."""
+        """Names of the demonstrations, in order of their numbers; of one filter key if the keys
+        name a split."""
+        # A recorder that was stopped leaves groups without actions: no demonstrations.
         needed = None if self.keys.action else "actions"
         demos = [name for name in children(data) if _is_demo(child(data, name), needed)]
         if self.keys.split is not None:
-            masks = child(file, "mask")
+            masks = child(file, "mask")  # filter key -> names of demonstrations
             known = [] if masks is None else children(masks)
             if self.keys.split not in known:
                 raise DataError(
-                    f"{self.root}: no mask {self.keys.split!r}; it has: {', '.join(known) or 'none'}"
+                    f"{self.root}: no mask {self.keys.split!r}; it has: "
+                    f"{', '.join(known) or 'none'}"
                 )
             wanted = {text(name) for name in child(masks, self.keys.split)[()]}
-            if missing := sorted(wanted - set(demos), key=natural):
+            missing = sorted(wanted - set(demos), key=natural)
+            if missing:
                 raise DataError(
-                    f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in 'data'"
+                    f"{self.root}: mask {self.keys.split!r} names {missing[0]!r}, which is not in "
+                    "'data'"
                 )
             demos = [name for name in demos if name in wanted]
         if not demos:
@@ -107,33 +115,35 @@ class RobomimicReader(EpisodicReader):
 
     def _find_cameras(self, demo: Any) -> dict[str, str]:
         """Camera -> path below a demonstration."""
-        pictures = [name for name, dataset in leaves(demo).items() if is_picture(dataset)]
-        if self.keys.cameras is None:
-            own = [name for name in pictures if name.startswith("obs/")]
-            return {
-                re.sub(r"_image$", "", camera_name(name.removeprefix("obs/"))): name for name in own
-            }
+        images = [name for name, dataset in leaves(demo).items() if is_image(dataset)]
         found = {}
+        if self.keys.cameras is None:
+            for name in images:
+                # `next_obs/` holds the same images once more, a step later
+                if name.startswith("obs/"):
+                    camera = camera_name(name.removeprefix("obs/")).removesuffix("_image")
+                    found[camera] = name
+            return found
         for camera, key in self.keys.cameras.items():
-            matches = [name for name in (key, f"obs/{key}") if name in pictures]
+            matches = [name for name in (key, f"obs/{key}") if name in images]
             if not matches:
-                raise self._lacking(f"camera {camera!r}", key, pictures)
+                raise self._lacking(f"camera {camera!r}", key, images)
             found[camera] = matches[0]
         return found
 
     def _numeric(
-        self, demo: Any, what: str, keys: list[str] | None, default: list[str]
+        self,
+        demo: Any,
+        what: str,
+        keys: list[str] | None,
+        default: list[str],
     ) -> list[tuple[str, int]]:
         """(path below a demonstration, width) of what is put side by side."""
         found = []
         for key in default if keys is None else keys:
             place = self._find(demo, key)
             if place is None:
-                raise self._lacking(
-                    what,
-                    key,
-                    [name for name, dataset in leaves(demo).items() if is_numeric(dataset)],
-                )
+                raise self._lacking(what, key, _numeric_names(demo))
             dataset = child(demo, place)
             found.append((place, 1 if dataset.ndim == 1 else int(dataset.shape[1])))
         if what == "action" and not sum(width for _, width in found):
@@ -142,25 +152,29 @@ class RobomimicReader(EpisodicReader):
             )
         return found
 
-    def _one(self, demo: Any, what: str, key: str | None, default: str) -> str | None:
+    def _one(
+        self,
+        demo: Any,
+        what: str,
+        key: str | None,
+        default: str,
+    ) -> str | None:
         place = self._find(demo, key or default)
         if place is not None and child(demo, place).size == child(demo, place).shape[0]:
             return place
         if key is not None:
-            raise self._lacking(
-                what, key, [name for name, dataset in leaves(demo).items() if is_numeric(dataset)]
-            )
+            raise self._lacking(what, key, _numeric_names(demo))
         return None
 
     def _find(self, demo: Any, key: str) -> str | None:
         """Of numbers, with or without `obs/`."""
         for name in (key, f"obs/{key}"):
-            dataset = child(demo, name)
-            if dataset is not None and hasattr(dataset, "dtype") and is_numeric(dataset):
+            dataset = dataset_at(demo, name)
+            if dataset is not None and is_numeric(dataset):
                 return name
         return None
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _read(self, data: Any) -> None:
         arguments = self.metadata.get("env_args", {})
@@ -169,14 +183,14 @@ class RobomimicReader(EpisodicReader):
         # robosuite's sparse reward is 1 while the task is solved and 0 otherwise.
         sparse = settings.get("reward_shaping") is False
         episodes = [self._episode(child(data, name), name, sparse) for name in self._demos]
+        # one of them is one action: its dimensions are action_0, action_1, ...
+        actions = [("action" if n == "actions" else n, width) for n, width in self._actions]
         control_hz = self._control_rate(settings.get("control_freq"), ASSUMED_HZ)
         self._assemble(
             episodes,
             cameras=self._sizes(data),
             state_names=dimension_names(self._states),
-            action_names=dimension_names(
-                [(re.sub("^actions$", "action", name), width) for name, width in self._actions]
-            ),
+            action_names=dimension_names(actions),
             control_hz=control_hz,
             unnamed_task=str(arguments.get("env_name") or self.root.stem),
         )
@@ -184,34 +198,44 @@ class RobomimicReader(EpisodicReader):
     def _episode(self, demo: Any, name: str, sparse: bool) -> EpisodeNumbers:
         actions = self._matrix(demo, self._actions, None)
         L = len(actions)
-        stored = demo.attrs.get("num_samples")
+        stored = demo.attrs.get("num_samples")  # written when the demonstration was finished
         if not L or (stored is not None and int(stored) != L):
             raise DataError(
-                f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy the file again"
+                f"{self.root}: {name} has {L} actions, num_samples says {stored}; drop it or copy "
+                "the file again"
             )
-        rewards = self._matrix(demo, [(self._reward, 1)], L)[:, 0] if self._reward else np.zeros(L)
-        success = (
-            self._matrix(demo, [(self._success, 1)], L)[:, 0] > 0
-            if self._success
-            else sparse & (rewards > 0)
-        )
-        dones = (
-            self._matrix(demo, [("dones", 1)], L)[-1, 0] > 0
-            if child(demo, "dones") is not None
-            else False
-        )
+        rewards = self._single(demo, self._reward, L)
+        if self._success:
+            success = self._single(demo, self._success, L) > 0
+        else:
+            success = sparse & (rewards > 0)
+        dones = self._single(demo, "dones" if child(demo, "dones") is not None else None, L)
         return EpisodeNumbers(
             name=name,
             state=self._matrix(demo, self._states, L),
             actions=actions,
             rewards=rewards,
             success=success,
-            terminated=bool(dones),
+            terminated=bool(dones[-1] > 0),
             instruction=self._instruction(demo),
             info={"demo": name},
         )
 
-    def _matrix(self, demo: Any, parts: list[tuple[str, int]], L: int | None) -> np.ndarray:
+    def _single(
+        self,
+        demo: Any,
+        place: str | None,
+        L: int,
+    ) -> np.ndarray:
+        """(L,), zeros without a place."""
+        return np.zeros(L) if place is None else self._matrix(demo, [(place, 1)], L)[:, 0]
+
+    def _matrix(
+        self,
+        demo: Any,
+        parts: list[tuple[str, int]],
+        L: int | None,
+    ) -> np.ndarray:
         """(L, D)."""
         columns = [] if L is None else [np.zeros((L, 0), np.float32)]
         for name, width in parts:
@@ -224,34 +248,34 @@ class RobomimicReader(EpisodicReader):
             L = len(values) if L is None else L
             if values.shape != (L, width):
                 raise DataError(
-                    f"{self.root}: {dataset.name} has shape {dataset.shape}, expected {L} x {width}; drop the demonstration"
+                    f"{self.root}: {dataset.name} has shape {dataset.shape}, expected {L} x "
+                    f"{width}; drop the demonstration"
                 )
             columns.append(values)
         return np.concatenate(columns, axis=1)
 
     def _instruction(self, demo: Any) -> str:
-        """Of the key: an attribute or dataset of the demonstration or of the file; else wherever language is kept."""
-        data, settings = demo.parent, self.metadata.get("env_args", {}).get("env_kwargs")
+        """Of the key: an attribute or dataset of the demonstration or of the file; else wherever
+        language is kept."""
+        data = demo.parent
+        arguments = self.metadata.get("env_args", {})
+        stored = (arguments.get("env_kwargs"), arguments, self.metadata.get("problem_info"))
         names = ("lang", "language", "language_instruction", "instruction")
+        # Makers keep it in different places: that nearest to the demonstration counts.
         for name in (self.keys.instruction,) if self.keys.instruction is not None else names:
             for attributes in (demo.attrs, data.attrs):
                 if name in attributes and text(attributes[name]):
                     return text(attributes[name])
             for place in (name, f"obs/{name}"):
-                dataset = child(demo, place)
-                if dataset is not None and hasattr(dataset, "dtype") and dataset.size:
+                dataset = dataset_at(demo, place)
+                if dataset is not None and dataset.size:
                     return text(dataset[()])
-            for stored in (
-                settings,
-                self.metadata.get("env_args"),
-                self.metadata.get("problem_info"),
-            ):
-                if isinstance(stored, dict) and isinstance(stored.get(name), str):
-                    return str(stored[name])
+            for values in stored:
+                if isinstance(values, dict) and isinstance(values.get(name), str):
+                    return str(values[name])
         if self.keys.instruction is not None:
-            raise self._lacking(
-                "instruction", self.keys.instruction, [*demo.attrs, *data.attrs, *leaves(demo)]
-            )
+            known = [*demo.attrs, *data.attrs, *leaves(demo)]
+            raise self._lacking("instruction", self.keys.instruction, known)
         return ""
 
     def _sizes(self, data: Any) -> dict[str, tuple[int, int]]:
@@ -260,10 +284,10 @@ class RobomimicReader(EpisodicReader):
         for camera, place in self._cameras.items():
             first = tuple(data[self._demos[0]][place].shape[1:])
             for name in self._demos:
-                dataset = child(data[name], place)
-                shape = None if dataset is None or not hasattr(dataset, "dtype") else dataset.shape
+                dataset = dataset_at(data[name], place)
+                shape = None if dataset is None else dataset.shape
                 L = child(data[name], self._actions[0][0]).shape[0]
-                if shape != (L, *first) or not is_picture(dataset):
+                if shape != (L, *first) or not is_image(dataset):
                     raise DataError(
                         f"{self.root}: {name}/{place} is {shape}, expected uint8 {(L, *first)}; "
                         "drop the demonstration or leave the camera out"
@@ -272,17 +296,23 @@ class RobomimicReader(EpisodicReader):
             sizes[camera] = (int(first[0]), int(first[1]))
         return sizes
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         place = self._cameras[camera]
         with opened(self.root) as file:
-            for episode, first, lower, upper in self._spans(start, stop):
+            for episode, first, lower, upper in self._step_ranges(start, stop):
                 dataset = child(file, f"data/{self._demos[episode]}/{place}")
                 if dataset is None:
                     raise DataError(
-                        f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset again"
+                        f"{self.root}: {self._demos[episode]}/{place} went away; open the dataset "
+                        "again"
                     )
-                for step, picture in enumerate(blocks(dataset, lower, upper), start=lower):
-                    yield first + step, picture
+                for step, image in enumerate(blocks(dataset, lower, upper), start=lower):
+                    yield first + step, image
 
     def fingerprint(self) -> str:
         return fingerprint(self.root, [self.root], self._demos, self._cameras)
@@ -290,22 +320,23 @@ class RobomimicReader(EpisodicReader):
 
 def _is_demo(node: Any, needed: str | None) -> bool:
     """Whether it is a group, with what is `needed` in it."""
-    return hasattr(node, "keys") and (needed is None or child(node, needed) is not None)
+    return is_group(node) and (needed is None or child(node, needed) is not None)
+
+
+def _numeric_names(demo: Any) -> list[str]:
+    return [name for name, dataset in leaves(demo).items() if is_numeric(dataset)]
 
 
 def _default_state(demo: Any) -> list[str]:
-    """Of each robot position, orientation and gripper; where no robot has these, all numbers of `obs`, by name."""
+    """Of each robot position, orientation and gripper; if no robot has these, all numbers of `obs`,
+    by name."""
+    # robomimic's own choice for its policies from images: joint angles say the same again
     group = child(demo, "obs")
     if group is None:
         return []
     names = [name for name, dataset in leaves(group).items() if is_numeric(dataset)]
-    robots = sorted(
-        {m[1] for name in names if (m := re.fullmatch(r"(robot\d+)_eef_pos", name))}, key=natural
-    )
-    own = [
-        f"{robot}_{part}"
-        for robot in robots
-        for part in _PROPRIOCEPTION
-        if f"{robot}_{part}" in names
-    ]
+    matches = [re.fullmatch(r"(robot\d+)_eef_pos", name) for name in names]
+    robots = sorted({match[1] for match in matches if match}, key=natural)
+    own = [f"{robot}_{part}" for robot in robots for part in _PROPRIOCEPTION]
+    own = [name for name in own if name in names]
     return [f"obs/{name}" for name in own or names]

@@ -14,9 +14,9 @@ import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.common.progress import ProgressCallback
-from vla.data.episode import decode_png
+from vla.data.episode import decode_image
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 
 _BLOCK_BYTES = 16 * 2**20
@@ -63,7 +63,7 @@ def plan_blocks(ranges: Sequence[tuple[int, int]], frame_bytes: int) -> list[Blo
 
 
 def fill(
-    stream: Iterator[tuple[int, Picture]],
+    stream: Iterator[tuple[int, Image]],
     dataset: EpisodeDataset,
     camera: str,
     first: int,
@@ -85,7 +85,7 @@ def fill(
                 "restore the data folder"
             )
         try:
-            image = decode_png(picture) if isinstance(picture, bytes) else picture
+            image = decode_image(picture) if isinstance(picture, bytes) else picture
         except DataError as error:
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
         if image.shape != size:

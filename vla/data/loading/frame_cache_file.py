@@ -20,7 +20,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import threading
 import zlib
@@ -30,7 +29,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vla.common.atomic import sync_folder, write_json
+from vla.common.atomic import move_folder, write_json
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.loading.decoding import Advance, Block, each_block, fill, plan_blocks
@@ -187,12 +186,10 @@ class CameraCache:
                 f"{self.dataset.root}: changed while its frames were decoded; run again when it is "
                 "finished"
             )
-        _sync(file)
         of_blocks = [[block.row, len(block), checksums[block.row]] for block in blocks]
         sample = sampled_checksum(file)
         write_json(self.building / "key.json", {**self.key, "sample": sample, "blocks": of_blocks})
-        self.building.rename(self.folder)
-        sync_folder(self.folder.parent)
+        move_folder(self.building, self.folder)
         for name in ("plan.json", "journal.jsonl"):
             (self.folder / name).unlink()
 
@@ -325,7 +322,7 @@ class CameraCache:
 
 def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
     """What of the dataset is read as images: it decides which these are as much as the files."""
-    keys = getattr(dataset.reader, "keys", None)
+    keys = dataset.reader.keys
     if keys is None:
         return {}
     read_as: dict[str, Any] = keys.model_dump(
@@ -377,11 +374,6 @@ def sampled_checksum(path: Path) -> str:
             file.seek(int(place))
             digest.update(file.read(4096))
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _not_writable(base: Path, error: OSError) -> DataError:

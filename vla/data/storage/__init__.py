@@ -1,1 +1,1 @@
-"""See the files."""
+"""Files as such: video, images, checksums, locks, shared memory, and files that lie elsewhere."""

@@ -20,12 +20,13 @@ _POLL_SECONDS = 0.1
 
 
 class FileLock:
-    """A lock that the system holds on an open file, and lets go of when the process ends: no kill leaves it behind.
+    """A lock that the system holds on an open file, and releases when the process ends: no kill
+    leaves it behind.
 
     Two locks on one path exclude each other in one process, too. The file itself stays where it is.
 
     Args:
-        path: the file; made where it is missing.
+        path: the file; made if it is missing.
         shared: whether others may hold it as well, as long as they share it.
 
     Raises:
@@ -33,11 +34,12 @@ class FileLock:
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        self.path, self.shared = path, shared
+        self.path = path
+        self.shared = shared
         self._handle: int | None = None
 
     def try_acquire(self) -> bool:
-        """Takes the lock if nobody holds it against us."""
+        """Takes the lock if no other holder excludes it; returns whether it did."""
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             if fcntl is not None and not _locked(handle, self.shared):
@@ -45,10 +47,12 @@ class FileLock:
                 return False
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be locked: {error.strerror}; let the cache lie in a folder on a local disk that can "
-                "be written, or keep frames in memory (cache='ram')"
+                f"{self.path}: cannot be locked: {error.strerror}; let the cache lie in a folder "
+                "on a local disk that can be written, or keep frames in memory (cache='ram')"
             ) from error
-        if not _is_at(handle, self.path):  # its folder was deleted since it was opened
+        if not _is_at(handle, self.path):
+            # The folder was deleted and made again since the file was opened: this lock is on a
+            # file that nobody else will find.
             os.close(handle)
             return False
         self._handle = handle
@@ -62,8 +66,10 @@ class FileLock:
             time.sleep(_POLL_SECONDS)
 
     def release(self) -> None:
-        """Lets go. In a fork of the holder this leaves the holder's lock alone."""
+        """Releases the lock. In a fork of the holder this leaves the holder's lock alone."""
         if self._handle is not None:
+            # Closing, not LOCK_UN: a fork shares the open file, and unlocking there would take the
+            # lock from its parent. The file stays: another may be waiting on it.
             os.close(self._handle)
             self._handle = None
 
@@ -81,8 +87,11 @@ class FileLock:
 
 
 def _locked(handle: int, shared: bool) -> bool:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        # flock, not lockf: POSIX locks belong to the process, so two threads would both get them,
+        # and closing any handle of the file would release them.
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

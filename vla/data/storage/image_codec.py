@@ -1,42 +1,46 @@
-"""A picture of any dataset as a PNG file that the native format keeps, or as pixels."""
+"""An image of any dataset as a PNG file that the native format keeps, or as pixels."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
-from vla.data.episode import decode_png, encode_png
+from vla.data.episode import decode_image, encode_png
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = (8, 2)
 """Bit depth and colour type of 8-bit RGB in a PNG header."""
 
 
-def as_png(picture: Picture) -> bytes:
-    """A PNG file of 8-bit RGB. Such a file is passed on byte for byte, its checksums compared; all else is encoded.
+def as_png(image: Image) -> bytes:
+    """A PNG file of 8-bit RGB. Such a file is passed on byte for byte, its checksums compared; all
+    else is encoded.
 
-    Raises DataError where the picture is damaged, or has more than 8 bits a channel.
+    Raises DataError if the image is damaged, or has more than 8 bits a channel.
     """
-    if isinstance(picture, np.ndarray):
-        return encode_png(picture)
-    if picture[:8] == _PNG_SIGNATURE and tuple(picture[24:26]) == _RGB8:
-        _check_sums(picture)
-        return picture
-    return encode_png(decode_png(picture))
+    if isinstance(image, np.ndarray):
+        return encode_png(image)
+    if image[:8] == _PNG_SIGNATURE and tuple(image[24:26]) == _RGB8:
+        # Encoding again would cost the most time of a conversion and give the same pixels. But a
+        # copy of a damaged file would carry a new checksum of the dataset: hence the look at its
+        # own.
+        _check_sums(image)
+        return image
+    return encode_png(decode_image(image))
 
 
-def as_frame(picture: Picture) -> np.ndarray:
-    """uint8 (H, W, 3) RGB. Raises DataError where the picture is damaged."""
-    return decode_png(picture) if isinstance(picture, bytes) else picture
+def as_frame(image: Image) -> np.ndarray:
+    """uint8 (H, W, 3) RGB. Raises DataError if the image is damaged."""
+    return decode_image(image) if isinstance(image, bytes) else image
 
 
 def _check_sums(file: bytes) -> None:
     try:
-        with Image.open(io.BytesIO(file)) as image:
+        with PIL.Image.open(io.BytesIO(file)) as image:
             image.verify()
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(

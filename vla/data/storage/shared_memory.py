@@ -18,8 +18,8 @@ _GATE, _USERS = "gate.lock", "users.lock"
 class SharedFolder:
     """A folder that this process uses until it ends, or until this object is collected.
 
-    The last user removes it. What a killed last user left behind is removed by the next one that comes to `base`, or used
-    again if it is the folder of that name.
+    The last user removes it. What a killed last user left behind is removed by the next one that
+    comes to `base`, or used again if it is the folder of that name.
 
     Args:
         name: of the folder; processes that give the same name share it.
@@ -33,7 +33,8 @@ class SharedFolder:
     """
 
     def __init__(self, name: str, base: Path | None = None) -> None:
-        base = _own_folder() if base is None else base
+        if base is None:
+            base = _own_folder()
         base.mkdir(parents=True, exist_ok=True)
         self.path = base / name
         with FileLock(base / _GATE):
@@ -41,8 +42,10 @@ class SharedFolder:
                 if other.is_dir() and other != self.path:
                     _remove_unused(other)
             self.path.mkdir(exist_ok=True)
+            # Held by every user as long as it lives; whoever gets it alone knows that none is left.
             users = FileLock(self.path / _USERS, shared=True)
             users.acquire()
+        # not __del__: a finalizer also runs when the interpreter ends
         self._finalizer = weakref.finalize(self, _leave, base, self.path, users)
 
 
@@ -54,7 +57,8 @@ def _leave(base: Path, path: Path, users: FileLock) -> None:
 
 
 def _remove_unused(path: Path) -> None:
-    """Removes the folder unless some process uses it. The gate is held, so nobody comes meanwhile."""
+    """Removes the folder unless some process uses it. The gate must be held, so that no user comes
+    meanwhile."""
     if not path.exists():
         return
     lock = FileLock(path / _USERS)
@@ -71,9 +75,12 @@ def _own_folder() -> Path:
         )
     own = _SYSTEM / f"vla-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
+    # All users may write to shared memory: another may have put a folder or a link of this name
+    # there, to read our frames or to give us its own. lstat, since stat would follow the link.
     found = own.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise DataError(
-            f"{own}: belongs to another user or can be written by others; remove it, or use cache='disk'"
+            f"{own}: belongs to another user or can be written by others; remove it, or use "
+            "cache='disk'"
         )
     return own

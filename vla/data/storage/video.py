@@ -1,4 +1,5 @@
-"""Video files of constant rate: frame i is shown at i / fps seconds, and is found again by its number.
+"""Video files of constant rate: frame i is shown at i / fps seconds, and is found again by its
+number.
 
 L: frames, H and W: image height and width.
 """
@@ -24,8 +25,10 @@ TIME_TOLERANCE = 1e-4
 _MILLISECOND = 0.001
 """In which Matroska and WebM count: a frame's time may then be off by half of it."""
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+# each on its encoder's own scale: x264's default, and LeRobot's for SVT-AV1
 _DEFAULT_CRF = {"h264": 23, "av1": 30}
-# A file that claims to be a video may be a playlist, and make the library open other files: only containers, only local.
+# A file that claims to be a video may be a playlist, and make the library open other files or
+# addresses: only containers are read, and only from the disk.
 _OPENING = {"format_whitelist": "mov,mp4,matroska,webm,avi", "protocol_whitelist": "file"}
 
 
@@ -35,11 +38,14 @@ class VideoConfig(Config):
     codec: Literal["h264", "av1"] = "h264"
     """h264 plays everywhere and encodes fast; av1 makes smaller files."""
     crf: int | None = Field(default=None, ge=0, le=63)
-    """Quality, lower is better and larger; 23 for h264 (to 51) and 30 for av1 (to 63) by default."""
+    """Quality, lower is better and larger; 23 for h264 (to 51) and 30 for av1 (to 63) by
+    default."""
     gop: PositiveInt = 2
-    """Every gop-th frame can be decoded without the others: small for shuffled reading, large for small files."""
+    """Every gop-th frame can be decoded without the others: small for shuffled reading, large for
+    small files."""
     pix_fmt: Literal["yuv420p", "yuv444p"] = "yuv420p"
-    """yuv420p stores colour at half the resolution and every player shows it; yuv444p (h264 only) keeps all of it."""
+    """yuv420p stores colour at half the resolution and every player shows it; yuv444p (h264 only)
+    keeps all of it."""
 
     @property
     def quality(self) -> int:
@@ -47,7 +53,7 @@ class VideoConfig(Config):
         return _DEFAULT_CRF[self.codec] if self.crf is None else self.crf
 
     def check_size(self, name: str, height: int, width: int) -> None:
-        """Raises DataError where images of this size cannot be encoded; `name` says of what."""
+        """Raises DataError if images of this size cannot be encoded; `name` says of what."""
         if self.codec == "av1" and self.pix_fmt == "yuv444p":
             raise DataError(
                 f"{name}: the av1 encoder has no pix_fmt yuv444p; choose yuv420p, or codec h264"
@@ -56,86 +62,104 @@ class VideoConfig(Config):
             raise DataError(f"{name}: crf is {self.quality}, h264 has 0 to 51; lower it")
         if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
             raise DataError(
-                f"{name}: is {height}x{width}, h264 with pix_fmt yuv420p needs an even height and width; "
-                "choose pix_fmt yuv444p or codec av1, or record at an even size"
+                f"{name}: is {height}x{width}, h264 with pix_fmt yuv420p needs an even height and "
+                "width; choose pix_fmt yuv444p or codec av1, or record at an even size"
             )
 
 
 def rate_of(fps: float) -> Fraction:
-    """`fps` as a fraction whose multiples stay within `TIME_TOLERANCE` of those of `fps` for many hours of video."""
+    """`fps` as a fraction whose multiples stay within `TIME_TOLERANCE` of those of `fps` for many
+    hours of video."""
     return Fraction(fps).limit_denominator(100_000)
 
 
 def packets_checksum(extradata: bytes, packets: Iterable[bytes]) -> int:
     """CRC-32 of a decoder's data and of packets."""
+    # the decoder's data too: with that of another encoder the same packets show other images
     value = zlib.crc32(extradata)
     for data in packets:
         value = zlib.crc32(data, value)
     return value
 
 
-# --- writing ----------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def encode_video(
-    path: str | Path, frames: Iterable[np.ndarray], fps: float, config: VideoConfig | None = None
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    config: VideoConfig | None = None,
 ) -> int:
-    """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of its frames.
+    """Writes an mp4 whose frame i is shown at exactly i / fps seconds, and returns the number of
+    its frames.
 
-    The file appears whole or not at all. The same frames give the same file on every machine with the same libraries.
+    The file appears whole or not at all. The same frames give the same file on every machine with
+    the same libraries.
 
     Args:
         frames: uint8 (H, W, 3) RGB each, all of one size.
         fps: frames per second, also fractional.
 
     Raises:
-        DataError: there is no frame, a frame is of another kind or size, or the codec has no such size.
+        DataError: there is no frame, a frame is of another kind or size, or the codec has no such
+            size.
     """
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
         return encode_into(file, frames, fps, config or VideoConfig(), name=str(path))
 
 
 def encode_into(
-    file: IO[bytes], frames: Iterable[np.ndarray], fps: float, config: VideoConfig, *, name: str
+    file: IO[bytes],
+    frames: Iterable[np.ndarray],
+    fps: float,
+    config: VideoConfig,
+    *,
+    name: str,
 ) -> int:
     """`encode_video` into an open file that can seek; `name` is what errors call it."""
     import av
 
-    rate, size, count = rate_of(fps), None, 0
+    rate = rate_of(fps)
+    size = None
+    count = 0
     with av.open(file, "w", format="mp4") as container:
         stream: Any = None
         for image in frames:
-            if (
-                image.dtype != np.uint8
-                or image.ndim != 3
-                or image.shape[2] != 3
-                or size not in (None, image.shape[:2])
-            ):
+            is_rgb = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+            if not is_rgb or size not in (None, image.shape[:2]):
                 raise DataError(
-                    f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 {(*(size or 'HW'), 3)}; "
-                    "give RGB images of one size"
+                    f"{name}: frame {count} is {image.dtype} {image.shape}, expected uint8 "
+                    f"{(*(size or 'HW'), 3)}; give RGB images of one size"
                 )
-            if stream is None:
+            if stream is None:  # the first frame says the size
                 size = image.shape[:2]
                 config.check_size(name, *size)
                 stream = _add_stream(container, rate, size, config)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            # in units of one frame: no rounding, so frame i is at exactly i / fps
             frame.pts, frame.time_base = count, 1 / rate
             container.mux(stream.encode(frame))
             count += 1
         if stream is None:
             raise DataError(f"{name}: there is no frame to encode; give at least one")
-        container.mux(stream.encode())
+        container.mux(stream.encode())  # what the encoder still holds back
     return count
 
 
-def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: VideoConfig) -> Any:
+def _add_stream(
+    container: Any,
+    rate: Fraction,
+    size: tuple[int, int],
+    config: VideoConfig,
+) -> Any:
     options = {"crf": str(config.quality), "g": str(config.gop)}
     if config.codec == "h264":
-        # Without frames that refer to later ones the order of packets is the order of frames, and pts start at 0.
+        # bf=0: without frames that refer to later ones the order of packets is the order of frames,
+        # and pts start at 0. sc_threshold=0: no keyframes at cuts, so their places are known.
         options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
     else:
-        # The encoder prints its settings for every file unless it is told not to, in this way only.
+        # The encoder prints its settings for every file; this variable alone stops it.
         os.environ.setdefault("SVT_LOG", "1")
         options |= {"preset": "12", "svtav1-params": "lp=1"}
     stream = container.add_stream(_ENCODERS[config.codec], rate=rate, options=options)
@@ -147,27 +171,28 @@ def _add_stream(container: Any, rate: Fraction, size: tuple[int, int], config: V
     return stream
 
 
-# --- reading ----------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Turns what the video library raises about the file at `path` into a DataError that names it."""
+    """Turns what the video library raises about the file at `path` into a DataError that names
+    it."""
     import av
 
     try:
         yield
+    # UnicodeDecodeError: names and tags in a damaged header are decoded by PyAV
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: is damaged or no video ({getattr(error, 'strerror', None) or error}); restore the file"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: is damaged or no video ({reason}); restore the file") from error
 
 
 class VideoReader:
     """Frames of a video by their numbers. Use one reader per thread; many may read one file.
 
-    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container rounds times to: a file
-    whose frames lie elsewhere is refused, not read as something near.
+    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container
+    rounds times to: a file whose frames lie elsewhere is refused, not read as something near.
 
     Args:
         path: of the video file.
@@ -180,10 +205,17 @@ class VideoReader:
         size: (height, width) in pixels.
 
     Raises:
-        DataError: there is no such file, it is damaged, holds no video, or is of another rate than `fps`.
+        DataError: there is no such file, it is damaged, holds no video, or is of another rate than
+            `fps`.
     """
 
-    def __init__(self, path: str | Path, fps: float | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | None = None,
+        *,
+        threads: int = 1,
+    ) -> None:
         import av
 
         self.path = Path(path)
@@ -206,29 +238,30 @@ class VideoReader:
         if not self._container.streams.video:
             raise DataError(f"{self.path}: holds no video; restore the file")
         stream = self._stream = self._container.streams.video[0]
-        if (
-            not stream.average_rate
-            or not stream.codec_context
-            or not (stream.height and stream.width)
-        ):
+        # in this order: of an unknown codec PyAV has no context, and then no height either
+        is_known = stream.average_rate and stream.codec_context
+        if not is_known or not (stream.height and stream.width):
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
         if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
             raise DataError(
-                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected {fps:g}; "
-                "correct the rate in the dataset's metadata, or encode the video again"
+                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected "
+                f"{fps:g}; correct the rate in the dataset's metadata, or encode the video again"
             )
         self._rate = stream.average_rate if fps is None else rate_of(fps)
         self.fps = float(self._rate)
         tick = float(stream.time_base)
-        self._tolerance = (
-            max(TIME_TOLERANCE, 0.51 * tick) if tick <= _MILLISECOND else TIME_TOLERANCE
-        )
+        self._tolerance = TIME_TOLERANCE
+        # Half a tick is rounding. A tick longer than milliseconds gets no more: half of it could
+        # reach the next frame.
+        if tick <= _MILLISECOND:
+            self._tolerance = max(TIME_TOLERANCE, 0.51 * tick)
         self.size = (int(stream.height), int(stream.width))
         # Damage raises instead of being painted over with what is near.
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = threads
         if threads > 1:
             stream.thread_type = "AUTO"
+        # Matroska and WebM do not say how many, and give 0
         self.num_frames = int(stream.frames) or self._count()
 
     def _count(self) -> int:
@@ -251,7 +284,8 @@ class VideoReader:
 
         Raises:
             IndexError: the range is not within the file.
-            DataError: the file is damaged, or a frame is missing or shown at another time than its number says.
+            DataError: the file is damaged, or a frame is missing or shown at another time than its
+                number says.
         """
         stop = self.num_frames if stop is None else stop
         if not 0 <= start <= stop <= self.num_frames:
@@ -264,16 +298,17 @@ class VideoReader:
                 yield frame.to_ndarray(format="rgb24")
 
     def checksum(self, start: int, stop: int) -> int:
-        """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without decoding them.
+        """CRC-32 of the decoder's data and of the packets of frames [start, stop), read without
+        decoding them.
 
-        Damage within a picture often decodes to another picture without complaint; this is how it is found. For files
-        whose packets lie in the order of frames, as `encode_video` writes them.
+        Damage within an image often decodes to another image without complaint; this is how it is
+        found. For files whose packets lie in the order of frames, as `encode_video` writes them.
 
         Raises:
             DataError: the file is damaged, or lacks one of the frames.
         """
         self._seek(start)
-        self._next = -1
+        self._next = -1  # the decoder stands anywhere afterwards
         packets: list[bytes] = []
         with decoding(self.path):
             for packet in self._container.demux(self._stream):
@@ -288,18 +323,21 @@ class VideoReader:
         return packets_checksum(bytes(self._stream.codec_context.extradata or b""), packets)
 
     def _frame(self, index: int) -> Any:
+        # Decoding on is many times cheaper than seeking, which begins at a keyframe.
         sought = index != self._next
         if sought:
             self._seek(index)
         found = self._advance(index)
         if found > index and sought:
-            # The nearest keyframe by decoding time may be shown later than the frame; from the start nothing is missed.
+            # The nearest keyframe by decoding time may be shown later than the frame; from the
+            # start nothing is missed.
             self._seek(0)
             found = self._advance(index)
         if found != index:
             self._next = -1
             raise DataError(
-                f"{self.path}: frame {index} (at {index / self.fps:.4f} s) is missing; restore the file, or drop its episodes"
+                f"{self.path}: frame {index} (at {index / self.fps:.4f} s) is missing; restore "
+                "the file, or drop its episodes"
             )
         self._next = index + 1
         return self._last
@@ -311,13 +349,15 @@ class VideoReader:
             self._decoded = self._container.decode(self._stream)
 
     def _advance(self, index: int) -> int:
-        """Decodes up to frame `index`; returns the number of the frame reached, or -1 where the file ends before it."""
+        """Decodes up to frame `index`; returns the number of the frame reached, or -1 if the file
+        ends before it."""
         with decoding(self.path):
             for frame in self._decoded:
                 number = self._number(frame)
                 if frame.is_corrupt:
                     raise DataError(
-                        f"{self.path}: frame {number} is damaged; restore the file, or drop its episodes"
+                        f"{self.path}: frame {number} is damaged; restore the file, or drop its "
+                        "episodes"
                     )
                 if number >= index:
                     self._last = frame
@@ -329,11 +369,11 @@ class VideoReader:
             raise DataError(
                 f"{self.path}: a frame says no time; encode the video again at a constant rate"
             )
-        time = frame.pts * frame.time_base
+        time = frame.pts * frame.time_base  # fractions: exact
         number = round(time * self._rate)
         if abs(time - number / self._rate) > self._tolerance:
             raise DataError(
-                f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 / {self.fps:g} s; "
-                "encode the video again at a constant rate"
+                f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 "
+                f"/ {self.fps:g} s; encode the video again at a constant rate"
             )
         return number

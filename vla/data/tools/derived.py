@@ -1,8 +1,10 @@
-"""Episodes of datasets written one after the other into a new one: the loop behind convert, merge, split, filter and label.
+"""Episodes of datasets written one after the other into a new one: the loop behind convert, merge,
+split, filter and label.
 
-Which episodes come in which order is fixed beforehand, so the number of episodes on disk says where a run that was killed
-stopped: the same call goes on there, and ends with the very dataset of a run without interruption. What the dataset is
-made of lies in its metadata; a call with other sources or options is refused.
+Which episodes come in which order is fixed beforehand, so the number of episodes on disk says where
+a run that was killed stopped: the same call goes on there, and ends with the very dataset of a run
+without interruption. What the dataset is made of lies in its metadata; a call with other sources or
+options is refused.
 
 L: steps of an episode, H and W: image height and width.
 """
@@ -17,15 +19,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.common.progress import ProgressCallback
+from vla.common.renamed import former_attributes
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.storage.video import VideoConfig
@@ -33,11 +36,11 @@ from vla.data.tools.output import RECIPE, alone, check_space, committed_episodes
 from vla.data.tools.plan import Plan, provenance, recipe
 from vla.data.writer import DatasetWriter
 
+# A commit costs about one write of the newest file, whatever it adds; what is not committed is done
+# again after a kill.
 EPISODES_PER_COMMIT = 32
 BYTES_PER_COMMIT = 16 * 2**20
 SECONDS_PER_COMMIT = 10.0
-
-"""Called with (frames done, frames in all)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def rewrite(
+def write_derived(
     plan: Plan,
     dst: str | Path,
     *,
@@ -70,20 +73,22 @@ def rewrite(
 
     Args:
         video: a VideoConfig stores cameras as videos; None as PNG.
-        jobs: threads that decode and encode pictures; one per core by default.
+        jobs: threads that decode and encode images; one per core by default.
         progress: called from several threads.
 
     Raises:
-        DataError: `dst` holds something else, another call is writing there, the disk is too small, or an episode of a
-            source is damaged: the episodes before it are kept.
+        DataError: `dst` holds something else, another call is writing there, the disk is too small,
+            or an episode of a source is damaged: the episodes before it are kept.
     """
     dst = Path(dst)
-    for number, dataset in enumerate(plan.sources):  # now, not after hours
+    for number, dataset in enumerate(plan.sources):
+        # now, not after hours
         dataset.check_numbers([index for source, index in plan.episodes if source == number])
     made = recipe(plan, video)
     done = committed_episodes(plan, dst, made)
     if done < len(plan.episodes):
         check_space(plan, dst, plan.episodes[done:], video is not None)
+        # the lock before the writer, which removes what looks like a leftover of a killed one
         with alone(dst):
             _write(plan, dst, made, video, jobs or usable_cores(), progress)
     lengths = EpisodeDataset(dst, format="lerobot").episodes["length"]
@@ -98,20 +103,27 @@ def _write(
     jobs: int,
     progress: ProgressCallback | None,
 ) -> None:
-    metadata = {RECIPE: made, "source": [_plain(dataset.metadata) for dataset in plan.sources]}
+    sources = [_plain(dataset.metadata) for dataset in plan.sources]
+    metadata = {RECIPE: made, "source": sources}
     with DatasetWriter(dst, plan.spec, metadata=metadata, resume=True, video=video) as writer:
-        done, todo = plan.episodes[: writer.num_episodes], plan.episodes[writer.num_episodes :]
-        meter = _Meter(progress, len(plan.spec.cameras), sum(plan.length(p) for p in plan.episodes))
-        meter.add(sum(plan.length(p) for p in done) * max(1, len(plan.spec.cameras)))
+        done = plan.episodes[: writer.num_episodes]
+        todo = plan.episodes[writer.num_episodes :]
+        cameras = len(plan.spec.cameras)
+        meter = _Meter(progress, cameras, sum(plan.length(place) for place in plan.episodes))
+        meter.add(sum(plan.length(place) for place in done) * max(1, cameras))
         group: list[Episode] = []
-        size, since = 0, time.monotonic()
+        size = 0
+        since = time.monotonic()
         try:
             for episode in _prepared(plan, todo, video is not None, jobs, meter):
                 group.append(episode)
                 size += _bytes(episode)
                 late = time.monotonic() - since > SECONDS_PER_COMMIT
                 if late or len(group) == EPISODES_PER_COMMIT or size > BYTES_PER_COMMIT:
-                    waiting, group, size = group, [], 0
+                    # emptied first: if writing fails, the handler below must not write it again
+                    waiting = group
+                    group = []
+                    size = 0
                     writer.add_episodes(waiting)
                     since = time.monotonic()
         except DataError:
@@ -126,26 +138,34 @@ def _plain(metadata: Any) -> Any:
 
 
 def _bytes(episode: Episode) -> int:
-    return sum(
-        images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
-        for images in episode.images.values()
-    )
+    """Bytes of the episode's images, which are most of it."""
+    total = 0
+    for images in episode.images.values():
+        total += images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
+    return total
 
 
 def _prepared(
-    plan: Plan, todo: Sequence[tuple[int, int]], decoded: bool, jobs: int, meter: _Meter
+    plan: Plan,
+    todo: Sequence[tuple[int, int]],
+    decoded: bool,
+    jobs: int,
+    meter: _Meter,
 ) -> Iterator[Episode]:
     """The new dataset's episodes in order; threads decode and encode a few of them ahead."""
     for dataset in plan.sources:
-        _ = dataset.episodes, dataset.numbers  # read once, before threads ask for them
+        # read once, before threads ask for them
+        _ = dataset.episodes
+        _ = dataset.unchecked_columns
+    # As many episodes as keep all threads busy: each that waits is in memory.
     ahead = 1 + -(-jobs // max(1, len(plan.spec.cameras)))
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[tuple[tuple[int, int], dict[str, Future[Any]]]] = deque()
     try:
         for place in todo:
-            cameras = {
-                c: pool.submit(_pictures, plan, place, c, decoded, meter) for c in plan.spec.cameras
-            }
+            cameras = {}
+            for camera in plan.spec.cameras:
+                cameras[camera] = pool.submit(_images, plan, place, camera, decoded, meter)
             waiting.append((place, cameras))
             if len(waiting) > ahead:
                 yield _finished(plan, *waiting.popleft(), meter)
@@ -155,64 +175,72 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-def _pictures(
-    plan: Plan, place: tuple[int, int], camera: str, decoded: bool, meter: _Meter
+def _images(
+    plan: Plan,
+    place: tuple[int, int],
+    camera: str,
+    decoded: bool,
+    meter: _Meter,
 ) -> np.ndarray | list[bytes]:
-    """One camera's pictures of an episode: PNG files, or uint8 (L, H, W, 3) where a video is made of them."""
-    dataset = plan.sources[place[0]]
-    row = dataset.episodes.iloc[place[1]]
-    start, length = int(row["first_frame"]), int(row["length"])
+    """One camera's images of an episode: PNG files, or if `decoded`, uint8 (L, H, W, 3)."""
+    source, index = place
+    dataset = plan.sources[source]
+    row = dataset.episodes.iloc[index]
+    start = int(row["first_frame"])
+    length = int(row["length"])
     chosen = np.arange(length) if plan.frames is None else plan.frames(length)
     wanted = set(chosen.tolist())
     made: dict[int, Any] = {}
-    for frame, picture in dataset.images(camera, start, start + length):
-        if frame - start in wanted:
-            made[frame - start] = _made_of(
-                picture, decoded, dataset, camera, frame - start, place[1]
-            )
+    # All frames are read, also of those that are left out: videos decode in order anyhow.
+    for frame, image in dataset.images(camera, start, start + length):
+        step = frame - start
+        if step in wanted:
+            made[step] = _as_stored(image, decoded, dataset, camera, step, index)
         meter.add(1)
-    if missing := wanted - set(made):
+    missing = wanted - set(made)
+    if missing:
         raise DataError(
-            f"{dataset.root}: episode {place[1]}: camera {camera!r} has no frame {min(missing)} of {length}; "
-            "restore the source or leave the episode out"
+            f"{dataset.root}: episode {index}: camera {camera!r} has no frame {min(missing)} "
+            f"of {length}; restore the source or leave the episode out"
         )
-    pictures = [made[frame] for frame in chosen.tolist()]
-    return np.stack(pictures) if decoded else pictures
+    images = [made[step] for step in chosen.tolist()]
+    return np.stack(images) if decoded else images
 
 
-def _made_of(
-    picture: Picture, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
+def _as_stored(
+    image: Image, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
 ) -> Any:
     where = f"{dataset.root}: episode {index}: camera {camera!r}: step {step}"
     try:
         if not decoded:
-            return as_png(picture)
-        frame = as_frame(picture)
+            return as_png(image)
+        frame = as_frame(image)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     if frame.shape[:2] != dataset.spec.cameras[camera]:
         h, w = dataset.spec.cameras[camera]
         raise DataError(
-            f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the episode out"
+            f"{where}: is {frame.shape[0]}x{frame.shape[1]}, the spec says {h}x{w}; leave the "
+            "episode out"
         )
     return frame
 
 
 def _finished(
-    plan: Plan, place: tuple[int, int], cameras: dict[str, Future[Any]], meter: _Meter
+    plan: Plan,
+    place: tuple[int, int],
+    cameras: dict[str, Future[Any]],
+    meter: _Meter,
 ) -> Episode:
-    """The episode with its pictures, changed, checked, and told where it is from."""
+    """The episode with its images, changed, checked, and with its origin."""
     source, index = place
     dataset = plan.sources[source]
     episode = dataset.episode(index, images=False)
     if plan.change is not None:
         episode = plan.change(episode, source, index)
-    episode = replace(
-        episode,
-        images={c: future.result() for c, future in cameras.items()},
-        info=provenance(dataset, index, episode),
-    )
-    if not cameras:
+    images = {camera: future.result() for camera, future in cameras.items()}
+    episode = replace(episode, images=images, info=provenance(dataset, index, episode))
+    if not cameras:  # no thread has counted its frames
         meter.add(plan.length(place))
     try:
         check_episode(episode, plan.spec, index)
@@ -222,16 +250,23 @@ def _finished(
 
 
 class _Meter:
-    """Counts pictures of all threads and tells frames."""
+    """Counts images of all threads and reports frames."""
 
     def __init__(self, progress: ProgressCallback | None, cameras: int, frames: int) -> None:
-        self.progress, self.cameras, self.frames = progress, max(1, cameras), frames
-        self._pictures = 0
+        self.progress = progress
+        self.cameras = max(1, cameras)
+        self.frames = frames
+        self._images = 0
         self._lock = threading.Lock()
 
-    def add(self, pictures: int) -> None:
+    def add(self, images: int) -> None:
         if self.progress is None:
             return
+        # the call within the lock, so that no smaller number follows a larger one
         with self._lock:
-            self._pictures += pictures
-            self.progress(self._pictures // self.cameras, self.frames)
+            self._images += images
+            self.progress(self._images // self.cameras, self.frames)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = former_attributes(__name__, {"rewrite": "write_derived"})

@@ -13,7 +13,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import chosen_episodes
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 
@@ -21,7 +21,8 @@ class Filter(Config):
     """Which episodes stay: those for which all that is given holds."""
 
     tasks: list[str] | None = None
-    """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not matter."""
+    """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not
+    matter."""
     success: bool | None = None
     """Whether the episode was solved."""
     min_return: float | None = None
@@ -39,8 +40,10 @@ class Filter(Config):
 
 
 def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
-    """The episodes that stay, ascending. Raises DataError where none does, or an episode that is named does not exist."""
-    table, where = dataset.episodes, str(dataset.root)
+    """The episodes that stay, ascending. Raises DataError if none does, or an episode that is named
+    does not exist."""
+    table = dataset.episodes
+    where = str(dataset.root)
     stays = np.zeros(len(table), bool)
     stays[chosen_episodes(chosen.episodes, len(table), where)] = True
     if chosen.drop is not None:
@@ -49,21 +52,24 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
         stays &= _of_tasks(dataset, chosen.tasks)
     if chosen.success is not None:
         stays &= table["success"].to_numpy(bool) == chosen.success
-    for column, least, most in (
+    ranges = (
         ("return", chosen.min_return, chosen.max_return),
         ("length", chosen.min_length, chosen.max_length),
-    ):
+    )
+    for column, least, most in ranges:
         values = table[column].to_numpy()
         if least is not None:
             stays &= values >= least
         if most is not None:
             stays &= values <= most
     if not stays.any():
+        # what there is, so that a threshold can be chosen from the message
         returns, lengths = table["return"], table["length"]
         raise DataError(
-            f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} episodes "
-            f"{int(table['success'].sum())} are solved, returns go from {returns.min():g} to {returns.max():g}, lengths "
-            f"from {lengths.min()} to {lengths.max()}"
+            f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} "
+            f"episodes {int(table['success'].sum())} are solved, returns go from "
+            f"{returns.min():g} to {returns.max():g}, lengths from {lengths.min()} to "
+            f"{lengths.max()}"
         )
     return [int(index) for index in np.flatnonzero(stays)]
 
@@ -77,23 +83,27 @@ def filter_dataset(
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Converted:
-    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError as `filtered` does."""
+    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError
+    as `filtered` does."""
     dataset = EpisodeDataset(src)
     places = [(0, index) for index in filtered(dataset, chosen)]
     plan = Plan("filter", [dataset], places, dataset.spec, chosen.model_dump(exclude_none=True))
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
-    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is an error."""
+    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is
+    an error."""
     lowered = [text.lower() for text in dataset.instructions]
     for pattern in patterns:
         if not any(fnmatchcase(text, pattern.lower()) for text in lowered):
-            shown = "; ".join(dataset.instructions[:10]) + ("; ..." if len(lowered) > 10 else "")
+            shown = "; ".join(dataset.instructions[:10])
+            if len(lowered) > 10:
+                shown += "; ..."
             raise DataError(
                 f"{dataset.root}: no instruction matches {pattern!r}; there are: {shown}"
             )
-    fits = np.array(
-        [any(fnmatchcase(text, pattern.lower()) for pattern in patterns) for text in lowered]
-    )
+    # fnmatchcase on lowered text: fnmatch itself ignores capitals on Windows alone
+    patterns = [pattern.lower() for pattern in patterns]
+    fits = np.array([any(fnmatchcase(text, p) for p in patterns) for text in lowered])
     return np.asarray(fits[dataset.episodes["task_index"].to_numpy()])

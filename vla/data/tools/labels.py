@@ -1,8 +1,9 @@
 """Rewards, successes and instructions from a file, put on the episodes of a dataset.
 
-The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one of its steps
-(`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a step, `reward` is the episode's
-return, due at its last step; `success` says whether its last step solved the task.
+The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one
+of its steps (`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a
+step, `reward` is the episode's return, due at its last step; `success` says whether its last step
+solved the task.
 
 L: steps of an episode.
 """
@@ -26,19 +27,20 @@ from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")
 Unlabelled = Literal["keep", "drop", "refuse"]
-_SHOWN = 20
+_SHOWN = 20  # lines of a message
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass
 class Labels:
-    """What the file says of one episode: column -> step -> value, the step None where the row names none."""
+    """What the file says of one episode: column -> step -> value, the step None if the row names
+    none."""
 
     values: dict[str, dict[int | None, Any]] = field(default_factory=dict)
 
@@ -56,49 +58,56 @@ def label(
     """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
 
     Args:
-        unlabelled: what becomes of episodes that the file does not name: they stay as they are, go, or are an error.
+        unlabelled: what becomes of episodes that the file does not name: they stay as they are, go,
+            or are an error.
 
     Raises:
-        DataError: a row is wrong: each is named by its line; or episodes are unlabelled and `unlabelled` is "refuse".
+        DataError: a row is wrong: each is named by its line; or episodes are unlabelled and
+            `unlabelled` is "refuse".
     """
-    dataset, file = EpisodeDataset(src), Path(file)
+    dataset = EpisodeDataset(src)
+    file = Path(file)
     labels = read_labels(file, dataset.episodes["length"].to_numpy())
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
         raise DataError(
-            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first that it lacks: "
-            "add them, or keep or drop the unlabelled ones"
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first "
+            "that it lacks: add them, or keep or drop the unlabelled ones"
         )
-    places = [
-        (0, index) for index in range(len(dataset)) if index in labels or unlabelled == "keep"
-    ]
+    chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
+    places = [(0, index) for index in chosen]
+    # By content, not by name alone: a changed file under the same name is another call.
     options = {
         "labels": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "unlabelled": unlabelled,
     }
-    notes = (
-        [f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"]
-        if missing
-        else []
-    )
+    notes = []
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"
+        )
 
     def change(episode: Episode, source: int, index: int) -> Episode:
         return labelled(episode, labels[index]) if index in labels else episode
 
     plan = Plan("label", [dataset], places, dataset.spec, options, change=change, notes=notes)
-    return rewrite(plan, dst, video=video, jobs=jobs, progress=progress)
+    return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 
 def labelled(episode: Episode, labels: Labels) -> Episode:
     """The episode with labels in place of its own; what the labels do not name stays."""
     values = labels.values
-    rewards, success = np.array(episode.rewards, np.float32), np.array(episode.success, bool)
+    # copies: the episode's arrays are views of the whole dataset's
+    rewards = np.array(episode.rewards, np.float32)
+    success = np.array(episode.success, bool)
     for column, array in (("reward", rewards), ("success", success)):
         for step, value in values.get(column, {}).items():
-            if step is None:
+            if step is None:  # of the whole episode: due at its last step, nothing before
                 array[:] = 0
-            array[-1 if step is None else step] = value
+                step = -1
+            array[step] = value
+    # these two are given once or never
     (terminated,) = values.get("terminated", {None: episode.terminated}).values()
     (instruction,) = values.get("instruction", {None: episode.instruction}).values()
     return replace(
@@ -126,10 +135,10 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
         except _BadRow as error:
             problems.append(f"{file}: line {line}: {error}")
     if problems:
-        more = (
-            [f"{file}: and {len(problems) - _SHOWN} lines more"] if len(problems) > _SHOWN else []
-        )
-        raise DataError("\n".join(problems[:_SHOWN] + more))
+        shown = problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            shown.append(f"{file}: and {len(problems) - _SHOWN} lines more")
+        raise DataError("\n".join(shown))
     if not labels:
         raise DataError(
             f"{file}: holds no row; expected {', '.join(PLACES)} and any of {', '.join(VALUES)}"
@@ -137,11 +146,11 @@ def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
     return labels
 
 
-# --- rows -------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 class _BadRow(Exception):
-    """What is wrong with a row, and how to mend it."""
+    """What is wrong with a row, and the remedy."""
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,16 +158,19 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if file.suffix not in (".csv", ".jsonl"):
         raise DataError(f"{file}: expected a file that ends in .csv or .jsonl")
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the text
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as text: {error}") from error
-    for line, row in _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text):
-        if unknown := set(row) - {*PLACES, *VALUES}:
+    rows = _csv_rows(file, text) if file.suffix == ".csv" else _json_rows(file, text)
+    for line, row in rows:
+        unknown = set(row) - {*PLACES, *VALUES}
+        if unknown:  # a misspelt column must not be passed over in silence
             raise DataError(
                 f"{file}: line {line}: unknown column {min(map(str, unknown))!r}; "
                 f"expected {', '.join((*PLACES, *VALUES))}"
             )
-        yield line, {key: value for key, value in row.items() if value is not None and value != ""}
+        # an empty cell gives no value, so that one table may label steps and episodes
+        yield line, {key: value for key, value in row.items() if value not in (None, "")}
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -167,32 +179,36 @@ def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         header = [name.strip() for name in next(reader, [])]
         if "episode_index" not in header:
             raise DataError(
-                f"{file}: line 1: expected a header with episode_index, found {', '.join(header) or 'nothing'}"
+                f"{file}: line 1: expected a header with episode_index, found "
+                f"{', '.join(header) or 'nothing'}"
             )
         for values in reader:
             if not values:
                 continue
             if len(values) != len(header):
                 raise DataError(
-                    f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} columns"
+                    f"{file}: line {reader.line_num}: has {len(values)} values for {len(header)} "
+                    "columns"
                 )
-            yield reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}
+            cells = [value.strip() for value in values]
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}: line {reader.line_num}: is no CSV: {error}") from error
 
 
 def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            try:
-                row = json.loads(content)
-            except ValueError as error:
-                raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{file}: line {line}: expected an object with episode_index, found {content[:40]}"
-                )
-            yield line, row
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{file}: line {line}: is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{file}: line {line}: expected an object with episode_index, found {content[:40]}"
+            )
+        yield line, row
 
 
 def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
@@ -211,13 +227,18 @@ def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
     return episode, step
 
 
-def _values(row: dict[str, Any], step: int | None, length: int) -> list[tuple[str, Any]]:
+def _values(
+    row: dict[str, Any],
+    step: int | None,
+    length: int,
+) -> list[tuple[str, Any]]:
     found = [(column, _READ[column](row[column], column)) for column in VALUES if column in row]
     if not found:
         raise _BadRow(f"gives none of {', '.join(VALUES)}")
     if "terminated" in row and step is not None and step != length - 1:
         raise _BadRow(
-            f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index is {step}"
+            f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index "
+            f"is {step}"
         )
     if "instruction" in row and step is not None:
         raise _BadRow("instruction is of the whole episode; leave frame_index empty")
@@ -246,7 +267,9 @@ def _whole(row: dict[str, Any], key: str) -> int:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or isinstance(value, bool) or (isinstance(value, float) and value != number):
+    # int() takes True for 1 and 1.5 for 1
+    rounded = isinstance(value, bool) or (isinstance(value, float) and value != number)
+    if number is None or rounded:
         raise _BadRow(f"{key} is {value!r}; expected a whole number")
     return number
 
@@ -256,6 +279,7 @@ def _reward(value: Any, column: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    # `not <=` holds of NaN too; what float32 cannot hold would be stored as infinite
     if isinstance(value, bool) or not abs(number) <= float(np.finfo(np.float32).max):
         raise _BadRow(f"{column} is {value!r}; expected a finite number")
     return number

@@ -1,7 +1,9 @@
-"""Hindsight relabelling (Andrychowicz et al. 2017): what failed at one thing shows how another is done.
+"""Hindsight relabelling (Andrychowicz et al. 2017): what failed at one thing shows how another is
+done.
 
-By instruction: a failed episode that fulfilled another instruction becomes a success at that. By goal: parts of episodes
-become successes at what a later picture shows, and the picture joins the observation as one more camera.
+By instruction: a failed episode that fulfilled another instruction becomes a success at that. By
+goal: parts of episodes become successes at what a later image shows, and the image joins the
+observation as one more camera.
 
 N: frames of the dataset, E: episodes.
 """
@@ -34,7 +36,7 @@ Achieved = Callable[[Episode], Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """What was written: the dataset's folder, its episodes, and how many of them have a new label."""
+    """What was written: the dataset's folder, its episodes, and how many have a new label."""
 
     root: Path
     episodes: int
@@ -42,11 +44,11 @@ class Relabelled:
 
 
 def achieved_of_info(episode: Episode) -> dict[str, int]:
-    """What `vla collect` has noted of a failed episode: instruction -> the step after which it was first fulfilled."""
-    return {
-        str(text): int(step)
-        for text, step in json.loads(str(episode.info.get("achieved", "{}"))).items()
-    }
+    """What `vla collect` has noted of a failed episode: instruction -> the step after which it was
+    first fulfilled."""
+    # by the env's own judge (`SimEnv.achieved`), which looks at the state, whatever was asked
+    noted = json.loads(str(episode.info.get("achieved", "{}")))
+    return {str(text): int(step) for text, step in noted.items()}
 
 
 def relabel_by_instruction(
@@ -60,43 +62,47 @@ def relabel_by_instruction(
 ) -> Relabelled:
     """Writes a dataset in which failed episodes are also successes at what they did achieve.
 
-    Such an episode ends, as a terminal and solved, where the instruction was fulfilled. Rewards are 1 at solved steps, else
-    0, in the whole new dataset: what the recorded rewards would have been for another instruction, nobody knows.
+    Such an episode ends, as a terminal and solved, when the instruction was fulfilled. Rewards are
+    1 at solved steps, else 0, in the whole new dataset: what the recorded rewards would have been
+    for another instruction, nobody knows.
 
     Args:
         source, out: folders.
-        achieved: what a failed episode fulfilled: instruction -> the step after whose action it was first fulfilled. It sees
-            the episode without its images.
+        achieved: what a failed episode fulfilled: instruction -> the step after whose action it was
+            first fulfilled. It sees the episode without its images.
         per_episode: at most this many labels for one episode; those that took longest first.
         known_only: only instructions that the dataset gives somewhere.
         keep: write the episodes under their own labels too.
 
     Raises:
-        DataError: no failed episode achieved anything, a step is outside of its episode, or `out` holds a dataset.
+        DataError: no failed episode achieved anything, a step is outside of its episode, or `out`
+            holds a dataset.
     """
     dataset = EpisodeDataset(source)
     known = set(dataset.instructions) if known_only else None
     labels: dict[int, list[tuple[int, str]]] = {}
-    for index in np.flatnonzero(~dataset.episodes["success"].to_numpy(bool)).tolist():
+    failed = np.flatnonzero(~dataset.episodes["success"].to_numpy(bool))
+    for index in failed.tolist():
         episode = dataset.episode(index, images=False)
-        found = [
-            (step, text)
-            for text, step in achieved(episode).items()
-            if known is None or text in known
-        ]
-        for step, text in found:
+        found = []
+        for text, step in achieved(episode).items():
+            if known is not None and text not in known:
+                continue
             if not 0 <= step < len(episode):
                 raise DataError(
-                    f"{source}: episode {index}: {text!r} is said to be achieved after step {step}; it has steps 0 to "
-                    f"{len(episode) - 1}"
+                    f"{source}: episode {index}: {text!r} is said to be achieved after step "
+                    f"{step}; it has steps 0 to {len(episode) - 1}"
                 )
-        found = [(step, text) for step, text in found if text != episode.instruction]
-        labels[index] = sorted(found, key=lambda label: (-label[0], label[1]))[:per_episode]
+            if text != episode.instruction:
+                found.append((step, text))
+        # What took longest first: what is achieved at the start was not the robot's doing.
+        found.sort(key=lambda label: (-label[0], label[1]))
+        labels[index] = found[:per_episode]
     if not any(labels.values()):
         raise DataError(
-            f"{source}: none of {len(labels)} failed episodes is known to have achieved another instruction"
-            f"{' of the dataset' if known_only else ''}; collect with only_successes: false in an env that tells (tabletop), "
-            "or give a function `achieved`"
+            f"{source}: none of {len(labels)} failed episodes is known to have achieved another "
+            f"instruction{' of the dataset' if known_only else ''}; collect with only_successes: "
+            "false in an env that tells (tabletop), or give a function `achieved`"
         )
 
     def episodes() -> Iterator[Episode]:
@@ -104,6 +110,7 @@ def relabel_by_instruction(
             if not keep and not labels.get(index):
                 continue
             episode = _read(dataset, index)
+            # the same rewards for all: recorded ones beside made ones would tell the two apart
             episode = replace(episode, rewards=episode.success.astype(np.float32))
             if keep:
                 yield episode
@@ -121,19 +128,20 @@ def draw_goals(
     probability: float = 1.0,
     discount: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A goal frame for every frame: with `probability` a later one of the same episode ("future"), else one of another.
+    """A goal frame for every frame: with `probability` a later one of the same episode ("future"),
+    else one of another.
 
     Args:
         lengths_E: steps of each episode, int (E,), as `Windows.lengths`.
         rng: decides.
         probability: of a goal in the future. The last frame of an episode has none.
-        discount: distances are geometric, 1 / (1 - discount) on average, and cut at the episode's end; None: even over the
-            rest of the episode.
+        discount: distances are geometric, 1 / (1 - discount) on average, and cut at the episode's
+            end; None: even over the rest of the episode.
 
     Returns:
-        Goals int64 (N,), and whether they lie in the future, bool (N,). A step that is not the last of its episode and
-        whose goal is the next frame has reward 1 and is terminal. Where no other episode exists, a frame without a future
-        is its own goal.
+        Goals int64 (N,), and whether they lie in the future, bool (N,). A step that is not the last
+        of its episode and whose goal is the next frame has reward 1 and is terminal. If no other
+        episode exists, a frame without a future is its own goal.
 
     Raises:
         ValueError: the discount is outside [0, 1).
@@ -141,21 +149,22 @@ def draw_goals(
     if discount is not None and not 0.0 <= discount < 1.0:
         raise ValueError(f"discount is {discount}; expected a number in [0, 1), or None")
     lengths = np.asarray(lengths_E, dtype=np.int64)
-    N, ends_E = int(lengths.sum()), np.cumsum(lengths)
-    t_N, end_N, length_N = np.arange(N), np.repeat(ends_E, lengths), np.repeat(lengths, lengths)
-    room_N = end_N - 1 - t_N
+    N = int(lengths.sum())
+    t_N = np.arange(N)
+    end_N = np.repeat(np.cumsum(lengths), lengths)
+    length_N = np.repeat(lengths, lengths)
+    room_N = end_N - 1 - t_N  # frames that follow in the episode
     if discount is None:
         distance_N = 1 + np.floor(rng.random(N) * room_N).astype(np.int64)
     else:
         distance_N = rng.geometric(1.0 - discount, size=N)
     future_N = (rng.random(N) < probability) & (room_N > 0)
-    away_N = end_N + np.floor(rng.random(N) * (N - length_N)).astype(
-        np.int64
-    )  # counted on from this episode's end
-    other_N = np.where(length_N < N, away_N % N, t_N)
-    return np.where(
-        future_N, t_N + np.minimum(distance_N, np.maximum(room_N, 1)), other_N
-    ), future_N
+    # Counted on from this episode's end, around the dataset, so all frames of other episodes are
+    # equally likely and none of this one is drawn.
+    away_N = np.floor(rng.random(N) * (N - length_N)).astype(np.int64)
+    other_N = np.where(length_N < N, (end_N + away_N) % N, t_N)
+    later_N = t_N + np.minimum(distance_N, np.maximum(room_N, 1))
+    return np.where(future_N, later_N, other_N), future_N
 
 
 def relabel_by_goal(
@@ -169,24 +178,25 @@ def relabel_by_goal(
     seed: int = 0,
     instruction: str = GOAL_INSTRUCTION,
 ) -> Relabelled:
-    """Writes a dataset of parts of episodes, each with a goal picture in additional cameras `goal_<camera>`.
+    """Writes a dataset of parts of episodes, each with a goal image in additional cameras
+    `goal_<camera>`.
 
-    A part begins at a step drawn evenly. If its goal is a later frame of the same episode, its last action leads there: it
-    is solved, rewarded with 1 and terminal. If the goal is a frame of another episode, the part goes on to the end of its
-    episode, unsolved and truncated. A policy learns from it as from any data; whoever runs it shows it a goal in these
-    cameras.
+    A part begins at a step drawn evenly. If its goal is a later frame of the same episode, its last
+    action leads there: it is solved, rewarded with 1 and terminal. If the goal is a frame of
+    another episode, the part goes on to the end of its episode, unsolved and truncated. A policy
+    learns from it as from any data; whoever runs it shows it a goal in these cameras.
 
     Args:
         source, out: folders.
-        cameras: those whose pictures are goals; all by default.
+        cameras: those whose images are goals; all by default.
         per_episode: parts of each episode of two steps or more.
         probability, discount: of goals; see `draw_goals`.
         seed: decides starts and goals.
-        instruction: what the parts are told in words.
+        instruction: of all parts, in words.
 
     Raises:
-        DataError: a camera is unknown, the dataset has none, no episode has two steps, there is one episode and a
-            probability below 1, or `out` holds a dataset.
+        DataError: a camera is unknown, the dataset has none, no episode has two steps, there is one
+            episode and a probability below 1, or `out` holds a dataset.
         ValueError: the discount is outside [0, 1).
     """
     dataset = EpisodeDataset(source)
@@ -194,73 +204,81 @@ def relabel_by_goal(
     chosen = list(spec.cameras if cameras is None else cameras)
     unknown = [camera for camera in chosen if camera not in spec.cameras]
     if unknown or not chosen:
-        has, asked = ", ".join(spec.cameras) or "none", unknown[0] if unknown else "none"
+        has = ", ".join(spec.cameras) or "none"
+        asked = unknown[0] if unknown else "none"
         raise DataError(
             f"{source}: a goal picture needs a camera; asked for: {asked}, the dataset has: {has}"
         )
     table = dataset.episodes
-    lengths, firsts = table["length"].to_numpy(np.int64), table["first_frame"].to_numpy(np.int64)
+    lengths = table["length"].to_numpy(np.int64)
+    firsts = table["first_frame"].to_numpy(np.int64)
     if lengths.max() < 2:
         raise DataError(
             f"{source}: no episode has two steps, so none has a goal; collect longer ones"
         )
     if probability < 1 and len(lengths) == 1:
         raise DataError(
-            f"{source}: probability is {probability:g}, but there is no other episode to take goals from; set it to 1"
+            f"{source}: probability is {probability:g}, but there is no other episode to take "
+            "goals from; set it to 1"
         )
     rng = np.random.default_rng(seed)
-    draws = [
-        draw_goals(lengths, rng, probability=probability, discount=discount)
-        for _ in range(per_episode)
-    ]
+    # All draws beforehand: which frames are goals must not depend on the order of reading.
+    draws = []
+    for _ in range(per_episode):
+        draws.append(draw_goals(lengths, rng, probability=probability, discount=discount))
     starts = rng.random((len(lengths), per_episode))
 
     def episodes() -> Iterator[Episode]:
-        for index, (first, length) in enumerate(
-            zip(firsts.tolist(), lengths.tolist(), strict=True)
-        ):
-            if length < 2:
-                continue
+        for index in np.flatnonzero(lengths >= 2).tolist():
+            first = int(firsts[index])
+            length = int(lengths[index])
             episode = _read(dataset, index)
             for (goal_N, future_N), drawn in zip(draws, starts[index], strict=True):
                 start = int(drawn * (length - 1))
-                goal, solved = int(goal_N[first + start]), bool(future_N[first + start])
+                goal = int(goal_N[first + start])
+                solved = bool(future_N[first + start])
                 stop = goal - first if solved else length
                 part = _part(episode, start, stop, instruction, solved=solved)
-                pictures = {
-                    c: episode.images[c][stop] if solved else _picture(dataset, c, goal)
-                    for c in chosen
-                }
-                goals = {
-                    GOAL_CAMERA + camera: [picture] * len(part)
-                    for camera, picture in pictures.items()
-                }
-                yield replace(part, images={**part.images, **goals})
+                images = dict(part.images)
+                for camera in chosen:
+                    # the frame after the part's last action, or one of another episode
+                    image = (
+                        episode.images[camera][stop] if solved else _image(dataset, camera, goal)
+                    )
+                    images[GOAL_CAMERA + camera] = [image] * len(part)
+                yield replace(part, images=images)
 
     made = {"by": "goal", "cameras": chosen, "per_episode": per_episode, "probability": probability}
     sizes = spec.cameras | {GOAL_CAMERA + camera: spec.cameras[camera] for camera in chosen}
     return _write(dataset, out, sizes, episodes(), made | {"discount": discount, "seed": seed})
 
 
-def _picture(dataset: EpisodeDataset, camera: str, frame: int) -> bytes:
-    ((_, picture),) = dataset.images(camera, frame, frame + 1)
-    return as_png(picture)
+def _image(dataset: EpisodeDataset, camera: str, frame: int) -> bytes:
+    ((_, image),) = dataset.images(camera, frame, frame + 1)
+    return as_png(image)
 
 
 def _read(dataset: EpisodeDataset, index: int) -> Episode:
-    """An episode with its pictures as the native format keeps them, told where it is from."""
+    """An episode with its images as the native format keeps them, and its origin."""
     episode = dataset.episode(index)
-    images: dict[str, np.ndarray | list[bytes]] = {
-        camera: [as_png(picture) for picture in pictures]
-        for camera, pictures in episode.images.items()
-    }
+    images: dict[str, np.ndarray | list[bytes]] = {}
+    for camera, stored in episode.images.items():
+        images[camera] = [as_png(image) for image in stored]
     return replace(episode, images=images, info=provenance(dataset, index, episode))
 
 
-def _part(episode: Episode, start: int, stop: int, instruction: str, *, solved: bool) -> Episode:
+def _part(
+    episode: Episode,
+    start: int,
+    stop: int,
+    instruction: str,
+    *,
+    solved: bool,
+) -> Episode:
     """Steps [start, stop) under another label; solved at the last of them, or not at all."""
     success = np.zeros(stop - start, dtype=bool)
     success[-1] = solved
+    # what the whole episode achieved is not true of a part
     info = {key: value for key, value in episode.info.items() if key != "achieved"}
     return Episode(
         images={camera: episode.images[camera][start:stop] for camera in episode.images},
@@ -284,7 +302,9 @@ def _write(
     metadata = {"relabelled": made, "source": dataset.metadata}
     relabelled = 0
     with DatasetWriter(out, replace(dataset.spec, cameras=cameras), metadata=metadata) as writer:
-        while group := list(islice(episodes, EPISODES_PER_COMMIT)):
+        group = list(islice(episodes, EPISODES_PER_COMMIT))
+        while group:
             writer.add_episodes(group)
             relabelled += sum("relabelled_from" in episode.info for episode in group)
+            group = list(islice(episodes, EPISODES_PER_COMMIT))
         return Relabelled(Path(out), writer.num_episodes, relabelled)

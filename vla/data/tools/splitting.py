@@ -17,7 +17,7 @@ from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.derived import Converted, rewrite
+from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
 
 
@@ -34,20 +34,25 @@ def split(
     """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
 
     Args:
-        parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either kind for all parts.
+        parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either
+            kind for all parts.
         seed: decides which episodes go where, for fractions; see `drawn_parts`.
 
     Raises:
-        DataError: names that are no folder names, fractions that sum to more than 1, a part without episodes, an episode in
-            two parts; or as `convert`.
+        DataError: names that are no folder names, fractions that sum to more than 1, a part without
+            episodes, an episode in two parts; or as `convert`.
     """
     dataset = EpisodeDataset(src)
     chosen = chosen_parts(dataset, parts, seed)
+    given = {name: str(part) for name, part in parts.items()}
     made = {}
     for name, episodes in chosen.items():
-        options = {"part": name, "seed": seed, "parts": {n: str(p) for n, p in parts.items()}}
-        plan = Plan("split", [dataset], [(0, index) for index in episodes], dataset.spec, options)
-        made[name] = rewrite(plan, Path(dst) / name, video=video, jobs=jobs, progress=progress)
+        options = {"part": name, "seed": seed, "parts": given}
+        places = [(0, index) for index in episodes]
+        plan = Plan("split", [dataset], places, dataset.spec, options)
+        made[name] = write_derived(
+            plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
+        )
     return made
 
 
@@ -59,7 +64,8 @@ def chosen_parts(
     for name in parts:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise DataError(
-                f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' and '.'"
+                f"{where}: part {name!r}: expected a folder's name of letters, digits, '_', '-' "
+                "and '.'"
             )
     shares = {name: part for name, part in parts.items() if isinstance(part, int | float)}
     if shares and len(shares) < len(parts):
@@ -79,7 +85,8 @@ def drawn_parts(
 ) -> dict[str, list[int]]:
     """Each part gets its fraction of the episodes to within one, and of each task's to within two.
 
-    Tasks come in random order, and so do episodes within a task; each episode goes to the part that lacks most.
+    Tasks come in random order, and so do episodes within a task; each episode goes to the part that
+    lacks most.
     """
     total = sum(shares.values())
     for name, share in shares.items():
@@ -93,12 +100,15 @@ def drawn_parts(
         )
     rng = np.random.default_rng(seed)
     tasks = rng.permutation(int(task_E.max()) + 1)
+    # sorted by the last key first: task by task, and at random within a task
     order = np.lexsort((rng.random(len(task_E)), tasks[task_E]))
-    names: list[str | None] = [*shares, None]
+    names: list[str | None] = [*shares, None]  # None: what no part gets
+    # (P,): of all parts and of the rest
     share_P = np.array([*shares.values(), max(0.0, 1 - total)])
     count_P = np.zeros(len(names))
     chosen: dict[str, list[int]] = {name: [] for name in shares}
     for place, index in enumerate(order.tolist(), 1):
+        # Quotas instead of draws: rounding never adds up, over the dataset as over each task.
         lacking = int(np.argmax(share_P * place - count_P))
         count_P[lacking] += 1
         part = names[lacking]
@@ -107,16 +117,26 @@ def drawn_parts(
     return {name: sorted(episodes) for name, episodes in chosen.items()}
 
 
-def _listed(part: Any, total: int, where: str, name: str) -> list[int]:
+def _listed(
+    part: Any,
+    total: int,
+    where: str,
+    name: str,
+) -> list[int]:
     return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
 
 
-def _check_parts(chosen: Mapping[str, list[int]], where: str, total: int) -> None:
+def _check_parts(
+    chosen: Mapping[str, list[int]],
+    where: str,
+    total: int,
+) -> None:
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {total} episodes; give it a larger share"
+                f"{where}: part {name!r} would have none of {total} episodes; give it a larger "
+                "share"
             )
         for index in episodes:
             if index in owner:

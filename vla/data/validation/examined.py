@@ -1,4 +1,4 @@
-"""A dataset under examination: opened where that is possible, and in pieces where it is not.
+"""A dataset under examination: opened if that is possible, and in pieces if it is not.
 
 N: frames, E: episodes, S: state dimensions, A: action dimensions.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from vla.common.progress import ProgressCallback
-from vla.config import registered
+from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
@@ -22,7 +23,7 @@ from vla.data.formats.common.files import refuse_archive
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
-from vla.data.validation.checks.lerobot_parts import LeRobotParts
+from vla.data.validation.lerobot_parts import LeRobotParts
 
 ASIDE = ".replaced"
 """Folder of the originals of repaired files."""
@@ -30,14 +31,14 @@ ASIDE = ".replaced"
 
 @dataclass(frozen=True)
 class Numbers:
-    """All numbers of a dataset as they are stored, NaN and all.
+    """All numbers of a dataset as they are stored, with what is not finite.
 
     Attributes:
         episode: int64 (N,), index of each frame's episode.
         state: (N, S).
         actions: (N, A).
-        rewards: (N,); None where the dataset has none.
-        success, terminated: bool (N,); None where the dataset does not say.
+        rewards: (N,); None if the dataset has none.
+        success, terminated: bool (N,); None if the dataset does not say.
         state_names, action_names: of the dimensions.
     """
 
@@ -51,26 +52,27 @@ class Numbers:
     action_names: tuple[str, ...]
 
     @functools.cached_property
-    def spans(self) -> list[tuple[int, int, int]]:
+    def episode_ranges(self) -> list[tuple[int, int, int]]:
         """(episode, first frame, end) of each run of frames of one episode."""
-        edges = np.flatnonzero(np.diff(self.episode)) + 1
-        starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(self.episode)]
-        return [(int(self.episode[a]), a, b) for a, b in zip(starts, stops, strict=True) if b > a]
+        # by what stands at the frames, not by the table of episodes, which may be wrong
+        edges = (np.flatnonzero(np.diff(self.episode)) + 1).tolist()
+        runs = pairwise([0, *edges, len(self.episode)])
+        return [(int(self.episode[start]), start, stop) for start, stop in runs if stop > start]
 
 
-class Subject:
+class Examined:
     """What checks look at.
 
     Args:
         root: folder of the dataset, or its file.
         format, keys: as `EpisodeDataset` takes them.
         deep: whether images are decoded.
-        progress: told (frames decoded, frames in all).
+        progress: called with (frames decoded, frames in all).
 
     Attributes:
-        dataset: None where it cannot be opened.
+        dataset: None if it cannot be opened.
         error: why it cannot.
-        format: its name; None where the dataset is of none.
+        format: its name; None if the dataset is of none.
 
     Raises:
         DataError: there is no such folder, it is an archive, or no format of that name.
@@ -91,9 +93,13 @@ class Subject:
         formats = registered("formats")
         if format is not None and format not in formats:
             raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")
-        self.root, self.keys, self.deep, self.progress = root, keys, deep, progress
+        self.root = root
+        self.keys = keys
+        self.deep = deep
+        self.progress = progress
         self.dataset: EpisodeDataset | None = None
         self.error: DataError | None = None
+        # Not raised: what can be read without opening is examined all the same.
         try:
             self.dataset = EpisodeDataset(root, format=format, keys=keys)
         except DataError as error:
@@ -102,7 +108,9 @@ class Subject:
         if self.dataset is not None:
             self.format = format_of(self.dataset)
         elif format is None:
-            self.format = next((name for name, cls in formats.items() if cls.matches(root)), None)  # type: ignore[attr-defined]
+            matching = [name for name, reader in formats.items() if reader.matches(root)]
+            self.format = matching[0] if matching else None
+        # Without info.json no format matches; tables and data are worth a look all the same.
         if self.format is None and (root / "meta").is_dir():
             self.format = "lerobot"
 
@@ -114,11 +122,12 @@ class Subject:
         found = []
         for folder, folders, names in os.walk(self.root):
             here = Path(folder)
+            # A link to a folder counts as a file, and is not followed: it may lead in a circle.
             links = [name for name in folders if (here / name).is_symlink()]
-            folders[:] = sorted(
-                name for name in folders if not name.startswith(".") and name not in links
-            )
-            found += [here / name for name in sorted([*names, *links]) if not name.startswith(".")]
+            inner = [name for name in folders if name not in links]
+            folders[:] = sorted(name for name in inner if not name.startswith("."))
+            seen = sorted([*names, *links])
+            found += [here / name for name in seen if not name.startswith(".")]
         return found
 
     def name(self, path: Path) -> str:
@@ -128,9 +137,9 @@ class Subject:
     @functools.cached_property
     def is_ours(self) -> bool:
         """Whether the dataset was written here, with checksums in its files."""
-        return any(
-            _sealed(self.root / name) for name in (schema.INFO, schema.SPEC, schema.METADATA)
-        )
+        # any of them: one may have been replaced since
+        small = (schema.INFO, schema.SPEC, schema.METADATA)
+        return any(_has_checksum(self.root / name) for name in small)
 
     @functools.cached_property
     def lerobot(self) -> LeRobotParts | None:
@@ -139,13 +148,15 @@ class Subject:
 
     @functools.cached_property
     def numbers(self) -> Numbers | None:
-        """None where they cannot be read at all."""
+        """None if they cannot be read at all."""
         if self.lerobot is not None:
             return _of_parts(self.lerobot, self.keys)
         reader = None if self.dataset is None else self.dataset.reader
         if not isinstance(reader, EpisodicReader):
             return None
-        columns, lengths = reader._columns, reader.episodes["length"].to_numpy()
+        columns = reader.columns()
+        lengths = reader.episodes["length"].to_numpy()
+        # These readers give zeros for what the dataset does not have.
         return Numbers(
             episode=np.repeat(np.arange(len(lengths)), lengths),
             state=columns.state,
@@ -158,7 +169,7 @@ class Subject:
         )
 
 
-def _sealed(path: Path) -> bool:
+def _has_checksum(path: Path) -> bool:
     try:
         return path.is_file() and is_whole(path) is not None
     except OSError:
@@ -168,26 +179,25 @@ def _sealed(path: Path) -> bool:
 def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
     mapping = parts.mapping(keys or KeyMap())
     frames = parts.frames
-    if (
-        mapping is None
-        or not {*mapping.action, *mapping.state} <= frames.keys()
-        or "episode_index" not in frames
-    ):
+    if mapping is None:
+        return None
+    if not {*mapping.action, *mapping.state, "episode_index"} <= frames.keys():
         return None
     episode = frames["episode_index"][:, 0]
     kept = parts.committed(episode)
 
     def joined(names: list[str]) -> np.ndarray:
-        return np.concatenate(
-            [np.zeros((len(episode), 0)), *(frames[name] for name in names)], axis=1
-        )[kept]
+        columns = [np.zeros((len(episode), 0)), *(frames[name] for name in names)]
+        return np.concatenate(columns, axis=1)[kept]
 
     def single(name: str | None) -> np.ndarray | None:
         return frames[name][kept, 0] if name is not None and name in frames else None
 
-    success, terminated = single(mapping.success), single(schema.TERMINATED)
+    success = single(mapping.success)
+    terminated = single(schema.TERMINATED)
+    index = episode[kept]
     return Numbers(
-        episode=np.where(np.isfinite(episode[kept]), episode[kept], -1).astype(np.int64),
+        episode=np.where(np.isfinite(index), index, -1).astype(np.int64),
         state=joined(mapping.state),
         actions=joined(mapping.action),
         rewards=single(mapping.reward),

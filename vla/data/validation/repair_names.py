@@ -1,4 +1,4 @@
-"""Names of the repairs, in the order in which they are applied; `fixes.py` holds what they do."""
+"""Names of the repairs, in the order in which they are applied; `repairs.py` holds what they do."""
 
 REMOVE_LEFTOVERS = "remove leftovers"
 DROP_CAMERAS = "drop cameras without files from info.json"

@@ -1,25 +1,25 @@
-"""Is a dataset what it says it is? Every check of `checks/` in one run, and what can be mended without loss.
+"""Is a dataset what it says it is? Every check in one run, and repairs that lose nothing.
 
-One damaged file does not hide the others: where the dataset cannot be opened, the checks of single files still run.
+One damaged file does not hide the others: if the dataset cannot be opened, the checks of single
+files still run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import Check as Check
-from vla.data.validation.registry import Finding as Finding
-from vla.data.validation.registry import checks as checks
-from vla.data.validation.repairs import FIXES
-
-_ORDER = ("error", "warning", "note")
+from vla.data.validation.check import SEVERITIES
+from vla.data.validation.check import Check as Check
+from vla.data.validation.check import Finding as Finding
+from vla.data.validation.check import checks as checks
+from vla.data.validation.examined import Examined
+from vla.data.validation.repairs import REPAIRS
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Report:
 
     Attributes:
         root: of the dataset.
-        format: its name; None where it is of none.
+        format: its name; None if it is of none.
         findings: errors first. After repairs, what is left.
         repaired: (repair, what was done) for each that was applied.
         ran: names of the checks that ran.
@@ -67,17 +67,17 @@ def validate(
     keys: KeyMap | None = None,
     fix: bool = False,
     deep: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Report:
     """Looks at everything in a dataset of any format.
 
     Args:
         root: folder of the dataset, or its file.
         format, keys: as `EpisodeDataset` takes them.
-        fix: mend what can be mended without loss (LeRobot datasets); originals are kept in `.replaced`, and the findings are
-            those of a second look.
+        fix: repair what can be repaired without loss (LeRobot datasets); originals are kept in
+            `.replaced`, and the findings are those of a second look.
         deep: decode every image.
-        progress: told (frames decoded, frames in all).
+        progress: called with (frames decoded, frames in all).
 
     Raises:
         DataError: there is nothing at `root`, or it is an archive.
@@ -88,16 +88,18 @@ def validate(
         return report
     repaired, failed = [], []
     wanted = {finding.fix for finding in report.findings}
-    for name in (name for name in FIXES if name in wanted):
+    for name, repair in REPAIRS.items():
+        if name not in wanted:
+            continue
         try:
-            repaired.append((name, FIXES[name](Subject(root, format, keys, deep=False))))
+            # opened again for each: the repair before has changed its files
+            repaired.append((name, repair(Examined(root, format, keys, deep=False))))
         except (DataError, OSError) as error:
             failed.append(Finding("fix", "error", root.name, f"{name}: {error}"))
     if repaired:
         report = _look(root, format, keys, deep, progress)
-    return dataclasses.replace(
-        report, findings=_sorted([*report.findings, *failed]), repaired=tuple(repaired)
-    )
+    findings = _sorted([*report.findings, *failed])
+    return dataclasses.replace(report, findings=findings, repaired=tuple(repaired))
 
 
 def _look(
@@ -105,20 +107,19 @@ def _look(
     format: str | None,
     keys: KeyMap | None,
     deep: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
 ) -> Report:
-    subject = Subject(root, format, keys, deep=deep, progress=progress)
-    chosen = [
-        check
-        for check in checks().values()
-        if (deep or not check.deep) and (check.formats is None or subject.format in check.formats)
-    ]
-    findings = [finding for check in chosen for finding in check.run(subject)]
-    return Report(
-        root, subject.format, _sorted(findings), ran=tuple(check.name for check in chosen)
-    )
+    examined = Examined(root, format, keys, deep=deep, progress=progress)
+    ran = []
+    findings: list[Finding] = []
+    for name, check in checks().items():
+        is_for_it = check.formats is None or examined.format in check.formats
+        if is_for_it and (deep or not check.deep):
+            findings += check.run(examined)
+            ran.append(name)
+    return Report(root, examined.format, _sorted(findings), ran=tuple(ran))
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
-    unique = dict.fromkeys(findings)
-    return tuple(sorted(unique, key=lambda finding: _ORDER.index(finding.severity)))
+    unique = dict.fromkeys(findings)  # two checks may meet the same damage
+    return tuple(sorted(unique, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,4 +1,4 @@
-"""One HTML page to look at a dataset with: its numbers, and films and curves of its episodes side by side."""
+"""One HTML page to look at a dataset with: its numbers, videos and curves; and files for rerun."""
 
 from vla.data.view.build import View as View
 from vla.data.view.build import spread_episodes as spread_episodes

@@ -1,5 +1,7 @@
-"""The page as a whole. It needs nothing but itself: style, script, numbers and films are inside, and a policy in its head
-forbids it to ask for anything else."""
+"""The page as a whole: it needs nothing but itself, and asks for nothing.
+
+Style, script, numbers and videos are inside, and a policy in its head forbids everything else.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +9,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from html import escape
-from importlib import resources
 
+from markupsafe import Markup
+
+from vla.common.html import asset, render
+from vla.common.number_text import counted
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.plan import format_of, source_name, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
-from vla.data.view.markup import counted
-from vla.data.view.overview import (
-    has_rewards,
-    header,
-    metadata_section,
-    numbers_section,
-    tasks_section,
-    warnings_box,
-)
+from vla.data.view.overview import has_rewards, has_successes, overview, sizes
 from vla.data.view.summary import summarise
 
 
@@ -34,99 +30,96 @@ class Page:
     """
 
     def __init__(self, dataset: EpisodeDataset, *, asked: int, sampled: bool) -> None:
-        self.dataset, self.asked, self.sampled = dataset, asked, sampled
+        self.dataset = dataset
+        self.asked = asked
+        self.sampled = sampled
         summary = summarise(dataset, images=0)
-        self.rewards, self.labelled = has_rewards(summary), summary["success_rate"] > 0
-        self._summary = summary
-        self._signals = escape(json.dumps(signals(dataset, rewards=self.rewards), allow_nan=False))
-        self._below = (
-            tasks_section(summary) + numbers_section(dataset, summary) + metadata_section(dataset)
-        )
+        self.rewards = has_rewards(summary)
+        self.labelled = has_successes(summary)
+        self._sizes = sizes(dataset, summary)
+        found = signals(dataset, rewards=self.rewards)
+        # a bare NaN would be no JSON to the page's script
+        self._signals = json.dumps(found, allow_nan=False)
+        # a page is put together several times until it fits its bytes; this part stays the same
+        self._overview = overview(dataset, summary)
 
-    def episode(self, shown: Shown, *, opened: bool = False) -> bytes:
+    def episode(self, shown: Shown, *, opened: bool = False) -> Markup:
         """The part of the page that is one episode's."""
         return episode_html(
             self.dataset, shown, rewards=self.rewards, labelled=self.labelled, opened=opened
-        ).encode(errors="replace")
+        )
 
-    def html(self, shown: Sequence[Shown]) -> bytes:
+    def html(self, shown: Sequence[Shown]) -> Markup:
         """The whole page with these episodes, in the dataset's order; the first is open."""
-        ordered = sorted(shown, key=lambda s: s.index)
-        bodies = b"".join(self.episode(s, opened=i == 0) for i, s in enumerate(ordered))
-        title = source_name(self.dataset.root)
-        css, js = (
-            resources.files("vla.data.view").joinpath(f"page.{kind}").read_text("utf-8")
-            for kind in ("css", "js")
+        # they come in the order in which they deserve to be shown
+        ordered = sorted(shown, key=lambda episode: episode.index)
+        episodes = []
+        for i, episode in enumerate(ordered):
+            episodes.append(self.episode(episode, opened=i == 0))
+        script = asset("data/view/page.js")
+        return render(
+            "data/view/page.html.j2",
+            title=source_name(self.dataset.root),
+            policy=_policy(script),
+            css=asset("data/view/page.css"),
+            js=script,
+            signals=self._signals,
+            format_name=format_of(self.dataset),
+            selection=self._selection(shown),
+            sizes=self._sizes,
+            warnings=warnings_of(self.dataset),
+            tasks=self._tasks(shown),
+            labelled=self.labelled,
+            order_keys=self._order_keys(),
+            episodes=episodes,
+            overview=self._overview,
         )
-        top = (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy(js)}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
-            f'<main data-signals="{self._signals}">\n'
-            f"{header(self.dataset, title, format_of(self.dataset), self._told(shown), self._summary)}"
-            f"{warnings_box(warnings_of(self.dataset))}{self._list_head(shown)}"
-        )
-        bottom = (
-            f"</div>\n</section>\n{self._below}</main>\n<script>{js}</script>\n</body>\n</html>\n"
-        )
-        return top.encode(errors="replace") + bodies + bottom.encode(errors="replace")
 
-    def _told(self, shown: Sequence[Shown]) -> str:
-        """What of the dataset is on the page."""
-        total, count, filmed = len(self.dataset), len(shown), sum(bool(s.films) for s in shown)
-        if count == total:
-            text = (
-                f"All {counted(total, 'episode')} are shown."
-                if total > 1
-                else "Its one episode is shown."
-            )
-        else:
-            spread = ", evenly over tasks, successes and failures" * self.sampled
+    def _selection(self, shown: Sequence[Shown]) -> str:
+        """What of the dataset is on the page, in words."""
+        total, count = len(self.dataset), len(shown)
+        text = f"All {counted(total, 'episode')} are shown."
+        if count == total == 1:
+            text = "Its one episode is shown."
+        elif count < total:
+            spread = ", evenly over tasks, successes and failures" if self.sampled else ""
             text = f"{count} of {counted(total, 'episode')} are shown{spread}."
         if count < self.asked:
             text += f" The page had no room for {self.asked - count} more."
+        filmed = sum(bool(episode.videos) for episode in shown)
         if self.dataset.spec.cameras and filmed < count:
-            text += f" {filmed} of them have films: the page had no room for more."
+            text += f" {filmed} of them have videos: the page had no room for more."
         return text
 
-    def _list_head(self, shown: Sequence[Shown]) -> str:
-        """The list's controls, which the script shows."""
+    def _tasks(self, shown: Sequence[Shown]) -> list[str]:
+        """Instructions of these episodes, to choose among."""
         indices = self.dataset.episodes["task_index"]
-        tasks = sorted({self.dataset.instructions[int(indices.iloc[s.index])] for s in shown})
-        options = "".join(
-            f'<option value="{escape(task)}">{escape(task)}</option>' for task in tasks
-        )
-        chooser = f'<select class="by-task" aria-label="Task"><option value="">all tasks</option>{options}</select>'
-        outcomes = (
-            '<select class="by-success" aria-label="Outcome"><option value="">all outcomes</option>'
-            '<option value="1">solved</option><option value="0">not solved</option></select>'
-        )
-        keys = [
-            "episode",
-            "task",
-            *["success"] * self.labelled,
-            *["return"] * self.rewards,
-            "steps",
-        ]
-        buttons = "".join(
-            f'<button type="button" data-key="{key}" aria-pressed="{str(key == "episode").lower()}">{key}</button>'
-            for key in keys
-        )
-        return (
-            '<section id="episodes" aria-label="Episodes">\n<h2>Episodes</h2>\n<div class="controls" hidden>\n'
-            '<input type="search" placeholder="Search" aria-label="Search instructions and numbers">'
-            f"{chooser * (len(tasks) > 1)}{outcomes * self.labelled}"
-            f'<span class="order"><span>Order by</span>{buttons}</span><span class="count" aria-live="polite"></span></div>\n'
-            '<noscript><p class="note">Curves are drawn by a script, which this browser does not run.</p></noscript>\n'
-            '<div class="list">\n'
-        )
+        tasks = set()
+        for episode in shown:
+            index = int(indices.iloc[episode.index])
+            tasks.add(self.dataset.instructions[index])
+        return sorted(tasks)
+
+    def _order_keys(self) -> list[str]:
+        """By what the list can be ordered: names of the `data-` attributes of an episode."""
+        keys = ["episode", "task"]
+        if self.labelled:
+            keys.append("success")
+        if self.rewards:
+            keys.append("return")
+        return [*keys, "steps"]
+
+
+def encoded(html: str) -> bytes:
+    """As it is written. Texts of foreign datasets may hold half characters, which UTF-8 lacks."""
+    return html.encode(errors="replace")
 
 
 def _policy(script: str) -> str:
-    """Nothing but what is in the page may be loaded, and no other script than the page's own may run."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    """Nothing but what is in the page may be loaded, and no script but the page's own may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    script_hash = base64.b64encode(digest).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "media-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
+        "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
     )

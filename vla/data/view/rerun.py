@@ -1,9 +1,10 @@
-"""Episodes as a recording for the rerun viewer: images, curves and words on the timelines `step` and `time`.
+"""Episodes as a recording for the rerun viewer: images, curves and words over `step` and `time`.
 
-Everything of episode 3 lies below `episode_3/`: `camera/NAME`, `action`, `state`, `reward`, `success`, `instruction`, `info`.
-The viewer's layout comes with the recording: a tab for each episode.
+Everything of episode 3 lies below `episode_3/`: `camera/NAME`, `action`, `state`, `reward`,
+`success`, `instruction`, `info`. The viewer's layout comes with the recording: a tab for each
+episode.
 
-L: steps of an episode.
+L: steps of an episode, D: curves.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL.Image
 
 from vla.common.atomic import atomic_path
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.format import Picture
+from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.storage.image_codec import as_frame
@@ -30,8 +31,7 @@ from vla.data.tools.plan import source_name
 JPEG_QUALITY = 90
 _IMAGES_AT_ONCE = 64
 _MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-
-"""Called with (frames done, frames in all)."""
+"""First bytes of a file -> its kind."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ def export_rerun(
 ) -> Recording:
     """Writes a `.rrd` file for the rerun viewer.
 
-    PNG and JPEG files are passed on as they are; frames of videos become JPEG. Numbers are in robot units. The file appears
-    whole or not at all.
+    PNG and JPEG files are passed on as they are; frames of videos become JPEG. Numbers are in robot
+    units. The file appears whole or not at all.
 
     Args:
         path: of the file, usually `NAME.rrd`.
         episodes: which are written; all by default.
+        progress: called with (frames done, frames in all).
 
     Raises:
         ModuleNotFoundError: rerun is not installed.
@@ -83,10 +84,11 @@ def export_rerun(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
         )
     lengths = dataset.episodes["length"].to_numpy()
-    total, done = int(lengths[chosen].sum()), 0
+    total = int(lengths[chosen].sum())
+    done = 0
     with atomic_path(path) as temporary:
         recording = rerun.RecordingStream("vla_data", recording_id=source_name(dataset.root))
-        # Only the dataset's own time counts, not that of the export.
+        # only the dataset's own time counts, not that of the export
         recording.set_log_time_enabled(False)
         recording.set_log_tick_enabled(False)
         recording.save(temporary, default_blueprint=_layout(dataset, chosen))
@@ -99,6 +101,7 @@ def export_rerun(
                     progress(done, total)
             recording.flush()
         finally:
+            # closes the file, which is renamed next
             recording.disconnect()
     return Recording(path, path.stat().st_size, len(chosen), total)
 
@@ -107,16 +110,15 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     import rerun
 
     row, columns, spec = dataset.episodes.iloc[index], dataset.columns, dataset.spec
-    start, stop = int(row["first_frame"]), int(row["first_frame"] + row["length"])
+    start = int(row["first_frame"])
+    stop = start + int(row["length"])
     place = f"episode_{index}"
-    recording.log(
-        f"{place}/instruction",
-        rerun.TextDocument(dataset.instructions[int(row["task_index"])]),
-        static=True,
-    )
-    recording.log(
-        f"{place}/info", rerun.TextDocument(_info(row), media_type="text/markdown"), static=True
-    )
+    # static: words hold at all times, and the viewer shows them at every step
+    instruction = rerun.TextDocument(dataset.instructions[int(row["task_index"])])
+    recording.log(f"{place}/instruction", instruction, static=True)
+    info = rerun.TextDocument(_info(row), media_type="text/markdown")
+    recording.log(f"{place}/info", info, static=True)
+    # name, names of the curves, values (L, D)
     curves: list[tuple[str, Sequence[str], np.ndarray]] = [
         ("action", spec.action_names, columns.actions[start:stop]),
         ("state", spec.state_names, columns.state[start:stop]),
@@ -125,7 +127,7 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     ]
     times = _times(np.arange(stop - start), spec.control_hz)
     for name, names, values in curves:
-        if not names:
+        if not names:  # a robot without state
             continue
         recording.log(f"{place}/{name}", rerun.SeriesLines(names=list(names)), static=True)
         scalars = rerun.Scalars.columns(scalars=values.astype(np.float64))
@@ -139,6 +141,8 @@ def _write_images(
 ) -> None:
     import rerun
 
+    # whole columns of a few images: a call for each of them is much slower, one for all holds the
+    # episode in memory
     for first, files in _grouped(_encoded(dataset, camera, start, stop)):
         kinds = [_kind(file) for file in files]
         steps = np.arange(first - start, first - start + len(files))
@@ -175,17 +179,20 @@ def _encoded(
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
 
 
-def _as_file(picture: Picture) -> bytes:
+def _as_file(picture: Image) -> bytes:
     image = as_frame(picture)  # also of a file: what cannot be decoded here cannot be shown there
     if isinstance(picture, bytes) and _kind(picture):
         return picture
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
+    PIL.Image.fromarray(image).save(file, format="JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 
 def _kind(file: bytes) -> str:
-    return next((kind for begins, kind in _MEDIA.items() if file.startswith(begins)), "")
+    for beginning, kind in _MEDIA.items():
+        if file.startswith(beginning):
+            return kind
+    return ""
 
 
 def _grouped(files: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
@@ -212,39 +219,37 @@ def _info(row: Any) -> str:
     }
     lines = ["| | |", "|---|---|"]
     for key, value in {**facts, **json.loads(row["info"])}.items():
-        cells = (
-            json.dumps(str(text), ensure_ascii=False)[1:-1].replace("|", "\\|")
-            for text in (key, value)
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {_cell(key)} | {_cell(value)} |")
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    # newlines and bars would end a cell; JSON writes the former as \n
+    return json.dumps(str(value), ensure_ascii=False)[1:-1].replace("|", "\\|")
 
 
 def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
     """A tab for each episode: cameras and words on the left, curves on the right."""
     from rerun import blueprint
 
+    curve_names = ["action", "state", "reward"]
+    if not dataset.spec.state_dim:
+        curve_names.remove("state")
     tabs = []
     for index in chosen:
         place = f"episode_{index}"
-        cameras = [
-            blueprint.Spatial2DView(origin=_camera(place, name), name=name)
-            for name in dataset.spec.cameras
-        ]
-        words = [
-            blueprint.TextDocumentView(origin=f"{place}/{name}", name=name)
-            for name in ("instruction", "info")
-        ]
-        curves = [
-            blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name)
-            for name in ("action", *["state"] * bool(dataset.spec.state_dim), "reward")
-        ]
-        left = (
-            blueprint.Vertical(blueprint.Grid(*cameras), *words)
-            if cameras
-            else blueprint.Vertical(*words)
-        )
-        tabs.append(
-            blueprint.Horizontal(left, blueprint.Vertical(*curves), name=f"episode {index}")
-        )
+        left: list[Any] = []
+        cameras = []
+        for name in dataset.spec.cameras:
+            view = blueprint.Spatial2DView(origin=_camera(place, name), name=name)
+            cameras.append(view)
+        if cameras:  # an empty grid would be an empty box
+            left.append(blueprint.Grid(*cameras))
+        for name in ("instruction", "info"):
+            left.append(blueprint.TextDocumentView(origin=f"{place}/{name}", name=name))
+        right = []
+        for name in curve_names:
+            right.append(blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name))
+        columns = (blueprint.Vertical(*left), blueprint.Vertical(*right))
+        tabs.append(blueprint.Horizontal(*columns, name=f"episode {index}"))
     return blueprint.Blueprint(blueprint.Tabs(*tabs))

@@ -1,6 +1,6 @@
 """What a dataset's numbers are like: true statistics of all samples, not merged ones of episodes.
 
-N: frames, D: dimensions.
+N: frames, D: dimensions, P: pixels.
 """
 
 from __future__ import annotations
@@ -17,24 +17,35 @@ from vla.data.storage.image_codec import as_frame
 
 IMAGES = 256
 
+Summary = dict[str, Any]
+"""What `summarise` returns."""
+Described = dict[str, float]
+"""Name of a statistic -> its value."""
 
-def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> dict[str, Any]:
+
+def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> Summary:
     """Statistics as JSON types.
 
     Args:
-        images: frames of each camera, evenly spread over the dataset, that mean and standard deviation are of; 0 for none.
+        images: frames of each camera, evenly spread over the dataset, that mean and standard
+            deviation are of; 0 for none.
 
     Returns:
-        `actions` and `state` (name -> min, q01, q10, q50, q90, q99, max, mean, std, robot units), `rewards`, `returns` and
-        `lengths` (the same, of frames and of episodes), `tasks` (one row each) and `cameras` (mean and std of red, green
-        and blue in [0, 1], and the number of frames they are of).
+        `actions` and `state` (name -> min, q01, q10, q50, q90, q99, max, mean, std, robot units),
+        `rewards`, `returns` and `lengths` (the same, of frames and of episodes), `tasks` (one row
+        each) and `cameras` (mean and std of red, green and blue in [0, 1], and the number of frames
+        they are of).
 
     Raises:
         DataError: numbers or pictures are damaged, or `images` is negative.
     """
     if images < 0:
         raise DataError(f"images is {images}; expected 0 or more frames for each camera")
-    spec, columns, table = dataset.spec, dataset.columns, dataset.episodes
+    spec = dataset.spec
+    columns, table = dataset.columns, dataset.episodes
+    cameras = {}
+    if images:
+        cameras = {camera: _pixels(dataset, camera, images) for camera in spec.cameras}
     return {
         "root": dataset.root.name,
         "episodes": len(dataset),
@@ -48,32 +59,33 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> dict[str, Any
         "success_rate": float(table["success"].mean()),
         "terminated_rate": float(table["terminated"].mean()),
         "tasks": _tasks(dataset, table),
-        "cameras": {camera: _pixels(dataset, camera, images) for camera in spec.cameras}
-        if images
-        else {},
+        "cameras": cameras,
     }
 
 
-def described(values_N: np.ndarray) -> dict[str, float]:
+def described(values_N: np.ndarray) -> Described:
     """Extremes, quantiles, mean and standard deviation of all samples."""
-    values = values_N.astype(np.float64)
-    quantiles = dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values())), strict=True))
-    found = {
-        "min": values.min(),
-        **quantiles,
-        "max": values.max(),
-        "mean": values.mean(),
-        "std": values.std(),
-    }
+    # sums of many float32 lose digits
+    values_N = values_N.astype(np.float64)
+    found = {"min": values_N.min()}
+    quantiles = np.quantile(values_N, list(QUANTILES.values()))
+    found.update(zip(QUANTILES, quantiles, strict=True))
+    found["max"] = values_N.max()
+    found["mean"] = values_N.mean()
+    found["std"] = values_N.std()
     return {name: float(value) for name, value in found.items()}
 
 
-def _by_name(names: tuple[str, ...], values_ND: np.ndarray) -> dict[str, dict[str, float]]:
-    return {name: described(values_ND[:, dim]) for dim, name in enumerate(names)}
+def _by_name(names: tuple[str, ...], values_ND: np.ndarray) -> dict[str, Described]:
+    found = {}
+    for dim, name in enumerate(names):
+        found[name] = described(values_ND[:, dim])
+    return found
 
 
 def _tasks(dataset: EpisodeDataset, table: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
+    # tasks without episodes, which datasets may list, have no row
     for task_index, own in table.groupby("task_index", sort=True):
         rows.append(
             {
@@ -90,23 +102,26 @@ def _tasks(dataset: EpisodeDataset, table: pd.DataFrame) -> list[dict[str, Any]]
 
 def _pixels(dataset: EpisodeDataset, camera: str, images: int) -> dict[str, Any]:
     """Mean and standard deviation of each colour over all pixels of the chosen frames."""
-    chosen = np.unique(
-        np.linspace(0, dataset.num_frames - 1, min(images, dataset.num_frames)).round().astype(int)
-    )
-    total, squares, pixels = np.zeros(3), np.zeros(3), 0
+    count = min(images, dataset.num_frames)
+    places = np.linspace(0, dataset.num_frames - 1, count)
+    chosen = np.unique(places.round().astype(int))
+    # running sums: the pixels of all frames would not fit into memory
+    total, squares = np.zeros(3), np.zeros(3)
+    pixels = 0
     for frame in chosen.tolist():
         for _, picture in dataset.images(camera, frame, frame + 1):
             try:
-                values = as_frame(picture).reshape(-1, 3).astype(np.float64) / 255.0
+                image = as_frame(picture)
             except DataError as error:
-                raise DataError(
-                    f"{dataset.root}: frame {frame}: camera {camera!r}: {error}"
-                ) from error
-            total, squares, pixels = (
-                total + values.sum(0),
-                squares + (values**2).sum(0),
-                pixels + len(values),
-            )
+                place = f"{dataset.root}: frame {frame}: camera {camera!r}"
+                raise DataError(f"{place}: {error}") from error
+            # H W 3 -> P 3
+            values_P3 = image.reshape(-1, 3).astype(np.float64) / 255.0
+            total = total + values_P3.sum(0)
+            squares = squares + (values_P3**2).sum(0)
+            pixels += len(values_P3)
     mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))
+    # rounding may leave a variance just below zero
+    variance = np.maximum(squares / pixels - mean**2, 0.0)
+    std = np.sqrt(variance)
     return {"mean": mean.tolist(), "std": std.tolist(), "frames": len(chosen)}

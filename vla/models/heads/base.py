@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vla.common.renamed import accept_former_methods
+from vla.common.renamed import accept_former_members
 from vla.config import Config, UserError
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import ActionDistribution, Spec
@@ -36,7 +36,7 @@ class Head(nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        accept_former_methods(cls, {"use": "set_tokenizer"})
+        accept_former_members(cls, {"use": "set_tokenizer"})
 
     def set_tokenizer(self, tokenizer: ActionTokenizer) -> None:
         """Replaces the tokenizer that the head was built with by a fitted one of the same sizes.
@@ -70,7 +70,7 @@ class HeadConfig(Config, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        accept_former_methods(cls, {"reads": "num_readouts"})
+        accept_former_members(cls, {"reads": "num_readouts"})
 
     @abstractmethod
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

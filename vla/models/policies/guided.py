@@ -1,6 +1,7 @@
 """A policy that proposes and a critic that chooses: one checkpoint, used like any other policy.
 
-B windows, T steps, S proposals, F features, K actions per chunk, A action dimensions, D tokens per chunk, V ids.
+B windows, T steps, S proposals, F features, K actions per chunk, A action dimensions,
+D tokens per chunk, V ids.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
-from pydantic import Field, model_validator
+from jaxtyping import Bool, Float
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from vla.common.renamed import announce_renamed, former_attributes
 from vla.config import Choice, Config, UserError, register
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.models.policy import Policy, PolicyConfig
@@ -23,37 +25,59 @@ from vla.types import ActionDistribution, Batch, Observation, PolicyOutput, Spec
 
 
 class BestOfN(Config):
-    """Draw some chunks, execute one by its Q."""
+    """Draw some chunks, execute one by its Q (Chen et al., 2023, SfBC)."""
 
+    former_keys: ClassVar[dict[str, str]] = {"sharpness": "inverse_temperature"}
     type: Literal["best_of_n"] = "best_of_n"
     samples: int = Field(default=16, ge=1)
     """Chunks that are drawn, beside the most likely one."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the draw: smaller proposes more of the same."""
-    sharpness: float | None = Field(default=None, gt=0)
-    """None executes the chunk of greatest Q; a number draws one in proportion to exp(sharpness * Q)."""
+    inverse_temperature: float | None = Field(default=None, gt=0)
+    """None executes the chunk of greatest Q; a number draws one in proportion to
+    exp(inverse_temperature * Q)."""
 
 
-class Climb(Config):
+class CoordinateAscent(Config):
     """Change one token after the other to the one of greatest Q."""
 
-    type: Literal["climb"] = "climb"
+    type: Literal["coordinate_ascent"] = "coordinate_ascent"
     sweeps: int = Field(default=2, ge=1)
     """How often all tokens are gone through."""
     min_prob: float = Field(default=0.01, ge=0, lt=1)
-    """Ids that the policy holds less likely than this share of its most likely one are not asked for; 0 asks for all."""
+    """Ids that the policy holds less likely than this share of its most likely one are not asked
+    for; 0 asks for all."""
+
+
+def _accept_climb(selection: Any) -> Any:
+    """Reads `type: climb`, the former name of coordinate ascent."""
+    if isinstance(selection, dict) and selection.get("type") == "climb":
+        announce_renamed("type: climb", "type: coordinate_ascent")
+        return {**selection, "type": "coordinate_ascent"}
+    return selection
+
+
+CoordinateAscentChoice = Annotated[CoordinateAscent, BeforeValidator(_accept_climb)]
+Selection = Annotated[
+    BestOfN | CoordinateAscent, Field(discriminator="type"), BeforeValidator(_accept_climb)
+]
+"""How a critic chooses among a policy's proposals."""
 
 
 @register("policies", "guided")
-class GuidedConfig(PolicyConfig):
-    """A policy whose proposals a critic chooses from. Made by training (`extraction: {type: best_of_n}`)."""
+class CriticGuidedConfig(PolicyConfig):
+    """A policy whose proposals a critic chooses from.
 
+    Made by training (`extraction: {type: best_of_n}`).
+    """
+
+    former_keys: ClassVar[dict[str, str]] = {"rule": "selection"}
     type: Literal["guided"] = "guided"
     policy: Annotated[Any, Choice("policies", unlisted=["guided", "multi_robot"])]
     """Who proposes."""
     critic: CriticConfig = CriticConfig()
     """Who chooses."""
-    rule: BestOfN | Climb = Field(default=BestOfN(), discriminator="type")
+    selection: Selection = BestOfN()
     """How."""
 
     @model_validator(mode="before")
@@ -69,55 +93,75 @@ class GuidedConfig(PolicyConfig):
     def weights_file(self) -> str:
         return str(self.policy.weights_file)
 
-    def build(self, spec: Spec, *, from_checkpoint: bool = False) -> GuidedPolicy:
-        inside = self.policy.new(spec, from_checkpoint=from_checkpoint)
-        return GuidedPolicy(
-            self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk)
+    def build(self, spec: Spec, *, from_checkpoint: bool = False) -> CriticGuidedPolicy:
+        return self._around(self.policy.new(spec, from_checkpoint=from_checkpoint), spec)
+
+    def build_for(self, spec: Spec, folder: Path) -> CriticGuidedPolicy:
+        return self._around(self.policy.build_for(spec, folder), spec)
+
+    def _around(self, inside: Policy, spec: Spec) -> CriticGuidedPolicy:
+        critic = ActionCritic(
+            self.critic,
+            inside.feature_dim,
+            spec,
+            self.policy.chunk,
         )
-
-    def build_for(self, spec: Spec, folder: Path) -> GuidedPolicy:
-        inside = self.policy.build_for(spec, folder)
-        return GuidedPolicy(
-            self, inside, ActionCritic(self.critic, inside.feature_dim, spec, self.policy.chunk)
-        )
+        return CriticGuidedPolicy(self, inside, critic)
 
 
-def check_rule(rule: BestOfN | Climb, policy: Policy) -> None:
-    """Raises UserError where a policy's tokens cannot be changed one by one as the rule does."""
+def check_selection(selection: BestOfN | CoordinateAscent, policy: Policy) -> None:
+    """Raises UserError if coordinate ascent cannot change a policy's tokens one by one."""
     tokenizer = policy.tokenizer
-    if isinstance(rule, Climb) and tokenizer.tokens_per_action != tokenizer.action_dim:
+    # an id of a vector quantiser means several numbers at once: no coordinate to climb along
+    if (
+        isinstance(selection, CoordinateAscent)
+        and tokenizer.tokens_per_action != tokenizer.action_dim
+    ):
         raise UserError(
-            f"argmax_q changes one token for one action dimension, but those of {type(tokenizer).__name__} say "
-            "several at once; use tokenizer: {type: bins}, or extraction: {type: best_of_n}"
+            "argmax_q changes one token for one action dimension, but those of "
+            f"{type(tokenizer).__name__} say several at once; use tokenizer: {{type: bins}}, or "
+            "extraction: {type: best_of_n}"
         )
 
 
-def guide(policy: Policy, config: GuidedConfig, critic: ActionCritic) -> GuidedPolicy:
+def critic_guided(
+    policy: Policy, config: CriticGuidedConfig, critic: ActionCritic
+) -> CriticGuidedPolicy:
     """Policy and critic as one, sharing their weights with what was given, in the policy's mode."""
-    return GuidedPolicy(config, policy, critic).train(policy.training)
+    return CriticGuidedPolicy(config, policy, critic).train(policy.training)
 
 
-class GuidedPolicy(Policy):
+class CriticGuidedPolicy(Policy):
     """See the module's docstring."""
 
-    config: GuidedConfig
+    config: CriticGuidedConfig
 
-    def __init__(self, config: GuidedConfig, policy: Policy, critic: ActionCritic) -> None:
-        super().__init__(config, policy.spec, tokenizer=policy.tokenizer, language=None)
-        self.policy, self.critic = policy, critic
-        self.language, self.card, self.feature_dim = (
-            policy.language,
-            policy.card,
-            policy.feature_dim,
+    def __init__(
+        self,
+        config: CriticGuidedConfig,
+        policy: Policy,
+        critic: ActionCritic,
+    ) -> None:
+        super().__init__(
+            config,
+            policy.spec,
+            tokenizer=policy.tokenizer,
+            language=None,
         )
-        for name in ("return_conditioned", "counts_steps"):
-            if hasattr(policy, name):
-                setattr(self, name, getattr(policy, name))
-        check_rule(config.rule, policy)
+        self.policy = policy
+        self.critic = critic
+        self.language = policy.language
+        self.card = policy.card
+        self.feature_dim = policy.feature_dim
+        # what simulation asks of the policy that acts: here as the policy inside has it
+        self.return_conditioned = policy.return_conditioned
+        self.success_conditioned = policy.success_conditioned
+        self.counts_steps = policy.counts_steps
+        check_selection(config.selection, policy)
         self.to(policy.device)
 
     @property
-    def trained(self) -> Policy:
+    def unwrapped(self) -> Policy:
         return self.policy
 
     def forward(self, batch: Batch) -> PolicyOutput:
@@ -127,7 +171,11 @@ class GuidedPolicy(Policy):
         output, memory = self.policy.step(observation, memory)
         return self._guided(output), memory
 
-    def remember(self, memory: Any, actions: Float[Tensor, "B K A"]) -> Any:
+    def remember(
+        self,
+        memory: Any,
+        actions: Float[Tensor, "B K A"],
+    ) -> Any:
         return self.policy.remember(memory, actions)
 
     def fit(
@@ -146,39 +194,48 @@ class GuidedPolicy(Policy):
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors of the policy inside and of the critic."""
-        inside = {f"policy.{name}": tensor for name, tensor in self.policy.weights().items()}
-        own = {name: t for name, t in self.state_dict().items() if not name.startswith("policy.")}
-        return inside | own
+        # the policy inside may store less than its state (a frozen base), or merge its adapters
+        weights = {f"policy.{name}": tensor for name, tensor in self.policy.weights().items()}
+        for name, tensor in self.state_dict().items():
+            if not name.startswith("policy."):
+                weights[name] = tensor
+        return weights
 
-    def save_besides(self, folder: Path) -> None:
-        self.policy.save_besides(folder)
+    def save_extra_files(self, folder: Path) -> None:
+        self.policy.save_extra_files(folder)
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
-        actions = GuidedActions(
-            output.actions, output.features, self.critic, self.config.rule, self.tokenizer
+        actions = CriticGuidedActions(
+            output.actions,
+            output.features,
+            self.critic,
+            self.config.selection,
+            self.tokenizer,
         )
         return PolicyOutput(output.features, actions, output.losses)
 
 
 @dataclass(frozen=True)
-class GuidedActions:
-    """What the critic makes of a distribution. Losses and likelihoods are those of the distribution inside.
+class CriticGuidedActions:
+    """What the critic makes of a distribution. Losses are those of the distribution inside.
 
     Attributes:
         inside: the proposals' distribution.
         features: (B, T, F).
-        critic: tells Q.
-        rule: how it chooses.
+        critic: gives Q.
+        selection: how it chooses.
         tokenizer: of the policy.
     """
 
     inside: ActionDistribution
-    features: Tensor
+    features: Float[Tensor, "B T F"]
     critic: ActionCritic
-    rule: BestOfN | Climb
+    selection: BestOfN | CoordinateAscent
     tokenizer: ActionTokenizer
 
-    def loss(self, actions: Tensor, action_mask: Tensor | None = None) -> Tensor:
+    def loss(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Tensor | None = None
+    ) -> Float[Tensor, "B T"]:
         """Of imitation, by the distribution inside."""
         return self.inside.loss(actions, action_mask)
 
@@ -189,64 +246,97 @@ class GuidedActions:
     def sample(
         self, generator: torch.Generator | None = None, *, temperature: float = 1.0
     ) -> Float[Tensor, "B T K A"]:
-        """The chosen chunk. A temperature above 0 multiplies that of the proposals; 0 keeps it and chooses the best."""
+        """The chosen chunk.
+
+        A temperature above 0 multiplies that of the proposals; 0 keeps it and chooses the best.
+        Raises ValueError if it is negative.
+        """
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the best) or positive, got {temperature}")
-        if isinstance(self.rule, Climb):
-            return self._climb(self.rule)
-        return self._choose(self.rule, generator, temperature)
+        if isinstance(self.selection, CoordinateAscent):
+            return self._coordinate_ascent(self.selection)
+        return self._best_of_n(self.selection, generator, temperature)
 
     def q(self, actions: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T"]:
         """Least Q of the ensemble."""
         return self.critic(self.features, actions).min(0).values
 
-    def _choose(
-        self, rule: BestOfN, generator: torch.Generator | None, temperature: float
-    ) -> Tensor:
-        spread = rule.temperature * (temperature or 1.0)
-        drawn = [self.inside.sample(generator, temperature=spread) for _ in range(rule.samples)]
+    def _best_of_n(
+        self, selection: BestOfN, generator: torch.Generator | None, temperature: float
+    ) -> Float[Tensor, "B T K A"]:
+        # 0 asks for the best, not for equal proposals: those are drawn as the config says
+        spread = selection.temperature * (temperature or 1.0)
+        drawn = [
+            self.inside.sample(generator, temperature=spread) for _ in range(selection.samples)
+        ]
+        # with the most likely chunk among them, no bad luck of the draw makes the policy worse by Q
         proposals_SBTKA = torch.stack([self.inside.mode(), *drawn])
         q_SBT = self.q(proposals_SBTKA)
-        if rule.sharpness is None or temperature == 0:
+        if selection.inverse_temperature is None or temperature == 0:
             best_BT = q_SBT.argmax(0)
         else:
-            shares = (rule.sharpness * q_SBT).softmax(0).flatten(1).T
-            best_BT = torch.multinomial(shares, 1, generator=generator).view(q_SBT.shape[1:])
-        index = best_BT[None, ..., None, None].expand(1, *proposals_SBTKA.shape[1:])
-        return proposals_SBTKA.gather(0, index)[0]
+            # multinomial takes rows: one per step, S shares each
+            shares = (selection.inverse_temperature * q_SBT).softmax(0).flatten(1).T
+            chosen = torch.multinomial(shares, 1, generator=generator)
+            best_BT = chosen.view(q_SBT.shape[1:])
+        index_1BTKA = best_BT[None, ..., None, None].expand(1, *proposals_SBTKA.shape[1:])
+        return proposals_SBTKA.gather(0, index_1BTKA)[0]
 
-    def _climb(self, rule: Climb) -> Tensor:
-        logits_BTDV: Tensor = self.inside.logits  # type: ignore[attr-defined]  # of independent tokens
-        log_probs = logits_BTDV.float().log_softmax(-1)
-        floor = -torch.inf if rule.min_prob == 0 else torch.log(torch.tensor(rule.min_prob))
-        likely_BTDV = torch.isfinite(log_probs) & (
-            log_probs >= log_probs.amax(-1, keepdim=True) + floor
-        )
-        ids_BTD, V = log_probs.argmax(-1), logits_BTDV.shape[-1]
-        candidates_V = torch.arange(V, device=ids_BTD.device)
-        for _ in range(rule.sweeps):
+    def _coordinate_ascent(self, selection: CoordinateAscent) -> Float[Tensor, "B T K A"]:
+        # of independent tokens: those of an autoregressive head would change with each id
+        logits_BTDV: Tensor = self.inside.logits  # type: ignore[attr-defined]
+        log_probs_BTDV = logits_BTDV.float().log_softmax(-1)
+        likely_BTDV = self._likely(log_probs_BTDV, selection.min_prob)
+        V = logits_BTDV.shape[-1]
+        ids_BTD = log_probs_BTDV.argmax(-1)
+        candidates_V11 = torch.arange(V, device=ids_BTD.device)[:, None, None]
+        for _ in range(selection.sweeps):
             for place in range(ids_BTD.shape[-1]):
-                allowed_BTV = likely_BTDV[..., place, :]
-                tried_VBTD = ids_BTD.expand(V, *ids_BTD.shape).clone()
-                # ids that may not stand there are asked for by one that may, and never win
+                allowed_VBT = likely_BTDV[..., place, :].movedim(-1, 0)
                 own_BT = ids_BTD[..., place]
-                tried_VBTD[..., place] = torch.where(
-                    allowed_BTV.movedim(-1, 0), candidates_V[:, None, None], own_BT[None]
-                )
-                q_VBT = self.q(self.tokenizer.decode(tried_VBTD)).masked_fill(
-                    ~allowed_BTV.movedim(-1, 0), -torch.inf
-                )
+                # an id that may not stand here is not decoded, which could fail: the present one
+                # takes its place, and minus infinity keeps it from winning
+                tried_VBTD = ids_BTD.expand(V, *ids_BTD.shape).clone()
+                tried_VBTD[..., place] = torch.where(allowed_VBT, candidates_V11, own_BT[None])
+                q_VBT = self.q(self.tokenizer.decode(tried_VBTD))
+                q_VBT = q_VBT.masked_fill(~allowed_VBT, -torch.inf)
+                # the next place is tried with this one changed already
                 ids_BTD = ids_BTD.clone()
                 ids_BTD[..., place] = q_VBT.argmax(0)
         return self.tokenizer.decode(ids_BTD)
 
+    @staticmethod
+    def _likely(
+        log_probs: Float[Tensor, "B T D V"],
+        min_prob: float,
+    ) -> Bool[Tensor, "B T D V"]:
+        """Which ids may stand at each place and are likely enough."""
+        # without the bound the critic is asked for actions that nobody ever did, which it overrates
+        floor = -torch.inf if min_prob == 0 else torch.log(torch.tensor(min_prob))
+        likely = log_probs >= log_probs.amax(-1, keepdim=True) + floor
+        # ids that the tokenizer does not allow are minus infinity, and pass if `min_prob` is 0
+        return torch.isfinite(log_probs) & likely
+
+
+_FORMER = {
+    "Climb": "CoordinateAscent",  # former name
+    "GuidedActions": "CriticGuidedActions",
+    "GuidedConfig": "CriticGuidedConfig",
+    "GuidedPolicy": "CriticGuidedPolicy",
+    "check_rule": "check_selection",
+    "guide": "critic_guided",
+}
+if not TYPE_CHECKING:  # a type checker would take every misspelled import for an attribute
+    __getattr__ = former_attributes(__name__, _FORMER)
 
 __all__ = [
     "BestOfN",
-    "Climb",
-    "GuidedActions",
-    "GuidedConfig",
-    "GuidedPolicy",
-    "check_rule",
-    "guide",
+    "CoordinateAscent",
+    "CoordinateAscentChoice",
+    "CriticGuidedActions",
+    "CriticGuidedConfig",
+    "CriticGuidedPolicy",
+    "Selection",
+    "check_selection",
+    "critic_guided",
 ]

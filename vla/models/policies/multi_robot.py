@@ -114,7 +114,7 @@ class MultiRobotConfig(PolicyConfig):
         That is the order of the policy's `cameras`, or the one in which the robots name them.
         Raises SpecError if there is none.
         """
-        slots = named_cameras(self.policy)
+        slots = self.policy.option("cameras")
         if not slots:
             slots = [slot for robot in self.robots.values() for slot in robot.slots]
         own = self.robots[name].slots
@@ -325,12 +325,6 @@ class MultiRobotPolicy(Policy):
         self.tokenizer = self._policies()[0].tokenizer
 
 
-def named_cameras(config: PolicyConfig) -> list[str] | None:
-    """The cameras that a policy config names; None if it names none."""
-    named: list[str] | None = dict(config).get("cameras")
-    return named
-
-
 def _resolved(wanted: PolicyConfig, built: Policy) -> PolicyConfig:
     """The config of the policies as the first was built: loading a checkpoint then fetches nothing.
 
@@ -373,5 +367,4 @@ __all__ = [
     "MultiRobotPolicy",
     "RobotConfig",
     "RobotName",
-    "named_cameras",
 ]

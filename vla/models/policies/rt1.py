@@ -1,9 +1,12 @@
-"""RT-1: FiLM-EfficientNet, TokenLearner and a decoder over image tokens; action slots carry no content.
+"""RT-1: FiLM-EfficientNet, TokenLearner and a decoder over image tokens; action slots are empty.
 
-Brohan et al. 2022, "RT-1: Robotics Transformer for Real-World Control at Scale"; the mask is that of the later JAX
-release. All action tokens of all steps come from one pass, since no token attends to an action slot.
+Brohan et al. 2022, "RT-1: Robotics Transformer for Real-World Control at Scale"; the mask is that
+of the later JAX release. All action tokens of all steps come from one pass, since no token attends
+to an action slot.
 
-B windows, T steps, D width.
+B windows or robots, T steps, t steps of the oldest robot with the present one, n tokens of a
+segment, R slots that are read per step, D width, S state dimensions, U distinct instructions, E
+numbers of an instruction's vector.
 """
 
 from __future__ import annotations
@@ -22,8 +25,17 @@ from vla.models.heads.categorical import CategoricalConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
 from vla.models.layers.vision_encoder import KeyframeHead, Modulation, VisionConfig, VisionEncoder
-from vla.models.memory import age_mask, stack_steps
+from vla.models.memory import (
+    age_mask,
+    append_steps,
+    last_steps,
+    select_modulation,
+    select_rows,
+    stack_modulation,
+    stack_steps,
+)
 from vla.models.policy import Policy, PolicyConfig
+from vla.models.roles import STATE_INPUT, Role, roles_of
 from vla.models.trajectory_transformer import AttentionKind, TrajectoryTransformer
 from vla.tokenizers.bins import BinsConfig
 from vla.tokenizers.layout import Layout, Rule, Segment
@@ -32,7 +44,8 @@ from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
 @register("policies", "rt1")
 class RT1Config(PolicyConfig, VisionConfig):
-    """RT-1. The defaults are the published model, apart from the random shift, which depends on the images."""
+    """RT-1. The defaults are the published model, apart from the random shift, which depends on the
+    images."""
 
     type: Literal["rt1"] = "rt1"
     state_token: bool = False
@@ -70,12 +83,14 @@ class RT1Config(PolicyConfig, VisionConfig):
     def _has_what_is_dropped(self) -> RT1Config:
         if self.state_dropout and not self.state_token:
             raise ValueError(
-                "state_dropout: there is no state to drop; set state_token: true, or state_dropout: 0"
+                "state_dropout: there is no state to drop; set state_token: true, or "
+                "state_dropout: 0"
             )
         return self
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> RT1:
-        """Raises SpecError where cameras and config do not fit, TrunkError where the trunk cannot be had."""
+        """Raises SpecError if cameras and config do not fit, TrunkError if the trunk cannot be
+        had."""
         return RT1(self, spec, from_checkpoint=from_checkpoint)
 
 
@@ -84,7 +99,8 @@ class RT1Memory:
     """Tokens of the past frames of B robots.
 
     Attributes:
-        content: segment -> tokens (B, S, n, D) of the last S < T steps; a robot's own steps are its last `ages`.
+        content: segment -> tokens (B, S, n, D) of the last S < T steps; a robot's own steps are its
+            last `ages`.
         ages: number of past steps of each robot, at most S.
         instruction: what conditioned the tokens.
         modulation: FiLM's scale and shift for each robot, (B, C) each, layer by layer.
@@ -93,7 +109,7 @@ class RT1Memory:
     content: dict[str, Tensor]
     ages: tuple[int, ...]
     instruction: tuple[str, ...]
-    modulation: tuple[tuple[Tensor, Tensor], ...]
+    modulation: Modulation
 
     @property
     def batch_size(self) -> int:
@@ -103,26 +119,28 @@ class RT1Memory:
         """The memory of some robots, in the order given."""
         index = list(rows)
         return RT1Memory(
-            content={name: x[index] for name, x in self.content.items()},
-            ages=tuple(self.ages[i] for i in index),
-            instruction=tuple(self.instruction[i] for i in index),
-            modulation=tuple((scale[index], shift[index]) for scale, shift in self.modulation),
+            content=select_rows(self.content, index),
+            ages=tuple(self.ages[row] for row in index),
+            instruction=tuple(self.instruction[row] for row in index),
+            modulation=select_modulation(self.modulation, index),
         )
 
     @classmethod
     def stack(cls, memories: Sequence[RT1Memory]) -> RT1Memory:
         """The memories of several groups of robots, of whatever age, as one."""
+        content = {}
+        for name in memories[0].content:
+            content[name] = stack_steps([memory.content[name] for memory in memories])
+        ages: list[int] = []
+        instruction: list[str] = []
+        for memory in memories:
+            ages += memory.ages
+            instruction += memory.instruction
         return cls(
-            content={
-                name: stack_steps([m.content[name] for m in memories])
-                for name in memories[0].content
-            },
-            ages=tuple(age for m in memories for age in m.ages),
-            instruction=tuple(text for m in memories for text in m.instruction),
-            modulation=tuple(
-                (torch.cat([scale for scale, _ in layer]), torch.cat([shift for _, shift in layer]))
-                for layer in zip(*(m.modulation for m in memories), strict=True)
-            ),
+            content=content,
+            ages=tuple(ages),
+            instruction=tuple(instruction),
+            modulation=stack_modulation([memory.modulation for memory in memories]),
         )
 
 
@@ -148,21 +166,21 @@ class RT1(Policy):
             text_dim=self.language.dim,
             from_checkpoint=from_checkpoint,
         )
+        self.cameras = self.vision.cameras
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
-        reads = config.head.num_readouts(self.tokenizer)
+        num_readouts = config.head.num_readouts(self.tokenizer)
         layout = rt1_layout(
             self.vision.tokens,
-            reads,
+            num_readouts,
             state_token=config.state_token,
             state_dropout=config.state_dropout,
         )
         backbone = None
         if config.backbone is not None:
             backbone = config.backbone.build(layout, steps=config.history, width=config.width)
-            self.config = config.model_copy(
-                update={"backbone": backbone.config}
-            )  # a checkpoint fetches nothing
+            # the architecture in place of a name on the hub: a checkpoint fetches nothing
+            self.config = config.model_copy(update={"backbone": backbone.config})
         self.transformer = TrajectoryTransformer(
             layout,
             steps=config.history,
@@ -179,9 +197,15 @@ class RT1(Policy):
         self.head = config.head.build(self.tokenizer, spec, width=config.width)
         # as released: the first action token is read where the last token with content stands
         first = layout.slots("action").start - 1
-        self._read = range(first, first + reads)
+        self._read = range(first, first + num_readouts)
         if config.keyframe_loss:
             self.keyframe_head = KeyframeHead(self.vision.tokens, config.width, spec.state_dim)
+
+    def parameter_roles(self) -> dict[str, Role]:
+        roles = super().parameter_roles()
+        if self.config.state_token:
+            roles |= roles_of(self, {"state_embedding": STATE_INPUT})
+        return roles
 
     def forward(self, batch: Batch) -> PolicyOutput:
         """Output for every step; what it says of padded steps means nothing.
@@ -189,95 +213,135 @@ class RT1(Policy):
         Raises:
             ValueError: more steps than `history`.
         """
-        embedding_UE, index_B = self.embed_instructions(batch.instruction)
-        modulation = self.vision.modulation(embedding_UE)
+        vectors_UE, index_B = self.embed_instructions(batch.instruction)
+        modulation = self.vision.modulation(vectors_UE)
         mask_BT = None if bool(batch.mask.all()) else batch.mask
-        content = self._content(
-            self.vision.augment(batch.images), batch.state, modulation, index_B, mask_BT
-        )
+        images = self.vision.augment(batch.images)
+        content = self._content(images, batch.state, modulation, index_B, mask_BT)
         losses = {}
         if self.config.keyframe_loss:
-            error_BT = self.keyframe_head.loss(
-                content["image"], self.normalised_state(batch.keyframe)
-            )
+            # The image tokens alone, without the state, are asked where the hand will be. Most
+            # frames of a demonstration can be continued from the state, and cloning settles there:
+            # on the tabletop it learned for thousands of steps without looking.
+            target_BTS = self.normalised_state(batch.keyframe)
+            error_BT = self.keyframe_head.loss(content["image"], target_BTS)
             losses["keyframe_loss"] = self.config.keyframe_loss * error_BT
-        return self._output(self.transformer(content, mask_BT, read=self._read), losses)
+        hidden_BTRD = self.transformer(content, mask_BT, read=self._read)
+        return self._output(hidden_BTRD, losses)
 
     def step(
         self, observation: Observation, memory: RT1Memory | None
     ) -> tuple[PolicyOutput, RT1Memory]:
-        """One new frame is encoded; past frames come from the memory. Equal to `forward` over the robot's window.
+        """One new frame is encoded; past frames come from the memory.
 
-        A robot whose instruction changes starts a new history: a window has one instruction.
+        Equal to `forward` over the robot's window. A robot whose instruction changes starts a new
+        history: a window has one instruction.
         """
         instruction = tuple(observation.instruction)
-        if memory is None or memory.instruction != instruction:
-            embedding_UE, index_B = self.embed_instructions(instruction)
-            distinct = self.vision.modulation(embedding_UE)
-            modulation = tuple((scale[index_B], shift[index_B]) for scale, shift in distinct)
-        else:
-            modulation = memory.modulation
-        images = {camera: observation.images[camera][:, None] for camera in self.vision.cameras}
-        content = self._content(images, observation.state[:, None], modulation, None, None)
+        modulation = self._modulation(instruction, memory)
+        images = {}
+        for camera in self.cameras:
+            images[camera] = observation.images[camera][:, None]  # one step
+        state_B1S = observation.state[:, None]
+        content = self._content(images, state_B1S, modulation, None, None)
         ages = (0,) * len(instruction)
+        # Tokens of past frames are kept, not keys and values: a key kept from an earlier step would
+        # have seen frames that have left the window since. So vision runs once per frame, and the
+        # small transformer over all remembered tokens again.
         if memory is not None:
-            same = [old == new for old, new in zip(memory.instruction, instruction, strict=True)]
-            ages = tuple(age * kept for age, kept in zip(memory.ages, same, strict=True))
-            content = {
-                name: torch.cat([memory.content[name], x], dim=1) for name, x in content.items()
-            }
-        oldest = max(ages)
-        content = {name: x[:, -(oldest + 1) :] for name, x in content.items()}
-        mask_BT = age_mask(ages, oldest + 1)
-        mask_BT = None if mask_BT is None else mask_BT.to(self.device)
-        hidden = self.transformer(content, mask_BT, read=self._read, last_step_only=True)
-        kept = min(oldest + 1, self.history - 1)
+            ages = _ages_going_on(memory, instruction)
+            content = append_steps(memory.content, content)
+        t = max(ages) + 1
+        content = last_steps(content, t)
+        mask_Bt = age_mask(ages, t)
+        if mask_Bt is not None:
+            mask_Bt = mask_Bt.to(self.device)
+        hidden_B1RD = self.transformer(
+            content,
+            mask_Bt,
+            read=self._read,
+            last_step_only=True,
+        )
+        # the next window holds one new frame, so at most history - 1 of these
+        kept = min(t, self.history - 1)
         new = RT1Memory(
-            content={name: x[:, x.shape[1] - kept :] for name, x in content.items()},
+            content=last_steps(content, kept),
             ages=tuple(min(age + 1, kept) for age in ages),
             instruction=instruction,
             modulation=modulation,
         )
-        return self._output(hidden), new
+        return self._output(hidden_B1RD), new
 
-    def _output(self, hidden_BTRD: Tensor, losses: dict[str, Tensor] | None = None) -> PolicyOutput:
+    def _modulation(self, instruction: tuple[str, ...], memory: RT1Memory | None) -> Modulation:
+        """FiLM's scale and shift of each robot; instructions are embedded only when they change."""
+        if memory is not None and memory.instruction == instruction:
+            return memory.modulation
+        vectors_UE, index_B = self.embed_instructions(instruction)
+        distinct = self.vision.modulation(vectors_UE)
+        return select_modulation(distinct, index_B)
+
+    def _output(
+        self,
+        hidden_BTRD: Tensor,
+        losses: dict[str, Tensor] | None = None,
+    ) -> PolicyOutput:
+        mean_BTD = hidden_BTRD.mean(2)
         # the trunk ends without a norm; who reads features expects numbers of about unit size
-        features_BTD = nn.functional.layer_norm(hidden_BTRD.mean(2), hidden_BTRD.shape[-1:])
+        features_BTD = nn.functional.layer_norm(mean_BTD, mean_BTD.shape[-1:])
         return PolicyOutput(
-            features=features_BTD, actions=self.head(hidden_BTRD), losses=losses or {}
+            features=features_BTD,
+            actions=self.head(hidden_BTRD),
+            losses=losses or {},
         )
 
     def _content(
         self,
         images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
-        state: Float[Tensor, "B T S"],
+        state_BTS: Float[Tensor, "B T S"],
         modulation: Modulation,
         index_B: Int64[Tensor, " B"] | None,
         mask_BT: Bool[Tensor, "B T"] | None,
     ) -> dict[str, Tensor]:
-        """Tokens (B, T, n, D) of the segments with content. Padded frames are not encoded: they are zeros."""
+        """Tokens (B, T, n, D) of the segments with content; zeros for padded frames."""
         content = {"image": self.vision(images, modulation, index_B, mask_BT)}
         if self.config.state_token:
-            state = self.normalised_state(state)
+            state_BTS = self.normalised_state(state_BTS)
             if self.training and self.config.state_noise:
-                state = state + self.config.state_noise * torch.randn_like(state)
-            content["state"] = self.state_embedding(state).unsqueeze(2)
+                # on the normalised state: the noise counts in standard deviations of the data
+                state_BTS = state_BTS + self.config.state_noise * torch.randn_like(state_BTS)
+            content["state"] = self.state_embedding(state_BTS).unsqueeze(2)
         return content
 
 
+def _ages_going_on(memory: RT1Memory, instruction: tuple[str, ...]) -> tuple[int, ...]:
+    """Past steps of each robot; 0 for those whose instruction has changed."""
+    ages = []
+    for age, old, new in zip(memory.ages, memory.instruction, instruction, strict=True):
+        ages.append(age if old == new else 0)
+    return tuple(ages)
+
+
 def rt1_layout(
-    image_tokens: int, action_tokens: int, *, state_token: bool = False, state_dropout: float = 0.0
+    image_tokens: int,
+    action_tokens: int,
+    *,
+    state_token: bool = False,
+    state_dropout: float = 0.0,
 ) -> Layout:
-    """Per step [image, (state), action with empty slots]: content is causal, action slots see content up to their
-    step, and nothing sees an action slot, not even itself."""
-    content = ["image", "state"] if state_token else ["image"]
-    segments = [
-        Segment("image", image_tokens),
-        *([Segment("state", 1, dropout=state_dropout)] if state_token else []),
-    ]
+    """Per step [image, (state), action with empty slots].
+
+    Content is causal, action slots attend to content up to their step, and nothing attends to an
+    action slot, not even itself. Hence all action tokens of all steps come from one pass, and in
+    control the slots of past steps are left out.
+    """
+    segments = [Segment("image", image_tokens)]
+    if state_token:
+        segments.append(Segment("state", 1, dropout=state_dropout))
+    content = [segment.name for segment in segments]
     rules = [Rule(query, key, "causal") for query in content for key in content]
     rules += [Rule("action", key, "up_to") for key in content]
-    return Layout((*segments, Segment("action", action_tokens, content=False)), tuple(rules))
+    segments.append(Segment("action", action_tokens, content=False))
+    return Layout(tuple(segments), tuple(rules))
 
 
 __all__ = ["RT1", "RT1Config", "RT1Memory", "rt1_layout"]

@@ -1,10 +1,11 @@
-"""Vision-language models as robot policies: any image-text-to-text model of transformers, told to answer with actions.
+"""Vision-language models as robot policies: models of transformers that answer with actions.
 
-RT-2 (Brohan et al. 2023) and OpenVLA (Kim et al. 2024) say action tokens one by one; PaLM-E (Driess et al. 2023) puts a
-robot's state among the words; OpenVLA-OFT (Kim et al. 2025) fills empty slots of a whole chunk in one pass. Each step is
-answered from its own frame.
+RT-2 (Brohan et al. 2023) and OpenVLA (Kim et al. 2024) decode action tokens one by one; PaLM-E
+(Driess et al. 2023) puts a robot's state among the words; OpenVLA-OFT (Kim et al. 2025) fills empty
+slots of a whole chunk in one pass. Each step is answered from its own frame.
 
-B windows, T steps, N = B * T prompts, L tokens per prompt, D action tokens per chunk, V action ids, W width.
+B windows or robots, T steps, N = B * T prompts, L tokens per prompt, D action tokens per chunk, V
+action ids, n tokens of an answer, W width.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from vla.config import Choice, register
+from vla.models.checkpoint_files import WEIGHTS_FILE
 from vla.models.heads.categorical import CategoricalActions
 from vla.models.layers.action_vocabulary import (
     ActionVocabulary,
@@ -36,7 +38,7 @@ from vla.models.layers.vision_language_base import (
     load_base,
     load_processor,
 )
-from vla.models.policies.vlm_parts.action_decoding import SpokenActions
+from vla.models.policies.vlm_parts.action_decoding import AutoregressiveActions
 from vla.models.policies.vlm_parts.storage import (
     BASE_FOLDER,
     PROCESSOR_FOLDER,
@@ -44,7 +46,8 @@ from vla.models.policies.vlm_parts.storage import (
     own_tensors,
     write_base,
 )
-from vla.models.policy import WEIGHTS_FILE, Policy, PolicyConfig
+from vla.models.policy import Policy, PolicyConfig
+from vla.models.roles import STATE_INPUT, TRUNK, Role, roles_of
 from vla.tokenizers.bins import BinsConfig
 from vla.types import Batch, Observation, PolicyOutput, Spec
 
@@ -58,38 +61,45 @@ class VLMConfig(PolicyConfig):
 
     type: Literal["vlm"] = "vlm"
     base: str
-    """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma 3 ..."""
+    """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma
+    3 ..."""
     history: int = Field(default=1, ge=1, le=1)
     """Frames that a step is answered from: its own."""
     vocabulary: Reserve = "extend"
-    """Ids that mean actions: new ones (extend), the last ordinary ones (last), or those of `unused_ids` (unused)."""
+    """Ids that mean actions: new ones (extend), the last ordinary ones (last), or those of
+    `unused_ids` (unused)."""
     unused_ids: list[int] = Field(default_factory=list)
-    """For vocabulary: unused, ids of the base's vocabulary that text hardly uses, least used first."""
+    """For vocabulary: unused, ids of the base's vocabulary that text hardly uses, least used
+    first."""
     decoding: Literal["autoregressive", "parallel"] = "autoregressive"
     """Token by token, or all at once from empty slots that see each other."""
     tokenizer: Annotated[Any, Choice("tokenizers")] = BinsConfig()
     """Action tokenizer."""
     head: Annotated[Any, Choice("heads")] | None = None
-    """With decoding: parallel, a head that reads the slots in place of action ids, for example l1; null for action ids."""
+    """With decoding: parallel, a head that reads the slots in place of action ids, for example l1;
+    null for action ids."""
     cameras: list[str] | None = None
     """Cameras whose images stand in the prompt, in this order; null for all of the spec."""
     prompt: str = "What should the robot do to {instruction}?"
-    """What is asked; {instruction} stands for the instruction. Images come first, the state after it."""
+    """What is asked; {instruction} stands for the instruction. Images come first, the state after
+    it."""
     chat: bool | None = None
-    """Put the prompt into the base's chat template; null where it has one."""
+    """Put the prompt into the base's chat template; null: if it has one."""
     processor: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the base's processor, for example do_image_splitting: false."""
     state_tokens: int = Field(default=1, ge=0)
-    """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state out."""
+    """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state
+    out."""
     lora: LoraSettings | None = LoraSettings()
-    """Low-rank adapters on a frozen base; null trains the whole base, but for an output layer of words that is not its
-    embedding matrix."""
+    """Low-rank adapters on a frozen base; null trains the whole base, but for an output layer of
+    words that is not its embedding matrix."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which the base's weights are kept."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
     save: Literal["adapter", "full"] = "adapter"
-    """With lora: checkpoints hold what was trained and name the base (adapter), or hold the base too (full)."""
+    """With lora: checkpoints hold what was trained and name the base (adapter), or hold the base
+    too (full)."""
 
     @field_validator("prompt")
     @classmethod
@@ -108,12 +118,14 @@ class VLMConfig(PolicyConfig):
     def _consistent(self) -> VLMConfig:
         if self.head is not None and self.decoding != "parallel":
             raise ValueError(
-                "head: reads the slots of decoding: parallel; set that, or head: null for action ids"
+                "head: reads the slots of decoding: parallel; set that, or head: null for action "
+                "ids"
             )
         if self.lora is None and self.dtype != "float32":
             raise ValueError(
-                "dtype: bfloat16 is for a frozen base; without lora the base is trained, which needs float32 weights "
-                "(set precision: bf16 in the training config for fast passes)"
+                "dtype: bfloat16 is for a frozen base; without lora the base is trained, which "
+                "needs float32 weights (set precision: bf16 in the training config for fast "
+                "passes)"
             )
         if self.standardise_language:
             raise ValueError(
@@ -132,12 +144,11 @@ class VLMConfig(PolicyConfig):
         return WEIGHTS_FILE if self.stores_base else ADAPTER_FILE
 
     def build(self, spec: Spec, *, from_checkpoint: bool = False) -> VLM:
-        """Raises VLMError where the base cannot be had, VocabularyError where it has no room for action ids."""
-        base = (
-            build_base(self.base, self._dtype)
-            if from_checkpoint
-            else load_base(self.base, self._dtype)
-        )
+        """Raises VLMError if the base cannot be had, VocabularyError if it has no room for action
+        ids."""
+        # only the architecture is needed where weights will be loaded
+        make = build_base if from_checkpoint else load_base
+        base = make(self.base, self._dtype)
         return VLM(self, spec, base, load_processor(self.base))
 
     def build_for(self, spec: Spec, folder: Path) -> VLM:
@@ -150,6 +161,7 @@ class VLMConfig(PolicyConfig):
             base = build_base(folder / BASE_FOLDER, self._dtype)
         else:
             base = load_base(self.base, self._dtype)
+            # an adapter on other weights would load, and answer nonsense
             check_base(folder, self.base, base)
         return VLM(self, spec, base, load_processor(folder / PROCESSOR_FOLDER))
 
@@ -177,42 +189,54 @@ class VLM(Policy):
 
     config: VLMConfig
 
-    def __init__(self, config: VLMConfig, spec: Spec, base: nn.Module, processor: Any) -> None:
+    def __init__(
+        self,
+        config: VLMConfig,
+        spec: Spec,
+        base: nn.Module,
+        processor: Any,
+    ) -> None:
         super().__init__(
             config, spec, tokenizer=config.tokenizer.build(spec, config.chunk), language=None
         )
         self.cameras = spec.chosen_cameras(config.cameras)
+        self.reads_state = bool(config.state_tokens and spec.state_dim)
         self.base_fingerprint = fingerprint(base)
         self.trunk = VisionLanguageModel(
             base, processor, options=config.processor, chat=config.chat
         )
-        trunk, count = self.trunk, self.tokenizer.vocab_size
+        trunk = self.trunk
         self.feature_dim = trunk.width
         ids = reserve_ids(
-            config.vocabulary, count, trunk.tokenizer, len(trunk.embedding), config.unused_ids
+            config.vocabulary,
+            self.tokenizer.vocab_size,
+            trunk.tokenizer,
+            len(trunk.embedding),
+            config.unused_ids,
         )
         if config.lora is not None:
             add_lora(base, config.lora)
         elif trunk.output_matrix is not None:
-            # actions have output rows of their own: where no text is learned nothing would reach it, which distributed
-            # training refuses, and weight decay would wear it away
+            # actions have output rows of their own: where no text is learned nothing would reach
+            # it, which distributed training refuses, and weight decay would wear it away
             trunk.model.get_output_embeddings().requires_grad_(False)
         if config.gradient_checkpointing:
             trunk.model.activation_checkpointing_enable({"use_reentrant": False})
+        # what is put among the words begins at about their size: the base knows nothing else
         spread = float(trunk.embedding.detach().float().std()) * trunk.embedding_scale
-        if config.state_tokens and spec.state_dim:
+        if self.reads_state:
             self.state_projection = nn.Linear(spec.state_dim, config.state_tokens * trunk.width)
             nn.init.normal_(self.state_projection.weight, std=spread / spec.state_dim**0.5)
             nn.init.normal_(self.state_projection.bias, std=spread)
         if config.decoding == "parallel":
-            slots = (
-                self.tokenizer.num_tokens
-                if config.head is None
-                else config.head.num_readouts(self.tokenizer)
-            )
+            slots = self.tokenizer.num_tokens
+            if config.head is not None:
+                slots = config.head.num_readouts(self.tokenizer)
             self.slots = nn.Parameter(torch.randn(slots, trunk.width) * spread)
         if config.head is None:
             self._check_decoding()
+            # rows of their own beside the base's matrices: the base can stay frozen, an adapter is
+            # one file, and the softmax of a robot prompt never runs over words
             self.vocabulary = ActionVocabulary(
                 ids,
                 trunk.embedding,
@@ -227,53 +251,74 @@ class VLM(Policy):
     def _check_decoding(self) -> None:
         if self.config.decoding == "parallel" and self.tokenizer.grammar is not None:
             raise VLMError(
-                f"policy.decoding: parallel draws all tokens at once, but which ids of {type(self.tokenizer).__name__} are "
-                "valid depends on the ids before; use decoding: autoregressive, or another tokenizer"
+                "policy.decoding: parallel draws all tokens at once, but which ids of "
+                f"{type(self.tokenizer).__name__} are valid depends on the ids before; use "
+                "decoding: autoregressive, or another tokenizer"
             )
 
-    # --- control and training -------------------------------------------------------------------------
+    def parameter_roles(self) -> dict[str, Role]:
+        named = {"trunk": TRUNK}
+        if self.reads_state:
+            named["state_projection"] = STATE_INPUT
+        if self.config.decoding == "parallel":
+            named["slots"] = (
+                TRUNK  # which slots there are is a matter of their number, hence of their shape
+            )
+        return super().parameter_roles() | roles_of(self, named)
+
+    # --- control and training ---------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> PolicyOutput:
-        """Output for every step. Raises VLMError where the base's processor refuses the prompt."""
+        """Output for every step. Raises VLMError if the base's processor refuses the prompt."""
         B, T = batch.state.shape[:2]
         texts = [text for text in batch.instruction for _ in range(T)]
         images = {camera: batch.images[camera].flatten(0, 1) for camera in self.cameras}
         prompt = self._prompt(texts, images, batch.state.flatten(0, 1))
         if self.config.decoding == "parallel":
             return self._fill(prompt, (B, T))
+        # teacher forcing: one pass over prompt and true tokens gives the logits of every place
         ids_ND = self.tokenizer.encode(batch.actions).flatten(0, 1)
         hidden_NLW = self._hidden_given(prompt, ids_ND)
         known = (ids_ND, self.vocabulary.logits(hidden_NLW[:, prompt.length - 1 :]))
-        features = hidden_NLW[:, prompt.length - 1].float().view(B, T, -1)
-        return PolicyOutput(
-            features=features, actions=SpokenActions(self, prompt, (B, T), known=known)
-        )
+        # where the first action token is predicted: the last place that has seen no action
+        features_BTW = hidden_NLW[:, prompt.length - 1].float().view(B, T, -1)
+        actions = AutoregressiveActions(self, prompt, (B, T), known=known)
+        return PolicyOutput(features=features_BTW, actions=actions)
 
     def step(
         self, observation: Observation, memory: VLMMemory | None
     ) -> tuple[PolicyOutput, VLMMemory]:
-        """Equal to `forward` over the same frames; the prompt is read once, tokens are said when they are asked for."""
+        """Equal to `forward` over the same frames.
+
+        The prompt is read once, and its keys and values are kept; tokens are decoded when they are
+        asked for.
+        """
         images = {camera: observation.images[camera] for camera in self.cameras}
         prompt = self._prompt(observation.instruction, images, observation.state)
-        steps = (observation.batch_size, 1)
+        B = observation.batch_size
         if self.config.decoding == "parallel":
-            return self._fill(prompt, steps), VLMMemory(observation.batch_size)
-        prefill = self.read(prompt)
+            return self._fill(prompt, (B, 1)), VLMMemory(B)
+        prefill = self.prefill(prompt)
         output = PolicyOutput(
             features=prefill.hidden.float().unsqueeze(1),
-            actions=SpokenActions(self, prompt, steps, prefill=prefill),
+            actions=AutoregressiveActions(self, prompt, (B, 1), prefilled=prefill),
         )
-        return output, VLMMemory(observation.batch_size)
+        return output, VLMMemory(B)
 
     def image_text_loss(
-        self, images: Sequence[Sequence[Any]], prompts: Sequence[str], answers: Sequence[str]
+        self,
+        images: Sequence[Sequence[Any]],
+        prompts: Sequence[str],
+        answers: Sequence[str],
     ) -> Float[Tensor, " N"]:
-        """Mean cross-entropy (nats) of each answer's tokens over the whole vocabulary, actions included.
+        """Mean cross-entropy (nats) of each answer's tokens over words and actions.
+
+        A model that learns actions alone forgets its words (RT-2, section 3.2).
 
         Args:
             images: uint8 (H, W, 3) each.
             prompts: what is asked about them.
-            answers: what the model shall say.
+            answers: what the model is to answer.
 
         Raises:
             VLMError: with `head` there is no vocabulary that text and actions share.
@@ -281,92 +326,105 @@ class VLM(Policy):
         if self.config.head is not None:
             raise VLMError("policy.head: co-training with text needs action ids; set head: null")
         prompt = self.trunk.prompt(prompts, images)
-        answer, mask_Nn = self.trunk.answer(answers)
-        whole = prompt.append_ids(answer, mask_Nn)
-        hidden_NLW = self.trunk.hidden(
-            whole, overlay=self.vocabulary.overlay(whole.fields["input_ids"])
-        )
-        said_NnW = hidden_NLW[:, prompt.length - 1 : -1]
-        logits = self.vocabulary.text_logits(
-            said_NnW, self.trunk.model.get_output_embeddings()
-        ).float()
-        losses = nn.functional.cross_entropy(logits.transpose(1, 2), answer, reduction="none")
-        return (losses * mask_Nn).sum(-1) / mask_Nn.sum(-1)
+        answer_Nn, mask_Nn = self.trunk.answer(answers)
+        whole = prompt.append_ids(answer_Nn, mask_Nn)
+        overlay = self.vocabulary.overlay(whole.fields["input_ids"])
+        hidden_NLW = self.trunk.hidden(whole, overlay=overlay)
+        # each place predicts the next token: the last of the prompt the first of the answer
+        predicting_NnW = hidden_NLW[:, prompt.length - 1 : -1]
+        words = self.trunk.model.get_output_embeddings()
+        logits = self.vocabulary.text_logits(predicting_NnW, words).float()
+        losses_Nn = nn.functional.cross_entropy(logits.transpose(1, 2), answer_Nn, reduction="none")
+        return (losses_Nn * mask_Nn).sum(-1) / mask_Nn.sum(-1)
 
-    # --- what SpokenActions asks for ------------------------------------------------------------------
+    # --- what AutoregressiveActions asks for ------------------------------------------------------
 
     def score(self, prompt: Prompt, ids: Int64[Tensor, "N D"]) -> Float[Tensor, "N D V"]:
         """Logits of each place, given the ids before it."""
         return self.vocabulary.logits(self._hidden_given(prompt, ids)[:, prompt.length - 1 :])
 
-    def read(self, prompt: Prompt) -> Prefill:
+    def prefill(self, prompt: Prompt) -> Prefill:
         """The prompt's keys and values."""
         return self.trunk.prefill(prompt)
 
-    def say(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
+    def decode_step(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
         """One more action token."""
         return self.trunk.continue_with(prefill, self.vocabulary.embed(ids[:, None])[:, 0])
 
     def _hidden_given(self, prompt: Prompt, ids_ND: Tensor) -> Float[Tensor, "N L W"]:
-        """Hidden states of the prompt and of all action tokens but the last, which predicts nothing."""
-        given = self.vocabulary.embed(ids_ND[:, :-1])
-        return self.trunk.hidden(prompt.append(given, filler=self.trunk.filler, answer=True))
+        """Hidden states of the prompt and of all action tokens but the last one."""
+        given_NnW = self.vocabulary.embed(ids_ND[:, :-1])
+        whole = prompt.append(given_NnW, filler=self.trunk.filler, answer=True)
+        return self.trunk.hidden(whole)
 
-    # --- parts ----------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------
 
     def _fill(self, prompt: Prompt, steps: tuple[int, int]) -> PolicyOutput:
         """All slots in one pass."""
-        slots = self.slots.expand(prompt.batch_size, -1, -1)
-        whole = prompt.append(slots, filler=self.trunk.filler, answer=True)
-        hidden = self.trunk.hidden(whole, slots=len(self.slots))[:, prompt.length :].float()
-        hidden_BTDW = hidden.view(*steps, *hidden.shape[1:])
+        slots_NDW = self.slots.expand(prompt.batch_size, -1, -1)
+        whole = prompt.append(slots_NDW, filler=self.trunk.filler, answer=True)
+        hidden_NLW = self.trunk.hidden(whole, slots=len(self.slots))
+        hidden_NDW = hidden_NLW[:, prompt.length :].float()
+        hidden_BTDW = hidden_NDW.view(*steps, *hidden_NDW.shape[1:])
+        features_BTW = hidden_BTDW[:, :, 0]
         if self.config.head is not None:
-            return PolicyOutput(features=hidden_BTDW[:, :, 0], actions=self.head(hidden_BTDW))
-        logits, allowed = self.vocabulary.logits(hidden_BTDW), self.tokenizer.allowed_ids
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
-        return PolicyOutput(
-            features=hidden_BTDW[:, :, 0], actions=CategoricalActions(logits, self.tokenizer)
-        )
+            return PolicyOutput(features=features_BTW, actions=self.head(hidden_BTDW))
+        logits_BTDV = self.vocabulary.logits(hidden_BTDW)
+        allowed_DV = self.tokenizer.allowed_ids
+        if allowed_DV is not None:
+            # in training too, so that the likelihood is that of what is generated
+            forbidden_DV = ~allowed_DV.to(logits_BTDV.device)
+            logits_BTDV = logits_BTDV.masked_fill(forbidden_DV, -torch.inf)
+        actions = CategoricalActions(logits_BTDV, self.tokenizer)
+        return PolicyOutput(features=features_BTW, actions=actions)
 
     def _prompt(
-        self, instructions: Sequence[str], images: dict[str, Tensor], state: Tensor
+        self,
+        instructions: Sequence[str],
+        images: dict[str, Tensor],
+        state: Tensor,
     ) -> Prompt:
         texts = [self.config.prompt.format(instruction=text) for text in instructions]
-        frames = zip(
-            *(images[camera].permute(0, 3, 1, 2).unbind() for camera in self.cameras), strict=True
-        )
-        prompt = self.trunk.prompt(texts, list(frames))
-        if not hasattr(self, "state_projection"):
+        # a processor takes one list of pictures per prompt
+        per_camera = [images[camera].permute(0, 3, 1, 2).unbind() for camera in self.cameras]
+        frames = list(zip(*per_camera, strict=True))
+        prompt = self.trunk.prompt(texts, frames)
+        if not self.reads_state:
             return prompt
-        slots = self.state_projection(self.normalised_state(state)).unflatten(
-            -1, (self.config.state_tokens, -1)
-        )
-        return prompt.append(slots, filler=self.trunk.filler, answer=False)
+        projected = self.state_projection(self.normalised_state(state))
+        tokens_NnW = projected.unflatten(-1, (self.config.state_tokens, -1))
+        return prompt.append(tokens_NnW, filler=self.trunk.filler, answer=False)
 
-    def fit(self, actions: Any, states: Any, instructions: Sequence[str], **options: Any) -> None:
-        """See `Policy.fit`. Raises VocabularyError where a prompt uses ids that were reserved for actions."""
+    def fit(
+        self,
+        actions: Any,
+        states: Any,
+        instructions: Sequence[str],
+        **options: Any,
+    ) -> None:
+        """See `Policy.fit`. Raises VocabularyError if a prompt uses ids that were reserved for
+        actions."""
         super().fit(actions, states, instructions, **options)
         if self.config.head is not None:
             return
         reserved = set(self.vocabulary.ids.tolist())
         for text in dict.fromkeys(instructions):
             words = self.config.prompt.format(instruction=text)
-            used = [i for i in self.trunk.tokenizer(words)["input_ids"] if i in reserved]
-            if used:
-                token = self.trunk.tokenizer.convert_ids_to_tokens(used[0])
-                raise VocabularyError(
-                    f"policy.vocabulary: the token {token!r} of the prompt {words!r} is reserved for actions; "
-                    "use vocabulary: extend"
-                )
+            for token_id in self.trunk.tokenizer(words)["input_ids"]:
+                if token_id in reserved:
+                    token = self.trunk.tokenizer.convert_ids_to_tokens(token_id)
+                    raise VocabularyError(
+                        f"policy.vocabulary: the token {token!r} of the prompt {words!r} is "
+                        "reserved for actions; use vocabulary: extend"
+                    )
 
-    # --- storage --------------------------------------------------------------------------------------
+    # --- storage ----------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds: everything, or all that is not the frozen base."""
         return own_tensors(self, frozen_too=self.config.stores_base)
 
-    def save_besides(self, folder: Path) -> None:
+    def save_extra_files(self, folder: Path) -> None:
         """Writes the processor, and which base the weights belong to."""
         mark = None if self.config.stores_base else self.base_fingerprint
         write_base(folder, self.config.base, mark, self.trunk)
@@ -379,6 +437,7 @@ class VLM(Policy):
         if self.config.lora is None:
             return self
         config = self.config.model_copy(update={"lora": None, "save": "full", "dtype": "float32"})
+        # an empty model of the same architecture: its weights are replaced by the merged ones
         base = type(self.trunk.model)._from_config(
             self.trunk.model.config, dtype=torch.float32, attn_implementation="sdpa"
         )

@@ -1,10 +1,10 @@
 """One trunk for the policies of several robots: which parameters become the same.
 
-The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what `parts_of` counts to
-the trunk, and what reads the instruction, is shared where names and shapes agree; heads, and what
-reads states and actions, are each robot's. Positions go with their tokens: the image tokens of a
-camera slot and the state share theirs, action tokens do not. Buffers (statistics, also those of
-batch norm) belong to a robot's data and are never shared.
+The rule is that of a transfer (`vla.models.transfer.transfer_weights`): what has the role of the
+trunk, and what reads the instruction, is shared where names and shapes agree; heads, and what reads
+states and actions, are each robot's. Positions go with their tokens: the image tokens of a camera
+slot and the state share theirs, action tokens do not. Buffers (statistics, also those of batch
+norm) belong to a robot's data and are never shared.
 
 D width, N rows of a robot, M rows of all robots, C cameras, h and w size of the map.
 """
@@ -21,8 +21,9 @@ from torch.nn.utils import parametrize
 
 from vla.models.layers.vision_encoder import VisionEncoder
 from vla.models.policy import Policy
+from vla.models.roles import TRUNK, RoleKind
 from vla.models.trajectory_transformer import TrajectoryTransformer
-from vla.models.transfer.transfer_weights import parts_of, slots_of
+from vla.models.transfer.positions import slots_of
 
 Slots = Mapping[str, str]
 """Camera of a robot -> the camera slot of the trunk that it stands in."""
@@ -94,13 +95,14 @@ def tensor_of(policy: Policy, name: str) -> Tensor:
 
 def _trunk(policy: Policy) -> dict[str, nn.Parameter]:
     """The policy's parameters that robots may share, by name."""
-    parts = parts_of(policy)
-    return {
-        name: parameter
-        for name, parameter in policy.named_parameters()
-        # what `parts_of` does not name is the trunk
-        if parts.get(name, "language") == "language"
-    }
+    roles = policy.parameter_roles()
+    shared = {}
+    for name, parameter in policy.named_parameters():
+        kind = roles.get(name, TRUNK).kind
+        # robots name their cameras as they like: one camera's own encoder stays its robot's
+        if kind & (RoleKind.TRUNK | RoleKind.LANGUAGE) and not kind & RoleKind.CAMERA_INPUT:
+            shared[name] = parameter
+    return shared
 
 
 def _tied(
@@ -188,11 +190,11 @@ def _put(policy: Policy, name: str, common: nn.Parameter, view: nn.Module) -> No
 def _copy_buffers(policies: Sequence[Policy]) -> None:
     """Buffers of the trunk start alike: the first policy's may be of pretraining."""
     first, *others = policies
-    parts = parts_of(first)
+    roles = first.parameter_roles()
     saved = first.state_dict()
     for name, source in first.named_buffers():
         # those of heads and states are fitted to each robot's data; others follow from the spec
-        if name not in saved or name in parts:
+        if name not in saved or RoleKind.TRUNK not in roles.get(name, TRUNK).kind:
             continue
         for policy in others:
             target = dict(policy.named_buffers()).get(name)

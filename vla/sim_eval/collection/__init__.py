@@ -1,1 +1,1 @@
-"""See the files."""
+"""Datasets made in simulation: what acts, what disturbs it, what is recorded."""

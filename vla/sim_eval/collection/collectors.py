@@ -1,13 +1,14 @@
-"""Who acts while data is made: the expert, an expert that has misunderstood, or trained policies of any quality.
+"""What acts while data is made: the expert, a mistaken expert, or trained policies of any quality.
 
-Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers make it.
+Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers
+make it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,30 +16,33 @@ from pydantic import Field, model_validator
 from vla.config import Config, ConfigError
 from vla.data.episode import Scalar
 from vla.sim_eval.env import EnvConfig, SimEnv
-from vla.sim_eval.rollouts.batched_inference import Pilot, Robot, inference
+from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
+from vla.sim_eval.rollouts.inference_mode import inference
+from vla.sim_eval.rollouts.settings import RolloutSettings
 
 
 class PolicyBehaviour(Config):
-    """A checkpoint that plays a share of the episodes, undisturbed: an early one for data of medium quality, a late one
-    for its failures."""
+    """A checkpoint that plays a share of the episodes, undisturbed: an early one for data of medium
+    quality, a late one for its failures."""
 
     path: Path
     """Folder of the policy."""
-    share: Annotated[float, Field(gt=0.0, le=1.0)]
+    share: float = Field(gt=0.0, le=1.0)
     """Share of all episodes."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: float = Field(default=0.0, ge=0.0)
     """0 for the policy's most likely actions, 1 for samples."""
-    replan_every: Annotated[int, Field(ge=1)] = 1
+    replan_every: int = Field(default=1, ge=1)
     """Steps of a chunk that are executed before the policy is asked again."""
 
 
 class BehavioursConfig(Config):
-    """Who acts in place of the expert; the expert plays what is left of 1. Every episode draws one, by its seed."""
+    """What acts in place of the expert, which plays what is left of 1; drawn by an episode's
+    seed."""
 
-    mistaken: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Share of the episodes in which the expert acts out another instruction of the same scene than the recorded one, by
-    which it is judged. Such an episode ends, truly and in failure, when the other instruction is fulfilled. For envs that
-    know other instructions (tabletop)."""
+    mistaken: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the episodes in which the expert acts out another instruction of the same scene than
+    the recorded one, by which it is judged. Such an episode ends, truly and in failure, when the
+    other instruction is fulfilled. For envs that know other instructions (tabletop)."""
     policies: tuple[PolicyBehaviour, ...] = ()
     """Trained policies with their shares."""
 
@@ -57,12 +61,12 @@ class BehavioursConfig(Config):
 
 
 class Behaviour(Protocol):
-    """Who acts in one episode.
+    """What acts in one episode.
 
     Attributes:
         disturbed: whether noise comes between its actions and the robot.
-        acted: the instruction that it acts out, where that is not the recorded one; else "".
-        info: what the episode remembers of it.
+        acted: the instruction that it acts out, if that is not the recorded one; else "".
+        info: what is recorded of it with the episode.
     """
 
     disturbed: bool
@@ -74,15 +78,16 @@ class Behaviour(Protocol):
 
 
 class ExpertBehaviour:
-    """The env's expert, which may have been told something else."""
+    """The env's expert; `acted` is the instruction that it acts out, if not the recorded one."""
 
     disturbed = True
 
     def __init__(self, env: SimEnv, acted: str = "") -> None:
-        self._env, self.acted = env, acted
-        self.info: dict[str, Scalar] = (
-            {"behaviour": "mistaken", "acted": acted} if acted else {"behaviour": "expert"}
-        )
+        self._env = env
+        self.acted = acted
+        self.info: dict[str, Scalar] = {"behaviour": "expert"}
+        if acted:
+            self.info = {"behaviour": "mistaken", "acted": acted}
 
     def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
         return self._env.expert_action()
@@ -94,8 +99,12 @@ class PolicyInEpisode:
     disturbed = False
     acted = ""
 
-    def __init__(self, config: PolicyBehaviour, pilot: Pilot, instruction: str, seed: int) -> None:
-        self._pilot, self._robot = pilot, Robot(instruction=instruction)
+    def __init__(
+        self, config: PolicyBehaviour, policy: BatchedPolicy, instruction: str, seed: int
+    ) -> None:
+        self._policy = policy
+        self._state = EpisodeState(instruction=instruction)
+        # of the episode alone, so that a sampling policy draws the same in whatever worker it runs
         self._rng = np.random.default_rng((seed, 4))
         self._chunk: list[np.ndarray] = []
         self.info: dict[str, Scalar] = {
@@ -105,62 +114,63 @@ class PolicyInEpisode:
         }
 
     def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
-        self._robot.reward += reward
+        self._state.reward += reward
         if not self._chunk:
-            self._robot.state = np.asarray(observation["state"], dtype=np.float32)
-            images = {camera: image[None] for camera, image in observation["images"].items()}
-            with inference(self._pilot.actor, threads=1):  # one of many workers
-                (chunk,) = self._pilot.act(
-                    [self._robot], images, seed=int(self._rng.integers(2**62))
-                )
-            self._chunk, self._robot.reward = list(chunk), 0.0
+            self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
+            # a batch of one: how sums are rounded depends on the size of a batch
+            images = {}
+            for camera, image in observation["images"].items():
+                images[camera] = image[None]
+            seed = int(self._rng.integers(2**62))
+            with inference(self._policy.actor, threads=1):  # it is one of many workers
+                (chunk,) = self._policy.act([self._state], images, seed=seed)
+            self._chunk = list(chunk)
+            self._state.reward = 0.0
         return self._chunk.pop(0)
 
 
 class Behaviours:
-    """Draws who acts in each episode. A policy is loaded when an episode first asks for it, and kept."""
+    """Draws what acts in each episode. A policy is loaded when it is first drawn, and kept."""
 
     def __init__(self, config: BehavioursConfig) -> None:
         self.config = config
-        self._pilots: dict[int, Pilot] = {}
+        self._policies: dict[int, BatchedPolicy] = {}
 
     def begin(self, env: SimEnv, instruction: str, seed: int) -> Behaviour:
-        """Who acts in the episode of this seed, whose env has just been reset.
+        """What acts in the episode of this seed, whose env has just been reset.
 
-        Raises ConfigError where a mistake is drawn and the env knows none."""
-        rng = np.random.default_rng(
-            (seed, 3)
-        )  # the env draws from (seed), noise from (seed, 1), snapshots from (seed, 2)
+        Raises ConfigError if a mistake is drawn and the env knows none."""
+        # A stream of its own: the env draws from (seed), noise from (seed, 1), snapshots from
+        # (seed, 2) and a policy from (seed, 4). So the choice does not change the start.
+        rng = np.random.default_rng((seed, 3))
         drawn = rng.random() - self.config.mistaken
         if drawn < 0:
             acted = env.mistake(rng)
             if not acted:
+                name = env.task.name
                 raise ConfigError(
-                    [
-                        f"behaviours.mistaken: {env.task.name} knows no other instruction; set it to 0"
-                    ]
+                    [f"behaviours.mistaken: {name} knows no other instruction; set it to 0"]
                 )
             return ExpertBehaviour(env, acted)
         for number, policy in enumerate(self.config.policies):
             drawn -= policy.share
             if drawn < 0:
-                return PolicyInEpisode(policy, self._pilot(number), instruction, seed)
+                return PolicyInEpisode(policy, self._policy(number), instruction, seed)
         return ExpertBehaviour(env)
 
-    def _pilot(self, number: int) -> Pilot:
-        if number not in self._pilots:
+    def _policy(self, number: int) -> BatchedPolicy:
+        if number not in self._policies:
             from vla.models.policy import load_policy  # imports the libraries of all policies
 
             config = self.config.policies[number]
-            self._pilots[number] = Pilot(
-                load_policy(config.path),
-                replan_every=config.replan_every,
-                temperature=config.temperature,
+            settings = RolloutSettings(
+                replan_every=config.replan_every, temperature=config.temperature
             )
-        return self._pilots[number]
+            self._policies[number] = BatchedPolicy(load_policy(config.path), settings)
+        return self._policies[number]
 
     def check(self, env: EnvConfig) -> list[str]:
-        """Loads every policy and returns their digests: what a resumed collection must find unchanged.
+        """Loads every policy; returns their digests, which must be the same when resuming.
 
         Raises:
             CheckpointError: a checkpoint is missing or damaged.
@@ -169,15 +179,17 @@ class Behaviours:
         """
         digests = []
         for number, policy in enumerate(self.config.policies):
-            self._pilot(number).check(env)
+            self._policy(number).check(env)
             digests.append(_digest(policy.path))
         return digests
 
 
 def _digest(folder: Path) -> str:
     """Tells checkpoints apart by their config and weights."""
+    # by content: a path may hold another checkpoint when the collection is resumed
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    files = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
+    for path in sorted(files):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]

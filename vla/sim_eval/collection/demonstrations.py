@@ -1,4 +1,4 @@
-"""One episode after the other for a dataset: who acts, what disturbs it, what is recorded.
+"""One episode after the other for a dataset: what acts, what disturbs it, what is recorded.
 
 An episode is a pure function of the config and of its task and number.
 """
@@ -16,11 +16,12 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, RootConfig, UserError
 from vla.data import Episode, VideoConfig, encode_png
-from vla.sim_eval.collection.collectors import Behaviours, BehavioursConfig
+from vla.data.episode import Scalar
+from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
-from vla.sim_eval.rollouts.launchers import Launcher
 from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.sim_eval.workers.launchers import Launcher
 
 
 class CollectError(UserError):
@@ -34,34 +35,38 @@ class CollectConfig(RootConfig):
     """The tasks and what is seen of them."""
     out: Path
     """Folder of the dataset."""
-    episodes_per_task: Annotated[int, Field(ge=1)] = 50
+    episodes_per_task: int = Field(default=50, ge=1)
     """Demonstrations of each task."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: int = Field(default=0, ge=0)
     """With the task and the episode's number it gives the start; evaluations never start alike."""
     noise: NoiseConfig = NoiseConfig()
     """Disturbance of the expert."""
     behaviours: BehavioursConfig = BehavioursConfig()
-    """Who acts in place of the expert, for data of mixed quality."""
+    """What acts in place of the expert, for data of mixed quality."""
     actions: Literal["expert", "executed"] = "expert"
-    """What is recorded: the expert's clean action (imitation), or what was executed (offline RL, whose
-    rewards must belong to the actions)."""
+    """What is recorded: the expert's clean action (imitation), or what was executed (offline RL,
+    whose rewards must belong to the actions)."""
     only_successes: bool = True
     """Leave out episodes that never succeed, and try again from another start."""
-    max_tries: Annotated[int, Field(ge=1)] = 10
+    max_tries: int = Field(default=10, ge=1)
     """Starts to try for one episode."""
-    after_success_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps to keep after the first success. Evaluation ends there, so none are needed to imitate."""
+    after_success_steps: int = Field(default=0, ge=0)
+    """Steps to keep after the first success. Evaluation ends there, so none are needed to
+    imitate."""
     paraphrases: Literal["primary", "all"] = "primary"
     """Instruct each episode by the task's primary text, or by one drawn from all its texts."""
     video: VideoConfig | None = None
-    """Store cameras as video, smaller than images and not without loss; null stores images. `video.codec=h264` is enough."""
-    workers: Annotated[int, Field(ge=1)] | None = None
-    """Workers; by default one for each core that this process may use, or for each CPU of the Ray cluster."""
+    """Store cameras as video, smaller than images and not without loss; null stores images.
+    `video.codec=h264` is enough."""
+    workers: int | None = Field(default=None, ge=1)
+    """Workers; by default one for each core that this process may use, or for each CPU of the Ray
+    cluster."""
     launcher: Launcher = "local"
-    """Where the workers run: "local" for this machine, "ray" for the Ray cluster at `ray_address`. The dataset is the
-    same."""
+    """Where the workers run: "local" for this machine, "ray" for the Ray cluster at `ray_address`.
+    The dataset is the same."""
     ray_address: str = "auto"
-    """host:port of a Ray cluster; "auto" finds the one that `ray start` has started on this machine."""
+    """host:port of a Ray cluster; "auto" finds the one that `ray start` has started on this
+    machine."""
 
     @model_validator(mode="after")
     def _mistakes_are_kept(self) -> CollectConfig:
@@ -85,7 +90,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: `episode` is None where all tries failed; `failures` says how, try by try."""
+    """What came of a job: `episode` is None if all tries failed; `failures` says how each did."""
 
     job: Job
     episode: Episode | None
@@ -101,10 +106,12 @@ class Demonstrator:
         self._env: SimEnv | None = None
 
     def __call__(self, job: Job) -> Outcome:
+        """Raises CollectError if the env, or what acts in it, raises."""
         env = self._env_of(job.task)
         failures: list[str] = []
+        task = job.task.name
         for attempt in range(self.config.max_tries):
-            seed = episode_seed("collect", self.config.seed, job.task.name, job.episode, attempt)
+            seed = episode_seed("collect", self.config.seed, task, job.episode, attempt)
             try:
                 episode, failure = demonstrate(env, self.config, seed, self._behaviours)
             except Exception as error:
@@ -114,12 +121,14 @@ class Demonstrator:
             if failure:
                 failures.append(failure)
             if not failure or not self.config.only_successes:
-                info = episode.info | {
-                    "task": job.task.name,
+                # what resuming looks for: which episode of which task this is
+                of_job: dict[str, Scalar] = {
+                    "task": task,
                     "episode": job.episode,
                     "tries": attempt + 1,
                 }
-                return Outcome(job, dataclasses.replace(episode, info=info), tuple(failures))
+                episode = dataclasses.replace(episode, info=episode.info | of_job)
+                return Outcome(job, episode, tuple(failures))
         return Outcome(job, None, tuple(failures))
 
     def _env_of(self, task: Task) -> SimEnv:
@@ -141,59 +150,98 @@ def demonstrate(
 
     behaviours: those of `config`, kept from episode to episode.
     """
-    rng = np.random.default_rng((seed, 1))  # the env draws its start from (seed)
-    noise = Noise(config.noise, env.spec_, rng)
+    behaviours = behaviours or Behaviours(config.behaviours)
+    # the env draws its start from (seed): with a stream of its own, noise does not change the start
+    rng = np.random.default_rng((seed, 1))
+    noise = Noise(config.noise, env.robot_spec, rng)
     observation, info = env.reset(seed=seed)
-    behaviour = (behaviours or Behaviours(config.behaviours)).begin(
-        env, str(info["instruction"]), seed
-    )
+    behaviour = behaviours.begin(env, str(info["instruction"]), seed)
     achieved = _Achieved(env, watch=not config.only_successes)
-    frames: dict[str, list[bytes]] = {camera: [] for camera in env.spec_.cameras}
-    states: list[np.ndarray] = []
-    actions: list[np.ndarray] = []
-    rewards: list[float] = []
-    successes: list[bool] = []
+    steps = _Steps(list(env.robot_spec.cameras))
+    ends_at_success = env.task.ends_at_success
+    left = config.after_success_steps  # counted down from the first success on
+    reward = 0.0
     solved = terminated = gave_up = over = False
-    left, ends_at_success = config.after_success_steps, env.task.ends_at_success
     while not over:
-        for camera, images in frames.items():
-            images.append(encode_png(observation["images"][camera]))
-        clean = behaviour.act(observation, rewards[-1] if rewards else 0.0)
+        steps.add_observation(observation)
+        clean = behaviour.act(observation, reward)
         executed = noise.disturb(clean) if behaviour.disturbed else clean
-        states.append(observation["state"])
-        actions.append(clean if config.actions == "expert" else executed)
-        observation, reward, terminated, truncated, info = env.step(executed)
-        rewards.append(float(reward))
-        successes.append(bool(info["success"]))
-        achieved.look(len(rewards) - 1)
-        solved = solved or successes[-1]
-        gave_up = (
-            behaviour.acted in achieved.first
-        )  # who believes to be done ends the task: a true end, and a failure
-        over = terminated or truncated or gave_up or (solved and ends_at_success and left == 0)
-        left -= solved
-    texts, mixed = (
-        (str(info["instruction"]), *env.paraphrases()),
-        config.noise.random_shares != (0.0,),
-    )
+        observation, env_reward, terminated, truncated, info = env.step(executed)
+        reward = float(env_reward)
+        success = bool(info["success"])
+        steps.add_action(clean if config.actions == "expert" else executed, reward, success)
+        achieved.look(len(steps.rewards) - 1)
+        solved = solved or success
+        # a mistaken expert that has done what it understood ends the task: a true end, and a
+        # failure
+        gave_up = behaviour.acted in achieved.first
+        finished = solved and ends_at_success and left == 0
+        over = terminated or truncated or gave_up or finished
+        if solved:
+            left -= 1
+    instruction = str(info["instruction"])
+    if config.paraphrases == "all":
+        texts = (instruction, *env.paraphrases())
+        instruction = texts[rng.integers(len(texts))]
+    facts = _info(env, config, seed, noise, behaviour)
+    if achieved.first and not solved:
+        # hindsight labels: what failed at this has solved something else
+        facts["achieved"] = json.dumps(achieved.first)
     episode = Episode(
-        images=dict(frames),
-        state=np.asarray(states, dtype=np.float32),
-        actions=np.asarray(actions, dtype=np.float32),
-        rewards=np.asarray(rewards, dtype=np.float32),
-        success=np.asarray(successes, dtype=bool),
+        images=dict(steps.images),
+        state=np.asarray(steps.states, dtype=np.float32),
+        actions=np.asarray(steps.actions, dtype=np.float32),
+        rewards=np.asarray(steps.rewards, dtype=np.float32),
+        success=np.asarray(steps.successes, dtype=bool),
+        # a time limit is no terminal: values go on behind it
         terminated=bool(terminated or gave_up or (solved and ends_at_success)),
-        instruction=texts[rng.integers(len(texts))] if config.paraphrases == "all" else texts[0],
-        info={
-            "seed": seed,
-            "noisy_steps": noise.noisy_steps,
-            **({"random_share": noise.random_share} if mixed and behaviour.disturbed else {}),
-            **({"expert": env.expert_name} if env.expert_name else {}),
-            **({} if config.behaviours.expert_alone else behaviour.info),
-            **({"achieved": json.dumps(achieved.first)} if achieved.first and not solved else {}),
-        },
+        instruction=instruction,
+        info=facts,
     )
     return episode, "" if solved else str(info.get("failure") or "time limit")
+
+
+def _info(
+    env: SimEnv,
+    config: CollectConfig,
+    seed: int,
+    noise: Noise,
+    behaviour: Behaviour,
+) -> dict[str, Scalar]:
+    """What is recorded of an episode beside its steps: only what can differ within the dataset."""
+    info: dict[str, Scalar] = {"seed": seed, "noisy_steps": noise.noisy_steps}
+    if config.noise.random_shares != (0.0,) and behaviour.disturbed:
+        info["random_share"] = noise.random_share
+    if env.expert_name:
+        info["expert"] = env.expert_name
+    if not config.behaviours.expert_alone:
+        info |= behaviour.info
+    return info
+
+
+class _Steps:
+    """The steps of an episode as they come."""
+
+    def __init__(self, cameras: list[str]) -> None:
+        self.images: dict[str, list[bytes]] = {}
+        for camera in cameras:
+            self.images[camera] = []
+        self.states: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self.rewards: list[float] = []
+        self.successes: list[bool] = []
+
+    def add_observation(self, observation: dict[str, Any]) -> None:
+        for camera, images in self.images.items():
+            # encoded at once: a worker with a long episode would hold all of its raw frames
+            images.append(encode_png(observation["images"][camera]))
+        self.states.append(observation["state"])
+
+    def add_action(self, action: np.ndarray, reward: float, success: bool) -> None:
+        """The action (A,) that followed the last observation, and what it brought."""
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.successes.append(success)
 
 
 class _Achieved:
@@ -204,11 +252,15 @@ class _Achieved:
     """
 
     def __init__(self, env: SimEnv, *, watch: bool) -> None:
-        self._env, self._watch = env, watch
+        self._env = env
+        self._watch = watch
         self._before = env.achieved() if watch else frozenset()
         self.first: dict[str, int] = {}
 
     def look(self, step: int) -> None:
-        if self._watch:
-            for text in sorted(self._env.achieved() - self._before):
-                self.first.setdefault(text, step)
+        """Notes what the present state fulfils for the first time."""
+        if not self._watch:
+            return
+        # sorted: a set has another order in every process, and the dict's order reaches the dataset
+        for text in sorted(self._env.achieved() - self._before):
+            self.first.setdefault(text, step)

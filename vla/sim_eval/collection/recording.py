@@ -1,6 +1,7 @@
-"""Demonstrations and data of mixed quality: experts, disturbed on their way, and other behaviours make a dataset.
+"""Demonstrations and data of mixed quality, written to a dataset.
 
-The dataset is a pure function of the config: not of the number of workers, nor of kills and resumes.
+The dataset is a pure function of the config: not of the number of workers, nor of kills and
+resumes.
 """
 
 from __future__ import annotations
@@ -15,16 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from vla.common.cores import usable_cores
+from vla.common.progress import progress_bar
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.sim_eval.collection.collectors import Behaviours
@@ -38,25 +32,29 @@ from vla.sim_eval.collection.demonstrations import (
 )
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.launchers import cluster_workers, run_jobs
+from vla.sim_eval.workers.job_pool import run_ordered
+from vla.sim_eval.workers.launchers import cluster_workers
 
 MADE, MISSING = "made", "missing"
 SECONDS_PER_COMMIT = 2.0
+# What changes where a collection runs and how long it is, but not what an episode holds.
+FREE_KEYS = {"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"}
 _console = Console(stderr=True)
 
 
 def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     """Makes the dataset and returns its folder.
 
-    A killed collection keeps all episodes but those of the last seconds, and `resume=True` continues to the same
-    dataset; it may also ask for more episodes per task than before. Worker processes are spawned: a script
-    must call this under `if __name__ == "__main__":`.
+    A killed collection keeps all episodes but those of the last seconds, and `resume=True`
+    continues to the same dataset; it may also ask for more episodes per task than before. Worker
+    processes are spawned: a script must call this under `if __name__ == "__main__":`.
 
     Raises:
         DataError: `out` holds a dataset and `resume` is False.
         ConfigError: `resume`, and the dataset was made with another config.
         CollectError: no episode of some task succeeded.
-        CheckpointError, SpecError: a policy among the behaviours cannot be loaded or does not fit the env.
+        CheckpointError, SpecError: a policy among the behaviours cannot be loaded or does not fit
+            the env.
         WorkerError: an env raised or a worker died; the message names task, episode and seed.
         RenderingError: this machine cannot render.
     """
@@ -65,27 +63,27 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     what = _what_is_made(config)
     if resume:
         _check_same(config.out, what)
-    metadata = {"collect": what, "simulation": env.versions()}
-    robot = str(getattr(env, "type", ""))
     with DatasetWriter(
         config.out,
         env.spec(),
-        robot_type=robot,
-        metadata=metadata,
+        robot_type=str(what["env"].get("type", "")),
+        metadata={"collect": what, "simulation": env.versions()},
         resume=resume,
         video=config.video,
     ) as writer:
         done = _done(config.out) if writer.num_episodes else set()
-        jobs = [Job(task, i) for task in env.suite().tasks for i in range(config.episodes_per_task)]
-        jobs = [job for job in jobs if (job.task.name, job.episode) not in done]
-        most = config.workers or (
-            cluster_workers(config.ray_address) if config.launcher == "ray" else usable_cores()
-        )
-        outcomes = run_jobs(
-            config.launcher,
+        # task by task: a worker builds an env for each task, which may take seconds
+        jobs = [
+            Job(task, number)
+            for task in env.suite().tasks
+            for number in range(config.episodes_per_task)
+            if (task.name, number) not in done
+        ]
+        outcomes = run_ordered(
             functools.partial(Demonstrator, config),
             jobs,
-            workers=min(most, max(1, len(jobs))),
+            workers=min(_most_workers(config), max(1, len(jobs))),
+            launcher=config.launcher,
             ray_address=config.ray_address,
         )
         counts = _write(writer, outcomes, len(jobs))
@@ -93,88 +91,106 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
     return config.out
 
 
+def _most_workers(config: CollectConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    return cluster_workers(config.ray_address) if config.launcher == "ray" else usable_cores()
+
+
 def _write(
     writer: DatasetWriter, outcomes: Generator[Outcome, None, None], total: int
 ) -> Counter[tuple[str, str]]:
     """Writes the episodes as they come; counts (task, "made" | "missing" | failure of a try)."""
-    text = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-    )
     counts: Counter[tuple[str, str]] = Counter()
-    frames, group = 0, _Group(writer)
-    with Progress(*text, TimeElapsedColumn(), TimeRemainingColumn(), console=_console) as progress:
-        bar = progress.add_task("collecting", total=total, speed="")
-        with contextlib.closing(outcomes):
-            try:
-                for outcome in outcomes:
-                    if outcome.episode is not None:
-                        group.add(outcome.episode)
-                        frames += len(outcome.episode)
-                    task = outcome.job.task.name
-                    counts[task, MISSING if outcome.episode is None else MADE] += 1
-                    counts.update((task, failure) for failure in outcome.failures)
-                    speed = f"{frames / max(progress.tasks[0].elapsed or 0.0, 1e-9):.0f} frames/s"
-                    progress.update(bar, advance=1, description=task, speed=speed)
-            finally:
-                group.write()
+    frames = 0
+    started = time.monotonic()
+    # from the inside out: what came is written, then the workers are ended, then the bar is closed
+    with (
+        progress_bar("collecting", console=_console, note="") as bar,
+        contextlib.closing(outcomes),
+        _CommitBuffer(writer) as buffer,
+    ):
+        bar(0, total)
+        for done, outcome in enumerate(outcomes, start=1):
+            task = outcome.job.task.name
+            counts[task, MISSING if outcome.episode is None else MADE] += 1
+            counts.update((task, failure) for failure in outcome.failures)
+            if outcome.episode is not None:
+                buffer.add(outcome.episode)
+                frames += len(outcome.episode)
+            speed = frames / max(time.monotonic() - started, 1e-9)
+            bar(done, total, label=task, note=f"{speed:.0f} frames/s")
     return counts
 
 
-class _Group:
-    """Episodes that are written together: a commit costs about the same for one as for a second's worth."""
+class _CommitBuffer:
+    """Episodes that are written together: a commit costs about the same for one as for many.
+
+    Leaving it writes what it holds, also when an error or Ctrl-C ends the collection.
+    """
 
     def __init__(self, writer: DatasetWriter) -> None:
-        self._writer, self._episodes, self._since = writer, list[Episode](), time.monotonic()
+        self._writer = writer
+        self._episodes: list[Episode] = []
+        self._since = time.monotonic()
+
+    def __enter__(self) -> _CommitBuffer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._write()
 
     def add(self, episode: Episode) -> None:
         self._episodes.append(episode)
+        # a kill loses what is held here, so it is held for seconds only
         if time.monotonic() - self._since > SECONDS_PER_COMMIT:
-            self.write()
+            self._write()
 
-    def write(self) -> None:
-        episodes, self._episodes = self._episodes, []
+    def _write(self) -> None:
+        # taken out first: if writing fails, leaving must not try it again
+        episodes = self._episodes
+        self._episodes = []
         self._writer.add_episodes(episodes)
         self._since = time.monotonic()
 
 
 def _report(
-    counts: Counter[tuple[str, str]], had_episodes: set[str], config: CollectConfig
+    counts: Counter[tuple[str, str]],
+    had_episodes: set[str],
+    config: CollectConfig,
 ) -> None:
-    """Tells how often experts failed. Raises CollectError where a task is left without any episode."""
+    """Says how often experts failed. Raises CollectError if a task is left without any episode."""
     for task in dict.fromkeys(task for task, _ in counts):
         failures = {
-            what: n
-            for (name, what), n in counts.items()
+            what: count
+            for (name, what), count in counts.items()
             if name == task and what not in (MADE, MISSING)
         }
-        how = ", ".join(f"{what} {n}" for what, n in sorted(failures.items()))
+        tries = sum(failures.values())
+        how = ", ".join(f"{what} {count}" for what, count in sorted(failures.items()))
         if not counts[task, MADE] and task not in had_episodes:
             raise CollectError(
-                f"task {task!r}: the expert succeeded in none of {sum(failures.values())} tries ({how}): lower noise.std, "
-                f"raise env.horizon or max_tries ({config.max_tries}), or set only_successes=false"
+                f"task {task!r}: the expert succeeded in none of {tries} tries ({how}): lower "
+                f"noise.std, raise env.horizon or max_tries ({config.max_tries}), or set "
+                "only_successes=false"
             )
         if failures:
-            missing = (
-                f"; {counts[task, MISSING]} episodes are missing" if counts[task, MISSING] else ""
-            )
-            _console.print(f"{task}: {sum(failures.values())} tries failed ({how}){missing}")
+            missing = counts[task, MISSING]
+            note = f"; {missing} episodes are missing" if missing else ""
+            _console.print(f"{task}: {tries} tries failed ({how}){note}")
 
 
-# --- resuming ---------------------------------------------------------------------------------------
+# --- resuming ------------------------------------------------------------------------------------
 
 
 def _what_is_made(config: CollectConfig) -> dict[str, Any]:
     """The part of the config that decides what an episode holds, and the checkpoints that act.
 
-    Raises what `Behaviours.check` raises."""
-    what = config.model_dump(
-        mode="json",
-        exclude={"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"},
-    )
+    Raises what `Behaviours.check` raises.
+    """
+    what = config.model_dump(mode="json", exclude=FREE_KEYS)
     if config.behaviours.expert_alone:
+        # as in datasets from before there were behaviours, which can be resumed
         del what["behaviours"]
     else:
         what["behaviours"]["checkpoints"] = Behaviours(config.behaviours).check(config.env)
@@ -182,31 +198,44 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
 
 
 def _check_same(out: Path, what: dict[str, Any]) -> None:
+    """Raises ConfigError with every key whose value is not that of the dataset in `out`."""
     path = out / "meta" / "vla_metadata.json"
     if not path.exists():
         return
-    before, now = _flat(json.loads(path.read_text()).get("collect", what)), _flat(what)
-    lines = [
-        f"{key}: is {now.get(key)!r}, but {out} was collected with {before.get(key)!r}; set it back or choose another out"
-        for key in sorted(set(before) | set(now))
-        if before.get(key) != now.get(key)
-    ]
+    metadata = json.loads(path.read_text())
+    # a dataset of other origin says nothing: whatever is asked for is the same then
+    before = _flat(metadata.get("collect", what))
+    now = _flat(what)
+    lines = []
+    for key in sorted({*before, *now}):
+        had, has = before.get(key), now.get(key)
+        if had != has:
+            lines.append(
+                f"{key}: is {has!r}, but {out} was collected with {had!r}; set it back or choose "
+                "another out"
+            )
     if lines:
         raise ConfigError(lines)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"noise": {"std": 0.4}} -> {"noise.std": 0.4}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
 
 
 def _done(out: Path) -> set[tuple[str, int]]:
-    infos = (json.loads(info) for info in EpisodeDataset(out).episodes["info"])
-    return {(info["task"], info["episode"]) for info in infos}
+    """(task, number) of the episodes that the dataset holds."""
+    done = set()
+    for text in EpisodeDataset(out).episodes["info"]:
+        info = json.loads(text)
+        done.add((info["task"], info["episode"]))
+    return done
 
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""See the files."""
+"""What evaluations found, whether they may be compared, and which policy is better."""

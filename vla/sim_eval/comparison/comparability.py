@@ -1,4 +1,5 @@
-"""What forbids to compare two evaluations: other episodes, other simulators, other rules of the game."""
+"""What forbids to compare two evaluations: other episodes, other
+simulators, other rules of the game."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from typing import Any
 
 from vla.config import UserError
 from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
-# A policy brings these along; everything else decides what it meets.
+# A policy brings these along; all other versions decide what it meets.
 _OF_THE_POLICY = {"python", "machine", "torch", "transformers", "timm"}
+# By these a policy chooses how it sees and acts: allowed, and noted beside the numbers.
 _OWN_CHOICES = {
     "env.image_size",
     "env.cameras",
@@ -19,10 +21,12 @@ _OWN_CHOICES = {
     "ensemble",
     "target_return",
     "temperature",
-}  # told beside the numbers
+}
+# By these no episode changes, or the change shows in the episodes themselves
+# (episodes_per_task, seed).
 _FREE_KEYS = {
     "policy",
-    "episodes_per_task",  # what it changes shows in the episodes themselves, as does the seed
+    "episodes_per_task",
     "seed",
     "workers",
     "num_envs",
@@ -68,15 +72,15 @@ class Difference:
 
 
 def episodes_by_key(result: Results) -> dict[Key, EpisodeRecord]:
+    """Task, episode and seed -> record, in the order played."""
     return {(record.task, record.episode, record.seed): record for record in result.episodes}
 
 
 def differences(runs: Mapping[str, Results]) -> list[Difference]:
-    """Everything that forbids to compare `runs` (name -> results); empty where they are comparable."""
+    """Everything that forbids to compare `runs` (name -> results); empty if they are comparable."""
+    suites = {name: result.suite for name, result in runs.items()}
     return [
-        *_values(
-            "suite", {n: r.suite for n, r in runs.items()}, "evaluate all policies on one suite"
-        ),
+        *_values("suite", suites, "evaluate all policies on one suite"),
         *_tasks(runs),
         *_episodes(runs),
         *_instructions(runs),
@@ -86,35 +90,42 @@ def differences(runs: Mapping[str, Results]) -> list[Difference]:
 
 
 def own_choices(runs: Mapping[str, Results]) -> list[str]:
-    """In what the policies differ by their own design, such as the size of their pictures: worth telling."""
+    """In what the policies differ by their own design, such as the size of
+    their pictures: worth a note."""
     flat = {name: dict(_flatten(result.config)) for name, result in runs.items()}
     found = []
     for key in sorted(_OWN_CHOICES):
-        values = {name: values.get(key) for name, values in flat.items()}
-        found += [
-            f"{d.what}: {d.values}; it counts as the policy's own choice"
-            for d in _values(key, values, "")
-        ]
+        chosen = {name: values.get(key) for name, values in flat.items()}
+        for difference in _values(key, chosen, ""):
+            text = f"{difference.what}: {difference.values}"
+            found.append(f"{text}; it counts as the policy's own choice")
     return found
 
 
 def refusal(found: Sequence[Difference]) -> ComparisonError:
+    """The error that lists them all: whoever repairs one should not have to find
+    the next by running again."""
     lines = "\n".join(f"  {difference}" for difference in found)
     return ComparisonError(
         f"the runs cannot be compared:\n{lines}\n"
-        "compare them anyway with --force (force=True); the differences then stand beside the numbers"
+        "compare them anyway with --force (force=True); "
+        "the differences then stand beside the numbers"
     )
 
 
-def _values(what: str, values: Mapping[str, Any], remedy: str) -> Iterator[Difference]:
-    """A difference unless all runs have the same; values are grouped: "3.3.0 (rt1, octo), 3.2.7 (expert)"."""
+def _values(
+    what: str,
+    values: Mapping[str, Any],
+    remedy: str,
+) -> Iterator[Difference]:
+    """A difference unless all runs have the same; values are grouped: "3.3.0
+    (rt1, octo), 3.2.7 (expert)"."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(_text(value), []).append(name)
     if len(names) > 1:
-        yield Difference(
-            what, ", ".join(f"{value} ({', '.join(who)})" for value, who in names.items()), remedy
-        )
+        groups = [f"{value} ({', '.join(who)})" for value, who in names.items()]
+        yield Difference(what, ", ".join(groups), remedy)
 
 
 def _text(value: Any) -> str:
@@ -123,25 +134,27 @@ def _text(value: Any) -> str:
 
 
 def _tasks(runs: Mapping[str, Results]) -> Iterator[Difference]:
-    every: dict[str, None] = {task: None for result in runs.values() for task in result.tasks}
-    lacking = {
-        name: [task for task in every if task not in result.tasks] for name, result in runs.items()
-    }
-    if any(lacking.values()):
-        text = ", ".join(
-            f"{name} lacks {_text(', '.join(tasks))}" for name, tasks in lacking.items() if tasks
-        )
-        yield Difference("tasks", text, "evaluate all policies on the same tasks")
+    # a dict, not a set: the message names tasks in the order of the suite
+    every = dict.fromkeys(task for result in runs.values() for task in result.tasks)
+    texts = []
+    for name, result in runs.items():
+        lacking = [task for task in every if task not in result.tasks]
+        if lacking:
+            texts.append(f"{name} lacks {_text(', '.join(lacking))}")
+    if texts:
+        yield Difference("tasks", ", ".join(texts), "evaluate all policies on the same tasks")
 
 
 def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
-    """Seeds that contradict each other, or episodes that only some runs hold, among the tasks that all have."""
+    """Seeds that contradict each other, or episodes that only some runs hold,
+    among the tasks that all have."""
+    # tasks that some run lacks are a difference of their own
     tasks = set.intersection(*(set(result.tasks) for result in runs.values()))
-    keys = {
-        name: {key for key in episodes_by_key(r) if key[0] in tasks} for name, r in runs.items()
-    }
+    keys: dict[str, set[Key]] = {}
+    for name, result in runs.items():
+        keys[name] = {key for key in episodes_by_key(result) if key[0] in tasks}
     common = set.intersection(*keys.values())
-    numbers = [{key[:2] for key in found} for found in keys.values()]
+    numbers = [{key[:2] for key in found} for found in keys.values()]  # without the seeds
     seeds: dict[tuple[str, int], set[int]] = {}
     for task, episode, seed in set.union(*keys.values()):
         seeds.setdefault((task, episode), set()).add(seed)
@@ -158,13 +171,15 @@ def _episodes(runs: Mapping[str, Results]) -> Iterator[Difference]:
 
 
 def _instructions(runs: Mapping[str, Results]) -> Iterator[Difference]:
-    said: dict[Key, set[str]] = {}
+    given: dict[Key, set[str]] = {}
     for result in runs.values():
         for key, record in episodes_by_key(result).items():
-            said.setdefault(key, set()).add(record.instruction)
-    if other := [texts for texts in said.values() if len(texts) > 1]:
-        example = " / ".join(repr(text) for text in sorted(other[0])[:2])
-        values = f"{len(other)} episodes were told different things, for example {example}"
+            given.setdefault(key, set()).add(record.instruction)
+    several = [texts for texts in given.values() if len(texts) > 1]
+    if several:
+        # sorted, since a set has no order: the same runs give the same message
+        example = " / ".join(repr(text) for text in sorted(several[0])[:2])
+        values = f"{len(several)} episodes had different instructions, for example {example}"
         yield Difference("instructions", values, "give all policies the same instructions")
 
 
@@ -173,24 +188,26 @@ def _versions(runs: Mapping[str, Results]) -> Iterator[Difference]:
     for key in keys:
         if key not in _OF_THE_POLICY:
             values = {name: result.versions.get(key) for name, result in runs.items()}
-            yield from _values(
-                f"version of {key}", values, "evaluate all policies with the same one"
-            )
+            what = f"version of {key}"
+            yield from _values(what, values, "evaluate all policies with the same one")
 
 
 def _settings(runs: Mapping[str, Results]) -> Iterator[Difference]:
     flat = {name: dict(_flatten(result.config)) for name, result in runs.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     for key in keys:
-        # A key that one run lacks is an option of a later version; its version tells.
         free = key in _OWN_CHOICES or key.split(".")[0] in _FREE_KEYS
+        # a key that one run lacks is an option of a later version, and the versions show that
         if not free and all(key in values for values in flat.values()):
-            yield from _values(
-                key, {n: v[key] for n, v in flat.items()}, f"evaluate all policies with one {key}"
-            )
+            chosen = {name: values[key] for name, values in flat.items()}
+            yield from _values(key, chosen, f"evaluate all policies with one {key}")
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    config: Mapping[str, Any],
+    prefix: str = "",
+) -> Iterator[tuple[str, Any]]:
+    """("env.image_size", "96"): dotted keys and the values as texts."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
 from vla.config import UserError
-from vla.sim_eval.rollouts.env_worker import EpisodeRecord
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.statistics import macro_rate, wilson_interval
 
 RESULTS_FILE = "results.json"
@@ -36,9 +36,12 @@ class Results:
         config: the evaluation's config as plain JSON types.
         command: what to type to measure again.
         seconds: wall time.
-        folder: where the files (and the videos that the records name) lie; None before they are saved.
-        stopped_by: what ended the evaluation because of its outcomes; empty where the number of episodes was fixed.
-        losses: a line for each worker that died or hung meanwhile; others led its episodes to their ends.
+        folder: where the files (and the videos that the records name) lie; None before they are
+            saved.
+        stopped_by: what ended the evaluation because of its outcomes; empty if the
+            number of episodes was fixed.
+        losses: a line for each worker that died or hung meanwhile; others
+            led its episodes to their ends.
     """
 
     policy: str
@@ -65,6 +68,7 @@ class Results:
 
     @property
     def groups(self) -> dict[str, list[EpisodeRecord]]:
+        """The episodes by the group of their task."""
         return _by(self.episodes, "group")
 
     @property
@@ -75,11 +79,13 @@ class Results:
     @property
     def macro_rate(self) -> float:
         """Success rate in which every group weighs the same."""
+        # as Meta-World's rates are published: its easy group has 28 tasks, its very hard one 5
         return macro_rate(summary(records)["rate"] for records in self.groups.values())
 
     @property
     def has_rewards(self) -> bool:
         """Whether the envs gave any reward: then returns say something."""
+        # an env without rewards gives 0 at every step
         return any(record.return_ for record in self.episodes)
 
     @property
@@ -88,7 +94,10 @@ class Results:
         return sum(record.steps for record in self.episodes)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `results.json` holds. Rates count a success at any step; `at_end` counts the last step alone."""
+        """What `results.json` holds.
+
+        Rates count a success at any step; `at_end` counts the last step alone.
+        """
         return {
             "policy": self.policy,
             "suite": self.suite,
@@ -116,8 +125,8 @@ class Results:
         }
 
     def table(self) -> Any:
-        """A rich table for the terminal: rate, counts, interval and, where there are rewards, the mean return, of the
-        whole, the groups and the tasks."""
+        """A rich table for the terminal: rate, counts, interval and, if there are rewards, the mean
+        return, of the whole, the groups and the tasks."""
         from rich.table import Table
 
         more = ["return (mean ± sd)"] if self.has_rewards else []
@@ -137,18 +146,21 @@ class Results:
         return table
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `results.json` and `episodes.parquet`; the JSON comes last and at once, so it is never half there."""
+        """Writes `results.json` and `episodes.parquet`; each appears whole or not at all."""
         import pandas as pd
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame([asdict(record) for record in self.episodes]).rename(
-            columns={"return_": "return"}
-        )
+        table = pd.DataFrame([asdict(record) for record in self.episodes])
+        # the attribute has an underscore because `return` is a keyword
+        table = table.rename(columns={"return_": "return"})
+        # several evaluations' tables can be joined into one
         table.insert(0, "policy", self.policy)
-        _replace(folder / EPISODES_FILE, lambda path: table.to_parquet(path, index=False))
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        _replace(folder / RESULTS_FILE, lambda path: path.write_text(text))
+        with atomic_path(folder / EPISODES_FILE) as path:
+            table.to_parquet(path, index=False)
+        # last: a folder with results.json is complete
+        with atomic_path(folder / RESULTS_FILE) as path:
+            path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
         return folder
 
     @classmethod
@@ -160,13 +172,19 @@ class Results:
         for name in (RESULTS_FILE, EPISODES_FILE):
             if not (folder / name).is_file():
                 raise ResultsError(
-                    f"{folder / name}: no such file; make it with an evaluation whose out is {folder}"
+                    f"{folder / name}: no such file; "
+                    f"make it with an evaluation whose out is {folder}"
                 )
         try:
             values = json.loads((folder / RESULTS_FILE).read_text())
-            table = pd.read_parquet(folder / EPISODES_FILE).rename(columns={"return": "return_"})
+            table = pd.read_parquet(folder / EPISODES_FILE)
+            table = table.rename(columns={"return": "return_"})
+            # columns that came with a later version have defaults; without
+            # the others it is another file
             names = [
-                f.name for f in fields(EpisodeRecord) if f.name in table or f.default is MISSING
+                known.name
+                for known in fields(EpisodeRecord)
+                if known.name in table or known.default is MISSING
             ]
             rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
             return cls(
@@ -187,9 +205,16 @@ class Results:
             ) from error
 
 
-def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict[str, Any]:
-    """successes, episodes, rate and its 95 % interval, as in `results.json`. Raises ValueError without records."""
-    n, successes = len(records), sum(bool(getattr(record, key)) for record in records)
+def summary(
+    records: Sequence[EpisodeRecord],
+    key: str = "success_ever",
+) -> dict[str, Any]:
+    """successes, episodes, rate and its 95 % interval, as in `results.json`.
+
+    Raises ValueError without records.
+    """
+    n = len(records)
+    successes = sum(bool(getattr(record, key)) for record in records)
     return {
         "successes": successes,
         "episodes": n,
@@ -199,24 +224,26 @@ def summary(records: Sequence[EpisodeRecord], key: str = "success_ever") -> dict
 
 
 def returns(records: Sequence[EpisodeRecord]) -> dict[str, float]:
-    """Mean return and its standard deviation over episodes (n - 1; 0 for one). Raises ValueError without records."""
+    """Mean return and its standard deviation over episodes (n - 1; 0 for one).
+
+    Raises ValueError without records.
+    """
     values = [record.return_ for record in records]
+    # fsum: returns of thousands in any order give the same last digit
     mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    variance = squares / max(len(values) - 1, 1)
     return {"mean": mean, "sd": math.sqrt(variance)}
 
 
-def _by(records: Sequence[EpisodeRecord], key: str) -> dict[str, list[EpisodeRecord]]:
+def _by(
+    records: Sequence[EpisodeRecord],
+    key: str,
+) -> dict[str, list[EpisodeRecord]]:
     found: dict[str, list[EpisodeRecord]] = {}
     for record in records:
         found.setdefault(getattr(record, key), []).append(record)
     return found
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def library_versions() -> dict[str, str]:

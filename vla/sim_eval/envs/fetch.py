@@ -1,7 +1,9 @@
-"""Fetch of gymnasium-robotics: an arm that reaches, pushes, slides, or picks and places, to a goal in its state.
+"""Fetch of gymnasium-robotics: an arm that reaches, pushes, slides, or picks and
+places, to a goal in its state.
 
-State: gymnasium's observation, then the goal. Version 4 of the envs. `reach` has no object, so its state is shorter and
-it is played alone; the other three share one spec. Experts are in `fetch_experts.py`.
+State: gymnasium's observation, then the goal. Version 4 of the envs. `reach` has no
+object, so its state is shorter and it is played alone; the other three share one spec.
+Experts are in `experts/fetch.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from vla.sim_eval.mujoco.gymnasium_env import (
     prepare_backend,
     unknown_task,
 )
+from vla.sim_eval.mujoco.spaces import square_camera
 from vla.types import Spec
 
 CAMERA = "external_camera_0"  # in front of the table, opposite the robot
@@ -51,6 +54,7 @@ MODULES: dict[FetchTask, tuple[str, str]] = {
 
 
 def _names(*groups: str) -> tuple[str, ...]:
+    """Three names for each group, in the order of gymnasium's observation."""
     return tuple(f"{group}_{axis}" for group in groups for axis in ("x", "y", "z"))
 
 
@@ -82,7 +86,8 @@ class FetchConfig(EnvConfig):
     reward: Literal["sparse", "dense"] = "sparse"
     """`sparse`: 0 within 5 cm of the goal, else -1. `dense`: minus the distance to the goal."""
     image_size: Annotated[int, Field(ge=16, le=1024)] | None = None
-    """Height and width in pixels of a camera in front of the table; null: none, the robot has its state alone."""
+    """Height and width in pixels of a camera in front of the table; null: none, the
+    robot has its state alone."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
     horizon: Annotated[int, Field(ge=1)] = 50
@@ -94,16 +99,22 @@ class FetchConfig(EnvConfig):
     def _one_state(self) -> FetchConfig:
         if "reach" in self.tasks and len(self.tasks) > 1:
             raise ValueError(
-                f"tasks: reach has no object and a state of {len(REACH_STATE)} numbers, the others have "
-                f"{len(OBJECT_STATE)}: give tasks: [reach] in a config of its own"
+                f"tasks: reach has no object and a state of {len(REACH_STATE)} numbers, the others "
+                f"have {len(OBJECT_STATE)}: give tasks: [reach] in a config of its own"
             )
         return self
 
     def spec(self) -> Spec:
-        cameras = {CAMERA: (self.image_size, self.image_size)} if self.image_size else {}
+        cameras = square_camera(CAMERA, self.image_size)
         state = REACH_STATE if "reach" in self.tasks else OBJECT_STATE
+        actions = ("dx", "dy", "dz", "gripper")
         return Spec(
-            cameras, state, ("dx", "dy", "dz", "gripper"), (-1.0,) * 4, (1.0,) * 4, CONTROL_HZ
+            cameras=cameras,
+            state_names=state,
+            action_names=actions,
+            action_low=(-1.0,) * 4,
+            action_high=(1.0,) * 4,
+            control_hz=CONTROL_HZ,
         )
 
     def suite(self) -> Suite:
@@ -114,7 +125,7 @@ class FetchConfig(EnvConfig):
         return Task(name, "fetch", first, tuple(others), self.horizon)
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError where this config has no such task."""
+        """Raises ConfigError if this config has no such task."""
         if task not in self.tasks:
             raise unknown_task("this suite of fetch", task, self.tasks)
         return FetchEnv(self, self._task(task))  # type: ignore[arg-type]
@@ -128,19 +139,25 @@ class FetchEnv(GymEnv):
 
     def __init__(self, config: FetchConfig, task: Task) -> None:
         name: FetchTask = task.name  # type: ignore[assignment]
-        super().__init__(
-            _build(name, config.reward), config.spec(), task, camera=CAMERA, preset=config.preset
-        )
+        sim = _build(name, config.reward)
+        super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
         self._mark = int(self.model.site("target0").id)
         self._expert: Expert | None = None
 
-    def begin(self, seed: int, told: dict[str, Any]) -> None:
+    def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         self._expert = expert_of(self.task.name)
         self._start = np.array(self.raw["achieved_goal"])
+        # both stay true once they were: a failure says how far the episode came, not how it ended
         self._touched = self._grasped = False
 
-    def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+    def outcome(
+        self,
+        info: dict[str, Any],
+        *,
+        terminated: bool,
+    ) -> tuple[bool, str]:
         place, goal = self.raw["achieved_goal"], self.raw["desired_goal"]
+        # gymnasium's own judgement, by which published rates are counted
         success = bool(self.sim._is_success(place, goal))
         self._touched |= bool(np.linalg.norm(place - self._start) > MOVED)
         lifted = bool(place[2] - self._start[2] > LIFTED)
@@ -150,26 +167,28 @@ class FetchEnv(GymEnv):
     def _failure(self, lifted: bool) -> str:
         if self.task.name == "reach" or not self._touched:
             return "never reached"
+        # half of the goals of pick-and-place lie on the table, where a push is enough
         in_the_air = self.raw["desired_goal"][2] - self._start[2] > LIFTED
         if in_the_air and not self._grasped:
             return "no grasp"
         return "dropped" if in_the_air and not lifted else "missed goal"
 
     def mark_goal(self) -> None:
-        # The place alone: gymnasium's way, another forward pass, would touch the physics.
+        # the place alone: gymnasium's way, another forward pass, would touch the physics
         self.data.site_xpos[self._mark] = self.sim.goal
 
     def expert_action(self) -> np.ndarray:
         """Raises RuntimeError before `reset`."""
         if self._expert is None:
             raise RuntimeError("expert_action before reset: call reset first")
-        raw = self.look()
-        return np.clip(self._expert(raw["observation"], raw["desired_goal"]), -1.0, 1.0).astype(
-            np.float32
-        )
+        # asked for again: `raw` is of the last step, and the goal may have been moved since
+        raw = self.observe_raw()
+        action = self._expert(raw["observation"], raw["desired_goal"])
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
 def _build(name: FetchTask, reward: str) -> Any:
     prepare_backend()
     module, class_name = MODULES[name]
-    return getattr(import_robotics(f"envs.fetch.{module}"), class_name)(reward_type=reward)
+    env_class = getattr(import_robotics(f"envs.fetch.{module}"), class_name)
+    return env_class(reward_type=reward)

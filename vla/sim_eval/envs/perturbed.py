@@ -1,4 +1,5 @@
-"""Any env under a perturbation: the same tasks and seeds, so that its episodes are paired with those of the env alone."""
+"""Any env under a perturbation: the same tasks and seeds, so that its episodes are paired
+with those of the env alone."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import field_validator, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from vla.config import Choice, ConfigError, register
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite
@@ -23,22 +24,27 @@ class PerturbedConfig(EnvConfig):
     env: Annotated[Any, Choice("envs", unlisted=["perturbed"])]
     """The env that is perturbed."""
     kind: str
-    """What is changed: light, camera, colours, distractors, noise, blur, action_delay, observation_delay, mass, friction,
-    initial_pose, paraphrase; or a control: wrong_instruction, empty_instruction, blank_image, frozen_state."""
+    """What is changed: light, camera, colours, distractors, noise, blur, action_delay,
+    observation_delay, mass, friction, initial_pose, paraphrase; a control: wrong_instruction,
+    empty_instruction, blank_image, frozen_state; or a kind of a plug-in."""
     severity: int | None = None
     """1 (slight), 2 or 3 (strong); controls have none."""
+    # It travels with the config: unpickling it in a worker imports the module that registers the
+    # kind, of which the worker would know nothing by the name alone.
+    _kind_class: Any = PrivateAttr(default=None)
 
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        kind_named(kind)
-        return kind
+        return kind_named(kind).kind
 
     @model_validator(mode="after")
     def _possible(self) -> PerturbedConfig:
         level_of(self.kind, self.severity)
-        if problem := missing(self.kind, self.spec()):
+        problem = missing(self.kind, self.spec())
+        if problem:
             raise ValueError(f"{self.kind}: {problem}")
+        self._kind_class = kind_named(self.kind)
         return self
 
     def spec(self) -> Spec:
@@ -48,10 +54,13 @@ class PerturbedConfig(EnvConfig):
     def suite(self) -> Suite:
         suite: Suite = self.env.suite()
         name = self.kind if self.severity is None else f"{self.kind} {self.severity}"
+        # the same tasks, or episodes could not be paired with those of the env alone
         return replace(suite, name=f"{suite.name} ({name})")
 
     def make(self, task: str) -> SimEnv:
-        """Raises ConfigError where there is no such task, or the env lacks what the perturbation changes."""
+        """Raises ConfigError if there is no such task, or the env lacks what
+        the perturbation changes."""
+        # dict.fromkeys keeps the suite's order, on which the drawing of a wrong instruction depends
         instructions = tuple(dict.fromkeys(other.instruction for other in self.env.suite().tasks))
         env = self.env.make(task)
         try:
@@ -66,7 +75,8 @@ class PerturbedConfig(EnvConfig):
 
 
 class PerturbedEnv(SimEnv):
-    """An env under a perturbation. Everything that an episode changes in it is undone before the next begins.
+    """An env under a perturbation. Everything that an episode changes in it is
+    undone before the next begins.
 
     Args:
         env: what is perturbed; this env owns it, and closes it.
@@ -74,7 +84,7 @@ class PerturbedEnv(SimEnv):
         severity: 1 to 3; None for a control.
         instructions: those of the suite, for the control that gives a wrong one.
 
-    Raises ConfigError where the env lacks what the perturbation changes.
+    Raises ConfigError if the env lacks what the perturbation changes.
     """
 
     def __init__(
@@ -87,49 +97,58 @@ class PerturbedEnv(SimEnv):
         self.env, self.instructions = env, instructions
         self._class = Perturbation if kind is None else kind_named(kind)
         self._level = None if kind is None else level_of(kind, severity)
-        if kind is not None and (problem := unfit(kind, env)):
+        problem = "" if kind is None else unfit(kind, env)
+        if problem:
             raise ConfigError([f"{kind}: {problem}"])
-        self.spec_, self.task = env.spec_, env.task
-        for name in ("observation_space", "action_space", "metadata", "render_mode"):
+        self.robot_spec, self.task = env.robot_spec, env.task
+        self.metadata, self.render_mode = env.metadata, env.render_mode
+        # gymnasium only declares the spaces: an env that sets none has no such attribute
+        for name in ("observation_space", "action_space"):
             if hasattr(env, name):
                 setattr(self, name, getattr(env, name))
         self._editor: SceneEditor | None = None
         self._perturbation: Perturbation | None = None
-        self._refer()
+        self._share_simulation()
 
-    def _refer(self) -> None:
-        self.model, self.data, self.renderer = self.env.model, self.env.data, self.env.renderer
+    def _share_simulation(self) -> None:
+        self.model, self.data = self.env.model, self.env.data
+        self.renderer = self.env.renderer
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A new episode of the env inside, and what its seed makes of the perturbation.
 
-        Raises ConfigError where this episode cannot be perturbed so, for example for want of a paraphrase.
+        Raises ConfigError if this episode cannot be perturbed so, for
+        example for want of a paraphrase.
         """
         super().reset(seed=seed)
         own_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        # before the inner reset, which may read the model: a start must be that of the clean env
         self._undo()
         self.env.render_images = False  # the scene is drawn after it has changed
         _, info = self.env.reset(seed=seed, options=options)
         self.expert_name = self.env.expert_name
-        self._refer()
+        # an env may build a new model in its reset
+        self._share_simulation()
         if "model" in self._class.needs:
             self._editor = SceneEditor(self.model)
             self._extras = self.renderer.extras if self.renderer is not None else ()
-        episode = Episode(
-            self.env, own_seed, str(info["instruction"]), self.instructions, self._editor
-        )
-        if problem := self._class.obstacle(episode):
+        instruction = str(info["instruction"])
+        episode = Episode(self.env, own_seed, instruction, self.instructions, self._editor)
+        problem = self._class.obstacle(episode)
+        if problem:
             raise ConfigError([f"{self._class.kind}: {problem}"])
         self._perturbation = self._class(episode, self._level)
+        # steps played before the policy takes over have an info of their own
         info = self._perturbation.begin() or info
-        self._instruction, self._steps, self._watched = (
-            self._perturbation.instruction(),
-            0,
-            self.render_images,
-        )
-        return self.observe(), self._told(info)
+        self._instruction = self._perturbation.instruction()
+        self._steps = 0
+        self._watched = self.render_images
+        return self.observe(), self._perturbed_info(info)
 
     def _undo(self) -> None:
         if self._editor is not None:
@@ -146,7 +165,8 @@ class PerturbedEnv(SimEnv):
         action = self._perturbation.action(np.asarray(action, dtype=np.float32))
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
-        return self._seen(observation), float(reward), terminated, truncated, self._told(info)
+        info = self._perturbed_info(info)
+        return self._seen(observation), float(reward), terminated, truncated, info
 
     def observe(self) -> dict[str, Any]:
         self.env.render_images = self._draws
@@ -154,7 +174,8 @@ class PerturbedEnv(SimEnv):
 
     @property
     def _draws(self) -> bool:
-        """Whether the env inside draws: a picture that is shown late must be drawn before anyone asks for it."""
+        """Whether the env inside draws: a picture that is shown late must be drawn
+        before anyone asks for it."""
         return self.render_images or (self._class.looks_back and self._watched)
 
     def _seen(self, observation: dict[str, Any]) -> dict[str, Any]:
@@ -162,14 +183,14 @@ class PerturbedEnv(SimEnv):
         seen = self._perturbation.observation(observation, self._steps)
         return seen if self.render_images else {**seen, "images": {}}
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _perturbed_info(self, info: dict[str, Any]) -> dict[str, Any]:
         assert self._perturbation is not None
-        told = {**info, "instruction": self._instruction}
+        found = {**info, "instruction": self._instruction}
         if "failure_step" in info:
-            told["failure_step"] = max(
-                -1, info["failure_step"] - self._perturbation.episode.started
-            )
-        return told
+            # the env counts steps that were played before the policy took over; the policy does not
+            started = self._perturbation.episode.started
+            found["failure_step"] = max(-1, info["failure_step"] - started)
+        return found
 
     def expert_action(self) -> np.ndarray:
         """Of the env inside: the expert knows the true state, whatever a policy is shown."""

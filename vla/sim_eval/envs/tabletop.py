@@ -1,7 +1,7 @@
 """Tabletop: a suite in which only the instruction tells what to do.
 
-Every scene holds three objects of different colour and shape, a bowl, a tray and a drawer, whatever is asked. Ten
-families of instructions (`tabletop_language.py`), four splits:
+Every scene holds three objects of different colour and shape, a bowl, a tray and a drawer, whatever
+is asked. Ten families of instructions (`tabletop_parts/language.py`), four splits:
 
 - "seen": pairs, wordings and compositions of training; starts are drawn from the seed.
 - "unseen_pairs": the object asked for is a pair of colour and shape that training never shows.
@@ -13,9 +13,9 @@ Actions are displacements of the hand and the gripper's opening in [-1, 1], as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -40,14 +40,18 @@ from vla.sim_eval.envs.tabletop_parts.language import (
     texts,
 )
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
+from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
 TABLETOP_VERSION = "1"
-"""Raised whenever scene, goals or grammar change what an episode is: results of two versions do not compare."""
+"""Raised whenever scene, goals or grammar change what an episode is: results of
+two versions do not compare."""
+# commands of two goals get twice the horizon
 TWO_GOALS: tuple[Family, ...] = ("sort", "two-step")
+# What a list of tasks shows; each episode draws a command of its own.
 _EXAMPLE: dict[Family, str] = {
     "reach": "Touch the red cube",
     "push": "Push the blue ball to the left",
@@ -63,7 +67,10 @@ _EXAMPLE: dict[Family, str] = {
 
 
 class RandomisationConfig(Config):
-    """Domain randomisation, drawn anew for every episode. Strength 0 is off; 1 is what `scene_edits` calls strength 1."""
+    """Domain randomisation, drawn for every episode.
+
+    Strength 0 is off; 1 is what `scene_edits` calls strength 1.
+    """
 
     light: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """Direction, brightness and colour of the light."""
@@ -112,9 +119,10 @@ class TabletopConfig(EnvConfig):
         wrong = [task for task in self.tasks or () if task not in possible]
         if wrong:
             raise ValueError(
-                f"tasks: the split {self.split!r} asks for {', '.join(possible)}, not for {wrong[0]!r}"
+                f"tasks: the split {self.split!r} asks for {', '.join(possible)}, "
+                f"not for {wrong[0]!r}"
             )
-        if len(set(self.tasks or ())) != len(self.tasks or ()):
+        if self.tasks is not None and len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: a family is named twice")
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError("cameras: a camera is named twice")
@@ -139,7 +147,8 @@ class TabletopConfig(EnvConfig):
         return Task(family, self.split, _EXAMPLE[family], horizon=horizon)
 
     def make(self, task: str) -> TabletopEnv:
-        """Raises ConfigError where there is no such family, RenderingError where the machine cannot render."""
+        """Raises ConfigError if there is no such family, RenderingError if
+        the machine cannot render."""
         if task not in FAMILIES:
             hint = did_you_mean(task, FAMILIES)
             raise ConfigError(
@@ -166,10 +175,10 @@ def families_of(split: Split) -> tuple[Family, ...]:
 
 
 class TabletopEnv(SimEnv):
-    """One family of commands as a gymnasium env; see `SimEnv` for what it observes and tells.
+    """One family of commands as a gymnasium env; see `SimEnv` for its observations and info.
 
-    Rewards are 1 at a step at which the command is fulfilled, else 0. It never terminates by itself: whoever
-    runs it decides what success ends. It truncates at the horizon.
+    Rewards are 1 at a step at which the command is fulfilled, else 0. It never terminates by
+    itself: whoever runs it decides what success ends. It truncates at the horizon.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": scene.CONTROL_HZ}  # noqa: RUF012
@@ -181,16 +190,12 @@ class TabletopEnv(SimEnv):
         import mujoco
 
         self._mujoco = mujoco
-        self.config, self.task, self.spec_ = config, task, config.spec()
+        self.config, self.task, self.robot_spec = config, task, config.spec()
         size = config.image_size
-        pictures: dict[str, gymnasium.Space[Any]] = {
-            c: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for c in config.cameras
-        }
-        state = gymnasium.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {"images": gymnasium.spaces.Dict(pictures), "state": state}
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self.observation_space = observation_space(self.robot_spec)
+        self.action_space = action_space(self.robot_spec)
+        # compiled once: a start switches geoms on and moves bodies, so that between episodes
+        # nothing is compiled and no rendering context is made
         self.model = mujoco.MjModel.from_xml_string(scene.model_xml())
         self.data = mujoco.MjData(self.model)
         self.table = Table(self.model, self.data)
@@ -199,68 +204,92 @@ class TabletopEnv(SimEnv):
         self._editor = SceneEditor(self.model)
         self._progress: Progress | None = None
 
-    # --- episodes -----------------------------------------------------------------------------------
+    # --- episodes ---------------------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A new scene and command. The same seed gives the same; without one, the next of the present sequence."""
+        """A new scene and command.
+
+        The same seed gives the same; without one, the next of the present sequence.
+        """
         super().reset(seed=seed)
+        # one generator, and the order of its draws is part of what an episode is (TABLETOP_VERSION)
         rng = self.np_random
         self._mujoco.mj_resetData(self.model, self.data)
+        # before the scene is laid: what the last episode's randomisation changed
+        # must not leak into this one
         self._editor.restore()
-        things = draw_things(rng, self.task.name, self.config.split, scene.SLOTS)  # type: ignore[arg-type]
+        family: Family = self.task.name  # type: ignore[assignment]
+        things = draw_things(rng, family, self.config.split, scene.SLOTS)
         self._lay_table(rng, things)
-        self.command = draw_command(
-            rng,
-            self.task.name,  # type: ignore[arg-type]
-            self.config.split,
-            drawer_open=self.table.drawer > 0.5 * scene.DRAWER_TRAVEL,
-        )
+        drawer_open = self.table.drawer > 0.5 * scene.DRAWER_TRAVEL
+        self.command = draw_command(rng, family, self.config.split, drawer_open=drawer_open)
         wordings = texts(self.command, things, held_out=self.config.split == "paraphrase")
         self._instruction = wordings[rng.integers(len(wordings))]
         self._randomise(rng)
-        self._mujoco.mj_step(self.model, self.data, 40)  # things come to rest
+        self._mujoco.mj_step(self.model, self.data, 40)  # 0.2 s: things come to rest
+        # progress is measured from where things have come to rest, so after these steps
         self._target = np.array(self.table.hand)
         self._progress = Progress(self.table, self.command)
         self._expert = Expert(self._progress)
+        # text and command of everything of one goal that could be asked here; the
+        # key of `achieved` is the text
         self._sayable = [(texts(c, things)[0], c) for c in scene_commands(things)]
         self._steps = 0
         return self.observe(), self._info()
 
-    def _lay_table(self, rng: np.random.Generator, things: tuple[Thing, ...]) -> None:
-        """Draws where everything stands, the same for all families: the scene must not tell what is asked."""
+    def _lay_table(
+        self,
+        rng: np.random.Generator,
+        things: tuple[Thing, ...],
+    ) -> None:
+        """Draws where everything stands, the same for all families: the scene
+        must not tell what is asked."""
         table = self.table
         table.things = things
-        families = {"open-drawer": 0.0, "close-drawer": scene.DRAWER_TRAVEL}
+        # drawn by the drawer's own families too, which do not use it: the rest of the
+        # scene is the same for a seed
         drawn = scene.DRAWER_TRAVEL * float(rng.integers(2))
-        table.set_drawer(families.get(self.task.name, drawn))
+        fixed = {"open-drawer": 0.0, "close-drawer": scene.DRAWER_TRAVEL}
+        table.set_drawer(fixed.get(self.task.name, drawn))
         cabinet = float(rng.uniform(-0.15, 0.15))
         table.place_fixture("cabinet", cabinet, scene.CABINET_Y)
         spots = lay_out(rng, cabinet)
-        for name, (x, y) in zip(scene.RECEPTACLES, spots, strict=False):
+        first_object = len(scene.RECEPTACLES)
+        for name, (x, y) in zip(scene.RECEPTACLES, spots[:first_object], strict=True):
             table.place_fixture(name, x, y)
-        for slot, (thing, spot) in enumerate(
-            zip(things, spots[len(scene.RECEPTACLES) :], strict=True)
-        ):
+        for slot, thing in enumerate(things):
             self._dress(slot, thing)
+            spot = spots[first_object + slot]
             height = scene.SHAPES[thing.shape].half_height
-            table.place(slot, np.array([*spot, height]), float(rng.uniform(-0.2, 0.2)))
+            # at most 0.2 rad: the hand cannot turn, so its fingers must meet a cube's faces
+            yaw = float(rng.uniform(-0.2, 0.2))
+            table.place(slot, np.array([*spot, height]), yaw)
         hand = rng.uniform(scene.HAND_LOW, scene.HAND_HIGH)
         self.data.qpos[:3] = hand
         self.data.qpos[3:5] = scene.FINGER_TRAVEL
+        # the controllers hold what is there, or the hand would jump at the first step
         self.data.ctrl[:] = [*hand, scene.FINGER_TRAVEL, scene.FINGER_TRAVEL]
         self._mujoco.mj_forward(self.model, self.data)
 
     def _dress(self, slot: int, thing: Thing) -> None:
         """Switches on the geom of the thing's shape, in its colour."""
         for name in scene.SHAPES:
-            geom, on = self.model.geom(f"object{slot}_{name}").id, name == thing.shape
+            geom = self.model.geom(f"object{slot}_{name}").id
+            on = name == thing.shape
+            # unseen and untouchable: one without the other would leave a
+            # ghost or an invisible obstacle
             self.model.geom_rgba[geom] = [*scene.COLOURS[thing.colour], float(on)]
             self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = int(on)
 
     def _randomise(self, rng: np.random.Generator) -> None:
         config = self.config.randomisation
+        # what is off draws nothing: without randomisation the numbers are those of a
+        # config that never had the key
         self._delayed: list[np.ndarray] = []
         self._latency = int(rng.integers(config.latency + 1)) if config.latency else 0
         if config.light:
@@ -270,44 +299,46 @@ class TabletopEnv(SimEnv):
         if config.colours:
             self._editor.colours(rng, config.colours)
         if config.texture and rng.random() < config.texture:
-            materials = [self.model.material(i).id for i in range(self.model.nmat)]
-            self.model.geom_matid[self.model.geom("table").id] = materials[
-                rng.integers(len(materials))
-            ]
+            # a material's id is its number
+            table = self.model.geom("table").id
+            self.model.geom_matid[table] = rng.integers(self.model.nmat)
         if config.mass:
             self._editor.mass(rng, config.mass)
         if config.friction:
             self._editor.friction(rng, config.friction)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Actions are clipped to [-1, 1]. Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`."""
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"action: expected {self.action_space.shape} finite numbers, got {action}"
-            )
+        """Actions are clipped to [-1, 1].
+
+        Raises ValueError for a wrong shape or NaN, RuntimeError before `reset`.
+        """
+        action = checked_action(action, self.robot_spec)
         if self._progress is None:
             raise RuntimeError("step before reset: call reset first")
         action = self._late(np.clip(action, -1.0, 1.0))
-        # The target never runs away from a hand that is held up by something.
+        # the target never runs away from a hand that is held up by something
         hand = self.table.hand
         near = np.clip(self._target, hand - scene.STEP_METRES, hand + scene.STEP_METRES)
-        self._target = np.clip(
-            near + scene.STEP_METRES * action[:3], scene.WORKSPACE_LOW, scene.WORKSPACE_HIGH
-        )
+        wanted = near + scene.STEP_METRES * action[:3]
+        self._target = np.clip(wanted, scene.WORKSPACE_LOW, scene.WORKSPACE_HIGH)
+        # -1 is closed, 1 is open
         finger = scene.FINGER_TRAVEL * (action[3] + 1) / 2
         before = np.array(self.data.ctrl)
-        after = np.array([*self._target, finger, finger])
+        way = np.array([*self._target, finger, finger]) - before
+        # a ramp over the control step: a jump of the target would throw what the fingers hold
         for i in range(scene.SUBSTEPS):
-            self.data.ctrl[:] = before + (after - before) * (i + 1) / scene.SUBSTEPS
+            self.data.ctrl[:] = before + way * (i + 1) / scene.SUBSTEPS
             self._mujoco.mj_step(self.model, self.data)
         self._steps += 1
         success = self._progress.update()
-        return self.observe(), float(success), False, self._steps >= self.task.horizon, self._info()
+        truncated = self._steps >= self.task.horizon
+        return self.observe(), float(success), False, truncated, self._info()
 
     def _late(self, action: np.ndarray) -> np.ndarray:
+        """The action that is executed now, `_latency` steps after it was given."""
         self._delayed.append(action)
         if len(self._delayed) <= self._latency:
+            # nothing was given yet: the hand stays, the gripper stays open
             return np.array([0.0, 0.0, 0.0, 1.0], dtype=np.float32)
         return self._delayed.pop(0)
 
@@ -316,15 +347,15 @@ class TabletopEnv(SimEnv):
             raise RuntimeError("expert_action before reset: call reset first")
         return self._expert.action()
 
-    # --- what is seen and told ----------------------------------------------------------------------
+    # --- observations, info, instructions ---------------------------------------------------------
 
     def observe(self) -> dict[str, Any]:
         state = np.array([*self.table.hand, self.table.opening], dtype=np.float32)
-        names = self._cameras if self.render_images else {}
-        return {
-            "images": {name: self.renderer.render(self.data, i) for name, i in names.items()},
-            "state": state,
-        }
+        images = {}
+        if self.render_images:
+            for name, number in self._cameras.items():
+                images[name] = self.renderer.render(self.data, number)
+        return {"images": images, "state": state}
 
     def _info(self) -> dict[str, Any]:
         assert self._progress is not None
@@ -358,50 +389,74 @@ class TabletopEnv(SimEnv):
         return frozenset(text for text, command in self._sayable if satisfied(command.goals[0]))
 
     def mistake(self, rng: np.random.Generator) -> str:
-        """Of the kind that is asked, with another object or place; of any kind where there is none (the drawer's)."""
+        """Of the kind that is asked, with another object or place; of any kind if
+        there is none (the drawer's)."""
         assert self._progress is not None
-        asked, satisfied = self.command.goals, self._progress.satisfied
-        others = [
-            (t, c)
-            for t, c in self._sayable
-            if c.goals[0] not in asked and not satisfied(c.goals[0])
-        ]
-        alike = [(t, c) for t, c in others if c.goals[0].kind == asked[0].kind] or others
-        text, mistaken = alike[rng.integers(len(alike))]
+        asked = self.command.goals
+        # what is fulfilled already would make an episode in which the expert does nothing
+        others = []
+        for text, command in self._sayable:
+            [goal] = command.goals
+            if goal not in asked and not self._progress.satisfied(goal):
+                others.append((text, command))
+        kind = asked[0].kind
+        alike = [(text, command) for text, command in others if command.goals[0].kind == kind]
+        choices = alike or others
+        text, mistaken = choices[rng.integers(len(choices))]
+        # the expert follows a progress of its own; success stays that of the command
         self._expert = Expert(Progress(self.table, mistaken))
         return text
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, uint8 (H, W, 3)."""
-        return self.renderer.render(self.data, next(iter(self._cameras.values())))
+        first = next(iter(self._cameras.values()))
+        return self.renderer.render(self.data, first)
 
     def close(self) -> None:
         self.renderer.close()
 
 
 def lay_out(rng: np.random.Generator, cabinet: float) -> np.ndarray:
-    """Places (x, y) for the receptacles and then the objects, metres: far enough from each other and from the drawer.
+    """Places (x, y) for the receptacles and then the objects, metres: far enough from
+    each other and from the drawer.
 
     cabinet: x of the drawer, which must have room to come out.
     """
+    # metres around each middle that nothing else comes into: rim or object, and room for
+    # fingers, which open to 0.056
     radii = [0.060] * len(scene.RECEPTACLES) + [0.048] * scene.SLOTS
     while True:
         spots: list[np.ndarray] = []
         for radius in radii:
-            for _ in range(40):
-                spot = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
-                before_drawer = abs(spot[0] - cabinet) < 0.062 + radius and spot[1] > 0.055 - radius
-                apart = all(
-                    np.linalg.norm(spot - s) > radius + r
-                    for s, r in zip(spots, radii, strict=False)
-                )
-                if apart and not before_drawer:
-                    spots.append(spot)
-                    break
-            else:
+            spot = _free_spot(rng, radius, cabinet, spots, radii)
+            if spot is None:
+                # the first things left no room: begin again, for no order of placing always works
                 break
+            spots.append(spot)
         if len(spots) == len(radii):
             return np.stack(spots)
+
+
+def _free_spot(
+    rng: np.random.Generator,
+    radius: float,
+    cabinet: float,
+    taken: Sequence[np.ndarray],
+    radii: Sequence[float],
+) -> np.ndarray | None:
+    """A place (x, y) with room for `radius`; None if 40 draws found none. radii: of
+    what is `taken`, and more."""
+    for _ in range(40):
+        spot: np.ndarray = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
+        # the lane of the drawer: its front is 0.056 to each side, and when open
+        # its handle reaches y = 0.07
+        x, y = spot
+        before_drawer = abs(x - cabinet) < 0.062 + radius and y > 0.055 - radius
+        neighbours = zip(taken, radii, strict=False)
+        apart = all(np.linalg.norm(spot - other) > radius + r for other, r in neighbours)
+        if apart and not before_drawer:
+            return spot
+    return None
 
 
 __all__ = ["TABLETOP_VERSION", "TRAIN_PAIRS", "TabletopConfig", "TabletopEnv"]

@@ -1,1 +1,2 @@
-"""See the files."""
+"""What envs in MuJoCo share: the adapter for gymnasium's envs, and changes to a
+model that can be undone."""

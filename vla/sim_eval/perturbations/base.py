@@ -1,20 +1,23 @@
-"""What a perturbation is: one way in which an episode differs from those of the training, at three severities.
+"""What a perturbation is: one way in which an episode differs from those of the
+training, at three severities.
 
-`PerturbedEnv` wraps an env and asks its perturbation at fixed places: once after the env's reset (`begin`), then for
-every action, observation and instruction that passes. All draws depend on the kind and the episode's seed alone, and a
-greater severity makes the same change greater.
+`PerturbedEnv` wraps an env and asks its perturbation at fixed places: once after the env's reset
+(`begin`), then for every action, observation and instruction that passes. All draws depend on the
+kind and the episode's seed alone, and a greater severity makes the same change greater.
+
+A kind is a subclass under `@register("perturbations", KIND)`, in a file of this
+folder or in another package.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from vla.common.names import did_you_mean
+from vla.common import registry
 from vla.config import ConfigError
 from vla.sim_eval.env import SimEnv
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
@@ -49,9 +52,10 @@ class Episode:
 class Perturbation:
     """One kind of perturbation in one episode. This base class changes nothing.
 
-    Class attributes:
-        kind: its name.
-        levels: what the severities 1, 2 and 3 mean, in `unit`; empty for a control, which has no severity.
+    Class attributes, which a subclass sets in its body and which are checked there (ValueError):
+        kind: the name under which it is registered.
+        levels: what the severities 1, 2 and 3 mean, in `unit`; empty for a
+            control, which has no severity.
         unit: a text with the level in it as `{}`; of a control: what it does.
         needs: what the env must have.
         looks_back: whether pictures of earlier steps are shown.
@@ -63,13 +67,31 @@ class Perturbation:
     needs: ClassVar[tuple[Need, ...]] = ()
     looks_back: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        name = cls.__name__
+        if len(cls.levels) not in (0, len(SEVERITIES)):
+            raise ValueError(
+                f"{name}.levels: has {len(cls.levels)}, expected one for each of the severities "
+                "1 to 3, or none for a control"
+            )
+        # without a place for it the tables would describe three severities by one and the same text
+        if cls.levels and "{}" not in cls.unit:
+            raise ValueError(f"{name}.unit: is {cls.unit!r}; write {{}} where the level belongs")
+        unknown = set(cls.needs) - set(get_args(Need))
+        if unknown:
+            known = ", ".join(get_args(Need))
+            raise ValueError(f"{name}.needs: has {sorted(unknown)[0]!r}; expected some of {known}")
+
     def __init__(self, episode: Episode, level: Any = None) -> None:
         """level: one of `levels`; None for a control."""
         self.episode, self.level = episode, level
 
     def rng(self, *numbers: int) -> np.random.Generator:
         """A generator of (seed, kind) and, for example, the step."""
-        return np.random.default_rng([self.episode.seed, zlib.crc32(self.kind.encode()), *numbers])
+        # crc32, not hash(): Python salts the hashes of strings differently in every process
+        kind = zlib.crc32(self.kind.encode())
+        return np.random.default_rng([self.episode.seed, kind, *numbers])
 
     @property
     def editor(self) -> SceneEditor:
@@ -78,11 +100,14 @@ class Perturbation:
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
-        """Why this episode cannot be perturbed so, beyond what `needs` says; empty where it can."""
+        """Why this episode cannot be perturbed so, beyond what `needs` says; empty if it can."""
         return ""
 
     def begin(self) -> dict[str, Any] | None:
-        """After the env's reset, before its first observation is drawn. Returns the info where steps were played."""
+        """After the env's reset, before its first observation is drawn.
+
+        Returns the info if steps were played.
+        """
         return None
 
     def action(self, action: np.ndarray) -> np.ndarray:
@@ -90,50 +115,43 @@ class Perturbation:
         return action
 
     def observation(self, observation: Observed, step: int) -> Observed:
-        """What the policy sees after `step` control steps in place of `observation`, whose arrays are left alone.
+        """What the policy sees after `step` control steps in place of `observation`,
+        whose arrays are left alone.
 
         May be called several times for a step, or without pictures.
         """
         return observation
 
     def instruction(self) -> str:
-        """What the policy is told."""
+        """The instruction that the policy is given."""
         return self.episode.instruction
 
 
-KINDS: dict[str, type[Perturbation]] = {}
-"""Name -> perturbation."""
-P = TypeVar("P", bound=type[Perturbation])
-
-
-def perturbation(
-    kind: str, *, levels: tuple[Any, ...] = (), unit: str, needs: tuple[Need, ...] = ()
-) -> Callable[[P], P]:
-    """Class decorator that fills in the class attributes and adds the class to `KINDS`."""
-    if len(levels) not in (0, len(SEVERITIES)):
-        raise ValueError(
-            f"{kind}: has {len(levels)} levels, expected one for each of the severities 1 to 3, or none"
-        )
-
-    def add(cls: P) -> P:
-        cls.kind, cls.levels, cls.unit, cls.needs = kind, levels, unit, needs
-        KINDS[kind] = cls
-        return cls
-
-    return add
-
-
 def kind_named(name: str) -> type[Perturbation]:
-    """Raises ConfigError with the nearest name where there is no such kind."""
-    if name not in KINDS:
+    """The class registered as `name`. Raises ConfigError with the nearest name if there is none."""
+    try:
+        found = registry.lookup("perturbations", name)
+    except KeyError:
+        unknown = registry.unknown_name("perturbations", name)
+        raise ConfigError([f"no perturbation {name!r}{unknown}"]) from None
+    # `kind` seeds the draws and names the condition's folder: two kinds must never share one
+    current = registry.current_name("perturbations", name)
+    fits = isinstance(found, type) and issubclass(found, Perturbation)
+    if not fits or found.kind != current:
         raise ConfigError(
-            [f"no perturbation {name!r}{did_you_mean(name, KINDS)}; there are: {', '.join(KINDS)}"]
+            [
+                f"perturbation {name!r}: {found.__module__}.{found.__qualname__} must derive from "
+                f"Perturbation and say `kind = {current!r}`"
+            ]
         )
-    return KINDS[name]
+    return found
 
 
 def level_of(kind: str, severity: int | None) -> Any:
-    """What a severity means for a kind; None for controls. Raises ConfigError where the two do not fit."""
+    """What a severity means for a kind; None for controls.
+
+    Raises ConfigError if the two do not fit.
+    """
     levels = kind_named(kind).levels
     if not levels and severity is not None:
         raise ConfigError(
@@ -150,13 +168,13 @@ def describe(kind: str, severity: int | None = None) -> str:
     if not cls.levels:
         return cls.unit
     levels = cls.levels if severity is None else (level_of(kind, severity),)
-    return cls.unit.format(
-        ", ".join(f"{level:g}" if isinstance(level, float) else str(level) for level in levels)
-    )
+    # :g, so that 2.0 is shown as 2
+    texts = [f"{level:g}" if isinstance(level, float) else str(level) for level in levels]
+    return cls.unit.format(", ".join(texts))
 
 
 def missing(kind: str, spec: Spec) -> str:
-    """Why a robot does not allow this kind, as far as its spec tells; empty where it does."""
+    """Why a robot does not allow this kind, as far as its spec says; empty if it does."""
     needs = kind_named(kind).needs
     if "cameras" in needs and not spec.cameras:
         return "it changes pictures, but the env has no cameras"
@@ -166,10 +184,10 @@ def missing(kind: str, spec: Spec) -> str:
 
 
 def unfit(kind: str, env: SimEnv) -> str:
-    """Why an env does not allow this kind; empty where it does."""
-    needs = kind_named(kind).needs
+    """Why an env does not allow this kind; empty if it does."""
+    needs, name = kind_named(kind).needs, type(env).__name__
     if "model" in needs and (env.model is None or env.data is None):
-        return f"it changes the MuJoCo model, but {type(env).__name__} has none: its `model` or `data` is None"
+        return f"it changes the MuJoCo model, but {name} has none: its `model` or `data` is None"
     if "renderer" in needs and env.renderer is None:
-        return f"it adds to the picture, but {type(env).__name__} draws it itself: its `renderer` is None"
-    return missing(kind, env.spec_)
+        return f"it adds to the picture, but {name} draws it itself: its `renderer` is None"
+    return missing(kind, env.robot_spec)

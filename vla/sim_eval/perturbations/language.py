@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from vla.sim_eval.perturbations.base import Episode, Perturbation, perturbation
+from vla.common.registry import register
+from vla.sim_eval.perturbations.base import Episode, Perturbation
 
 
-@perturbation(
-    "paraphrase", levels=(1, 2, 3), unit="paraphrase {} of the task, or the last that there is"
-)
+@register("perturbations", "paraphrase")
 class Paraphrase(Perturbation):
     """The same wish in other words; the severity is the number of the paraphrase."""
+
+    kind = "paraphrase"
+    levels = (1, 2, 3)
+    unit = "paraphrase {} of the task, or the last that there is"
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
         if episode.env.held_out_paraphrases():
             return ""
-        return f"the env knows no other words for {episode.instruction!r}; give its tasks `paraphrases`"
+        text = episode.instruction
+        return f"the env knows no other words for {text!r}; give its tasks `paraphrases`"
 
     def instruction(self) -> str:
+        # held-out wordings: those that demonstrations use would measure nothing new
         known = self.episode.env.held_out_paraphrases()
         return known[min(self.level, len(known)) - 1]
 
 
-@perturbation(
-    "wrong_instruction",
-    unit="told to do something else in the same scene, or another task of the suite",
-)
+@register("perturbations", "wrong_instruction")
 class WrongInstruction(Perturbation):
-    """Control: success must fall where the instruction matters, for success is still that of the right one."""
+    """Control: success must fall where the instruction matters, for success is
+    still that of the right one."""
+
+    kind = "wrong_instruction"
+    unit = "asked to do something else in the same scene, or another task of the suite"
 
     @classmethod
     def obstacle(cls, episode: Episode) -> str:
@@ -40,22 +46,25 @@ class WrongInstruction(Perturbation):
 
     def begin(self) -> None:
         wrong = _wrong(self.episode)
-        self._told = wrong[int(self.rng().integers(len(wrong)))]
+        self._text = wrong[int(self.rng().integers(len(wrong)))]
 
     def instruction(self) -> str:
-        return self._told
+        return self._text
 
 
 def _wrong(episode: Episode) -> list[str]:
+    # a paraphrase of the right instruction is right too, whichever list it stands in
     right = {episode.instruction, *episode.env.paraphrases()}
-    return [
-        text for text in episode.env.wrong_instructions() or episode.others if text not in right
-    ]
+    candidates = episode.env.wrong_instructions() or episode.others
+    return [text for text in candidates if text not in right]
 
 
-@perturbation("empty_instruction", unit="told nothing")
+@register("perturbations", "empty_instruction")
 class EmptyInstruction(Perturbation):
     """Control: what the policy does by itself."""
+
+    kind = "empty_instruction"
+    unit = "the instruction is empty"
 
     def instruction(self) -> str:
         return ""

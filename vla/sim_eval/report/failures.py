@@ -1,94 +1,127 @@
-"""How episodes failed: the kinds in each task, their counts, and the steps at which things went wrong."""
+"""How episodes failed: kinds in each task, their counts, and the steps at which it went wrong."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from vla.sim_eval.comparison.failures import failure_counts, failure_labels, failure_steps
-from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.report.markup import (
-    NOTHING,
-    Cell,
+from markupsafe import Markup
+
+from vla.common.html import render
+from vla.sim_eval.comparison.failures import failure_counts, failure_steps
+from vla.sim_eval.report.columns import (
+    Column,
+    FailureKind,
     Head,
     Section,
-    legend,
-    percent,
-    policy_class,
-    table,
+    failure_kinds,
+    records_of,
 )
-from vla.sim_eval.report.plots import axis_svg, failure_class, outcome_bar, rows_plot, steps_svg
+
+TITLE = "How episodes failed"
+NOTE = "Kinds of failure from early to late, as the simulator saw them."
+
+Part = tuple[str, str, int]
+"""A part of a bar: class of its colour, name, number of episodes."""
 
 
-def failure_section(columns: Sequence[Results]) -> Section:
-    records = [record for result in columns for record in result.episodes]
-    labels = failure_labels(records)
-    title = "How episodes failed"
-    if not labels:
-        return Section("failures", title, "<p>Every episode was solved.</p>\n")
-    chips = "".join(
-        f'<span><i class="{failure_class(label, labels)}"></i>{escape(label)}</span>'
-        for label in labels
+@dataclass(frozen=True)
+class Lane:
+    """One policy's failures of one kind.
+
+    Attributes:
+        column: the policy.
+        steps: at which its episodes failed so, in rising order.
+    """
+
+    column: Column
+    steps: list[int]
+
+    @property
+    def css(self) -> str:
+        return self.column.css
+
+    @property
+    def share(self) -> float:
+        """Of all episodes of the policy."""
+        return len(self.steps) / len(self.column.results.episodes)
+
+    @property
+    def median(self) -> float:
+        return median(self.steps)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One policy's episodes of one task; without parts if it did not play the task."""
+
+    column: Column
+    parts: list[Part]
+
+
+def failure_section(columns: Sequence[Column]) -> Section:
+    records = records_of(columns)
+    kinds = failure_kinds(records)
+    if not kinds:
+        return Section("failures", TITLE, Markup("<p>Every episode was solved.</p>\n"))
+    bars, lanes = _bars(columns, kinds), _lanes(columns, kinds)
+    body = render(
+        "sim_eval/report/failures.html.j2",
+        columns=columns,
+        kinds=kinds,
+        bars=[("bars", task, of_task) for task, of_task in bars.items()],
+        heads=_heads(columns),
+        lanes=lanes,
+        lines=[("task", kind.label, of_kind) for kind, of_kind in lanes.items()],
+        # of all episodes: the scale does not depend on which of them failed
+        longest=max(1, *(record.steps for record in records)),
     )
-    body = f'<div class="legend kinds"><span><i class="ok"></i>solved</span>{chips}</div>\n'
-    body += _bars(columns, labels) + _table(columns, labels)
-    body += "<h3>When it went wrong</h3>\n" + legend(columns) + _when(columns, labels)
-    return Section(
-        "failures", title, body, "Kinds of failure from early to late, as the simulator saw them."
-    )
+    return Section("failures", TITLE, body, NOTE)
 
 
-def _bars(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    counts = [failure_counts(result.episodes) for result in columns]
-    rows = []
-    for task in dict.fromkeys(task for result in columns for task in result.tasks):
-        bars = []
-        for i, result in enumerate(columns):
-            played = len(result.tasks.get(task, ()))
-            failed = counts[i].get(task, Counter())
-            bar = outcome_bar(played - sum(failed.values()), failed, labels) if played else ""
-            mark = (
-                f'<b class="{policy_class(i)}" title="{escape(result.policy)}"></b>'
-                if len(columns) > 1
-                else ""
-            )
-            bars.append(f'<div class="lane">{mark}{bar}</div>')
-        rows.append(("bars", task, f"<div>{''.join(bars)}</div>"))
-    return rows_plot(rows)
+def outcome_parts(
+    solved: int, counts: Mapping[str, int], kinds: Sequence[FailureKind]
+) -> list[Part]:
+    """The parts of a bar of episodes that are not empty: solved, then each kind of failure."""
+    # "solved" first: bars begin alike, so their lengths compare
+    parts = [("ok", "solved", solved)]
+    for kind in kinds:
+        parts.append((kind.css, kind.label, counts.get(kind.label, 0)))
+    return [part for part in parts if part[2] > 0]
 
 
-def _table(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    heads = [Head("Kind of failure", numeric=False)]
-    names = [result.policy for result in columns] if len(columns) > 1 else ["Episodes"]
-    heads += [
-        Head(name, css=policy_class(i) if len(columns) > 1 else "") for i, name in enumerate(names)
-    ]
-    steps = [failure_steps(result.episodes) for result in columns]
-    rows = []
-    for label in labels:
-        cells = []
-        for result, of_policy in zip(columns, steps, strict=True):
-            found = of_policy.get(label, [])
-            share = percent(len(found) / len(result.episodes))
-            small = f"<small>{share} of all, median step {median(found):g}</small>" if found else ""
-            cells.append(
-                Cell(f"<b>{len(found)}</b> {small}", len(found), "number stacked")
-                if found
-                else NOTHING
-            )
-        chip = f'<i class="chip {failure_class(label, labels)}"></i>'
-        rows.append([Cell(f"{chip}{escape(label)}", str(labels.index(label)).zfill(3)), *cells])
-    return table("Kinds of failure", heads, rows)
+def _bars(columns: Sequence[Column], kinds: Sequence[FailureKind]) -> dict[str, list[Bar]]:
+    """Task -> a bar for each policy."""
+    # dict, not set: tasks stay in the order of the suite
+    tasks = dict.fromkeys(record.task for record in records_of(columns))
+    bars: dict[str, list[Bar]] = {task: [] for task in tasks}
+    for column in columns:
+        counts = failure_counts(column.results.episodes)
+        for task, of_task in bars.items():
+            failed = counts.get(task, Counter())
+            # policies of one page need not have played the same tasks
+            played = len(column.results.tasks.get(task, ()))
+            parts = outcome_parts(played - failed.total(), failed, kinds)
+            of_task.append(Bar(column, parts))
+    return bars
 
 
-def _when(columns: Sequence[Results], labels: Sequence[str]) -> str:
-    steps = [failure_steps(result.episodes) for result in columns]
-    longest = max(1, *(record.steps for result in columns for record in result.episodes))
-    rows = [
-        ("task", label, steps_svg([of_policy.get(label, []) for of_policy in steps], longest))
-        for label in labels
-    ]
-    scale = axis_svg(("start", f"step {longest // 2}", f"step {longest}"))
-    return rows_plot(rows, scale)
+def _lanes(
+    columns: Sequence[Column], kinds: Sequence[FailureKind]
+) -> dict[FailureKind, list[Lane]]:
+    """Kind of failure -> a lane for each policy."""
+    lanes: dict[FailureKind, list[Lane]] = {kind: [] for kind in kinds}
+    for column in columns:
+        steps = failure_steps(column.results.episodes)
+        for kind, of_kind in lanes.items():
+            of_kind.append(Lane(column, steps.get(kind.label, [])))
+    return lanes
+
+
+def _heads(columns: Sequence[Column]) -> list[Head]:
+    first = Head("Kind of failure", numeric=False)
+    if len(columns) == 1:
+        return [first, Head("Episodes")]
+    return [first, *(Head(column.policy, css=column.css) for column in columns)]

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 
+from vla.common.html import render
 from vla.sim_eval.comparison.results import Results
-from vla.sim_eval.report.markup import Section
+from vla.sim_eval.report.columns import Column, Section
 
 
-def repeat_section(columns: Sequence[Results]) -> Section:
-    return Section("repeat", "How to repeat it", "".join(_run(result) for result in columns))
+def repeat_section(columns: Sequence[Column]) -> Section:
+    runs = []
+    for results in (column.results for column in columns):
+        config = json.dumps(dict(results.config), indent=2)
+        runs.append((results, _remarks(results), config))
+    body = render("sim_eval/report/repeat.html.j2", runs=runs)
+    return Section("repeat", "How to repeat it", body)
 
 
-def _run(result: Results) -> str:
-    versions = "".join(
-        f'<tr><th scope="row">{escape(k)}</th><td>{escape(str(v))}</td></tr>\n'
-        for k, v in result.versions.items()
-    )
-    rate = f", {result.steps / result.seconds:.0f} steps per second" if result.seconds else ""
-    minutes = (
-        f"{result.seconds / 60:.1f} minutes"
-        if result.seconds >= 90
-        else f"{result.seconds:.0f} seconds"
-    )
-    remarks = [f"Stopped early: {result.stopped_by}."] if result.stopped_by else []
-    if result.losses:
-        remarks.append(f"Workers that were lost and replaced: {len(result.losses)}.")
-    return (
-        f'<div class="run"><h3>{escape(result.policy)}</h3>\n<pre class="command">{escape(result.command)}</pre>\n'
-        f"<p>{len(result.episodes)} episodes, {result.steps} steps, {minutes}{rate}. {escape(' '.join(remarks))}</p>\n"
-        f"<details><summary>Versions</summary>\n"
-        f'<div class="wide"><table class="facts">\n{versions}</table></div></details>\n'
-        f"<details><summary>Config</summary>\n"
-        f"<pre>{escape(json.dumps(dict(result.config), indent=2))}</pre></details></div>\n"
-    )
+def _remarks(results: Results) -> str:
+    """Size and duration of an evaluation, and what went other than planned."""
+    duration = f"{results.seconds:.0f} seconds"
+    if results.seconds >= 90:
+        duration = f"{results.seconds / 60:.1f} minutes"
+    size = f"{len(results.episodes)} episodes, {results.steps} steps, {duration}"
+    # files need not tell the time; it is 0 then
+    if results.seconds:
+        size += f", {results.steps / results.seconds:.0f} steps per second"
+    remarks = [f"{size}."]
+    if results.stopped_by:
+        remarks.append(f"Stopped early: {results.stopped_by}.")
+    if results.losses:
+        remarks.append(f"Workers that were lost and replaced: {len(results.losses)}.")
+    return " ".join(remarks)

@@ -1,6 +1,8 @@
-"""How a policy fares under perturbations: the same episodes clean and under every kind at every severity.
+"""How a policy fares under perturbations: the same episodes clean and under
+every kind at every severity.
 
-Each condition is an evaluation in a folder of its own, so an interrupted run goes on where it stopped.
+Each condition is an evaluation in a folder of its own, so an interrupted
+run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,25 +22,23 @@ from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
 from vla.sim_eval.evaluation import EvalConfig, check_playable, evaluate, naming
 from vla.sim_eval.perturbations import (
-    CONTROLS,
-    GRADED,
-    KINDS,
     SEVERITIES,
     Episode,
+    all_kinds,
     kind_named,
     missing,
     unfit,
 )
-from vla.sim_eval.robustness.plot import robustness_svg, write_robustness_page
+from vla.sim_eval.robustness.page import write_robustness_page
+from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
+from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.types import Actor
 
-PAGE, MARKDOWN, PLOT, CONFIG = (
-    "robustness.html",
-    "robustness.md",
-    "robustness.svg",
-    "robustness.yaml",
-)
+PAGE = "robustness.html"
+MARKDOWN = "robustness.md"
+PLOT = "robustness.svg"
+CONFIG = "robustness.yaml"
 CONDITION_FILE = "condition.json"
 # What changes where and how an evaluation runs, but not what comes out.
 _FREE_KEYS = {
@@ -55,14 +55,18 @@ ConditionKey = tuple[str, int | None]
 
 
 class PerturbConfig(EvalConfig):
-    """An evaluation under perturbations. `vla eval perturb CONFIG`; the config is that of `vla eval`."""
+    """An evaluation under perturbations.
+
+    `vla eval perturb CONFIG`; the config is that of `vla eval`.
+    """
 
     kinds: tuple[str, ...] | None = None
-    """Perturbations and controls to play; null: all that the env allows."""
+    """Perturbations and controls to play, those of plug-ins too; null: all that the env allows."""
     severities: tuple[int, ...] = SEVERITIES
     """Of the perturbations; controls have none."""
     condition_videos: int = Field(0, ge=0)
-    """Episodes of each task that are filmed in every condition; takes the place of `videos_per_task`."""
+    """Episodes of each task that are filmed in every condition; takes the
+    place of `videos_per_task`."""
 
     @field_validator("kinds")
     @classmethod
@@ -71,16 +75,17 @@ class PerturbConfig(EvalConfig):
             return None
         if not kinds:
             raise ValueError("is empty: name at least one kind, or leave it out")
-        for kind in kinds:
-            kind_named(kind)
-        if len(set(kinds)) != len(kinds):
+        # today's names: a former one would make a folder of its own, and be played twice
+        current = tuple(kind_named(kind).kind for kind in kinds)
+        if len(set(current)) != len(current):
             raise ValueError("a kind is named twice")
-        return kinds
+        return current
 
     @field_validator("severities")
     @classmethod
     def _known_severities(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
-        if wrong := [severity for severity in severities if severity not in SEVERITIES]:
+        wrong = [severity for severity in severities if severity not in SEVERITIES]
+        if wrong:
             raise ValueError(f"has {wrong[0]}; expected some of 1, 2, 3")
         if not severities or len(set(severities)) != len(severities):
             raise ValueError("expected some of 1, 2, 3, each once")
@@ -97,26 +102,30 @@ def perturb(
 ) -> Robustness:
     """Plays the same episodes clean and under every perturbation, and tabulates them.
 
-    Writes `robustness.json`, `.md`, `.svg`, `.html` and `.yaml` (the config) into `config.out`, and each condition's evaluation into
-    `<out>/clean`, `<out>/<kind>-<severity>` or `<out>/<control>`. A condition is not played again where its folder holds
-    results of the same config, versions and policy: weights are compared for policies that are torch modules, the
-    policy's name for others.
+    Writes `robustness.json`, `.md`, `.svg`, `.html` and `.yaml` (the config) into `config.out`, and
+    each condition's evaluation into `<out>/clean`, `<out>/<kind>-<severity>` or `<out>/<control>`.
+    A condition is not played again if its folder holds results of the same config, versions and
+    policy: weights are compared for policies that are torch modules, the policy's name for others.
 
     Args:
         actor, name, progress: as for `evaluate`.
         config: what to play.
         command: what to type to measure again.
 
-    Raises ConfigError where a kind that was asked for does not fit the env, and what `evaluate` raises. Kinds that nobody
-    asked for by name are left out then, and `Robustness.skipped` says why.
+    Raises ConfigError if a kind that was asked for does not fit the env, and what
+    `evaluate` raises. Kinds that nobody asked for by name are left out then, and
+    `Robustness.skipped` says why.
     """
     check_config(config, PerturbConfig)
     kinds, skipped = _fitting(config)
     check_playable(actor, config)
-    identity, out = _identity(actor, name or config.policy), Path(config.out)
+    # of the config as it was given: the identities in folders of earlier runs were made so
+    identity = _identity(actor, name or config.policy)
     config = naming(actor, config)
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    # clean first: every other condition is paired with it
     clean = _play(actor, _condition(config, config.env, CLEAN), identity, name, progress)
     played: dict[ConditionKey, Results] = {}
     for kind, severity in _conditions(kinds, config.severities):
@@ -130,6 +139,7 @@ def perturb(
             if config.kinds is not None:
                 raise
             skipped[kind] = str(error)
+            # a row of which only some severities could be played would look complete
             played = {key: results for key, results in played.items() if key[0] != kind}
     command = command or _command(actor, out / CONFIG)
     found = tabulate(clean, played, skipped=skipped, command=command, folder=out)
@@ -138,7 +148,7 @@ def perturb(
 
 
 def _command(actor: Any, file: Path) -> str:
-    if isinstance(actor, str) or getattr(actor, "source", None) is not None:
+    if isinstance(actor, str) or traits_of(actor).source is not None:
         return f"vla eval perturb {file}"
     config = f'vla.load_config(vla.sim_eval.PerturbConfig, "{file}")'
     return f"vla.sim_eval.perturb(policy, {config})  # policy: the same {type(actor).__name__}"
@@ -152,14 +162,19 @@ def _write(found: Robustness, config: PerturbConfig, clean: Results) -> None:
     write_robustness_page(out / PAGE, found, clean)
 
 
-def _conditions(kinds: tuple[str, ...], severities: tuple[int, ...]) -> Iterator[ConditionKey]:
+def _conditions(
+    kinds: tuple[str, ...],
+    severities: tuple[int, ...],
+) -> Iterator[ConditionKey]:
     for kind in kinds:
-        for severity in severities if KINDS[kind].levels else (None,):
+        graded = bool(kind_named(kind).levels)
+        for severity in severities if graded else (None,):
             yield kind, severity
 
 
 def _condition(config: PerturbConfig, env: EnvConfig, folder: str) -> EvalConfig:
     """The evaluation of one condition."""
+    # field by field, not model_dump: `env` must stay the object that it is
     values: dict[str, Any] = {key: getattr(config, key) for key in EvalConfig.model_fields}
     values |= {"env": env, "out": str(Path(config.out) / folder)}
     values |= {"videos_per_task": config.condition_videos, "failure_videos": 0}
@@ -171,8 +186,11 @@ def _play(
 ) -> Results:
     """Plays a condition, unless its folder holds what would come out."""
     out = Path(config.out)
-    if (known := _known(config, identity)) is not None:
+    known = _known(config, identity)
+    if known is not None:
         return known
+    # removed first and written last: a run that is killed in between leaves no mark
+    # beside half of its results
     (out / CONDITION_FILE).unlink(missing_ok=True)
     results = evaluate(actor, config, name=name, progress=progress)
     (out / CONDITION_FILE).write_text(json.dumps({"policy": identity}) + "\n", encoding="utf-8")
@@ -180,7 +198,8 @@ def _play(
 
 
 def _known(config: EvalConfig, identity: str) -> Results | None:
-    """The results in the condition's folder, where they are those of this config, policy and software."""
+    """The results in the condition's folder, if they are those of this
+    config, policy and software."""
     mark = Path(config.out) / CONDITION_FILE
     try:
         results = Results.load(config.out)
@@ -189,11 +208,8 @@ def _known(config: EvalConfig, identity: str) -> Results | None:
     except (ResultsError, OSError, ValueError):
         return None
     same_versions = dict(results.versions) == {**library_versions(), **config.env.versions()}
-    return (
-        results
-        if same_versions and _decisive(results.config) == _decisive(config.model_dump(mode="json"))
-        else None
-    )
+    same_config = _decisive(results.config) == _decisive(config.model_dump(mode="json"))
+    return results if same_versions and same_config else None
 
 
 def _decisive(config: Any) -> dict[str, Any]:
@@ -208,34 +224,42 @@ def _identity(actor: Any, name: str) -> str:
     if not isinstance(actor, torch.nn.Module):
         return f"{label} {name}"
     digest = hashlib.sha256()
+    # sorted: the same weights in another order of modules are the same policy
     for key, tensor in sorted(actor.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(key.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
+            # as bytes: numpy has no bfloat16
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
     return f"{label} {digest.hexdigest()[:32]}"
 
 
 def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The kinds to play, and those that do not fit with the reason. Raises ConfigError where one was asked for."""
-    wanted = config.kinds or (*GRADED, *CONTROLS)
+    """The kinds to play, and those that do not fit with the reason.
+
+    Raises ConfigError if one was asked for.
+    """
+    wanted = config.kinds or all_kinds()
     tasks = config.env.suite().tasks
     if not tasks:
         raise ConfigError(["env: its suite has no tasks: an evaluation needs one"])
+    # one start of the first task answers for the suite: an evaluation of minutes
+    # must not end in this error
     env = config.env.make(tasks[0].name)
     try:
         env.render_images = False
         _, info = env.reset(seed=0)
         instructions = tuple(dict.fromkeys(task.instruction for task in tasks))
         episode = Episode(env, 0, str(info["instruction"]), instructions)
-        problems = {kind: problem for kind in wanted if (problem := _problem(kind, env, episode))}
+        found = {kind: _problem(kind, env, episode) for kind in wanted}
     finally:
         env.close()
+    problems = {kind: problem for kind, problem in found.items() if problem}
     if config.kinds is not None and problems:
         raise ConfigError([f"kinds: {kind}: {problem}" for kind, problem in problems.items()])
     return tuple(kind for kind in wanted if kind not in problems), problems
 
 
 def _problem(kind: str, env: SimEnv, episode: Episode) -> str:
-    return missing(kind, env.spec_) or unfit(kind, env) or KINDS[kind].obstacle(episode)
+    # in this order: `obstacle` may look at what `needs` promises
+    return missing(kind, env.robot_spec) or unfit(kind, env) or kind_named(kind).obstacle(episode)

@@ -1,4 +1,4 @@
-"""What perturbations do to a policy's success: one row for each kind, paired tests against the clean episodes."""
+"""What perturbations do to a policy's success: a row for each kind, paired tests against clean."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Condition:
         severity: 0 for clean, 1 to 3, None for a control.
         successes, episodes, rate: success at any step.
         interval: 95 % interval of the rate (Wilson).
-        wins, losses, ties: paired episodes that only this condition, only the clean one, and both or neither solved.
+        wins, losses, ties: paired episodes that only this condition, only the clean one, and both
+            or neither solved.
         p_value: McNemar's exact test against clean; 1 for clean itself.
         p_adjusted: Holm's correction over all conditions.
         folder: of its results, relative to that of the table.
@@ -49,6 +50,7 @@ class Condition:
     @property
     def differs(self) -> bool:
         """Whether its success differs significantly from the clean one."""
+        # clean itself has p 1 and never differs
         return self.p_adjusted <= ALPHA
 
     def summary(self) -> dict[str, Any]:
@@ -98,11 +100,13 @@ class Robustness:
 
     @property
     def controls(self) -> list[Condition]:
+        """The conditions without severities, which should destroy success."""
         return [condition for condition in self.conditions if condition.severity is None]
 
     def to_dict(self) -> dict[str, Any]:
         """What `robustness.json` holds."""
         values = asdict(self)
+        # the file may be moved with its folder
         del values["folder"]
         return {**values, "alpha": ALPHA}
 
@@ -115,18 +119,17 @@ class Robustness:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Reads what `save` wrote. Raises ResultsError where it is missing or broken."""
+        """Reads what `save` wrote. Raises ResultsError if it is missing or broken."""
         path = Path(folder) / ROBUSTNESS_FILE
         if not path.is_file():
             raise ResultsError(f"{path}: no such file; `vla eval perturb` writes it")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            # for readers of the file; today's ALPHA decides what differs
             del values["alpha"]
-            clean, *others = (
-                Condition(**{**found, "interval": tuple(found["interval"])})
-                for found in (values.pop("clean"), *values.pop("conditions"))
-            )
-            return cls(**values, clean=clean, conditions=tuple(others), folder=Path(folder))
+            clean = _condition_from(values.pop("clean"))
+            others = tuple(map(_condition_from, values.pop("conditions")))
+            return cls(**values, clean=clean, conditions=others, folder=Path(folder))
         except (KeyError, TypeError, ValueError) as error:
             raise ResultsError(
                 f"{path}: no table of perturbations: {type(error).__name__}: {error}"
@@ -143,32 +146,41 @@ class Robustness:
         return table
 
     def markdown(self) -> str:
-        """The table for a document: rate, 95 % interval and adjusted p of each condition; significant ones are bold."""
-        severities = self.severities
-        heads = [
-            "perturbation",
-            "clean",
-            *(f"severity {severity}" for severity in severities),
-            "what it is",
-        ]
+        """The table for a document: rate, 95 % interval and adjusted p of each condition.
+
+        Significant ones are bold.
+        """
+        heads = ["perturbation", "clean"]
+        heads += [f"severity {severity}" for severity in self.severities]
+        heads.append("what it is")
         lines = [_line(heads), _line(["---"] * len(heads))]
         for name, cells in self._rows():
+            # one line a cell: a table of markdown breaks at a newline
             texts = [_cell(cell, strong="**", gap=", ") if cell else "" for cell in cells]
             lines.append(_line([name, *texts, describe(name)]))
         lines += ["", _explained(self)]
-        lines += [
-            f"Not played: {kind} ({' '.join(reason.split())})."
-            for kind, reason in self.skipped.items()
-        ]
+        for kind, reason in self.skipped.items():
+            # reasons of several lines as one
+            lines.append(f"Not played: {kind} ({' '.join(reason.split())}).")
         return "\n".join([*lines, "", f"`{self.command}`", ""])
 
     def _rows(self) -> Iterator[tuple[str, list[Condition | None]]]:
-        """Name and cells of each row: clean, then one for each severity; a control stands in the first of these."""
+        """Name and cells of each row: clean, then one for each severity.
+
+        A control stands in the first of these.
+        """
+        # controls alone need a column, too
         severities = self.severities or [1]
         for kind, found in self.kinds.items():
-            yield kind, [self.clean, *(found.get(severity) for severity in severities)]
+            yield kind, [self.clean, *map(found.get, severities)]
         for control in self.controls:
-            yield control.kind, [self.clean, control, *[None] * (len(severities) - 1)]
+            empty = [None] * (len(severities) - 1)
+            yield control.kind, [self.clean, control, *empty]
+
+
+def _condition_from(values: dict[str, Any]) -> Condition:
+    # JSON has no tuples
+    return Condition(**{**values, "interval": tuple(values["interval"])})
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -186,13 +198,16 @@ def _cell(condition: Condition, strong: str = "", gap: str = "\n") -> str:
 
 def p_text(p: float) -> str:
     """Two figures; below one in a thousand only that."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _explained(found: Robustness) -> str:
     return (
-        f"{found.clean.episodes} episodes for each condition, the same starts for all; in brackets 95 % intervals (Wilson); "
-        f"p: McNemar's exact test against clean, adjusted for {len(found.conditions)} conditions (Holm)."
+        f"{found.clean.episodes} episodes for each condition, the same starts for all; "
+        "in brackets 95 % intervals (Wilson); p: McNemar's exact test against clean, "
+        f"adjusted for {len(found.conditions)} conditions (Holm)."
     )
 
 
@@ -205,20 +220,22 @@ def tabulate(
     folder: Path,
 ) -> Robustness:
     """The table of these evaluations. played: (kind, severity) -> results of the same episodes."""
-    drawn = {key: _pairs(clean, results) for key, results in played.items()}
-    p_values = [mcnemar_exact(*counts) for counts in drawn.values()]
-    conditions = tuple(
-        _condition(
-            kind, severity, played[kind, severity], drawn[kind, severity], p, adjusted, folder
-        )
-        for (kind, severity), p, adjusted in zip(played, p_values, holm(p_values), strict=True)
-    )
+    pairs = {key: _pairs(clean, results) for key, results in played.items()}
+    p_values = [mcnemar_exact(*counts) for counts in pairs.values()]
+    # over all conditions of the table at once: each of them is a chance of a false alarm
+    adjusted = holm(p_values)
+    conditions = []
+    for key, p_value, p_adjusted in zip(played, p_values, adjusted, strict=True):
+        kind, severity = key
+        condition = _condition(kind, severity, played[key], pairs[key], p_value, p_adjusted, folder)
+        conditions.append(condition)
+    # clean beside itself
     ties = (0, 0, len(clean.episodes))
     return Robustness(
         policy=clean.policy,
         suite=clean.suite,
         clean=_condition(CLEAN, 0, clean, ties, 1.0, 1.0, folder),
-        conditions=conditions,
+        conditions=tuple(conditions),
         skipped=dict(skipped),
         versions=dict(clean.versions),
         command=command,
@@ -228,12 +245,18 @@ def tabulate(
 
 
 def _pairs(clean: Results, other: Results) -> tuple[int, int, int]:
-    """Episodes that only `other` solved, that only `clean` solved, and the rest. Raises ValueError for other starts."""
+    """Episodes that only `other` solved, that only `clean` solved, and the rest.
+
+    Raises ValueError if the starts are not the same.
+    """
     a, b = episodes_by_key(other), episodes_by_key(clean)
+    # keys hold the seed: a paired test of different starts would be wrong in silence
     if a.keys() != b.keys():
         raise ValueError(f"{other.suite} and {clean.suite} were not played from the same starts")
-    wins = sum(a[key].success_ever and not b[key].success_ever for key in a)
-    losses = sum(b[key].success_ever and not a[key].success_ever for key in a)
+    wins, losses = 0, 0
+    for key, record in a.items():
+        wins += record.success_ever and not b[key].success_ever
+        losses += b[key].success_ever and not record.success_ever
     return wins, losses, len(a) - wins - losses
 
 
@@ -248,7 +271,9 @@ def _condition(
 ) -> Condition:
     values = summary(results.episodes)
     low, high = values["wilson95"]
-    place = results.folder.relative_to(folder).as_posix() if results.folder is not None else ""
+    place = ""  # of results that were never saved
+    if results.folder is not None:
+        place = results.folder.relative_to(folder).as_posix()
     return Condition(
         kind=kind,
         severity=severity,

@@ -1,1 +1,1 @@
-"""See the files."""
+"""Episodes played by a policy or a baseline: batches, envs in workers, schedule, records, films."""

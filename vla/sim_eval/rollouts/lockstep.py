@@ -1,10 +1,11 @@
 """Which episodes share the policy's batches, such that no clock has a say in it.
 
-Sums are rounded, and how they are rounded depends on the size of a batch: a policy that meets its robots in
-batches as they happen to arrive gives actions that differ in their last bits from run to run, and contacts
-make that a different episode. So episodes of one task form *groups* that are fixed beforehand. A group acts in
-lockstep: its policy call comes when all its running episodes wait for it. Then the batch of every call is a
-function of the group and of its past alone: of no worker, no launcher, no other group, no lost worker.
+Sums are rounded, and how they are rounded depends on the size of a batch: a policy that meets its
+robots in batches as they happen to arrive gives actions that differ in their last bits from run to
+run, and contacts make that a different episode. So episodes of one task form *episode batches* that
+are fixed beforehand. A batch acts in lockstep: its policy call comes when all its running episodes
+wait for it. Then what every call sees is a function of the episode batch and of its past alone: of
+no worker, no launcher, no other batch, no lost worker.
 """
 
 from __future__ import annotations
@@ -15,32 +16,39 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla.sim_eval.rollouts.batched_inference import Robot
-from vla.sim_eval.rollouts.env_worker import Job
+from vla.sim_eval.rollouts.batched_inference import EpisodeState
+from vla.sim_eval.rollouts.jobs import Job
 
 
 @dataclass
-class Member:
-    """A running episode of a group.
+class Episode:
+    """A running episode of a batch.
 
     Attributes:
-        past: the actions sent so far, chunk by chunk: what it takes to lead a new env to the same state.
-        deaths, kills: workers lost over this episode, by their own doing and by a signal from outside.
+        past: the actions (n, A) sent so far, chunk by chunk: they lead a new env to the same state.
+        deaths, kills: workers lost over this episode, by their own doing and by a signal from
+            outside.
     """
 
     job: Job
-    robot: Robot = field(default_factory=Robot)
+    state: EpisodeState = field(default_factory=EpisodeState)
     past: list[np.ndarray] = field(default_factory=list)
     deaths: int = 0
     kills: int = 0
 
 
 @dataclass
-class Group:
-    """Episodes of one task that advance together. `members`: slot -> episode, of those that run."""
+class EpisodeBatch:
+    """Episodes of one task that advance together.
+
+    Attributes:
+        jobs: all of them, from the start.
+        running: slot -> episode, of those that are not over.
+        calls: how often the policy has acted in them.
+    """
 
     jobs: tuple[Job, ...]
-    members: dict[int, Member] = field(default_factory=dict)
+    running: dict[int, Episode] = field(default_factory=dict)
     calls: int = 0
 
     @property
@@ -50,53 +58,62 @@ class Group:
     @property
     def ready(self) -> bool:
         """Whether every running episode waits for an action."""
-        return bool(self.members) and all(
-            member.robot.state is not None for member in self.members.values()
-        )
+        if not self.running:
+            return False
+        return all(episode.state.waits for episode in self.running.values())
 
     def next_seed(self) -> int:
         """For whatever the policy draws at random in its next call."""
         self.calls += 1
-        return (self.jobs[0].seed * 1_000_003 + self.calls) % 2**63
+        # of the first job alone: what is drawn must not depend on which episodes still run
+        first = self.jobs[0].seed
+        # the prime keeps the calls of neighbouring seeds apart; torch takes seeds below 2**63
+        return (first * 1_000_003 + self.calls) % 2**63
 
 
-def make_groups(jobs: Iterable[Job], size: int) -> list[Group]:
-    """Every `size` consecutive episodes of a task that the policy plays, and each other episode alone."""
-    groups: list[Group] = []
-    played: dict[str, list[Job]] = {}
+def make_batches(jobs: Iterable[Job], size: int) -> list[EpisodeBatch]:
+    """Every `size` consecutive episodes of a task that the policy plays; others one by one."""
+    batches: list[EpisodeBatch] = []
+    of_task: dict[str, list[Job]] = {}
     for job in jobs:
-        if job.driver == "parent":
-            played.setdefault(job.task, []).append(job)
+        if job.driver == "policy":
+            of_task.setdefault(job.task, []).append(job)
         else:
-            groups.append(Group((job,)))
-    for same_task in played.values():
-        groups += [Group(tuple(same_task[i : i + size])) for i in range(0, len(same_task), size)]
-    return groups
+            # a baseline acts in the worker, where its episode runs through without a policy's batch
+            batches.append(EpisodeBatch((job,)))
+    for same_task in of_task.values():
+        for start in range(0, len(same_task), size):
+            batches.append(EpisodeBatch(tuple(same_task[start : start + size])))
+    return batches
 
 
-class GroupQueue:
-    """Groups that wait, handed out so that a place keeps its task: building envs costs seconds."""
+class BatchQueue:
+    """Batches that wait, handed out so that envs keep their task: building them costs seconds."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self._waiting: dict[str, deque[Group]] = {}
-        for group in groups:
-            self._waiting.setdefault(group.task, deque()).append(group)
+    def __init__(self, batches: Sequence[EpisodeBatch]) -> None:
+        self._waiting: dict[str, deque[EpisodeBatch]] = {}
+        for batch in batches:
+            self._waiting.setdefault(batch.task, deque()).append(batch)
 
-    def next(self, task: str | None, running: Counter[str]) -> Group | None:
-        """The next group for a place whose envs are of `task`, given how many places play each task.
+    def next(self, task: str | None, running: Counter[str]) -> EpisodeBatch | None:
+        """The next batch for envs of `task`; `running` counts the batches that are played, by task.
 
-        A place whose own task is finished goes where most groups wait for each place, if enough wait to be worth
-        other envs.
+        Envs whose own task is finished go where most batches wait for each that is played, if
+        enough wait to be worth building other envs.
         """
         if task is not None and self._waiting.get(task):
             return self._waiting[task].popleft()
-        worth = [
+        worth_it = [
             name
-            for name, groups in self._waiting.items()
-            if groups and len(groups) >= 2 * running[name]
+            for name, batches in self._waiting.items()
+            # with fewer than two for each, those that play may finish before envs are built
+            if batches and len(batches) >= 2 * running[name]
         ]
-        if not worth:
+        if not worth_it:
             return None
-        return self._waiting[
-            max(worth, key=lambda t: len(self._waiting[t]) / (1 + running[t]))
-        ].popleft()
+
+        def waiting_for_each(name: str) -> float:
+            return len(self._waiting[name]) / (1 + running[name])
+
+        longest = max(worth_it, key=waiting_for_each)
+        return self._waiting[longest].popleft()

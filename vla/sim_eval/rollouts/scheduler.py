@@ -1,12 +1,14 @@
-"""Plays episodes: envs step and render in worker processes while the policy thinks here, in batches.
+"""Plays episodes: envs step and render in worker processes while the policy acts here, in batches.
 
-Episodes are reproducible to the bit. The seed of an episode depends on (task, episode) alone, so every policy
-meets the same starts; the batches in which the policy acts depend on the list of episodes alone (`lockstep`), and
-an episode that loses its worker is led to where it was by its past actions. So on one machine the records are
-the same for any number of workers, local or on a Ray cluster, and whatever was killed meanwhile, provided that
+Episodes are reproducible to the bit. The seed of an episode depends on (task, episode) alone, so
+every policy meets the same starts; the batches in which the policy acts depend on the list of
+episodes alone (`lockstep`), and an episode that loses its worker is led to where it was by its past
+actions. So on one machine the records are the same for any number of workers, local or on a Ray
+cluster, and whatever was killed meanwhile, provided that
 
 - envs are reproducible, which `check_env` looks at;
-- `act` is a function of observation and memory (random numbers of torch's own generators are seeded);
+- `act` is a function of observation and memory (random numbers of torch's own generators are
+  seeded);
 - `batch_size` and `threads` stay as they are, for they decide how sums are rounded.
 """
 
@@ -14,28 +16,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.batched_inference import ActionError, Pilot, inference, thinks_on_cpu
-from vla.sim_eval.rollouts.env_pool import Lost, Pool, RolloutError
-from vla.sim_eval.rollouts.env_worker import Act, Done, EpisodeRecord, Failed, Job, Ready, Start
-from vla.sim_eval.rollouts.launchers import Launcher, open_pool
-from vla.sim_eval.rollouts.lockstep import Group, GroupQueue, Member, make_groups
+from vla.sim_eval.rollouts.batched_inference import ActionError, BatchedPolicy
+from vla.sim_eval.rollouts.env_host import Act, Done, Failed, Ready, Start
+from vla.sim_eval.rollouts.env_workers import EnvWorkers, LostEnvs, open_env_workers
+from vla.sim_eval.rollouts.inference_mode import computes_on_cpu, inference
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, EpisodeBatch, make_batches
+from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.types import Actor
 
-BATCH_SIZE = 4
-RETRIES = 3
+Records = dict[tuple[str, int], EpisodeRecord]
+"""(task, number of the episode) -> record."""
 KILLS = 10  # of one episode's worker, by signals from outside; more than that is no accident
 
 
+class RolloutError(UserError):
+    """An episode could not be played; the message names its task and seed."""
+
+
 def default_workers(actor: object) -> int:
-    """One for each core; half of them where a policy needs the other half to think. Two cores are shared."""
-    return usable_cores() // 2 if thinks_on_cpu(actor) and usable_cores() >= 4 else usable_cores()
+    """One for each core; half of them if a policy needs the other half, and there are four."""
+    cores = usable_cores()
+    return cores // 2 if computes_on_cpu(actor) and cores >= 4 else cores
 
 
 @dataclass
@@ -54,198 +64,213 @@ def rollout(
     config: EnvConfig,
     jobs: Sequence[Job],
     actor: Actor | None = None,
+    settings: RolloutSettings | None = None,
     *,
-    workers: int = 0,
-    num_envs: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    threads: int | None = None,
-    replan_every: int = 1,
-    ensemble: float | None = None,
-    temperature: float = 0.0,
-    target_return: float | None = None,
-    timeout: float = 300.0,
-    retries: int = RETRIES,
-    launcher: Launcher = "local",
-    ray_address: str = "auto",
     on_done: Callable[[EpisodeRecord], None] = lambda record: None,
     stats: RolloutStats | None = None,
+    **options: Any,
 ) -> list[EpisodeRecord]:
     """Plays `jobs` and returns their records in the order of the jobs.
 
     Args:
         config: the envs.
-        jobs: episodes; those with the driver "parent" are played by `actor`.
+        jobs: episodes; those with the driver "policy" are played by `actor`.
         actor: the policy; not needed for the drivers "expert" and "random".
-        workers: processes (or Ray actors) that hold the envs; 0 keeps the envs in this process.
-        num_envs: episodes that run at the same time, in all; default one batch for each worker, at least two.
-        batch_size: episodes of a task that advance in lockstep and share the policy's batches; at most `num_envs`.
-        threads: of the policy's arithmetic; default half of this machine's cores, whatever the number of workers.
-        replan_every: steps of a chunk that are executed before the next `act`.
-        ensemble: decay of temporal ensembling over chunks, None for none.
-        temperature: 0 executes the policy's most likely actions, 1 samples.
-        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
-        timeout: seconds without an answer after which a worker counts as hung. A worker that hangs or dies is
-            replaced, and its episodes go on where they were.
-        retries: how often an episode may lose a worker that had it in hand (signals from outside do not count).
-        launcher: "local" for processes of this machine, "ray" for actors of the cluster at `ray_address`.
+        settings: how they are played; default `RolloutSettings()`.
         on_done: called with each record as it comes in.
         stats: filled with what happened on the way.
+        options: single settings by name, such as `workers=2`: they take the place of those in
+            `settings`.
 
-    Raises UserError where there is nothing to play or the options contradict the policy, SpecError where the
-    env does not fit the policy, RolloutError where an env raises, breaks its contract, or loses its worker too
-    often. ActionError where the policy gives no usable actions. What the policy itself raises passes through.
+    Raises UserError if there is nothing to play or the options contradict the policy, SpecError if
+    the env does not fit the policy, RolloutError if an env raises, breaks its contract, or loses
+    its worker too often, ActionError if the policy gives no usable actions. What the policy itself
+    raises passes through.
     """
+    settings = replace(settings or RolloutSettings(), **options)
     if not jobs:
         raise UserError(
             "no episodes to play: the number of episodes and the list of tasks must not be empty"
         )
-    thinks = any(job.driver == "parent" for job in jobs)
-    if thinks and actor is None:
-        raise ValueError("jobs of the driver 'parent' need an actor")
-    pilot = (
-        None
-        if actor is None
-        else Pilot(
-            actor,
-            replan_every=replan_every,
-            ensemble=ensemble,
-            temperature=temperature,
-            target_return=target_return,
-        )
-    )
-    if pilot is not None:
-        pilot.check(config)
-    groups = make_groups(jobs, batch_size if num_envs is None else min(batch_size, num_envs))
-    size = max(len(group.jobs) for group in groups)
-    # Episodes without a policy run through in their worker: more envs than workers would only cost memory.
-    wanted = max(workers, 1)
-    if thinks:
-        wanted = num_envs // size if num_envs else max(workers, 2) if workers else 1
-    places = min(len(groups), wanted)
-    workers = min(workers, places * size)
-    cameras = tuple(config.spec().cameras) if actor is None else tuple(actor.spec.cameras)
+    needs_policy = any(job.driver == "policy" for job in jobs)
+    if needs_policy and actor is None:
+        raise ValueError("jobs of the driver 'policy' need an actor")
+    policy = None
+    cameras = tuple(config.spec().cameras)
+    if actor is not None:
+        policy = BatchedPolicy(actor, settings)
+        policy.check(config)
+        cameras = tuple(actor.spec.cameras)
+    num_envs = settings.num_envs
+    batches = make_batches(jobs, min(settings.batch_size, num_envs or settings.batch_size))
+    size = max(len(batch.jobs) for batch in batches)
+    at_once = _batches_at_once(settings, size, needs_policy=needs_policy)
+    batch_slots = min(len(batches), at_once)
+    slots = batch_slots * size
+    workers = min(settings.workers, slots)
+    # Half of the cores whatever the number of workers: threads decide how sums are rounded.
+    threads = settings.threads or max(1, usable_cores() // 2)
     with (
-        open_pool(
-            launcher,
-            config,
-            cameras,
-            slots=places * size,
-            workers=workers,
-            timeout=timeout,
-            ray_address=ray_address,
-        ) as pool,
-        inference(actor, threads=threads or max(1, usable_cores() // 2)),
+        open_env_workers(config, cameras, slots=slots, workers=workers, settings=settings) as envs,
+        inference(actor, threads=threads),
     ):
-        play = _Play(
-            pool,
-            pilot,
-            places,
-            size,
-            retries,
-            on_done,
-            stats if stats is not None else RolloutStats(),
+        scheduler = Scheduler(
+            envs,
+            policy,
+            batch_slots=batch_slots,
+            size=size,
+            retries=settings.retries,
+            on_done=on_done,
+            stats=stats if stats is not None else RolloutStats(),
         )
-        records = play.run(groups)
+        records = scheduler.run(batches)
     return [records[job.task, job.episode] for job in jobs]
 
 
-class _Play:
-    """Groups on their places: place p owns the slots from p * size on."""
+def _batches_at_once(settings: RolloutSettings, size: int, *, needs_policy: bool) -> int:
+    """How many batches of `size` episodes are played at the same time, if there are enough."""
+    if not needs_policy:
+        # They run through in their worker: more envs than workers would only cost memory.
+        return max(settings.workers, 1)
+    if settings.num_envs:
+        return settings.num_envs // size
+    # Two at least, so that envs step while the policy acts in the other batch; without workers
+    # nothing overlaps.
+    return max(settings.workers, 2) if settings.workers else 1
+
+
+class Scheduler:
+    """Plays batches of episodes on the slots of workers.
+
+    A *batch slot* is room for one batch: the p-th one owns the slots from p * size on.
+
+    Args:
+        envs: the workers, with `batch_slots * size` slots.
+        policy: None if all episodes are those of baselines.
+        batch_slots: batches that are played at the same time.
+        size: most episodes of a batch.
+        retries: how often an episode may lose a worker that had it in hand.
+        on_done, stats: as for `rollout`.
+    """
 
     def __init__(
         self,
-        pool: Pool,
-        pilot: Pilot | None,
-        places: int,
+        envs: EnvWorkers,
+        policy: BatchedPolicy | None,
+        *,
+        batch_slots: int,
         size: int,
         retries: int,
         on_done: Callable[[EpisodeRecord], None],
         stats: RolloutStats,
     ) -> None:
-        self.pool, self.pilot, self.size = pool, pilot, size
-        self.retries, self.on_done, self.stats = retries, on_done, stats
-        self.groups: list[Group | None] = [None] * places
-        self.tasks: list[str | None] = [None] * places
-        self.records: dict[tuple[str, int], EpisodeRecord] = {}
+        self.envs = envs
+        self.policy = policy
+        self.size = size
+        self.retries = retries
+        self.on_done = on_done
+        self.stats = stats
+        # by batch slot: the batch that is played there, and the task for which envs stand there
+        self.batches: list[EpisodeBatch | None] = [None] * batch_slots
+        self.tasks: list[str | None] = [None] * batch_slots
+        self.records: Records = {}
 
-    def run(self, groups: Sequence[Group]) -> dict[tuple[str, int], EpisodeRecord]:
-        queue, total = GroupQueue(groups), sum(len(group.jobs) for group in groups)
+    def run(self, batches: Sequence[EpisodeBatch]) -> Records:
+        """Plays all of them. Raises what `rollout` raises while episodes run."""
+        queue = BatchQueue(batches)
+        total = sum(len(batch.jobs) for batch in batches)
         while len(self.records) < total:
-            self._begin(queue)
-            for group in self.groups:
-                if group is not None and group.ready:
-                    self._act(group)
-            for answer in self.pool.receive():
+            self._start_batches(queue)
+            for batch in self.batches:
+                if batch is not None and batch.ready:
+                    self._act(batch)
+            for answer in self.envs.receive():
                 self._take(answer)
         return self.records
 
-    def _begin(self, queue: GroupQueue) -> None:
-        """Starts the next groups on the places that are free."""
-        for place, group in enumerate(self.groups):
-            if group is not None and group.members:
+    def _start_batches(self, queue: BatchQueue) -> None:
+        """Starts the next batches on the batch slots that are free."""
+        for number, batch in enumerate(self.batches):
+            if batch is not None and batch.running:
                 continue
-            running = Counter(
-                other.task for other in self.groups if other is not None and other.members
-            )
-            self.groups[place] = group = queue.next(self.tasks[place], running)
-            if group is None:
+            started = queue.next(self.tasks[number], self._running_tasks())
+            self.batches[number] = started
+            if started is None:
                 continue
-            self.tasks[place] = group.task
-            for slot, job in enumerate(group.jobs, start=place * self.size):
-                group.members[slot] = Member(job)
-                self.pool.send(Start(slot, job))
+            self.tasks[number] = started.task
+            for slot, job in enumerate(started.jobs, start=number * self.size):
+                started.running[slot] = Episode(job)
+                self.envs.send(Start(slot, job))
 
-    def _act(self, group: Group) -> None:
-        assert self.pilot is not None
-        slots = list(group.members)
-        robots = [member.robot for member in group.members.values()]
-        chosen = self.pilot.act(robots, self.pool.gather(slots), seed=group.next_seed())
+    def _running_tasks(self) -> Counter[str]:
+        """task -> batches of it that are being played."""
+        running = [batch for batch in self.batches if batch is not None and batch.running]
+        return Counter(batch.task for batch in running)
+
+    def _act(self, batch: EpisodeBatch) -> None:
+        assert self.policy is not None
+        slots = list(batch.running)
+        states = [episode.state for episode in batch.running.values()]
+        images = self.envs.gather(slots)
+        chosen = self.policy.act(states, images, seed=batch.next_seed())
         for slot, actions in zip(slots, chosen, strict=True):
-            group.members[slot].past.append(actions)
-            self.pool.send(Act(slot, actions))
+            # kept before it is sent: a worker that is lost with it must be sent it again
+            batch.running[slot].past.append(actions)
+            self.envs.send(Act(slot, actions))
 
-    def _take(self, answer: Ready | Done | Failed | Lost) -> None:
-        if isinstance(answer, Lost):
+    def _take(self, answer: Ready | Done | Failed | LostEnvs) -> None:
+        if isinstance(answer, LostEnvs):
             self._retry(answer)
             return
-        members = self._members(answer.slot)
-        member = members[answer.slot]
+        running = self._running_at(answer.slot)
+        episode = running[answer.slot]
         if isinstance(answer, Failed):
-            raise RolloutError(f"{_named(member.job)}: {answer.reason}")
+            raise RolloutError(f"{_named(episode.job)}: {answer.reason}")
         if isinstance(answer, Ready):
-            robot = member.robot
-            robot.state, robot.instruction, robot.reward = (
-                answer.state,
-                answer.instruction,
-                answer.reward,
-            )
+            episode.state.robot_state = answer.state
+            episode.state.instruction = answer.instruction
+            episode.state.reward = answer.reward
             return
-        del members[answer.slot]
-        self.records[answer.record.task, answer.record.episode] = answer.record
-        self.on_done(answer.record)
+        del running[answer.slot]
+        record = answer.record
+        self.records[record.task, record.episode] = record
+        self.on_done(record)
 
-    def _retry(self, lost: Lost) -> None:
-        """Leads the episodes of a lost worker to where they were. Raises where one has cost too many workers."""
-        culprit = self._members(lost.working_on)[lost.working_on]
-        culprit.kills += lost.from_outside
-        culprit.deaths += not lost.from_outside
+    def _retry(self, lost: LostEnvs) -> None:
+        """Leads the episodes of a lost worker to where they were.
+
+        Raises RolloutError if one has cost too many workers.
+        """
+        culprit = self._running_at(lost.working_on)[lost.working_on]
+        if lost.from_outside:
+            culprit.kills += 1
+        else:
+            culprit.deaths += 1
         what = f"{_named(culprit.job)}: the worker process {lost.reason}"
         if culprit.deaths > self.retries or culprit.kills > KILLS:
-            raise RolloutError(
-                f"{what}; it is the {_ordinal(culprit.deaths + culprit.kills)} that this episode has lost"
-            )
+            ordinal = _ordinal(culprit.deaths + culprit.kills)
+            raise RolloutError(f"{what}; it is the {ordinal} that this episode has lost")
         self.stats.lost.append(what)
         for slot in lost.slots:
-            if (member := self._members(slot).get(slot)) is not None:
-                member.robot.state = None
-                past = np.concatenate(member.past) if member.past else None
-                self.pool.send(
-                    Start(slot, member.job, past, len(member.past[-1]) if member.past else 0)
-                )
+            episode = self._running_at(slot).get(slot)
+            if episode is not None:
+                self._restart(slot, episode)
 
-    def _members(self, slot: int) -> dict[int, Member]:
-        group = self.groups[slot // self.size]
-        return {} if group is None else group.members
+    def _restart(self, slot: int, episode: Episode) -> None:
+        # Its batch waits for it. What the policy remembers lies here, and is still right.
+        episode.state.robot_state = None
+        if not episode.past:
+            self.envs.send(Start(slot, episode.job))
+            return
+        past = np.concatenate(episode.past)
+        last_chunk = episode.past[-1]
+        # The rewards of the last chunk alone are new to the policy.
+        self.envs.send(Start(slot, episode.job, past, chunk=len(last_chunk)))
+
+    def _running_at(self, slot: int) -> dict[int, Episode]:
+        """The running episodes of the batch that owns the slot."""
+        batch = self.batches[slot // self.size]
+        return {} if batch is None else batch.running
 
 
 def _named(job: Job) -> str:
@@ -260,6 +285,7 @@ __all__ = [
     "ActionError",
     "RolloutError",
     "RolloutStats",
+    "Scheduler",
     "default_workers",
     "rollout",
 ]

@@ -1,4 +1,10 @@
-"""Statistics of success rates, for the sample sizes of robot evaluation: pure functions of counts and outcomes."""
+"""Statistics of success rates, for the sample sizes of robot evaluation: pure
+functions of counts and outcomes."""
+
+# Nothing here draws random numbers to find a probability: power, coverage and stopping times are
+# sums over all outcomes, so the same counts give the same number. The bootstrap alone resamples, by
+# a fixed seed. McNemar's and Barnard's tests and Clopper and Pearson's interval are scipy's; it has
+# no counterpart of the rest.
 
 from vla.sim_eval.statistics.bootstrap import clustered_bootstrap, clustered_bootstrap_difference
 from vla.sim_eval.statistics.errors import StatisticsError

@@ -1,4 +1,5 @@
-"""What is wrong with the numbers that were given: one exception, and the checks that several files share."""
+"""What is wrong with the numbers that were given: one exception, and the checks
+that several files share."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ class StatisticsError(UserError):
 
 
 def check_counts(successes: int, n: int, name: str = "") -> None:
-    """Raises StatisticsError unless 0 <= successes <= n and n >= 1; `name` tells two policies apart."""
+    """Raises StatisticsError unless 0 <= successes <= n and n >= 1; `name`
+    says which policy's they are."""
     suffix = f"_{name}" if name else ""
     if n < 1:
         raise StatisticsError(
@@ -25,10 +27,12 @@ def check_pairs(wins: int, losses: int, ties: int) -> None:
     for name, value in (("wins", wins), ("losses", losses), ("ties", ties)):
         if value < 0:
             raise StatisticsError(f"{name} is {value}: expected a count, 0 or more")
+    # "all pairs agree" is a result (p = 1), "there is no pair" is a mistake: only
+    # the ties distinguish the two
     if wins + losses + ties == 0:
         raise StatisticsError(
-            "wins, losses and ties are all 0: expected at least one pair of episodes with the same task and seed; "
-            "where all pairs agree, say so by ties=N"
+            "wins, losses and ties are all 0: expected at least one pair of episodes with the same "
+            "task and seed; where all pairs agree, say so by ties=N"
         )
 
 

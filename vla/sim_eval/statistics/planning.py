@@ -12,6 +12,7 @@ from vla.sim_eval.statistics.intervals import half_width
 from vla.sim_eval.statistics.power import episodes_needed, pair_probabilities
 from vla.sim_eval.statistics.stopping import SequentialPlan, sequential_plan
 
+# what a table shows if no one is named; 0, which needs the most episodes, is the cautious choice
 CORRELATIONS = (0.0, 0.25, 0.5)
 _LEGEND = """\
 paired: same tasks and seeds, exact McNemar; unpaired: Barnard.
@@ -28,7 +29,8 @@ class PlannedTest:
     Attributes:
         correlation: of the two policies' successes in the same episode; None for an unpaired test.
         episodes: per policy, for the fixed-size test; a multiple of the number of tasks.
-        half_width: of Wilson's 95 % interval with so many episodes, of the rate whose interval is wider.
+        half_width: of Wilson's 95 % interval with so many episodes, of the
+            rate whose interval is wider.
         sequential: the sequential comparison of equal power; None for an unpaired test.
     """
 
@@ -61,7 +63,8 @@ class Plan:
             "sequential",
             "at most",
             "± 95 %",
-            title=f"Episodes per policy: {rate_a:g} against {rate_b:g}, power {self.power:g}, alpha {self.alpha:g}",
+            title=f"Episodes per policy: {rate_a:g} against {rate_b:g}, "
+            f"power {self.power:g}, alpha {self.alpha:g}",
             caption=_LEGEND,
             caption_justify="left",
         )
@@ -90,7 +93,8 @@ def plan(
     correlation: float | None = None,
     tasks: int = 1,
 ) -> Plan:
-    """Episodes per policy to find a difference between two success rates, paired, unpaired and sequentially.
+    """Episodes per policy to find a difference between two success rates,
+    paired, unpaired and sequentially.
 
     Args:
         paired: only the paired or only the unpaired test; None for both.
@@ -98,8 +102,8 @@ def plan(
         tasks: episodes are rounded up to a multiple of it.
 
     Raises:
-        StatisticsError: equal rates or no rates; an impossible correlation, or one for an unpaired test; no tasks; more
-            than 20,000 episodes.
+        StatisticsError: equal rates or no rates; an impossible correlation, or one for an unpaired
+            test; no tasks; more than 20,000 episodes.
     """
     check_fraction("power", power, 0.8)
     check_fraction("alpha", alpha, 0.05)
@@ -109,19 +113,25 @@ def plan(
         raise StatisticsError(
             f"correlation is {correlation:g}: an unpaired test has none; leave one of the two out"
         )
+    # None stands for the unpaired test
     correlations: list[float | None] = []
-    if paired is not False:
-        correlations += (
-            [correlation] if correlation is not None else _possible(rate_a, rate_b, CORRELATIONS)
-        )
+    if paired is not False and correlation is not None:
+        correlations.append(correlation)
+    elif paired is not False:
+        correlations += _possible(rate_a, rate_b, CORRELATIONS)
     if paired is not True:
         correlations.append(None)
     tests = tuple(_test(rate_a, rate_b, power, alpha, c, tasks) for c in correlations)
     return Plan((rate_a, rate_b), power, alpha, tasks, tests)
 
 
-def _possible(rate_a: float, rate_b: float, correlations: Sequence[float]) -> list[float]:
+def _possible(
+    rate_a: float,
+    rate_b: float,
+    correlations: Sequence[float],
+) -> list[float]:
     """0, and those of the others that two policies with these rates can have."""
+    # rates that are no rates are an error, correlations that do not fit them are not
     pair_probabilities(rate_a, rate_b)
     found = []
     for correlation in correlations:
@@ -134,16 +144,19 @@ def _possible(rate_a: float, rate_b: float, correlations: Sequence[float]) -> li
 
 
 def _test(
-    rate_a: float, rate_b: float, power: float, alpha: float, correlation: float | None, tasks: int
+    rate_a: float,
+    rate_b: float,
+    power: float,
+    alpha: float,
+    correlation: float | None,
+    tasks: int,
 ) -> PlannedTest:
     paired, rho = correlation is not None, correlation or 0.0
     n = episodes_needed(rate_a, rate_b, power=power, alpha=alpha, paired=paired, correlation=rho)
+    # evaluations play as many episodes of each task
     n = math.ceil(n / tasks) * tasks
-    sequential = (
-        sequential_plan(rate_a, rate_b, power=power, alpha=alpha, correlation=rho)
-        if paired
-        else None
-    )
-    return PlannedTest(
-        correlation, n, max(half_width(rate_a, n), half_width(rate_b, n)), sequential
-    )
+    sequential = None
+    if paired:
+        sequential = sequential_plan(rate_a, rate_b, power=power, alpha=alpha, correlation=rho)
+    width = max(half_width(rate_a, n), half_width(rate_b, n))
+    return PlannedTest(correlation, n, width, sequential)

@@ -1,9 +1,10 @@
 """A comparison that may be looked at after every episode, and stopped when it has decided.
 
-A fixed-size test that is repeated after every episode until it is significant finds a difference between equal
-policies sooner or later. An e-process does not: it is a bet against "the policies are equal" whose expected wealth
-is at most 1 whenever one stops, so by Ville's inequality the chance that it ever reaches 1/alpha is at most alpha
-(Ville 1939; Shafer 2021; Ramdas, Grunwald, Vovk and Shafer 2023).
+A fixed-size test that is repeated after every episode until it is significant finds a
+difference between equal policies sooner or later. An e-process does not: it is a bet against
+"the policies are equal" whose expected wealth is at most 1 whenever one stops, so by Ville's
+inequality the chance that it ever reaches 1/alpha is at most alpha (Ville 1939; Shafer 2021;
+Ramdas, Grunwald, Vovk and Shafer 2023).
 """
 
 from __future__ import annotations
@@ -17,23 +18,34 @@ from vla.sim_eval.statistics.errors import StatisticsError, check_fraction
 
 
 def paired_log_e_value(
-    wins: ArrayLike, losses: ArrayLike, *, prior: float = 2.0, share: float | None = None
+    wins: ArrayLike,
+    losses: ArrayLike,
+    *,
+    prior: float = 2.0,
+    share: float | None = None,
 ) -> NDArray[np.float64]:
-    """Log of the paired comparison's e-value after `wins` and `losses` (of any shape) among the pairs that differ.
+    """Log of the paired comparison's e-value after `wins` and `losses` (of any shape)
+    among the pairs that differ.
 
-    If the policies are equal, the winner of a pair that differs is a fair coin. The e-value is the likelihood of the
-    wins under another coin over that under the fair one, 2^-(wins + losses). The other coin is drawn from
-    Beta(prior, prior), which gives B(prior + wins, prior + losses) / B(prior, prior) (Robbins 1970); or, if a `share`
-    of wins is named, it shows A with that probability or B with it, by the toss of a fair coin.
+    If the policies are equal, the winner of a pair that differs is a fair coin. The e-value is the
+    likelihood of the wins under another coin over that under the fair one, 2^-(wins + losses). The
+    other coin is drawn from Beta(prior, prior), which gives B(prior + wins, prior + losses) /
+    B(prior, prior) (Robbins 1970); or, if a `share` of wins is named, it shows A with that
+    probability or B with it, by the toss of a fair coin.
     """
     from scipy.special import betaln, xlogy
 
-    w, v = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    # in logs: after a few hundred pairs both likelihoods are below the smallest float
+    w = np.asarray(wins, dtype=np.float64)
+    v = np.asarray(losses, dtype=np.float64)
     if share is None:
         likelihood = betaln(prior + w, prior + v) - betaln(prior, prior)
     else:
-        a, b = xlogy(w, share) + xlogy(v, 1 - share), xlogy(v, share) + xlogy(w, 1 - share)
-        likelihood = np.logaddexp(a, b) - math.log(2)
+        # xlogy(0, 0) is 0, where 0 * log(0) would be NaN
+        for_a = xlogy(w, share) + xlogy(v, 1 - share)
+        for_b = xlogy(v, share) + xlogy(w, 1 - share)
+        # the mean of both bets: two-sided
+        likelihood = np.logaddexp(for_a, for_b) - math.log(2)
     return np.asarray(likelihood + (w + v) * math.log(2))
 
 
@@ -46,25 +58,26 @@ def unpaired_log_factor(
     *,
     prior: float = 0.5,
 ) -> NDArray[np.float64]:
-    """Log of what the unpaired comparison's e-value is multiplied by for outcomes `a` and `b`, given those before.
+    """Log of what the unpaired comparison's e-value is multiplied by for outcomes `a`
+    and `b`, given those before.
 
-    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample tests"): rates A and B
-    as estimated before the episode, against their mean m for both. It is fair for every common rate p: with
-    s = (A - m) / (m (1 - m)) its expected factor is (1 + s (p - m)) (1 - s (p - m)) <= 1.
+    The bet of Turner, Ly and Grunwald (2024, "Generic E-variables for exact sequential k-sample
+    tests"): rates A and B as estimated before the episode, against their mean m for both. It is
+    fair for every common rate p: with s = (A - m) / (m (1 - m)) its expected factor is
+    (1 + s (p - m)) (1 - s (p - m)) <= 1.
 
     Args:
         a, b: success of either policy, of any shape.
         successes_a, successes_b, episodes: counts before; each policy has played `episodes`.
     """
-    rate_a, rate_b = (
-        (np.asarray(s) + prior) / (np.asarray(episodes) + 2 * prior)
-        for s in (successes_a, successes_b)
-    )
+    # from the episodes before alone: a bet that knew this outcome would not be fair
+    played = np.asarray(episodes) + 2 * prior
+    rate_a = (np.asarray(successes_a) + prior) / played
+    rate_b = (np.asarray(successes_b) + prior) / played
     mean = (rate_a + rate_b) / 2
-    factors = (
-        np.where(won, r / mean, (1 - r) / (1 - mean)) for won, r in ((a, rate_a), (b, rate_b))
-    )
-    return np.asarray(sum(np.log(factor) for factor in factors))
+    factor_a = np.where(a, rate_a / mean, (1 - rate_a) / (1 - mean))
+    factor_b = np.where(b, rate_b / mean, (1 - rate_b) / (1 - mean))
+    return np.asarray(np.log(factor_a) + np.log(factor_b))
 
 
 class _EProcess:
@@ -77,6 +90,7 @@ class _EProcess:
     @property
     def e_value(self) -> float:
         """Wealth of the bet now; at most 1 in expectation if the policies are equal."""
+        # exp(710) overflows
         return math.exp(min(self._log_e, 700.0))
 
     @property
@@ -85,7 +99,8 @@ class _EProcess:
         return math.exp(-self._highest)
 
     def decided(self, alpha: float = 0.05) -> bool:
-        """Whether the policies differ, with a chance of at most `alpha` that this is ever said of equal ones."""
+        """Whether the policies differ, with a chance of at most `alpha` that this
+        is ever said of equal ones."""
         check_fraction("alpha", alpha, 0.05)
         return self.p_value <= alpha
 
@@ -97,19 +112,22 @@ class _EProcess:
 class SequentialComparison(_EProcess):
     """Anytime-valid, two-sided comparison of two policies that play the same episodes.
 
-    What it tests: in every episode, given those before, A alone solves it as often as B alone. With several tasks play
-    them in random order, lest task after task favours one policy for a while and then the other.
+    What it tests: in every episode, given those before, A alone solves it as often as B alone. With
+    several tasks play them in random order: in blocks, one task after the other might favour one
+    policy for a while and then the other.
 
         comparison = SequentialComparison()
-        for a, b in pairs:                       # success of A and of B in the same task with the same seed
+        for a, b in pairs:  # success of A and of B in the same task with the same seed
             comparison.update(a, b)
             if comparison.decided(0.05):
                 break
 
     Args:
-        prior: of the wins' share among pairs that differ, Beta(prior, prior); more favours small differences.
-        share: bet on this share (or its mirror image) alone, as planned by `sequential_plan`: fewer episodes where the
-            plan is right, more where it is not. The false alarms are bounded either way.
+        prior: of the wins' share among pairs that differ, Beta(prior, prior);
+            more favours small differences.
+        share: bet on this share (or its mirror image) alone, as planned by
+            `sequential_plan`: fewer episodes if the plan is right, more if it is not. The
+            false alarms are bounded either way.
 
     Attributes:
         wins, losses, ties: pairs that only A, only B, and both or neither solved.
@@ -118,7 +136,12 @@ class SequentialComparison(_EProcess):
         StatisticsError: `prior` is not positive, or `share` not between 0 and 1.
     """
 
-    def __init__(self, *, prior: float = 2.0, share: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        prior: float = 2.0,
+        share: float | None = None,
+    ) -> None:
         super().__init__()
         if prior <= 0:
             raise StatisticsError(f"prior is {prior}: expected a positive number, for example 2")
@@ -129,22 +152,25 @@ class SequentialComparison(_EProcess):
 
     def update(self, a: bool, b: bool) -> None:
         """Adds one pair of outcomes."""
+        # a tie is no toss of the coin: it neither wins nor loses anything
         if bool(a) == bool(b):
             self.ties += 1
             return
         self.wins += bool(a)
         self.losses += bool(b)
-        self._become(
-            float(paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share))
-        )
+        # from the totals, not by a factor per pair: rounding does not add up
+        log_e = paired_log_e_value(self.wins, self.losses, prior=self._prior, share=self._share)
+        self._become(float(log_e))
 
     @property
     def pairs(self) -> int:
+        """Number of pairs seen so far."""
         return self.wins + self.losses + self.ties
 
 
 class UnpairedSequentialComparison(_EProcess):
-    """Anytime-valid, two-sided comparison of two policies that play different episodes, one each per update.
+    """Anytime-valid, two-sided comparison of two policies that play different
+    episodes, one each per update.
 
     See `unpaired_log_factor` for the formula.
 
@@ -152,7 +178,8 @@ class UnpairedSequentialComparison(_EProcess):
         successes: of A and of B.
         episodes: of each.
 
-    Raises StatisticsError where `prior`, the pseudo-count of successes and of failures, is not positive.
+    Raises StatisticsError if `prior`, the pseudo-count of successes and of failures, is not
+    positive.
     """
 
     def __init__(self, prior: float = 0.5) -> None:

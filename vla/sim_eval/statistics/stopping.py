@@ -23,8 +23,10 @@ class SequentialPlan:
     """A sequential comparison with the power of a fixed test.
 
     Attributes:
-        limit: pairs after which to give up: the difference is found within them as often as the power says.
-        expected: mean number of pairs played, if the rates are the planned ones. Equal policies play `limit`.
+        limit: pairs after which to give up: the difference is found within
+            them as often as the power says.
+        expected: mean number of pairs played, if the rates are the planned ones.
+            Equal policies play `limit`.
         share: what `SequentialComparison(share=...)` is to bet on; None for its default.
     """
 
@@ -45,7 +47,8 @@ def sequential_plan(
     """Pairs that `SequentialComparison` needs for true rates `rate_a` and `rate_b`.
 
     Args:
-        informed: bet on the share of wins that these rates imply; else the default bet, which knows no rates.
+        informed: bet on the share of wins that these rates imply; else the
+            default bet, which knows no rates.
 
     Raises:
         StatisticsError: as `episodes_needed`.
@@ -57,9 +60,8 @@ def sequential_plan(
     win, loss = pair_probabilities(rate_a, rate_b, correlation)
     differ = min(1.0, win + loss)
     true_share = max(win, loss) / differ
-    share = (
-        min(true_share, 0.95) if informed else None
-    )  # a bet on 1 would lose everything at the first loss
+    # at most 0.95: a bet on 1 would lose everything at the first loss
+    share = min(true_share, 0.95) if informed else None
     stops = _stopping_times(true_share, alpha, share, power)
     limit = first_true(lambda n: _decided_within(n, stops, differ) >= power, guess)
     return SequentialPlan(limit, _expected_pairs(limit, stops, differ), share)
@@ -68,11 +70,14 @@ def sequential_plan(
 def _stopping_times(
     true_share: float, alpha: float, share: float | None, power: float
 ) -> NDArray[np.float64]:
-    """Probability of deciding at the d-th pair that differs, d = 0, 1, ..., until hardly a path is undecided."""
+    """Probability of deciding at the d-th pair that differs, d = 0, 1, ..., until
+    hardly a path is undecided."""
     threshold = math.log(1 / alpha)
     undecided = (1 - power) / 100
-    alive, offset = np.ones(1), 0  # probabilities of offset, offset + 1, ... wins so far
-    stops, critical = [0.0], 0  # from `critical` wins on, and mirrored, the comparison is decided
+    # probabilities of offset, offset + 1, ... wins so far: only those of undecided paths are kept
+    alive, offset = np.ones(1), 0
+    # from `critical` wins on, and mirrored, the comparison is decided
+    stops, critical = [0.0], 0
     while alive.sum() > undecided:
         if len(stops) > 2 * MOST_EPISODES:
             raise StatisticsError(
@@ -82,36 +87,58 @@ def _stopping_times(
         stepped[1:] += alive * true_share
         pairs = len(stops)
         critical = _critical_wins(pairs, critical, threshold, share)
-        first, last = max(0, pairs - critical + 1 - offset), min(len(stepped), critical - offset)
+        first = max(0, pairs - critical + 1 - offset)
+        last = min(len(stepped), critical - offset)
         alive = stepped[first:last]
-        stops.append(float(stepped[:first].sum() + stepped[last:].sum()))
+        decided = stepped[:first].sum() + stepped[last:].sum()
+        stops.append(float(decided))
         offset += first
     return np.array(stops)
 
 
-def _critical_wins(pairs: int, critical: int, threshold: float, share: float | None) -> int:
-    """Fewest wins (at least half) of `pairs` that decide, given those of `pairs` - 1; pairs + 1 where none do."""
+def _critical_wins(
+    pairs: int,
+    critical: int,
+    threshold: float,
+    share: float | None,
+) -> int:
+    """Fewest wins (at least half) of `pairs` that decide, given those of one pair fewer;
+    pairs + 1 if none do."""
+    # it never falls when a pair is added, so the search goes on where the last one ended
     critical = max(critical, (pairs + 1) // 2)
-    while (
-        critical <= pairs
-        and paired_log_e_value(critical, pairs - critical, share=share) < threshold
-    ):
+    while critical <= pairs:
+        if paired_log_e_value(critical, pairs - critical, share=share) >= threshold:
+            break
         critical += 1
     return critical
 
 
-def _decided_within(pairs: int, stops: NDArray[np.float64], differ: float) -> float:
+def _decided_within(
+    pairs: int,
+    stops: NDArray[np.float64],
+    differ: float,
+) -> float:
+    """Probability that at most `pairs` pairs decide: that enough of them differ, for each
+    number that may be enough."""
     from scipy.stats import binom
 
-    return float(stops @ binom.sf(np.arange(len(stops)) - 1, pairs, differ))
+    enough_differ = binom.sf(np.arange(len(stops)) - 1, pairs, differ)
+    return float(stops @ enough_differ)
 
 
-def _expected_pairs(limit: int, stops: NDArray[np.float64], differ: float) -> float:
-    """E min(T, limit). By Wald's identity it is the mean number of differing pairs seen by then, over `differ`.
+def _expected_pairs(
+    limit: int,
+    stops: NDArray[np.float64],
+    differ: float,
+) -> float:
+    """E min(T, limit). By Wald's identity it is the mean number of differing pairs
+    seen by then, over `differ`.
 
-    That number is min(X, Y) of two independent ones: X differing pairs would decide, Y are among `limit` pairs.
+    That number is min(X, Y) of two independent ones: X differing pairs would
+    decide, Y are among `limit` pairs.
     """
     from scipy.stats import binom
 
     at_least = 1 - np.concatenate([[0.0], np.cumsum(stops)[:-1]])  # P(X >= d)
-    return float((at_least[1:] * binom.sf(np.arange(len(stops) - 1), limit, differ)).sum() / differ)
+    as_many_played = binom.sf(np.arange(len(stops) - 1), limit, differ)  # P(Y >= d)
+    return float((at_least[1:] * as_many_played).sum() / differ)

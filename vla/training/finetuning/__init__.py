@@ -1,1 +1,1 @@
-"""See the files."""
+"""A trained policy goes on learning: on another robot, by adapters, or on tasks that disagree."""

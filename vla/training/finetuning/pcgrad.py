@@ -1,5 +1,6 @@
-"""Gradients of several tasks that do not work against each other (Yu et al. 2020, "Gradient Surgery for Multi-Task
-Learning", algorithm 1: PCGrad).
+"""Gradients of several tasks that do not work against each other: PCGrad.
+
+Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", algorithm 1.
 
 K tasks, P parameters in one row.
 """
@@ -23,43 +24,61 @@ from vla.training.step import GlobalMeans, clip_gradients, shares_of, sum_over_p
 
 
 def project_conflicts(
-    gradients_KP: Float[Tensor, "K P"], rng: np.random.Generator
+    gradients_KP: Float[Tensor, "K P"],
+    rng: np.random.Generator,
 ) -> tuple[Float[Tensor, " P"], float]:
-    """The sum of the tasks' gradients, each first freed of what opposes another's; and the share of pairs that oppose.
+    """The sum of the tasks' gradients without conflicts; and the share of pairs that oppose.
 
-    Task by task, the other tasks in random order: where the inner product with a task's own gradient is negative, the
-    component along it is taken away. Without conflicts it is the plain sum.
+    Task by task, the other tasks in random order: if the inner product with a task's own gradient
+    is negative, the component along it is taken away. Without conflicts it is the plain sum.
     """
     K = len(gradients_KP)
-    products_KK = torch.stack(
-        [(gradients_KP * other_P).sum(1) for other_P in gradients_KP]
-    )  # no TF32: signs matter
+    # a matrix product could be computed in TF32, and the signs of small products would be chance
+    rows = [(gradients_KP * other_P).sum(1) for other_P in gradients_KP]
+    products_KK = torch.stack(rows)
     total_P = gradients_KP.sum(0)
     conflicts = int((products_KK < 0).sum())
     for task in range(K) if conflicts else ():
-        # the projected gradient stays a combination of all: g_task + sum of c_j g_j, so that inner products are known
-        own_K = torch.zeros_like(products_KK[0])
-        own_K[task] = 1
-        for other in rng.permutation([k for k in range(K) if k != task]).tolist():
-            product = own_K @ products_KK[other]
-            if product < 0:
-                own_K[other] -= product / products_KK[other, other]
-        own_K[task] -= 1
-        total_P = total_P + (own_K[:, None] * gradients_KP).sum(0)
+        change_K = _projection(products_KK, task, rng)
+        total_P = total_P + (change_K[:, None] * gradients_KP).sum(0)
     return total_P, conflicts / max(K * (K - 1), 1)
 
 
+def _projection(
+    products_KK: Float[Tensor, "K K"],
+    task: int,
+    rng: np.random.Generator,
+) -> Float[Tensor, " K"]:
+    """What the projection adds to a task's gradient, as factors of all tasks' gradients."""
+    # the projected gradient stays a combination, g_task + sum of c_j g_j: its inner products follow
+    # from those of the tasks, and no vector of P numbers is touched
+    own_K = torch.zeros_like(products_KK[0])
+    own_K[task] = 1
+    others = [other for other in range(len(products_KK)) if other != task]
+    for other in rng.permutation(others).tolist():
+        product = own_K @ products_KK[other]
+        if product < 0:
+            own_K[other] -= product / products_KK[other, other]
+    own_K[task] -= 1
+    return own_K
+
+
 def check_projection(learner: nn.Module, processes: int) -> None:
-    """Raises ConfigError where tasks cannot have a backward pass of their own: batch norm that is synchronised over
-    processes waits for all of them, but not all have every task in their batches."""
-    if processes > 1 and any(
-        isinstance(m, nn.SyncBatchNorm) and m.training for m in learner.modules()
-    ):
-        raise ConfigError(
-            [
-                "optim.project_gradients: batch norm is synchronised over the GPUs; use one process, or policy.norm: group"
-            ]
-        )
+    """Raises ConfigError if tasks cannot have a backward pass of their own.
+
+    Batch norm that is synchronised over processes waits for all of them, but not all have every
+    task in their batches.
+    """
+    if processes == 1:
+        return
+    for module in learner.modules():
+        if isinstance(module, nn.SyncBatchNorm) and module.training:
+            raise ConfigError(
+                [
+                    "optim.project_gradients: batch norm is synchronised over the GPUs; use one "
+                    "process, or policy.norm: group"
+                ]
+            )
 
 
 def projected_backward(
@@ -73,22 +92,26 @@ def projected_backward(
     clip: float | None,
     seed: int,
 ) -> dict[str, float]:
-    """As `vla.training.step.backward`, with the conflicts of the tasks (instructions) of the global batch projected.
+    """As `vla.training.step.backward`, with the conflicts of the global batch's tasks projected.
 
-    Every task's gradient is summed over micro-batches and processes before anything is projected; the parameters of the
-    policy and of the objective are two rows that are projected each by itself. What an objective takes from a whole batch,
-    and batch norm, it takes here from the windows of one task.
+    A task is an instruction. Every task's gradient is summed over micro-batches and processes
+    before anything is projected; the parameters of the policy and of the objective are two rows
+    that are projected each by itself. What an objective takes from a whole batch, and batch norm,
+    it takes here from the windows of one task.
 
     Args:
         seed: of the order in which tasks are compared; the same on all processes.
 
     Returns:
-        Beside those of `backward`: `tasks`, and `conflicts`, the share of pairs of tasks whose gradients of the policy oppose.
+        Those of `backward`, and: `tasks`; `conflicts`, the share of pairs of tasks whose gradients
+        of the policy oppose.
     """
     learner = accelerator.unwrap_model(model)
     assert isinstance(learner, Learner)
     parts = [part for batch in batches for part in _by_task(batch)]
+    # as in `backward`: the mean over the global batch by weight, however it is divided into tasks
     shares = shares_of(objective, [batch for _, batch in parts], accelerator)
+    # all processes go through the same tasks in the same order: each waits for the others' sums
     tasks = sorted(set(gather_object([task for task, _ in parts])))
     rows = [
         [p for p in module.parameters() if p.requires_grad]
@@ -112,43 +135,64 @@ def projected_backward(
             used.update(p for p in row if p.grad is not None)
             if row:
                 collected.append(sum_over_processes(_flat(row), accelerator))
-    conflicts = 0.0
-    for number, (row, collected) in enumerate(zip(rows, gradients, strict=True)):
-        if row:
-            total_P, share_of_pairs = project_conflicts(
-                torch.stack(collected), np.random.default_rng([seed, number])
-            )
-            anywhere = sum_over_processes(
-                torch.tensor([float(p in used) for p in row], device=total_P.device), accelerator
-            )
-            _write(row, total_P, (anywhere > 0).tolist())
-            conflicts = share_of_pairs if number == 0 else conflicts
+    conflicts = [
+        _project_row(row, collected, used, accelerator, np.random.default_rng([seed, number]))
+        for number, (row, collected) in enumerate(zip(rows, gradients, strict=True))
+    ]
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
-    return (
-        means.over_processes(accelerator)
-        | norms
-        | {"tasks": float(len(tasks)), "conflicts": conflicts}
-    )
+    numbers = means.over_processes(accelerator)
+    return numbers | norms | {"tasks": float(len(tasks)), "conflicts": conflicts[0]}
+
+
+def _project_row(
+    row: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    used: set[nn.Parameter],
+    accelerator: Accelerator,
+    rng: np.random.Generator,
+) -> float:
+    """Gives the parameters of a row the projected gradient; returns the share of conflicts."""
+    if not row:
+        return 0.0
+    total_P, share = project_conflicts(torch.stack(list(gradients)), rng)
+    # a parameter may have been used on another process alone
+    used_here = torch.tensor([float(p in used) for p in row], device=total_P.device)
+    used_anywhere = sum_over_processes(used_here, accelerator) > 0
+    _write(row, total_P, used_anywhere.tolist())
+    return share
 
 
 def _by_task(micro_batch: RobotBatch) -> Iterator[tuple[str, RobotBatch]]:
     robot, batch = micro_batch
     for task in dict.fromkeys(batch.instruction):
-        rows = np.flatnonzero([text == task for text in batch.instruction])
-        yield task, RobotBatch(robot, batch.select(rows))
+        of_task = [text == task for text in batch.instruction]
+        yield task, RobotBatch(robot, batch.select(np.flatnonzero(of_task)))
 
 
 def _flat(row: Sequence[nn.Parameter]) -> Float[Tensor, " P"]:
-    return torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in row]
-    )
+    parts = []
+    for parameter in row:
+        gradient = parameter.grad
+        if gradient is None:
+            # this task's loss does not depend on it: no gradient opposes nothing
+            gradient = torch.zeros_like(parameter)
+        parts.append(gradient.float().flatten())
+    return torch.cat(parts)
 
 
 def _write(row: Sequence[nn.Parameter], total_P: Tensor, used: Sequence[bool]) -> None:
-    """The gradients of a row; parameters that no task uses keep none, so that the optimiser leaves them alone."""
-    for p, values, use in zip(row, total_P.split([p.numel() for p in row]), used, strict=True):
-        p.grad = torch.empty_like(p).copy_(values.view(p.shape)) if use else None
+    """The gradients of a row; parameters that no task uses keep none.
+
+    So the optimiser leaves them alone: a gradient of zeros would still decay their weights.
+    """
+    sizes = [parameter.numel() for parameter in row]
+    parts = zip(row, total_P.split(sizes), used, strict=True)
+    for parameter, values, is_used in parts:
+        parameter.grad = None
+        if is_used:
+            gradient = torch.empty_like(parameter)
+            parameter.grad = gradient.copy_(values.view(parameter.shape))
 
 
 __all__ = ["check_projection", "project_conflicts", "projected_backward"]

@@ -18,8 +18,8 @@ from vla.data.rewards import check_rewards
 from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
-from vla.training.losses import n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, asked_besides
+from vla.training.losses import Metrics, n_step_returns
+from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
 from vla.training.objectives.bc import BC
 from vla.training.offline_rl.data_checks import (
     check_lower_bound,
@@ -29,16 +29,29 @@ from vla.training.offline_rl.data_checks import (
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
 from vla.training.offline_rl.extractions.base import Extraction
 from vla.training.offline_rl.target_network import TargetCopy
-from vla.training.offline_rl.values.base import Lookahead, Moment, ValueLearner
+from vla.training.offline_rl.values.base import Lookahead, Transition, ValueLearner, ValueLoss
 from vla.training.offline_rl.values.none import NoValues
-from vla.types import Batch
+from vla.types import Batch, PolicyOutput
 
 Discount = Annotated[float, Field(gt=0, le=1)]
+
+_DIVERGENCE_REMEDY = (
+    "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: "
+    "expectile}, which asks for no action outside of the data"
+)
 
 
 @register("objectives", "actor_critic")
 class ActorCriticConfig(ObjectiveConfig):
-    """Offline RL as a choice of how values are learned and how the policy is made from them."""
+    """Offline RL as a choice of how values are learned and how the policy is made from them.
+
+    Formula: L = L_value(critics) + L_extraction(policy), of one pass over the same windows; the
+    value part gives advantages (B, T) and Q of chunks (B, T, K, A) to the extraction. See the
+    registered "values" and "extractions" for both losses, their sources and shapes.
+
+    Source: chunks as actions; Li, Zhou and Levine, 2025, "Reinforcement learning with action
+    chunking".
+    """
 
     type: Literal["actor_critic"] = "actor_critic"
     value: Annotated[Any, Choice("values")] = Field(default={"type": "expectile"})
@@ -52,7 +65,11 @@ class ActorCriticConfig(ObjectiveConfig):
 
     def build(self, policy: Policy) -> ActorCritic:
         return build_actor_critic(
-            policy, self.value, self.extraction, discount=self.discount, warmup=self.warmup_steps
+            policy,
+            self.value,
+            self.extraction,
+            discount=self.discount,
+            warmup=self.warmup_steps,
         )
 
 
@@ -64,7 +81,8 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
     target_rate: float = Field(default=0.005, gt=0, le=1)
     """How far target copies move at every step. Short runs: 0.02."""
     monte_carlo_floor: bool = False
-    """No target of Q below what the very episode brought: for sparse rewards, where values else spread slowly."""
+    """No target of Q below the return of the very episode: for sparse rewards, where values else
+    spread slowly."""
     critic: CriticConfig = CriticConfig()
     """Networks."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -72,22 +90,47 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
 
     @property
     def critics(self) -> dict[str, Any]:
-        """The fields of a value part that are told here."""
+        """The fields of a value part that a preset has itself."""
         return {
-            name: getattr(self, name) for name in ("critic", "target_rate", "monte_carlo_floor")
+            "critic": self.critic,
+            "target_rate": self.target_rate,
+            "monte_carlo_floor": self.monte_carlo_floor,
         }
 
-    def join(self, policy: Policy, value: Any, extraction: Any) -> ActorCritic:
+    def join(
+        self,
+        policy: Policy,
+        value: Any,
+        extraction: Any,
+    ) -> ActorCritic:
         """The objective of these parts."""
         return build_actor_critic(
-            policy, value, extraction, discount=self.discount, warmup=self.warmup_steps
+            policy,
+            value,
+            extraction,
+            discount=self.discount,
+            warmup=self.warmup_steps,
         )
 
 
 def build_actor_critic(
-    policy: Policy, value: Any, extraction: Any, *, discount: float, warmup: int = 0
+    policy: Policy,
+    value: Any,
+    extraction: Any,
+    *,
+    discount: float,
+    warmup: int = 0,
 ) -> ActorCritic:
-    """The objective for a policy. Raises ObjectiveError where the parts do not go together."""
+    """The objective for a policy.
+
+    Args:
+        policy: to be trained.
+        value, extraction: configs of the two parts.
+        discount: per environment step.
+        warmup: first steps in which only the values learn.
+
+    Raises ObjectiveError if the parts do not go together.
+    """
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
     return ActorCritic(
         learner,
@@ -100,20 +143,24 @@ def build_actor_critic(
 
 
 def _slow_copy(policy: Policy) -> TargetCopy:
+    """A copy of the whole policy. Raises ObjectiveError if a checkpoint does not hold all of it."""
+    # what a checkpoint leaves out is a frozen base, or adapters that it merges: no whole to follow
     if policy.weights().keys() != policy.state_dict().keys():
         raise ObjectiveError(
-            f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its frozen base or adapters; set "
-            "target_policy: false"
+            f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its "
+            "frozen base or adapters; set target_policy: false"
         )
     heads = [module.tokenizer for module in policy.modules() if isinstance(module, Head)]
+    # tokenizers and text encoder are shared: they are fitted later, and must be the same then
     return TargetCopy(policy, shared=[policy.tokenizer, *heads, policy.language])
 
 
 class ActorCritic(Objective):
     """A value learner and an extraction, trained side by side.
 
-    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since that is what the policy
-    commits itself to (Li et al., 2025, "Reinforcement learning with action chunking").
+    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since
+    that is what the policy commits itself to (Li et al., 2025). Steps within K of a truncation have
+    no target.
     """
 
     steps: Tensor
@@ -131,127 +178,154 @@ class ActorCritic(Objective):
     ) -> None:
         super().__init__()
         self.target_policy = target_policy
-        self.value, self.extraction, self.discount, self.warmup = (
-            value,
-            extraction,
-            discount,
-            warmup,
-        )
+        self.value = value
+        self.extraction = extraction
+        self.discount = discount
+        self.warmup = warmup
         self.next_step = chunk if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
-        self._labelled = False  # whether the data tells which episodes are solved
+        self._labelled = False  # whether the data says which episodes are solved
 
-    # --- before and after ------------------------------------------------------------------------------
+    # --- before and after -------------------------------------------------------------------------
 
     def fit(self, windows: Windows) -> None:
-        """Raises DataError or ObjectiveError where the rewards cannot teach what is good."""
+        """Raises DataError or ObjectiveError if the rewards cannot teach what is good."""
         self._labelled = bool(windows.success.any())
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
-        self._allow(windows)
+        self._check_values(windows)
 
     def check_replayed(self, windows: Windows) -> None:
-        """Raises DataError or ObjectiveError where the rewards of a further dataset cannot teach what is good."""
+        """Raises DataError or ObjectiveError as `fit` does, of a further dataset."""
         if isinstance(self.value, NoValues):
             return
         check_replayed_rewards(windows)
-        self._allow(windows)
+        self._check_values(windows)
 
-    def _allow(self, windows: Windows) -> None:
-        """Checks that values can be learned from these data, and allows them what these data may bring."""
+    def _check_values(self, windows: Windows) -> None:
+        """Checks that values can be learned, and raises the bound on Q to what these data allow."""
         if self.value.looks_ahead:
             check_targets(windows, self.next_step)
-        check_lower_bound(windows, self.value.held_up_by)
+        check_lower_bound(windows, self.value.return_bounds)
         self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))
 
     @property
-    def policy_rests(self) -> bool:
-        return self._warms_up or self.extraction.rests
+    def skips_policy_update(self) -> bool:
+        return self._warms_up or self.extraction.skips_policy_update
 
     @property
     def _warms_up(self) -> bool:
+        # `warmup` first: reading `steps` makes a GPU wait
         return bool(self.warmup) and int(self.steps) < self.warmup
 
     def after_step(self, policy: Policy) -> None:
-        """Moves target copies. Raises ObjectiveError where Q has left what any episode could bring."""
+        """Moves target copies. Raises ObjectiveError if Q exceeds what any episode could return."""
         self.steps += 1
         if self.value.target_every == 1 or int(self.steps) % self.value.target_every == 0:
             self.value.after_step()
             if self.target_policy is not None:
                 self.target_policy.follow(policy, rate=self.value.config.target_rate)
         self.extraction.after_step()
-        remedy = (
-            "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: expectile}, which asks "
-            "for no action outside of the data"
-        )
         check_size(
-            self.q_size, self._q_bound, steps=int(self.steps), discount=self.discount, remedy=remedy
+            self.q_size,
+            self._q_bound,
+            steps=int(self.steps),
+            discount=self.discount,
+            remedy=_DIVERGENCE_REMEDY,
         )
 
     def deploy(self, policy: Policy) -> Policy:
+        # what acts need not be what was trained: a critic may choose among the policy's proposals
         return self.extraction.deploy(policy, self.value)
 
-    # --- learning --------------------------------------------------------------------------------------
+    # --- learning ---------------------------------------------------------------------------------
 
     def weight(self, batch: Batch) -> Tensor:
+        # the last n steps are there for targets only: they are no steps that are learned from
         return (batch.mask[:, : -self.next_step] if self.next_step else batch.mask).sum()
 
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Value loss, policy loss, and the losses that the policy adds."""
         now = self._now(batch)
         output = policy(now)
+        lookahead = self.lookahead(policy, batch)
+        # Critics read features as they are, without teaching the trunk, unless they are joint.
         features = output.features if self.value.joint else output.features.detach()
-        later = self.lookahead(policy, batch)
-        value_loss, metrics = self.value.loss(Moment(now, features, output.actions), later)
-        moment = Moment(now, features.detach(), output.actions, later)
-        policy_loss, more = self.extraction.loss(moment, self.value)
-        added = asked_besides(output, now, solved_only=self._labelled)
+        value, policy_loss, policy_metrics = self._losses(now, output, features, lookahead)
+        added = auxiliary_losses(output, now, solved_only=self._labelled)
         if self.training:
-            size = metrics.get("q_data", metrics.get("v"))
+            size = value.metrics.get("q_data", value.metrics.get("v"))
             if size is not None:
                 watch_size(self.q_size, size, int(self.steps))
+        # times 0, not left out: under distributed training every parameter must have a gradient
         learns = 0.0 if self._warms_up else 1.0
-        metrics |= more | {name: loss.detach() for name, loss in added.items()}
-        return value_loss + learns * policy_loss + sum(added.values()), metrics | {
-            "policy_loss": policy_loss.detach()
-        }
+        metrics = value.metrics | policy_metrics
+        metrics |= {name: loss.detach() for name, loss in added.items()}
+        metrics["policy_loss"] = policy_loss.detach()
+        return value.loss + learns * policy_loss + sum(added.values()), metrics
 
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        """What imitation would tell of held-out windows, the values' errors, and `loss`, the sum of both parts."""
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
+        """The metrics of imitation, the values' errors, and `loss`, the sum of both parts."""
         now = self._now(batch)
-        own = policy.trained
+        # of the policy that learns: a guided one acts by the very critics that are judged here
+        own = policy.unwrapped
         output = own(now)
-        later = self.lookahead(own, batch)
-        moment = Moment(now, output.features, output.actions, later)
-        value_loss, metrics = self.value.loss(moment, later)
-        policy_loss, more = self.extraction.loss(moment, self.value)
-        return BC().validate(policy, now) | metrics | more | {"loss": value_loss + policy_loss}
+        lookahead = self.lookahead(own, batch)
+        value, policy_loss, policy_metrics = self._losses(now, output, output.features, lookahead)
+        metrics = BC().validate(policy, now) | value.metrics | policy_metrics
+        return metrics | {"loss": value.loss + policy_loss}
+
+    def _losses(
+        self, now: Batch, output: PolicyOutput, features: Tensor, lookahead: Lookahead | None
+    ) -> tuple[ValueLoss, Tensor, Metrics]:
+        """Loss of the values, loss of the policy, and the metrics of the latter.
+
+        Args:
+            features: (B, T, F), as the critics read them.
+        """
+        transition = Transition(now, features, output.actions, lookahead)
+        value = ValueLoss.of(self.value.loss(transition, lookahead))
+        # What the value loss has found goes on to the extraction. The policy's loss moves no
+        # critic, so its features have no gradient, whatever the critics' have.
+        transition = Transition(
+            now,
+            features.detach(),
+            output.actions,
+            lookahead,
+            value.estimates,
+        )
+        policy_loss, metrics = self.extraction.loss(transition, self.value)
+        return value, policy_loss, metrics
 
     def _now(self, batch: Batch) -> Batch:
+        """The windows without the steps that only targets look at."""
         return batch.steps(0, -self.next_step) if self.next_step else batch
 
     def lookahead(self, policy: Policy, batch: Batch) -> Lookahead | None:
-        """What follows the windows, where the values look ahead."""
+        """What follows the windows, if the values look ahead."""
         if not self.value.looks_ahead:
             return None
         returns, bootstrap, known = n_step_returns(
-            batch.rewards, batch.terminals, batch.mask, n=self.next_step, discount=self.discount
+            batch.rewards,
+            batch.terminals,
+            batch.mask,
+            n=self.next_step,
+            discount=self.discount,
         )
         later = batch.steps(self.next_step, None)
         with torch.no_grad():
-            if not self.value.needs_policy_later:  # then nobody looks at its actions
-                return Lookahead(
-                    Moment(later, policy.features(later), cast(Any, None)),
-                    returns,
-                    bootstrap,
-                    known,
-                )
+            if not self.value.needs_policy_later:
+                # features alone: nobody asks for the actions there, and a head may be expensive
+                transition = Transition(later, policy.features(later), cast(Any, None))
+                return Lookahead(transition, returns, bootstrap, known)
             if self.target_policy is not None:
                 self.target_policy.start(policy)
             output = (self.target_policy or policy)(later)
-        return Lookahead(Moment(later, output.features, output.actions), returns, bootstrap, known)
+        transition = Transition(later, output.features, output.actions)
+        return Lookahead(transition, returns, bootstrap, known)
 
 
 __all__ = [

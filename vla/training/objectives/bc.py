@@ -1,4 +1,7 @@
-"""Behavioural cloning: maximise the likelihood of the demonstrated actions."""
+"""Behavioural cloning: maximise the likelihood of the demonstrated actions.
+
+B windows, T steps, K actions per chunk, A action dimensions.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,22 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import action_l1, masked_mean
-from vla.training.objective import Objective, ObjectiveConfig
+from vla.training.losses import Metrics, action_l1, masked_mean
+from vla.training.objective import Objective, ObjectiveConfig, auxiliary_losses
 from vla.types import Batch
 
 
 @register("objectives", "bc")
 class BCConfig(ObjectiveConfig):
-    """Imitation of the demonstrated actions."""
+    """Imitation of the demonstrated actions.
+
+    Formula: L = mean over the valid steps of -log pi(a_t | s_0 .. s_t, instruction), or what the
+    head has in place of it (see the heads), plus the losses that the policy adds in training.
+
+    Shapes: actions a are (B, T, K, A), their loss (B, T).
+
+    Source: Pomerleau, 1989, "ALVINN: an autonomous land vehicle in a neural network".
+    """
 
     several_robots: ClassVar[bool] = True
     type: Literal["bc"] = "bc"
@@ -26,42 +37,43 @@ class BCConfig(ObjectiveConfig):
 
 
 class BC(Objective):
-    """Mean over the valid steps of the action distribution's own loss (cross-entropy for tokens), and in training of the
-    losses that the policy adds."""
+    """Mean over the valid steps of the distribution's own loss (cross-entropy for tokens)."""
 
-    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss, and in training those that the policy adds."""
         output = policy(batch)
         loss_BT = output.actions.loss(batch.actions, batch.action_mask)
         loss = masked_mean(loss_BT, batch.mask)
-        added = {
-            name: masked_mean(values_BT, batch.mask) for name, values_BT in output.losses.items()
-        }
-        metrics = {name: value.detach() for name, value in added.items()} | _accuracy(
-            output.actions, batch
-        )
+        # at steps of failures too: their actions are imitated as well
+        added = auxiliary_losses(output, batch, solved_only=False)
+        metrics = {name: value.detach() for name, value in added.items()}
+        metrics |= _token_accuracy(output.actions, batch)
         if policy.robot_name:
             # of one robot among several: its imitation alone, without what the policy adds
             metrics[f"loss/{policy.robot_name}"] = loss.detach()
         return loss + sum(added.values()), metrics
 
-    def validate(self, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-        """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per action dimension."""
+    def validate(self, policy: Policy, batch: Batch) -> Metrics:
+        """`loss`, `action_error` (mean L1 of the mode, robot units) and the same per dimension."""
         distribution = policy(batch).actions
-        loss = masked_mean(distribution.loss(batch.actions, batch.action_mask), batch.mask)
+        loss_BT = distribution.loss(batch.actions, batch.action_mask)
+        # of the mode, which is what control executes by default
         error_BTA = action_l1(distribution.mode(), batch.actions, batch.action_mask)
-        metrics = {"loss": loss, "action_error": masked_mean(error_BTA.mean(-1), batch.mask)}
-        for name, error_BT in zip(policy.spec.action_names, error_BTA.unbind(-1), strict=True):
+        metrics = {
+            "loss": masked_mean(loss_BT, batch.mask),
+            "action_error": masked_mean(error_BTA.mean(-1), batch.mask),
+        }
+        for number, name in enumerate(policy.spec.action_names):
+            error_BT = error_BTA[..., number]
             metrics[f"action_error/{name}"] = masked_mean(error_BT, batch.mask)
-        return metrics | _accuracy(distribution, batch)
+        return metrics | _token_accuracy(distribution, batch)
 
 
 @torch.no_grad()
-def _accuracy(distribution: Any, batch: Batch) -> dict[str, Tensor]:
-    """Share of the valid actions' tokens that are the most likely ones, where the distribution is over tokens."""
+def _token_accuracy(distribution: Any, batch: Batch) -> Metrics:
+    """Share of the valid actions' tokens that are the most likely ones; nothing without tokens."""
+    # only distributions over tokens have it; an accuracy of real numbers means nothing
     if not hasattr(distribution, "token_accuracy"):
         return {}
-    return {
-        "token_accuracy": masked_mean(
-            distribution.token_accuracy(batch.actions, batch.action_mask), batch.mask
-        )
-    }
+    accuracy_BT = distribution.token_accuracy(batch.actions, batch.action_mask)
+    return {"token_accuracy": masked_mean(accuracy_BT, batch.mask)}

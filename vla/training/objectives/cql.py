@@ -1,4 +1,4 @@
-"""Conservative Q-learning (Kumar et al., 2020), and calibrated (Nakamoto et al., 2023)."""
+"""Conservative Q-learning (Kumar et al., 2020)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ from vla.config import Choice, register
 from vla.models.policy import Policy
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.offline_rl.extractions.ddpg_bc import DDPGBCConfig, Temperature
-from vla.training.offline_rl.ignored_options import refuse_unused
+from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.values.conservative import ConservativeConfig
 
 
 @register("objectives", "cql")
 class CQLConfig(CriticObjectiveConfig):
-    """Q that distrusts what the data does not hold; the policy climbs it (by entropy-regularised gradients, or as `extraction`
-    says)."""
+    """Q that distrusts what the data does not hold; the policy climbs it (by entropy-regularised
+    gradients, or as `extraction` says).
+
+    Formula, with the loss L_TD of `td`, sampled actions a_i with densities p_i, and a
+    reparametrised action a' of the policy:
+
+        L_Q = L_TD + alpha * mean over B, T of
+              log mean over i of exp(Q(s, a_i) - log p_i) - Q(s, a)
+        L_pi = mean over B, T of temperature * log pi(a' | s) - Q(s, a')
+
+    Value part `conservative`, extraction `ddpg_bc`, which give the shapes.
+
+    Source: Kumar, Zhou, Tucker and Levine, 2020, "Conservative Q-learning for offline reinforcement
+    learning", eq. 4 and appendix F.
+    """
 
     type: Literal["cql"] = "cql"
     alpha: float = Field(default=5.0, ge=0)
@@ -25,7 +38,8 @@ class CQLConfig(CriticObjectiveConfig):
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each of three kinds for the gap."""
     importance: bool = True
-    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or mixture."""
+    """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or
+    mixture."""
     temperature: Temperature = "auto"
     """Weight of the policy's entropy; `auto` as in ddpg_bc."""
     bc: float = Field(default=0.0, ge=0)
@@ -34,17 +48,15 @@ class CQLConfig(CriticObjectiveConfig):
     """Another way to make the policy, such as weighted_bc, best_of_n or argmax_q."""
 
     @model_validator(mode="after")
-    def _used(self) -> CQLConfig:
+    def _no_option_is_ignored(self) -> CQLConfig:
         if self.extraction is not None:
-            refuse_unused(
-                self,
-                ("temperature", "bc"),
-                "extraction is given; set it there (ddpg_bc), or drop extraction",
-            )
+            why = "extraction is given; set it there (ddpg_bc), or drop extraction"
+            refuse_ignored_options(self, ("temperature", "bc"), why)
         return self
 
     @property
     def calibrated(self) -> bool:
+        """Whether returns of the data bound Q of the policy's actions from below (Cal-QL)."""
         return False
 
     def build(self, policy: Policy) -> ActorCritic:
@@ -55,10 +67,12 @@ class CQLConfig(CriticObjectiveConfig):
             importance=self.importance,
             calibrated=self.calibrated,
         )
-        climbing = self.extraction or DDPGBCConfig(
+        # As published the policy climbs plain Q. Beside imitation Q is divided by its size, so that
+        # `bc` means the same whatever the rewards.
+        extraction = self.extraction or DDPGBCConfig(
             bc=self.bc, normalise=self.bc > 0, temperature=self.temperature
         )
-        return self.join(policy, value, climbing)
+        return self.join(policy, value, extraction)
 
 
 __all__ = ["CQLConfig"]

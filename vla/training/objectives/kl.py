@@ -15,7 +15,19 @@ from vla.training.offline_rl.values.expectile import ExpectileConfig
 
 @register("objectives", "kl")
 class KLObjectiveConfig(CriticObjectiveConfig):
-    """Q and V of IQL; the policy makes its own better samples likelier and pays for every nat that it leaves the data by."""
+    """Q and V of IQL; the policy makes its own better samples likelier and pays for every nat that
+    it leaves the data by.
+
+    Formula, with S samples a_i of the policy and their advantages A_i over each other:
+
+        L_pi = alpha * mean over B, T of -log pi(a | s)
+               - mean over B, T and S of A_i log pi(a_i | s) / (K A)
+
+    Value part `expectile`, extraction `kl`, which give the losses of Q and V, and the shapes.
+
+    Source: Wu, Tucker and Nachum, 2019, "Behavior regularized offline reinforcement learning" (BRAC
+    with policy regularisation).
+    """
 
     type: Literal["kl"] = "kl"
     alpha: float = Field(default=1.0, gt=0)
@@ -26,9 +38,10 @@ class KLObjectiveConfig(CriticObjectiveConfig):
     """Of the values."""
 
     def build(self, policy: Policy) -> ActorCritic:
+        # V of the data, not of the policy: the values stay those of IQL however far the policy goes
         value = ExpectileConfig(**self.critics, expectile=self.expectile)
-        nearing = KLConfig(alpha=self.alpha, samples=self.samples)
-        return self.join(policy, value, nearing)
+        extraction = KLConfig(alpha=self.alpha, samples=self.samples)
+        return self.join(policy, value, extraction)
 
 
 __all__ = ["KLObjectiveConfig"]

@@ -1,6 +1,6 @@
-"""Return-conditioned supervised learning: imitation by a policy that is told what each episode brought.
+"""Return-conditioned supervised learning: imitation by a policy that reads returns.
 
-Chen et al., 2021 (Decision Transformer); Emmons et al., 2022 (RvS). It does not join pieces of different episodes.
+E episodes.
 """
 
 from __future__ import annotations
@@ -20,45 +20,62 @@ from vla.training.offline_rl.data_checks import check_recorded_rewards
 
 @register("objectives", "return_conditioned")
 class ReturnConditionedConfig(ObjectiveConfig):
-    """Behavioural cloning that insists on a policy which reads returns, and on data in which they differ."""
+    """Behavioural cloning that insists on a policy which reads returns, and on data in which they
+    differ.
+
+    It does not join pieces of different episodes. Formula, with the return to go R_t (or whether
+    the episode was solved):
+
+        L = mean over the valid steps of -log pi(a_t | R_t, s_0 .. s_t, instruction)
+
+    Shapes: R is (B, T), actions (B, T, K, A).
+
+    Source: Chen et al., 2021, "Decision Transformer"; Emmons et al., 2022, "RvS: what is essential
+    for offline RL via supervised learning?".
+    """
 
     type: Literal["return_conditioned"] = "return_conditioned"
 
     def build(self, policy: Policy) -> ReturnConditioned:
-        """Raises ObjectiveError where the policy reads neither returns nor success."""
-        if not getattr(policy, "return_conditioned", False):
+        """Raises ObjectiveError if the policy reads neither returns nor success."""
+        if not policy.return_conditioned:
             raise ObjectiveError(
-                f"objective: return_conditioned needs a policy that is told returns, {type(policy).__name__} is not; use "
-                "policy: {type: decision_transformer, condition: return} (or condition: success)"
+                f"objective: return_conditioned needs a policy that reads returns, "
+                f"{type(policy).__name__} does not; use policy: {{type: decision_transformer, "
+                "condition: return} (or condition: success)"
             )
-        return ReturnConditioned(
-            by_success=getattr(policy.config, "condition", "return") == "success"
-        )
+        return ReturnConditioned(by_success=policy.success_conditioned)
 
 
 class ReturnConditioned(BC):
-    """See the config."""
+    """See the config. With `by_success` the policy reads success in place of a return."""
 
     def __init__(self, *, by_success: bool) -> None:
         super().__init__()
         self.by_success = by_success
 
     def fit(self, windows: Windows) -> None:
-        """Raises DataError where all returns are alike; ObjectiveError where success is told and all episodes are solved, or
-        none is."""
+        """Raises DataError if all returns are alike.
+
+        By success: raises ObjectiveError if all episodes are solved, or none is.
+        """
         if not self.by_success:
             check_varied_returns(windows)
             return
-        solved_E = windows.success[np.cumsum(windows.lengths) - windows.lengths]
+        # success of a step is success at that step or later: at the first step, of the episode
+        first_E = np.cumsum(windows.lengths) - windows.lengths
+        solved_E = windows.success[first_E]
         if solved_E.all() or not solved_E.any():
+            which = "all" if solved_E.any() else "none"
             raise ObjectiveError(
-                f"objective: return_conditioned tells the policy of success, but in {windows.dataset.root} "
-                f"{'all' if solved_E.any() else 'none'} of {len(solved_E)} episodes are solved: there is nothing to tell "
-                "apart; add others, or use objective: {type: bc}"
+                f"objective: return_conditioned shows success to the policy, but in "
+                f"{windows.dataset.root} {which} of {len(solved_E)} episodes are solved: there is "
+                "nothing to tell apart; add others, or use objective: {type: bc}"
             )
 
     def check_replayed(self, windows: Windows) -> None:
-        """Raises DataError where returns are told and a further dataset has no rewards."""
+        """Raises DataError if the policy reads returns and a further dataset has no rewards."""
+        # success is a label that every dataset has; returns of unrecorded rewards would all be 0
         if not self.by_success:
             check_recorded_rewards(windows)
 

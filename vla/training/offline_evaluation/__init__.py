@@ -1,1 +1,1 @@
-"""See the files."""
+"""How good policies and critics are, judged by recorded episodes without a simulator."""

@@ -1,4 +1,4 @@
-"""What a run's critics are worth: their values beside what came of the same steps, on training and on held-out episodes.
+"""How good a run's critics are: their values beside the returns that followed the same steps.
 
 B windows, T steps, n lookahead steps, S sampled chunks, N steps that were looked at.
 """
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor
 
 from vla.common.atomic import atomic_path
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
+from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
 from vla.training.checkpoint import (
     Checkpoint,
@@ -35,7 +37,7 @@ from vla.training.offline_evaluation.calibration import Calibration, calibrate
 from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_stop
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
-from vla.training.offline_rl.values.base import Moment, draw
+from vla.training.offline_rl.values.base import Transition, draw
 from vla.training.run_data.batches import to_device
 from vla.training.run_data.windows import read_windows, split_episodes
 from vla.training.seeding import seed_of
@@ -52,11 +54,13 @@ class SetDiagnosis:
 
     Attributes:
         episodes, steps: how many were looked at.
-        metrics: what the objective's own validation says, and, where it has critics: `q_data`, `q_policy` (samples),
-            `q_mode`, `q_uniform`, `q_policy_above_data`; where it weighs by advantages `advantage_positive` and, over all
-            steps together, `weight_ess` (effective sample size) and `weight_clipped`.
-        calibration: values of the data's actions (of states, where only V is learned) against Monte-Carlo returns; None
-            where the objective learns no values. The return of a truncated episode stops at the cut.
+        metrics: those of the objective's own validation, and, if it has critics: `q_data`,
+            `q_policy` (samples), `q_mode`, `q_uniform`, `q_policy_above_data`; if it has advantage
+            weights, `advantage_positive` and, over all steps together, `weight_ess` (effective
+            sample size) and `weight_clipped`.
+        calibration: values of the data's actions (of states, if only V is learned) against
+            Monte-Carlo returns; None if the objective learns no values. The return of a truncated
+            episode stops at the cut.
     """
 
     episodes: int
@@ -71,7 +75,7 @@ class Diagnosis:
 
     Attributes:
         run, step, objective: what was looked at.
-        sets: "training" and, where episodes were held out, "held out".
+        sets: "training" and, if episodes were held out, "held out".
         stop: advice on when to stop, for conservative values; else None.
         nearest: the checkpoint on disk that is nearest to the advised step.
     """
@@ -84,7 +88,8 @@ class Diagnosis:
     nearest: str | None = None
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
-        """Writes diagnostics.json and, where there are values, calibration.svg into `folder`, by default the run's own."""
+        """Writes diagnostics.json and, if there are values, calibration.svg into `folder`, by
+        default the run's own."""
         from vla.training.offline_evaluation.scatter_plot import dots_svg
 
         folder = Path(folder or self.run)
@@ -107,37 +112,48 @@ class Diagnosis:
 
     def tables(self) -> Any:
         """For the terminal: numbers of each set, and the reliability of its values."""
+        # rich is slow to import, and who reads diagnostics.json needs none
         from rich.console import Group
+
+        parts: list[Any] = [self._metrics_table()]
+        for label, found in self.sets.items():
+            if found.calibration is not None:
+                parts.append(_reliability_table(label, found.calibration))
+        if self.stop is not None:
+            nearest = f"; nearest checkpoint: {self.nearest}" if self.nearest else ""
+            parts.append(self.stop.text + nearest)
+        return Group(*parts)
+
+    def _metrics_table(self) -> Any:
+        """A row for each number, a column for each set."""
         from rich.table import Table
 
         title = f"{self.run}, step {self.step}: {self.objective}"
-        numbers = Table("", *self.sets, title=title)
-        names = dict.fromkeys(name for s in self.sets.values() for name in s.metrics)
-        for name in ("episodes", "steps"):
-            numbers.add_row(name, *(str(getattr(s, name)) for s in self.sets.values()))
+        table = Table("", *self.sets, title=title)
+        sets = self.sets.values()
+        table.add_row("episodes", *(str(s.episodes) for s in sets))
+        table.add_row("steps", *(str(s.steps) for s in sets))
+        # one set may have a metric that the other lacks: all names, in the order they appear
+        names = dict.fromkeys(name for s in sets for name in s.metrics)
         for name in names:
-            numbers.add_row(
-                name,
-                *(
-                    f"{s.metrics[name]:.4g}" if name in s.metrics else ""
-                    for s in self.sets.values()
-                ),
-            )
-        parts: list[Any] = [numbers]
-        for label, found in self.sets.items():
-            if (c := found.calibration) is not None:
-                caption = f"slope {c.slope:.2f}, correlation {c.correlation:.2f}, bias {c.bias:.3g}, error {c.error:.3g}"
-                table = Table(
-                    "steps", "value", "return", title=f"{label}: values by tenths", caption=caption
-                )
-                for b in c.bins:
-                    table.add_row(str(b.count), f"{b.predicted:.4g}", f"{b.outcome:.4g}")
-                parts.append(table)
-        if self.stop is not None:
-            parts.append(
-                self.stop.text + (f"; nearest checkpoint: {self.nearest}" if self.nearest else "")
-            )
-        return Group(*parts)
+            cells = [f"{s.metrics[name]:.4g}" if name in s.metrics else "" for s in sets]
+            table.add_row(name, *cells)
+        return table
+
+
+def _reliability_table(label: str, calibration: Calibration) -> Any:
+    """Predicted values beside the returns that followed, bin by bin."""
+    from rich.table import Table
+
+    caption = (
+        f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}, "
+        f"bias {calibration.bias:.3g}, error {calibration.error:.3g}"
+    )
+    title = f"{label}: values by tenths"
+    table = Table("steps", "value", "return", title=title, caption=caption)
+    for b in calibration.bins:
+        table.add_row(str(b.count), f"{b.predicted:.4g}", f"{b.outcome:.4g}")
+    return table
 
 
 def diagnose(
@@ -153,7 +169,8 @@ def diagnose(
     Args:
         run: folder of a training run.
         step: of the checkpoint; the newest by default.
-        episodes: at most so many of the training and of the held-out episodes are read, drawn by the run's seed.
+        episodes: at most so many of the training and of the held-out episodes are read, drawn by
+            the run's seed.
         windows: at most so many of their windows are looked at, evenly spread.
         data: where the dataset lies now; by default where the run's config says.
 
@@ -162,22 +179,9 @@ def diagnose(
         CheckpointError, DataError: checkpoint or dataset cannot be read.
     """
     run = Path(run)
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(
-            [
-                f"{run}: no training run: it has no config.yaml; name the folder that `out` of `vla train` was"
-            ]
-        )
-    config = load_config(
-        TrainConfig, run / "config.yaml", [] if data is None else [f"data.path={data}"]
-    )
-    if config.data.multi_robot:
-        raise ConfigError(
-            [
-                f"{run}: learned from several robots, which has no critics; diagnose a run on one dataset"
-            ]
-        )
+    config = _run_config(run, data)
     checkpoint = _checkpoint(run, step)
+    # float32, whatever the run's precision was: critics compute in it, as their features should
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config, policy, checkpoint).to(accelerator.device)
@@ -204,13 +208,40 @@ def diagnose(
     )
 
 
+def _run_config(run: Path, data: str | Path | None) -> TrainConfig:
+    """The config that a run left in its folder. Raises ConfigError if that is none, or of
+    robots."""
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(
+            [
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
+                "`vla train` was"
+            ]
+        )
+    overrides = [] if data is None else [f"data.path={data}"]
+    config = load_config(TrainConfig, run / "config.yaml", overrides)
+    if config.data.multi_robot:
+        raise ConfigError(
+            [
+                f"{run}: learned from several robots, which has no critics; diagnose a run on "
+                "one dataset"
+            ]
+        )
+    return config
+
+
 def restored_objective(config: TrainConfig, policy: Policy, checkpoint: Checkpoint) -> Objective:
-    """The objective with the critics of a checkpoint, in evaluation mode. Raises CheckpointError where they do not fit."""
-    objective: Objective = config.objective.build(policy.trained)
+    """The objective with the critics of a checkpoint, in evaluation mode.
+
+    Raises CheckpointError if they do not fit.
+    """
+    # of the policy inside a guided one: the objective was built for what learns
+    objective: Objective = config.objective.build(policy.unwrapped)
     prefix = "objective/"
-    tensors = {
-        k.removeprefix(prefix): t for k, t in checkpoint.tensors().items() if k.startswith(prefix)
-    }
+    tensors = {}
+    for name, tensor in checkpoint.tensors().items():
+        if name.startswith(prefix):
+            tensors[name.removeprefix(prefix)] = tensor
     try:
         objective.load_state_dict(tensors)
     except RuntimeError as error:
@@ -221,64 +252,63 @@ def restored_objective(config: TrainConfig, policy: Policy, checkpoint: Checkpoi
 
 
 def _checkpoint(run: Path, step: int | None) -> Checkpoint:
+    """The checkpoint of a step, by default the newest. Raises ConfigError if there is none."""
     root = run / "checkpoints"
-    newest = newest_checkpoint(root)
-    if step is None and newest is not None:
-        return newest
-    folder = None if step is None else checkpoint_folder(root, step)
-    if step is None or folder is None or not folder.is_dir():
-        saved = ", ".join(str(s) for s in _saved_steps(run)) or "none"
-        raise ConfigError(
-            [
-                f"{root}: no whole checkpoint{'' if step is None else f' of step {step}'}; steps saved: {saved}"
-            ]
-        )
-    return Checkpoint(folder, step, {})
+    if step is None:
+        newest = newest_checkpoint(root)
+        if newest is not None:
+            return newest
+    elif checkpoint_folder(root, step).is_dir():
+        # the state is the optimiser's and the log's, which nobody asks for here
+        return Checkpoint(checkpoint_folder(root, step), step, {})
+    wanted = "" if step is None else f" of step {step}"
+    saved = ", ".join(str(s) for s in _saved_steps(run)) or "none"
+    raise ConfigError([f"{root}: no whole checkpoint{wanted}; steps saved: {saved}"])
 
 
 def _saved_steps(run: Path) -> list[int]:
-    names = (
-        p.name.removeprefix("step-") for p in (run / "checkpoints").glob("step-*") if p.is_dir()
-    )
-    return sorted(
-        int(name) for name in names if name.isdecimal()
-    )  # not the copies that people set aside
+    folders = (run / "checkpoints").glob("step-*")
+    names = [path.name.removeprefix("step-") for path in folders if path.is_dir()]
+    # not the copies that people set aside, such as step-10-mine
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _nearest(run: Path, step: int) -> str | None:
     steps = _saved_steps(run)
-    return (
-        str(checkpoint_folder(run / "checkpoints", min(steps, key=lambda s: abs(s - step))))
-        if steps
-        else None
-    )
+    if not steps:
+        return None
+    nearest = min(steps, key=lambda saved: abs(saved - step))
+    return str(checkpoint_folder(run / "checkpoints", nearest))
 
 
-def _episodes(config: TrainConfig, dataset: EpisodeDataset, limit: int) -> dict[str, list[int]]:
+def _episodes(
+    config: TrainConfig,
+    dataset: EpisodeDataset,
+    limit: int,
+) -> dict[str, list[int]]:
     """Some of the episodes that were trained on, and some of those that were held out."""
     tasks = dataset.episodes["task_index"].tolist()
+    training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
     rng = np.random.default_rng(config.seed)
-    sets = zip(
-        ("training", "held out"),
-        split_episodes(tasks, config.data.validation_fraction, config.seed),
-        strict=True,
-    )
-    return {
-        label: sorted(rng.permutation(chosen)[:limit].tolist()) for label, chosen in sets if chosen
-    }
+    sets = {}
+    for label, chosen in (("training", training), ("held out", held_out)):
+        if chosen:
+            sets[label] = sorted(rng.permutation(chosen)[:limit].tolist())
+    return sets
 
 
 def _advice(run: Path) -> StopAdvice | None:
-    """Of the curves in metrics.jsonl, where they are those of conservative values."""
+    """Of the curves in metrics.jsonl, if they are those of conservative values."""
     path = run / "metrics.jsonl"
     lines = []
     for text in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):  # a kill may have cut the last line short
             lines.append(json.loads(text))
-    return advise_stop(lines) if any("conservative_gap" in line for line in lines) else None
+    conservative = any("conservative_gap" in line for line in lines)
+    return advise_stop(lines) if conservative else None
 
 
-# --- one set of episodes -------------------------------------------------------------------------------
+# --- one set of episodes --------------------------------------------------------------------------
 
 
 def _diagnose_set(
@@ -289,21 +319,18 @@ def _diagnose_set(
     limit: int,
     accelerator: Accelerator,
 ) -> SetDiagnosis:
-    indices = np.linspace(0, len(windows) - 1, min(limit, len(windows))).round().astype(np.int64)
+    count = min(limit, len(windows))
+    # evenly spread: the first so many would all be of a few episodes
+    spread = np.linspace(0, len(windows) - 1, count)
+    indices = spread.round().astype(np.int64)
     options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed, "bf16": False}
     scores = validate(policy, objective, windows, indices, accelerator, **options)
     metrics = {name.removeprefix("validation/"): value for name, value in scores.items()}
-    found: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed))
-        for rows in np.array_split(indices, -(-len(indices) // config.batch_size)):
-            for name, values in _values(
-                objective, policy, to_device(windows.batch(rows), accelerator.device)
-            ).items():
-                found.setdefault(name, []).append(values.float().cpu())
-    columns = {name: torch.cat(parts) for name, parts in found.items()}
-    returns, predicted = columns.pop("return", None), columns.get("q_data", columns.pop("v", None))
-    metrics |= _weights(objective, columns.pop("advantage", None))
+    columns = _columns(config, policy, objective, windows, indices, accelerator.device)
+    returns = columns.pop("return", None)
+    # V stands in for Q only if there is no Q: V is of states, and the returns are of actions
+    predicted = columns.get("q_data", columns.pop("v", None))
+    metrics |= _weight_metrics(objective, columns.pop("advantage", None))
     metrics |= {name: float(values.mean()) for name, values in columns.items()}
     calibration = None
     if predicted is not None and returns is not None and len(predicted):
@@ -311,60 +338,98 @@ def _diagnose_set(
     return SetDiagnosis(len(windows.lengths), len(indices), metrics, calibration)
 
 
-def _values(objective: Objective, policy: Policy, batch: Batch) -> dict[str, Tensor]:
-    """Values (N,) of the last present step of each window, where the objective learns any."""
-    now = batch.steps(0, -objective.next_step) if objective.next_step else batch
+def _columns(
+    config: TrainConfig,
+    policy: Policy,
+    objective: Objective,
+    windows: Windows,
+    indices: np.ndarray,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The values (N,) of `_values` for these windows, on the CPU."""
+    found: dict[str, list[Tensor]] = {}
+    parts = -(-len(indices) // config.batch_size)  # rounded up
+    # seeded by the run, and without a trace in the generator of whoever asks
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed))
+        for rows in np.array_split(indices, parts):
+            batch = to_device(windows.batch(rows), device)
+            for name, values in _values(objective, policy, batch).items():
+                found.setdefault(name, []).append(values.float().cpu())
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _values(
+    objective: Objective,
+    policy: Policy,
+    batch: Batch,
+) -> dict[str, Float[Tensor, " N"]]:
+    """Values of the last present step of each window, if the objective learns any."""
+    own = policy.unwrapped
     if isinstance(objective, TokenValueObjective):
-        *_, numbers = objective.weigh(policy.trained, batch)
-        return {"q_data": numbers["q_data"][:, -1], "return": now.returns_to_go[:, -1]}
+        losses = objective.compute_losses(own, batch)
+        found = {"q_data": losses.metrics["q_data"], "return": losses.now.returns_to_go}
+        return {name: values_BT[:, -1] for name, values_BT in found.items()}
     if not isinstance(objective, ActorCritic):
         return {}
-    value, output = objective.value, policy.trained(now)
-    moment = Moment(
-        now, output.features, output.actions, objective.lookahead(policy.trained, batch)
-    )
+    now = batch.steps(0, -objective.next_step) if objective.next_step else batch
+    value, output = objective.value, own(now)
+    lookahead = objective.lookahead(own, batch)
+    transition = Transition(now, output.features, output.actions, lookahead)
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:
-        found["v"] = value.state_critic(moment.features)
-    if (critic := value.action_critic) is not None:
-        found |= _action_values(critic, moment)
+        found["v"] = value.state_critic(transition.features)
+    if value.action_critic is not None:
+        found |= _action_values(value.action_critic, transition)
     if isinstance(objective.extraction, WeightedBC):
-        found["advantage"] = value.advantage(moment)
-    return {name: values_BT[:, -1] for name, values_BT in found.items()} if len(found) > 1 else {}
+        found["advantage"] = value.advantage(transition)
+    if len(found) == 1:  # returns alone: the objective learns no values
+        return {}
+    # the last step has seen most: earlier ones of a window would be judged with less history
+    return {name: values_BT[:, -1] for name, values_BT in found.items()}
 
 
-def _action_values(critic: Any, moment: Moment) -> dict[str, Tensor]:
-    """Mean Q over the ensemble of the data's chunks and of others, each (B, T)."""
-    data = moment.batch.actions
-    drawn = draw(moment.actions, _SAMPLES)
-    unit = 2 * torch.rand(_SAMPLES, *data.shape, device=data.device) - 1
-    uniform = critic.action_middle + unit * critic.action_half
-    found = {"q_data": critic(moment.features, data).mean(0)}
-    found["q_mode"] = critic(moment.features, moment.actions.mode()).mean(0)
-    found["q_policy"] = critic(moment.features, drawn).mean((0, 1))
-    found["q_uniform"] = critic(moment.features, uniform).mean((0, 1))
+def _action_values(critic: ActionCritic, transition: Transition) -> dict[str, Float[Tensor, "B T"]]:
+    """Mean Q over the ensemble of the data's chunks and of others."""
+    data_BTKA = transition.batch.actions
+    own_SBTKA = draw(transition.actions, _SAMPLES)
+    shape = (_SAMPLES, *data_BTKA.shape)
+    unit_SBTKA = 2 * torch.rand(shape, device=data_BTKA.device) - 1
+    uniform_SBTKA = critic.action_middle + unit_SBTKA * critic.action_half
+    features = transition.features
+    found = {
+        "q_data": critic(features, data_BTKA).mean(0),
+        "q_mode": critic(features, transition.actions.mode()).mean(0),
+        # over members and samples
+        "q_policy": critic(features, own_SBTKA).mean((0, 1)),
+        "q_uniform": critic(features, uniform_SBTKA).mean((0, 1)),
+    }
     found["q_policy_above_data"] = found["q_policy"] - found["q_data"]
     return found
 
 
-def _weights(objective: Objective, advantage: Tensor | None) -> dict[str, float]:
-    """Of all steps together: an effective sample size of single batches says little where few steps weigh all."""
-    if (
-        advantage is None
-        or not isinstance(objective, ActorCritic)
-        or not isinstance(objective.extraction, WeightedBC)
-    ):
+def _weight_metrics(objective: Objective, advantage: Tensor | None) -> dict[str, float]:
+    """Metrics of the advantage weights, over all steps together; nothing without advantages."""
+    # an effective sample size of single batches says little if few steps have all the weight
+    if advantage is None or not isinstance(objective, ActorCritic):
         return {}
     extraction = objective.extraction
-    scale = extraction.deviation.cpu().clamp(min=1e-6) if extraction.config.standardise else 1.0
-    greatest = extraction.config.max_weight
-    weights = advantage_weights(advantage / scale, beta=extraction.config.beta, max_weight=greatest)
+    if not isinstance(extraction, WeightedBC):
+        return {}
+    scale: Tensor | float = 1.0
+    if extraction.config.standardise:
+        scale = extraction.deviation.cpu().clamp(min=1e-6)
+    max_weight = extraction.config.max_weight
+    weights = advantage_weights(
+        advantage / scale, beta=extraction.config.beta, max_weight=max_weight
+    )
+    everywhere = torch.ones_like(weights, dtype=torch.bool)
+    # exp(log(max_weight)) may round to less than max_weight
+    clipped = weights >= max_weight * (1 - 1e-6)
     return {
         "advantage_positive": float((advantage > 0).float().mean()),
-        "weight_ess": float(
-            effective_sample_size(weights, torch.ones_like(weights, dtype=torch.bool))
-        ),
-        "weight_clipped": float((weights >= greatest * (1 - 1e-6)).float().mean()),
+        "weight_ess": float(effective_sample_size(weights, everywhere)),
+        "weight_clipped": float(clipped.float().mean()),
     }
 
 

@@ -1,10 +1,12 @@
-"""Fitted Q evaluation on arrays: what policies are worth whose actions at every recorded step are known.
+"""Fitted Q evaluation on arrays: values of policies whose actions at every recorded step are known.
 
-The value of a policy is learned by regression on its own one-decision targets, r + discount * Q(next, policy's action there)
-(Le, Voloshin and Yue, 2019, "Batch policy learning under constraints"). All policies learn side by side: they start from the
-same weights and see the same batches, so that their values differ by their actions alone.
+The value of a policy is learned by regression on its own one-decision targets, r + discount *
+Q(next, policy's action there) (Le, Voloshin and Yue, 2019, "Batch policy learning under
+constraints", algorithm 3). All policies learn side by side: they start from the same weights and
+see the same batches, so that their values differ by their actions alone.
 
-N frames, M frames that teach, B batch, n environment steps per decision, F features, A action dimensions, E members.
+N frames, M frames that teach, B batch, n environment steps per decision, F features, A action
+dimensions, E members.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class FittedQConfig(Config):
     critic: CriticConfig = CriticConfig(hidden=128)
     """Networks. Each member of the ensemble bootstraps from itself; an estimate is their mean."""
     warmup_steps: int = Field(default=500, ge=0)
-    """First steps, shared by all policies, in which Q is fitted to the data's own returns: values are then about right
-    before they are told apart."""
+    """First steps, shared by all policies, in which Q is fitted to the data's own returns: values
+    are then about right before the policies' values part."""
     steps: int = Field(default=3000, ge=1)
     """Steps of evaluation."""
     batch_size: int = Field(default=256, ge=1)
@@ -45,10 +47,11 @@ class FittedQConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     """Of all weights."""
     target_rate: float = Field(default=0.01, gt=0, le=1)
-    """How far the target copies move towards the critics at every step; values are read from these copies."""
+    """How far the target copies move towards the critics at every step; values are read from these
+    copies."""
     within_data: bool = True
-    """Keep targets between the least and the greatest return of the data: no policy is believed to be better than its best
-    episode, and nothing diverges."""
+    """Keep targets between the least and the greatest return of the data: no policy is believed to
+    be better than its best episode, and nothing diverges."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,11 @@ class Transitions:
 
     Attributes:
         features: (N, F).
-        actions: (N, n, A), what was done from each frame on; beyond an episode's end the last action again.
-        returns, bootstrap, known: (N,), of `n_step_returns`. Of a truncated episode's last n steps nothing is known.
-        next: (N,), the frame n steps later; itself where there is none.
+        actions: (N, n, A), executed from each frame on; beyond an episode's end the last action
+            again.
+        returns, bootstrap, known: (N,), of `n_step_returns`. Of a truncated episode's last n steps
+            nothing is known.
+        next: (N,), the frame n steps later; the episode's last one if there is none.
         monte_carlo: (N,), discounted returns to go.
         teaches: (M,), the frames that critics learn from.
     """
@@ -82,30 +87,44 @@ def transitions(
     teaching_episodes: int,
     device: torch.device,
 ) -> Transitions:
-    """The frames of `windows` as decisions of `n` steps; the first `teaching_episodes` of its episodes teach."""
+    """The frames of `windows` as decisions of `n` steps.
+
+    Args:
+        windows: single steps of the episodes, one episode after the other.
+        features: what the critics read at each of them.
+        n: environment steps per decision.
+        teaching_episodes: the first so many episodes teach; the others are held out.
+        device: of the result.
+    """
     lengths = torch.tensor(windows.lengths)
     end_N1 = lengths.cumsum(0).repeat_interleave(lengths)[:, None]
-    step_Nn = torch.arange(len(windows))[:, None] + torch.arange(n + 1)
-    inside_Nn, step_Nn = step_Nn < end_N1, step_Nn.minimum(end_N1 - 1)
-    returns, bootstrap, known = n_step_returns(
+    frame_N1 = torch.arange(len(windows))[:, None]
+    # (N, n + 1): each frame and the n after it, held at the last frame of its own episode
+    step_Nn = frame_N1 + torch.arange(n + 1)
+    inside_Nn = step_Nn < end_N1
+    step_Nn = step_Nn.minimum(end_N1 - 1)
+    # windows of n + 1 steps have one target each: the axis T of the result is 1
+    returns_N1, bootstrap_N1, known_N1 = n_step_returns(
         torch.tensor(windows.rewards)[step_Nn],
         torch.tensor(windows.terminals)[step_Nn],
         inside_Nn,
         n=n,
         discount=windows.discount,
     )
-    taught = int(lengths[:teaching_episodes].sum())
-    columns = (
-        features,
-        torch.tensor(windows.actions)[step_Nn[:, :n]],
-        returns[:, 0],
-        bootstrap[:, 0],
-        known[:, 0],
-        step_Nn[:, n],
-        torch.tensor(windows.returns),
-        known[:taught, 0].nonzero()[:, 0],
+    actions_NnA = torch.tensor(windows.actions)[step_Nn[:, :n]]
+    known_N = known_N1[:, 0]
+    teaching_frames = int(lengths[:teaching_episodes].sum())
+    teaches_M = known_N[:teaching_frames].nonzero()[:, 0]
+    return Transitions(
+        features=features.to(device),
+        actions=actions_NnA.to(device),
+        returns=returns_N1[:, 0].to(device),
+        bootstrap=bootstrap_N1[:, 0].to(device),
+        known=known_N.to(device),
+        next=step_Nn[:, n].to(device),
+        monte_carlo=torch.tensor(windows.returns).to(device),
+        teaches=teaches_M.to(device),
     )
-    return Transitions(*(column.to(device) for column in columns))
 
 
 class FittedQ:
@@ -113,36 +132,44 @@ class FittedQ:
 
     Args:
         critic: learns.
-        actions: (N, n, A), what the policy would do at every frame.
+        actions: (N, n, A), of the policy at every frame.
     """
 
-    def __init__(self, critic: ActionCritic, actions: Float[Tensor, "N n A"]) -> None:
-        self.critic, self.actions = critic, actions
+    def __init__(
+        self,
+        critic: ActionCritic,
+        actions: Float[Tensor, "N n A"],
+    ) -> None:
+        self.critic = critic
+        self.actions = actions
         self.target = TargetCopy(critic)
 
     def loss(
-        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
-    ) -> Tensor:
+        self,
+        data: Transitions,
+        index_B: Tensor,
+        limits: tuple[float, float] | None,
+    ) -> Float[Tensor, ""]:
         """Squared error from the targets, summed over members."""
         target_EB = self._targets(data, index_B, limits)
-        return (
-            (_q(self.critic, data.features, data.actions, index_B) - target_EB)
-            .square()
-            .mean(-1)
-            .sum()
-        )
+        q_EB = _q(self.critic, data.features, data.actions, index_B)
+        error_EB = q_EB - target_EB
+        # summed over members: each learns as if it were alone
+        return error_EB.square().mean(-1).sum()
 
     @torch.no_grad()
     def td_error(self, data: Transitions, index_B: Tensor) -> float:
-        """Root mean square of r + discount * Q(next, policy) - Q(data), over frames where it is known; NaN without any."""
+        """Root mean square of r + discount * Q(next, policy) - Q(data), if known; NaN without
+        any."""
         index_B = index_B[data.known[index_B]]
-        parts = index_B.split(_EVALUATION_ROWS)
-        errors = [
-            _q(self.target.network, data.features, data.actions, i).mean(0)
-            - self._targets(data, i, None).mean(0)
-            for i in parts
-        ]
-        return float(torch.cat(errors).square().mean().sqrt())
+        errors = []
+        for part in index_B.split(_EVALUATION_ROWS):
+            q_EB = _q(self.target.network, data.features, data.actions, part)
+            target_EB = self._targets(data, part, None)
+            # of the members' mean, since that is the estimate
+            errors.append(q_EB.mean(0) - target_EB.mean(0))
+        mean_square = torch.cat(errors).square().mean()
+        return float(mean_square.sqrt())
 
     @torch.no_grad()
     def values(
@@ -150,19 +177,26 @@ class FittedQ:
     ) -> Float[Tensor, "E B"]:
         """Q of the policy's actions, or of those of the `data`, on the CPU."""
         actions = self.actions if of == "policy" else data.actions
-        parts = index_B.split(_EVALUATION_ROWS)
-        return torch.cat(
-            [_q(self.target.network, data.features, actions, i) for i in parts], dim=1
-        ).cpu()
+        # read from the slow copy, an average over the last steps: less noise of single batches
+        network = self.target.network
+        parts = []
+        for part in index_B.split(_EVALUATION_ROWS):
+            parts.append(_q(network, data.features, actions, part))
+        return torch.cat(parts, dim=1).cpu()
 
     @torch.no_grad()
     def _targets(
-        self, data: Transitions, index_B: Tensor, limits: tuple[float, float] | None
+        self,
+        data: Transitions,
+        index_B: Tensor,
+        limits: tuple[float, float] | None,
     ) -> Float[Tensor, "E B"]:
-        later_EB = _q(self.target.network, data.features, self.actions, data.next[index_B])
+        # each member bootstraps from itself: the least of all, as in training, would value too low
+        next_q_EB = _q(self.target.network, data.features, self.actions, data.next[index_B])
+        bootstrap_B = data.bootstrap[index_B]
         # a product with zero would let through what is not finite
-        later_EB = torch.where(data.bootstrap[index_B] > 0, data.bootstrap[index_B] * later_EB, 0.0)
-        target_EB = data.returns[index_B] + later_EB
+        bootstrapped_EB = torch.where(bootstrap_B > 0, bootstrap_B * next_q_EB, 0.0)
+        target_EB = data.returns[index_B] + bootstrapped_EB
         return target_EB if limits is None else target_EB.clamp(*limits)
 
 
@@ -178,8 +212,10 @@ def fit_q(
     """Q of each policy.
 
     Args:
+        data: what is learned from.
         policy_actions: of each policy, on the device of `data`.
         spec: of the robot; its limits are the actions' units.
+        config: networks and optimiser.
         seed: of initial weights and batches.
         progress: called with the step that was done and what is being learned.
 
@@ -190,23 +226,27 @@ def fit_q(
         raise ValueError(
             "no frame teaches: every episode is cut off within a decision of its start"
         )
-    device, rng = data.features.device, np.random.default_rng(seed)
+    device = data.features.device
+    rng = np.random.default_rng(seed)
+    feature_dim = data.features.shape[1]
     n = data.actions.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shared = ActionCritic(config.critic, data.features.shape[1], spec, n).to(device)
+        shared = ActionCritic(config.critic, feature_dim, spec, n).to(device)
     _warm_up(shared, data, config, rng)
     learned = []
     for actions in policy_actions:
-        critic = ActionCritic(config.critic, data.features.shape[1], spec, n).to(device)
+        # the same weights for all: else values would differ by their random starts too
+        critic = ActionCritic(config.critic, feature_dim, spec, n).to(device)
         critic.load_state_dict(shared.state_dict())
         learned.append(FittedQ(critic, actions))
-    limits = (
-        (float(data.monte_carlo.min()), float(data.monte_carlo.max()))
-        if config.within_data
-        else None
-    )
-    optimizer = _optimizer([p for q in learned for p in q.critic.parameters()], config)
+    limits = None
+    if config.within_data:
+        limits = float(data.monte_carlo.min()), float(data.monte_carlo.max())
+    parameters: list[torch.nn.Parameter] = []
+    for q in learned:
+        parameters += q.critic.parameters()
+    optimizer = _optimizer(parameters, config)
     for step in range(1, config.steps + 1):
         index_B = _draw(data, config.batch_size, rng)
         for q in learned:  # one after the other: their graphs need not be kept together
@@ -227,7 +267,8 @@ def _warm_up(
     optimizer = _optimizer(list(critic.parameters()), config)
     for _ in range(config.warmup_steps):
         index_B = _draw(data, config.batch_size, rng)
-        error_EB = _q(critic, data.features, data.actions, index_B) - data.monte_carlo[index_B]
+        q_EB = _q(critic, data.features, data.actions, index_B)
+        error_EB = q_EB - data.monte_carlo[index_B]
         error_EB.square().mean(-1).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -236,19 +277,31 @@ def _warm_up(
 def _optimizer(
     parameters: list[torch.nn.Parameter], config: FittedQConfig
 ) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
-def _draw(data: Transitions, count: int, rng: np.random.Generator) -> Tensor:
-    return data.teaches[
-        torch.from_numpy(rng.integers(len(data.teaches), size=count)).to(data.teaches.device)
-    ]
+def _draw(
+    data: Transitions,
+    count: int,
+    rng: np.random.Generator,
+) -> Int64[Tensor, " B"]:
+    # numpy's generator on the CPU: the same frames on every device
+    rows = torch.from_numpy(rng.integers(len(data.teaches), size=count))
+    return data.teaches[rows.to(data.teaches.device)]
 
 
 def _q(
     critic: torch.nn.Module, features: Tensor, actions: Tensor, index_B: Tensor
 ) -> Float[Tensor, "E B"]:
-    q_EB1: Tensor = critic(features[index_B][:, None], actions[index_B][:, None])
+    # critics read windows (B, T, ...): here each frame is a window of one step
+    features_B1F = features[index_B][:, None]
+    actions_B1nA = actions[index_B][:, None]
+    q_EB1: Tensor = critic(features_B1F, actions_B1nA)
     return q_EB1[..., 0]
 
 

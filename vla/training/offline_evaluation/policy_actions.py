@@ -1,6 +1,7 @@
 """What a policy would do at every step of recorded episodes, found in one pass over their frames.
 
-N frames of the chosen episodes, B episodes side by side, F features, K actions per chunk, A action dimensions.
+N frames of the chosen episodes, B episodes side by side, F features, K actions per chunk, A action
+dimensions.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from vla.models.policy import Policy
 
 
 @dataclass(frozen=True)
-class Decisions:
+class PolicyActions:
     """A policy at every step of some episodes, on the CPU.
 
     Attributes:
-        features: float32 (N, F), what its trunk makes of what was seen up to the step.
-        actions: float32 (N, K, A), the chunk that it would execute there, in robot units and within the spec's limits.
+        features: float32 (N, F), of its trunk, from what was seen up to the step.
+        actions: float32 (N, K, A), the chunk that it would execute there, in robot units and within
+            the spec's limits.
     """
 
     features: Float[Tensor, "N F"]
@@ -32,19 +34,19 @@ class Decisions:
 
 
 @torch.no_grad()
-def decide(
+def predict_actions(
     policy: Policy,
     windows: Windows,
     *,
     rows: int = 64,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Decisions:
-    """Leads the policy through the episodes as control would, except that what it decides is not executed.
+) -> PolicyActions:
+    """Leads the policy through the episodes as control would, but executes the data's actions.
 
-    Each frame is encoded once, whatever the policy's history: it remembers its past steps as it does in control, and is told
-    the actions and rewards of the data. Its most likely chunks are taken; what draws at random all the same (best of N) draws
-    by `seed`.
+    Each frame is encoded once, whatever the policy's history: it remembers its past steps as it
+    does in control, and reads the actions and rewards of the data. Its most likely chunks are
+    taken; what draws at random all the same (best of N) draws by `seed`.
 
     Args:
         policy: in evaluation mode, of the windows' robot.
@@ -52,8 +54,8 @@ def decide(
         rows: how many episodes go side by side.
         progress: called with (frames done, frames in all).
     """
-    ends = np.cumsum(windows.lengths)
-    starts, longest_first = ends - windows.lengths, np.argsort(-windows.lengths, kind="stable")
+    first_frame = np.cumsum(windows.lengths) - windows.lengths
+    longest_first = np.argsort(-windows.lengths, kind="stable")
     generator = torch.Generator(policy.device).manual_seed(seed)
     features = torch.empty(len(windows), policy.feature_dim)
     actions = torch.empty(len(windows), policy.chunk, policy.spec.action_dim)
@@ -62,26 +64,31 @@ def decide(
         group = longest_first[first : first + rows]
         memory = None
         for t in range(int(windows.lengths[group[0]])):
-            running = int((windows.lengths[group] > t).sum())  # those still running are a prefix
-            index_B = starts[group[:running]] + t
+            # sorted by length: those that still run are a prefix, and memory loses its last rows
+            running = int((windows.lengths[group] > t).sum())
+            index_B = first_frame[group[:running]] + t
             if memory is not None and memory.batch_size > running:
                 memory = memory.select(range(running))
+            # the last step of each window: the policy's memory holds what came before
             batch = windows.batch(index_B).steps(windows.history - 1, windows.history)
-            rewards_B = (
-                torch.from_numpy(windows.rewards[index_B - 1]) if t else torch.zeros(running)
-            )
-            observation = dataclasses.replace(batch.observation(), reward=rewards_B).to(
-                policy.device
-            )
-            output, memory = policy.step(observation, memory)
+            # the reward that the step before has brought, by which an asked return counts down
+            rewards_B = torch.zeros(running)
+            if t:
+                rewards_B = torch.from_numpy(windows.rewards[index_B - 1])
+            observation = dataclasses.replace(batch.observation(), reward=rewards_B)
+            output, memory = policy.step(observation.to(policy.device), memory)
+            # `step` gives one step: the axis T is 1
             chunk_BKA = output.actions.sample(generator, temperature=0.0)[:, -1]
+            chunk_BKA = chunk_BKA.clamp(policy.action_low, policy.action_high)
             features[index_B] = output.features[:, -1].float().cpu()
-            actions[index_B] = chunk_BKA.clamp(policy.action_low, policy.action_high).float().cpu()
-            memory = policy.remember(memory, batch.actions[:, -1, :1].to(policy.device))
+            actions[index_B] = chunk_BKA.float().cpu()
+            # what the robot did, not what the policy would do: the next frame follows from it
+            executed_B1A = batch.actions[:, -1, :1]
+            memory = policy.remember(memory, executed_B1A.to(policy.device))
             done += running
             if progress is not None:
                 progress(done, len(windows))
-    return Decisions(features, actions)
+    return PolicyActions(features, actions)
 
 
-__all__ = ["Decisions", "decide"]
+__all__ = ["PolicyActions", "predict_actions"]

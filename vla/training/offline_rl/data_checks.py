@@ -16,14 +16,21 @@ from vla.training.objective import ObjectiveError
 
 
 def check_recorded_rewards(windows: Windows) -> None:
-    """Raises DataError where the rewards of a dataset that is replayed were not recorded. Its episodes may all be alike (only
-    failures, or only demonstrations), since those that they are mixed with are not."""
-    # by labels it is told that nothing is solved; recorded zeros may mean that nothing was recorded
+    """Raises DataError if the rewards of a dataset that is replayed were not recorded.
+
+    Its episodes may all be alike (only failures, or only demonstrations), since those that they are
+    mixed with are not.
+    """
+    # Labels of success say that nothing is solved there, which is knowledge. Recorded zeros may
+    # mean that nothing was recorded.
     if windows.reward_config.kind == "env":
         check_varied_rewards(windows)
 
 
-def check_replayed_rewards(windows: Windows, needs: Literal["varied", "unit"] = "varied") -> None:
+def check_replayed_rewards(
+    windows: Windows,
+    needs: Literal["varied", "unit"] = "varied",
+) -> None:
     """For the `check_replayed` of objectives that learn values.
 
     Args:
@@ -31,8 +38,8 @@ def check_replayed_rewards(windows: Windows, needs: Literal["varied", "unit"] = 
         needs: as of `vla.data.rewards.check_rewards`.
 
     Raises:
-        DataError: no rewards were recorded, time limits are marked as terminals, or rewards lie outside of [0, 1] where
-            values are bounded.
+        DataError: no rewards were recorded, time limits are marked as terminals, or rewards lie
+            outside of [0, 1] although values are bounded.
     """
     check_recorded_rewards(windows)
     check_terminals(windows)
@@ -41,29 +48,42 @@ def check_replayed_rewards(windows: Windows, needs: Literal["varied", "unit"] = 
 
 
 def check_targets(windows: Windows, lookahead: int) -> None:
-    """Raises ObjectiveError where no step has a target: every episode is cut off within n steps of its start."""
+    """Raises ObjectiveError if no step has a target.
+
+    Every episode is then truncated within n steps of its start.
+    """
     longest = int(windows.lengths.max())
     if longest > lookahead or windows.terminals.any():
         return
+    # a chunk has at least one action: with episodes of one step no shorter chunk helps
     shorter = f"a policy.chunk below {longest}, or " if longest > 1 else ""
     raise ObjectiveError(
-        f"objective: no step of {windows.dataset.root} has a target: values look {lookahead} steps ahead (policy.chunk), and "
-        f"all {len(windows.lengths)} episodes are cut off after at most {longest}; use {shorter}longer episodes, or such as "
-        "terminate"
+        f"objective: no step of {windows.dataset.root} has a target: values look {lookahead} steps "
+        f"ahead (policy.chunk), and all {len(windows.lengths)} episodes are cut off after at most "
+        f"{longest}; use {shorter}longer episodes, or such as terminate"
     )
 
 
 def check_lower_bound(windows: Windows, options: Sequence[str]) -> None:
-    """Raises ObjectiveError where values are held up by returns (the options say how) that are no lower bound of what steps
-    are worth: of episodes that are cut off, in data where rewards can be negative."""
-    cut = int((~windows.terminals[np.cumsum(windows.lengths) - 1]).sum())
-    least = float(windows.rewards.min())
-    if not options or not cut or least >= 0:
+    """Raises ObjectiveError if returns that bound values from below are no lower bounds.
+
+    They are none of truncated episodes in data whose rewards can be negative.
+
+    Args:
+        windows: the data.
+        options: which bound values by returns (`ValueLearner.return_bounds`); none asks nothing.
+    """
+    last_E = np.cumsum(windows.lengths) - 1
+    truncated = int((~windows.terminals[last_E]).sum())
+    least_reward = float(windows.rewards.min())
+    # with rewards of 0 or more, what would have come after the cut could only add to the return
+    if not options or not truncated or least_reward >= 0:
         return
     raise ObjectiveError(
-        f"objective: {options[0]}: {cut} of {len(windows.lengths)} episodes of {windows.dataset.root} are cut off and rewards "
-        f"go down to {least:g}, so that what they brought is no lower bound; set it false (of cal_ql: use cql), or use rewards "
-        "of 0 or more (data.rewards.kind: success)"
+        f"objective: {options[0]}: {truncated} of {len(windows.lengths)} episodes of "
+        f"{windows.dataset.root} are cut off and rewards go down to {least_reward:g}, so that "
+        "their returns are no lower bound; set it false (of cal_ql: use cql), or use rewards of 0 "
+        "or more (data.rewards.kind: success)"
     )
 
 

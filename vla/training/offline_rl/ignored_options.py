@@ -1,4 +1,4 @@
-"""Options that other options leave without effect: they are refused, so that nobody takes them for granted."""
+"""Options that another option leaves without effect: they are refused, not ignored in silence."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from collections.abc import Iterable
 from vla.config import Config
 
 
-def refuse_unused(config: Config, names: Iterable[str], why: str) -> None:
-    """For validators of configs. Raises ValueError where one of these fields has another value than its default; a config that
-    was saved with all of its defaults is then read back.
+def refuse_ignored_options(
+    config: Config,
+    names: Iterable[str],
+    why: str,
+) -> None:
+    """For validators of configs. Raises ValueError if one of these fields differs from its default.
 
     Args:
+        config: that is being validated.
         names: of the fields; those of a nested config with a dot between.
-        why: what makes them idle, and the remedy.
+        why: what leaves them without effect, and the remedy.
     """
     for name in names:
         owner, _, field = name.rpartition(".")
         holder = getattr(config, owner) if owner else config
         value = getattr(holder, field)
-        if value != type(holder).model_fields[field].get_default(call_default_factory=True):
+        # by value, not by whether the key was written: a saved config holds all defaults, and must
+        # be read back
+        default = type(holder).model_fields[field].get_default(call_default_factory=True)
+        if value != default:
             raise ValueError(f"{name}: {value!r} would do nothing: {why}")
 
 
-__all__ = ["refuse_unused"]
+__all__ = ["refuse_ignored_options"]

@@ -14,7 +14,7 @@ from vla.data.errors import DataError
 from vla.data.loading.protocols import IndexOrder, WindowSource
 from vla.data.loading.replay_mixture import AdaptedWindows, ReplayMixture
 from vla.models.policy import Policy
-from vla.models.transfer.transfer_weights import cameras_of
+from vla.models.transfer.cameras import cameras_of
 from vla.training.config import DataConfig, ReplayConfig
 from vla.training.objective import Objective, ObjectiveError
 from vla.training.run_data.drawing import (

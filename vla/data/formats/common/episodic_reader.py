@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vla.common.renamed import announce_renamed
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
+from vla.data.formats.common.action_limits import action_limits
 from vla.types import Spec, SpecError
 
 
@@ -31,7 +33,7 @@ class EpisodeNumbers:
         rewards: (L,).
         success: bool (L,).
         terminated: whether its last action truly ended it.
-        instruction: the task in words; empty where the dataset does not say.
+        instruction: the task in words; empty if the dataset does not say.
         info: what else it says.
     """
 
@@ -48,10 +50,12 @@ class EpisodeNumbers:
 class EpisodicReader(DatasetReader):
     """Base of readers that meet all numbers when they open, and images later."""
 
+    keys: KeyMap
     _columns: Columns
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
-        self.root, self.keys = root, keys or KeyMap()
+        self.root = root
+        self.keys = keys or KeyMap()
         self.warnings: list[str] = []
         self.metadata: dict[str, Any] = {}
 
@@ -65,23 +69,14 @@ class EpisodicReader(DatasetReader):
         control_hz: float,
         unnamed_task: str,
     ) -> None:
-        """Sets spec, instructions, episodes and columns. `unnamed_task` stands for instructions that are missing."""
+        """Sets spec, instructions, episodes and columns. `unnamed_task` stands for instructions
+        that are missing."""
         if not episodes:
             raise DataError(f"{self.root}: has no episodes; check that it was copied whole")
-        widths = {(e.state.shape[1], e.actions.shape[1]) for e in episodes}
-        if widths != {(len(state_names), len(action_names))}:
-            odd = next(
-                e
-                for e in episodes
-                if (e.state.shape[1], e.actions.shape[1]) != _widths(episodes[0])
-            )
-            raise DataError(
-                f"{self.root}: {odd.name} has {odd.state.shape[1]} state and {odd.actions.shape[1]} action dimensions, "
-                f"{episodes[0].name} has {len(state_names)} and {len(action_names)}; drop it, or choose other keys"
-            )
+        self._check_widths(episodes, (len(state_names), len(action_names)))
         lengths = np.array([len(e.actions) for e in episodes], np.int64)
         texts = self._instructions(episodes, unnamed_task)
-        self.instructions = list(dict.fromkeys(texts))
+        self.instructions = list(dict.fromkeys(texts))  # each once, in the order of episodes
         place = {text: i for i, text in enumerate(self.instructions)}
         self.episodes = pd.DataFrame(
             {
@@ -92,6 +87,7 @@ class EpisodicReader(DatasetReader):
                 "info": [json.dumps(e.info) for e in episodes],
             }
         )
+        # one flag per episode becomes one per frame, at its last
         terminated = np.zeros(int(lengths.sum()), bool)
         terminated[np.cumsum(lengths) - 1] = [e.terminated for e in episodes]
         self._columns = Columns(
@@ -102,19 +98,36 @@ class EpisodicReader(DatasetReader):
             terminated=terminated,
         )
         self._names = [e.name for e in episodes]
-        self.spec = _spec(
-            self.root, cameras, state_names, action_names, self._columns.actions, control_hz
-        )
+        low, high = action_limits(self._columns.actions)
+        try:
+            self.spec = Spec(
+                dict(cameras), tuple(state_names), tuple(action_names), low, high, control_hz
+            )
+        except SpecError as error:
+            raise DataError(f"{self.root}: {error}; choose other keys") from error
+
+    def _check_widths(self, episodes: Sequence[EpisodeNumbers], expected: tuple[int, int]) -> None:
+        """Raises DataError naming the first episode with other numbers of dimensions."""
+        for episode in episodes:
+            width = (episode.state.shape[1], episode.actions.shape[1])
+            if width != expected:
+                raise DataError(
+                    f"{self.root}: {episode.name} has {width[0]} state and {width[1]} action "
+                    f"dimensions, {episodes[0].name} has {expected[0]} and {expected[1]}; drop it, "
+                    "or choose other keys"
+                )
 
     def _instructions(self, episodes: Sequence[EpisodeNumbers], unnamed_task: str) -> list[str]:
-        """The key `task` stands for all, or with the key `instruction` for those that are missing."""
+        """The key `task` stands for all, or with the key `instruction` for those that are
+        missing."""
         if self.keys.task is not None and self.keys.instruction is None:
             return [self.keys.task] * len(episodes)
+        # Without any words a dataset still gets one task, named after itself.
         missing = sum(not e.instruction.strip() for e in episodes)
         if missing and self.keys.task is None:
             self.warnings.append(
-                f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} stands for it; "
-                "give the key `task` or `instruction`"
+                f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} "
+                "stands for it; give the key `task` or `instruction`"
             )
         return [e.instruction.strip() or self.keys.task or unnamed_task for e in episodes]
 
@@ -124,20 +137,21 @@ class EpisodicReader(DatasetReader):
     def episode_name(self, index: int) -> str:
         return f"episode {index} ({self._names[index]})"
 
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """(episode, its first frame, first step, end step) of every episode that has frames in [start, stop)."""
-        starts, lengths = (
-            self.episodes["first_frame"].to_numpy(),
-            self.episodes["length"].to_numpy(),
-        )
+    def _step_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """(episode, its first frame, first step, end step) of every episode that has frames in
+        [start, stop)."""
+        starts = self.episodes["first_frame"].to_numpy()
+        lengths = self.episodes["length"].to_numpy()
         for episode in np.flatnonzero((starts < stop) & (starts + lengths > start)):
             first = int(starts[episode])
-            yield (
-                int(episode),
-                first,
-                max(start - first, 0),
-                min(stop - first, int(lengths[episode])),
-            )
+            lower = max(start - first, 0)
+            upper = min(stop - first, int(lengths[episode]))
+            yield int(episode), first, lower, upper
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Former name of `_step_ranges`, which readers of other packages call."""
+        announce_renamed("EpisodicReader._spans", "EpisodicReader._step_ranges")
+        return self._step_ranges(start, stop)
 
     def _control_rate(self, stored: Any, assumed: float) -> float:
         """Of the keys, or else `stored`, or else `assumed` with a warning."""
@@ -145,12 +159,10 @@ class EpisodicReader(DatasetReader):
             return float(self.keys.control_hz)
         if isinstance(stored, int | float) and np.isfinite(stored) and stored > 0:
             return float(stored)
-        said = (
-            "does not say its control rate"
-            if stored is None
-            else f"says its control rate is {stored!r}"
-        )
-        self.warnings.append(f"{said}: {assumed:g} Hz is assumed; give the key `control_hz`")
+        problem = "does not say its control rate"
+        if stored is not None:
+            problem = f"says its control rate is {stored!r}"
+        self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give the key `control_hz`")
         return assumed
 
     def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
@@ -161,15 +173,18 @@ class EpisodicReader(DatasetReader):
 
 
 def dimension_names(parts: Sequence[tuple[str, int]]) -> list[str]:
-    """(key, width) of what is put side by side -> one name per dimension: the key's last word and a number."""
-    for stem in (lambda key: key.rpartition("/")[2], lambda key: key.replace("/", ".")):
-        names = [
-            stem(key) if width == 1 else f"{stem(key)}_{i}"
-            for key, width in parts
-            for i in range(width)
-        ]
-        if len(set(names)) == len(names):
-            break
+    """(key, width) of what is put side by side -> one name per dimension: the key's last word and a
+    number, or the whole key if two would be called alike."""
+    names = _numbered([(key.rpartition("/")[2], width) for key, width in parts])
+    if len(set(names)) < len(names):
+        names = _numbered([(key.replace("/", "."), width) for key, width in parts])
+    return names
+
+
+def _numbered(stems: Sequence[tuple[str, int]]) -> list[str]:
+    names = []
+    for stem, width in stems:
+        names += [stem] if width == 1 else [f"{stem}_{i}" for i in range(width)]
     return names
 
 
@@ -178,39 +193,7 @@ def camera_name(key: str) -> str:
     return key.replace("/", "_")
 
 
-def _widths(episode: EpisodeNumbers) -> tuple[int, int]:
-    return episode.state.shape[1], episode.actions.shape[1]
-
-
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    with np.errstate(
-        over="ignore"
-    ):  # too large for float32 becomes infinite, which `EpisodeDataset.check_numbers` names
+    # too large for float32 becomes infinite, which `EpisodeDataset.check_numbers` names
+    with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(np.float32)
-
-
-def _spec(
-    root: Path,
-    cameras: Mapping[str, tuple[int, int]],
-    state_names: Sequence[str],
-    action_names: Sequence[str],
-    actions: np.ndarray,
-    control_hz: float,
-) -> Spec:
-    finite = np.where(np.isfinite(actions), actions, np.nan).astype(np.float64)
-    blank = np.isnan(finite).all(0)
-    finite[:, blank] = 0.0
-    low, high = np.nanmin(finite, 0), np.nanmax(finite, 0)
-    still = high - low < 1e-6  # an action that never moves still needs an interval around it
-    low, high = np.where(still, low - 1.0, low), np.where(still, high + 1.0, high)
-    try:
-        return Spec(
-            dict(cameras),
-            tuple(state_names),
-            tuple(action_names),
-            tuple(low),
-            tuple(high),
-            control_hz,
-        )
-    except SpecError as error:
-        raise DataError(f"{root}: {error}; choose other keys") from error

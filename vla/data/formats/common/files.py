@@ -1,4 +1,5 @@
-"""Files of a dataset that others made: none is read that lies outside of it, and none is trusted."""
+"""Files of a dataset that others made: none is read that lies outside of it, and none is
+trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"
 
 
 def refuse_archive(root: Path) -> None:
-    """Raises DataError where `root` is a packed dataset."""
+    """Raises DataError if `root` is a packed dataset."""
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
         raise DataError(
             f"{root}: is an archive; unpack it and give the folder (or the file) that was in it"
@@ -23,27 +24,32 @@ def refuse_archive(root: Path) -> None:
 
 
 def inside(root: Path, path: Path) -> Path:
-    """`path`, which must stay in the dataset's folder. Raises DataError where its name or a link leads out of it.
+    """`path`, which must stay in the dataset's folder. Raises DataError if its name or a link leads
+    out of it.
 
-    In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`, which counts as inside.
+    In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`,
+    which counts as inside.
     """
     try:
-        home, target = root.resolve(), path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:
+        home = root.resolve()
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in the name
         raise DataError(
             f"{root}: {str(path)!r} is no path: {error}; restore the dataset"
         ) from error
     blobs = [folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots"]
-    if not any(target.is_relative_to(folder) for folder in (home, *blobs)):
+    if not any(real.is_relative_to(folder) for folder in (home, *blobs)):
         raise DataError(
-            f"{path}: leads out of the dataset's folder, to {target}; put the file itself there"
+            f"{path}: leads out of the dataset's folder, to {real}; put the file itself there"
         )
     return path
 
 
 def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
-    """A text file of the dataset. Raises DataError where it is missing, leads out of `root` or is no UTF-8."""
+    """A text file of the dataset. Raises DataError if it is missing, leads out of `root` or is no
+    UTF-8."""
     try:
+        # -sig: editors on Windows put a mark of three bytes before the text
         return inside(root, path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error
@@ -53,24 +59,41 @@ def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
         raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
 
 
-def read_json(root: Path, path: Path, remedy: str = SOURCE) -> dict[str, Any]:
-    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or where it is no JSON object."""
+def read_json(
+    root: Path,
+    path: Path,
+    remedy: str = SOURCE,
+) -> dict[str, Any]:
+    """Keys and values of a JSON file of the dataset. Raises DataError as `read_text`, or if it
+    is no JSON object."""
     return parse_json(read_text(root, path, remedy), str(path), remedy)
 
 
-def read_json_lines(root: Path, path: Path, remedy: str = SOURCE) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object per line. Raises DataError, where it can, naming the line."""
-    lines = enumerate(read_text(root, path, remedy).split("\n"), start=1)
-    return [
-        parse_json(line, f"{path}: line {number}", remedy) for number, line in lines if line.strip()
-    ]
+def read_json_lines(
+    root: Path,
+    path: Path,
+    remedy: str = SOURCE,
+) -> list[dict[str, Any]]:
+    """The objects in a file of one JSON object per line. Raises DataError, if it can, naming the
+    line."""
+    # not splitlines: JSON may hold U+2028 and other characters that count as ends of lines there
+    lines = read_text(root, path, remedy).split("\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found.append(parse_json(line, f"{path}: line {number}", remedy))
+    return found
 
 
-def parse_json(text: str | bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
-    """Raises DataError naming `where` where `text` is no JSON object."""
+def parse_json(
+    text: str | bytes,
+    where: str,
+    remedy: str = "restore it",
+) -> dict[str, Any]:
+    """Keys and values of a JSON object. Raises DataError naming `where` if `text` is none."""
     try:
         value = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # RecursionError: a million brackets
         raise DataError(f"{where}: is no JSON: {error}; {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(
@@ -89,4 +112,5 @@ def fingerprint(root: Path, files: Iterable[Path], *facts: object) -> str:
             f"{root}: a file went away while the dataset was open: {error}; open it again"
         ) from error
     described = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(json.dumps([described, *facts], default=str).encode()).hexdigest()
+    text = json.dumps([described, *facts], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,5 @@
-"""HDF5 files that others made. HDF5 keeps no checksums by default: what contradicts itself is refused, and nothing is
-read through links into other files.
+"""HDF5 files that others made. HDF5 keeps no checksums by default: what contradicts itself is
+refused, and nothing is read through links into other files.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from vla.config import UserError
+from vla.common.errors import UserError
 from vla.data.errors import DataError
 from vla.data.formats.common.names import natural
 
-_BLOCK = 64
+_BLOCK = 64  # rows that are in memory at a time
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The h5py.File at `path`. Whatever the library raises in the block becomes a DataError that names the file."""
+    """The h5py.File at `path`. Whatever the library raises in the block becomes a DataError that
+    names the file."""
     import h5py
 
     try:
@@ -28,7 +29,8 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except UserError:
         raise
-    # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, ...
+    # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
+    # TypeError, MemoryError, ... A list of them would be found too short by the next damage.
     except Exception as error:
         raise DataError(
             f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source"
@@ -36,9 +38,9 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def child(group: Any, name: str) -> Any:
-    """The group or dataset `name` (may hold slashes) below `group`; None where there is none.
+    """The group or dataset `name` (may hold slashes) below `group`; None if there is none.
 
-    Raises DataError where it lies in another file.
+    Raises DataError if it lies in another file.
     """
     import h5py
 
@@ -46,15 +48,33 @@ def child(group: Any, name: str) -> Any:
     for part in name.split("/"):
         if not isinstance(here, h5py.Group):
             return None
+        # The link before what it leads to: looking there would open another file.
         link = here.get(part, getlink=True)
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
             raise DataError(
-                f"{group.file.filename}: {here.name}/{part} is a link to elsewhere; put the data into the file itself"
+                f"{group.file.filename}: {here.name}/{part} is a link to elsewhere; put the data "
+                "into the file itself"
             )
         here = here[part]
     return here
+
+
+def dataset_at(group: Any, name: str) -> Any:
+    """The dataset `name` below `group`; None if there is none, or a group. Raises DataError as
+    `child`."""
+    import h5py
+
+    found = child(group, name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def is_group(node: Any) -> bool:
+    """Whether it holds groups and datasets."""
+    import h5py
+
+    return isinstance(node, h5py.Group)
 
 
 def children(group: Any) -> list[str]:
@@ -62,12 +82,16 @@ def children(group: Any) -> list[str]:
     return sorted(group, key=natural)
 
 
-def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+def leaves(
+    group: Any,
+    prefix: str = "",
+    depth: int = 0,
+) -> dict[str, Any]:
     """Path below `group` -> dataset, of everything in it. Raises DataError as `child`."""
     import h5py
 
     found: dict[str, Any] = {}
-    if depth > 16:
+    if depth > 16:  # hard links may make a circle
         raise DataError(
             f"{group.file.filename}: {group.name} is nested too deeply; restore the file"
         )
@@ -81,7 +105,8 @@ def leaves(group: Any, prefix: str = "", depth: int = 0) -> dict[str, Any]:
 
 
 def check_stored(dataset: Any) -> None:
-    """Raises DataError where a dataset's numbers are not all in this file: HDF5 would read zeros instead."""
+    """Raises DataError if a dataset's numbers are not all in this file: HDF5 would read zeros
+    instead."""
     where = f"{dataset.file.filename}: {dataset.name}"
     if dataset.is_virtual or dataset.external:
         raise DataError(f"{where} lies in other files; put the data into the file itself")
@@ -90,13 +115,13 @@ def check_stored(dataset: Any) -> None:
     if dataset.chunks is None:
         whole = dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize
     else:
-        needed = np.prod(
-            [-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)], dtype=object
-        )
-        whole = dataset.id.get_num_chunks() >= needed
+        # chunks along each axis, rounded up; Python's integers, since damaged shapes overflow
+        along = [-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)]
+        whole = dataset.id.get_num_chunks() >= np.prod(along, dtype=object)
     if not whole:
         raise DataError(
-            f"{where}: says shape {dataset.shape}, the file holds less; copy it from the dataset's source"
+            f"{where}: says shape {dataset.shape}, the file holds less; copy it from the "
+            "dataset's source"
         )
 
 
@@ -105,14 +130,11 @@ def is_numeric(dataset: Any) -> bool:
     return dataset.shape is not None and dataset.dtype.kind in "biuf" and dataset.ndim in (1, 2)
 
 
-def is_picture(dataset: Any) -> bool:
+def is_image(dataset: Any) -> bool:
     """Whether it holds uint8 (L, H, W, 3)."""
-    return (
-        dataset.shape is not None
-        and dataset.dtype == np.uint8
-        and dataset.ndim == 4
-        and dataset.shape[3] == 3
-    )
+    if dataset.shape is None or dataset.dtype != np.uint8:
+        return False
+    return dataset.ndim == 4 and bool(dataset.shape[3] == 3)
 
 
 def matrix(dataset: Any) -> np.ndarray:
@@ -123,7 +145,7 @@ def matrix(dataset: Any) -> np.ndarray:
 
 
 def text(value: Any) -> str:
-    """A string of HDF5 (bytes, str, or an array whose first is one); empty where it is none."""
+    """A string of HDF5 (bytes, str, or an array whose first is one); empty if it is none."""
     while isinstance(value, np.ndarray):
         if not value.size:
             return ""
@@ -135,6 +157,6 @@ def text(value: Any) -> str:
 
 def blocks(dataset: Any, start: int, stop: int) -> Iterator[np.ndarray]:
     """Rows [start, stop), one by one, read in blocks."""
-    check_stored(dataset)
+    check_stored(dataset)  # again: hours may lie between opening and reading
     for at in range(start, stop, _BLOCK):
         yield from dataset[at : min(at + _BLOCK, stop)]

@@ -11,8 +11,10 @@ from PIL import Image
 from vla.data.errors import DataError
 
 
-def picture_size(data: bytes, where: str) -> tuple[int, int]:
-    """(height, width) of an image file, from its header. Raises DataError beginning with `where`."""
+def file_image_size(data: bytes, where: str) -> tuple[int, int]:
+    """(height, width) of an image file, from its header. Raises DataError beginning with
+    `where`."""
+    # Opening reads the header alone. Pillow warns of images that are absurdly large: an error here.
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("error")

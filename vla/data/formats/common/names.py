@@ -7,12 +7,9 @@ import re
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts `demo_10` after `demo_9`."""
-    parts = re.split(r"([0-9]+)", name)
-    return [
-        (
-            part.isascii() and part.isdigit(),
-            int(part) if part.isascii() and part.isdigit() else 0,
-            part,
-        )
-        for part in parts
-    ]
+    found = []
+    for part in re.split(r"([0-9]+)", name):
+        # isascii: `isdigit` holds of superscripts too, of which int() makes nothing
+        is_number = part.isascii() and part.isdigit()
+        found.append((is_number, int(part) if is_number else 0, part))
+    return found

@@ -14,11 +14,13 @@ import numpy as np
 from vla.data.errors import DataError
 from vla.data.formats.common.files import read_text
 
-_WORDS = {"true": 1.0, "false": 0.0}
+_TRUTH = {"true": 1.0, "false": 0.0}
+"""As pandas and spreadsheets write booleans."""
 
 
 def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
-    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no number."""
+    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no
+    number."""
     rows = csv.reader(io.StringIO(read_text(root, path), newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
@@ -26,18 +28,21 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: line {rows.line_num}: {error}; correct the file") from error
     if len(lines) < 2:
         raise DataError(
-            f"{path}: expected a header and a row for each step, found {len(lines)} rows in all; correct the file"
+            f"{path}: expected a header and a row for each step, found {len(lines)} rows in all; "
+            "correct the file"
         )
     header = [name.removeprefix("\ufeff") for name in lines[0][1]]
-    if twice := next((name for name in header if header.count(name) > 1 or not name), None):
-        raise DataError(f"{path}: two columns are named {twice!r}; correct the header")
-    if "" in header:
-        raise DataError(f"{path}: column {header.index('') + 1} has no name; correct the header")
-    table = np.empty((len(lines) - 1, len(header)))
+    for column, name in enumerate(header):
+        if not name:
+            raise DataError(f"{path}: column {column + 1} has no name; correct the header")
+        if header.count(name) > 1:
+            raise DataError(f"{path}: two columns are named {name!r}; correct the header")
+    table = np.empty((len(lines) - 1, len(header)))  # (L, columns)
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             raise DataError(
-                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct the line"
+                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct "
+                "the line"
             )
         for column, cell in enumerate(cells):
             table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")
@@ -45,8 +50,8 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
 
 
 def _number(cell: str, where: str) -> float:
-    if cell.lower() in _WORDS:
-        return _WORDS[cell.lower()]
+    if cell.lower() in _TRUTH:
+        return _TRUTH[cell.lower()]
     try:
         if "_" in cell:  # Python's own float takes 1_000
             raise ValueError(cell)

@@ -1,1 +1,2 @@
-"""See the files."""
+"""What the readers of LeRobot datasets share: info.json, tables, data files, videos, labels,
+specs."""

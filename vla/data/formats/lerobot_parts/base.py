@@ -17,9 +17,9 @@ import pandas as pd
 
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.format import Columns, DatasetReader, KeyMap, Picture
+from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import read_json
-from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps
+from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps, first_frames
 from vla.data.formats.lerobot_parts.data_files import DataFiles
 from vla.data.formats.lerobot_parts.info import VIDEO, read_info, split_range
 from vla.data.formats.lerobot_parts.labels import Labels, label
@@ -36,7 +36,10 @@ _INDEX: dict[str, type[Any]] = {
 
 
 class LeRobotFolder(DatasetReader):
-    """Reads a folder in which a LeRobot dataset lies; a version says where its tables, tasks and files are."""
+    """Reads a folder with a LeRobot dataset; a version says where its tables, tasks and files
+    are."""
+
+    keys: KeyMap
 
     strict_columns: bool
     """Whether every feature of info.json must have a column."""
@@ -46,14 +49,16 @@ class LeRobotFolder(DatasetReader):
         self.keys = keys or KeyMap()
         self.warnings: list[str] = []
         self.info = read_info(root)
-        self._check_seals()
+        self._check_checksums()
         self.check_version()
+        # The order matters: the table says which data files there are, the videos which cameras
+        # remain, and both which spec follows.
         self._mapping = map_features(root / schema.INFO, self.info.features, self.keys)
         self._table = self._choose(self.read_table())
         self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
         self.warnings += self._files.check_columns(strict=self.strict_columns)
         self._videos = self._find_videos()
-        self._verified: set[Segment] = set()
+        self._verified: set[Segment] = set()  # whose packets were compared; shared by threads
         self._numbers: dict[str, np.ndarray] = {}
         self._columns: Columns | None = None
         self.metadata = self._read_metadata()
@@ -63,20 +68,21 @@ class LeRobotFolder(DatasetReader):
         self.warnings += labels.warnings
         self.episodes = self._make_episodes(labels.task_index)
 
-    # --- what a version says --------------------------------------------------------------------------
+    # --- what a version says ----------------------------------------------------------------------
 
     @abstractmethod
     def check_version(self) -> None:
-        """Raises DataError where info.json is of a version that this reader does not read."""
+        """Raises DataError if info.json is of a version that this reader does not read."""
 
     @abstractmethod
     def read_table(self) -> pd.DataFrame:
-        """One row per episode, sorted: `source` (its index in the dataset), `length`, `row` (its first among all rows of the
-        data files), `tasks` (a list of instructions), and whatever the version needs."""
+        """One row per episode, sorted: `source` (its index in the dataset), `length`, `row` (its
+        first among all rows of the data files), `tasks` (a list of instructions), and whatever the
+        version needs."""
 
     @abstractmethod
     def read_tasks(self) -> dict[int, str]:
-        """task_index -> instruction. Raises DataError where there is no such table."""
+        """task_index -> instruction. Raises DataError if there is no such table."""
 
     @abstractmethod
     def data_paths(self) -> list[Path]:
@@ -88,13 +94,15 @@ class LeRobotFolder(DatasetReader):
 
     @abstractmethod
     def find_video(self, feature: str) -> list[Segment] | None:
-        """Where each episode's frames of `feature` lie; None where the dataset has no videos of it at all."""
+        """Where each episode's frames of `feature` lie; None if the dataset has no videos of it at
+        all."""
 
-    # --- opening --------------------------------------------------------------------------------------
+    # --- opening ----------------------------------------------------------------------------------
 
     def _choose(self, table: pd.DataFrame) -> pd.DataFrame:
         """The episodes of the chosen split, or all; with warnings for what is odd but harmless."""
-        path, splits = self.root / schema.INFO, self.info.splits
+        path = self.root / schema.INFO
+        splits = self.info.splits
         for name in splits if isinstance(splits, dict) else ():
             try:
                 start, stop = split_range(path, splits, name)
@@ -103,18 +111,20 @@ class LeRobotFolder(DatasetReader):
                 continue
             if stop > len(table) or start > stop:
                 self.warn(
-                    f"{path}: split {name!r} is {splits[name]!r}, the dataset has {len(table)} episodes; "
-                    "those that exist are read"
+                    f"{path}: split {name!r} is {splits[name]!r}, the dataset has {len(table)} "
+                    "episodes; those that exist are read"
                 )
         frames = int(table["length"].sum())
         if self.info.total_frames not in (None, frames):
             self.warn(
-                f"{path}: total_frames is {self.info.total_frames}, the episodes have {frames}; the latter is used"
+                f"{path}: total_frames is {self.info.total_frames}, the episodes have {frames}; "
+                "the latter is used"
             )
         if not np.array_equal(table["source"], np.arange(len(table))):
             self.warn(
-                f"{self.root}: episode indices have holes ({len(table)} episodes, the last is number "
-                f"{table['source'].iloc[-1]}); episodes are numbered by their place, and keep theirs as original_episode"
+                f"{self.root}: episode indices have holes ({len(table)} episodes, the last is "
+                f"number {table['source'].iloc[-1]}); episodes are numbered by their place, and "
+                "keep theirs as original_episode"
             )
         if self.keys.split is None:
             return table
@@ -122,7 +132,8 @@ class LeRobotFolder(DatasetReader):
         chosen = table.iloc[start:stop].reset_index(drop=True)
         if not len(chosen):
             raise DataError(
-                f"{path}: split {self.keys.split!r} ({splits[self.keys.split]}) has no episodes; choose another"
+                f"{path}: split {self.keys.split!r} ({splits[self.keys.split]}) has no episodes; "
+                "choose another"
             )
         return chosen
 
@@ -131,25 +142,31 @@ class LeRobotFolder(DatasetReader):
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
-    def _check_seals(self) -> None:
-        """Warns where a small file of a dataset that was written here has changed since, or its spec is gone."""
-        info, spec = self.root / schema.INFO, self.root / schema.SPEC
+    def _check_checksums(self) -> None:
+        """Warns if a small file of a dataset that was written here has changed since, or its spec
+        is gone."""
+        info = self.root / schema.INFO
+        spec = self.root / schema.SPEC
+        # Only this package's writer puts a checksum there: without its spec something was lost.
         if not spec.exists() and is_whole(info) is not None:
             self.warn(
-                f"{spec}: no such file, it held the limits of actions; they are taken from the data: restore it"
+                f"{spec}: no such file, it held the limits of actions; they are taken from the "
+                "data: restore it"
             )
         for name in (schema.INFO, schema.SPEC, schema.METADATA):
             path = self.root / name
-            # Links are refused where the files are read.
+            # Links are refused later, when the files are read: none is followed before.
             if path.is_file() and not path.is_symlink() and is_whole(path) is False:
                 self.warn(
-                    f"{path}: is not what was written (its checksum differs); restore it from a copy, or remove its key "
-                    f"{CHECKSUM!r} if you edited it yourself"
+                    f"{path}: is not what was written (its checksum differs); restore it from a "
+                    f"copy, or remove its key {CHECKSUM!r} if you edited it yourself"
                 )
 
     def _find_videos(self) -> dict[str, list[Segment]]:
-        """Feature -> segments, for the videos that there are. A camera that is only declared is left out."""
+        """Feature -> segments, for the videos that there are. A camera that is only declared is
+        left out."""
         found = {}
+        # a copy: cameras without images are taken out of the mapping meanwhile
         for camera, feature in list(self._mapping.cameras.items()):
             if self.info.features[feature].dtype != VIDEO:
                 if not self._files.has(feature):
@@ -163,7 +180,11 @@ class LeRobotFolder(DatasetReader):
         return found
 
     def _leave_out(self, camera: str, feature: str) -> None:
-        lacks = f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset has no images"
+        lacks = (
+            f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset "
+            "has no images"
+        )
+        # Asked for by name, or promised by a spec of ours: not to be left out in silence.
         if self.keys.cameras is not None or (self.root / schema.SPEC).exists():
             raise DataError(f"{lacks}; restore them, or do not ask for the camera")
         self.warn(f"{lacks}; it is left out")
@@ -172,12 +193,14 @@ class LeRobotFolder(DatasetReader):
     def _read_metadata(self) -> dict[str, Any]:
         path = self.root / schema.METADATA
         if path.exists():
-            return {
-                key: value for key, value in read_json(self.root, path).items() if key != CHECKSUM
-            }
-        return {"robot_type": self.info.robot_type} if isinstance(self.info.robot_type, str) else {}
+            stored = read_json(self.root, path)
+            return {key: value for key, value in stored.items() if key != CHECKSUM}
+        if isinstance(self.info.robot_type, str):
+            return {"robot_type": self.info.robot_type}
+        return {}
 
     def _read_spec(self) -> Spec:
+        # called only if limits must be found: reading all actions is slow
         def actions() -> np.ndarray:
             return self._joined(self._mapping.action)
 
@@ -207,16 +230,16 @@ class LeRobotFolder(DatasetReader):
             {
                 "episode_index": np.arange(len(table)),
                 "length": table["length"].to_numpy(),
-                "first_frame": np.concatenate([[0], np.cumsum(table["length"])[:-1]]).astype(
-                    np.int64
-                ),
+                "first_frame": first_frames(table["length"].to_numpy()),
                 "task_index": task_index,
             }
         )
+        # Stored results are of the dataset's own rewards, not of another column that `keys` name.
         if self.keys.reward is None and self.keys.success is None:
             for name in ("success", "return", "terminated"):
                 if name in table:
                     episodes[name] = table[name].to_numpy()
+        # What an episode remembers stays with it, also if it gets another number here.
         if "info" in table:
             episodes["info"] = table["info"].to_numpy()
         elif not np.array_equal(table["source"], episodes["episode_index"]):
@@ -225,62 +248,60 @@ class LeRobotFolder(DatasetReader):
             ]
         return episodes
 
-    # --- numbers --------------------------------------------------------------------------------------
+    # --- numbers ----------------------------------------------------------------------------------
 
     def columns(self) -> Columns:
         if self._columns is None:
             self._load()
             self._check_order()
-            mapping, N = self._mapping, int(self._table["length"].sum())
-            zeros = np.zeros(N, np.float32)
-            terminated = [schema.TERMINATED] if schema.TERMINATED in self.info.features else []
-            columns = Columns(
-                state=self._joined(mapping.state),
-                actions=self._joined(mapping.action),
-                rewards=self._joined([mapping.reward])[:, 0] if mapping.reward else zeros,
-                success=self._joined([mapping.success])[:, 0] > 0 if mapping.success else zeros > 0,
-                terminated=self._joined(terminated)[:, 0] > 0 if terminated else zeros > 0,
+            has_ends = schema.TERMINATED in self.info.features
+            self._columns = Columns(
+                state=self._joined(self._mapping.state),
+                actions=self._joined(self._mapping.action),
+                rewards=self._single(self._mapping.reward),
+                success=self._single(self._mapping.success) > 0,
+                terminated=self._single(schema.TERMINATED if has_ends else None) > 0,
             )
-            self._columns, self._numbers = columns, {}
+            self._numbers = {}  # copied above; twice in memory would be too much
         return self._columns
 
     def _load(self) -> None:
-        """Reads all numbers that are of use, in one pass over the files, where they are not at hand."""
+        """Reads all numbers that are of use, in one pass over the files, unless they are at
+        hand."""
         names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
         if schema.TERMINATED in self.info.features:
             names[schema.TERMINATED] = np.float32
-        names |= {
-            name: dtype
-            for name, dtype in _INDEX.items()
-            if name in self.info.features and self._files.has(name)
-        }
+        for name, dtype in _INDEX.items():
+            if name in self.info.features and self._files.has(name):
+                names[name] = dtype
         if names.keys() <= self._numbers.keys():
             return
         found, rows = self._files.read(names)
         self._check_files(rows)
         self._check_count(int(rows.sum()), next(iter(names)))
-        chosen = self._rows()
+        chosen = self._rows()  # of a split, or of all
         self._numbers = {name: values[chosen] for name, values in found.items()}
 
     def _rows(self) -> np.ndarray | slice:
         """The rows of the data files that are read, in order."""
-        first, length = self._table["row"].to_numpy(), self._table["length"].to_numpy()
-        N = int(length.sum())
-        if np.array_equal(first, np.concatenate([[0], np.cumsum(length)[:-1]])):
-            return slice(0, N)
-        return np.repeat(first - np.concatenate([[0], np.cumsum(length)[:-1]]), length) + np.arange(
-            N
-        )
+        first = self._table["row"].to_numpy()
+        length = self._table["length"].to_numpy()
+        starts = first_frames(length)
+        frames = np.arange(int(length.sum()))
+        # A slice is a view: no copy of all numbers in the usual case.
+        if np.array_equal(first, starts):
+            return slice(0, len(frames))
+        return np.repeat(first - starts, length) + frames
 
     def _check_files(self, rows: np.ndarray) -> None:
-        """Raises DataError where a file holds another number of rows than it should."""
+        """Raises DataError if a file holds another number of rows than it should."""
 
     def _check_count(self, rows: int, name: str) -> None:
         needed = int((self._table["row"] + self._table["length"]).max())
         if rows < needed:
             raise DataError(
-                f"{self.root}: {name!r} has {rows} rows, {schema.INFO.rpartition('/')[2]} says {needed} frames; "
-                "a data file is missing or foreign: restore the data folder"
+                f"{self.root}: {name!r} has {rows} rows, {schema.INFO.rpartition('/')[2]} says "
+                f"{needed} frames; a data file is missing or foreign: restore the data folder"
             )
 
     def _joined(self, names: list[str]) -> np.ndarray:
@@ -290,14 +311,25 @@ class LeRobotFolder(DatasetReader):
             return np.zeros((int(self._table["length"].sum()), 0), np.float32)
         return np.concatenate([self._numbers[name] for name in names], axis=1)
 
+    def _single(self, name: str | None) -> np.ndarray:
+        """A column of one number per row, float32 (N,); zeros without a name."""
+        if name is None:
+            return np.zeros(int(self._table["length"].sum()), np.float32)
+        return self._joined([name])[:, 0]
+
     def _check_order(self) -> None:
         check_rows(self.root, self._table, self._numbers)
         for sentence in check_timestamps(self.root, self._table, self._numbers, self.info.fps):
             self.warn(sentence)
 
-    # --- images ---------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
-    def images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Picture]]:
+    def images(
+        self,
+        camera: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, Image]]:
         feature = self._mapping.cameras[camera]
         videos = self._videos.get(feature)
         if videos is None:
@@ -306,41 +338,38 @@ class LeRobotFolder(DatasetReader):
                     yield frame + found - row, data
             return
         size = image_size(self.root, feature, self.info.features[feature])
-        starts, lengths = (
-            self.episodes["first_frame"].to_numpy(),
-            self.episodes["length"].to_numpy(),
-        )
+        starts = self.episodes["first_frame"].to_numpy()
+        lengths = self.episodes["length"].to_numpy()
         first, last = np.searchsorted(starts, [start, stop - 1], side="right") - 1
+        if stop <= start:
+            last = first - 1
         parts = []
-        for episode in range(first, last + 1 if stop > start else first):
-            begin, end = (
-                max(start, int(starts[episode])),
-                min(stop, int(starts[episode] + lengths[episode])),
-            )
-            parts.append(
-                (begin, videos[episode], begin - int(starts[episode]), end - int(starts[episode]))
-            )
+        for episode in range(first, last + 1):
+            episode_start = int(starts[episode])
+            begin = max(start, episode_start)
+            end = min(stop, episode_start + int(lengths[episode]))
+            parts.append((begin, videos[episode], begin - episode_start, end - episode_start))
         yield from read_segments(
             parts, self.info.fps, size, warn=self.warn, verified=self._verified
         )
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow one another."""
+        """(frame, row, count) of the frames [start, stop), in as few pieces as their rows follow
+        one another."""
         rows = self._rows()
         if isinstance(rows, slice):
             yield start, start, min(stop, rows.stop) - start
             return
         rows = rows[start:stop]
-        edges = np.flatnonzero(np.diff(rows) != 1) + 1
+        edges = np.flatnonzero(np.diff(rows) != 1) + 1  # where the next row is elsewhere
         for begin, end in zip([0, *edges], [*edges, len(rows)], strict=True):
             if end > begin:
                 yield start + int(begin), int(rows[begin]), int(end - begin)
 
     def fingerprint(self) -> str:
-        paths = [
-            *self._files.paths,
-            *sorted({s.path for segments in self._videos.values() for s in segments}),
-        ]
+        videos = {s.path for segments in self._videos.values() for s in segments}
+        paths = [*self._files.paths, *sorted(videos)]
+        # Of sizes and times, not of bytes: it is asked for at every start of a training.
         facts: list[Any] = []
         for path in paths:
             status = path.stat()
@@ -352,31 +381,36 @@ class LeRobotFolder(DatasetReader):
 
 
 def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
-    """Turns columns of `table` into int64. Raises DataError where one is missing, or holds anything but counts."""
+    """Turns columns of `table` into int64. Raises DataError if one is missing, or holds anything
+    but counts."""
     for name in names:
         if name not in table:
             raise DataError(
                 f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it"
             )
         values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        bad = ~(
-            np.isfinite(values) & (values >= 0) & (values < 2**53) & (np.floor(values) == values)
-        )
+        # from 2**53 on float64 has not every whole number
+        in_range = np.isfinite(values) & (values >= 0) & (values < 2**53)
+        bad = ~(in_range & (np.floor(values) == values))
         if bad.any():
             row = int(bad.argmax())
             raise DataError(
-                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole number; restore it"
+                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole "
+                "number; restore it"
             )
         table[name] = values.astype(np.int64)
 
 
 def check_episodes(table: pd.DataFrame, place: str) -> None:
-    """Raises DataError where an episode has no steps, or two have one index. `table` is sorted by `source`."""
-    if (empty := table["length"] == 0).any():
+    """Raises DataError if an episode has no steps, or two have one index. `table` is sorted by
+    `source`."""
+    empty = table["length"] == 0
+    if empty.any():
         raise DataError(
             f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"
         )
-    if (twice := table["source"].duplicated()).any():
+    twice = table["source"].duplicated()
+    if twice.any():
         raise DataError(
             f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
         )

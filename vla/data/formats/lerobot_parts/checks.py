@@ -1,6 +1,7 @@
-"""Do the rows of a LeRobot dataset lie where its table of episodes says, and at the times that its rate says?
+"""Do the rows of a LeRobot dataset lie where its table of episodes says, and at the times that its
+rate says?
 
-N: frames, D: numbers in a row of a column.
+N: frames, E: episodes, D: numbers in a row of a column.
 """
 
 from __future__ import annotations
@@ -14,31 +15,40 @@ from vla.data.errors import DataError
 from vla.data.storage.video import TIME_TOLERANCE
 
 
-def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) -> None:
-    """Rows must lie in the order of the table of episodes; those of files that were merged by hand may not.
+def check_rows(
+    root: Path,
+    table: pd.DataFrame,
+    numbers: dict[str, np.ndarray],
+) -> None:
+    """Rows must lie in the order of the table of episodes; those of files that were merged by hand
+    may not.
 
     Args:
         table: `source` and `length` of each episode.
-        numbers: columns (N, D); checked are `episode_index` and `frame_index`, where the dataset has them.
+        numbers: columns (N, D); checked are `episode_index` and `frame_index`, if the dataset has
+            them.
 
     Raises:
         DataError: naming the first row that belongs elsewhere.
     """
     length = table["length"].to_numpy()
+    # These two say it of every row; the table of episodes says it once, and may be wrong.
     if "episode_index" in numbers:
-        found, expected = (
-            numbers["episode_index"][:, 0],
-            np.repeat(table["source"].to_numpy(), length),
-        )
-        if (wrong := found != expected).any():
+        found = numbers["episode_index"][:, 0]
+        expected = np.repeat(table["source"].to_numpy(), length)
+        wrong = found != expected
+        if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"{root}: frame {row} belongs to episode {found[row]}, the episodes table says {expected[row]}; "
-                "data files are out of order, missing or foreign: restore the data folder"
+                f"{root}: frame {row} belongs to episode {found[row]}, the episodes table says "
+                f"{expected[row]}; data files are out of order, missing or foreign: restore the "
+                "data folder"
             )
     if "frame_index" in numbers:
-        found, expected = numbers["frame_index"][:, 0], _steps(length)
-        if (wrong := found != expected).any():
+        found = numbers["frame_index"][:, 0]
+        expected = _steps(length)
+        wrong = found != expected
+        if wrong.any():
             row = int(wrong.argmax())
             episode = table["source"].iloc[_episode(length, row)]
             raise DataError(
@@ -48,26 +58,35 @@ def check_rows(root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray]) 
 
 
 def check_timestamps(
-    root: Path, table: pd.DataFrame, numbers: dict[str, np.ndarray], fps: float
+    root: Path,
+    table: pd.DataFrame,
+    numbers: dict[str, np.ndarray],
+    fps: float,
 ) -> list[str]:
-    """Sentences about `timestamp` where it is not frame / fps: frames are read by their place, as frame_index says it.
+    """Sentences about timestamps that are not frame / fps.
 
-    Raises DataError where time does not advance and there is no frame_index to tell the order by.
+    No more than sentences: real datasets have timestamps that are late or missing, so frames are
+    read by their place, as frame_index says it.
+
+    Raises DataError if time does not advance and there is no frame_index to tell the order by.
     """
     if "timestamp" not in numbers:
         return []
-    length, times = table["length"].to_numpy(), numbers["timestamp"][:, 0]
+    length = table["length"].to_numpy()
+    times = numbers["timestamp"][:, 0]
     steps = _steps(length)
+    # `not >` instead of `<=`, which is False of NaN
     stuck = np.append(False, ~(np.diff(times) > 0)) & (steps > 0)
-    if (wrong := stuck | ~np.isfinite(times)).any():
+    wrong = stuck | ~np.isfinite(times)
+    if wrong.any():
         row = int(wrong.argmax())
         problem = f"{_place(root, table, row)} has timestamp {times[row]:g}"
-        problem += (
-            f" after {times[row - 1]:g}: time does not advance" if stuck[row] and steps[row] else ""
-        )
+        if stuck[row] and steps[row]:
+            problem += f" after {times[row - 1]:g}: time does not advance"
         if "frame_index" not in numbers:
             raise DataError(
-                f"{problem}, and without frame_index the order of the rows is unknown; restore the file or drop the episode"
+                f"{problem}, and without frame_index the order of the rows is unknown; restore "
+                "the file or drop the episode"
             )
         return [f"{problem}; steps are taken as frame_index orders them"]
     # Timestamps are stored as float32, which is coarser than the tolerance after half an hour.
@@ -77,15 +96,21 @@ def check_timestamps(
         return []
     row = int(off.argmax())
     return [
-        f"{_place(root, table, row)} has timestamp {times[row]:.6g} s, expected {expected[row]:.6g} s at {fps:g} fps "
-        f"({int(off.sum())} of {len(off)} steps differ); frames are read by their place, not by their timestamp"
+        f"{_place(root, table, row)} has timestamp {times[row]:.6g} s, expected "
+        f"{expected[row]:.6g} s at {fps:g} fps ({int(off.sum())} of {len(off)} steps differ); "
+        "frames are read by their place, not by their timestamp"
     ]
 
 
 def _steps(length: np.ndarray) -> np.ndarray:
     """0, 1, ... within each episode, (N,)."""
-    starts = np.concatenate([[0], np.cumsum(length)[:-1]])
-    return np.arange(int(length.sum())) - np.repeat(starts, length)
+    return np.arange(int(length.sum())) - np.repeat(first_frames(length), length)
+
+
+def first_frames(lengths: np.ndarray) -> np.ndarray:
+    """The first frame of each episode when they lie side by side, int64 (E,)."""
+    stops = np.cumsum(lengths)
+    return np.concatenate([[0], stops[:-1]]).astype(np.int64)
 
 
 def _episode(length: np.ndarray, row: int) -> int:
@@ -94,6 +119,5 @@ def _episode(length: np.ndarray, row: int) -> int:
 
 def _place(root: Path, table: pd.DataFrame, row: int) -> str:
     length = table["length"].to_numpy()
-    return (
-        f"{root}: episode {table['source'].iloc[_episode(length, row)]}: step {_steps(length)[row]}"
-    )
+    episode = table["source"].iloc[_episode(length, row)]
+    return f"{root}: episode {episode}: step {_steps(length)[row]}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +44,7 @@ class DataFiles:
         root: folder of the dataset.
         paths: the files, in the order of their rows.
         features: of info.json.
-        remedy: what to do where the given file is damaged.
+        remedy: what to do if the given file is damaged.
 
     Raises:
         DataError: a file is missing, lies outside the dataset or has no footer.
@@ -56,39 +57,48 @@ class DataFiles:
         features: dict[str, Feature],
         remedy: Callable[[Path], str],
     ) -> None:
-        self.root, self.paths, self._features, self._remedy = root, list(paths), features, remedy
+        self.root = root
+        self.paths = list(paths)
+        self._features = features
+        self._remedy = remedy
         for path in self.paths:
-            check_footer(inside(root, path), self._told(path))
+            check_footer(inside(root, path), self._remedy_for(path))
 
-    def _told(self, file: Path) -> Callable[[], str]:
+    def _remedy_for(self, file: Path) -> Callable[[], str]:
+        # a function: which episodes a file holds takes time to find, and is needed for errors only
         return functools.partial(self._remedy, file)
 
     def check_columns(self, *, strict: bool) -> list[str]:
-        """Compares info.json with the columns of the first file; returns warnings where they differ without harm.
+        """Compares info.json with the columns of the first file; returns warnings if they differ
+        without harm.
 
-        Raises DataError where a column holds another kind or shape than info.json says, and where `strict`, also where a
-        feature has no column.
+        Raises DataError if a column holds another kind or shape than info.json says, and if
+        `strict`, also if a feature has no column.
         """
-        file, warnings = self.paths[0], []
-        with opened_parquet(file, self._told(file)) as parquet:
+        file = self.paths[0]
+        warnings = []
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             stored = parquet.schema_arrow
         for name, feature in self._features.items():
-            if feature.dtype == VIDEO:
+            if feature.dtype == VIDEO:  # has files of its own, and no column
                 continue
             if name not in stored.names:
                 lacks = f"{file}: lacks the column {name!r} that {schema.INFO} lists"
                 if strict:
                     raise DataError(
-                        f"{lacks} (it has: {', '.join(stored.names)}); remove the feature there or restore the data"
+                        f"{lacks} (it has: {', '.join(stored.names)}); remove the feature there "
+                        "or restore the data"
                     )
                 warnings.append(f"{lacks}; it is left out")
                 continue
-            found, expected = _described(stored.field(name).type), _expected(feature)
+            found = _described(stored.field(name).type)
+            expected = _expected(feature)
             if expected is None or found is None or found == expected:
                 continue
             if _family(found) == _family(expected):
                 warnings.append(
-                    f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; read as float32"
+                    f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; read "
+                    "as float32"
                 )
                 continue
             raise DataError(
@@ -99,67 +109,80 @@ class DataFiles:
 
     def has(self, name: str) -> bool:
         """Whether the first file has such a column."""
+        # the first speaks for all: one that differs is refused when it is read
         file = self.paths[0]
-        with opened_parquet(file, self._told(file)) as parquet:
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             return name in parquet.schema_arrow.names
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over the files.
+        """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over
+        the files.
 
-        Raises DataError where a file is damaged, lacks a column, or holds rows of another width than info.json says.
+        Raises DataError if a file is damaged, lacks a column, or holds rows of another width than
+        info.json says.
         """
 
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 table = _columns(parquet, file, list(columns))
-                return {
-                    name: self._matrix(table, file, name, dtype) for name, dtype in columns.items()
-                }, len(table)
+                matrices = {}
+                for name, dtype in columns.items():
+                    matrices[name] = self._matrix(table, file, name, dtype)
+                return matrices, len(table)
 
+        # at most 8: beyond that the disk is the limit, and every file takes memory
         with ThreadPoolExecutor(min(8, usable_cores(), len(self.paths))) as pool:
             parts = list(pool.map(one, self.paths))
-        merged = {
-            name: np.concatenate([matrices[name] for matrices, _ in parts]) for name in columns
-        }
+        merged = {}
+        for name in columns:
+            merged[name] = np.concatenate([matrices[name] for matrices, _ in parts])
         return merged, np.asarray([rows for _, rows in parts], np.int64)
 
-    def _matrix(self, table: pa.Table, file: Path, name: str, dtype: type[Any]) -> np.ndarray:
+    def _matrix(
+        self,
+        table: pa.Table,
+        file: Path,
+        name: str,
+        dtype: type[Any],
+    ) -> np.ndarray:
         column = table.column(name)
         width = self._features[name].width if name in self._features else 1
-        parts = [
-            _numbers(chunk, f"{file}: column {name!r}", dtype)
-            for chunk in column.chunks
-            if len(chunk)
-        ]
+        place = f"{file}: column {name!r}"
+        # chunk by chunk: joining them first would copy the whole column once more
+        parts = [column_numbers(chunk, place, dtype) for chunk in column.chunks if len(chunk)]
         for part in parts:
             if part.shape[1] != width:
                 raise DataError(
-                    f"{file}: column {name!r} has {part.shape[1]} numbers per row, {schema.INFO} says {width}; "
-                    "correct the feature's shape there, or restore the file"
+                    f"{file}: column {name!r} has {part.shape[1]} numbers per row, {schema.INFO} "
+                    f"says {width}; correct the feature's shape there, or restore the file"
                 )
         return np.concatenate(parts) if parts else np.zeros((0, width), dtype)
 
     def values(self, name: str) -> list[Any]:
         """A column's R values as they are: numbers or strings. Raises DataError as `read` does."""
+        # as Python objects: a column of tasks holds numbers in one dataset, texts in another
         found: list[Any] = []
         for file in self.paths:
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 found += _columns(parquet, file, [name]).column(name).to_pylist()
         return found
 
-    def images(self, name: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError where a row has none."""
+    def images(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+    ) -> Iterator[tuple[int, bytes]]:
+        """(row, image file) of the rows [start, stop), a row group at a time. Raises DataError if a
+        row has none."""
         starts = self._row_groups.starts
         for place in self._places(start, stop):
             number, group = self._row_groups.places[place]
-            file, first, last = (
-                self.paths[number],
-                max(start, starts[place]),
-                min(stop, starts[place + 1]),
-            )
-            column = self._image_column(file, group, name).slice(
-                first - starts[place], last - first
-            )
+            file = self.paths[number]
+            first = max(start, starts[place])
+            last = min(stop, starts[place + 1])
+            column = self._image_column(file, group, name)
+            column = column.slice(first - starts[place], last - first)
             for row, value in enumerate(column, start=first):
                 yield row, self._image(value.as_py(), file, name, row)
 
@@ -169,14 +192,23 @@ class DataFiles:
 
     def _places(self, start: int, stop: int) -> range:
         starts = self._row_groups.starts
-        first, end = bisect.bisect_right(starts, start) - 1, bisect.bisect_left(starts, stop)
+        # `right`, so that of empty groups at one row the last is taken, which has the row
+        first = bisect.bisect_right(starts, start) - 1
+        end = bisect.bisect_left(starts, stop)
         return range(first, min(end, len(starts) - 1))
 
     def _image_column(self, file: Path, group: int, name: str) -> pa.ChunkedArray:
-        with opened_parquet(file, self._told(file)) as parquet:
+        with opened_parquet(file, self._remedy_for(file)) as parquet:
             return _columns(parquet, file, [name], group).column(name)
 
-    def _image(self, value: Any, file: Path, name: str, row: int) -> bytes:
+    def _image(
+        self,
+        value: Any,
+        file: Path,
+        name: str,
+        row: int,
+    ) -> bytes:
+        # {bytes, path} of the library `datasets`: bytes here, or a file beside the data
         given = value if isinstance(value, dict) else {}
         if given.get("bytes"):
             return bytes(given["bytes"])
@@ -193,9 +225,10 @@ class DataFiles:
 
     @functools.cached_property
     def _row_groups(self) -> _RowGroups:
+        # from the footers, once: they say how many rows a group has
         groups, starts = [], [0]
         for number, file in enumerate(self.paths):
-            with opened_parquet(file, self._told(file)) as parquet:
+            with opened_parquet(file, self._remedy_for(file)) as parquet:
                 footer = parquet.metadata
                 for group in range(footer.num_row_groups):
                     groups.append((number, group))
@@ -204,15 +237,18 @@ class DataFiles:
 
 
 def _columns(
-    parquet: pq.ParquetFile, file: Path, names: list[str], group: int | None = None
+    parquet: pq.ParquetFile,
+    file: Path,
+    names: list[str],
+    group: int | None = None,
 ) -> pa.Table:
     """The named columns, of all rows or of one row group."""
     stored = parquet.schema_arrow.names
     for name in names:
         if stored.count(name) != 1:
             raise DataError(
-                f"{file}: has {stored.count(name)} columns {name!r} (there are: {', '.join(stored)}); "
-                "expected one: restore the file"
+                f"{file}: has {stored.count(name)} columns {name!r} (there are: "
+                f"{', '.join(stored)}); expected one: restore the file"
             )
     # Threads run over files; more of them within a file would only compete.
     if group is None:
@@ -220,43 +256,54 @@ def _columns(
     return parquet.read_row_group(group, columns=names, use_threads=False)
 
 
-def _numbers(array: pa.Array, place: str, dtype: type[Any]) -> np.ndarray:
+def column_numbers(
+    array: pa.Array,
+    place: str,
+    dtype: type[Any],
+) -> np.ndarray:
     """A column of numbers, or of lists of as many of them each, as (rows, D)."""
     rows = len(array)
-    while _is_list(array.type):
+    # Lists of lists are matrices per step, laid out in one row.
+    while is_list(array.type):
         lengths = pc.min_max(pc.list_value_length(array))
         if array.null_count or lengths["min"] != lengths["max"]:
             raise DataError(
                 f"{place} has rows of different lengths or empty ones; repair or drop the file"
             )
         array = array.flatten()
-    kind = array.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if not is_number(array.type):
         raise DataError(
-            f"{place} holds {kind}, expected numbers; name another column, or correct the file"
+            f"{place} holds {array.type}, expected numbers; name another column, or correct the "
+            "file"
         )
     values = array.to_numpy(zero_copy_only=False).reshape(rows, -1)
     if not np.issubdtype(dtype, np.integer):
         # Beyond the range of float32 becomes infinite, which is refused where numbers are checked.
         with np.errstate(over="ignore"):
             return np.asarray(values, dtype=dtype)
+    # astype would turn NaN and 1.5 into some integer without a word
     whole = values if not array.null_count else np.full_like(values, np.nan, np.float64)
-    if (
-        whole.dtype.kind == "f"
-        and not (np.isfinite(whole) & (np.floor(whole) == whole) & (np.abs(whole) < 2**53)).all()
-    ):
-        raise DataError(f"{place} has rows without a whole number; restore the file")
+    if whole.dtype.kind == "f":
+        is_whole = np.isfinite(whole) & (np.floor(whole) == whole) & (np.abs(whole) < 2**53)
+        if not is_whole.all():
+            raise DataError(f"{place} has rows without a whole number; restore the file")
     return np.asarray(whole).astype(dtype)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    )
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists, of one length or of several."""
+    tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    return any(test(kind) for test in tests)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds one number per row."""
+    tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def _described(kind: pa.DataType) -> str | None:
-    """A column's type as "dtype[shape]"; None where the shape is not in the type."""
+    """A column's type as "dtype[shape]"; None if the shape is not in the type."""
     if pa.types.is_struct(kind):
         return IMAGE
     if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):
@@ -265,18 +312,16 @@ def _described(kind: pa.DataType) -> str | None:
 
 
 def _name(kind: pa.DataType) -> str:
-    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(
-        str(kind), "string" if str(kind) in _TEXT else str(kind)
-    )
+    """Numpy's name of an arrow type, which is what info.json says."""
+    name = str(kind)
+    if name in _TEXT:
+        return "string"
+    return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(name, name)
 
 
 def _family(described: str) -> str:
-    """What is read alike."""
-    return (
-        described.replace("float64", "float")
-        .replace("float32", "float")
-        .replace("float16", "float")
-    )
+    """What is read alike: any float becomes float32."""
+    return re.sub("float(16|32|64)", "float", described)
 
 
 def _expected(feature: Feature) -> str | None:

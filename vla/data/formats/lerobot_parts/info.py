@@ -1,4 +1,5 @@
-"""`meta/info.json`: what a LeRobot dataset says of itself, checked for its kinds before anything is built on it."""
+"""`meta/info.json`: what a LeRobot dataset says of itself, checked for its kinds before anything is
+built on it."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ NUMERIC = (
     "uint32",
     "bool",
 )
+# None: not all makers write totals, and what they write is compared, not believed.
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -50,6 +52,8 @@ class Feature(BaseModel):
 class Info(BaseModel):
     """The part of info.json that is read."""
 
+    # BaseModel, not Config: other makers add keys of their own, which are no mistake here.
+
     codebase_version: str
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     features: dict[str, Feature]
@@ -64,9 +68,10 @@ class Info(BaseModel):
 
 
 def read_version(root: Path) -> str | None:
-    """The dataset's version as far as it can be told; None where info.json is missing or damaged."""
+    """The dataset's version if it can be read; None if info.json is missing or damaged."""
     try:
-        return str(read_json(root, root / schema.INFO).get("codebase_version"))
+        values = read_json(root, root / schema.INFO)
+        return str(values.get("codebase_version"))
     except DataError:
         return None
 
@@ -81,7 +86,7 @@ def read_info(root: Path) -> Info:
     try:
         return Info.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors()[0]  # one mistake in the file often makes many
         key = ".".join(str(part) for part in first["loc"])
         raise DataError(
             f"{path}: {key}: {first['msg']}, found {str(first['input'])[:80]!r}; correct it there"
@@ -89,12 +94,15 @@ def read_info(root: Path) -> Info:
 
 
 def split_range(path: Path, splits: Any, name: str) -> tuple[int, int]:
-    """The episodes [start, stop) of the split `name` ("0:80"). Raises DataError naming the splits that there are."""
+    """The episodes [start, stop) of the split `name` ("0:80"). Raises DataError naming the splits
+    that there are."""
     known = splits if isinstance(splits, dict) else {}
     if name not in known:
         raise DataError(
-            f"{path}: no split {name!r}; there are: {', '.join(map(str, known)) or 'none'}; name one of them"
+            f"{path}: no split {name!r}; there are: {', '.join(map(str, known)) or 'none'}; name "
+            "one of them"
         )
+    # at most 12 digits: int() has an error of its own for thousands of them
     found = re.fullmatch(r"\s*(\d{1,12})\s*:\s*(\d{1,12})\s*", str(known[name]))
     if found is None:
         raise DataError(

@@ -20,6 +20,7 @@ from vla.data.formats.lerobot_parts.info import Feature
 
 _TASK_INDEX = "task_index"
 _ANNOTATION = "annotation.human.action.task_description"
+"""The column of GR00T's datasets: indices into the same table of tasks."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,32 @@ def label(
     features: dict[str, Feature],
     first_values: Callable[[str], list[Any]],
 ) -> Labels:
-    """An episode's instruction is that of its first step, by the column `task_index` or the one that `keys` name.
+    """An episode's instruction is that of its first step, by the column `task_index` or the one
+    that `keys` name.
 
     Args:
-        table: one row per episode, with `tasks`, and `task_index` where the table itself says it.
+        table: one row per episode, with `tasks`, and `task_index` if the table itself says it.
         tasks: reads the dataset's table task_index -> instruction.
         first_values: column -> its value at each episode's first step.
 
     Raises:
-        DataError: an index has no instruction, or the column that `keys` name does not exist or holds neither.
+        DataError: an index has no instruction, or the column that `keys` name does not exist or
+            holds neither.
     """
     if keys.task is not None:
         return Labels([keys.task], np.zeros(len(table), np.int64))
     column = _column(root, keys, table, features)
     if column is None and _TASK_INDEX not in table:
-        return _from_texts(
-            root, [given[0] if given else None for given in table["tasks"]], "the table of episodes"
-        )
-    values = table[_TASK_INDEX].tolist() if column is None else first_values(column)
-    place = "the table of episodes" if column is None else f"column {column!r}"
+        # the first of several: LeRobot lists all tasks of an episode's steps, in their order
+        texts = [given[0] if given else None for given in table["tasks"]]
+        return _from_texts(root, texts, "the table of episodes")
+    if column is None:
+        values = table[_TASK_INDEX].tolist()
+        place = "the table of episodes"
+    else:
+        values = first_values(column)
+        place = f"column {column!r}"
+    # a column of texts instead of indices, which needs no table of tasks
     if all(isinstance(value, str) for value in values):
         return _from_texts(root, values, place)
     return _from_indices(root, values, tasks(), place)
@@ -71,7 +79,7 @@ def label(
 def _column(
     root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]
 ) -> str | None:
-    """The column to read; None where the table of episodes says it."""
+    """The column to read; None if the table of episodes says it."""
     if keys.instruction is not None:
         if keys.instruction not in features:
             raise DataError(
@@ -81,54 +89,66 @@ def _column(
         return keys.instruction
     if _TASK_INDEX in table:
         return None
-    return next((name for name in (_TASK_INDEX, _ANNOTATION) if name in features), None)
+    for name in (_TASK_INDEX, _ANNOTATION):
+        if name in features:
+            return name
+    return None
 
 
 def _from_texts(root: Path, texts: list[Any], place: str) -> Labels:
     for episode, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{root}: episode {episode}: {place} gives the instruction {text!r}; write one there, "
-                "or give one for all episodes by the key `task`"
+                f"{root}: episode {episode}: {place} gives the instruction {text!r}; write one "
+                "there, or give one for all episodes by the key `task`"
             )
-    instructions = list(dict.fromkeys(texts))
-    return Labels(instructions, np.asarray([instructions.index(text) for text in texts], np.int64))
+    instructions = list(dict.fromkeys(texts))  # each once, in the order of episodes
+    task_index = [instructions.index(text) for text in texts]
+    return Labels(instructions, np.asarray(task_index, np.int64))
 
 
-def _from_indices(root: Path, values: list[Any], tasks: dict[int, str], place: str) -> Labels:
+def _from_indices(
+    root: Path,
+    values: list[Any],
+    tasks: dict[int, str],
+    place: str,
+) -> Labels:
     warnings = []
     for episode, value in enumerate(values):
         if not isinstance(value, int | float | np.integer) or value not in tasks:
             raise DataError(
                 f"{root}: episode {episode}: {place} says task {value!r}, the table of tasks has "
-                f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table of tasks, "
-                "or give the instruction by the key `task`"
+                f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
+                "of tasks, or give the instruction by the key `task`"
             )
     known = sorted(tasks)
     if known != list(range(len(known))):
         warnings.append(
-            f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they are closed"
+            f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they "
+            "are closed"
         )
+    instructions = [tasks[index] for index in known]
     place_of = {index: row for row, index in enumerate(known)}
-    return Labels(
-        [tasks[index] for index in known],
-        np.asarray([place_of[int(v)] for v in values], np.int64),
-        warnings,
-    )
+    task_index = np.asarray([place_of[int(value)] for value in values], np.int64)
+    return Labels(instructions, task_index, warnings)
 
 
 def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
-    """task_index -> instruction, from rows in any order. Raises DataError where one is no such pair, or given twice."""
+    """task_index -> instruction, from rows in any order. Raises DataError if one is no such pair,
+    or given twice."""
     tasks: dict[int, str] = {}
     for row, (index, text) in enumerate(pairs):
+        # True is an int to Python
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise DataError(
                 f"{place}: row {row}: task_index is {index!r}, expected a whole number; restore it"
             )
         if not isinstance(text, str) or not text.strip():
             raise DataError(
-                f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, or give it by the key `task`"
+                f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, "
+                "or give it by the key `task`"
             )
+        # twice the same is harmless; two texts of one index are not
         if tasks.get(index, text) != text:
             raise DataError(
                 f"{place}: task_index {index} is {tasks[index]!r} and {text!r}; restore it"

@@ -1,8 +1,10 @@
-"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and the spec that follows."""
+"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and
+the spec that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats.common.action_limits import action_limits
 from vla.data.formats.common.files import read_json
 from vla.data.formats.lerobot_parts.info import NUMERIC, Feature, Info
 from vla.types import Spec, SpecError
@@ -42,18 +45,25 @@ class Mapping:
 
 
 def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapping:
-    """Raises DataError where a key is no such feature; `path` is that of info.json."""
+    """Raises DataError if a key is no such feature; `path` is that of info.json."""
     numeric = [name for name, feature in features.items() if feature.dtype in NUMERIC]
     images = [name for name, feature in features.items() if feature.is_camera]
 
     def check(what: str, name: str, known: Sequence[str]) -> None:
         if name not in known:
             raise DataError(
-                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; name one of them"
+                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; "
+                "name one of them"
             )
 
-    def chosen(what: str, named: list[str] | None, usual: str) -> list[str]:
-        names = named if named is not None else [usual] if usual in features else []
+    def chosen(
+        what: str,
+        named: list[str] | None,
+        usual: str,
+    ) -> list[str]:
+        names = named
+        if names is None:
+            names = [usual] if usual in features else []
         for name in names:
             check(what, name, numeric)
         return names
@@ -63,7 +73,8 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
             if features[name].width == 1:
                 return name
             raise DataError(
-                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number per step"
+                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number "
+                "per step"
             )
         return None
 
@@ -85,163 +96,155 @@ def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapp
 
 
 def camera_names(images: Sequence[str]) -> dict[str, str]:
-    """camera -> feature, for every feature of images; the feature's whole name where two would be called alike."""
-    short = [
-        name.removeprefix(schema.IMAGE_PREFIX) if name != _SINGLE_IMAGE else "image"
-        for name in images
-    ]
-    return {
-        camera if short.count(camera) == 1 else name: name
-        for camera, name in zip(short, images, strict=True)
-    }
+    """camera -> feature, for every feature of images; the feature's whole name if two would be
+    called alike."""
+    short = []
+    for name in images:
+        is_single = name == _SINGLE_IMAGE
+        short.append("image" if is_single else name.removeprefix(schema.IMAGE_PREFIX))
+    cameras = {}
+    for camera, name in zip(short, images, strict=True):
+        cameras[camera if short.count(camera) == 1 else name] = name
+    return cameras
 
 
 def derive_spec(
-    root: Path, info: Info, mapping: Mapping, actions: Callable[[], np.ndarray], hz: float | None
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+    actions: Callable[[], np.ndarray],
+    hz: float | None,
 ) -> Spec:
-    """Names and sizes from `info`, bounds from the actions (N, A) themselves: what stats.json says may not hold them all.
+    """Names and sizes from `info`, bounds from the actions (N, A) themselves.
 
-    Raises DataError where the features cannot be a spec.
+    Raises DataError if the features cannot be a spec.
     """
-    low, high = action_bounds(actions())
-    return _built(
-        root,
-        lambda: Spec(
-            _cameras(root, info, mapping),
-            tuple(dimension_names(mapping.state, info.features)),
-            tuple(dimension_names(mapping.action, info.features)),
-            low,
-            high,
-            hz or info.fps,
-        ),
-    )
+    # Not from stats.json: quantiles and episodes that were left out of it may not hold all actions.
+    low, high = action_limits(actions())
+    cameras = _cameras(root, info, mapping)
+    state_names = tuple(dimension_names(mapping.state, info.features))
+    action_names = tuple(dimension_names(mapping.action, info.features))
+    with _refused(root):
+        return Spec(cameras, state_names, action_names, low, high, hz or info.fps)
 
 
 def stored_spec(
-    root: Path, info: Info, mapping: Mapping, keys: KeyMap, actions: Callable[[], np.ndarray]
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+    keys: KeyMap,
+    actions: Callable[[], np.ndarray],
 ) -> Spec:
-    """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises DataError."""
+    """The spec in the dataset's folder, with what `keys` choose in place of its own. Raises
+    DataError."""
     path = root / schema.SPEC
+    remedy = "restore the file, or delete it to derive the spec from info.json"
     try:
-        spec = schema.spec_of(
-            read_json(
-                root, path, "restore the file, or delete it to derive the spec from info.json"
-            )
-        )
+        spec = schema.spec_of(read_json(root, path, remedy))
     except SpecError as error:
-        raise DataError(
-            f"{path}: {error}; restore the file, or delete it to derive the spec from info.json"
-        ) from error
+        raise DataError(f"{path}: {error}; {remedy}") from error
     _check_stored(path, spec, info)
     if keys.cameras is None:
-        cameras = {
-            camera: spec.cameras[camera] for camera in mapping.cameras if camera in spec.cameras
-        }
+        # in the order of info.json, without those that the spec leaves out
+        shared = [camera for camera in mapping.cameras if camera in spec.cameras]
+        cameras = {camera: spec.cameras[camera] for camera in shared}
     else:
         cameras = _cameras(root, info, mapping)
     spec = replace(spec, cameras=cameras, control_hz=keys.control_hz or spec.control_hz)
     if keys.state is not None:
         spec = replace(spec, state_names=tuple(dimension_names(mapping.state, info.features)))
     if keys.action is not None:
-        low, high = action_bounds(actions())
+        low, high = action_limits(actions())
         names = tuple(dimension_names(mapping.action, info.features))
-        spec = _built(
-            root, lambda: replace(spec, action_names=names, action_low=low, action_high=high)
-        )
+        with _refused(root):
+            spec = replace(spec, action_names=names, action_low=low, action_high=high)
     return spec
 
 
 def _check_stored(path: Path, spec: Spec, info: Info) -> None:
     """A stored spec and info.json were written by one writer and agree."""
-    for key, what, dims in (
-        (schema.ACTION, "action", spec.action_dim),
-        (schema.STATE, "state", spec.state_dim),
-    ):
+    parts = ((schema.ACTION, "action", spec.action_dim), (schema.STATE, "state", spec.state_dim))
+    for key, what, dims in parts:
         width = info.features[key].width if key in info.features else 0
         if width != dims:
             raise DataError(
                 f"{path}: has {dims} {what} names, info.json says {width}; restore both files"
             )
+    # by their names here, which camera_names makes of all of them together
     known = camera_names([name for name, feature in info.features.items() if feature.is_camera])
-    if missing := [camera for camera in spec.cameras if camera not in known]:
+    missing = [camera for camera in spec.cameras if camera not in known]
+    if missing:
         raise DataError(
-            f"{path}: cameras {', '.join(missing)} are not among the features of info.json; restore both files"
+            f"{path}: cameras {', '.join(missing)} are not among the features of info.json; "
+            "restore both files"
         )
     if abs(spec.control_hz - info.fps) > 1e-6 * info.fps:
         raise DataError(
-            f"{path}: control_hz is {spec.control_hz:g}, info.json says fps {info.fps:g}; restore both files"
+            f"{path}: control_hz is {spec.control_hz:g}, info.json says fps {info.fps:g}; restore "
+            "both files"
         )
 
 
-def _built(root: Path, make: Callable[[], Spec]) -> Spec:
+@contextlib.contextmanager
+def _refused(root: Path) -> Iterator[None]:
+    """Turns a SpecError into a DataError that names info.json."""
     try:
-        return make()
+        yield
     except SpecError as error:
         raise DataError(f"{root / schema.INFO}: {error}; correct the features there") from error
 
 
-def action_bounds(actions: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Least and greatest value of each dimension of `actions` (N, A), apart where a dimension never moves."""
-    # What is not finite is refused, with its place, where the numbers are read.
-    values = np.where(np.isfinite(actions), actions, np.nan).astype(np.float64)
-    some = np.isfinite(values).any(0) if len(values) else np.zeros(values.shape[1], bool)
-    low, high = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-    low[some], high[some] = np.nanmin(values[:, some], 0), np.nanmax(values[:, some], 0)
-    still = high - low < 1e-6
-    return tuple(np.where(still, low - 1.0, low)), tuple(np.where(still, high + 1.0, high))
-
-
 def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> list[str]:
-    """One name per dimension of `columns` side by side; the column goes before where names would be given twice."""
-    own = {column: _names_of(column, features[column]) for column in columns}
-    names = [name for column in columns for name in own[column]]
+    """One name per dimension of `columns` side by side; with the column before it if names would be
+    given twice."""
+    own = [(column, name) for column in columns for name in _names_of(column, features[column])]
+    names = [name for _, name in own]
     if len(set(names)) == len(names):
         return names
-    names = [
-        f"{column.removeprefix('observation.')}.{name}"
-        for column in columns
-        for name in own[column]
-    ]
+    names = [f"{column.removeprefix('observation.')}.{name}" for column, name in own]
     if len(set(names)) == len(names):
         return names
     return [f"{name}.{place}" for place, name in enumerate(names)]
 
 
 def _names_of(column: str, feature: Feature) -> list[str]:
-    width, names = feature.width, feature.names
+    width = feature.width
+    names = feature.names
+    # LeRobot's recorders have written lists, {"motors": [...]} and {name: index}
     if isinstance(names, dict):
         names = next((v for v in names.values() if isinstance(v, list)), list(names))
-    if (
-        isinstance(names, list)
-        and len(names) == width
-        and all(isinstance(name, str) for name in names)
-    ):
+    are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if are_texts and len(names) == width:
         return list(names)
     stem = column.rpartition(".")[2]
     return [f"{stem}_{i}" for i in range(width)]
 
 
-def _cameras(root: Path, info: Info, mapping: Mapping) -> dict[str, tuple[int, int]]:
-    return {
-        camera: image_size(root, name, info.features[name])
-        for camera, name in mapping.cameras.items()
-    }
+def _cameras(
+    root: Path,
+    info: Info,
+    mapping: Mapping,
+) -> dict[str, tuple[int, int]]:
+    cameras = {}
+    for camera, name in mapping.cameras.items():
+        cameras[camera] = image_size(root, name, info.features[name])
+    return cameras
 
 
 def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
-    """(height, width) of a feature of images, whose dimensions may be in any order that its names tell."""
+    """(height, width) of a feature of images, whose dimensions may be in any order that its names
+    say."""
     shape = feature.shape
     if len(shape) != 3:
         raise DataError(
-            f"{root / schema.INFO}: {name!r} has shape {shape}, expected height, width, channels; correct it"
+            f"{root / schema.INFO}: {name!r} has shape {shape}, expected height, width, channels; "
+            "correct it"
         )
-    names = feature.names if isinstance(feature.names, list) and len(feature.names) == 3 else []
-    letters = [str(part)[:1].lower() for part in names]
+    names = feature.names if isinstance(feature.names, list) else []
+    letters = [str(part)[:1].lower() for part in names]  # height, width, channel(s)
     if sorted(letters) != ["c", "h", "w"]:
-        letters = (
-            ["c", "h", "w"]
-            if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
-            else ["h", "w", "c"]
-        )
+        # No names: channels are where a number of channels stands, at the end if at both.
+        channels_first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
+        letters = ["c", "h", "w"] if channels_first else ["h", "w", "c"]
     size = dict(zip(letters, shape, strict=True))
     return size["h"], size["w"]

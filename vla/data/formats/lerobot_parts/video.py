@@ -22,7 +22,7 @@ class Segment:
         first: number of its first frame in the file.
         length: how many frames it has.
         alone: whether the file should hold this episode only.
-        checksum: of its packets (`VideoReader.checksum`), where the dataset says it.
+        checksum: of its packets (`VideoReader.checksum`); None if the dataset does not say.
     """
 
     path: Path
@@ -35,12 +35,13 @@ class Segment:
 
 def check_exist(segments: Sequence[Segment], feature: str) -> None:
     """Raises DataError naming the first video file that is missing, and its episode."""
-    seen: set[Path] = set()
+    seen: set[Path] = set()  # a file holds many episodes: the disk is asked once
     for segment in segments:
         if segment.path not in seen and not segment.path.is_file():
             raise DataError(
                 f"{segment.path}: no such file; it holds {feature!r} of episode {segment.episode} "
-                f"({segment.length} frames): copy it from the dataset's source, or leave the camera out by the key `cameras`"
+                f"({segment.length} frames): copy it from the dataset's source, or leave the "
+                "camera out by the key `cameras`"
             )
         seen.add(segment.path)
 
@@ -53,17 +54,19 @@ def read_segments(
     warn: Callable[[str], None],
     verified: set[Segment],
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame, uint8 (H, W, 3)) of the steps [start, stop) of segments; neighbours in one file are decoded in one pass.
+    """(frame, uint8 (H, W, 3)) of the steps [start, stop) of segments; neighbours in one file are
+    decoded in one pass.
 
     Args:
         parts: (frame of the first step in the dataset, segment, start, stop).
         fps: the rate that the videos must have.
         size: the (height, width) that they must have.
-        warn: called with a sentence where a file holds more than its episode.
+        warn: called with a sentence if a file holds more than its episode.
         verified: segments whose checksum was compared before; those of this call join them.
 
     Raises:
-        DataError: a file is missing, damaged, shorter than its episodes, or of another rate or size.
+        DataError: a file is missing, damaged, shorter than its episodes, or of another rate or
+            size.
     """
     path: Path | None = None
     reader: VideoReader | None = None
@@ -73,12 +76,13 @@ def read_segments(
                 if reader is not None:
                     reader.close()
                 path, reader = segment.path, _opened(segment, fps, size)
+            # Once per segment: the checksum reads all of its packets.
             if segment not in verified:
                 _check_length(reader, segment, warn)
                 _check_packets(reader, segment)
                 verified.add(segment)
-            pictures = reader.frames(segment.first + start, segment.first + stop)
-            yield from enumerate(pictures, start=frame)
+            images = reader.frames(segment.first + start, segment.first + stop)
+            yield from enumerate(images, start=frame)
     finally:
         if reader is not None:
             reader.close()
@@ -89,32 +93,39 @@ def _opened(segment: Segment, fps: float, size: tuple[int, int]) -> VideoReader:
     if reader.size != size:
         reader.close()
         raise DataError(
-            f"{segment.path}: is {reader.size[0]}x{reader.size[1]}, info.json says {size[0]}x{size[1]} "
-            f"(episode {segment.episode}); correct the feature's shape there, or restore the video"
+            f"{segment.path}: is {reader.size[0]}x{reader.size[1]}, info.json says "
+            f"{size[0]}x{size[1]} (episode {segment.episode}); correct the feature's shape there, "
+            "or restore the video"
         )
     return reader
 
 
-def _check_length(reader: VideoReader, segment: Segment, warn: Callable[[str], None]) -> None:
+def _check_length(
+    reader: VideoReader,
+    segment: Segment,
+    warn: Callable[[str], None],
+) -> None:
     needed = segment.first + segment.length
     if reader.num_frames < needed:
         raise DataError(
-            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} ends at frame {needed}; "
-            "the video is cut off or another's: restore it, or drop the episode"
+            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} ends at "
+            f"frame {needed}; the video is cut off or another's: restore it, or drop the episode"
         )
+    # Of version 2, whose files hold one episode each: a camera may have run on after it.
     if segment.alone and reader.num_frames > needed:
         warn(
-            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has {needed} steps; "
-            "the first frames are taken"
+            f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has "
+            f"{needed} steps; the first frames are taken"
         )
 
 
 def _check_packets(reader: VideoReader, segment: Segment) -> None:
-    """Damage within a picture often decodes to another picture without complaint."""
+    """Raises DataError if the packets changed: damage within an image often decodes to another
+    image without complaint."""
     if segment.checksum is None:
         return
     if reader.checksum(segment.first, segment.first + segment.length) != segment.checksum:
         raise DataError(
-            f"{segment.path}: the frames of episode {segment.episode} are not those that were written (their checksum "
-            "differs); restore the file from a copy, or drop the episode"
+            f"{segment.path}: the frames of episode {segment.episode} are not those that were "
+            "written (their checksum differs); restore the file from a copy, or drop the episode"
         )

@@ -1,1 +1,1 @@
-"""See the files."""
+"""What a TFDS folder holds: its description, and records without TensorFlow."""

@@ -16,6 +16,7 @@ FEATURES = "features.json"
 INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+# What walking through JSON of an unknown shape may raise.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
@@ -26,9 +27,10 @@ class Feature:
     Attributes:
         name: as in the records, for example `steps/observation/image_0`.
         kind: "tensor", "text", "image", or whatever else TFDS calls it.
-        shape: of one step; -1 where it varies.
-        dtype: of its numbers; empty where it has none.
-        plain: whether its values lie in the record as they are: not compressed, no list within a list.
+        shape: of one step; -1 if a side varies.
+        dtype: of its numbers; empty if it has none.
+        plain: whether its values lie in the record as they are: not compressed, no list within a
+            list.
     """
 
     name: str
@@ -45,32 +47,31 @@ class Feature:
     @property
     def is_numeric(self) -> bool:
         """Whether it is a vector of numbers for each step, of a known width."""
-        numbers = re.fullmatch(r"bool|u?int\d+|b?float\d+", self.dtype) is not None
-        return (
-            self.plain
-            and self.kind == "tensor"
-            and numbers
-            and len(self.shape) <= 2
-            and min(self.shape, default=1) > 0
-        )
+        has_numbers = re.fullmatch(r"bool|u?int\d+|b?float\d+", self.dtype) is not None
+        if not (self.plain and self.kind == "tensor" and has_numbers):
+            return False
+        return len(self.shape) <= 2 and min(self.shape, default=1) > 0
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         """Whether it is a colour image, as a file or as its numbers."""
+        # One channel or 16 bits is depth. Some versions of TFDS leave the dtype of images out.
         colour = len(self.shape) == 3 and self.shape[2] in (3, -1) and self.dtype in ("uint8", "")
-        known = all(side > 0 for side in self.shape[:2])
-        return self.plain and colour and (self.kind == "image" or (self.kind == "tensor" and known))
+        if not (self.plain and colour):
+            return False
+        has_size = all(side > 0 for side in self.shape[:2])
+        return self.kind == "image" or (self.kind == "tensor" and has_size)
 
     @property
     def is_text(self) -> bool:
         """Whether it is text, or text as numbers of its bytes, as Language Table has it."""
-        codes = (
-            self.kind == "tensor"
-            and self.dtype in ("int32", "uint8", "int64")
-            and len(self.shape) == 1
-        )
-        string = self.kind == "tensor" and self.dtype == "string" and self.shape == ()
-        return self.plain and (self.kind == "text" or codes or string)
+        if not self.plain:
+            return False
+        if self.kind != "tensor":
+            return self.kind == "text"
+        codes = self.dtype in ("int32", "uint8", "int64") and len(self.shape) == 1
+        string = self.dtype == "string" and self.shape == ()
+        return codes or string
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,10 @@ def version_folder(root: Path) -> Path:
     """The folder with the files: `root`, or the newest version in it."""
     if not root.is_dir() or _holds_dataset(root):
         return root
-    versions = [
-        f for f in root.iterdir() if _VERSION.fullmatch(f.name) and f.is_dir() and _holds_dataset(f)
-    ]
-    return max(versions, key=lambda f: [int(v) for v in f.name.split(".")], default=root)
+    folders = [path for path in root.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir()]
+    versions = [folder for folder in folders if _holds_dataset(folder)]
+    # as numbers: 1.10.0 is newer than 1.9.0
+    return max(versions, key=lambda path: [int(v) for v in path.name.split(".")], default=root)
 
 
 def looks_like_rlds(root: Path) -> bool:
@@ -103,12 +104,14 @@ def _holds_dataset(folder: Path) -> bool:
 
 
 def read_features(folder: Path) -> dict[str, Feature]:
-    """Name -> leaf of features.json. Raises DataError where it is missing or not as TFDS writes it."""
-    path, found = folder / FEATURES, {}
+    """Name -> leaf of features.json. Raises DataError if it is missing or not as TFDS writes it."""
+    path = folder / FEATURES
+    found = {}
     raw = read_json(folder, path)
     if "pythonClassName" not in raw:
         raise DataError(
-            f"{path}: is of an old TFDS (its keys: {', '.join(raw)}); make the dataset with TFDS 4.5 or newer"
+            f"{path}: is of an old TFDS (its keys: {', '.join(raw)}); make the dataset with TFDS "
+            "4.5 or newer"
         )
     try:
         for feature in _leaves(raw, "", 0):
@@ -120,14 +123,18 @@ def read_features(folder: Path) -> dict[str, Feature]:
     return found
 
 
-def _leaves(raw: dict[str, Any], name: str, lists: int) -> list[Feature]:
+def _leaves(
+    raw: dict[str, Any],
+    name: str,
+    lists: int,
+) -> list[Feature]:
+    """All leaves at or below a node of features.json, which is called `name` and lies within
+    `lists` sequences."""
     if "featuresDict" in raw:
-        entries = raw["featuresDict"].get("features", {}).items()
-        return [
-            leaf
-            for key, value in entries
-            for leaf in _leaves(value, f"{name}/{key}" if name else key, lists)
-        ]
+        found = []
+        for key, value in raw["featuresDict"].get("features", {}).items():
+            found += _leaves(value, f"{name}/{key}" if name else key, lists)
+        return found
     if "sequence" in raw:
         return _leaves(raw["sequence"]["feature"], name, lists + 1)
     kind = next(
@@ -137,19 +144,23 @@ def _leaves(raw: dict[str, Any], name: str, lists: int) -> list[Feature]:
     body = raw.get(kind, {})
     shape = body.get("shape") or {}
     dimensions = shape.get("dimensions", []) if isinstance(shape, dict) else []
-    plain = body.get("encoding", "none") in ("none", "") and lists == int(name.startswith("steps/"))
-    return [
-        Feature(name, kind, tuple(int(v) for v in dimensions), str(body.get("dtype", "")), plain)
-    ]
+    # The steps are one sequence. A further one within it is stored as a ragged tensor, in two
+    # parts.
+    compressed = body.get("encoding", "none") not in ("none", "")
+    plain = not compressed and lists == int(name.startswith("steps/"))
+    sides = tuple(int(v) for v in dimensions)
+    return [Feature(name, kind, sides, str(body.get("dtype", "")), plain)]
 
 
 def read_info(folder: Path, split: str | None) -> tuple[dict[str, Any], list[Shard]]:
-    """What dataset_info.json says, and the files of `split` or of all, in its order. Raises DataError."""
+    """What dataset_info.json says, and the files of `split` or of all, in its order. Raises
+    DataError."""
     path = folder / INFO
     info = read_json(folder, path)
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise DataError(
-            f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's default)"
+            f"{path}: fileFormat is {info['fileFormat']!r}; write the dataset as tfrecord (TFDS's "
+            "default)"
         )
     try:
         shards = _shards(folder, info)
@@ -176,19 +187,22 @@ def _shards(folder: Path, info: dict[str, Any]) -> list[Shard]:
     for split in info["splits"]:
         lengths = [int(v) for v in split.get("shardLengths", [])]
         for number, episodes in enumerate(lengths):
-            name = split.get("filepathTemplate") or _TEMPLATE
-            for field, value in {
+            fields = {
                 "DATASET": info["name"],
                 "SPLIT": split["name"],
                 "FILEFORMAT": "tfrecord",
                 "SHARD_X_OF_Y": f"{number:05d}-of-{len(lengths):05d}",
                 "SHARD_INDEX": f"{number:05d}",
                 "NUM_SHARDS": f"{len(lengths):05d}",
-            }.items():
+            }
+            name = split.get("filepathTemplate") or _TEMPLATE
+            # not `format`, through which a dataset could reach attributes of these values
+            for field, value in fields.items():
                 name = name.replace(f"{{{field}}}", str(value))
             if Path(name).name != name or "\\" in name:
                 raise DataError(
-                    f"{folder / INFO}: names the file {name!r}, expected one beside it; restore {INFO}"
+                    f"{folder / INFO}: names the file {name!r}, expected one beside it; restore "
+                    f"{INFO}"
                 )
             shards.append(Shard(folder / name, str(split["name"]), episodes))
     return shards

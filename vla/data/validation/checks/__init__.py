@@ -1,1 +1,1 @@
-"""What `vla data validate` looks at: one idea per file, each check registered in the table of `table.py`."""
+"""What `vla data validate` looks at: one idea per file, each check registered under "checks"."""

@@ -1,4 +1,5 @@
-"""Checks of files as such: where they lie, whether they are whole, and which are there for nothing."""
+"""Checks of files as such: where they lie, whether they are whole, and which are there for
+nothing."""
 
 from __future__ import annotations
 
@@ -9,109 +10,112 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import TEMPORARY_SUFFIX
+from vla.common.registry import register
 from vla.data import schema
-from vla.data.episode import decode_png
+from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside, parse_json
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.storage.checksums import CHECKSUM, is_whole
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import Finding, check
+from vla.data.validation.check import Finding, check
+from vla.data.validation.examined import Examined
 from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 
-PICTURES = (".png", ".jpg", ".jpeg")
+IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _WRITTEN = (".json", ".parquet", ".mp4", ".bin", ".safetensors")
-_ROWS = 256
+_ROWS = 256  # of an HDF5 dataset, read at a time
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError)
+"""What reading a damaged member of an archive raises."""
 _RESTORE = "copy the file from the dataset's source"
 
 
-@check("links", "files and links that lead out of the dataset, or nowhere")
-def links(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
-        if path.is_symlink() and path != subject.root:
+@register("checks", "links")
+@check("files and links that lead out of the dataset, or nowhere")
+def links(examined: Examined) -> Iterator[Finding]:
+    """No link leads out of the dataset: a copy of the folder would lack the file."""
+    for path in examined.files:
+        if path.is_symlink() and path != examined.root:
             try:
-                inside(subject.root, path)
+                inside(examined.root, path)
                 if not path.exists():
                     raise DataError(f"{path}: a link that leads nowhere; put the file itself there")
             except DataError as error:
-                yield Finding("links", "error", subject.name(path), str(error))
+                yield Finding("links", "error", examined.name(path), str(error))
 
 
-@check("leftovers", "files that a killed process did not finish")
-def leftovers(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
+@register("checks", "leftovers")
+@check("files that a killed process did not finish")
+def leftovers(examined: Examined) -> Iterator[Finding]:
+    """No temporary file of a killed writer is left."""
+    for path in examined.files:
         if is_leftover(path):
             message = f"{path}: a process was killed while it wrote this file; nothing reads it"
-            yield Finding("leftovers", "warning", subject.name(path), message, REMOVE_LEFTOVERS)
+            yield Finding("leftovers", "warning", examined.name(path), message, REMOVE_LEFTOVERS)
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is an unfinished one of a writer here."""
-    return (
-        path.name.endswith(TEMPORARY_SUFFIX)
-        and Path(path.stem).suffix in _WRITTEN
-        and not path.is_symlink()
-    )
+    # by both suffixes: `notes.tmp` may be a user's own file, and the repair deletes what is named
+    # here
+    is_temporary = path.name.endswith(TEMPORARY_SUFFIX) and Path(path.stem).suffix in _WRITTEN
+    return is_temporary and not path.is_symlink()
 
 
-@check(
-    "checksums", "every byte of the files that carry a checksum of themselves", formats=("lerobot",)
-)
-def checksums(subject: Subject) -> Iterator[Finding]:
-    if not subject.is_ours:
+@register("checks", "checksums")
+@check("every byte of the files that carry a checksum of themselves", formats=("lerobot",))
+def checksums(examined: Examined) -> Iterator[Finding]:
+    """Every file of a dataset that was written here has the checksum that stands in it."""
+    if not examined.is_ours:
         return
     for name in (schema.SPEC, schema.METADATA):
-        path = subject.root / name
+        path = examined.root / name
         if not path.exists():
-            yield Finding(
-                "checksums",
-                "error",
-                name,
-                f"{path}: no such file; restore it from a copy or its source",
-            )
-    for path in subject.files:
-        name = subject.name(path)
-        if (
-            path.is_symlink()
-            or path.suffix not in (".json", ".parquet", ".mp4")
-            or name == schema.STATS
-        ):
+            message = f"{path}: no such file; restore it from a copy or its source"
+            yield Finding("checksums", "error", name, message)
+    for path in examined.files:
+        name = examined.name(path)
+        if path.is_symlink() or path.suffix not in (".json", ".parquet", ".mp4"):
+            continue
+        if name == schema.STATS:  # has none: it is compared with the frames
             continue
         try:
             whole = is_whole(path)
         except OSError as error:
-            yield Finding(
-                "checksums", "error", name, f"{path}: cannot be read: {error}; {_RESTORE}"
-            )
+            message = f"{path}: cannot be read: {error}; {_RESTORE}"
+            yield Finding("checksums", "error", name, message)
             continue
+        # beside these folders users keep files of their own
         if whole is None and name.startswith(("meta/", "data/", "videos/")):
             message = (
-                f"{path}: has no checksum, others of the dataset have: another program wrote or changed it, or an older "
-                "version of this one; compare it with its source"
+                f"{path}: has no checksum, others of the dataset have: another program wrote or "
+                "changed it, or an older version of this one; compare it with its source"
             )
             yield Finding("checksums", "warning", name, message)
         elif whole is False:
-            edited = (
-                f", or remove its key {CHECKSUM!r} if you edited it yourself"
-                if path.suffix == ".json"
-                else ""
+            message = (
+                f"{path}: is not what was written (its checksum differs); restore it from a copy "
+                "or its source"
             )
-            message = f"{path}: is not what was written (its checksum differs); restore it from a copy or its source{edited}"
+            if path.suffix == ".json":
+                message += f", or remove its key {CHECKSUM!r} if you edited it yourself"
             yield Finding("checksums", "error", name, message)
 
 
-@check("readable", "every file by itself, so that one that is damaged does not hide the next")
-def readable(subject: Subject) -> Iterator[Finding]:
-    for path in subject.files:
+@register("checks", "readable")
+@check("every file by itself, so that one that is damaged does not hide the next")
+def readable(examined: Examined) -> Iterator[Finding]:
+    """Each file opens and holds what its kind of file holds."""
+    for path in examined.files:
         read = _READERS.get(_kind(path))
-        if read is None or (path.is_symlink() and not _lies_inside(subject.root, path)):
+        if read is None or (path.is_symlink() and not _lies_inside(examined.root, path)):
             continue
-        for message in read(subject, path):
-            yield Finding("readable", "error", subject.name(path), message)
+        for message in read(examined, path):
+            yield Finding("readable", "error", examined.name(path), message)
 
 
 def _kind(path: Path) -> str:
+    # names of shards go on after it: data.tfrecord-00000-of-00008
     return ".tfrecord" if ".tfrecord" in path.name else path.suffix.lower()
 
 
@@ -123,49 +127,56 @@ def _lies_inside(root: Path, path: Path) -> bool:
     return True
 
 
-def _told(read: Callable[[Subject, Path], Any]) -> Callable[[Subject, Path], Iterator[str]]:
-    """A reader of one file that yields what it raises."""
+def _as_messages(
+    read: Callable[[Examined, Path], Any],
+) -> Callable[[Examined, Path], Iterator[str]]:
+    """A reader of one file that yields what `read` raises."""
 
-    def tell(subject: Subject, path: Path) -> Iterator[str]:
+    def messages(examined: Examined, path: Path) -> Iterator[str]:
         try:
-            read(subject, path)
+            read(examined, path)
         except DataError as error:
             yield str(error)
         except OSError as error:
             yield f"{path}: cannot be read: {error}; {_RESTORE}"
 
-    return tell
+    return messages
 
 
-def _json(subject: Subject, path: Path) -> None:
+def _json(examined: Examined, path: Path) -> None:
     data = path.read_bytes()
-    if data[:1] != b"[":
+    if data[:1] != b"[":  # other tools' lists are no business of ours
         parse_json(data, str(path))
 
 
-def _json_lines(subject: Subject, path: Path) -> None:
+def _json_lines(examined: Examined, path: Path) -> None:
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             parse_json(line, f"{path}: line {number}")
 
 
-def _parquet(subject: Subject, path: Path) -> Iterator[str]:
-    """By row groups. Of data files the numbers have been read; their images are left to who decodes them, if anyone does."""
-    problems = []
-    if subject.lerobot is not None:
-        problems = [p for part in subject.lerobot.data if part.path == path for p in part.problems]
-        yield from problems
-    is_data = subject.name(path).startswith("data/")
-    if problems or (is_data and (subject.dataset is not None or not subject.deep)):
+def _parquet(examined: Examined, path: Path) -> Iterator[str]:
+    """By row groups, so that damage in one does not hide the others."""
+    problems: list[str] = []
+    for part in examined.lerobot.data if examined.lerobot is not None else ():
+        if part.path == path:
+            problems += part.problems
+    yield from problems
+    # The numbers of data files have been read for these problems. Their images are left to the
+    # check `images` if the dataset opens, and to nobody if nothing is to be decoded.
+    is_data = examined.name(path).startswith("data/")
+    if problems or (is_data and (examined.dataset is not None or not examined.deep)):
         return
     try:
         with opened_parquet(path, _RESTORE) as parquet:
-            groups, images = parquet.metadata.num_row_groups, _image_columns(parquet)
+            groups = parquet.metadata.num_row_groups
+            images = _image_columns(parquet)
     except DataError as error:
         yield str(error)
         return
     for group in range(groups):
         try:
+            # opened again for each: after an error the reader is of no use
             with opened_parquet(path, _RESTORE) as parquet:
                 table = parquet.read_row_group(group, use_threads=False)
                 table.validate(full=True)
@@ -173,60 +184,65 @@ def _parquet(subject: Subject, path: Path) -> Iterator[str]:
             yield f"{error} (row group {group} of {groups})"
             continue
         for name in images if is_data else ():
-            for row, value in enumerate(table.column(name)):
-                data = (value.as_py() or {}).get("bytes")
-                try:
-                    _ = None if data is None else decode_png(data)
-                except DataError as error:
-                    yield f"{path}: row group {group}, row {row}: {name!r} is {error}"
+            for row, problem in _damaged_images(table.column(name)):
+                yield f"{path}: row group {group}, row {row}: {name!r} is {problem}"
+
+
+def _damaged_images(column: Any) -> Iterator[tuple[int, str]]:
+    """(row, what is wrong) of the images that do not decode."""
+    for row, value in enumerate(column):
+        data = (value.as_py() or {}).get("bytes")
+        if data is None:
+            continue
+        try:
+            decode_image(data)
+        except DataError as error:
+            yield row, str(error)
 
 
 def _image_columns(parquet: Any) -> list[str]:
     import pyarrow as pa
 
-    kinds = [(f.name, f.type) for f in parquet.schema_arrow]
-    return [
-        name
-        for name, kind in kinds
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    ]
+    structs = [f for f in parquet.schema_arrow if pa.types.is_struct(f.type)]
+    return [field.name for field in structs if field.type.get_field_index("bytes") >= 0]
 
 
-def _picture(subject: Subject, path: Path) -> None:
-    if subject.deep and subject.dataset is None:
+def _image(examined: Examined, path: Path) -> None:
+    if examined.deep and examined.dataset is None:
         try:
-            decode_png(path.read_bytes())
+            decode_image(path.read_bytes())
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
 
 
-def _video(subject: Subject, path: Path) -> None:
+def _video(examined: Examined, path: Path) -> None:
     from vla.data.storage.video import VideoReader
 
     with VideoReader(path) as video:
-        if subject.deep and subject.dataset is None:
-            for _ in video.frames():
+        if examined.deep and examined.dataset is None:
+            for _ in video.frames():  # decodes them all
                 pass
 
 
-def _steps(subject: Subject, path: Path) -> None:
+def _steps(examined: Examined, path: Path) -> None:
     from vla.data.formats.common.steps_csv import read_steps
 
-    if path.name == "steps.csv":
-        read_steps(subject.root, path)
+    if path.name == "steps.csv":  # any other table is a user's own
+        read_steps(examined.root, path)
 
 
-def _tfrecord(subject: Subject, path: Path) -> Iterator[str]:
+def _tfrecord(examined: Examined, path: Path) -> Iterator[str]:
     """Record by record; a dataset that could be opened has read them all."""
     from vla.data.formats.rlds_parts.tfrecord import index_records, read_record
 
-    if subject.dataset is not None:
+    if examined.dataset is not None:
         return
     try:
         places = index_records(path)
     except DataError as error:
         yield str(error)
         return
+    # on after a damaged record: the next ones begin where their headers say
     with open(path, "rb") as file:
         for number, (place, length) in enumerate(places):
             try:
@@ -235,7 +251,7 @@ def _tfrecord(subject: Subject, path: Path) -> Iterator[str]:
                 yield str(error)
 
 
-def _npz(subject: Subject, path: Path) -> Iterator[str]:
+def _npz(examined: Examined, path: Path) -> Iterator[str]:
     """Array by array: each has a checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -243,19 +259,13 @@ def _npz(subject: Subject, path: Path) -> Iterator[str]:
             for name in names:
                 try:
                     archive.read(name)
-                except (
-                    zipfile.BadZipFile,
-                    zlib.error,
-                    OSError,
-                    EOFError,
-                    NotImplementedError,
-                ) as error:
+                except _ZIP_ERRORS as error:
                     yield f"{path}: {name}: {error}; {_RESTORE}"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, MemoryError) as error:
         yield f"{path}: is damaged or no .npz archive ({error}); {_RESTORE}"
 
 
-def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
+def _hdf5(examined: Examined, path: Path) -> Iterator[str]:
     """Dataset by dataset."""
     from vla.data.formats.common.hdf5 import check_stored, leaves, opened
 
@@ -268,24 +278,33 @@ def _hdf5(subject: Subject, path: Path) -> Iterator[str]:
     for name in names:
         try:
             with opened(path) as file:
-                check_stored(file[name])
-                # pictures of a dataset that could be opened are left to who decodes them
-                if file[name].ndim < 4 or (subject.deep and subject.dataset is None):
-                    for at in range(0, len(file[name]) if file[name].ndim else 1, _ROWS):
-                        _ = file[name][at : at + _ROWS] if file[name].ndim else file[name][()]
+                dataset = file[name]
+                check_stored(dataset)
+                # images of a dataset that could be opened are left to the check that decodes them
+                if dataset.ndim < 4 or (examined.deep and examined.dataset is None):
+                    _read_all(dataset)
         except DataError as error:
             yield f"{path}: {name}: {error}"
 
 
-_READERS: dict[str, Callable[[Subject, Path], Iterator[str]]] = {
-    ".json": _told(_json),
-    ".jsonl": _told(_json_lines),
+def _read_all(dataset: Any) -> None:
+    """Reads every value, a few rows at a time."""
+    if not dataset.ndim:
+        _ = dataset[()]
+        return
+    for at in range(0, len(dataset), _ROWS):
+        _ = dataset[at : at + _ROWS]
+
+
+_READERS: dict[str, Callable[[Examined, Path], Iterator[str]]] = {
+    ".json": _as_messages(_json),
+    ".jsonl": _as_messages(_json_lines),
     ".parquet": _parquet,
-    ".csv": _told(_steps),
+    ".csv": _as_messages(_steps),
     ".tfrecord": _tfrecord,
     ".hdf5": _hdf5,
     ".h5": _hdf5,
     ".npz": _npz,
-    **dict.fromkeys(PICTURES, _told(_picture)),
-    **dict.fromkeys(VIDEOS, _told(_video)),
+    **dict.fromkeys(IMAGES, _as_messages(_image)),
+    **dict.fromkeys(VIDEOS, _as_messages(_video)),
 }

@@ -3,68 +3,70 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.common.registry import register
+from vla.data.validation.check import LEROBOT, Finding, check
+from vla.data.validation.examined import Examined
 
 
-@check("instructions", "instructions that are blank, or the same but for case and spaces")
-def instructions(subject: Subject) -> Iterator[Finding]:
-    if subject.dataset is None:
+@register("checks", "instructions")
+@check("instructions that are blank, or the same but for case and spaces")
+def instructions(examined: Examined) -> Iterator[Finding]:
+    """Instructions are words, and no two are the same words written in two ways."""
+    if examined.dataset is None:
         return
     alike: dict[str, list[str]] = defaultdict(list)
-    for text in subject.dataset.instructions:
+    for text in examined.dataset.instructions:
         if not text.strip():
-            yield Finding(
-                "instructions",
-                "error",
-                "instructions",
-                f"{text!r} is blank; write the task in words",
-            )
+            message = f"{text!r} is blank; write the task in words"
+            yield Finding("instructions", "error", "instructions", message)
         elif text != text.strip() or not text.isprintable():
-            message = f"{text!r} has spaces around it or characters that cannot be printed; write it plainly"
+            message = (
+                f"{text!r} has spaces around it or characters that cannot be printed; write it "
+                "plainly"
+            )
             yield Finding("instructions", "warning", "instructions", message)
+        # A policy would learn them as two tasks, each from a part of the data.
         alike[" ".join(text.casefold().split())].append(text)
     for texts in alike.values():
         if len(texts) > 1:
             listed = " and ".join(map(repr, texts))
-            message = f"{listed} differ in case or spaces alone, and count as {len(texts)} tasks; write them alike"
+            message = (
+                f"{listed} differ in case or spaces alone, and count as {len(texts)} tasks; write "
+                "them alike"
+            )
             yield Finding("instructions", "warning", "instructions", message)
 
 
+@register("checks", "task_words")
 @check(
-    "task_words",
     "instructions of the table of tasks, against those of the table of episodes",
     formats=LEROBOT,
 )
-def task_words(subject: Subject) -> Iterator[Finding]:
-    dataset, parts = subject.dataset, subject.lerobot
-    if (
-        dataset is None
-        or parts is None
-        or parts.table is None
-        or "tasks" not in parts.table
-        or subject.keys is not None
-    ):
+def task_words(examined: Examined) -> Iterator[Finding]:
+    """An episode's instruction is the same in the table of tasks and in the table of episodes."""
+    dataset = examined.dataset
+    table = None if examined.lerobot is None else examined.lerobot.table
+    # keys may choose another instruction than that of the tables
+    if dataset is None or table is None or examined.keys is not None:
+        return
+    if "tasks" not in table:
         return
     episodes = dataset.reader.episodes
-    if len(episodes) != len(parts.table):
+    if len(episodes) != len(table):  # another check says so
         return
-    places = zip(
-        episodes["episode_index"].tolist(),
-        episodes["task_index"].tolist(),
-        parts.table["tasks"],
-        strict=True,
-    )
-    for episode, task, said in places:
+    rows = zip(episodes["episode_index"], episodes["task_index"], table["tasks"], strict=True)
+    for episode, task, stored in rows:
         text = dataset.instructions[task]
-        listed = (
-            [said] if isinstance(said, str) else list(said) if hasattr(said, "__iter__") else []
-        )
+        listed = []
+        if isinstance(stored, str):
+            listed = [stored]
+        elif isinstance(stored, Iterable):  # a list, or an array of pandas
+            listed = list(stored)
         if listed and text not in listed:
             message = (
-                f"{subject.root}: the table of tasks gives episode {episode} the instruction {text!r}, the table of "
-                f"episodes {listed[0]!r}: one of them was changed"
+                f"{examined.root}: the table of tasks gives episode {episode} the instruction "
+                f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)

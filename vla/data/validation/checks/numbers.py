@@ -11,161 +11,205 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vla.common.registry import register
 from vla.data.episode import beyond
-from vla.data.validation.examined import Numbers, Subject
-from vla.data.validation.registry import LEROBOT, Finding, check
+from vla.data.validation.check import LEROBOT, Finding, check
+from vla.data.validation.examined import Examined, Numbers
 
 _SAME_LENGTH = 5
-"""This many episodes or more, all of one length and all true ends, are more likely cut off by time."""
+"""This many episodes or more, all of one length and all true ends, are more likely cut off by
+time."""
 _CONSTANT = 10
+"""Fewer frames may well have the same action by chance."""
 _LISTED = 3
 
 
-@check("finite", "NaN and infinite numbers in every column")
-def finite(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
-    read: dict[str, np.ndarray] = {}
+@register("checks", "finite")
+@check("NaN and infinite numbers in every column")
+def finite(examined: Examined) -> Iterator[Finding]:
+    """No number is NaN or infinite: an error in what is trained on, a warning in other columns."""
+    numbers = examined.numbers
     if numbers is not None:
-        read = {"state": numbers.state, "actions": numbers.actions}
+        read = [
+            ("state", numbers.state, numbers.state_names),
+            ("actions", numbers.actions, numbers.action_names),
+        ]
         if numbers.rewards is not None:
-            read["rewards"] = numbers.rewards[:, None]
-        names = {
-            "state": numbers.state_names,
-            "actions": numbers.action_names,
-            "rewards": ("reward",),
-        }
-        for what, values in read.items():
+            read.append(("rewards", numbers.rewards[:, None], ("reward",)))
+        for what, values, names in read:
             for dim in np.flatnonzero(~np.isfinite(values).all(0)):
-                yield _not_finite(numbers, what, names[what][dim], values[:, dim])
-    if subject.lerobot is None:
+                yield _not_finite(numbers, what, names[dim], values[:, dim])
+    if examined.lerobot is None:
         return
-    for part in subject.lerobot.data:
+    for part in examined.lerobot.data:
         for name, values in part.columns.items():
-            bad = ~np.isfinite(values).all(1)
+            bad = ~np.isfinite(values).all(1)  # bool (rows,)
             if bad.any():
-                message = f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first in {bad.argmax()}"
-                yield Finding("finite", "warning", subject.name(part.path), message)
+                message = (
+                    f"{part.path}: column {name!r} is not finite in {int(bad.sum())} rows, first "
+                    f"in {bad.argmax()}"
+                )
+                yield Finding("finite", "warning", examined.name(part.path), message)
 
 
-def _not_finite(numbers: Numbers, what: str, name: str, values: np.ndarray) -> Finding:
+def _not_finite(
+    numbers: Numbers,
+    what: str,
+    name: str,
+    values: np.ndarray,
+) -> Finding:
     bad = ~np.isfinite(values)
     frame = int(bad.argmax())
-    episode, first = next((e, a) for e, a, b in numbers.spans if a <= frame < b)
+    containing = [(e, a) for e, a, b in numbers.episode_ranges if a <= frame < b]
+    episode, first = containing[0]
     episodes = len(set(numbers.episode[bad].tolist()))
     message = (
-        f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; {int(bad.sum())} such numbers "
-        f"in {episodes} episodes: leave them out (`vla data filter`) or repair the sensor"
+        f"{what}: {name!r} is {values[frame]} at step {frame - first} of episode {episode}; "
+        f"{int(bad.sum())} such numbers in {episodes} episodes: leave them out (`vla data "
+        "filter`) or repair the sensor"
     )
     return Finding("finite", "error", f"episode {episode}", message)
 
 
-@check("action_limits", "actions outside of the limits that the spec gives")
-def action_limits(subject: Subject) -> Iterator[Finding]:
-    numbers, dataset = subject.numbers, subject.dataset
-    if numbers is None or dataset is None or numbers.actions.shape[1] != dataset.spec.action_dim:
+@register("checks", "action_limits")
+@check("actions outside of the limits that the spec gives")
+def action_limits(examined: Examined) -> Iterator[Finding]:
+    """Every action lies within the limits of the spec: policies cannot produce others."""
+    numbers = examined.numbers
+    dataset = examined.dataset
+    if numbers is None or dataset is None:
+        return
+    if numbers.actions.shape[1] != dataset.spec.action_dim:  # another check says so
         return
     for dim, name in enumerate(dataset.spec.action_names):
-        low, high = dataset.spec.action_low[dim], dataset.spec.action_high[dim]
+        low = dataset.spec.action_low[dim]
+        high = dataset.spec.action_high[dim]
         values = numbers.actions[:, dim]
         outside = beyond(values, np.asarray(low), np.asarray(high))
         if outside.any():
             frame = int(outside.argmax())
             message = (
-                f"action {name!r} is {values[frame]:g} in episode {numbers.episode[frame]}, the spec says {low:g} to "
-                f"{high:g}; {int(outside.sum())} of {len(values)} are outside: `vla data convert` widens the limits"
+                f"action {name!r} is {values[frame]:g} in episode {numbers.episode[frame]}, the "
+                f"spec says {low:g} to {high:g}; {int(outside.sum())} of {len(values)} are "
+                "outside: `vla data convert` widens the limits"
             )
             yield Finding("action_limits", "error", f"episode {numbers.episode[frame]}", message)
 
 
-@check("constant_actions", "dimensions of the action that never move")
-def constant_actions(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+@register("checks", "constant_actions")
+@check("dimensions of the action that never move")
+def constant_actions(examined: Examined) -> Iterator[Finding]:
+    """Every dimension of the action is used."""
+    numbers = examined.numbers
     if numbers is None or len(numbers.actions) < _CONSTANT:
         return
-    still = (numbers.actions == numbers.actions[0]).all(0)
-    if still.any():
-        names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(still))
-        message = f"never move: {names}; a policy learns nothing of them, leave them out if they are of no use"
+    constant = (numbers.actions == numbers.actions[0]).all(0)  # bool (A,)
+    if constant.any():
+        names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(constant))
+        message = (
+            f"never move: {names}; a policy learns nothing of them, leave them out if they are of "
+            "no use"
+        )
         yield Finding("constant_actions", "note", "actions", message)
 
 
-@check("rewards", "rewards that are missing, or tell nothing")
-def rewards(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+@register("checks", "rewards")
+@check("rewards that are missing, or tell nothing")
+def rewards(examined: Examined) -> Iterator[Finding]:
+    """There are rewards, and they tell good episodes from bad ones."""
+    numbers = examined.numbers
     if numbers is None:
         return
     if numbers.rewards is None or not numbers.rewards.any():
         what = "no rewards" if numbers.rewards is None else "all rewards are zero"
-        message = f"{what}: enough for imitation; offline RL needs some, which `vla data label` can attach"
+        message = (
+            f"{what}: enough for imitation; offline RL needs some, which `vla data label` can "
+            "attach"
+        )
         yield Finding("rewards", "note", "rewards", message)
         return
-    returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in numbers.spans])
-    if (
-        len(returns) >= _SAME_LENGTH
-        and np.isfinite(returns).all()
-        and np.ptp(returns) <= 1e-6 * abs(returns[0])
-    ):
-        message = f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good one from a bad one"
+    ranges = numbers.episode_ranges
+    returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in ranges])
+    if len(returns) < _SAME_LENGTH or not np.isfinite(returns).all():
+        return
+    if np.ptp(returns) <= 1e-6 * abs(returns[0]):
+        message = (
+            f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good "
+            "one from a bad one"
+        )
         yield Finding("rewards", "warning", "rewards", message)
 
 
-@check("terminals", "time limits that are marked as true ends")
-def terminals(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+@register("checks", "terminals")
+@check("time limits that are marked as true ends")
+def terminals(examined: Examined) -> Iterator[Finding]:
+    """True ends are last steps, and no time limits: values do not look beyond a true end."""
+    numbers = examined.numbers
     if numbers is None or numbers.terminated is None:
         return
-    spans = numbers.spans
-    for episode, a, b in spans:
+    ranges = numbers.episode_ranges
+    for episode, a, b in ranges:
         if numbers.terminated[a : b - 1].any():
-            message = f"episode {episode}: a step before the last is marked as a true end; divide the episode there"
+            message = (
+                f"episode {episode}: a step before the last is marked as a true end; divide the "
+                "episode there"
+            )
             yield Finding("terminals", "warning", f"episode {episode}", message)
-    lengths = {b - a for _, a, b in spans}
-    solved = numbers.success is not None and all(numbers.success[a:b].any() for _, a, b in spans)
-    ended = all(numbers.terminated[b - 1] for _, _, b in spans)
-    if len(spans) >= _SAME_LENGTH and ended and len(lengths) == 1 and not solved:
+    lengths = {b - a for _, a, b in ranges}
+    # Solved episodes of one length may be cut there on purpose.
+    solved = numbers.success is not None and all(numbers.success[a:b].any() for _, a, b in ranges)
+    ended = all(numbers.terminated[b - 1] for _, _, b in ranges)
+    if len(ranges) >= _SAME_LENGTH and ended and len(lengths) == 1 and not solved:
         message = (
-            f"all {len(spans)} episodes end truly after {lengths.pop()} steps, whether solved or not: likely a time limit, "
-            "which must not be marked as an end"
+            f"all {len(ranges)} episodes end truly after {lengths.pop()} steps, whether solved or "
+            "not: likely a time limit, which must not be marked as an end"
         )
         yield Finding("terminals", "warning", "terminated", message)
 
 
-@check("duplicates", "episodes with the very same states and actions")
-def duplicates(subject: Subject) -> Iterator[Finding]:
-    numbers = subject.numbers
+@register("checks", "duplicates")
+@check("episodes with the very same states and actions")
+def duplicates(examined: Examined) -> Iterator[Finding]:
+    """No episode is in the dataset twice: one could be trained on and the other held out."""
+    numbers = examined.numbers
     if numbers is None:
         return
+    # by a hash, since the episodes themselves would be held twice
     same: dict[bytes, list[int]] = defaultdict(list)
-    for episode, a, b in numbers.spans:
-        content = np.ascontiguousarray(
-            np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1)
-        )
+    for episode, a, b in numbers.episode_ranges:
+        content = np.concatenate([numbers.state[a:b], numbers.actions[a:b]], axis=1)
         same[hashlib.sha256(content.tobytes()).digest()].append(episode)
     groups = [episodes for episodes in same.values() if len(episodes) > 1]
     for episodes in groups[:_LISTED]:
-        listed = ", ".join(map(str, episodes[:5])) + (", ..." if len(episodes) > 5 else "")
+        listed = ", ".join(map(str, episodes[:5]))
+        if len(episodes) > 5:
+            listed += ", ..."
         others = f" ({len(groups)} such groups in all)" if len(groups) > 1 else ""
-        message = f"episodes {listed} are the same step by step{others}; keep one of them, or held-out data leaks"
+        message = (
+            f"episodes {listed} are the same step by step{others}; keep one of them, or held-out "
+            "data leaks"
+        )
         yield Finding("duplicates", "warning", f"episode {episodes[1]}", message)
 
 
-@check(
-    "control_rate", "whether timestamps advance at the rate that the dataset says", formats=LEROBOT
-)
-def control_rate(subject: Subject) -> Iterator[Finding]:
-    parts = subject.lerobot
-    if (
-        parts is None
-        or parts.info is None
-        or not {"timestamp", "episode_index"} <= parts.frames.keys()
-    ):
+@register("checks", "control_rate")
+@check("whether timestamps advance at the rate that the dataset says", formats=LEROBOT)
+def control_rate(examined: Examined) -> Iterator[Finding]:
+    """Timestamps advance at the rate that info.json says."""
+    parts = examined.lerobot
+    if parts is None or parts.info is None:
         return
-    times, episode = parts.frames["timestamp"][:, 0], parts.frames["episode_index"][:, 0]
+    if not {"timestamp", "episode_index"} <= parts.frames.keys():
+        return
+    times = parts.frames["timestamp"][:, 0]
+    episode = parts.frames["episode_index"][:, 0]
     steps = np.diff(times)[episode[1:] == episode[:-1]]
     steps = steps[np.isfinite(steps) & (steps > 0)]
+    # the median, since single timestamps are often late or missing
     if len(steps) and abs(np.median(steps) * parts.info.fps - 1) > 0.01:
         message = (
-            f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance by "
-            f"{np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, or resample"
+            f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance "
+            f"by {np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, "
+            "or resample"
         )
         yield Finding("control_rate", "warning", "timestamp", message)

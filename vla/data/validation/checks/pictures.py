@@ -14,32 +14,38 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vla.common.cores import usable_cores
+from vla.common.progress import ProgressCallback
+from vla.common.registry import register
 from vla.data.errors import DataError
 from vla.data.loading.decoding import Block, plan_blocks
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_frame
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import Finding, check
+from vla.data.validation.check import Finding, check
+from vla.data.validation.examined import Examined
 
 _FROZEN = 10
-"""A camera that shows one picture for this many steps, a whole episode long, is taken for frozen."""
+"""A camera that shows one image for this many steps, a whole episode long, is taken for frozen."""
 
 
+@register("checks", "images")
 @check(
-    "images",
     "every image and video: whether it decodes, its size, that there is one for each frame",
     deep=True,
 )
-def images(subject: Subject) -> Iterator[Finding]:
-    dataset = subject.dataset
+def images(examined: Examined) -> Iterator[Finding]:
+    """Every image decodes and has the size of the spec; no camera shows one image all the time."""
+    dataset = examined.dataset
     if dataset is None:
         return
+    # the reader's own table if the full one needs numbers that are damaged
     table = dataset.episodes if _has_episodes(dataset) else dataset.reader.episodes
-    ranges = [
-        (int(a), int(a + n)) for a, n in zip(table["first_frame"], table["length"], strict=True)
-    ]
-    total = sum(stop - start for start, stop in ranges) * len(dataset.spec.cameras)
-    scan = _Scan(dataset, ranges, None if subject.progress is None else _teller(subject, total))
+    starts = table["first_frame"].tolist()
+    ranges = [(a, a + n) for a, n in zip(starts, table["length"].tolist(), strict=True)]
+    advance = None
+    if examined.progress is not None:
+        total = sum(stop - start for start, stop in ranges) * len(dataset.spec.cameras)
+        advance = _counter(examined.progress, total)
+    scan = _Scan(dataset, ranges, advance)
     for camera in dataset.spec.cameras:
         yield from scan.camera(camera)
 
@@ -51,74 +57,92 @@ def _has_episodes(dataset: EpisodeDataset) -> bool:
         return False
 
 
-def _teller(subject: Subject, total: int) -> Callable[[int], None]:
-    lock, done = threading.Lock(), 0
+def _counter(progress: ProgressCallback, total: int) -> Callable[[int], None]:
+    """A function that counts frames on and reports their number; many threads may call it."""
+    lock = threading.Lock()
+    done = 0
 
-    def tell(frames: int) -> None:
+    def advance(frames: int) -> None:
         nonlocal done
         with lock:
             done += frames
-            if subject.progress is not None:
-                subject.progress(done, total)
+            progress(done, total)
 
-    return tell
+    return advance
 
 
 class _Scan:
-    """Decodes whole cameras, block by block in threads; where a block fails, episode by episode."""
+    """Decodes whole cameras, block by block in threads; if a block fails, episode by episode."""
 
     def __init__(
         self,
         dataset: EpisodeDataset,
         ranges: list[tuple[int, int]],
-        tell: Callable[[int], None] | None,
+        advance: Callable[[int], None] | None,
     ) -> None:
-        self.dataset, self.ranges, self.tell = dataset, ranges, tell
+        self.dataset = dataset
+        self.ranges = ranges
+        self.advance = advance
         self.starts = np.array([start for start, _ in ranges])
 
     def camera(self, name: str) -> Iterator[Finding]:
         h, w = self.dataset.spec.cameras[name]
         blocks = plan_blocks(self.ranges, h * w * 3)
+        # A CRC-32 per frame, to see which frames are the same: images would not fit into memory.
         sums = np.zeros(sum(stop - start for start, stop in self.ranges), np.uint32)
+        # threads: decoders let go of the interpreter lock, and blocks share no frame
         with ThreadPoolExecutor(usable_cores()) as pool:
             for found in pool.map(lambda block: self._block(name, block, sums), blocks):
                 yield from found
         yield from self._frozen(name, sums)
 
-    def _block(self, name: str, block: Block, sums: np.ndarray) -> list[Finding]:
+    def _block(
+        self,
+        name: str,
+        block: Block,
+        sums: np.ndarray,
+    ) -> list[Finding]:
         try:
             self._decode(name, block.start, block.stop, sums)
             return []
         except DataError as error:
             first = str(error)
-        found: dict[str, list[int]] = defaultdict(list)
+        # One damaged file may hold many episodes: one finding for each message, not for each
+        # episode.
+        episodes_of: dict[str, list[int]] = defaultdict(list)
         for episode, (start, stop) in enumerate(self.ranges):
-            if start < block.stop and stop > block.start:
-                try:
-                    self._decode(name, max(start, block.start), min(stop, block.stop), sums)
-                except DataError as error:
-                    found[str(error)].append(episode)
-        if not found:  # what goes wrong only together is wrong, too
-            found[first] = [int(np.searchsorted(self.starts, block.start, side="right")) - 1]
-        return [
-            Finding(
-                "images",
-                "error",
-                f"episode {episodes[0]}, camera {name}",
-                _with_others(message, episodes[1:]),
-            )
-            for message, episodes in found.items()
-        ]
+            if start >= block.stop or stop <= block.start:
+                continue
+            try:
+                self._decode(name, max(start, block.start), min(stop, block.stop), sums)
+            except DataError as error:
+                episodes_of[str(error)].append(episode)
+        if not episodes_of:  # what goes wrong only together is wrong, too
+            episode = int(np.searchsorted(self.starts, block.start, side="right")) - 1
+            episodes_of[first] = [episode]
+        found = []
+        for message, episodes in episodes_of.items():
+            place = f"episode {episodes[0]}, camera {name}"
+            found.append(Finding("images", "error", place, _with_others(message, episodes[1:])))
+        return found
 
-    def _decode(self, name: str, start: int, stop: int, sums: np.ndarray) -> None:
-        """Decodes frames; raises DataError naming the first that is damaged, missing or of another size."""
-        size, expected = self.dataset.spec.cameras[name], start
-        for frame, picture in self.dataset.images(name, start, stop):
+    def _decode(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        sums: np.ndarray,
+    ) -> None:
+        """Decodes frames; raises DataError naming the first that is damaged, missing or of another
+        size."""
+        size = self.dataset.spec.cameras[name]
+        expected = start
+        for frame, stored in self.dataset.images(name, start, stop):
             where = f"{self.dataset.root}: frame {frame}: camera {name!r}"
             if frame != expected:
                 raise DataError(f"{where} follows frame {expected - 1}; restore the data")
             try:
-                image = as_frame(picture)
+                image = as_frame(stored)
             except DataError as error:
                 raise DataError(f"{where} is {error}") from error
             if image.shape != (*size, 3):
@@ -127,29 +151,32 @@ class _Scan:
                 )
             sums[frame] = zlib.crc32(np.ascontiguousarray(image).data)
             expected += 1
-            if self.tell is not None:
-                self.tell(1)
+            if self.advance is not None:
+                self.advance(1)
         if expected != stop:
             raise DataError(
-                f"{self.dataset.root}: camera {name!r} ends at frame {expected} of {stop}; restore the data"
+                f"{self.dataset.root}: camera {name!r} ends at frame {expected} of {stop}; "
+                "restore the data"
             )
 
     def _frozen(self, name: str, sums: np.ndarray) -> Iterator[Finding]:
-        frozen = [
-            episode
-            for episode, (start, stop) in enumerate(self.ranges)
-            if stop - start >= _FROZEN and sums[start] and (sums[start:stop] == sums[start]).all()
-        ]
+        frozen = []
+        for episode, (start, stop) in enumerate(self.ranges):
+            # 0: not decoded
+            if stop - start < _FROZEN or not sums[start]:
+                continue
+            if (sums[start:stop] == sums[start]).all():
+                frozen.append(episode)
         if frozen:
-            message = _with_others(
-                f"camera {name!r} shows one picture for the whole episode: it stood still",
-                frozen[1:],
-            )
+            message = f"camera {name!r} shows one picture for the whole episode: it stood still"
+            message = _with_others(message, frozen[1:])
             yield Finding("images", "warning", f"episode {frozen[0]}, camera {name}", message)
 
 
 def _with_others(message: str, episodes: list[int]) -> str:
     if not episodes:
         return message
-    listed = ", ".join(map(str, episodes[:5])) + (", ..." if len(episodes) > 5 else "")
+    listed = ", ".join(map(str, episodes[:5]))
+    if len(episodes) > 5:
+        listed += ", ..."
     return f"{message} (as in episodes {listed})"

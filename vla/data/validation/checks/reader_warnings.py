@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vla.data.validation.examined import Subject
-from vla.data.validation.registry import Finding, check
+from vla.common.registry import register
+from vla.data.validation.check import Finding, check
+from vla.data.validation.examined import Examined
 from vla.data.validation.repair_names import CORRECT_TOTALS, DROP_CAMERAS
 
 _KNOWN = (
@@ -22,18 +23,19 @@ _KNOWN = (
     ("have no instruction", "instructions", ""),
     ("its control rate", "control_rate", ""),
 )
-"""A piece of a reader's warning -> the check that it belongs to, the repair that mends it."""
+"""A piece of a reader's warning, the check that it belongs to, and its repair. The first that is
+found counts."""
 
 
+@register("checks", "reader")
 @check(
-    "reader",
-    "what the reader warns of; its warnings go under the names of the checks that they belong to",
+    ("what the reader warns of; its warnings go under the names of the checks that they belong to"),
 )
-def reader(subject: Subject) -> Iterator[Finding]:
-    for warning in () if subject.dataset is None else subject.dataset.warnings:
-        name, fix = next(
-            ((name, fix) for piece, name, fix in _KNOWN if piece in warning), ("reader", "")
-        )
-        if "its checksum differs" in warning:
-            continue  # told by its own check
-        yield Finding(name, "warning", subject.root.name, warning, fix)
+def reader(examined: Examined) -> Iterator[Finding]:
+    """The reader had nothing to warn of."""
+    for warning in () if examined.dataset is None else examined.dataset.warnings:
+        if "its checksum differs" in warning:  # the check `checksums` reports it
+            continue
+        known = [(name, fix) for piece, name, fix in _KNOWN if piece in warning]
+        name, fix = known[0] if known else ("reader", "")
+        yield Finding(name, "warning", examined.root.name, warning, fix)

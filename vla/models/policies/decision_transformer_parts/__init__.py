@@ -1,1 +1,1 @@
-"""See the files."""
+"""Parts of the policy `decision_transformer`: sequence, memory, target, weights from elsewhere."""

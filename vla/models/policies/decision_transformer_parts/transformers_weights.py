@@ -48,10 +48,12 @@ def from_transformers(
 
     Args:
         model: the model, or its folder or name on the Hugging Face hub.
-        spec: the robot; states and actions in the order that the model was trained on. The model's actions, in -1 .. 1,
-            become the spec's range.
-        state_mean, state_std: (S,), what the model's training standardised states with; null for states as they are.
-        changes: fields of `DecisionTransformerConfig`, such as history, return_scale and target_return.
+        spec: the robot; states and actions in the order that the model was trained on. The model's
+            actions, in -1 .. 1, become the spec's range.
+        state_mean, state_std: (S,), what the model's training standardised states with; null for
+            states as they are.
+        changes: fields of `DecisionTransformerConfig`, such as history, return_scale and
+            target_return.
 
     Raises:
         SpecError: other numbers of states or actions than the model's.
@@ -73,8 +75,9 @@ def from_transformers(
         or (own.n_inner or 4 * own.hidden_size) != 4 * own.hidden_size
     ):
         raise UserError(
-            f"a DecisionTransformerModel with activation {own.activation_function!r}, action_tanh={own.action_tanh}, "
-            f"n_inner={own.n_inner} has no equal here: expected relu, gelu or gelu_new, tanh and an inner width of 4 x"
+            f"a DecisionTransformerModel with activation {own.activation_function!r}, "
+            f"action_tanh={own.action_tanh}, n_inner={own.n_inner} has no equal here: expected "
+            "relu, gelu or gelu_new, tanh and an inner width of 4 x"
         )
     if own.scale_attn_by_inverse_layer_idx or not own.scale_attn_weights:
         raise UserError("a DecisionTransformerModel with other attention scales has no equal here")
@@ -88,17 +91,17 @@ def from_transformers(
     }
     policy = DecisionTransformerConfig(**values | changes).build(spec)
     policy.load_state_dict(_translated(model.state_dict(), policy), strict=True)
-    for buffer, given in ((policy.state_mean, state_mean), (policy.state_std, state_std)):
-        if given is not None:
-            buffer.copy_(torch.as_tensor(given))
+    if state_mean is not None:
+        policy.state_mean.copy_(torch.as_tensor(state_mean))
+    if state_std is not None:
+        policy.state_std.copy_(torch.as_tensor(state_std))
     return policy.eval()
 
 
 def _translated(found: Mapping[str, Tensor], policy: DecisionTransformer) -> dict[str, Tensor]:
     result = dict(policy.state_dict())
-    result["transformer.position"] = torch.zeros_like(
-        result["transformer.position"]
-    )  # the model has none
+    # the model knows no places within a step
+    result["transformer.position"] = torch.zeros_like(result["transformer.position"])
     width = policy.config.width
     # every token stands at the model's position 0, after the norm
     at_zero = found["encoder.wpe.weight"][0]
@@ -112,8 +115,10 @@ def _translated(found: Mapping[str, Tensor], policy: DecisionTransformer) -> dic
         number, part, kind = layer.groups()
         block = f"transformer.blocks.{number}"
         if kind == "weight" and not part.startswith("ln_"):
-            value = value.T.contiguous()  # its linear layers keep inputs first
+            # GPT-2's Conv1D keeps inputs first
+            value = value.T.contiguous()
         if part == "attn.c_attn":
+            # one matrix for queries, keys and values, in this order
             result[f"{block}.attention.query.{kind}"] = value[:width]
             result[f"{block}.attention.key_value.{kind}"] = value[width:]
         elif part in _LAYER:
@@ -128,9 +133,8 @@ def _fetch(name: str | Path) -> Any:
     try:
         return DecisionTransformerModel.from_pretrained(str(name))
     except Exception as error:  # the hub raises many kinds
-        raise UserError(
-            f"{name}: no DecisionTransformerModel within reach: {' '.join(str(error).split())[:300]}"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{name}: no DecisionTransformerModel within reach: {reason}") from error
 
 
 __all__ = ["from_transformers"]

@@ -1,9 +1,10 @@
-"""Action tokens that a language model says one after the other: a distribution over action ids alone.
+"""Action tokens that a language model decodes one by one: a distribution over action ids alone.
 
-The softmax runs over the reserved action ids, never over text, and further over what the action tokenizer allows at a
-place: so that no sequence that can be drawn is anything but a valid chunk.
+The softmax runs over the reserved action ids, never over text, and further over what the action
+tokenizer allows at a place: so that no sequence that can be drawn is anything but a valid chunk.
 
-B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk, V action ids, W width.
+B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk,
+V action ids.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from vla.tokenizers.base import ActionTokenizer
 
 
 @runtime_checkable
-class Speaker(Protocol):
-    """What says action tokens: a VLM policy."""
+class TokenDecoder(Protocol):
+    """What gives logits of action tokens: a VLM policy."""
 
     tokenizer: ActionTokenizer
     vocabulary: ActionVocabulary
@@ -32,149 +33,177 @@ class Speaker(Protocol):
     def score(self, prompt: Prompt, ids: Int64[Tensor, "N D"]) -> Float[Tensor, "N D V"]:
         """Logits of each place, given the ids before it."""
 
-    def read(self, prompt: Prompt) -> Prefill:
+    def prefill(self, prompt: Prompt) -> Prefill:
         """The prompt's keys and values."""
 
-    def say(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
-        """One more action token."""
+    def decode_step(self, prefill: Prefill, ids: Int64[Tensor, " N"]) -> Prefill:
+        """The keys and values after one more action token."""
 
 
 @dataclass(frozen=True)
-class SpokenActions:
+class AutoregressiveActions:
     """A categorical distribution for each place of a chunk, given the tokens before it.
 
     Attributes:
-        speaker: gives logits.
+        decoder: gives logits.
         prompt: N prompts.
         steps: B and T.
-        known: ids and their logits, where a forward pass has computed them already.
-        prefill: the prompt as read, where it has been.
+        known: ids and their logits, if a forward pass has computed them already.
+        prefilled: the keys and values of the prompt, if they are known.
     """
 
-    speaker: Speaker
+    decoder: TokenDecoder
     prompt: Prompt
     steps: tuple[int, int]
     known: tuple[Int64[Tensor, "N D"], Float[Tensor, "N D V"]] | None = None
-    prefill: Prefill | None = None
+    prefilled: Prefill | None = None
 
     def loss(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, given the true ones before; 0 where none."""
+        """Mean cross-entropy (nats) of the tokens of valid actions, given the true ones before; 0
+        if none is valid."""
         ids_ND = self._ids(actions)
-        values_ND = -self._log_probs(ids_ND)
-        return self._mean(values_ND, ids_ND, action_mask)
+        losses_ND = -self._log_probs(ids_ND)
+        return self._mean(losses_ND, ids_ND, action_mask)
 
     def log_prob(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Log probability of the chunk's tokens, summed over its valid actions."""
         ids_ND = self._ids(actions)
-        return (
-            (self._log_probs(ids_ND) * self._weights(ids_ND, action_mask)).sum(-1).view(self.steps)
-        )
+        log_probs_ND = self._log_probs(ids_ND)
+        # a forced id has probability 1, so that padding after an end adds 0 of itself
+        counted_ND = log_probs_ND * self._weights(ids_ND, action_mask)
+        return counted_ND.sum(-1).view(self.steps)
 
     def token_accuracy(
-        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"] | None = None
+        self,
+        actions: Float[Tensor, "B T K A"],
+        action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that are the most likely ones, given the true ones before."""
         ids_ND = self._ids(actions)
-        return self._mean((self._logits(ids_ND).argmax(-1) == ids_ND).float(), ids_ND, action_mask)
+        right_ND = self._logits(ids_ND).argmax(-1) == ids_ND
+        return self._mean(right_ND.float(), ids_ND, action_mask)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
-        return self.speaker.tokenizer.encode(actions)
+        return self.decoder.tokenizer.encode(actions)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The chunk of the most likely token at each place, given those chosen before."""
         return self.sample(temperature=0.0)
 
     def sample(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A random chunk; `temperature` 0 gives the mode. Raises ValueError where it is negative."""
-        return self.speaker.tokenizer.decode(self.sample_tokens(generator, temperature=temperature))
+        """A random chunk; `temperature` 0 gives the mode. Raises ValueError if it is negative."""
+        ids_BTD = self.sample_tokens(generator, temperature=temperature)
+        return self.decoder.tokenizer.decode(ids_BTD)
 
     @torch.no_grad()
     def sample_tokens(
-        self, generator: torch.Generator | None = None, *, temperature: float = 1.0
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
     ) -> Int64[Tensor, "B T D"]:
-        """The ids of a random chunk, said token by token with the language model's keys and values kept."""
+        """The ids of a random chunk, decoded token by token; keys and values are kept."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
-        speaker, tokenizer = self.speaker, self.speaker.tokenizer
-        prefill = (self.prefill or speaker.read(self.prompt)).fork()
-        rule = Rule(tokenizer, self.prompt.batch_size, prefill.hidden.device)
-        said: list[Tensor] = []
-        for place in range(tokenizer.num_tokens):
-            if said:
-                prefill = speaker.say(prefill, said[-1])
-            logits_NV = rule.restrict(speaker.vocabulary.logits(prefill.hidden).float())
-            ids_N = (
-                logits_NV.argmax(-1)
-                if temperature == 0
-                else _draw(logits_NV / temperature, generator)
-            )
-            said.append(ids_N)
-            rule.advance(ids_N)
-            if rule.finished:
-                said += [torch.full_like(ids_N, rule.pad_id)] * (tokenizer.num_tokens - place - 1)
+        decoder = self.decoder
+        prefilled = self.prefilled or decoder.prefill(self.prompt)
+        # decoding writes into the cache: a fork, so that the next sample finds the prompt alone
+        prefill = prefilled.fork()
+        num_tokens = decoder.tokenizer.num_tokens
+        device = prefill.hidden.device
+        constraint = TokenConstraint(decoder.tokenizer, self.prompt.batch_size, device)
+        chosen: list[Tensor] = []
+        for place in range(num_tokens):
+            if chosen:
+                prefill = decoder.decode_step(prefill, chosen[-1])
+            logits_NV = constraint.restrict(decoder.vocabulary.logits(prefill.hidden).float())
+            if temperature == 0:
+                ids_N = logits_NV.argmax(-1)
+            else:
+                ids_N = _draw(logits_NV / temperature, generator)
+            chosen.append(ids_N)
+            constraint.advance(ids_N)
+            if constraint.finished:
+                # only padding may follow: the language model need not be asked for it
+                padding_N = torch.full_like(ids_N, constraint.pad_id)
+                chosen += [padding_N] * (num_tokens - place - 1)
                 break
-        return torch.stack(said, dim=1).view(*self.steps, -1)
+        return torch.stack(chosen, dim=1).view(*self.steps, -1)
 
-    # --- given tokens ---------------------------------------------------------------------------------
+    # --- given tokens -----------------------------------------------------------------------------
 
     def _ids(self, actions: Tensor) -> Tensor:
         return self.tokens(actions).flatten(0, 1)
 
     def _logits(self, ids_ND: Tensor) -> Tensor:
         """(N, D, V), -inf for what may not stand there after the ids before."""
-        known = self.known is not None and torch.equal(self.known[0], ids_ND)
-        logits = (
-            self.known[1]
-            if known and self.known is not None
-            else self.speaker.score(self.prompt, ids_ND)
-        )
-        rule = Rule(self.speaker.tokenizer, len(ids_ND), ids_ND.device)
-        if rule.free:
-            return logits.float()
-        rows = []
+        # training asks for the loss of the very actions that the forward pass was given
+        if self.known is not None and torch.equal(self.known[0], ids_ND):
+            logits_NDV = self.known[1]
+        else:
+            logits_NDV = self.decoder.score(self.prompt, ids_ND)
+        constraint = TokenConstraint(self.decoder.tokenizer, len(ids_ND), ids_ND.device)
+        if constraint.free:
+            return logits_NDV.float()
+        places = []
         for place, ids_N in enumerate(ids_ND.unbind(1)):
-            rows.append(rule.restrict(logits[:, place].float()))
-            rule.advance(ids_N)
-        return torch.stack(rows, dim=1)
+            places.append(constraint.restrict(logits_NDV[:, place].float()))
+            constraint.advance(ids_N)
+        return torch.stack(places, dim=1)
 
     def _log_probs(self, ids_ND: Tensor) -> Tensor:
-        logits = self._logits(ids_ND)
-        return -F.cross_entropy(logits.flatten(0, 1), ids_ND.flatten(), reduction="none").view(
-            ids_ND.shape
+        logits_NDV = self._logits(ids_ND)
+        losses = F.cross_entropy(
+            logits_NDV.flatten(0, 1),
+            ids_ND.flatten(),
+            reduction="none",
         )
+        return -losses.view(ids_ND.shape)
 
     def _weights(self, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
         """(N, D): 1 for the tokens that count, 0 for those of invalid actions and for padding."""
-        weights = torch.ones_like(ids_ND, dtype=torch.float32)
+        weights_ND = torch.ones_like(ids_ND, dtype=torch.float32)
         if action_mask is not None:
-            weights = token_mask(action_mask.flatten(0, 1), self.speaker.tokenizer).float()
-        rule = Rule(self.speaker.tokenizer, len(ids_ND), ids_ND.device)
-        if rule.grammar is not None:
-            open_ND = []
-            for ids_N in ids_ND.unbind(1):
-                open_ND.append(~rule.ended)
-                rule.advance(ids_N)
-            weights = weights * torch.stack(open_ND, dim=1)
-        return weights
+            mask_NK = action_mask.flatten(0, 1)
+            weights_ND = token_mask(mask_NK, self.decoder.tokenizer).float()
+        constraint = TokenConstraint(self.decoder.tokenizer, len(ids_ND), ids_ND.device)
+        if constraint.grammar is None:
+            return weights_ND
+        # padding after an end is forced and always right: it would dilute the mean
+        open_ND = []
+        for ids_N in ids_ND.unbind(1):
+            open_ND.append(~constraint.ended)
+            constraint.advance(ids_N)
+        return weights_ND * torch.stack(open_ND, dim=1)
 
     def _mean(self, values_ND: Tensor, ids_ND: Tensor, action_mask: Tensor | None) -> Tensor:
-        weights = self._weights(ids_ND, action_mask)
-        return ((values_ND * weights).sum(-1) / weights.sum(-1).clamp(min=1)).view(self.steps)
+        weights_ND = self._weights(ids_ND, action_mask)
+        # clamped: a chunk without valid actions gives 0, not NaN
+        counts_N = weights_ND.sum(-1).clamp(min=1)
+        sums_N = (values_ND * weights_ND).sum(-1)
+        return (sums_N / counts_N).view(self.steps)
 
 
-class Rule:
+class TokenConstraint:
     """Which ids of a tokenizer may stand at the next place, of N sequences that grow together."""
 
     def __init__(self, tokenizer: ActionTokenizer, count: int, device: torch.device) -> None:
-        allowed = tokenizer.allowed_ids
-        self.allowed_DV = None if allowed is None else allowed.to(device)
+        allowed_DV = tokenizer.allowed_ids
+        self.allowed_DV = None if allowed_DV is None else allowed_DV.to(device)
         self.grammar = tokenizer.grammar
         self.state = None if self.grammar is None else self.grammar.start(count, device)
         self.place = 0
@@ -203,9 +232,12 @@ class Rule:
     def restrict(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """-inf for ids that may not stand at this place."""
         if self.allowed_DV is not None:
-            logits = logits.masked_fill(~self.allowed_DV[self.place], -torch.inf)
+            forbidden_V = ~self.allowed_DV[self.place]
+            logits = logits.masked_fill(forbidden_V, -torch.inf)
         if self.grammar is not None and self.state is not None:
-            logits = logits.masked_fill(~self.grammar.allowed(self.state, self.place), -torch.inf)
+            # N sequences, of which each may be in another state
+            allowed_NV = self.grammar.allowed(self.state, self.place)
+            logits = logits.masked_fill(~allowed_NV, -torch.inf)
         return logits
 
     def advance(self, ids: Int64[Tensor, " N"]) -> None:
@@ -215,7 +247,8 @@ class Rule:
 
 
 def _draw(logits_NV: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.multinomial(logits_NV.softmax(-1), 1, generator=generator)[:, 0]
+    shares_NV = logits_NV.softmax(-1)
+    return torch.multinomial(shares_NV, 1, generator=generator)[:, 0]
 
 
-__all__ = ["Rule", "Speaker", "SpokenActions"]
+__all__ = ["AutoregressiveActions", "TokenConstraint", "TokenDecoder"]

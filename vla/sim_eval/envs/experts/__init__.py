@@ -1,1 +1,2 @@
-"""See the files."""
+"""Who acts as the expert of envs: scripts for Fetch, and snapshots of policies
+that others have trained."""

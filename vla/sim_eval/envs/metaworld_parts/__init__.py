@@ -1,1 +1,1 @@
-"""See the files."""
+"""What Meta-World's tasks are called and asked for."""

@@ -1,12 +1,13 @@
 """The 50 Meta-World tasks in words: group, primary instruction and four paraphrases each.
 
-Groups are those by which results on Meta-World are published (easy 28, medium 11, hard 6, very hard 5).
-All texts are different from one another, and every text says what sets its task apart from its
+Groups are those by which results on Meta-World are published (easy 28, medium 11, hard 6, very hard
+5). All texts are different from one another, and every text says what sets its task apart from its
 neighbours: from which side, past which wall, into or out of what.
 """
 
 from __future__ import annotations
 
+# "easy" is not listed: it is every task of no other group (`group_of`).
 GROUPS: dict[str, tuple[str, ...]] = {
     "medium": (
         "basketball",
@@ -25,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "very_hard": ("shelf-place", "disassemble", "stick-pull", "stick-push", "pick-place-wall"),
 }
 
+# in the order of Meta-World's own MT10, which is that of published tables
 MT10: tuple[str, ...] = (
     "reach",
     "push",
@@ -38,7 +40,9 @@ MT10: tuple[str, ...] = (
     "window-close",
 )
 
-# Task -> the primary instruction, then its paraphrases.
+# Task -> the primary instruction, then its paraphrases. The order is part of the results:
+# `paraphrase: 2` and the severities of the perturbation name texts by their number. Add at the end,
+# and change no text that data was made with.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "assembly": (
         "Put the ring of the wrench over the peg",

@@ -1,1 +1,1 @@
-"""See the files."""
+"""The tabletop's scene, language, goals and scripted expert."""

@@ -1,12 +1,15 @@
-"""What the tabletop is asked to do: goals, the grammar that puts them into words, and what is held out of training.
+"""What the tabletop is asked to do: goals, the grammar that puts them into words, and
+what is held out of training.
 
-A `Command` is a list of goals about the things on the table. Every family of commands has several wordings; some
-of them, some pairs of colour and shape, and some compositions of two goals never occur in the split "seen".
+A `Command` is a list of goals about the things on the table. Every family of commands has
+several wordings; some of them, some pairs of colour and shape, and some compositions of two
+goals never occur in the split "seen".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,15 +34,30 @@ Family = Literal[
 FAMILIES: tuple[Family, ...] = get_args(Family)
 GoalKind = Literal["touch", "push", "lift", "put", "stack", "open", "close"]
 
-HELD_OUT_PAIRS = (("red", "ball"), ("green", "cube"), ("blue", "cylinder"), ("purple", "ball"))
-"""Never on the table in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks for."""
-TRAIN_PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT_PAIRS)
+# Every colour and every shape occurs in training, only not together: what is measured is
+# whether a policy composes them.
+HELD_OUT_PAIRS = (
+    ("red", "ball"),
+    ("green", "cube"),
+    ("blue", "cylinder"),
+    ("purple", "ball"),
+)
+"""Never on the table in the splits "seen", "paraphrase" and "long"; what "unseen_pairs" asks
+for."""
+TRAIN_PAIRS = tuple(
+    (colour, shape)
+    for colour in COLOURS
+    for shape in SHAPES
+    if (colour, shape) not in HELD_OUT_PAIRS
+)
+# Unit vectors along the table's axes (x, y); "closer" is towards the front camera.
 DIRECTIONS: dict[str, tuple[float, float]] = {
     "left": (-1.0, 0.0),
     "right": (1.0, 0.0),
     "away": (0.0, 1.0),
     "closer": (0.0, -1.0),
 }
+# Every kind of step occurs in training, also second, only not in these compositions.
 TRAIN_STEPS = (
     ("put", "open"),
     ("put", "close"),
@@ -86,14 +104,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Command:
-    """What an episode asks for: `goals` in their order, or at the same time where `ordered` is False."""
+    """What an episode asks for: `goals` in their order, or at the same time
+    where `ordered` is False."""
 
     family: Family
     goals: tuple[Goal, ...]
     ordered: bool = True
 
 
-# The first text of each goal is the primary one. `held_out` belongs to the split "paraphrase" alone.
+# For each goal the wordings of training, then those of the split "paraphrase" alone. The first of
+# each is the primary one. Texts are drawn by their number: a change is a new TABLETOP_VERSION.
 _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "touch": (
         (
@@ -146,6 +166,7 @@ _PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("slide the drawer in", "make sure that the drawer is closed"),
     ),
 }
+# Of whole commands, in the same order: training, then held out.
 _OTHER: tuple[tuple[str, ...], tuple[str, ...]] = (
     (
         "pick up the {shape} that is not {colour}",
@@ -176,6 +197,7 @@ _JOIN: tuple[tuple[str, ...], tuple[str, ...]] = (
     ),
     ("{first}; once that is done, {second}", "start here: {first}. Next, {second}"),
 )
+# "you" is the robot, which stands where the front camera is.
 _WAYS: dict[str, tuple[str, ...]] = {
     "left": ("to the left", "left"),
     "right": ("to the right", "right"),
@@ -184,7 +206,12 @@ _WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def texts(command: Command, things: Sequence[Thing], *, held_out: bool = False) -> tuple[str, ...]:
+def texts(
+    command: Command,
+    things: Sequence[Thing],
+    *,
+    held_out: bool = False,
+) -> tuple[str, ...]:
     """All wordings of a command, the primary one first.
 
     Args:
@@ -195,37 +222,60 @@ def texts(command: Command, things: Sequence[Thing], *, held_out: bool = False) 
     side = int(held_out)
     if command.family == "other-one":
         thing = things[command.goals[0].thing]
+        # named by the one that is not meant: a policy that only looks for the
+        # words takes the wrong object
         named = next(t for t in things if t.shape == thing.shape and t != thing)
-        return _sentences(p.format(shape=thing.shape, colour=named.colour) for p in _OTHER[side])
+        words: dict[str, object] = {"shape": thing.shape, "colour": named.colour}
+        return _sentences(pattern.format(**words) for pattern in _OTHER[side])
     if command.family == "sort":
         a, b = command.goals
-        words = {"a": things[a.thing], "to_a": a.to, "b": things[b.thing], "to_b": b.to}
-        return _sentences(p.format(**words) for p in _SORT[side])
+        words = {
+            "a": things[a.thing],
+            "to_a": a.to,
+            "b": things[b.thing],
+            "to_b": b.to,
+        }
+        return _sentences(pattern.format(**words) for pattern in _SORT[side])
     if len(command.goals) == 2:
-        first, second = (_phrases(goal, things, side) for goal in command.goals)
-        pairs = [
-            (first[i % len(first)], second[i % len(second)])
-            for i in range(max(len(first), len(second)))
-        ]
-        return _sentences(
-            _JOIN[side][i % len(_JOIN[side])].format(first=a, second=b)
-            for i, (a, b) in enumerate(pairs)
-        )
+        return _sentences(_two_steps(command, things, side))
     return _sentences(_phrases(command.goals[0], things, side))
 
 
-def _phrases(goal: Goal, things: Sequence[Thing], side: int) -> list[str]:
+def _two_steps(
+    command: Command,
+    things: Sequence[Thing],
+    side: int,
+) -> Iterator[str]:
+    """Each wording of both goals at least once; all combinations would be
+    hundreds that hardly differ."""
+    first, second = (_phrases(goal, things, side) for goal in command.goals)
+    joins = _JOIN[side]
+    for i in range(max(len(first), len(second))):
+        # the shorter lists begin again
+        join = joins[i % len(joins)]
+        a, b = first[i % len(first)], second[i % len(second)]
+        yield join.format(first=a, second=b)
+
+
+def _phrases(
+    goal: Goal,
+    things: Sequence[Thing],
+    side: int,
+) -> list[str]:
     words: dict[str, object] = {"thing": things[goal.thing] if goal.thing >= 0 else ""}
+    # a slot is an object to stack on, a text names a receptacle or a direction
     words["to"] = things[goal.to] if isinstance(goal.to, int) else goal.to
     ways = _WAYS[str(goal.to)] if goal.kind == "push" else ("",)
-    return [phrase.format(way=way, **words) for way in ways for phrase in _PHRASES[goal.kind][side]]
+    patterns = _PHRASES[goal.kind][side]
+    return [pattern.format(way=way, **words) for way in ways for pattern in patterns]
 
 
-def _sentences(phrases: object) -> tuple[str, ...]:
-    return tuple(phrase[0].upper() + phrase[1:] for phrase in phrases)  # type: ignore[attr-defined]
+def _sentences(phrases: Iterable[str]) -> tuple[str, ...]:
+    # capitalize() would also make the rest small
+    return tuple(phrase[0].upper() + phrase[1:] for phrase in phrases)
 
 
-# --- drawing a command ------------------------------------------------------------------------------
+# --- drawing a command ----------------------------------------------------------------------------
 
 
 def draw_things(
@@ -233,22 +283,24 @@ def draw_things(
 ) -> tuple[Thing, ...]:
     """The objects of an episode: different pairs; the first is the one that the command is about.
 
-    In the split "unseen_pairs" the first is a held-out pair and the others are pairs of training. Two objects of
-    one shape are there where "other-one" needs them; stacking needs a flat one below.
+    In the split "unseen_pairs" the first is a held-out pair and the others are pairs
+    of training. Two objects of one shape are there where "other-one" needs them;
+    stacking needs a flat one below.
     """
     first_pairs = HELD_OUT_PAIRS if split == "unseen_pairs" else TRAIN_PAIRS
     if family == "stack":
-        first_pairs = tuple(p for p in first_pairs if p[1] != "ball")
+        # a ball would roll off
+        first_pairs = tuple(pair for pair in first_pairs if pair[1] != "ball")
     first = Thing(*first_pairs[rng.integers(len(first_pairs))])
     things = [first]
     while len(things) < slots:
         thing = Thing(*TRAIN_PAIRS[rng.integers(len(TRAIN_PAIRS))])
+        second = len(things) == 1
         wanted = thing not in things
-        if len(things) == 1 and family == "other-one":
-            wanted &= thing.shape == first.shape
-        elif family == "other-one":
-            wanted &= thing.shape != first.shape
-        if len(things) == 1 and family == "stack":
+        if family == "other-one":
+            # exactly two of one shape, or "the other cube" would be ambiguous
+            wanted &= (thing.shape == first.shape) == second
+        if family == "stack" and second:
             wanted &= thing.shape != "ball"
         if wanted:
             things.append(thing)
@@ -258,12 +310,14 @@ def draw_things(
 def draw_command(
     rng: np.random.Generator, family: Family, split: Split, *, drawer_open: bool
 ) -> Command:
-    """A command about the first object (and the second, where two are needed)."""
+    """A command about the first object (and the second, if two are needed)."""
+    # drawn for every family, so that what is drawn later does not depend on it
     receptacles = ("bowl", "tray") if rng.random() < 0.5 else ("tray", "bowl")
     if family == "reach":
         return Command(family, (Goal("touch", 0),))
     if family == "push":
-        return Command(family, (Goal("push", 0, tuple(DIRECTIONS)[rng.integers(len(DIRECTIONS))]),))
+        direction = tuple(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
+        return Command(family, (Goal("push", 0, direction),))
     if family in ("pick", "other-one"):
         return Command(family, (Goal("lift", 0),))
     if family == "place":
@@ -275,17 +329,18 @@ def draw_command(
     if family == "close-drawer":
         return Command(family, (Goal("close"),))
     if family == "sort":
-        return Command(
-            family, (Goal("put", 0, receptacles[0]), Goal("put", 1, receptacles[1])), ordered=False
-        )
+        goals = tuple(Goal("put", slot, place) for slot, place in enumerate(receptacles))
+        return Command(family, goals, ordered=False)
     steps = HELD_OUT_STEPS if split == "long" else TRAIN_STEPS
-    possible = [kinds for kinds in steps if ("open" if drawer_open else "close") not in kinds]
+    # an open drawer cannot be opened: the goal would be fulfilled before anything is done
+    fulfilled = "open" if drawer_open else "close"
+    possible = [kinds for kinds in steps if fulfilled not in kinds]
     first, second = possible[rng.integers(len(possible))]
-    goals = (
-        _goal(first, 0, receptacles[0]),
-        _goal(second, 1 if first == "put" else 0, receptacles[1]),
-    )
-    return Command(family, goals)
+    # after "put" the second goal is about another object: the first one lies in its receptacle
+    second_thing = 1 if first == "put" else 0
+    first_goal = _goal(first, 0, receptacles[0])
+    second_goal = _goal(second, second_thing, receptacles[1])
+    return Command(family, (first_goal, second_goal))
 
 
 def _goal(kind: str, thing: int, receptacle: str) -> Goal:
@@ -299,18 +354,26 @@ def _goal(kind: str, thing: int, receptacle: str) -> Goal:
 
 
 def other_commands(command: Command, things: Sequence[Thing]) -> tuple[Command, ...]:
-    """Commands that ask something else of the same scene: of another object or place where there is one."""
+    """Commands that ask something else of the same scene: of another object if there
+    is one to take its place."""
     goal, slots = command.goals[0], range(len(things))
     others: list[Goal] = []
     if goal.kind in ("open", "close"):
-        others = [Goal(kind, slot) for kind in ("touch", "lift") for slot in slots]  # type: ignore[arg-type]
+        # there is one drawer, so something else is done altogether
+        others += [Goal("touch", slot) for slot in slots]
+        others += [Goal("lift", slot) for slot in slots]
     elif goal.kind == "push":
         others = [Goal("push", slot, goal.to) for slot in slots if slot != goal.thing]
     elif goal.kind == "stack":
         others = [Goal("lift", slot) for slot in slots if slot not in (goal.thing, goal.to)]
     else:
         others = [Goal(goal.kind, slot, goal.to) for slot in slots if slot != goal.thing]
-    names: dict[str, Family] = {"touch": "reach", "push": "push", "lift": "pick", "put": "place"}
+    names: dict[str, Family] = {
+        "touch": "reach",
+        "push": "push",
+        "lift": "pick",
+        "put": "place",
+    }
     return tuple(Command(names[other.kind], (other,)) for other in others)
 
 
@@ -318,15 +381,16 @@ def scene_commands(things: Sequence[Thing]) -> tuple[Command, ...]:
     """All commands of one goal that can be said about a scene of these things."""
     slots = range(len(things))
     flat = [slot for slot in slots if things[slot].shape != "ball"]
+    # the order is part of the results: `TabletopEnv.mistake` draws from this list by number
     goals: list[tuple[Family, Goal]] = [
         ("open-drawer", Goal("open")),
         ("close-drawer", Goal("close")),
     ]
     for slot in slots:
-        goals += [("reach", Goal("touch", slot)), ("pick", Goal("lift", slot))]
+        goals.append(("reach", Goal("touch", slot)))
+        goals.append(("pick", Goal("lift", slot)))
         goals += [("push", Goal("push", slot, way)) for way in DIRECTIONS]
         goals += [("place", Goal("put", slot, receptacle)) for receptacle in RECEPTACLES]
-    goals += [
-        ("stack", Goal("stack", above, below)) for above in flat for below in flat if above != below
-    ]
+    for above, below in itertools.permutations(flat, 2):
+        goals.append(("stack", Goal("stack", above, below)))
     return tuple(Command(family, (goal,)) for family, goal in goals)

@@ -1,36 +1,60 @@
-"""The contract of policy extraction: how a policy is made better by values."""
+"""The contract of policy extraction: how a policy is made better by values.
+
+B windows, T steps.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from vla.common.renamed import accept_former_members
 from vla.config import Config
 from vla.models.policy import Policy
+from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
-from vla.training.offline_rl.values.base import Moment, ValueLearner
+from vla.training.offline_rl.values.base import Transition, ValueLearner
 
 
 class ExtractionConfig(Config, ABC):
-    """Base of the configs registered under "extractions"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "extractions".
+
+    A subclass adds `type: Literal["name"] = "name"`.
+    """
 
     @abstractmethod
     def build(self, policy: Policy, value: ValueLearner) -> Extraction:
-        """Raises ObjectiveError where the extraction cannot use these values."""
+        """Raises ObjectiveError if the extraction cannot use these values."""
 
 
 class Extraction(nn.Module, ABC):
     """Makes a policy out of values."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        accept_former_members(cls, {"rests": "skips_policy_update"})
+
     @abstractmethod
-    def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        """-> the scalar to minimise (mean over the valid steps) and further scalars. `now.actions` has a gradient."""
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+        """The loss of the policy.
+
+        Args:
+            now: `now.actions` has a gradient, `now.features` has none.
+            value: `value.advantage(now)` and `value.q` tell good actions from bad.
+
+        Returns:
+            the scalar to minimise, a mean over the valid steps, and further scalars.
+        """
 
     @property
-    def rests(self) -> bool:
-        """Whether the loss of the step that is being done teaches the policy nothing."""
+    def skips_policy_update(self) -> bool:
+        """Whether the loss of the present step teaches the policy nothing."""
         return False
+
+    rests = skips_policy_update  # former name
 
     def after_step(self) -> None:
         """Called after each optimiser step."""
@@ -40,25 +64,41 @@ class Extraction(nn.Module, ABC):
         return policy
 
 
-def imitation(now: Moment) -> Tensor:
-    """The loss (B, T) of the data's actions."""
+def imitation(now: Transition) -> Float[Tensor, "B T"]:
+    """The loss of the data's actions under the policy."""
     return now.actions.loss(now.batch.actions, now.batch.action_mask)
 
 
-def require(actions: object, ability: str, who: str, remedy: str) -> None:
-    """Raises ObjectiveError where a distribution cannot do what an extraction needs."""
+def require(
+    actions: object,
+    ability: str,
+    who: str,
+    remedy: str,
+) -> None:
+    """Raises ObjectiveError if a distribution cannot do what an extraction needs.
+
+    Args:
+        actions: the policy's distribution.
+        ability: name of the method.
+        who: needs it.
+        remedy: what to set instead.
+    """
+    # asked of the distribution, not of the head: options of a head decide whether it has a density
     if not hasattr(actions, ability):
         raise ObjectiveError(
-            f"objective: {who} needs a head with {ability}, {type(actions).__name__} has none; {remedy}"
+            f"objective: {who} needs a head with {ability}, {type(actions).__name__} has none; "
+            f"{remedy}"
         )
 
 
 def require_q(value: ValueLearner, who: str) -> None:
-    """Raises ObjectiveError where the values are none of actions."""
+    """Raises ObjectiveError if the values are none of actions."""
+    # before training: extractions that ask for Q would fail at the first step, or when they act
     if value.action_critic is None:
         raise ObjectiveError(
-            f"objective.extraction: {who} asks for Q of actions that the data does not hold, which this value part does not "
-            "learn; use value: {type: expectile}, {type: td} or {type: conservative}"
+            f"objective.extraction: {who} asks for Q of actions that the data does not hold, which "
+            "this value part does not learn; use value: {type: expectile}, {type: td} or {type: "
+            "conservative}"
         )
 
 

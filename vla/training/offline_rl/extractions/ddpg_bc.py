@@ -1,6 +1,6 @@
-"""The policy climbs Q through its own actions, held to the data by imitation (and stirred by entropy).
+"""The policy follows the gradient of Q through its own actions, held to the data by imitation.
 
-Fujimoto and Gu, 2021 (TD3+BC); with `bc: 0` and an entropy target the actor of CQL (Kumar et al., 2020; Haarnoja et al., 2018).
+B windows, T steps, K actions per chunk, A action dimensions.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import math
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean
+from vla.training.losses import Metrics, masked_mean
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -22,106 +23,147 @@ from vla.training.offline_rl.extractions.base import (
     require,
     require_q,
 )
-from vla.training.offline_rl.values.base import Moment, ValueLearner
+from vla.training.offline_rl.values.base import Transition, ValueLearner
 
 Temperature = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
 @register("extractions", "ddpg_bc")
 class DDPGBCConfig(ExtractionConfig):
-    """Minimises -Q of the policy's own actions / mean |Q| + `bc` * loss of imitation."""
+    """Minimises -Q of the policy's own actions / mean |Q| + `bc` * loss of imitation.
+
+    Formula, with a reparametrised chunk a' of the policy and the temperature t of its entropy:
+
+        L = -mean over B, T of Q(s, a') / mean |Q|
+            + bc * mean over B, T of -log pi(a | s)
+            + t * mean over B, T of log pi(a' | s)
+
+    `auto` learns log t by the loss -t * (target - H), with the entropy H = -mean log pi(a' | s) and
+    the target -(K A), of actions in units in which their range is [-1, 1].
+
+    Shapes: Q and log pi are (B, T); a and a' are (B, T, K, A).
+
+    Source: Fujimoto and Gu, 2021, TD3+BC, eq. 3 and 5, with bc = 1 / alpha; with `bc: 0` and an
+    entropy target the actor of CQL (Kumar et al., 2020), which is SAC's (Haarnoja et al., 2018,
+    "Soft actor-critic algorithms and applications", section 5).
+    """
 
     type: Literal["ddpg_bc"] = "ddpg_bc"
     bc: float = Field(default=0.4, ge=0)
-    """Weight of imitation beside Q: 1 / lambda of the paper, whose 2.5 is 0.4 here."""
+    """Weight of imitation beside Q: 1 / alpha of the paper, whose 2.5 is 0.4 here."""
     q: Literal["least", "first"] = "least"
-    """Which of the critics is climbed: at each action the least of them, or the first alone (TD3)."""
+    """Which of the critics is climbed: at each action the least of them, or the first alone
+    (TD3)."""
     normalise: bool = True
-    """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the rewards' size."""
+    """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the
+    rewards' size."""
     temperature: Temperature = 0.0
-    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of -(numbers of a chunk), of actions
-    in units in which their range is [-1, 1]."""
+    """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of
+    -(numbers of a chunk), of actions in units in which their range is [-1, 1]."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
 
     def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
         require_q(value, "ddpg_bc")
-        ranges = zip(policy.spec.action_low, policy.spec.action_high, strict=True)
-        log_half = policy.chunk * sum(math.log((high - low) / 2) for low, high in ranges)
-        return DDPGBC(self, policy.chunk * policy.spec.action_dim, log_half)
+        spec, chunk = policy.spec, policy.chunk
+        ranges = zip(spec.action_low, spec.action_high, strict=True)
+        log_halves = [math.log((high - low) / 2) for low, high in ranges]
+        return DDPGBC(self, chunk * spec.action_dim, chunk * sum(log_halves))
 
 
 class DDPGBC(Extraction):
-    """See the config. The metric `entropy` (nats) is of the chunk in units in which the actions' range is [-1, 1]; of tokens it
-    is that of their ids.
+    """See the config.
+
+    The metric `entropy` (nats) is of the chunk in units in which the actions' range is [-1, 1]; of
+    tokens it is that of their ids.
 
     Args:
         dimensions: numbers of a chunk.
-        log_half: sum of the logarithms of half their ranges: entropies in robot units are greater by it.
+        log_half: sum of the logarithms of half their ranges: entropies in robot units are greater
+            by it.
     """
 
     steps: Tensor
 
-    def __init__(self, config: DDPGBCConfig, dimensions: int, log_half: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: DDPGBCConfig,
+        dimensions: int,
+        log_half: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.config, self.target_entropy, self.log_half = config, -float(dimensions), log_half
+        self.config = config
+        self.target_entropy = -float(dimensions)
+        self.log_half = log_half
         if config.temperature == "auto":
             self.log_temperature = nn.Parameter(torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.training and self.rests:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                # whose averaging waits for every parameter
-                own = sum(p.sum() for p in self.parameters())
-                return 0.0 * (masked_mean(imitation(now), now.batch.mask) + own), {}
-            return now.features.new_zeros(()), {}
-        require(
-            now.actions,
-            "rsample",
-            "ddpg_bc",
-            "use policy.head: {type: gaussian}, squashed, regression or categorical",
-        )
-        mask = now.batch.mask
-        actions = now.actions.rsample()  # type: ignore[attr-defined]
-        q_BT = value.q(now.features, actions, of=self.config.q)
-        size = (
-            masked_mean(q_BT.detach().abs(), mask).clamp(min=1e-6) if self.config.normalise else 1.0
-        )
-        loss = -masked_mean(q_BT, mask) / size
-        metrics = {"q_policy": masked_mean(q_BT.detach(), mask)}
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+        # in validation every step has a score of the policy, also one that training would skip
+        if self.training and self.skips_policy_update:
+            return self._no_loss(now), {}
+        remedy = "use policy.head: {type: gaussian}, squashed, regression or categorical"
+        require(now.actions, "rsample", "ddpg_bc", remedy)
+        mask_BT = now.batch.mask
+        actions_BTKA = now.actions.rsample()  # type: ignore[attr-defined]
+        q_BT = value.q(now.features, actions_BTKA, of=self.config.q)
+        loss = -masked_mean(q_BT, mask_BT) / self._q_scale(q_BT, mask_BT)
+        metrics = {"q_policy": masked_mean(q_BT.detach(), mask_BT)}
         if self.config.bc:
-            imitated = masked_mean(imitation(now), mask)
+            imitated = masked_mean(imitation(now), mask_BT)
             loss = loss + self.config.bc * imitated
             metrics["bc_loss"] = imitated.detach()
         if self.config.temperature:
-            loss = loss + self._entropy(now, actions, mask, metrics)
+            loss = loss + self._entropy_loss(now, actions_BTKA, metrics)
         return loss, metrics
 
     @property
-    def rests(self) -> bool:
-        return self.config.every > 1 and bool((int(self.steps) + 1) % self.config.every)
+    def skips_policy_update(self) -> bool:
+        if self.config.every == 1:  # without reading `steps`, which makes a GPU wait
+            return False
+        # the present step is the one after the `steps` that were done
+        return (int(self.steps) + 1) % self.config.every != 0
 
     def after_step(self) -> None:
         self.steps += 1
 
-    def _entropy(
-        self, now: Moment, actions: Tensor, mask: Tensor, metrics: dict[str, Tensor]
-    ) -> Tensor:
-        require(
-            now.actions,
-            "log_prob",
-            "ddpg_bc.temperature",
-            "set temperature: 0, or policy.head: {type: gaussian, squash: full}",
-        )
-        log_prob = masked_mean(now.actions.log_prob(actions), mask)  # type: ignore[attr-defined]
-        entropy = -log_prob.detach() - (0.0 if hasattr(now.actions, "tokens") else self.log_half)
+    def _no_loss(self, now: Transition) -> Tensor:
+        """0, for a step in which the policy does not learn."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # the averaging of gradients waits for every parameter: each must take part, by a zero
+            own = sum(p.sum() for p in self.parameters())
+            return 0.0 * (masked_mean(imitation(now), now.batch.mask) + own)
+        return now.features.new_zeros(())
+
+    def _q_scale(
+        self,
+        q_BT: Float[Tensor, "B T"],
+        mask_BT: Bool[Tensor, "B T"],
+    ) -> Tensor | float:
+        """Mean |Q| of the batch, a constant for the gradient (TD3+BC, eq. 5); 1 if not
+        normalised."""
+        if not self.config.normalise:
+            return 1.0
+        return masked_mean(q_BT.detach().abs(), mask_BT).clamp(min=1e-6)
+
+    def _entropy_loss(self, now: Transition, actions_BTKA: Tensor, metrics: Metrics) -> Tensor:
+        """The term of the entropy, and of its temperature if that is learned; adds to `metrics`."""
+        remedy = "set temperature: 0, or policy.head: {type: gaussian, squash: full}"
+        require(now.actions, "log_prob", "ddpg_bc.temperature", remedy)
+        log_prob_BT = now.actions.log_prob(actions_BTKA)  # type: ignore[attr-defined]
+        log_prob = masked_mean(log_prob_BT, now.batch.mask)
+        # ids have no units: only densities change with the range of the actions
+        offset = 0.0 if hasattr(now.actions, "tokens") else self.log_half
+        entropy = -log_prob.detach() - offset
         metrics["entropy"] = entropy
         if self.config.temperature != "auto":
             return self.config.temperature * log_prob
         temperature = self.log_temperature.exp()
         metrics["temperature"] = temperature.detach()
-        return temperature.detach() * log_prob - temperature * (self.target_entropy - entropy)
+        # two losses in one: the first teaches the policy alone, the second the temperature alone
+        policy_loss = temperature.detach() * log_prob
+        return policy_loss - temperature * (self.target_entropy - entropy)
 
 
 __all__ = ["DDPGBC", "DDPGBCConfig", "Temperature"]

@@ -1,7 +1,6 @@
-"""Policy improvement under a constraint to stay near the data, or near the policy that training started from.
+"""Policy improvement under a constraint to stay near the data.
 
-Wu, Tucker and Nachum, 2019, "Behavior regularized offline reinforcement learning"; the critic's gradient comes by the score
-function, so that no head need be differentiable in its actions.
+B windows, T steps, K actions per chunk, A action dimensions, S sampled chunks.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import masked_mean
+from vla.training.losses import Metrics, masked_mean
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -22,13 +21,31 @@ from vla.training.offline_rl.extractions.base import (
     require,
     require_q,
 )
-from vla.training.offline_rl.values.base import Moment, ValueLearner, draw
+from vla.training.offline_rl.values.base import Transition, ValueLearner, draw
 
 
 @register("extractions", "kl")
 class KLConfig(ExtractionConfig):
-    """Makes the policy's better samples likelier and its worse ones rarer, and pays `alpha` per nat of distance from the
-    data: the cross-entropy of the data under the policy, which is KL(data || policy) but for a constant."""
+    """Makes the policy's better samples likelier, and pays `alpha` per nat of distance from the
+    data.
+
+    The distance is the cross-entropy of the data under the policy, which is KL(data || policy) but
+    for a constant. The gradient of Q comes by the score function, so that no head need be
+    differentiable in its actions. Formula, with S chunks a_i of the policy, each compared with the
+    mean of the others:
+
+        A_i = (Q(s, a_i) - mean over S of Q(s, a_j)) * S / (S - 1)
+        L = alpha * mean over B, T of -log pi(a | s)
+            - mean over B, T and S of A_i log pi(a_i | s) / (K A)
+
+    With `standardise` A_i is divided by its root mean square in the batch. A_i has no gradient.
+
+    Shapes: Q, A_i and log pi(a_i | s) are (S, B, T), chunks a_i are (S, B, T, K, A).
+
+    Source: Wu, Tucker and Nachum, 2019, "Behavior regularized offline reinforcement learning" (BRAC
+    with policy regularisation); the baseline is that of Kool, van Hoof and Welling, 2019, "Buy 4
+    REINFORCE samples, get a baseline for free!".
+    """
 
     type: Literal["kl"] = "kl"
     alpha: float = Field(default=1.0, gt=0)
@@ -50,30 +67,30 @@ class KL(Extraction):
         super().__init__()
         self.config = config
 
-    def loss(self, now: Moment, value: ValueLearner) -> tuple[Tensor, dict[str, Tensor]]:
-        require(
-            now.actions,
-            "log_prob",
-            "kl",
-            "use policy.head: {type: categorical}, autoregressive, mixture or gaussian",
-        )
-        mask, S = now.batch.mask, self.config.samples
+    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+        remedy = "use policy.head: {type: categorical}, autoregressive, mixture or gaussian"
+        require(now.actions, "log_prob", "kl", remedy)
+        mask_BT = now.batch.mask
+        S = self.config.samples
         actions_SBTKA = draw(now.actions, S)
         with torch.no_grad():
             q_SBT = value.q(now.features, actions_SBTKA)
-            advantage = (q_SBT - q_SBT.mean(0)) * S / (S - 1)  # each against the mean of the others
+            # against the mean of the others: a baseline that holds the sample itself is biased
+            advantage_SBT = (q_SBT - q_SBT.mean(0)) * S / (S - 1)
             if self.config.standardise:
-                advantage = advantage / masked_mean(advantage.square().mean(0), mask).sqrt().clamp(
-                    min=1e-6
-                )
-        log_prob = torch.stack([now.actions.log_prob(a) for a in actions_SBTKA])  # type: ignore[attr-defined]
-        numbers = actions_SBTKA.shape[-1] * actions_SBTKA.shape[-2]
-        gain = masked_mean((advantage * log_prob).mean(0), mask) / numbers
-        imitated = masked_mean(imitation(now), mask)
+                square = masked_mean(advantage_SBT.square().mean(0), mask_BT)
+                advantage_SBT = advantage_SBT / square.sqrt().clamp(min=1e-6)
+        # one by one: only Gaussians take several chunks of each step at once
+        log_prob = now.actions.log_prob  # type: ignore[attr-defined]
+        log_prob_SBT = torch.stack([log_prob(chunk) for chunk in actions_SBTKA])
+        # per number of the chunk, as the loss of imitation: alpha means the same for any chunk
+        K, A = actions_SBTKA.shape[-2:]
+        gain = masked_mean((advantage_SBT * log_prob_SBT).mean(0), mask_BT) / (K * A)
+        imitated = masked_mean(imitation(now), mask_BT)
         return self.config.alpha * imitated - gain, {
             "bc_loss": imitated.detach(),
-            "q_policy": masked_mean(q_SBT.mean(0), mask),
-            "q_policy_deviation": masked_mean(q_SBT.std(0), mask),
+            "q_policy": masked_mean(q_SBT.mean(0), mask_BT),
+            "q_policy_deviation": masked_mean(q_SBT.std(0), mask_BT),
         }
 
 

@@ -1,72 +1,141 @@
 """The contract of value learners: what an action is worth, learned from data alone.
 
-B windows, T steps, F features, K actions per chunk, A action dimensions, S sampled actions.
+B windows, T steps, F features, K actions per chunk, A action dimensions, S sampled actions,
+E critics.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from vla.common.renamed import accept_former_members, former_attributes
 from vla.config import Config
 from vla.models.critics import ActionCritic, CriticConfig, StateCritic
 from vla.models.heads.gaussian import DiagonalGaussian
+from vla.training.losses import Metrics
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import ActionDistribution, Batch, Spec
 
 
 @dataclass(frozen=True)
-class Moment:
+class ValueEstimates:
+    """Numbers that a value loss has computed on its way, without gradient.
+
+    `ValueLearner.advantage` uses them in place of asking the critics a second time.
+
+    Attributes:
+        advantage: (B, T), how much better the data's actions are than usual.
+        q_data: (B, T), least Q of the data's actions.
+    """
+
+    advantage: Float[Tensor, "B T"] | None = None
+    q_data: Float[Tensor, "B T"] | None = None
+
+
+@dataclass(frozen=True)
+class Transition:
     """What is known of B windows of T steps.
 
     Attributes:
         batch: the data.
-        features: (B, T, F) float32, without gradient unless critics are trained jointly with the trunk.
+        features: (B, T, F) float32, without gradient unless critics are trained jointly with the
+            trunk.
         actions: the policy's distribution at these steps.
-        later: what follows, where the values look ahead.
+        next: what follows, if the values look ahead.
+        estimates: what the value loss has found of these very steps; nothing outside of training
+            and validation.
     """
 
     batch: Batch
-    features: Tensor
+    features: Float[Tensor, "B T F"]
     actions: ActionDistribution
-    later: Lookahead | None = None
+    next: Lookahead | None = None
+    estimates: ValueEstimates = ValueEstimates()
+
+    @property
+    def later(self) -> Lookahead | None:
+        """Former name of `next`."""
+        return self.next
 
 
 @dataclass(frozen=True)
 class Lookahead:
-    """What follows a moment n steps later.
+    """What follows a transition n steps later.
 
     Attributes:
-        moment: the windows n steps later; without gradient.
-        returns, bootstrap, known: of `n_step_returns`: the target is `returns + bootstrap * value later`, where known.
+        transition: the windows n steps later; without gradient.
+        returns, bootstrap, known: of `n_step_returns`. The target is
+            `returns + bootstrap * value of the later state`, where known.
     """
 
-    moment: Moment
+    transition: Transition
     returns: Float[Tensor, "B T"]
     bootstrap: Float[Tensor, "B T"]
     known: Bool[Tensor, "B T"]
 
+    @property
+    def moment(self) -> Transition:
+        """Former name of `transition`."""
+        return self.transition
+
+
+@dataclass(frozen=True)
+class ValueLoss:
+    """What `ValueLearner.loss` returns.
+
+    Attributes:
+        loss: the scalar to minimise, a mean over the valid steps.
+        metrics: further scalars, without gradient.
+        estimates: what extractions need not compute again.
+    """
+
+    loss: Tensor
+    metrics: Metrics
+    estimates: ValueEstimates = ValueEstimates()
+
+    def __iter__(self) -> Iterator[Any]:
+        # value parts outside of this repository unpack `super().loss(...)` as a pair
+        return iter((self.loss, self.metrics))
+
+    @classmethod
+    def of(cls, returned: ValueLoss | tuple[Tensor, Metrics]) -> ValueLoss:
+        """What a value part returned; one that returns the pair (loss, metrics) gives no
+        estimates."""
+        return returned if isinstance(returned, cls) else cls(*returned)
+
 
 class ValueConfig(Config, ABC):
-    """Base of the configs registered under "values"; a subclass adds `type: Literal["name"] = "name"`."""
+    """Base of the configs registered under "values".
+
+    A subclass adds `type: Literal["name"] = "name"`.
+    """
 
     critic: CriticConfig = CriticConfig()
     """Networks."""
     target_rate: float = Field(default=0.005, gt=0, le=1)
-    """How far the target copies of the critics move towards them at every step (Polyak averaging)."""
+    """How far the target copies of the critics move towards them at every step (Polyak
+    averaging)."""
     monte_carlo_floor: bool = False
-    """No target of Q below what the very episode brought from there on: values then spread from the end of an episode to its
-    start at once. For sparse rewards in worlds that are nearly deterministic (Chebotar et al., 2023). Rewards of 0 or more, or
-    episodes that all terminate: what a cut episode brought is else no lower bound."""
+    """No target of Q is below the return of the very episode from there on: values then spread from
+    the end of an episode to its start at once. For sparse rewards in worlds that are nearly
+    deterministic (Chebotar et al., 2023). Rewards of 0 or more, or episodes that all terminate: the
+    return of a truncated episode is no lower bound otherwise."""
 
     @abstractmethod
-    def build(self, feature_dim: int, spec: Spec, chunk: int) -> ValueLearner:
+    def build(
+        self,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+    ) -> ValueLearner:
         """A learner for a policy with features of this size and chunks of so many actions."""
 
 
@@ -77,10 +146,11 @@ class ValueLearner(nn.Module, ABC):
         config: what it was built from.
         looks_ahead: whether `loss` needs the step after the chunk.
         needs_policy_later: whether `loss` asks what the policy would do there.
-        target_policy: whether a slowly moving copy of the policy is asked instead, which moves as target critics do.
+        target_policy: whether a slowly moving copy of the policy is asked instead, which moves when
+            target critics do.
         target_every: at every how many steps `after_step` is called.
-        action_critic, state_critic: the networks, None where the learner has none; the first is what guided decoding
-            asks.
+        action_critic, state_critic: the networks, None if the learner has none; the first is what
+            guided decoding asks.
     """
 
     config: ValueConfig
@@ -91,10 +161,15 @@ class ValueLearner(nn.Module, ABC):
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        accept_former_members(cls, {"held_up_by": "return_bounds"})
+
     def __init__(self, config: ValueConfig) -> None:
         super().__init__()
         self.config = config
-        self.action_critic = self.state_critic = None
+        self.action_critic = None
+        self.state_critic = None
 
     @property
     def joint(self) -> bool:
@@ -102,33 +177,52 @@ class ValueLearner(nn.Module, ABC):
         return self.config.critic.joint
 
     @property
-    def held_up_by(self) -> list[str]:
-        """The options by which values are held up by returns, which must then be lower bounds of what steps are worth."""
+    def return_bounds(self) -> list[str]:
+        """The options by which Monte-Carlo returns bound values from below.
+
+        Returns of the data must then be lower bounds of what steps are worth (`check_lower_bound`).
+        """
         return ["monte_carlo_floor"] if self.config.monte_carlo_floor else []
 
-    @abstractmethod
-    def loss(self, now: Moment, later: Lookahead | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """-> the scalar to minimise (mean over the valid steps), and further scalars without gradient."""
+    held_up_by = return_bounds  # former name
 
     @abstractmethod
-    def advantage(self, now: Moment) -> Float[Tensor, "B T"]:
-        """How much better the data's actions are than what is usual at these steps; without gradient."""
+    def loss(
+        self, now: Transition, lookahead: Lookahead | None
+    ) -> ValueLoss | tuple[Tensor, Metrics]:
+        """The loss of the critics.
+
+        Args:
+            now: features with a gradient if critics are trained jointly with the trunk.
+            lookahead: what follows; None unless `looks_ahead`.
+
+        Returns:
+            a `ValueLoss`, or the pair (scalar to minimise, further scalars without gradient).
+        """
+
+    @abstractmethod
+    def advantage(self, now: Transition) -> Float[Tensor, "B T"]:
+        """How much better the data's actions are than what is usual at these steps; no gradient.
+
+        `now.estimates` holds what the loss of the same steps has found already, if it was asked.
+        """
 
     def q(
         self,
-        features: Tensor,
+        features: Float[Tensor, "B T F"],
         actions: Float[Tensor, "... B T K A"],
         *,
         of: Literal["least", "first"] = "least",
     ) -> Float[Tensor, "... B T"]:
-        """Least Q of the ensemble, or that of its first member; differentiable in the actions alone: the critics are
-        constants here."""
+        """Least Q of the ensemble, or that of its first member; differentiable in the actions
+        alone."""
         assert self.action_critic is not None
         members = 1 if of == "first" else self.config.critic.ensemble
-        values = torch.func.functional_call(
-            self.action_critic, self.action_critic.constants(members), (features.detach(), actions)
-        )
-        return cast(Tensor, values.min(0).values)
+        # the critics as constants: a policy that follows Q must not bend Q towards its own actions
+        constants = self.action_critic.constants(members)
+        inputs = (features.detach(), actions)
+        values_EBT = torch.func.functional_call(self.action_critic, constants, inputs)
+        return cast(Tensor, values_EBT.min(0).values)
 
     def after_step(self) -> None:
         """Called after the optimiser's steps: moves target copies."""
@@ -140,29 +234,38 @@ class Critics(ValueLearner):
     action_critic: ActionCritic
 
     def __init__(
-        self, config: ValueConfig, feature_dim: int, spec: Spec, chunk: int, *, state_value: bool
+        self,
+        config: ValueConfig,
+        feature_dim: int,
+        spec: Spec,
+        chunk: int,
+        *,
+        state_value: bool,
     ) -> None:
         super().__init__(config)
         self.action_critic = ActionCritic(config.critic, feature_dim, spec, chunk)
+        # Of the critics alone, over the present trunk's features: a second trunk would double the
+        # cost of every step.
         self.target_critic = TargetCopy(self.action_critic)
         self.state_critic = StateCritic(config.critic, feature_dim) if state_value else None
 
     def after_step(self) -> None:
         self.target_critic.follow(self.action_critic, rate=self.config.target_rate)
 
-    def target(self, now: Moment, later: Lookahead, value_BT: Tensor) -> Tensor:
-        """The n-step target of Q, given the value of what comes later."""
-        target_BT = later.returns + later.bootstrap * value_BT
-        return (
-            target_BT.maximum(now.batch.returns_to_go)
-            if self.config.monte_carlo_floor
-            else target_BT
-        )
+    def target(
+        self, now: Transition, lookahead: Lookahead, value_BT: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        """The n-step target of Q, given the value of the later state."""
+        target_BT = lookahead.returns + lookahead.bootstrap * value_BT
+        if self.config.monte_carlo_floor:
+            # the episode itself went on from this very action, so its return can be had
+            return target_BT.maximum(now.batch.returns_to_go)
+        return target_BT
 
     def target_q(
-        self, features: Tensor, actions: Float[Tensor, "... B T K A"]
+        self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
     ) -> Float[Tensor, "... B T"]:
-        """Least Q of the target copies."""
+        """Least Q of the target copies (clipped double Q-learning; Fujimoto et al., 2018)."""
         return self.target_critic(features, actions).min(0).values
 
 
@@ -171,6 +274,7 @@ def draw(
 ) -> Float[Tensor, "S B T K A"]:
     """`count` chunks of each step, without gradient."""
     with torch.no_grad():
+        # one call for all: a loop of small draws costs more than the critics that read them
         if isinstance(actions, DiagonalGaussian) and temperature == 1:
             return actions.rsample(count=count)
         return torch.stack([actions.sample(temperature=temperature) for _ in range(count)])
@@ -180,10 +284,24 @@ def log_density(
     actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]
 ) -> Float[Tensor, "S B T"]:
     """`log_prob` of several chunks for each step, of a distribution that has one."""
-    density: Any = actions
+    # only Gaussians take several chunks of each step at once
     if isinstance(actions, DiagonalGaussian):
         return actions.log_prob(chunks)
+    density: Any = actions
     return torch.stack([density.log_prob(chunk) for chunk in chunks])
 
 
-__all__ = ["Critics", "Lookahead", "Moment", "ValueConfig", "ValueLearner", "draw", "log_density"]
+if not TYPE_CHECKING:  # a type checker would take every misspelled import for an attribute
+    __getattr__ = former_attributes(__name__, {"Moment": "Transition"})
+
+__all__ = [
+    "Critics",
+    "Lookahead",
+    "Transition",
+    "ValueConfig",
+    "ValueEstimates",
+    "ValueLearner",
+    "ValueLoss",
+    "draw",
+    "log_density",
+]

@@ -1,0 +1,75 @@
+"""The six results of the README and of the site's front page."""
+
+from __future__ import annotations
+
+from scripts.results.formatting import interval, of, ratio_range, read, table
+from scripts.results.simulation import counts
+
+
+def front() -> str:
+    demo = counts("demo/rt1-bc"), counts("demo/results")
+    seconds = sum(read("demo/timings").values())
+    pictures = read("offline_rl_tabletop")["variants"]
+    maze = read("stitching")["variants"]
+    moved = read("transfer")["variants"]
+    peer = min(read("rt1_peer")["cases"], key=lambda case: case["ratio"])
+
+    def rate(variant: dict[str, object]) -> str:
+        return of(int(str(variant["successes"])), int(str(variant["episodes"])))
+
+    best_imitation = max(
+        (maze["bc"], maze["filtered_bc"], maze["awr"]), key=lambda v: v["successes"]
+    )
+    rows = [
+        (
+            f"The whole story on two cores in {seconds / 60:.0f} minutes: episodes of mixed quality, RT-1 cloned from all of them, "
+            "then fine-tuned by IQL",
+            f"cloned **{of(*demo[0])}**, after IQL **{of(*demo[1])}**",
+            "`make demo`",
+        ),
+        (
+            "RT-1 on five families of instructions, one camera, 700 demonstrations each; only the words tell what to do",
+            f"**{of(*counts('tabletop_700/results'))}**; random actions {counts('tabletop_700/random')[0]}",
+            "`vla train configs/tabletop.yaml steps=2400`",
+        ),
+        (
+            f"{len(pictures) - 1} objectives fine-tune one clone from pictures and mixed data: where success is known for each episode, "
+            "imitating the solved ones is as good as any of them",
+            f"BC {rate(pictures['bc'])}, filtered BC **{rate(pictures['filtered_bc'])}**, AWR {rate(pictures['awr'])}, "
+            f"IQL by outcomes {rate(pictures['iql_outcome'])}",
+            "`python benchmarks/offline_rl_images.py`",
+        ),
+        (
+            "A maze in which no recording shows the whole way: here values are needed",
+            f"IQL **{rate(maze['iql'])}**, Q-Transformer {rate(maze['q_transformer'])}; "
+            f"the best of BC, filtered BC and AWR {rate(best_imitation)}",
+            "`python benchmarks/stitching.py`",
+        ),
+        (
+            "A policy of the tabletop onto another robot, camera and rate by ten demonstrations",
+            f"from scratch {rate(moved['scratch'])}, fine-tuned **{rate(moved['transfer'])}**",
+            "`python benchmarks/transfer.py`",
+        ),
+        (
+            "The official RT-1 against `robotic-transformer-pytorch`, which has another vision trunk: "
+            "training step and forward pass",
+            f"at least **{peer['ratio']:.1f}x** faster ({ratio_range(peer['ours'], peer['theirs'])} between quartiles)",
+            "`make bench-rt1_peer`",
+        ),
+    ]
+    return table(["what", "solved, or faster (95 % interval)", "command"], rows)
+
+
+def honest_demo() -> str:
+    """The sentence that belongs to the demo's numbers wherever they stand."""
+    pictures = read("offline_rl_tabletop")["variants"]
+    simple, iql = pictures["filtered_bc"], pictures["iql_outcome"]
+    return (
+        f"On data made as the demo makes it, imitating the solved episodes alone reaches {simple['successes']} of "
+        f"{simple['episodes']} ({interval(simple['successes'], simple['episodes'])}), IQL {iql['successes']} "
+        f"({interval(iql['successes'], iql['episodes'])}): the demo shows that failures need not be imitated, not that values are "
+        "better than a filter."
+    )
+
+
+BLOCKS = {"front": front, "honest demo": honest_demo}

@@ -1,0 +1,199 @@
+"""Results of speed, of damaged and killed data, and of statistics."""
+
+from __future__ import annotations
+
+from scripts.results.formatting import mean, of_recorded, ratio_range, read, source, table
+
+
+def control_step() -> str:
+    file = read("control_step")
+    ours, theirs = file["ours_seconds"], file["theirs_seconds"]
+    rows = [
+        ("remembered frames, one new one", f"{1000 * ours['median']:.0f} ms"),
+        ("the window encoded again", f"{1000 * theirs['median']:.0f} ms"),
+    ]
+    text = (
+        f"One control step of the official RT-1 ({file['parameters'] / 1e6:.0f}M parameters, 300 px, 6 frames): "
+        f"**{file['ratio']:.1f}x** faster ({ratio_range(ours, theirs)} between quartiles); logits differ by at most "
+        f"{file['greatest_logit_difference']:.1g}."
+    )
+    return "\n\n".join([text, table(["", "median"], rows), source(file, "control_step")])
+
+
+def rt1_peer() -> str:
+    file = read("rt1_peer")
+    rows = [
+        (
+            "forward" if case["case"] == "forward" else "training step",
+            case["batch"],
+            f"{case['ours']['median']:.2f} s",
+            f"{case['theirs']['median']:.2f} s",
+            f"**{case['ratio']:.1f}x** ({ratio_range(case['ours'], case['theirs'])})",
+        )
+        for case in file["cases"]
+    ]
+    text = (
+        "The official RT-1 against `robotic-transformer-pytorch` 0.2.3 in the configuration of its README, 6 frames of 224 px. The "
+        "two have different trunks; `benchmarks/README.md` says what is compared."
+    )
+    columns = ["", "batch", "ours", "theirs", "faster (between quartiles)"]
+    return "\n\n".join([text, table(columns, rows), source(file, "rt1_peer")])
+
+
+def render() -> str:
+    file = read("render")
+    seconds = file["seconds_per_round"]
+    rows = [
+        ("Meta-World, preset `fast`", f"{file['ours']:.0f}"),
+        ("Meta-World, its own rendering", f"{file['theirs']:.0f}"),
+        ("tabletop", f"{file['tabletop']:.0f}"),
+    ]
+    text = (
+        f"Env steps with a {file['image_size']} px image. The preset `fast` is **{file['ratio']:.1f}x** Meta-World's own rendering "
+        f"({ratio_range(seconds['fast'], seconds['theirs'])} between quartiles); a step of the tabletop is "
+        f"**{file['tabletop_times_fast']:.1f}x** cheaper than one of Meta-World's preset `fast`."
+    )
+    return "\n\n".join([text, table(["", "steps per second"], rows), source(file, "render")])
+
+
+def eval_peer() -> str:
+    rows = []
+    for name, looks in (("eval_peer", "every second step"), ("eval_peer_replan1", "every step")):
+        file = read(name)
+        for case in file["cases"]:
+            rows.append(
+                (
+                    case["case"],
+                    looks,
+                    f"{case['seconds']['median']:.1f} s",
+                    f"{file['lerobot']['seconds']['median']:.1f} s",
+                    f"**{case['ratio']:.1f}x** ({ratio_range(case['seconds'], file['lerobot']['seconds'])})",
+                )
+            )
+    file = read("eval_peer")
+    text = (
+        "Evaluation of the same network on the same Meta-World task against lerobot 0.4.4, episodes of 100 steps. Most of the first "
+        "ratio is cheaper pictures; at lerobot's own render settings the machinery alone remains."
+    )
+    columns = [
+        "ours",
+        "the network looks at",
+        "ours takes",
+        "lerobot takes",
+        "faster (between quartiles)",
+    ]
+    note = "The rows with every step: `--episodes 16 --replan 1`."
+    return "\n\n".join(
+        [text, table(columns, rows), source(file, "eval_peer", "eval_peer_replan1", note=note)]
+    )
+
+
+def loader_peer() -> str:
+    file = read("loader_peer")
+    rows = []
+    for case in file["cases"]:
+        sides, ratios = case["sides"], case["ratio"]
+        rows.append(
+            (
+                f"{case['dataset']}, {case['workers']} workers",
+                f"{sides['lerobot']['samples_per_second']:,.0f}",
+                f"{sides['float32, ram']['samples_per_second']:,.0f} ({ratios['float32, ram']:.1f}x)",
+                f"{sides['uint8, ram']['samples_per_second']:,.0f} ({ratios['uint8, ram']:.0f}x)",
+                f"{sides['uint8, ram']['held_mib']:.0f} / {sides['lerobot']['held_mib']:.0f}",
+            )
+        )
+    text = (
+        f"Shuffled histories of {file['history']} frames of {file['size']} px and {file['chunk']} actions against lerobot "
+        f"{file['lerobot']} on the same files, samples per second. lerobot's batches are float32; ours are uint8 unless asked for "
+        "float32, and stay uint8 until they are on the device."
+    )
+    columns = ["", "lerobot", "ours, float32", "ours, uint8", "MiB held, ours (uint8) / lerobot"]
+    return "\n\n".join([text, table(columns, rows), source(file, "loader_peer")])
+
+
+def streaming() -> str:
+    file = read("streaming")
+    batches = file["batches_per_s"]
+    seconds = file["seconds"]["train"]
+    text = (
+        f"RT-1 (EfficientNet-B0) trained on frames that are streamed with {file['budget_mib']} MiB of memory for them, against all "
+        f"{file['decoded_mib']} MiB in memory: **{file['ratio']:.2f}x** the training steps per second "
+        f"({ratio_range(seconds['stream'], seconds['ram'])} between quartiles). Batches alone: {batches['stream']:.0f} "
+        f"against {batches['ram']:,.0f} per second."
+    )
+    return "\n\n".join([text, source(file, "streaming")])
+
+
+def vlm_decoding() -> str:
+    file = read("vlm_decoding")
+    ours, theirs = file["ours_seconds"], file["theirs_seconds"]
+    text = (
+        f"A chunk of {file['chunk']} actions ({file['tokens']} tokens) of a VLM of {file['parameters'] / 1e6:.0f}M parameters with "
+        f"random weights, one thread: empty slots in one pass {1000 * ours['median']:.0f} ms, token by token "
+        f"{1000 * theirs['median']:.0f} ms, **{file['ratio']:.1f}x** ({ratio_range(ours, theirs)} between quartiles)."
+    )
+    return "\n\n".join([text, source(file, "vlm_decoding")])
+
+
+def data_fuzz() -> str:
+    file = read("data_fuzz")
+    outcomes = file["outcomes"]
+    bad = sum(outcomes[name] for name in ("MISSED", "UNNAMED", "SILENT", "TRACEBACK"))
+    total = sum(outcomes.values())
+    rows = [
+        (name, outcomes[name]) for name in ("refused", "found", "warned", "harmless", "plausible")
+    ]
+    text = (
+        f"{total:,} random corruptions of small datasets of {len(file['datasets'])} kinds (bytes, truncations, lost and swapped "
+        "files, edited metadata): none passes unseen or ends in a library's exception."
+    )
+    return "\n\n".join(
+        [
+            text,
+            table(["outcome", "corruptions"], [*rows, ("**bad**", bad)]),
+            source(file, "data_fuzz"),
+        ]
+    )
+
+
+def kill_soak() -> str:
+    file = read("kill_soak")
+    rows = [(name, kind["kills"]) for name, kind in file["kinds"].items()]
+    text = (
+        "Recording, converting and decoding are killed (SIGKILL) at random moments; the same command then goes on. Kills that lost "
+        f"something completed: **{file['ours']}**."
+    )
+    return "\n\n".join([text, table(["work", "kills"], rows), source(file, "kill_soak")])
+
+
+def coverage() -> str:
+    file = read("coverage")
+    rows = [
+        (row["interval"], row["n"], f"{100 * row['mean']:.1f} %", f"{100 * row['min']:.1f} %")
+        for row in file["binomial_coverage"]
+    ]
+    alarms = file["false_alarms"]
+    sequential = max(row["sequential"] for row in alarms)
+    repeated = [row["mcnemar_repeated"] for row in alarms]
+    text = (
+        f"What 95 % intervals of success rates cover, and false alarms of a comparison that is looked at after each of 1,000 pairs: "
+        f"at most **{100 * max(sequential, file['ours']):.1f} %** by the sequential test of `vla eval ab`, "
+        f"{100 * mean(repeated):.0f} % on average by McNemar's test repeated."
+    )
+    columns = ["interval", "episodes", "mean coverage over rates", "least"]
+    return "\n\n".join([text, table(columns, rows), source(file, "coverage")])
+
+
+BLOCKS = {
+    "control_step": control_step,
+    "rt1_peer": rt1_peer,
+    "eval_peer": eval_peer,
+    "loader_peer": loader_peer,
+    "streaming": streaming,
+    "vlm_decoding": vlm_decoding,
+    "render": render,
+    "two_processes": lambda: of_recorded("two_processes"),
+    "data_fuzz": data_fuzz,
+    "kill_soak": kill_soak,
+    "coverage": coverage,
+}

@@ -1,0 +1,75 @@
+"""Losses of every objective at a fixed seed: a refactor keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from vla.config import lookup, registered
+from vla.models.policies.mlp import MLPConfig
+from vla.types import Batch, Spec
+
+SPEC = Spec({}, ("x", "y"), ("dx", "dy"), (-1.0, -1.0), (1.0, 2.0), control_hz=10.0)
+BINS = {"type": "bins", "num_bins": 4}
+HEADS: dict[str, dict[str, Any]] = {
+    "q_transformer": {"type": "q_values", "hidden": 8, "depth": 1, "heads": 1},
+    "ilql": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1},
+    "cql": {"type": "gaussian", "squash": "full"},
+    "cal_ql": {"type": "gaussian", "squash": "full"},
+}
+OTHER_POLICY = "return_conditioned"  # its losses are those of BC, over a policy of its own
+GOLDEN: dict[str, list[float]] = {
+    "actor_critic": [3.65682, 2.85051, 2.36822, 2.0403],
+    "awac": [3.79484, 2.92155, 2.42531, 2.0853],
+    "awr": [51.5984, 0.95876, 5.46323, 2.68576],
+    "bc": [3.73134, 3.10517, 2.67722, 2.36602],
+    "cal_ql": [30.1079, 28.4931, 30.0741, 28.6837],
+    "cql": [29.5051, 27.7145, 27.5273, 25.6335],
+    "filtered_bc": [3.73134, 3.10517, 2.67722, 2.36602],
+    "ilql": [1.42474, 1.42278, 1.42084, 1.41893],
+    "iql": [3.65682, 2.85051, 2.36822, 2.0403],
+    "kl": [3.73967, 2.98769, 2.32762, 1.97214],
+    "q_transformer": [0.157304, 0.157297, 0.157291, 0.157284],
+    "td3_bc": [0.279893, 0.473812, 0.0309944, 0.306234],
+}
+"""objective -> losses of three steps of training, and the one of validation behind them."""
+
+
+def batch(steps: int) -> Batch:
+    """Windows of three episodes that differ in length, reward and end."""
+    found = SPEC.fake_batch(3, steps, 2)
+    found.rewards.uniform_(0, 0.3)
+    found.returns_to_go.uniform_(0, 0.9)
+    found.terminals[0, -2] = True
+    found.mask[0, -1:] = False
+    found.mask[1, :1] = False
+    return found
+
+
+def losses(name: str) -> list[float]:
+    torch.manual_seed(0)
+    head = HEADS.get(name, {"type": "gaussian"})
+    policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head, tokenizer=BINS).build(SPEC).train()
+    objective = lookup("objectives", name)().build(policy).train()
+    data = batch(3 + objective.next_step)
+    parameters = [p for p in (*policy.parameters(), *objective.parameters()) if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-2)
+    found = []
+    for _ in range(3):
+        loss, _ = objective.loss(policy, data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        objective.after_step(policy)
+        found.append(loss.item())
+    policy.eval(), objective.eval()
+    with torch.no_grad():
+        found.append(objective.validate(policy, data)["loss"].item())
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(registered("objectives")) - {OTHER_POLICY}))
+def test_golden_losses(name: str) -> None:
+    assert losses(name) == pytest.approx(GOLDEN[name], rel=1e-3)

@@ -1,0 +1,158 @@
+"""Takes up a dataset that a writer left behind, without what it had not committed.
+
+`meta/info.json` is the commit: whatever lies beyond its totals belongs to an episode that was lost.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from vla.common.atomic import TEMPORARY_SUFFIX
+from vla.data import schema
+from vla.data.errors import DataError
+from vla.data.statistics import merge_stats
+from vla.data.storage.video import VideoConfig
+from vla.data.storage.video_packets import OpenVideo, read_packets
+from vla.data.writer_state import WriterState, numbered, stored_stats, video_pattern
+from vla.types import Spec, SpecError
+
+
+def resumed_state(
+    root: Path, spec: Spec, video: VideoConfig | None, episodes_per_table: int
+) -> tuple[WriterState, str]:
+    """What a writer has to know to continue the dataset at `root`, and its robot type.
+
+    Files of episodes that were never committed are removed.
+
+    Raises:
+        DataError: the dataset has another spec or stores its cameras in another way.
+        pyarrow.ArrowException, JSONDecodeError, KeyError, FileNotFoundError: it is damaged.
+    """
+    info = json.loads((root / schema.INFO).read_text())
+    _check_same_spec(root, spec)
+    _check_same_video(root, info["features"], schema.features(spec, video))
+    state = WriterState(int(info["total_episodes"]), int(info["total_frames"]))
+    if video is not None:
+        state.videos = {camera: OpenVideo() for camera in spec.cameras}
+    for leftover in root.rglob("*" + TEMPORARY_SUFFIX):
+        leftover.unlink()
+    if state.episodes:
+        tasks = pq.read_table(root / schema.TASKS).column("task").to_pylist()
+        state.instructions = tasks[: int(info["total_tasks"])]
+        _read_tables(root, state, episodes_per_table)
+        _read_data(root, state)
+        _read_videos(root, state, spec.control_hz)
+    else:
+        _remove_everything(root, state)
+    return state, info.get("robot_type") or ""
+
+
+def _check_same_spec(root: Path, spec: Spec) -> None:
+    path = root / schema.SPEC
+    if not path.exists():
+        raise DataError(
+            f"{root}: was not made by this writer ({schema.SPEC} is missing); copy it to a new "
+            "folder"
+        )
+    try:
+        stored = schema.load_spec(path)
+    except SpecError as error:
+        raise DataError(f"{error}; restore the file or start a new folder") from error
+    if stored != spec:
+        lines = "; ".join(stored.differences(spec))
+        if not lines:  # `differences` is about what a policy needs, which the rate is not
+            lines = f"control_hz {stored.control_hz} != {spec.control_hz}"
+        raise DataError(f"{root}: cannot resume with another spec: {lines}")
+
+
+def _check_same_video(
+    root: Path,
+    stored: dict[str, Any],
+    features: dict[str, Any],
+) -> None:
+    """Raises DataError if the cameras on disk are not stored as `features` says."""
+    for name, expected in features.items():
+        found = stored.get(name, {})
+        if expected["dtype"] in ("image", "video") and found != expected:
+            raise DataError(
+                f"{root}: cannot resume: {name} is stored as {_stored_as(found)}, the "
+                f"video config asks for {_stored_as(expected)}; set it back or start a new "
+                "folder"
+            )
+
+
+def _stored_as(feature: dict[str, Any]) -> str:
+    """How info.json says that a camera is stored, for a message."""
+    size = "x".join(str(v) for v in feature.get("shape", [])[:2])
+    if feature.get("dtype") != "video":
+        return f"{feature.get('dtype', 'nothing')} {size}".strip()
+    details = ", ".join(
+        f"{key.removeprefix('video.')} {value}" for key, value in feature.get("info", {}).items()
+    )
+    return f"video {size} ({details})"
+
+
+def _read_tables(root: Path, state: WriterState, episodes_per_table: int) -> None:
+    """Rows of the newest file of the episodes table; statistics of all episodes."""
+    last = (state.episodes - 1) // episodes_per_table
+    for file in range(last + 1):
+        rows = pq.read_table(numbered(root, schema.EPISODES_PATH, file)).to_pylist()
+        rows = [row for row in rows if row["episode_index"] < state.episodes]
+        # From the rows, not from stats.json, which may count an episode that was lost.
+        parts = [stored_stats(row) for row in rows]
+        parts += [state.stats] if state.stats else []
+        state.stats = {name: merge_stats([part[name] for part in parts]) for name in parts[0]}
+        state.rows = rows
+    _remove_from(root, schema.EPISODES_PATH, last + 1)
+
+
+def _read_data(root: Path, state: WriterState) -> None:
+    """Tables of the newest data file, of committed episodes alone."""
+    newest = state.rows[-1]
+    chunk, file_in_chunk = newest["data/chunk_index"], newest["data/file_index"]
+    state.data_file = chunk * schema.FILES_PER_CHUNK + file_in_chunk
+    _remove_from(root, schema.DATA_PATH, state.data_file + 1)
+    file = pq.ParquetFile(numbered(root, schema.DATA_PATH, state.data_file))
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)  # one episode
+        if table.column("episode_index")[0].as_py() < state.episodes:
+            state.data.append(table)
+    state.data_bytes = sum(table.nbytes for table in state.data)
+
+
+def _read_videos(root: Path, state: WriterState, control_hz: float) -> None:
+    """The newest video file of each camera, up to the end of the last committed episode."""
+    newest = state.rows[-1]
+    for camera in state.videos:
+        key = f"videos/{schema.IMAGE_PREFIX}{camera}"
+        chunk, file_in_chunk = newest[f"{key}/chunk_index"], newest[f"{key}/file_index"]
+        number = chunk * schema.FILES_PER_CHUNK + file_in_chunk
+        _remove_from(root, video_pattern(camera), number + 1)
+        # rounded: the time was divided by the rate, and floats do not divide back exactly
+        frames = round(newest[f"{key}/to_timestamp"] * control_hz)
+        packets = read_packets(numbered(root, video_pattern(camera), number), frames, control_hz)
+        state.videos[camera] = OpenVideo(number, (packets,))
+
+
+def _remove_everything(root: Path, state: WriterState) -> None:
+    """Removes what a writer left that died in its first episode."""
+    patterns = [schema.DATA_PATH, schema.EPISODES_PATH]
+    patterns += [video_pattern(camera) for camera in state.videos]
+    for pattern in patterns:
+        _remove_from(root, pattern, 0)
+    for name in (schema.TASKS, schema.STATS):
+        (root / name).unlink(missing_ok=True)
+
+
+def _remove_from(root: Path, pattern: str, number: int) -> None:
+    """Removes the files from `number` on: they were written for episodes that were never
+    committed."""
+    path = numbered(root, pattern, number)
+    while path.exists():
+        path.unlink()
+        number += 1
+        path = numbered(root, pattern, number)

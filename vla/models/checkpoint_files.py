@@ -1,0 +1,174 @@
+"""The files of a checkpoint: their names, where a checkpoint lies, and what its header says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vla.common.errors import UserError
+from vla.common.names import nearest
+from vla.config import CONFIG_VERSION
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+SPEC_FILE = "spec.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class CheckpointError(UserError):
+    """A checkpoint folder is missing, incomplete, damaged, or of another version or model."""
+
+
+def find_checkpoint(path: str | Path, options: dict[str, Any]) -> Path:
+    """The folder, or that of the downloaded repository; `options` are those of `snapshot_download`.
+
+    Raises CheckpointError if there is neither.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(
+            f"{path}: is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
+    hint = _nearest_folder(folder)
+    # a misspelled local path must not become a question to the hub, so only USER/NAME is one
+    if not isinstance(path, str) or not _REPOSITORY.fullmatch(path):
+        raise CheckpointError(f"{path}: no such checkpoint folder{hint}")
+    try:
+        return Path(snapshot_download(path, **options))
+    except Exception as error:  # the hub raises many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: no such checkpoint folder{hint}, and no repository of the Hugging Face hub "
+            f"within reach: {reason}"
+        ) from error
+
+
+def require_files(folder: Path, names: list[str]) -> None:
+    """Raises CheckpointError if one of the files is missing."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return
+    hint = ""
+    # a run directory is easily taken for the checkpoint that lies in it
+    if (folder / "policy" / CONFIG_FILE).is_file():
+        hint = f"; did you mean {folder / 'policy'}?"
+    raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{hint}")
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What `config.json` holds: version, type, config, card.
+
+    Raises CheckpointError if the file is no header, or one of another format version.
+    """
+    try:
+        header = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    # models of other libraries have a file of this name too
+    if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
+        raise CheckpointError(
+            f"{path}: not a policy's config: expected the keys version, type and config"
+        )
+    if header["version"] != CONFIG_VERSION:
+        raise CheckpointError(
+            f"{path}: written in format version {header['version']!r}, this vla reads version "
+            f"{CONFIG_VERSION}: install the vla that wrote it"
+        )
+    return header
+
+
+def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which have the names and shapes of `expected`.
+
+    Raises CheckpointError if the file is unreadable, or tensors are missing, unknown or of other
+    shapes.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
+            "copy the checkpoint again"
+        ) from error
+    # all of it, not the first fault: what is missing and what is unknown together show a rename
+    shared = [name for name in expected if name in found]
+    problems = {
+        "lacks": [name for name in expected if name not in found],
+        "has unknown": [name for name in found if name not in expected],
+        "has other shapes for": [
+            name for name in shared if expected[name].shape != found[name].shape
+        ],
+    }
+    lines = [
+        f"{verb} {len(names)} tensors (first {names[0]!r})"
+        for verb, names in problems.items()
+        if names
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{path}: {', '.join(lines)}; the file belongs to another model or configuration"
+        )
+    return found
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """Raises UserError if torch does not know the device, or this machine has none."""
+    available = ["cpu"]
+    available += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        available.append("mps")
+    has = ", ".join(available)
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device: torch knows no {device!r}; this machine has: {has}") from error
+    # `cuda` without a number is the first GPU; other kinds of devices are left to torch
+    names = (str(wanted), f"{wanted}:0")
+    if wanted.type in ("cuda", "mps") and not any(name in names for name in available):
+        raise UserError(f"device: this machine has no {str(wanted)!r}; it has: {has}")
+    return wanted
+
+
+def _nearest_folder(folder: Path) -> str:
+    """A hint if the first missing part of the path was misspelled: the most similar folder."""
+    missing = folder
+    rest: list[str] = []
+    while not missing.parent.is_dir() and missing.parent != missing:
+        rest.insert(0, missing.name)
+        missing = missing.parent
+    try:
+        names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    except OSError:
+        return ""
+    close = nearest(missing.name, names, cutoff=0.6)
+    if close is None:
+        return ""
+    whole = missing.parent.joinpath(close, *rest)
+    suggestion = whole if whole.is_dir() else missing.parent / close
+    return f" (did you mean {suggestion}?)"
+
+
+__all__ = [
+    "CONFIG_FILE",
+    "SPEC_FILE",
+    "TOKENIZER_FILE",
+    "WEIGHTS_FILE",
+    "CheckpointError",
+    "checked_device",
+    "find_checkpoint",
+    "read_header",
+    "read_tensors",
+    "require_files",
+]
