@@ -24,8 +24,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    # Both: a block above the second threshold is mapped, and never reaches the memory that the
-    # first one keeps.
+    # both: a block above the second threshold is mapped, and never kept by the first
     return bool(mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_MMAP_THRESHOLD, _GREATEST))
 
 

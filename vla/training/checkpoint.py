@@ -136,8 +136,7 @@ def prune_checkpoints(root: Path, *, keep_last: int) -> None:
     best = min(scored, key=lambda c: c.state["scores"]["validation/loss"], default=None)
     for checkpoint in found[:-keep_last]:
         if checkpoint is not best:
-            # Renamed first: a removal that is cut off must not leave a folder that looks like a
-            # checkpoint.
+            # renamed first: a removal that is cut off must not leave what looks like a checkpoint
             checkpoint.folder.rename(root / f"{OLD_FOLDER}{checkpoint.folder.name}")
     for folder in root.glob(f"{TEMPORARY_FOLDER}*"):
         shutil.rmtree(folder)

@@ -177,10 +177,8 @@ def train(
         pairs_weight = config.co_training.weight if config.co_training else 0.0
         texts = pair_batches(pairs, steps, plan, batch_size=pairs_per_step)
         for (step, batches), step_pairs in zip(loaded, texts, strict=True):
-            # Step. Dropout, augmentation and sampled actions of a step are the same in a resumed
-            # run.
+            # Step; a resumed run has the same dropout, augmentation and sampled actions.
             seed_generators(seed_of(config.seed, step, plan.rank), device)
-            # under the same name: nothing may hold the loaded images once they are copied to a GPU
             batches = [RobotBatch(robot, to_device(batch, device)) for robot, batch in batches]
             watch.lap("data")
             if config.optim.project_gradients:
@@ -223,8 +221,7 @@ def train(
                 line["frames_per_s"] = frames / line["seconds/step"]
                 line["eta"] = display.eta
 
-            # Validate and evaluate; each checkpoint is scored, so that the best of them can be
-            # kept.
+            # Validate and evaluate; each checkpoint is scored, so that the best can be kept.
             saving = last or _due(step, config.save_every)
             if scorer and (saving or _due(step, config.validate_every)):
                 with state.deployed() as deployed:
@@ -242,8 +239,7 @@ def train(
 
             # Save.
             if saving and main:
-                # first the log: a resumed run cuts it at its checkpoint, and must find all before
-                # it
+                # the log first: a resumed run cuts it at its checkpoint, and needs all before that
                 log.sync()
                 state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
             if last:
@@ -270,8 +266,7 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     keep_freed_memory()
     torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic very slow
     torch.set_float32_matmul_precision("high")
-    # Autocast is entered by the loop, not by accelerate: its precision can be set only once per
-    # Python process.
+    # autocast is the loop's own: accelerate's precision can be set once per Python process only
     accelerator = Accelerator(
         mixed_precision="no",
         log_with=list(config.trackers) or None,

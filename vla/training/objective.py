@@ -184,8 +184,7 @@ class Learner(nn.Module):
         if robot:
             several = cast(MultiRobotPolicy, self.policy)
             loss, metrics = self.objective.loss(several.part(robot), batch)
-            # no gradient at all would make AdamW treat a robot that is absent here unlike one
-            # that is present
+            # without any gradient AdamW would treat robots that are absent here unlike the others
             zero = several.zero_for_others(robot)
             return (loss if zero is None else loss + zero), None, metrics
         loss, metrics = self.objective.loss(self.policy, batch)

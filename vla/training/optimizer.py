@@ -118,8 +118,7 @@ def load_optimizer_tensors(
         by_name.setdefault(name, {})[moment] = value
     names = {parameter: name for name, parameter in module.named_parameters()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # torch numbers parameters by their place in the groups; those without gradient so far have no
-    # state
+    # torch numbers parameters by their place in the groups; without a gradient they have no state
     state = {}
     for index, parameter in enumerate(order):
         moments = by_name.get(names[parameter], {})

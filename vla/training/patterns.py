@@ -51,8 +51,7 @@ def values_by_name(
         ]
         if problems:
             raise ConfigError(problems)
-    # the longest first, as the most specific; the alphabet makes the choice independent of the
-    # file's order
+    # the longest is the most specific; by the alphabet, so that the file's order does not matter
     by_length = sorted(values, key=lambda pattern: (-len(pattern), pattern))
     found = {}
     for name in names:
@@ -64,8 +63,7 @@ def values_by_name(
 
 
 def _fits(name: str, pattern: str) -> bool:
-    # equal, since a name may hold characters of patterns: an instruction with a question mark or
-    # brackets
+    # equal, since an instruction may hold characters of patterns: a question mark, brackets
     return name == pattern or fnmatchcase(name, pattern)
 
 

@@ -86,8 +86,7 @@ class ProgressDisplay:
         """Step `step` is done."""
         self._step = step
         if self._bar:
-            # rich's own estimate leaves `max_minutes` out, and counts the steps of earlier
-            # calls
+            # rich's own estimate leaves `max_minutes` out, and counts steps of earlier calls
             self._bar.update(self._task, completed=step, left=clock(self.eta))
 
     def show(self, values: Mapping[str, float]) -> None:

@@ -83,8 +83,7 @@ def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str
         known = type(config).model_validate(values)
     except ValidationError:
         return values  # of another version: whatever differs is named
-    # what was not stored stays absent: an option that is new may have changed what happened without
-    # it
+    # what was not stored stays absent: a new option may have changed what happens without it
     return known.model_dump(mode="json", exclude_unset=True)
 
 
@@ -120,8 +119,7 @@ def versions() -> dict[str, str | None]:
 
 def _git_revision() -> str | None:
     """The commit of vla's own source tree, with `-dirty` if files differ from it."""
-    # None for a repository that merely contains the virtual environment: its commit says nothing of
-    # vla
+    # no commit of a repository that merely contains the virtual environment
     if _git("ls-files", "--error-unmatch", __file__) is None:
         return None
     return _git("describe", "--always", "--dirty", "--abbrev=40")

@@ -160,8 +160,7 @@ class TrainingState:
 
         add("optimizer", optimizer_tensors(self.optimizer, self.learner))
         add("objective", self.learner.objective.state_dict())
-        # a policy folder holds what adapters make of the weights, from which they cannot be had
-        # again
+        # a policy folder holds merged weights, out of which adapters cannot be restored
         adapters = adapter_state(self.policy)
         add("adapter", adapters)
         if self.ema:

@@ -95,8 +95,7 @@ def validate(
     """
     rank = accelerator.process_index
     device = accelerator.device
-    # objectives that sample actions draw the same ones at each validation; the next step is seeded
-    # again
+    # sampled actions are the same at each validation; the next training step is seeded again
     set_seed(seed_of(seed, rank))
     own = indices[rank :: accelerator.num_processes]
     values: dict[str, list[float]] = {}

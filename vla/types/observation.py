@@ -50,8 +50,7 @@ class Observation:
     images: dict[str, Tensor]
     state: Tensor
     instruction: list[str]
-    # since the last observation, not of the last step: a chunk of several actions is one
-    # observation
+    # since the last observation, not of the last step: a chunk has several steps
     reward: Tensor | None = None
     target_return: Tensor | None = None
 

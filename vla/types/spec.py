@@ -41,9 +41,8 @@ class Spec:
     control_hz: float
 
     def __post_init__(self) -> None:
-        # Plain types whatever was given: two specs are compared with ==, and numpy's numbers or a
-        # list out of JSON would make equal ones differ. The class is frozen, hence
-        # `object.__setattr__`.
+        # Plain types whatever was given: specs are compared with ==, and numpy's numbers or a list
+        # out of JSON would make equal ones differ. The class is frozen, hence `object.__setattr__`.
         cameras = {str(name): (int(h), int(w)) for name, (h, w) in self.cameras.items()}
         object.__setattr__(self, "cameras", cameras)
         for name in ("state_names", "action_names"):

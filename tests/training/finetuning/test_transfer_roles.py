@@ -104,7 +104,10 @@ def carried_over(
         "transfer": transfer,
         "steps": 1,
     }
-    policy, record = transferred_policy(TrainConfig.model_validate(values), spec)
+    config = TrainConfig.model_validate(values)
+    assert config.init_from is not None
+    assert config.transfer is not None
+    policy, record = transferred_policy(config.init_from, config.transfer, config.policy, spec)
     return load_policy(checkpoint).state_dict(), policy.state_dict(), record, policy
 
 

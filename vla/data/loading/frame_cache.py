@@ -143,8 +143,7 @@ def _cache_folder(dataset: EpisodeDataset, folder: str | Path | None) -> tuple[P
     """Where caches on disk lie, and what distinguishes this dataset's from others there."""
     if folder is not None:
         return Path(folder), _owner(dataset)
-    # In its own folder nothing distinguishes it, not even its path: a dataset that is moved takes
-    # its cache along.
+    # in its own folder it has no name, not even its path: a moved dataset takes its cache along
     root = dataset.root
     if root.is_dir():
         return root / ".cache", ""

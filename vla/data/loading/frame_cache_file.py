@@ -63,8 +63,7 @@ class CameraCache:
             "keys": read_as,
             "dataset": dataset.fingerprint(),
         }
-        # the fingerprint is no part of the name: the cache of a changed dataset is replaced, not
-        # left beside
+        # without the fingerprint: the cache of a changed dataset is replaced, not left beside
         text = json.dumps([camera, read_as, owner], sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.folder = base / f"frames-{name}"
@@ -98,8 +97,7 @@ class CameraCache:
             begun = (self.building / "frames.bin").stat()
         except OSError:
             return self.num_bytes
-        # blocks, not size: the file has its full size from the start, and is sparse; Windows does
-        # not count blocks
+        # not its size, which is full from the start: the file is sparse (Windows counts no blocks)
         written = getattr(begun, "st_blocks", 0) * 512
         return max(0, self.num_bytes - written)
 
@@ -146,8 +144,7 @@ class CameraCache:
                         f"{file}: frames {row} to {row + count - 1} of camera {self.camera!r} are "
                         f"not what was written; {remedy}"
                     )
-            # whole blocks of a damaged sample, or blocks that leave rows out: key.json itself is
-            # wrong
+            # whole blocks with a wrong sample, or rows without a block: key.json itself is damaged
             if rows != self.shape[0] or not (found or self.fresh()):
                 found.append(f"{key_file}: its checksums contradict each other; {remedy}")
             return found
@@ -325,7 +322,7 @@ class CameraCache:
 
 def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
     """What of the dataset is read as images: it decides which these are as much as the files."""
-    keys = getattr(dataset.reader, "keys", None)
+    keys = dataset.reader.keys
     if keys is None:
         return {}
     read_as: dict[str, Any] = keys.model_dump(

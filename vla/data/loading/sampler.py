@@ -69,8 +69,7 @@ class WindowSampler:
             raise ValueError(f"step is {step}; expected 0 or more")
         if self._cumulative is not None:
             return self._weighted(step, self._cumulative)
-        # Every process computes places of the global batch: a run on other processes sees the same
-        # windows.
+        # places of the global batch: with another number of processes the windows are the same
         first = step * self.batch_size
         places_B = first + np.arange(self.rank, self.batch_size, self.world_size)
         epoch_B, offset_B = np.divmod(places_B, self.num_windows)
@@ -82,8 +81,7 @@ class WindowSampler:
         return index_B
 
     def _weighted(self, step: int, cumulative: np.ndarray) -> np.ndarray:
-        # all rows are drawn on every process, so that the batch does not depend on how many there
-        # are
+        # every process draws all rows: the batch does not depend on how many processes there are
         draws = np.random.default_rng([self.seed, step]).random(self.batch_size)
         chosen = np.searchsorted(cumulative, draws * cumulative[-1], side="right")
         return chosen[self.rank :: self.world_size].astype(np.int64)
@@ -121,8 +119,7 @@ def checked_weights(weights: np.ndarray, num_windows: int) -> np.ndarray:
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(weights)
-    # Draws just below the total may round up to it: the windows after the last positive weight stay
-    # out.
+    # draws just below the total may round up to it: windows after the last weight stay out
     last_positive = int(np.flatnonzero(weights)[-1])
     return cumulative[: last_positive + 1]
 

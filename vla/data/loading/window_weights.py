@@ -35,8 +35,7 @@ def episode_balanced_weights(
             inside a task its episodes count the same.
     """
     # On the tabletop's mixed data a policy conditioned on success solved 7 of 100 episodes; with
-    # this, and without keyframes of failures, 37 (in a run of 2400 steps of 48 windows, not 2000
-    # of 40).
+    # this, and without keyframes of failures, 37 (in 2400 steps of 48 windows, not 2000 of 40).
     weights_N = np.repeat(1.0 / windows.lengths, windows.lengths)
     if task_weights is not None:
         wanted_Q = np.bincount(windows.task_index, weights=task_weights)

@@ -191,8 +191,7 @@ class Windows:
         end_B1 = _rows(self._end, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
         mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
-        # steps outside the episode repeat its nearest one; without this a window would show its
-        # neighbour
+        # steps outside the episode repeat its nearest one, or the window would show its neighbour
         step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]

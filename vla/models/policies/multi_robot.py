@@ -47,8 +47,7 @@ class RobotConfig(Config):
     @field_validator("spec")
     @classmethod
     def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # through JSON: a config read back from a checkpoint has lists for tuples, and must be equal
-        # to this one
+        # through JSON: a checkpoint's config has lists for tuples, and must be equal to this one
         plain: dict[str, Any] = json.loads(json.dumps(Spec.from_dict(value).to_dict()))
         return plain
 
@@ -115,7 +114,7 @@ class MultiRobotConfig(PolicyConfig):
         That is the order of the policy's `cameras`, or the one in which the robots name them.
         Raises SpecError if there is none.
         """
-        slots = named_cameras(self.policy)
+        slots = self.policy.option("cameras")
         if not slots:
             slots = [slot for robot in self.robots.values() for slot in robot.slots]
         own = self.robots[name].slots
@@ -326,12 +325,6 @@ class MultiRobotPolicy(Policy):
         self.tokenizer = self._policies()[0].tokenizer
 
 
-def named_cameras(config: PolicyConfig) -> list[str] | None:
-    """The cameras that a policy config names; None if it names none."""
-    named: list[str] | None = dict(config).get("cameras")
-    return named
-
-
 def _resolved(wanted: PolicyConfig, built: Policy) -> PolicyConfig:
     """The config of the policies as the first was built: loading a checkpoint then fetches nothing.
 
@@ -374,5 +367,4 @@ __all__ = [
     "MultiRobotPolicy",
     "RobotConfig",
     "RobotName",
-    "named_cameras",
 ]

@@ -24,6 +24,9 @@ def fit_transferred(
 
     How instructions are scaled belongs to the trunk that learned to read them, and stays as it is
     if it was kept: a single new instruction would be scaled to nothing.
+
+    Args:
+        data: as of `fit_policy`.
     """
     if not settings.keep_statistics:
         # `fit_policy` would overwrite them
@@ -47,7 +50,8 @@ def fit_policy(policy: Policy, data: Mapping[str, Trajectories]) -> None:
     """Fits the policy to all actions and instructions, and to states of each dataset by its share.
 
     Args:
-        data: name of the robot ("" if there is one) -> its data; each robot is fitted to its own.
+        data: name of the robot ("" if there is one) -> its data. Of several robots each is fitted
+            to its own.
     """
     if isinstance(policy, MultiRobotPolicy):
         policy.fit_robots(data)

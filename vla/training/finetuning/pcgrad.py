@@ -109,7 +109,7 @@ def projected_backward(
     learner = accelerator.unwrap_model(model)
     assert isinstance(learner, Learner)
     parts = [part for batch in batches for part in _by_task(batch)]
-    # as in `backward`: the mean over the global batch, however it is divided into tasks
+    # as in `backward`: the mean over the global batch by weight, however it is divided into tasks
     shares = shares_of(objective, [batch for _, batch in parts], accelerator)
     # all processes go through the same tasks in the same order: each waits for the others' sums
     tasks = sorted(set(gather_object([task for task, _ in parts])))

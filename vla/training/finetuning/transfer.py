@@ -24,10 +24,13 @@ def transferred_policy(
     policy: PolicyConfig | None,
     spec: Spec,
 ) -> tuple[Policy, Transfer]:
-    """A new policy for `spec` with all that fits of the policy in `init_from`; and what that was.
+    """A new policy for `spec` with all that fits of the one in `init_from`; and what did.
 
     Args:
+        init_from: folder of the old policy.
+        settings: how it becomes the new one.
         policy: what the new policy is built from; None for what the old one was.
+        spec: the new robot.
 
     Raises:
         ConfigError: cameras that do not exist, statistics that cannot be kept, or too little of the
@@ -66,8 +69,8 @@ def transferred_policy(
             [
                 f"init_from: of {init_from} fits {percent_kept(tensors)}, "
                 f"{tensors.share:.1%} in the mean; transfer.min_loaded is "
-                f"{settings.min_loaded:.0%}. First: {tensors.mismatch}. Leave policy out, give it "
-                "the checkpoint's sizes, or lower transfer.min_loaded"
+                f"{settings.min_loaded:.0%}. First: {tensors.mismatch}. Leave policy out, or give "
+                "it the checkpoint's sizes"
             ]
         )
     return new, Transfer(init_from, tensors, _differences(old.spec, spec), cameras)

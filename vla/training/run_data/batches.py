@@ -41,8 +41,7 @@ def step_batches(
         rng = np.random.default_rng([order.seed, step, order.rank])
         found = []
         for indices in np.split(rows, micro_batches):
-            # drawn for the whole part: what a window hides does not depend on which robots are
-            # beside it
+            # for the whole part: what a window hides does not depend on the robots beside it
             first_seen_B: np.ndarray | None = None
             if variable_history:
                 first_seen_B = draw_first_seen(rng, len(indices), windows.history)

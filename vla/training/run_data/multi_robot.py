@@ -14,12 +14,7 @@ from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.loading.interleaved_sampler import InterleavedSampler
 from vla.data.loading.multi_robot import RobotWindows, dataset_shares
-from vla.models.policies.multi_robot import (
-    MultiRobotConfig,
-    MultiRobotPolicy,
-    RobotConfig,
-    named_cameras,
-)
+from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy, RobotConfig
 from vla.models.policy import CheckpointError, Policy, PolicyConfig
 from vla.training.config import DataConfig, RobotDatasetConfig
 from vla.training.objective import Objective, ObjectiveConfig
@@ -89,7 +84,7 @@ def _robot(
                 f"{slots[wrong[0]]!r}; it has: {', '.join(has) or 'none'}"
             ]
         )
-    seen = named_cameras(policy)
+    seen = policy.option("cameras")
     if seen and slots and not set(seen) & set(slots):
         raise ConfigError(
             [

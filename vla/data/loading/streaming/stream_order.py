@@ -121,8 +121,7 @@ class StreamOrder:
         self._after = after
         self._on_blocks = on_blocks
         window_frames = before + after + 1
-        # a block's first window may be in the middle of an episode, and its last one may overshoot
-        # an even cut
+        # a block may begin in the middle of an episode, and its last window may overshoot a cut
         self._room = frames_per_block - 2 * window_frames
         if self._room < 1:
             raise DataError(
