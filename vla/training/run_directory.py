@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
-from vla.config import ConfigError, dump_config, read_yaml
+from vla.config import ConfigError, dump_config, load_config, read_yaml
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 
@@ -92,6 +92,25 @@ def _remedy(key: str, out: Path) -> str:
         # the learning rate's schedule follows it, so all steps so far would have been others
         return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
     return "restore it or name another out"
+
+
+def read_run(run: Path, *, data: str | Path | None = None) -> TrainConfig:
+    """The config that a run left in its folder.
+
+    Args:
+        data: where the dataset lies now; by default where the config says.
+
+    Raises ConfigError if the folder holds no run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(
+            [
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
+                "`vla train` was"
+            ]
+        )
+    overrides = [] if data is None else [f"data.path={data}"]
+    return load_config(TrainConfig, run / "config.yaml", overrides)
 
 
 def write_run(config: TrainConfig) -> str:
