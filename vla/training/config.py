@@ -174,8 +174,9 @@ class OptimConfig(Config):
 class TransferConfig(Config):
     """How a trained policy (`init_from`) becomes one for another robot, head, tokenizer or chunk.
 
-    What fits by name and shape is kept. What does not is re-initialised, as are heads if the actions, the tokenizer or
-    the head are others, and what reads the state if the state is another; positions follow their tokens.
+    What fits by name and shape is kept. What does not is re-initialised, as are heads if the
+    actions, the tokenizer or the head are others, and what reads the state if the state is another;
+    positions follow their tokens.
     """
 
     former_keys: ClassVar[dict[str, str]] = {
@@ -183,20 +184,25 @@ class TransferConfig(Config):
         "least_kept": "min_loaded",
     }
     cameras: dict[str, str] = Field(default_factory=dict)
-    """Camera of the new policy -> camera of the old one whose learned parts it takes. Others go by name, then in order."""
+    """Camera of the new policy -> camera of the old one whose learned parts it takes. Others go by
+    name, then in order."""
     keep_statistics: bool = False
-    """Keep tokenizer and normalisation in place of fitting them to the new data: for another task of the same robot."""
+    """Keep tokenizer and normalisation in place of fitting them to the new data: for another task
+    of the same robot."""
     reinitialise: list[str] | None = None
-    """Patterns of parameters that are re-initialised even if they fit; null leaves it to the rule above. With a list,
-    also an empty one, everything else that fits is kept, whatever state or actions it was for."""
+    """Patterns of parameters that are re-initialised even if they fit; null leaves it to the rule
+    above. With a list, also an empty one, everything else that fits is kept, whatever state or
+    actions it was for."""
     min_loaded: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Refuse if less than this share of the old trunk's parameters fits, in the mean over its parts (vision,
-    transformer ...)."""
+    """Refuse if less than this share of the old trunk's parameters fits, in the mean over its parts
+    (vision, transformer ...)."""
     freeze: list[str] = Field(default_factory=list)
-    """Patterns of parameters that do not learn, for example `vision.*`; batch norms among them keep their statistics."""
+    """Patterns of parameters that do not learn, for example `vision.*`; batch norms among them keep
+    their statistics."""
     lora: LoraSettings | None = None
-    """Low-rank adapters on the linear layers that were kept. The rest of what was kept is frozen, but for heads and
-    what reads states and actions; what was re-initialised learns. Checkpoints hold the merged weights."""
+    """Low-rank adapters on the linear layers that were kept. The rest of what was kept is frozen,
+    but for heads and what reads states and actions; what was re-initialised learns. Checkpoints
+    hold the merged weights."""
     train: list[str] = Field(default_factory=list)
     """With lora: patterns of kept parameters that learn in full all the same."""
 

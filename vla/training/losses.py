@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
 Metrics = dict[str, Tensor]
 """Name -> a number to be logged: a scalar, or (B, T) before the mean over steps is taken."""
 

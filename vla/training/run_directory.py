@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
-from vla.config import ConfigError, dump_config, read_yaml
+from vla.config import ConfigError, dump_config, load_config, read_yaml
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 
@@ -53,6 +54,22 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     if problems:
         raise ConfigError(problems)
     return newest_checkpoint(out / "checkpoints", warn=True)
+
+
+def read_run_config(run: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The config that a run left in its folder, with `key=value` texts laid over it.
+
+    Raises ConfigError if the folder is none of a training run.
+    """
+    stored = run / "config.yaml"
+    if not stored.is_file():
+        raise ConfigError(
+            [
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
+                "`vla train` was"
+            ]
+        )
+    return load_config(TrainConfig, stored, overrides)
 
 
 def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:

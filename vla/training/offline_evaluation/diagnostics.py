@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.common.atomic import atomic_path
-from vla.config import ConfigError, load_config
+from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
@@ -29,9 +29,8 @@ from vla.training.checkpoint import (
     checkpoint_folder,
     newest_checkpoint,
 )
-from vla.training.config import TrainConfig
 from vla.training.losses import advantage_weights, effective_sample_size
-from vla.training.objective import Objective
+from vla.training.objective import Objective, ObjectiveConfig
 from vla.training.objectives.actor_critic import ActorCritic
 from vla.training.offline_evaluation.calibration import Calibration, calibrate
 from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_stop
@@ -39,7 +38,9 @@ from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
 from vla.training.run_data.batches import to_device
+from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.windows import read_windows, split_episodes
+from vla.training.run_directory import read_run_config
 from vla.training.seeding import seed_of
 from vla.training.validation import validate
 from vla.types import Batch
@@ -179,15 +180,24 @@ def diagnose(
         CheckpointError, DataError: checkpoint or dataset cannot be read.
     """
     run = Path(run)
-    config = _run_config(run, data)
+    config = read_run_config(run, [] if data is None else [f"data.path={data}"])
+    if config.data.multi_robot:
+        raise ConfigError(
+            [
+                f"{run}: learned from several robots, which has no critics; diagnose a run on "
+                "one dataset"
+            ]
+        )
     checkpoint = _checkpoint(run, step)
     # float32, whatever the run's precision was: critics compute in it, as their features should
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
-    objective = restored_objective(config, policy, checkpoint).to(accelerator.device)
+    objective = restored_objective(config.objective, policy, checkpoint).to(accelerator.device)
+    plan = BatchPlan(config.batch_size, micro_batches=1, seed=config.seed)
+    fraction = config.data.validation_fraction
     dataset = EpisodeDataset(config.data.path)
     sets = {}
-    for label, chosen in _episodes(config, dataset, episodes).items():
+    for label, chosen in _episodes(fraction, config.seed, dataset, episodes).items():
         read = read_windows(
             config.data,
             dataset,
@@ -196,7 +206,7 @@ def diagnose(
             cameras=list(policy.spec.cameras),
             episodes=chosen,
         )
-        sets[label] = _diagnose_set(config, policy, objective, read, windows, accelerator)
+        sets[label] = _diagnose_set(plan, policy, objective, read, windows, accelerator)
     advice = _advice(run)
     return Diagnosis(
         run=str(run),
@@ -208,35 +218,17 @@ def diagnose(
     )
 
 
-def _run_config(run: Path, data: str | Path | None) -> TrainConfig:
-    """The config that a run left in its folder. Raises ConfigError if that is none, or of
-    robots."""
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(
-            [
-                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
-                "`vla train` was"
-            ]
-        )
-    overrides = [] if data is None else [f"data.path={data}"]
-    config = load_config(TrainConfig, run / "config.yaml", overrides)
-    if config.data.multi_robot:
-        raise ConfigError(
-            [
-                f"{run}: learned from several robots, which has no critics; diagnose a run on "
-                "one dataset"
-            ]
-        )
-    return config
-
-
-def restored_objective(config: TrainConfig, policy: Policy, checkpoint: Checkpoint) -> Objective:
+def restored_objective(
+    config: ObjectiveConfig,
+    policy: Policy,
+    checkpoint: Checkpoint,
+) -> Objective:
     """The objective with the critics of a checkpoint, in evaluation mode.
 
     Raises CheckpointError if they do not fit.
     """
     # of the policy inside a guided one: the objective was built for what learns
-    objective: Objective = config.objective.build(policy.unwrapped)
+    objective = config.build(policy.unwrapped)
     prefix = "objective/"
     tensors = {}
     for name, tensor in checkpoint.tensors().items():
@@ -282,14 +274,15 @@ def _nearest(run: Path, step: int) -> str | None:
 
 
 def _episodes(
-    config: TrainConfig,
+    fraction: float,
+    seed: int,
     dataset: EpisodeDataset,
     limit: int,
 ) -> dict[str, list[int]]:
     """Some of the episodes that were trained on, and some of those that were held out."""
     tasks = dataset.episodes["task_index"].tolist()
-    training, held_out = split_episodes(tasks, config.data.validation_fraction, config.seed)
-    rng = np.random.default_rng(config.seed)
+    training, held_out = split_episodes(tasks, fraction, seed)
+    rng = np.random.default_rng(seed)
     sets = {}
     for label, chosen in (("training", training), ("held out", held_out)):
         if chosen:
@@ -312,7 +305,7 @@ def _advice(run: Path) -> StopAdvice | None:
 
 
 def _diagnose_set(
-    config: TrainConfig,
+    plan: BatchPlan,
     policy: Policy,
     objective: Objective,
     windows: Windows,
@@ -323,10 +316,10 @@ def _diagnose_set(
     # evenly spread: the first so many would all be of a few episodes
     spread = np.linspace(0, len(windows) - 1, count)
     indices = spread.round().astype(np.int64)
-    options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed, "bf16": False}
+    options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "bf16": False}
     scores = validate(policy, objective, windows, indices, accelerator, **options)
     metrics = {name.removeprefix("validation/"): value for name, value in scores.items()}
-    columns = _columns(config, policy, objective, windows, indices, accelerator.device)
+    columns = _columns(plan, policy, objective, windows, indices, accelerator.device)
     returns = columns.pop("return", None)
     # V stands in for Q only if there is no Q: V is of states, and the returns are of actions
     predicted = columns.get("q_data", columns.pop("v", None))
@@ -339,7 +332,7 @@ def _diagnose_set(
 
 
 def _columns(
-    config: TrainConfig,
+    plan: BatchPlan,
     policy: Policy,
     objective: Objective,
     windows: Windows,
@@ -348,10 +341,10 @@ def _columns(
 ) -> dict[str, Tensor]:
     """The values (N,) of `_values` for these windows, on the CPU."""
     found: dict[str, list[Tensor]] = {}
-    parts = -(-len(indices) // config.batch_size)  # rounded up
+    parts = -(-len(indices) // plan.batch_size)  # rounded up
     # seeded by the run, and without a trace in the generator of whoever asks
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(config.seed))
+        torch.manual_seed(seed_of(plan.seed))
         for rows in np.array_split(indices, parts):
             batch = to_device(windows.batch(rows), device)
             for name, values in _values(objective, policy, batch).items():
