@@ -47,11 +47,9 @@ SUB_FLOORS = {
 PRIVATE_WORDS = ("told", "anew", "owes", "heard", "besides")
 PRIVATE_NAMES = {
     *("Pilot", "Crew", "Duty", "Moment", "Speaker", "SpokenActions", "Transplant", "Climb"),
-    *("save_besides", "asked_besides", "policy_rests", "held_up_by", "refuse_unused", "robot_spec"),
+    *("save_besides", "asked_besides", "policy_rests", "held_up_by", "refuse_unused", "spec_"),
 }
-
-
-ALIASES = {"vla.sim_eval.env": {"robot_spec"}}  # modules that accept a private name of former times
+ALIASES = {"vla.sim_eval.env": {"spec_"}}  # modules in which a former name is an alias
 
 
 def _files() -> list[Path]:

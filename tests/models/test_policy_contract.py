@@ -113,6 +113,7 @@ def test_stepping_along_says_what_the_forward_pass_says(policy: Policy) -> None:
     # it acts as one of its robots, which says what its part in the whole says
     actor = policy.robot("arm")
     check_policy(actor)
+    # of a policy for several robots, a robot that was taken out says what its part says
     batch = SPEC.fake_batch(2, T, K)
     whole = policy.part("arm")(batch)
     assert whole.features.shape == (2, T, policy.feature_dim)

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment, describe
+from vla.tokenizers.layout import AttentionRule, Layout, LayoutError, Segment, describe
 
 RT1 = Layout(
     (Segment("image", 2), Segment("action", 2, content=False)),
-    (Rule("image", "image", "causal"), Rule("action", "image", "up_to")),
+    (AttentionRule("image", "image", "causal"), AttentionRule("action", "image", "up_to")),
 )
 NAMES = ("return", "state", "action")
 DECISION_TRANSFORMER = Layout(
     tuple(Segment(name, 1) for name in NAMES),
-    tuple(Rule(query, key, "causal") for query in NAMES for key in NAMES),
+    tuple(AttentionRule(query, key, "causal") for query in NAMES for key in NAMES),
 )
 
 
@@ -40,11 +40,11 @@ def test_prefix_and_readout():
             Segment("readout", 1, content=False),
         ),
         (
-            Rule("language", "language", "all"),
-            Rule("image", "language", "all"),
-            Rule("image", "image", "up_to"),
-            Rule("readout", "image", "strictly_before"),
-            Rule("readout", "readout", "same_step"),
+            AttentionRule("language", "language", "all"),
+            AttentionRule("image", "language", "all"),
+            AttentionRule("image", "image", "up_to"),
+            AttentionRule("readout", "image", "strictly_before"),
+            AttentionRule("readout", "readout", "same_step"),
         ),
     )
     expected = mask("110000 110000 111000 000100 111010 001001")
@@ -69,9 +69,9 @@ def test_reachable_goes_through_layers():
     layout = Layout(
         (Segment("a", 1), Segment("b", 1)),
         (
-            Rule("a", "a", "same_step"),
-            Rule("a", "b", "strictly_before"),
-            Rule("b", "a", "same_step"),
+            AttentionRule("a", "a", "same_step"),
+            AttentionRule("a", "b", "strictly_before"),
+            AttentionRule("b", "a", "same_step"),
         ),
     )
     first_a, last_a = 0, 4
@@ -83,16 +83,18 @@ def test_reachable_goes_through_layers():
 def test_sees_own_step():
     assert not DECISION_TRANSFORMER.sees_own_step("state", "action")
     assert DECISION_TRANSFORMER.sees_own_step("action", "state")
-    leaking = (*DECISION_TRANSFORMER.rules[:-1], Rule("action", "action", "same_step"))
+    leaking = (*DECISION_TRANSFORMER.rules[:-1], AttentionRule("action", "action", "same_step"))
     rules = tuple(r for r in leaking if (r.query, r.key) != ("return", "action"))
-    leaky = Layout(DECISION_TRANSFORMER.segments, (*rules, Rule("return", "action", "same_step")))
+    leaky = Layout(
+        DECISION_TRANSFORMER.segments, (*rules, AttentionRule("return", "action", "same_step"))
+    )
     assert leaky.sees_own_step("state", "action")  # through the return token
 
 
 def test_independent_slots():
     assert RT1.independent_slots("action")
     assert not RT1.independent_slots("image")
-    seen = Layout(RT1.segments, (*RT1.rules, Rule("image", "action", "strictly_before")))
+    seen = Layout(RT1.segments, (*RT1.rules, AttentionRule("image", "action", "strictly_before")))
     assert not seen.independent_slots("action")
 
 
@@ -113,7 +115,7 @@ def test_describe_shows_segments_and_rules():
 
 
 A, B = Segment("a", 1), Segment("b", 1)
-SELF = Rule("a", "a", "up_to")
+SELF = AttentionRule("a", "a", "up_to")
 
 
 @pytest.mark.parametrize(
@@ -123,22 +125,26 @@ SELF = Rule("a", "a", "up_to")
         ((), (), "at least one segment"),
         ((Segment("a", 0),), (SELF,), "at least 1 token"),
         ((A, Segment("p", 1, per_step=False)), (SELF,), "prefixes come first"),
-        ((A,), (SELF, Rule("a", "c", "up_to")), "no segment 'c'"),
-        ((A,), (Rule("a", "a", "sideways"),), "no relation 'sideways'"),
-        ((A,), (SELF, Rule("a", "a", "none")), "two rules"),
-        ((A,), (Rule("a", "a", "all"),), "later steps"),
+        ((A,), (SELF, AttentionRule("a", "c", "up_to")), "no segment 'c'"),
+        ((A,), (AttentionRule("a", "a", "sideways"),), "no relation 'sideways'"),
+        ((A,), (SELF, AttentionRule("a", "a", "none")), "two rules"),
+        ((A,), (AttentionRule("a", "a", "all"),), "later steps"),
         (
             (Segment("p", 1, per_step=False), A),
-            (SELF, Rule("a", "p", "up_to")),
+            (SELF, AttentionRule("a", "p", "up_to")),
             "a prefix has no step",
         ),
         (
             (Segment("p", 1, per_step=False), A),
-            (SELF, Rule("p", "a", "causal")),
+            (SELF, AttentionRule("p", "a", "causal")),
             "prefix 'p' may not attend",
         ),
         ((A, B), (SELF,), "segment 'b': its first token may attend to nothing"),
-        ((A,), (Rule("a", "a", "strictly_before"),), "attend to nothing in the first step"),
+        (
+            (A,),
+            (AttentionRule("a", "a", "strictly_before"),),
+            "attend to nothing in the first step",
+        ),
     ],
 )
 def test_contradictions(segments, rules, told):

@@ -77,7 +77,8 @@ class _MovedLoader(Loader):
         # the same objects under both paths: a class that is registered twice would be refused
         public = {name: value for name, value in vars(found).items() if not name.startswith("__")}
         vars(module).update(public)
-        # names that have changed as well (`former_attributes`) are no attributes until they are asked
+        # names that have changed as well (`former_attributes`) are no attributes until they are
+        # asked
         vars(module)["__getattr__"] = functools.partial(getattr, found)
 
 

@@ -63,7 +63,12 @@ def progress_bar(
         note: what stands behind the count at first; None leaves no room for notes.
     """
     notes = () if note is None else (TextColumn("{task.fields[note]}"),)
-    columns = (*count_columns(), *notes, TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        *count_columns(),
+        *notes,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=transient, disable=not show) as bar:
         yield ProgressBar(bar, bar.add_task(label, total=None, note=note))
 

@@ -42,7 +42,8 @@ def former_attributes(module: str, former: Mapping[str, str]) -> Callable[[str],
 
 
 def accept_former_members(cls: type, former: Mapping[str, str]) -> None:
-    """For `__init_subclass__`: a subclass may define, and its users may read, members by former names.
+    """For `__init_subclass__`: a subclass may define, and its users may read, members by former
+    names.
 
     Args:
         cls: the new subclass.
@@ -54,5 +55,6 @@ def accept_former_members(cls: type, former: Mapping[str, str]) -> None:
             announce_renamed(f"{cls.__name__}.{old}", name)
             setattr(cls, name, members[old])
         elif name in members:
-            # both names are one object in every class, so that `super()` finds the same member by either
+            # both names are one object in every class, so that `super()` finds the same member by
+            # either
             setattr(cls, old, members[name])

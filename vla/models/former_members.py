@@ -19,8 +19,8 @@ class FormerMembers:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         accept_former_members(cls, _METHODS)
-        # Attributes may be set on an object too, where a second name in the class would not show it:
-        # the properties below read and set the one that counts.
+        # attributes may be set on an object too, where a second name in the class would not show
+        # it: the properties below read and set the one that counts
         for former, name in _ATTRIBUTES.items():
             if former in cls.__dict__ and name not in cls.__dict__:
                 announce_renamed(f"Policy.{former}", f"Policy.{name}")

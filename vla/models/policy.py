@@ -228,7 +228,8 @@ class Policy(
 
     @property
     def robot_names(self) -> tuple[str, ...]:
-        """The robots that it is for; none if it is for one (see `vla.models.policies.multi_robot`)."""
+        """The robots that it is for; none if it is for one (see
+        `vla.models.policies.multi_robot`)."""
         return ()
 
     @property

@@ -72,8 +72,9 @@ class ActionRange:
             if low[dim] == high[dim] and least[dim] != greatest[dim]:
                 raise TokenizerError(
                     f"action {name!r}: its quantiles {quantiles[0]:g} and {quantiles[1]:g} are "
-                    f"both {low[dim]:g}, though it moves between {least[dim]:g} and {greatest[dim]:g}: "
-                    "most of its motion would be lost; use wider quantiles, such as [0, 1]"
+                    f"both {low[dim]:g}, though it moves between {least[dim]:g} and "
+                    f"{greatest[dim]:g}: most of its motion would be lost; use wider quantiles, "
+                    "such as [0, 1]"
                 )
         return cls(low, high)
 

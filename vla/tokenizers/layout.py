@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from vla.common.renamed import former_attributes
 from vla.config import UserError
 
 Relation = Literal["none", "all", "same_step", "strictly_before", "up_to", "causal"]
@@ -75,10 +76,6 @@ class AttentionRule:
     query: str
     key: str
     relation: Relation
-
-
-Rule = AttentionRule
-"""The former name."""
 
 
 @dataclass(frozen=True)
@@ -438,13 +435,14 @@ def _compile(
     return CompiledLayout(steps, segment_ids, step_ids, slot_ids, mask)
 
 
+__getattr__ = former_attributes(__name__, {"Rule": "AttentionRule"})
+
 __all__ = [
     "AttentionRule",
     "CompiledLayout",
     "Layout",
     "LayoutError",
     "Relation",
-    "Rule",
     "Segment",
     "describe",
 ]

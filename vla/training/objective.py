@@ -174,7 +174,7 @@ class Learner(nn.Module):
 
         Args:
             batch: windows of one robot.
-            pairs: image-text pairs to be learned beside it.
+            pairs: image-text pairs that are learned together with it.
             robot: its name in a policy for several; "" for the policy of one.
 
         Returns:

@@ -55,7 +55,8 @@ class Memory(Protocol):
     One robot is dropped or reordered by `select`; robots of different age are joined by `stack`.
     """
 
-    # a value: one policy object serves many robots of different ages
+    # a value: one policy object serves many robots, and a lost episode is replayed by its past
+    # steps
 
     @property
     def batch_size(self) -> int:

@@ -7,7 +7,7 @@ from vla.models.layers.token_learner import TokenLearner
 from vla.models.layers.transformer import Block, rotate, rotation
 from vla.models.policies.rt1 import rt1_layout
 from vla.models.trajectory_transformer import TrajectoryTransformer
-from vla.tokenizers.layout import Layout, Rule, Segment
+from vla.tokenizers.layout import AttentionRule, Layout, Segment
 
 
 def test_token_learner_takes_weighted_means():
@@ -68,7 +68,7 @@ def test_last_step_alone_and_padding_are_exact(positions):
 def test_slots_that_attend_to_each_other_are_kept_together():
     layout = rt1_layout(3, 4)
     model = transformer(
-        Layout(layout.segments, (*layout.rules, Rule("action", "action", "same_step")))
+        Layout(layout.segments, (*layout.rules, AttentionRule("action", "action", "same_step")))
     )
     images = torch.randn(2, 4, 3, 16)
     whole = model({"image": images}, None, read=[3])
@@ -82,9 +82,9 @@ def test_prefix_and_tokens_with_content(positions):
     layout = Layout(
         (Segment("text", 2, per_step=False), *(Segment(n, 1) for n in names)),
         (
-            Rule("text", "text", "all"),
-            *(Rule(q, "text", "all") for q in names),
-            *(Rule(q, k, "causal") for q in names for k in names),
+            AttentionRule("text", "text", "all"),
+            *(AttentionRule(q, "text", "all") for q in names),
+            *(AttentionRule(q, k, "causal") for q in names for k in names),
         ),
     )
     model = transformer(layout, positions=positions)

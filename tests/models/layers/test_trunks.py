@@ -11,7 +11,7 @@ from vla.models.layers.backbone import BackboneConfig, BackboneError
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.policies.rt1 import rt1_layout
 from vla.models.trajectory_transformer import TrajectoryTransformer
-from vla.tokenizers.layout import Layout, LayoutError, Rule, Segment
+from vla.tokenizers.layout import AttentionRule, Layout, LayoutError, Segment
 from vla.types import Spec
 
 NAMES = ("return", "state", "action")
@@ -34,11 +34,17 @@ def plain(*, window: int | None = None, readouts: int = 0) -> Layout:
         Segment(name, 2 if name == "language" else 1, per_step=name != "language") for name in names
     ]
     rules = [
-        Rule(q, k, "causal") for q in names for k in names if q != "language" or k == "language"
+        AttentionRule(q, k, "causal")
+        for q in names
+        for k in names
+        if q != "language" or k == "language"
     ]
     if readouts:
         segments.append(Segment("readout", readouts, content=False, readout=True))
-        rules += [Rule("readout", name, "all" if name == "language" else "up_to") for name in names]
+        rules += [
+            AttentionRule("readout", name, "all" if name == "language" else "up_to")
+            for name in names
+        ]
     return Layout(tuple(segments), tuple(rules), window)
 
 
@@ -185,10 +191,14 @@ def test_missing_content_and_timesteps_are_named():
         ((Segment("r", 1, readout=True),), (), None, "made of empty slots"),
         ((Segment("a", 1, dropout=1.0),), (), None, "dropout must be in"),
         ((Segment("a", 1, content=False, dropout=0.1),), (), None, "nothing to drop"),
-        ((Segment("a", 1),), (Rule("a", "a", "causal"),), 0, "window must be at least 1"),
+        ((Segment("a", 1),), (AttentionRule("a", "a", "causal"),), 0, "window must be at least 1"),
         (
             (Segment("a", 1), Segment("r", 1, content=False, readout=True)),
-            (Rule("a", "a", "causal"), Rule("a", "r", "up_to"), Rule("r", "a", "up_to")),
+            (
+                AttentionRule("a", "a", "causal"),
+                AttentionRule("a", "r", "up_to"),
+                AttentionRule("r", "a", "up_to"),
+            ),
             None,
             "a readout reads and is not read",
         ),

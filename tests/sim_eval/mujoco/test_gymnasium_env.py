@@ -49,12 +49,12 @@ def make_former() -> type[GymEnv]:
     class Former(GymEnv):
         notes: list[str]
 
-        def begin(self, seed: int, told: dict[str, Any]) -> None:
-            super().begin(seed, told)
+        def begin(self, seed: int, info: dict[str, Any]) -> None:
+            super().begin(seed, info)
             self.notes.append(f"reset {seed}")
 
-        def judge(self, told: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
-            success, _ = super().judge(told, terminated=terminated)
+        def judge(self, info: dict[str, Any], *, terminated: bool) -> tuple[bool, str]:
+            success, _ = super().judge(info, terminated=terminated)
             assert not success
             return self.steps > 0, "far away"
 

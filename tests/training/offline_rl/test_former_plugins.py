@@ -17,6 +17,7 @@ from torch import Tensor
 from vla.common import renamed
 from vla.common.renamed import RenamedWarning
 from vla.config import load_config
+from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.models.policies.guided import (
     BestOfN,
     CoordinateAscent,
@@ -238,3 +239,20 @@ def test_an_objective_with_former_keys_trains_as_before() -> None:
         torch.manual_seed(0)
         actions.append(objective.deploy(policy.eval()).act(robot(1).fake_observation(2))[0])
     assert torch.equal(*actions)
+
+
+# --- what a policy says of itself -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["return", "success", "none"])
+def test_a_guided_policy_says_what_the_policy_inside_says(condition: str) -> None:
+    inside = DecisionTransformerConfig(
+        width=8, depth=1, heads=1, history=2, max_timestep=8, condition=condition
+    )
+    guided = CriticGuidedConfig(policy=inside, critic={"hidden": 8}).build(robot(2))
+    for policy in (guided, guided.policy):
+        assert policy.return_conditioned is (condition != "none")
+        assert policy.success_conditioned is (condition == "success")
+        assert policy.counts_steps
+    plain = two_ways(2)
+    assert not any((plain.return_conditioned, plain.success_conditioned, plain.counts_steps))

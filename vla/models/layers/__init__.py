@@ -1,0 +1,1 @@
+"""What policies are built of: FiLM-EfficientNet, TokenLearner, transformer blocks, adapters."""

@@ -75,9 +75,9 @@ class Backbone(nn.Module):
         if not self.attends and not layout.causal:
             raise BackboneError(
                 f"backbone: {own.model_type} reads its tokens in order and takes no mask, but the "
-                "layout is not plainly causal (empty action slots, readouts or a window); use a head "
-                "that reads one state per step, such as autoregressive, no window, or an attention "
-                "model such as gpt2 or llama"
+                "layout is not plainly causal (empty action slots, readouts or a window); use a "
+                "head that reads one state per step, such as autoregressive, no window, or an "
+                "attention model such as gpt2 or llama"
             )
         needed = steps if config.positions == "step" else layout.length(steps)
         longest = getattr(own, "max_position_embeddings", None)
@@ -85,7 +85,8 @@ class Backbone(nn.Module):
             raise BackboneError(
                 f"backbone: the context takes {needed} positions ({steps} steps, "
                 f"{layout.length(steps)} tokens), {own.model_type} has {longest}; shorten history, "
-                "count positions by step, or set options.max_position_embeddings (n_positions for gpt2)"
+                "count positions by step, or set options.max_position_embeddings (n_positions "
+                "for gpt2)"
             )
         hidden = own.hidden_size
         self.enter: nn.Module = nn.Identity() if hidden == width else nn.Linear(width, hidden)

@@ -137,8 +137,8 @@ class VisionLanguageModel(nn.Module):
         has_template = bool(getattr(processor, "chat_template", None))
         if chat and not has_template:
             raise VLMError(
-                "policy.chat: is on, but the base's processor has no chat template; set it to false "
-                "or null"
+                "policy.chat: is on, but the base's processor has no chat template; set it to "
+                "false or null"
             )
         self.chat = has_template if chat is None else chat
         if self.model.base_model is self.model or self.model.get_output_embeddings() is None:

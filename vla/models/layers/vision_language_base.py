@@ -68,8 +68,8 @@ def load_processor(name: str | Path) -> Any:
         raise _cannot_load(str(name), error) from error
     if not hasattr(processor, "tokenizer"):
         raise VLMError(
-            f"policy.base: {name} has a {type(processor).__name__}, which makes no prompts of images "
-            "and text"
+            f"policy.base: {name} has a {type(processor).__name__}, which makes no prompts of "
+            "images and text"
         )
     return processor
 

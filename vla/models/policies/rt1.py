@@ -38,7 +38,7 @@ from vla.models.policy import Policy, PolicyConfig
 from vla.models.roles import STATE_INPUT, Role, roles_of
 from vla.models.trajectory_transformer import AttentionKind, TrajectoryTransformer
 from vla.tokenizers.bins import BinsConfig
-from vla.tokenizers.layout import Layout, Rule, Segment
+from vla.tokenizers.layout import AttentionRule, Layout, Segment
 from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
 
 
@@ -338,8 +338,8 @@ def rt1_layout(
     if state_token:
         segments.append(Segment("state", 1, dropout=state_dropout))
     content = [segment.name for segment in segments]
-    rules = [Rule(query, key, "causal") for query in content for key in content]
-    rules += [Rule("action", key, "up_to") for key in content]
+    rules = [AttentionRule(query, key, "causal") for query in content for key in content]
+    rules += [AttentionRule("action", key, "up_to") for key in content]
     segments.append(Segment("action", action_tokens, content=False))
     return Layout(tuple(segments), tuple(rules))
 

@@ -69,6 +69,7 @@ class Perturbation:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        # here, not when it is played: a mistake shows where the class is written
         name = cls.__name__
         if len(cls.levels) not in (0, len(SEVERITIES)):
             raise ValueError(
@@ -175,6 +176,7 @@ def describe(kind: str, severity: int | None = None) -> str:
 
 def missing(kind: str, spec: Spec) -> str:
     """Why a robot does not allow this kind, as far as its spec says; empty if it does."""
+    # by the spec alone: a config is refused before any env is built
     needs = kind_named(kind).needs
     if "cameras" in needs and not spec.cameras:
         return "it changes pictures, but the env has no cameras"

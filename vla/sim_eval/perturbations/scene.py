@@ -17,13 +17,13 @@ def seen_by(env: SimEnv) -> list[str]:
     """Cameras of the spec that the model holds under the same names; all of the model's
     if it holds none of them."""
     names = [str(env.model.camera(i).name) for i in range(env.model.ncam)]
+    # an env that draws by itself may call its cameras differently
     return [name for name in names if name in env.robot_spec.cameras] or names
 
 
 def _update_lights_and_cameras(env: SimEnv) -> None:
     """Computes where lights and cameras are now; nothing else of the present state changes."""
-    # mj_camlight alone: mj_forward would also advance warm-started solver
-    # values, and so the physics
+    # mj_camlight alone: mj_forward would also change the solver's warm start, and so the physics
     importlib.import_module("mujoco").mj_camlight(env.model, env.data)
 
 

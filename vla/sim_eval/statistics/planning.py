@@ -69,6 +69,7 @@ class Plan:
             caption_justify="left",
         )
         for test in self.tests:
+            # an unpaired test is not planned sequentially
             sequential = ["-", "-"]
             if test.sequential is not None:
                 sequential = [str(math.ceil(test.sequential.expected)), str(test.sequential.limit)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vla.tokenizers.layout import Layout, Rule, Segment
+from vla.tokenizers.layout import AttentionRule, Layout, Segment
 
 
 def segments_layout(
@@ -50,15 +50,15 @@ def segments_layout(
         # after everything else of its step: what predicts an action must not have seen it
         actions.append(Segment("action", tokens["action"]))
     names = [segment.name for segment in [*content, *actions]]
-    rules = [Rule(query, key, "causal") for query in names for key in names]
+    rules = [AttentionRule(query, key, "causal") for query in names for key in names]
     if readouts:
-        rules += [Rule("readout", name, "causal") for name in names]
+        rules += [AttentionRule("readout", name, "causal") for name in names]
         # a head may read several: they see one another, so that their actions fit together
-        rules.append(Rule("readout", "readout", "same_step"))
+        rules.append(AttentionRule("readout", "readout", "same_step"))
     if prefix:
         queries = ["language", *names]
         queries += [segment.name for segment in readouts]
-        rules += [Rule(query, "language", "all") for query in queries]
+        rules += [AttentionRule(query, "language", "all") for query in queries]
     segments = [*prefix, *content, *readouts, *actions]
     return Layout(tuple(segments), tuple(rules), window)
 
