@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +55,6 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
     return newest_checkpoint(out / "checkpoints", warn=True)
 
 
-def read_run_config(run: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The config that a run left in its folder, with `key=value` texts laid over it.
-
-    Raises ConfigError if the folder is none of a training run.
-    """
-    stored = run / "config.yaml"
-    if not stored.is_file():
-        raise ConfigError(
-            [
-                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
-                "`vla train` was"
-            ]
-        )
-    return load_config(TrainConfig, stored, overrides)
-
-
 def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
     """Raises ConfigError if config.yaml is of an evaluation.
 
@@ -109,6 +92,25 @@ def _remedy(key: str, out: Path) -> str:
         # the learning rate's schedule follows it, so all steps so far would have been others
         return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
     return "restore it or name another out"
+
+
+def read_run(run: Path, *, data: str | Path | None = None) -> TrainConfig:
+    """The config that a run left in its folder.
+
+    Args:
+        data: where the dataset lies now; by default where the config says.
+
+    Raises ConfigError if the folder holds no run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(
+            [
+                f"{run}: no training run: it has no config.yaml; name the folder that `out` of "
+                "`vla train` was"
+            ]
+        )
+    overrides = [] if data is None else [f"data.path={data}"]
+    return load_config(TrainConfig, run / "config.yaml", overrides)
 
 
 def write_run(config: TrainConfig) -> str:

@@ -38,9 +38,8 @@ from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
 from vla.training.run_data.batches import to_device
-from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.windows import read_windows, split_episodes
-from vla.training.run_directory import read_run_config
+from vla.training.run_directory import read_run
 from vla.training.seeding import seed_of
 from vla.training.validation import validate
 from vla.types import Batch
@@ -180,7 +179,7 @@ def diagnose(
         CheckpointError, DataError: checkpoint or dataset cannot be read.
     """
     run = Path(run)
-    config = read_run_config(run, [] if data is None else [f"data.path={data}"])
+    config = read_run(run, data=data)
     if config.data.multi_robot:
         raise ConfigError(
             [
@@ -188,16 +187,16 @@ def diagnose(
                 "one dataset"
             ]
         )
+    batches = _Batches(config.batch_size, config.seed)
     checkpoint = _checkpoint(run, step)
     # float32, whatever the run's precision was: critics compute in it, as their features should
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config.objective, policy, checkpoint).to(accelerator.device)
-    plan = BatchPlan(config.batch_size, micro_batches=1, seed=config.seed)
-    fraction = config.data.validation_fraction
     dataset = EpisodeDataset(config.data.path)
     sets = {}
-    for label, chosen in _episodes(fraction, config.seed, dataset, episodes).items():
+    share = config.data.validation_fraction
+    for label, chosen in _episodes(dataset, share, config.seed, limit=episodes).items():
         read = read_windows(
             config.data,
             dataset,
@@ -206,7 +205,7 @@ def diagnose(
             cameras=list(policy.spec.cameras),
             episodes=chosen,
         )
-        sets[label] = _diagnose_set(plan, policy, objective, read, windows, accelerator)
+        sets[label] = _diagnose_set(batches, policy, objective, read, windows, accelerator)
     advice = _advice(run)
     return Diagnosis(
         run=str(run),
@@ -216,6 +215,14 @@ def diagnose(
         stop=advice,
         nearest=None if advice is None or advice.step is None else _nearest(run, advice.step),
     )
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """How a run drew: windows of a batch, and its seed."""
+
+    size: int
+    seed: int
 
 
 def restored_objective(
@@ -274,14 +281,16 @@ def _nearest(run: Path, step: int) -> str | None:
 
 
 def _episodes(
-    fraction: float,
-    seed: int,
     dataset: EpisodeDataset,
+    validation_fraction: float,
+    seed: int,
+    *,
     limit: int,
 ) -> dict[str, list[int]]:
     """Some of the episodes that were trained on, and some of those that were held out."""
     tasks = dataset.episodes["task_index"].tolist()
-    training, held_out = split_episodes(tasks, fraction, seed)
+    # the split of the run itself, which follows from its seed
+    training, held_out = split_episodes(tasks, validation_fraction, seed)
     rng = np.random.default_rng(seed)
     sets = {}
     for label, chosen in (("training", training), ("held out", held_out)):
@@ -305,7 +314,7 @@ def _advice(run: Path) -> StopAdvice | None:
 
 
 def _diagnose_set(
-    plan: BatchPlan,
+    batches: _Batches,
     policy: Policy,
     objective: Objective,
     windows: Windows,
@@ -316,10 +325,18 @@ def _diagnose_set(
     # evenly spread: the first so many would all be of a few episodes
     spread = np.linspace(0, len(windows) - 1, count)
     indices = spread.round().astype(np.int64)
-    options: dict[str, Any] = {"batch_size": plan.batch_size, "seed": plan.seed, "bf16": False}
-    scores = validate(policy, objective, windows, indices, accelerator, **options)
+    scores = validate(
+        policy,
+        objective,
+        windows,
+        indices,
+        accelerator,
+        batch_size=batches.size,
+        seed=batches.seed,
+        bf16=False,
+    )
     metrics = {name.removeprefix("validation/"): value for name, value in scores.items()}
-    columns = _columns(plan, policy, objective, windows, indices, accelerator.device)
+    columns = _columns(batches, policy, objective, windows, indices, accelerator.device)
     returns = columns.pop("return", None)
     # V stands in for Q only if there is no Q: V is of states, and the returns are of actions
     predicted = columns.get("q_data", columns.pop("v", None))
@@ -332,7 +349,7 @@ def _diagnose_set(
 
 
 def _columns(
-    plan: BatchPlan,
+    batches: _Batches,
     policy: Policy,
     objective: Objective,
     windows: Windows,
@@ -341,10 +358,10 @@ def _columns(
 ) -> dict[str, Tensor]:
     """The values (N,) of `_values` for these windows, on the CPU."""
     found: dict[str, list[Tensor]] = {}
-    parts = -(-len(indices) // plan.batch_size)  # rounded up
+    parts = -(-len(indices) // batches.size)  # rounded up
     # seeded by the run, and without a trace in the generator of whoever asks
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(plan.seed))
+        torch.manual_seed(seed_of(batches.seed))
         for rows in np.array_split(indices, parts):
             batch = to_device(windows.batch(rows), device)
             for name, values in _values(objective, policy, batch).items():
