@@ -58,6 +58,7 @@ class Float32Head(AutoregressiveHead):
     bfloat16 resolves."""
 
     def read_float32(self, hidden: Float[Tensor, "B T R W"]) -> Float[Tensor, "B T R H"]:
+        # the trunk may hand over bfloat16; from here on nothing is rounded to it again
         with torch.autocast(hidden.device.type, enabled=False):
             return self.read(hidden).to(self.position.dtype)
 
@@ -85,6 +86,7 @@ class QValuesHead(Float32Head):
 
     def __init__(self, config: QValuesConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
+        # the inverse of the sigmoid: weights start near 0, so the bias alone decides what Q is
         logit = math.log(config.initial_value / (1 - config.initial_value))
         nn.init.constant_(self.out.bias, logit)
 
@@ -143,6 +145,8 @@ class QValues:
         """
         places = places or self.places(ids)
         q_NLV = self.head.logits(self.states.flatten(0, 1), places.ids).sigmoid()
+        # after the sigmoid: the sigmoid of minus infinity would be a value, 0, that a maximum may
+        # pick
         return masked_logits(q_NLV, places.allowed).unflatten(0, self.states.shape[:2])
 
     def first(self) -> Float[Tensor, "B T V"]:
@@ -183,13 +187,14 @@ class QValues:
         *,
         temperature: float = 1.0,
     ) -> Float[Tensor, "B T K A"]:
-        """A chunk drawn token by token from softmax(Q / temperature). Q lies in [0, 1]: at
-        temperature 1 that is close to uniform, 0.05 is a cautious exploration, 0 gives the mode.
-        Raises ValueError if it is negative."""
+        """A chunk drawn token by token from softmax(Q / temperature).
+
+        Q lies in [0, 1]: temperature 1 is close to uniform, 0.05 a cautious exploration, 0 gives
+        the mode. Raises ValueError if it is negative.
+        """
         check_temperature(temperature)
-        ids_ND = self.head.generate(
-            self.states.flatten(0, 1), temperature=temperature, generator=generator
-        )
+        states_NRH = self.states.flatten(0, 1)
+        ids_ND = self.head.generate(states_NRH, temperature=temperature, generator=generator)
         return self.tokenizer.decode(ids_ND.unflatten(0, self.states.shape[:2]))
 
     def loss(
