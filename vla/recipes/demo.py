@@ -107,6 +107,7 @@ def demo(config: DemoConfig) -> Path:
     clock = _StepClock(console)
 
     clock.start("collect", "1/4  episodes of mixed quality")
+    # a folder that exists is continued: a demo that was interrupted does not begin again
     collect(config.collect, resume=(out / "dataset").exists())
 
     clock.start("train", f"2/4  RT-1 by {config.train.objective.type}, of all of them")
@@ -123,6 +124,7 @@ def demo(config: DemoConfig) -> Path:
     comparison.save(out)
     clock.stop()
 
+    # training saved it already; this time its card holds the results
     _write_into_card(tuned.policy, rows)
     tuned.policy.save_pretrained(out / "finetune" / "policy")
     write_report(out / "report.html", rows)
