@@ -1,1 +1,1 @@
-"""What turns docs/ into the site: `hooks.py` is called by mkdocs, the other files do one thing each."""
+"""What turns docs/ into the site: mkdocs calls `hooks.py`; the other files do one thing each."""

@@ -1,4 +1,4 @@
-"""Called by mkdocs (see `hooks:` in mkdocs.yml): fills comments of the pages, and adds pages that lie elsewhere.
+"""Called by mkdocs (`hooks:` in mkdocs.yml): fills comments of the pages, adds pages from elsewhere.
 
     <!-- source: vla.training.losses.expectile_loss -->    the code of a function, method or class
     <!-- options: objectives iql -->                       the options of a registered config

@@ -1,4 +1,4 @@
-"""A notebook as a page of the site: its cells, and the outputs that were kept when it was last executed."""
+"""A notebook as a page of the site: its cells and the outputs of its last execution."""
 
 from __future__ import annotations
 

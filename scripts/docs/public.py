@@ -24,7 +24,7 @@ FACES = (
 
 
 def public_names(face: str) -> list[str]:
-    """What a module offers: its `__all__`, or what it imports under the same name (`from x import y as y`)."""
+    """What a module offers: its `__all__`, or what it imports as itself (`from x import y as y`)."""
     module = importlib.import_module(face)
     if hasattr(module, "__all__"):
         return [name for name in module.__all__ if not name.startswith("__")]
@@ -34,7 +34,7 @@ def public_names(face: str) -> list[str]:
 
 
 def undocumented() -> list[str]:
-    """Dotted names of public objects, and of public methods of public classes, that have no docstring."""
+    """Dotted names of public objects and of their public methods that have no docstring."""
     found: list[str] = []
     seen: set[int] = set()
     for face in FACES:

@@ -1,4 +1,4 @@
-"""Executes the notebooks of docs/ and keeps their outputs: `python -m scripts.docs.run_notebook`."""
+"""Executes the notebooks of docs/ and keeps their outputs: `make notebook`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def execute(notebook: Any, *, timeout: int = 600) -> None:
 
 
 def _kept(output: Any) -> Any | None:
-    """An output without what is of the machine alone (warnings with paths) or is there twice (HTML of printed lines)."""
+    """An output without warnings (they hold paths of the machine) and HTML of printed lines."""
     if output.output_type == "stream":
         return None if output.name == "stderr" else output
     output.data.pop("text/html", None)

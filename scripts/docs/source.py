@@ -46,7 +46,7 @@ def find(dotted: str) -> tuple[Path, ast.AST]:
 
 
 def code_block(dotted: str) -> str:
-    """A fenced block with the code of a function, method or class, its docstring left out, titled by its file."""
+    """A fenced block with the code of a function, method or class, without its docstring."""
     path, node = find(dotted)
     if not isinstance(node, ast.FunctionDef | ast.ClassDef):
         raise SourceError(f"{dotted}: neither a function nor a class")

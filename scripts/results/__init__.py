@@ -1,4 +1,4 @@
-"""Writes what was measured into the pages: `python -m scripts.results`; with `--check` it only compares.
+"""Writes what was measured into the pages: `python -m scripts.results`; `--check` only compares.
 
 Every number comes from a file of `benchmarks/results/`. A page names a block by a comment,
 

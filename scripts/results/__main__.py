@@ -1,4 +1,4 @@
-"""`python -m scripts.results [--check]`: writes the results into the pages, or says which pages differ."""
+"""`python -m scripts.results [--check]`: writes results into pages, or says which pages differ."""
 
 from __future__ import annotations
 

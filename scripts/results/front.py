@@ -22,20 +22,25 @@ def front() -> str:
     )
     rows = [
         (
-            f"The whole story on two cores in {seconds / 60:.0f} minutes: episodes of mixed quality, RT-1 cloned from all of them, "
+            f"The whole story on two cores in {seconds / 60:.0f} minutes: episodes of mixed "
+            f"quality, RT-1 cloned from all of them, "
             "then fine-tuned by IQL",
             f"cloned **{of(*demo[0])}**, after IQL **{of(*demo[1])}**",
             "`make demo`",
         ),
         (
-            "RT-1 on five families of instructions, one camera, 700 demonstrations each; only the words tell what to do",
-            f"**{of(*counts('tabletop_700/results'))}**; random actions {counts('tabletop_700/random')[0]}",
+            "RT-1 on five families of instructions, one camera, 700 demonstrations each; only the "
+            "words tell what to do",
+            f"**{of(*counts('tabletop_700/results'))}**; random actions "
+            f"{counts('tabletop_700/random')[0]}",
             "`vla train configs/tabletop.yaml steps=2400`",
         ),
         (
-            f"{len(pictures) - 1} objectives fine-tune one clone from pictures and mixed data: where success is known for each episode, "
+            f"{len(pictures) - 1} ways to fine-tune one clone from pictures and mixed data: "
+            f"where success is known for each episode, "
             "imitating the solved ones is as good as any of them",
-            f"BC {rate(pictures['bc'])}, filtered BC **{rate(pictures['filtered_bc'])}**, AWR {rate(pictures['awr'])}, "
+            f"BC {rate(pictures['bc'])}, filtered BC **{rate(pictures['filtered_bc'])}**, AWR "
+            f"{rate(pictures['awr'])}, "
             f"IQL by outcomes {rate(pictures['iql_outcome'])}",
             "`python benchmarks/offline_rl_images.py`",
         ),
@@ -51,9 +56,11 @@ def front() -> str:
             "`python benchmarks/transfer.py`",
         ),
         (
-            "The official RT-1 against `robotic-transformer-pytorch`, which has another vision trunk: "
+            "The official RT-1 against `robotic-transformer-pytorch`, which has another vision "
+            "trunk: "
             "training step and forward pass",
-            f"at least **{peer['ratio']:.1f}x** faster ({ratio_range(peer['ours'], peer['theirs'])} between quartiles)",
+            f"at least **{peer['ratio']:.1f}x** faster "
+            f"({ratio_range(peer['ours'], peer['theirs'])} between quartiles)",
             "`make bench-rt1_peer`",
         ),
     ]
@@ -65,9 +72,12 @@ def honest_demo() -> str:
     pictures = read("offline_rl_tabletop")["variants"]
     simple, iql = pictures["filtered_bc"], pictures["iql_outcome"]
     return (
-        f"On data made as the demo makes it, imitating the solved episodes alone reaches {simple['successes']} of "
-        f"{simple['episodes']} ({interval(simple['successes'], simple['episodes'])}), IQL {iql['successes']} "
-        f"({interval(iql['successes'], iql['episodes'])}): the demo shows that failures need not be imitated, not that values are "
+        f"On data made as the demo makes it, imitating the solved episodes alone reaches "
+        f"{simple['successes']} of "
+        f"{simple['episodes']} ({interval(simple['successes'], simple['episodes'])}), IQL "
+        f"{iql['successes']} "
+        f"({interval(iql['successes'], iql['episodes'])}): the demo shows that failures need not "
+        f"be imitated, not that values are "
         "better than a filter."
     )
 

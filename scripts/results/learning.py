@@ -89,7 +89,7 @@ def locomotion_sets(*names: str) -> list[dict[str, Any]]:
 
 
 def offline_rl_peer() -> str:
-    """All algorithms against d3rlpy: speeds, and shares of the expert's return over the nine sets."""
+    """All algorithms against d3rlpy: speeds, shares of the expert's return over the nine sets."""
     rows = []
     for name in ("offline_rl_peer", "offline_rl_peer_cql"):
         for algorithm, speed in read(name)["speeds"].items():
@@ -120,8 +120,10 @@ def offline_rl_peer() -> str:
     ]
     file = read("offline_rl_peer")
     text = (
-        "hopper, walker2d and halfcheetah, medium, medium-replay and medium-expert, from states; 3 seeds, 1,000 updates, the last "
-        "checkpoints play the same episodes. No comparison is significantly worse (one-sided Welch, Holm within each run of the "
+        "hopper, walker2d and halfcheetah, medium, medium-replay and medium-expert, from states; 3 "
+        "seeds, 1,000 updates, the last "
+        "checkpoints play the same episodes. No comparison is significantly worse (one-sided "
+        "Welch, Holm within each run of the "
         "command)."
     )
     return "\n\n".join(
@@ -158,7 +160,8 @@ def dt_peer() -> str:
         shares = (case["share_of_expert"][side] for side in ("ours", "d3rlpy"))
         rows.append((case["env"], *(f"{mean(s):.2f} ({min(s):.2f}-{max(s):.2f})" for s in shares)))
     text = (
-        "State-only Decision Transformer on medium-replay data, 600 updates, 3 seeds: share of the expert's return, mean and range "
+        "State-only Decision Transformer on medium-replay data, 600 updates, 3 seeds: share of the "
+        "expert's return, mean and range "
         f"over seeds; **{file['ratio']:.1f}x** d3rlpy's updates per second."
     )
     return "\n\n".join([text, table(["", "ours", "d3rlpy 2.8.1"], rows), source(file, "dt_peer")])
@@ -187,14 +190,16 @@ def bridge() -> str:
     rows = [
         (
             side["what"],
-            f"{side['error']:.2f} ({min(side['error_by_seed']):.2f}-{max(side['error_by_seed']):.2f})",
+            f"{side['error']:.2f} "
+            f"({min(side['error_by_seed']):.2f}-{max(side['error_by_seed']):.2f})",
             f"{mean(side['least_error_by_seed']):.2f}",
             f"{side['loss']:.2f}",
         )
         for side in file["variants"].values()
     ]
     text = (
-        "The tabletop's policy onto 17 episodes (170 steps) of the real Bridge robot, 200 updates, the same 8 episodes held out "
+        "The tabletop's policy onto 17 episodes (170 steps) of the real Bridge robot, 200 updates, "
+        "the same 8 episodes held out "
         "for both, 3 seeds. Nothing is gained: both learn these few pictures by heart."
     )
     columns = [
@@ -219,11 +224,17 @@ def fqe_ranking() -> str:
         for p in policies
     ]
     text = (
-        f"{len(policies)} policies that were fine-tuned from one clone, valued on {file['episodes']} episodes "
-        f"({file['frames']:,} frames). Spearman's rank correlation with success: **{file['ours']:.2f}** by value, "
+        f"{len(policies)} policies that were fine-tuned from one clone, valued on "
+        f"{file['episodes']} episodes "
+        f"({file['frames']:,} frames). Spearman's rank correlation with success: "
+        f"**{file['ours']:.2f}** by value, "
         f"{file['theirs']:.2f} by held-out action error."
     )
-    command = "python benchmarks/fqe_ranking.py configs/tabletop_offline.yaml POLICIES --data data/tabletop_offline --evaluations RUNS"
+    # the command of the file names twelve policies and as many evaluations
+    command = (
+        "python benchmarks/fqe_ranking.py configs/tabletop_offline.yaml POLICIES "
+        "--data data/tabletop_offline --evaluations RUNS"
+    )
     columns = ["policy", "value (95 %, over episodes)", "success", "action error"]
     return "\n\n".join(
         [text, table(columns, rows, right=[1, 2, 3]), source(file, "fqe_ranking", command=command)]

@@ -20,7 +20,7 @@ TABLETOP = {
     "q_transformer": ["q_transformer"],
     "ilql": ["ilql"],
 }
-"""Objective -> its variants in offline_rl_tabletop.json; those of offline_rl_metaworld.json have the same names."""
+"""Objective -> its variants in the files of offline RL from pictures."""
 MAZE = {
     "bc": "bc",
     "filtered_bc": "filtered_bc",
@@ -70,8 +70,10 @@ def locomotion(objective: str) -> str:
         )
         ratio = file["speeds"][objective]["ratio"]
         return (
-            f"From states on {len(cases)} locomotion sets, 1,000 updates, 3 seeds: {ours:.2f} of the expert's return, d3rlpy 2.8.1 "
-            f"{theirs:.2f}; {ratio:.2f}x its updates per second ([all sets](../results.md#offline-rl-from-states-against-d3rlpy))."
+            f"From states on {len(cases)} locomotion sets, 1,000 updates, 3 seeds: {ours:.2f} of "
+            f"the expert's return, d3rlpy 2.8.1 "
+            f"{theirs:.2f}; {ratio:.2f}x its updates per second ([all "
+            f"sets](../results.md#offline-rl-from-states-against-d3rlpy))."
         )
     return ""
 
@@ -86,7 +88,8 @@ def block(objective: str) -> str:
     parts.append(shown)
     parts.append(locomotion(objective))
     parts.append(
-        "One training for each row of pictures, three for the maze. All objectives side by side, with tests and commands: "
+        "One training for each row of pictures, three for the maze. All objectives side by side, "
+        "with tests and commands: "
         "[results](../results.md#offline-rl)."
     )
     return "\n\n".join(part for part in parts if part)

@@ -82,12 +82,14 @@ HEAD = """\
 
 <!-- written by `make results` from benchmarks/results/; edit scripts/results/ -->
 
-Every number of this project that was measured, with the command that measures it again. All on two cores of an Intel Xeon
-without a GPU. Intervals of success rates are Wilson's, 95 %; they know the starts, not the luck of a training, and most rows
-are of one training. Paired tests are exact McNemar tests on the same starts.
+Every number of this project that was measured, with the command that measures it again. All on two
+cores of an Intel Xeon without a GPU. Intervals of success rates are Wilson's, 95 %. They cover the
+choice of starts, not the randomness of training, and most rows are of one training. Paired tests are
+exact McNemar tests on the same starts.
 
-Each block is written from the file of `benchmarks/results/` that it names; `recorded.json` there holds the few results
-whose runs left no file, as the command printed them. A test fails if page and files differ.
+Each block is written from the file of `benchmarks/results/` that it names; `recorded.json` there
+holds the results of runs whose files were not kept, as the command printed them. A test fails if page
+and files differ.
 """
 
 _BLOCK = re.compile(
@@ -107,7 +109,7 @@ def results_page() -> str:
 
 
 def filled(text: str) -> str:
-    """A page with all of its blocks written. Raises KeyError if it names a block that does not exist."""
+    """A page with all of its blocks written. Raises KeyError if it names an unknown block."""
 
     def write(match: re.Match[str]) -> str:
         # blank lines: else a table that follows a comment is read as part of it

@@ -34,15 +34,18 @@ def demo() -> str:
         ("random actions", of(*counts("demo/random"))),
     ]
     parts = [
-        "4,000 tabletop episodes of mixed quality, RT-1 cloned from all of them, fine-tuned by IQL, "
+        "4,000 tabletop episodes of mixed quality, RT-1 cloned from all of them, fine-tuned by "
+        "IQL, "
         "25 unseen seeds of five families.",
         table(["policy", "solved (95 % interval)"], rows),
         f"{pair['wins']} starts are solved by IQL alone, {pair['losses']} by the clone alone "
         f"(exact McNemar p = {pair['p_value']:.1g}). "
-        f"Minutes on two cores: episodes {minutes(times['collect'])}, cloning {minutes(times['train'])}, "
+        f"Minutes on two cores: episodes {minutes(times['collect'])}, cloning "
+        f"{minutes(times['train'])}, "
         f"IQL {minutes(times['finetune'])}, evaluation {minutes(times['evaluate'])}; "
         f"{minutes(sum(times.values()))} in all. "
-        "That IQL is far above the clone does not show that values were needed: on data made in the same way "
+        "That IQL is far above the clone does not show that values were needed: on data made in "
+        "the same way "
         "[imitating the solved episodes alone](#offline-rl-from-pictures-tabletop) does as well.",
         source(
             {},
@@ -67,10 +70,12 @@ def tabletop_700() -> str:
         ("random actions", of(*counts("tabletop_700/random"))),
     ]
     parts = [
-        "RT-1 on five families of tabletop instructions, one 96 px camera, 700 demonstrations per family, 2,400 steps, "
+        "RT-1 on five families of tabletop instructions, one 96 px camera, 700 demonstrations per "
+        "family, 2,400 steps, "
         "25 unseen seeds each.",
         table(["policy", "solved (95 % interval)"], rows),
-        f"Of 25 each: {families}. Minutes: demonstrations {minutes(times['collect'])}, training {minutes(times['train'])}, "
+        f"Of 25 each: {families}. Minutes: demonstrations {minutes(times['collect'])}, training "
+        f"{minutes(times['train'])}, "
         f"evaluation of all three {minutes(times['evaluate'])}.",
         source(
             {},
@@ -96,8 +101,10 @@ def metaworld_mt10() -> str:
         (name, of(group["successes"], group["episodes"])) for name, group in file["groups"].items()
     ]
     parts = [
-        f"RT-1 on Meta-World's MT10, one 128 px camera, language, {cost[0]} demonstrations per task, 20 unseen seeds each, "
-        f"500 steps per episode: the checkpoint at step 8,000 of the config's 11,000, after {cost[1]} minutes of processor time.",
+        f"RT-1 on Meta-World's MT10, one 128 px camera, language, {cost[0]} demonstrations per "
+        f"task, 20 unseen seeds each, "
+        f"500 steps per episode: the checkpoint at step 8,000 of the config's 11,000, after "
+        f"{cost[1]} minutes of processor time.",
         table(
             ["tasks", "solved (95 % interval)"],
             [("all ten", of(*counts("metaworld_mt10"))), *groups],
@@ -132,10 +139,12 @@ def instruction_controls() -> str:
         )
         rows.append((title, of(entry["clean"], n), of(wrong, n), of(none, n)))
     parts = [
-        "The instruction exchanged for that of another task, or taken away. Where the scene alone tells the task, success "
+        "The instruction exchanged for that of another task, or taken away. Where the scene alone "
+        "tells the task, success "
         "says little about language.",
         table(["suite", "right instruction", "wrong one", "none"], rows),
-        "All conditions, and the commands: [perturbations](perturbations.md). Numbers: `benchmarks/results/recorded.json`.",
+        "All conditions, and the commands: [perturbations](perturbations.md). Numbers: "
+        "`benchmarks/results/recorded.json`.",
     ]
     return "\n\n".join(parts)
 
@@ -161,7 +170,8 @@ def perturbations(name: str) -> str:
         rows.append((kind, rate(entry["clean"]), *cells, condition["what"]))
     columns = ["perturbation", "clean", "severity 1", "severity 2", "severity 3", "what it is"]
     note = (
-        f"{n} episodes for each condition, the same starts for all; in brackets 95 % intervals (Wilson); "
+        f"{n} episodes for each condition, the same starts for all; in brackets 95 % intervals "
+        f"(Wilson); "
         f"p: McNemar's exact test against clean, adjusted for 40 conditions (Holm)."
     )
     return "\n\n".join([table(columns, rows), note, recorded_source(name)])

@@ -13,8 +13,10 @@ def control_step() -> str:
         ("the window encoded again", f"{1000 * theirs['median']:.0f} ms"),
     ]
     text = (
-        f"One control step of the official RT-1 ({file['parameters'] / 1e6:.0f}M parameters, 300 px, 6 frames): "
-        f"**{file['ratio']:.1f}x** faster ({ratio_range(ours, theirs)} between quartiles); logits differ by at most "
+        f"One control step of the official RT-1 ({file['parameters'] / 1e6:.0f}M parameters, 300 "
+        f"px, 6 frames): "
+        f"**{file['ratio']:.1f}x** faster ({ratio_range(ours, theirs)} between quartiles); logits "
+        f"differ by at most "
         f"{file['greatest_logit_difference']:.1g}."
     )
     return "\n\n".join([text, table(["", "median"], rows), source(file, "control_step")])
@@ -33,7 +35,8 @@ def rt1_peer() -> str:
         for case in file["cases"]
     ]
     text = (
-        "The official RT-1 against `robotic-transformer-pytorch` 0.2.3 in the configuration of its README, 6 frames of 224 px. The "
+        "The official RT-1 against `robotic-transformer-pytorch` 0.2.3 in the configuration of its "
+        "README, 6 frames of 224 px. The "
         "two have different trunks; `benchmarks/README.md` says what is compared."
     )
     columns = ["", "batch", "ours", "theirs", "faster (between quartiles)"]
@@ -49,8 +52,10 @@ def render() -> str:
         ("tabletop", f"{file['tabletop']:.0f}"),
     ]
     text = (
-        f"Env steps with a {file['image_size']} px image. The preset `fast` is **{file['ratio']:.1f}x** Meta-World's own rendering "
-        f"({ratio_range(seconds['fast'], seconds['theirs'])} between quartiles); a step of the tabletop is "
+        f"Env steps with a {file['image_size']} px image. The preset `fast` is "
+        f"**{file['ratio']:.1f}x** Meta-World's own rendering "
+        f"({ratio_range(seconds['fast'], seconds['theirs'])} between quartiles); a step of the "
+        f"tabletop is "
         f"**{file['tabletop_times_fast']:.1f}x** cheaper than one of Meta-World's preset `fast`."
     )
     return "\n\n".join([text, table(["", "steps per second"], rows), source(file, "render")])
@@ -67,12 +72,14 @@ def eval_peer() -> str:
                     looks,
                     f"{case['seconds']['median']:.1f} s",
                     f"{file['lerobot']['seconds']['median']:.1f} s",
-                    f"**{case['ratio']:.1f}x** ({ratio_range(case['seconds'], file['lerobot']['seconds'])})",
+                    f"**{case['ratio']:.1f}x** "
+                    f"({ratio_range(case['seconds'], file['lerobot']['seconds'])})",
                 )
             )
     file = read("eval_peer")
     text = (
-        "Evaluation of the same network on the same Meta-World task against lerobot 0.4.4, episodes of 100 steps. Most of the first "
+        "Evaluation of the same network on the same Meta-World task against lerobot 0.4.4, "
+        "episodes of 100 steps. Most of the first "
         "ratio is cheaper pictures; at lerobot's own render settings the machinery alone remains."
     )
     columns = [
@@ -97,14 +104,17 @@ def loader_peer() -> str:
             (
                 f"{case['dataset']}, {case['workers']} workers",
                 f"{sides['lerobot']['samples_per_second']:,.0f}",
-                f"{sides['float32, ram']['samples_per_second']:,.0f} ({ratios['float32, ram']:.1f}x)",
+                f"{sides['float32, ram']['samples_per_second']:,.0f} "
+                f"({ratios['float32, ram']:.1f}x)",
                 f"{sides['uint8, ram']['samples_per_second']:,.0f} ({ratios['uint8, ram']:.0f}x)",
                 f"{sides['uint8, ram']['held_mib']:.0f} / {sides['lerobot']['held_mib']:.0f}",
             )
         )
     text = (
-        f"Shuffled histories of {file['history']} frames of {file['size']} px and {file['chunk']} actions against lerobot "
-        f"{file['lerobot']} on the same files, samples per second. lerobot's batches are float32; ours are uint8 unless asked for "
+        f"Shuffled histories of {file['history']} frames of {file['size']} px and {file['chunk']} "
+        f"actions against lerobot "
+        f"{file['lerobot']} on the same files, samples per second. lerobot's batches are float32; "
+        f"ours are uint8 unless asked for "
         "float32, and stay uint8 until they are on the device."
     )
     columns = ["", "lerobot", "ours, float32", "ours, uint8", "MiB held, ours (uint8) / lerobot"]
@@ -116,9 +126,12 @@ def streaming() -> str:
     batches = file["batches_per_s"]
     seconds = file["seconds"]["train"]
     text = (
-        f"RT-1 (EfficientNet-B0) trained on frames that are streamed with {file['budget_mib']} MiB of memory for them, against all "
-        f"{file['decoded_mib']} MiB in memory: **{file['ratio']:.2f}x** the training steps per second "
-        f"({ratio_range(seconds['stream'], seconds['ram'])} between quartiles). Batches alone: {batches['stream']:.0f} "
+        f"RT-1 (EfficientNet-B0) trained on frames that are streamed with {file['budget_mib']} MiB "
+        f"of memory for them, against all "
+        f"{file['decoded_mib']} MiB in memory: **{file['ratio']:.2f}x** the training steps per "
+        f"second "
+        f"({ratio_range(seconds['stream'], seconds['ram'])} between quartiles). Batches alone: "
+        f"{batches['stream']:.0f} "
         f"against {batches['ram']:,.0f} per second."
     )
     return "\n\n".join([text, source(file, "streaming")])
@@ -128,9 +141,12 @@ def vlm_decoding() -> str:
     file = read("vlm_decoding")
     ours, theirs = file["ours_seconds"], file["theirs_seconds"]
     text = (
-        f"A chunk of {file['chunk']} actions ({file['tokens']} tokens) of a VLM of {file['parameters'] / 1e6:.0f}M parameters with "
-        f"random weights, one thread: empty slots in one pass {1000 * ours['median']:.0f} ms, token by token "
-        f"{1000 * theirs['median']:.0f} ms, **{file['ratio']:.1f}x** ({ratio_range(ours, theirs)} between quartiles)."
+        f"A chunk of {file['chunk']} actions ({file['tokens']} tokens) of a VLM of "
+        f"{file['parameters'] / 1e6:.0f}M parameters with "
+        f"random weights, one thread: empty slots in one pass {1000 * ours['median']:.0f} ms, "
+        f"token by token "
+        f"{1000 * theirs['median']:.0f} ms, **{file['ratio']:.1f}x** ({ratio_range(ours, theirs)} "
+        f"between quartiles)."
     )
     return "\n\n".join([text, source(file, "vlm_decoding")])
 
@@ -144,7 +160,8 @@ def data_fuzz() -> str:
         (name, outcomes[name]) for name in ("refused", "found", "warned", "harmless", "plausible")
     ]
     text = (
-        f"{total:,} random corruptions of small datasets of {len(file['datasets'])} kinds (bytes, truncations, lost and swapped "
+        f"{total:,} random corruptions of small datasets of {len(file['datasets'])} kinds (bytes, "
+        f"truncations, lost and swapped "
         "files, edited metadata): none passes unseen or ends in a library's exception."
     )
     return "\n\n".join(
@@ -160,7 +177,8 @@ def kill_soak() -> str:
     file = read("kill_soak")
     rows = [(name, kind["kills"]) for name, kind in file["kinds"].items()]
     text = (
-        "Recording, converting and decoding are killed (SIGKILL) at random moments; the same command then goes on. Kills that lost "
+        "Recording, converting and decoding are killed (SIGKILL) at random moments; the same "
+        "command then goes on. Kills that lost "
         f"something completed: **{file['ours']}**."
     )
     return "\n\n".join([text, table(["work", "kills"], rows), source(file, "kill_soak")])
@@ -176,8 +194,10 @@ def coverage() -> str:
     sequential = max(row["sequential"] for row in alarms)
     repeated = [row["mcnemar_repeated"] for row in alarms]
     text = (
-        f"What 95 % intervals of success rates cover, and false alarms of a comparison that is looked at after each of 1,000 pairs: "
-        f"at most **{100 * max(sequential, file['ours']):.1f} %** by the sequential test of `vla eval ab`, "
+        f"What 95 % intervals of success rates cover, and false alarms of a comparison that is "
+        f"looked at after each of 1,000 pairs: "
+        f"at most **{100 * max(sequential, file['ours']):.1f} %** by the sequential test of `vla "
+        f"eval ab`, "
         f"{100 * mean(repeated):.0f} % on average by McNemar's test repeated."
     )
     columns = ["interval", "episodes", "mean coverage over rates", "least"]

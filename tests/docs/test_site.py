@@ -67,7 +67,8 @@ def test_comments_of_the_pages_are_filled(site: Path) -> None:
 def test_links_of_the_root_files_are_those_of_the_site() -> None:
     text = "[a](docs/layouts.md#rt-1) [b](CHANGELOG.md) [c](https://x.org) `[d]` [`vla/x.py`](vla/x.py) ![e](docs/e.png)"
     assert _links_within_the_site(text) == (
-        "[a](layouts.md#rt-1) [b](changelog.md) [c](https://x.org) `[d]` `vla/x.py` ![e](docs/e.png)"
+        "[a](layouts.md#rt-1) [b](changelog.md) [c](https://x.org) `[d]` `vla/x.py` "
+        "![e](docs/e.png)"
     )
 
 
