@@ -1,4 +1,4 @@
-"""What all benchmarks share: a fair clock, a description of the machine, and how a result is told and stored."""
+"""What all benchmarks share: a fair clock, a description of the machine, and how a result is shown and stored."""
 
 from __future__ import annotations
 

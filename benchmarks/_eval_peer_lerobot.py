@@ -77,10 +77,10 @@ class Network(PreTrainedPolicy):
         if pictures.shape[-2:] != self.size:
             pictures = F.interpolate(pictures, self.size, mode="bilinear", antialias=True)
         images = (255 * pictures).to(torch.uint8).permute(0, 2, 3, 1)
-        told = [self.instruction] * len(
+        instructions = [self.instruction] * len(
             images
         )  # its text is the same all the time, and so not encoded again
-        observation = Observation({self.camera: images}, batch["observation.state"], told)
+        observation = Observation({self.camera: images}, batch["observation.state"], instructions)
         actions_BKA, self.memory = self.network.act(observation, self.memory)
         return actions_BKA
 

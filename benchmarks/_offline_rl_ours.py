@@ -108,7 +108,7 @@ ALGORITHMS = {
 
 
 def settings_of(algorithm: str) -> dict[str, Any]:
-    """What d3rlpy's side is told of an algorithm."""
+    """Settings of an algorithm for d3rlpy's side."""
     return SHARED | ALGORITHMS[algorithm].shared | {"algorithm": algorithm}
 
 

@@ -1,4 +1,4 @@
-"""Variants of one training: learned by `vla.train`, played on the same unseen starts, told side by side."""
+"""Variants of one training: learned by `vla.train`, played on the same unseen starts, shown side by side."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def compared(
         }
         result |= {"wins": wins, "losses": losses}
         cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
-        told = ["", ""] if p is None else [f"{wins} : {losses}", f"{p:.2g}"]
+        paired = ["", ""] if p is None else [f"{wins} : {losses}", f"{p:.2g}"]
         extra = [f"{result[key]:.1f}" if key in result else "" for key in more]
         table.add_row(
             titles[name],
             f"{sum(flat)}/{len(flat)}",
             f"{100 * low:.0f}-{100 * high:.0f}",
             *cells,
-            *told,
+            *paired,
             *extra,
         )
     return table

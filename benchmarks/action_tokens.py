@@ -60,7 +60,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def control_ms(policy: Any, calls: int = 30) -> float:
-    """Median milliseconds of `act` for one robot that is told what it was trained on."""
+    """Median milliseconds of `act` for one robot with an instruction of its training."""
     import dataclasses
 
     text = next(iter(policy.language.cached()))

@@ -1,7 +1,7 @@
 """What a policy of a simulated tabletop is worth on a real robot's data: held-out action error on Bridge, at equal updates.
 
 The same network learns 17 of Bridge's 25 training episodes from scratch, from the tabletop's checkpoint (configs/bridge.yaml), and
-from the checkpoint by adapters; other episodes are held out for each seed. Errors are told as a share of the error that a
+from the checkpoint by adapters; other episodes are held out for each seed. Errors are given as a share of the error that a
 constant makes: each dimension's median over the training episodes, on the same held-out windows.
 
     vla data convert FOLDER/bridge_dataset/1.0.0 data/bridge split=train cameras.front=image_0 control_hz=5
@@ -102,8 +102,8 @@ def main() -> None:
         for seed in range(arguments.seeds):
             given = [f"steps={arguments.steps}", f"seed={seed}", "save_every=null", *overrides]
             runs.append(learn(arguments.work / f"{name}_{arguments.steps}_{seed}", given))
-            told = ", ".join(f"{one['error']:.3f} at {one['step']}" for one in runs[-1])
-            print(f"{name}, seed {seed}: {told}", flush=True)
+            curve = ", ".join(f"{one['error']:.3f} at {one['step']}" for one in runs[-1])
+            print(f"{name}, seed {seed}: {curve}", flush=True)
         found[name] = {"what": title, "validations": runs}
         for key in ("error", "loss"):
             last = [run[-1][key] for run in runs]

@@ -1,4 +1,4 @@
-"""RT-1, one robot: `act`, which encodes one new frame and remembers the rest, against encoding the window anew.
+"""RT-1, one robot: `act`, which encodes one new frame and remembers the rest, against encoding the window again.
 
 The released code, and its ports, run all 6 frames through the trunk at every control step. Here both sides give the
 same action from the same window; only what is computed for it differs.

@@ -2,7 +2,7 @@
 
 After every kill all that was finished must be there, bit by bit, and the same call must go on from there. The script ends
 with status 1 where something was lost. Each kind of work is killed somewhere between its start and the time that it takes
-undisturbed; what has come to its end is begun anew.
+undisturbed; what has come to its end begins again.
 
     python benchmarks/kill_soak.py [--kills 20] [--episodes 12] [--steps 30] [--seed 0]
 """
@@ -121,9 +121,13 @@ class Recording(Work):
     def kept(self) -> int:
         """An episode is finished when `add_episode` has returned; one more may be there, whose return was cut off."""
         log = self.folder / "log"
-        told = int(log.read_text().splitlines()[-1]) + 1 if log.exists() and log.read_text() else 0
+        written = (
+            int(log.read_text().splitlines()[-1]) + 1 if log.exists() and log.read_text() else 0
+        )
         there = whole_episodes(self, self.folder / "dataset")
-        assert there in (told, told + 1), f"{told} episodes were written, {there} are there"
+        assert there in (written, written + 1), (
+            f"{written} episodes were written, {there} are there"
+        )
         return there
 
     @property
@@ -287,16 +291,16 @@ def soak(work: Work, server: Server, kills: int, rng: np.random.Generator) -> di
         if there == work.total and status == 0:
             found["ended"] += 1
             kept = 0
-            anew(work)
-    undisturbed(work, server, anew_first=False)
+            begin_again(work)
+    undisturbed(work, server, begin_first=False)
     found["ended"] += 1
     return found
 
 
-def undisturbed(work: Work, server: Server, *, anew_first: bool = True) -> float:
+def undisturbed(work: Work, server: Server, *, begin_first: bool = True) -> float:
     """Runs to the end and checks all of it -> seconds."""
-    if anew_first:
-        anew(work)
+    if begin_first:
+        begin_again(work)
     start = time.monotonic()
     server.start(work)
     status = server.ended()
@@ -305,12 +309,12 @@ def undisturbed(work: Work, server: Server, *, anew_first: bool = True) -> float
     assert work.kept() == work.total, (
         f"{work.name}: {work.kept()} of {work.total} {work.unit} are there at the end"
     )
-    if anew_first:
-        anew(work)
+    if begin_first:
+        begin_again(work)
     return seconds
 
 
-def anew(work: Work) -> None:
+def begin_again(work: Work) -> None:
     shutil.rmtree(work.folder, ignore_errors=True)
     work.folder.mkdir()
 

@@ -116,10 +116,10 @@ def measure(arguments: argparse.Namespace, env: str, kind: str) -> list[dict[str
             runs.append(
                 kept(file, known, lambda a=algorithm, s=seed: run(arguments, env, kind, a, s))
             )
-            told = ", ".join(
+            shown = ", ".join(
                 f"{side} {statistics.fmean(runs[-1][side]['returns']):.0f}" for side in SIDES
             )
-            print(f"{env} {kind} {algorithm} seed {seed}: {told}", flush=True)
+            print(f"{env} {kind} {algorithm} seed {seed}: {shown}", flush=True)
         share = {
             side: [statistics.fmean(one[side]["returns"]) / expert for one in runs]
             for side in SIDES

@@ -176,7 +176,7 @@ def write(root: Path, episodes: int, size: int) -> None:
 
 
 class Side:
-    """A process that works when it is told to."""
+    """A process that works on command."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.process = subprocess.Popen(

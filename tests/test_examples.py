@@ -34,7 +34,7 @@ def test_03_train_on_your_own_dataset(tmp_path: Path) -> None:
 
 def test_04_your_own_env(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _load("04").main(str(tmp_path))
-    told = capsys.readouterr().out
-    assert "8 demonstrations" in told
-    assert "expert: 20 of 20 solved" in told
+    printed = capsys.readouterr().out
+    assert "8 demonstrations" in printed
+    assert "expert: 20 of 20 solved" in printed
     assert len(list(tmp_path.glob("expert/videos/*.mp4"))) == 4

@@ -44,7 +44,7 @@ def corrupt(
     read: Callable[[Path], None] = read_all,
     seed: int = 0,
 ) -> int:
-    """Reads `times` damaged copies of the dataset; returns how many were refused. Whatever is raised besides a
+    """Reads `times` damaged copies of the dataset; returns how many were refused. Whatever is raised other than a
     DataError goes through.
 
     Args:

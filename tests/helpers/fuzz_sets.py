@@ -36,7 +36,7 @@ class Sample:
         name: of the kind.
         path: its folder or file.
         unchecked: endings of files whose content carries no checksum by the nature of the format: a plausible edit of them
-            cannot be told from what was recorded.
+            cannot be distinguished from what was recorded.
     """
 
     name: str

@@ -96,7 +96,7 @@ def link_ffmpeg(python: str, folder: Path) -> str:
 
 
 class LeRobot:
-    """The interpreter where lerobot is installed, and what it is told by its environment."""
+    """The interpreter where lerobot is installed, and what its environment names."""
 
     def __init__(self, python: str, work: Path) -> None:
         self.python = python

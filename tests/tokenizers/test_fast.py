@@ -63,10 +63,10 @@ def test_coefficients_are_laid_out_by_frequency():
     )
     chunk = torch.tensor([[1.0, 0.5], [0.0, 0.5]])
     # sums and differences over the root of 2, times 10: 7.07, 7.07 | 7.07, 0
-    told = [
+    coefficients = [
         tokenizer._bpe.tokens[i] for i in tokenizer.encode(chunk).tolist() if i != tokenizer.pad_id
     ]
-    assert list(itertools.chain(*told)) == [7, 7, 7, 0]
+    assert list(itertools.chain(*coefficients)) == [7, 7, 7, 0]
     expected = torch.tensor([[14, 7], [0, 7]]) / 10 / 2**0.5
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(chunk)), expected)
 

@@ -119,7 +119,7 @@ SELF = AttentionRule("a", "a", "up_to")
 
 
 @pytest.mark.parametrize(
-    ("segments", "rules", "told"),
+    ("segments", "rules", "message"),
     [
         ((A, A), (SELF,), "unique"),
         ((), (), "at least one segment"),
@@ -147,8 +147,8 @@ SELF = AttentionRule("a", "a", "up_to")
         ),
     ],
 )
-def test_contradictions(segments, rules, told):
-    with pytest.raises(LayoutError, match=told):
+def test_contradictions(segments, rules, message):
+    with pytest.raises(LayoutError, match=message):
         Layout(segments, rules)
 
 

@@ -1,6 +1,6 @@
 """docs/layouts.md shows each layout as `describe` draws it, and every policy has the mask that stands there.
 
-`python -m tests.models.test_layout_docs` writes the drawings anew.
+`python -m tests.models.test_layout_docs` writes the drawings again.
 """
 
 import re

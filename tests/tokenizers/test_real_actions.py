@@ -118,13 +118,13 @@ def test_compression_at_5_hz(bridge):
 
 
 def test_compression_of_smooth_chunks_at_50_hz(pick_and_place):
-    """Joint angles of a person's arms, 20 samples per second told at 50."""
+    """Joint angles of a person's arms, 20 samples per second resampled to 50."""
     actions, lengths = pick_and_place
     episodes = [resampled(e, 20, 50) for e in np.split(actions, np.cumsum(lengths)[:-1])]
     assert compression(episodes, 50, 50) >= 9
 
 
 def test_compression_of_the_experts_paths_at_50_hz(metaworld):
-    """Where the hand goes (m) and the gripper's command: actions as positions, 80 samples per second told at 50."""
+    """Where the hand goes (m) and the gripper's command: actions as positions, 80 samples per second resampled at 50."""
     episodes = [np.concatenate([e["state"][:, :3], e["actions"][:, 3:]], 1) for e in metaworld]
     assert compression([resampled(e, 80, 50) for e in episodes], 50, 50) >= 9

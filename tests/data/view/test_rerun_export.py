@@ -41,15 +41,15 @@ def _read(path: Path) -> dict[str, dict[str, list[Any]]]:
 
 def test_a_recording_holds_the_episodes(write: Callable[..., Path], tmp_path: Path) -> None:
     dataset = EpisodeDataset(write([4, 3, 2]))
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     made = export_rerun(
         tmp_path / "a.rrd",
         dataset,
         episodes="0,2",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
     assert (made.episodes, made.frames, made.bytes) == (2, 6, made.path.stat().st_size)
-    assert told == [(4, 6), (6, 6)]
+    assert reported == [(4, 6), (6, 6)]
     found = _read(made.path)
     assert {place.split("/")[1] for place in found} - {"__properties"} == {"episode_0", "episode_2"}
     for index in (0, 2):

@@ -428,9 +428,9 @@ def test_the_page_works_in_a_real_browser(
             assert found["ready"]
             np.testing.assert_allclose(found["times"], 0.45, atol=1e-3)
             assert found["now"] == "step 4 of 8, 0.40 s"
-            told = [float(value.replace("−", "-")) for _, value in found["rows"]]
+            shown = [float(value.replace("−", "-")) for _, value in found["rows"]]
             expected = [*episodes[0].actions[4], *episodes[0].state[4], episodes[0].rewards[4]]
-            np.testing.assert_allclose(told[:6], expected, atol=1e-3)
+            np.testing.assert_allclose(shown[:6], expected, atol=1e-3)
             assert found["hacked"] == 0
             assert found["wide"] <= width
             assert found["left"] == ["1"]

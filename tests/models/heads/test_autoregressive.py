@@ -132,8 +132,8 @@ def test_generation_stops_when_all_are_finished(monkeypatch):
         lambda self, x, past: (calls.append(1), original(self, x, past))[1],
     )
     ids = actions.head.generate(actions.states[:, 0], temperature=1.0)
-    told = (ids != tokenizer.pad_id).sum(1)
-    assert len(calls) == told.max() < tokenizer.num_tokens
+    num_tokens = (ids != tokenizer.pad_id).sum(1)
+    assert len(calls) == num_tokens.max() < tokenizer.num_tokens
     assert tokenizer.decode(ids).shape == (64, 8, 2)
 
 

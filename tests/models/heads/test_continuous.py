@@ -244,7 +244,7 @@ def test_flow_times():
     features = time_features(torch.linspace(0, 1, 11))
     assert (
         torch.cdist(features, features).add(torch.eye(11) * 9).min() > 0.1
-    )  # times can be told apart
+    )  # times can be distinguished
 
 
 def test_cvae_loss_by_hand(monkeypatch):

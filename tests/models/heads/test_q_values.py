@@ -117,8 +117,8 @@ def test_values_of_a_grammar_end_with_the_chunk(make):
     places = actions.places(ids)
     counted = actions.counted(places, torch.ones(5, 1, 2, dtype=torch.bool))
     assert torch.equal(counted.sum(-1), (ids != tokenizer.pad_id).sum(-1))
-    told = actions.values(ids, places)
-    values = told if make is q_values else told.logits
+    outputs = actions.values(ids, places)
+    values = outputs if make is q_values else outputs.logits
     assert values.shape[:3] == counted.shape
     assert torch.isfinite(values.gather(-1, places.ids.view(5, 1, -1, 1))[..., 0][counted]).all()
 
@@ -160,16 +160,16 @@ def test_ilql_probabilities_are_those_of_all_chunks():
 def test_ilql_scores_are_the_formula():
     actions = ilql(BINS, beta=2.0, ensemble=3)
     ids = torch.tensor([[[2, 1, 0, 0]]])
-    told = actions.values(ids)
-    assert told.q.shape == (3, 1, 1, 4, 3)
-    expected = told.logits + 2.0 * (told.q.amin(0) - told.v[..., None])
-    assert torch.allclose(told.scores(2.0), expected)
+    outputs = actions.values(ids)
+    assert outputs.q.shape == (3, 1, 1, 4, 3)
+    expected = outputs.logits + 2.0 * (outputs.q.amin(0) - outputs.v[..., None])
+    assert torch.allclose(outputs.scores(2.0), expected)
     chunk = BINS.decode(ids)
     each = expected.log_softmax(-1).gather(-1, ids[..., None]).sum()
     assert actions.log_prob(chunk).item() == pytest.approx(each.item(), abs=1e-5)
-    imitation = -told.logits.log_softmax(-1).gather(-1, ids[..., None]).mean()
+    imitation = -outputs.logits.log_softmax(-1).gather(-1, ids[..., None]).mean()
     assert actions.loss(chunk).item() == pytest.approx(imitation.item(), abs=1e-5)
-    assert torch.allclose(actions.state_value(), told.v[..., 0], atol=1e-6)
+    assert torch.allclose(actions.state_value(), outputs.v[..., 0], atol=1e-6)
 
 
 def test_ilql_beta_leans_from_the_likely_to_the_good():

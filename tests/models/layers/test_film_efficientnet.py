@@ -128,15 +128,15 @@ def test_weights_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"name": "efficientnet_b33"}, "did you mean 'efficientnet_b3'"),
         ({"name": "resnet18"}, "ResNet; the trunk must be one of timm's EfficientNet family"),
         ({"stride": 64}, r"no stage of stride 64; there are: \[2, 4, 8, 16, 32\]"),
     ],
 )
-def test_wrong_trunks(changes, told):
-    with pytest.raises(TrunkError, match=told):
+def test_wrong_trunks(changes, message):
+    with pytest.raises(TrunkError, match=message):
         trunk(**changes)
 
 
