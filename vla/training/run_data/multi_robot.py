@@ -21,7 +21,7 @@ from vla.training.objective import Objective, ObjectiveConfig
 from vla.training.run_data.drawing import BatchPlan, check_task_weights, interleaved_order
 from vla.training.run_data.windows import read_windows, split_episodes, streamed_share
 
-_SALT = 0x0B07
+_SALT = 0x0B07  # the robots' orders have nothing to do with what else is drawn by the run's seed
 
 
 def open_datasets(data: DataConfig) -> dict[str, EpisodeDataset]:
@@ -93,6 +93,7 @@ def _robot(
                 f"{{{seen[0]}: {next(iter(has))}}}"
             ]
         )
+    # other cameras are not loaded: decoded images are most of a run's memory
     if seen is not None:
         slots = {slot: camera for slot, camera in slots.items() if slot in seen}
     # two slots may show one camera; its images are loaded once
@@ -163,6 +164,7 @@ def open_robots(
         objective,
         salt=_SALT,
     )
+    # numbers of windows follow the shares, micro-batches the config: see `RobotWindows`
     by_share = {names[number]: training[names[number]] for number in numbers}
     windows = RobotWindows(by_share, robots=names)
     return MultiRobotData(
@@ -172,6 +174,7 @@ def open_robots(
 
 def checked_policy(policy: Policy, robots: Sequence[str]) -> MultiRobotPolicy:
     """The policy for these robots. Raises ConfigError if it is for others, or for one alone."""
+    # in the same order, too: it is that of dropout and augmentation within a step
     if not isinstance(policy, MultiRobotPolicy) or list(policy.robots) != list(robots):
         found = ", ".join(policy.robot_names) or "one robot"
         raise ConfigError(
@@ -226,6 +229,7 @@ def _read(
                 episodes=unseen,
                 stream_memory_gb=streamed_share(data, held_out=True),
             )
+        # robot by robot: an objective that learns from several keeps nothing of the data
         objective.fit(training[name])
     return training, held_out
 
