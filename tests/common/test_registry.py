@@ -44,7 +44,8 @@ def test_every_kind_lists_what_importing_its_files_registers(kind: str) -> None:
     entries = registry.entries(kind)
     assert entries
     assert [entry.name for entry in entries] == list(registry.registered(kind))
-    assert all(entry.summary for entry in entries)
+    # what other tests have registered need not say what it is
+    assert all(entry.summary for entry in entries if entry.module.startswith("vla."))
 
 
 def test_listing_names_imports_none_of_the_files(tmp_path: Path) -> None:
