@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         self.config = config
         if config.pretrained is not None:
             self.config = _architecture(config, self.model.config)
-        # what a model of transformers can do is told by the arguments it takes
+        # the arguments of `forward` say what a model of transformers can do
         parameters = inspect.signature(self.model.forward).parameters
         self.attends = "past_key_values" in parameters  # Mamba has a state, but no mask
         self.positioned = "position_ids" in parameters
