@@ -19,7 +19,7 @@ def config(out: Path, *overrides: str) -> TrainConfig:
 
 
 def test_other_steps_say_how_to_train_longer(tmp_path: Path) -> None:
-    write_run(config(tmp_path))
+    write_run(config(tmp_path), "no")
     with pytest.raises(ConfigError) as caught:
         open_run(config(tmp_path, "steps=20"), resume=True)
     assert caught.value.problems == [
@@ -32,7 +32,7 @@ def test_other_steps_say_how_to_train_longer(tmp_path: Path) -> None:
 def test_a_run_with_former_keys_is_resumed(tmp_path: Path) -> None:
     robots = {"path": "", "multi_robot": {"arm": {"path": "a"}, "hand": {"path": "b"}}}
     now = load_config(TrainConfig, {**VALUES, "out": str(tmp_path), "data": robots})
-    write_run(now)
+    write_run(now, "no")
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     stored["data"]["mixture"] = stored["data"].pop("multi_robot")
     stored["data"]["mixture_temperature"] = stored["data"].pop("multi_robot_temperature")

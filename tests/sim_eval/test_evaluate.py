@@ -208,7 +208,7 @@ def test_no_file_of_an_evaluation_is_one_of_training(path: Path, tmp_path: Path)
     if not {"train", "eval"} <= set(sections):
         pytest.skip("it does not train and evaluate")
     training = load_config(TrainConfig, path, [f"out={tmp_path}"], section="train")
-    write_run(training)
+    write_run(training, "no")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     save_config(load_config(EvalConfig, path, [f"out={tmp_path}"], section="eval"))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

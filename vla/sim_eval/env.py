@@ -151,12 +151,17 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return frozenset()
 
     def mistake(self, rng: np.random.Generator) -> str:
-        """Until the next reset the expert acts out another instruction of the present scene.
+        """The expert acts out another instruction of the present scene.
+
+        Until the next reset, or until `follow_instruction`.
 
         It is returned, in a wording of `achieved`; what counts as a success stays. "" if the env
         knows none, and then nothing changes.
         """
         return ""
+
+    def follow_instruction(self) -> None:
+        """The expert acts out the episode's own instruction again, after a `mistake`."""
 
 
 class EnvConfig(Config, ABC):

@@ -251,7 +251,9 @@ class TrainConfig(RootConfig):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     """Decay of the running mean of the weights, which becomes the final policy; null is off."""
     precision: Literal["auto", "no", "bf16"] = "auto"
-    """`auto` is bf16 on GPUs that have it, float32 elsewhere."""
+    """Of the forward pass; weights and optimiser are float32. `auto` is bf16 on GPUs that have it
+    and, for policies that see pictures, on CPUs with AMX; float32 elsewhere. A resumed run goes on
+    in what it began with."""
     compile: bool = False
     """Compile the policy with torch.compile."""
     log_every: PositiveInt = 10

@@ -42,13 +42,14 @@ from vla.training.finetuning.transfer import (
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
+from vla.training.precision import Precision, resolve_precision
 from vla.training.progress import ProgressDisplay
 from vla.training.run_data.batches import step_batches, to_device
 from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.run_data.multi_robot import save_robots
 from vla.training.run_data.opening import Sources, open_data, open_sources
-from vla.training.run_directory import open_run, write_run
+from vla.training.run_directory import open_run, recorded_precision, write_run
 from vla.training.seeding import seed_generators, seed_of
 from vla.training.state import TrainingState
 from vla.training.step import backward
@@ -111,7 +112,7 @@ def train(
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
     check_config(config, TrainConfig)
-    accelerator, bf16 = _set_up(config, evaluate)
+    accelerator = _set_up(config, evaluate)
     main = accelerator.is_main_process
     device = accelerator.device
     out = Path(config.out)
@@ -128,6 +129,9 @@ def train(
     sources = open_sources(config.data, config.policy, config.objective)
     set_seed(config.seed)  # the same initial weights on every process
     policy, transfer = _load_or_build_policy(config, sources, checkpoint)
+    recorded = recorded_precision(out) if checkpoint else None
+    precision = resolve_precision(config.precision, policy, device, recorded)
+    bf16 = precision == "bf16"
     objective: Objective = config.objective.build(policy)
     data = open_data(config.data, plan, sources, policy, objective)
     pairs = open_pairs(config.co_training, policy, plan)
@@ -149,7 +153,7 @@ def train(
 
     # nobody looks into the run directory once process 0 writes there
     accelerator.wait_for_everyone()
-    log = _open_log(config, accelerator, state.step, transfer)
+    log = _open_log(config, accelerator, state.step, transfer, precision)
     first = state.step
     latest: dict[str, float] = {}
     watch = Stopwatch(device)
@@ -253,8 +257,8 @@ def train(
     return RunResult(trained, out, state.step, latest)
 
 
-def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator, bool]:
-    """The accelerator, and whether to use bfloat16. Raises ConfigError."""
+def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> Accelerator:
+    """Raises ConfigError."""
     check_trackers(list(config.trackers))
     if config.evaluate_every and evaluate is None:
         raise ConfigError(
@@ -267,7 +271,7 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
     torch.set_flush_denormal(True)  # moments near zero would make the CPU's arithmetic very slow
     torch.set_float32_matmul_precision("high")
     # autocast is the loop's own: accelerate's precision can be set once per Python process only
-    accelerator = Accelerator(
+    return Accelerator(
         mixed_precision="no",
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(
@@ -276,10 +280,6 @@ def _set_up(config: TrainConfig, evaluate: Evaluate | None) -> tuple[Accelerator
         # long: the others wait while process 0 evaluates
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
     )
-    if config.precision == "auto":
-        cuda = accelerator.device.type == "cuda"
-        return accelerator, cuda and torch.cuda.is_bf16_supported()
-    return accelerator, config.precision == "bf16"
 
 
 def _load_or_build_policy(
@@ -363,12 +363,13 @@ def _open_log(
     accelerator: Accelerator,
     step: int,
     transfer: Transfer | None,
+    precision: Precision,
 ) -> MetricsLog:
     """The log of process 0, whose run directory is written now; elsewhere an empty one."""
     if not accelerator.is_main_process:
         return MetricsLog(None, accelerator, step)
     out = Path(config.out)
-    run_id = write_run(config)
+    run_id = write_run(config, precision)
     if transfer:
         transfer.save(out)
     if config.trackers:

@@ -113,13 +113,22 @@ def read_run(run: Path, *, data: str | Path | None = None) -> TrainConfig:
     return load_config(TrainConfig, run / "config.yaml", overrides)
 
 
-def write_run(config: TrainConfig) -> str:
-    """Writes config.yaml and versions.json. Returns the run's identity."""
+def recorded_precision(out: Path) -> str | None:
+    """What a run computed in, "bf16" or "no"; None if it did not record it."""
+    known = out / "versions.json"
+    return json.loads(known.read_text()).get("precision") if known.exists() else None
+
+
+def write_run(config: TrainConfig, precision: str) -> str:
+    """Writes config.yaml and versions.json. Returns the run's identity.
+
+    precision: what it computes in; recorded, since `auto` depends on the machine.
+    """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     known = out / "versions.json"
     run_id = json.loads(known.read_text())["run_id"] if known.exists() else uuid.uuid4().hex
-    write_json(known, {"run_id": run_id, **versions()})
+    write_json(known, {"run_id": run_id, "precision": precision, **versions()})
     with atomic_path(out / "config.yaml") as temporary:
         temporary.write_text(dump_config(config))
     return run_id

@@ -98,13 +98,8 @@ class Attention(nn.Module):
             attend = _compiled_flex() if q_BHRE.is_cuda else cast(Any, flex_attention)
             mixed_BHRE = cast(Tensor, attend(q_BHRE, k_BHLE, v_BHLE, block_mask=mask))
         else:
-            mixed_BHRE = F.scaled_dot_product_attention(
-                q_BHRE,
-                k_BHLE,
-                v_BHLE,
-                attn_mask=mask,
-                dropout_p=self.dropout if self.training else 0.0,
-            )
+            dropout = self.dropout if self.training else 0.0
+            mixed_BHRE = _dot_product_attention(q_BHRE, k_BHLE, v_BHLE, mask, dropout)
         return self.out(mixed_BHRE.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -185,6 +180,23 @@ class Block(nn.Module):
         mixed, new = self.attention.extend(self.norm_attention(x_BND), mask, past, rotation)
         x_BND = x_BND + mixed
         return x_BND + self.feed_forward(self.norm_feed_forward(x_BND)), new
+
+
+def _dot_product_attention(
+    q_BHRE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, mask: Tensor, dropout: float
+) -> Tensor:
+    """Softmax attention, on CPUs always in float32; (B, H, R, E) of the values' type."""
+    if q_BHRE.dtype != torch.bfloat16 or q_BHRE.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            q_BHRE, k_BHLE, v_BHLE, attn_mask=mask, dropout_p=dropout
+        )
+    # torch's gradient of attention in bfloat16 takes many times as long on CPUs as in float32, and
+    # would eat all that autocast gains elsewhere
+    with torch.autocast("cpu", enabled=False):
+        mixed_BHRE = F.scaled_dot_product_attention(
+            q_BHRE.float(), k_BHLE.float(), v_BHLE.float(), attn_mask=mask, dropout_p=dropout
+        )
+    return mixed_BHRE.to(v_BHLE.dtype)
 
 
 @functools.cache

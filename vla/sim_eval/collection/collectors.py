@@ -1,4 +1,4 @@
-"""What acts while data is made: the expert, a mistaken expert, or trained policies of any quality.
+"""What acts while data is made: the expert, a mistaken one, one with detours, or trained policies.
 
 Every episode draws its behaviour by its seed alone, so a dataset is the same however many workers
 make it.
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from vla.config import Config, ConfigError
 from vla.data.episode import Scalar
+from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
 from vla.sim_eval.rollouts.inference_mode import inference
@@ -43,6 +44,9 @@ class BehavioursConfig(Config):
     """Share of the episodes in which the expert acts out another instruction of the same scene than
     the recorded one, by which it is judged. Such an episode ends, truly and in failure, when the
     other instruction is fulfilled. For envs that know other instructions (tabletop)."""
+    detours: DetoursConfig | None = None
+    """The expert acts out other instructions for a while and then goes on with the recorded one,
+    in a share of the episodes that are its own; null for an expert without detours."""
     policies: tuple[PolicyBehaviour, ...] = ()
     """Trained policies with their shares."""
 
@@ -57,7 +61,7 @@ class BehavioursConfig(Config):
 
     @property
     def expert_alone(self) -> bool:
-        return not self.mistaken and not self.policies
+        return not self.mistaken and not self.policies and self.detours is None
 
 
 class Behaviour(Protocol):
@@ -139,7 +143,8 @@ class Behaviours:
     def begin(self, env: SimEnv, instruction: str, seed: int) -> Behaviour:
         """What acts in the episode of this seed, whose env has just been reset.
 
-        Raises ConfigError if a mistake is drawn and the env knows none."""
+        Raises ConfigError if a mistake or detour is drawn and the env knows no other
+        instruction."""
         # A stream of its own: the env draws from (seed), noise from (seed, 1), snapshots from
         # (seed, 2) and a policy from (seed, 4). So the choice does not change the start.
         rng = np.random.default_rng((seed, 3))
@@ -156,6 +161,10 @@ class Behaviours:
             drawn -= policy.share
             if drawn < 0:
                 return PolicyInEpisode(policy, self._policy(number), instruction, seed)
+        detours = self.config.detours
+        # drawn for this alone: without detours the stream is that of a config without the key
+        if detours is not None and rng.random() < detours.share:
+            return Detours(detours, env, rng)
         return ExpertBehaviour(env)
 
     def _policy(self, number: int) -> BatchedPolicy:

@@ -194,6 +194,9 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
         del what["behaviours"]
     else:
         what["behaviours"]["checkpoints"] = Behaviours(config.behaviours).check(config.env)
+        if config.behaviours.detours is None:
+            # as in datasets from before there were detours
+            del what["behaviours"]["detours"]
     return what
 
 

@@ -211,6 +211,9 @@ class PerturbedEnv(SimEnv):
     def mistake(self, rng: np.random.Generator) -> str:
         return self.env.mistake(rng)
 
+    def follow_instruction(self) -> None:
+        self.env.follow_instruction()
+
     def render(self) -> Any:
         return self.env.render()
 

@@ -235,7 +235,8 @@ class TabletopEnv(SimEnv):
         # progress is measured from where things have come to rest, so after these steps
         self._target = np.array(self.table.hand)
         self._progress = Progress(self.table, self.command)
-        self._expert = Expert(self._progress)
+        self._own_expert = Expert(self._progress)
+        self._expert = self._own_expert
         # text and command of everything of one goal that could be asked here; the
         # key of `achieved` is the text
         self._sayable = [(texts(c, things)[0], c) for c in scene_commands(things)]
@@ -406,6 +407,9 @@ class TabletopEnv(SimEnv):
         # the expert follows a progress of its own; success stays that of the command
         self._expert = Expert(Progress(self.table, mistaken))
         return text
+
+    def follow_instruction(self) -> None:
+        self._expert = self._own_expert
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, uint8 (H, W, 3)."""

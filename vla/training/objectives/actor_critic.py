@@ -182,7 +182,7 @@ class ActorCritic(Objective):
         self.extraction = extraction
         self.discount = discount
         self.warmup = warmup
-        self.next_step = chunk if value.looks_ahead else 0
+        self.next_step = (value.lookahead_steps or chunk) if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
@@ -207,7 +207,8 @@ class ActorCritic(Objective):
 
     def _check_values(self, windows: Windows) -> None:
         """Checks that values can be learned, and raises the bound on Q to what these data allow."""
-        if self.value.looks_ahead:
+        # Monte-Carlo values have a target at every step: they look ahead for advantages alone
+        if self.value.looks_ahead and self.value.lookahead_steps is None:
             check_targets(windows, self.next_step)
         check_lower_bound(windows, self.value.return_bounds)
         self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))

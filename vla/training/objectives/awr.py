@@ -36,6 +36,9 @@ class AWRConfig(CriticObjectiveConfig):
     advantage: Literal["monte_carlo", "td"] = "monte_carlo"
     """From the episodes' returns, or from a Q of the data's behaviour (SARSA), which is blind to
     luck."""
+    advantage_steps: int | None = Field(default=None, ge=1)
+    """With `advantage: monte_carlo`: after how many control steps V takes over from the return;
+    null for the whole return."""
     beta: float = Field(default=3.0, gt=0)
     """Inverse temperature, of advantages in units of their standard deviation."""
     max_weight: float = Field(default=20.0, ge=1)
@@ -47,10 +50,15 @@ class AWRConfig(CriticObjectiveConfig):
             # the preset has the options of all value parts; V alone uses few of them
             why = "advantage: monte_carlo learns no Q; drop it, or set advantage: td"
             refuse_ignored_options(self, Q_OPTIONS, why)
+        elif self.advantage_steps is not None:
+            raise ValueError(
+                "advantage_steps: advantage: td looks ahead by the chunk; drop it, or set "
+                "advantage: monte_carlo"
+            )
         return self
 
     def build(self, policy: Policy) -> ActorCritic:
-        value: Any = MonteCarloConfig(**self.critics)
+        value: Any = MonteCarloConfig(**self.critics, advantage_steps=self.advantage_steps)
         if self.advantage == "td":
             value = TDConfig(**self.critics, next_actions="data")
         # standardised, so that one `beta` fits returns of any size

@@ -1,6 +1,6 @@
-"""Imitation of the better episodes alone.
+"""Imitation of the better episodes alone, or of the last steps before success.
 
-E episodes.
+E episodes, N windows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from vla.training.objective import ObjectiveConfig, ObjectiveError
 from vla.training.objectives.bc import BC
 
 _FRACTION = 0.1
+_LAST = 25
 
 
 @register("objectives", "filtered_bc")
 class FilteredBCConfig(ObjectiveConfig):
-    """Behavioural cloning on the episodes that were solved, or on the share of them with the
-    greatest returns.
+    """Behavioural cloning on the episodes that were solved, on the share of them with the greatest
+    returns, or on the last steps before success.
 
-    Formula: that of `bc`, over windows that are drawn with the weight 1(episode is good).
+    Formula: that of `bc`, over windows that are drawn with the weight 1(episode is good), or
+    1(episode is solved and at most `last` steps are left).
 
     Shapes: a weight for each window, (windows,).
 
@@ -34,18 +36,26 @@ class FilteredBCConfig(ObjectiveConfig):
 
     several_robots: ClassVar[bool] = True
     type: Literal["filtered_bc"] = "filtered_bc"
-    keep: Literal["success", "return"] = "success"
-    """What makes an episode good: that it was solved, or its return."""
+    keep: Literal["success", "return", "last"] = "success"
+    """What is kept: solved episodes, those of the greatest return, or of solved episodes the last
+    steps: whoever demonstrated did the right thing there, whatever went before."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
     """With `keep: return`: share of each task's episodes that are kept, the best ones; by default
     0.1."""
+    last: int | None = Field(default=None, ge=1)
+    """With `keep: last`: how many steps, counted back from the last successful one; by default
+    25."""
 
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> FilteredBCConfig:
-        if self.keep == "success" and self.fraction is not None:
+        if self.keep != "return" and self.fraction is not None:
             raise ValueError(
-                "fraction: solved episodes are kept whatever their share; set keep: return, or "
+                f"fraction: keep: {self.keep} keeps no share of the episodes; set keep: return, or "
                 "drop fraction"
+            )
+        if self.keep != "last" and self.last is not None:
+            raise ValueError(
+                f"last: keep: {self.keep} keeps whole episodes; set keep: last, or drop last"
             )
         return self
 
@@ -54,32 +64,59 @@ class FilteredBCConfig(ObjectiveConfig):
 
 
 class FilteredBC(BC):
-    """BC whose windows all come from good episodes."""
+    """BC whose windows all come from good episodes, or from the last steps of solved ones."""
 
     def __init__(self, config: FilteredBCConfig) -> None:
         super().__init__()
         self.config = config
 
     def window_weights(self, windows: Windows) -> np.ndarray:
-        """1 for the windows of good episodes, else 0.
+        """1 for the windows that are kept, else 0: (N,).
 
-        Raises ObjectiveError if no episode is good, DataError if all returns are alike.
+        Raises ObjectiveError if none is, DataError if all returns are alike.
         """
+        if self.config.keep == "last":
+            self._check_solved(windows)
+            left_N = steps_to_success(windows.success, windows.lengths)
+            last = self.config.last or _LAST
+            return ((left_N >= 0) & (left_N < last)).astype(np.float64)
         first_E = np.cumsum(windows.lengths) - windows.lengths
         if self.config.keep == "success":
+            self._check_solved(windows)
             # success of a step is success at that step or later: at the first step, of the episode
             good_E = windows.success[first_E]
-            if not good_E.any():
-                raise ObjectiveError(
-                    f"objective: filtered_bc keeps solved episodes, but none of {len(good_E)} in "
-                    f"{windows.dataset.root} is marked as solved; use keep: return"
-                )
         else:
             check_varied_returns(windows)
             fraction = self.config.fraction or _FRACTION
             # the return to go of an episode's first step is that of the whole episode
             good_E = _best(windows.returns[first_E], windows.task_index[first_E], fraction)
         return np.repeat(good_E, windows.lengths).astype(np.float64)
+
+    def _check_solved(self, windows: Windows) -> None:
+        if windows.success.any():
+            return
+        raise ObjectiveError(
+            f"objective: filtered_bc with keep: {self.config.keep} imitates solved episodes, but "
+            f"none of {len(windows.lengths)} in {windows.dataset.root} is marked as solved; use "
+            "keep: return"
+        )
+
+
+def steps_to_success(success_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray:
+    """How many steps after each step the last success of its episode comes, 0 at that step itself.
+
+    Args:
+        success_N: bool, whether a success comes at a step or later in its episode.
+        lengths_E: steps of each episode, in the same order.
+
+    Returns:
+        int (N,); -1 where no success follows.
+    """
+    stop_N = np.repeat(np.cumsum(lengths_E), lengths_E)
+    solved_before_N = np.concatenate([[0], np.cumsum(success_N)])
+    # success holds from the first step up to the last successful one: what is left of it counts
+    left_N = solved_before_N[stop_N] - solved_before_N[:-1]
+    return np.asarray(left_N - 1)
 
 
 def _best(returns_E: np.ndarray, task_E: np.ndarray, fraction: float) -> np.ndarray:
@@ -95,4 +132,4 @@ def _best(returns_E: np.ndarray, task_E: np.ndarray, fraction: float) -> np.ndar
     return good_E
 
 
-__all__ = ["FilteredBC", "FilteredBCConfig"]
+__all__ = ["FilteredBC", "FilteredBCConfig", "steps_to_success"]

@@ -21,6 +21,7 @@ from torch import Tensor
 from vla.common.atomic import atomic_path
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
+from vla.data.detours import detours_of
 from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
 from vla.training.checkpoint import (
@@ -32,11 +33,13 @@ from vla.training.checkpoint import (
 from vla.training.losses import advantage_weights, effective_sample_size
 from vla.training.objective import Objective, ObjectiveConfig
 from vla.training.objectives.actor_critic import ActorCritic
+from vla.training.offline_evaluation.advantage_auc import advantage_auc
 from vla.training.offline_evaluation.calibration import Calibration, calibrate
 from vla.training.offline_evaluation.early_stopping import StopAdvice, advise_stop
 from vla.training.offline_rl.extractions.weighted_bc import WeightedBC
 from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
+from vla.training.offline_rl.values.none import NoValues
 from vla.training.run_data.batches import to_device
 from vla.training.run_data.windows import read_windows, split_episodes
 from vla.training.run_directory import read_run
@@ -57,7 +60,8 @@ class SetDiagnosis:
         metrics: those of the objective's own validation, and, if it has critics: `q_data`,
             `q_policy` (samples), `q_mode`, `q_uniform`, `q_policy_above_data`; if it has advantage
             weights, `advantage_positive` and, over all steps together, `weight_ess` (effective
-            sample size) and `weight_clipped`.
+            sample size) and `weight_clipped`; if the data mark detours, `advantage_auc`, how well
+            advantages tell them from the rest.
         calibration: values of the data's actions (of states, if only V is learned) against
             Monte-Carlo returns; None if the objective learns no values. The return of a truncated
             episode stops at the cut.
@@ -340,7 +344,9 @@ def _diagnose_set(
     returns = columns.pop("return", None)
     # V stands in for Q only if there is no Q: V is of states, and the returns are of actions
     predicted = columns.get("q_data", columns.pop("v", None))
-    metrics |= _weight_metrics(objective, columns.pop("advantage", None))
+    advantage = columns.pop("advantage", None)
+    metrics |= _weight_metrics(objective, advantage)
+    metrics |= _detour_metrics(windows, indices, advantage)
     metrics |= {name: float(values.mean()) for name, values in columns.items()}
     calibration = None
     if predicted is not None and returns is not None and len(predicted):
@@ -391,7 +397,7 @@ def _values(
         found["v"] = value.state_critic(transition.features)
     if value.action_critic is not None:
         found |= _action_values(value.action_critic, transition)
-    if isinstance(objective.extraction, WeightedBC):
+    if not isinstance(value, NoValues):
         found["advantage"] = value.advantage(transition)
     if len(found) == 1:  # returns alone: the objective learns no values
         return {}
@@ -441,6 +447,16 @@ def _weight_metrics(objective: Objective, advantage: Tensor | None) -> dict[str,
         "weight_ess": float(effective_sample_size(weights, everywhere)),
         "weight_clipped": float(clipped.float().mean()),
     }
+
+
+def _detour_metrics(
+    windows: Windows, indices: np.ndarray, advantage: Tensor | None
+) -> dict[str, float]:
+    """How well advantages tell detours from the rest, if the data mark them."""
+    detour_N = detours_of(windows)
+    if detour_N is None or advantage is None:
+        return {}
+    return {"advantage_auc": advantage_auc(advantage.numpy(), detour_N[indices])}
 
 
 __all__ = ["Diagnosis", "SetDiagnosis", "diagnose", "restored_objective"]

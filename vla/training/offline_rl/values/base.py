@@ -144,7 +144,8 @@ class ValueLearner(nn.Module, ABC):
 
     Attributes:
         config: what it was built from.
-        looks_ahead: whether `loss` needs the step after the chunk.
+        looks_ahead: whether `loss` needs a later step.
+        lookahead_steps: how many steps later that is; None for the step after the chunk.
         needs_policy_later: whether `loss` asks what the policy would do there.
         target_policy: whether a slowly moving copy of the policy is asked instead, which moves when
             target critics do.
@@ -155,6 +156,7 @@ class ValueLearner(nn.Module, ABC):
 
     config: ValueConfig
     looks_ahead: bool = False
+    lookahead_steps: int | None = None
     needs_policy_later: bool = False
     target_policy: bool = False
     target_every: int = 1
