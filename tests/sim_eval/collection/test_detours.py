@@ -13,6 +13,8 @@ from vla.data.detours import detour_steps, detours_of
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.collection.recording import CollectConfig, collect, demonstrate
 from vla.sim_eval.envs.tabletop import TabletopConfig
+from vla.training.objective import ObjectiveError
+from vla.training.objectives.filtered_bc import FilteredBCConfig
 
 ENV = {
     "type": "tabletop",
@@ -78,6 +80,18 @@ def test_every_episode_is_solved_and_the_dataset_keeps_the_truth(tmp_path):
     ends = np.cumsum(windows.lengths)
     wanted = np.concatenate([marked[first[i] : ends[i]] for i in (2, 0)])
     np.testing.assert_array_equal(detours_of(part), wanted)
+
+
+def test_an_oracle_keeps_what_is_no_detour(tmp_path):
+    collect(config_of(tmp_path / "data", {"count": [1, 1]}, episodes_per_task=2))
+    windows = Windows(EpisodeDataset(tmp_path / "data"), history=1, chunk=1)
+    objective = FilteredBCConfig(keep="not_detours").build(None)
+    kept = objective.window_weights(windows)
+    np.testing.assert_array_equal(kept == 0, detours_of(windows))
+    collect(config_of(tmp_path / "plain", None, episodes_per_task=1))
+    plain = Windows(EpisodeDataset(tmp_path / "plain"), history=1, chunk=1)
+    with pytest.raises(ObjectiveError, match="marks none; use keep: last"):
+        objective.window_weights(plain)
 
 
 def test_endless_detours_last_to_the_end(env):

@@ -25,6 +25,18 @@ def test_the_last_steps_are_kept():
     np.testing.assert_array_equal(weights, [0, 1, 1, 0, 0, 0, 0, 1, 1])
 
 
+def test_the_fastest_solved_episodes_of_each_task_are_kept():
+    class Some:
+        lengths = np.array([3, 2, 1, 2, 2])
+        # the first is solved at its second step; the third never is
+        success = np.array([True, True, False, True, True, False, True, True, True, False])
+        task_index = np.repeat([0, 0, 0, 1, 1], lengths)
+
+    weights = FilteredBCConfig(keep="fastest", fraction=0.5).build(None).window_weights(Some())
+    # of two solved in two steps the earlier; of the other task the one solved in one step
+    np.testing.assert_array_equal(weights, [1, 1, 1, 0, 0, 0, 0, 0, 1, 1])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

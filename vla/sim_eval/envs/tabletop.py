@@ -31,14 +31,17 @@ from vla.sim_eval.envs.tabletop_parts.language import (
     TRAIN_PAIRS,
     Command,
     Family,
+    GoalName,
     Split,
     Thing,
+    check_compositions,
     draw_command,
     draw_things,
     other_commands,
     scene_commands,
     texts,
 )
+from vla.sim_eval.envs.tabletop_parts.scene_state import SCENE_STATE_NAMES, scene_state
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
@@ -99,11 +102,14 @@ class TabletopConfig(EnvConfig):
     """Families by name, for example [reach, pick]; by default all that the split can ask for."""
     image_size: Annotated[int, Field(ge=16, le=1024)] = 96
     """Height and width of the pictures in pixels."""
-    cameras: Annotated[tuple[Literal["front", "wrist"], ...], Field(min_length=1)] = (
-        "front",
-        "wrist",
-    )
-    """What the policy sees."""
+    cameras: tuple[Literal["front", "wrist"], ...] = ("front", "wrist")
+    """What the policy sees; may be empty with `state: scene`."""
+    state: Literal["hand", "scene"] = "hand"
+    """What it feels: its hand, or in numbers also where everything is and what is asked, for quick
+    experiments without pictures and instructions."""
+    two_step: tuple[tuple[GoalName, GoalName], ...] | None = None
+    """Compositions that the family two-step asks for, such as [[open, lift]]; by default those of
+    the split."""
     preset: Literal["fast", "full"] = "fast"
     """Rendering: `full` adds shadows, reflections and anti-aliasing."""
     horizon: Annotated[int, Field(ge=1)] = 120
@@ -124,6 +130,13 @@ class TabletopConfig(EnvConfig):
             )
         if self.tasks is not None and len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: a family is named twice")
+        if not self.cameras and self.state != "scene":
+            raise ValueError(
+                "cameras: is empty, and the hand alone shows nothing of the scene; name one, or "
+                "set state: scene"
+            )
+        if self.two_step is not None:
+            check_compositions(self.two_step)
         if len(set(self.cameras)) != len(self.cameras):
             raise ValueError("cameras: a camera is named twice")
         return self
@@ -131,7 +144,7 @@ class TabletopConfig(EnvConfig):
     def spec(self) -> Spec:
         return Spec(
             cameras=dict.fromkeys(self.cameras, (self.image_size, self.image_size)),
-            state_names=STATE_NAMES,
+            state_names=STATE_NAMES + (SCENE_STATE_NAMES if self.state == "scene" else ()),
             action_names=ACTION_NAMES,
             action_low=(-1.0,) * 4,
             action_high=(1.0,) * 4,
@@ -227,7 +240,9 @@ class TabletopEnv(SimEnv):
         things = draw_things(rng, family, self.config.split, scene.SLOTS)
         self._lay_table(rng, things)
         drawer_open = self.table.drawer > 0.5 * scene.DRAWER_TRAVEL
-        self.command = draw_command(rng, family, self.config.split, drawer_open=drawer_open)
+        self.command = draw_command(
+            rng, family, self.config.split, drawer_open=drawer_open, steps=self.config.two_step
+        )
         wordings = texts(self.command, things, held_out=self.config.split == "paraphrase")
         self._instruction = wordings[rng.integers(len(wordings))]
         self._randomise(rng)
@@ -352,6 +367,10 @@ class TabletopEnv(SimEnv):
 
     def observe(self) -> dict[str, Any]:
         state = np.array([*self.table.hand, self.table.opening], dtype=np.float32)
+        if self.config.state == "scene":
+            assert self._progress is not None
+            numbers = scene_state(self.table, self.command, self._progress)
+            state = np.concatenate([state, numbers])
         images = {}
         if self.render_images:
             for name, number in self._cameras.items():
@@ -412,9 +431,9 @@ class TabletopEnv(SimEnv):
         self._expert = self._own_expert
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """The picture of the first camera, uint8 (H, W, 3)."""
-        first = next(iter(self._cameras.values()))
-        return self.renderer.render(self.data, first)
+        """The picture of the first camera, the front one if there is none; uint8 (H, W, 3)."""
+        front = int(self.model.camera("front").id)
+        return self.renderer.render(self.data, next(iter(self._cameras.values()), front))
 
     def close(self) -> None:
         self.renderer.close()

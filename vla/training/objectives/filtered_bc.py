@@ -12,12 +12,14 @@ from pydantic import Field, model_validator
 
 from vla.config import register
 from vla.data import Windows
+from vla.data.detours import detours_of
 from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
 from vla.training.objective import ObjectiveConfig, ObjectiveError
 from vla.training.objectives.bc import BC
 
-_FRACTION = 0.1
+_OF_ALL = 0.1  # share of the episodes by return
+_OF_SOLVED = 0.25  # share of the solved episodes by speed
 _LAST = 25
 
 
@@ -36,22 +38,24 @@ class FilteredBCConfig(ObjectiveConfig):
 
     several_robots: ClassVar[bool] = True
     type: Literal["filtered_bc"] = "filtered_bc"
-    keep: Literal["success", "return", "last"] = "success"
-    """What is kept: solved episodes, those of the greatest return, or of solved episodes the last
-    steps: whoever demonstrated did the right thing there, whatever went before."""
+    keep: Literal["success", "return", "fastest", "last", "not_detours"] = "success"
+    """What is kept: solved episodes; those of the greatest return; the solved ones that took the
+    fewest steps; of solved episodes the last steps: whoever demonstrated did the right thing there,
+    whatever went before; or all steps that the data do not mark as detours: an oracle, to see what
+    the best weights could reach."""
     fraction: float | None = Field(default=None, gt=0, lt=1)
-    """With `keep: return`: share of each task's episodes that are kept, the best ones; by default
-    0.1."""
+    """With `keep: return` or `fastest`: share of each task's episodes that are kept, the best ones;
+    by default 0.1 of all, 0.25 of the solved."""
     last: int | None = Field(default=None, ge=1)
     """With `keep: last`: how many steps, counted back from the last successful one; by default
     25."""
 
     @model_validator(mode="after")
     def _no_option_is_ignored(self) -> FilteredBCConfig:
-        if self.keep != "return" and self.fraction is not None:
+        if self.keep not in ("return", "fastest") and self.fraction is not None:
             raise ValueError(
-                f"fraction: keep: {self.keep} keeps no share of the episodes; set keep: return, or "
-                "drop fraction"
+                f"fraction: keep: {self.keep} keeps no share of the episodes; set keep: return or "
+                "keep: fastest, or drop fraction"
             )
         if self.keep != "last" and self.last is not None:
             raise ValueError(
@@ -75,22 +79,34 @@ class FilteredBC(BC):
 
         Raises ObjectiveError if none is, DataError if all returns are alike.
         """
+        if self.config.keep == "not_detours":
+            return (~_marked(windows)).astype(np.float64)
         if self.config.keep == "last":
             self._check_solved(windows)
             left_N = steps_to_success(windows.success, windows.lengths)
             last = self.config.last or _LAST
             return ((left_N >= 0) & (left_N < last)).astype(np.float64)
+        return np.repeat(self._good_episodes(windows), windows.lengths).astype(np.float64)
+
+    def _good_episodes(self, windows: Windows) -> np.ndarray:
+        """Which episodes are kept as a whole, bool (E,)."""
         first_E = np.cumsum(windows.lengths) - windows.lengths
-        if self.config.keep == "success":
-            self._check_solved(windows)
-            # success of a step is success at that step or later: at the first step, of the episode
-            good_E = windows.success[first_E]
-        else:
+        # success of a step is success at that step or later: at the first step, of the episode
+        solved_E = windows.success[first_E]
+        task_E = windows.task_index[first_E]
+        if self.config.keep == "return":
             check_varied_returns(windows)
-            fraction = self.config.fraction or _FRACTION
             # the return to go of an episode's first step is that of the whole episode
-            good_E = _best(windows.returns[first_E], windows.task_index[first_E], fraction)
-        return np.repeat(good_E, windows.lengths).astype(np.float64)
+            return _best(windows.returns[first_E], task_E, self.config.fraction or _OF_ALL)
+        self._check_solved(windows)
+        if self.config.keep == "success":
+            return solved_E
+        steps_E = steps_to_success(windows.success, windows.lengths)[first_E]
+        good_E = np.zeros(len(first_E), dtype=bool)
+        solved = np.flatnonzero(solved_E)
+        fraction = self.config.fraction or _OF_SOLVED
+        good_E[solved] = _best(-steps_E[solved], task_E[solved], fraction)
+        return good_E
 
     def _check_solved(self, windows: Windows) -> None:
         if windows.success.any():
@@ -117,6 +133,18 @@ def steps_to_success(success_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray
     # success holds from the first step up to the last successful one: what is left of it counts
     left_N = solved_before_N[stop_N] - solved_before_N[:-1]
     return np.asarray(left_N - 1)
+
+
+def _marked(windows: Windows) -> np.ndarray:
+    """The windows whose step was a detour, bool (N,). Raises ObjectiveError if none is marked."""
+    marked_N = detours_of(windows)
+    if marked_N is None:
+        raise ObjectiveError(
+            f"objective: filtered_bc with keep: not_detours needs data that mark detours, and "
+            f"{windows.dataset.root} marks none; use keep: last, or collect with "
+            "behaviours: {detours: {}}"
+        )
+    return marked_N
 
 
 def _best(returns_E: np.ndarray, task_E: np.ndarray, fraction: float) -> np.ndarray:

@@ -74,6 +74,8 @@ HELD_OUT_STEPS = (
     ("close", "put"),
 )
 """Those of the split "long"."""
+GoalName = Literal["put", "touch", "lift", "open", "close"]
+"""What the goals of a composition are called."""
 
 
 @dataclass(frozen=True)
@@ -308,9 +310,20 @@ def draw_things(
 
 
 def draw_command(
-    rng: np.random.Generator, family: Family, split: Split, *, drawer_open: bool
+    rng: np.random.Generator,
+    family: Family,
+    split: Split,
+    *,
+    drawer_open: bool,
+    steps: Sequence[tuple[str, str]] | None = None,
 ) -> Command:
-    """A command about the first object (and the second, if two are needed)."""
+    """A command about the first object (and the second, if two are needed).
+
+    Args:
+        drawer_open: whether it is; what is fulfilled already is not asked for.
+        steps: compositions of "two-step" (see `check_compositions`); by default those of the
+            split.
+    """
     # drawn for every family, so that what is drawn later does not depend on it
     receptacles = ("bowl", "tray") if rng.random() < 0.5 else ("tray", "bowl")
     if family == "reach":
@@ -331,7 +344,8 @@ def draw_command(
     if family == "sort":
         goals = tuple(Goal("put", slot, place) for slot, place in enumerate(receptacles))
         return Command(family, goals, ordered=False)
-    steps = HELD_OUT_STEPS if split == "long" else TRAIN_STEPS
+    if steps is None:
+        steps = HELD_OUT_STEPS if split == "long" else TRAIN_STEPS
     # an open drawer cannot be opened: the goal would be fulfilled before anything is done
     fulfilled = "open" if drawer_open else "close"
     possible = [kinds for kinds in steps if fulfilled not in kinds]
@@ -341,6 +355,24 @@ def draw_command(
     first_goal = _goal(first, 0, receptacles[0])
     second_goal = _goal(second, second_thing, receptacles[1])
     return Command(family, (first_goal, second_goal))
+
+
+def check_compositions(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises ValueError if a pair is none of "two-step", or if nothing can be asked in some scene.
+
+    Whether the drawer is open is drawn before the command, and what is fulfilled is not asked for.
+    """
+    known = (*TRAIN_STEPS, *HELD_OUT_STEPS)
+    listed = ", ".join(f"[{first}, {second}]" for first, second in known)
+    for pair in pairs:
+        if pair not in known:
+            raise ValueError(f"two_step: [{', '.join(pair)}] is no composition; there are {listed}")
+    for drawer, fulfilled in (("open", "open"), ("closed", "close")):
+        if not any(fulfilled not in pair for pair in pairs):
+            raise ValueError(
+                f"two_step: nothing can be asked while the drawer is {drawer}; add a composition "
+                f"without {fulfilled}, of {listed}"
+            )
 
 
 def _goal(kind: str, thing: int, receptacle: str) -> Goal:
