@@ -3,7 +3,6 @@ of methods, one table."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,9 @@ from _offline_rows import CONTROL, Row
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
+
+from vla.sim_eval.statistics import mcnemar_exact, method_difference, method_rate, wilson_interval
+from vla.sim_eval.statistics.newcombe import newcombe_paired_interval
 
 # S seeds of the training, N starts (of all tasks).
 Records = Mapping[str, Mapping[int, dict[str, Any]]]
@@ -73,47 +75,49 @@ def difference(
     a: Mapping[int, dict[str, Any]],
     b: Mapping[int, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Rate of A minus that of B over the seeds of both, with interval and p; None for both with
-    fewer than two seeds."""
+    """Rate of A minus that of B over the seeds of both, with interval and p.
+
+    Of one seed McNemar's test speaks of these two networks, not of the methods.
+    """
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return {"seeds": [], "difference": None, "interval": None, "p": None}
     a_SN = outcomes({seed: a[seed] for seed in seeds})
     b_SN = outcomes({seed: b[seed] for seed in seeds})
-    differences_S = (a_SN - b_SN).mean(1)
-    interval, p = None, None
-    if len(seeds) > 1:
-        interval, p = _paired_t(differences_S)
-    return {
+    entry: dict[str, Any] = {
         "seeds": seeds,
-        "difference": float(differences_S.mean()),
-        "per_seed": [round(float(value), 4) for value in differences_S],
-        "interval": interval,
-        "p": p,
+        "per_seed": [round(float(value), 4) for value in (a_SN - b_SN).mean(1)],
+    }
+    if len(seeds) == 1:
+        return entry | _of_two_networks(a_SN[0], b_SN[0])
+    # both continue from the clone of their seed
+    found = method_difference(a_SN, b_SN, paired=True)
+    return entry | {
+        "over": "trainings and starts",
+        "difference": found.difference,
+        "interval": list(found.interval),
+        "p": found.p_value,
+        "p_permutation": found.p_permutation,
+    }
+
+
+def _of_two_networks(a_N: NDArray[Any], b_N: NDArray[Any]) -> dict[str, Any]:
+    wins, losses = int((a_N > b_N).sum()), int((b_N > a_N).sum())
+    both = int((a_N * b_N).sum())
+    neither = len(a_N) - wins - losses - both
+    return {
+        "over": "starts of one training",
+        "difference": float(a_N.mean() - b_N.mean()),
+        "interval": list(newcombe_paired_interval(both, wins, losses, neither)),
+        "p": mcnemar_exact(wins, losses, both + neither),
     }
 
 
 def rate_interval(solved_SN: NDArray[Any]) -> list[float]:
     """95 % interval of a method's rate; of one training that of its starts alone (Wilson)."""
-    from vla.sim_eval.statistics import wilson_interval
-
     if len(solved_SN) == 1:
         return list(wilson_interval(int(solved_SN.sum()), solved_SN.shape[1]))
-    interval, _ = _paired_t(solved_SN.mean(1))
-    return [max(0.0, interval[0]), min(1.0, interval[1])]
-
-
-def _paired_t(values_S: NDArray[Any]) -> tuple[list[float], float]:
-    """95 % interval of the mean, and p of the mean being 0, by Student's t over seeds."""
-    from scipy.special import stdtr, stdtrit
-
-    n = len(values_S)
-    mean, error = float(values_S.mean()), float(values_S.std(ddof=1)) / math.sqrt(n)
-    reach = float(stdtrit(n - 1, 0.975)) * error
-    if error == 0:
-        return [mean, mean], 1.0 if mean == 0 else 0.0
-    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
-    return [mean - reach, mean + reach], p
+    return list(method_rate(solved_SN).interval)
 
 
 def _per_task(records: Mapping[int, dict[str, Any]]) -> dict[str, list[int]]:
@@ -146,7 +150,6 @@ def _difference_cell(entry: dict[str, Any] | None) -> str:
     if entry is None or entry["difference"] is None:
         return ""
     text = f"{100 * entry['difference']:+.0f}"
-    if entry["interval"] is None:
-        return f"{text}, one training"
+    network = ", one training" if len(entry["seeds"]) == 1 else ""
     low, high = entry["interval"]
-    return f"{text} ({100 * low:+.0f} to {100 * high:+.0f})\np {entry['p']:.2g}"
+    return f"{text} ({100 * low:+.0f} to {100 * high:+.0f})\np {entry['p']:.2g}{network}"
