@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vla.common.registry import names
 from vla.config import read_yaml
+from vla.models.critics import CriticConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONTROL = "none"
@@ -86,6 +87,8 @@ def last(steps: int) -> Row:
     return Row(f"BC on the last {steps} steps before success", "filter", objective)
 
 
+# not `bc`: so that the losses that a policy adds follow the rule of the rows with values
+IMITATION = {"type": "actor_critic", "value": {"type": "none"}, "extraction": {"type": "bc"}}
 EXPECTILE = {"type": "expectile", **CRITIC, **TARGETS}
 OUTCOME = EXPECTILE | {"advantage": "outcome"}
 CONSERVATIVE = {"type": "conservative", **CRITIC, **TARGETS, **PRESSED}
@@ -97,16 +100,11 @@ ROWS: dict[str, Row] = {
     "bc": Row(
         "BC, continued",
         "clone",
-        {"type": "bc"},
+        IMITATION,
         sampler=False,
-        differs="draws windows as the data have them, and takes the losses that the policy adds "
-        "from failures too",
+        differs="draws windows as the data have them",
     ),
-    CONTROL: Row(
-        "no values, the same windows",
-        "control",
-        {"type": "actor_critic", "value": {"type": "none"}, "extraction": {"type": "bc"}},
-    ),
+    CONTROL: Row("no values, the same windows", "control", IMITATION),
     "values_unused": Row(
         "IQL's values learned, not used",
         "control",
@@ -162,6 +160,22 @@ def available() -> dict[str, Row]:
     """The rows whose objective this package (or a plug-in) has."""
     known = set(names("objectives"))
     return {name: row for name, row in ROWS.items() if row.objective["type"] in known}
+
+
+def valued_as_executed(objective: dict[str, Any], executed: int) -> dict[str, Any]:
+    """The objective with critics of the actions that are executed before the policy looks again.
+
+    Critics of a version that has no such option value whole chunks.
+    """
+    if "executed" not in CriticConfig.model_fields:
+        return objective
+    found = {}
+    for key, part in objective.items():
+        found[key] = valued_as_executed(part, executed) if isinstance(part, dict) else part
+    # only where Q is learned: V alone values no chunk
+    if "critic" in found and "target_rate" in found:
+        found["critic"] = found["critic"] | {"executed": executed}
+    return found
 
 
 def shared_settings(config: Path) -> dict[str, Any]:

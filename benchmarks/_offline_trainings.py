@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _offline_rows import Row
+from _offline_rows import Row, valued_as_executed
 
 from vla.common.atomic import atomic_path
+from vla.config import read_yaml
 from vla.data.storage.file_lock import FileLock
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import EvalConfig, evaluate
@@ -58,6 +59,10 @@ class Setup:
         """Folder of the dataset."""
         return Path(self.data or self.clone_config(0).data.path)
 
+    def replan_every(self) -> int:
+        """Actions of a chunk that the config's evaluation executes before the policy looks again."""
+        return int(read_yaml(self.config)["eval"].get("replan_every", 1))
+
     def clone_config(self, seed: int) -> TrainConfig:
         """The training that all rows of this seed start from."""
         texts = [*self._common(CLONE, seed), 'objective={"type": "bc"}']
@@ -70,10 +75,11 @@ class Setup:
 
         Raises ConfigError if this version has no such objective or option.
         """
+        objective = valued_as_executed(row.objective, self.replan_every())
         texts = [
             *self._common(name, seed),
             f"init_from={self.folder(CLONE, seed) / 'policy'}",
-            f"objective={json.dumps(row.objective)}",
+            f"objective={json.dumps(objective)}",
             f"steps={self.steps}",
             f"optim.lr={self.lr}",
             *row.training,
