@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from vla.sim_eval.comparison.methods import compare_methods
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONFIG = BENCHMARKS.parent / "configs" / "tabletop_offline.yaml"
 ROWS = ("none", "iql")
@@ -72,6 +74,10 @@ def test_rows_start_from_one_clone_and_finished_ones_are_not_repeated(
         stored = yaml.safe_load((runs / name / "seed1" / "config.yaml").read_text())
         assert stored["init_from"] == str(runs / "clone" / "seed1" / "policy")
         assert (stored["seed"], stored["data"]["solved_share"]) == (1, 0.85)
+    # what the evaluations say of their trainings: of one method, from the clones of both
+    groups = {name: [runs / name / f"seed{seed}" / "eval" for seed in (0, 1)] for name in ROWS}
+    [pair] = compare_methods(groups).pairs
+    assert pair.found.paired
     policies = sorted(runs.rglob("model.safetensors"))
     written = [path.stat().st_mtime_ns for path in policies]
     played = [path.stat().st_mtime_ns for path in sorted(runs.rglob("episodes.parquet"))]
