@@ -1,183 +1,161 @@
-"""Every offline RL objective on images and language: one RT-1, cloned from data of which two thirds fail, fine-tuned by each.
+"""Ways of offline RL on images and language, over several trainings: one policy cloned from the data, continued by each.
 
-All start from the same behavioural clone (of `configs/tabletop_offline.yaml`), see the same data for the same number of
-steps, and play the same unseen starts. `bc` goes on cloning: the control. The Decision Transformer cannot start from an
-RT-1 and learns from scratch, for as many steps as clone and fine-tuning have together.
+Every row starts from the same clone of its seed, with the same head, chunk, batch, optimiser, number of steps and sampler, and
+plays the same unseen starts. What differs beside the objective stands in the row (`differs`). Controls: no values under the same
+sampler, and imitation of the better part of the data (solved episodes, the fastest, the last steps before success).
 
-    vla collect configs/tabletop_offline.yaml
-    vla train configs/tabletop_offline.yaml
-    python benchmarks/offline_rl_images.py [--variants bc iql ...] [--steps 1000] [--episodes 40] [--threads N]
+    python benchmarks/offline_rl_images.py --config configs/tabletop_offline.yaml --collect --seeds 0 1 2 3 4
 
-and the same with --config configs/metaworld_offline.yaml.
+Finished trainings and evaluations are kept below --out as JSON and not repeated; the same command in a second process shares the
+work. Threads are those of OMP_NUM_THREADS, precision that of the config.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from _common import cpu_count, prepare_cpu, publish
-from _variants import compared, learn_and_play
+from _common import prepare_cpu, publish
+from _offline_rows import CONFIGS, SEARCH, Row, available, shared_settings
+from _offline_table import outcomes, rate_interval, summarise, table
+from _offline_trainings import CLONE, Setup, all_solved, clone, fine_tune, prepare_data, record_of
 
-from vla.config import read_yaml
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-CRITIC = {"joint": True}
-SPARSE = {"discount": 0.98, "critic": CRITIC, "target_rate": 0.02, "monte_carlo_floor": True}
-WEIGHTS = {"beta": 3.0, "max_weight": 2.0, "standardise": True, "mean_weight": True}
-WEIGHING = {"type": "weighted_bc", **WEIGHTS}
-PRESSED = {
-    "alpha": 1.0,
-    "importance": False,
-    "sampled": 4,
-    "extraction": WEIGHING,
-}  # tokens have no density over numbers
-BEST = {"type": "best_of_n", "selection": {"type": "best_of_n", "samples": 8, "temperature": 0.5}}
-
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bc": ("BC, continued", {"type": "bc"}),
-    "filtered_bc": ("BC on solved episodes", {"type": "filtered_bc"}),
-    "awr": (
-        "AWR, Monte Carlo",
-        {"type": "awr", "max_weight": 2.0, "discount": 0.98, "critic": CRITIC},
-    ),
-    "awac": (
-        "AWAC",
-        {"type": "awac", "beta": 3.0, "max_weight": 2.0, "standardise": True, **SPARSE},
-    ),
-    "iql": ("IQL", {"type": "iql", **WEIGHTS, **SPARSE}),
-    "iql_outcome": (
-        "IQL, advantages of outcomes",
-        {"type": "iql", "advantage": "outcome", **WEIGHTS, **SPARSE},
-    ),
-    "iql_outcome_best_of_n": (
-        "IQL, advantages of outcomes, best of 9",
-        {
-            "type": "iql",
-            "advantage": "outcome",
-            **SPARSE,
-            "extraction": BEST | {"weights": WEIGHTS},
-        },
-    ),
-    "iql_best_of_n": (
-        "IQL's values, the clone's best of 9",
-        {"type": "iql", **SPARSE, "extraction": BEST},
-    ),
-    "cql": ("CQL, weighted BC", {"type": "cql", **PRESSED, **SPARSE}),
-    "cal_ql": ("Cal-QL, weighted BC", {"type": "cal_ql", **PRESSED, **SPARSE}),
-    "td3_bc": ("TD3+BC", {"type": "td3_bc", **SPARSE}),
-    "kl": ("KL to the data", {"type": "kl", **SPARSE}),
-    "return_conditioned": (
-        "Decision Transformer, asked for success, from scratch",
-        {"type": "return_conditioned"},
-    ),
-    "q_transformer": (
-        "Q-Transformer",
-        {
-            "type": "q_transformer",
-            "discount": 0.98,
-            "target_rate": 0.02,
-            "conservative_weight": 0.5,
-            "smoothing": 1.5,
-        },
-    ),
-    "ilql": ("ILQL", {"type": "ilql", "discount": 0.98, "target_rate": 0.02}),
-}
-TOKENS = ["policy.chunk=2", 'policy.tokenizer={"type": "bins", "num_bins": 64}', "transfer={}"]
-OTHER_POLICY = {  # overrides of those that do not train the clone's own head
-    "q_transformer": ["policy.type=q_transformer", 'policy.head={"type": "q_values"}', *TOKENS],
-    "ilql": ['policy.head={"type": "ilql"}', *TOKENS],
-}
-
-IMITATORS = (
-    "bc",
-    "filtered_bc",
-    "return_conditioned",
-)  # the others see failures too, in a share of their own
+from vla.config import ConfigError
 
 
-def decision_transformer(arguments: argparse.Namespace) -> list[str]:
-    """Overrides that put a Decision Transformer in the clone's place, trained as long as clone and fine-tuning."""
-    policy = read_yaml(CONFIGS / "tabletop_mixed.yaml")["train"]["policy"]
-    steps = read_yaml(arguments.config)["train"]["steps"] + arguments.steps
-    return [f"policy={json.dumps(policy)}", "init_from=null", f"steps={steps}", "optim.lr=1e-3"]
-
-
-def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fine-tunes and evaluates one objective. -> successes per task in order of the starts, and costs."""
-    training = [
-        "data.cache=disk",
-        f"init_from={arguments.clone}",
-        f"objective={json.dumps(VARIANTS[name][1])}",
-        f"optim.lr={arguments.lr}",
-        f"steps={arguments.steps}",
-        f"seed={arguments.seed}",
-        "validate_every=null",
-        "save_every=null",
-        *([] if name in IMITATORS else [f"data.solved_share={arguments.solved_share}"]),
-        *(
-            decision_transformer(arguments)
-            if name == "return_conditioned"
-            else OTHER_POLICY.get(name, [])
-        ),
-    ]
-    played = [f"episodes_per_task={arguments.episodes}"]
-    if name == "return_conditioned":
-        played += ["replan_every=1", "target_return=1"]
-    out = arguments.work / arguments.config.stem / name
-    return learn_and_play(name, out, arguments.config, training, played)
-
-
-def main() -> None:
+def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=CONFIGS / "tabletop_offline.yaml",
-        help="data, clone and evaluation",
+    add = parser.add_argument
+    add("--config", type=Path, default=CONFIGS / "tabletop_offline.yaml")
+    add("--data", default=None, help="dataset; the config's by default")
+    add("--collect", action="store_true", help="make the dataset by the config's section collect")
+    add("--rows", nargs="+", choices=sorted(available()), help="by default all")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="of clone and fine-tuning")
+    add("--clone-steps", type=int, default=None, help="the config's by default")
+    add("--steps", type=int, default=1000, help="of every row, from the clone on")
+    add("--lr", type=float, default=5e-4, help="peak learning rate of every row")
+    share = "of each task's windows, where some episodes fail; 0 leaves it to the data"
+    add("--solved-share", type=float, default=0.85, help=share)
+    add("--starts", type=int, default=25, help="unseen starts of each task, the same for all")
+    add("--within", nargs="*", type=int, default=[], help="also count successes within N steps")
+    add("--workers", type=int, default=None, help="processes of the envs; 0 for none")
+    add("--out", type=Path, default=None, help="by default runs/offline_rl/CONFIG")
+    add("--name", default=None, help="of the result file; by default offline_rl_CONFIG")
+    add("--result", type=Path, default=None, help="path of the result file")
+    add("--table-only", action="store_true", help="train nothing: show what is finished")
+    return parser.parse_args(argv)
+
+
+def setup_of(arguments: argparse.Namespace) -> Setup:
+    stem = arguments.config.stem
+    return Setup(
+        config=arguments.config,
+        data=arguments.data,
+        out=arguments.out or Path("runs/offline_rl") / stem,
+        clone_steps=arguments.clone_steps,
+        steps=arguments.steps,
+        lr=arguments.lr,
+        solved_share=arguments.solved_share or None,
+        starts=arguments.starts,
+        workers=arguments.workers,
     )
-    parser.add_argument(
-        "--clone", default=None, help="what all start from; the config's own policy by default"
-    )
-    parser.add_argument("--work", type=Path, default=Path("runs/offline_rl"))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument(
-        "--solved-share", type=float, default=0.85, help="of the windows of those that learn values"
-    )
-    parser.add_argument(
-        "--episodes", type=int, default=40, help="unseen starts of each family, the same for all"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=cpu_count())
-    parser.add_argument(
-        "--no-table", action="store_true", help="train and evaluate only: another call shows all"
-    )
-    arguments = parser.parse_args()
-    arguments.clone = arguments.clone or f"{read_yaml(arguments.config)['train']['out']}/policy"
-    prepare_cpu(arguments.threads)
-    found = {name: run(name, arguments) for name in arguments.variants}
-    if arguments.no_table:
-        return
-    table = compared(found, {name: VARIANTS[name][0] for name in found}, more=["cpu_minutes"])
-    publish(
-        f"offline_rl_{arguments.config.stem.split('_')[0]}",
+
+
+def readable_rows(setup: Setup, names: list[str] | None) -> dict[str, Row]:
+    """The rows by name; all that this version can read by default.
+
+    Raises ConfigError if a row that was named cannot be read: before anything is trained.
+    """
+    found = {}
+    rows = available()
+    for name in names or rows:
+        try:
+            setup.row_config(name, rows[name], 0)
+            found[name] = rows[name]
+        except ConfigError as error:
+            if names:
+                raise
+            print(f"{name} is left out: {error}", flush=True)
+    return found
+
+
+def without_speed(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows that data with failures can teach."""
+    left_out = [name for name, row in rows.items() if row.solved_only]
+    if left_out:
+        print(f"{', '.join(left_out)}: left out, for some episodes fail, and may end sooner")
+    return {name: row for name, row in rows.items() if not row.solved_only}
+
+
+def work(setup: Setup, rows: dict[str, Row], seeds: list[int]) -> None:
+    """Seed by seed, so that an interrupted run has whole comparisons."""
+    for seed in seeds:
+        clone(setup, seed)
+        for name, row in rows.items():
+            record = fine_tune(setup, name, row, seed)
+            if record is None:
+                print(f"{name}, seed {seed}: another process works on it", flush=True)
+
+
+def finished(setup: Setup, rows: dict[str, Row], seeds: list[int]) -> dict[str, dict[int, Any]]:
+    """Row -> seed -> record, of what is finished; the others are named."""
+    found: dict[str, dict[int, Any]] = {}
+    for name in rows:
+        of_seed = {seed: record_of(setup, name, seed) for seed in seeds}
+        missing = [seed for seed, record in of_seed.items() if record is None]
+        if missing:
+            print(f"{name}: no results of seeds {missing}", flush=True)
+        present = {seed: record for seed, record in of_seed.items() if record is not None}
+        if present:
+            found[name] = present
+    return found
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    import torch
+
+    arguments = arguments_of(argv)
+    prepare_cpu(torch.get_num_threads())
+    setup = setup_of(arguments)
+    rows = readable_rows(setup, arguments.rows)
+    if not arguments.table_only:
+        prepare_data(setup, collect=arguments.collect)
+        if not all_solved(setup):
+            rows = without_speed(rows)
+        work(setup, rows, arguments.seeds)
+    records = finished(setup, rows, arguments.seeds)
+    clones = finished(setup, {CLONE: rows[next(iter(rows))]}, arguments.seeds)
+    if not records or not clones:
+        raise SystemExit(f"{setup.out}: nothing is finished")
+    found = summarise(records, rows, within=arguments.within)
+    cloned_SN = outcomes(clones[CLONE])
+    name = arguments.name or f"offline_rl_{arguments.config.stem}"
+    return publish(
+        name,
         ours=None,
         theirs=None,
         ratio=None,
-        unit="episodes solved, of the same starts",
-        table=table,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        variants={
-            name: {"what": VARIANTS[name][0], "objective": VARIANTS[name][1], **r}
-            for name, r in found.items()
+        unit="episodes solved, of the same starts, over trainings",
+        table=table(found),
+        path=arguments.result,
+        config=f"configs/{arguments.config.name}",
+        seeds=arguments.seeds,
+        steps=setup.steps,
+        clone_steps=setup.clone_config(0).steps,
+        lr=setup.lr,
+        solved_share=setup.solved_share,
+        shared=shared_settings(setup.config),
+        search=SEARCH,
+        clone={
+            "seeds": sorted(clones[CLONE]),
+            "successes": [int(n) for n in cloned_SN.sum(1)],
+            "rate": float(cloned_SN.mean()),
+            "interval": rate_interval(cloned_SN),
         },
+        rows=found,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scripts.results import front, learning, objectives, simulation, systems
+from scripts.results import front, learning, objectives, simulation, systems, trainings
 from scripts.results.formatting import ROOT
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -14,6 +14,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     **simulation.BLOCKS,
     **learning.BLOCKS,
     **objectives.BLOCKS,
+    **trainings.BLOCKS,
     **systems.BLOCKS,
 }
 """Name of a block -> what writes it."""
@@ -30,6 +31,7 @@ SECTIONS = {
         "Scripted experts of the tabletop": "tabletop_experts",
     },
     "Offline RL": {
+        **trainings.TITLES,
         "A maze without a whole path": "stitching",
         "The maze by a Gaussian CQL": "stitching_gaussian_cql",
         "Offline RL from pictures, tabletop": "offline_rl_tabletop",
@@ -72,6 +74,7 @@ SECTIONS = {
         "Damaged datasets that pass unseen": "data_fuzz",
         "Work lost to kills": "kill_soak",
         "False alarms, and intervals that do not cover": "coverage",
+        "The same over trainings": "coverage_trainings",
         "Training that depends on the number of processes": "two_processes",
     },
 }
@@ -85,7 +88,7 @@ HEAD = """\
 Every number of this project that was measured, with the command that measures it again. All on two
 cores of an Intel Xeon without a GPU. Intervals of success rates are Wilson's, 95 %. They cover the
 choice of starts, not the randomness of training, and most rows are of one training. Paired tests are
-exact McNemar tests on the same starts.
+exact McNemar tests on the same starts. Tables that list trainings are over both: trainings and starts.
 
 Each block is written from the file of `benchmarks/results/` that it names; `recorded.json` there
 holds the results of runs whose files were not kept, as the command printed them. A test fails if page

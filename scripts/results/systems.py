@@ -204,6 +204,30 @@ def coverage() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "coverage")])
 
 
+def coverage_trainings() -> str:
+    file = read("coverage_trainings")
+    names = {
+        "trainings and starts": "`vla compare A=... B=...`",
+        "t of rates": "t of one rate per training",
+        "mcnemar of one training": "McNemar, one training each",
+        "mcnemar of all": "McNemar, all trainings' starts as one sample",
+    }
+    rows = []
+    for row in file["false_alarms"]:
+        kind = "pairs" if row["paired"] else "each"
+        shown = [f"{100 * row[name]:.1f} %" for name in names]
+        rows.append((f"{row['trainings']} {kind}", row["between"], *shown))
+    held = [row[name] for row in file["coverage"] for name in ("rate", "difference")]
+    text = (
+        f"Two equal methods, {file['starts']} starts, {file['repeats']:,} simulated comparisons of "
+        "each row: how often a difference is found at 5 %. Trainings differ by so much in "
+        f"log-odds. The 95 % intervals of rates and differences cover {100 * min(held):.1f} to "
+        f"{100 * max(held):.1f} %."
+    )
+    columns = ["trainings", "deviation between trainings", *names.values()]
+    return "\n\n".join([text, table(columns, rows), source(file, "coverage_trainings")])
+
+
 BLOCKS = {
     "control_step": control_step,
     "rt1_peer": rt1_peer,
@@ -216,4 +240,5 @@ BLOCKS = {
     "data_fuzz": data_fuzz,
     "kill_soak": kill_soak,
     "coverage": coverage,
+    "coverage_trainings": coverage_trainings,
 }

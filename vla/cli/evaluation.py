@@ -142,25 +142,57 @@ def eval_perturb(
         console.print(f"report: {Path(settings.out) / PAGE}")
 
 
-@commands.command(epilog="Example: `vla compare runs/new runs/old --out runs/compare`")
+@commands.command(
+    epilog=(
+        "Examples: `vla compare runs/new runs/old` for two networks; `vla compare "
+        "iql=runs/iql_s0/eval,runs/iql_s1/eval 'bc=runs/bc_s*/eval'` for two methods"
+    )
+)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations, two or more.")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare runs that differ in more than the policy.")
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of evaluations, two or more; or for methods `NAME=FOLDER,FOLDER`, the "
+            "evaluations of several trainings (patterns are allowed)."
+        ),
+    ],
+    methods: Annotated[
+        bool,
+        typer.Option(
+            "--methods",
+            help="Take the folders for trainings of methods, grouped by what their policies say.",
+        ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for compare.json and report.html.")] = Path(
-        "runs/compare"
-    ),
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Compare runs that differ in more than the policy or the method."
+        ),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for compare.json and, of networks, report.html.")
+    ] = Path("runs/compare"),
     alpha: Annotated[
         float, typer.Option(help="Significance level of the whole comparison.")
     ] = 0.05,
 ) -> None:
-    """Which policy is better: paired exact tests, corrected for their number, and one report."""
+    """Which policy is better: paired exact tests, corrected for their number, and one report.
+
+    With `NAME=` or `--methods`: which method is better, over several trainings of each.
+    """
     with clear_errors():
+        from vla.cli.compared_runs import groups_of, paths_of
         from vla.sim_eval.comparison.comparison import compare as run
+        from vla.sim_eval.comparison.methods import compare_methods
         from vla.sim_eval.report import write_report
 
-        comparison = run(runs, force=force, alpha=alpha)
+        groups = groups_of(runs, methods=methods)
+        if groups:
+            found = compare_methods(groups, force=force, alpha=alpha)
+            console.print(found.tables())
+            console.print(f"saved: {found.save(out)}")
+            return
+        comparison = run(paths_of(runs), force=force, alpha=alpha)
         # before the page: numbers are there even if a video cannot be read
         comparison.save(out)
         report = write_report(out / "report.html", comparison.runs.values(), comparison=comparison)

@@ -26,6 +26,7 @@ from vla.sim_eval.evaluation import (
     policy_name,
     save_config,
     save_results,
+    training_of,
 )
 from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
@@ -106,6 +107,7 @@ class _Side:
             seconds=self.seconds,
             losses=self.stats.lost,
             stopped_by=STOPPED_BY,
+            training=training_of(self.actor),
         )
 
 

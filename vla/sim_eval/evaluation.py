@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, check_config, dump_config
@@ -24,6 +24,7 @@ from vla.sim_eval.policy_names import (
     command_for,
     naming,
     policy_name,
+    training_of,
 )
 from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
@@ -77,6 +78,7 @@ def evaluate(
         command=command,
         seconds=time.monotonic() - started,
         losses=stats.lost,
+        training=training_of(actor),
     )
     write_report(out / "report.html", [results])
     return results
@@ -187,6 +189,7 @@ def save_results(
     seconds: float = 0.0,
     losses: Sequence[str] = (),
     stopped_by: str = "",
+    training: Mapping[str, Any] | None = None,
 ) -> Results:
     """Chooses the films of failures and writes `results.json` and `episodes.parquet`."""
     out = Path(config.out)
@@ -202,6 +205,7 @@ def save_results(
         folder=out,
         losses=tuple(losses),
         stopped_by=stopped_by,
+        training=training or {},
     )
     results.save(out)
     return results
@@ -265,4 +269,5 @@ __all__ = [
     "policy_name",
     "save_config",
     "save_results",
+    "training_of",
 ]

@@ -1,9 +1,10 @@
-"""What an evaluation calls the policy that it measures, and the command that measures it again."""
+"""What an evaluation calls the policy that it measures, what it knows of its training, and the
+command that measures it again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vla.sim_eval.evaluation_config import EvalConfig
 from vla.sim_eval.rollouts.actor_traits import traits_of
@@ -57,6 +58,13 @@ def command_for(actor: object, config: EvalConfig) -> str:
         return f"vla eval {file}"
     load = f'vla.load_config(vla.EvalConfig, "{file}")'
     return f"vla.evaluate(policy, {load})  # policy: the same {type(actor).__name__}"
+
+
+def training_of(actor: object) -> dict[str, Any]:
+    """By which training an actor was made, as far as its card says; empty for baselines."""
+    if isinstance(actor, str):
+        return {}
+    return dict(traits_of(actor).card.get("training", {}))
 
 
 def _source(actor: object) -> str | None:

@@ -39,6 +39,7 @@ from vla.training.finetuning.transfer import (
     fit_transferred,
     transferred_policy,
 )
+from vla.training.identity import training_card
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
 from vla.training.objective import Learner, Objective
 from vla.training.optimizer import EMA, build_optimizer, learning_rate
@@ -142,6 +143,10 @@ def train(
     if transfer:
         policy.card["transfer"] = transfer.card()
     policy.card["data"] = data.card
+    if checkpoint is None:  # else the checkpoint's card says it
+        start = policy.card.get("training", {}) if config.init_from else {}
+        dataset = str(data.card.get("dataset", ""))
+        policy.card["training"] = training_card(config, start, dataset)
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
     if config.optim.project_gradients:

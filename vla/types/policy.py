@@ -82,6 +82,7 @@ class Actor(Protocol):
         return_conditioned (False): `Observation.target_return` means something to it.
         cameras (()): the cameras that it looks through; empty for all of the spec's.
         source (None): the folder or repository that it was loaded from.
+        card ({}): what it says of itself; `training` in it says by which training it was made.
         remember(memory, actions) (the memory as it is): the memory with the actions (B, K, A) that
             are executed next, if they are others than `act` gave.
     """

@@ -36,6 +36,11 @@ from vla.sim_eval.statistics import (
 from vla.sim_eval.statistics.newcombe import newcombe_interval, newcombe_paired_interval
 
 COMPARISON_FILE = "compare.json"
+QUESTION = (
+    "these networks, each of one training: another seed of the training may change the order; "
+    "methods are compared by several trainings of each (vla compare A=RUN,RUN B=RUN,RUN)"
+)
+"""What a comparison of evaluations answers."""
 BOOTSTRAP_TASKS = 5  # fewer tasks say too little about tasks like them
 
 
@@ -121,6 +126,7 @@ class Comparison:
                 folders[name] = str(result.folder)
         pairs = [{**asdict(pair), "verdict": pair.verdict(self.alpha)} for pair in self.pairs]
         return {
+            "question": QUESTION,
             # one, unless the comparison was forced
             "suites": list(dict.fromkeys(result.suite for result in self.runs.values())),
             "alpha": self.alpha,
@@ -147,7 +153,8 @@ class Comparison:
         warnings = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
         notes = [Text(f"note: {text}") for text in self.notes]
         # before the numbers: a reader must not take them at face value first
-        return Group(*warnings, self._ranking(), self._pair_table(), *notes)
+        question = Text(f"compared: {QUESTION}")
+        return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)
 
     def _ranking(self) -> Any:
         from rich.table import Column, Table

@@ -38,6 +38,8 @@ class Results:
         seconds: wall time.
         folder: where the files (and the videos that the records name) lie; None before they are
             saved.
+        training: by which training the policy was made: `seed`, `objective`, `method`, `origin`
+            and `training` as its card has them; empty for baselines and policies that do not say.
         stopped_by: what ended the evaluation because of its outcomes; empty if the
             number of episodes was fixed.
         losses: a line for each worker that died or hung meanwhile; others
@@ -54,6 +56,7 @@ class Results:
     folder: Path | None = None
     losses: tuple[str, ...] = ()
     stopped_by: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.episodes:
@@ -101,6 +104,7 @@ class Results:
         return {
             "policy": self.policy,
             "suite": self.suite,
+            "training": dict(self.training),
             "overall": summary(self.episodes),
             "macro_rate": self.macro_rate,
             "groups": {name: summary(records) for name, records in self.groups.items()},
@@ -198,6 +202,7 @@ class Results:
                 folder=folder,
                 stopped_by=values.get("stopped_by", ""),
                 losses=tuple(values.get("losses", ())),
+                training=values.get("training", {}),
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vla.common.html import render
-from vla.sim_eval.comparison.comparison import Comparison
+from vla.sim_eval.comparison.comparison import QUESTION, Comparison
 from vla.sim_eval.comparison.results import summary
 from vla.sim_eval.report.columns import Column, Head, Section
 
@@ -76,7 +76,8 @@ def _pair_heads(comparison: Comparison) -> list[Head]:
 def _explained(comparison: Comparison) -> str:
     """What the tests and intervals of these pairs are."""
     tests = {pair.test for pair in comparison.pairs}
-    texts = [text for test, text in _TESTS.items() if test in tests]
+    texts = [f"Compared are {QUESTION}."]
+    texts += [text for test, text in _TESTS.items() if test in tests]
     if len(comparison.pairs) > 1:
         texts.append(f"Adjusted by Holm for {len(comparison.pairs)} comparisons.")
     # pairs that share few tasks have another interval than the others of the same page

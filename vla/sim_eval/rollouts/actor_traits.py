@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
@@ -27,12 +27,14 @@ class ActorTraits:
         counts_steps: whether `act` has to see every step of an episode, since its memory counts
             them.
         source: the folder or repository that it was loaded from; None if unknown.
+        card: what it says of itself beside; `training` of it says by which training it was made.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.
     """
 
     return_conditioned: bool = False
     counts_steps: bool = False
     source: str | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
     remember: Callable[[Any, Tensor], Any] = keep_memory
 
 
@@ -45,7 +47,7 @@ def traits_of(actor: object) -> ActorTraits:
     # that do not derive from it, and a check of types would leave out every actor that is no
     # `Policy`.
     given = {}
-    for field in fields(ActorTraits):
-        if hasattr(actor, field.name):
-            given[field.name] = getattr(actor, field.name)
+    for trait in fields(ActorTraits):
+        if hasattr(actor, trait.name):
+            given[trait.name] = getattr(actor, trait.name)
     return ActorTraits(**given)

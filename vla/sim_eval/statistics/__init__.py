@@ -35,8 +35,18 @@ from vla.sim_eval.statistics.sequential import (
     unpaired_log_factor,
 )
 from vla.sim_eval.statistics.stopping import SequentialPlan, sequential_plan
+from vla.sim_eval.statistics.trainings import (
+    MethodDifference,
+    MethodRate,
+    method_difference,
+    method_p_value,
+    method_rate,
+    permutation_test,
+)
 
 __all__ = [
+    "MethodDifference",
+    "MethodRate",
     "Plan",
     "PlannedTest",
     "SequentialComparison",
@@ -53,10 +63,14 @@ __all__ = [
     "holm",
     "macro_rate",
     "mcnemar_exact",
+    "method_difference",
+    "method_p_value",
+    "method_rate",
     "minimum_pairs",
     "pair_probabilities",
     "paired_log_e_value",
     "paired_probability_of_improvement",
+    "permutation_test",
     "plan",
     "power_of",
     "probability_of_improvement",

@@ -1,0 +1,59 @@
+"""What a trained policy says of its training: which method, which seed, from which policy on.
+
+Evaluations keep it, so that a comparison knows whether several networks are trainings of one
+method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from vla.training.config import FREE_ON_RESUME, TrainConfig
+
+# where a training begins and what its number is, but not how it is done
+_NOT_OF_THE_METHOD = FREE_ON_RESUME | {"seed", "init_from", "version"}
+
+
+def training_card(config: TrainConfig, start: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """The part `training` of a policy's card.
+
+    Args:
+        config: of the training.
+        start: the same part of the policy that it starts from (`init_from`); empty if there is
+            none, or if it does not say.
+        dataset: its name: the path is one of this machine.
+
+    Returns:
+        seed: of the training.
+        objective: its registered name.
+        method: a digest of all settings but the seed: trainings of one method share it.
+        origin: `training` of the policy that it started from, "" if it began from random weights,
+            "unknown" if that policy does not say.
+        training: a digest that no other training has.
+    """
+    values = config.model_dump(mode="json")
+    settings = {key: value for key, value in values.items() if key not in _NOT_OF_THE_METHOD}
+    settings["data"] = values["data"] | {"path": dataset, "cache": None}
+    origin = ""
+    if config.init_from is not None:
+        origin = str(start.get("training", "unknown"))
+        # continued by one method from clones of one method: their origins differ, this does not
+        settings["start"] = start.get("method", "unknown")
+    method = _digest(settings)
+    return {
+        "seed": config.seed,
+        "objective": str(values["objective"]["type"]),
+        "method": method,
+        "origin": origin,
+        "training": _digest([method, config.seed, origin]),
+    }
+
+
+def _digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+__all__ = ["training_card"]
