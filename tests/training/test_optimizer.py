@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from vla.config import ConfigError
-from vla.training.config import OptimConfig
+from vla.training.config import CriticOptimConfig, OptimConfig
 from vla.training.optimizer import (
     EMA,
     build_optimizer,
     learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
+    set_critic_learning_rate,
     set_learning_rate,
 )
 
@@ -169,3 +170,49 @@ def test_a_rate_for_nothing_names_what_there_is() -> None:
         ConfigError, match=r"optim\.rates: 'visoin\.\*' matches nothing; .*'vision\.\*'"
     ):
         build_optimizer(_two_parts(), OptimConfig(rates={"visoin.*": 0.1}))
+
+
+def _with_critic() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"policy": nn.Linear(3, 2), "objective": nn.Linear(2, 1)})
+
+
+def test_critics_have_settings_of_their_own() -> None:
+    module = _with_critic()
+    critic = CriticOptimConfig(lr=2e-3, weight_decay=0.0, betas=(0.8, 0.9))
+    rates = {"objective.bias": 0.5}
+    optimizer = build_optimizer(module, OptimConfig(weight_decay=0.3, critic=critic, rates=rates))
+    # step 75 of a cosine over 100 steps without warm-up, beside a constant rate
+    schedule = OptimConfig(lr=1e-2, warmup_steps=0)
+    set_learning_rate(optimizer, learning_rate(schedule, 75, 100))
+    set_critic_learning_rate(optimizer, learning_rate(critic, 75, 100))
+    cosine = 1e-2 * 0.5 * (1 - math.sqrt(0.5))
+    names = {p: name for name, p in module.named_parameters()}
+    found = {
+        names[p]: (pytest.approx(g["lr"]), g["weight_decay"], g["betas"])
+        for g in optimizer.param_groups
+        for p in g["params"]
+    }
+    assert found == {
+        "policy.weight": (cosine, 0.3, (0.9, 0.99)),
+        "policy.bias": (cosine, 0.0, (0.9, 0.99)),
+        "objective.weight": (2e-3, 0.0, (0.8, 0.9)),
+        "objective.bias": (1e-3, 0.0, (0.8, 0.9)),
+    }
+
+
+def test_without_settings_of_their_own_critics_follow_the_policy() -> None:
+    module = _with_critic()
+    optimizer = build_optimizer(module, OptimConfig())
+    set_learning_rate(optimizer, 1e-5)
+    set_critic_learning_rate(optimizer, 1.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-5}
+    assert OptimConfig(clip_norm=2.0).clip_norms == {"grad_norm": 2.0, "critic_grad_norm": 2.0}
+    own = OptimConfig(clip_norm=2.0, critic=CriticOptimConfig())
+    assert own.clip_norms == {"grad_norm": 2.0, "critic_grad_norm": None}
+
+
+def test_settings_of_critics_that_are_not_there_are_refused() -> None:
+    module = nn.ModuleDict({"policy": nn.Linear(3, 2)})
+    with pytest.raises(ConfigError, match=r"optim\.critic: this objective has no networks"):
+        build_optimizer(module, OptimConfig(critic=CriticOptimConfig()))

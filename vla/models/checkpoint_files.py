@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,14 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path,
+    expected: dict[str, Tensor],
+    complete: Callable[[dict[str, Tensor]], None] | None = None,
+) -> dict[str, Tensor]:
     """The tensors of a safetensors file, which have the names and shapes of `expected`.
+
+    `complete` adds to them, before they are compared, what files of former versions lack.
 
     Raises CheckpointError if the file is unreadable, or tensors are missing, unknown or of other
     shapes.
@@ -102,6 +109,8 @@ def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
             "copy the checkpoint again"
         ) from error
+    if complete is not None:
+        complete(found)
     # all of it, not the first fault: what is missing and what is unknown together show a rename
     shared = [name for name in expected if name in found]
     problems = {

@@ -14,6 +14,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -38,7 +39,7 @@ from vla.models.checkpoint_files import (
     require_files,
 )
 from vla.models.former_members import FormerMembers
-from vla.models.heads.base import Head
+from vla.models.heads.base import Head, complete_weights
 from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
 from vla.models.normalisation import checked_states, language_scale, state_scale
@@ -465,7 +466,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         CheckpointError: unreadable file, or tensors that are missing, unknown or of another shape.
     """
     expected = module.weights() if isinstance(module, Policy) else module.state_dict()
-    found = read_tensors(Path(path), expected)
+    found = read_tensors(Path(path), expected, partial(complete_weights, module))
     # not strict: a policy's weights may be fewer than its state; what is missing was checked above
     module.load_state_dict(found, strict=False)
 

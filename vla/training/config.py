@@ -140,6 +140,30 @@ class CoTrainingConfig(Config):
     """Pairs per optimiser step, over all processes and accumulated micro-batches."""
 
 
+class CriticOptimConfig(Config):
+    """Optimiser settings of what an objective learns beside the policy: critics, and a learned
+    temperature. The defaults are those of published offline RL: a constant rate, no decay, no
+    clipping."""
+
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of matrices."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    """Decay rates of the first and second moment."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """After the warm-up: constant, or cosine to `min_lr_fraction` at the last step."""
+    min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Last learning rate of the cosine, as a fraction of the peak."""
+    clip_norm: PositiveFloat | None = None
+    """Greatest gradient norm; null does not clip."""
+
+
 class OptimConfig(Config):
     """AdamW with warm-up. Biases, norms and embeddings are not decayed."""
 
@@ -161,7 +185,11 @@ class OptimConfig(Config):
     min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Last learning rate of the cosine, as a fraction of the peak."""
     clip_norm: PositiveFloat | None = 1.0
-    """Greatest gradient norm; null does not clip."""
+    """Greatest gradient norm, of the policy and of the objective's own networks each; null does not
+    clip."""
+    critic: CriticOptimConfig | None = None
+    """Other settings for the objective's own networks (critics); null takes those of the policy.
+    `{}` for a constant rate without decay and clipping, as offline RL is published."""
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Pattern of parameter names -> factor on the learning rate, for example `policy.vision.*:
     0.1`; names begin with `policy.` or `objective.`, and the longest pattern that matches
@@ -169,6 +197,12 @@ class OptimConfig(Config):
     project_gradients: bool = False
     """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et
     al. 2020): one backward pass per task of the batch."""
+
+    @property
+    def clip_norms(self) -> dict[str, float | None]:
+        """Greatest gradient norm of each of `Learner.parameter_groups`."""
+        critic = self if self.critic is None else self.critic
+        return {"grad_norm": self.clip_norm, "critic_grad_norm": critic.clip_norm}
 
 
 class TransferConfig(Config):

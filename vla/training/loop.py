@@ -42,7 +42,12 @@ from vla.training.finetuning.transfer import (
 from vla.training.identity import training_card
 from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
 from vla.training.objective import Learner, Objective
-from vla.training.optimizer import EMA, build_optimizer, learning_rate
+from vla.training.optimizer import (
+    EMA,
+    build_optimizer,
+    learning_rate,
+    set_critic_learning_rate,
+)
 from vla.training.precision import Precision, resolve_precision
 from vla.training.progress import ProgressDisplay
 from vla.training.run_data.batches import step_batches, to_device
@@ -198,7 +203,7 @@ def train(
                     accelerator,
                     watch,
                     bf16=bf16,
-                    clip=config.optim.clip_norm,
+                    clip=config.optim.clip_norms,
                     seed=seed_of(config.seed, step),
                 )
             else:
@@ -209,13 +214,16 @@ def train(
                     accelerator,
                     watch,
                     bf16=bf16,
-                    clip=config.optim.clip_norm,
+                    clip=config.optim.clip_norms,
                     pairs=step_pairs,
                     pairs_weight=pairs_weight,
                 )
             # before the update: weights and moments of the last good step stay whole
             if _not_finite(numbers):
                 raise _diverged(step, numbers, batches, out)
+            if config.optim.critic is not None:
+                numbers["critic_lr"] = learning_rate(config.optim.critic, step, config.steps)
+                set_critic_learning_rate(state.optimizer, numbers["critic_lr"])
             numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
             watch.lap("optimizer")
 

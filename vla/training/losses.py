@@ -196,9 +196,11 @@ def conservative_gap(
     log_density: Float[Tensor, "S B T"] | None = None,
     temperature: float = 1.0,
 ) -> Float[Tensor, "B T"]:
-    """CQL(H) with sampled actions: log-mean-exp of their Q minus Q of the data's action.
+    """CQL(H) with sampled actions: log-mean-exp of Q minus Q of the data's action.
 
-    Kumar et al., 2020, eq. 4 and appendix F.
+    Kumar et al., 2020. Without densities the data's action is one of those that the soft maximum
+    runs over: the gap then is at least -temperature * log(S + 1), and its gradient ends where Q of
+    the data's action stands above the rest.
 
     Args:
         q_sampled: Q of S actions of each step.
@@ -208,10 +210,13 @@ def conservative_gap(
         temperature: of the soft maximum.
     """
     logits_SBT = q_sampled / temperature
-    if log_density is not None:
+    if log_density is None:
+        # else raising Q of the data's action would pay for ever, and lowering the others too
+        logits_SBT = torch.cat([logits_SBT, q_data[None] / temperature])
+    else:
         logits_SBT = logits_SBT - log_density
     # a mean, not a sum: without density a constant Q has no gap, however many actions are drawn
-    log_count = torch.log(torch.tensor(float(len(q_sampled))))
+    log_count = torch.log(torch.tensor(float(len(logits_SBT))))
     return temperature * (logits_SBT.logsumexp(0) - log_count) - q_data
 
 
@@ -238,7 +243,7 @@ def calibrated(
 ) -> tuple[Float[Tensor, "S B T"], Float[Tensor, "S B T"]]:
     """Q of the policy's actions, raised to the data's Monte-Carlo return.
 
-    Cal-QL (Nakamoto et al., 2023, eq. 4.1).
+    Cal-QL (Nakamoto et al., 2023).
 
     Returns:
         the raised values, and 1.0 where the bound is active, else 0.0.

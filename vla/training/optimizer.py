@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vla.training.config import OptimConfig
+from vla.config import ConfigError
+from vla.training.config import CriticOptimConfig, OptimConfig
 from vla.training.patterns import values_by_name
 
 
@@ -21,28 +22,41 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
     Matrices and kernels decay; biases, norms and embeddings do not.
 
     Every group of parameters has a `rate`, the factor of `config.rates` on its learning rate (see
-    `set_learning_rate`).
+    `set_learning_rate`). With `config.critic` the parameters of the objective are groups of their
+    own, whose key `critic` is True.
 
     Raises:
-        ConfigError: a pattern of `config.rates` matches no parameter.
+        ConfigError: a pattern of `config.rates` matches no parameter, or `config.critic` is for an
+            objective without parameters.
     """
     names = [name for name, _ in module.named_parameters()]
     rates = values_by_name(config.rates, names, key="optim.rates")
     embeddings = _embeddings(module)
-    # rate -> whether they decay -> parameters
-    groups: dict[float, dict[bool, list[nn.Parameter]]] = {1.0: {True: [], False: []}}
+    # whether of critics with settings of their own, rate -> whether they decay -> parameters
+    groups: dict[tuple[bool, float], dict[bool, list[nn.Parameter]]] = {}
+    groups[False, 1.0] = {True: [], False: []}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
+        is_critic = config.critic is not None and name.startswith("objective.")
         is_matrix = parameter.ndim >= 2 and parameter not in embeddings
-        decays = config.weight_decay > 0 and is_matrix
-        parts = groups.setdefault(rates.get(name, 1.0), {True: [], False: []})
+        decays = _settings(config, is_critic).weight_decay > 0 and is_matrix
+        kind = (is_critic, rates.get(name, 1.0))
+        parts = groups.setdefault(kind, {True: [], False: []})
         parts[decays].append(parameter)
+    if config.critic is not None and not any(is_critic for is_critic, _ in groups):
+        raise ConfigError(
+            ["optim.critic: this objective has no networks of its own to learn; set it to null"]
+        )
     options: list[dict[str, Any]] = []
-    for rate, parts in groups.items():
+    for (is_critic, rate), parts in groups.items():
+        settings = _settings(config, is_critic)
         for decays, parameters in parts.items():
-            decay = config.weight_decay if decays else 0.0
-            options.append({"params": parameters, "weight_decay": decay, "rate": rate})
+            decay = settings.weight_decay if decays else 0.0
+            group: dict[str, Any] = {"params": parameters, "weight_decay": decay, "rate": rate}
+            if is_critic:
+                group |= {"critic": True, "betas": settings.betas, "lr": settings.lr}
+            options.append(group)
     device = next(p for p in module.parameters() if p.requires_grad).device
     return torch.optim.AdamW(
         options,
@@ -51,6 +65,10 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW
         eps=config.eps,
         fused=device.type in ("cpu", "cuda"),  # one kernel for all parameters; others have none
     )
+
+
+def _settings(config: OptimConfig, is_critic: bool) -> OptimConfig | CriticOptimConfig:
+    return config.critic if is_critic and config.critic is not None else config
 
 
 def _embeddings(module: nn.Module) -> set[nn.Parameter]:
@@ -62,7 +80,7 @@ def _embeddings(module: nn.Module) -> set[nn.Parameter]:
     return found
 
 
-def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+def learning_rate(config: OptimConfig | CriticOptimConfig, step: int, steps: int) -> float:
     """The learning rate of step `step` (1-based) of `steps`: warm-up, then cosine or constant."""
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
@@ -74,9 +92,21 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the rate of every group of parameters: `lr` times the group's own factor."""
+    """Sets the rate of every group of parameters: `lr` times the group's own factor.
+
+    Critics that have settings of their own keep their rate (`set_critic_learning_rate`).
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("rate", 1.0)
+        if not group.get("critic"):
+            group["lr"] = lr * group.get("rate", 1.0)
+
+
+def set_critic_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the rate of critics that have settings of their own, as `set_learning_rate` does of the
+    rest."""
+    for group in optimizer.param_groups:
+        if group.get("critic"):
+            group["lr"] = lr * group.get("rate", 1.0)
 
 
 def forget_zero_gradients(module: nn.Module) -> None:

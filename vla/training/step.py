@@ -25,7 +25,7 @@ def backward(
     watch: Stopwatch,
     *,
     bf16: bool,
-    clip: float | None,
+    clip: float | Mapping[str, float | None] | None,
     pairs: Sequence[ImageTextBatch] | None = None,
     pairs_weight: float = 0.0,
 ) -> dict[str, float]:
@@ -41,7 +41,7 @@ def backward(
             may hold different robots, and different numbers of micro-batches.
         bf16: run the forward pass under bfloat16 autocast.
         clip: greatest gradient norm, of the policy and of the objective's own parameters (critics)
-            each; None does not clip.
+            each; None does not clip. Or one for each name of `Learner.parameter_groups`.
         pairs: image-text pairs of each micro-batch, equally many everywhere.
         pairs_weight: of the pairs' mean loss.
 
@@ -147,7 +147,7 @@ def clip_gradients(
     model: nn.Module,
     objective: Objective,
     accelerator: Accelerator,
-    clip: float | None,
+    clip: float | Mapping[str, float | None] | None,
 ) -> dict[str, float]:
     """Clips the gradients of the policy and of the objective each by their own norm.
 
@@ -155,11 +155,13 @@ def clip_gradients(
     """
     # apart: a critic whose loss is large must not shrink the policy's step
     groups = learner_in(model, accelerator).parameter_groups
-    if clip is None:
-        return gradient_norms(groups)
-    norms = {}
+    limits = clip if isinstance(clip, Mapping) else dict.fromkeys(groups, clip)
+    free = {name: parameters for name, parameters in groups.items() if limits[name] is None}
+    norms = gradient_norms(free) if free else {}
     for name, parameters in groups.items():
-        norms[name] = float(cast(Tensor, accelerator.clip_grad_norm_(parameters, clip)))
+        limit = limits[name]
+        if limit is not None:
+            norms[name] = float(cast(Tensor, accelerator.clip_grad_norm_(parameters, limit)))
     return norms
 
 

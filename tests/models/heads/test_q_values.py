@@ -38,6 +38,7 @@ def ilql(tokenizer: ActionTokenizer, rows: int = 1, *, seed: int = 0, **options)
     head = ILQLHeadConfig(**{**SMALL, **options}).build(tokenizer, SPEC, width=WIDTH)
     for layer in (head.out.policy, *(q.out for q in head.out.q), head.out.v.out):
         torch.nn.init.normal_(layer.weight, std=0.5)
+    head.update_slow(head)
     return head(torch.randn(rows, 1, head.num_readouts, WIDTH))
 
 
@@ -188,5 +189,31 @@ def test_ilql_beta_leans_from_the_likely_to_the_good():
         actions.head.out.q[1].out.bias.data = torch.tensor(
             [0.5, 0.0, 1.0]
         )  # the least of both counts
+        actions.head.update_slow(actions.head)
         chosen[beta] = int(tokenizer.encode(actions.mode()))
     assert chosen == {0.0: 0, 10.0: 2}
+
+
+@pytest.mark.parametrize("tokenizer", [BINS, fast()], ids=["bins", "fast"])
+def test_ilql_decodes_by_q_of_its_slow_copy(tokenizer):
+    actions = ilql(tokenizer, beta=3.0)
+    head = actions.head
+    other = ilql(tokenizer, seed=7).head
+    with torch.no_grad():
+        # the logits decide little: beta times the advantage of the copy decides
+        head.out.policy.weight.mul_(0.01)
+    before = actions.mode()
+    head.update_slow(other)
+    chunk = actions.mode()
+    ids = tokenizer.encode(chunk)
+    places = actions.places(ids)
+    outputs = actions.values(ids, places)
+    slow_q = other(actions.hidden).values(ids, places).q
+    scores = outputs.logits + 3.0 * (slow_q.amin(0) - outputs.v[..., None])
+    counted = actions.counted(places)
+    assert torch.equal(scores.argmax(-1)[counted], places.ids.view(counted.shape)[counted])
+    assert not torch.equal(chunk, before)
+    each = scores.log_softmax(-1).gather(-1, places.ids.view(counted.shape)[..., None])[..., 0]
+    log_prob = each.where(counted, 0.0).sum()
+    assert actions.log_prob(chunk).item() == pytest.approx(log_prob.item(), abs=1e-4)
+    assert not any(name.startswith("slow.") for name, _ in head.named_parameters())

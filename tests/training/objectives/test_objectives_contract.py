@@ -6,6 +6,7 @@ And what is said of bad input.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -398,6 +399,18 @@ def test_what_is_replayed_must_teach_too(name: str, mixed: Path, tmp_path: Path)
     objective.check_replayed(read[1])
     objective.check_replayed(read[0])
     assert objective._q_bound == pytest.approx(10 * 200)
+
+
+def test_critics_keep_a_constant_rate_beside_the_actors_cosine(mixed: Path, tmp_path: Path) -> None:
+    published = {"lr": 1e-2, "warmup_steps": 0, "clip_norm": None, "critic": {"lr": 3e-4}}
+    settings = config(mixed, tmp_path / "run", {"type": "iql"}, optim=published, steps=4)
+    train(settings)
+    found = lines(tmp_path / "run")
+    assert [line["critic_lr"] for line in found] == pytest.approx([3e-4] * 4)
+    cosine = [0.5e-2 * (1 + math.cos(math.pi * step / 4)) for step in range(1, 5)]
+    assert [line["lr"] for line in found] == pytest.approx(cosine)
+    with pytest.raises(ConfigError, match=r"optim\.critic: this objective has no networks"):
+        train(config(mixed, tmp_path / "bc", {"type": "bc"}, optim=published))
 
 
 def test_importance_weights_of_a_mixture(mixed: Path, tmp_path: Path) -> None:

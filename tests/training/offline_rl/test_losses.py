@@ -179,7 +179,8 @@ def test_the_discrete_gap_leaves_out_ids_that_may_not_stand_there() -> None:
 def test_the_sampled_gap_by_hand() -> None:
     q = torch.log(torch.tensor([[[1.0]], [[3.0]]]))
     gap = conservative_gap(q, torch.zeros(1, 1))
-    assert torch.allclose(gap, torch.tensor([[math.log(2)]]))  # the mean of exp Q is 2
+    # the data's action is one of them: the mean of exp Q is (1 + 3 + 1) / 3
+    assert torch.allclose(gap, torch.tensor([[math.log(5 / 3)]]))
     # the second was drawn three times as densely, so that it counts a third: (1 + 3/3) / 2
     density = torch.log(torch.tensor([[[1.0]], [[3.0]]]))
     assert torch.allclose(
@@ -189,7 +190,7 @@ def test_the_sampled_gap_by_hand() -> None:
         torch.tensor([[[0.0]], [[2.0]]]), torch.tensor([[0.5]]), temperature=0.01
     )
     assert torch.allclose(
-        soft, torch.tensor([[2 - 0.01 * math.log(2) - 0.5]])
+        soft, torch.tensor([[2 - 0.01 * math.log(3) - 0.5]])
     )  # nearly the greatest
 
 
@@ -206,7 +207,32 @@ def test_importance_weights_make_the_gap_that_of_all_actions_whatever_was_drawn(
     assert abs(rising.item() - math.log(1.5)) < 0.01
     assert (
         abs(conservative_gap(torch.log(3 * actions), torch.zeros(1, 1)).item() - math.log(2)) < 0.01
-    )  # 3 E[a] = 2
+    )  # 3 E[a] = 2; the data's action is one of 200,001
+
+
+def test_without_densities_the_gap_has_a_bound_and_q_of_the_data_stays_at_its_target() -> None:
+    # one state, target 0.5, alpha 1: a gap that only ever pays for raising Q of the data's action
+    # would end at 1, where 2 (Q - 0.5) = alpha, with the others falling for ever
+    data = torch.zeros(1, 1, requires_grad=True)
+    others = torch.zeros(10, 1, 1, requires_grad=True)
+    optimizer = torch.optim.SGD([data, others], lr=0.5)
+    lowest = []
+    for _ in range(2000):
+        gap = conservative_gap(others, data)
+        loss = (data - 0.5).square().sum() + gap.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lowest.append(others.mean().item())
+    assert data.item() == pytest.approx(0.5, abs=0.01)
+    assert -12 < lowest[-1] < -5
+    assert lowest[-1] == pytest.approx(lowest[1000], abs=1.0)  # no longer in proportion to steps
+    assert gap.item() >= -math.log(11)
+    # what is far above the others gets no push
+    far = torch.full((1, 1), 50.0, requires_grad=True)
+    conservative_gap(torch.zeros(10, 1, 1), far).sum().backward()
+    assert far.grad is not None
+    assert far.grad.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_calibrated_raises_to_the_return_and_says_where() -> None:

@@ -28,12 +28,16 @@ from tabular import (
 )
 from torch import Tensor
 
+from vla.config import ConfigError, load_config
 from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
 from vla.training.objective import ObjectiveError
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig
-from vla.training.offline_rl.values.base import Transition, log_density
+from vla.training.objectives.awac import AWACConfig
+from vla.training.offline_rl.values.base import Transition, ValueEstimates, log_density
+from vla.training.offline_rl.values.expectile import ExpectileConfig
+from vla.training.offline_rl.values.td import TDConfig
 from vla.types import Batch, Observation, Spec
 
 LEFT, RIGHT = -0.5, 0.5
@@ -85,7 +89,7 @@ def test_td_of_the_datas_actions_reaches_the_value_of_who_made_them() -> None:
     torch.testing.assert_close(q_table(objective, 3, [LEFT, RIGHT]), known, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("asked", ["policy", "mode"])
+@pytest.mark.parametrize("asked", ["policy", "mode", "max"])
 def test_td_of_a_policy_that_becomes_greedy_reaches_the_optimal_value(asked: str) -> None:
     greedy = {"type": "weighted_bc", "beta": 50.0}
     policy = two_ways(3)
@@ -100,6 +104,60 @@ def test_td_of_a_policy_that_becomes_greedy_reaches_the_optimal_value(asked: str
     torch.testing.assert_close(known[:, 1], torch.tensor([DISCOUNT**2, DISCOUNT, 1.0]))
     torch.testing.assert_close(q_table(objective, 3, [LEFT, RIGHT]), known, atol=0.06, rtol=0)
     assert (policy(batch_of(corridor(), 3)).actions.mode() > 0).all()
+
+
+def narrow_best(head: dict[str, Any]) -> tuple[MLPPolicy, Batch]:
+    """A policy over 21 bins that prefers 0, by so much; and what follows it."""
+    tokenizer = {"type": "bins", "num_bins": 21}
+    policy = MLPConfig(hidden=8, depth=1, head=head, tokenizer=tokenizer).build(robot(1))
+    with torch.no_grad():
+        policy.head.weight.zero_()
+        # as after training on targets with a deviation of 8 bins
+        policy.head.bias.copy_(-0.5 * ((torch.arange(21) - 10) / 8.0).square())
+    return policy, batch_of([Step(0, 0.0, later=(0, 0.0))] * 8, 1)
+
+
+def td_of(policy: MLPPolicy, **options: Any) -> ActorCritic:
+    value = {"type": "td", "critic": {**CRITIC, "output_scale": 1.0}} | options
+    return ActorCriticConfig.model_validate({"value": value, "extraction": BC}).build(policy)
+
+
+@pytest.mark.parametrize("smoothing", [{"bin_smoothing": 8.0}, {"label_smoothing": 0.1}])
+def test_smoothed_bins_are_valued_by_what_they_would_do_not_by_their_training_targets(
+    smoothing: dict[str, float],
+) -> None:
+    torch.manual_seed(0)
+    policy, batch = narrow_best({"type": "categorical", **smoothing})
+    objective = td_of(policy, samples=4)
+    later = objective.lookahead(policy, batch).transition
+    mode = objective.value.target_q(later.features, torch.zeros(8, 1, 1, 1))
+    # the least bins lie 1.3 deviations away: samples would be of all of them
+    assert torch.allclose(objective.value.next_value(later), mode, atol=1e-6)
+    own = objective.value.advantage(transition(policy, batch))  # the data's action is the mode
+    assert torch.allclose(own, torch.zeros_like(own), atol=1e-6)
+    plain, _ = narrow_best({"type": "categorical"})
+    assert not torch.allclose(objective.value.next_value(transition(plain, batch)), mode, atol=1e-3)
+
+
+def test_the_greatest_of_several_next_actions_is_found_after_the_least_of_the_critics() -> None:
+    torch.manual_seed(0)
+    policy, batch = two_ways(1), batch_of([Step(0, LEFT, later=(0, LEFT))] * 4, 1)
+    values = {}
+    for asked in ("max", "policy"):
+        torch.manual_seed(1)
+        objective = td_of(policy, next_actions=asked, samples=64)
+        later = objective.lookahead(policy, batch).transition
+        values[asked] = objective.value.next_value(later)
+    both = torch.tensor([LEFT, RIGHT]).view(2, 1, 1, 1, 1).expand(2, 4, 1, 1, 1)
+    q = objective.value.target_critic(later.features, both)
+    # of 64 samples both ways are among them but for 1 in 2 ** 63
+    assert torch.allclose(values["max"], q.amin(0).amax(0), atol=1e-6)
+    assert (values["policy"] < values["max"] - 1e-3).all()
+
+
+def test_the_greatest_of_one_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"samples: the greatest of 1 sample.*samples: 10"):
+        load_config(TDConfig, {"type": "td", "next_actions": "max"})
 
 
 @pytest.mark.parametrize("expectile", [0.5, 0.8, 0.97])
@@ -257,6 +315,17 @@ def test_weighted_imitation_prefers_the_better_way_by_exactly_its_weight(beta: f
     )
 
 
+def test_awac_clips_at_its_published_weight() -> None:
+    policy = two_ways(1)
+    extraction = AWACConfig().build(policy).extraction
+    batch = batch_of([Step(0, LEFT), Step(0, RIGHT)], 1).steps(0, -1)
+    output = policy(batch)
+    estimates = ValueEstimates(advantage=torch.tensor([[4.0], [6.0]]))
+    now = Transition(batch, output.features, output.actions, estimates=estimates)
+    _, metrics = extraction.loss(now, ExpectileConfig().build(1, robot(1), 1))
+    assert metrics["weight"].item() == pytest.approx((math.exp(4) + 100) / 2, rel=1e-4)
+
+
 def quadratic(best: float = 0.4) -> list[Step]:
     """One state in which an action brings 1 - (a - best)^2; all are tried."""
     return [Step(0, a, reward=1 - (a - best) ** 2) for a in torch.linspace(-1, 1, 21).tolist()]
@@ -303,6 +372,31 @@ def test_the_entropy_that_is_aimed_at_does_not_depend_on_the_units_of_actions() 
     assert gradient == pytest.approx(
         entropy - -1.0, abs=1e-5
     )  # the temperature falls where there is more than -1
+
+
+def test_the_entropy_of_tokens_is_aimed_at_a_share_of_the_even_one() -> None:
+    torch.manual_seed(0)
+    spec = Spec({}, ("s0",), ("x", "grip"), (-1.0, 0.0), (1.0, 1.0), control_hz=10.0)
+    tokenizer = {"type": "bins", "num_bins": 8, "binary": ["grip"]}
+    head = {"type": "categorical"}
+    config = MLPConfig(hidden=8, depth=1, chunk=2, head=head, tokenizer=tokenizer)
+    policy = config.build(spec)
+    value = {"type": "td", "next_actions": "data", "critic": CRITIC}
+    extraction = {"type": "ddpg_bc", "bc": 0.0, "temperature": "auto"}
+    objective = ActorCriticConfig.model_validate({"value": value, "extraction": extraction})
+    learner = objective.build(policy).train()
+    batch = spec.fake_batch(64, 3, 2)
+    loss, metrics = learner.loss(policy, batch)
+    loss.backward()
+    target = 0.98 * 2 * (math.log(8) + math.log(2))  # a gripper has two ids
+    gradient = learner.extraction.log_temperature.grad.item()
+    # the temperature rises where there is less: by -(K A) it could only fall, whatever the policy
+    assert gradient == pytest.approx(metrics["entropy"].item() - target, abs=1e-4)
+    with torch.no_grad():
+        policy.head.bias[0] = 20.0  # nearly one id
+    learner.zero_grad()
+    learner.loss(policy, batch)[0].backward()
+    assert learner.extraction.log_temperature.grad.item() < -3
 
 
 def test_the_price_of_a_nat_decides_between_q_and_imitation() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import training_toy
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.config import ConfigError
@@ -322,6 +323,41 @@ def test_ilql_on_the_chain():
     assert {state: acted(policy, state) for state in CHOSEN} == CHOSEN
 
 
+def test_ilql_acts_by_the_target_q_which_its_checkpoint_holds(tmp_path):
+    policy = toy(SPEC, "ilql", 3, beta=40.0)
+    objective = ILQLConfig(discount=0.9, conservative_weight=0.0, target_rate=0.1).build(policy)
+    learn(policy, objective, chain(), 60)
+    slow, target = policy.head.slow, objective.target.network
+    for name, tensor in target.named_parameters():
+        assert torch.equal(dict(slow.named_buffers())[name], tensor), name
+    with torch.no_grad():
+        for q in policy.head.out.q:  # what learns has gone astray since: nobody acts by it yet
+            q.out.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+    chosen = {state: acted(policy, state) for state in CHOSEN}
+    assert chosen[GOAL] != [0.6667, 0.6667]
+    objective.deploy(policy).save_pretrained(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert {state: acted(loaded, state) for state in CHOSEN} == chosen
+    batch = SPEC.fake_batch(2, 1)
+    assert torch.equal(
+        loaded(batch).actions.log_prob(batch.actions), policy(batch).actions.log_prob(batch.actions)
+    )
+
+
+def test_ilql_checkpoints_without_a_slow_copy_act_by_their_own_q(tmp_path):
+    policy = toy(SPEC, "ilql", 3, beta=40.0).eval()
+    with torch.no_grad():
+        for q in policy.head.out.q:
+            q.out.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    policy.save_pretrained(tmp_path / "old")
+    file = tmp_path / "old" / "model.safetensors"
+    kept = {name: t for name, t in load_file(file).items() if ".slow." not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    loaded = load_policy(tmp_path / "old")
+    assert acted(loaded, START) == [0.6667, 0.6667]  # the last bins, by the Q that was stored
+    assert acted(policy, START) != [0.6667, 0.6667]
+
+
 def test_ilql_stops_where_its_values_leave_what_rewards_allow(tmp_path):
     windows = Windows(
         EpisodeDataset(write(tmp_path / "data")), history=1, chunk=1, next_step=1, discount=0.9
@@ -367,7 +403,11 @@ def test_targets_follow_and_are_never_trained(head, config_class, target):
         policy.state_mean.fill_(0.5)
         policy.head.position.add_(1.0)
     followed = policy.head if target == "head" else policy
-    before = {name: value.clone() for name, value in followed.state_dict().items()}
+    before = {
+        name: value.clone()
+        for name, value in followed.state_dict().items()
+        if "slow." not in name  # the copy that the head of ILQL decodes by
+    }
     learner = Learner(policy, objective)
     optimizer = build_optimizer(
         learner, training_toy.ToyTrainConfig(out="", data={"path": "unread"}, steps=1).optim

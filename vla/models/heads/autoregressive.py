@@ -172,8 +172,12 @@ class AutoregressiveHead(Head):
             if grammar is not None and state is not None:
                 state = grammar.advance(state, ids_N, place)
             if place + 1 < D:
-                x_NLH = self.embed(ids_N)[:, None]
+                x_NLH = self._next_input(ids_N)
         return ids_ND
+
+    def _next_input(self, ids: Int64[Tensor, " N"]) -> Float[Tensor, "N 1 H"]:
+        """What `generate` goes on from after these ids."""
+        return self.embed(ids)[:, None]
 
     def places(self, ids: Int64[Tensor, "N D"]) -> Places:
         """What `generate` would have allowed on the way to these ids.

@@ -50,6 +50,15 @@ class Head(nn.Module, ABC):
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> ActionDistribution:
         """The distribution over the chunks of every step."""
 
+    def complete_weights(self, weights: dict[str, Tensor], prefix: str) -> None:
+        """Adds to the tensors of a checkpoint what those of former versions lack; by default
+        nothing.
+
+        Args:
+            weights: name -> tensor of the whole policy, changed in place.
+            prefix: of the head's own names, such as `head.`.
+        """
+
     def fit(
         self,
         actions: Float[Tensor, "N A"],
@@ -62,6 +71,17 @@ class Head(nn.Module, ABC):
             actions: N steps, the episodes one after the other, robot units.
             lengths: number of steps of each episode; None if there is one.
         """
+
+
+def complete_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Adds to the tensors of a checkpoint of `module` what those of former versions lack.
+
+    Args:
+        weights: name -> tensor, changed in place.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, Head):
+            part.complete_weights(weights, f"{name}." if name else "")
 
 
 class HeadConfig(Config, ABC):
@@ -89,4 +109,4 @@ class HeadConfig(Config, ABC):
         """
 
 
-__all__ = ["Head", "HeadConfig", "HeadError"]
+__all__ = ["Head", "HeadConfig", "HeadError", "complete_weights"]

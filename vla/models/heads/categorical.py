@@ -99,6 +99,11 @@ class CategoricalActions:
     label_smoothing: float = 0.0
     bin_smoothing: float = 0.0
 
+    @property
+    def samples_are_smoothed(self) -> bool:
+        """Whether samples hold the spread of the training targets beside that of the data."""
+        return self.bin_smoothing > 0 or self.label_smoothing > 0
+
     def loss(
         self,
         actions: Float[Tensor, "B T K A"],
@@ -162,24 +167,10 @@ class CategoricalActions:
                 "needs none (iql)"
             )
         drawn = self.sample(generator)
-        values_NV = self._values().to(self.logits.device)
+        values_NV = actions_of_ids(tokenizer).to(self.logits.device)
         mean_BTKA = (self.logits.float().softmax(-1) * values_NV).sum(-1).view(drawn.shape)
         # the value of the draw, the gradient of the mean
         return drawn + mean_BTKA - mean_BTKA.detach()
-
-    def _values(self) -> Float[Tensor, "N V"]:
-        """The action value of each id at each place, robot units; 0 for ids that may not stand
-        there."""
-        N, V = self.logits.shape[-2:]
-        allowed_NV = self.tokenizer.allowed_ids
-        ids_VN = torch.arange(V)[:, None].expand(V, N)
-        if allowed_NV is None:
-            return self.tokenizer.decode(ids_VN).reshape(V, N).T
-        allowed_VN = allowed_NV.cpu().T
-        # `decode` refuses forbidden ids: the first allowed one stands in for them
-        first_allowed_N = allowed_VN.int().argmax(0)
-        values_VN = self.tokenizer.decode(torch.where(allowed_VN, ids_VN, first_allowed_N))
-        return (values_VN.reshape(V, N) * allowed_VN).T
 
     def token_accuracy(
         self,
@@ -232,6 +223,25 @@ class CategoricalActions:
         return (values_BTN * mask_BTN).sum(-1) / mask_BTN.sum(-1).clamp(min=1)
 
 
+def actions_of_ids(tokenizer: ActionTokenizer) -> Float[Tensor, "N V"]:
+    """The action value of each id at each place, robot units, on the CPU; 0 for ids that may not
+    stand there.
+
+    For tokenizers with one token for each action dimension.
+    """
+    N = tokenizer.num_tokens
+    V = tokenizer.vocab_size
+    allowed_NV = tokenizer.allowed_ids
+    ids_VN = torch.arange(V)[:, None].expand(V, N)
+    if allowed_NV is None:
+        return tokenizer.decode(ids_VN).reshape(V, N).T
+    allowed_VN = allowed_NV.cpu().T
+    # `decode` refuses forbidden ids: the first allowed one stands in for them
+    first_allowed_N = allowed_VN.int().argmax(0)
+    values_VN = tokenizer.decode(torch.where(allowed_VN, ids_VN, first_allowed_N))
+    return (values_VN.reshape(V, N) * allowed_VN).T
+
+
 def token_mask(
     action_mask: Bool[Tensor, "*B K"],
     tokenizer: ActionTokenizer,
@@ -247,4 +257,10 @@ def token_mask(
     return action_mask.repeat_interleave(tokenizer.tokens_per_action, dim=-1)
 
 
-__all__ = ["CategoricalActions", "CategoricalConfig", "CategoricalHead", "token_mask"]
+__all__ = [
+    "CategoricalActions",
+    "CategoricalConfig",
+    "CategoricalHead",
+    "actions_of_ids",
+    "token_mask",
+]

@@ -3,17 +3,21 @@ arXiv:2206.11871).
 
 One small transformer goes through the tokens of a chunk. At each place it gives the probability of
 every id in the data, the value of every id (several Q), and the value of the place itself (V).
-Actions follow softmax(logits + beta (Q - V)): imitation that leans towards what was rewarded.
+Actions follow softmax(logits + beta (Q' - V)): imitation that leans towards what was rewarded. Q'
+is of a copy of the transformer that follows slowly, the target network of the values; the head
+holds it, so that a checkpoint does.
 
 B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
 K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than
-padding, V ids, E Q networks, U = V + E * V + 1 outputs per token, H width of the head.
+padding, V ids, E Q networks, U = V + E * V + 1 outputs per token, H width of the head, H2 = 2 H
+with a slow copy beside it, else H.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -93,17 +97,60 @@ class TokenOutputs(nn.Module):
 
 
 class ILQLHead(Float32Head):
-    """The autoregressive head with more outputs; V of a place sees only the tokens before it."""
+    """The autoregressive head with more outputs; V of a place sees only the tokens before it.
+
+    Attributes:
+        slow: the copy whose Q decides when the head decodes. The objective moves it; imitation
+            leaves it as it is. None in the copy itself.
+    """
 
     config: ILQLHeadConfig
     out: TokenOutputs  # type: ignore[assignment]
+    slow: ILQLHead | None
 
     def __init__(self, config: ILQLHeadConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
         self.out = TokenOutputs(config.hidden, tokenizer.vocab_size, config.ensemble)
+        self.slow = _slow_copy(self)
+
+    def set_tokenizer(self, tokenizer: ActionTokenizer) -> None:
+        super().set_tokenizer(tokenizer)
+        if self.slow is not None:
+            self.slow.set_tokenizer(tokenizer)
+
+    @torch.no_grad()
+    def update_slow(self, target: ILQLHead) -> None:
+        """The slow copy takes the weights of a target network of the same sizes."""
+        assert self.slow is not None
+        own = dict(self.slow.named_buffers())
+        tensors = dict(target.named_parameters())
+        torch._foreach_copy_([own[name] for name in tensors], list(tensors.values()))
+
+    def complete_weights(self, weights: dict[str, Tensor], prefix: str) -> None:
+        """Checkpoints from before the slow copy was kept decode by their own Q, as they did."""
+        for name in self.state_dict():
+            if not name.startswith("slow."):
+                continue
+            own = weights.get(prefix + name.removeprefix("slow."))
+            if own is not None:
+                weights.setdefault(prefix + name, own.clone())
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> ILQLActions:  # type: ignore[override]
         return ILQLActions(hidden, self.read_float32(hidden), self)
+
+    def decoding_states(
+        self, states: Float[Tensor, "B T R H"], hidden: Float[Tensor, "B T R W"]
+    ) -> Float[Tensor, "N R H2"]:
+        """What `generate` begins with: states of the head and of its slow copy, side by side."""
+        if self.slow is not None:
+            states = torch.cat([states, self.slow.read_float32(hidden)], dim=-1)
+        return states.flatten(0, 1)
+
+    def _next_input(self, ids: Int64[Tensor, " N"]) -> Float[Tensor, "N 1 H2"]:
+        own = super()._next_input(ids)
+        if self.slow is None:
+            return own
+        return torch.cat([own, self.slow._next_input(ids)], dim=-1)
 
     def _next_logits(
         self,
@@ -111,8 +158,38 @@ class ILQLHead(Float32Head):
         past: Sequence[KeyValue | None],
     ) -> tuple[Tensor, list[KeyValue | None]]:
         """The scores by which `generate` decides."""
+        if self.slow is None:
+            outputs, kept = self._next_outputs(x_NLH, past)
+            return outputs.scores(self.config.beta), kept
+        depth = len(self.blocks)
+        own_NLH, slow_NLH = x_NLH.chunk(2, dim=-1)
+        outputs, kept = self._next_outputs(own_NLH, past[:depth])
+        # behind the head's own keys and values stand those of the copy; at first there are none
+        slow_past = past[depth:] or [None] * depth
+        slow_outputs, slow_kept = self.slow._next_outputs(slow_NLH, slow_past)
+        decisive = replace(outputs, q=slow_outputs.q)
+        return decisive.scores(self.config.beta), kept + slow_kept
+
+    def _next_outputs(
+        self,
+        x_NLH: Tensor,
+        past: Sequence[KeyValue | None],
+    ) -> tuple[TokenValues, list[KeyValue | None]]:
+        """Logits, Q and V of the next place, by the head itself."""
         row_NU, kept = super()._next_logits(x_NLH, past)
-        return self.out.split(row_NU).scores(self.config.beta), kept
+        return self.out.split(row_NU), kept
+
+
+def _slow_copy(head: ILQLHead) -> ILQLHead:
+    """A copy of the head whose weights are buffers: stored with it, and never trained."""
+    # the tokenizer stays the same object: it is fitted later
+    slow = copy.deepcopy(head, {id(head.tokenizer): head.tokenizer})
+    slow.slow = None
+    for part in list(slow.modules()):
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, parameter.detach())
+    return slow
 
 
 class ILQLActions:
@@ -191,8 +268,8 @@ class ILQLActions:
     ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError if it is negative."""
         check_temperature(temperature)
-        states_NRH = self.states.flatten(0, 1)
-        ids_ND = self.head.generate(states_NRH, temperature=temperature, generator=generator)
+        states = self.head.decoding_states(self.states, self.hidden)
+        ids_ND = self.head.generate(states, temperature=temperature, generator=generator)
         return self.tokenizer.decode(ids_ND.unflatten(0, self.states.shape[:2]))
 
     def loss(
@@ -212,7 +289,7 @@ class ILQLActions:
     ) -> Float[Tensor, "B T"]:
         """Log probability with which `sample` draws the tokens of the chunk's valid actions."""
         ids_BTL, outputs, counted_BTL = self._teacher_forced(actions, action_mask)
-        log_prob_BTL = _log_prob(outputs.scores(self.head.config.beta), ids_BTL)
+        log_prob_BTL = _log_prob(self._scores(ids_BTL, outputs), ids_BTL)
         return log_prob_BTL.where(counted_BTL, 0.0).sum(-1)
 
     def token_accuracy(
@@ -222,12 +299,21 @@ class ILQLActions:
     ) -> Float[Tensor, "B T"]:
         """Share of the chunk's tokens that would be chosen after the true tokens before them."""
         ids_BTL, outputs, counted_BTL = self._teacher_forced(actions, action_mask)
-        chosen_BTL = outputs.scores(self.head.config.beta).argmax(-1)
+        chosen_BTL = self._scores(ids_BTL, outputs).argmax(-1)
         return _mean((chosen_BTL == ids_BTL).float(), counted_BTL)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
+
+    def _scores(self, ids_BTL: Tensor, outputs: TokenValues) -> Float[Tensor, "B T L V"]:
+        """The scores by which `generate` decides, at the places of these ids."""
+        slow = self.head.slow
+        if slow is not None:
+            with torch.no_grad():
+                q = slow(self.hidden)._outputs(ids_BTL.flatten(0, 1)).q
+            outputs = replace(outputs, q=q.unflatten(1, ids_BTL.shape[:2]))
+        return outputs.scores(self.head.config.beta)
 
     def _teacher_forced(
         self,

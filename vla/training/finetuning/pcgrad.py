@@ -7,7 +7,7 @@ K tasks, P parameters in one row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def projected_backward(
     watch: Stopwatch,
     *,
     bf16: bool,
-    clip: float | None,
+    clip: float | Mapping[str, float | None] | None,
     seed: int,
 ) -> dict[str, float]:
     """As `vla.training.step.backward`, with the conflicts of the global batch's tasks projected.

@@ -131,6 +131,7 @@ def build_actor_critic(
 
     Raises ObjectiveError if the parts do not go together.
     """
+    value.check_policy(policy)
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
     return ActorCritic(
         learner,

@@ -34,12 +34,13 @@ class AWACConfig(CriticObjectiveConfig):
     type: Literal["awac"] = "awac"
     beta: float = Field(default=1.0, gt=0)
     """Inverse temperature, 1 / lambda of the paper."""
-    max_weight: float = Field(default=20.0, ge=1)
+    max_weight: float = Field(default=100.0, ge=1)
     """Greatest weight."""
     standardise: bool = False
     """Take advantages in units of their running standard deviation."""
     samples: int = Field(default=1, ge=1)
-    """Own actions that the policy's value is averaged over."""
+    """Own actions that the policy's value is averaged over; heads with `bin_smoothing` or
+    `label_smoothing` are asked for their most likely action alone."""
 
     def build(self, policy: Policy) -> ActorCritic:
         # `samples` is both of the next actions and of the own ones in the advantage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vla.config import register
-from vla.training.objectives.cql import CQLConfig
+from vla.training.objectives.cql import CQLConfig, NextActions
 
 
 @register("objectives", "cal_ql")
@@ -17,11 +17,14 @@ class CalQLConfig(CQLConfig):
     the return that the data's episode had from s on. Shapes as of `conservative`.
 
     Source: Nakamoto et al., 2023, "Cal-QL: calibrated offline RL pre-training for efficient online
-    fine-tuning", eq. 4.1.
+    fine-tuning"; the greatest of several next actions as in its published code.
     """
 
     # mypy: the name is another one than that of the base, which is what registering needs
     type: Literal["cal_ql"] = "cal_ql"  # type: ignore[assignment]
+    next_actions: NextActions = "max"
+    """What acts at the next state: of `sampled` actions of the policy the one of greatest target Q,
+    one sample of the `policy`, or its most likely action (`mode`)."""
 
     @property
     def calibrated(self) -> bool:

@@ -11,7 +11,9 @@ from vla.models.policy import Policy
 from vla.training.objectives.actor_critic import ActorCritic, CriticObjectiveConfig
 from vla.training.offline_rl.extractions.ddpg_bc import DDPGBCConfig, Temperature
 from vla.training.offline_rl.ignored_options import refuse_ignored_options
-from vla.training.offline_rl.values.conservative import ConservativeConfig
+from vla.training.offline_rl.values.conservative import ConservativeConfig, Form, check_form
+
+NextActions = Literal["policy", "mode", "max"]
 
 
 @register("objectives", "cql")
@@ -19,27 +21,36 @@ class CQLConfig(CriticObjectiveConfig):
     """Q that distrusts what the data does not hold; the policy climbs it (by entropy-regularised
     gradients, or as `extraction` says).
 
-    Formula, with the loss L_TD of `td`, sampled actions a_i with densities p_i, and a
-    reparametrised action a' of the policy:
+    Formula, with the loss L_TD of `td`, sampled actions a_i with densities p_i, the temperature c
+    of the soft maximum, and a reparametrised action a' of the policy:
 
         L_Q = L_TD + alpha * mean over B, T of
-              log mean over i of exp(Q(s, a_i) - log p_i) - Q(s, a)
+              c log mean over i of exp(Q(s, a_i) / c - log p_i) - Q(s, a)
         L_pi = mean over B, T of temperature * log pi(a' | s) - Q(s, a')
 
     Value part `conservative`, extraction `ddpg_bc`, which give the shapes.
 
     Source: Kumar, Zhou, Tucker and Levine, 2020, "Conservative Q-learning for offline reinforcement
-    learning", eq. 4 and appendix F.
+    learning".
     """
 
     type: Literal["cql"] = "cql"
     alpha: float = Field(default=5.0, ge=0)
     """Weight of the conservative gap."""
+    form: Form = "sampled"
+    """What the gap's soft maximum runs over: `sampled` actions, or `discrete`, all ids of a place of
+    the chunk, for heads over bins; see `conservative`."""
     sampled: int = Field(default=10, ge=1)
-    """Actions drawn of each of three kinds for the gap."""
+    """Actions drawn of each of three kinds for the gap, and with `next_actions: max` at the next
+    state."""
+    conservative_temperature: float = Field(default=1.0, gt=0)
+    """Of the gap's soft maximum; values in [0, 1] need one well below 1."""
     importance: bool = True
     """Divide by the density of what is drawn; needs head: {type: gaussian, squash: full} or
-    mixture."""
+    mixture. Without, the data's action stands in the soft maximum."""
+    next_actions: NextActions = "mode"
+    """What acts at the next state, without its entropy: the policy's most likely action, one sample
+    of the `policy`, or the sample of greatest target Q (`max`)."""
     temperature: Temperature = "auto"
     """Weight of the policy's entropy; `auto` as in ddpg_bc."""
     bc: float = Field(default=0.0, ge=0)
@@ -52,6 +63,7 @@ class CQLConfig(CriticObjectiveConfig):
         if self.extraction is not None:
             why = "extraction is given; set it there (ddpg_bc), or drop extraction"
             refuse_ignored_options(self, ("temperature", "bc"), why)
+        check_form(self, sampled_counts=self.next_actions == "max")
         return self
 
     @property
@@ -60,12 +72,23 @@ class CQLConfig(CriticObjectiveConfig):
         return False
 
     def build(self, policy: Policy) -> ActorCritic:
+        # ids take the place of samples, and the value part refuses what would do nothing
+        gap: dict[str, Any] = {"form": self.form}
+        if self.form == "sampled":
+            gap["sampled"] = self.sampled
+        chooses = self.next_actions == "max" and self.sampled > 1
+        next_actions = self.next_actions
+        if next_actions == "max" and not chooses:
+            next_actions = "policy"  # the greatest of one sample is that sample
         value = ConservativeConfig(
             **self.critics,
+            **gap,
             alpha=self.alpha,
-            sampled=self.sampled,
+            conservative_temperature=self.conservative_temperature,
             importance=self.importance,
             calibrated=self.calibrated,
+            next_actions=next_actions,
+            samples=self.sampled if chooses else 1,
         )
         # As published the policy climbs plain Q. Beside imitation Q is divided by its size, so that
         # `bc` means the same whatever the rewards.
@@ -75,4 +98,4 @@ class CQLConfig(CriticObjectiveConfig):
         return self.join(policy, value, extraction)
 
 
-__all__ = ["CQLConfig"]
+__all__ = ["CQLConfig", "NextActions"]

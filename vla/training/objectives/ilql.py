@@ -5,7 +5,8 @@ B windows, T steps, L places of a chunk, V ids, E Q networks.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,8 @@ class ILQLConfig(TokenValueConfig):
     At each token V leans by its expectile towards the better of what was done there, and Q of what
     was done is V of the place after it; at the last token of a chunk it is the reward and the
     discounted V a chunk later. Neither asks for the value of an id that was not tried. The logits
-    only imitate: the head `ilql` adds beta (Q - V) to them when it decodes. Formula, for the token
+    only imitate: the head `ilql` adds beta (Q' - V) to them when it decodes, with the slow copy Q'
+    that the targets of V are of. Formula, for the token
     x_l at place l of L after x_1 .. x_{l-1}, with tau = `expectile`, the least target Q', discount
     g, and chunks of n steps:
 
@@ -44,7 +46,7 @@ class ILQLConfig(TokenValueConfig):
     Shapes: Q is (E, B, T, L, V), logits (B, T, L, V); x, y and V are (B, T, L).
 
     Source: Snell, Kostrikov, Su, Yang and Levine, 2023, "Offline RL for natural language generation
-    with implicit language Q learning", section 4.
+    with implicit language Q learning".
     """
 
     type: Literal["ilql"] = "ilql"
@@ -68,6 +70,17 @@ class ILQL(TokenValueObjective):
 
     def __init__(self, config: ILQLConfig, policy: Policy) -> None:
         super().__init__(config, policy, ILQLHead, "ilql")
+        for module in self.target.modules():
+            if isinstance(module, ILQLHead):
+                module.slow = None  # the target is that copy: it needs none of its own
+
+    def after_step(self, policy: Policy) -> None:
+        super().after_step(policy)
+        target: Any = self.target.network
+        head = target if self.config.target == "head" else target.head
+        # What acts holds the Q that it acts by. A whole policy's copy gives it its head's weights,
+        # which the head then reads with the trunk that acts.
+        cast(ILQLHead, policy.head).update_slow(head)
 
     def learn(
         self,
@@ -86,7 +99,8 @@ class ILQL(TokenValueObjective):
         ids_EBTL = ids_BTL.expand(len(outputs.q), *ids_BTL.shape)
         q_EBTL = values_of_ids(outputs.q, ids_EBTL)
         with torch.no_grad():
-            target_q_EBTL = values_of_ids(target.values(ids_BTD, places).q, ids_EBTL)
+            target_q = target.values(ids_BTD, places).q
+            target_q_EBTL = values_of_ids(target_q, ids_EBTL)
             target_q_BTL = target_q_EBTL.min(0).values
             # inside the chunk V is of the head that learns, a chunk later of the copy
             outcome_BT = n_step.target(next_target.state_value())
@@ -113,7 +127,7 @@ class ILQL(TokenValueObjective):
         )
         with torch.no_grad():
             # by the scores that decoding uses, which imitation alone does not fix
-            scores_BTLV = outputs.scores(actions.head.config.beta)
+            scores_BTLV = replace(outputs, q=target_q).scores(actions.head.config.beta)
             accurate_BTL = scores_BTLV.argmax(-1) == ids_BTL
         # the least of the ensemble, as in the targets
         q_data_BTL = q_EBTL.min(0).values

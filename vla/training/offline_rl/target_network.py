@@ -73,12 +73,17 @@ class TargetCopy(nn.Module):
     def _pairs_with(self, network: nn.Module) -> _Pairs:
         # kept: a step of a small network would feel the walk through all modules
         if self._pairs is None or self._pairs.network is not network:
+            own_parameters = dict(self.network.named_parameters())
+            own_buffers = dict(self.network.named_buffers())
+            # by name: what is followed may hold more than the copy, such as a slow copy of its own
+            parameters = dict(network.named_parameters())
+            buffers = dict(network.named_buffers())
             self._pairs = _Pairs(
                 network,
-                list(self.network.parameters()),
-                list(self.network.buffers()),
-                list(network.parameters()),
-                list(network.buffers()),
+                list(own_parameters.values()),
+                list(own_buffers.values()),
+                [parameters[name] for name in own_parameters],
+                [buffers[name] for name in own_buffers],
             )
         return self._pairs
 

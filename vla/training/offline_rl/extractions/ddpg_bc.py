@@ -6,7 +6,7 @@ B windows, T steps, K actions per chunk, A action dimensions.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ from vla.training.offline_rl.extractions.base import (
 )
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 
+_SHARE_OF_EVEN = 0.98  # of the entropy of tokens that are all alike
 Temperature = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
@@ -38,14 +39,16 @@ class DDPGBCConfig(ExtractionConfig):
             + bc * mean over B, T of -log pi(a | s)
             + t * mean over B, T of log pi(a' | s)
 
-    `auto` learns log t by the loss -t * (target - H), with the entropy H = -mean log pi(a' | s) and
-    the target -(K A), of actions in units in which their range is [-1, 1].
+    `auto` learns log t by the loss -t * (target - H), with the entropy H = -mean log pi(a' | s).
+    The target is -(K A) for densities, of actions in units in which their range is [-1, 1]; for
+    tokens, 0.98 of the greatest entropy there is: 0.98 * sum over the chunk's D tokens of log V.
 
     Shapes: Q and log pi are (B, T); a and a' are (B, T, K, A).
 
     Source: Fujimoto and Gu, 2021, TD3+BC, eq. 3 and 5, with bc = 1 / alpha; with `bc: 0` and an
     entropy target the actor of CQL (Kumar et al., 2020), which is SAC's (Haarnoja et al., 2018,
-    "Soft actor-critic algorithms and applications", section 5).
+    "Soft actor-critic algorithms and applications", section 5). The target of tokens:
+    Christodoulou, 2019, "Soft actor-critic for discrete action settings".
     """
 
     type: Literal["ddpg_bc"] = "ddpg_bc"
@@ -59,7 +62,8 @@ class DDPGBCConfig(ExtractionConfig):
     rewards' size."""
     temperature: Temperature = 0.0
     """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of
-    -(numbers of a chunk), of actions in units in which their range is [-1, 1]."""
+    -(numbers of a chunk), of actions in units in which their range is [-1, 1]; of tokens towards
+    0.98 * log(ids) each, which is nearly even: a number keeps a policy over tokens sharper."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
 
@@ -93,7 +97,7 @@ class DDPGBC(Extraction):
     ) -> None:
         super().__init__()
         self.config = config
-        self.target_entropy = -float(dimensions)
+        self.target_entropy = -float(dimensions)  # of densities; tokens: `_target_entropy`
         self.log_half = log_half
         if config.temperature == "auto":
             self.log_temperature = nn.Parameter(torch.zeros(()))
@@ -163,7 +167,19 @@ class DDPGBC(Extraction):
         metrics["temperature"] = temperature.detach()
         # two losses in one: the first teaches the policy alone, the second the temperature alone
         policy_loss = temperature.detach() * log_prob
-        return policy_loss - temperature * (self.target_entropy - entropy)
+        return policy_loss - temperature * (self._target_entropy(now.actions) - entropy)
+
+    def _target_entropy(self, actions: Any) -> float:
+        """What `auto` moves the entropy of a chunk to, nats."""
+        if not hasattr(actions, "tokens"):
+            return self.target_entropy
+        # Of ids the entropy is never negative: by the target of densities it would always be too
+        # great, and the temperature could only fall.
+        tokenizer = actions.tokenizer
+        if tokenizer.allowed_ids is None:
+            return _SHARE_OF_EVEN * tokenizer.num_tokens * math.log(tokenizer.vocab_size)
+        counts_D = tokenizer.allowed_ids.sum(-1)
+        return _SHARE_OF_EVEN * float(counts_D.log().sum())
 
 
 __all__ = ["DDPGBC", "DDPGBCConfig", "Temperature"]

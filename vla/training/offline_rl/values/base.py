@@ -20,6 +20,7 @@ from vla.common.renamed import accept_former_members, former_attributes
 from vla.config import Config
 from vla.models.critics import ActionCritic, CriticConfig, StateCritic
 from vla.models.heads.gaussian import DiagonalGaussian
+from vla.models.policy import Policy
 from vla.training.losses import Metrics
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import ActionDistribution, Batch, Spec
@@ -128,6 +129,10 @@ class ValueConfig(Config, ABC):
     the end of an episode to its start at once. For sparse rewards in worlds that are nearly
     deterministic (Chebotar et al., 2023). Rewards of 0 or more, or episodes that all terminate: the
     return of a truncated episode is no lower bound otherwise."""
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raises ObjectiveError if values cannot be learned beside this policy; called before
+        `build`."""
 
     @abstractmethod
     def build(
@@ -282,6 +287,21 @@ def draw(
         return torch.stack([actions.sample(temperature=temperature) for _ in range(count)])
 
 
+def own_actions(actions: ActionDistribution, count: int) -> Float[Tensor, "S B T K A"]:
+    """Chunks of each step as the policy would act there, without gradient.
+
+    `count` samples. If samples hold the spread of the training targets as well
+    (`samples_are_smoothed`, see `vla.models.heads.categorical`), the most likely chunk alone, S =
+    1.
+    """
+    # spread over neighbouring bins was asked of the head for learning's sake: a policy that acts by
+    # its mode never takes such actions, and values should not be of them
+    if getattr(actions, "samples_are_smoothed", False):
+        with torch.no_grad():
+            return actions.mode()[None]
+    return draw(actions, count)
+
+
 def log_density(
     actions: ActionDistribution, chunks: Float[Tensor, "S B T K A"]
 ) -> Float[Tensor, "S B T"]:
@@ -306,4 +326,5 @@ __all__ = [
     "ValueLoss",
     "draw",
     "log_density",
+    "own_actions",
 ]

@@ -22,7 +22,7 @@ from vla.training.offline_rl.values.base import (
     ValueConfig,
     ValueEstimates,
     ValueLoss,
-    draw,
+    own_actions,
 )
 from vla.types import Spec
 
@@ -35,7 +35,7 @@ class TDConfig(ValueConfig):
     Formula, with the least target critic Q', discount g, chunks a of K actions (n = K steps), and S
     next actions a' of the policy (or the data's, or the most likely one):
 
-        y = r_0 + ... + g^n mean over S of Q'(s_n, a')
+        y = r_0 + ... + g^n mean over S of Q'(s_n, a')        with `max` the greatest over S
         L_Q = sum over E, mean over B, T of (Q_e(s, a) - y)^2
         A(s, a) = min over E of Q(s, a) - mean over S of min over E of Q(s, a_policy)
 
@@ -46,11 +46,14 @@ class TDConfig(ValueConfig):
     """
 
     type: Literal["td"] = "td"
-    next_actions: Literal["policy", "data", "mode"] = "policy"
+    next_actions: Literal["policy", "data", "mode", "max"] = "policy"
     """What acts at the next state: samples of the policy, the data's action (SARSA: the value of
-    the data's own behaviour), or the policy's most likely action."""
+    the data's own behaviour), the policy's most likely action, or of its samples the one of
+    greatest target Q. Heads with `bin_smoothing` or `label_smoothing` are asked for their most
+    likely action in place of samples, which would hold the spread of the training targets."""
     samples: int = Field(default=1, ge=1)
-    """Samples of the policy that a value is averaged over."""
+    """Samples of the policy that a value is averaged over, or with `next_actions: max` chosen
+    from."""
     noise: float = Field(default=0.0, ge=0)
     """Deviation of smoothing noise on the next action, in units of half its range (TD3: 0.2),
     clipped at `noise_clip`."""
@@ -63,10 +66,19 @@ class TDConfig(ValueConfig):
     """Target copies move at every so many steps (TD3: 2)."""
 
     @model_validator(mode="after")
+    def _chooses_from_several(self) -> TDConfig:
+        if self.next_actions == "max" and self.samples == 1:
+            raise ValueError(
+                "samples: the greatest of 1 sample is that sample; set samples: 10, or "
+                "next_actions: policy"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _asks_a_policy(self) -> TDConfig:
         if self.next_actions != "data":
             return self
-        why = "next_actions: data asks no policy; use policy or mode, or drop it"
+        why = "next_actions: data asks no policy; use policy, mode or max, or drop it"
         if self.target_policy:
             raise ValueError(f"target_policy: {why}")
         refuse_ignored_options(self, ("noise", "noise_clip"), why)
@@ -136,8 +148,10 @@ class TD(Critics):
             return self.target_q(transition.features, transition.batch.actions)
         if self.config.next_actions == "mode":
             return self.target_q(transition.features, self._smoothed(transition.actions.mode()))
-        actions_SBTKA = self._smoothed(draw(transition.actions, self.config.samples))
-        return self.target_q(transition.features, actions_SBTKA).mean(0)
+        own_SBTKA = own_actions(transition.actions, self.config.samples)
+        q_SBT = self.target_q(transition.features, self._smoothed(own_SBTKA))
+        # the least of the critics for each sample, and only then the best of the samples
+        return q_SBT.amax(0) if self.config.next_actions == "max" else q_SBT.mean(0)
 
     def _smoothed(self, actions: Float[Tensor, "*S B T K A"]) -> Float[Tensor, "*S B T K A"]:
         """Next actions with clipped noise: a narrow peak of Q is no target (TD3, section 5.3)."""
@@ -157,7 +171,7 @@ class TD(Critics):
         q_BT = now.estimates.q_data
         if q_BT is None:
             q_BT = self.action_critic(now.features, now.batch.actions).amin(0)
-        own_SBTKA = draw(now.actions, self.config.samples)
+        own_SBTKA = own_actions(now.actions, self.config.samples)
         own_q_SBT = self.action_critic(now.features, own_SBTKA).amin(0)
         return q_BT - own_q_SBT.mean(0)
 
