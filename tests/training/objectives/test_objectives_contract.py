@@ -251,7 +251,7 @@ def test_nothing_to_filter(tmp_path: Path) -> None:
 
     data = write(tmp_path / "data", unsolved)
     with pytest.raises(
-        ObjectiveError, match=r"filtered_bc keeps solved episodes, but none .*use keep: return"
+        ObjectiveError, match=r"keep: success imitates solved episodes, but none .*use keep: return"
     ):
         train(config(data, tmp_path / "run", {"type": "filtered_bc"}))
     by_success = {**TRANSFORMER, "condition": "success"}
