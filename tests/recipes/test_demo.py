@@ -10,7 +10,10 @@ import yaml
 
 from vla.config import ConfigError, load_config
 from vla.models import load_policy
-from vla.recipes.demo import DemoConfig, demo
+from vla.recipes.demo import DemoConfig, against_controls, demo
+from vla.sim_eval.comparison.comparison import compare
+from vla.sim_eval.comparison.results import Results
+from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
 SMALL = [
     "collect.env.tasks=[reach]",
@@ -23,6 +26,7 @@ SMALL = [
     "train.batch_size=8",
     "finetune.steps=3",
     "finetune.batch_size=8",
+    'controls={"no-values": {"type": "bc"}, "filter": {"type": "filtered_bc"}}',
     "eval.env.tasks=[reach]",
     "eval.env.image_size=32",
     "eval.env.horizon=12",
@@ -42,23 +46,47 @@ def test_demo_leaves_a_policy_results_and_a_report(tmp_path: Path) -> None:
             "dataset",
             "train",
             "finetune",
-            "rt1-bc",
-            "expert",
-            "random",
+            "no-values",
+            "filter",
+            "eval",
             "report.html",
             "compare.json",
             "timings.json",
         )
     }
     report = (out / "report.html").read_text()
-    assert all(name in report for name in ("rt1-iql", "rt1-bc", "expert", "random"))
-    assert {pair["a"] for pair in json.loads((out / "compare.json").read_text())["pairs"]} <= {
-        "rt1-iql",
-        "rt1-bc",
-    }
+    trained = {"rt1-iql", "rt1-bc", "no-values", "filter"}
+    assert all(name in report for name in (*trained, "expert", "random"))
+    pairs = json.loads((out / "compare.json").read_text())["pairs"]
+    assert {pair[side] for pair in pairs for side in "ab"} == trained
+    assert len(pairs) == 6
     policy = load_policy(out / "finetune" / "policy")
     assert policy.card["results"]["rt1-iql"]["episodes"] == 1
     assert "expert" in (out / "finetune" / "policy" / "README.md").read_text()
+
+
+def outcomes_of(name: str, solved: int) -> Results:
+    """Of 60 starts the first `solved`."""
+    episodes = [
+        EpisodeRecord("reach", "all", e, e, "Touch it", e < solved, e < solved, 9, 0.0, "")
+        for e in range(60)
+    ]
+    versions = {"mujoco": "3.3.0"}
+    return Results(name, "toys", tuple(episodes), versions=versions, config={"policy": name})
+
+
+@pytest.mark.parametrize(
+    ("solved", "said"),
+    [
+        ({"iql": 50, "none": 10, "last": 20}, "iql is better than every control"),
+        ({"iql": 50, "none": 10, "last": 52}, "iql was not shown to be better than last: here"),
+    ],
+)
+def test_the_demo_says_plainly_whether_values_beat_the_controls(solved, said) -> None:
+    comparison = compare([outcomes_of(name, count) for name, count in solved.items()])
+    lines = against_controls(comparison, "iql", ["none", "last"])
+    assert len(lines) == 3
+    assert said in lines[-1]
 
 
 def test_out_moves_everything(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The whole story in one call.
 
-Data of mixed quality is made, RT-1 clones it, offline RL makes the clone better, and the same
-unseen starts measure both. `demo.yaml` beside this file is the default; every value can be
-overridden.
+Data of mixed quality is made, RT-1 clones it, offline RL goes on from the clone, and so do controls
+that learn no values. The same unseen starts measure them all. `demo.yaml` beside this file is the
+default; every value can be overridden.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from rich.console import Console
 
-from vla.config import RootConfig, read_yaml
+from vla.config import Choice, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
-from vla.sim_eval.comparison.comparison import compare
+from vla.sim_eval.comparison.comparison import Comparison, Pair, compare
 from vla.training import TrainConfig, train
 from vla.types import Actor
 
 Values = dict[str, Any]
+FolderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 _DEFAULT = Path(__file__).with_suffix(".yaml")
 
 
@@ -38,6 +39,9 @@ class DemoConfig(RootConfig):
     """Pretraining by imitation of all of it; its `out` is always `<out>/train`."""
     finetune: TrainConfig = Field(default=...)
     """Offline RL from there on; its `out` is always `<out>/finetune`."""
+    controls: dict[FolderName, Annotated[Any, Choice("objectives")]] = Field(default=...)
+    """Name -> objective in place of that of `finetune`, with all else as it is there: what offline
+    RL has to beat. Each is trained in `<out>/NAME`."""
     eval: EvalConfig = Field(default=...)
     """Evaluation; its `out` is always `<out>`."""
 
@@ -48,6 +52,9 @@ class DemoConfig(RootConfig):
             return values
         # Filled in before anything is checked: `{"train": {"steps": 7}}` alone is no TrainConfig.
         merged = _merge(read_yaml(_DEFAULT), values)
+        if "controls" in values:
+            # a list of its own: one that is not named is not trained
+            merged["controls"] = values["controls"]
         out = str(merged.get("out", "runs/demo"))
         return _merge(merged, _paths(Path(out)))
 
@@ -95,32 +102,43 @@ def _may_merge(below: Any, value: Any) -> bool:
 
 
 def demo(config: DemoConfig) -> Path:
-    """Collects, trains, fine-tunes, evaluates both policies beside the expert and a random policy.
+    """Collects, trains, fine-tunes by offline RL and by each control, and evaluates all of them.
 
-    Steps that an earlier run in the same folder finished are resumed, not repeated. Returns the
-    folder, which holds `results.json` and `episodes.parquet` of the fine-tuned policy,
-    `compare.json` (its paired test against the clone), `report.html` and `timings.json`.
+    The expert and a random policy show the range. Steps that an earlier run in the same folder
+    finished are resumed, not repeated. Returns the folder, which holds `results.json` and
+    `episodes.parquet` of the fine-tuned policy, `compare.json` (paired tests of all trained
+    policies), `report.html` and `timings.json`.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
-    clock = _StepClock(console)
+    steps = 4 + len(config.controls)
+    clock = _StepClock(console, steps)
 
-    clock.start("collect", "1/4  episodes of mixed quality")
+    clock.start("collect", "episodes of mixed quality")
     # a folder that exists is continued: a demo that was interrupted does not begin again
     collect(config.collect, resume=(out / "dataset").exists())
 
-    clock.start("train", f"2/4  RT-1 by {config.train.objective.type}, of all of them")
+    clock.start("train", f"RT-1 by {config.train.objective.type}, of all of them")
     cloned = train(config.train, resume=(out / "train").exists())
 
+    controls = {}
+    for name, objective in config.controls.items():
+        clock.start(name, f"the clone continued: {name}")
+        place = out / name
+        values = {"objective": objective, "out": str(place)}
+        settings = config.finetune.model_copy(update=values)
+        controls[name] = train(settings, resume=place.exists()).policy
+
     objective = config.finetune.objective.type
-    clock.start("finetune", f"3/4  fine-tuned by {objective}, on the same episodes")
+    clock.start("finetune", f"the clone continued by {objective}, on the same episodes")
     tuned = train(config.finetune, resume=(out / "finetune").exists())
 
-    clock.start("evaluate", "4/4  evaluation on unseen seeds")
-    rows = _evaluate(config, tuned.policy, cloned.policy)
-    # the paired test is between the two policies; the baselines show the range
-    comparison = compare(rows[:2])
+    clock.start("evaluate", "evaluation on unseen seeds")
+    rows = _evaluate(config, tuned.policy, cloned.policy, controls)
+    # the tests are between what was trained; the baselines show the range
+    trained = rows[: 2 + len(controls)]
+    comparison = compare(trained)
     comparison.save(out)
     clock.stop()
 
@@ -135,23 +153,60 @@ def demo(config: DemoConfig) -> Path:
     for row in rows:
         console.print(row.table())
     console.print(comparison.tables())
+    for line in against_controls(comparison, trained[0].policy, list(controls)):
+        console.print(line)
     minutes = [f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items()]
     console.print("minutes: " + ", ".join(minutes))
     return out
 
 
+def against_controls(comparison: Comparison, tuned: str, controls: list[str]) -> list[str]:
+    """Whether offline RL was better than each control, a line for each, and what follows.
+
+    Args:
+        tuned: name of the policy that offline RL made.
+    """
+    beaten = []
+    lines = []
+    for control in controls:
+        for pair in comparison.pairs:
+            if {pair.a, pair.b} == {tuned, control}:
+                lines.append(_line(pair))
+                if pair.a == tuned and pair.p_adjusted <= comparison.alpha:
+                    beaten.append(control)
+    if controls and len(beaten) == len(controls):
+        lines.append(f"{tuned} is better than every control, in this one training of each.")
+    elif controls:
+        left = ", ".join(control for control in controls if control not in beaten)
+        lines.append(
+            f"{tuned} was not shown to be better than {left}: here that control does as well, and "
+            "values are not what made the difference."
+        )
+    return lines
+
+
+def _line(pair: Pair) -> str:
+    episodes = min(pair.episodes)
+    won, lost = pair.successes
+    return (
+        f"{pair.a} {won}, {pair.b} {lost} of {episodes}; only one of them: "
+        f"{pair.wins} : {pair.losses}, p = {pair.p_adjusted:.2g}"
+    )
+
+
 class _StepClock:
     """Announces the steps of the demo and measures them, in seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, steps: int) -> None:
         self.seconds: dict[str, float] = {}
         self._console = console
+        self._steps = steps
         self._running: tuple[str, float] | None = None
 
     def start(self, name: str, title: str) -> None:
         self.stop()
         self._running = (name, time.perf_counter())
-        self._console.rule(title)
+        self._console.rule(f"{len(self.seconds) + 1}/{self._steps}  {title}")
 
     def stop(self) -> None:
         if self._running is not None:
@@ -160,8 +215,10 @@ class _StepClock:
             self._running = None
 
 
-def _evaluate(config: DemoConfig, tuned: Policy, cloned: Policy) -> list[Results]:
-    """The results of the fine-tuned policy, the clone, the expert and chance, in this order."""
+def _evaluate(
+    config: DemoConfig, tuned: Policy, cloned: Policy, controls: dict[str, Policy]
+) -> list[Results]:
+    """The results of the fine-tuned policy, the clone, the controls, the expert and chance."""
     out = Path(config.out)
     before = f"rt1-{config.train.objective.type}"
     after = f"rt1-{config.finetune.objective.type}"
@@ -171,14 +228,16 @@ def _evaluate(config: DemoConfig, tuned: Policy, cloned: Policy) -> list[Results
     actors: dict[str, tuple[Actor | Baseline, str]] = {
         after: (tuned, str(out / "finetune" / "policy")),
         before: (cloned, str(out / "train" / "policy")),
-        "expert": ("expert", "expert"),
-        "random": ("random", "random"),
     }
+    for name, policy in controls.items():
+        actors[name] = (policy, str(out / name / "policy"))
+    actors["expert"] = ("expert", "expert")
+    actors["random"] = ("random", "random")
     rows = []
-    for name, (actor, policy) in actors.items():
+    for name, (actor, origin) in actors.items():
         # the fine-tuned policy's results are those of the whole demo: they lie at its top
-        place = str(out if name == after else out / name)
-        settings = config.eval.model_copy(update={"out": place, "policy": policy})
+        place = out if name == after else out / "eval" / name
+        settings = config.eval.model_copy(update={"out": str(place), "policy": origin})
         rows.append(evaluate(actor, settings, name=name, command="vla demo"))
     return rows
 
