@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 CONTROL = "none"
 """The row that learns no values from the same windows: what values add is judged against it."""
 
-Kind = Literal["clone", "control", "filter", "values", "other"]
+Kind = Literal["clone", "control", "filter", "oracle", "values", "other"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,11 @@ class Row:
     Attributes:
         what: its title.
         kind: "clone" (continued), "control" (no values), "filter" (imitation of a part of the
-            data), "values" (weights or gradients by learned values), "other" (another network).
+            data), "oracle" (imitation of what is known to be right), "values" (weights or gradients by learned values), "other" (another network).
         objective: of the training.
         training: overrides of the training beside those that all rows share.
         playing: overrides of the evaluation.
         sampler: whether windows are drawn by the share of solved episodes that all rows share.
-        solved_only: whether it needs data whose every episode is solved.
         differs: in what it differs from the other rows beside its objective; empty if in nothing.
     """
 
@@ -39,7 +38,6 @@ class Row:
     training: tuple[str, ...] = ()
     playing: tuple[str, ...] = ()
     sampler: bool = True
-    solved_only: bool = False
     differs: str = ""
 
 
@@ -72,13 +70,9 @@ def weighted(
 
 
 def fastest(share: float) -> Row:
-    """Imitation of the episodes that reached success soonest."""
-    objective = {"type": "filtered_bc", "keep": "return", "fraction": share}
-    # The return of an episode is then minus its length. A failure that ends early would rank
-    # before every success.
-    ranked = ('data.rewards={"kind": "step_cost"}',)
-    what = f"BC on the fastest {share:.0%} of the episodes"
-    return Row(what, "filter", objective, ranked, solved_only=True)
+    """Imitation of the solved episodes that took the fewest steps."""
+    objective = {"type": "filtered_bc", "keep": "fastest", "fraction": share}
+    return Row(f"BC on the fastest {share:.0%} of the solved episodes", "filter", objective)
 
 
 def last(steps: int) -> Row:
@@ -114,10 +108,23 @@ ROWS: dict[str, Row] = {
     "fastest_10": fastest(0.1),
     "fastest_25": fastest(0.25),
     "fastest_50": fastest(0.5),
+    "last_8": last(8),
     "last_15": last(15),
     "last_25": last(25),
     "last_40": last(40),
+    "last_60": last(60),
+    "oracle": Row(
+        "BC on what is no detour",
+        "oracle",
+        {"type": "filtered_bc", "keep": "not_detours"},
+        differs="knows which steps were detours",
+    ),
     "awr": Row("AWR, Monte Carlo", "values", weighted({"type": "monte_carlo", **CRITIC})),
+    "awr_8": Row(
+        "AWR, advantages of 8 steps",
+        "values",
+        weighted({"type": "monte_carlo", "advantage_steps": 8, **CRITIC}),
+    ),
     "awac": Row("AWAC", "values", weighted({"type": "td", **CRITIC, **TARGETS})),
     "iql": Row("IQL", "values", weighted(EXPECTILE)),
     "iql_outcome": Row("IQL, advantages of outcomes", "values", weighted(OUTCOME)),

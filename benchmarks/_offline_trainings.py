@@ -138,11 +138,13 @@ def prepare_data(setup: Setup, *, collect: bool) -> None:
         raise SystemExit(f"{root}: no dataset; make it by --collect, or name one by --data")
 
 
-def all_solved(setup: Setup) -> bool:
-    """Whether every episode of the dataset is solved."""
+def marks_detours(setup: Setup) -> bool:
+    """Whether the dataset knows which steps were detours."""
     from vla.data import EpisodeDataset
+    from vla.data.detours import DETOURS
 
-    return bool(EpisodeDataset(setup.dataset()).episodes["success"].all())
+    infos = EpisodeDataset(setup.dataset()).episodes["info"]
+    return any(DETOURS in json.loads(info) for info in infos)
 
 
 def clone(setup: Setup, seed: int) -> dict[str, Any]:

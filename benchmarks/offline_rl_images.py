@@ -6,8 +6,8 @@ sampler, and imitation of the better part of the data (solved episodes, the fast
 
     python benchmarks/offline_rl_images.py --config configs/tabletop_offline.yaml --collect --seeds 0 1 2 3 4
 
-Finished trainings and evaluations are kept below --out as JSON and not repeated; the same command in a second process shares the
-work. Threads are those of OMP_NUM_THREADS, precision that of the config.
+Finished trainings and evaluations are kept below --out as JSON and not repeated, nor is what the result file of an earlier run with
+the same settings holds; the same command in a second process shares the work. Threads are those of OMP_NUM_THREADS, precision that of the config.
 """
 
 from __future__ import annotations
@@ -16,10 +16,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from _common import prepare_cpu, publish
+from _common import RESULTS, prepare_cpu, publish
+from _offline_records import kept, restore
 from _offline_rows import CONFIGS, SEARCH, Row, available, shared_settings
 from _offline_table import outcomes, rate_interval, summarise, table
-from _offline_trainings import CLONE, Setup, all_solved, clone, fine_tune, prepare_data, record_of
+from _offline_trainings import (
+    CLONE,
+    Setup,
+    clone,
+    fine_tune,
+    marks_detours,
+    prepare_data,
+    record_of,
+)
 
 from vla.config import ConfigError
 
@@ -82,19 +91,21 @@ def readable_rows(setup: Setup, names: list[str] | None) -> dict[str, Row]:
     return found
 
 
-def without_speed(rows: dict[str, Row]) -> dict[str, Row]:
-    """The rows that data with failures can teach."""
-    left_out = [name for name, row in rows.items() if row.solved_only]
+def without_oracle(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows that data without the truth can teach."""
+    left_out = [name for name, row in rows.items() if row.kind == "oracle"]
     if left_out:
-        print(f"{', '.join(left_out)}: left out, for some episodes fail, and may end sooner")
-    return {name: row for name, row in rows.items() if not row.solved_only}
+        print(f"{', '.join(left_out)}: left out, for the data mark no detours")
+    return {name: row for name, row in rows.items() if row.kind != "oracle"}
 
 
 def work(setup: Setup, rows: dict[str, Row], seeds: list[int]) -> None:
     """Seed by seed, so that an interrupted run has whole comparisons."""
     for seed in seeds:
-        clone(setup, seed)
-        for name, row in rows.items():
+        missing = {name: row for name, row in rows.items() if not record_of(setup, name, seed)}
+        if missing or not record_of(setup, CLONE, seed):
+            clone(setup, seed)
+        for name, row in missing.items():
             record = fine_tune(setup, name, row, seed)
             if record is None:
                 print(f"{name}, seed {seed}: another process works on it", flush=True)
@@ -121,10 +132,22 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     prepare_cpu(torch.get_num_threads())
     setup = setup_of(arguments)
     rows = readable_rows(setup, arguments.rows)
+    name = arguments.name or f"offline_rl_{arguments.config.stem}"
+    path = arguments.result or RESULTS / f"{name}.json"
+    settings = {
+        "config": f"configs/{arguments.config.name}",
+        "steps": setup.steps,
+        "clone_steps": setup.clone_config(0).steps,
+        "lr": setup.lr,
+        "solved_share": setup.solved_share,
+    }
+    restored = restore(setup, path, settings)
+    if restored:
+        print(f"{path}: has {', '.join(restored)}", flush=True)
     if not arguments.table_only:
         prepare_data(setup, collect=arguments.collect)
-        if not all_solved(setup):
-            rows = without_speed(rows)
+        if not marks_detours(setup):
+            rows = without_oracle(rows)
         work(setup, rows, arguments.seeds)
     records = finished(setup, rows, arguments.seeds)
     clones = finished(setup, {CLONE: rows[next(iter(rows))]}, arguments.seeds)
@@ -132,7 +155,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(f"{setup.out}: nothing is finished")
     found = summarise(records, rows, within=arguments.within)
     cloned_SN = outcomes(clones[CLONE])
-    name = arguments.name or f"offline_rl_{arguments.config.stem}"
     return publish(
         name,
         ours=None,
@@ -140,13 +162,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         ratio=None,
         unit="episodes solved, of the same starts, over trainings",
         table=table(found),
-        path=arguments.result,
-        config=f"configs/{arguments.config.name}",
+        path=path,
         seeds=arguments.seeds,
-        steps=setup.steps,
-        clone_steps=setup.clone_config(0).steps,
-        lr=setup.lr,
-        solved_share=setup.solved_share,
+        **settings,
         shared=shared_settings(setup.config),
         search=SEARCH,
         clone={
@@ -156,6 +174,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "interval": rate_interval(cloned_SN),
         },
         rows=found,
+        records=kept(records, clones),
     )
 
 
