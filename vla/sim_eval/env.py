@@ -163,6 +163,22 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def follow_instruction(self) -> None:
         """The expert acts out the episode's own instruction again, after a `mistake`."""
 
+    def first_goal(self) -> str:
+        """Until the next reset the expert acts out the first of the instruction's two goals alone.
+
+        It is returned, in a wording of `achieved`; "" if the instruction has one goal, or two in no
+        order, and then nothing changes.
+        """
+        return ""
+
+    def skip_first_goal(self) -> bool:
+        """Plays the expert until the first of the instruction's two goals is met, as if the episode
+        began there.
+
+        False if there is none, or the expert did not reach it.
+        """
+        return False
+
 
 class EnvConfig(Config, ABC):
     """A family of simulated tasks, as a config names it. Registered under "envs"."""

@@ -36,6 +36,18 @@ class PolicyBehaviour(Config):
     """Steps of a chunk that are executed before the policy is asked again."""
 
 
+class HalvesConfig(Config):
+    """Episodes that show one half of an instruction of two goals each, and none both: only values
+    can join them. For envs whose instructions have two goals in order (tabletop's two-step)."""
+
+    first: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the episodes in which the expert brings about the first goal alone and stops, a
+    failure."""
+    second: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the episodes that begin with the first goal met; the expert brings about the
+    second."""
+
+
 class BehavioursConfig(Config):
     """What acts in place of the expert, which plays what is left of 1; drawn by an episode's
     seed."""
@@ -44,6 +56,8 @@ class BehavioursConfig(Config):
     """Share of the episodes in which the expert acts out another instruction of the same scene than
     the recorded one, by which it is judged. Such an episode ends, truly and in failure, when the
     other instruction is fulfilled. For envs that know other instructions (tabletop)."""
+    halves: HalvesConfig = HalvesConfig()
+    """Shares of the episodes that show half of what is asked."""
     detours: DetoursConfig | None = None
     """The expert acts out other instructions for a while and then goes on with the recorded one,
     in a share of the episodes that are its own; null for an expert without detours."""
@@ -53,15 +67,24 @@ class BehavioursConfig(Config):
     @model_validator(mode="after")
     def _shares_fit(self) -> BehavioursConfig:
         total = self.mistaken + sum(policy.share for policy in self.policies)
+        total += self.halves.first + self.halves.second
         if total > 1 + 1e-9:
             raise ValueError(
-                f"the shares of mistaken and policies sum to {total:g}; expected at most 1"
+                f"the shares of mistaken, halves and policies sum to {total:g}; expected at most 1"
             )
         return self
 
     @property
+    def failing(self) -> list[str]:
+        """The keys by which episodes are made that fail."""
+        shares = {"mistaken": self.mistaken, "halves.first": self.halves.first}
+        return [key for key, share in shares.items() if share]
+
+    @property
     def expert_alone(self) -> bool:
-        return not self.mistaken and not self.policies and self.detours is None
+        halves = self.halves.first or self.halves.second
+        others = self.mistaken or halves or self.policies
+        return not others and self.detours is None
 
 
 class Behaviour(Protocol):
@@ -86,12 +109,12 @@ class ExpertBehaviour:
 
     disturbed = True
 
-    def __init__(self, env: SimEnv, acted: str = "") -> None:
+    def __init__(self, env: SimEnv, name: str = "expert", acted: str = "") -> None:
         self._env = env
         self.acted = acted
-        self.info: dict[str, Scalar] = {"behaviour": "expert"}
+        self.info: dict[str, Scalar] = {"behaviour": name}
         if acted:
-            self.info = {"behaviour": "mistaken", "acted": acted}
+            self.info["acted"] = acted
 
     def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
         return self._env.expert_action()
@@ -156,7 +179,10 @@ class Behaviours:
                 raise ConfigError(
                     [f"behaviours.mistaken: {name} knows no other instruction; set it to 0"]
                 )
-            return ExpertBehaviour(env, acted)
+            return ExpertBehaviour(env, "mistaken", acted)
+        half, drawn = self._half(env, drawn)
+        if half is not None:
+            return half
         for number, policy in enumerate(self.config.policies):
             drawn -= policy.share
             if drawn < 0:
@@ -166,6 +192,22 @@ class Behaviours:
         if detours is not None and rng.random() < detours.share:
             return Detours(detours, env, rng)
         return ExpertBehaviour(env)
+
+    def _half(self, env: SimEnv, drawn: float) -> tuple[ExpertBehaviour | None, float]:
+        """The expert of one half if that is drawn, and what is left of the drawn number."""
+        halves = self.config.halves
+        drawn -= halves.first
+        if drawn < 0:
+            acted = env.first_goal()
+            if not acted:
+                raise ConfigError([_no_halves("first", env)])
+            return ExpertBehaviour(env, "first half", acted), drawn
+        drawn -= halves.second
+        if drawn < 0:
+            if not env.skip_first_goal():
+                raise ConfigError([_no_halves("second", env)])
+            return ExpertBehaviour(env, "second half"), drawn
+        return None, drawn
 
     def _policy(self, number: int) -> BatchedPolicy:
         if number not in self._policies:
@@ -191,6 +233,13 @@ class Behaviours:
             self._policy(number).check(env)
             digests.append(_digest(policy.path))
         return digests
+
+
+def _no_halves(key: str, env: SimEnv) -> str:
+    return (
+        f"behaviours.halves.{key}: {env.task.name} asks for one goal, or its first cannot be "
+        "reached; set it to 0, or env.tasks: [two-step]"
+    )
 
 
 def _digest(folder: Path) -> str:

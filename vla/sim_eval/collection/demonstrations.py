@@ -69,10 +69,11 @@ class CollectConfig(RootConfig):
     machine."""
 
     @model_validator(mode="after")
-    def _mistakes_are_kept(self) -> CollectConfig:
-        if self.behaviours.mistaken and self.only_successes:
+    def _failures_are_kept(self) -> CollectConfig:
+        failing = self.behaviours.failing
+        if failing and self.only_successes:
             raise ValueError(
-                "behaviours.mistaken: needs only_successes: false, for such episodes fail"
+                f"behaviours.{failing[0]}: needs only_successes: false, for such episodes fail"
             )
         return self
 
@@ -156,6 +157,8 @@ def demonstrate(
     noise = Noise(config.noise, env.robot_spec, rng)
     observation, info = env.reset(seed=seed)
     behaviour = behaviours.begin(env, str(info["instruction"]), seed)
+    if behaviour.info["behaviour"] == "second half":
+        observation = env.observe()  # the first goal has been met since the reset
     achieved = _Achieved(env, watch=not config.only_successes)
     steps = _Steps(list(env.robot_spec.cameras))
     ends_at_success = env.task.ends_at_success

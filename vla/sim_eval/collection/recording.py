@@ -194,9 +194,12 @@ def _what_is_made(config: CollectConfig) -> dict[str, Any]:
         del what["behaviours"]
     else:
         what["behaviours"]["checkpoints"] = Behaviours(config.behaviours).check(config.env)
+        # what is off stands in no dataset, so that those from before there was the key can be
+        # resumed
         if config.behaviours.detours is None:
-            # as in datasets from before there were detours
             del what["behaviours"]["detours"]
+        if not any(what["behaviours"]["halves"].values()):
+            del what["behaviours"]["halves"]
     return what
 
 

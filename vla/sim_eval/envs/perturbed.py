@@ -214,6 +214,12 @@ class PerturbedEnv(SimEnv):
     def follow_instruction(self) -> None:
         self.env.follow_instruction()
 
+    def first_goal(self) -> str:
+        return self.env.first_goal()
+
+    def skip_first_goal(self) -> bool:
+        return self.env.skip_first_goal()
+
     def render(self) -> Any:
         return self.env.render()
 

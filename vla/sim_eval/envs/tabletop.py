@@ -13,7 +13,6 @@ Actions are displacements of the hand and the gripper's opening in [-1, 1], as i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -41,6 +40,7 @@ from vla.sim_eval.envs.tabletop_parts.language import (
     scene_commands,
     texts,
 )
+from vla.sim_eval.envs.tabletop_parts.placing import lay_out
 from vla.sim_eval.envs.tabletop_parts.scene_state import SCENE_STATE_NAMES, scene_state
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
@@ -430,6 +430,26 @@ class TabletopEnv(SimEnv):
     def follow_instruction(self) -> None:
         self._expert = self._own_expert
 
+    def first_goal(self) -> str:
+        goals = self.command.goals
+        if len(goals) < 2 or not self.command.ordered:
+            return ""
+        alone = Command(self.command.family, goals[:1])
+        self._expert = Expert(Progress(self.table, alone))
+        return texts(alone, self.table.things)[0]
+
+    def skip_first_goal(self) -> bool:
+        progress = self._progress
+        if progress is None or len(self.command.goals) < 2 or not self.command.ordered:
+            return False
+        shown = self.render_images
+        self.render_images = False
+        while progress.done == 0 and self._steps < self.task.horizon:
+            self.step(self.expert_action())
+        self.render_images = shown
+        self._steps = 0
+        return progress.done == 1
+
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The picture of the first camera, the front one if there is none; uint8 (H, W, 3)."""
         front = int(self.model.camera("front").id)
@@ -437,49 +457,6 @@ class TabletopEnv(SimEnv):
 
     def close(self) -> None:
         self.renderer.close()
-
-
-def lay_out(rng: np.random.Generator, cabinet: float) -> np.ndarray:
-    """Places (x, y) for the receptacles and then the objects, metres: far enough from
-    each other and from the drawer.
-
-    cabinet: x of the drawer, which must have room to come out.
-    """
-    # metres around each middle that nothing else comes into: rim or object, and room for
-    # fingers, which open to 0.056
-    radii = [0.060] * len(scene.RECEPTACLES) + [0.048] * scene.SLOTS
-    while True:
-        spots: list[np.ndarray] = []
-        for radius in radii:
-            spot = _free_spot(rng, radius, cabinet, spots, radii)
-            if spot is None:
-                # the first things left no room: begin again, for no order of placing always works
-                break
-            spots.append(spot)
-        if len(spots) == len(radii):
-            return np.stack(spots)
-
-
-def _free_spot(
-    rng: np.random.Generator,
-    radius: float,
-    cabinet: float,
-    taken: Sequence[np.ndarray],
-    radii: Sequence[float],
-) -> np.ndarray | None:
-    """A place (x, y) with room for `radius`; None if 40 draws found none. radii: of
-    what is `taken`, and more."""
-    for _ in range(40):
-        spot: np.ndarray = rng.uniform(scene.OBJECTS_LOW, scene.OBJECTS_HIGH)
-        # the lane of the drawer: its front is 0.056 to each side, and when open
-        # its handle reaches y = 0.07
-        x, y = spot
-        before_drawer = abs(x - cabinet) < 0.062 + radius and y > 0.055 - radius
-        neighbours = zip(taken, radii, strict=False)
-        apart = all(np.linalg.norm(spot - other) > radius + r for other, r in neighbours)
-        if apart and not before_drawer:
-            return spot
-    return None
 
 
 __all__ = ["TABLETOP_VERSION", "TRAIN_PAIRS", "TabletopConfig", "TabletopEnv"]
