@@ -38,8 +38,8 @@ class CQLConfig(CriticObjectiveConfig):
     alpha: float = Field(default=5.0, ge=0)
     """Weight of the conservative gap."""
     form: Form = "sampled"
-    """What the gap's soft maximum runs over: `sampled` actions, or `discrete`, all ids of a place of
-    the chunk, for heads over bins; see `conservative`."""
+    """What the gap's soft maximum runs over: `sampled` actions, or `discrete`, all ids of a place
+    of the chunk, for heads over bins; see `conservative`."""
     sampled: int = Field(default=10, ge=1)
     """Actions drawn of each of three kinds for the gap, and with `next_actions: max` at the next
     state."""
