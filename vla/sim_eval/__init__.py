@@ -2,6 +2,7 @@
 
 from vla.sim_eval.collection.recording import CollectConfig, collect
 from vla.sim_eval.comparison.comparison import Comparison, ComparisonError, compare
+from vla.sim_eval.comparison.methods import MethodComparison, compare_methods
 from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.env_contract import EnvError, check_env
@@ -27,6 +28,7 @@ __all__ = [
     "EpisodeRecord",
     "EvalConfig",
     "Job",
+    "MethodComparison",
     "PerturbConfig",
     "RenderingError",
     "Results",
@@ -42,6 +44,7 @@ __all__ = [
     "clopper_pearson",
     "collect",
     "compare",
+    "compare_methods",
     "episode_seed",
     "evaluate",
     "film_strip",
