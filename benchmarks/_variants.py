@@ -83,7 +83,7 @@ def compared(
         result |= {"wins": wins, "losses": losses}
         cells = [f"{sum(result['solved'][task])}/{len(result['solved'][task])}" for task in tasks]
         paired = ["", ""] if p is None else [f"{wins} : {losses}", f"{p:.2g}"]
-        extra = [f"{result[key]:.1f}" if key in result else "" for key in more]
+        extra = [f"{result[key]:.3g}" if key in result else "" for key in more]
         table.add_row(
             titles[name],
             f"{sum(flat)}/{len(flat)}",

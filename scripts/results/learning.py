@@ -253,11 +253,17 @@ def action_tokens() -> str:
             *(sum(v["solved"][task]) for task in tasks),
             p_value(v["p_against_first"]),
             f"{v['control_ms']:.0f} ms",
+            # files of before it was measured have none
+            *([f"{v['picture_share']:.3g}"] if "picture_share" in v else []),
         )
         for v in by_success(file["variants"])
     ]
     columns = ["tokenizer and head", "solved", "95 %", *tasks, "p", "control"]
-    return "\n\n".join([table(columns, rows, right=range(3, 10)), source(file, "action_tokens")])
+    if "seeds" in file:
+        columns.append("picture's share")
+    return "\n\n".join(
+        [table(columns, rows, right=range(3, len(columns))), source(file, "action_tokens")]
+    )
 
 
 BLOCKS = {

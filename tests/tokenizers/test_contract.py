@@ -173,6 +173,32 @@ def test_unfitted_is_told_and_stored(kind, tmp_path):
             call()
 
 
+def test_soft_targets_prefer_the_true_id(tokenizer, tmp_path):
+    """Near codes get a share, forbidden ids none; as the spread goes to 0, the true id has all."""
+    assert tokenizer.has_soft_targets
+    actions = fit_actions(60).reshape(20, 3, 2)
+    ids = tokenizer.encode(actions)
+    soft = tokenizer.soft_targets(actions, ids, smoothing=1.0)
+    assert soft.shape == (*ids.shape, tokenizer.vocab_size)
+    torch.testing.assert_close(soft.sum(-1), torch.ones(ids.shape))
+    assert (soft.gather(-1, ids[..., None])[..., 0] >= soft.amax(-1) - 1e-5).all()
+    assert (soft.amax(-1) < 0.99).any()
+    if tokenizer.allowed_ids is not None:
+        assert (soft.where(~tokenizer.allowed_ids, 0.0) == 0).all()
+    sharp = tokenizer.soft_targets(actions, ids, smoothing=1e-4)
+    assert (sharp.argmax(-1) == ids).float().mean() > 0.99
+    assert sharp.amax(-1).mean() > 0.99
+
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = ActionTokenizer.load(tmp_path / "tokenizer.json")
+    assert torch.equal(loaded.soft_targets(actions, ids, smoothing=1.0), soft)
+    if tokenizer.has_place_weights:
+        assert torch.equal(loaded.place_weights(ids), tokenizer.place_weights(ids))
+    else:
+        with pytest.raises(TokenizerError, match=r"policy\.head\.place_weights: equal"):
+            tokenizer.place_weights(ids)
+
+
 def test_out_of_range_is_clipped(tokenizer):
     decoded = tokenizer.decode(tokenizer.encode(torch.tensor([[1e6, -1e6]]).repeat(3, 1)))
     bound = tokenizer.error_bound

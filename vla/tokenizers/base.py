@@ -23,6 +23,9 @@ from vla.types import Spec
 
 FORMAT = "vla.action_tokenizer"
 FORMAT_VERSION = 1
+LEAST_WEIGHT = 0.1
+"""Of a place, as a share of the heaviest one's weight: that of VQ-BeT's second code (0.5 beside
+5). Of a place that weighs nothing a policy would learn nothing, and emit any id."""
 
 
 class TokenizerError(UserError):
@@ -100,6 +103,62 @@ class ActionTokenizer(ABC):
     def grammar(self) -> TokenGrammar | None:
         """Which ids may follow, if that depends on the ids before; None if it does not."""
         return None
+
+    @property
+    def has_soft_targets(self) -> bool:
+        """Whether ids are near and far by what they decode to: `soft_targets` can be asked.
+
+        Known before the fit.
+        """
+        return False
+
+    @property
+    def has_place_weights(self) -> bool:
+        """Whether places explain unequal parts of a chunk: `place_weights` can be asked.
+
+        Known before the fit.
+        """
+        return False
+
+    def soft_targets(
+        self,
+        actions: Float[Tensor, "*batch K A"],
+        ids: Int64[Tensor, "*batch D"],
+        *,
+        smoothing: float,
+    ) -> Float[Tensor, "*batch D V"]:
+        """Training targets that count an id as the more right, the nearer it decodes to the truth.
+
+        Softmax of -distance^2 / (2 (smoothing * unit)^2) over the ids of a place, given the true
+        ids at the places before it.
+
+        Args:
+            actions: robot units.
+            ids: `encode(actions)`.
+            smoothing: standard deviation of the target, in a unit of the tokenizer's own, about
+                the error that its ids leave.
+
+        Raises:
+            TokenizerError: there is no distance between ids, or the tokenizer was fitted before
+                its unit was stored.
+        """
+        raise TokenizerError(
+            f"{type(self).__name__} has no distances between ids; set policy.head.code_smoothing: 0"
+        )
+
+    def place_weights(self, ids: Int64[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Weights of the places in a loss, by the variance of chunks that each explains.
+
+        Fitted, and stored with the tokenizer; their mean over the places is 1. No place weighs less
+        than `LEAST_WEIGHT` of the heaviest.
+
+        Raises:
+            TokenizerError: places explain equal parts, or the tokenizer was fitted before weights
+                were stored.
+        """
+        raise TokenizerError(
+            f"{type(self).__name__} has no weights of places; set policy.head.place_weights: equal"
+        )
 
     @property
     @abstractmethod
@@ -306,6 +365,13 @@ class ActionTokenizer(ABC):
     def _dims(self) -> str:
         return f"{self.action_dim} ({', '.join(self.action_names)})"
 
+    def _refitted(self, what: str) -> TokenizerError:
+        """What to raise if a file of an older version lacks `what`."""
+        return TokenizerError(
+            f"this {type(self).__name__} was fitted before {what} were stored; fit it again, or set "
+            "policy.head.code_smoothing: 0 and policy.head.place_weights: equal"
+        )
+
     def _check_allowed(self, ids_D: Tensor, allowed_DV: Tensor) -> None:
         places_D = torch.arange(self.num_tokens, device=ids_D.device)
         allowed_here = allowed_DV.to(ids_D.device)[places_D, ids_D]
@@ -341,6 +407,7 @@ class TokenizerConfig(Config, ABC):
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "LEAST_WEIGHT",
     "ActionTokenizer",
     "TokenGrammar",
     "TokenizerConfig",

@@ -17,7 +17,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -116,6 +117,27 @@ class BinsTokenizer(ActionTokenizer):
     def ordered_ids(self) -> Bool[Tensor, " D"]:
         """All but those of binary dimensions, whose two ids are the ends of the range."""
         return self._ordered
+
+    @property
+    def has_soft_targets(self) -> bool:
+        return True
+
+    def soft_targets(
+        self,
+        actions: Float[Tensor, "*batch K A"],
+        ids: Int64[Tensor, "*batch D"],
+        *,
+        smoothing: float,
+    ) -> Float[Tensor, "*batch D V"]:
+        """See the base. The unit is the mean width of a dimension's bins, the distance that from
+        the true bin's middle; binary dimensions have their true id alone."""
+        edges_AE, centres = self._on(actions.device)
+        width_A = (edges_AE[:, -1] - edges_AE[:, 0]) / self.vocab_size
+        middle_KA = self.decode(ids)
+        distance = (middle_KA[..., None] - centres) / (smoothing * width_A[:, None])
+        soft = (-0.5 * distance.square()).softmax(-1).reshape(*ids.shape, self.vocab_size)
+        exact = F.one_hot(ids, self.vocab_size).float()
+        return soft.where(self._ordered.to(ids.device)[:, None], exact)
 
     @property
     def edges(self) -> Float[Tensor, "A E"]:

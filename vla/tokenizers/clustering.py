@@ -7,10 +7,13 @@ N points, C centres, F features.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 ROWS_AT_ONCE = 1 << 14
+LEAST_WIDTH = 1e-6
+"""Of a soft choice among centres, in units of half the range."""
 
 
 def nearest(points: Float[Tensor, "N F"], centres: Float[Tensor, "C F"]) -> Int64[Tensor, " N"]:
@@ -24,6 +27,21 @@ def nearest(points: Float[Tensor, "N F"], centres: Float[Tensor, "C F"]) -> Int6
     if not indices:
         return torch.zeros(0, dtype=torch.long, device=points.device)
     return torch.cat(indices)
+
+
+def soft_nearest(
+    points: Float[Tensor, "N F"],
+    centres: Float[Tensor, "C F"],
+    *,
+    width: float,
+) -> Float[Tensor, "N C"]:
+    """Softmax of -|point - centre|^2 / (2 width^2) over the centres; a width of 0 chooses the
+    nearest."""
+    # below what float32 resolves, every exponent would be infinite
+    if width < LEAST_WIDTH:
+        return F.one_hot(nearest(points, centres), len(centres)).to(points.dtype)
+    distances_NC = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    return (-0.5 * (distances_NC / width).square()).softmax(-1)
 
 
 def kmeans(
@@ -72,4 +90,4 @@ def _spread_out(points_NF: Tensor, count: int, generator: torch.Generator) -> Te
     return points_NF[chosen]
 
 
-__all__ = ["kmeans", "nearest"]
+__all__ = ["kmeans", "nearest", "soft_nearest"]

@@ -40,6 +40,7 @@ class CodebookTokenizer(ActionTokenizer):
         self.config = config
         self._range: ActionRange | None = None
         self._fitted_error: list[float] = []
+        self._leaves: list[float] | None = None
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
@@ -64,12 +65,29 @@ class CodebookTokenizer(ActionTokenizer):
         self._checked_range()
         return torch.tensor(self._fitted_error)
 
+    @property
+    def has_soft_targets(self) -> bool:
+        return True
+
+    @property
+    def leaves(self) -> list[float]:
+        """Root mean square distance between the data and their codes after each level of codes, in
+        units of half the range: the unit of `soft_targets`.
+
+        Raises TokenizerError if the tokenizer was fitted before it was stored.
+        """
+        self._checked_range()
+        if self._leaves is None:
+            raise self._refitted("the errors that its codes leave")
+        return self._leaves
+
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
         if self._range is not None:
             state["range"] = self._range.state()
             state[self._table_name] = self._on(torch.device("cpu")).tolist()
             state["fitted_error"] = self._fitted_error
+            state["leaves"] = self._leaves
         return state
 
     @classmethod
@@ -78,6 +96,9 @@ class CodebookTokenizer(ActionTokenizer):
         if state["range"] is not None:
             tokenizer._range = ActionRange.from_state(state["range"], len(action_names))
             tokenizer._fitted_error = [float(error) for error in state["fitted_error"]]
+            # files of older versions do without
+            if state.get("leaves") is not None:
+                tokenizer._leaves = [float(left) for left in state["leaves"]]
             table = torch.tensor(state[cls._table_name], dtype=torch.float32)
             shape = tuple(table.shape)
             expected = tokenizer._table_shape
@@ -102,4 +123,9 @@ class CodebookTokenizer(ActionTokenizer):
         return self._tables[device]
 
 
-__all__ = ["CodebookConfig", "CodebookTokenizer"]
+def root_mean_square(residual_NF: Float[Tensor, "N F"]) -> float:
+    """Of the lengths of N vectors."""
+    return float(residual_NF.double().square().sum(1).mean().sqrt())
+
+
+__all__ = ["CodebookConfig", "CodebookTokenizer", "root_mean_square"]

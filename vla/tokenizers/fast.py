@@ -28,8 +28,10 @@ from torch import Tensor
 from vla.config import register
 from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
 from vla.tokenizers.chunks import ActionRange, Quantiles, chunk_rows
+from vla.tokenizers.fast_runs import run_targets, run_weights
 from vla.tokenizers.grammar import TokenGrammar
 from vla.tokenizers.integer_bpe import IntegerBPE
+from vla.tokenizers.place_weights import weights_by_variance
 from vla.types import Spec
 
 MOST_CHUNKS = 10_000
@@ -84,6 +86,8 @@ class FastTokenizer(ActionTokenizer):
         self._range: ActionRange | None = None
         self._bpe: IntegerBPE | None = None
         self._tables: dict[torch.device, _Tables] = {}
+        self._targets: dict[tuple[torch.device, float], Tensor] = {}
+        self._coefficient_weights: list[float] | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -102,6 +106,38 @@ class FastTokenizer(ActionTokenizer):
     @property
     def grammar(self) -> FastGrammar:
         return FastGrammar(self)
+
+    @property
+    def has_soft_targets(self) -> bool:
+        return True
+
+    @property
+    def has_place_weights(self) -> bool:
+        return True
+
+    def soft_targets(
+        self,
+        actions: Float[Tensor, "*batch K A"],
+        ids: Int64[Tensor, "*batch D"],
+        *,
+        smoothing: float,
+    ) -> Float[Tensor, "*batch D V"]:
+        """See the base. The unit is one step of rounding; ids of other lengths get no share."""
+        _, bpe = self._fitted()
+        key = (ids.device, smoothing)
+        if key not in self._targets:
+            table_VV = run_targets(bpe.tokens, self.vocab_size, smoothing=smoothing)
+            self._targets[key] = table_VV.to(ids.device)
+        return self._targets[key][ids]
+
+    def place_weights(self, ids: Int64[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """See the base. The weight of an id is that of its run's coefficients together."""
+        self._fitted()
+        if self._coefficient_weights is None:
+            raise self._refitted("weights of its coefficients")
+        weights_C = torch.tensor(self._coefficient_weights, device=ids.device)
+        lengths_BD = self._on(ids.device).lengths[ids.reshape(-1, self.num_tokens)]
+        return run_weights(lengths_BD, weights_C).reshape(ids.shape)
 
     @property
     def num_coefficients(self) -> int:
@@ -129,12 +165,16 @@ class FastTokenizer(ActionTokenizer):
         coefficients_BC = self._coefficients(chunks_BKA, action_range)
         bpe = IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size)
         self._set(action_range, bpe)
+        variance_C = torch.from_numpy(coefficients_BC).float().var(0, unbiased=False)
+        # no least weight here: a long run of tiny coefficients would add up to a heavy one
+        self._coefficient_weights = weights_by_variance(variance_C, least=0.0).tolist()
 
     def _set(self, action_range: ActionRange, bpe: IntegerBPE) -> None:
         """Raises TokenizerError if the places do not hold even the simplest chunk."""
         self._range = action_range
         self._bpe = bpe
         self._tables = {}
+        self._targets = {}
         zeros_1C = np.zeros((1, self.num_coefficients), dtype=np.int64)
         tokens_at_rest = len(bpe.encode(zeros_1C)[0])
         # what `_shortened` falls back to must fit, or some chunks could not be encoded at all
@@ -235,6 +275,7 @@ class FastTokenizer(ActionTokenizer):
         if self._range is not None and self._bpe is not None:
             state["range"] = self._range.state()
             state["merges"] = [list(pair) for pair in self._bpe.merges]
+            state["coefficient_weights"] = self._coefficient_weights
         return state
 
     @classmethod
@@ -249,6 +290,10 @@ class FastTokenizer(ActionTokenizer):
                     "fit it again"
                 )
             tokenizer._set(ActionRange.from_state(state["range"], len(action_names)), bpe)
+            # files of older versions do without
+            if state.get("coefficient_weights") is not None:
+                weights = [float(weight) for weight in state["coefficient_weights"]]
+                tokenizer._coefficient_weights = weights
         return tokenizer
 
     def _fitted(self) -> tuple[ActionRange, IntegerBPE]:

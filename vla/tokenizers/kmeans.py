@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vla.config import register
 from vla.tokenizers.chunks import ActionRange, chunk_rows
-from vla.tokenizers.clustering import kmeans, nearest
-from vla.tokenizers.codebook import CodebookConfig, CodebookTokenizer
+from vla.tokenizers.clustering import kmeans, nearest, soft_nearest
+from vla.tokenizers.codebook import CodebookConfig, CodebookTokenizer, root_mean_square
 from vla.types import Spec
 
 MOST_POINTS = 20_000
@@ -84,6 +84,22 @@ class KMeansTokenizer(CodebookTokenizer):
         """
         return actions - self.decode(ids)
 
+    def soft_targets(
+        self,
+        actions: Float[Tensor, "*batch K A"],
+        ids: Int64[Tensor, "*batch D"],
+        *,
+        smoothing: float,
+    ) -> Float[Tensor, "*batch D C"]:
+        """See the base. The unit is `leaves`."""
+        points_NF = self._points(actions.float())
+        targets_NC = soft_nearest(
+            points_NF,
+            self._on(actions.device),
+            width=smoothing * self.leaves[0],
+        )
+        return targets_NC.reshape(*ids.shape, self.vocab_size)
+
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         self._range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
         steps = self.chunk // self.num_tokens
@@ -91,16 +107,21 @@ class KMeansTokenizer(CodebookTokenizer):
         unit_NF = self._range.to_unit(points_NsA).float().flatten(1)
         centres_CF = kmeans(unit_NF, self.config.centres, seed=self.config.seed)
         self._tables = {torch.device("cpu"): centres_CF}
+        self._leaves = [root_mean_square(unit_NF - centres_CF[nearest(unit_NF, centres_CF)])]
         # values beyond the quantiles are clipped by design: that is no error of the centres
         inside_NsA = points_NsA.clamp(*self.fitted_range)
         error_NsA = self.centres[nearest(unit_NF, centres_CF)] - inside_NsA
         self._fitted_error = error_NsA.abs().amax((0, 1)).tolist()
 
     def _encode(self, actions_KA: Tensor) -> Tensor:
+        points_NF = self._points(actions_KA)
         centres_CF = self._on(actions_KA.device)
+        return nearest(points_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
+
+    def _points(self, actions_KA: Tensor) -> Tensor:
+        """Actions or chunks as the centres are, (N, F)."""
         unit_KA = self._checked_range().to_unit(actions_KA).float()
-        unit_NF = unit_KA.reshape(-1, centres_CF.shape[1])
-        return nearest(unit_NF, centres_CF).reshape(*actions_KA.shape[:-2], self.num_tokens)
+        return unit_KA.reshape(-1, self._table_shape[1])
 
     def _decode(self, ids_D: Tensor) -> Tensor:
         centres_DF = self._on(ids_D.device)[ids_D]

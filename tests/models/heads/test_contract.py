@@ -21,6 +21,7 @@ TOKENIZERS = {
     "kmeans": {"centres": 5},
     "kmeans over chunks": {"centres": 5, "over": "chunk"},
 }
+CHUNK_CODES = ("rvq", "fast", "kmeans over chunks")
 USES = {
     "autoregressive": list(TOKENIZERS),
     "categorical": ["bins", "rvq", "kmeans", "kmeans over chunks"],
@@ -31,7 +32,8 @@ USES = {
 NOT_IMITATED = {"ilql": ("out.q.", "out.v.")}
 """Parameters that imitation gives a gradient of zeros: objectives of their own teach them."""
 VARIANTS = {
-    "autoregressive": [{"read_states": 2}],
+    "autoregressive": [{"read_states": 2}, {"code_smoothing": 1.0}, {"offset": True}],
+    "categorical": [{"code_smoothing": 1.0}, {"offset": True}],
     "cvae": [{"read_states": 2}],
     "flow": [{"read_states": 2, "times": "beta", "samples": 1}],
     "gaussian_mixture": [{"over": "action"}],
@@ -42,6 +44,7 @@ CASES = [
     for head in registered("heads")
     for options in [{}, *VARIANTS.get(head, [])]
     for tokenizer in USES.get(head, ["bins"])
+    if tokenizer in CHUNK_CODES or "offset" not in options
 ]
 
 

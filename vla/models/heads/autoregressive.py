@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +26,23 @@ from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
 from vla.models.heads.categorical import token_mask
 from vla.models.heads.continuous import MLP, check_temperature
+from vla.models.heads.token_loss import (
+    ChunkOffset,
+    StatedOffset,
+    TokenHeadConfig,
+    TokenLoss,
+    place_mean,
+    soft_cross_entropy,
+)
 from vla.models.layers.transformer import Block, KeyValue
 from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.grammar import masked_logits
 from vla.types import Spec
 
 
-@register("heads", "autoregressive")
-class AutoregressiveConfig(HeadConfig):
-    """One token after the other, for every tokenizer: exact likelihoods, as many passes of a small
-    network as tokens."""
+class TokenTransformerConfig(HeadConfig):
+    """Sizes of the small transformer over the tokens of a chunk."""
 
-    type: Literal["autoregressive"] = "autoregressive"
     read_states: int = Field(default=1, ge=1)
     """Hidden states that are read per step; they stand before the tokens."""
     hidden: int = Field(default=256, ge=1)
@@ -48,7 +53,7 @@ class AutoregressiveConfig(HeadConfig):
     """Its attention heads."""
 
     @model_validator(mode="after")
-    def _divisible(self) -> AutoregressiveConfig:
+    def _divisible(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(
                 f"hidden must be a multiple of heads, got {self.hidden} and {self.heads}"
@@ -58,8 +63,26 @@ class AutoregressiveConfig(HeadConfig):
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return self.read_states
 
+
+@register("heads", "autoregressive")
+class AutoregressiveConfig(TokenTransformerConfig, TokenHeadConfig):
+    """One token after the other, for every tokenizer: exact likelihoods, as many passes of a small
+    network as tokens."""
+
+    type: Literal["autoregressive"] = "autoregressive"
+
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> AutoregressiveHead:
-        return AutoregressiveHead(self, tokenizer, width)
+        """Raises HeadError if smoothing or weights are asked of a tokenizer that has none."""
+        self.check_tokenizer(tokenizer)
+        head = AutoregressiveHead(self, tokenizer, width)
+        head.token_loss = self.token_loss
+        head.offset = self.build_offset(
+            tokenizer,
+            spec,
+            width=head.num_readouts * self.hidden,
+            hidden=self.hidden,
+        )
+        return head
 
 
 @dataclass(frozen=True)
@@ -78,11 +101,19 @@ class Places:
 
 
 class AutoregressiveHead(Head):
-    """A causal transformer over R read states and the tokens before."""
+    """A causal transformer over R read states and the tokens before.
+
+    Attributes:
+        token_loss: how its loss compares ids with actions.
+        offset: of the chunk that the tokens decode to; None for none.
+    """
+
+    token_loss = TokenLoss()
+    offset: ChunkOffset | None
 
     def __init__(
         self,
-        config: AutoregressiveConfig,
+        config: TokenTransformerConfig,
         tokenizer: ActionTokenizer,
         width: int,
     ) -> None:
@@ -109,6 +140,12 @@ class AutoregressiveHead(Head):
         self.out = nn.Linear(H, tokenizer.vocab_size)
         nn.init.normal_(self.out.weight, std=0.02)  # starts near the uniform distribution
         nn.init.zeros_(self.out.bias)
+        # here, not in the class, where it would hide the module that `build` assigns
+        self.offset = None
+
+    def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
+        if self.offset is not None:
+            self.offset.scale.fit(actions)
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> AutoregressiveActions:
         return AutoregressiveActions(self.read(hidden).to(self.position.dtype), self)
@@ -241,6 +278,9 @@ class AutoregressiveActions:
         self.states = states
         self.head = head
         self.tokenizer = head.tokenizer
+        self.offset: StatedOffset | None = None
+        if head.offset is not None:
+            self.offset = StatedOffset(head.offset, states.flatten(2))
         # the last teacher-forced pass: its actions, places and logits
         self._last: tuple[Tensor, Places, Tensor] | None = None
 
@@ -249,18 +289,27 @@ class AutoregressiveActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, without padding.
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, without padding,
+        and the offset's weighted error.
 
         0 for a chunk without valid actions.
         """
-        return -self._mean(self._log_probs(actions), actions, action_mask)
+        loss_BT = self._token_loss(actions, action_mask)
+        if self.offset is None:
+            return loss_BT
+        # at the true codes, whatever the most likely ones are
+        decoded_BTKA = self.tokenizer.decode(self.tokens(actions))
+        return loss_BT + self.offset.loss(decoded_BTKA, actions, action_mask)
 
     def log_prob(
         self,
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Log probability with which `sample` draws the tokens of the chunk's valid actions."""
+        """Log probability with which `sample` draws the tokens of the chunk's valid actions.
+
+        With an offset, that of the codes nearest to the chunk.
+        """
         log_probs_BTL = self._log_probs(actions)
         counts_BTL = self._counted(actions, action_mask)
         return log_probs_BTL.where(counts_BTL, 0.0).sum(-1)
@@ -291,11 +340,33 @@ class AutoregressiveActions:
         check_temperature(temperature)
         states_NRH = self.states.flatten(0, 1)
         ids_ND = self.head.generate(states_NRH, temperature=temperature, generator=generator)
-        return self.tokenizer.decode(self._by_window(ids_ND))
+        decoded_BTKA = self.tokenizer.decode(self._by_window(ids_ND))
+        return decoded_BTKA if self.offset is None else self.offset.applied(decoded_BTKA)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
+
+    def _token_loss(self, actions: Tensor, action_mask: Tensor | None) -> Tensor:
+        """Mean cross-entropy of the tokens (B, T), soft and weighted as the head is set."""
+        rule = self.head.token_loss
+        if rule == TokenLoss():
+            return -self._mean(self._log_probs(actions), actions, action_mask)
+        places, logits_NLV = self._teacher_forced(actions)
+        L = places.ids.shape[1]
+        # of all D places: targets and weights of a chunk are those of the whole chunk
+        ids_BTD = self.tokens(actions)
+        soft_BTDV = rule.targets(self.tokenizer, actions, ids_BTD)
+        if soft_BTDV is None:
+            values_BTL = -self._log_probs(actions)
+        else:
+            soft_BTLV = soft_BTDV[..., :L, :]
+            values_BTL = soft_cross_entropy(self._by_window(logits_NLV), soft_BTLV)
+        weights_BTD = rule.weights(self.tokenizer, ids_BTD)
+        if weights_BTD is None:
+            return self._mean(values_BTL, actions, action_mask)
+        counts_BTL = self._counted(actions, action_mask)
+        return place_mean(values_BTL, counts_BTL, weights_BTD[..., :L])
 
     def _log_probs(self, actions: Tensor) -> Tensor:
         places, logits_NLV = self._teacher_forced(actions)
@@ -345,4 +416,10 @@ def _draw(logits_NV: Tensor, temperature: float, generator: torch.Generator | No
     return torch.multinomial(probs_NV, 1, generator=generator).squeeze(-1)
 
 
-__all__ = ["AutoregressiveActions", "AutoregressiveConfig", "AutoregressiveHead", "Places"]
+__all__ = [
+    "AutoregressiveActions",
+    "AutoregressiveConfig",
+    "AutoregressiveHead",
+    "Places",
+    "TokenTransformerConfig",
+]

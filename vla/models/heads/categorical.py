@@ -6,7 +6,8 @@ B windows, T steps, K actions per chunk, A action dimensions, N tokens per chunk
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,13 +17,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
-from vla.models.heads.base import Head, HeadConfig, HeadError
+from vla.models.heads.base import Head, HeadError
+from vla.models.heads.token_loss import (
+    ChunkOffset,
+    StatedOffset,
+    TokenHeadConfig,
+    TokenLoss,
+    place_mean,
+    possible_shares,
+)
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
 
 @register("heads", "categorical")
-class CategoricalConfig(HeadConfig):
+class CategoricalConfig(TokenHeadConfig):
     """Independent categorical distributions over the tokens of a chunk: one pass, for tokenizers
     such as bins."""
 
@@ -34,13 +43,15 @@ class CategoricalConfig(HeadConfig):
     alone.
 
     Binary dimensions always have the true bin alone."""
+    offset_hidden: int = Field(default=256, ge=1)
+    """Width of the offset's hidden layer."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return tokenizer.num_tokens
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> CategoricalHead:
-        """Raises HeadError if ids of the tokenizer depend on each other, or smoothing is asked of
-        ids without order."""
+        """Raises HeadError if ids of the tokenizer depend on each other, or smoothing or weights
+        are asked of a tokenizer that has none."""
         if tokenizer.grammar is not None:
             raise HeadError(
                 "policy.head: categorical draws all tokens at once, but which ids of "
@@ -50,13 +61,33 @@ class CategoricalConfig(HeadConfig):
         if self.bin_smoothing and tokenizer.ordered_ids is None:
             raise HeadError(
                 f"policy.head.bin_smoothing: neighbouring ids of {type(tokenizer).__name__} are "
-                "not neighbours in value; set it to 0, or use tokenizer: {type: bins}"
+                "not neighbours in value; set it to 0, or use code_smoothing, or tokenizer: "
+                "{type: bins}"
             )
-        return CategoricalHead(self, tokenizer, width)
+        if self.bin_smoothing and self.code_smoothing:
+            raise HeadError(
+                f"policy.head: bin_smoothing: {self.bin_smoothing:g} and code_smoothing: "
+                f"{self.code_smoothing:g} both spread the target; set one of them to 0"
+            )
+        self.check_tokenizer(tokenizer)
+        head = CategoricalHead(self, tokenizer, width)
+        head.offset = self.build_offset(
+            tokenizer,
+            spec,
+            width=head.num_readouts * width,
+            hidden=self.offset_hidden,
+        )
+        return head
 
 
 class CategoricalHead(Head, nn.Linear):
-    """One linear layer; the read states stand for the tokens of the chunk, in their order."""
+    """One linear layer; the read states stand for the tokens of the chunk, in their order.
+
+    Attributes:
+        offset: of the chunk that the tokens decode to; None for none.
+    """
+
+    offset: ChunkOffset | None
 
     def __init__(self, config: CategoricalConfig, tokenizer: ActionTokenizer, width: int) -> None:
         nn.Linear.__init__(self, width, tokenizer.vocab_size)
@@ -65,6 +96,12 @@ class CategoricalHead(Head, nn.Linear):
         self.num_readouts = config.num_readouts(tokenizer)
         nn.init.normal_(self.weight, std=0.02)  # starts near the uniform distribution
         nn.init.zeros_(self.bias)
+        # here, not in the class, where it would hide the module that `build` assigns
+        self.offset = None
+
+    def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
+        if self.offset is not None:
+            self.offset.scale.fit(actions)
 
     def forward(  # type: ignore[override]
         self, hidden: Float[Tensor, "B T N W"]
@@ -79,6 +116,8 @@ class CategoricalHead(Head, nn.Linear):
             self.tokenizer,
             self.config.label_smoothing,
             self.config.bin_smoothing,
+            self.config.token_loss,
+            None if self.offset is None else StatedOffset(self.offset, hidden.flatten(2)),
         )
 
 
@@ -92,12 +131,16 @@ class CategoricalActions:
         label_smoothing: share of the target spread evenly over all ids.
         bin_smoothing: standard deviation, in bins, of a Gaussian around the target bin; 0 for one
             bin. With it, neighbouring bins count as nearly right.
+        token_loss: soft targets by decoded distance, and weights of the places.
+        offset: what is added to the decoded chunk; None for nothing.
     """
 
     logits: Float[Tensor, "B T N V"]
     tokenizer: ActionTokenizer
     label_smoothing: float = 0.0
     bin_smoothing: float = 0.0
+    token_loss: TokenLoss = field(default_factory=TokenLoss)
+    offset: StatedOffset | None = None
 
     @property
     def samples_are_smoothed(self) -> bool:
@@ -109,16 +152,28 @@ class CategoricalActions:
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions; 0 for a chunk
-        without any."""
-        return self._mean(self._cross_entropy(self.tokens(actions)), action_mask)
+        """Mean cross-entropy (nats) of the tokens of the chunk's valid actions, and the offset's
+        weighted error; 0 for a chunk without any."""
+        ids_BTN = self.tokens(actions)
+        soft_BTNV = self.token_loss.targets(self.tokenizer, actions, ids_BTN)
+        cross_entropy_BTN = self._cross_entropy(ids_BTN, soft_BTNV)
+        weights_BTN = self.token_loss.weights(self.tokenizer, ids_BTN)
+        loss_BT = self._mean(cross_entropy_BTN, action_mask, weights_BTN)
+        if self.offset is None:
+            return loss_BT
+        # at the true codes, whatever the most likely ones are
+        decoded_BTKA = self.tokenizer.decode(ids_BTN)
+        return loss_BT + self.offset.loss(decoded_BTKA, actions, action_mask)
 
     def log_prob(
         self,
         actions: Float[Tensor, "B T K A"],
         action_mask: Bool[Tensor, "B T K"] | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Log probability of the chunk's tokens, summed over its valid actions."""
+        """Log probability of the chunk's tokens, summed over its valid actions.
+
+        With an offset, that of the codes nearest to the chunk.
+        """
         log_probs_BTNV = self.logits.float().log_softmax(-1)
         ids_BTN = self.tokens(actions)
         values_BTN = log_probs_BTNV.gather(-1, ids_BTN.unsqueeze(-1)).squeeze(-1)
@@ -133,7 +188,7 @@ class CategoricalActions:
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The most likely chunk."""
-        return self.tokenizer.decode(self.logits.argmax(-1))
+        return self._chunk(self.logits.argmax(-1))
 
     def sample(
         self,
@@ -149,7 +204,7 @@ class CategoricalActions:
         probs_BTNV = (self.logits.float() / temperature).softmax(-1)
         # multinomial takes a matrix: every token is a row of its own
         ids = torch.multinomial(probs_BTNV.flatten(0, -2), 1, generator=generator)
-        return self.tokenizer.decode(ids.view(probs_BTNV.shape[:-1]))
+        return self._chunk(ids.view(probs_BTNV.shape[:-1]))
 
     def rsample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B T K A"]:
         """A random chunk with a gradient: that of the mean action over all ids (straight-through;
@@ -185,21 +240,33 @@ class CategoricalActions:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
 
-    def _cross_entropy(self, ids_BTN: Tensor) -> Tensor:
+    def _chunk(self, ids_BTN: Tensor) -> Tensor:
+        decoded_BTKA = self.tokenizer.decode(ids_BTN)
+        return decoded_BTKA if self.offset is None else self.offset.applied(decoded_BTKA)
+
+    def _cross_entropy(self, ids_BTN: Tensor, soft_BTNV: Tensor | None = None) -> Tensor:
+        """Of the true ids, or of targets over all ids by decoded distance."""
         logits_BTNV = self.logits.float()
-        if self.bin_smoothing == 0 and self.label_smoothing == 0:
+        if self.bin_smoothing == 0 and self.label_smoothing == 0 and soft_BTNV is None:
             nll = F.cross_entropy(logits_BTNV.flatten(0, -2), ids_BTN.flatten(), reduction="none")
             return nll.view(ids_BTN.shape)
         # forbidden ids get no share of the target, and no 0 * -inf
         possible_BTNV = torch.isfinite(logits_BTNV)
-        targets_BTNV = self._targets(ids_BTN, possible_BTNV)
+        targets_BTNV = self._targets(ids_BTN, possible_BTNV, soft_BTNV)
         log_probs_BTNV = logits_BTNV.log_softmax(-1).masked_fill(~possible_BTNV, 0.0)
         return -(targets_BTNV * log_probs_BTNV).sum(-1)
 
-    def _targets(self, ids_BTN: Tensor, possible_BTNV: Tensor) -> Tensor:
+    def _targets(
+        self,
+        ids_BTN: Tensor,
+        possible_BTNV: Tensor,
+        soft_BTNV: Tensor | None,
+    ) -> Tensor:
         """Target probabilities (B, T, N, V) of the true ids (B, T, N), smoothed."""
         V = self.logits.shape[-1]
-        if self.bin_smoothing == 0:
+        if soft_BTNV is not None:
+            targets = possible_shares(soft_BTNV, possible_BTNV)
+        elif self.bin_smoothing == 0:
             targets = F.one_hot(ids_BTN, V).float()
         else:
             bins_V = torch.arange(V, device=ids_BTN.device)
@@ -216,10 +283,17 @@ class CategoricalActions:
         uniform = possible_BTNV / possible_BTNV.sum(-1, keepdim=True)
         return (1 - self.label_smoothing) * targets + self.label_smoothing * uniform
 
-    def _mean(self, values_BTN: Tensor, action_mask: Tensor | None) -> Tensor:
-        if action_mask is None:
+    def _mean(
+        self,
+        values_BTN: Tensor,
+        action_mask: Tensor | None,
+        weights_BTN: Tensor | None = None,
+    ) -> Tensor:
+        mask_BTN = None if action_mask is None else token_mask(action_mask, self.tokenizer)
+        if weights_BTN is not None:
+            return place_mean(values_BTN, mask_BTN, weights_BTN)
+        if mask_BTN is None:
             return values_BTN.mean(-1)
-        mask_BTN = token_mask(action_mask, self.tokenizer)
         return (values_BTN * mask_BTN).sum(-1) / mask_BTN.sum(-1).clamp(min=1)
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
-from vla.models.heads.autoregressive import AutoregressiveConfig, Places
+from vla.models.heads.autoregressive import Places, TokenTransformerConfig
 from vla.models.heads.continuous import MLP, check_temperature
 from vla.models.heads.q_values import Float32Head, counted_tokens
 from vla.models.layers.transformer import KeyValue
@@ -36,10 +36,10 @@ from vla.types import Spec
 
 
 @register("heads", "ilql")
-class ILQLHeadConfig(AutoregressiveConfig):
+class ILQLHeadConfig(TokenTransformerConfig):
     """Probabilities, Q and V of every token; trained by the objective ilql."""
 
-    type: Literal["ilql"] = "ilql"  # type: ignore[assignment]
+    type: Literal["ilql"] = "ilql"
     beta: float = Field(default=4.0, ge=0, allow_inf_nan=False)
     """How much a unit of advantage counts against the probabilities of the data; 0 imitates.
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from vla.config import register
 from vla.models.heads.autoregressive import (
     AutoregressiveActions,
-    AutoregressiveConfig,
     AutoregressiveHead,
     Places,
+    TokenTransformerConfig,
 )
 from vla.models.heads.categorical import token_mask
 from vla.models.heads.continuous import check_temperature
@@ -38,11 +38,11 @@ from vla.types import Spec
 
 
 @register("heads", "q_values")
-class QValuesConfig(AutoregressiveConfig):
+class QValuesConfig(TokenTransformerConfig):
     """Q of every id after the tokens before it, in [0, 1]; trained by the objective
     q_transformer."""
 
-    type: Literal["q_values"] = "q_values"  # type: ignore[assignment]
+    type: Literal["q_values"] = "q_values"
     initial_value: float = Field(default=0.05, gt=0, lt=1)
     """Q of everything before training.
 
