@@ -18,7 +18,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "ilql": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1},
     "cql": {"type": "gaussian", "squash": "full"},
     "cal_ql": {"type": "gaussian", "squash": "full"},
+    "fql": {"type": "flow", "hidden": 8, "depth": 1, "integration_steps": 2},
 }
+OPTIONS: dict[str, dict[str, Any]] = {"recap": {"language": "blank", "indicator": True}}
 OTHER_POLICY = "return_conditioned"  # its losses are those of BC, over a policy of its own
 GOLDEN: dict[str, list[float]] = {
     "actor_critic": [3.65682, 2.85051, 2.36822, 2.0403],
@@ -51,7 +53,9 @@ def batch(steps: int) -> Batch:
 def losses(name: str) -> list[float]:
     torch.manual_seed(0)
     head = HEADS.get(name, {"type": "gaussian"})
-    policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head, tokenizer=BINS).build(SPEC).train()
+    values = {"hidden": 8, "depth": 1, "chunk": 2, "head": head, "tokenizer": BINS}
+    config = MLPConfig.model_validate(values | OPTIONS.get(name, {}))
+    policy = config.build(SPEC).train()
     objective = lookup("objectives", name)().build(policy).train()
     data = batch(3 + objective.next_step)
     parameters = [p for p in (*policy.parameters(), *objective.parameters()) if p.requires_grad]
