@@ -593,10 +593,15 @@ def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", sorted(registered("values")))
 @pytest.mark.parametrize("extraction", sorted(registered("extractions")))
 def test_all_other_parts_do(value: str, extraction: str, mixed: Path, tmp_path: Path) -> None:
-    if extraction != "bc" and (
-        value == "none" or (value == "monte_carlo" and extraction != "weighted_bc")
-    ):
+    by_advantage = ("bc", "weighted_bc", "advantage_conditioned")
+    if extraction == "progress_weighted" and value != "progress":
+        pytest.skip("weighs by progress alone")
+    if extraction != "bc" and value == "none":
         pytest.skip("see above")
+    if value == "monte_carlo" and extraction not in by_advantage:
+        pytest.skip("see above")
+    if value == "progress" and extraction not in (*by_advantage, "progress_weighted"):
+        pytest.skip("asks for Q, as above")
     settings: dict[str, Any] = {"type": value} | (
         {"importance": False} if value == "conservative" else {}
     )
@@ -607,6 +612,8 @@ def test_all_other_parts_do(value: str, extraction: str, mixed: Path, tmp_path: 
         "warmup_steps": 1,
     }
     policy = {**MLP, "head": {"type": "categorical"}, "tokenizer": BINS}
+    preset = {"advantage_conditioned": "recap", "one_step": "fql"}.get(extraction)
+    policy = policy if preset is None else OTHER_POLICIES[preset]
     train(config(mixed, tmp_path / "run", parts, policy=policy, steps=2))
     assert load_policy(tmp_path / "run" / "policy").act(SPEC.fake_observation(1))[0].shape == (
         1,

@@ -3,8 +3,8 @@
 The softmax runs over the reserved action ids, never over text, and further over what the action
 tokenizer allows at a place: so that no sequence that can be drawn is anything but a valid chunk.
 
-B windows, T steps, S draws, N = B * T prompts, M = N * S, K actions per chunk, A action dimensions, D tokens per chunk,
-V action ids.
+B windows, T steps, S draws, N = B * T prompts, M = N * S, K actions per chunk, A action
+dimensions, D tokens per chunk, V action ids.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class AdvantageConditionedConfig(ExtractionConfig):
     a task's steps lie:
 
         I_t = positive if A(s_t, a_t) > e(task), else negative
-        L = mean over B, T of -log pi(a | s, I),    or -log pi(a | s) in a share `dropout` of windows
+        L = mean over B, T of -log pi(a | s, I), or -log pi(a | s) in a share `dropout` of windows
         act: pi(a | s) (pi(a | s, positive) / pi(a | s))^guidance, normalised
 
     A window is asked with one indicator, as in control, that of a step drawn from it. Only the

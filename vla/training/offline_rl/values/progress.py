@@ -41,8 +41,8 @@ class ProgressConfig(ValueConfig):
 
     Learned from solved episodes alone, and asked of all: where an episode goes wrong, P stands
     still or falls. Needs rewards of success alone (`data.rewards: {kind: success}`) and a discount
-    below 1, whose returns say how far off the success is. Formula, with n steps from s_t to the success, and chunks of K
-    actions:
+    below 1, whose returns say how far off the success is. Formula, with n steps from s_t to the
+    success, and chunks of K actions:
 
         L_P = mean over B, T of (P(s_t) - t / (t + n))^2,    of solved episodes
         A(s_t, a_t) = P(s_{t+K}) - P(s_t),    P = 1 after a success, 0 after an end without one
