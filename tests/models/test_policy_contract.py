@@ -40,6 +40,12 @@ SEEING: dict[str, Any] = {
 MLP = {"type": "mlp", "hidden": 16, "chunk": K, "language": "minilm"}
 SPEAKING = {**MLP, "head": {"type": "categorical"}}
 SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "conditioned": lambda folder: {
+        "policy": {"type": "rt1", "key_dim": 8, "indicator": True, **SEEING},
+        "guidance": 1.5,
+        "history": T,
+        "chunk": K,
+    },
     "decision_transformer": lambda folder: {
         **SEEING,
         "dropout": 0.0,
@@ -59,6 +65,12 @@ SMALL: dict[str, Callable[[Path], dict[str, Any]]] = {
         "robots": {"arm": {"spec": SPEC.to_dict()}},
         "history": T,
         "chunk": K,
+    },
+    "one_step": lambda folder: {
+        "policy": {**MLP, "head": {"type": "flow", "hidden": 8, "depth": 1}},
+        "chunk": K,
+        "history": 1,
+        "student": {"hidden": 8, "depth": 1},
     },
     "q_transformer": lambda folder: {"key_dim": 8, **SEEING},
     "rt1": lambda folder: {"key_dim": 8, "state_token": True, **SEEING},

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vla.common.errors import UserError
 from vla.common.names import nearest
-from vla.config import CONFIG_VERSION
+from vla.config import CONFIG_VERSION, ConfigError, lookup, validate
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -150,6 +150,24 @@ def checked_device(device: torch.device | str) -> torch.device:
     return wanted
 
 
+def read_config(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The policy's config in a checkpoint's header, and what its model card tells.
+
+    Raises CheckpointError if this version cannot read it.
+    """
+    header = read_header(path)
+    try:
+        config_class = lookup("policies", str(header["type"]))
+        config = validate(config_class, header["config"])
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error.args[0]}") from error
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{path}: the config was written by another version of vla: {error}"
+        ) from error
+    return config, header.get("card") or {}
+
+
 def _nearest_folder(folder: Path) -> str:
     """A hint if the first missing part of the path was misspelled: the most similar folder."""
     missing = folder
@@ -177,6 +195,7 @@ __all__ = [
     "CheckpointError",
     "checked_device",
     "find_checkpoint",
+    "read_config",
     "read_header",
     "read_tensors",
     "require_files",

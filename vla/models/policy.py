@@ -25,7 +25,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.config import CONFIG_VERSION, Config, ConfigError, lookup, validate
+from vla.config import CONFIG_VERSION, Config, ConfigError
 from vla.models.checkpoint_files import (
     CONFIG_FILE,
     SPEC_FILE,
@@ -34,12 +34,13 @@ from vla.models.checkpoint_files import (
     CheckpointError,
     checked_device,
     find_checkpoint,
-    read_header,
+    read_config,
     read_tensors,
     require_files,
 )
 from vla.models.former_members import FormerMembers
 from vla.models.heads.base import Head, complete_weights
+from vla.models.indicator import indicator_embedding, without_indicator
 from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
 from vla.models.normalisation import checked_states, language_scale, state_scale
@@ -61,6 +62,10 @@ class PolicyConfig(Config, ABC):
     """Scale the instruction's vector by mean and deviation over the training instructions. Sentence
     vectors of one grammar differ little from each other: without it a policy learns late which word
     matters."""
+    indicator: bool = False
+    """Read whether an action shall be better than usual: for `extraction: advantage_conditioned`
+    (see `vla.models.indicator`). Needs an instruction's vector to be added to: `language: minilm`,
+    or `blank` if there is one task."""
 
     @property
     def weights_file(self) -> str:
@@ -123,6 +128,7 @@ class Policy(
             between.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
+        reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
         source: the folder or repository that it was loaded from; None for a new policy, and after
@@ -134,6 +140,7 @@ class Policy(
     counts_steps: bool = False
     return_conditioned: bool = False
     success_conditioned: bool = False
+    reads_words: bool = False
     frozen_modules: frozenset[str] = frozenset()
     source: str | None = None
     robot_name: str = ""
@@ -167,6 +174,8 @@ class Policy(
         if config.standardise_language:
             self.register_buffer("language_mean", torch.zeros(self.language.dim))
             self.register_buffer("language_std", torch.ones(self.language.dim))
+        if config.indicator and not self.reads_words:
+            self.indicator = indicator_embedding(self.language)
         # the spec is saved beside the weights: limits that were stored twice could disagree
         self.register_buffer("action_low", torch.tensor(spec.action_low), persistent=False)
         self.register_buffer("action_high", torch.tensor(spec.action_high), persistent=False)
@@ -200,6 +209,8 @@ class Policy(
         if self.config.standardise_language:
             # how instructions are scaled belongs to the trunk that learned to read them
             own |= {"language_mean": LANGUAGE, "language_std": LANGUAGE}
+        if self.config.indicator and not self.reads_words:
+            own["indicator.weight"] = LANGUAGE
         return roles_by_type(self) | own
 
     def train(self, mode: bool = True) -> Self:
@@ -326,16 +337,25 @@ class Policy(
     def embed_instructions(
         self, instructions: Sequence[str]
     ) -> tuple[Float[Tensor, "U E"], Tensor]:
-        """Vectors of the distinct instructions, and which of them each instruction is (B,)."""
+        """Vectors of the distinct instructions, and which of them each instruction is (B,).
+
+        An indicator behind an instruction (`vla.models.indicator`) is no part of its sentence.
+        """
         distinct = list(dict.fromkeys(instructions))
         place = {text: number for number, text in enumerate(distinct)}
         index_B = torch.tensor([place[text] for text in instructions], device=self.device)
         # one by one: a vector's last bits depend on the texts encoded beside it, and control must
         # not depend on who has asked for which text first
-        vectors_UE = torch.cat([self.language.embed([text]) for text in distinct])
+        sentences = distinct
+        if self.config.indicator:
+            sentences = [without_indicator(text) for text in distinct]
+        vectors_UE = torch.cat([self.language.embed([text]) for text in sentences])
         vectors_UE = vectors_UE.to(self.device)
         if self.config.standardise_language:
             vectors_UE = (vectors_UE - self.language_mean) / self.language_std
+        if self.config.indicator:
+            # behind the scaling, which is of sentences
+            vectors_UE = vectors_UE + self.indicator.of(distinct)
         return vectors_UE, index_B
 
     # --- storage ----------------------------------------------------------------------------------
@@ -446,7 +466,7 @@ def _load(path: str | Path, device: torch.device | str, **options: Any) -> Polic
 def _read_policy(folder: Path) -> Policy:
     if not (folder / CONFIG_FILE).is_file():
         require_files(folder, [CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE])
-    config, card = _read_config(folder / CONFIG_FILE)
+    config, card = read_config(folder / CONFIG_FILE)
     require_files(folder, [SPEC_FILE, *config.tokenizer_files, config.weights_file])
     try:
         policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
@@ -469,21 +489,6 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     found = read_tensors(Path(path), expected, partial(complete_weights, module))
     # not strict: a policy's weights may be fewer than its state; what is missing was checked above
     module.load_state_dict(found, strict=False)
-
-
-def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
-    """The config of a checkpoint and what its model card tells."""
-    header = read_header(path)
-    try:
-        config_class = cast(type[PolicyConfig], lookup("policies", str(header["type"])))
-        config = validate(config_class, header["config"])
-    except KeyError as error:
-        raise CheckpointError(f"{path}: {error.args[0]}") from error
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{path}: the config was written by another version of vla: {error}"
-        ) from error
-    return config, header.get("card") or {}
 
 
 __all__ = ["CheckpointError", "Policy", "PolicyConfig", "load_policy", "load_weights"]

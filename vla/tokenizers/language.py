@@ -29,6 +29,10 @@ from vla.config import UserError
 
 MINILM = "minilm"
 MINILM_DIM = 384
+BLANK = "blank"
+"""Reads nothing: every text is the same vector of zeros. A place for what is added to an
+instruction's vector, in policies of one task."""
+BLANK_DIM = 16
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256  # the length that MiniLM was trained with; longer texts are cut
 BATCH_SIZE = 64
@@ -49,7 +53,8 @@ class LanguageEncoder:
 
     Args:
         name: "minilm" (bundled), the name of a model on the Hugging Face hub, or a folder that
-            holds one; None for empty vectors, if a policy reads the texts themselves.
+            holds one; "blank" for zeros, whatever the text; None for empty vectors, if a policy
+            reads the texts themselves.
         device: where the encoder runs; the vectors are on the CPU.
     """
 
@@ -57,7 +62,7 @@ class LanguageEncoder:
         self.name = name
         self.device = torch.device(device)
         self._cache: dict[str, Tensor] = {}
-        self._dim = {MINILM: MINILM_DIM, None: 0}.get(name)
+        self._dim = {MINILM: MINILM_DIM, BLANK: BLANK_DIM, None: 0}.get(name)
         self._loaded: tuple[Any, Any] | None = None
         self._lock = threading.RLock()
 
@@ -116,8 +121,8 @@ class LanguageEncoder:
                 self._cache[text] = vector_D.detach().to("cpu", torch.float32, copy=True)
 
     def _encode(self, texts: list[str]) -> list[Tensor]:
-        if self.name is None:
-            return [torch.empty(0) for _ in texts]
+        if self.name is None or self.name == BLANK:
+            return [torch.zeros(self.dim) for _ in texts]
         if self._loaded is None:
             self._loaded = _load(self.name, self.device)
         model, tokenizer = self._loaded

@@ -18,7 +18,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "ilql": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1},
     "cql": {"type": "gaussian", "squash": "full"},
     "cal_ql": {"type": "gaussian", "squash": "full"},
+    "fql": {"type": "flow", "hidden": 8, "depth": 1, "integration_steps": 2},
 }
+OPTIONS: dict[str, dict[str, Any]] = {"recap": {"language": "blank", "indicator": True}}
 OTHER_POLICY = "return_conditioned"  # its losses are those of BC, over a policy of its own
 GOLDEN: dict[str, list[float]] = {
     "actor_critic": [3.65682, 2.85051, 2.36822, 2.0403],
@@ -28,10 +30,13 @@ GOLDEN: dict[str, list[float]] = {
     "cal_ql": [30.2214, 27.841, 31.9538, 30.9436],
     "cql": [29.3619, 28.8765, 27.6399, 28.6693],
     "filtered_bc": [3.73134, 3.10517, 2.67722, 2.36602],
+    "fql": [12.9239, 15.2417, 19.6293, 13.4977],
     "ilql": [1.42474, 1.42278, 1.42084, 1.41893],
     "iql": [3.65682, 2.85051, 2.36822, 2.0403],
     "kl": [3.73967, 2.98769, 2.32762, 1.97214],
     "q_transformer": [0.157304, 0.157297, 0.157291, 0.157284],
+    "ra_bc": [2.70853, 1.20407, 0.804152, 0.724924],
+    "recap": [4.44581, 3.39616, 2.86296, 2.50684],
     "td3_bc": [0.279893, 0.473812, 0.0309944, 0.306234],
 }
 """objective -> losses of three steps of training, and the one of validation behind them."""
@@ -51,7 +56,9 @@ def batch(steps: int) -> Batch:
 def losses(name: str) -> list[float]:
     torch.manual_seed(0)
     head = HEADS.get(name, {"type": "gaussian"})
-    policy = MLPConfig(hidden=8, depth=1, chunk=2, head=head, tokenizer=BINS).build(SPEC).train()
+    values = {"hidden": 8, "depth": 1, "chunk": 2, "head": head, "tokenizer": BINS}
+    config = MLPConfig.model_validate(values | OPTIONS.get(name, {}))
+    policy = config.build(SPEC).train()
     objective = lookup("objectives", name)().build(policy).train()
     data = batch(3 + objective.next_step)
     parameters = [p for p in (*policy.parameters(), *objective.parameters()) if p.requires_grad]

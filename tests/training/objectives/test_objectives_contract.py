@@ -40,6 +40,8 @@ TRANSFORMER = {
     "chunk": 2,
 }
 OTHER_POLICIES: dict[str, dict[str, Any]] = {
+    "fql": {**MLP, "head": {"type": "flow", "hidden": 8, "depth": 1, "integration_steps": 2}},
+    "recap": {**MLP, "language": "blank", "indicator": True},
     "return_conditioned": TRANSFORMER,
     "q_transformer": {
         **MLP,
@@ -180,7 +182,7 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(
     name: str, mixed: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"type": name}
-    if name in ("awac", "td3_bc", "cql", "cal_ql", "kl"):
+    if name in ("awac", "td3_bc", "cql", "cal_ql", "kl", "fql", "recap"):
         pytest.skip("draws actions: random numbers see the division")
     logs = []
     for parts in (1, 2):
@@ -191,7 +193,7 @@ def test_two_micro_batches_give_the_gradient_of_one_batch(
         logs.append(lines(tmp_path / str(parts))[0])
     names = [key for key in ("grad_norm", "critic_grad_norm") if key in logs[0]]
     assert names
-    if name in ("awr",):  # its weights are in units of a running deviation, which sees the division
+    if name in ("awr", "ra_bc"):  # weights in units of a running mean, which sees the division
         names.remove("grad_norm")
     for key in names:
         assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-4), key
@@ -604,10 +606,15 @@ def test_how_large_values_may_be(mixed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", sorted(registered("values")))
 @pytest.mark.parametrize("extraction", sorted(registered("extractions")))
 def test_all_other_parts_do(value: str, extraction: str, mixed: Path, tmp_path: Path) -> None:
-    if extraction != "bc" and (
-        value == "none" or (value == "monte_carlo" and extraction != "weighted_bc")
-    ):
+    by_advantage = ("bc", "weighted_bc", "advantage_conditioned")
+    if extraction == "progress_weighted" and value != "progress":
+        pytest.skip("weighs by progress alone")
+    if extraction != "bc" and value == "none":
         pytest.skip("see above")
+    if value == "monte_carlo" and extraction not in by_advantage:
+        pytest.skip("see above")
+    if value == "progress" and extraction not in (*by_advantage, "progress_weighted"):
+        pytest.skip("asks for Q, as above")
     settings: dict[str, Any] = {"type": value} | (
         {"importance": False} if value == "conservative" else {}
     )
@@ -618,6 +625,8 @@ def test_all_other_parts_do(value: str, extraction: str, mixed: Path, tmp_path: 
         "warmup_steps": 1,
     }
     policy = {**MLP, "head": {"type": "categorical"}, "tokenizer": BINS}
+    preset = {"advantage_conditioned": "recap", "one_step": "fql"}.get(extraction)
+    policy = policy if preset is None else OTHER_POLICIES[preset]
     train(config(mixed, tmp_path / "run", parts, policy=policy, steps=2))
     assert load_policy(tmp_path / "run" / "policy").act(SPEC.fake_observation(1))[0].shape == (
         1,

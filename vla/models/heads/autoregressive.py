@@ -100,6 +100,24 @@ class Places:
     is_token: Bool[Tensor, "N L"]
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of every token.
+
+    Attributes:
+        base: (N, R, H), the states that guidance leads away from.
+        weight: 0 for the tokens of `base`, 1 for those of the states themselves.
+    """
+
+    base: Float[Tensor, "N R H"]
+    weight: float
+
+    def extrapolated(self, logits: Tensor, base: Tensor) -> Tensor:
+        """Base log probabilities + weight * (log probabilities - base log probabilities)."""
+        from_base = base.log_softmax(-1)
+        return from_base + self.weight * (logits.log_softmax(-1) - from_base)
+
+
 class AutoregressiveHead(Head):
     """A causal transformer over R read states and the tokens before.
 
@@ -180,6 +198,7 @@ class AutoregressiveHead(Head):
         *,
         temperature: float,
         generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
     ) -> Int64[Tensor, "N D"]:
         """Draws one id after the other among those that are allowed; the most likely ones at
         temperature 0.
@@ -197,10 +216,15 @@ class AutoregressiveHead(Head):
         state = None if grammar is None else grammar.start(N, states.device)
         past: list[KeyValue | None] = [None] * len(self.blocks)
         x_NLH = states
+        if guidance is not None:
+            # the guiding sequences as further rows: they go on with the same ids
+            x_NLH = torch.cat([states, guidance.base])
         for place in range(D):
             if grammar is not None and state is not None and bool(grammar.finished(state).all()):
                 break
             logits_NV, past = self._next_logits(x_NLH, past)
+            if guidance is not None:
+                logits_NV = guidance.extrapolated(*logits_NV.chunk(2))
             logits_NV = masked_logits(logits_NV, None if allowed_DV is None else allowed_DV[place])
             if grammar is not None and state is not None:
                 logits_NV = masked_logits(logits_NV, grammar.allowed(state, place))
@@ -210,6 +234,8 @@ class AutoregressiveHead(Head):
                 state = grammar.advance(state, ids_N, place)
             if place + 1 < D:
                 x_NLH = self._next_input(ids_N)
+                if guidance is not None:
+                    x_NLH = torch.cat([x_NLH, x_NLH])
         return ids_ND
 
     def _next_input(self, ids: Int64[Tensor, " N"]) -> Float[Tensor, "N 1 H"]:
@@ -272,11 +298,18 @@ class AutoregressiveActions:
         states: (B, T, R, H), the trunk's hidden states as the head reads them.
         head: the small transformer.
         tokenizer: turns ids into actions.
+        guidance: of what is drawn; likelihoods and losses are those without it. None without.
     """
 
-    def __init__(self, states: Float[Tensor, "B T R H"], head: AutoregressiveHead) -> None:
+    def __init__(
+        self,
+        states: Float[Tensor, "B T R H"],
+        head: AutoregressiveHead,
+        guidance: Guidance | None = None,
+    ) -> None:
         self.states = states
         self.head = head
+        self.guidance = guidance
         self.tokenizer = head.tokenizer
         self.offset: StatedOffset | None = None
         if head.offset is not None:
@@ -338,10 +371,36 @@ class AutoregressiveActions:
     ) -> Float[Tensor, "B T K A"]:
         """A random chunk; `temperature` 0 gives the mode. Raises ValueError if it is negative."""
         check_temperature(temperature)
-        states_NRH = self.states.flatten(0, 1)
-        ids_ND = self.head.generate(states_NRH, temperature=temperature, generator=generator)
-        decoded_BTKA = self.tokenizer.decode(self._by_window(ids_ND))
-        return decoded_BTKA if self.offset is None else self.offset.applied(decoded_BTKA)
+        return self.sample_many(1, generator, temperature=temperature)[0]
+
+    def sample_many(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "S B T K A"]:
+        """`count` random chunks of each step, drawn side by side."""
+        check_temperature(temperature)
+        guidance = self.guidance
+        if guidance is not None:
+            guidance = Guidance(guidance.base.repeat_interleave(count, dim=0), guidance.weight)
+        ids_MD = self.head.generate(
+            self.states.flatten(0, 1).repeat_interleave(count, dim=0),
+            temperature=temperature,
+            generator=generator,
+            guidance=guidance,
+        )
+        ids_BTSD = ids_MD.view(*self.states.shape[:2], count, -1)
+        decoded_SBTKA = self.tokenizer.decode(ids_BTSD.movedim(2, 0))
+        if self.offset is None:
+            return decoded_SBTKA
+        return torch.stack([self.offset.applied(decoded) for decoded in decoded_SBTKA])
+
+    def extrapolated(self, base: AutoregressiveActions, weight: float) -> AutoregressiveActions:
+        """From what `base` draws (weight 0) to what these states draw (1) and beyond."""
+        guidance = Guidance(base.states.flatten(0, 1), weight)
+        return AutoregressiveActions(self.states, self.head, guidance)
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""

@@ -6,6 +6,7 @@ B windows, T steps, K actions per chunk, A action dimensions, N tokens per chunk
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -226,6 +227,16 @@ class CategoricalActions:
         mean_BTKA = (self.logits.float().softmax(-1) * values_NV).sum(-1).view(drawn.shape)
         # the value of the draw, the gradient of the mean
         return drawn + mean_BTKA - mean_BTKA.detach()
+
+    def extrapolated(self, base: CategoricalActions, weight: float) -> CategoricalActions:
+        """From `base` (weight 0) to these logits (1) and beyond: classifier-free guidance."""
+        # log probabilities: logits of two passes may differ by a constant that means nothing
+        own = self.logits.float().log_softmax(-1)
+        from_base = base.logits.float().log_softmax(-1)
+        logits_BTNV = from_base + weight * (own - from_base)
+        # forbidden ids would be the difference of two infinities
+        logits_BTNV = logits_BTNV.where(torch.isfinite(own), -torch.inf)
+        return dataclasses.replace(self, logits=logits_BTNV)
 
     def token_accuracy(
         self,

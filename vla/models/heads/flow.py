@@ -13,6 +13,7 @@ dimensions, H width of the head, S draws.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,10 +140,14 @@ class FlowActions:
     Attributes:
         state: (B, T, H), the trunk's hidden states as the head reads them.
         head: the network and its settings.
+        base: (B, T, H), other hidden states, from which guidance leads away; None without it.
+        guidance: factor of the way from the velocity under `base` to that under `state`.
     """
 
     state: Float[Tensor, "B T H"]
     head: FlowHead
+    base: Float[Tensor, "B T H"] | None = None
+    guidance: float = 1.0
 
     def loss(
         self,
@@ -191,17 +196,33 @@ class FlowActions:
         noise = torch.randn(shape, generator=generator, device=self.state.device)
         return self._flow(math.sqrt(temperature) * noise)
 
+    def extrapolated(self, base: FlowActions, weight: float) -> FlowActions:
+        """From `base` (weight 0) to this flow (1) and beyond: classifier-free guidance of the
+        velocity."""
+        return dataclasses.replace(self, base=base.state, guidance=weight)
+
+    def flowed(self, noise: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T K A"]:
+        """Where this noise flows to, robot units."""
+        return self._flow(noise)
+
     def _flow(self, x_BTKA: Tensor) -> Tensor:
         """Follows the velocity from noise at time 0 to actions at time 1, by Euler's method; robot
         units."""
         steps = self.head.config.integration_steps
         for step in range(steps):
-            time_BT = x_BTKA.new_full(x_BTKA.shape[:2], step / steps)
+            time_BT = x_BTKA.new_full(x_BTKA.shape[:-2], step / steps)
             x_BTKA = x_BTKA + self._velocity(x_BTKA, time_BT) / steps
         return self.head.scale.to_robot(x_BTKA)
 
     def _velocity(self, x: Tensor, time: Tensor) -> Tensor:
-        state = self.state.expand(*time.shape, -1)
+        velocity = self._velocity_given(self.state, x, time)
+        if self.base is None:
+            return velocity
+        base = self._velocity_given(self.base, x, time)
+        return base + self.guidance * (velocity - base)
+
+    def _velocity_given(self, state: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        state = state.expand(*time.shape, -1)
         return self.head.velocity(x.flatten(-2), time, state).unflatten(-1, self.head.chunk_shape)
 
     def _times(self, shape: tuple[int, ...]) -> Tensor:

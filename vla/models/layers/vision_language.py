@@ -104,12 +104,26 @@ class Prefill:
     attention_mask: Tensor
     position: Tensor | None
 
-    def fork(self) -> Prefill:
-        """A prefill whose cache may grow without changing this one's: growing makes new tensors."""
+    def fork(self, copies: int = 1) -> Prefill:
+        """A prefill whose cache may grow without changing this one's: growing makes new tensors.
+
+        With `copies` each prompt stands that many times in a row, and is not processed again.
+        """
         # a shallow copy is enough: growing concatenates into new tensors, and never writes in place
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
-        return replace(self, cache=cache)
+        if copies == 1:
+            return replace(self, cache=cache)
+        cache.batch_repeat_interleave(copies)
+        position = self.position
+        if position is not None:
+            position = position.repeat_interleave(copies, dim=0)
+        return Prefill(
+            hidden=self.hidden.repeat_interleave(copies, dim=0),
+            cache=cache,
+            attention_mask=self.attention_mask.repeat_interleave(copies, dim=0),
+            position=position,
+        )
 
 
 class VisionLanguageModel(nn.Module):

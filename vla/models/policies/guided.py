@@ -6,22 +6,22 @@ D tokens per chunk, V ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from vla.common.renamed import announce_renamed, former_attributes
-from vla.config import Choice, Config, UserError, register
+from vla.config import Config, UserError, register
 from vla.models.critics import ActionCritic, CriticConfig
-from vla.models.policy import Policy, PolicyConfig
+from vla.models.policy import Policy
+from vla.models.policy_wrapper import PolicyWrapper, PolicyWrapperConfig
+from vla.models.sampling import sample_many
 from vla.tokenizers.base import ActionTokenizer
-from vla.types import ActionDistribution, Batch, Observation, PolicyOutput, Spec
+from vla.types import ActionDistribution, Batch, Observation, PolicyOutput
 
 
 class BestOfN(Config):
@@ -65,7 +65,7 @@ Selection = Annotated[
 
 
 @register("policies", "guided")
-class CriticGuidedConfig(PolicyConfig):
+class CriticGuidedConfig(PolicyWrapperConfig):
     """A policy whose proposals a critic chooses from.
 
     Made by training (`extraction: {type: best_of_n}`).
@@ -73,37 +73,16 @@ class CriticGuidedConfig(PolicyConfig):
 
     former_keys: ClassVar[dict[str, str]] = {"rule": "selection"}
     type: Literal["guided"] = "guided"
-    policy: Annotated[Any, Choice("policies", unlisted=["guided", "multi_robot"])]
-    """Who proposes."""
     critic: CriticConfig = CriticConfig()
     """Who chooses."""
     selection: Selection = BestOfN()
     """How."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_inside(cls, values: Any) -> Any:
-        """Context and chunk are those of the policy inside."""
-        inside = values.get("policy") if isinstance(values, dict) else None
-        if isinstance(inside, PolicyConfig):
-            return values | {"history": inside.history, "chunk": inside.chunk}
-        return values
-
-    @property
-    def weights_file(self) -> str:
-        return str(self.policy.weights_file)
-
-    def build(self, spec: Spec, *, from_checkpoint: bool = False) -> CriticGuidedPolicy:
-        return self._around(self.policy.new(spec, from_checkpoint=from_checkpoint), spec)
-
-    def build_for(self, spec: Spec, folder: Path) -> CriticGuidedPolicy:
-        return self._around(self.policy.build_for(spec, folder), spec)
-
-    def _around(self, inside: Policy, spec: Spec) -> CriticGuidedPolicy:
+    def around(self, inside: Policy) -> CriticGuidedPolicy:
         critic = ActionCritic(
             self.critic,
             inside.feature_dim,
-            spec,
+            inside.spec,
             self.policy.chunk,
         )
         return CriticGuidedPolicy(self, inside, critic)
@@ -131,7 +110,7 @@ def critic_guided(
     return CriticGuidedPolicy(config, policy, critic).train(policy.training)
 
 
-class CriticGuidedPolicy(Policy):
+class CriticGuidedPolicy(PolicyWrapper):
     """See the module's docstring."""
 
     config: CriticGuidedConfig
@@ -142,27 +121,10 @@ class CriticGuidedPolicy(Policy):
         policy: Policy,
         critic: ActionCritic,
     ) -> None:
-        super().__init__(
-            config,
-            policy.spec,
-            tokenizer=policy.tokenizer,
-            language=None,
-        )
-        self.policy = policy
+        super().__init__(config, policy)
         self.critic = critic
-        self.language = policy.language
-        self.card = policy.card
-        self.feature_dim = policy.feature_dim
-        # what simulation asks of the policy that acts: here as the policy inside has it
-        self.return_conditioned = policy.return_conditioned
-        self.success_conditioned = policy.success_conditioned
-        self.counts_steps = policy.counts_steps
         check_selection(config.selection, policy)
         self.to(policy.device)
-
-    @property
-    def unwrapped(self) -> Policy:
-        return self.policy
 
     def forward(self, batch: Batch) -> PolicyOutput:
         return self._guided(self.policy(batch))
@@ -170,39 +132,6 @@ class CriticGuidedPolicy(Policy):
     def step(self, observation: Observation, memory: Any) -> tuple[PolicyOutput, Any]:
         output, memory = self.policy.step(observation, memory)
         return self._guided(output), memory
-
-    def remember(
-        self,
-        memory: Any,
-        actions: Float[Tensor, "B K A"],
-    ) -> Any:
-        return self.policy.remember(memory, actions)
-
-    def fit(
-        self,
-        actions: Any,
-        states: Any,
-        instructions: Sequence[str],
-        *,
-        lengths: Sequence[int] | None = None,
-    ) -> None:
-        self.policy.fit(actions, states, instructions, lengths=lengths)
-
-    def use_tokenizer(self, tokenizer: ActionTokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.policy.use_tokenizer(tokenizer)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The tensors of the policy inside and of the critic."""
-        # the policy inside may store less than its state (a frozen base), or merge its adapters
-        weights = {f"policy.{name}": tensor for name, tensor in self.policy.weights().items()}
-        for name, tensor in self.state_dict().items():
-            if not name.startswith("policy."):
-                weights[name] = tensor
-        return weights
-
-    def save_extra_files(self, folder: Path) -> None:
-        self.policy.save_extra_files(folder)
 
     def _guided(self, output: PolicyOutput) -> PolicyOutput:
         actions = CriticGuidedActions(
@@ -266,11 +195,15 @@ class CriticGuidedActions:
     ) -> Float[Tensor, "B T K A"]:
         # 0 asks for the best, not for equal proposals: those are drawn as the config says
         spread = selection.temperature * (temperature or 1.0)
-        drawn = [
-            self.inside.sample(generator, temperature=spread) for _ in range(selection.samples)
-        ]
+        # of one pass of the trunk: a language model reads its prompt once for all proposals
+        drawn_SBTKA = sample_many(
+            self.inside,
+            selection.samples,
+            generator,
+            temperature=spread,
+        )
         # with the most likely chunk among them, no bad luck of the draw makes the policy worse by Q
-        proposals_SBTKA = torch.stack([self.inside.mode(), *drawn])
+        proposals_SBTKA = torch.cat([self.inside.mode()[None], drawn_SBTKA])
         q_SBT = self.q(proposals_SBTKA)
         if selection.inverse_temperature is None or temperature == 0:
             best_BT = q_SBT.argmax(0)

@@ -22,6 +22,7 @@ from vla.config import Choice, Config, ConfigError, UserError, register
 from vla.data.loading.multi_robot import joint_spec
 from vla.data.loading.protocols import Trajectories
 from vla.models.policy import TOKENIZER_FILE, Policy, PolicyConfig
+from vla.models.policy_wrapper import WRAPPERS
 from vla.models.transfer.shared_trunk import share_trunk, tensor_of
 from vla.types import Batch, Spec, SpecError
 
@@ -77,7 +78,7 @@ class MultiRobotConfig(PolicyConfig):
     """
 
     type: Literal["multi_robot"] = "multi_robot"
-    policy: Annotated[Any, Choice("policies", unlisted=["guided", "multi_robot"])]
+    policy: Annotated[Any, Choice("policies", unlisted=WRAPPERS)]
     """What each robot's policy is built from. Its `cameras` name camera slots."""
     robots: Annotated[dict[RobotName, RobotConfig], Field(min_length=1)]
     """The robots, by name; their order is that in which they learn within a step."""

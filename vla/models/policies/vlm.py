@@ -188,6 +188,7 @@ class VLM(Policy):
     """See the module's docstring. Built by `VLMConfig.build`, or read by `load_policy`."""
 
     config: VLMConfig
+    reads_words = True
 
     def __init__(
         self,

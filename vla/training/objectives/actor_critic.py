@@ -133,6 +133,7 @@ def build_actor_critic(
     """
     value.check_policy(policy)
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
+    learner.discount = discount
     return ActorCritic(
         learner,
         extraction.build(policy, learner),
@@ -212,6 +213,7 @@ class ActorCritic(Objective):
         if self.value.looks_ahead and self.value.lookahead_steps is None:
             check_targets(windows, self.next_step)
         check_lower_bound(windows, self.value.return_bounds)
+        self.value.check(windows)
         self._q_bound = max(self._q_bound or 0.0, q_bound(windows, self.discount))
 
     @property
@@ -256,7 +258,7 @@ class ActorCritic(Objective):
         lookahead = self.lookahead(policy, batch)
         # Critics read features as they are, without teaching the trunk, unless they are joint.
         features = output.features if self.value.joint else output.features.detach()
-        value, policy_loss, policy_metrics = self._losses(now, output, features, lookahead)
+        value, policy_loss, policy_metrics = self._losses(policy, now, output, features, lookahead)
         added = auxiliary_losses(output, now, solved_only=self._labelled)
         if self.training:
             size = value.metrics.get("q_data", value.metrics.get("v"))
@@ -276,12 +278,19 @@ class ActorCritic(Objective):
         own = policy.unwrapped
         output = own(now)
         lookahead = self.lookahead(own, batch)
-        value, policy_loss, policy_metrics = self._losses(now, output, output.features, lookahead)
+        value, policy_loss, policy_metrics = self._losses(
+            own, now, output, output.features, lookahead
+        )
         metrics = BC().validate(policy, now) | value.metrics | policy_metrics
         return metrics | {"loss": value.loss + policy_loss}
 
     def _losses(
-        self, now: Batch, output: PolicyOutput, features: Tensor, lookahead: Lookahead | None
+        self,
+        policy: Policy,
+        now: Batch,
+        output: PolicyOutput,
+        features: Tensor,
+        lookahead: Lookahead | None,
     ) -> tuple[ValueLoss, Tensor, Metrics]:
         """Loss of the values, loss of the policy, and the metrics of the latter.
 
@@ -299,7 +308,7 @@ class ActorCritic(Objective):
             lookahead,
             value.estimates,
         )
-        policy_loss, metrics = self.extraction.loss(transition, self.value)
+        policy_loss, metrics = self.extraction.policy_loss(policy, transition, self.value)
         return value, policy_loss, metrics
 
     def _now(self, batch: Batch) -> Batch:
@@ -326,7 +335,8 @@ class ActorCritic(Objective):
             if self.target_policy is not None:
                 self.target_policy.start(policy)
             output = (self.target_policy or policy)(later)
-        transition = Transition(later, output.features, output.actions)
+        acting = self.extraction.acting(output)
+        transition = Transition(later, output.features, acting)
         return Lookahead(transition, returns, bootstrap, known)
 
 

@@ -3,12 +3,13 @@
 The softmax runs over the reserved action ids, never over text, and further over what the action
 tokenizer allows at a place: so that no sequence that can be drawn is anything but a valid chunk.
 
-B windows, T steps, N = B * T prompts, K actions per chunk, A action dimensions, D tokens per chunk,
-V action ids.
+B windows, T steps, S draws, N = B * T prompts, M = N * S, K actions per chunk, A action
+dimensions, D tokens per chunk, V action ids.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -109,7 +110,20 @@ class AutoregressiveActions:
         ids_BTD = self.sample_tokens(generator, temperature=temperature)
         return self.decoder.tokenizer.decode(ids_BTD)
 
-    @torch.no_grad()
+    def sample_many(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "S B T K A"]:
+        """`count` random chunks of each step, decoded side by side after one pass over the
+        prompt."""
+        ids_MD = self._decode(count, generator, temperature)
+        # the copies of a prompt stand in a row
+        ids_SBTD = ids_MD.view(*self.steps, count, -1).movedim(2, 0)
+        return self.decoder.tokenizer.decode(ids_SBTD)
+
     def sample_tokens(
         self,
         generator: torch.Generator | None = None,
@@ -117,15 +131,26 @@ class AutoregressiveActions:
         temperature: float = 1.0,
     ) -> Int64[Tensor, "B T D"]:
         """The ids of a random chunk, decoded token by token; keys and values are kept."""
+        return self._decode(1, generator, temperature).view(*self.steps, -1)
+
+    @functools.cached_property
+    def _prompt_prefill(self) -> Prefill:
+        """The prompt's keys and values, computed once for all that is drawn."""
+        return self.prefilled or self.decoder.prefill(self.prompt)
+
+    @torch.no_grad()
+    def _decode(
+        self, count: int, generator: torch.Generator | None, temperature: float
+    ) -> Int64[Tensor, "M D"]:
+        """The ids of `count` chunks of each of N prompts, M = N * count rows."""
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
         decoder = self.decoder
-        prefilled = self.prefilled or decoder.prefill(self.prompt)
         # decoding writes into the cache: a fork, so that the next sample finds the prompt alone
-        prefill = prefilled.fork()
+        prefill = self._prompt_prefill.fork(count)
         num_tokens = decoder.tokenizer.num_tokens
         device = prefill.hidden.device
-        constraint = TokenConstraint(decoder.tokenizer, self.prompt.batch_size, device)
+        constraint = TokenConstraint(decoder.tokenizer, count * self.prompt.batch_size, device)
         chosen: list[Tensor] = []
         for place in range(num_tokens):
             if chosen:
@@ -142,7 +167,7 @@ class AutoregressiveActions:
                 padding_N = torch.full_like(ids_N, constraint.pad_id)
                 chosen += [padding_N] * (num_tokens - place - 1)
                 break
-        return torch.stack(chosen, dim=1).view(*self.steps, -1)
+        return torch.stack(chosen, dim=1)
 
     # --- given tokens -----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from vla.models.policy import Policy
 from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.values.base import Transition, ValueLearner
+from vla.types import ActionDistribution, PolicyOutput
 
 
 class ExtractionConfig(Config, ABC):
@@ -48,6 +49,20 @@ class Extraction(nn.Module, ABC):
         Returns:
             the scalar to minimise, a mean over the valid steps, and further scalars.
         """
+
+    def policy_loss(
+        self,
+        policy: Policy,
+        now: Transition,
+        value: ValueLearner,
+    ) -> tuple[Tensor, Metrics]:
+        """`loss`, for extractions that ask the policy once more, under other conditions."""
+        return self.loss(now, value)
+
+    def acting(self, output: PolicyOutput) -> ActionDistribution:
+        """What acts where values look ahead: the policy's own actions, or what takes their
+        place."""
+        return output.actions
 
     @property
     def skips_policy_update(self) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vla.common.renamed import accept_former_members, former_attributes
 from vla.config import Config
+from vla.data import Windows
 from vla.models.critics import ActionCritic, CriticConfig, StateCritic
 from vla.models.heads.gaussian import DiagonalGaussian
 from vla.models.policy import Policy
@@ -155,6 +156,7 @@ class ValueLearner(nn.Module, ABC):
         target_policy: whether a slowly moving copy of the policy is asked instead, which moves when
             target critics do.
         target_every: at every how many steps `after_step` is called.
+        discount: of the objective, per environment step.
         action_critic, state_critic: the networks, None if the learner has none; the first is what
             guided decoding asks.
     """
@@ -165,6 +167,7 @@ class ValueLearner(nn.Module, ABC):
     needs_policy_later: bool = False
     target_policy: bool = False
     target_every: int = 1
+    discount: float = 1.0
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
 
@@ -192,6 +195,12 @@ class ValueLearner(nn.Module, ABC):
         return ["monte_carlo_floor"] if self.config.monte_carlo_floor else []
 
     held_up_by = return_bounds  # former name
+
+    def check(self, windows: Windows) -> None:
+        """Called before the first step with each dataset that is learned from.
+
+        Raises ObjectiveError if it cannot teach these values.
+        """
 
     @abstractmethod
     def loss(
