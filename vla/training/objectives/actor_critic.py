@@ -19,7 +19,14 @@ from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
+from vla.training.objective import (
+    AuxiliaryConfig,
+    AuxiliaryRule,
+    Objective,
+    ObjectiveError,
+    auxiliary_losses,
+    check_auxiliary,
+)
 from vla.training.objectives.bc import BC
 from vla.training.offline_rl.data_checks import (
     check_lower_bound,
@@ -27,7 +34,7 @@ from vla.training.offline_rl.data_checks import (
     check_targets,
 )
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
-from vla.training.offline_rl.extractions.base import Extraction
+from vla.training.offline_rl.extractions.base import Extraction, ExtractionLoss
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.training.offline_rl.values.base import Lookahead, Transition, ValueLearner, ValueLoss
 from vla.training.offline_rl.values.none import NoValues
@@ -42,7 +49,7 @@ _DIVERGENCE_REMEDY = (
 
 
 @register("objectives", "actor_critic")
-class ActorCriticConfig(ObjectiveConfig):
+class ActorCriticConfig(AuxiliaryConfig):
     """Offline RL as a choice of how values are learned and how the policy is made from them.
 
     Formula: L = L_value(critics) + L_extraction(policy), of one pass over the same windows; the
@@ -70,10 +77,11 @@ class ActorCriticConfig(ObjectiveConfig):
             self.extraction,
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
         )
 
 
-class CriticObjectiveConfig(ObjectiveConfig, ABC):
+class CriticObjectiveConfig(AuxiliaryConfig, ABC):
     """What the presets of `actor_critic` share."""
 
     discount: Discount = 0.99
@@ -110,6 +118,7 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
             extraction,
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
         )
 
 
@@ -120,6 +129,7 @@ def build_actor_critic(
     *,
     discount: float,
     warmup: int = 0,
+    auxiliary: AuxiliaryRule = "weighted",
 ) -> ActorCritic:
     """The objective for a policy.
 
@@ -128,6 +138,7 @@ def build_actor_critic(
         value, extraction: configs of the two parts.
         discount: per environment step.
         warmup: first steps in which only the values learn.
+        auxiliary: how the losses that the policy adds count the steps.
 
     Raises ObjectiveError if the parts do not go together.
     """
@@ -138,6 +149,7 @@ def build_actor_critic(
         chunk=policy.chunk,
         discount=discount,
         warmup=warmup,
+        auxiliary=auxiliary,
         target_policy=_slow_copy(policy) if learner.target_policy else None,
     )
 
@@ -174,6 +186,7 @@ class ActorCritic(Objective):
         chunk: int,
         discount: float,
         warmup: int = 0,
+        auxiliary: AuxiliaryRule = "weighted",
         target_policy: TargetCopy | None = None,
     ) -> None:
         super().__init__()
@@ -182,17 +195,17 @@ class ActorCritic(Objective):
         self.extraction = extraction
         self.discount = discount
         self.warmup = warmup
+        self.auxiliary: AuxiliaryRule = auxiliary
         self.next_step = chunk if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
-        self._labelled = False  # whether the data says which episodes are solved
 
     # --- before and after -------------------------------------------------------------------------
 
     def fit(self, windows: Windows) -> None:
         """Raises DataError or ObjectiveError if the rewards cannot teach what is good."""
-        self._labelled = bool(windows.success.any())
+        check_auxiliary(self.auxiliary, windows)
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
@@ -254,18 +267,18 @@ class ActorCritic(Objective):
         lookahead = self.lookahead(policy, batch)
         # Critics read features as they are, without teaching the trunk, unless they are joint.
         features = output.features if self.value.joint else output.features.detach()
-        value, policy_loss, policy_metrics = self._losses(now, output, features, lookahead)
-        added = auxiliary_losses(output, now, solved_only=self._labelled)
+        value, extracted = self._losses(now, output, features, lookahead)
+        added = auxiliary_losses(output, now, rule=self.auxiliary, weights=extracted.weights)
         if self.training:
             size = value.metrics.get("q_data", value.metrics.get("v"))
             if size is not None:
                 watch_size(self.q_size, size, int(self.steps))
         # times 0, not left out: under distributed training every parameter must have a gradient
         learns = 0.0 if self._warms_up else 1.0
-        metrics = value.metrics | policy_metrics
+        metrics = value.metrics | extracted.metrics
         metrics |= {name: loss.detach() for name, loss in added.items()}
-        metrics["policy_loss"] = policy_loss.detach()
-        return value.loss + learns * policy_loss + sum(added.values()), metrics
+        metrics["policy_loss"] = extracted.loss.detach()
+        return value.loss + learns * extracted.loss + sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """The metrics of imitation, the values' errors, and `loss`, the sum of both parts."""
@@ -274,14 +287,14 @@ class ActorCritic(Objective):
         own = policy.unwrapped
         output = own(now)
         lookahead = self.lookahead(own, batch)
-        value, policy_loss, policy_metrics = self._losses(now, output, output.features, lookahead)
-        metrics = BC().validate(policy, now) | value.metrics | policy_metrics
-        return metrics | {"loss": value.loss + policy_loss}
+        value, extracted = self._losses(now, output, output.features, lookahead)
+        metrics = BC().validate(policy, now) | value.metrics | extracted.metrics
+        return metrics | {"loss": value.loss + extracted.loss}
 
     def _losses(
         self, now: Batch, output: PolicyOutput, features: Tensor, lookahead: Lookahead | None
-    ) -> tuple[ValueLoss, Tensor, Metrics]:
-        """Loss of the values, loss of the policy, and the metrics of the latter.
+    ) -> tuple[ValueLoss, ExtractionLoss]:
+        """Loss of the values and loss of the policy.
 
         Args:
             features: (B, T, F), as the critics read them.
@@ -297,8 +310,7 @@ class ActorCritic(Objective):
             lookahead,
             value.estimates,
         )
-        policy_loss, metrics = self.extraction.loss(transition, self.value)
-        return value, policy_loss, metrics
+        return value, ExtractionLoss.of(self.extraction.loss(transition, self.value))
 
     def _now(self, batch: Batch) -> Batch:
         """The windows without the steps that only targets look at."""

@@ -14,14 +14,14 @@ from vla.config import register
 from vla.data import Windows
 from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
-from vla.training.objective import ObjectiveConfig, ObjectiveError
+from vla.training.objective import AuxiliaryConfig, ObjectiveError
 from vla.training.objectives.bc import BC
 
 _FRACTION = 0.1
 
 
 @register("objectives", "filtered_bc")
-class FilteredBCConfig(ObjectiveConfig):
+class FilteredBCConfig(AuxiliaryConfig):
     """Behavioural cloning on the episodes that were solved, or on the share of them with the
     greatest returns.
 
@@ -57,7 +57,7 @@ class FilteredBC(BC):
     """BC whose windows all come from good episodes."""
 
     def __init__(self, config: FilteredBCConfig) -> None:
-        super().__init__()
+        super().__init__(config.auxiliary)
         self.config = config
 
     def window_weights(self, windows: Windows) -> np.ndarray:

@@ -6,6 +6,8 @@ B windows, T steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -17,6 +19,30 @@ from vla.models.policy import Policy
 from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.values.base import Transition, ValueLearner
+
+
+@dataclass(frozen=True)
+class ExtractionLoss:
+    """What `Extraction.loss` returns.
+
+    Attributes:
+        loss: the scalar to minimise, a mean over the valid steps.
+        metrics: further scalars, without gradient.
+        weights: of the steps in the loss of imitation, without gradient; None if all count alike.
+    """
+
+    loss: Tensor
+    metrics: Metrics
+    weights: Float[Tensor, "B T"] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # extractions outside of this repository unpack `super().loss(...)` as a pair
+        return iter((self.loss, self.metrics))
+
+    @classmethod
+    def of(cls, returned: ExtractionLoss | tuple[Tensor, Metrics]) -> ExtractionLoss:
+        """What an extraction returned; one that returns the pair (loss, metrics) has no weights."""
+        return returned if isinstance(returned, cls) else cls(*returned)
 
 
 class ExtractionConfig(Config, ABC):
@@ -38,7 +64,7 @@ class Extraction(nn.Module, ABC):
         accept_former_members(cls, {"rests": "skips_policy_update"})
 
     @abstractmethod
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Transition, value: ValueLearner) -> ExtractionLoss | tuple[Tensor, Metrics]:
         """The loss of the policy.
 
         Args:
@@ -46,7 +72,8 @@ class Extraction(nn.Module, ABC):
             value: `value.advantage(now)` and `value.q` tell good actions from bad.
 
         Returns:
-            the scalar to minimise, a mean over the valid steps, and further scalars.
+            an `ExtractionLoss`, or the pair (scalar to minimise, further scalars) if imitation
+            weighs all steps alike.
         """
 
     @property
@@ -102,4 +129,11 @@ def require_q(value: ValueLearner, who: str) -> None:
         )
 
 
-__all__ = ["Extraction", "ExtractionConfig", "imitation", "require", "require_q"]
+__all__ = [
+    "Extraction",
+    "ExtractionConfig",
+    "ExtractionLoss",
+    "imitation",
+    "require",
+    "require_q",
+]
