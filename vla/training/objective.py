@@ -88,6 +88,15 @@ class Objective(nn.Module, ABC):
 
     policy_rests = skips_policy_update  # former name
 
+    @property
+    def freezes_policy(self) -> bool:
+        """Whether nothing of the policy may move at the present step, whatever loss asks for it.
+
+        Its gradients are then dropped, and what its forward passes changed is put back (`after_step`
+        of the objective).
+        """
+        return False
+
     def after_step(self, policy: Policy) -> None:
         """Called after each optimiser step, for example to move target networks."""
 

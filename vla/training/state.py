@@ -59,14 +59,17 @@ class TrainingState:
     def update(self, lr: float) -> float:
         """One optimiser step with the gradients that are there. Returns the learning rate."""
         set_learning_rate(self.optimizer, lr)
+        objective = self.learner.objective
         # With a loss of the critics alone the policy has gradients of zero, by which AdamW would
         # decay its weights and move them on by its moments.
-        if self.learner.objective.skips_policy_update:
+        if objective.freezes_policy:
+            self.policy.zero_grad(set_to_none=True)
+        elif objective.skips_policy_update:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.learner.objective.after_step(self.policy)
+        objective.after_step(self.policy)
         if self.ema:
             self.ema.update(self.policy, self.step)
         return lr

@@ -68,7 +68,8 @@ class ActorCriticConfig(AuxiliaryConfig):
     discount: Discount = 0.99
     """Per environment step."""
     warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn; the policy's own loss counts for nothing."""
+    """First steps in which only the values learn: nothing of the policy moves, whether critics are
+    joint, losses auxiliary, or statistics of batch norm."""
 
     def build(self, policy: Policy) -> ActorCritic:
         return build_actor_critic(
@@ -94,7 +95,7 @@ class CriticObjectiveConfig(AuxiliaryConfig, ABC):
     critic: CriticConfig = CriticConfig()
     """Networks."""
     warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
+    """First steps in which only the values learn; nothing of the policy moves."""
 
     @property
     def critics(self) -> dict[str, Any]:
@@ -200,6 +201,7 @@ class ActorCritic(Objective):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
+        self._statistics: list[Tensor] = []  # the policy's, before a step that freezes it
 
     # --- before and after -------------------------------------------------------------------------
 
@@ -227,16 +229,21 @@ class ActorCritic(Objective):
 
     @property
     def skips_policy_update(self) -> bool:
-        return self._warms_up or self.extraction.skips_policy_update
+        return self.freezes_policy or self.extraction.skips_policy_update
 
     @property
-    def _warms_up(self) -> bool:
+    def freezes_policy(self) -> bool:
+        """Whether the values are still warming up."""
         # `warmup` first: reading `steps` makes a GPU wait
         return bool(self.warmup) and int(self.steps) < self.warmup
 
     def after_step(self, policy: Policy) -> None:
         """Moves target copies. Raises ObjectiveError if Q exceeds what any episode could return."""
         self.steps += 1
+        if self._statistics:
+            for buffer, kept in zip(policy.buffers(), self._statistics, strict=True):
+                buffer.copy_(kept)
+            self._statistics = []
         if self.value.target_every == 1 or int(self.steps) % self.value.target_every == 0:
             self.value.after_step()
             if self.target_policy is not None:
@@ -262,11 +269,16 @@ class ActorCritic(Objective):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """Value loss, policy loss, and the losses that the policy adds."""
+        frozen = self.freezes_policy
+        if self.training and frozen and not self._statistics:
+            # a forward pass alone moves the statistics of batch norm: `after_step` puts them back
+            self._statistics = [buffer.clone() for buffer in policy.buffers()]
         now = self._now(batch)
         output = policy(now)
         lookahead = self.lookahead(policy, batch)
         # Critics read features as they are, without teaching the trunk, unless they are joint.
-        features = output.features if self.value.joint else output.features.detach()
+        teaches = self.value.joint and not frozen
+        features = output.features if teaches else output.features.detach()
         value, extracted = self._losses(now, output, features, lookahead)
         added = auxiliary_losses(output, now, rule=self.auxiliary, weights=extracted.weights)
         if self.training:
@@ -274,11 +286,13 @@ class ActorCritic(Objective):
             if size is not None:
                 watch_size(self.q_size, size, int(self.steps))
         # times 0, not left out: under distributed training every parameter must have a gradient
-        learns = 0.0 if self._warms_up else 1.0
+        learns = 0.0 if frozen else 1.0
+        # auxiliary losses move the policy as well: at steps that skip it they have to rest too
+        adds = 0.0 if self.skips_policy_update else 1.0
         metrics = value.metrics | extracted.metrics
         metrics |= {name: loss.detach() for name, loss in added.items()}
         metrics["policy_loss"] = extracted.loss.detach()
-        return value.loss + learns * extracted.loss + sum(added.values()), metrics
+        return value.loss + learns * extracted.loss + adds * sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """The metrics of imitation, the values' errors, and `loss`, the sum of both parts."""
