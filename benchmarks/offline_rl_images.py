@@ -25,7 +25,8 @@ from vla.config import read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CRITIC = {"joint": True}
-SPARSE = {"discount": 0.98, "critic": CRITIC, "target_rate": 0.02, "monte_carlo_floor": True}
+EXECUTED = CRITIC | {"executed": 2}  # `eval.replan_every` of both configs
+SPARSE = {"discount": 0.98, "critic": EXECUTED, "target_rate": 0.02, "monte_carlo_floor": True}
 WEIGHTS = {"beta": 3.0, "max_weight": 2.0, "standardise": True, "mean_weight": True}
 WEIGHING = {"type": "weighted_bc", **WEIGHTS}
 PRESSED = {

@@ -120,6 +120,8 @@ class Policy(
             `VisionEncoder`, or all.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
+        executed_actions: how many actions of a chunk are executed, as far as its critic knows; None
+            if it has none, or was not told.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
@@ -131,6 +133,7 @@ class Policy(
     feature_dim: int
     cameras: tuple[str, ...] = ()
     counts_steps: bool = False
+    executed_actions: int | None = None
     return_conditioned: bool = False
     success_conditioned: bool = False
     frozen_modules: frozenset[str] = frozenset()

@@ -26,12 +26,15 @@ class ActorTraits:
         return_conditioned: whether it can be asked for a return.
         counts_steps: whether `act` has to see every step of an episode, since its memory counts
             them.
+        executed_actions: how many actions of a chunk its critic values; None if it has none, or
+            any number may be executed.
         source: the folder or repository that it was loaded from; None if unknown.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.
     """
 
     return_conditioned: bool = False
     counts_steps: bool = False
+    executed_actions: int | None = None
     source: str | None = None
     remember: Callable[[Any, Tensor], Any] = keep_memory
 

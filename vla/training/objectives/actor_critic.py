@@ -147,12 +147,23 @@ def build_actor_critic(
     return ActorCritic(
         learner,
         extraction.build(policy, learner),
-        chunk=policy.chunk,
+        executed=_executed(learner, policy),
         discount=discount,
         warmup=warmup,
         auxiliary=auxiliary,
         target_policy=_slow_copy(policy) if learner.target_policy else None,
     )
+
+
+def _executed(learner: ValueLearner, policy: Policy) -> int:
+    """How many steps values look ahead. Raises ObjectiveError if nothing values actions."""
+    executed = learner.config.critic.executed
+    if executed is not None and learner.action_critic is None:
+        raise ObjectiveError(
+            f"objective: critic.executed: {executed} would do nothing: "
+            f"{type(learner).__name__} values no actions; drop it"
+        )
+    return executed or policy.chunk
 
 
 def _slow_copy(policy: Policy) -> TargetCopy:
@@ -171,9 +182,9 @@ def _slow_copy(policy: Policy) -> TargetCopy:
 class ActorCritic(Objective):
     """A value learner and an extraction, trained side by side.
 
-    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since
-    that is what the policy commits itself to (Li et al., 2025). Steps within K of a truncation have
-    no target.
+    Critics value what control executes of a chunk: with n executed actions the target of Q looks n
+    steps ahead, since that is what the policy commits itself to (Li et al., 2025). Steps within n
+    of a truncation have no target. The policy's own loss is of the whole chunk.
     """
 
     steps: Tensor
@@ -184,7 +195,7 @@ class ActorCritic(Objective):
         value: ValueLearner,
         extraction: Extraction,
         *,
-        chunk: int,
+        executed: int,
         discount: float,
         warmup: int = 0,
         auxiliary: AuxiliaryRule = "weighted",
@@ -197,7 +208,7 @@ class ActorCritic(Objective):
         self.discount = discount
         self.warmup = warmup
         self.auxiliary: AuxiliaryRule = auxiliary
-        self.next_step = chunk if value.looks_ahead else 0
+        self.next_step = executed if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
