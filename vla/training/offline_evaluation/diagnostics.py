@@ -236,11 +236,14 @@ def restored_objective(
     """
     # of the policy inside a guided one: the objective was built for what learns
     objective = config.build(policy.unwrapped)
-    prefix = "objective/"
+    stored = checkpoint.tensors()
     tensors = {}
-    for name, tensor in checkpoint.tensors().items():
-        if name.startswith(prefix):
-            tensors[name.removeprefix(prefix)] = tensor
+    # The policy of a checkpoint is the running mean, so its critics are too. What has no mean, such
+    # as target copies, is taken as it is.
+    for prefix in ("objective/", "objective_mean/"):
+        for name, tensor in stored.items():
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = tensor
     try:
         objective.load_state_dict(tensors)
     except RuntimeError as error:
