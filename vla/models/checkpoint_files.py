@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vla.common.errors import UserError
 from vla.common.names import nearest
-from vla.config import CONFIG_VERSION
+from vla.config import CONFIG_VERSION, lookup
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -87,6 +87,24 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{CONFIG_VERSION}: install the vla that wrote it"
         )
     return header
+
+
+def stored_values(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a stored policy config, with what keys that are younger than it stand for.
+
+    Args:
+        name: the registered name of the policy.
+        values: as they are stored; a policy inside another one lies under `policy`.
+
+    Raises KeyError if there is no such policy.
+    """
+    # not the defaults of today: an old checkpoint goes on acting as it was trained to
+    former: dict[str, Any] = getattr(lookup("policies", name), "former_defaults", {})
+    filled = former | values
+    inside = values.get("policy")
+    if isinstance(inside, dict) and "type" in inside:
+        filled["policy"] = stored_values(str(inside["type"]), inside)
+    return filled
 
 
 def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,4 +189,5 @@ __all__ = [
     "read_header",
     "read_tensors",
     "require_files",
+    "stored_values",
 ]

@@ -15,7 +15,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -36,6 +36,7 @@ from vla.models.checkpoint_files import (
     read_header,
     read_tensors,
     require_files,
+    stored_values,
 )
 from vla.models.former_members import FormerMembers
 from vla.models.heads.base import Head
@@ -52,6 +53,9 @@ class PolicyConfig(Config, ABC):
     """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] =
     "name"`."""
 
+    former_defaults: ClassVar[dict[str, Any]] = {}
+    """Key -> what holds where a stored config lacks it, since it is from before the key: old
+    checkpoints go on acting as they did (see `stored_values`)."""
     history: int = Field(default=6, ge=1)
     """Time steps of context, T."""
     chunk: int = Field(default=1, ge=1)
@@ -478,7 +482,7 @@ def _read_config(path: Path) -> tuple[PolicyConfig, dict[str, Any]]:
     header = read_header(path)
     try:
         config_class = cast(type[PolicyConfig], lookup("policies", str(header["type"])))
-        config = validate(config_class, header["config"])
+        config = validate(config_class, stored_values(str(header["type"]), header["config"]))
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
     except ConfigError as error:

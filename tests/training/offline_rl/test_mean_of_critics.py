@@ -91,7 +91,8 @@ def test_a_checkpoint_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     learn(whole, 2)
     checkpoint = whole.save(tmp_path, keep_last=2, scores={})
     resumed = restored(checkpoint)
-    assert whole.objective_ema is not None and resumed.objective_ema is not None
+    assert whole.objective_ema is not None
+    assert resumed.objective_ema is not None
     for state in (whole, resumed):
         torch.manual_seed(3)
         learn(state, 2)

@@ -5,10 +5,14 @@ B windows, T steps, n lookahead steps, K actions per chunk, F features.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from abc import ABC
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -41,6 +45,8 @@ from vla.training.offline_rl.values.none import NoValues
 from vla.types import Batch, PolicyOutput
 
 Discount = Annotated[float, Field(gt=0, le=1)]
+Target = Literal["heads", "policy"]
+"""Whose slow copy gives the targets of Q."""
 
 _DIVERGENCE_REMEDY = (
     "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: "
@@ -67,6 +73,10 @@ class ActorCriticConfig(AuxiliaryConfig):
     """How the policy is made from them."""
     discount: Discount = 0.99
     """Per environment step."""
+    target: Target = "heads"
+    """Whose slow copy gives the targets of Q: of the critics, over the present trunk's features, or
+    of the whole policy too, whose features the target critics then read (its memory, and one more
+    pass)."""
     warmup_steps: int = Field(default=0, ge=0)
     """First steps in which only the values learn: nothing of the policy moves, whether critics are
     joint, losses auxiliary, or statistics of batch norm."""
@@ -79,6 +89,7 @@ class ActorCriticConfig(AuxiliaryConfig):
             discount=self.discount,
             warmup=self.warmup_steps,
             auxiliary=self.auxiliary,
+            target=self.target,
         )
 
 
@@ -94,6 +105,9 @@ class CriticObjectiveConfig(AuxiliaryConfig, ABC):
     spread slowly."""
     critic: CriticConfig = CriticConfig()
     """Networks."""
+    target: Target = "heads"
+    """Whose slow copy gives the targets of Q: of the critics alone, over the present trunk's
+    features, or of the whole policy too."""
     warmup_steps: int = Field(default=0, ge=0)
     """First steps in which only the values learn; nothing of the policy moves."""
 
@@ -120,6 +134,7 @@ class CriticObjectiveConfig(AuxiliaryConfig, ABC):
             discount=self.discount,
             warmup=self.warmup_steps,
             auxiliary=self.auxiliary,
+            target=self.target,
         )
 
 
@@ -131,6 +146,7 @@ def build_actor_critic(
     discount: float,
     warmup: int = 0,
     auxiliary: AuxiliaryRule = "weighted",
+    target: Target = "heads",
 ) -> ActorCritic:
     """The objective for a policy.
 
@@ -140,10 +156,17 @@ def build_actor_critic(
         discount: per environment step.
         warmup: first steps in which only the values learn.
         auxiliary: how the losses that the policy adds count the steps.
+        target: whose slow copy gives the targets of Q.
 
     Raises ObjectiveError if the parts do not go together.
     """
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
+    if target == "policy" and not hasattr(learner, "target_critic"):
+        raise ObjectiveError(
+            f"objective: target: policy would do nothing: {type(learner).__name__} has no target "
+            "critics; drop it"
+        )
+    copied = target == "policy" or learner.target_policy
     return ActorCritic(
         learner,
         extraction.build(policy, learner),
@@ -151,7 +174,8 @@ def build_actor_critic(
         discount=discount,
         warmup=warmup,
         auxiliary=auxiliary,
-        target_policy=_slow_copy(policy) if learner.target_policy else None,
+        target=target,
+        target_policy=_slow_copy(policy) if copied else None,
     )
 
 
@@ -171,8 +195,8 @@ def _slow_copy(policy: Policy) -> TargetCopy:
     # what a checkpoint leaves out is a frozen base, or adapters that it merges: no whole to follow
     if policy.weights().keys() != policy.state_dict().keys():
         raise ObjectiveError(
-            f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its "
-            "frozen base or adapters; set target_policy: false"
+            f"objective: a target policy would copy a {policy.config.model_dump()['type']} with "
+            "its frozen base or adapters; set target_policy: false, and target: heads"
         )
     heads = [module.tokenizer for module in policy.modules() if isinstance(module, Head)]
     # tokenizers and text encoder are shared: they are fitted later, and must be the same then
@@ -199,9 +223,11 @@ class ActorCritic(Objective):
         discount: float,
         warmup: int = 0,
         auxiliary: AuxiliaryRule = "weighted",
+        target: Target = "heads",
         target_policy: TargetCopy | None = None,
     ) -> None:
         super().__init__()
+        self.target: Target = target
         self.target_policy = target_policy
         self.value = value
         self.extraction = extraction
@@ -290,7 +316,8 @@ class ActorCritic(Objective):
         # Critics read features as they are, without teaching the trunk, unless they are joint.
         teaches = self.value.joint and not frozen
         features = output.features if teaches else output.features.detach()
-        value, extracted = self._losses(now, output, features, lookahead)
+        transition = self.transition(policy, now, output, features, lookahead)
+        value, extracted = self._losses(transition)
         added = auxiliary_losses(output, now, rule=self.auxiliary, weights=extracted.weights)
         if self.training:
             size = value.metrics.get("q_data", value.metrics.get("v"))
@@ -312,28 +339,55 @@ class ActorCritic(Objective):
         own = policy.unwrapped
         output = own(now)
         lookahead = self.lookahead(own, batch)
-        value, extracted = self._losses(now, output, output.features, lookahead)
+        transition = self.transition(own, now, output, output.features, lookahead)
+        value, extracted = self._losses(transition)
         metrics = BC().validate(policy, now) | value.metrics | extracted.metrics
         return metrics | {"loss": value.loss + extracted.loss}
 
-    def _losses(
-        self, now: Batch, output: PolicyOutput, features: Tensor, lookahead: Lookahead | None
-    ) -> tuple[ValueLoss, ExtractionLoss]:
-        """Loss of the values and loss of the policy.
+    def transition(
+        self,
+        policy: Policy,
+        now: Batch,
+        output: PolicyOutput,
+        features: Float[Tensor, "B T F"],
+        lookahead: Lookahead | None,
+    ) -> Transition:
+        """What values and extraction see of the present steps.
 
         Args:
-            features: (B, T, F), as the critics read them.
+            policy: that learns.
+            now: the windows without the steps that only targets look at.
+            output: of the policy, for these.
+            features: as the critics read them.
+            lookahead: what follows, if the values look ahead.
         """
-        transition = Transition(now, features, output.actions, lookahead)
-        value = ValueLoss.of(self.value.loss(transition, lookahead))
+        slow = self._slow_features(policy, now)
+        return Transition(now, features, output.actions, lookahead, slow_features=slow)
+
+    def _slow_features(self, policy: Policy, batch: Batch) -> Callable[[], Tensor] | None:
+        """The features of the slow copy, to be computed once and if asked for."""
+        copied = self.target_policy
+        if self.target == "heads" or copied is None:
+            return None
+        copied.start(policy)
+        network = cast(Policy, copied.network)
+
+        @functools.cache
+        def compute() -> Tensor:
+            with torch.no_grad():
+                return network.features(batch)
+
+        return compute
+
+    def _losses(self, transition: Transition) -> tuple[ValueLoss, ExtractionLoss]:
+        """Loss of the values and loss of the policy."""
+        value = ValueLoss.of(self.value.loss(transition, transition.next))
         # What the value loss has found goes on to the extraction. The policy's loss moves no
         # critic, so its features have no gradient, whatever the critics' have.
-        transition = Transition(
-            now,
-            features.detach(),
-            output.actions,
-            lookahead,
-            value.estimates,
+        transition = dataclasses.replace(
+            transition,
+            features=transition.features.detach(),
+            estimates=value.estimates,
         )
         return value, ExtractionLoss.of(self.extraction.loss(transition, self.value))
 
@@ -356,12 +410,19 @@ class ActorCritic(Objective):
         with torch.no_grad():
             if not self.value.needs_policy_later:
                 # features alone: nobody asks for the actions there, and a head may be expensive
-                transition = Transition(later, policy.features(later), cast(Any, None))
+                slow = self._slow_features(policy, later)
+                features = policy.features(later)
+                transition = Transition(later, features, cast(Any, None), slow_features=slow)
                 return Lookahead(transition, returns, bootstrap, known)
-            if self.target_policy is not None:
+            if self.value.target_policy and self.target_policy is not None:
                 self.target_policy.start(policy)
-            output = (self.target_policy or policy)(later)
-        transition = Transition(later, output.features, output.actions)
+                # its own features are the slow ones already
+                output = self.target_policy(later)
+                slow = None
+            else:
+                output = policy(later)
+                slow = self._slow_features(policy, later)
+        transition = Transition(later, output.features, output.actions, slow_features=slow)
         return Lookahead(transition, returns, bootstrap, known)
 
 

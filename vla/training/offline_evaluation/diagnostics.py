@@ -388,7 +388,7 @@ def _values(
     now = batch.steps(0, -objective.next_step) if objective.next_step else batch
     value, output = objective.value, own(now)
     lookahead = objective.lookahead(own, batch)
-    transition = Transition(now, output.features, output.actions, lookahead)
+    transition = objective.transition(own, now, output, output.features, lookahead)
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:
         found["v"] = value.state_critic(transition.features)

@@ -132,12 +132,13 @@ class TD(Critics):
     def next_value(self, transition: Transition) -> Float[Tensor, "B T"]:
         """Value of the later states under what acts there."""
         # by the target copies: a critic that chases its own values runs away
+        features = transition.target_features
         if self.config.next_actions == "data":
-            return self.target_q(transition.features, transition.batch.actions)
+            return self.target_q(features, transition.batch.actions)
         if self.config.next_actions == "mode":
-            return self.target_q(transition.features, self._smoothed(transition.actions.mode()))
+            return self.target_q(features, self._smoothed(transition.actions.mode()))
         actions_SBTKA = self._smoothed(draw(transition.actions, self.config.samples))
-        return self.target_q(transition.features, actions_SBTKA).mean(0)
+        return self.target_q(features, actions_SBTKA).mean(0)
 
     def _smoothed(self, actions: Float[Tensor, "*S B T K A"]) -> Float[Tensor, "*S B T K A"]:
         """Next actions with clipped noise: a narrow peak of Q is no target (TD3, section 5.3)."""
