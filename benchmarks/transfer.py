@@ -40,7 +40,7 @@ IQL = {
     "standardise": True,
     "mean_weight": True,
     "discount": 0.98,
-    "critic": {"joint": True},
+    "critic": {"joint": True, "executed": 2},  # as `eval.replan_every`
     "target_rate": 0.02,
     "monte_carlo_floor": True,
 }

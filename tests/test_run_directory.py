@@ -45,6 +45,18 @@ def test_a_run_with_former_keys_is_resumed(tmp_path: Path) -> None:
         open_run(now, resume=True)
 
 
+def test_a_run_from_before_an_option_of_its_policy_goes_on_as_it_was(tmp_path: Path) -> None:
+    seeing = load_config(TrainConfig, {**VALUES, "policy": {"type": "rt1"}, "out": str(tmp_path)})
+    write_run(seeing)
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert stored["policy"].pop("read_place") == "slot"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ConfigError, match=r"policy\.read_place: is 'slot', the run .* 'content'"):
+        open_run(seeing, resume=True)
+    values = {**VALUES, "policy": {"type": "rt1", "read_place": "content"}, "out": str(tmp_path)}
+    assert open_run(load_config(TrainConfig, values), resume=True) is None
+
+
 @pytest.mark.parametrize("resume", [True, False])
 def test_the_config_of_an_earlier_evaluation_is_no_run(tmp_path: Path, resume: bool) -> None:
     (tmp_path / "config.yaml").write_text("env: {type: tabletop}\npolicy: expert\n")

@@ -36,6 +36,11 @@ SMALL = [
 ]
 
 
+def test_values_are_of_what_is_executed() -> None:
+    config = load_config(DemoConfig, {})
+    assert config.finetune.objective.critic.executed == config.eval.replan_every == 2
+
+
 def test_demo_leaves_a_policy_results_and_a_report(tmp_path: Path) -> None:
     out = demo(load_config(DemoConfig, {}, [f"out={tmp_path / 'demo'}", *SMALL]))
     results = json.loads((out / "results.json").read_text())

@@ -104,6 +104,64 @@ def test_any_chunk_in_range_encodes_within_the_bound(seed, chunk, scale):
     assert (error <= tokenizer.error_bound.double()).all()
 
 
+def fast_motion() -> torch.Tensor:
+    """Slow motion, and four times in two thousand steps a chunk of three times the speed."""
+    rows = 0.3 * smooth(2000)
+    for start in range(50, 2000, 500):
+        rows[start : start + 4] = torch.tensor([0.9, -0.9])
+    return rows
+
+
+def test_the_fastest_motions_can_be_said():
+    """Beyond the quantiles, within the bound; outliers of which there are a few as well."""
+    rows = fast_motion()
+    tokenizer = FastConfig(vocab_size=512).build(SPEC, 4).fit(rows)
+    quantile = np.quantile(rows.numpy(), 0.99, axis=0)
+    assert (quantile < 0.5).all()
+    fastest = torch.tensor([0.9, -0.9]).expand(1, 4, 2)
+    error = (tokenizer.decode(tokenizer.encode(fastest)) - fastest).abs().amax((0, 1))
+    assert (error <= tokenizer.error_bound).all()
+    assert tokenizer.error_bound.max() < 0.05
+    low, high = tokenizer.fitted_range
+    torch.testing.assert_close(high[0], torch.tensor(0.9))
+    torch.testing.assert_close(low[1], torch.tensor(-0.9))
+
+
+def test_a_few_wild_values_leave_ids_for_pairs():
+    rows = fast_motion()
+    rows[7] = torch.tensor([1.0, -1.0]) * 40
+    tokenizer = FastConfig(vocab_size=128, scale=10).build(SPEC, 4).fit(rows)
+    assert 2 * tokenizer.greatest + 1 <= 64 < len(tokenizer._bpe.tokens)
+    low, high = tokenizer.fitted_range
+    assert (high < 40).all()
+    corners = torch.stack([low, high]).repeat(2, 1)[None]
+    error = (tokenizer.decode(tokenizer.encode(corners)) - corners).abs().amax((0, 1))
+    assert (error <= tokenizer.error_bound).all()
+
+
+def test_a_tokenizer_from_before_goes_on_clipping(tmp_path):
+    """Its file has no limits: all that it was fitted with lies between the quantiles."""
+    rows = fast_motion()
+    within = FastConfig(vocab_size=512).build(SPEC, 4)
+    # as it was fitted then: to values that were clipped to the quantiles first
+    values = rows.double().numpy()
+    low, high = (torch.from_numpy(np.quantile(values, q, axis=0)).float() for q in (0.01, 0.99))
+    within.fit(rows)
+    within.save(tmp_path / "tokenizer.json")
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    state = stored["state"]
+    del state["limits"]
+    clipped = FastConfig(vocab_size=512, quantiles=(0, 1)).build(SPEC, 4)
+    clipped.fit(rows.clamp(low, high))
+    state["merges"] = [list(pair) for pair in clipped._bpe.merges]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    old = ActionTokenizer.load(tmp_path / "tokenizer.json")
+    assert old.greatest == clipped.greatest
+    chunks = chunks_of(rows, 4)
+    assert torch.equal(old.encode(chunks), clipped.encode(chunks))
+    assert torch.equal(old.decode(old.encode(chunks)), clipped.decode(clipped.encode(chunks)))
+
+
 def test_short_chunks_lose_their_highest_frequencies():
     whole, short = fitted(20), fitted(20, max_tokens=8)
     assert (short.num_tokens, whole.num_tokens) == (8, 40)

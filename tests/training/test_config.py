@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,22 @@ from vla.common.renamed import RenamedWarning
 from vla.config import ConfigError, load_config
 from vla.training import TrainConfig
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 ROBOTS = {"arm": {"path": "data/arm"}, "hand": {"path": "data/hand"}}
 
 
 def load(data: dict[str, Any], *overrides: str) -> TrainConfig:
     values = {"out": "run", "data": data, "policy": {"type": "mlp"}, "steps": 10}
     return load_config(TrainConfig, values, overrides)
+
+
+def test_the_official_rt1_has_the_published_optimiser() -> None:
+    """Adam at a constant 1e-4: no decay, no warm-up, no running mean of the weights."""
+    config = load_config(TrainConfig, CONFIGS / "rt1_official.yaml", section="train")
+    optim = config.optim
+    assert (optim.lr, optim.schedule, optim.warmup_steps) == (1e-4, "constant", 0)
+    assert (optim.weight_decay, optim.betas) == (0, (0.9, 0.999))
+    assert config.ema_decay is None
 
 
 def test_several_robots_by_their_former_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,24 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def stored_values(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a stored policy config, with what keys that are younger than it stand for.
+
+    Args:
+        name: the registered name of the policy.
+        values: as they are stored; a policy inside another one lies under `policy`.
+
+    Raises KeyError if there is no such policy.
+    """
+    # not the defaults of today: an old checkpoint goes on acting as it was trained to
+    former: dict[str, Any] = getattr(lookup("policies", name), "former_defaults", {})
+    filled = former | values
+    inside = values.get("policy")
+    if isinstance(inside, dict) and "type" in inside:
+        filled["policy"] = stored_values(str(inside["type"]), inside)
+    return filled
+
+
 def read_tensors(
     path: Path,
     expected: dict[str, Tensor],
@@ -158,7 +176,7 @@ def read_config(path: Path) -> tuple[Any, dict[str, Any]]:
     header = read_header(path)
     try:
         config_class = lookup("policies", str(header["type"]))
-        config = validate(config_class, header["config"])
+        config = validate(config_class, stored_values(str(header["type"]), header["config"]))
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]}") from error
     except ConfigError as error:
@@ -199,4 +217,5 @@ __all__ = [
     "read_header",
     "read_tensors",
     "require_files",
+    "stored_values",
 ]

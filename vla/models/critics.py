@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vla.config import Config
+from vla.config import Config, UserError
 from vla.types import Spec
 
 NARROW = 64
@@ -44,6 +44,10 @@ class CriticConfig(Config):
     joint: bool = False
     """Let the critics' gradient into the policy's trunk; else they read features that they do not
     change."""
+    executed: int | None = Field(default=None, ge=1)
+    """How many of a chunk's actions control executes before the policy looks again (`replan_every`
+    of the evaluation): Q reads these alone, and its target looks so many steps ahead. null: the
+    whole chunk."""
 
 
 class EnsembleMLP(nn.Module):
@@ -155,10 +159,16 @@ def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
 
 
 class ActionCritic(nn.Module):
-    """Q of a whole chunk of actions; actions enter in units of the spec's range, -1 to 1.
+    """Q of a chunk of actions; actions enter in units of the spec's range, -1 to 1.
 
-    A chunk is one action of the critics: with K actions Q values all of them and looks K steps
-    ahead, so that it is of what the policy commits itself to. With K = 1 it is the usual Q.
+    What control executes of a chunk is one action of the critics: Q values these `executed` actions
+    and looks as many steps ahead, so that it is of what the policy commits itself to. With one it
+    is the usual Q.
+
+    Attributes:
+        executed: the first so many actions of a chunk are read, all K by default.
+
+    Raises UserError if more are to be executed than a chunk has.
     """
 
     action_middle: Tensor
@@ -172,7 +182,13 @@ class ActionCritic(nn.Module):
         chunk: int,
     ) -> None:
         super().__init__()
-        inputs = (feature_dim, chunk * spec.action_dim)
+        self.executed = config.executed or chunk
+        if self.executed > chunk:
+            raise UserError(
+                f"critic.executed: is {self.executed}, but a chunk has {chunk} actions "
+                f"(policy.chunk); use {chunk} or less"
+            )
+        inputs = (feature_dim, self.executed * spec.action_dim)
         self.net = EnsembleMLP(inputs, config, members=config.ensemble)
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         # not persistent: the spec says them, and a checkpoint should not say them a second time
@@ -189,7 +205,8 @@ class ActionCritic(nn.Module):
         """Q (E, ..., B, T); further axes of `actions` in front are further chunks of each step."""
         # float32 always: values of two actions may differ by less than bfloat16 resolves
         with torch.autocast(features.device.type, enabled=False):
-            unit = (actions.float() - self.action_middle) / self.action_half
+            read = actions[..., : self.executed, :]
+            unit = (read.float() - self.action_middle) / self.action_half
             return self.net(features.float(), unit.flatten(-2))
 
 

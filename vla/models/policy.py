@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -54,6 +54,9 @@ class PolicyConfig(Config, ABC):
     """Base of the configs registered under "policies"; a subclass adds `type: Literal["name"] =
     "name"`."""
 
+    former_defaults: ClassVar[dict[str, Any]] = {}
+    """Key -> what holds where a stored config lacks it, since it is from before the key: old
+    checkpoints go on acting as they did (see `stored_values`)."""
     history: int = Field(default=6, ge=1)
     """Time steps of context, T."""
     chunk: int = Field(default=1, ge=1)
@@ -126,6 +129,8 @@ class Policy(
             `VisionEncoder`, or all.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
+        executed_actions: how many actions of a chunk are executed, as far as its critic knows; None
+            if it has none, or was not told.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
@@ -138,6 +143,7 @@ class Policy(
     feature_dim: int
     cameras: tuple[str, ...] = ()
     counts_steps: bool = False
+    executed_actions: int | None = None
     return_conditioned: bool = False
     success_conditioned: bool = False
     reads_words: bool = False

@@ -1,8 +1,9 @@
 """FAST: cosine transform of whole chunks, rounded, and byte-pair encoded (Pertsch et al., 2025,
 arXiv:2501.09747).
 
-Each dimension is scaled to [-1, 1] between two quantiles of the data and transformed along time
-(DCT-II, orthonormal). The coefficients times `scale` are rounded to integers and ordered by
+Each dimension is scaled so that [-1, 1] lies between two quantiles of the data, and transformed along
+time (DCT-II, orthonormal). What lies beyond the quantiles is not clipped to them: the fastest motions
+of the data can be said too. The coefficients times `scale` are rounded to integers and ordered by
 frequency, the lowest first, all dimensions of one frequency side by side. Byte-pair encoding of
 these integers makes few tokens of smooth chunks. All integers that a chunk can need are ids
 themselves, so everything encodes; the grammar admits only sequences of exactly as many coefficients
@@ -84,6 +85,7 @@ class FastTokenizer(ActionTokenizer):
                 "raise vocab_size or lower scale"
             )
         self._range: ActionRange | None = None
+        self._limits: ActionRange | None = None  # what values are clipped to, around the range
         self._bpe: IntegerBPE | None = None
         self._tables: dict[torch.device, _Tables] = {}
         self._targets: dict[tuple[torch.device, float], Tensor] = {}
@@ -146,21 +148,27 @@ class FastTokenizer(ActionTokenizer):
 
     @property
     def fitted_range(self) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
-        return self._fitted()[0].tensors(torch.device("cpu"))[:2]
+        self._fitted()
+        return self._clipping().tensors(torch.device("cpu"))[:2]
 
     @property
     def error_bound(self) -> Tensor:
         action_range, _ = self._fitted()
-        # frequencies may be lost: only the clipping to the range is sure
+        limits = self._clipping()
+        # frequencies may be lost: only the clipping to the limits is sure
         if self.num_tokens < self.num_coefficients:
-            return action_range.bound(2.0)
+            return limits.bound(2.0)
         # a coefficient errs by half a step at most, and a value is a sum of coefficients with the
         # weights of the inverse transform
         half_step = 0.5 / self.config.scale
-        return action_range.bound(half_step * float(self.transform.abs().sum(0).max()) + 1e-6)
+        unit_error = half_step * float(self.transform.abs().sum(0).max()) + 1e-6
+        error_A = np.minimum(action_range.half * unit_error, 2 * limits.half)
+        # what is left without an error of the coefficients: the rounding to float32
+        return torch.from_numpy(error_A).float() + limits.bound(0.0)
 
     def _fit(self, actions_NA: Tensor, lengths: Sequence[int]) -> None:
         action_range = ActionRange.fit(actions_NA, self.config.quantiles, self.action_names)
+        self._widen(action_range, ActionRange.fit(actions_NA, (0.0, 1.0), self.action_names))
         chunks_BKA = actions_NA[chunk_rows(lengths, self.chunk, most=MOST_CHUNKS)]
         coefficients_BC = self._coefficients(chunks_BKA, action_range)
         bpe = IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size)
@@ -186,10 +194,50 @@ class FastTokenizer(ActionTokenizer):
                 f"at rest takes {tokens_at_rest} tokens; raise max_tokens or vocab_size"
             )
 
+    def _widen(self, action_range: ActionRange, whole: ActionRange) -> None:
+        """Sets what values are clipped to, and the integers that chunks within it can need.
+
+        Args:
+            action_range: between the quantiles.
+            whole: from the least to the greatest value.
+        """
+        step = self.config.scale * float(self.transform.abs().sum(1).max())
+        # half of the ids at most are integers: a few outliers must not leave no ids for pairs
+        most = max(1.0, ((self.config.vocab_size // 2 - 1) // 2) / step)
+        half_A = np.where(action_range.moving, action_range.half, 1.0)
+        middle_A = (action_range.low.astype(np.float64) + action_range.high) / 2
+        low_A = np.maximum((whole.low - middle_A) / half_A, -most)
+        high_A = np.minimum((whole.high - middle_A) / half_A, most)
+        self._limits = ActionRange(
+            np.maximum(whole.low, middle_A + half_A * low_A).astype(np.float32),
+            np.minimum(whole.high, middle_A + half_A * high_A).astype(np.float32),
+        )
+        reach = max(float(-low_A.min()), float(high_A.max()), 1.0)
+        self.greatest = math.ceil(step * reach - 1e-6)
+
+    def _clipping(self) -> ActionRange:
+        assert self._limits is not None
+        return self._limits
+
+    def _to_unit(self, actions_BKA: Tensor, action_range: ActionRange) -> Tensor:
+        """In units of the range, float64, clipped to the limits; 0 for constants."""
+        low_A, high_A, *_ = self._clipping().tensors(actions_BKA.device)
+        _, _, middle_A, half_A = action_range.tensors(actions_BKA.device)
+        scale_A = torch.where(half_A > 0, half_A, torch.ones_like(half_A))
+        clipped_BKA = torch.minimum(torch.maximum(actions_BKA, low_A), high_A)
+        return (clipped_BKA.double() - middle_A) / scale_A
+
+    def _to_robot(self, unit_BKA: Tensor, action_range: ActionRange) -> Tensor:
+        """The inverse of `_to_unit`, float32, clipped to the limits."""
+        low_A, high_A, *_ = self._clipping().tensors(unit_BKA.device)
+        _, _, middle_A, half_A = action_range.tensors(unit_BKA.device)
+        robot_BKA = (middle_A + half_A * unit_BKA.double()).float()
+        return torch.minimum(torch.maximum(robot_BKA, low_A), high_A)
+
     def _coefficients(self, actions_BKA: Tensor, action_range: ActionRange) -> np.ndarray:
         """(B, K, A) -> rounded coefficients, lowest frequencies first, int64 (B, C)."""
         moving_A = torch.from_numpy(action_range.moving)
-        unit_BKM = action_range.to_unit(actions_BKA)[..., moving_A].numpy()
+        unit_BKM = self._to_unit(actions_BKA, action_range)[..., moving_A].numpy()
         scaled_BKM = np.einsum("fk,bkm->bfm", self.transform.numpy(), unit_BKM) * self.config.scale
         rounded_BKM = np.rint(scaled_BKM).astype(np.int64).clip(-self.greatest, self.greatest)
         return rounded_BKM.reshape(len(actions_BKA), self.chunk * unit_BKM.shape[-1])
@@ -254,7 +302,8 @@ class FastTokenizer(ActionTokenizer):
         # dimensions that never moved stay 0, which is their constant
         unit_BKA = unit_BKM.new_zeros(B, K, self.action_dim)
         unit_BKA[..., tables.moving] = unit_BKM
-        return action_range.to_robot(unit_BKA).reshape(*ids_D.shape[:-1], K, self.action_dim)
+        actions_BKA = self._to_robot(unit_BKA, action_range)
+        return actions_BKA.reshape(*ids_D.shape[:-1], K, self.action_dim)
 
     def _check_grammar(self, ids_BD: Tensor, lengths_BD: Tensor, tables: _Tables) -> None:
         pad_BD = ids_BD == self.pad_id
@@ -274,6 +323,7 @@ class FastTokenizer(ActionTokenizer):
         state: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "range": None}
         if self._range is not None and self._bpe is not None:
             state["range"] = self._range.state()
+            state["limits"] = self._clipping().state()
             state["merges"] = [list(pair) for pair in self._bpe.merges]
             state["coefficient_weights"] = self._coefficient_weights
         return state
@@ -283,13 +333,17 @@ class FastTokenizer(ActionTokenizer):
         config = FastConfig(**state["config"])
         tokenizer = cls(config, action_names, chunk)
         if state["range"] is not None:
+            action_range = ActionRange.from_state(state["range"], len(action_names))
+            # files from before the limits clip to the range, as they did
+            limits = ActionRange.from_state(state.get("limits", state["range"]), len(action_names))
+            tokenizer._widen(action_range, limits)
             bpe = IntegerBPE(tokenizer.greatest, [(int(a), int(b)) for a, b in state["merges"]])
             if len(bpe.tokens) > config.vocab_size:
                 raise TokenizerError(
                     f"{len(bpe.tokens)} tokens for a vocab_size of {config.vocab_size}; "
                     "fit it again"
                 )
-            tokenizer._set(ActionRange.from_state(state["range"], len(action_names)), bpe)
+            tokenizer._set(action_range, bpe)
             # files of older versions do without
             if state.get("coefficient_weights") is not None:
                 weights = [float(weight) for weight in state["coefficient_weights"]]

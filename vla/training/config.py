@@ -165,7 +165,11 @@ class CriticOptimConfig(Config):
 
 
 class OptimConfig(Config):
-    """AdamW with warm-up. Biases, norms and embeddings are not decayed."""
+    """AdamW with warm-up. Biases, norms and embeddings are not decayed.
+
+    RT-1 was published with Adam at a constant 1e-4, without decay and running mean: see
+    `configs/rt1_official.yaml`.
+    """
 
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
@@ -196,7 +200,8 @@ class OptimConfig(Config):
     counts."""
     project_gradients: bool = False
     """Gradients of tasks that disagree are projected onto each other's normal plane (PCGrad, Yu et
-    al. 2020): one backward pass per task of the batch."""
+    al. 2020): one backward pass per task of the batch. A task is what the dataset notes as such for
+    its episodes (`task` of `info`), else the instruction."""
 
     @property
     def clip_norms(self) -> dict[str, float | None]:

@@ -26,12 +26,13 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.config import ConfigError, UserError, check_config
+from vla.data import EpisodeDataset
 from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import TrainConfig
-from vla.training.finetuning.pcgrad import check_projection, projected_backward
+from vla.training.finetuning.pcgrad import check_projection, projected_backward, task_names
 from vla.training.finetuning.transfer import (
     Transfer,
     choose_trained,
@@ -154,8 +155,11 @@ def train(
         policy.card["training"] = training_card(config, start, dataset)
     state = _training_state(config, policy, objective, accelerator, checkpoint)
     model = accelerator.prepare(state.learner)
+    tasks: dict[str, str] = {}
     if config.optim.project_gradients:
         check_projection(state.learner, accelerator.num_processes)
+        replayed = [EpisodeDataset(entry.path) for entry in config.data.replay]
+        tasks = task_names([*sources.datasets.values(), *replayed])
     scorer = None
     if config.validate_every is not None:
         limit = config.data.validation_windows
@@ -205,6 +209,7 @@ def train(
                     bf16=bf16,
                     clip=config.optim.clip_norms,
                     seed=seed_of(config.seed, step),
+                    tasks=tasks,
                 )
             else:
                 numbers = backward(

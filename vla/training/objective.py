@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.common.renamed import accept_former_members
@@ -87,6 +88,15 @@ class Objective(nn.Module, ABC):
 
     policy_rests = skips_policy_update  # former name
 
+    @property
+    def freezes_policy(self) -> bool:
+        """Whether nothing of the policy may move at the present step, whatever loss asks for it.
+
+        Its gradients are then dropped, and what its forward passes changed is put back (`after_step`
+        of the objective).
+        """
+        return False
+
     def after_step(self, policy: Policy) -> None:
         """Called after each optimiser step, for example to move target networks."""
 
@@ -99,26 +109,45 @@ class Objective(nn.Module, ABC):
         return policy
 
 
+AuxiliaryRule = Literal["weighted", "all", "solved"]
+"""How the losses that a policy adds count the steps (see `AuxiliaryConfig.auxiliary`)."""
+
+
 def auxiliary_losses(
     output: PolicyOutput,
     batch: Batch,
     *,
-    solved_only: bool,
+    rule: AuxiliaryRule,
+    weights: Float[Tensor, "B T"] | None = None,
 ) -> Metrics:
     """The losses that the policy adds to that of its actions, each a mean over the valid steps.
 
     Args:
         output: `losses` holds (B, T) for each name.
         batch: whose steps they are of.
-        solved_only: leave out the steps of episodes that are not solved (they count as 0).
+        rule: which steps count, and how much.
+        weights: of the steps in the loss of imitation, for `weighted`; None weighs all alike.
     """
-    # where the keyframe of a failure lies is not what its instruction asked for
-    counted_BT = batch.mask & batch.success if solved_only else batch.mask
+    counted_BT = batch.mask
+    if rule == "solved":
+        counted_BT = counted_BT & batch.success
     means = {}
     for name, loss_BT in output.losses.items():
+        if rule == "weighted" and weights is not None:
+            loss_BT = weights * loss_BT
         # over all valid steps, not over the solved: the loop weights the mean by `Objective.weight`
         means[name] = masked_mean(loss_BT.where(counted_BT, 0.0), batch.mask)
     return means
+
+
+def check_auxiliary(rule: AuxiliaryRule, windows: Windows) -> None:
+    """Raises ObjectiveError if only solved episodes would count, and none is marked as solved."""
+    if rule == "solved" and not windows.success.any():
+        raise ObjectiveError(
+            "objective.auxiliary: solved counts solved episodes alone, but none of "
+            f"{len(windows.lengths)} in {windows.dataset.root} is marked as solved; set "
+            "auxiliary: all"
+        )
 
 
 class ObjectiveConfig(Config, ABC):
@@ -134,6 +163,15 @@ class ObjectiveConfig(Config, ABC):
 
         Raises ObjectiveError if the two do not go together.
         """
+
+
+class AuxiliaryConfig(ObjectiveConfig, ABC):
+    """Base of the configs whose objectives learn what a policy adds to its loss."""
+
+    auxiliary: AuxiliaryRule = "weighted"
+    """Which steps count in the losses that the policy adds (`keyframe_loss`). weighted: each as the
+    loss of imitation weighs it, all alike where nothing is weighted. all: all alike. solved: those
+    of solved episodes alone, since where a failure goes is not what its instruction asked for."""
 
 
 class Learner(nn.Module):

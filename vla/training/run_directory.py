@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
 from vla.config import ConfigError, dump_config, load_config, read_yaml
+from vla.models.checkpoint_files import stored_values
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.config import FREE_ON_RESUME, TrainConfig
 
@@ -79,9 +80,12 @@ def _refuse_evaluation(out: Path, values: dict[str, Any]) -> None:
 
 def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     """The stored values under today's names, so that a renamed key is no difference."""
+    policy = values.get("policy")
     try:
+        if isinstance(policy, dict):
+            values = {**values, "policy": stored_values(str(policy.get("type")), policy)}
         known = type(config).model_validate(values)
-    except ValidationError:
+    except (KeyError, ValidationError):
         return values  # of another version: whatever differs is named
     # what was not stored stays absent: a new option may have changed what happens without it
     return known.model_dump(mode="json", exclude_unset=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla.common.atomic import replace_folder
 from vla.models.layers.low_rank import adapter_state, merge_adapters
@@ -30,7 +30,7 @@ from vla.training.optimizer import (
     set_learning_rate,
 )
 
-_GROUPS = ("optimizer", "objective", "raw", "adapter", "adapter_mean")
+_GROUPS = ("optimizer", "objective", "objective_mean", "raw", "adapter", "adapter_mean")
 """First parts of the names in a checkpoint's training state."""
 
 
@@ -42,6 +42,7 @@ class TrainingState:
         learner: policy and objective, with the raw weights.
         optimizer: over the learner's parameters.
         ema: running mean of the policy's weights, or None.
+        objective_ema: that of the objective's own networks, by the same decay; None if it has none.
         step: optimiser steps that were done.
         mean: means of the metrics since the last line of the log.
     """
@@ -51,6 +52,14 @@ class TrainingState:
     ema: EMA | None
     step: int = 0
     mean: Mean = field(default_factory=Mean)
+    objective_ema: EMA | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        # critics were trained on the features of the raw trunk: with the mean of the policy goes
+        # the mean of what reads it, in validation as in a policy that acts by a critic
+        trained = any(p.requires_grad for p in self.learner.objective.parameters())
+        if self.ema is not None and trained:
+            self.objective_ema = EMA(self.learner.objective, self.ema.decay)
 
     @property
     def policy(self) -> Policy:
@@ -59,16 +68,21 @@ class TrainingState:
     def update(self, lr: float) -> float:
         """One optimiser step with the gradients that are there. Returns the learning rate."""
         set_learning_rate(self.optimizer, lr)
+        objective = self.learner.objective
         # With a loss of the critics alone the policy has gradients of zero, by which AdamW would
         # decay its weights and move them on by its moments.
-        if self.learner.objective.skips_policy_update:
+        if objective.freezes_policy:
+            self.policy.zero_grad(set_to_none=True)
+        elif objective.skips_policy_update:
             forget_zero_gradients(self.policy)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.learner.objective.after_step(self.policy)
+        objective.after_step(self.policy)
         if self.ema:
             self.ema.update(self.policy, self.step)
+        if self.objective_ema:
+            self.objective_ema.update(objective, self.step)
         return lr
 
     @contextmanager
@@ -76,12 +90,13 @@ class TrainingState:
         """The policy as it would be used now.
 
         It is in eval mode, has the running mean of the weights if that is on, and the objective's
-        critics if it acts by them.
+        critics if it acts by them. These have their running mean meanwhile, too.
         """
         was_training = self.policy.training
-        with self.ema.applied_to(self.policy) if self.ema else nullcontext():
+        objective = self.learner.objective
+        with _applied(self.ema, self.policy), _applied(self.objective_ema, objective):
             # what acts need not be what is trained: a guided policy holds this one and its critics
-            deployed = self.learner.objective.deploy(self.policy.eval())
+            deployed = objective.deploy(self.policy.eval())
             try:
                 yield deployed
             finally:
@@ -114,6 +129,8 @@ class TrainingState:
                 for name, tensor in groups["adapter_mean"].items():
                     self.ema.weights[name].copy_(tensor)
                 self._load_raw_weights(groups["raw"])
+            if self.objective_ema:
+                self._load_objective_mean(groups["objective_mean"])
             self.mean = Mean(checkpoint.state["mean"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
@@ -126,6 +143,15 @@ class TrainingState:
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(weights[name])
+
+    @torch.no_grad()
+    def _load_objective_mean(self, weights: dict[str, Tensor]) -> None:
+        assert self.objective_ema is not None
+        if not weights:
+            # a checkpoint from before the critics had a mean: it begins with what was saved
+            weights = dict(self.learner.objective.named_parameters())
+        for name, mean in self.objective_ema.weights.items():
+            mean.copy_(weights[name])
 
     def finish(self, folder: Path | None) -> Policy:
         """Makes the deployed policy the policy for good, and writes it into `folder`, if any.
@@ -142,6 +168,8 @@ class TrainingState:
                 ) from error
         if self.ema:
             self.ema.copy_to(self.policy)
+        if self.objective_ema:
+            self.objective_ema.copy_to(self.learner.objective)
         merge_adapters(self.policy)
         policy = self.learner.objective.deploy(self.policy.eval())
         policy.source = None if folder is None else str(folder)
@@ -168,4 +196,11 @@ class TrainingState:
             add("raw", trained)
             means = {k: v for k, v in self.ema.weights.items() if k in adapters}
             add("adapter_mean", means)
+        if self.objective_ema:
+            add("objective_mean", self.objective_ema.weights)
         return tensors
+
+
+def _applied(ema: EMA | None, module: nn.Module) -> AbstractContextManager[None]:
+    """The module with its running mean inside the context; as it is without one."""
+    return nullcontext() if ema is None else ema.applied_to(module)

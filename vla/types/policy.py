@@ -79,6 +79,8 @@ class Actor(Protocol):
     Members that an actor may have beside these, and what holds without them:
         counts_steps (False): every call of `act` is one step of the episode; no chunk is executed
             in between.
+        executed_actions (None): how many actions of a chunk have to be executed before the next
+            call, if its choice of chunks depends on that.
         return_conditioned (False): `Observation.target_return` means something to it.
         cameras (()): the cameras that it looks through; empty for all of the spec's.
         source (None): the folder or repository that it was loaded from.

@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from training_toy import toy_config
 
 from vla.config import ConfigError
-from vla.data import EpisodeDataset, Windows
+from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.loading.multi_robot import RobotBatch
-from vla.training.finetuning.pcgrad import check_projection, project_conflicts, projected_backward
+from vla.training import train
+from vla.training.finetuning.pcgrad import (
+    check_projection,
+    project_conflicts,
+    projected_backward,
+    task_names,
+)
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner
 from vla.training.objectives.bc import BC
@@ -76,7 +82,11 @@ def test_three_tasks_follow_the_algorithm_and_the_seed_decides_the_order() -> No
 
 
 def _gradient(
-    windows: Windows, parts: list[np.ndarray], *, projected: bool
+    windows: Windows,
+    parts: list[np.ndarray],
+    *,
+    projected: bool,
+    tasks: dict[str, str] | None = None,
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     torch.manual_seed(0)
     policy = training_toy.ToyConfig(history=2, chunk=2).build(training_toy.SPEC)
@@ -89,7 +99,15 @@ def _gradient(
     batches = [RobotBatch("", windows.batch(part)) for part in parts]
     if projected:
         numbers = projected_backward(
-            learner, learner.objective, batches, accelerator, watch, bf16=False, clip=None, seed=5
+            learner,
+            learner.objective,
+            batches,
+            accelerator,
+            watch,
+            bf16=False,
+            clip=None,
+            seed=5,
+            tasks=tasks,
         )
     else:
         numbers = backward(
@@ -122,6 +140,61 @@ def test_a_batch_of_one_task_has_its_plain_gradient_and_micro_batches_change_not
     assert whole["grad_norm"] != pytest.approx(plain["grad_norm"], rel=1e-3)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def worded(root: Path) -> Path:
+    """One task in two wordings, and one that nothing is noted of."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(root, training_toy.SPEC) as writer:
+        for episode in range(9):
+            text = (*training_toy.TASKS, "stay")[episode % 3]
+            task = {} if text == "stay" else {"task": "go"}
+            if episode == 0:
+                task = {"task": "by hindsight"}
+            writer.add_episode(
+                Episode(
+                    images={"front": np.zeros((4, 32, 32, 3), np.uint8)},
+                    state=rng.normal(size=(4, 2)).astype(np.float32),
+                    actions=rng.uniform(-1, 1, (4, 2)).astype(np.float32),
+                    rewards=np.zeros(4, np.float32),
+                    success=np.zeros(4, bool),
+                    terminated=False,
+                    instruction=text,
+                    info=task,
+                )
+            )
+    return root
+
+
+def test_a_task_is_what_the_dataset_calls_one(data: Path, tmp_path: Path) -> None:
+    dataset = EpisodeDataset(worded(tmp_path / "worded"))
+    names = task_names([dataset])
+    assert names == dict.fromkeys(training_toy.TASKS, "go")
+    assert task_names([EpisodeDataset(data)]) == {}
+    windows = Windows(dataset, history=2, chunk=2)
+    rows = np.arange(len(windows))
+    _, expected = _gradient(windows, [rows[:8]], projected=False)  # both wordings
+    numbers, found = _gradient(windows, [rows[:8]], projected=True, tasks=names)
+    assert (numbers["tasks"], numbers["conflicts"]) == (1.0, 0.0)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    assert _gradient(windows, [rows], projected=True, tasks=names)[0]["tasks"] == 2.0
+    assert _gradient(windows, [rows], projected=True)[0]["tasks"] == 3.0
+
+    # the loop reads the names of what it trains on and of what it replays
+    changes = {
+        "data": {
+            "path": str(dataset.root),
+            "validation_fraction": 0,
+            "replay": [{"path": str(data), "weight": 0.25}],
+        },
+        "optim": {"lr": 1e-2, "warmup_steps": 0, "project_gradients": True},
+        "steps": 1,
+        "batch_size": 32,
+        "validate_every": None,
+    }
+    result = train(toy_config(dataset.root, tmp_path / "run", **changes))
+    assert result.metrics["tasks"] == 2.0
 
 
 def test_synchronised_batch_norm_is_refused() -> None:

@@ -296,6 +296,19 @@ def test_a_discount_outside_its_range(
         config(mixed, tmp_path, {"type": name, "discount": discount})
 
 
+@pytest.mark.parametrize("name", ["bc", "iql", "q_transformer"])
+def test_solved_episodes_that_are_to_teach_but_do_not_exist(name: str, tmp_path: Path) -> None:
+    """Rewards differ, so that all but this option could be learned."""
+
+    def unsolved(episode: int, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"success": np.zeros(values["length"], bool)}
+
+    data = write(tmp_path / "data", unsolved)
+    message = r"auxiliary: solved .*none of 6 in .* is marked as solved; set auxiliary: all"
+    with pytest.raises(ObjectiveError, match=message):
+        train(config(data, tmp_path / "run", {"type": name, "auxiliary": "solved"}))
+
+
 COSTS = {"rewards": {"kind": "step_cost"}}
 
 

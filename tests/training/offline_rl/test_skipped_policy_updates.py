@@ -12,11 +12,13 @@ import training_toy
 from tabular import CRITIC, Step, batch_of, robot
 
 from vla.models.policies.mlp import MLPConfig
+from vla.models.policy import Policy
 from vla.training.config import OptimConfig
 from vla.training.objective import Learner
 from vla.training.objectives.actor_critic import ActorCriticConfig
-from vla.training.optimizer import build_optimizer
+from vla.training.optimizer import EMA, build_optimizer
 from vla.training.state import TrainingState
+from vla.types import Batch, PolicyOutput, Spec
 
 BATCH = batch_of([Step(0, a, reward=1 - a * a) for a in (-0.7, -0.2, 0.3, 0.9)], 1)
 TD = {"type": "td", "next_actions": "data", "critic": CRITIC}
@@ -86,22 +88,66 @@ def test_a_learned_temperature_takes_part_in_skipped_steps(monkeypatch: pytest.M
     ] == []
 
 
-def test_a_trunk_that_values_teach_goes_on_learning() -> None:
+class Watching(training_toy.Toy):
+    """The toy with an auxiliary loss and a batch norm, which every forward pass moves."""
+
+    def __init__(self, config: training_toy.ToyConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.keyframe = torch.nn.Linear(16, 1)
+
+    def forward(self, batch: Batch) -> PolicyOutput:
+        images = batch.images["front"].float().mean((2, 3, 4))[..., None] / 255
+        hidden_BTF = self.norm((images + self.embed.bias).transpose(1, 2)).transpose(1, 2)
+        actions = self.out(hidden_BTF).unflatten(-1, (self.chunk, -1))
+        losses = {"keyframe_loss": self.keyframe(hidden_BTF)[..., 0] ** 2}
+        return PolicyOutput(hidden_BTF, training_toy.SquaredError(actions), losses)
+
+
+def trained(objective: dict[str, Any], steps: int) -> tuple[Policy, dict[str, torch.Tensor], Any]:
+    """A policy after so many steps of the loop's own state, what it was before, and the state."""
     torch.manual_seed(0)
-    policy = training_toy.ToyConfig(history=1, chunk=1).build(training_toy.SPEC)
-    value = {"type": "expectile", "critic": CRITIC | {"joint": True}}
-    objective = ActorCriticConfig.model_validate({"value": value, "warmup_steps": 1}).build(policy)
-    learner = Learner(policy, objective).train()
-    state = TrainingState(learner, build_optimizer(learner, OptimConfig(weight_decay=0.5)), None)
-    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    batch = dataclasses.replace(
-        training_toy.SPEC.fake_batch(2, 2), instruction=list(training_toy.TASKS)
-    )
-    learner(batch)[0].backward()
-    state.update(0.01)
-    moved = {
-        name.partition(".")[0]
-        for name, p in policy.named_parameters()
-        if not torch.equal(p, before[name])
-    }
-    assert moved == {"embed", "norm", "tasks"}
+    policy = Watching(training_toy.ToyConfig(history=1, chunk=1), training_toy.SPEC)
+    built = ActorCriticConfig.model_validate(objective).build(policy)
+    learner = Learner(policy, built).train()
+    optimizer = build_optimizer(learner, OptimConfig(weight_decay=0.5))
+    state = TrainingState(learner, optimizer, EMA(policy, 0.9))
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    for _ in range(steps):
+        data = training_toy.SPEC.fake_batch(4, 1 + built.next_step)
+        data = dataclasses.replace(data, instruction=[training_toy.TASKS[0]] * 4)
+        learner(data)[0].backward()
+        state.update(0.01)
+    return policy, before, state
+
+
+def changed(policy: Policy, before: dict[str, torch.Tensor]) -> set[str]:
+    after = policy.state_dict()
+    return {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+
+
+JOINT = {"type": "expectile", "critic": CRITIC | {"joint": True}}
+
+
+@pytest.mark.parametrize("value", [JOINT, TD], ids=["joint", "apart"])
+def test_nothing_of_the_policy_moves_while_values_warm_up(value: dict[str, Any]) -> None:
+    """Neither by joint critics nor by auxiliary losses, and not the statistics of batch norm."""
+    policy, before, state = trained({"value": value, "warmup_steps": 3}, steps=3)
+    assert changed(policy, before) == set()
+    with state.deployed() as deployed:
+        assert changed(deployed, before) == set()  # the running mean
+    critic = state.learner.objective.value.action_critic
+    assert any(p in state.optimizer.state for p in critic.parameters())
+    assert not any(p in state.optimizer.state for p in policy.parameters())
+
+    policy, before, _ = trained({"value": value, "warmup_steps": 3}, steps=4)
+    assert {"embed.bias", "keyframe.weight", "norm.running_mean"} <= changed(policy, before)
+
+
+def test_skipped_steps_have_no_auxiliary_loss_but_joint_values() -> None:
+    extraction = {"type": "best_of_n", "imitate": False}
+    policy, before, _ = trained({"value": TD, "extraction": extraction}, steps=2)
+    statistics = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert changed(policy, before) == statistics
+    policy, before, _ = trained({"value": JOINT, "extraction": extraction}, steps=2)
+    assert changed(policy, before) - statistics == {"embed.bias", "norm.weight", "norm.bias"}

@@ -146,7 +146,8 @@ class CategoricalActions:
     @property
     def samples_are_smoothed(self) -> bool:
         """Whether samples hold the spread of the training targets beside that of the data."""
-        return self.bin_smoothing > 0 or self.label_smoothing > 0
+        smoothed = self.bin_smoothing > 0 or self.label_smoothing > 0
+        return smoothed or self.token_loss.code_smoothing > 0
 
     def loss(
         self,

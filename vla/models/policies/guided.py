@@ -123,6 +123,8 @@ class CriticGuidedPolicy(PolicyWrapper):
     ) -> None:
         super().__init__(config, policy)
         self.critic = critic
+        # what simulation asks of the policy that acts
+        self.executed_actions = config.critic.executed
         check_selection(config.selection, policy)
         self.to(policy.device)
 
@@ -223,8 +225,10 @@ class CriticGuidedActions:
         V = logits_BTDV.shape[-1]
         ids_BTD = log_probs_BTDV.argmax(-1)
         candidates_V11 = torch.arange(V, device=ids_BTD.device)[:, None, None]
+        # of the actions that Q reads: to the others it is blind, and they stay the most likely ones
+        places = self.critic.executed * self.tokenizer.action_dim
         for _ in range(selection.sweeps):
-            for place in range(ids_BTD.shape[-1]):
+            for place in range(places):
                 allowed_VBT = likely_BTDV[..., place, :].movedim(-1, 0)
                 own_BT = ids_BTD[..., place]
                 # an id that may not stand here is not decoded, which could fail: the present one

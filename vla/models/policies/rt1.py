@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -78,6 +78,11 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Action tokenizer."""
     head: Annotated[Any, Choice("heads")] = CategoricalConfig()
     """From what the transformer says to actions; the published one gives all tokens at once."""
+    read_place: Literal["slot", "content"] = "slot"
+    """Where a head that reads one place reads beside a state token: in the empty action slot, or at
+    the last token with content, which is the state's own. Heads that read several places begin at
+    the last token with content, as released, and so do all without a state token."""
+    former_defaults: ClassVar[dict[str, Any]] = {"read_place": "content"}
 
     @model_validator(mode="after")
     def _has_what_is_dropped(self) -> RT1Config:
@@ -197,6 +202,9 @@ class RT1(Policy):
         self.head = config.head.build(self.tokenizer, spec, width=config.width)
         # as released: the first action token is read where the last token with content stands
         first = layout.slots("action").start - 1
+        if config.state_token and num_readouts == 1 and config.read_place == "slot":
+            # the state token has to speak of the state: all that is read would go through it
+            first += 1
         self._read = range(first, first + num_readouts)
         if config.keyframe_loss:
             self.keyframe_head = KeyframeHead(self.vision.tokens, config.width, spec.state_dim)

@@ -26,6 +26,8 @@ class ActorTraits:
         return_conditioned: whether it can be asked for a return.
         counts_steps: whether `act` has to see every step of an episode, since its memory counts
             them.
+        executed_actions: how many actions of a chunk its critic values; None if it has none, or
+            any number may be executed.
         source: the folder or repository that it was loaded from; None if unknown.
         card: what it says of itself beside; `training` of it says by which training it was made.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.
@@ -33,6 +35,7 @@ class ActorTraits:
 
     return_conditioned: bool = False
     counts_steps: bool = False
+    executed_actions: int | None = None
     source: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
     remember: Callable[[Any, Tensor], Any] = keep_memory

@@ -220,6 +220,13 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: RolloutSettings)
             f"replan_every is {every}, but the policy counts the steps of an episode and must see "
             "every one of them: set replan_every=1"
         )
+    valued = traits.executed_actions
+    if valued is not None and every != valued:
+        raise UserError(
+            f"replan_every is {every}, but the policy chooses chunks by the value of their first "
+            f"{valued} actions: set replan_every={valued}, or train it with "
+            f"objective.critic.executed={every}"
+        )
     if settings.temperature and "temperature" not in inspect.signature(actor.act).parameters:
         raise UserError(
             f"temperature is {settings.temperature:g}, but act of {type(actor).__name__} takes no "

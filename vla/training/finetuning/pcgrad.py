@@ -7,7 +7,9 @@ K tasks, P parameters in one row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.config import ConfigError
+from vla.data import EpisodeDataset
 from vla.data.loading.multi_robot import RobotBatch
 from vla.training.metrics import Stopwatch
 from vla.training.objective import Learner, Objective
@@ -63,6 +66,24 @@ def _projection(
     return own_K
 
 
+def task_names(datasets: Iterable[EpisodeDataset]) -> dict[str, str]:
+    """Instruction -> the task that it is a wording of, as far as the datasets say so.
+
+    Collected episodes note their task, of which there may be hundreds of wordings. An instruction
+    that stands with several tasks (by hindsight, say) is of the one it stands with most often.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for dataset in datasets:
+        texts = dataset.instructions
+        rows = zip(dataset.episodes["task_index"], dataset.episodes["info"], strict=True)
+        for index, info in rows:
+            task = json.loads(info).get("task")
+            if isinstance(task, str) and task:
+                counts.setdefault(texts[index], Counter())[task] += 1
+    # sorted: a tie must not depend on the order of the datasets
+    return {text: max(sorted(found), key=found.__getitem__) for text, found in counts.items()}
+
+
 def check_projection(learner: nn.Module, processes: int) -> None:
     """Raises ConfigError if tasks cannot have a backward pass of their own.
 
@@ -91,16 +112,18 @@ def projected_backward(
     bf16: bool,
     clip: float | Mapping[str, float | None] | None,
     seed: int,
+    tasks: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """As `vla.training.step.backward`, with the conflicts of the global batch's tasks projected.
 
-    A task is an instruction. Every task's gradient is summed over micro-batches and processes
+    A task is what `tasks` calls an instruction, or the instruction itself. Every task's gradient is summed over micro-batches and processes
     before anything is projected; the parameters of the policy and of the objective are two rows
     that are projected each by itself. What an objective takes from a whole batch, and batch norm,
     it takes here from the windows of one task.
 
     Args:
         seed: of the order in which tasks are compared; the same on all processes.
+        tasks: instruction -> name of its task (`task_names`); the same on all processes.
 
     Returns:
         Those of `backward`, and: `tasks`; `conflicts`, the share of pairs of tasks whose gradients
@@ -108,11 +131,11 @@ def projected_backward(
     """
     learner = accelerator.unwrap_model(model)
     assert isinstance(learner, Learner)
-    parts = [part for batch in batches for part in _by_task(batch)]
+    parts = [part for batch in batches for part in _by_task(batch, tasks or {})]
     # as in `backward`: the mean over the global batch by weight, however it is divided into tasks
     shares = shares_of(objective, [batch for _, batch in parts], accelerator)
     # all processes go through the same tasks in the same order: each waits for the others' sums
-    tasks = sorted(set(gather_object([task for task, _ in parts])))
+    names = sorted(set(gather_object([task for task, _ in parts])))
     rows = [
         [p for p in module.parameters() if p.requires_grad]
         for module in (learner.policy, objective)
@@ -120,7 +143,7 @@ def projected_backward(
     gradients: list[list[Tensor]] = [[], []]
     used: set[nn.Parameter] = set()
     means = GlobalMeans(learner.policy.robot_names)
-    for task in tasks:
+    for task in names:
         learner.zero_grad()
         for (name, (robot, part)), share in zip(parts, shares, strict=True):
             if name != task:
@@ -142,7 +165,7 @@ def projected_backward(
     norms = clip_gradients(learner, objective, accelerator, clip)
     watch.lap("backward")
     numbers = means.over_processes(accelerator)
-    return numbers | norms | {"tasks": float(len(tasks)), "conflicts": conflicts[0]}
+    return numbers | norms | {"tasks": float(len(names)), "conflicts": conflicts[0]}
 
 
 def _project_row(
@@ -163,10 +186,11 @@ def _project_row(
     return share
 
 
-def _by_task(micro_batch: RobotBatch) -> Iterator[tuple[str, RobotBatch]]:
+def _by_task(micro_batch: RobotBatch, tasks: Mapping[str, str]) -> Iterator[tuple[str, RobotBatch]]:
     robot, batch = micro_batch
-    for task in dict.fromkeys(batch.instruction):
-        of_task = [text == task for text in batch.instruction]
+    names = [tasks.get(text, text) for text in batch.instruction]
+    for task in dict.fromkeys(names):
+        of_task = [name == task for name in names]
         yield task, RobotBatch(robot, batch.select(np.flatnonzero(of_task)))
 
 
@@ -195,4 +219,4 @@ def _write(row: Sequence[nn.Parameter], total_P: Tensor, used: Sequence[bool]) -
             parameter.grad = gradient.copy_(values.view(parameter.shape))
 
 
-__all__ = ["check_projection", "project_conflicts", "projected_backward"]
+__all__ = ["check_projection", "project_conflicts", "projected_backward", "task_names"]

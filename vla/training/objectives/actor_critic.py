@@ -5,10 +5,14 @@ B windows, T steps, n lookahead steps, K actions per chunk, F features.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from abc import ABC
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -19,7 +23,14 @@ from vla.models.critics import CriticConfig
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
+from vla.training.objective import (
+    AuxiliaryConfig,
+    AuxiliaryRule,
+    Objective,
+    ObjectiveError,
+    auxiliary_losses,
+    check_auxiliary,
+)
 from vla.training.objectives.bc import BC
 from vla.training.offline_rl.data_checks import (
     check_lower_bound,
@@ -27,13 +38,15 @@ from vla.training.offline_rl.data_checks import (
     check_targets,
 )
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
-from vla.training.offline_rl.extractions.base import Extraction
+from vla.training.offline_rl.extractions.base import Extraction, ExtractionLoss
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.training.offline_rl.values.base import Lookahead, Transition, ValueLearner, ValueLoss
 from vla.training.offline_rl.values.none import NoValues
 from vla.types import Batch, PolicyOutput
 
 Discount = Annotated[float, Field(gt=0, le=1)]
+Target = Literal["heads", "policy"]
+"""Whose slow copy gives the targets of Q."""
 
 _DIVERGENCE_REMEDY = (
     "lower optim.lr or value.target_rate, set value.critic.layer_norm: true, or use value: {type: "
@@ -42,7 +55,7 @@ _DIVERGENCE_REMEDY = (
 
 
 @register("objectives", "actor_critic")
-class ActorCriticConfig(ObjectiveConfig):
+class ActorCriticConfig(AuxiliaryConfig):
     """Offline RL as a choice of how values are learned and how the policy is made from them.
 
     Formula: L = L_value(critics) + L_extraction(policy), of one pass over the same windows; the
@@ -60,8 +73,13 @@ class ActorCriticConfig(ObjectiveConfig):
     """How the policy is made from them."""
     discount: Discount = 0.99
     """Per environment step."""
+    target: Target = "heads"
+    """Whose slow copy gives the targets of Q: of the critics, over the present trunk's features, or
+    of the whole policy too, whose features the target critics then read (its memory, and one more
+    pass)."""
     warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn; the policy's own loss counts for nothing."""
+    """First steps in which only the values learn: nothing of the policy moves, whether critics are
+    joint, losses auxiliary, or statistics of batch norm."""
 
     def build(self, policy: Policy) -> ActorCritic:
         return build_actor_critic(
@@ -70,10 +88,12 @@ class ActorCriticConfig(ObjectiveConfig):
             self.extraction,
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
+            target=self.target,
         )
 
 
-class CriticObjectiveConfig(ObjectiveConfig, ABC):
+class CriticObjectiveConfig(AuxiliaryConfig, ABC):
     """What the presets of `actor_critic` share."""
 
     discount: Discount = 0.99
@@ -85,8 +105,11 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
     spread slowly."""
     critic: CriticConfig = CriticConfig()
     """Networks."""
+    target: Target = "heads"
+    """Whose slow copy gives the targets of Q: of the critics alone, over the present trunk's
+    features, or of the whole policy too."""
     warmup_steps: int = Field(default=0, ge=0)
-    """First steps in which only the values learn."""
+    """First steps in which only the values learn; nothing of the policy moves."""
 
     @property
     def critics(self) -> dict[str, Any]:
@@ -110,6 +133,8 @@ class CriticObjectiveConfig(ObjectiveConfig, ABC):
             extraction,
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
+            target=self.target,
         )
 
 
@@ -120,6 +145,8 @@ def build_actor_critic(
     *,
     discount: float,
     warmup: int = 0,
+    auxiliary: AuxiliaryRule = "weighted",
+    target: Target = "heads",
 ) -> ActorCritic:
     """The objective for a policy.
 
@@ -128,20 +155,41 @@ def build_actor_critic(
         value, extraction: configs of the two parts.
         discount: per environment step.
         warmup: first steps in which only the values learn.
+        auxiliary: how the losses that the policy adds count the steps.
+        target: whose slow copy gives the targets of Q.
 
     Raises ObjectiveError if the parts do not go together.
     """
     value.check_policy(policy)
     learner: ValueLearner = value.build(policy.feature_dim, policy.spec, policy.chunk)
     learner.discount = discount
+    if target == "policy" and not hasattr(learner, "target_critic"):
+        raise ObjectiveError(
+            f"objective: target: policy would do nothing: {type(learner).__name__} has no target "
+            "critics; drop it"
+        )
+    copied = target == "policy" or learner.target_policy
     return ActorCritic(
         learner,
         extraction.build(policy, learner),
-        chunk=policy.chunk,
+        executed=_executed(learner, policy),
         discount=discount,
         warmup=warmup,
-        target_policy=_slow_copy(policy) if learner.target_policy else None,
+        auxiliary=auxiliary,
+        target=target,
+        target_policy=_slow_copy(policy) if copied else None,
     )
+
+
+def _executed(learner: ValueLearner, policy: Policy) -> int:
+    """How many steps values look ahead. Raises ObjectiveError if nothing values actions."""
+    executed = learner.config.critic.executed
+    if executed is not None and learner.action_critic is None:
+        raise ObjectiveError(
+            f"objective: critic.executed: {executed} would do nothing: "
+            f"{type(learner).__name__} values no actions; drop it"
+        )
+    return executed or policy.chunk
 
 
 def _slow_copy(policy: Policy) -> TargetCopy:
@@ -149,8 +197,8 @@ def _slow_copy(policy: Policy) -> TargetCopy:
     # what a checkpoint leaves out is a frozen base, or adapters that it merges: no whole to follow
     if policy.weights().keys() != policy.state_dict().keys():
         raise ObjectiveError(
-            f"objective: target_policy would copy a {policy.config.model_dump()['type']} with its "
-            "frozen base or adapters; set target_policy: false"
+            f"objective: a target policy would copy a {policy.config.model_dump()['type']} with "
+            "its frozen base or adapters; set target_policy: false, and target: heads"
         )
     heads = [module.tokenizer for module in policy.modules() if isinstance(module, Head)]
     # tokenizers and text encoder are shared: they are fitted later, and must be the same then
@@ -160,9 +208,9 @@ def _slow_copy(policy: Policy) -> TargetCopy:
 class ActorCritic(Objective):
     """A value learner and an extraction, trained side by side.
 
-    Critics value whole chunks: with K actions per chunk the target of Q looks K steps ahead, since
-    that is what the policy commits itself to (Li et al., 2025). Steps within K of a truncation have
-    no target.
+    Critics value what control executes of a chunk: with n executed actions the target of Q looks n
+    steps ahead, since that is what the policy commits itself to (Li et al., 2025). Steps within n
+    of a truncation have no target. The policy's own loss is of the whole chunk.
     """
 
     steps: Tensor
@@ -173,28 +221,32 @@ class ActorCritic(Objective):
         value: ValueLearner,
         extraction: Extraction,
         *,
-        chunk: int,
+        executed: int,
         discount: float,
         warmup: int = 0,
+        auxiliary: AuxiliaryRule = "weighted",
+        target: Target = "heads",
         target_policy: TargetCopy | None = None,
     ) -> None:
         super().__init__()
+        self.target: Target = target
         self.target_policy = target_policy
         self.value = value
         self.extraction = extraction
         self.discount = discount
         self.warmup = warmup
-        self.next_step = (value.lookahead_steps or chunk) if value.looks_ahead else 0
+        self.auxiliary: AuxiliaryRule = auxiliary
+        self.next_step = (value.lookahead_steps or executed) if value.looks_ahead else 0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("q_size", torch.zeros(()))
         self._q_bound: float | None = None
-        self._labelled = False  # whether the data says which episodes are solved
+        self._statistics: list[Tensor] = []  # the policy's, before a step that freezes it
 
     # --- before and after -------------------------------------------------------------------------
 
     def fit(self, windows: Windows) -> None:
         """Raises DataError or ObjectiveError if the rewards cannot teach what is good."""
-        self._labelled = bool(windows.success.any())
+        check_auxiliary(self.auxiliary, windows)
         if isinstance(self.value, NoValues):
             return
         check_rewards(windows, needs="varied")
@@ -218,16 +270,21 @@ class ActorCritic(Objective):
 
     @property
     def skips_policy_update(self) -> bool:
-        return self._warms_up or self.extraction.skips_policy_update
+        return self.freezes_policy or self.extraction.skips_policy_update
 
     @property
-    def _warms_up(self) -> bool:
+    def freezes_policy(self) -> bool:
+        """Whether the values are still warming up."""
         # `warmup` first: reading `steps` makes a GPU wait
         return bool(self.warmup) and int(self.steps) < self.warmup
 
     def after_step(self, policy: Policy) -> None:
         """Moves target copies. Raises ObjectiveError if Q exceeds what any episode could return."""
         self.steps += 1
+        if self._statistics:
+            for buffer, kept in zip(policy.buffers(), self._statistics, strict=True):
+                buffer.copy_(kept)
+            self._statistics = []
         if self.value.target_every == 1 or int(self.steps) % self.value.target_every == 0:
             self.value.after_step()
             if self.target_policy is not None:
@@ -253,23 +310,31 @@ class ActorCritic(Objective):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """Value loss, policy loss, and the losses that the policy adds."""
+        frozen = self.freezes_policy
+        if self.training and frozen and not self._statistics:
+            # a forward pass alone moves the statistics of batch norm: `after_step` puts them back
+            self._statistics = [buffer.clone() for buffer in policy.buffers()]
         now = self._now(batch)
         output = policy(now)
         lookahead = self.lookahead(policy, batch)
         # Critics read features as they are, without teaching the trunk, unless they are joint.
-        features = output.features if self.value.joint else output.features.detach()
-        value, policy_loss, policy_metrics = self._losses(policy, now, output, features, lookahead)
-        added = auxiliary_losses(output, now, solved_only=self._labelled)
+        teaches = self.value.joint and not frozen
+        features = output.features if teaches else output.features.detach()
+        transition = self.transition(policy, now, output, features, lookahead)
+        value, extracted = self._losses(policy, transition)
+        added = auxiliary_losses(output, now, rule=self.auxiliary, weights=extracted.weights)
         if self.training:
             size = value.metrics.get("q_data", value.metrics.get("v"))
             if size is not None:
                 watch_size(self.q_size, size, int(self.steps))
         # times 0, not left out: under distributed training every parameter must have a gradient
-        learns = 0.0 if self._warms_up else 1.0
-        metrics = value.metrics | policy_metrics
+        learns = 0.0 if frozen else 1.0
+        # auxiliary losses move the policy as well: at steps that skip it they have to rest too
+        adds = 0.0 if self.skips_policy_update else 1.0
+        metrics = value.metrics | extracted.metrics
         metrics |= {name: loss.detach() for name, loss in added.items()}
-        metrics["policy_loss"] = policy_loss.detach()
-        return value.loss + learns * policy_loss + sum(added.values()), metrics
+        metrics["policy_loss"] = extracted.loss.detach()
+        return value.loss + learns * extracted.loss + adds * sum(added.values()), metrics
 
     def validate(self, policy: Policy, batch: Batch) -> Metrics:
         """The metrics of imitation, the values' errors, and `loss`, the sum of both parts."""
@@ -278,38 +343,58 @@ class ActorCritic(Objective):
         own = policy.unwrapped
         output = own(now)
         lookahead = self.lookahead(own, batch)
-        value, policy_loss, policy_metrics = self._losses(
-            own, now, output, output.features, lookahead
-        )
-        metrics = BC().validate(policy, now) | value.metrics | policy_metrics
-        return metrics | {"loss": value.loss + policy_loss}
+        transition = self.transition(own, now, output, output.features, lookahead)
+        value, extracted = self._losses(own, transition)
+        metrics = BC().validate(policy, now) | value.metrics | extracted.metrics
+        return metrics | {"loss": value.loss + extracted.loss}
 
-    def _losses(
+    def transition(
         self,
         policy: Policy,
         now: Batch,
         output: PolicyOutput,
-        features: Tensor,
+        features: Float[Tensor, "B T F"],
         lookahead: Lookahead | None,
-    ) -> tuple[ValueLoss, Tensor, Metrics]:
-        """Loss of the values, loss of the policy, and the metrics of the latter.
+    ) -> Transition:
+        """What values and extraction see of the present steps.
 
         Args:
-            features: (B, T, F), as the critics read them.
+            policy: that learns.
+            now: the windows without the steps that only targets look at.
+            output: of the policy, for these.
+            features: as the critics read them.
+            lookahead: what follows, if the values look ahead.
         """
-        transition = Transition(now, features, output.actions, lookahead)
-        value = ValueLoss.of(self.value.loss(transition, lookahead))
+        slow = self._slow_features(policy, now)
+        return Transition(now, features, output.actions, lookahead, slow_features=slow)
+
+    def _slow_features(self, policy: Policy, batch: Batch) -> Callable[[], Tensor] | None:
+        """The features of the slow copy, to be computed once and if asked for."""
+        copied = self.target_policy
+        if self.target == "heads" or copied is None:
+            return None
+        copied.start(policy)
+        network = cast(Policy, copied.network)
+
+        @functools.cache
+        def compute() -> Tensor:
+            with torch.no_grad():
+                return network.features(batch)
+
+        return compute
+
+    def _losses(self, policy: Policy, transition: Transition) -> tuple[ValueLoss, ExtractionLoss]:
+        """Loss of the values and loss of the policy."""
+        value = ValueLoss.of(self.value.loss(transition, transition.next))
         # What the value loss has found goes on to the extraction. The policy's loss moves no
         # critic, so its features have no gradient, whatever the critics' have.
-        transition = Transition(
-            now,
-            features.detach(),
-            output.actions,
-            lookahead,
-            value.estimates,
+        transition = dataclasses.replace(
+            transition,
+            features=transition.features.detach(),
+            estimates=value.estimates,
         )
-        policy_loss, metrics = self.extraction.policy_loss(policy, transition, self.value)
-        return value, policy_loss, metrics
+        returned = self.extraction.policy_loss(policy, transition, self.value)
+        return value, ExtractionLoss.of(returned)
 
     def _now(self, batch: Batch) -> Batch:
         """The windows without the steps that only targets look at."""
@@ -330,13 +415,20 @@ class ActorCritic(Objective):
         with torch.no_grad():
             if not self.value.needs_policy_later:
                 # features alone: nobody asks for the actions there, and a head may be expensive
-                transition = Transition(later, policy.features(later), cast(Any, None))
+                slow = self._slow_features(policy, later)
+                features = policy.features(later)
+                transition = Transition(later, features, cast(Any, None), slow_features=slow)
                 return Lookahead(transition, returns, bootstrap, known)
-            if self.target_policy is not None:
+            if self.value.target_policy and self.target_policy is not None:
                 self.target_policy.start(policy)
-            output = (self.target_policy or policy)(later)
+                # its own features are the slow ones already
+                output = self.target_policy(later)
+                slow = None
+            else:
+                output = policy(later)
+                slow = self._slow_features(policy, later)
         acting = self.extraction.acting(output)
-        transition = Transition(later, output.features, acting)
+        transition = Transition(later, output.features, acting, slow_features=slow)
         return Lookahead(transition, returns, bootstrap, known)
 
 

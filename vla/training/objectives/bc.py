@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from vla.config import register
+from vla.data import Windows
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, action_l1, masked_mean
-from vla.training.objective import Objective, ObjectiveConfig, auxiliary_losses
+from vla.training.objective import (
+    AuxiliaryConfig,
+    AuxiliaryRule,
+    Objective,
+    auxiliary_losses,
+    check_auxiliary,
+)
 from vla.types import Batch
 
 
 @register("objectives", "bc")
-class BCConfig(ObjectiveConfig):
+class BCConfig(AuxiliaryConfig):
     """Imitation of the demonstrated actions.
 
     Formula: L = mean over the valid steps of -log pi(a_t | s_0 .. s_t, instruction), or what the
@@ -33,19 +40,30 @@ class BCConfig(ObjectiveConfig):
     type: Literal["bc"] = "bc"
 
     def build(self, policy: Policy) -> BC:
-        return BC()
+        return BC(self.auxiliary)
 
 
 class BC(Objective):
-    """Mean over the valid steps of the distribution's own loss (cross-entropy for tokens)."""
+    """Mean over the valid steps of the distribution's own loss (cross-entropy for tokens).
+
+    Args:
+        auxiliary: how the losses that the policy adds count the steps.
+    """
+
+    def __init__(self, auxiliary: AuxiliaryRule = "weighted") -> None:
+        super().__init__()
+        self.auxiliary: AuxiliaryRule = auxiliary
+
+    def fit(self, windows: Windows) -> None:
+        """Raises ObjectiveError if solved episodes alone are to teach, and there are none."""
+        check_auxiliary(self.auxiliary, windows)
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss, and in training those that the policy adds."""
         output = policy(batch)
         loss_BT = output.actions.loss(batch.actions, batch.action_mask)
         loss = masked_mean(loss_BT, batch.mask)
-        # at steps of failures too: their actions are imitated as well
-        added = auxiliary_losses(output, batch, solved_only=False)
+        added = auxiliary_losses(output, batch, rule=self.auxiliary)
         metrics = {name: value.detach() for name, value in added.items()}
         metrics |= _token_accuracy(output.actions, batch)
         if policy.robot_name:

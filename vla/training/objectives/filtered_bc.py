@@ -15,7 +15,7 @@ from vla.data import Windows
 from vla.data.detours import detours_of
 from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
-from vla.training.objective import ObjectiveConfig, ObjectiveError
+from vla.training.objective import AuxiliaryConfig, ObjectiveError
 from vla.training.objectives.bc import BC
 
 _OF_ALL = 0.1  # share of the episodes by return
@@ -24,7 +24,7 @@ _LAST = 25
 
 
 @register("objectives", "filtered_bc")
-class FilteredBCConfig(ObjectiveConfig):
+class FilteredBCConfig(AuxiliaryConfig):
     """Behavioural cloning on the episodes that were solved, on the share of them with the greatest
     returns, or on the last steps before success.
 
@@ -71,7 +71,7 @@ class FilteredBC(BC):
     """BC whose windows all come from good episodes, or from the last steps of solved ones."""
 
     def __init__(self, config: FilteredBCConfig) -> None:
-        super().__init__()
+        super().__init__(config.auxiliary)
         self.config = config
 
     def window_weights(self, windows: Windows) -> np.ndarray:

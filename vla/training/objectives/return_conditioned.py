@@ -13,13 +13,13 @@ from vla.config import register
 from vla.data import Windows
 from vla.data.rewards import check_varied_returns
 from vla.models.policy import Policy
-from vla.training.objective import ObjectiveConfig, ObjectiveError
+from vla.training.objective import AuxiliaryConfig, AuxiliaryRule, ObjectiveError
 from vla.training.objectives.bc import BC
 from vla.training.offline_rl.data_checks import check_recorded_rewards
 
 
 @register("objectives", "return_conditioned")
-class ReturnConditionedConfig(ObjectiveConfig):
+class ReturnConditionedConfig(AuxiliaryConfig):
     """Behavioural cloning that insists on a policy which reads returns, and on data in which they
     differ.
 
@@ -44,14 +44,14 @@ class ReturnConditionedConfig(ObjectiveConfig):
                 f"{type(policy).__name__} does not; use policy: {{type: decision_transformer, "
                 "condition: return} (or condition: success)"
             )
-        return ReturnConditioned(by_success=policy.success_conditioned)
+        return ReturnConditioned(self.auxiliary, by_success=policy.success_conditioned)
 
 
 class ReturnConditioned(BC):
     """See the config. With `by_success` the policy reads success in place of a return."""
 
-    def __init__(self, *, by_success: bool) -> None:
-        super().__init__()
+    def __init__(self, auxiliary: AuxiliaryRule = "weighted", *, by_success: bool) -> None:
+        super().__init__(auxiliary)
         self.by_success = by_success
 
     def fit(self, windows: Windows) -> None:
@@ -59,6 +59,7 @@ class ReturnConditioned(BC):
 
         By success: raises ObjectiveError if all episodes are solved, or none is.
         """
+        super().fit(windows)
         if not self.by_success:
             check_varied_returns(windows)
             return

@@ -240,11 +240,14 @@ def restored_objective(
     """
     # of the policy inside a guided one: the objective was built for what learns
     objective = config.build(policy.unwrapped)
-    prefix = "objective/"
+    stored = checkpoint.tensors()
     tensors = {}
-    for name, tensor in checkpoint.tensors().items():
-        if name.startswith(prefix):
-            tensors[name.removeprefix(prefix)] = tensor
+    # The policy of a checkpoint is the running mean, so its critics are too. What has no mean, such
+    # as target copies, is taken as it is.
+    for prefix in ("objective/", "objective_mean/"):
+        for name, tensor in stored.items():
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = tensor
     try:
         objective.load_state_dict(tensors)
     except RuntimeError as error:
@@ -391,7 +394,7 @@ def _values(
     now = batch.steps(0, -objective.next_step) if objective.next_step else batch
     value, output = objective.value, own(now)
     lookahead = objective.lookahead(own, batch)
-    transition = Transition(now, output.features, output.actions, lookahead)
+    transition = objective.transition(own, now, output, output.features, lookahead)
     found = {"return": now.returns_to_go}
     if value.state_critic is not None:
         found["v"] = value.state_critic(transition.features)

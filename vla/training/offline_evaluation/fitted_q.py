@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import Config
 from vla.data import Windows
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.training.losses import n_step_returns
+from vla.training.offline_rl.ignored_options import refuse_ignored_options
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import Spec
 
@@ -52,6 +53,12 @@ class FittedQConfig(Config):
     within_data: bool = True
     """Keep targets between the least and the greatest return of the data: no policy is believed to
     be better than its best episode, and nothing diverges."""
+
+    @model_validator(mode="after")
+    def _no_option_is_ignored(self) -> FittedQConfig:
+        why = "Q is of the actions of one decision, which replan_every says; drop it"
+        refuse_ignored_options(self, ("critic.executed",), why)
+        return self
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,11 @@ def check_targets(windows: Windows, lookahead: int) -> None:
     longest = int(windows.lengths.max())
     if longest > lookahead or windows.terminals.any():
         return
-    # a chunk has at least one action: with episodes of one step no shorter chunk helps
-    shorter = f"a policy.chunk below {longest}, or " if longest > 1 else ""
+    # at least one action is executed: with episodes of one step nothing shorter helps
+    shorter = f"a policy.chunk or critic.executed below {longest}, or " if longest > 1 else ""
     raise ObjectiveError(
         f"objective: no step of {windows.dataset.root} has a target: values look {lookahead} steps "
-        f"ahead (policy.chunk), and all {len(windows.lengths)} episodes are cut off after at most "
+        f"ahead (policy.chunk, or critic.executed), and all {len(windows.lengths)} episodes are cut off after at most "
         f"{longest}; use {shorter}longer episodes, or such as terminate"
     )
 

@@ -25,14 +25,20 @@ from vla.data.rewards import check_rewards
 from vla.models.heads.base import Head
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, masked_mean, n_step_returns
-from vla.training.objective import Objective, ObjectiveConfig, ObjectiveError, auxiliary_losses
+from vla.training.objective import (
+    AuxiliaryConfig,
+    Objective,
+    ObjectiveError,
+    auxiliary_losses,
+    check_auxiliary,
+)
 from vla.training.offline_rl.data_checks import check_replayed_rewards, check_targets
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import Batch, PolicyOutput
 
 
-class TokenValueConfig(ObjectiveConfig):
+class TokenValueConfig(AuxiliaryConfig):
     """What the objectives over values of action tokens have in common."""
 
     discount: float = Field(default=0.98, gt=0, le=1)
@@ -109,7 +115,6 @@ class TokenValueObjective(Objective):
         head_name: str,
     ) -> None:
         super().__init__()
-        self.labelled = False
         self.config = config
         self.name = config.model_dump()["type"]
         self.discount = config.discount
@@ -163,9 +168,9 @@ class TokenValueObjective(Objective):
         # as an error of the objective: whether rewards do depends on which one asks
         try:
             check_rewards(windows, needs=self.rewards_needed)
-            self.labelled = bool(windows.success.any())
         except DataError as error:
             raise ObjectiveError(f"objective {self.name}: {error}") from error
+        check_auxiliary(self.config.auxiliary, windows)
         self._check_values(windows)
 
     def check_replayed(self, windows: Windows) -> None:
@@ -195,7 +200,7 @@ class TokenValueObjective(Objective):
         }
         if self._watches_size and self.training:
             watch_size(self.q_size, metrics["q_data"], int(self.steps))
-        added = auxiliary_losses(losses.output, losses.now, solved_only=self.labelled)
+        added = auxiliary_losses(losses.output, losses.now, rule=self.config.auxiliary)
         metrics |= {name: value.detach() for name, value in added.items()}
         return masked_mean(losses.loss, mask_BT) + sum(added.values()), metrics
 

@@ -6,6 +6,8 @@ B windows, T steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -18,6 +20,30 @@ from vla.training.losses import Metrics
 from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 from vla.types import ActionDistribution, PolicyOutput
+
+
+@dataclass(frozen=True)
+class ExtractionLoss:
+    """What `Extraction.loss` returns.
+
+    Attributes:
+        loss: the scalar to minimise, a mean over the valid steps.
+        metrics: further scalars, without gradient.
+        weights: of the steps in the loss of imitation, without gradient; None if all count alike.
+    """
+
+    loss: Tensor
+    metrics: Metrics
+    weights: Float[Tensor, "B T"] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        # extractions outside of this repository unpack `super().loss(...)` as a pair
+        return iter((self.loss, self.metrics))
+
+    @classmethod
+    def of(cls, returned: ExtractionLoss | tuple[Tensor, Metrics]) -> ExtractionLoss:
+        """What an extraction returned; one that returns the pair (loss, metrics) has no weights."""
+        return returned if isinstance(returned, cls) else cls(*returned)
 
 
 class ExtractionConfig(Config, ABC):
@@ -39,7 +65,7 @@ class Extraction(nn.Module, ABC):
         accept_former_members(cls, {"rests": "skips_policy_update"})
 
     @abstractmethod
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Transition, value: ValueLearner) -> ExtractionLoss | tuple[Tensor, Metrics]:
         """The loss of the policy.
 
         Args:
@@ -47,7 +73,8 @@ class Extraction(nn.Module, ABC):
             value: `value.advantage(now)` and `value.q` tell good actions from bad.
 
         Returns:
-            the scalar to minimise, a mean over the valid steps, and further scalars.
+            an `ExtractionLoss`, or the pair (scalar to minimise, further scalars) if imitation
+            weighs all steps alike.
         """
 
     def policy_loss(
@@ -55,7 +82,7 @@ class Extraction(nn.Module, ABC):
         policy: Policy,
         now: Transition,
         value: ValueLearner,
-    ) -> tuple[Tensor, Metrics]:
+    ) -> ExtractionLoss | tuple[Tensor, Metrics]:
         """`loss`, for extractions that ask the policy once more, under other conditions."""
         return self.loss(now, value)
 
@@ -117,4 +144,11 @@ def require_q(value: ValueLearner, who: str) -> None:
         )
 
 
-__all__ = ["Extraction", "ExtractionConfig", "imitation", "require", "require_q"]
+__all__ = [
+    "Extraction",
+    "ExtractionConfig",
+    "ExtractionLoss",
+    "imitation",
+    "require",
+    "require_q",
+]

@@ -5,10 +5,10 @@ B windows, T steps, S proposals, D tokens per chunk, V ids.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from vla.config import register
 from vla.models.policies.guided import (
@@ -20,10 +20,10 @@ from vla.models.policies.guided import (
     critic_guided,
 )
 from vla.models.policy import Policy
-from vla.training.losses import Metrics
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
+    ExtractionLoss,
     require,
     require_q,
 )
@@ -145,14 +145,14 @@ class CriticGuided(Extraction):
     def skips_policy_update(self) -> bool:
         return not self.imitate
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Transition, value: ValueLearner) -> ExtractionLoss:
         if isinstance(self.selection, CoordinateAscent):
             # now, though only acting needs them: a run should not end before it says so
             remedy = "use policy.head: {type: categorical}, or best_of_n"
             require(now.actions, "logits", "argmax_q", remedy)
-        loss, metrics = self.learner.loss(now, value)
+        learned = ExtractionLoss.of(self.learner.loss(now, value))
         # times 0, not left out: under distributed training every parameter must have a gradient
-        return loss * float(self.imitate), metrics
+        return dataclasses.replace(learned, loss=learned.loss * float(self.imitate))
 
     def deploy(self, policy: Policy, value: ValueLearner) -> Policy:
         assert value.action_critic is not None

@@ -14,14 +14,18 @@ from torch import Tensor
 from vla.config import register
 from vla.models.policy import Policy
 from vla.training.losses import (
-    Metrics,
     advantage_weights,
     effective_sample_size,
     masked_mean,
     masked_means,
 )
 from vla.training.objective import ObjectiveError
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
+from vla.training.offline_rl.extractions.base import (
+    Extraction,
+    ExtractionConfig,
+    ExtractionLoss,
+    imitation,
+)
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 from vla.training.offline_rl.values.none import NoValues
 
@@ -83,7 +87,7 @@ class WeightedBC(Extraction):
         for name in ("deviation", "mean", "seen"):
             self.register_buffer(name, torch.zeros(()))
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Transition, value: ValueLearner) -> ExtractionLoss:
         mask_BT = now.batch.mask
         advantage_BT = value.advantage(now)
         centred_BT = advantage_BT - masked_mean(advantage_BT, mask_BT)
@@ -112,7 +116,7 @@ class WeightedBC(Extraction):
         metrics = masked_means(columns, mask_BT)
         metrics["advantage_deviation"] = deviation
         metrics["weight_ess"] = effective_sample_size(weights_BT, mask_BT)
-        return loss, metrics
+        return ExtractionLoss(loss, metrics, used_BT)
 
     @torch.no_grad()
     def _running(self, average: Tensor, now: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ E critics.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -54,6 +55,8 @@ class Transition:
         next: what follows, if the values look ahead.
         estimates: what the value loss has found of these very steps; nothing outside of training
             and validation.
+        slow_features: gives the features (B, T, F) of a slow copy of the policy, if target critics
+            read that.
     """
 
     batch: Batch
@@ -61,6 +64,13 @@ class Transition:
     actions: ActionDistribution
     next: Lookahead | None = None
     estimates: ValueEstimates = ValueEstimates()
+    slow_features: Callable[[], Tensor] | None = None
+
+    @functools.cached_property
+    def target_features(self) -> Float[Tensor, "B T F"]:
+        """What target critics read: the present trunk's features, or those of its slow copy."""
+        # only now: the pass of the copy is one more, and not every value part asks for it here
+        return self.features if self.slow_features is None else self.slow_features()
 
     @property
     def later(self) -> Lookahead | None:
@@ -260,8 +270,8 @@ class Critics(ValueLearner):
     ) -> None:
         super().__init__(config)
         self.action_critic = ActionCritic(config.critic, feature_dim, spec, chunk)
-        # Of the critics alone, over the present trunk's features: a second trunk would double the
-        # cost of every step.
+        # Of the critics alone. They read the present trunk's features (`Transition.target_features`)
+        # unless a target trunk is asked for, whose pass would be one more at every step.
         self.target_critic = TargetCopy(self.action_critic)
         self.state_critic = StateCritic(config.critic, feature_dim) if state_value else None
 

@@ -84,7 +84,7 @@ class Expectile(Critics):
         mask_BT = now.batch.mask
         v_BT = self.state_critic(now.features)
         # the slow copy, as published: V would chase a Q that itself bootstraps from V
-        target_q_BT = self.target_q(now.features, now.batch.actions)
+        target_q_BT = self.target_q(now.target_features, now.batch.actions)
         error_BT = target_q_BT - v_BT
         value_loss = masked_mean(expectile_loss(error_BT, self.config.expectile), mask_BT)
         with torch.no_grad():
@@ -117,7 +117,7 @@ class Expectile(Critics):
         if now.estimates.advantage is not None:
             return now.estimates.advantage
         # outside of training, as the loss has it: by the target copies, and outcomes if asked for
-        best_BT = self.target_q(now.features, now.batch.actions)
+        best_BT = self.target_q(now.target_features, now.batch.actions)
         if self.config.advantage == "outcome" and now.next is not None:
             next_v_BT = self.state_critic(now.next.transition.features)
             best_BT = self._measure(best_BT, self.target(now, now.next, next_v_BT), now.next)

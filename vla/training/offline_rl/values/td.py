@@ -144,12 +144,13 @@ class TD(Critics):
     def next_value(self, transition: Transition) -> Float[Tensor, "B T"]:
         """Value of the later states under what acts there."""
         # by the target copies: a critic that chases its own values runs away
+        features = transition.target_features
         if self.config.next_actions == "data":
-            return self.target_q(transition.features, transition.batch.actions)
+            return self.target_q(features, transition.batch.actions)
         if self.config.next_actions == "mode":
-            return self.target_q(transition.features, self._smoothed(transition.actions.mode()))
+            return self.target_q(features, self._smoothed(transition.actions.mode()))
         own_SBTKA = own_actions(transition.actions, self.config.samples)
-        q_SBT = self.target_q(transition.features, self._smoothed(own_SBTKA))
+        q_SBT = self.target_q(features, self._smoothed(own_SBTKA))
         # the least of the critics for each sample, and only then the best of the samples
         return q_SBT.amax(0) if self.config.next_actions == "max" else q_SBT.mean(0)
 
