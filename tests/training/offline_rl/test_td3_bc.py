@@ -140,7 +140,7 @@ def test_what_cannot_be_copied_or_is_not_asked() -> None:
     policy.weights = dict  # as of a policy that stores less than it is
     with pytest.raises(
         ObjectiveError,
-        match=r"target_policy would copy a mlp with its frozen base.*target_policy: false",
+        match=r"target policy would copy a mlp with its frozen base.*target_policy: false",
     ):
         objective_config().build(policy)
     assert objective_config(target_policy=False).build(policy).target_policy is None
