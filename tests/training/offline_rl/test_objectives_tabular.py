@@ -152,7 +152,7 @@ def test_the_greatest_of_several_next_actions_is_found_after_the_least_of_the_cr
     q = objective.value.target_critic(later.features, both)
     # of 64 samples both ways are among them but for 1 in 2 ** 63
     assert torch.allclose(values["max"], q.amin(0).amax(0), atol=1e-6)
-    assert (values["policy"] < values["max"] - 1e-4).all()
+    assert (values["policy"] < values["max"]).all()
 
 
 def test_the_greatest_of_one_sample_is_refused() -> None:
