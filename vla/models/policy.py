@@ -130,7 +130,7 @@ class Policy(
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
         executed_actions: how many actions of a chunk are executed, as far as its critic knows; None
-            if it has none, or was not told.
+            if it has none, or a critic of whole chunks.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
