@@ -368,8 +368,8 @@ class ActionTokenizer(ABC):
     def _refitted(self, what: str) -> TokenizerError:
         """What to raise if a file of an older version lacks `what`."""
         return TokenizerError(
-            f"this {type(self).__name__} was fitted before {what} were stored; fit it again, or set "
-            "policy.head.code_smoothing: 0 and policy.head.place_weights: equal"
+            f"this {type(self).__name__} was fitted before {what} were stored; fit it again, or "
+            "set policy.head.code_smoothing: 0 and policy.head.place_weights: equal"
         )
 
     def _check_allowed(self, ids_D: Tensor, allowed_DV: Tensor) -> None:
