@@ -47,7 +47,7 @@ class Row:
 DISCOUNT = 0.98
 CRITIC = {"critic": {"joint": True}}
 TARGETS = {"target_rate": 0.02, "monte_carlo_floor": True}
-WEIGHTS = {"beta": 3.0, "max_weight": 2.0, "standardise": True, "mean_weight": True}
+WEIGHTS = {"beta": 3.0, "max_weight": 20.0, "standardise": True, "mean_weight": True}
 PRESSED = {"alpha": 1.0, "importance": False, "sampled": 4}  # tokens have no density over numbers
 BEST = {"samples": 8, "temperature": 0.5}
 SEARCH = (

@@ -39,8 +39,8 @@ def run_targets(
     for ids in ids_of_length.values():
         values = torch.tensor([list(runs[index]) for index in ids], dtype=torch.float32)
         distances = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist")
-        index = torch.tensor(ids)
-        targets_VV[index[:, None], index] = (-0.5 * (distances / smoothing).square()).softmax(-1)
+        rows = torch.tensor(ids)
+        targets_VV[rows[:, None], rows] = (-0.5 * (distances / smoothing).square()).softmax(-1)
     return targets_VV
 
 

@@ -98,7 +98,9 @@ class Behaviour(Protocol):
 
     disturbed: bool
     acted: str
-    info: dict[str, Scalar]
+
+    @property
+    def info(self) -> dict[str, Scalar]: ...
 
     def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
         """The action (A,); `reward` followed the last one."""

@@ -101,12 +101,12 @@ def method_rate(
     means_R = _crossed_means(y_SN, *_drawn(random, resamples, y_SN.shape))
     rate = float(y_SN.mean())
     interval = _scaled(means_R, rate, spread, confidence, (0.0, 1.0))
+    trainings, starts = y_SN.shape
     if _constant(y_SN):
         # Resampling knows no doubt here. All trainings may succeed by the same easy starts, so the
         # starts alone count.
-        starts = y_SN.shape[1]
         interval = wilson_interval(round(rate * starts), starts, confidence)
-    return MethodRate(rate, interval, *y_SN.shape, spread.deviation)
+    return MethodRate(rate, interval, trainings, starts, spread.deviation)
 
 
 def method_difference(
