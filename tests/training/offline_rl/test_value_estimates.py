@@ -45,6 +45,7 @@ def transition_of(objective: ActorCritic) -> Transition:
         {"type": "expectile"},
         {"type": "expectile", "advantage": "outcome", "monte_carlo_floor": True},
         {"type": "monte_carlo"},
+        {"type": "monte_carlo", "advantage_steps": 1},
         {"type": "td"},
         {"type": "td", "next_actions": "data"},
         {"type": "conservative", "importance": False, "sampled": 2},
