@@ -21,6 +21,7 @@ from vla.config import ConfigError, UserError, load_config, registered
 from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.data.rewards import RewardConfig
+from vla.models.policies.conditioned import ConditionedPolicy
 from vla.models.policies.mlp import MLPConfig
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
@@ -667,3 +668,32 @@ def test_diverging_values_stop_with_the_numbers(mixed: Path, tmp_path: Path) -> 
                 steps=60,
             )
         )
+
+
+def test_a_clone_is_taught_to_read_indicators_and_the_next_round_goes_on(
+    mixed: Path, tmp_path: Path
+) -> None:
+    clone = {**MLP, "language": "blank", "head": {"type": "categorical"}, "tokenizer": BINS}
+    train(config(mixed, tmp_path / "clone", {"type": "bc"}, policy=clone, steps=1))
+    source = str(tmp_path / "clone" / "policy")
+    settings = config(
+        mixed,
+        tmp_path / "first",
+        {"type": "recap", "guidance": 2.0},
+        policy={**clone, "indicator": True},
+        init_from=source,
+        transfer={},
+        steps=2,
+    )
+    first = train(settings).policy
+    assert isinstance(first, ConditionedPolicy)
+    assert first.policy.indicator.weight.abs().max() > 0
+    again = config(
+        mixed,
+        tmp_path / "second",
+        {"type": "recap"},
+        policy=None,
+        init_from=str(tmp_path / "first" / "policy"),
+        steps=1,
+    )
+    assert isinstance(train(again).policy, ConditionedPolicy)
