@@ -1,14 +1,14 @@
 """FAST: cosine transform of whole chunks, rounded, and byte-pair encoded (Pertsch et al., 2025,
 arXiv:2501.09747).
 
-Each dimension is scaled so that [-1, 1] lies between two quantiles of the data, and transformed along
-time (DCT-II, orthonormal). What lies beyond the quantiles is not clipped to them: the fastest motions
-of the data can be said too. The coefficients times `scale` are rounded to integers and ordered by
-frequency, the lowest first, all dimensions of one frequency side by side. Byte-pair encoding of
-these integers makes few tokens of smooth chunks. All integers that a chunk can need are ids
-themselves, so everything encodes; the grammar admits only sequences of exactly as many coefficients
-as a chunk has, so everything that it admits decodes. Dimensions that never moved take no
-coefficients.
+Each dimension is scaled so that [-1, 1] lies between two quantiles of the data, and transformed
+along time (DCT-II, orthonormal). What lies beyond the quantiles is not clipped to them: the fastest
+motions of the data can be said too. The coefficients times `scale` are rounded to integers and
+ordered by frequency, the lowest first, all dimensions of one frequency side by side. Byte-pair
+encoding of these integers makes few tokens of smooth chunks. All integers that a chunk can need are
+ids themselves, so everything encodes; the grammar admits only sequences of exactly as many
+coefficients as a chunk has, so everything that it admits decodes. Dimensions that never moved take
+no coefficients.
 
 B chunks, K actions per chunk, A action dimensions, M of them moving, C = K * M coefficients, D
 places, V ids.

@@ -116,10 +116,10 @@ def projected_backward(
 ) -> dict[str, float]:
     """As `vla.training.step.backward`, with the conflicts of the global batch's tasks projected.
 
-    A task is what `tasks` calls an instruction, or the instruction itself. Every task's gradient is summed over micro-batches and processes
-    before anything is projected; the parameters of the policy and of the objective are two rows
-    that are projected each by itself. What an objective takes from a whole batch, and batch norm,
-    it takes here from the windows of one task.
+    A task is what `tasks` calls an instruction, or the instruction itself. Every task's gradient is
+    summed over micro-batches and processes before anything is projected; the parameters of the
+    policy and of the objective are two rows that are projected each by itself. What an objective
+    takes from a whole batch, and batch norm, it takes here from the windows of one task.
 
     Args:
         seed: of the order in which tasks are compared; the same on all processes.

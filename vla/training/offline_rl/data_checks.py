@@ -59,8 +59,8 @@ def check_targets(windows: Windows, lookahead: int) -> None:
     shorter = f"a policy.chunk or critic.executed below {longest}, or " if longest > 1 else ""
     raise ObjectiveError(
         f"objective: no step of {windows.dataset.root} has a target: values look {lookahead} steps "
-        f"ahead (policy.chunk, or critic.executed), and all {len(windows.lengths)} episodes are cut off after at most "
-        f"{longest}; use {shorter}longer episodes, or such as terminate"
+        f"ahead (policy.chunk, or critic.executed), and all {len(windows.lengths)} episodes are "
+        f"cut off after at most {longest}; use {shorter}longer episodes, or such as terminate"
     )
 
 
