@@ -129,8 +129,8 @@ class Policy(
             `VisionEncoder`, or all.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
-        executed_actions: how many actions of a chunk are executed, as far as its critic knows; None
-            if it has none, or a critic of whole chunks.
+        executed_actions: how many actions of a chunk its critic values, which are then to be
+            executed; None if that is left open.
         return_conditioned: `Observation.target_return` means something to it.
         success_conditioned: it is asked for success in place of a return.
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.

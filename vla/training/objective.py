@@ -92,8 +92,7 @@ class Objective(nn.Module, ABC):
     def freezes_policy(self) -> bool:
         """Whether nothing of the policy may move at the present step, whatever loss asks for it.
 
-        Its gradients are then dropped, and what its forward passes changed is put back (by
-        `after_step` of the objective).
+        Its gradients are then dropped; what its forward passes changed, `after_step` puts back.
         """
         return False
 

@@ -40,7 +40,7 @@ def read_tokens(policy: RT1) -> list[str]:
 def test_which_place_is_read(
     make: Callable[..., RT1], changes: dict[str, Any], expected: list[str]
 ) -> None:
-    assert read_tokens(make(head=GAUSSIAN, **changes)) == expected
+    assert read_tokens(make(awake=False, head=GAUSSIAN, **changes)) == expected
 
 
 def test_heads_that_read_several_places_begin_at_the_last_content(make: Callable[..., RT1]) -> None:
@@ -56,7 +56,7 @@ def test_a_checkpoint_from_before_acts_as_it_did(
     """Its config.json does not have the key, inside a guided policy as by itself."""
     found = {}
     for place in ("content", "slot"):
-        inside = make(head=GAUSSIAN, state_token=True, read_place=place).eval()
+        inside = make(awake=False, head=GAUSSIAN, state_token=True, read_place=place).eval()
         policy: Policy = inside
         if guided:
             config = CriticGuidedConfig(policy=inside.config, critic={"hidden": 8})

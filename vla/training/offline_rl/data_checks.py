@@ -56,7 +56,9 @@ def check_targets(windows: Windows, lookahead: int) -> None:
     if longest > lookahead or windows.terminals.any():
         return
     # at least one action is executed: with episodes of one step nothing shorter helps
-    shorter = f"a policy.chunk or critic.executed below {longest}, or " if longest > 1 else ""
+    shorter = ""
+    if longest > 1:
+        shorter = f"a policy.chunk below {longest} (or critic.executed, where there is one), or "
     raise ObjectiveError(
         f"objective: no step of {windows.dataset.root} has a target: values look {lookahead} steps "
         f"ahead (policy.chunk, or critic.executed), and all {len(windows.lengths)} episodes are "

@@ -270,8 +270,8 @@ class Critics(ValueLearner):
     ) -> None:
         super().__init__(config)
         self.action_critic = ActionCritic(config.critic, feature_dim, spec, chunk)
-        # Of the critics alone. They read the features of the present trunk, unless a target trunk
-        # is asked for (`Transition.target_features`), whose pass would be one more at every step.
+        # Of the critics alone, over the present trunk's features, unless a target trunk is asked
+        # for (`Transition.target_features`): its pass is one more at every step.
         self.target_critic = TargetCopy(self.action_critic)
         self.state_critic = StateCritic(config.critic, feature_dim) if state_value else None
 
