@@ -36,9 +36,9 @@ def front() -> str:
             "`vla train configs/tabletop.yaml steps=2400`",
         ),
         (
-            f"{len(pictures) - 1} ways to fine-tune one clone from pictures and mixed data: "
-            f"where success is known for each episode, "
-            "imitating the solved ones is as good as any of them",
+            f"{len(pictures) - 1} ways to fine-tune one clone from pictures and mixed data, one "
+            "training each: imitating the solved episodes is as good as any of them (BC drew its "
+            "windows as the data have them, the others mostly from solved episodes)",
             f"BC {rate(pictures['bc'])}, filtered BC **{rate(pictures['filtered_bc'])}**, AWR "
             f"{rate(pictures['awr'])}, "
             f"IQL by outcomes {rate(pictures['iql_outcome'])}",
@@ -77,8 +77,8 @@ def honest_demo() -> str:
         f"{simple['episodes']} ({interval(simple['successes'], simple['episodes'])}), IQL "
         f"{iql['successes']} "
         f"({interval(iql['successes'], iql['episodes'])}): the demo shows that failures need not "
-        f"be imitated, not that values are "
-        "better than a filter."
+        "be imitated, not that values are better than a filter. It trains that filter and the "
+        "same windows without values beside IQL, and says whether IQL beats them."
     )
 
 
