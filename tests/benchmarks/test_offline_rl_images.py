@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.results import trainings
 from vla.sim_eval.comparison.methods import compare_methods
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -58,7 +59,7 @@ def run(benchmark: ModuleType, folder: Path, config: Path, *more: str) -> dict[s
 
 
 def test_rows_start_from_one_clone_and_finished_ones_are_not_repeated(
-    benchmark: ModuleType, tmp_path: Path
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(tmp_path)
     first = run(benchmark, tmp_path, config, "--collect")
@@ -74,6 +75,10 @@ def test_rows_start_from_one_clone_and_finished_ones_are_not_repeated(
         stored = yaml.safe_load((runs / name / "seed1" / "config.yaml").read_text())
         assert stored["init_from"] == str(runs / "clone" / "seed1" / "policy")
         assert (stored["seed"], stored["data"]["solved_share"]) == (1, 0.85)
+    monkeypatch.setattr(trainings, "read", lambda name: first)
+    shown = trainings.block("offline_rl_small")
+    assert "| IQL | 2 | " in shown
+    assert "| no values, the same windows | 2 | " in shown
     # what the evaluations say of their trainings: of one method, from the clones of both
     groups = {name: [runs / name / f"seed{seed}" / "eval" for seed in (0, 1)] for name in ROWS}
     [pair] = compare_methods(groups).pairs
