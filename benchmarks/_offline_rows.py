@@ -81,6 +81,19 @@ def last(steps: int) -> Row:
     return Row(f"BC on the last {steps} steps before success", "filter", objective)
 
 
+def recap(guidance: float) -> Row:
+    """Imitation with an advantage indicator, asked for `positive`."""
+    value = {"type": "monte_carlo", "advantage_steps": 8, **CRITIC}
+    objective = {"type": "recap", "discount": DISCOUNT, "value": value, "guidance": guidance}
+    return Row(
+        f"RECAP, guidance {guidance:g}",
+        "values",
+        objective,
+        ("policy.indicator=true", "transfer={}"),
+        differs="reads an advantage indicator beside the instruction",
+    )
+
+
 # not `bc`: so that the losses that a policy adds follow the rule of the rows with values
 IMITATION = {"type": "actor_critic", "value": {"type": "none"}, "extraction": {"type": "bc"}}
 EXPECTILE = {"type": "expectile", **CRITIC, **TARGETS}
@@ -138,7 +151,8 @@ ROWS: dict[str, Row] = {
         weighted(OUTCOME, BEST_OF_N | {"weights": WEIGHTS}),
         differs="acts by the critic: the best of 9 proposals",
     ),
-    "recap": Row("RECAP", "values", {"type": "recap"}),
+    "recap": recap(1.0),
+    "recap_guided": recap(2.0),
     "ilql": Row(
         "ILQL",
         "other",
