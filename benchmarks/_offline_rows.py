@@ -151,6 +151,11 @@ ROWS: dict[str, Row] = {
         weighted(OUTCOME, BEST_OF_N | {"weights": WEIGHTS}),
         differs="acts by the critic: the best of 9 proposals",
     ),
+    "ra_bc": Row(
+        "RA-BC, weighted by progress",
+        "values",
+        {"type": "ra_bc", "discount": DISCOUNT, **CRITIC},
+    ),
     "recap": recap(1.0),
     "recap_guided": recap(2.0),
     "ilql": Row(
