@@ -1,21 +1,28 @@
-"""The six results of the README and of the site's front page."""
+"""The results of the README and of the site's front page."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from scripts.results.formatting import interval, of, ratio_range, read, table
 from scripts.results.simulation import counts
+from scripts.results.trainings import points
 
 
 def front() -> str:
     demo = counts("demo/rt1-bc"), counts("demo/results")
     seconds = sum(read("demo/timings").values())
     pictures = read("offline_rl_tabletop")["variants"]
+    detours = read("offline_rl_tabletop_detours_state")["rows"]
     maze = read("stitching")["variants"]
     moved = read("transfer")["variants"]
     peer = min(read("rt1_peer")["cases"], key=lambda case: case["ratio"])
 
     def rate(variant: dict[str, object]) -> str:
         return of(int(str(variant["successes"])), int(str(variant["episodes"])))
+
+    def share(row: dict[str, Any]) -> str:
+        return f"{100 * row['rate']:.0f} % ({points(row['interval']).replace(' %', '')})"
 
     best_imitation = max(
         (maze["bc"], maze["filtered_bc"], maze["awr"]), key=lambda v: v["successes"]
@@ -43,6 +50,16 @@ def front() -> str:
             f"{rate(pictures['awr'])}, "
             f"IQL by outcomes {rate(pictures['iql_outcome'])}",
             "`python benchmarks/offline_rl_images.py`",
+        ),
+        (
+            f"Solved demonstrations with three detours each, the scene as numbers, "
+            f"{len(detours['awr_8']['seeds'])} trainings: the last steps before success are the "
+            "control to beat",
+            f"no values {share(detours['none'])}, fastest quarter {share(detours['fastest_25'])}, "
+            f"last 15 steps {share(detours['last_15'])}, AWR by 8-step advantages "
+            f"**{share(detours['awr_8'])}**",
+            "`python benchmarks/offline_rl_images.py --config "
+            "configs/tabletop_detours_state.yaml`",
         ),
         (
             "A maze in which no recording shows the whole way: here values are needed",
