@@ -58,8 +58,7 @@ def front() -> str:
             f"no values {share(detours['none'])}, fastest quarter {share(detours['fastest_25'])}, "
             f"last 15 steps {share(detours['last_15'])}, AWR by 8-step advantages "
             f"**{share(detours['awr_8'])}**",
-            "`python benchmarks/offline_rl_images.py --config "
-            "configs/tabletop_detours_state.yaml`",
+            "`python benchmarks/offline_rl_images.py --config configs/tabletop_detours_state.yaml`",
         ),
         (
             "A maze in which no recording shows the whole way: here values are needed",

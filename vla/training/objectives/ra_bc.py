@@ -9,14 +9,14 @@ from pydantic import Field
 from vla.config import register
 from vla.models.critics import CriticConfig
 from vla.models.policy import Policy
-from vla.training.objective import ObjectiveConfig
+from vla.training.objective import AuxiliaryConfig
 from vla.training.objectives.actor_critic import ActorCritic, build_actor_critic
 from vla.training.offline_rl.extractions.progress_weighted import ProgressWeightedConfig
 from vla.training.offline_rl.values.progress import ProgressConfig
 
 
 @register("objectives", "ra_bc")
-class RABCConfig(ObjectiveConfig):
+class RABCConfig(AuxiliaryConfig):
     """Imitation, weighted by the progress towards success that each chunk makes.
 
     Chunks that lead away from success count for nothing. Formula, with progress P in [0, 1], n
@@ -48,6 +48,7 @@ class RABCConfig(ObjectiveConfig):
             ProgressWeightedConfig(kappa=self.kappa),
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
         )
 
 

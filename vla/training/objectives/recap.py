@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, register
 from vla.models.policy import Policy
-from vla.training.objective import ObjectiveConfig
+from vla.training.objective import AuxiliaryConfig
 from vla.training.objectives.actor_critic import ActorCritic, Discount, build_actor_critic
 from vla.training.offline_rl.extractions.advantage_conditioned import (
     AdvantageConditionedConfig,
@@ -17,7 +17,7 @@ from vla.training.offline_rl.extractions.advantage_conditioned import (
 
 
 @register("objectives", "recap")
-class RecapConfig(ObjectiveConfig):
+class RecapConfig(AuxiliaryConfig):
     """Imitates everything, with an indicator of whether an action was better than usual; acts with
     the indicator `positive`.
 
@@ -71,6 +71,7 @@ class RecapConfig(ObjectiveConfig):
             self._extraction(),
             discount=self.discount,
             warmup=self.warmup_steps,
+            auxiliary=self.auxiliary,
         )
 
 

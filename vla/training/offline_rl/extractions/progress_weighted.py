@@ -14,9 +14,14 @@ from torch import Tensor
 
 from vla.config import register
 from vla.models.policy import Policy
-from vla.training.losses import Metrics, effective_sample_size, masked_mean, masked_means
+from vla.training.losses import effective_sample_size, masked_mean, masked_means
 from vla.training.objective import ObjectiveError
-from vla.training.offline_rl.extractions.base import Extraction, ExtractionConfig, imitation
+from vla.training.offline_rl.extractions.base import (
+    Extraction,
+    ExtractionConfig,
+    ExtractionLoss,
+    imitation,
+)
 from vla.training.offline_rl.values.base import Transition, ValueLearner
 from vla.training.offline_rl.values.progress import Progress
 
@@ -69,7 +74,7 @@ class ProgressWeighted(Extraction):
         for name in ("made", "square", "weight", "seen"):
             self.register_buffer(name, torch.zeros(()))
 
-    def loss(self, now: Transition, value: ValueLearner) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Transition, value: ValueLearner) -> ExtractionLoss:
         mask_BT = now.batch.mask
         made_BT = value.advantage(now)
         if self.training:
@@ -82,7 +87,8 @@ class ProgressWeighted(Extraction):
         imitated_BT = imitation(now)
         # by the running mean, not by the batch's own sum: the gradient must not depend on how a
         # batch was divided among processes
-        loss = masked_mean(weight_BT / scale * imitated_BT, mask_BT)
+        used_BT = weight_BT / scale
+        loss = masked_mean(used_BT * imitated_BT, mask_BT)
         columns = {
             "bc_loss": imitated_BT.detach(),
             "weight": weight_BT,
@@ -91,7 +97,7 @@ class ProgressWeighted(Extraction):
         }
         metrics = masked_means(columns, mask_BT)
         metrics["weight_ess"] = effective_sample_size(weight_BT, mask_BT)
-        return loss, metrics
+        return ExtractionLoss(loss, metrics, used_BT)
 
     @torch.no_grad()
     def _running(self, average: Tensor, now: Tensor) -> Tensor:
