@@ -47,7 +47,7 @@ def test_a_run_with_former_keys_is_resumed(tmp_path: Path) -> None:
 
 def test_a_run_from_before_an_option_of_its_policy_goes_on_as_it_was(tmp_path: Path) -> None:
     seeing = load_config(TrainConfig, {**VALUES, "policy": {"type": "rt1"}, "out": str(tmp_path)})
-    write_run(seeing)
+    write_run(seeing, "no")
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert stored["policy"].pop("read_place") == "slot"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))

@@ -68,9 +68,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_results_file(made: Results) -> None:
     assert made.folder is not None
     values = json.loads((made.folder / "results.json").read_text())
-    assert list(values)[:7] == [
+    assert list(values)[:8] == [
         "policy",
         "suite",
+        "training",
         "overall",
         "macro_rate",
         "groups",

@@ -144,7 +144,7 @@ def eval_perturb(
 
 @commands.command(
     epilog=(
-        "Examples: `vla compare runs/new runs/old` for two networks; `vla compare "
+        "Example: `vla compare runs/new runs/old` for two networks; `vla compare "
         "iql=runs/iql_s0/eval,runs/iql_s1/eval 'bc=runs/bc_s*/eval'` for two methods"
     )
 )

@@ -173,7 +173,8 @@ class FastTokenizer(ActionTokenizer):
         coefficients_BC = self._coefficients(chunks_BKA, action_range)
         bpe = IntegerBPE.train(coefficients_BC, self.greatest, self.config.vocab_size)
         self._set(action_range, bpe)
-        variance_C = torch.from_numpy(coefficients_BC).float().var(0, unbiased=False)
+        # numpy's, which takes actions that never move, and so have no coefficients
+        variance_C = torch.from_numpy(coefficients_BC.var(0, dtype=np.float32))
         # no least weight here: a long run of tiny coefficients would add up to a heavy one
         self._coefficient_weights = weights_by_variance(variance_C, least=0.0).tolist()
 
