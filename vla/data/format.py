@@ -10,15 +10,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from vla.common.renamed import former_attributes
 from vla.config import Config
 from vla.types import Spec
+
+
+Orientation = Literal[
+    "rotate_90", "rotate_180", "rotate_270", "flip_up_down", "flip_left_right"
+]
+"""How an image is turned: counter-clockwise, or mirrored."""
 
 
 class KeyMap(Config):
@@ -27,14 +33,21 @@ class KeyMap(Config):
 
     cameras: dict[str, str] | None = None
     """Camera -> key of its images in the dataset."""
+    orientation: dict[str, Orientation] = Field(default_factory=dict)
+    """Camera -> how its images are turned when they are read, for cameras that are stored upside
+    down."""
+    colours: dict[str, Literal["rgb", "bgr"]] = Field(default_factory=dict)
+    """Camera -> order of its colours, for images that were stored as OpenCV holds them."""
     state: list[str] | None = None
-    """Keys whose numbers are put side by side as the state; an empty list reads none."""
+    """Keys whose numbers are put side by side as the state, whole or in part: `qpos`, `qpos[:6]`,
+    `qpos[0,3:5]`, or one dimension by its name; an empty list reads none."""
     action: list[str] | None = None
-    """Keys whose numbers are put side by side as the action."""
+    """Keys whose numbers are put side by side as the action, whole or in part, as in `state`."""
     reward: str | None = None
     """Key of the reward that followed each action."""
     success: str | None = None
-    """Key of whether the task was solved after each action."""
+    """Key of whether the task was solved after each action: where its number is above 0. `rewards`
+    takes the reward for it."""
     instruction: str | None = None
     """Key of the instruction."""
     task: str | None = None
@@ -70,6 +83,10 @@ if not TYPE_CHECKING:
     __getattr__ = former_attributes(__name__, {"Picture": "Image"})
 
 
+RECORDED = frozenset({"rewards", "success", "terminated"})
+"""What a dataset may say of its steps beyond what was seen and done."""
+
+
 class DatasetReader(ABC):
     """Reads one dataset: a folder, or a file if the format is one file. Opening it reads no image.
 
@@ -82,6 +99,10 @@ class DatasetReader(ABC):
             `first_frame`, `task_index`.
         warnings: what the dataset contradicts itself in without harm, and what was left out; may
             grow while it is read.
+        recorded: which of `rewards`, `success` and `terminated` the dataset says itself; what it
+            does not say is 0 or False in `columns` and told as unknown.
+        frame_tasks: int64 (N,), the index of each frame's instruction, of datasets whose
+            instruction changes within an episode; None if an episode has one.
     """
 
     root: Path
@@ -91,6 +112,8 @@ class DatasetReader(ABC):
     keys: KeyMap | None = None
     episodes: pd.DataFrame
     warnings: Sequence[str] = ()
+    recorded: frozenset[str] = RECORDED
+    frame_tasks: np.ndarray | None = None
 
     @classmethod
     @abstractmethod
