@@ -100,7 +100,7 @@ class DatasetReader(ABC):
         warnings: what the dataset contradicts itself in without harm, and what was left out; may
             grow while it is read.
         recorded: which of `rewards`, `success` and `terminated` the dataset says itself; what it
-            does not say is 0 or False in `columns` and told as unknown.
+            does not say is 0 or False in `columns` and shown as unknown.
         frame_tasks: int64 (N,), the index of each frame's instruction, of datasets whose
             instruction changes within an episode; None if an episode has one.
     """
