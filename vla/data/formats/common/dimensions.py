@@ -1,5 +1,5 @@
-"""Which numbers an entry of `KeyMap.state` or `KeyMap.action` stands for: a key, some dimensions of a
-key, or one dimension by its name.
+"""Which numbers an entry of `KeyMap.state` or `KeyMap.action` stands for: a key, some dimensions of
+a key, or one dimension by its name.
 """
 
 from __future__ import annotations
