@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import operator
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from vla.config import UserError
 from vla.sim_eval import EvalConfig, Results, evaluate
 from vla.sim_eval.comparison import installing
 from vla.types import Observation
+
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 class Drifting(torch.nn.Module):
@@ -189,20 +193,22 @@ def test_a_second_one_in_the_same_folder_is_refused(tmp_path: Path):
         evaluate(Drifting(), config(tmp_path), progress=False)
 
 
-def test_killed_from_outside_it_goes_on(whole: Path, tmp_path: Path):
-    """Ended by SIGKILL; a fork, so that what is imported is imported once."""
-    settings = config(tmp_path)
-    arguments = {"progress": False, "resume": True}
-    process = multiprocessing.get_context("fork").Process(
-        target=evaluate, args=(Drifting(), settings), kwargs=arguments
+def test_killed_from_outside_it_goes_on(tmp_path: Path):
+    settings = config(tmp_path, episodes_per_task=40, videos_per_task=0)
+    text = json.dumps(settings.model_dump(mode="json"))
+    program = (
+        "import json, sys; import point_env; from vla.sim_eval import EvalConfig, evaluate; "
+        "evaluate('expert', EvalConfig(**json.loads(sys.argv[1])), progress=False)"
     )
-    process.start()
+    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, text], env={**os.environ, "PYTHONPATH": path}
+    )
     journal = tmp_path / installing.UNFINISHED / "episodes.jsonl"
-    while process.is_alive() and (not journal.exists() or journal.read_text().count("\n") < 4):
-        time.sleep(0.005)
+    while process.poll() is None and (not journal.exists() or journal.read_text().count("\n") < 4):
+        time.sleep(0.002)
     process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    evaluate(Drifting(), settings, **arguments)
-    assert content(tmp_path)["episodes.parquet"] == content(whole)["episodes.parquet"]
-    assert not (tmp_path / installing.UNFINISHED).exists()
+    assert process.wait() == -signal.SIGKILL
+    results = evaluate("expert", settings, progress=False, resume=True)
+    undisturbed = config(tmp_path / "other", episodes_per_task=40, videos_per_task=0)
+    assert results.episodes == evaluate("expert", undisturbed, progress=False).episodes
