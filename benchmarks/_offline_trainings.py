@@ -192,7 +192,9 @@ def _learn_and_play(
         from vla.models import load_policy
 
         title = f"{name}, seed {seed}"
-        results = evaluate(load_policy(settings.policy), settings, name=title)
+        results = evaluate(
+            load_policy(settings.policy), settings, name=title, resume=True, restart=True
+        )
     record = {
         "row": name,
         "seed": seed,

@@ -44,7 +44,9 @@ def learn_and_play(
     settings = load_config(EvalConfig, config, played, section="eval")
     results = Results.load(out / "eval") if (out / "eval" / "results.json").is_file() else None
     if results is None or results.config != settings.model_dump(mode="json"):
-        results = evaluate(load_policy(out / "policy"), settings, name=name)
+        results = evaluate(
+            load_policy(out / "policy"), settings, name=name, resume=True, restart=True
+        )
     cost = json.loads(record.read_text()) if record.exists() else {}
     return {"solved": outcomes(results), **cost}
 

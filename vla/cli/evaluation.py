@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vla.cli.default_command import DefaultCommandGroup
-from vla.cli.shared import ConfigFile, Overrides, clear_errors, console
+from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console
 
 commands = typer.Typer()
 eval_app = typer.Typer(
@@ -28,7 +28,14 @@ eval_app = typer.Typer(
         "episodes_per_task=50`"
     ),
 )
-def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
+def evaluate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Give up what an interrupted evaluation has kept.")
+    ] = False,
+) -> None:
     """Rollouts on unseen seeds: results.json, episodes.parquet, videos, report.html."""
     with clear_errors():
         from vla.config import load_config
@@ -37,7 +44,7 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         # writes the report, too
-        results = evaluate_from_config(settings, command=_command())
+        results = evaluate_from_config(settings, command=_command(), resume=resume, restart=restart)
         console.print(results.table())
         console.print(f"report: {Path(settings.out) / 'report.html'}")
 
@@ -202,5 +209,7 @@ def compare(
 
 def _command() -> str:
     """What results keep as the way to repeat them."""
-    # as it was typed, but for the shell's quotes; not the path of the program
-    return f"vla {' '.join(sys.argv[1:])}"
+    # as it was typed, but for the shell's quotes; not the path of the program, and not how an
+    # interruption was dealt with
+    typed = [text for text in sys.argv[1:] if text not in ("--resume", "--restart")]
+    return f"vla {' '.join(typed)}"

@@ -20,10 +20,7 @@ from vla.common.renamed import former_attributes
 from vla.config import Config
 from vla.types import Spec
 
-
-Orientation = Literal[
-    "rotate_90", "rotate_180", "rotate_270", "flip_up_down", "flip_left_right"
-]
+Orientation = Literal["rotate_90", "rotate_180", "rotate_270", "flip_up_down", "flip_left_right"]
 """How an image is turned: counter-clockwise, or mirrored."""
 
 

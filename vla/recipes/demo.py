@@ -238,7 +238,9 @@ def _evaluate(
         # the fine-tuned policy's results are those of the whole demo: they lie at its top
         place = out if name == after else out / "eval" / name
         settings = config.eval.model_copy(update={"out": str(place), "policy": origin})
-        rows.append(evaluate(actor, settings, name=name, command="vla demo"))
+        rows.append(
+            evaluate(actor, settings, name=name, command="vla demo", resume=True, restart=True)
+        )
     return rows
 
 

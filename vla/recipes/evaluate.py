@@ -15,14 +15,21 @@ Baseline = Literal["expert", "random"]
 BASELINES: dict[str, Baseline] = {"expert": "expert", "random": "random"}
 
 
-def evaluate_from_config(config: EvalConfig, *, command: str | None = None) -> Results:
+def evaluate_from_config(
+    config: EvalConfig,
+    *,
+    command: str | None = None,
+    resume: bool = False,
+    restart: bool = False,
+) -> Results:
     """Evaluates `config.policy`: "expert", "random", a policy folder or a hub repository.
 
-    Raises CheckpointError if the policy cannot be loaded, SpecError if it does not fit the env.
+    `resume` and `restart` are those of `evaluate`. Raises CheckpointError if the policy cannot be
+    loaded, SpecError if it does not fit the env, and what `evaluate` raises.
     """
     actor = load_actor(config.policy)
     name = policy_name(config.policy)
-    return evaluate(actor, config, name=name, command=command)
+    return evaluate(actor, config, name=name, command=command, resume=resume, restart=restart)
 
 
 def perturb_from_config(config: PerturbConfig, *, command: str | None = None) -> Robustness:

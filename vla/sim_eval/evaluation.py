@@ -6,17 +6,21 @@ Episodes with paired seeds become results, a table of episodes, videos and a rep
 from __future__ import annotations
 
 import contextlib
-import time
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
-from vla.config import ConfigError, check_config, dump_config
+from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.sim_eval.comparison.failures import representatives
-from vla.sim_eval.comparison.results import Results, library_versions
+from vla.sim_eval.comparison.installing import UNFINISHED, VIDEOS, finish_installing, install
+from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.evaluation_config import EvalConfig
+from vla.sim_eval.identity import decisive, identity_of, policy_identity, versions_of
+from vla.sim_eval.journal import JOURNAL, Journal, JournalError, kept_episodes
 from vla.sim_eval.policy_names import (
     BASELINES,
     CONFIG_FILE,
@@ -29,11 +33,12 @@ from vla.sim_eval.policy_names import (
 from vla.sim_eval.report import write_report
 from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
-from vla.sim_eval.rollouts.scheduler import RolloutStats, default_workers, rollout
+from vla.sim_eval.rollouts.scheduler import Records, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.workers.launchers import cluster_workers
 from vla.types import Actor
 
+LOCK_FILE = ".eval.lock"  # not the folder itself: it may be that of a training that goes on
 OnDone = Callable[[EpisodeRecord], None]
 """Called with each episode as it is over."""
 
@@ -45,8 +50,13 @@ def evaluate(
     name: str | None = None,
     progress: bool = True,
     command: str | None = None,
+    resume: bool = False,
+    restart: bool = False,
 ) -> Results:
     """Plays `episodes_per_task` episodes of every task and writes everything into `config.out`.
+
+    Episodes are kept as they finish. What `config.out` held before stays as it is until the
+    evaluation is complete, and is then replaced as a whole.
 
     Args:
         actor: a policy, or one of the baselines "expert" and "random".
@@ -56,32 +66,98 @@ def evaluate(
         progress: whether to show a progress bar.
         command: what to type to measure again; default: `vla eval` with the config that is saved in
             `out`, or a call in Python if it is not known where the policy lies.
+        resume: go on with an interrupted evaluation of the same config, software and weights; the
+            results are those of one that was not interrupted. One that is complete is returned.
+        restart: start over, where what was interrupted is not, or must not be, gone on with.
 
     Raises ConfigError if there is nothing to play, SpecError if the env does not fit the policy,
-    UserError if the options do not, RolloutError if an episode could not be played.
+    UserError if the options do not or `out` holds an interrupted evaluation, RolloutError if an
+    episode could not be played.
     """
     check_config(config, EvalConfig)
     # before anything is written: a folder of earlier results must survive a wrong config
     check_playable(actor, config)
+    weights = policy_identity(actor, name or config.policy)
     config = naming(actor, config)
     title = name or actor_name(actor)
     command = command or command_for(actor, config)
-    out = save_config(config)
-    stats = RolloutStats()
-    started = time.monotonic()
-    with episode_progress(title, config, show=progress) as on_done:
-        records = play(actor, config, range(config.episodes_per_task), on_done=on_done, stats=stats)
-    results = save_results(
-        records,
-        config,
-        name=title,
-        command=command,
-        seconds=time.monotonic() - started,
-        losses=stats.lost,
-        training=training_of(actor),
-    )
-    write_report(out / "report.html", [results])
-    return results
+    out = Path(config.out)
+    decided = {
+        "policy": weights,
+        "versions": versions_of(config),
+        **decisive(config.model_dump(mode="json"), films=True),
+    }
+    with alone(out, file=LOCK_FILE):
+        finish_installing(out)
+        if resume and (known := _complete(out, decided)) is not None:
+            return known
+        journal = _open_journal(out, decided, resume=resume, restart=restart)
+        written = out / UNFINISHED
+        save_config(config, written)
+        stats = RolloutStats()
+        with episode_progress(title, config, show=progress) as on_done:
+
+            def keep(record: EpisodeRecord) -> None:
+                journal.add(record)
+                on_done(record)
+
+            # of batches that are complete: they are not played, but counted
+            finished = dict(journal.records)
+            records = play(
+                actor,
+                config,
+                range(config.episodes_per_task),
+                on_done=keep,
+                stats=stats,
+                folder=written,
+                finished=finished,
+            )
+        journal.lose(stats.lost)
+        results = save_results(
+            records,
+            config,
+            name=title,
+            command=command,
+            seconds=journal.seconds,
+            losses=journal.losses,
+            training=training_of(actor),
+            folder=written,
+            identity=identity_of(decided),
+        )
+        write_report(written / "report.html", [results])
+        journal.path.unlink()
+        install(written, out)
+    return replace(results, folder=out)
+
+
+def _complete(out: Path, decided: Mapping[str, Any]) -> Results | None:
+    """The results in `out`, if they are those of this evaluation and none is unfinished."""
+    if (out / UNFINISHED).exists():
+        return None
+    try:
+        known = Results.load(out)
+    except ResultsError:
+        return None
+    return known if known.identity == identity_of(decided) else None
+
+
+def _open_journal(out: Path, decided: Mapping[str, Any], *, resume: bool, restart: bool) -> Journal:
+    """The journal to go on with. Raises UserError if there is one that must not be lost."""
+    written = out / UNFINISHED
+    path = written / JOURNAL
+    if resume:
+        try:
+            return Journal(path, decided)
+        except JournalError:
+            if not restart:
+                raise
+    elif not restart and (kept := kept_episodes(path)):
+        raise UserError(
+            f"{out}: keeps {kept} episodes of an evaluation that was interrupted; go on with "
+            "--resume, or start over with --restart"
+        )
+    shutil.rmtree(written, ignore_errors=True)
+    return Journal(path, decided)
 
 
 def play(
@@ -91,18 +167,25 @@ def play(
     *,
     on_done: OnDone = lambda record: None,
     stats: RolloutStats | None = None,
+    folder: Path | None = None,
+    finished: Records | None = None,
 ) -> list[EpisodeRecord]:
     """Plays these episodes of every task: what `evaluate` does, in part.
 
-    Films go to `config.out`; nothing else is written. Raises what `evaluate` raises.
+    Films go to `folder`, by default `config.out`; nothing else is written. `finished` holds the
+    records of episodes that were played before; what shared a batch with one that is missing is
+    played again, to the same record. Raises what `evaluate` raises.
     """
     check_playable(actor, config)
     # raises if there is no cluster, so before films are deleted
     workers = _workers(actor, config)
-    jobs = _jobs(actor, config, list(episodes))
+    folder = folder or Path(config.out)
+    finished = finished or {}
+    jobs = _jobs(actor, config, list(episodes), folder)
     for job in jobs:
         # of an earlier evaluation in this folder: its film would be taken for that of this episode
-        _film(config, job.task, job.episode).unlink(missing_ok=True)
+        if (job.task, job.episode) not in finished:
+            _film(folder, job.task, job.episode).unlink(missing_ok=True)
     return rollout(
         config.env,
         jobs,
@@ -110,6 +193,7 @@ def play(
         config.rollout_settings(workers=workers),
         on_done=on_done,
         stats=stats,
+        finished=finished,
     )
 
 
@@ -122,13 +206,16 @@ def _workers(actor: Actor | Literal["expert", "random"], config: EvalConfig) -> 
 
 
 def _jobs(
-    actor: Actor | Literal["expert", "random"], config: EvalConfig, episodes: Sequence[int]
+    actor: Actor | Literal["expert", "random"],
+    config: EvalConfig,
+    episodes: Sequence[int],
+    folder: Path,
 ) -> list[Job]:
     """The episodes of every task, with films of the first and of failures."""
     jobs = []
     for task in config.env.suite().tasks:
         for episode in episodes:
-            film = _film(config, task.name, episode)
+            film = _film(folder, task.name, episode)
             job = Job(
                 task=task.name,
                 group=task.group,
@@ -172,9 +259,10 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
         )
 
 
-def save_config(config: EvalConfig) -> Path:
-    """Writes `eval.yaml` into `config.out`, which is made if it is missing; -> `config.out`."""
-    out = Path(config.out)
+def save_config(config: EvalConfig, folder: Path | None = None) -> Path:
+    """Writes `eval.yaml` into `folder`, by default `config.out`, which is made if it is missing; ->
+    the folder."""
+    out = folder or Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
     return out
@@ -190,15 +278,19 @@ def save_results(
     losses: Sequence[str] = (),
     stopped_by: str = "",
     training: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    identity: str = "",
 ) -> Results:
-    """Chooses the films of failures and writes `results.json` and `episodes.parquet`."""
-    out = Path(config.out)
+    """Chooses the films of failures and writes `results.json` and `episodes.parquet` into `folder`,
+    by default `config.out`."""
+    out = folder or Path(config.out)
+    finish_installing(out)
     results = Results(
         policy=name,
         suite=config.env.suite().name,
-        episodes=_with_failure_films(records, config),
+        episodes=_with_failure_films(records, config, out),
         # by versions and config a comparison finds out whether two runs may be compared
-        versions={**library_versions(), **config.env.versions()},
+        versions=versions_of(config),
         config=config.model_dump(mode="json"),
         command=command,
         seconds=seconds,
@@ -206,18 +298,19 @@ def save_results(
         losses=tuple(losses),
         stopped_by=stopped_by,
         training=training or {},
+        identity=identity,
     )
     results.save(out)
     return results
 
 
-def _film(config: EvalConfig, task: str, episode: int) -> Path:
+def _film(folder: Path, task: str, episode: int) -> Path:
     # absolute: workers may stand in another folder
-    return Path(config.out).resolve() / "videos" / f"{task}-{episode:03d}.mp4"
+    return folder.resolve() / VIDEOS / f"{task}-{episode:03d}.mp4"
 
 
 def _with_failure_films(
-    records: Sequence[EpisodeRecord], config: EvalConfig
+    records: Sequence[EpisodeRecord], config: EvalConfig, folder: Path
 ) -> tuple[EpisodeRecord, ...]:
     """The records, with the first films of each kind of failure named; the surplus is deleted."""
     # Each worker has kept the first that it saw. Only here, where all records are, is it known
@@ -225,7 +318,7 @@ def _with_failure_films(
     wanted = representatives(records, config.failure_videos)
     named = []
     for record in records:
-        file = _film(config, record.task, record.episode)
+        file = _film(folder, record.task, record.episode)
         if record.video:
             named.append(record)
         elif (record.task, record.episode) in wanted and file.is_file():

@@ -13,6 +13,7 @@ from typing import Any, Self
 from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
 from vla.config import UserError
+from vla.sim_eval.comparison.installing import place_of_results
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.statistics import macro_rate, wilson_interval
 
@@ -44,6 +45,7 @@ class Results:
             number of episodes was fixed.
         losses: a line for each worker that died or hung meanwhile; others
             led its episodes to their ends.
+        identity: hash of all that decided the numbers; empty if it is not known.
     """
 
     policy: str
@@ -57,6 +59,7 @@ class Results:
     losses: tuple[str, ...] = ()
     stopped_by: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
 
     def __post_init__(self) -> None:
         if not self.episodes:
@@ -118,6 +121,7 @@ class Results:
             "losses": list(self.losses),
             "stopped_by": self.stopped_by,
             "command": self.command,
+            "identity": self.identity,
             "config": dict(self.config),
         }
 
@@ -172,7 +176,7 @@ class Results:
         """Reads what `save` wrote. Raises ResultsError naming what is missing or broken."""
         import pandas as pd
 
-        folder = Path(folder)
+        folder = place_of_results(Path(folder))
         for name in (RESULTS_FILE, EPISODES_FILE):
             if not (folder / name).is_file():
                 raise ResultsError(
@@ -203,6 +207,7 @@ class Results:
                 stopped_by=values.get("stopped_by", ""),
                 losses=tuple(values.get("losses", ())),
                 training=values.get("training", {}),
+                identity=values.get("identity", ""),
             )
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ResultsError(

@@ -7,20 +7,19 @@ run goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator
 
 from vla.config import ConfigError, UserError, check_config, dump_config
-from vla.sim_eval.comparison.results import Results, ResultsError, library_versions
+from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
 from vla.sim_eval.evaluation import EvalConfig, check_playable, evaluate, naming
+from vla.sim_eval.identity import decisive, policy_identity, versions_of
 from vla.sim_eval.perturbations import (
     SEVERITIES,
     Episode,
@@ -40,17 +39,6 @@ MARKDOWN = "robustness.md"
 PLOT = "robustness.svg"
 CONFIG = "robustness.yaml"
 CONDITION_FILE = "condition.json"
-# What changes where and how an evaluation runs, but not what comes out.
-_FREE_KEYS = {
-    "out",
-    "workers",
-    "timeout",
-    "launcher",
-    "ray_address",
-    "videos_per_task",
-    "failure_videos",
-    "policy",
-}
 ConditionKey = tuple[str, int | None]
 
 
@@ -120,7 +108,7 @@ def perturb(
     kinds, skipped = _fitting(config)
     check_playable(actor, config)
     # of the config as it was given: the identities in folders of earlier runs were made so
-    identity = _identity(actor, name or config.policy)
+    identity = policy_identity(actor, name or config.policy)
     config = naming(actor, config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +180,7 @@ def _play(
     # removed first and written last: a run that is killed in between leaves no mark
     # beside half of its results
     (out / CONDITION_FILE).unlink(missing_ok=True)
-    results = evaluate(actor, config, name=name, progress=progress)
+    results = evaluate(actor, config, name=name, progress=progress, resume=True, restart=True)
     (out / CONDITION_FILE).write_text(json.dumps({"policy": identity}) + "\n", encoding="utf-8")
     return results
 
@@ -207,31 +195,9 @@ def _known(config: EvalConfig, identity: str) -> Results | None:
             return None
     except (ResultsError, OSError, ValueError):
         return None
-    same_versions = dict(results.versions) == {**library_versions(), **config.env.versions()}
-    same_config = _decisive(results.config) == _decisive(config.model_dump(mode="json"))
+    same_versions = dict(results.versions) == versions_of(config)
+    same_config = decisive(results.config) == decisive(config.model_dump(mode="json"))
     return results if same_versions and same_config else None
-
-
-def _decisive(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _FREE_KEYS}
-
-
-def _identity(actor: Any, name: str) -> str:
-    """Tells policies apart: a hash of the weights of a torch module, else the name."""
-    if isinstance(actor, str):
-        return actor
-    label = f"{type(actor).__module__}.{type(actor).__qualname__}"
-    if not isinstance(actor, torch.nn.Module):
-        return f"{label} {name}"
-    digest = hashlib.sha256()
-    # sorted: the same weights in another order of modules are the same policy
-    for key, tensor in sorted(actor.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(key.encode())
-            # as bytes: numpy has no bfloat16
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return f"{label} {digest.hexdigest()[:32]}"
 
 
 def _fitting(config: PerturbConfig) -> tuple[tuple[str, ...], dict[str, str]]:

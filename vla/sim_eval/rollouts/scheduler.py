@@ -68,6 +68,7 @@ def rollout(
     *,
     on_done: Callable[[EpisodeRecord], None] = lambda record: None,
     stats: RolloutStats | None = None,
+    finished: Records | None = None,
     **options: Any,
 ) -> list[EpisodeRecord]:
     """Plays `jobs` and returns their records in the order of the jobs.
@@ -79,6 +80,8 @@ def rollout(
         settings: how they are played; default `RolloutSettings()`.
         on_done: called with each record as it comes in.
         stats: filled with what happened on the way.
+        finished: records of episodes that were played before, with the same jobs and settings. What
+            shared a batch with one that is missing is played again, to the same record.
         options: single settings by name, such as `workers=2`: they take the place of those in
             `settings`.
 
@@ -104,6 +107,11 @@ def rollout(
     num_envs = settings.num_envs
     batches = make_batches(jobs, min(settings.batch_size, num_envs or settings.batch_size))
     size = max(len(batch.jobs) for batch in batches)
+    records = dict(finished or {})
+    # whole batches: how the sums of an episode are rounded depends on those beside it
+    batches = [batch for batch in batches if not _is_finished(batch, records)]
+    if not batches:
+        return [records[job.task, job.episode] for job in jobs]
     at_once = _batches_at_once(settings, size, needs_policy=needs_policy)
     batch_slots = min(len(batches), at_once)
     slots = batch_slots * size
@@ -123,8 +131,12 @@ def rollout(
             on_done=on_done,
             stats=stats if stats is not None else RolloutStats(),
         )
-        records = scheduler.run(batches)
+        records |= scheduler.run(batches)
     return [records[job.task, job.episode] for job in jobs]
+
+
+def _is_finished(batch: EpisodeBatch, records: Records) -> bool:
+    return all((job.task, job.episode) in records for job in batch.jobs)
 
 
 def _batches_at_once(settings: RolloutSettings, size: int, *, needs_policy: bool) -> int:
