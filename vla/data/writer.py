@@ -37,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 from vla.common.atomic import write_json
+from vla.common.folder_lock import FolderInUseError, alone
 from vla.common.versions import installed_versions
 from vla.data import schema
 from vla.data.episode import Episode, check_episode
@@ -75,8 +76,8 @@ class DatasetWriter:
             loss, as PNG.
 
     Raises:
-        DataError: `root` holds a dataset and `resume` is False, or its spec or `video` differs; or
-            `video` cannot hold images of the spec's sizes.
+        DataError: `root` holds a dataset and `resume` is False, or its spec or `video` differs;
+            another writer adds to it; or `video` cannot hold images of the spec's sizes.
     """
 
     def __init__(
@@ -93,6 +94,12 @@ class DatasetWriter:
         self.spec = spec
         self.robot_type = robot_type
         self.video = video
+        # before what looks like a leftover of a killed writer is removed: it may be another's work
+        self._lock = contextlib.ExitStack()
+        try:
+            self._lock.enter_context(alone(self.root))
+        except FolderInUseError as error:
+            raise DataError(str(error)) from error
         self._closed = False
         self._stats_are_ahead = False
         self._state = WriterState()
@@ -157,6 +164,7 @@ class DatasetWriter:
                 self._write_stats(self._state)
         self._closed = True
         self._state = replace(self._state, data=[], rows=[], videos={})
+        self._lock.close()
 
     def add_episode(self, episode: Episode) -> int:
         """Writes one episode and returns its index; when this returns, the episode is durable.

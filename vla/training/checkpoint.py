@@ -138,6 +138,11 @@ def prune_checkpoints(root: Path, *, keep_last: int) -> None:
         if checkpoint is not best:
             # renamed first: a removal that is cut off must not leave what looks like a checkpoint
             checkpoint.folder.rename(root / f"{OLD_FOLDER}{checkpoint.folder.name}")
+    remove_leftovers(root)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes what interrupted writes and removals have left under `root`."""
     for folder in root.glob(f"{TEMPORARY_FOLDER}*"):
         shutil.rmtree(folder)
 

@@ -14,6 +14,7 @@ states.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
 from timm.layers import convert_sync_batchnorm
 
+from vla.common.folder_lock import alone
 from vla.config import ConfigError, UserError, check_config
 from vla.data import EpisodeDataset
 from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
-from vla.training.checkpoint import Checkpoint, newest_checkpoint
+from vla.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers
 from vla.training.config import TrainConfig
 from vla.training.finetuning.pcgrad import check_projection, projected_backward, task_names
 from vla.training.finetuning.transfer import (
@@ -115,11 +117,21 @@ def train(
     Raises:
         ConfigError: the config contradicts itself, the data, the run in `config.out` or the
             installed packages.
+        FolderInUseError: another training writes to `config.out`.
         TrainingDivergedError: the loss became NaN or infinite.
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
     check_config(config, TrainConfig)
     accelerator = _set_up(config, evaluate)
+    # process 0 writes, for all
+    held = alone(Path(config.out)) if accelerator.is_main_process else contextlib.nullcontext()
+    with held:
+        return _train(config, accelerator, evaluate, resume)
+
+
+def _train(
+    config: TrainConfig, accelerator: Accelerator, evaluate: Evaluate | None, resume: bool
+) -> RunResult:
     main = accelerator.is_main_process
     device = accelerator.device
     out = Path(config.out)
@@ -269,6 +281,9 @@ def train(
             watch.start()
 
     trained = state.finish(out / "policy" if main else None)
+    if main:
+        # an earlier process may have ended while it removed old checkpoints
+        remove_leftovers(out / "checkpoints")
     if main and trained.robot_names:
         save_robots(trained, out / "policies")
     accelerator.wait_for_everyone()

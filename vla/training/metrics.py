@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import pairwise
@@ -35,6 +36,7 @@ class MetricsLog:
     def __init__(self, path: Path | None, accelerator: Accelerator, step: int) -> None:
         self._accelerator = accelerator
         self._file = None
+        self._path = path
         if path is None:
             return
         if path.exists():
@@ -51,9 +53,27 @@ class MetricsLog:
         """Adds the line of a step."""
         if self._file is None:
             return
+        if not self._is_there():
+            self._file.close()
+            warnings.warn(
+                f"{self._path}: was deleted or replaced while the training wrote to it: the lines "
+                f"before step {step} are lost; it goes on in a new file",
+                stacklevel=2,
+            )
+            self._file = open(self._path, "a")  # noqa: SIM115 - closed by __exit__
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()  # to the system: a killed process loses no line, a dead machine may
         self._accelerator.log(dict(values), step=step)
+
+    def _is_there(self) -> bool:
+        """Whether the name still stands for the file that is written to."""
+        assert self._file is not None
+        assert self._path is not None
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            return False
 
     def sync(self) -> None:
         """Makes all lines durable, before a checkpoint relies on them."""

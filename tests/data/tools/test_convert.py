@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vla.cli import app
+from vla.common.folder_lock import alone
 from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png
 from vla.data.format import Columns, DatasetReader
 from vla.data.select import chosen_episodes
@@ -199,11 +200,17 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
     pytest.importorskip("fcntl")
     source = write([2])
     with (
-        output.alone(tmp_path / "out"),
-        pytest.raises(DataError, match="another command is writing there"),
+        alone(tmp_path / "out"),
+        pytest.raises(DataError, match="another process writes to it"),
     ):
         convert(source, tmp_path / "out")
     assert convert(source, tmp_path / "out").episodes == 1
+
+
+def test_a_command_that_ended_in_its_first_moment_goes_on(write, tmp_path):
+    (tmp_path / "out/meta").mkdir(parents=True)
+    (tmp_path / "out/meta/vla_metadata.json.tmp").write_text("{")
+    assert convert(write([2]), tmp_path / "out").episodes == 1
 
 
 def test_a_full_disk_is_foreseen(write, tmp_path, monkeypatch):
@@ -211,7 +218,9 @@ def test_a_full_disk_is_foreseen(write, tmp_path, monkeypatch):
     monkeypatch.setattr(
         output.shutil, "disk_usage", lambda folder: usage._replace(free=2**26 + 100)
     )
-    with pytest.raises(DataError, match=r"about 0.0 GiB are needed, 0.0 GiB are free"):
+    with pytest.raises(
+        DataError, match=r"about 0.\d MiB are needed beside 64.0 MiB to spare, 64.0 MiB are free"
+    ):
         convert(write([4]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -32,7 +32,7 @@ from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_frame, as_png
 from vla.data.storage.video import VideoConfig
-from vla.data.tools.output import RECIPE, alone, check_space, committed_episodes
+from vla.data.tools.output import RECIPE, check_space, committed_episodes
 from vla.data.tools.plan import Plan, provenance, recipe
 from vla.data.writer import DatasetWriter
 
@@ -88,9 +88,7 @@ def write_derived(
     done = committed_episodes(plan, dst, made)
     if done < len(plan.episodes):
         check_space(plan, dst, plan.episodes[done:], video is not None)
-        # the lock before the writer, which removes what looks like a leftover of a killed one
-        with alone(dst):
-            _write(plan, dst, made, video, jobs or usable_cores(), progress)
+        _write(plan, dst, made, video, jobs or usable_cores(), progress)
     lengths = EpisodeDataset(dst, format="lerobot").episodes["length"]
     return Converted(dst, len(lengths), int(lengths.sum()), done, tuple(plan.notes))
 

@@ -3,14 +3,14 @@ there."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vla.common.atomic import TEMPORARY_SUFFIX
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
@@ -34,7 +34,7 @@ def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
             )
     if not plan.episodes:
         raise DataError(f"{dst}: there is no episode to write; widen the choice of episodes")
-    if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
+    if not dst.exists() or _holds_nothing(dst):
         return 0
     info = dst / schema.INFO
     metadata = dst / schema.METADATA
@@ -50,6 +50,14 @@ def committed_episodes(plan: Plan, dst: Path, made: dict[str, Any]) -> int:
         )
     # a writer that was killed before its first commit has left metadata alone
     return int(_read(info).get("total_episodes", 0)) if info.exists() else 0
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether there are no files but those that a writer, ended in its first moment, left."""
+    if not folder.is_dir():
+        return False
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return all(path.name.endswith(TEMPORARY_SUFFIX) for path in files)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,12 +119,16 @@ def check_space(
     per_frame += 4 * (plan.spec.state_dim + plan.spec.action_dim + 12)
     folder = next(parent for parent in (dst, *dst.absolute().parents) if parent.is_dir())
     needed = int(frames * per_frame)
-    free = shutil.disk_usage(folder).free - _SPARE_BYTES
-    if needed > free:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
         raise DataError(
-            f"{dst}: about {needed / 2**30:.1f} GiB are needed, {max(0, free) / 2**30:.1f} GiB "
-            "are free; free some, choose another disk, or store videos"
+            f"{dst}: about {_size(needed)} are needed beside {_size(_SPARE_BYTES)} to spare, "
+            f"{_size(free)} are free; free some, choose another disk, or store videos"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _first_size(dataset: EpisodeDataset, index: int, camera: str) -> int:
@@ -129,27 +141,3 @@ def _first_size(dataset: EpisodeDataset, index: int, camera: str) -> int:
             raise
         where = f"{dataset.root}: episode {index}: camera {camera!r}: step 0"
         raise DataError(f"{where}: {error}") from error
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the lock ends with it, however it ends. Does nothing on
-    Windows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    # The folder itself is locked: a lock file would be a stranger in the dataset.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: another command is writing there; wait for its end"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
