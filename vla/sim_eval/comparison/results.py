@@ -6,23 +6,20 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from vla.common.atomic import atomic_path
 from vla.common.versions import installed_versions
-from vla.config import UserError
 from vla.sim_eval.comparison.installing import place_of_results
+from vla.sim_eval.comparison.stored import ResultsError as ResultsError
+from vla.sim_eval.comparison.stored import read_episodes, read_results
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 from vla.sim_eval.statistics import macro_rate, wilson_interval
 
 RESULTS_FILE = "results.json"
 EPISODES_FILE = "episodes.parquet"
-
-
-class ResultsError(UserError):
-    """A folder holds no readable results; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +171,6 @@ class Results:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Reads what `save` wrote. Raises ResultsError naming what is missing or broken."""
-        import pandas as pd
-
         folder = place_of_results(Path(folder))
         for name in (RESULTS_FILE, EPISODES_FILE):
             if not (folder / name).is_file():
@@ -183,36 +178,21 @@ class Results:
                     f"{folder / name}: no such file; "
                     f"make it with an evaluation whose out is {folder}"
                 )
-        try:
-            values = json.loads((folder / RESULTS_FILE).read_text())
-            table = pd.read_parquet(folder / EPISODES_FILE)
-            table = table.rename(columns={"return": "return_"})
-            # columns that came with a later version have defaults; without
-            # the others it is another file
-            names = [
-                known.name
-                for known in fields(EpisodeRecord)
-                if known.name in table or known.default is MISSING
-            ]
-            rows: list[dict[str, Any]] = table[names].to_dict("records")  # type: ignore[assignment]
-            return cls(
-                policy=values["policy"],
-                suite=values["suite"],
-                episodes=tuple(EpisodeRecord(**row) for row in rows),
-                versions=values["versions"],
-                config=values.get("config", {}),
-                command=values.get("command", ""),
-                seconds=values.get("seconds", 0.0),
-                folder=folder,
-                stopped_by=values.get("stopped_by", ""),
-                losses=tuple(values.get("losses", ())),
-                training=values.get("training", {}),
-                identity=values.get("identity", ""),
-            )
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise ResultsError(
-                f"{folder}: not the results of an evaluation: {type(error).__name__}: {error}"
-            ) from error
+        stored = read_results(folder / RESULTS_FILE)
+        return cls(
+            policy=stored.policy,
+            suite=stored.suite,
+            episodes=read_episodes(folder / EPISODES_FILE),
+            versions=stored.versions,
+            config=stored.config,
+            command=stored.command,
+            seconds=stored.seconds,
+            folder=folder,
+            stopped_by=stored.stopped_by,
+            losses=tuple(stored.losses),
+            training=stored.training,
+            identity=stored.identity,
+        )
 
 
 def summary(

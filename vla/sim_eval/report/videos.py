@@ -11,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from vla.common.html import render
+from vla.sim_eval.comparison.stored import film_of
 from vla.sim_eval.report.columns import Column, Section, failure_kinds, records_of
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
@@ -101,9 +102,9 @@ def _videos(columns: Sequence[Column], folder: Path) -> dict[str, dict[int, list
     videos: dict[str, dict[int, list[EpisodeVideo]]] = {}
     for column in columns:
         for record in column.results.episodes:
-            file = (column.results.folder or folder) / record.video
-            # videos may have been deleted, or left behind when the results were copied
-            if not record.video or not file.is_file():
+            # films may have been deleted, or left behind when the results were copied
+            file = film_of(column.results.folder or folder, record)
+            if file is None:
                 continue
             video = EpisodeVideo(column, record, embedding.source(file))
             of_task = videos.setdefault(record.task, {})
