@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -30,6 +30,16 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        # pydantic reads true as 1: `steps: true` would train for one step
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if field is not None and _holds_truth(value) and not _takes_truth(field.annotation):
+                raise ValueError(f"{key}: is {str(value).lower()}; no truth value may stand here")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _accept_former_keys(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not cls.former_keys.keys() & values.keys():
             return values
@@ -45,6 +55,19 @@ class Config(BaseModel):
             announce_renamed(former, name)
             renamed[name] = renamed.pop(former)
         return renamed
+
+
+def _holds_truth(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(isinstance(item, bool) for item in value)
+    return isinstance(value, bool)
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether a truth value may stand where an annotation does, by itself or within."""
+    if annotation in (Any, object, bool) or isinstance(annotation, bool):
+        return True
+    return any(_takes_truth(inner) for inner in get_args(annotation))
 
 
 class RootConfig(Config):

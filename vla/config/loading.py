@@ -14,8 +14,11 @@ from vla.common.errors import ConfigError
 from vla.common.names import did_you_mean
 from vla.config.base import Config
 from vla.config.problems import problem_line
+from vla.config.yaml_text import YamlError, parse_yaml
 
 C = TypeVar("C", bound=Config)
+MOST_PROBLEMS = 20
+"""Mistakes that are listed; a file of another kind may have thousands."""
 SECTIONS = ("collect", "train", "eval", "fqe")
 """Commands whose configs may stand side by side in one file."""
 
@@ -28,9 +31,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         hint = did_you_mean(path.name, [other.name for other in beside])
         raise ConfigError([f"{path}: no such file{hint}"])
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except (YamlError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid YAML: {error}"]) from error
     if not isinstance(values, dict):
         raise ConfigError([f"{path}: expected keys and values, found {type(values).__name__}"])
     return values
@@ -51,9 +54,9 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
                 node[part] = {}
             node = node[part]
         try:
-            node[parts[-1]] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError([f"{key}: {value!r} is not a YAML value"]) from error
+            node[parts[-1]] = parse_yaml(value)
+        except YamlError as error:
+            raise ConfigError([f"{key}: {value!r} is not a YAML value: {error}"]) from error
     return result
 
 
@@ -122,7 +125,11 @@ def validate(cls: type[C], values: dict[str, Any]) -> C:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([problem_line(cls, values, e) for e in error.errors()]) from None
+        found = error.errors()
+        problems = [problem_line(cls, values, e) for e in found[:MOST_PROBLEMS]]
+        if len(found) > MOST_PROBLEMS:
+            problems.append(f"and {len(found) - MOST_PROBLEMS} more mistakes")
+        raise ConfigError(problems) from None
 
 
 def dump_config(config: Config) -> str:
