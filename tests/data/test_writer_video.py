@@ -279,6 +279,7 @@ def test_statistics_are_of_committed_episodes_after_a_kill_before_the_commit(
     with pytest.raises(KeyboardInterrupt):
         writer.add_episode(filmed(1))
     assert stats_of(root) != committed
+    writer._lock.close()  # as the system does when a process ends
     with DatasetWriter(root, spec, video=video, resume=True):
         assert stats_of(root) == committed
 
@@ -297,6 +298,7 @@ def test_a_writer_that_died_in_its_first_episode_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         writer.add_episode(filmed(0))
     assert {path for path in root.rglob("*") if path.is_file()} > before
+    writer._lock.close()  # as the system does when a process ends
     with DatasetWriter(root, spec, video=video, resume=True) as resumed:
         assert {path for path in root.rglob("*") if path.is_file()} == before
         assert resumed.add_episode(filmed(1)) == 0

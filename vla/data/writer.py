@@ -94,18 +94,26 @@ class DatasetWriter:
         self.spec = spec
         self.robot_type = robot_type
         self.video = video
-        # before what looks like a leftover of a killed writer is removed: it may be another's work
-        self._lock = contextlib.ExitStack()
-        try:
-            self._lock.enter_context(alone(self.root))
-        except FolderInUseError as error:
-            raise DataError(str(error)) from error
         self._closed = False
         self._stats_are_ahead = False
         self._state = WriterState()
         if video is not None:
             _check_cameras(self.root, spec, video)
             self._state.videos = {camera: OpenVideo() for camera in spec.cameras}
+        self._lock = contextlib.ExitStack()
+        # before what looks like a leftover of a killed writer is removed: it may be another's work
+        try:
+            self._lock.enter_context(alone(self.root))
+        except FolderInUseError as error:
+            raise DataError(str(error)) from error
+        try:
+            self._open(metadata or {}, resume=resume)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, metadata: dict[str, Any], *, resume: bool) -> None:
+        """Takes up what is there, or begins."""
         exists = (self.root / schema.INFO).exists()
         if exists and not resume:
             raise DataError(
@@ -123,11 +131,11 @@ class DatasetWriter:
         if (self.root / schema.METADATA).exists():
             known = json.loads((self.root / schema.METADATA).read_text())
         write_checksummed_json(
-            self.root / schema.METADATA, known | {"versions": _versions()} | (metadata or {})
+            self.root / schema.METADATA, known | {"versions": _versions()} | metadata
         )
         if not exists:
             # info.json last: a folder that has it is a dataset, and needs its spec to be resumed
-            write_checksummed_json(self.root / schema.SPEC, spec.to_dict())
+            write_checksummed_json(self.root / schema.SPEC, self.spec.to_dict())
             self._write_info(0, 0, 0)
 
     def _resume(self) -> None:
