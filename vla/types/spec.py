@@ -13,9 +13,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from vla.common.json_files import JsonError, read_json
 from vla.types.batch import Batch
 from vla.types.errors import SpecError
 from vla.types.observation import Observation
+
+MAX_IMAGE_SIDE = 16384
+"""Pixels. No camera of a robot has more, and pictures are made of this size before any is seen."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Spec:
         for camera, (h, w) in cameras.items():
             if h < 1 or w < 1:
                 raise SpecError(f"camera {camera!r}: size must be positive, got {h}x{w}")
+            if max(h, w) > MAX_IMAGE_SIDE:
+                raise SpecError(
+                    f"camera {camera!r}: {h}x{w} is larger than any camera: expected at most "
+                    f"{MAX_IMAGE_SIDE} pixels a side"
+                )
         if not (math.isfinite(self.control_hz) and self.control_hz > 0):
             raise SpecError(f"control_hz must be positive, got {self.control_hz}")
 
@@ -90,6 +99,8 @@ class Spec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Raises SpecError if a key is missing, unknown or of the wrong kind."""
+        if not isinstance(values, Mapping):
+            raise SpecError(f"expected a mapping, got {type(values).__name__}")
         known = {field.name for field in dataclasses.fields(cls)}
         missing = known - set(values)
         if missing:
@@ -101,7 +112,7 @@ class Spec:
             return cls(**values)
         except SpecError:
             raise  # it is a ValueError too, and says more than the line below
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SpecError(f"spec values of the wrong kind: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -112,8 +123,10 @@ class Spec:
     def load(cls, path: str | Path) -> Self:
         """Raises FileNotFoundError, or SpecError naming the file."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, SpecError) as error:
+            return cls.from_dict(read_json(path))
+        except JsonError as error:
+            raise SpecError(str(error)) from error
+        except SpecError as error:
             raise SpecError(f"{path}: {error}") from error
 
     def chosen_cameras(self, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -19,10 +19,14 @@ from vla.config import Config
 from vla.models.layers.film_efficientnet import FilmEfficientNet, Norm
 from vla.models.layers.token_learner import TokenLearner
 from vla.types import Spec, SpecError
+from vla.types.spec import MAX_IMAGE_SIDE
 
 KEYFRAME_HIDDEN = 256
 Modulation = Sequence[tuple[Tensor, Tensor]]
 """FiLM's scale and shift (U, C) of U distinct instructions, layer by layer."""
+
+
+ImageSide = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIDE)]
 
 
 class VisionConfig(Config):
@@ -36,14 +40,14 @@ class VisionConfig(Config):
     """Pixels per token of the map. Small images want 8 or 16."""
     norm: Norm = "batch"
     """Normalisation in the trunk: batch, frozen_batch (for pretrained trunks) or group."""
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[ImageSide, ImageSide] | None = None
     """Height and width to which all images are resized; null keeps the spec's."""
     cameras: list[str] | None = None
     """Cameras to look through; null for all of the spec."""
     token_learner: bool = True
     """Reduce the map to a few learned tokens; false feeds all tokens of the map to the
     transformer."""
-    tokens_per_image: int = Field(default=8, ge=1)
+    tokens_per_image: int = Field(default=8, ge=1, le=65536)
     """Tokens that TokenLearner makes of each image."""
     token_positions: bool = False
     """Add a learned position in the image to every token of the map, so that a token can say where
@@ -55,7 +59,7 @@ class VisionConfig(Config):
     A keyframe is where a gripper next opens or closes, or where the episode ends. Most frames of a
     demonstration can be continued without the image; with this loss every frame teaches what the
     instruction means in it."""
-    language_dim: int = Field(default=512, ge=1)
+    language_dim: int = Field(default=512, ge=1, le=65536)
     """Width of the instruction vector that conditions the trunk, projected from the encoder's."""
     random_shift: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.04, 0.04)
     """Greatest random shift of training images, vertical and horizontal: a fraction of the size if

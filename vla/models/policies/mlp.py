@@ -44,9 +44,9 @@ class MLPConfig(PolicyConfig):
     type: Literal["mlp"] = "mlp"
     history: int = Field(default=1, ge=1, le=1)
     """It sees the present step alone."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Hidden layers."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """What follows each hidden layer."""

@@ -56,13 +56,13 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Share of the training windows whose state token is replaced by a learned vector."""
     language: str = "minilm"
     """Frozen text encoder: minilm (bundled), or the name or folder of one of Hugging Face."""
-    width: int = Field(default=512, ge=1)
+    width: int = Field(default=512, ge=1, le=65536)
     """Width of tokens and transformer."""
-    depth: int = Field(default=8, ge=1)
+    depth: int = Field(default=8, ge=1, le=1000)
     """Transformer layers."""
-    heads: int = Field(default=8, ge=1)
+    heads: int = Field(default=8, ge=1, le=4096)
     """Attention heads."""
-    key_dim: int = Field(default=128, ge=2, multiple_of=2)
+    key_dim: int = Field(default=128, ge=2, multiple_of=2, le=65536)
     """Width of keys and queries of each head."""
     feed_forward: FeedForwardKind = "linear"
     """linear (one Dense, as released), swiglu (as in the JAX release), gelu, gelu_tanh or relu."""
@@ -183,7 +183,9 @@ class RT1(Policy):
         )
         backbone = None
         if config.backbone is not None:
-            backbone = config.backbone.build(layout, steps=config.history, width=config.width)
+            backbone = config.backbone.build(
+                layout, steps=config.history, width=config.width, from_checkpoint=from_checkpoint
+            )
             # the architecture in place of a name on the hub: a checkpoint fetches nothing
             self.config = config.model_copy(update={"backbone": backbone.config})
         self.transformer = TrajectoryTransformer(

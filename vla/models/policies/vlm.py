@@ -87,7 +87,7 @@ class VLMConfig(PolicyConfig):
     """Put the prompt into the base's chat template; null: if it has one."""
     processor: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the base's processor, for example do_image_splitting: false."""
-    state_tokens: int = Field(default=1, ge=0)
+    state_tokens: int = Field(default=1, ge=0, le=10000)
     """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state
     out."""
     lora: LoraSettings | None = LoraSettings()
