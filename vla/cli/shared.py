@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
+from vla.common.checksums import EditedFileWarning
 from vla.common.errors import UserError
 from vla.common.renamed import RenamedWarning
+from vla.common.visible_console import VisibleConsole as Console
+from vla.common.visible_console import visible
 
 if TYPE_CHECKING:
     from vla.common.progress import ProgressCallback
@@ -48,7 +50,8 @@ def clear_errors() -> Iterator[None]:
         with _remarks_on_former_names():
             yield
     except UserError as error:
-        for line in str(error).splitlines():
+        # other line breaks than this one are shown as what they are
+        for line in str(error).split("\n"):
             _print_error(line)
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
@@ -84,10 +87,10 @@ def _remarks_on_former_names() -> Iterator[None]:
         show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if issubclass(category, RenamedWarning):
+            if issubclass(category, RenamedWarning | EditedFileWarning):
                 errors.print(f"[yellow]note:[/] {escape(str(message))}")
             else:
-                show_other(message, category, *place)
+                show_other(visible(str(message)), category, *place)
 
         warnings.showwarning = show  # type: ignore[assignment]  # the places pass through
         yield

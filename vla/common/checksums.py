@@ -18,6 +18,10 @@ CHECKSUMS_FILE = "checksums.json"
 _FORMAT = "sha256"
 
 
+class EditedFileWarning(FutureWarning):
+    """A file that people may edit is not the one that was saved with others."""
+
+
 def write_checksums(folder: Path, *, without: Iterable[str] = ()) -> None:
     """Writes `checksums.json` for all files that lie in the folder now.
 
@@ -46,7 +50,7 @@ def changed_files(folder: Path) -> Iterator[str]:
     stored = values.get(_FORMAT) if isinstance(values, dict) else None
     if not isinstance(stored, dict):
         raise JsonError(path, f"expected the key {_FORMAT} with a sum for each file")
-    # a name that leads elsewhere is no file of the folder; what is missing is told by its reader
+    # a name that leads elsewhere is no file of the folder; what is missing is its reader's matter
     present = [name for name in stored if _is_inside(folder, name) and (folder / name).is_file()]
     for name, found in zip(present, _sums([folder / name for name in present]), strict=True):
         if found != stored[name]:
@@ -69,4 +73,4 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-__all__ = ["CHECKSUMS_FILE", "changed_files", "sha256_of", "write_checksums"]
+__all__ = ["CHECKSUMS_FILE", "EditedFileWarning", "changed_files", "sha256_of", "write_checksums"]

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from vla.common.visible_console import VisibleConsole as Console
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (done, total); total does not change within a call."""
@@ -69,6 +70,7 @@ def progress_bar(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    console = console or Console()
     with Progress(*columns, console=console, transient=transient, disable=not show) as bar:
         yield ProgressBar(bar, bar.add_task(label, total=None, note=note))
 

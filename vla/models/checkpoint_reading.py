@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from vla.common.checksums import CHECKSUMS_FILE, changed_files
+from vla.common.checksums import CHECKSUMS_FILE, EditedFileWarning, changed_files
 from vla.config import UserError
 from vla.models.building_budget import BuildingBudget
 from vla.models.checkpoint_files import (
@@ -28,10 +28,6 @@ from vla.models.checkpoint_files import (
 from vla.models.heads.base import complete_weights
 from vla.tokenizers.language import check_lengths, load_embeddings, stored_vectors
 from vla.types import Spec
-
-
-class EditedConfigWarning(FutureWarning):
-    """The config of a checkpoint is not the one that was saved with it."""
 
 
 def read_policy(folder: Path) -> Any:
@@ -105,7 +101,7 @@ def _check_sums(folder: Path) -> None:
         warnings.warn(
             f"{folder / CONFIG_FILE}: is not as it was saved; if nobody edited it, copy the "
             "checkpoint again",
-            EditedConfigWarning,
+            EditedFileWarning,
             stacklevel=2,
         )
     damaged = [name for name in changed if name != CONFIG_FILE]
@@ -116,4 +112,4 @@ def _check_sums(folder: Path) -> None:
         )
 
 
-__all__ = ["EditedConfigWarning", "load_weights", "read_policy"]
+__all__ = ["load_weights", "read_policy"]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
-from rich.console import Console
 
+from vla.common.visible_console import VisibleConsole as Console
 from vla.config import Choice, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from vla.common.progress import clock, count_columns
+from vla.common.visible_console import VisibleConsole as Console
 
 _SHOWN = ("loss", "token_accuracy", "lr", "frames_per_s")
 _SHOWN_PREFIXES = ("loss/", "validation/", "evaluation/")

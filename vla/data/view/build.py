@@ -8,13 +8,14 @@ from pathlib import Path
 
 from vla.common.atomic import atomic_path
 from vla.common.cores import usable_cores
+from vla.common.html import encoded
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
-from vla.data.view.page import Page, encoded
+from vla.data.view.page import Page
 from vla.data.view.sampling import shown_order
 from vla.data.view.videos import QUALITIES, CameraVideo, Quality, encode_camera, thumbnail
 

@@ -5,14 +5,12 @@ Style, script, numbers and videos are inside, and a policy in its head forbids e
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from vla.common.html import asset, render
+from vla.common.html import asset, content_policy, render
 from vla.common.number_text import counted
 from vla.data.reader import EpisodeDataset
 from vla.data.tools.plan import format_of, source_name, warnings_of
@@ -60,7 +58,7 @@ class Page:
         return render(
             "data/view/page.html.j2",
             title=source_name(self.dataset.root),
-            policy=_policy(script),
+            policy=content_policy(script),
             css=asset("data/view/page.css"),
             js=script,
             signals=self._signals,
@@ -108,18 +106,3 @@ class Page:
         if self.rewards:
             keys.append("return")
         return [*keys, "steps"]
-
-
-def encoded(html: str) -> bytes:
-    """As it is written. Texts of foreign datasets may hold half characters, which UTF-8 lacks."""
-    return html.encode(errors="replace")
-
-
-def _policy(script: str) -> str:
-    """Nothing but what is in the page may be loaded, and no script but the page's own may run."""
-    digest = hashlib.sha256(script.encode()).digest()
-    script_hash = base64.b64encode(digest).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
-        "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
-    )

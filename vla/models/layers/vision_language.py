@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla.config import UserError
+from vla.models.layers.chat_prompt import ChatFrame, ChatTemplateError, chat_frame
 
 
 class VLMError(UserError):
@@ -254,13 +255,20 @@ class VisionLanguageModel(nn.Module):
     def _text(self, text: str, images: int) -> str:
         if not self.chat:
             return getattr(self.processor, "image_token", "") * images + text
-        content: list[dict[str, str]] = [{"type": "image"}] * images
-        content = [*content, {"type": "text", "text": text}]
-        message = {"role": "user", "content": content}
-        prompt = self.processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False
-        )
-        return str(prompt)
+        return self.chat_frame(images).around(text)
+
+    def chat_frame(self, images: int) -> ChatFrame:
+        """What the chat template writes around a text behind so many pictures.
+
+        Raises VLMError if the template cannot be rendered, or does more than that.
+        """
+        template = self.processor.chat_template
+        if isinstance(template, dict):
+            template = template.get("default", "")
+        try:
+            return chat_frame(str(template), self.tokenizer.special_tokens_map, images)
+        except ChatTemplateError as error:
+            raise VLMError(f"policy.base: {error}") from error
 
     # --- passes
     # ---------------------------------------------------------------------------------------

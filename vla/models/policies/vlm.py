@@ -80,7 +80,7 @@ class VLMConfig(PolicyConfig):
     null for action ids."""
     cameras: list[str] | None = None
     """Cameras whose images stand in the prompt, in this order; null for all of the spec."""
-    prompt: str = "What should the robot do to {instruction}?"
+    prompt: str = Field(default="What should the robot do to {instruction}?", max_length=10_000)
     """What is asked; {instruction} stands for the instruction. Images come first, the state after
     it."""
     chat: bool | None = None
@@ -105,13 +105,17 @@ class VLMConfig(PolicyConfig):
     @classmethod
     def _has_a_place_for_the_instruction(cls, value: str) -> str:
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+            parts = [part for part in string.Formatter().parse(value) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"no template: {error}; a brace itself is written twice") from error
+        fields = {name for _, name, _, _ in parts}
         if fields != {"instruction"}:
             raise ValueError(
-                f"expected the one field {{instruction}}, found {sorted(fields) or 'none'}"
+                f"expected the one field {{instruction}}, found {sorted(map(str, fields)) or 'none'}"
             )
+        # a width in it would make a text of any length out of a few letters
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError("expected {instruction} alone, without a format behind it")
         return value
 
     @model_validator(mode="after")
@@ -207,6 +211,9 @@ class VLM(Policy):
             base, processor, options=config.processor, chat=config.chat
         )
         trunk = self.trunk
+        if trunk.chat:
+            # at once: a template that cannot be used must not be found in the middle of an episode
+            trunk.chat_frame(len(self.cameras))
         self.feature_dim = trunk.width
         ids = reserve_ids(
             config.vocabulary,

@@ -15,10 +15,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from vla.common.cores import usable_cores
 from vla.common.progress import progress_bar
+from vla.common.visible_console import VisibleConsole as Console
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.sim_eval.collection.collectors import Behaviours

@@ -1,0 +1,41 @@
+"""A folder's checksums: every changed file is named, and old folders have none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vla.common.checksums import CHECKSUMS_FILE, changed_files, write_checksums
+from vla.common.json_files import JsonError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "inner").mkdir()
+    for name in ("a.json", "inner/b.bin", "README.md"):
+        (tmp_path / name).write_text(name)
+    write_checksums(tmp_path, without=["README.md"])
+    return tmp_path
+
+
+def test_changed_files_are_named(folder: Path) -> None:
+    assert list(changed_files(folder)) == []
+    (folder / "README.md").write_text("edited")
+    (folder / "inner" / "b.bin").write_text("inner/b.bim")
+    assert list(changed_files(folder)) == ["inner/b.bin"]
+    (folder / CHECKSUMS_FILE).unlink()
+    assert list(changed_files(folder)) == []
+
+
+def test_names_that_lead_elsewhere_are_not_opened(folder: Path) -> None:
+    sums = {"../secret": "0", "/etc/hostname": "0", "a\0b": "0", "gone": "0"}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps({"sha256": sums}))
+    assert list(changed_files(folder)) == []
+
+
+def test_damaged_sums(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).write_text("[]")
+    with pytest.raises(JsonError, match="expected the key sha256"):
+        list(changed_files(folder))
