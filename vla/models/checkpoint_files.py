@@ -91,6 +91,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a policy's config: expected the keys version, type and config"
         )
+    for key, kind in (("type", str), ("config", dict), ("card", dict)):
+        if key in header and not isinstance(header[key], kind):
+            raise CheckpointError(
+                f"{path}: {key} is {type(header[key]).__name__}, expected {kind.__name__}"
+            )
     if header["version"] != CONFIG_VERSION:
         raise CheckpointError(
             f"{path}: written in format version {header['version']!r}, this vla reads version "

@@ -46,10 +46,8 @@ def read_policy(folder: Path) -> Any:
             policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
             policy.load_tokenizer(folder)
         policy.language.preload(vectors)
-    except CheckpointError as error:
-        raise _within(folder, error) from error
     except UserError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise _within(folder, error) from error
     except MemoryError as error:
         raise CheckpointError(
             f"{folder}: the model of its config does not fit into this machine's memory"
@@ -84,7 +82,7 @@ def _budget(config: Any, folder: Path) -> AbstractContextManager[Any]:
     return BuildingBudget(read_shapes(folder / WEIGHTS_FILE), copies=1 + len(robots))
 
 
-def _within(folder: Path, error: CheckpointError) -> CheckpointError:
+def _within(folder: Path, error: UserError) -> CheckpointError:
     """The error with the folder in front, unless it names it already."""
     text = str(error)
     return CheckpointError(text if str(folder) in text else f"{folder}: {text}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from vla.config import UserError
 
-CPU_SECONDS, MEMORY = 2, 2**29
+CPU_SECONDS, MEMORY = 1, 2**29
 """What rendering may take, beside what the libraries take by themselves."""
 WALL_SECONDS = 120
 """For the process as a whole, of which most is importing, on a busy machine."""
