@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from vla.common.checksums import CHECKSUMS_FILE, changed_files, write_checksums
+from vla.common.checksums import CHECKSUMS_FILE, changed_files, checksums_of_written
 from vla.common.json_files import JsonError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "inner").mkdir()
-    for name in ("a.json", "inner/b.bin", "README.md"):
-        (tmp_path / name).write_text(name)
-    write_checksums(tmp_path, without=["README.md"])
+    for name in ("others.bin", "a.json"):
+        (tmp_path / name).write_text("of before")
+    with checksums_of_written(tmp_path, without=["README.md"]):
+        for name in ("a.json", "inner/b.bin", "README.md"):
+            (tmp_path / name).write_text(name)
     return tmp_path
+
+
+def test_only_what_was_written_is_listed(folder: Path) -> None:
+    listed = json.loads((folder / CHECKSUMS_FILE).read_text())["sha256"]
+    assert listed["a.json"] == hashlib.sha256(b"a.json").hexdigest()
+    assert sorted(listed) == ["a.json", "inner/b.bin"]
 
 
 def test_changed_files_are_named(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from vla.common.atomic import write_json
@@ -22,20 +23,35 @@ class EditedFileWarning(FutureWarning):
     """A file that people may edit is not the one that was saved with others."""
 
 
-def write_checksums(folder: Path, *, without: Iterable[str] = ()) -> None:
-    """Writes `checksums.json` for all files that lie in the folder now.
+@contextmanager
+def checksums_of_written(folder: Path, *, without: Iterable[str] = ()) -> Iterator[None]:
+    """Within it files are written into the folder; on leaving, `checksums.json` lists them.
+
+    Files that lay there before, and are not written again, are left out.
 
     Args:
         without: names of files that people may well edit.
     """
-    left_out = {CHECKSUMS_FILE, *without}
+    # those of an earlier save would be wrong for what is written now
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
+    before = _states(folder)
+    yield
     names = []
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.is_file() and name not in left_out:
+    for name, state in _states(folder).items():
+        if name not in without and before.get(name) != state:
             names.append(name)
     sums = _sums([folder / name for name in names])
     write_json(folder / CHECKSUMS_FILE, {_FORMAT: dict(zip(names, sums, strict=True))})
+
+
+def _states(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name of each file -> what changes when it is written."""
+    states = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            found = file.stat()
+            states[file.relative_to(folder).as_posix()] = (found.st_mtime_ns, found.st_ino)
+    return states
 
 
 def changed_files(folder: Path) -> Iterator[str]:
@@ -73,4 +89,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-__all__ = ["CHECKSUMS_FILE", "EditedFileWarning", "changed_files", "sha256_of", "write_checksums"]
+__all__ = [
+    "CHECKSUMS_FILE",
+    "EditedFileWarning",
+    "changed_files",
+    "checksums_of_written",
+    "sha256_of",
+]

@@ -1,8 +1,8 @@
 """The base of all policies: what every policy can do, and how it is stored.
 
 A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the
-language vectors of the training instructions, and a model card; it needs nothing else to run.
-Nothing in it is pickled.
+language vectors of the training instructions, a model card, and checksums of all but the card; it
+needs nothing else to run. Nothing in it is pickled.
 
 B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F
 features, N steps of data, U distinct instructions, E numbers of an instruction's vector.
@@ -24,7 +24,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.common.checksums import write_checksums
+from vla.common.checksums import checksums_of_written
 from vla.config import CONFIG_VERSION, Config
 from vla.models.checkpoint_files import (
     CONFIG_FILE,
@@ -399,7 +399,11 @@ class Policy(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
-        folder = Path(save_directory)
+        # without the card, which is for people: they may write into it
+        with checksums_of_written(save_directory, without=["README.md"]):
+            self._write_files(save_directory)
+
+    def _write_files(self, folder: Path) -> None:
         header: dict[str, Any] = {
             "version": CONFIG_VERSION,
             "type": self.config.model_dump()["type"],
@@ -424,8 +428,6 @@ class Policy(
             parameters=sum(p.numel() for p in self.parameters()),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
-        # without the card, which is for people: they may write into it
-        write_checksums(folder, without=["README.md"])
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,6 +110,7 @@ class Spec:
         if unknown:
             raise SpecError(f"spec has unknown keys {', '.join(sorted(unknown))}")
         try:
+            _check_kinds(values)
             return cls(**values)
         except SpecError:
             raise  # it is a ValueError too, and says more than the line below
@@ -200,3 +202,25 @@ class Spec:
         """The last step of `fake_batch` as an observation, with a reward and a target return."""
         seen = self.fake_batch(B, 1, seed=seed).observation(-1)
         return dataclasses.replace(seen, reward=torch.zeros(B), target_return=torch.ones(B))
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Raises TypeError if a value would be turned into another kind: a text into numbers or
+    letters, a fraction of a pixel into none."""
+    for key in ("state_names", "action_names"):
+        names = values[key]
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{key}: expected a list of texts")
+    for key in ("action_low", "action_high"):
+        if not all(_is_number(limit, Real) for limit in values[key]):
+            raise TypeError(f"{key}: expected a list of numbers")
+    if not _is_number(values["control_hz"], Real):
+        raise TypeError("control_hz: expected a number")
+    for camera, size in values["cameras"].items():
+        if not all(_is_number(side, Integral) for side in size):
+            raise TypeError(f"camera {camera!r}: expected a height and a width")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    # truth values are integers to Python
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -110,9 +110,8 @@ class VLMConfig(PolicyConfig):
             raise ValueError(f"no template: {error}; a brace itself is written twice") from error
         fields = {name for _, name, _, _ in parts}
         if fields != {"instruction"}:
-            raise ValueError(
-                f"expected the one field {{instruction}}, found {sorted(map(str, fields)) or 'none'}"
-            )
+            found = sorted(map(str, fields)) or "none"
+            raise ValueError(f"expected the one field {{instruction}}, found {found}")
         # a width in it would make a text of any length out of a few letters
         if any(spec or conversion for _, _, spec, conversion in parts):
             raise ValueError("expected {instruction} alone, without a format behind it")
