@@ -188,5 +188,5 @@ def test_windows_of_a_batch_are_chosen_and_joined_again() -> None:
     ],
 )
 def test_values_of_another_kind_are_not_turned_into_numbers(key: str, value: object) -> None:
-    with pytest.raises(SpecError, match="front|spec values of the wrong kind"):
+    with pytest.raises(SpecError, match=r"front|spec values of the wrong kind"):
         Spec.from_dict({**SPEC.to_dict(), key: value})

@@ -30,9 +30,10 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 LANGUAGE = {
     "1e30": lambda t: t * 1e30,
-    "doubled": lambda t: t * 2,
+    "a thousandfold": lambda t: t * 1000,
 }
 SUMMED = {
+    "doubled": lambda t: t * 2,
     "negative": lambda t: -t,
     "a bit more": lambda t: t * 1.01,
     "reversed": lambda t: t.flatten().flip(0).view(t.shape),

@@ -119,7 +119,7 @@ LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "float64 weights": (edit_one("trunk.0.weight", torch.Tensor.double), "holds torch.float64"),
     "int8 vectors": (edit_vectors(lambda v: v.to(torch.int8)), "language.safetensors: holds"),
     "huge vectors": (edit_vectors(lambda v: v * 1e30), "has length 1e"),
-    "NaN vectors": (edit_vectors(lambda v: v * torch.nan), "has length nan"),
+    "NaN vectors": (edit_vectors(lambda v: v * torch.nan), "has length nan, expected about 1"),
     "texts that are lists": (
         lambda d: edit(d / "language.json", lambda v: v.update(texts=[["go left"], ["x"]])),
         "language.json: expected texts",
