@@ -47,7 +47,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MAX_TOKENS = 256  # the length that MiniLM was trained with; longer texts are cut
 BATCH_SIZE = 64
 MAX_LENGTH = 100.0
-"""Of a stored vector. Encoders here give unit length; whoever puts in vectors of their own may not."""
+"""Of a stored vector. Encoders here give unit length; vectors that were put in may have another."""
 
 EMBEDDINGS_FORMAT = "vla.language_embeddings"
 EMBEDDINGS_VERSION = 1
