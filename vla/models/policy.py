@@ -1,8 +1,7 @@
 """The base of all policies: what every policy can do, and how it is stored.
 
 A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the
-language vectors of the training instructions, and a model card; it needs nothing else to run.
-Nothing in it is pickled.
+language vectors of the training instructions, and a model card; nothing of it is pickled.
 
 B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F
 features, N steps of data, U distinct instructions, E numbers of an instruction's vector.
@@ -13,9 +12,10 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -47,7 +47,7 @@ from vla.models.normalisation import checked_states, language_scale, state_scale
 from vla.models.roles import LANGUAGE, STATISTICS, Role, roles_by_type
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
 from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
-from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+from vla.types import Batch, ImageSize, Observation, PolicyOutput, Spec, SpecError
 
 
 class PolicyConfig(Config, ABC):
@@ -127,6 +127,9 @@ class Policy(
     Optional attributes, which a subclass may set:
         cameras: the cameras that it looks through, in its order; empty for those of its
             `VisionEncoder`, or all.
+        image_sizes: camera -> the size to which it brings that camera's images before all else.
+            Training data of more pixels are then held at that size. Control gives it images of the
+            spec's size; it must act alike on both, but for rounding to 8 bits.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
         executed_actions: how many actions of a chunk its critic values, which are then to be
@@ -136,12 +139,12 @@ class Policy(
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
-        source: the folder or repository that it was loaded from; None for a new policy, and after
-            training mode, in which it may have become another.
+        source: the folder or repository that it was loaded from; None if it is new or was trained.
     """
 
     feature_dim: int
     cameras: tuple[str, ...] = ()
+    image_sizes: Mapping[str, ImageSize] = MappingProxyType({})
     counts_steps: bool = False
     executed_actions: int | None = None
     return_conditioned: bool = False
@@ -279,10 +282,7 @@ class Policy(
             ValueError: memory of another number of robots, or a negative temperature.
         """
         if self.training:
-            raise RuntimeError(
-                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are "
-                "on)"
-            )
+            raise RuntimeError("act needs evaluation mode: call policy.eval() first")
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
             raise ValueError(
