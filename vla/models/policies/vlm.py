@@ -207,6 +207,10 @@ class VLM(Policy):
             base, processor, options=config.processor, chat=config.chat
         )
         trunk = self.trunk
+        for camera in self.cameras:
+            size = trunk.image_size(spec.cameras[camera])
+            if size is not None:
+                self.image_sizes = {**self.image_sizes, camera: size}
         self.feature_dim = trunk.width
         ids = reserve_ids(
             config.vocabulary,
