@@ -220,8 +220,8 @@ class EpisodeDataset:
         return self._resizing.apply(camera, self.reader.images(camera, start, stop))
 
     def fingerprint(self) -> str:
-        """Changes whenever the images may have changed."""
-        return self.reader.fingerprint() + self._resizing.fingerprint()
+        """Changes whenever the images may have changed; the same at every size."""
+        return self.reader.fingerprint()
 
     def __len__(self) -> int:
         return self.num_episodes

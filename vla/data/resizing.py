@@ -65,10 +65,6 @@ class ImageResizing:
         cameras = self._stored | {camera: size[:2] for camera, size in self.sizes.items()}
         self.spec = dataclasses.replace(spec, cameras=cameras)
 
-    def fingerprint(self) -> str:
-        """Of what is done; empty if nothing is."""
-        return "".join(f" {camera} {size}" for camera, size in sorted(self.sizes.items()))
-
     def apply(
         self, camera: str, images: Iterator[tuple[int, Image]]
     ) -> Iterator[tuple[int, Image]]:

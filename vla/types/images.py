@@ -59,7 +59,7 @@ def resized(
 ) -> UInt8[Tensor, "*B H W 3"]:
     """Images of another size, rounded to the nearest level; the same tensor if they have it.
 
-    Equal to resizing in floating point and rounding, within one level.
+    Within one level of Pillow, and of bilinear resizing in floating point.
     """
     height, width, kernel = ImageSize(*size)
     if tuple(images.shape[-3:-1]) == (height, width):

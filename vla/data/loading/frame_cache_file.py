@@ -71,6 +71,7 @@ class CameraCache:
         self.whole = name
         size = dataset.image_sizes.get(camera)
         if size is not None:
+            self.key["size"] = str(size)
             name += f"-{size}"
         self.folder = base / name
         self.building = base / f"{name}.building"

@@ -128,7 +128,7 @@ class VisionEncoder(nn.Module):
 
     def forward(
         self,
-        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
+        images: Mapping[str, UInt8[Tensor, "B T _ _ 3"]],
         modulation: Modulation,
         index_B: Int64[Tensor, " B"] | None,
         mask_BT: Bool[Tensor, "B T"] | None,
@@ -182,8 +182,8 @@ class VisionEncoder(nn.Module):
 
     def augment(
         self,
-        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
-    ) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
+        images: Mapping[str, UInt8[Tensor, "B T _ _ 3"]],
+    ) -> dict[str, UInt8[Tensor, "B T _ _ 3"]]:
         """The encoder's cameras, in training randomly shifted.
 
         Images that it shrinks are shrunk before: whoever holds them at that size already has them
