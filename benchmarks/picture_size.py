@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640, help="of the videos")
     parser.add_argument("--size", type=int, default=96, help="height and width that are seen")
     parser.add_argument("--trunk", default="test_efficientnet", help="of the policy")
-    parser.add_argument("--batch", type=int, default=16, help="windows of a batch")
+    parser.add_argument("--batch", type=int, default=64, help="windows of a batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--serve", help=argparse.SUPPRESS)
