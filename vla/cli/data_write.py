@@ -34,6 +34,14 @@ Video = Annotated[
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Threads that decode and encode; one per core by default.")
 ]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        help="Height and width of all images: `96` or `96x128`. They are stretched to it, as a "
+        "policy with that image_size does.",
+    ),
+]
 Chosen = Annotated[
     str | None, typer.Option("--episodes", help="Which episodes: `0:100` or `3,7,10:20`.")
 ]
@@ -48,6 +56,7 @@ def data_convert(
     control_hz: Annotated[
         float | None, typer.Option(help="Resample to this rate; see `vla data resample`.")
     ] = None,
+    image_size: ImageSize = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -70,6 +79,7 @@ def data_convert(
             jobs=jobs,
             episodes=episodes,
             control_hz=control_hz,
+            image_size=_image_size(image_size),
             kinds=kinds,
             progress=progress,
         )
@@ -82,6 +92,7 @@ def data_resample(
     control_hz: Annotated[float, typer.Option(help="Actions per second of the new dataset.")],
     settings: Settings = None,
     format: Format = None,
+    image_size: ImageSize = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -93,7 +104,7 @@ def data_resample(
     or close; the last). By default all are absolute.
     """
     # converting with a rate: whoever interrupts one may go on with the other
-    data_convert(src, dst, settings, format, None, control_hz, video, jobs)
+    data_convert(src, dst, settings, format, None, control_hz, image_size, video, jobs)
 
 
 def data_merge(
@@ -283,6 +294,17 @@ def _video(codec: str | None) -> Any:
     from vla.data.storage.video import VideoConfig
 
     return validate(VideoConfig, {"codec": codec})
+
+
+def _image_size(text: str | None) -> Any:
+    if text is None:
+        return None
+    from vla.types import ImageSize
+
+    try:
+        return ImageSize.parse(text)
+    except ValueError as error:
+        raise UserError(f"--image-size {error}") from None
 
 
 def _parts(texts: list[str]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ N: frames of the dataset, L: steps of an episode.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
+from vla.data.resizing import ImageResizing
 from vla.data.statistics import true_statistics
 from vla.data.storage.remote_files import as_url
-from vla.types import Spec
+from vla.types import ImageSize, Spec
 
 _READER_COLUMNS = (
     "episode_index",
@@ -93,6 +95,23 @@ class EpisodeDataset:
         self.instructions: list[str] = self.reader.instructions
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
+        self._resizing = ImageResizing(self.root, self.spec, {})
+
+    def resized(self, sizes: Mapping[str, ImageSize]) -> EpisodeDataset:
+        """The same dataset with the images of these cameras at another size; reads nothing yet.
+
+        All that is made of it (frame caches, streams, copies) holds images of that size. Raises
+        KeyError if there is no such camera.
+        """
+        made = copy.copy(self)
+        made._resizing = ImageResizing(self.root, self.spec, sizes, before=self._resizing)
+        made.spec = made._resizing.spec
+        return made
+
+    @property
+    def image_sizes(self) -> Mapping[str, ImageSize]:
+        """Camera -> size of its images, for those that are `resized`."""
+        return self._resizing.sizes
 
     @property
     def warnings(self) -> list[str]:
@@ -197,10 +216,11 @@ class EpisodeDataset:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
             )
-        return self.reader.images(camera, start, self.num_frames if stop is None else stop)
+        stop = self.num_frames if stop is None else stop
+        return self._resizing.apply(camera, self.reader.images(camera, start, stop))
 
     def fingerprint(self) -> str:
-        """Changes whenever the images may have changed."""
+        """Changes whenever the images may have changed; the same at every size."""
         return self.reader.fingerprint()
 
     def __len__(self) -> int:

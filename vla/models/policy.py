@@ -13,8 +13,9 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -48,7 +49,7 @@ from vla.tokenizers.language import (
     LanguageEncoder,
     save_embeddings,
 )
-from vla.types import Batch, Observation, PolicyOutput, Spec
+from vla.types import Batch, ImageSize, Observation, PolicyOutput, Spec
 from vla.types.finite import check_finite
 
 
@@ -129,6 +130,9 @@ class Policy(
     Optional attributes, which a subclass may set:
         cameras: the cameras that it looks through, in its order; empty for those of its
             `VisionEncoder`, or all.
+        image_sizes: camera -> the size to which it brings that camera's images before all else.
+            Training data of more pixels are then held at that size. Control gives it images of the
+            spec's size; it must act alike on both, but for rounding to 8 bits.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
         executed_actions: how many actions of a chunk its critic values, which are then to be
@@ -138,12 +142,12 @@ class Policy(
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
-        source: the folder or repository that it was loaded from; None for a new policy, and after
-            training mode, in which it may have become another.
+        source: the folder or repository that it was loaded from; None if it is new or was trained.
     """
 
     feature_dim: int
     cameras: tuple[str, ...] = ()
+    image_sizes: Mapping[str, ImageSize] = MappingProxyType({})
     counts_steps: bool = False
     executed_actions: int | None = None
     return_conditioned: bool = False
@@ -282,10 +286,7 @@ class Policy(
             ActionError: what was computed holds NaN or infinity.
         """
         if self.training:
-            raise RuntimeError(
-                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are "
-                "on)"
-            )
+            raise RuntimeError("act needs evaluation mode: call policy.eval() first")
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
             raise ValueError(

@@ -27,6 +27,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.common.folder_lock import alone
+from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config
 from vla.data import EpisodeDataset
 from vla.data.loading.multi_robot import RobotBatch
@@ -152,7 +153,8 @@ def _train(
     precision = resolve_precision(config.precision, policy, device, recorded)
     bf16 = precision == "bf16"
     objective: Objective = config.objective.build(policy)
-    data = open_data(config.data, plan, sources, policy, objective)
+    with progress_bar("decoding frames", show=main, transient=True) as progress:
+        data = open_data(config.data, plan, sources, policy, objective, progress)
     pairs = open_pairs(config.co_training, policy, plan)
     if checkpoint is None and transfer and config.transfer:
         fit_transferred(policy, data.windows.sources, transfer, config.transfer)

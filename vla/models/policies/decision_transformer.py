@@ -157,6 +157,7 @@ class DecisionTransformer(Policy):
                 config, spec, width=D, text_dim=self.language.dim, from_checkpoint=from_checkpoint
             )
             self.cameras = self.vision.cameras
+            self.image_sizes = self.vision.image_sizes
         if config.language is not None:
             self.language_embedding = nn.Linear(self.language.dim, D)
         if config.condition != "none":

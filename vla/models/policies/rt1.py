@@ -172,6 +172,7 @@ class RT1(Policy):
             from_checkpoint=from_checkpoint,
         )
         self.cameras = self.vision.cameras
+        self.image_sizes = self.vision.image_sizes
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
         num_readouts = config.head.num_readouts(self.tokenizer)

@@ -213,6 +213,10 @@ class VLM(Policy):
         if trunk.chat:
             # at once: a template that cannot be used must not be found in the middle of an episode
             trunk.chat_frame(len(self.cameras))
+        for camera in self.cameras:
+            size = trunk.image_size(spec.cameras[camera])
+            if size is not None:
+                self.image_sizes = {**self.image_sizes, camera: size}
         self.feature_dim = trunk.width
         ids = reserve_ids(
             config.vocabulary,

@@ -24,6 +24,7 @@ from vla.data import EpisodeDataset, Windows
 from vla.data.detours import detours_of
 from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
+from vla.models.transfer.cameras import cameras_of
 from vla.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -41,7 +42,12 @@ from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
 from vla.training.offline_rl.values.none import NoValues
 from vla.training.run_data.batches import to_device
-from vla.training.run_data.windows import read_windows, split_episodes
+from vla.training.run_data.windows import (
+    at_size_seen,
+    read_windows,
+    sizes_seen,
+    split_episodes,
+)
 from vla.training.run_directory import read_run
 from vla.training.seeding import seed_of
 from vla.training.validation import validate
@@ -197,7 +203,7 @@ def diagnose(
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config.objective, policy, checkpoint).to(accelerator.device)
-    dataset = EpisodeDataset(config.data.path)
+    dataset = at_size_seen(EpisodeDataset(config.data.path), sizes_seen([policy]))
     sets = {}
     share = config.data.validation_fraction
     for label, chosen in _episodes(dataset, share, config.seed, limit=episodes).items():
@@ -206,7 +212,7 @@ def diagnose(
             dataset,
             policy,
             objective,
-            cameras=list(policy.spec.cameras),
+            cameras=list(cameras_of(policy)),
             episodes=chosen,
         )
         sets[label] = _diagnose_set(batches, policy, objective, read, windows, accelerator)

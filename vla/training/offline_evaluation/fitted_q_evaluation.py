@@ -35,7 +35,7 @@ from vla.training.offline_evaluation.fitted_q import (
 )
 from vla.training.offline_evaluation.fqe_result import FQEResult, PolicyEstimate
 from vla.training.offline_evaluation.policy_actions import predict_actions
-from vla.training.run_data.windows import split_episodes
+from vla.training.run_data.windows import Seen, at_size_seen, sizes_seen, split_episodes
 
 Tell = Callable[[str], None]
 
@@ -113,7 +113,7 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
     folders = policy_folders(config.policies)
     success = known_success(config, folders)
     dataset = EpisodeDataset(config.data.path)
-    windows, teaching = _open(config, dataset, _cameras(config, folders, dataset))
+    windows, teaching = _open(config, dataset, _seen(config, folders, dataset))
     clock.append(time.perf_counter())
     features, chosen = _policy_actions(config, folders, windows, device, tell)
     clock.append(time.perf_counter())
@@ -227,24 +227,24 @@ def _success_rate(evaluation: str) -> tuple[str, float]:
         ) from error
 
 
-def _cameras(
+def _seen(
     config: FQEConfig,
     folders: Sequence[str],
     dataset: EpisodeDataset,
-) -> list[str]:
-    """The cameras that the policies look through.
+) -> list[Seen]:
+    """What the policies see of the dataset's cameras.
 
     Raises ConfigError with every way in which they do not fit.
     """
-    cameras: dict[str, None] = {}  # a set in the order of the policies
+    seen: list[Seen] = []
     problems = []
     for folder in _with_reference(config, folders):
         policy = load_policy(folder)
-        cameras |= dict.fromkeys(policy.spec.cameras)
+        seen += sizes_seen([policy])
         problems += _misfits(config, folder, policy, dataset)
     if problems:
         raise ConfigError(problems)
-    return list(cameras)
+    return seen
 
 
 def _misfits(
@@ -282,21 +282,19 @@ def _with_reference(
     return [*folders, reference]
 
 
-def _open(
-    config: FQEConfig, dataset: EpisodeDataset, cameras: Sequence[str]
-) -> tuple[Windows, int]:
+def _open(config: FQEConfig, dataset: EpisodeDataset, seen: Sequence[Seen]) -> tuple[Windows, int]:
     """Windows of single steps, and how many of their first episodes teach; the others are held
     out."""
     teaching, held_out = _split(config, dataset.episodes["task_index"].tolist())
     windows = Windows(
-        dataset,
+        at_size_seen(dataset, seen),
         history=1,
         chunk=1,
         discount=config.discount,
         rewards=config.data.rewards,
         cache=config.data.cache,
         episodes=[*teaching, *held_out],
-        cameras=cameras,
+        cameras=list(dict.fromkeys(camera for camera, _ in seen)),
     )
     check_rewards(windows, needs="varied")
     return windows, len(teaching)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset, Windows
 from vla.data.loading.multi_robot import RobotWindows, joint_spec
 from vla.data.loading.protocols import IndexOrder
@@ -102,8 +103,11 @@ def open_data(
     sources: Sources,
     policy: Policy,
     objective: Objective,
+    progress: ProgressCallback | None = None,
 ) -> RunData:
     """Reads the windows as policy and objective need them, and fits the objective to them.
+
+    `progress` is called with (frames done, frames in all) while frames are decoded.
 
     Raises:
         ConfigError: data, policy and batch do not go together.
@@ -111,12 +115,14 @@ def open_data(
         ObjectiveError: the same.
     """
     if data.multi_robot:
-        return _open_several(data, plan, sources, policy, objective)
+        return _open_several(data, plan, sources, policy, objective, progress)
     dataset = sources.datasets[""]
-    windows, held_out = open_windows(data, dataset, policy, objective, seed=plan.seed)
+    windows, held_out = open_windows(
+        data, dataset, policy, objective, seed=plan.seed, progress=progress
+    )
     # before windows are weighted: weights may follow from what was fitted
     objective.fit(windows)
-    drawn, order = with_replay(data, plan, policy, objective, windows)
+    drawn, order = with_replay(data, plan, policy, objective, windows, progress)
     # what is replayed is not counted: the card names the data that the run is about
     episodes = len(windows.episodes)
     frames = len(windows)
@@ -137,10 +143,11 @@ def _open_several(
     sources: Sources,
     policy: Policy,
     objective: Objective,
+    progress: ProgressCallback | None,
 ) -> RunData:
     # the policy may come from `init_from`, and be for other robots
     several = checked_policy(policy, list(sources.datasets))
-    robots = open_robots(data, plan, sources.datasets, several, objective)
+    robots = open_robots(data, plan, sources.datasets, several, objective, progress)
     described = card(robots, sources.datasets)
     return RunData(
         windows=robots.windows,

@@ -5,9 +5,11 @@ For example of what a policy was pretrained on.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 
+from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError
@@ -23,7 +25,7 @@ from vla.training.run_data.drawing import (
     check_task_weights,
     interleaved_order,
 )
-from vla.training.run_data.windows import read_windows
+from vla.training.run_data.windows import at_size_seen, read_windows
 from vla.types import Spec
 
 _SALT = 0x4E91A7
@@ -35,6 +37,7 @@ def with_replay(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    progress: ProgressCallback | None = None,
 ) -> tuple[WindowSource, IndexOrder]:
     """What is drawn from: `windows` and what `data.replay` names, and which of it comes at a step.
 
@@ -58,7 +61,7 @@ def with_replay(
                 f"{plan.batch_size}"
             ]
         )
-    further = _open_replayed(data, policy, objective, windows)
+    further = _open_replayed(data, policy, objective, windows, progress)
     mixture = ReplayMixture(windows, further, shares)
     check_task_weights(data, mixture.instructions)
     datasets = [windows, *(part.windows for part in further)]
@@ -71,6 +74,7 @@ def _open_replayed(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    progress: ProgressCallback | None,
 ) -> list[AdaptedWindows]:
     """The windows of the replayed datasets as the policy's robot would have seen them."""
     datasets = [EpisodeDataset(entry.path) for entry in data.replay]
@@ -85,17 +89,28 @@ def _open_replayed(
     further: list[AdaptedWindows] = []
     first_task = len(windows.instructions)
     fill = windows.states.mean(0)  # (S,)
+    # images as the run's own data have them: the two come in one batch
+    sizes = {camera: windows.spec.cameras[camera] for camera in seen}
+    spec = dataclasses.replace(policy.spec, cameras=policy.spec.cameras | sizes)
     for number, (entry, dataset) in enumerate(zip(data.replay, datasets, strict=True)):
         cameras = {camera: entry.cameras.get(camera, camera) for camera in seen}
         # two cameras of the policy may see one of the dataset, which is loaded once
         loaded = list(dict.fromkeys(cameras.values()))
-        replayed = read_windows(data, dataset, policy, objective, cameras=loaded)
+        wanted = [(cameras[camera], policy.image_sizes.get(camera)) for camera in seen]
+        replayed = read_windows(
+            data,
+            at_size_seen(dataset, wanted),
+            policy,
+            objective,
+            cameras=loaded,
+            progress=progress,
+        )
         try:
             objective.check_replayed(replayed)
         except (DataError, ObjectiveError) as error:
             raise ObjectiveError(f"data.replay.{number}: {error}") from error
         further.append(
-            AdaptedWindows(replayed, policy.spec, cameras=cameras, fill=fill, first_task=first_task)
+            AdaptedWindows(replayed, spec, cameras=cameras, fill=fill, first_task=first_task)
         )
         first_task += len(replayed.instructions)
     return further
