@@ -14,13 +14,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
+from vla.common.consoles import output_console
 from vla.common.errors import UserError
 from vla.common.renamed import RenamedWarning
 
 if TYPE_CHECKING:
     from vla.common.progress import ProgressCallback
 
-console = Console()
+console = output_console()
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 # package that an import misses -> the extra of vla that brings it
 _EXTRA_OF = (
@@ -94,11 +95,11 @@ def _remarks_on_former_names() -> Iterator[None]:
 
 
 def shown_progress(label: str) -> AbstractContextManager[ProgressCallback]:
-    """A bar on a terminal; nothing if the output goes to a file."""
+    """A bar on a terminal; plain lines every half minute if the output goes to a file."""
     from vla.common.progress import progress_bar
 
     # with the errors: standard output is for what scripts read
-    return progress_bar(label, console=errors, show=errors.is_terminal, transient=True)
+    return progress_bar(label, console=errors, transient=True)
 
 
 def config_and_overrides(

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 from rich.console import Console
 
+from vla.common.consoles import output_console
 from vla.config import Choice, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline
@@ -111,7 +112,7 @@ def demo(config: DemoConfig) -> Path:
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = output_console()
     steps = 4 + len(config.controls)
     clock = _StepClock(console, steps)
 

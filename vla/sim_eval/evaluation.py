@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vla.common.consoles import output_console
 from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config, dump_config
@@ -335,7 +336,10 @@ def episode_progress(title: str, config: EvalConfig, *, show: bool = True) -> It
     suite = config.env.suite()
     total = config.episodes_per_task * len(suite.tasks)
     done = solved = 0
-    with progress_bar(f"{title} on {suite.name}", show=show, note="0 solved") as bar:
+    label = f"{title} on {suite.name}"
+    # not among the results: scripts read the standard output
+    console = output_console(stderr=True)
+    with progress_bar(label, console=console, show=show, note="0 solved") as bar:
         bar(0, total)
 
         def on_done(record: EpisodeRecord) -> None:
