@@ -13,6 +13,7 @@ from vla.cli.shared import (
     config_and_overrides,
     console,
     errors,
+    remark_on_load,
     shown_progress,
 )
 
@@ -42,6 +43,7 @@ def fqe(
 
         source, texts = config_and_overrides(config, overrides)
         settings = load_config(FQEConfig, source, texts, section="fqe")
+        remark_on_load()
         # words, not a bar: reading, fitting and measuring take times of their own
         with stages("opening the dataset", errors) as show:
             result = run(settings, tell=show)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
+from vla.common.busy import busy_remark, cpu_load
 from vla.common.consoles import output_console
 from vla.common.errors import UserError
 from vla.common.renamed import RenamedWarning
@@ -70,6 +71,14 @@ def clear_errors() -> Iterator[None]:
         errors.print("interrupted")
         # what shells report of a program that Ctrl-C has ended
         raise typer.Exit(130) from None
+
+
+def remark_on_load() -> None:
+    """One line if others use the machine's cores: what follows will be slow for no fault of its
+    own."""
+    remark = busy_remark(cpu_load())
+    if remark is not None:
+        errors.print(f"[yellow]note:[/] {remark}")
 
 
 def _print_error(text: str) -> None:

@@ -238,7 +238,8 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
     """Raises if the evaluation cannot begin; writes nothing.
 
     ConfigError if there is nothing to play or no such baseline, SpecError if the env does not fit
-    the policy, UserError if the options do not.
+    the policy, UserError if the options do not, RenderingError if pictures are needed and this
+    machine cannot draw them.
     """
     tasks = len(config.env.suite().tasks)
     if config.episodes_per_task < 1 or not tasks:
@@ -258,6 +259,9 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
                 f"load_policy({actor!r})"
             ]
         )
+    # They go into the results. Asked for now, they tell before the first episode that a package is
+    # missing or nothing can be drawn.
+    config.env.versions()
 
 
 def save_config(config: EvalConfig, folder: Path | None = None) -> Path:

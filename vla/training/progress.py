@@ -49,9 +49,7 @@ class ProgressDisplay:
                 TextColumn("{task.fields[left]} left"),
                 console=self._console,
             )
-            self._task = self._bar.add_task(
-                "training", total=steps, metrics="", left="?"
-            )
+            self._task = self._bar.add_task("training", total=steps, metrics="", left="?")
 
     def __enter__(self) -> Self:
         if self._enabled:
