@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vla.cli import app
+import vla.cli  # noqa: F401  # loads the module that is patched below
 from vla.common import busy
 from vla.common.busy import (
     WAIT_VARIABLES,
@@ -51,6 +51,7 @@ def test_a_system_without_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_calms_threads_but_not_those_of_a_benchmark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    app = sys.modules["vla.cli.app"]
     done: list[str] = []
     monkeypatch.setattr(app, "calm_idle_threads", lambda: done.append("calm"))
     monkeypatch.setattr(app, "app", lambda: done.append("run"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
+from vla.cli.machine_faults import machine_fault
 from vla.common.busy import busy_remark, cpu_load
 from vla.common.consoles import output_console
 from vla.common.errors import UserError
@@ -60,12 +60,14 @@ def clear_errors() -> Iterator[None]:
             raise
         _print_error(f"{error.name} is not installed: pip install 'vla[{extra}]'")
         raise typer.Exit(2) from None
-    except OSError as error:
-        # a path that is no folder, may not be written, or a full disk; others are bugs
-        if error.filename is None and error.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError) as error:
+        text = machine_fault(error)
+        # else a path that is no folder or may not be written; what names no file is a bug
+        if text is None and isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+        if text is None:
             raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        _print_error(where + (error.strerror or str(error)).lower())
+        _print_error(text)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted")
