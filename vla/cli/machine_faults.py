@@ -12,7 +12,9 @@ _OF_NUMBER = {
     errno.ENFILE: "the whole machine has too many open files: end other programs",
     errno.ENOMEM: "the system gives no more memory: lower `workers` or `batch_size`",
     errno.ENOSPC: "no space left on the disk: free some, or choose an `out` on another disk",
-    errno.EAGAIN: "the system starts no more processes or threads: see `ulimit -u`, lower `workers`",
+    errno.EAGAIN: (
+        "the system starts no more processes or threads: see `ulimit -u`, or lower `workers`"
+    ),
 }
 """errno -> what it means, and what helps."""
 _GPU_MEMORY = (

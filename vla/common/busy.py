@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""How long an idle OpenMP thread spins: of OpenMP itself, of GNU's library, of LLVM's and Intel's."""
+"""How long an idle OpenMP thread spins: OpenMP's own, GNU's, and LLVM's and Intel's."""
 SPIN_COUNT = 10_000
 
 

@@ -56,12 +56,13 @@ class Ticker:
     def __init__(self, say: Callable[[], None]) -> None:
         self._say = say
         self._ended = threading.Event()
-        self._due = time.monotonic() + FIRST_SECONDS
+        self._due = 0.0
         # a daemon: a call that hangs can still be interrupted
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._running.append(self)
+        self._due = time.monotonic() + FIRST_SECONDS
         self._thread.start()
         return self
 

@@ -153,7 +153,9 @@ def demo(config: DemoConfig) -> Path:
     (out / "timings.json").write_text(json.dumps(rounded, indent=2) + "\n")
     for row in rows:
         console.print(row.table())
+    console.print()
     console.print(comparison.tables())
+    console.print()
     for line in against_controls(comparison, trained[0].policy, list(controls)):
         console.print(line)
     minutes = [f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items()]

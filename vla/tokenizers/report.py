@@ -53,8 +53,8 @@ _COST_HEADS = (
 )
 
 _BOUND_NOTE = (
-    "bound: of an error inside the fitted range. outside: share of the measured numbers beyond that "
-    "range (the quantiles of the fitted episodes); they are clipped to it, so the max error may "
+    "bound: of an error inside the fitted range. outside: share of the measured numbers beyond it "
+    "(of bins of quantiles: beyond the quantiles); they are clipped to it, so the max error may "
     "exceed the bound"
 )
 

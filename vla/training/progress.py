@@ -55,7 +55,8 @@ class ProgressDisplay:
         if self._enabled:
             # reading a dataset and decoding its pictures may take longer than training
             label = "preparing the run"
-            bar = progress_bar(label, console=self._console, transient=True)
+            console = output_console(stderr=True)
+            bar = progress_bar(label, console=console, transient=True)
             self._shown.enter_context(ambient(self._shown.enter_context(bar)))
         return self
 
@@ -129,6 +130,7 @@ class ProgressDisplay:
         if self._enabled:
             # no markup: a path or an instruction may hold brackets
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._ticker.postpone()
 
 
 __all__ = ["ProgressDisplay"]
