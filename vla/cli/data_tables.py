@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.text import Text
 
 from vla.cli.shared import console, escape
+from vla.common.tables import Table, whole
 
 STATISTICS = ("min", "q01", "q50", "q99", "max", "mean", "std")
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -18,12 +19,11 @@ def print_report(report: Any) -> None:
     """Repairs, findings and their numbers, of `vla data validate`."""
     for name, done in report.repaired:
         console.print(f"[green]repaired:[/green] {escape(name)}: {escape(done)}", soft_wrap=True)
-    table = Table("", "check", "place", "finding", box=None)
+    table = Table("", "check", "place", "finding")
     for finding in report.findings:
-        severity = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
+        severity = Text(finding.severity, style=_COLOURS[finding.severity])
         remedy = f" (`--fix`: {finding.fix})" if finding.fix else ""
-        message = escape(finding.message + remedy)
-        table.add_row(severity, finding.check, escape(finding.place), message)
+        table.add_row(severity, finding.check, finding.place, finding.message + remedy)
     if report.findings:
         console.print(table)
     counts = ", ".join(f"{len(report.of(kind))} {kind}s" for kind in _COLOURS)
@@ -58,9 +58,9 @@ def _decimals(values: Iterable[float]) -> str:
 
 def print_info(info: dict[str, Any]) -> None:
     """What `EpisodeDataset.info` returns."""
-    table = Table(show_header=False, box=None)
+    table = Table(*whole(""), "", show_header=False)
     for key, value in _facts(info).items():
-        table.add_row(key, escape(value))
+        table.add_row(key, value)
     console.print(table)
     _print_actions(info)
     # every dataset has a task, and all tasks have the same facts
@@ -92,11 +92,11 @@ def _print_actions(info: dict[str, Any]) -> None:
     spec = info["spec"]
     # the same statistics for every dimension
     statistics = list(next(iter(info["actions"].values())))
-    table = Table("action", "limits", *statistics, box=None)
+    table = Table(*whole("action", "limits", *statistics))
     limits = zip(spec["action_low"], spec["action_high"], strict=True)
     for (name, values), (low, high) in zip(info["actions"].items(), limits, strict=True):
         numbers = [f"{values[key]:.3g}" for key in statistics]
-        table.add_row(escape(name), f"{low:g} to {high:g}", *numbers)
+        table.add_row(name, f"{low:g} to {high:g}", *numbers)
     console.print(table)
 
 
@@ -104,21 +104,19 @@ def _print_statistics(title: str, rows: Mapping[str, Mapping[str, float]]) -> No
     """A row of numbers for each name; nothing without rows, as for a robot without state."""
     if not rows:
         return
-    table = Table(title=title, box=None)
-    for key in STATISTICS:
-        table.add_column(key, justify="right", no_wrap=True)
+    table = Table(*whole(title), *whole(*STATISTICS, justify="right"))
     for name, values in rows.items():
-        table.add_row(escape(name), *[f"{values[key]:.3g}" for key in STATISTICS])
+        table.add_row(name, *[f"{values[key]:.3g}" for key in STATISTICS])
     console.print(table)
 
 
 def _print_tasks(tasks: Iterable[Mapping[str, Any]], heads: Iterable[str]) -> None:
-    table = Table(*heads, box=None)
+    table = Table(*heads)
     for task in tasks:
         cells = []
         for value in task.values():
             # names and whole numbers as they are
-            cells.append(f"{value:.3g}" if isinstance(value, float) else escape(str(value)))
+            cells.append(f"{value:.3g}" if isinstance(value, float) else str(value))
         table.add_row(*cells)
     console.print(table)
 

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from vla.cli.default_command import DefaultCommandGroup
-from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console
+from vla.cli.shared import (
+    ConfigFile,
+    Overrides,
+    Resume,
+    clear_errors,
+    console,
+    remark_on_load,
+)
 
 commands = typer.Typer()
 eval_app = typer.Typer(
@@ -43,6 +50,7 @@ def evaluate(
         from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        remark_on_load()
         # writes the report, too
         results = evaluate_from_config(settings, command=_command(), resume=resume, restart=restart)
         console.print(results.table())
@@ -102,6 +110,7 @@ def eval_ab(
         from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        remark_on_load()
         found = compare_policies_sequentially(
             policy_a, policy_b, settings, alpha=alpha, command=_command()
         )
@@ -144,6 +153,7 @@ def eval_perturb(
         if severities is not None:
             texts.append(f"severities=[{severities}]")
         settings = load_config(PerturbConfig, config, texts, section="eval")
+        remark_on_load()
         found = perturb_from_config(settings, command=_command())
         console.print(found.table())
         console.print(f"report: {Path(settings.out) / PAGE}")

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from vla.cli.shared import Overrides, clear_errors, config_and_overrides, console, escape
+from vla.cli.shared import (
+    Overrides,
+    clear_errors,
+    config_and_overrides,
+    console,
+    errors,
+    remark_on_load,
+    shown_progress,
+)
 
 commands = typer.Typer()
 
@@ -27,6 +35,7 @@ def fqe(
     """Which checkpoint is best, estimated from recorded episodes without a simulator: fitted Q
     evaluation."""
     with clear_errors():
+        from vla.common.progress import stages
         from vla.config import load_config
         from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig
         from vla.training.offline_evaluation.fitted_q_evaluation import fqe as run
@@ -34,12 +43,9 @@ def fqe(
 
         source, texts = config_and_overrides(config, overrides)
         settings = load_config(FQEConfig, source, texts, section="fqe")
+        remark_on_load()
         # words, not a bar: reading, fitting and measuring take times of their own
-        with console.status("opening the dataset") as status:
-
-            def show(text: str) -> None:
-                status.update(escape(text))
-
+        with stages("opening the dataset", errors) as show:
             result = run(settings, tell=show)
         console.print(result.table())
         console.print(f"estimates: {Path(settings.out) / RESULT_FILE}")
@@ -71,7 +77,8 @@ def diagnose(
         from vla.training.offline_evaluation.diagnostics import diagnose as diagnose_run
 
         # a run that was copied here names a dataset of another machine: then `data` says where
-        found = diagnose_run(run, step=step, episodes=episodes, windows=windows, data=data)
+        with shown_progress("measuring"):
+            found = diagnose_run(run, step=step, episodes=episodes, windows=windows, data=data)
         console.print(found.tables())
         for path in found.save(out):
             console.print(f"written: {path}")

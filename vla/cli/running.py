@@ -14,6 +14,7 @@ from vla.cli.shared import (
     clear_errors,
     config_and_overrides,
     console,
+    remark_on_load,
 )
 
 commands = typer.Typer()
@@ -38,6 +39,7 @@ def demo(
         if out is not None:
             # last, so that it wins over an override
             texts.append(f"out={out}")
+        remark_on_load()
         results = run(load_config(DemoConfig, source, texts))
         console.print(f"report: {results / 'report.html'}")
 
@@ -53,6 +55,7 @@ def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fa
         from vla.sim_eval.collection.recording import collect as run
 
         settings = load_config(CollectConfig, config, overrides or [], section="collect")
+        remark_on_load()
         console.print(f"dataset: {run(settings, resume=resume)}")
 
 
@@ -70,5 +73,6 @@ def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fals
         from vla.training import train as run
 
         settings = load_config(TrainConfig, config, overrides or [], section="train")
+        remark_on_load()
         result = run(settings, resume=resume)
         console.print(f"policy: {result.out / 'policy'} (step {result.step})")

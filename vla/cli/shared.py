@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -13,17 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
+from vla.cli.machine_faults import machine_fault
+from vla.common.busy import busy_remark, cpu_load
 from vla.common.checksums import EditedFileWarning
+from vla.common.consoles import output_console
 from vla.common.errors import UserError
 from vla.common.renamed import RenamedWarning
-from vla.common.visible_console import VisibleConsole as Console
-from vla.common.visible_console import visible
+from vla.common.visible_console import VisibleConsole, visible
 
 if TYPE_CHECKING:
     from vla.common.progress import ProgressCallback
 
-console = Console()
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = output_console()
+errors = VisibleConsole(stderr=True, highlight=False, soft_wrap=True)
 # package that an import misses -> the extra of vla that brings it
 _EXTRA_OF = (
     dict.fromkeys(("gymnasium", "metaworld", "mujoco", "scipy"), "sim")
@@ -61,17 +62,27 @@ def clear_errors() -> Iterator[None]:
             raise
         _print_error(f"{error.name} is not installed: pip install 'vla[{extra}]'")
         raise typer.Exit(2) from None
-    except OSError as error:
-        # a path that is no folder, may not be written, or a full disk; others are bugs
-        if error.filename is None and error.errno != errno.ENOSPC:
+    except (OSError, MemoryError, RuntimeError) as error:
+        text = machine_fault(error)
+        # else a path that is no folder or may not be written; what names no file is a bug
+        if text is None and isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+        if text is None:
             raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        _print_error(where + (error.strerror or str(error)).lower())
+        _print_error(text)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("interrupted")
         # what shells report of a program that Ctrl-C has ended
         raise typer.Exit(130) from None
+
+
+def remark_on_load() -> None:
+    """One line if others use the machine's cores: what follows will be slow for no fault of its
+    own."""
+    remark = busy_remark(cpu_load())
+    if remark is not None:
+        errors.print(f"[yellow]note:[/] {remark}")
 
 
 def _print_error(text: str) -> None:
@@ -97,11 +108,11 @@ def _remarks_on_former_names() -> Iterator[None]:
 
 
 def shown_progress(label: str) -> AbstractContextManager[ProgressCallback]:
-    """A bar on a terminal; nothing if the output goes to a file."""
+    """A bar on a terminal; plain lines every half minute if the output goes to a file."""
     from vla.common.progress import progress_bar
 
     # with the errors: standard output is for what scripts read
-    return progress_bar(label, console=errors, show=errors.is_terminal, transient=True)
+    return progress_bar(label, console=errors, transient=True)
 
 
 def config_and_overrides(

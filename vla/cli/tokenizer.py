@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vla.cli.shared import clear_errors, console
+from vla.cli.shared import clear_errors, console, shown_progress
 
 tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
 
@@ -31,7 +31,8 @@ def tokenizer_report(
         data = EpisodeDataset(dataset)
         # chunks never reach from one episode into the next
         lengths = data.episodes["length"].tolist()
-        found = run(data.columns.actions, data.spec, chunk=chunk, lengths=lengths)
+        with shown_progress("measuring"):
+            found = run(data.columns.actions, data.spec, chunk=chunk, lengths=lengths)
         console.print(found.table())
         if out is not None:
             for path in found.save(out):

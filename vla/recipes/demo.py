@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vla.common.visible_console import VisibleConsole as Console
+from vla.common.consoles import output_console
+from vla.common.visible_console import VisibleConsole
 from vla.config import Choice, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline
@@ -111,7 +112,7 @@ def demo(config: DemoConfig) -> Path:
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = output_console()
     steps = 4 + len(config.controls)
     clock = _StepClock(console, steps)
 
@@ -152,7 +153,9 @@ def demo(config: DemoConfig) -> Path:
     (out / "timings.json").write_text(json.dumps(rounded, indent=2) + "\n")
     for row in rows:
         console.print(row.table())
+    console.print()
     console.print(comparison.tables())
+    console.print()
     for line in against_controls(comparison, trained[0].policy, list(controls)):
         console.print(line)
     minutes = [f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items()]
@@ -197,7 +200,7 @@ def _line(pair: Pair) -> str:
 class _StepClock:
     """Announces the steps of the demo and measures them, in seconds."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: VisibleConsole, steps: int) -> None:
         self.seconds: dict[str, float] = {}
         self._console = console
         self._steps = steps

@@ -134,6 +134,19 @@ def _train(
     config: TrainConfig, accelerator: Accelerator, evaluate: Evaluate | None, resume: bool
 ) -> RunResult:
     main = accelerator.is_main_process
+    with ProgressDisplay(config.steps, config.max_minutes, enabled=main) as display:
+        return _train(config, evaluate, accelerator, display, resume=resume)
+
+
+def _train(
+    config: TrainConfig,
+    evaluate: Evaluate | None,
+    accelerator: Accelerator,
+    display: ProgressDisplay,
+    *,
+    resume: bool,
+) -> RunResult:
+    main = accelerator.is_main_process
     device = accelerator.device
     out = Path(config.out)
     plan = BatchPlan(
@@ -186,7 +199,8 @@ def _train(
     latest: dict[str, float] = {}
     watch = Stopwatch(device)
     steps = range(first + 1, config.steps + 1)
-    with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
+    display.begin(first)
+    with log:
         display.say(
             f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} "
             f"episodes, {accelerator.num_processes} x {device.type}"

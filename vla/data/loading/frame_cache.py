@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from vla.common.progress import ProgressCallback
+from vla.common.progress import ProgressCallback, ambient_progress
 from vla.data.errors import DataError
 from vla.data.loading.decoding import PIECE_FRAMES, Advance, Block, each_block, fill, plan_blocks
 from vla.data.loading.frame_cache_file import CameraCache, check_space, free_bytes, make_base
@@ -69,6 +69,7 @@ class FrameCache:
         if storage not in _STORAGES:
             expected = ", ".join(repr(name) for name in _STORAGES)
             raise ValueError(f"cache is {storage!r}; expected one of {expected}")
+        progress = progress or ambient_progress()
         names = list(dataset.spec.cameras) if cameras is None else list(cameras)
         # a kept cache is of all episodes, whoever builds it: another run may choose others
         ranges = _ranges(dataset, episodes if storage == "ram" else None)

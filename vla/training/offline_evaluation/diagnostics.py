@@ -136,10 +136,10 @@ class Diagnosis:
 
     def _metrics_table(self) -> Any:
         """A row for each number, a column for each set."""
-        from rich.table import Table
+        from vla.common.tables import Table, whole
 
         title = f"{self.run}, step {self.step}: {self.objective}"
-        table = Table("", *self.sets, title=title)
+        table = Table(*whole("", *self.sets), title=title)
         sets = self.sets.values()
         table.add_row("episodes", *(str(s.episodes) for s in sets))
         table.add_row("steps", *(str(s.steps) for s in sets))
@@ -153,7 +153,7 @@ class Diagnosis:
 
 def _reliability_table(label: str, calibration: Calibration) -> Any:
     """Predicted values beside the returns that followed, bin by bin."""
-    from rich.table import Table
+    from vla.common.tables import Table
 
     caption = (
         f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}, "

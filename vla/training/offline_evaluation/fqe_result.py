@@ -134,11 +134,10 @@ class FQEResult:
     def table(self) -> Any:
         """A rich table for the terminal, best first."""
         # rich is slow to import, and who reads fqe.json needs none
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
         columns: list[Any] = [
-            Column("policy", overflow="fold"),
-            "value",
+            *whole("policy", "value"),
             "95 % interval",
             "Q data",
             "Q policy",
