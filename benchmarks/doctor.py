@@ -34,7 +34,7 @@ LOOKING: dict[str, Any] = {
     "type": "rt1", "history": 1, "chunk": 2, "trunk": "test_efficientnet", "stride": 8, "token_positions": True,
     "state_token": True, "keyframe_loss": 1.0, "standardise_language": True, "random_shift": [0, 0],
     "head": {"type": "categorical", "bin_smoothing": 8}, "width": 96, "depth": 2, "heads": 4, "key_dim": 24,
-    "feed_forward": "gelu", "dropout": 0.0, "language_dim": 32, "tokenizer": {"type": "bins", "bins": 64},
+    "feed_forward": "gelu", "dropout": 0.0, "language_dim": 32, "tokenizer": {"type": "bins", "num_bins": 64},
 }  # fmt: skip
 FEELING: dict[str, Any] = {
     "type": "mlp", "language": "minilm", "standardise_language": True, "chunk": 2, "hidden": 128,
@@ -42,7 +42,7 @@ FEELING: dict[str, Any] = {
 REMEMBERING: dict[str, Any] = {
     "type": "decision_transformer", "history": 3, "condition": "none", "language": "minilm",
     "standardise_language": True, "width": 96, "depth": 2, "heads": 4,
-    "head": {"type": "clusters"}, "tokenizer": {"type": "kmeans", "clusters": 24},
+    "head": {"type": "clusters"}, "tokenizer": {"type": "kmeans", "centres": 24, "over": "chunk"},
 }  # fmt: skip
 
 
@@ -75,11 +75,11 @@ class Bench:
             write(path, episodes, **{"first": UNSEEN, **options})
         return path
 
-    def run(self, name: str, data: Path, policy: dict[str, Any], steps: int, **changes: Any) -> Path:
+    def run(self, name: str, dataset: Path, policy: dict[str, Any], steps: int, **changes: Any) -> Path:
         out = self.root / "runs" / name
         if not (out / "policy" / "config.json").exists():
             values = {
-                "out": str(out), "data": {"path": str(data), "validation_fraction": 0.1}, "policy": policy,
+                "out": str(out), "data": {"path": str(dataset), "validation_fraction": 0.1}, "policy": policy,
                 "steps": steps, "batch_size": 64, "optim": {"lr": 1e-3, "warmup_steps": 20}, "ema_decay": 0.99,
                 "log_every": 100, "validate_every": max(1, steps // 4), "save_every": None,
             }  # fmt: skip
@@ -109,7 +109,7 @@ class Bench:
         env = {"type": "tabletop", "tasks": ["reach", "push"], "cameras": [], "state": "scene"}
         data = self.root / "tabletop"
         if not data.exists():
-            values = {"env": env, "out": str(data), "episodes_per_task": 60, "workers": 0}
+            values = {"env": env, "out": str(data), "episodes_per_task": 60, "workers": 1}
             collect(load_config(CollectConfig, values))
         return self.run("tabletop", data, FEELING | {"language": None, "standardise_language": False}, self.steps)
 

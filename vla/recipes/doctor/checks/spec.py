@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vla.common.registry import register
+from vla.data import EpisodeDataset
 from vla.models.transfer.dimension_names import made_up_names
 from vla.recipes.doctor.check import Symptom, examines
 from vla.recipes.doctor.subject import Subject
@@ -18,6 +19,13 @@ _OFTEN = 0.005
 """Share of the steps that may."""
 _UNUSED = 0.05
 """Limits of which the actions use less than this are of another unit, or cost all resolution."""
+_SMOOTH = 0.5
+"""Share of its deviation that a state may move in a step to be called a movement."""
+_DRIVEN = 0.6
+"""Correlation from which on a state follows an action."""
+_SLOWER, _FASTER = 0.6, 1.6
+"""Ratios of movements between which two data sets are of one rate."""
+_SAME_UNIT = 4.0
 _RATE = 0.02
 """Relative difference of control rates that no robot feels."""
 
@@ -79,43 +87,72 @@ def _steps_of_another_size(subject: Subject) -> Iterator[Symptom]:
     """Data that say the same rate, but whose state moves another distance at each step."""
     if subject.training is None or subject.data is None or subject.own_data:
         return
-    if subject.training.spec.state_dim != subject.data.spec.state_dim:
-        return
-    learned_S = _median_step(subject.training)
-    given_S = _median_step(subject.data)
-    moves = (learned_S > 0) & (given_S > 0)
-    if not moves.any():
-        return
-    ratio = float(np.median(given_S[moves] / learned_S[moves]))
-    if 0.6 < ratio < 1.7:
+    if subject.policy.spec.differences(subject.data.spec):
+        return  # dimensions of other names do not compare
+    learned = _Movement(subject.training)
+    given = _Movement(subject.data)
+    # a state in another unit is another check's
+    factor_S = given.spread / np.maximum(learned.spread, 1e-12)
+    same_unit_S = (factor_S > 1 / _SAME_UNIT) & (factor_S < _SAME_UNIT)
+    pairs = [(s, a) for s, a in learned.driven() if same_unit_S[s]]
+    if pairs:
+        ratios = [given.gain[s, a] / learned.gain[s, a] for s, a in pairs]
+        what = "the same action moves the state"
+    else:
+        moves_S = same_unit_S & (learned.step > 0) & (given.step > 0)
+        ratios = list(given.step[moves_S] / learned.step[moves_S])
+        what = "the state moves"
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    if _SLOWER < ratio < _FASTER:
         return
     yield Symptom(
         "warning",
-        f"data {subject.data.root}: the state moves {ratio:.2g} times as far at each step as in "
-        "the data that the policy learned from: steps were left out or doubled, or the robot moves "
-        "at another speed",
+        f"data {subject.data.root}: {what} {ratio:.2g} times as far at each step as in the data "
+        "that the policy learned from: steps were left out or doubled, or actions are of another "
+        "unit or rate",
         "compare timestamps with the control rate; `vla data resample --control-hz` brings data "
         "to another rate",
         {"step_ratio": ratio},
     )
 
 
-def _median_step(dataset: object) -> np.ndarray:
-    """(S,), the median distance from one step to the next within episodes, where it moves."""
-    from vla.data import EpisodeDataset
+class _Movement:
+    """How the state moves from one step to the next within episodes.
 
-    assert isinstance(dataset, EpisodeDataset)
-    states = dataset.unchecked_columns.state.astype(np.float64)
-    inside = np.ones(len(states) - 1, bool)
-    inside[dataset.reader.episodes["first_frame"].to_numpy()[1:] - 1] = False
-    steps = np.abs(np.diff(states, axis=0))[inside]
-    found = np.zeros(states.shape[1])
-    for dim in range(states.shape[1]):
-        moving = steps[np.isfinite(steps[:, dim]) & (steps[:, dim] > 0), dim]
-        # a goal that stands still within an episode says nothing about the rate
-        if len(moving) > len(steps) / 2:
-            found[dim] = np.median(moving)
-    return found
+    Attributes:
+        spread: (S,), deviation of the state.
+        step: (S,), a long step, the 90 % quantile of distances; 0 of what does not move smoothly.
+        gain: (S, A), how far a state moves for each unit of an action, by least squares.
+        correlation: (S, A), of movements and actions.
+    """
+
+    def __init__(self, dataset: EpisodeDataset) -> None:
+        columns = dataset.unchecked_columns
+        states, actions = columns.state.astype(np.float64), columns.actions.astype(np.float64)
+        inside = np.ones(len(states) - 1, bool)
+        inside[dataset.reader.episodes["first_frame"].to_numpy()[1:] - 1] = False
+        inside &= np.isfinite(states[1:]).all(1) & np.isfinite(states[:-1]).all(1)
+        inside &= np.isfinite(actions[:-1]).all(1)
+        moves = np.diff(states, axis=0)[inside]
+        given = actions[:-1][inside]
+        self.spread = states[1:][inside].std(0)
+        self.step = np.quantile(np.abs(moves), 0.9, axis=0)
+        # what leaps about at every step says nothing about a rate
+        self.step[np.median(np.abs(moves), axis=0) > _SMOOTH * self.spread] = 0.0
+        centred = given - given.mean(0)
+        covariance = (moves - moves.mean(0)).T @ centred / len(given)
+        deviation = np.maximum(centred.std(0), 1e-12)
+        self.gain = covariance / deviation**2
+        self.correlation = covariance / deviation / np.maximum(moves.std(0), 1e-12)[:, None]
+
+    def driven(self) -> list[tuple[int, int]]:
+        """(state, action) for each action that a dimension of the state follows closely."""
+        found = []
+        for action in range(self.correlation.shape[1]):
+            state = int(np.abs(self.correlation[:, action]).argmax())
+            if abs(self.correlation[state, action]) > _DRIVEN:
+                found.append((state, action))
+        return found
 
 
 @register("doctor_checks", "limits")
