@@ -193,7 +193,7 @@ class _Scan:
 
 def _is_blank(image: np.ndarray) -> bool:
     """Whether a picture (H, W, 3) has one colour, but for what a codec makes of it."""
-    # every eighth pixel first: nearly all pictures are told apart from blank ones by these
+    # every eighth pixel first: nearly all pictures differ from blank ones there
     for pixels in (image[::8, ::8], image):
         spread = pixels.reshape(-1, 3).max(0).astype(int) - pixels.reshape(-1, 3).min(0)
         if spread.max() > _ONE_COLOUR:

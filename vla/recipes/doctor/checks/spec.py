@@ -124,6 +124,7 @@ class _Movement:
         step: (S,), a long step, the 90 % quantile of distances; 0 of what does not move smoothly.
         gain: (S, A), how far a state moves for each unit of an action, by least squares.
         correlation: (S, A), of movements and actions.
+        is_continuous: (A,), False of commands to open or to close, which move nothing farther.
     """
 
     def __init__(self, dataset: EpisodeDataset) -> None:
@@ -139,6 +140,7 @@ class _Movement:
         self.step = np.quantile(np.abs(moves), 0.9, axis=0)
         # what leaps about at every step says nothing about a rate
         self.step[np.median(np.abs(moves), axis=0) > _SMOOTH * self.spread] = 0.0
+        self.is_continuous = np.array([len(np.unique(column)) > 3 for column in given.T])
         centred = given - given.mean(0)
         covariance = (moves - moves.mean(0)).T @ centred / len(given)
         deviation = np.maximum(centred.std(0), 1e-12)
@@ -148,10 +150,10 @@ class _Movement:
     def driven(self) -> list[tuple[int, int]]:
         """(state, action) for each action that a dimension of the state follows closely."""
         found = []
-        for action in range(self.correlation.shape[1]):
+        for action in np.flatnonzero(self.is_continuous):
             state = int(np.abs(self.correlation[:, action]).argmax())
             if abs(self.correlation[state, action]) > _DRIVEN:
-                found.append((state, action))
+                found.append((state, int(action)))
         return found
 
 
