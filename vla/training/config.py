@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from vla.config import Choice, Config, RootConfig
 from vla.data.format import KeyMap
+from vla.data.held_out import HELD_OUT_FRACTION
 from vla.data.rewards import RewardConfig
 from vla.models.layers.lora import LoraSettings
 from vla.models.policies.multi_robot import RobotName
@@ -72,7 +73,7 @@ class DataConfig(Config):
     stream_memory_gb: PositiveFloat = 4.0
     """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third
     of it is a block: windows are shuffled within it, so more of it mixes more episodes."""
-    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = HELD_OUT_FRACTION
     """Share of the episodes of each task held out of training; 0 trains on everything."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""

@@ -329,7 +329,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 CONTENT: dict[str, tuple[Callable[[int, Episode], dict[str, Any]], str, str]] = {
-    "terminals": (lambda n, e: {"terminated": True}, "warning", "likely a time limit"),
+    "terminals": (lambda n, e: {"terminated": True}, "warning", "a time limit is no terminal"),
     "rewards": (
         lambda n, e: {"rewards": np.append(np.zeros(11), 1)},
         "warning",

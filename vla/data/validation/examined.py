@@ -18,7 +18,6 @@ from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats.common.episodic_reader import EpisodicReader
 from vla.data.formats.common.files import refuse_archive
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
@@ -151,19 +150,26 @@ class Examined:
         """None if they cannot be read at all."""
         if self.lerobot is not None:
             return _of_parts(self.lerobot, self.keys)
-        reader = None if self.dataset is None else self.dataset.reader
-        if not isinstance(reader, EpisodicReader):
+        if self.dataset is None:
             return None
-        columns = reader.columns()
+        reader = self.dataset.reader
+        try:
+            columns = reader.columns()
+        except DataError:  # the check `opens` says so
+            return None
         lengths = reader.episodes["length"].to_numpy()
-        # These readers give zeros for what the dataset does not have.
+
+        def recorded(name: str, values: np.ndarray) -> np.ndarray | None:
+            # readers give zeros for what the dataset does not have
+            return values if name in reader.recorded and values.any() else None
+
         return Numbers(
             episode=np.repeat(np.arange(len(lengths)), lengths),
             state=columns.state,
             actions=columns.actions,
-            rewards=columns.rewards if columns.rewards.any() else None,
-            success=columns.success if columns.success.any() else None,
-            terminated=columns.terminated if columns.terminated.any() else None,
+            rewards=recorded("rewards", columns.rewards),
+            success=recorded("success", columns.success),
+            terminated=recorded("terminated", columns.terminated),
             state_names=reader.spec.state_names,
             action_names=reader.spec.action_names,
         )

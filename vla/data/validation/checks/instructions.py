@@ -9,6 +9,9 @@ from vla.common.registry import register
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined
 
+_EPISODES = 5
+"""Fewer are a trial, of which nothing is expected."""
+
 
 @register("checks", "instructions")
 @check("instructions that are blank, or the same but for case and spaces")
@@ -37,6 +40,25 @@ def instructions(examined: Examined) -> Iterator[Finding]:
                 "them alike"
             )
             yield Finding("instructions", "warning", "instructions", message)
+
+
+@register("checks", "one_instruction")
+@check("whether instructions differ, so that a policy can learn to read them")
+def one_instruction(examined: Examined) -> Iterator[Finding]:
+    """There are several instructions: of one alone nothing can be learned from language."""
+    dataset = examined.dataset
+    if dataset is None:
+        return
+    tasks = dataset.reader.episodes["task_index"]
+    if len(tasks) < _EPISODES or tasks.nunique() > 1:
+        return
+    text = dataset.instructions[int(tasks.iloc[0])]
+    message = (
+        f"all {len(tasks)} episodes have the one instruction {text!r}: a policy cannot learn from "
+        "them to read instructions, and does the same whatever it is asked; add other tasks, or "
+        "set policy.language: null where there is such a key"
+    )
+    yield Finding("one_instruction", "note", "instructions", message)
 
 
 @register("checks", "task_words")
