@@ -15,7 +15,7 @@ import numpy as np
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
@@ -75,7 +75,10 @@ def chosen_parts(
     if shares:
         chosen = drawn_parts(dataset.episodes["task_index"].to_numpy(), shares, seed, where)
     else:
-        chosen = {name: _listed(part, len(dataset), where, name) for name, part in parts.items()}
+        chosen = {}
+        for name, part in parts.items():
+            named: Any = part
+            chosen[name] = sorted(dataset.chosen_episodes(named, f"{where}: part {name!r}"))
     _check_parts(chosen, where, len(dataset))
     return chosen
 
@@ -115,15 +118,6 @@ def drawn_parts(
         if part is not None:
             chosen[part].append(index)
     return {name: sorted(episodes) for name, episodes in chosen.items()}
-
-
-def _listed(
-    part: Any,
-    total: int,
-    where: str,
-    name: str,
-) -> list[int]:
-    return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
 
 
 def _check_parts(

@@ -18,8 +18,11 @@ from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import EpisodicReader
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.lerobot_parts.mapping import keys_of
+from vla.data.formats.lerobot_parts.spec import dimension_names
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
@@ -181,13 +184,14 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
     frames = parts.frames
     if mapping is None:
         return None
-    if not {*mapping.action, *mapping.state, "episode_index"} <= frames.keys():
+    if not {*keys_of(mapping.action), *keys_of(mapping.state), "episode_index"} <= frames.keys():
         return None
     episode = frames["episode_index"][:, 0]
     kept = parts.committed(episode)
 
-    def joined(names: list[str]) -> np.ndarray:
-        columns = [np.zeros((len(episode), 0)), *(frames[name] for name in names)]
+    def joined(parts: list[Part]) -> np.ndarray:
+        columns = [np.zeros((len(episode), 0))]
+        columns += [frames[part.key][:, list(part.dims)] for part in parts]
         return np.concatenate(columns, axis=1)[kept]
 
     def single(name: str | None) -> np.ndarray | None:
@@ -203,6 +207,6 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
         rewards=single(mapping.reward),
         success=None if success is None else success > 0,
         terminated=None if terminated is None else terminated > 0,
-        state_names=parts.dimension_names(mapping.state),
-        action_names=parts.dimension_names(mapping.action),
+        state_names=tuple(dimension_names(mapping.state)),
+        action_names=tuple(dimension_names(mapping.action)),
     )

@@ -23,8 +23,8 @@ from vla.data.format import KeyMap
 from vla.data.formats.common.files import inside, read_json_lines
 from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, is_number
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
+from vla.data.formats.lerobot_parts.mapping import Mapping, map_features
 from vla.data.formats.lerobot_parts.paths import opened_parquet
-from vla.data.formats.lerobot_parts.spec import Mapping, dimension_names, map_features
 from vla.data.statistics import FeatureStats, numeric_stats
 
 _REMEDY = "copy the file from the dataset's source"
@@ -158,12 +158,9 @@ class LeRobotParts:
         if self.info is None:
             return None
         try:
-            return map_features(self.root / schema.INFO, self.info.features, keys)
+            return map_features(self.root, self.info.features, keys)
         except DataError:
             return None
-
-    def dimension_names(self, columns: list[str]) -> tuple[str, ...]:
-        return () if self.info is None else tuple(dimension_names(columns, self.info.features))
 
     @functools.cached_property
     def numeric(self) -> list[str]:

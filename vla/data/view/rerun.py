@@ -24,7 +24,7 @@ from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.image_codec import as_frame
 from vla.data.tools.plan import source_name
 
@@ -78,7 +78,7 @@ def export_rerun(
         raise DataError(
             f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}"
         )
-    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    chosen = dataset.chosen_episodes(episodes)
     if not chosen:
         raise DataError(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"

@@ -105,14 +105,25 @@ class DataFiles:
                 f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; "
                 "correct the feature's dtype and shape there"
             )
+        extra = [name for name in stored.names if name not in self._features]
+        if extra:
+            warnings.append(
+                f"{file}: columns that {schema.INFO} does not list are not read: "
+                f"{', '.join(extra)}; describe them there to read them"
+            )
         return warnings
 
-    def has(self, name: str) -> bool:
-        """Whether the first file has such a column."""
+    @functools.cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns of the first file."""
         # the first speaks for all: one that differs is refused when it is read
         file = self.paths[0]
         with opened_parquet(file, self._remedy_for(file)) as parquet:
-            return name in parquet.schema_arrow.names
+            return list(parquet.schema_arrow.names)
+
+    def has(self, name: str) -> bool:
+        """Whether the first file has such a column."""
+        return name in self.columns
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over

@@ -33,19 +33,6 @@ class Segment:
     checksum: int | None = None
 
 
-def check_exist(segments: Sequence[Segment], feature: str) -> None:
-    """Raises DataError naming the first video file that is missing, and its episode."""
-    seen: set[Path] = set()  # a file holds many episodes: the disk is asked once
-    for segment in segments:
-        if segment.path not in seen and not segment.path.is_file():
-            raise DataError(
-                f"{segment.path}: no such file; it holds {feature!r} of episode {segment.episode} "
-                f"({segment.length} frames): copy it from the dataset's source, or leave the "
-                "camera out by the key `cameras`"
-            )
-        seen.add(segment.path)
-
-
 def read_segments(
     parts: Sequence[tuple[int, Segment, int, int]],
     fps: float,
