@@ -88,7 +88,7 @@ def _parsed(
                 f"{where}: episodes {text!r}: {part!r} is no number and no range; expected for "
                 "example 0:100 or 3,7,10:20"
             ) from None
-        if last > end or first > last or first < 0:
+        if last > end or first > last or (colon and first < 0):
             raise DataError(
                 f"{where}: episodes {text!r}: there are episodes {_listed(list(place_of))}; the "
                 "end is excluded"

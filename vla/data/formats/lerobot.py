@@ -20,7 +20,7 @@ from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.missing import absent
 from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parquet
 from vla.data.formats.lerobot_parts.video import Segment
-from vla.data.storage.video import TIME_TOLERANCE
+from vla.data.storage.video import TIME_TOLERANCE, VideoReader
 
 _TEXT_INDEX = "__index_level_0__"
 """Where pandas puts an index without a name: tasks.parquet of LeRobot has the texts there."""
@@ -110,6 +110,7 @@ class LeRobotReader(LeRobotFolder):
         ]
         episodes["tasks"] = [list(tasks) for tasks in lists]
         self._table = episodes
+        self._rates: dict[Path, float] = {}  # of videos that were looked into
         self._first_rows: dict[Path, int] = {}
         """Data file -> the first row of the dataset that an episode has in it."""
         for path, row in zip(self.episode_files() or (), episodes["row"], strict=False):
@@ -226,14 +227,20 @@ class LeRobotReader(LeRobotFolder):
             )
             if name not in paths:  # resolving a path asks the disk: once per file, not per episode
                 paths[name] = named_path(self.root, name, "video_path of info.json")
-            first = self._frame_at(feature, row["source"], row[time])
+            first = self._frame_at(feature, row["source"], row[time], paths[name])
             segments.append(
                 Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32))
             )
         _check_apart(segments, feature, place)
         return segments
 
-    def _frame_at(self, feature: str, episode: int, time: float) -> int:
+    def _frame_at(
+        self,
+        feature: str,
+        episode: int,
+        time: float,
+        path: Path,
+    ) -> int:
         """The number of the frame at `time` seconds, which must be a frame's time."""
         place = (
             f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} "
@@ -243,12 +250,23 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
         # The nearest frame, if that is meant: a time between two frames is of another rate.
         first = round(time * self.info.fps)
-        if abs(first / self.info.fps - time) > TIME_TOLERANCE:
+        if abs(first / self.info.fps - time) <= TIME_TOLERANCE:
+            return first
+        # or of the file's own rate, which may be 29.97 for 30
+        rate = self.info.fps if absent(path) else self._rate_of(path)
+        first = round(time * rate)
+        if abs(first / rate - time) > TIME_TOLERANCE:
             raise DataError(
                 f"{place}, which is between two frames at {self.info.fps:g} fps; restore "
                 "meta/episodes"
             )
         return first
+
+    def _rate_of(self, path: Path) -> float:
+        if path not in self._rates:
+            with VideoReader(path, self.info.fps) as video:
+                self._rates[path] = video.fps
+        return self._rates[path]
 
 
 def _whole(value: Any) -> int:

@@ -21,6 +21,7 @@ from vla.data.format import KeyMap
 from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import EpisodicReader
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.mapping import keys_of
 from vla.data.formats.lerobot_parts.spec import dimension_names
 from vla.data.reader import EpisodeDataset
@@ -113,9 +114,13 @@ class Examined:
         elif format is None:
             matching = [name for name, reader in formats.items() if reader.matches(root)]
             self.format = matching[0] if matching else None
-        # Without info.json no format matches; tables and data are worth a look all the same.
-        if self.format is None and (root / "meta").is_dir():
-            self.format = "lerobot"
+        # Without info.json no format matches, and with a damaged one the wrong version; tables and
+        # data are worth a look all the same.
+        if format is None and self.dataset is None and read_version(root) is None:
+            if (root / "meta/episodes.jsonl").exists():
+                self.format = "lerobot_v2"
+            elif self.format is None and (root / "meta").is_dir():
+                self.format = "lerobot"
 
     @functools.cached_property
     def files(self) -> list[Path]:

@@ -412,7 +412,7 @@ class LeRobotFolder(DatasetReader):
             end = min(stop, episode_start + int(lengths[episode]))
             parts.append((begin, videos[episode], begin - episode_start, end - episode_start))
         yield from read_segments(
-            parts, self.info.fps, size, warn=self.warn, verified=self._verified
+            parts, self.info.fps, size, feature=feature, warn=self.warn, verified=self._verified
         )
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
