@@ -238,7 +238,8 @@ def test_a_missing_data_file(write, monkeypatch):
     (root / "data/chunk-000/file-001.parquet").unlink()
     dataset = EpisodeDataset(root)
     assert "data files of episode 1 are missing" in dataset.warnings[0]
-    assert dataset.num_frames == 3 and len(dataset.columns.actions) == 3
+    assert dataset.num_frames == 3
+    assert len(dataset.columns.actions) == 3
 
 
 @pytest.mark.parametrize(

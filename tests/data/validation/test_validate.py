@@ -259,7 +259,8 @@ def test_a_video_that_is_missing_and_one_that_is_cut(copied, name):
     assert films[-1].name in first_finding(validate(root), "readable", "error").message
     films[0].unlink()
     found = first_finding(validate(root), "files", "error")
-    assert found.place == films[0].relative_to(root).as_posix() and "are missing" in found.message
+    assert found.place == films[0].relative_to(root).as_posix()
+    assert "are missing" in found.message
 
 
 def test_warnings_that_come_while_images_are_read(copied):

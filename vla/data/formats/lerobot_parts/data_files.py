@@ -22,7 +22,7 @@ from vla.common.cores import usable_cores
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside
-from vla.data.formats.lerobot_parts.info import IMAGE, VIDEO, Feature
+from vla.data.formats.lerobot_parts.info import IMAGE, NUMERIC, VIDEO, Feature
 from vla.data.formats.lerobot_parts.paths import check_footer, named_path, opened_parquet
 
 _TEXT = ("string", "large_string", "string_view")
@@ -339,4 +339,6 @@ def _expected(feature: Feature) -> str | None:
     """What info.json says, as `_described`; None for what has more than one dimension."""
     if feature.dtype == IMAGE:
         return IMAGE
+    if feature.dtype not in (*NUMERIC, "string"):  # of a kind that nothing reads
+        return None
     return f"{feature.dtype}[{feature.shape[0]}]" if len(feature.shape) == 1 else None

@@ -81,7 +81,9 @@ def map_features(
             )
     else:
         success = chooser.single("success", keys.success, schema.SUCCESS)
-    used = {*keys_of(state), *keys_of(action), reward, success, keys.instruction}
+    instruction = keys.instruction or ""
+    instruction = modality.annotations.get(instruction, instruction)
+    used = {*keys_of(state), *keys_of(action), reward, success, instruction}
     chosen = keys.model_dump(exclude_none=True)
     state_keys, action_keys = keys_of(state), keys_of(action)
     left = not_read(features, {n for n in used if n}, state_keys, action_keys, chosen=set(chosen))
