@@ -14,7 +14,8 @@ from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
-from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.base import LeRobotFolder
+from vla.data.formats.lerobot_parts.checks import check_episodes, count_columns
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.missing import absent

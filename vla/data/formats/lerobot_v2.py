@@ -12,8 +12,12 @@ from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
-from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats.lerobot_parts.checks import first_frames
+from vla.data.formats.lerobot_parts.base import LeRobotFolder
+from vla.data.formats.lerobot_parts.checks import (
+    check_episodes,
+    count_columns,
+    first_frames,
+)
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.paths import fill, named_path

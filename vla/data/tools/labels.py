@@ -77,8 +77,8 @@ def label(
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
         raise DataError(
-            f"{file}: names {len(labels)} of {len(dataset)} episodes; {numbers[missing[0]]} is the first "
-            "that it lacks: add them, or keep or drop the unlabelled ones"
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {numbers[missing[0]]} is the "
+            "first that it lacks: add them, or keep or drop the unlabelled ones"
         )
     chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
     places = [(0, index) for index in chosen]
