@@ -79,7 +79,7 @@ def chosen_parts(
         for name, part in parts.items():
             named: Any = part
             chosen[name] = sorted(dataset.chosen_episodes(named, f"{where}: part {name!r}"))
-    _check_parts(chosen, where, len(dataset))
+    _check_parts(chosen, where, dataset.episode_numbers.tolist())
     return chosen
 
 
@@ -123,18 +123,19 @@ def drawn_parts(
 def _check_parts(
     chosen: Mapping[str, list[int]],
     where: str,
-    total: int,
+    numbers: list[int],
 ) -> None:
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {total} episodes; give it a larger "
+                f"{where}: part {name!r} would have none of {len(numbers)} episodes; give it a larger "
                 "share"
             )
         for index in episodes:
             if index in owner:
                 raise DataError(
-                    f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once"
+                    f"{where}: episode {numbers[index]} is in {owner[index]!r} and in {name!r}; "
+                    "name it once"
                 )
             owner[index] = name
