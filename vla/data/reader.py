@@ -23,6 +23,7 @@ from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
 from vla.data.resizing import ImageResizing
+from vla.data.select import Episodes, chosen_episodes
 from vla.data.statistics import true_statistics
 from vla.data.storage.remote_files import as_url
 from vla.types import ImageSize, Spec
@@ -206,6 +207,30 @@ class EpisodeDataset:
             ("actions", columns.actions, self.spec.action_names),
             ("state", columns.state, self.spec.state_names),
             ("rewards", columns.rewards, ()),
+        )
+
+    @property
+    def episode_numbers(self) -> np.ndarray:
+        """int64 (episodes,): what the dataset itself calls its episodes, ascending. Elsewhere an
+        episode goes by its place among those that can be read."""
+        numbers = self.reader.episode_numbers
+        return np.arange(self.num_episodes) if numbers is None else numbers
+
+    def chosen_episodes(
+        self,
+        episodes: Episodes | None,
+        where: str | None = None,
+        *,
+        is_dropped: bool = False,
+    ) -> list[int]:
+        """The places of episodes that are chosen by the dataset's own numbers; see
+        `vla.data.select.chosen_episodes`."""
+        return chosen_episodes(
+            episodes,
+            self.episode_numbers.tolist(),
+            where or str(self.root),
+            missing=self.reader.missing_episodes,
+            is_dropped=is_dropped,
         )
 
     def images(

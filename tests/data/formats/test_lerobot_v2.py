@@ -317,19 +317,11 @@ def swap(root: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "data_missing": (
-        (lambda r: (r / DATA.format(0, 1)).unlink()),
-        r"episode_000001.parquet: no such file; one episode is",
-    ),
     "data_truncated": (
         (lambda r: (r / DATA.format(0, 1)).write_bytes((r / DATA.format(0, 1)).read_bytes()[:-9])),
         r"episode_000001.parquet: parquet without footer .* the other 1 of 2 are readable",
     ),
     "data_swapped": (swap, r"frame 0 belongs to episode 1, the episodes table says 0"),
-    "video_missing": (
-        (lambda r: (r / VIDEO.format(0, 1)).unlink()),
-        r"episode_000001.mp4: no such file; it holds 'observation.images.top' of episode 1 \(3 frames\)",
-    ),
     "video_shorter": (
         (lambda r: encode_video(r / VIDEO.format(0, 1), gray(1, 2), 20)),
         r"episode_000001.mp4: has 2 frames, episode 1 ends at frame 3",
@@ -337,15 +329,6 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "video_of_another_rate": (
         (lambda r: encode_video(r / VIDEO.format(0, 1), gray(1, 3), 25)),
         r"episode_000001.mp4: has 25 frames per second, expected 20",
-    ),
-    "lengths_contradict": (
-        (
-            lambda r: lines(
-                r / "meta/episodes.jsonl",
-                [{"episode_index": i, "length": 3, "tasks": []} for i in range(3)],
-            )
-        ),
-        r"episode_000002.parquet: no such file",
     ),
     "length_contradicts": (
         (

@@ -11,7 +11,7 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.loading.ranges import joined_ranges
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.limits import fitting_limits
@@ -62,7 +62,7 @@ def convert(
     notes: list[str] = []
     if image_size is not None:
         dataset, notes = _at_size(dataset, ImageSize(*image_size))
-    chosen = chosen_episodes(episodes, len(dataset), str(src))
+    chosen = dataset.chosen_episodes(episodes, str(src))
     if kinds and control_hz is None:
         raise DataError(
             f"{dst}: kinds.{next(iter(kinds))} is for resampling; give control_hz too, or leave "

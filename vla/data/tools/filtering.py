@@ -11,7 +11,6 @@ from vla.common.progress import ProgressCallback
 from vla.config import Config
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
-from vla.data.select import chosen_episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
@@ -45,9 +44,9 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
     table = dataset.episodes
     where = str(dataset.root)
     stays = np.zeros(len(table), bool)
-    stays[chosen_episodes(chosen.episodes, len(table), where)] = True
+    stays[dataset.chosen_episodes(chosen.episodes)] = True
     if chosen.drop is not None:
-        stays[chosen_episodes(chosen.drop, len(table), where)] = False
+        stays[dataset.chosen_episodes(chosen.drop, is_dropped=True)] = False
     if chosen.tasks is not None:
         stays &= _of_tasks(dataset, chosen.tasks)
     if chosen.success is not None:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,12 +67,18 @@ def label(
     """
     dataset = EpisodeDataset(src)
     file = Path(file)
-    labels = read_labels(file, dataset.episodes["length"].to_numpy())
+    numbers = dataset.episode_numbers.tolist()
+    named = read_labels(
+        file,
+        dict(zip(numbers, dataset.episodes["length"].tolist(), strict=True)),
+        missing=dataset.reader.missing_episodes,
+    )
+    labels = {numbers.index(number): values for number, values in named.items()}
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
         raise DataError(
-            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first "
-            "that it lacks: add them, or keep or drop the unlabelled ones"
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {numbers[missing[0]]} is the "
+            "first that it lacks: add them, or keep or drop the unlabelled ones"
         )
     chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
     places = [(0, index) for index in chosen]
@@ -115,17 +121,27 @@ def labelled(episode: Episode, labels: Labels) -> Episode:
     )
 
 
-def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
+def read_labels(
+    file: Path,
+    lengths: np.ndarray | Mapping[int, int],
+    *,
+    missing: Collection[int] = (),
+) -> dict[int, Labels]:
     """Episode -> its labels. Raises DataError with a line for each wrong row (the first of them).
 
     Args:
-        lengths: steps of each of the dataset's episodes.
+        lengths: steps of each of the dataset's episodes, in order or by what the dataset calls
+            them.
+        missing: numbers of further episodes that cannot be read: their rows are passed over.
     """
+    lengths = lengths if isinstance(lengths, Mapping) else dict(enumerate(lengths.tolist()))
     problems: list[str] = []
     labels: dict[int, Labels] = {}
     lines: dict[tuple[int, str, int | None], int] = {}
     for line, row in _rows(file):
         try:
+            if row.get("episode_index") is not None and _whole(row, "episode_index") in missing:
+                continue
             episode, step = _place(row, lengths)
             for column, value in _values(row, step, int(lengths[episode])):
                 of_column = labels.setdefault(episode, Labels()).values.setdefault(column, {})
@@ -211,12 +227,14 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, row
 
 
-def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
+def _place(row: dict[str, Any], lengths: Mapping[int, int]) -> tuple[int, int | None]:
     if "episode_index" not in row:
         raise _BadRow("episode_index is missing")
     episode = _whole(row, "episode_index")
-    if not 0 <= episode < len(lengths):
-        raise _BadRow(f"episode_index is {episode}; there are episodes 0 to {len(lengths) - 1}")
+    if episode not in lengths:
+        raise _BadRow(
+            f"episode_index is {episode}; there are episodes {min(lengths)} to {max(lengths)}"
+        )
     if "frame_index" not in row:
         return episode, None
     step = _whole(row, "frame_index")

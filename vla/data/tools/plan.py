@@ -123,7 +123,7 @@ def provenance(dataset: EpisodeDataset, index: int, episode: Episode) -> dict[st
     known = dict(episode.info)
     ours: dict[str, Scalar] = {
         "source": source_name(dataset.root),
-        "source_episode": index,
+        "source_episode": int(dataset.episode_numbers[index]),
         "source_format": format_of(dataset),
     }
     if ours.keys() <= known.keys():

@@ -90,8 +90,8 @@ def relabel_by_instruction(
                 continue
             if not 0 <= step < len(episode):
                 raise DataError(
-                    f"{source}: episode {index}: {text!r} is said to be achieved after step "
-                    f"{step}; it has steps 0 to {len(episode) - 1}"
+                    f"{source}: episode {dataset.episode_numbers[index]}: {text!r} is said to be "
+                    f"achieved after step {step}; it has steps 0 to {len(episode) - 1}"
                 )
             if text != episode.instruction:
                 found.append((step, text))

@@ -15,7 +15,7 @@ import numpy as np
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.plan import Plan
@@ -75,8 +75,11 @@ def chosen_parts(
     if shares:
         chosen = drawn_parts(dataset.episodes["task_index"].to_numpy(), shares, seed, where)
     else:
-        chosen = {name: _listed(part, len(dataset), where, name) for name, part in parts.items()}
-    _check_parts(chosen, where, len(dataset))
+        chosen = {}
+        for name, part in parts.items():
+            named: Any = part
+            chosen[name] = sorted(dataset.chosen_episodes(named, f"{where}: part {name!r}"))
+    _check_parts(chosen, where, dataset.episode_numbers.tolist())
     return chosen
 
 
@@ -117,30 +120,22 @@ def drawn_parts(
     return {name: sorted(episodes) for name, episodes in chosen.items()}
 
 
-def _listed(
-    part: Any,
-    total: int,
-    where: str,
-    name: str,
-) -> list[int]:
-    return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
-
-
 def _check_parts(
     chosen: Mapping[str, list[int]],
     where: str,
-    total: int,
+    numbers: list[int],
 ) -> None:
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {total} episodes; give it a larger "
+                f"{where}: part {name!r} would have none of {len(numbers)} episodes; give it a larger "
                 "share"
             )
         for index in episodes:
             if index in owner:
                 raise DataError(
-                    f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once"
+                    f"{where}: episode {numbers[index]} is in {owner[index]!r} and in {name!r}; "
+                    "name it once"
                 )
             owner[index] = name

@@ -18,7 +18,11 @@ from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.lerobot_parts.info import read_version
+from vla.data.formats.lerobot_parts.mapping import keys_of
+from vla.data.formats.lerobot_parts.spec import dimension_names
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
@@ -109,9 +113,13 @@ class Examined:
         elif format is None:
             matching = [name for name, reader in formats.items() if reader.matches(root)]
             self.format = matching[0] if matching else None
-        # Without info.json no format matches; tables and data are worth a look all the same.
-        if self.format is None and (root / "meta").is_dir():
-            self.format = "lerobot"
+        # Without info.json no format matches, and with a damaged one the wrong version; tables and
+        # data are worth a look all the same.
+        if format is None and self.dataset is None and read_version(root) is None:
+            if (root / "meta/episodes.jsonl").exists():
+                self.format = "lerobot_v2"
+            elif self.format is None and (root / "meta").is_dir():
+                self.format = "lerobot"
 
     @functools.cached_property
     def files(self) -> list[Path]:
@@ -187,13 +195,14 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
     frames = parts.frames
     if mapping is None:
         return None
-    if not {*mapping.action, *mapping.state, "episode_index"} <= frames.keys():
+    if not {*keys_of(mapping.action), *keys_of(mapping.state), "episode_index"} <= frames.keys():
         return None
     episode = frames["episode_index"][:, 0]
     kept = parts.committed(episode)
 
-    def joined(names: list[str]) -> np.ndarray:
-        columns = [np.zeros((len(episode), 0)), *(frames[name] for name in names)]
+    def joined(parts: list[Part]) -> np.ndarray:
+        columns = [np.zeros((len(episode), 0))]
+        columns += [frames[part.key][:, list(part.dims)] for part in parts]
         return np.concatenate(columns, axis=1)[kept]
 
     def single(name: str | None) -> np.ndarray | None:
@@ -209,6 +218,6 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
         rewards=single(mapping.reward),
         success=None if success is None else success > 0,
         terminated=None if terminated is None else terminated > 0,
-        state_names=parts.dimension_names(mapping.state),
-        action_names=parts.dimension_names(mapping.action),
+        state_names=tuple(dimension_names(mapping.state)),
+        action_names=tuple(dimension_names(mapping.action)),
     )

@@ -203,6 +203,8 @@ REPAIRS: dict[str, Callable[[Examined], str]] = {
 }
 """Repair -> what does it, in the order in which they are applied; returns what was done. Raises
 DataError."""
+WITHOUT_DATASET = (repair_names.REMOVE_LEFTOVERS, repair_names.SORT_TASKS)
+"""Repairs of single files, which need no dataset that opens."""
 
 
 def _parts(examined: Examined) -> LeRobotParts:

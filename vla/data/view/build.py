@@ -12,7 +12,7 @@ from vla.common.html import encoded
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
 from vla.data.view.page import Page
@@ -120,7 +120,7 @@ def _chosen(dataset: EpisodeDataset, episodes: Episodes | None, sample: int) -> 
     """Episodes in the order in which they deserve room."""
     if episodes is None:
         return spread_episodes(dataset, sample)
-    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    chosen = dataset.chosen_episodes(episodes)
     if not chosen:
         raise DataError(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"

@@ -122,6 +122,7 @@ def episode_html(
     return render(
         "data/view/episode.html.j2",
         shown=shown,
+        episode_number=int(dataset.episode_numbers[shown.index]),
         task=dataset.instructions[int(row["task_index"])],
         steps=int(row["length"]),
         solved=bool(row["success"]),

@@ -24,7 +24,7 @@ from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.image_codec import as_frame
 from vla.data.tools.plan import source_name
 
@@ -78,7 +78,7 @@ def export_rerun(
         raise DataError(
             f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}"
         )
-    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    chosen = dataset.chosen_episodes(episodes)
     if not chosen:
         raise DataError(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
@@ -112,7 +112,7 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     row, columns, spec = dataset.episodes.iloc[index], dataset.columns, dataset.spec
     start = int(row["first_frame"])
     stop = start + int(row["length"])
-    place = f"episode_{index}"
+    place = f"episode_{dataset.episode_numbers[index]}"
     # static: words hold at all times, and the viewer shows them at every step
     instruction = rerun.TextDocument(dataset.instructions[int(row["task_index"])])
     recording.log(f"{place}/instruction", instruction, static=True)
@@ -236,8 +236,8 @@ def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
     if not dataset.spec.state_dim:
         curve_names.remove("state")
     tabs = []
-    for index in chosen:
-        place = f"episode_{index}"
+    for number in dataset.episode_numbers[list(chosen)].tolist():
+        place = f"episode_{number}"
         left: list[Any] = []
         cameras = []
         for name in dataset.spec.cameras:
@@ -251,5 +251,5 @@ def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
         for name in curve_names:
             right.append(blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name))
         columns = (blueprint.Vertical(*left), blueprint.Vertical(*right))
-        tabs.append(blueprint.Horizontal(*columns, name=f"episode {index}"))
+        tabs.append(blueprint.Horizontal(*columns, name=f"episode {number}"))
     return blueprint.Blueprint(blueprint.Tabs(*tabs))

@@ -17,6 +17,7 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.lerobot_parts.info import Feature
+from vla.data.formats.lerobot_parts.modality import read_modality
 
 _TASK_INDEX = "task_index"
 _ANNOTATION = "annotation.human.action.task_description"
@@ -80,16 +81,19 @@ def _column(
     root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]
 ) -> str | None:
     """The column to read; None if the table of episodes says it."""
+    annotations = read_modality(root, features).annotations
     if keys.instruction is not None:
-        if keys.instruction not in features:
-            raise DataError(
-                f"{root / schema.INFO}: instruction: no feature {keys.instruction!r}; "
-                f"there are: {', '.join(features)}; name one of them"
-            )
-        return keys.instruction
+        named = annotations.get(keys.instruction, keys.instruction)
+        if named in features:
+            return named
+        raise DataError(
+            f"{root / schema.INFO}: instruction: no feature {keys.instruction!r}; "
+            f"there are: {', '.join([*annotations, *features])}; name one of them"
+        )
     if _TASK_INDEX in table:
         return None
-    for name in (_TASK_INDEX, _ANNOTATION):
+    tasks = [column for name, column in annotations.items() if "task" in name]
+    for name in (_TASK_INDEX, _ANNOTATION, *tasks):
         if name in features:
             return name
     return None

@@ -75,11 +75,13 @@ def task_words(examined: Examined) -> Iterator[Finding]:
         return
     if "tasks" not in table:
         return
-    episodes = dataset.reader.episodes
-    if len(episodes) != len(table):  # another check says so
-        return
-    rows = zip(episodes["episode_index"], episodes["task_index"], table["tasks"], strict=True)
-    for episode, task, stored in rows:
+    task_of = dict(
+        zip(dataset.episode_numbers.tolist(), dataset.reader.episodes["task_index"], strict=True)
+    )
+    for episode, stored in zip(table["episode_index"].astype(int), table["tasks"], strict=True):
+        task = task_of.get(episode)
+        if task is None:  # its files are missing
+            continue
         text = dataset.instructions[task]
         listed = []
         if isinstance(stored, str):

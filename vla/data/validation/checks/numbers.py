@@ -101,7 +101,13 @@ def constant_actions(examined: Examined) -> Iterator[Finding]:
     if numbers is None or len(numbers.actions) < _CONSTANT:
         return
     constant = (numbers.actions == numbers.actions[0]).all(0)  # bool (A,)
-    if constant.any():
+    if constant.all():
+        message = (
+            f"all {len(numbers.actions)} actions are the same: there is nothing to learn; were "
+            "the right columns read as the action?"
+        )
+        yield Finding("constant_actions", "warning", "actions", message)
+    elif constant.any():
         names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(constant))
         message = (
             f"never move: {names}; a policy learns nothing of them, leave them out if they are of "

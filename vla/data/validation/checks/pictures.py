@@ -127,9 +127,14 @@ class _Scan:
             episodes_of[first] = [episode]
         found = []
         for message, episodes in episodes_of.items():
-            place = f"episode {episodes[0]}, camera {name}"
-            found.append(Finding("images", "error", place, _with_others(message, episodes[1:])))
+            named = self._named(episodes)
+            place = f"episode {named[0]}, camera {name}"
+            found.append(Finding("images", "error", place, _with_others(message, named[1:])))
         return found
+
+    def _named(self, episodes: list[int]) -> list[int]:
+        """What the dataset itself calls them."""
+        return self.dataset.episode_numbers[episodes].tolist()
 
     def _decode(
         self,
@@ -175,6 +180,7 @@ class _Scan:
                 frozen.append(episode)
         if frozen:
             message = f"camera {name!r} shows one picture for the whole episode: it stood still"
+            frozen = self._named(frozen)
             message = _with_others(message, frozen[1:])
             yield Finding("images", "warning", f"episode {frozen[0]}, camera {name}", message)
 
