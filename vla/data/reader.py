@@ -21,6 +21,7 @@ from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
+from vla.data.image_transforms import ImageTransforms
 from vla.data.statistics import true_statistics
 from vla.data.storage.remote_files import as_url
 from vla.types import Spec
@@ -89,7 +90,9 @@ class EpisodeDataset:
             _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
         )
         self.root = Path(root) if url is None else self.reader.root
-        self.spec: Spec = self.reader.spec
+        chosen = keys or self.reader.keys or KeyMap()
+        self._transforms = ImageTransforms(self.root, self.reader.spec, chosen)
+        self.spec: Spec = self._transforms.spec(self.reader.spec)
         self.instructions: list[str] = self.reader.instructions
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
@@ -192,16 +195,18 @@ class EpisodeDataset:
     def images(
         self, camera: str, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, Image]]:
-        """(frame, image) for the frames [start, stop) of the dataset, streamed."""
+        """(frame, image) for the frames [start, stop) of the dataset, streamed; turned as the keys
+        say."""
         if camera not in self.spec.cameras:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
             )
-        return self.reader.images(camera, start, self.num_frames if stop is None else stop)
+        stop = self.num_frames if stop is None else stop
+        return self._transforms.apply(camera, self.reader.images(camera, start, stop))
 
     def fingerprint(self) -> str:
         """Changes whenever the images may have changed."""
-        return self.reader.fingerprint()
+        return self.reader.fingerprint() + self._transforms.fingerprint()
 
     def __len__(self) -> int:
         return self.num_episodes
