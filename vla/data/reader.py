@@ -116,7 +116,7 @@ class EpisodeDataset:
     @property
     def episodes(self) -> pd.DataFrame:
         """One row per episode: episode_index, length, first_frame, task_index, success, return,
-        terminated, info."""
+        terminated, info. `task_index` is that of the first step (see `task_of_frames`)."""
         if self._episodes is None:
             self._episodes = self._complete(self.reader.episodes)
         return self._episodes
@@ -136,6 +136,40 @@ class EpisodeDataset:
         if "info" not in table:
             table["info"] = "{}"
         return table[list(_READER_COLUMNS)]
+
+    @functools.cached_property
+    def task_of_frames(self) -> np.ndarray:
+        """Which of `instructions` each frame follows, int64 (N,)."""
+        if self.reader.frame_tasks is not None:
+            return np.asarray(self.reader.frame_tasks, np.int64)
+        table = self.reader.episodes
+        return np.repeat(table["task_index"].to_numpy(np.int64), table["length"].to_numpy())
+
+    @functools.cached_property
+    def held_tasks(self) -> pd.DataFrame:
+        """One row per episode and instruction that it holds: episode_index, task_index, frames."""
+        lengths = self.reader.episodes["length"].to_numpy()
+        episode_N = np.repeat(np.arange(len(lengths)), lengths)
+        # both in one number: unique rows of two columns would be sorted as bytes
+        pairs, frames = np.unique(
+            episode_N * len(self.instructions) + self.task_of_frames, return_counts=True
+        )
+        episode, task = np.divmod(pairs, len(self.instructions))
+        return pd.DataFrame({"episode_index": episode, "task_index": task, "frames": frames})
+
+    def instruction_starts(self, index: int) -> list[tuple[int, str]]:
+        """(first step, text) of each instruction of episode `index`, in their order; one if it
+        does not change."""
+        row = self.reader.episodes.iloc[index]
+        first = int(row["first_frame"])
+        tasks = self.task_of_frames[first : first + int(row["length"])]
+        starts = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist()]
+        return [(start, self.instructions[tasks[start]]) for start in starts]
+
+    @property
+    def num_changing(self) -> int:
+        """In how many episodes the instruction changes."""
+        return int((self.held_tasks.groupby("episode_index").size() > 1).sum())
 
     @property
     def columns(self) -> Columns:
@@ -240,7 +274,15 @@ class EpisodeDataset:
             terminated=bool(row["terminated"]),
             instruction=self.instructions[int(row["task_index"])],
             info=json.loads(row["info"]),
+            instructions=self._changing_instructions(start, stop),
         )
+
+    def _changing_instructions(self, start: int, stop: int) -> list[str] | None:
+        """The texts of an episode's steps; None if they are all the same."""
+        tasks = self.task_of_frames[start:stop]
+        if (tasks == tasks[0]).all():
+            return None
+        return [self.instructions[task] for task in tasks.tolist()]
 
     def info(self) -> dict[str, Any]:
         """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
@@ -253,23 +295,25 @@ class EpisodeDataset:
             "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
             "spec": self.spec.to_dict(),
             "tasks": self._task_rows(),
+            "changing_episodes": self.num_changing,
             "actions": self._action_statistics(),
             "metadata": self.metadata,
         }
 
     def _task_rows(self) -> list[dict[str, Any]]:
-        """One row per instruction that has episodes."""
+        """One row per instruction that has frames.
+
+        An episode counts for each instruction that it holds, a frame for its own alone.
+        """
         table = self.episodes
         found = []
-        for task_index, instruction in enumerate(self.instructions):
-            rows = table[table["task_index"] == task_index]
-            if not len(rows):
-                continue
+        for task_index, held in self.held_tasks.groupby("task_index", sort=True):
+            rows = table.iloc[held["episode_index"].to_numpy()]
             found.append(
                 {
-                    "instruction": instruction,
+                    "instruction": self.instructions[int(str(task_index))],
                     "episodes": len(rows),
-                    "frames": int(rows["length"].sum()),
+                    "frames": int(held["frames"].sum()),
                     "success_rate": float(rows["success"].mean()),
                     "mean_return": float(rows["return"].mean()),
                 }

@@ -34,6 +34,10 @@ class Windows:
     and the one n steps later. Steps that the episode does not have are masked, whether it
     terminated or was truncated.
 
+    A window has one instruction, that of its current step, also where its history, its chunk or its
+    next steps lie beyond a change of the instruction: as in LeRobot, an action chunk goes on into
+    what the episode did next.
+
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
     terminals and action masks are False. Chunks that run past the end repeat the episode's last
     action.
@@ -61,7 +65,7 @@ class Windows:
         terminals: bool (N,).
         reward_config: what made the three of them.
         success: bool (N,), whether the episode is solved at that step or later.
-        task_index: int64 (N,), row of `instructions`.
+        task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
@@ -139,7 +143,7 @@ class Windows:
             self.rewards, lengths, discount=self.discount, terminals_N=self.terminals
         )
         self._keyframe = next_keyframes(self.actions, lengths, self.spec)
-        self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
+        self.task_index = self.dataset.task_of_frames[frame_N]
         # first frame of each frame's episode, and its end: what a window is clipped to
         self._start = np.repeat(ends_E - lengths, lengths)
         self._end = np.repeat(ends_E, lengths)

@@ -65,6 +65,7 @@ class LeRobotFolder(DatasetReader):
         self.spec = self._read_spec()
         labels = self._read_labels()
         self.instructions = labels.instructions
+        self.frame_tasks = labels.frame_tasks
         self.warnings += labels.warnings
         self.episodes = self._make_episodes(labels.task_index)
 
@@ -83,6 +84,13 @@ class LeRobotFolder(DatasetReader):
     @abstractmethod
     def read_tasks(self) -> dict[int, str]:
         """task_index -> instruction. Raises DataError if there is no such table."""
+
+    def read_subtasks(self) -> dict[int, str]:
+        """subtask_index -> instruction. Raises DataError if there is no such table."""
+        raise DataError(
+            f"{self.root}: has no table of sub-tasks; leave out the key `instruction`, or name a "
+            "column of texts"
+        )
 
     @abstractmethod
     def data_paths(self) -> list[Path]:
@@ -214,15 +222,17 @@ class LeRobotFolder(DatasetReader):
             self.keys,
             self._table,
             tasks=self.read_tasks,
+            subtasks=self.read_subtasks,
             features=self.info.features,
-            first_values=self._first_values,
+            values=self._values,
         )
 
-    def _first_values(self, name: str) -> list[Any]:
-        """A column's value at the first step of each episode."""
+    def _values(self, name: str) -> list[Any]:
+        """A column's value at each frame that is read."""
         values = self._files.values(name)
         self._check_count(len(values), name)
-        return [values[row] for row in self._table["row"]]
+        rows = self._rows()
+        return values[rows] if isinstance(rows, slice) else [values[row] for row in rows.tolist()]
 
     def _make_episodes(self, task_index: np.ndarray) -> pd.DataFrame:
         table = self._table

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from vla.common.registry import register
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined
@@ -39,6 +41,25 @@ def instructions(examined: Examined) -> Iterator[Finding]:
             yield Finding("instructions", "warning", "instructions", message)
 
 
+@register("checks", "changing_instructions")
+@check("whether the instruction changes within episodes")
+def changing_instructions(examined: Examined) -> Iterator[Finding]:
+    """How many episodes hold several instructions, and how many frames follow another one than
+    the first of their episode."""
+    dataset = examined.dataset
+    if dataset is None or not dataset.num_changing:
+        return
+    table = dataset.reader.episodes
+    first_N = np.repeat(table["task_index"].to_numpy(), table["length"].to_numpy())
+    later = int((dataset.task_of_frames != first_N).sum())
+    message = (
+        f"the instruction changes within {dataset.num_changing} of {len(table)} episodes: {later} "
+        f"of {len(first_N)} frames follow another one than the first of their episode; each "
+        "window is trained with the instruction of its current step"
+    )
+    yield Finding("changing_instructions", "note", "instructions", message)
+
+
 @register("checks", "task_words")
 @check(
     "instructions of the table of tasks, against those of the table of episodes",
@@ -56,17 +77,17 @@ def task_words(examined: Examined) -> Iterator[Finding]:
     episodes = dataset.reader.episodes
     if len(episodes) != len(table):  # another check says so
         return
-    rows = zip(episodes["episode_index"], episodes["task_index"], table["tasks"], strict=True)
-    for episode, task, stored in rows:
-        text = dataset.instructions[task]
+    for episode, stored in zip(episodes["episode_index"], table["tasks"], strict=True):
         listed = []
         if isinstance(stored, str):
             listed = [stored]
         elif isinstance(stored, Iterable):  # a list, or an array of pandas
             listed = list(stored)
-        if listed and text not in listed:
+        texts = [text for _, text in dataset.instruction_starts(episode)]
+        missing = [text for text in texts if text not in listed]
+        if listed and missing:
             message = (
                 f"{examined.root}: the table of tasks gives episode {episode} the instruction "
-                f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
+                f"{missing[0]!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)
