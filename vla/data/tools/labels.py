@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,7 +127,7 @@ def _instructed(texts: list[str], given: dict[int | None, str]) -> list[str]:
         return [given[None]] * len(texts)
     # sub-tasks are usually listed by where they begin
     starts = sorted(step for step in given if step is not None)
-    for start, stop in zip(starts, [*starts[1:], len(texts)], strict=True):
+    for start, stop in pairwise([*starts, len(texts)]):
         texts[start:stop] = [given[start]] * (stop - start)
     return texts
 
