@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from vla.data import (
     DatasetWriter,
     Episode,
     EpisodeDataset,
+    KeyMap,
     Windows,
     relabel_by_goal,
     relabel_by_instruction,
@@ -98,6 +100,28 @@ def test_a_dataset_of_one_instruction_per_episode_reads_no_frames_for_it(write, 
     assert dataset.reader.frame_tasks is None
     assert dataset.task_of_frames.tolist() == [0, 0, 0, 1, 1]
     assert dataset.num_changing == 0
+
+
+def test_subtasks_of_lerobot_are_read_by_their_key(write):
+    root = write([3, 2])
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("subtask_index", pa.array([0, 1, 1, 1, 0])), path)
+    texts = pa.table({"subtask_index": [0, 1], "subtask": [REACH, LIFT]})
+    pq.write_table(texts, root / "meta/subtasks.parquet")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    plain = EpisodeDataset(root)
+    assert plain.instructions == ["open the drawer", "push the button"]
+    assert any("the key `instruction: subtask_index` reads them" in w for w in plain.warnings)
+    dataset = EpisodeDataset(root, keys=KeyMap(instruction="subtask_index"))
+    assert dataset.instructions == [REACH, LIFT]
+    assert dataset.task_of_frames.tolist() == [0, 1, 1, 1, 0]
+    assert not any("sub-tasks" in warning for warning in dataset.warnings)
+    (root / "meta/subtasks.parquet").unlink()
+    with pytest.raises(DataError, match=r"subtasks\.parquet: no such file"):
+        EpisodeDataset(root, keys=KeyMap(instruction="subtask_index"))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +219,17 @@ def test_a_window_has_the_instruction_of_its_current_step(root, kind):
     # the chunk goes on across the change
     assert batch.action_mask[1, 1].tolist() == [True, True, True]
     np.testing.assert_array_equal(batch.actions[1, 1, 1], batch.actions[2, 1, 0])
+    # history and next step do not: step 2 of episode 0 begins an instruction and ends it
+    assert batch.mask[:3].tolist() == [
+        [False, True, True],
+        [True, True, False],
+        [False, True, False],
+    ]
+    assert batch.timesteps[2].tolist() == [2, 2, 2]
+    np.testing.assert_array_equal(batch.state[2, 0], batch.state[2, 1])
+    assert not batch.action_mask[2, 0].any()
+    # a new episode is no continuation, even if its instruction is the same
+    assert batch.mask[8].tolist() == [False, True, True]
 
 
 def test_chosen_episodes_keep_theirs(root):
