@@ -202,7 +202,7 @@ def test_real_demonstrations_of_a_hand() -> None:
 def test_an_instruction_for_each_step(tmp_path: Path) -> None:
     changed = arrays() | {
         "2/instruction": np.array(["reach", "lift", "", "lift"]),  # and of what was seen last
-        "10/instruction": np.array(["reach", "", "lift", "lift"]),
+        "10/instruction": np.array([b"reach", b"", b"lift", b"lift"]),
     }
     np.savez(tmp_path / "steps.npz", **changed)  # type: ignore[arg-type]
     dataset = EpisodeDataset(tmp_path / "steps.npz")

@@ -126,11 +126,13 @@ class LeRobotReader(LeRobotFolder):
 
     def read_tasks(self) -> dict[int, str]:
         pairs = self._read_texts(self.root / schema.TASKS, "task")
+        tasks = collect_tasks(pairs, str(self.root / schema.TASKS))
+        if not (self.root / schema.SPEC).exists():  # not all makers write total_tasks
+            return tasks
         # A writer that was interrupted may have left instructions of episodes that were never
-        # finished. Those of the table count all the same: not all makers write total_tasks.
+        # finished.
         used = set(self._table["task_index"]) if "task_index" in self._table else set()
         total = self.info.total_tasks or len(pairs)
-        tasks = collect_tasks(pairs, str(self.root / schema.TASKS))
         return {index: task for index, task in tasks.items() if index < total or index in used}
 
     def read_subtasks(self) -> dict[int, str]:

@@ -286,13 +286,16 @@ class NpzReader(EpisodicReader):
 
     def _instructions_of(self, archive: zipfile.ZipFile, arrays: dict[str, _Array]) -> list[str]:
         """All that the episode gives as instruction."""
-        texts = [key for key, array in arrays.items() if array.dtype.kind == "U"]
+        texts = [key for key, array in arrays.items() if array.dtype.kind in "US"]
         texts = [key for key in texts if np.prod(arrays[key].shape, dtype=int)]
         if self.keys.instruction is not None and self.keys.instruction not in texts:
             raise self._lacking("instruction", self.keys.instruction, texts)
         for key in (self.keys.instruction,) if self.keys.instruction is not None else _INSTRUCTIONS:
             if key in texts:
-                return [str(text) for text in self._load(archive, arrays[key]).reshape(-1)]
+                texts = self._load(archive, arrays[key]).reshape(-1)
+                if texts.dtype.kind == "S":  # bytes, as h5py gives them
+                    texts = np.char.decode(texts, "utf-8", "replace")
+                return [str(text) for text in texts]
         return []
 
     def _sizes(self, episodes: list[EpisodeNumbers]) -> dict[str, tuple[int, int]]:
