@@ -43,7 +43,7 @@ def print_stats(found: dict[str, Any]) -> None:
     _print_statistics("actions", found["actions"])
     _print_statistics("state", found["state"])
     _print_statistics("episodes", episodes)
-    _print_tasks(found["tasks"], found["tasks"][0])
+    _print_tasks(found, found["tasks"][0])
     for camera, values in found["cameras"].items():
         mean, std = _decimals(values["mean"]), _decimals(values["std"])
         console.print(
@@ -65,7 +65,7 @@ def print_info(info: dict[str, Any]) -> None:
     _print_actions(info)
     # every dataset has a task, and all tasks have the same facts
     heads = [str(key).replace("_", " ") for key in info["tasks"][0]]
-    _print_tasks(info["tasks"], heads)
+    _print_tasks(info, heads)
     if info["metadata"]:
         _print_metadata(info["metadata"])
 
@@ -110,15 +110,22 @@ def _print_statistics(title: str, rows: Mapping[str, Mapping[str, float]]) -> No
     console.print(table)
 
 
-def _print_tasks(tasks: Iterable[Mapping[str, Any]], heads: Iterable[str]) -> None:
+def _print_tasks(found: Mapping[str, Any], heads: Iterable[str]) -> None:
     table = Table(*heads)
-    for task in tasks:
+    for task in found["tasks"]:
         cells = []
         for value in task.values():
             # names and whole numbers as they are
             cells.append(f"{value:.3g}" if isinstance(value, float) else str(value))
         table.add_row(*cells)
     console.print(table)
+    changing = found["changing_episodes"]
+    if changing:
+        console.print(
+            f"The instruction changes within {changing} of {found['episodes']} episodes: each of "
+            "them counts at every instruction that it holds, each frame once.",
+            soft_wrap=True,
+        )
 
 
 def _print_metadata(metadata: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
+from vla.data.image_transforms import ImageTransforms
 from vla.data.resizing import ImageResizing
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.statistics import true_statistics
@@ -92,7 +93,9 @@ class EpisodeDataset:
             _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
         )
         self.root = Path(root) if url is None else self.reader.root
-        self.spec: Spec = self.reader.spec
+        chosen = keys or self.reader.keys or KeyMap()
+        self._transforms = ImageTransforms(self.root, self.reader.spec, chosen)
+        self.spec: Spec = self._transforms.spec(self.reader.spec)
         self.instructions: list[str] = self.reader.instructions
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
@@ -133,7 +136,7 @@ class EpisodeDataset:
     @property
     def episodes(self) -> pd.DataFrame:
         """One row per episode: episode_index, length, first_frame, task_index, success, return,
-        terminated, info."""
+        terminated, info. `task_index` is that of the first step (see `task_of_frames`)."""
         if self._episodes is None:
             self._episodes = self._complete(self.reader.episodes)
         return self._episodes
@@ -153,6 +156,40 @@ class EpisodeDataset:
         if "info" not in table:
             table["info"] = "{}"
         return table[list(_READER_COLUMNS)]
+
+    @functools.cached_property
+    def task_of_frames(self) -> np.ndarray:
+        """Which of `instructions` each frame follows, int64 (N,)."""
+        if self.reader.frame_tasks is not None:
+            return np.asarray(self.reader.frame_tasks, np.int64)
+        table = self.reader.episodes
+        return np.repeat(table["task_index"].to_numpy(np.int64), table["length"].to_numpy())
+
+    @functools.cached_property
+    def held_tasks(self) -> pd.DataFrame:
+        """One row per episode and instruction that it holds: episode_index, task_index, frames."""
+        lengths = self.reader.episodes["length"].to_numpy()
+        episode_N = np.repeat(np.arange(len(lengths)), lengths)
+        # both in one number: unique rows of two columns would be sorted as bytes
+        pairs, frames = np.unique(
+            episode_N * len(self.instructions) + self.task_of_frames, return_counts=True
+        )
+        episode, task = np.divmod(pairs, len(self.instructions))
+        return pd.DataFrame({"episode_index": episode, "task_index": task, "frames": frames})
+
+    def instruction_starts(self, index: int) -> list[tuple[int, str]]:
+        """(first step, text) of each instruction of episode `index`, in their order; one if it
+        does not change."""
+        row = self.reader.episodes.iloc[index]
+        first = int(row["first_frame"])
+        tasks = self.task_of_frames[first : first + int(row["length"])]
+        starts = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist()]
+        return [(start, self.instructions[tasks[start]]) for start in starts]
+
+    @property
+    def num_changing(self) -> int:
+        """In how many episodes the instruction changes."""
+        return int((self.held_tasks.groupby("episode_index").size() > 1).sum())
 
     @property
     def columns(self) -> Columns:
@@ -236,17 +273,19 @@ class EpisodeDataset:
     def images(
         self, camera: str, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, Image]]:
-        """(frame, image) for the frames [start, stop) of the dataset, streamed."""
+        """(frame, image) for the frames [start, stop) of the dataset, streamed; turned as the keys
+        say."""
         if camera not in self.spec.cameras:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
             )
         stop = self.num_frames if stop is None else stop
-        return self._resizing.apply(camera, self.reader.images(camera, start, stop))
+        turned = self._transforms.apply(camera, self.reader.images(camera, start, stop))
+        return self._resizing.apply(camera, turned)
 
     def fingerprint(self) -> str:
         """Changes whenever the images may have changed; the same at every size."""
-        return self.reader.fingerprint()
+        return self.reader.fingerprint() + self._transforms.fingerprint()
 
     def __len__(self) -> int:
         return self.num_episodes
@@ -280,7 +319,15 @@ class EpisodeDataset:
             terminated=bool(row["terminated"]),
             instruction=self.instructions[int(row["task_index"])],
             info=json.loads(row["info"]),
+            instructions=self._changing_instructions(start, stop),
         )
+
+    def _changing_instructions(self, start: int, stop: int) -> list[str] | None:
+        """The texts of an episode's steps; None if they are all the same."""
+        tasks = self.task_of_frames[start:stop]
+        if (tasks == tasks[0]).all():
+            return None
+        return [self.instructions[task] for task in tasks.tolist()]
 
     def info(self) -> dict[str, Any]:
         """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
@@ -293,23 +340,25 @@ class EpisodeDataset:
             "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
             "spec": self.spec.to_dict(),
             "tasks": self._task_rows(),
+            "changing_episodes": self.num_changing,
             "actions": self._action_statistics(),
             "metadata": self.metadata,
         }
 
     def _task_rows(self) -> list[dict[str, Any]]:
-        """One row per instruction that has episodes."""
+        """One row per instruction that has frames.
+
+        An episode counts for each instruction that it holds, a frame for its own alone.
+        """
         table = self.episodes
         found = []
-        for task_index, instruction in enumerate(self.instructions):
-            rows = table[table["task_index"] == task_index]
-            if not len(rows):
-                continue
+        for task_index, held in self.held_tasks.groupby("task_index", sort=True):
+            rows = table.iloc[held["episode_index"].to_numpy()]
             found.append(
                 {
-                    "instruction": instruction,
+                    "instruction": self.instructions[int(str(task_index))],
                     "episodes": len(rows),
-                    "frames": int(rows["length"].sum()),
+                    "frames": int(held["frames"].sum()),
                     "success_rate": float(rows["success"].mean()),
                     "mean_return": float(rows["return"].mean()),
                 }

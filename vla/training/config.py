@@ -74,7 +74,8 @@ class DataConfig(Config):
     """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third
     of it is a block: windows are shuffled within it, so more of it mixes more episodes."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = HELD_OUT_FRACTION
-    """Share of the episodes of each task held out of training; 0 trains on everything."""
+    """Share of the episodes of each task held out of training; 0 trains on everything. An episode
+    whose instruction changes belongs to the task of its first step."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""
     task_balance: Annotated[float, Field(ge=0)] | None = None

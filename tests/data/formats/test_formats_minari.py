@@ -266,3 +266,12 @@ def test_a_link_that_leaves_the_folder(toy: Path, tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_else(toy: Path, tmp_path: Path) -> None:
     files = ["data/main_data.hdf5", "data/main_data.hdf5", "data/metadata.json"]
     assert corrupt(toy, files, tmp_path / "copies", times=60) > 20
+
+
+def test_an_instruction_for_each_step(toy: Path) -> None:
+    with h5py.File(toy / "data/main_data.hdf5", "r+") as file:
+        missions = file["episode_1/observations/mission"]
+        missions[1:] = [b"lift it"] * LENGTHS[1]
+    dataset = EpisodeDataset(toy)
+    assert dataset.instructions == ["do task 0", "do task 1", "lift it"]
+    assert dataset.task_of_frames.tolist() == [0, 0, 0, 1, 2, 2, 2]

@@ -269,3 +269,17 @@ def test_cut_off_anywhere(lift: Path) -> None:
 def test_random_damage_raises_nothing_else(lift: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").mkdir()
     assert corrupt(lift, [""], tmp_path / "copies", times=60) > 20
+
+
+@pytest.mark.parametrize("place", ["language", "obs/lang"])
+def test_an_instruction_for_each_step(lift: Path, place: str) -> None:
+    with h5py.File(lift, "r+") as file:
+        for number, L in LENGTHS.items():
+            texts = [b"reach"] + [b"lift"] * (L - 1)
+            # as strings of any length, or of one
+            kind = h5py.string_dtype() if number == 2 else "S8"
+            file[f"data/demo_{number}"].create_dataset(place, data=texts, dtype=kind)
+    dataset = EpisodeDataset(lift)
+    assert dataset.instructions == ["reach", "lift"]
+    assert dataset.task_of_frames.tolist() == [0, 1, 1, 0, 1, 1, 1]
+    assert dataset.episode(0, images=False).instructions == ["reach", "lift", "lift"]

@@ -23,6 +23,7 @@ from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parque
 from vla.data.formats.lerobot_parts.video import Segment
 from vla.data.storage.video import TIME_TOLERANCE, VideoReader
 
+_SUBTASKS = "meta/subtasks.parquet"
 _TEXT_INDEX = "__index_level_0__"
 """Where pandas puts an index without a name: tasks.parquet of LeRobot has the texts there."""
 
@@ -132,7 +133,22 @@ class LeRobotReader(LeRobotFolder):
             )
 
     def read_tasks(self) -> dict[int, str]:
-        path = self.root / schema.TASKS
+        pairs = self._read_texts(self.root / schema.TASKS, "task")
+        tasks = collect_tasks(pairs, str(self.root / schema.TASKS))
+        if not (self.root / schema.SPEC).exists():  # not all makers write total_tasks
+            return tasks
+        # A writer that was interrupted may have left instructions of episodes that were never
+        # finished.
+        used = set(self._table["task_index"]) if "task_index" in self._table else set()
+        total = self.info.total_tasks or len(pairs)
+        return {index: task for index, task in tasks.items() if index < total or index in used}
+
+    def read_subtasks(self) -> dict[int, str]:
+        path = self.root / _SUBTASKS
+        return collect_tasks(self._read_texts(path, "subtask"), str(path))
+
+    def _read_texts(self, path: Path, kind: str) -> list[tuple[Any, Any]]:
+        """(index, text) of a table of instructions."""
         if not path.exists():
             raise DataError(
                 f"{path}: no such file, so the instructions are lost; copy it from the dataset's "
@@ -141,20 +157,14 @@ class LeRobotReader(LeRobotFolder):
         remedy = f"it holds the instructions: {SOURCE}"
         with opened_parquet(inside(self.root, path), remedy) as parquet:
             table = parquet.read()
-            text = "task" if "task" in table.column_names else _TEXT_INDEX
-            for name in ("task_index", text):
+            text = kind if kind in table.column_names else _TEXT_INDEX
+            for name in (f"{kind}_index", text):
                 if name not in table.column_names:
                     raise DataError(
                         f"{path}: lacks the column {name!r}; copy it from the dataset's source"
                     )
-            indices = table.column("task_index").to_pylist()
-            texts = table.column(text).to_pylist()
-        # A writer that was interrupted may have left instructions of episodes that were never
-        # finished. Those of the table count all the same: not all makers write total_tasks.
-        used = set(self._table["task_index"]) if "task_index" in self._table else set()
-        total = self.info.total_tasks or len(indices)
-        tasks = collect_tasks(list(zip(indices, texts, strict=True)), str(path))
-        return {index: task for index, task in tasks.items() if index < total or index in used}
+            indices = table.column(f"{kind}_index").to_pylist()
+            return list(zip(indices, table.column(text).to_pylist(), strict=True))
 
     def episode_files(self) -> list[Path] | None:
         table = self._table

@@ -38,7 +38,7 @@ from vla.data.formats.common.hdf5 import (
     leaves,
     matrix,
     opened,
-    text,
+    texts,
 )
 from vla.data.formats.common.image_size import file_image_size
 
@@ -206,7 +206,8 @@ class MinariReader(EpisodicReader):
             rewards=self._single(group, self._reward, L),
             success=self._single(group, self._success, L) > 0,
             terminated=bool(ends[-1] > 0),
-            instruction=self._instruction(group),
+            instruction="",
+            instructions=self._instructions_of(group),
             info=_scalars(group.attrs),
         )
 
@@ -249,18 +250,19 @@ class MinariReader(EpisodicReader):
             columns.append(values)
         return np.concatenate(columns, axis=1)
 
-    def _instruction(self, group: Any) -> str:
+    def _instructions_of(self, group: Any) -> list[str]:
+        """All texts that the episode gives as instruction."""
         key = self.keys.instruction
         for name in _INSTRUCTIONS if key is None else (key, f"observations/{key}"):
             dataset = dataset_at(group, name)
             if dataset is not None and dataset.dtype.kind in "OS" and dataset.size:
-                return text(dataset[0] if dataset.ndim else dataset[()])
+                return texts(dataset[()])
         for name in ("instruction", "mission", "options/instruction") if key is None else (key,):
-            if name in group.attrs and text(group.attrs[name]):
-                return text(group.attrs[name])
+            if name in group.attrs and texts(group.attrs[name]):
+                return texts(group.attrs[name])
         if key is not None:
             raise self._lacking("instruction", key, [*group.attrs, *leaves(group)])
-        return ""
+        return []
 
     # --- images -----------------------------------------------------------------------------------
 

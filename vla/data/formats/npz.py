@@ -235,8 +235,9 @@ class NpzReader(EpisodicReader):
             rewards=self._numbers(archive, name, reward, L),
             success=self._numbers(archive, name, success, L) > 0,
             terminated=bool(self._numbers(archive, name, ended, L)[-1] > 0),
-            instruction=self._instruction(archive, arrays),
+            instruction="",
             info={"name": name},
+            instructions=self._instructions_of(archive, arrays),
         )
 
     def _numbers(
@@ -282,15 +283,19 @@ class NpzReader(EpisodicReader):
             columns.append(values[:L])
         return np.concatenate(columns, axis=1)
 
-    def _instruction(self, archive: zipfile.ZipFile, arrays: dict[str, _Array]) -> str:
-        texts = [key for key, array in arrays.items() if array.dtype.kind == "U"]
+    def _instructions_of(self, archive: zipfile.ZipFile, arrays: dict[str, _Array]) -> list[str]:
+        """All that the episode gives as instruction."""
+        texts = [key for key, array in arrays.items() if array.dtype.kind in "US"]
         texts = [key for key in texts if np.prod(arrays[key].shape, dtype=int)]
         if self.keys.instruction is not None and self.keys.instruction not in texts:
             raise self._lacking("instruction", self.keys.instruction, texts)
         for key in (self.keys.instruction,) if self.keys.instruction is not None else _INSTRUCTIONS:
             if key in texts:
-                return str(self._load(archive, arrays[key]).reshape(-1)[0])
-        return ""
+                texts = self._load(archive, arrays[key]).reshape(-1)
+                if texts.dtype.kind == "S":  # bytes, as h5py gives them
+                    texts = np.char.decode(texts, "utf-8", "replace")
+                return [str(text) for text in texts]
+        return []
 
     def _sizes(self, episodes: list[EpisodeNumbers]) -> dict[str, tuple[int, int]]:
         """(height, width) of each camera, the same in every episode."""

@@ -36,6 +36,7 @@ from vla.data.formats.common.hdf5 import (
     matrix,
     opened,
     text,
+    texts,
 )
 from vla.data.formats.common.names import natural
 
@@ -217,8 +218,9 @@ class RobomimicReader(EpisodicReader):
             rewards=rewards,
             success=success,
             terminated=bool(dones[-1] > 0),
-            instruction=self._instruction(demo),
+            instruction="",
             info={"demo": name},
+            instructions=self._instructions_of(demo),
         )
 
     def _single(
@@ -254,9 +256,9 @@ class RobomimicReader(EpisodicReader):
             columns.append(values)
         return np.concatenate(columns, axis=1)
 
-    def _instruction(self, demo: Any) -> str:
-        """Of the key: an attribute or dataset of the demonstration or of the file; else wherever
-        language is kept."""
+    def _instructions_of(self, demo: Any) -> list[str]:
+        """All texts of the key: an attribute or dataset of the demonstration or of the file; else
+        wherever language is kept."""
         data = demo.parent
         arguments = self.metadata.get("env_args", {})
         stored = (arguments.get("env_kwargs"), arguments, self.metadata.get("problem_info"))
@@ -264,19 +266,19 @@ class RobomimicReader(EpisodicReader):
         # Makers keep it in different places: that nearest to the demonstration counts.
         for name in (self.keys.instruction,) if self.keys.instruction is not None else names:
             for attributes in (demo.attrs, data.attrs):
-                if name in attributes and text(attributes[name]):
-                    return text(attributes[name])
+                if name in attributes and texts(attributes[name]):
+                    return texts(attributes[name])
             for place in (name, f"obs/{name}"):
                 dataset = dataset_at(demo, place)
                 if dataset is not None and dataset.size:
-                    return text(dataset[()])
+                    return texts(dataset[()])
             for values in stored:
                 if isinstance(values, dict) and isinstance(values.get(name), str):
-                    return str(values[name])
+                    return [str(values[name])]
         if self.keys.instruction is not None:
             known = [*demo.attrs, *data.attrs, *leaves(demo)]
             raise self._lacking("instruction", self.keys.instruction, known)
-        return ""
+        return []
 
     def _sizes(self, data: Any) -> dict[str, tuple[int, int]]:
         """(height, width) of each camera, the same in every demonstration."""

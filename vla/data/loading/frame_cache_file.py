@@ -332,8 +332,11 @@ def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
     keys = dataset.reader.keys
     if keys is None:
         return {}
+    # without defaults: a key that is added later must not give all caches other names
     read_as: dict[str, Any] = keys.model_dump(
-        mode="json", include={"cameras", "split"}, exclude_none=True
+        mode="json",
+        include={"cameras", "split", "orientation", "colours"},
+        exclude_defaults=True,
     )
     return read_as
 

@@ -78,7 +78,7 @@ def convert(
         frames = joined_ranges(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
         spec, widened = fitting_limits(spec, dataset.unchecked_columns.actions[frames])
     keys = keys or KeyMap()
-    options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_none=True)}
+    options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_defaults=True)}
     places = [(0, index) for index in chosen]
     if image_size is not None:
         options["image_size"] = str(ImageSize(*image_size))

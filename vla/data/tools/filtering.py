@@ -21,7 +21,7 @@ class Filter(Config):
 
     tasks: list[str] | None = None
     """Patterns of instructions, of which one must match: `*` stands for anything; capitals do not
-    matter."""
+    matter. An episode whose instruction changes stays as a whole if one of them matches."""
     success: bool | None = None
     """Whether the episode was solved."""
     min_return: float | None = None
@@ -91,8 +91,8 @@ def filter_dataset(
 
 
 def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
-    """Whether each episode's instruction matches one of `patterns`; a pattern that matches none is
-    an error."""
+    """Whether an instruction of each episode matches one of `patterns`; a pattern that matches none
+    is an error."""
     lowered = [text.lower() for text in dataset.instructions]
     for pattern in patterns:
         if not any(fnmatchcase(text, pattern.lower()) for text in lowered):
@@ -105,4 +105,5 @@ def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:
     # fnmatchcase on lowered text: fnmatch itself ignores capitals on Windows alone
     patterns = [pattern.lower() for pattern in patterns]
     fits = np.array([any(fnmatchcase(text, p) for p in patterns) for text in lowered])
-    return np.asarray(fits[dataset.episodes["task_index"].to_numpy()])
+    fits_N = fits[dataset.task_of_frames]
+    return np.asarray(np.logical_or.reduceat(fits_N, dataset.episodes["first_frame"].to_numpy()))

@@ -3,7 +3,7 @@
 The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one
 of its steps (`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a
 step, `reward` is the episode's return, due at its last step; `success` says whether its last step
-solved the task.
+solved the task. An `instruction` with a step holds from there to the next step that gives one.
 
 L: steps of an episode.
 """
@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,12 +114,28 @@ def labelled(episode: Episode, labels: Labels) -> Episode:
                 array[:] = 0
                 step = -1
             array[step] = value
-    # these two are given once or never
+    # given once or never
     (terminated,) = values.get("terminated", {None: episode.terminated}).values()
-    (instruction,) = values.get("instruction", {None: episode.instruction}).values()
+    texts = _instructed(episode.step_instructions, values.get("instruction", {}))
     return replace(
-        episode, rewards=rewards, success=success, terminated=terminated, instruction=instruction
+        episode,
+        rewards=rewards,
+        success=success,
+        terminated=terminated,
+        instruction=texts[0],
+        instructions=texts if len(set(texts)) > 1 else None,
     )
+
+
+def _instructed(texts: list[str], given: dict[int | None, str]) -> list[str]:
+    """The instructions of an episode's steps, L texts, with those that are given in their place."""
+    if None in given:
+        return [given[None]] * len(texts)
+    # sub-tasks are usually listed by where they begin
+    starts = sorted(step for step in given if step is not None)
+    for start, stop in pairwise([*starts, len(texts)]):
+        texts[start:stop] = [given[start]] * (stop - start)
+    return texts
 
 
 def read_labels(
@@ -258,8 +275,6 @@ def _values(
             f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index "
             f"is {step}"
         )
-    if "instruction" in row and step is not None:
-        raise _BadRow("instruction is of the whole episode; leave frame_index empty")
     return found
 
 

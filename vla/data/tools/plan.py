@@ -83,6 +83,9 @@ def _fingerprint(dataset: EpisodeDataset) -> str:
     table = dataset.episodes.to_csv(index=False)
     facts = [dataset.fingerprint(), dataset.spec.to_dict(), dataset.instructions, table]
     content = hashlib.sha256(json.dumps(facts).encode())
+    if dataset.num_changing:
+        # otherwise the table says it, and recipes from before stay what they were
+        content.update(dataset.task_of_frames.tobytes())
     for values in dataclasses.astuple(dataset.unchecked_columns):
         content.update(np.ascontiguousarray(values).tobytes())
     return content.hexdigest()

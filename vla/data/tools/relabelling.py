@@ -93,7 +93,7 @@ def relabel_by_instruction(
                     f"{source}: episode {dataset.episode_numbers[index]}: {text!r} is said to be "
                     f"achieved after step {step}; it has steps 0 to {len(episode) - 1}"
                 )
-            if text != episode.instruction:
+            if text not in episode.step_instructions:
                 found.append((step, text))
         # What took longest first: what is achieved at the start was not the robot's doing.
         found.sort(key=lambda label: (-label[0], label[1]))

@@ -36,7 +36,8 @@ def split(
     Args:
         parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either
             kind for all parts.
-        seed: decides which episodes go where, for fractions; see `drawn_parts`.
+        seed: decides which episodes go where, for fractions; see `drawn_parts`. A task is the
+            instruction of an episode's first step.
 
     Raises:
         DataError: names that are no folder names, fractions that sum to more than 1, a part without

@@ -111,6 +111,11 @@ def _task_table(summary: Summary) -> Table:
 
 def _task_notes(summary: Summary) -> str:
     notes = []
+    if summary["changing_episodes"]:
+        notes.append(
+            f"The instruction changes within {counted(summary['changing_episodes'], 'episode')}: "
+            "each of them counts at every instruction that it holds, each step once."
+        )
     if len(summary["tasks"]) > TASKS:
         notes.append(f"The first {TASKS} of {len(summary['tasks'])} tasks.")
     if not has_successes(summary):

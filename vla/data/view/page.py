@@ -91,11 +91,9 @@ class Page:
 
     def _tasks(self, shown: Sequence[Shown]) -> list[str]:
         """Instructions of these episodes, to choose among."""
-        indices = self.dataset.episodes["task_index"]
         tasks = set()
         for episode in shown:
-            index = int(indices.iloc[episode.index])
-            tasks.add(self.dataset.instructions[index])
+            tasks |= {text for _, text in self.dataset.instruction_starts(episode.index)}
         return sorted(tasks)
 
     def _order_keys(self) -> list[str]:

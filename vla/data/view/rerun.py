@@ -113,9 +113,8 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     start = int(row["first_frame"])
     stop = start + int(row["length"])
     place = f"episode_{dataset.episode_numbers[index]}"
+    _write_instructions(recording, dataset, index, f"{place}/instruction")
     # static: words hold at all times, and the viewer shows them at every step
-    instruction = rerun.TextDocument(dataset.instructions[int(row["task_index"])])
-    recording.log(f"{place}/instruction", instruction, static=True)
     info = rerun.TextDocument(_info(row), media_type="text/markdown")
     recording.log(f"{place}/info", info, static=True)
     # name, names of the curves, values (L, D)
@@ -134,6 +133,19 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
         recording.send_columns(f"{place}/{name}", indexes=times, columns=scalars)
     for camera in spec.cameras:
         _write_images(recording, dataset, camera, start, stop, _camera(place, camera))
+
+
+def _write_instructions(recording: Any, dataset: EpisodeDataset, index: int, place: str) -> None:
+    """The words of an episode; from each step on where they change."""
+    import rerun
+
+    starts = dataset.instruction_starts(index)
+    if len(starts) == 1:
+        recording.log(place, rerun.TextDocument(starts[0][1]), static=True)
+        return
+    steps = np.array([step for step, _ in starts])
+    texts = rerun.TextDocument.columns(text=[text for _, text in starts])
+    recording.send_columns(place, indexes=_times(steps, dataset.spec.control_hz), columns=texts)
 
 
 def _write_images(

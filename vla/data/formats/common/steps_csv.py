@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 """As pandas and spreadsheets write booleans."""
 
 
-def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
-    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no
-    number."""
+def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Column -> float64 (L,), or texts (L,) for the columns that `words` names.
+
+    Raises DataError naming file, line and column of what is no number.
+    """
     rows = csv.reader(io.StringIO(read_text(root, path), newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
@@ -37,7 +40,7 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{path}: column {column + 1} has no name; correct the header")
         if header.count(name) > 1:
             raise DataError(f"{path}: two columns are named {name!r}; correct the header")
-    table = np.empty((len(lines) - 1, len(header)))  # (L, columns)
+    table = np.zeros((len(lines) - 1, len(header)))  # (L, columns)
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             raise DataError(
@@ -45,8 +48,13 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
                 "the line"
             )
         for column, cell in enumerate(cells):
+            if header[column] in words:
+                continue
             table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")
-    return dict(zip(header, table.T, strict=True))
+    found: dict[str, np.ndarray] = dict(zip(header, table.T, strict=True))
+    for name in set(words) & set(header):
+        found[name] = np.array([cells[header.index(name)] for _, cells in lines[1:]])
+    return found
 
 
 def _number(cell: str, where: str) -> float:

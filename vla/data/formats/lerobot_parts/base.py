@@ -69,6 +69,7 @@ class LeRobotFolder(DatasetReader):
         self.spec = self._read_spec()
         labels = self._read_labels()
         self.instructions = labels.instructions
+        self.frame_tasks = labels.frame_tasks
         self.warnings += labels.warnings
         self.episodes = self._make_episodes(labels.task_index)
 
@@ -87,6 +88,13 @@ class LeRobotFolder(DatasetReader):
     @abstractmethod
     def read_tasks(self) -> dict[int, str]:
         """task_index -> instruction. Raises DataError if there is no such table."""
+
+    def read_subtasks(self) -> dict[int, str]:
+        """subtask_index -> instruction. Raises DataError if there is no such table."""
+        raise DataError(
+            f"{self.root}: has no table of sub-tasks; leave out the key `instruction`, or name a "
+            "column of texts"
+        )
 
     @abstractmethod
     def episode_files(self) -> list[Path] | None:
@@ -271,15 +279,17 @@ class LeRobotFolder(DatasetReader):
             self.keys,
             self._table,
             tasks=self.read_tasks,
+            subtasks=self.read_subtasks,
             features=self.info.features,
-            first_values=self._first_values,
+            values=self._values,
         )
 
-    def _first_values(self, name: str) -> list[Any]:
-        """A column's value at the first step of each episode."""
+    def _values(self, name: str) -> list[Any]:
+        """A column's value at each frame that is read."""
         values = self._files.values(name)
         self._check_count(len(values), name)
-        return [values[row] for row in self._table["row"]]
+        rows = self._rows()
+        return values[rows] if isinstance(rows, slice) else [values[row] for row in rows.tolist()]
 
     def episode_name(self, index: int) -> str:
         return f"episode {self._table['source'].iloc[index]}"
@@ -438,5 +448,7 @@ class LeRobotFolder(DatasetReader):
             facts.append((str(path.relative_to(self.root)), status.st_size, status.st_mtime_ns))
         facts.append(("frames", int(self._table["length"].sum()), 0))
         if self.keys != KeyMap():
-            facts.append(("keys", self.keys.model_dump_json(), 0))
+            # what EpisodeDataset does to images is part of its own fingerprint
+            read_as = self.keys.model_dump_json(exclude={"orientation", "colours"})
+            facts.append(("keys", read_as, 0))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from vla.common.registry import register
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined
@@ -49,16 +51,35 @@ def one_instruction(examined: Examined) -> Iterator[Finding]:
     dataset = examined.dataset
     if dataset is None:
         return
-    tasks = dataset.reader.episodes["task_index"]
-    if len(tasks) < _EPISODES or tasks.nunique() > 1:
+    tasks = dataset.task_of_frames  # int64 (N,)
+    if len(dataset) < _EPISODES or len(np.unique(tasks)) > 1:
         return
-    text = dataset.instructions[int(tasks.iloc[0])]
+    text = dataset.instructions[int(tasks[0])]
     message = (
-        f"all {len(tasks)} episodes have the one instruction {text!r}: a policy cannot learn from "
+        f"all {len(dataset)} episodes have the one instruction {text!r}: a policy cannot learn from "
         "them to read instructions, and does the same whatever it is asked; add other tasks, or "
         "set policy.language: null where there is such a key"
     )
     yield Finding("one_instruction", "note", "instructions", message)
+
+
+@register("checks", "changing_instructions")
+@check("whether the instruction changes within episodes")
+def changing_instructions(examined: Examined) -> Iterator[Finding]:
+    """How many episodes hold several instructions, and how many frames follow another one than
+    the first of their episode."""
+    dataset = examined.dataset
+    if dataset is None or not dataset.num_changing:
+        return
+    table = dataset.reader.episodes
+    first_N = np.repeat(table["task_index"].to_numpy(), table["length"].to_numpy())
+    later = int((dataset.task_of_frames != first_N).sum())
+    message = (
+        f"the instruction changes within {dataset.num_changing} of {len(table)} episodes: {later} "
+        f"of {len(first_N)} frames follow another one than the first of their episode; each "
+        "window is trained with the instruction of its current step"
+    )
+    yield Finding("changing_instructions", "note", "instructions", message)
 
 
 @register("checks", "task_words")
@@ -75,22 +96,21 @@ def task_words(examined: Examined) -> Iterator[Finding]:
         return
     if "tasks" not in table:
         return
-    task_of = dict(
-        zip(dataset.episode_numbers.tolist(), dataset.reader.episodes["task_index"], strict=True)
-    )
+    place_of = {number: place for place, number in enumerate(dataset.episode_numbers.tolist())}
     for episode, stored in zip(table["episode_index"].astype(int), table["tasks"], strict=True):
-        task = task_of.get(episode)
-        if task is None:  # its files are missing
+        place = place_of.get(episode)
+        if place is None:  # its files are missing
             continue
-        text = dataset.instructions[task]
         listed = []
         if isinstance(stored, str):
             listed = [stored]
         elif isinstance(stored, Iterable):  # a list, or an array of pandas
             listed = list(stored)
-        if listed and text not in listed:
+        texts = [text for _, text in dataset.instruction_starts(place)]
+        missing = [text for text in texts if text not in listed]
+        if listed and missing:
             message = (
                 f"{examined.root}: the table of tasks gives episode {episode} the instruction "
-                f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
+                f"{missing[0]!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)
