@@ -11,6 +11,7 @@ from typing import Any
 from attacks._case import Case
 
 COUNT = 100
+FILM = "videos/film.mp4"
 TEXTS = (
     "0</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -38,13 +39,14 @@ def case(rng: random.Random, folder: Path) -> Case:
 
     text = rng.choice(TEXTS)
     field = rng.choice([*FIELDS, "policy", "suite", "command", "versions", "config"])
-    (folder / "film.mp4").write_bytes(b"film")
+    (folder / "videos").mkdir()
+    (folder / FILM).write_bytes(b"film")
 
     def record(episode: int) -> EpisodeRecord:
         good = episode % 2 == 0
         failure = "" if good else "no grasp"
         return EpisodeRecord(
-            "lift", "easy", episode, 7, "lift it", good, good, 30, -1.0, failure, "film.mp4", 12
+            "lift", "easy", episode, 7, "lift it", good, good, 30, -1.0, failure, FILM, 12
         )
 
     def read() -> str:
@@ -83,7 +85,7 @@ class _Elements(HTMLParser):
             self.wrong.append(f"<{tag}>")
         for name, value in attrs:
             address = (value or "").strip().lower()
-            allowed = address.startswith(("#", "data:video/mp4;base64,")) or address == "film.mp4"
+            allowed = address.startswith(("#", "data:video/mp4;base64,")) or address == FILM
             if name.startswith("on") or (name in ("src", "href") and not allowed):
                 self.wrong.append(f"<{tag} {name}={value!r}>")
 

@@ -257,15 +257,18 @@ def test_returns_are_in_the_results() -> None:
 def test_nothing_of_others_becomes_a_script(tmp_path: Path) -> None:
     """Texts in every field, numbers too; the page's policy would refuse them besides."""
     script = "0</script><script>alert(1)</script>"
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "film.mp4").write_bytes(b"film")
-    found = results("rt1" + script, 2, tmp_path / "a", "film.mp4")
+    film = "videos/film.mp4"
+    (tmp_path / "a" / "videos").mkdir(parents=True)
+    (tmp_path / "a" / film).write_bytes(b"film")
+    found = results("rt1" + script, 2, tmp_path / "a", film)
     changes = {"episode": script, "task": script, "group": script, "instruction": script}
     texts = {**changes, "failure": script, "failure_step": 12}
     episodes = [found.episodes[0], found.episodes[3]]
     hostile = tuple(replace(record, **texts) for record in episodes)
-    hostile = (replace(hostile[0], video="film.mp4"), hostile[1])
-    found = replace(found, episodes=hostile, suite=script, command=script, versions={script: script})
+    hostile = (replace(hostile[0], video=film), hostile[1])
+    found = replace(
+        found, episodes=hostile, suite=script, command=script, versions={script: script}
+    )
     page = write_report(tmp_path / "report.html", [found]).read_text()
     assert "<script>alert" not in page
     assert page.count("<script") == page.count("</script>") == 1
