@@ -155,8 +155,8 @@ def picture_size() -> str:
     height, width = file["stored"]
     seen_height, seen_width = file["seen"]
     text = (
-        f"A small RT-1 that sees {seen_height}x{seen_width}, trained on {file['frames']:,} frames of "
-        f"{height}x{width} video with a history of one step: held at the size that is seen they "
+        f"A small RT-1 that sees {seen_height}x{seen_width}, trained on {file['frames']:,} frames "
+        f"of {height}x{width} video with a history of one step: held at the size that is seen they "
         f"take **1/{file['cache_ratio']:.0f}** of the room. Frames per second, with every frame of "
         "a stream decoded once per epoch."
     )

@@ -37,9 +37,9 @@ def convert(
     """Writes a dataset of any format as a native one. The same call after a kill goes on where it
     stopped.
 
-    PNG files of the size wanted are kept byte for byte; other images are stored as PNG, which loses nothing. If
-    actions leave the source's own limits, the new spec's limits are widened to hold them, and a
-    note says so.
+    PNG files of the size wanted are kept byte for byte; other images are stored as PNG, which loses
+    nothing. If actions leave the source's own limits, the new spec's limits are widened to hold
+    them, and a note says so.
 
     Args:
         src, dst: where it is, and the folder of the new dataset.
