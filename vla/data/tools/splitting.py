@@ -130,8 +130,8 @@ def _check_parts(
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {len(numbers)} episodes; give it a larger "
-                "share"
+                f"{where}: part {name!r} would have none of {len(numbers)} episodes; give it a "
+                "larger share"
             )
         for index in episodes:
             if index in owner:
