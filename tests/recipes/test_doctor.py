@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "hidden": 64,
             "head": {"type": "regression"},
         },
-        "steps": 500,
+        "steps": 350,
         "batch_size": 64,
         "optim": {"lr": 3e-3, "warmup_steps": 10},
         "ema_decay": 0.98,

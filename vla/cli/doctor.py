@@ -65,7 +65,7 @@ def doctor(
             run,
             data=data,
             format=format,
-            keys=_keys(settings),
+            keys=_keys([text.removeprefix("keys.") for text in settings or []]),
             env=env,
             windows=windows,
             seconds=seconds,

@@ -22,7 +22,7 @@ from vla.types import Batch
 BATCH = 16
 LEAST = 48
 """Fewer windows say too little, however slow the policy is."""
-PASSES = 14
+PASSES = 20
 """About so many times all checks together put the sample through the policy."""
 Change = Callable[[Batch], Batch]
 

@@ -46,6 +46,7 @@ class Subject:
         limit, seconds: bounds of the samples (see `Probe`).
         skipped: what could not be looked at -> why.
         measured: the main numbers by name, JSON types; checks add theirs.
+        memo: what several checks need and one has computed.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Subject:
     seconds: float = 60.0
     skipped: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def own_data(self) -> bool:

@@ -110,7 +110,9 @@ def rewards(examined: Examined) -> Iterator[Finding]:
         what = "all rewards are zero" if recorded else "no rewards"
         remedy = "offline RL needs some, which `vla data label` can attach"
         if steps.success.any():
-            remedy = "for offline RL set data.rewards.kind: success, or attach some with `vla data label`"
+            remedy = (
+                "for offline RL set data.rewards.kind: success, or attach some (`vla data label`)"
+            )
         else:
             what += " and no episode is marked as solved"
         yield Finding("rewards", "note", "rewards", f"{what}: enough for imitation; {remedy}")

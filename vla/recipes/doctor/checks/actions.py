@@ -11,6 +11,7 @@ import numpy as np
 
 from vla.common.registry import register
 from vla.recipes.doctor.check import Symptom, examines
+from vla.recipes.doctor.checks.pictures import best_change
 from vla.recipes.doctor.checks.statistics import unit_of
 from vla.recipes.doctor.subject import Subject
 
@@ -24,6 +25,8 @@ _OFFSET = 1.0
 _SHIFTS = (-3, -2, -1, 1, 2, 3)
 _LEARNED = 0.85
 """Share of the error of a constant action below which something was learned."""
+_MOST = 0.4
+"""Share of the error that pictures explain, above which actions are not judged."""
 _BETTER = 0.08
 """A shift that makes the error smaller by this share is no chance."""
 
@@ -36,6 +39,8 @@ def action_scale(subject: Subject) -> Iterator[Symptom]:
     """Each dimension of the action is recorded as the policy gives it."""
     probe = subject.probe
     assert probe is not None
+    if _sees_wrongly(subject):
+        return
     predicted_NA = probe.own.mode[:, 0].astype(np.float64)
     for dim, name in enumerate(subject.policy.spec.action_names):
         predicted, data = predicted_NA[:, dim], probe.actions[:, dim].astype(np.float64)
@@ -82,7 +87,7 @@ def delay(subject: Subject) -> Iterator[Symptom]:
     probe = subject.probe
     assert probe is not None
     # what was learned from these very data fits them; a policy that learned nothing fits any step
-    if subject.own_data or not _has_learned(subject):
+    if subject.own_data or not _has_learned(subject) or _sees_wrongly(subject):
         return
     windows = probe.windows
     length_N = windows.lengths[probe.episode]
@@ -115,6 +120,16 @@ def delay(subject: Subject) -> Iterator[Symptom]:
         "recorder, or a delay between camera and command",
         {"shift": shift, "error_fall": fall},
     )
+
+
+def _sees_wrongly(subject: Subject) -> bool:
+    """Whether wrong pictures explain most of the error: actions that follow from them say nothing
+    about the recorded ones."""
+    change = best_change(subject)
+    if change is None or change.fall < _MOST:
+        return False
+    subject.skipped["actions"] = "the pictures are wrong (see above): mend them first"
+    return True
 
 
 def _has_learned(subject: Subject) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
 
 from torch import Tensor
@@ -31,23 +32,99 @@ _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
 @examines("whether the policy does better with two cameras swapped", needs=("pictures",))
 def camera_order(subject: Subject) -> Iterator[Symptom]:
     """Each camera shows what its name says."""
+    change = best_change(subject)
+    if change is None or change.kind != "camera_order":
+        return
+    first, second = change.cameras
+    yield Symptom(
+        "error",
+        f"cameras {first!r} and {second!r} are swapped: with the one's pictures for the other's "
+        f"the policy's error is {100 * change.fall:.0f} % smaller",
+        f"say which is which with cameras.{first}=KEY cameras.{second}=KEY, or swap the cables",
+        {"error_fall": change.fall},
+    )
+
+
+@register("doctor_checks", "colours")
+@examines("whether the policy does better with red and blue swapped", needs=("pictures",))
+def colours(subject: Subject) -> Iterator[Symptom]:
+    """Pictures are RGB, as in training."""
+    change = best_change(subject)
+    if change is None or change.kind != "colours":
+        return
+    setting = " ".join(f"colours.{camera}=bgr" for camera in change.cameras)
+    yield Symptom(
+        "error",
+        f"red and blue are swapped in {', '.join(map(repr, change.cameras))}: with its channels in "
+        f"the other order the policy's error is {100 * change.fall:.0f} % smaller",
+        f"read it with {setting}; OpenCV gives BGR: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)",
+        {"error_fall": change.fall, "cameras": list(change.cameras)},
+    )
+
+
+@register("doctor_checks", "orientation")
+@examines("whether the policy does better with pictures turned", needs=("pictures",))
+def orientation(subject: Subject) -> Iterator[Symptom]:
+    """Pictures are the way up that they were in training."""
+    change = best_change(subject)
+    if change is None or change.kind not in _TURNS:
+        return
+    setting = " ".join(f"orientation.{camera}={change.kind}" for camera in change.cameras)
+    yield Symptom(
+        "error",
+        f"pictures of {', '.join(map(repr, change.cameras))} are turned: under {change.kind} the "
+        f"policy's error is {100 * change.fall:.0f} % smaller",
+        f"read them with {setting}, or turn the camera",
+        {"error_fall": change.fall, "turn": change.kind},
+    )
+
+
+@dataclass(frozen=True)
+class PictureChange:
+    """A change of the pictures under which the policy surely does better.
+
+    Attributes:
+        kind: "camera_order", "colours", or the name of a turn.
+        cameras: whose pictures they are.
+        fall: of the error, relative.
+    """
+
+    kind: str
+    cameras: tuple[str, ...]
+    fall: float
+
+
+def best_change(subject: Subject) -> PictureChange | None:
+    """The change that makes the policy fit best; None if none surely does.
+
+    One alone: a picture in which several things are wrong looks a little better under many changes,
+    and which are left shows once the first is mended.
+    """
     probe = subject.probe
-    assert probe is not None
+    if probe is None or not subject.policy.spec.cameras:
+        return None
+    if "picture_changes" not in subject.memo:
+        found = [
+            PictureChange(kind, cameras, fall)
+            for kind, cameras, change in _changes(subject)
+            if (fall := _fall(probe, change)) is not None
+        ]
+        subject.memo["picture_changes"] = found
+    changes: list[PictureChange] = subject.memo["picture_changes"]
+    return max(changes, key=lambda change: change.fall, default=None)
+
+
+def _changes(subject: Subject) -> Iterator[tuple[str, tuple[str, ...], Change]]:
+    """(kind, cameras, change) of all that is tried."""
     sizes = subject.policy.spec.cameras
     for first, second in combinations(sizes, 2):
-        # of other sizes another check says so
-        if sizes[first] != sizes[second]:
-            continue
-        fall = _fall(probe, _swapped(first, second))
-        if fall is not None:
-            yield Symptom(
-                "error",
-                f"cameras {first!r} and {second!r} are swapped: with the one's pictures for the "
-                f"other's the policy's error is {100 * fall:.0f} % smaller",
-                f"keys.cameras.{first}=KEY and keys.cameras.{second}=KEY name them; or swap the "
-                "cables",
-                {"error_fall": fall},
-            )
+        # of cameras of other sizes the check of specs says so
+        if sizes[first] == sizes[second]:
+            yield "camera_order", (first, second), _swapped(first, second)
+    for cameras in _groups(subject):
+        yield "colours", cameras, _only(cameras, lambda image: image.flip(4))
+        for name, turn in _TURNS.items():
+            yield name, cameras, _only(cameras, turn)
 
 
 def _swapped(first: str, second: str) -> Change:
@@ -56,53 +133,6 @@ def _swapped(first: str, second: str) -> Change:
         return dataclasses.replace(batch, images=images)
 
     return changed
-
-
-@register("doctor_checks", "colours")
-@examines("whether the policy does better with red and blue swapped", needs=("pictures",))
-def colours(subject: Subject) -> Iterator[Symptom]:
-    """Pictures are RGB, as in training."""
-    probe = subject.probe
-    assert probe is not None
-    for cameras in _groups(subject):
-        fall = _fall(probe, _only(cameras, lambda image: image.flip(4)))
-        if fall is not None:
-            named = ", ".join(map(repr, cameras))
-            setting = " ".join(f"keys.colours.{camera}=bgr" for camera in cameras)
-            yield Symptom(
-                "error",
-                f"red and blue are swapped in {named}: with its channels in the other order the "
-                f"policy's error is {100 * fall:.0f} % smaller",
-                f"read it with {setting}; OpenCV gives BGR: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)",
-                {"error_fall": fall, "cameras": list(cameras)},
-            )
-            return
-
-
-@register("doctor_checks", "orientation")
-@examines("whether the policy does better with pictures turned", needs=("pictures",))
-def orientation(subject: Subject) -> Iterator[Symptom]:
-    """Pictures are the way up that they were in training."""
-    probe = subject.probe
-    assert probe is not None
-    falls = {}
-    for name, turn in _TURNS.items():
-        for cameras in _groups(subject):
-            fall = _fall(probe, _only(cameras, turn))
-            if fall is not None:
-                falls[name, cameras] = fall
-    if not falls:
-        return
-    # one turn may look like half of another: the best is the one
-    (name, cameras), fall = max(falls.items(), key=lambda item: item[1])
-    setting = " ".join(f"keys.orientation.{camera}={name}" for camera in cameras)
-    yield Symptom(
-        "error",
-        f"pictures of {', '.join(map(repr, cameras))} are turned: under {name} the policy's error "
-        f"is {100 * fall:.0f} % smaller",
-        f"read them with {setting}, or turn the camera",
-        {"error_fall": fall, "turn": name},
-    )
 
 
 def _groups(subject: Subject) -> list[tuple[str, ...]]:

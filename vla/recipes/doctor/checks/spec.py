@@ -43,8 +43,8 @@ def spec(subject: Subject) -> Iterator[Symptom]:
             yield Symptom(
                 severity,
                 f"{what}: {line}",
-                "bring names, order and sizes to those of the policy (keys.state, keys.action, "
-                "keys.cameras), or carry the policy over with `transfer`",
+                "bring names, order and sizes to those of the policy (state=[KEY,...] "
+                "action=[KEY,...] cameras.NAME=KEY), or carry the policy over with `transfer`",
             )
 
 

@@ -125,7 +125,7 @@ def dead_dimensions(subject: Subject) -> Iterator[Symptom]:
         yield Symptom(
             "warning",
             f"stood still in training and move now: {listed}; the network has never seen them move",
-            "leave them out of the state (keys.state) and train again",
+            "train again without them (data.keys.state names the others)",
             {"dimensions": [names[dim] for dim in np.flatnonzero(wakes_S)]},
         )
     elif constant_S.any() and (subject.own_data and (data_std_S[constant_S] <= 1e-6).any()):
@@ -134,5 +134,6 @@ def dead_dimensions(subject: Subject) -> Iterator[Symptom]:
             "note",
             f"never moved in training: {listed}; another value than the one that was seen is new "
             "to the policy",
-            "leave them out of the state (keys.state), or record data in which they move",
+            "leave them out of the state (data.keys.state names the others), or record data in "
+            "which they move",
         )
