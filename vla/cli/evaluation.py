@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from vla.cli.default_command import DefaultCommandGroup
-from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console
+from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console, path_option
+from vla.common.paths import expanded_path
 
 commands = typer.Typer()
 eval_app = typer.Typer(
@@ -103,7 +104,11 @@ def eval_ab(
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         found = compare_policies_sequentially(
-            policy_a, policy_b, settings, alpha=alpha, command=_command()
+            expanded_path(policy_a),
+            expanded_path(policy_b),
+            settings,
+            alpha=alpha,
+            command=_command(),
         )
         console.print(found.comparison.tables())
         # a sequential test may stop long before
@@ -177,7 +182,7 @@ def compare(
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="Folder for compare.json and, of networks, report.html.")
+        Path, path_option("Folder for compare.json and, of networks, report.html.")
     ] = Path("runs/compare"),
     alpha: Annotated[
         float, typer.Option(help="Significance level of the whole comparison.")

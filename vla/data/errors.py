@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vla.common.errors import DataWarning as DataWarning
 from vla.common.errors import UserError
 
 
