@@ -36,10 +36,9 @@ def print_report(report: Any) -> None:
 def print_stats(found: dict[str, Any]) -> None:
     """What `vla.data.view.summary.summarise` returns."""
     console.print(
-        f"{found['episodes']} episodes, {found['frames']} frames, "
-        f"{100 * found['success_rate']:.0f}% solved"
+        f"{found['episodes']} episodes, {found['frames']} frames, {_solved(found['success_rate'])}"
     )
-    episodes = {key: found[key] for key in ("rewards", "returns", "lengths")}
+    episodes = {key: found[key] for key in ("rewards", "returns", "lengths") if found[key]}
     _print_statistics("actions", found["actions"])
     _print_statistics("state", found["state"])
     _print_statistics("episodes", episodes)
@@ -50,6 +49,10 @@ def print_stats(found: dict[str, Any]) -> None:
             f"camera {escape(camera)}: mean {mean}, std {std} "
             f"(red, green, blue; {values['frames']} frames)"
         )
+
+
+def _solved(rate: float | None) -> str:
+    return "success not recorded" if rate is None else f"{100 * rate:.0f}% solved"
 
 
 def _decimals(values: Iterable[float]) -> str:
@@ -115,6 +118,9 @@ def _print_tasks(found: Mapping[str, Any], heads: Iterable[str]) -> None:
     for task in found["tasks"]:
         cells = []
         for value in task.values():
+            if value is None:
+                cells.append("not recorded")
+                continue
             # names and whole numbers as they are
             cells.append(f"{value:.3g}" if isinstance(value, float) else str(value))
         table.add_row(*cells)

@@ -15,8 +15,10 @@ from vla.cli.shared import (
     Resume,
     clear_errors,
     console,
+    path_option,
     remark_on_load,
 )
+from vla.common.paths import expanded_path
 
 commands = typer.Typer()
 eval_app = typer.Typer(
@@ -112,7 +114,11 @@ def eval_ab(
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
         remark_on_load()
         found = compare_policies_sequentially(
-            policy_a, policy_b, settings, alpha=alpha, command=_command()
+            expanded_path(policy_a),
+            expanded_path(policy_b),
+            settings,
+            alpha=alpha,
+            command=_command(),
         )
         console.print(found.comparison.tables())
         # a sequential test may stop long before
@@ -187,7 +193,7 @@ def compare(
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="Folder for compare.json and, of networks, report.html.")
+        Path, path_option("Folder for compare.json and, of networks, report.html.")
     ] = Path("runs/compare"),
     alpha: Annotated[
         float, typer.Option(help="Significance level of the whole comparison.")

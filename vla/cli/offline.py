@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 from vla.cli.shared import (
+    Format,
+    KeySettings,
     Overrides,
     clear_errors,
     config_and_overrides,
     console,
+    dataset_keys,
     errors,
+    path_argument,
+    path_option,
     remark_on_load,
     shown_progress,
 )
@@ -28,7 +33,7 @@ commands = typer.Typer()
 )
 def fqe(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML file: one config, or sections, one of them `fqe`.")
+        Path | None, path_argument("YAML file: one config, or sections, one of them `fqe`.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -53,7 +58,8 @@ def fqe(
 
 @commands.command(epilog="Example: `vla diagnose runs/iql`")
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    run: Annotated[Path, path_argument("Folder of a training run.")],
+    settings: KeySettings = None,
     step: Annotated[
         int | None, typer.Option(help="Step of a checkpoint [default: the newest].")
     ] = None,
@@ -64,11 +70,12 @@ def diagnose(
     windows: Annotated[int, typer.Option(min=1, help="Most windows looked at of each.")] = 2048,
     data: Annotated[
         Path | None,
-        typer.Option(help="Where the dataset lies now [default: as the run's config says]."),
+        path_option("Where the dataset lies now [default: as the run's config says]."),
     ] = None,
+    format: Format = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for diagnostics.json and calibration.svg [default: the run's]."),
+        path_option("Folder for diagnostics.json and calibration.svg [default: the run's]."),
     ] = None,
 ) -> None:
     """What a run's critics are worth: values beside returns, weights, data beside policy, and when
@@ -78,7 +85,15 @@ def diagnose(
 
         # a run that was copied here names a dataset of another machine: then `data` says where
         with shown_progress("measuring"):
-            found = diagnose_run(run, step=step, episodes=episodes, windows=windows, data=data)
+            found = diagnose_run(
+                run,
+                step=step,
+                episodes=episodes,
+                windows=windows,
+                data=data,
+                format=format,
+                keys=dataset_keys(settings),
+            )
         console.print(found.tables())
         for path in found.save(out):
             console.print(f"written: {path}")

@@ -14,6 +14,8 @@ from vla.cli.shared import (
     clear_errors,
     config_and_overrides,
     console,
+    path_argument,
+    path_option,
     remark_on_load,
 )
 
@@ -22,10 +24,10 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: `vla demo --out runs/demo`")
 def demo(
-    config: Annotated[Path | None, typer.Argument(help="Another demo config.")] = None,
+    config: Annotated[Path | None, path_argument("Another demo config.")] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where everything is written [default: runs/demo].")
+        Path | None, path_option("Where everything is written [default: runs/demo].")
     ] = None,
 ) -> None:
     """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla.common.errors import DataWarning as DataWarning
 from vla.common.errors import UserError
 
 

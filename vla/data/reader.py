@@ -5,13 +5,16 @@ N: frames of the dataset, L: steps of an episode.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,7 @@ import pandas as pd
 from vla.common.registry import registered
 from vla.common.renamed import announce_renamed
 from vla.data.episode import Episode, check_finite, decode_image
-from vla.data.errors import DataError
+from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
 from vla.data.image_transforms import ImageTransforms
@@ -41,11 +44,23 @@ _READER_COLUMNS = (
 )
 
 
+# a setting in backticks, such as `cameras={}`: what a reader's message asks to be typed
+_SETTING = re.compile(rf"(?<=`)(['\"]?)(?:keys\.)?(?=(?:{'|'.join(KeyMap.model_fields)})[.=])")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def dataset_name(root: Path) -> str:
+    """The last part of a path; with the part before it if the last is a version number, as TFDS has
+    it."""
+    # not the whole path: what is recorded must be the same on another machine
+    root = Path(os.path.abspath(root))
+    versioned = re.fullmatch(r"v?\d+(\.\d+)*", root.name) and root.parent.name
+    return f"{root.parent.name}/{root.name}" if versioned else root.name
+
+
 def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
-        raise DataError(
-            f"{root}: no such folder; make the dataset with `vla collect`, or correct the path"
-        )
+        raise DataError(f"{root}: no such folder; {_where_else(root)}")
     refuse_archive(root)
     # All formats are imported, since one is recognised only by its own `matches`.
     formats: dict[str, Any] = registered("formats")
@@ -58,6 +73,17 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
         f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected "
         "meta/info.json"
     )
+
+
+def _where_else(root: Path) -> str:
+    """What to do about a path where nothing lies."""
+    made = "make the dataset with `vla collect`, or correct the path"
+    # USER/NAME is how the Hugging Face hub calls a dataset
+    if not _REPOSITORY.fullmatch(str(root)):
+        return made
+    hub = f"`hf://datasets/{root}` reads the dataset of that name on the Hugging Face hub"
+    # beside other folders it is more likely a misspelt one
+    return f"{made}; {hub}" if root.parent.is_dir() else f"{hub}; else {made}"
 
 
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
@@ -76,9 +102,14 @@ class EpisodeDataset:
             `vla.data.storage.remote_cache`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
+        keys_at: what stands before a key where it is typed, for example `data.keys.`; messages
+            name keys so.
 
     Raises:
         DataError: the folder is missing, holds no episodes, is damaged or contradicts itself.
+
+    Attributes:
+        name: what messages call it: see `dataset_name`.
     """
 
     def __init__(
@@ -87,15 +118,20 @@ class EpisodeDataset:
         *,
         format: str | None = None,
         keys: KeyMap | None = None,
+        keys_at: str = "",
     ) -> None:
         url = as_url(root)
-        self.reader = (
-            _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
-        )
+        self._keys_at = keys_at
+        self._warned: set[str] = set()
+        with self._naming_keys():
+            self.reader = (
+                _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+            )
         self.root = Path(root) if url is None else self.reader.root
         chosen = keys or self.reader.keys or KeyMap()
         self._transforms = ImageTransforms(self.root, self.reader.spec, chosen)
         self.spec: Spec = self._transforms.spec(self.reader.spec)
+        self.name = dataset_name(Path(root))
         self.instructions: list[str] = self.reader.instructions
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
@@ -121,7 +157,68 @@ class EpisodeDataset:
     def warnings(self) -> list[str]:
         """Sentences about what is odd in the dataset but can be read; grows while numbers and
         images are read."""
-        return list(self.reader.warnings)
+        return [self._with_typed_keys(text) for text in self.reader.warnings]
+
+    def issue_warnings(self) -> None:
+        """Issues what has come to `warnings` since the last call, each as a DataWarning."""
+        for text in self.warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(DataWarning(f"{self.name}: {text}"), stacklevel=2)
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Which of `rewards`, `success` and `terminated` the dataset says itself."""
+        made = self.metadata.get("made")
+        # a dataset that was made of one that does not say does not say either
+        unrecorded = made.get("unrecorded", ()) if isinstance(made, dict) else ()
+        return self.reader.recorded.difference(unrecorded)
+
+    def how_to_label(self, what: Literal["success", "rewards"]) -> str:
+        """That the dataset does not record `what`, and what to do about it, for a message."""
+        at = self._keys_at
+        if what == "rewards":
+            return (
+                f"rewards are not recorded; name their key (`{at}reward=KEY`), or give them in a "
+                "file (`vla data label`)"
+            )
+        by_reward = ""
+        if "rewards" in self.recorded:
+            by_reward = f"take the reward for it (`{at}success=rewards`), "
+        return (
+            f"success is not recorded; {by_reward}name its key (`{at}success=KEY`), or give it in "
+            "a file (`vla data label`)"
+        )
+
+    def require_recorded(self, what: Literal["success", "rewards"], needed_by: str) -> None:
+        """Raises DataError if the dataset does not record `what`.
+
+        Args:
+            needed_by: what needs it: an option, for the message.
+        """
+        if what not in self.recorded:
+            raise DataError(f"{self.root}: {needed_by} needs {what}, but {self.how_to_label(what)}")
+
+    def mean_of(
+        self, column: Literal["success", "return", "terminated"], rows: pd.DataFrame
+    ) -> float | None:
+        """Mean of a column of some rows of `episodes`; None if the dataset does not record it."""
+        recorded = "rewards" if column == "return" else column
+        return float(rows[column].mean()) if recorded in self.recorded else None
+
+    def _with_typed_keys(self, text: str) -> str:
+        """A reader's message, with keys as they are typed where the dataset was named."""
+        return _SETTING.sub(lambda found: found[1] + self._keys_at, text)
+
+    @contextlib.contextmanager
+    def _naming_keys(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            text = self._with_typed_keys(str(error))
+            if text == str(error):
+                raise
+            raise DataError(text) from error
 
     @property
     def num_episodes(self) -> int:
@@ -203,7 +300,8 @@ class EpisodeDataset:
         """The same numbers as they are, with what is NaN or infinite."""
         # Readers give numbers as they are and users check those that they take: one bad episode
         # can then be left out instead of making the dataset unreadable.
-        return self.reader.columns()
+        with self._naming_keys():
+            return self.reader.columns()
 
     @property
     def numbers(self) -> Columns:
@@ -279,9 +377,13 @@ class EpisodeDataset:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
             )
-        stop = self.num_frames if stop is None else stop
-        turned = self._transforms.apply(camera, self.reader.images(camera, start, stop))
-        return self._resizing.apply(camera, turned)
+        return self._images(camera, start, self.num_frames if stop is None else stop)
+
+    def _images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        # a generator of its own: `images` looks for the camera at once
+        with self._naming_keys():
+            turned = self._transforms.apply(camera, self.reader.images(camera, start, stop))
+            yield from self._resizing.apply(camera, turned)
 
     def fingerprint(self) -> str:
         """Changes whenever the images may have changed; the same at every size."""
@@ -331,7 +433,7 @@ class EpisodeDataset:
 
     def info(self) -> dict[str, Any]:
         """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
-        JSON types."""
+        JSON types, null for what the dataset does not record."""
         return {
             "root": str(self.root),
             "episodes": self.num_episodes,
@@ -359,8 +461,8 @@ class EpisodeDataset:
                     "instruction": self.instructions[int(str(task_index))],
                     "episodes": len(rows),
                     "frames": int(held["frames"].sum()),
-                    "success_rate": float(rows["success"].mean()),
-                    "mean_return": float(rows["return"].mean()),
+                    "success_rate": self.mean_of("success", rows),
+                    "mean_return": self.mean_of("return", rows),
                 }
             )
         return found

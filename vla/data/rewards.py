@@ -160,10 +160,11 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
 
 
 def check_varied_rewards(windows: RewardedSteps) -> None:
-    """Raises DataError if no reward ever differs: the dataset has none, or no episode is solved.
+    """Raises DataError if no reward ever differs: none is recorded, or no episode is solved.
 
     A constant other than zero does teach if episodes terminate: then it counts steps.
     """
+    check_labels(windows)
     first = float(windows.rewards[0])
     varied = bool((windows.rewards != first).any())
     counts_steps = first != 0 and bool(windows.terminals.any())
@@ -184,8 +185,16 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
     )
 
 
+def check_labels(windows: RewardedSteps) -> None:
+    """Raises DataError if rewards are made of what the dataset does not record."""
+    kind = windows.reward_config.kind
+    what: Literal["rewards", "success"] = "rewards" if kind == "env" else "success"
+    windows.dataset.require_recorded(what, f"data.rewards.kind: {kind}")
+
+
 def check_varied_returns(windows: RewardedSteps) -> None:
     """Raises DataError if all episodes have the same return: none is better than another."""
+    check_labels(windows)
     returns_E = _episode_returns(windows.returns, windows.lengths)
     # relative to the largest: returns are sums of float32, equal ones differ in their last bits
     if len(returns_E) > 1 and np.ptp(returns_E) <= 1e-6 * max(1.0, float(np.abs(returns_E).max())):

@@ -42,6 +42,9 @@ def find_checkpoint(path: str | Path, options: dict[str, Any]) -> Path:
 
     Raises CheckpointError if there is neither.
     """
+    if isinstance(path, str):
+        # as datasets of the hub are named
+        path = path.removeprefix("hf://")
     folder = Path(path)
     if folder.is_dir():
         return folder

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from vla.common.consoles import output_console
 from vla.common.visible_console import VisibleConsole
-from vla.config import Choice, RootConfig, read_yaml
+from vla.config import Choice, PathText, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
@@ -32,7 +32,7 @@ _DEFAULT = Path(__file__).with_suffix(".yaml")
 class DemoConfig(RootConfig):
     """Configs that share one folder. What is not given is taken from the default demo."""
 
-    out: str = "runs/demo"
+    out: PathText = "runs/demo"
     """Folder of the dataset, the training runs, the results and the report."""
     collect: CollectConfig = Field(default=...)
     """Episodes, good and bad; its `out` is always `<out>/dataset`."""

@@ -16,6 +16,7 @@ import torch
 
 from vla.common.json_files import JsonError, read_json
 from vla.types.batch import Batch
+from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
 from vla.types.observation import Observation
 
@@ -169,6 +170,21 @@ class Spec:
                 if not np.allclose(mine, found):
                     lines.append(f"{name} is {found}, expected {mine}")
         return lines
+
+    def doubt(self, other: Spec) -> str | None:
+        """Why equal names do not show that `other` is the same robot; None if they do, or differ.
+
+        Names that a reader made up number the dimensions of any robot alike.
+        """
+        for what in ("action_names", "state_names"):
+            names = getattr(self, what)
+            made_up = made_up_names(names)
+            if made_up and names == getattr(other, what):
+                return (
+                    f"both have {what} like {made_up[0]!r}, which was made up to number a "
+                    "dimension and does not show that they are of one robot"
+                )
+        return None
 
     def fake_batch(self, B: int = 2, T: int = 1, K: int = 1, *, seed: int = 0) -> Batch:
         """A valid batch of noise: every contract test is built on it."""

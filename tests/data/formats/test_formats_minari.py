@@ -85,7 +85,7 @@ def test_reads_what_the_package_wrote(toy: Path) -> None:
     assert dataset.spec.state_names == ("grip", "q_0", "q_1", "q_2")
     assert dataset.spec.action_names == ("action_0", "action_1")
     assert dataset.warnings == [
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)"
     ]
     assert dataset.metadata["dataset_id"] == "toy-v0"
     for number, L in enumerate(LENGTHS):

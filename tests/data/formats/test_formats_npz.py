@@ -88,7 +88,7 @@ def test_reads_what_was_written(toy: Path) -> None:
     assert dataset.spec.state_names[0] == "state_0"
     assert dataset.instructions == ["task 2", "task 10"]
     assert dataset.warnings == [
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)"
     ]
     for index, (name, L) in enumerate(LENGTHS.items()):
         episode = dataset.episode(index)

@@ -157,7 +157,7 @@ def test_libero(tmp_path: Path) -> None:
         "gripper_states_1",
     )
     assert dataset.warnings == [
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)"
     ]
 
 

@@ -207,8 +207,8 @@ class FolderReader(EpisodicReader):
         steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
         if not len(steps):
             raise DataError(
-                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the "
-                "key `control_hz`"
+                f"{self.root}: nothing says its control rate; add a column `timestamp`, or give "
+                "the rate itself (`control_hz=5`)"
             )
         median = np.median(steps)
         even = np.abs(steps - median) <= _UNEVEN * median

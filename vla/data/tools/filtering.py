@@ -10,10 +10,11 @@ import numpy as np
 from vla.common.progress import ProgressCallback
 from vla.config import Config
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
-from vla.data.tools.plan import Plan
+from vla.data.tools.plan import Plan, key_options, notes_of
 
 
 class Filter(Config):
@@ -49,6 +50,7 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
         stays[dataset.chosen_episodes(chosen.drop, is_dropped=True)] = False
     if chosen.tasks is not None:
         stays &= _of_tasks(dataset, chosen.tasks)
+    _check_recorded(dataset, chosen)
     if chosen.success is not None:
         stays &= table["success"].to_numpy(bool) == chosen.success
     ranges = (
@@ -64,11 +66,15 @@ def filtered(dataset: EpisodeDataset, chosen: Filter) -> list[int]:
     if not stays.any():
         # what there is, so that a threshold can be chosen from the message
         returns, lengths = table["return"], table["length"]
+        facts = []
+        if "success" in dataset.recorded:
+            facts.append(f"{int(table['success'].sum())} are solved")
+        if "rewards" in dataset.recorded:
+            facts.append(f"returns go from {returns.min():g} to {returns.max():g}")
+        facts.append(f"lengths from {lengths.min()} to {lengths.max()}")
         raise DataError(
             f"{where}: no episode fits {chosen.model_dump(exclude_none=True)}; of {len(table)} "
-            f"episodes {int(table['success'].sum())} are solved, returns go from "
-            f"{returns.min():g} to {returns.max():g}, lengths from {lengths.min()} to "
-            f"{lengths.max()}"
+            f"episodes {', '.join(facts)}"
         )
     return [int(index) for index in np.flatnonzero(stays)]
 
@@ -78,16 +84,33 @@ def filter_dataset(
     dst: str | Path,
     chosen: Filter,
     *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
     video: VideoConfig | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Converted:
-    """Writes the episodes that `chosen` lets through; resumable as `convert` is. Raises DataError
-    as `filtered` does."""
-    dataset = EpisodeDataset(src)
+    """Writes the episodes that `chosen` lets through; resumable as `convert` is.
+
+    Args:
+        format, keys: as of EpisodeDataset.
+
+    Raises DataError as `filtered` does.
+    """
+    dataset = EpisodeDataset(src, format=format, keys=keys)
     places = [(0, index) for index in filtered(dataset, chosen)]
-    plan = Plan("filter", [dataset], places, dataset.spec, chosen.model_dump(exclude_none=True))
+    options = chosen.model_dump(exclude_none=True) | key_options(format, keys)
+    notes = notes_of([dataset])
+    plan = Plan("filter", [dataset], places, dataset.spec, options, notes=notes)
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
+
+
+def _check_recorded(dataset: EpisodeDataset, chosen: Filter) -> None:
+    """Raises DataError if episodes are asked for by what the dataset does not say of them."""
+    if chosen.success is not None:
+        dataset.require_recorded("success", "a choice of solved or failed episodes")
+    if chosen.min_return is not None or chosen.max_return is not None:
+        dataset.require_recorded("rewards", "a choice by returns")
 
 
 def _of_tasks(dataset: EpisodeDataset, patterns: list[str]) -> np.ndarray:

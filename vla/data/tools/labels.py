@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +26,11 @@ import numpy as np
 from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
-from vla.data.tools.plan import Plan
+from vla.data.tools.plan import Plan, key_options, notes_of
 
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")
@@ -52,6 +53,8 @@ def label(
     file: str | Path,
     *,
     unlabelled: Unlabelled = "keep",
+    format: str | None = None,
+    keys: KeyMap | None = None,
     video: VideoConfig | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
@@ -59,6 +62,7 @@ def label(
     """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
 
     Args:
+        format, keys: as of EpisodeDataset.
         unlabelled: what becomes of episodes that the file does not name: they stay as they are, go,
             or are an error.
 
@@ -66,7 +70,7 @@ def label(
         DataError: a row is wrong: each is named by its line; or episodes are unlabelled and
             `unlabelled` is "refuse".
     """
-    dataset = EpisodeDataset(src)
+    dataset = EpisodeDataset(src, format=format, keys=keys)
     file = Path(file)
     numbers = dataset.episode_numbers.tolist()
     named = read_labels(
@@ -84,12 +88,13 @@ def label(
     chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
     places = [(0, index) for index in chosen]
     # By content, not by name alone: a changed file under the same name is another call.
-    options = {
+    options: dict[str, Any] = {
         "labels": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "unlabelled": unlabelled,
     }
-    notes = []
+    options |= key_options(format, keys)
+    notes = notes_of([dataset])
     if missing:
         notes.append(
             f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"
@@ -98,8 +103,25 @@ def label(
     def change(episode: Episode, source: int, index: int) -> Episode:
         return labelled(episode, labels[index]) if index in labels else episode
 
-    plan = Plan("label", [dataset], places, dataset.spec, options, change=change, notes=notes)
+    plan = Plan(
+        "label",
+        [dataset],
+        places,
+        dataset.spec,
+        options,
+        change=change,
+        notes=notes,
+        labels=_labelled_everywhere(labels, chosen),
+    )
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
+
+
+def _labelled_everywhere(labels: dict[int, Labels], chosen: Iterable[int]) -> frozenset[str]:
+    """What every episode of the new dataset has by the file; others have it by chance alone."""
+    given = [set(labels[index].values) if index in labels else set() for index in chosen]
+    everywhere = set.intersection(*given) if given else set()
+    named = {"reward": "rewards", "success": "success", "terminated": "terminated"}
+    return frozenset(name for column, name in named.items() if column in everywhere)
 
 
 def labelled(episode: Episode, labels: Labels) -> Episode:

@@ -14,11 +14,12 @@ import numpy as np
 
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.select import Episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
-from vla.data.tools.plan import Plan
+from vla.data.tools.plan import Plan, key_options, notes_of
 
 
 def split(
@@ -27,6 +28,8 @@ def split(
     parts: Mapping[str, float | Episodes],
     *,
     seed: int = 0,
+    format: str | None = None,
+    keys: KeyMap | None = None,
     video: VideoConfig | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
@@ -34,6 +37,7 @@ def split(
     """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
 
     Args:
+        format, keys: as of EpisodeDataset.
         parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either
             kind for all parts.
         seed: decides which episodes go where, for fractions; see `drawn_parts`. A task is the
@@ -43,14 +47,14 @@ def split(
         DataError: names that are no folder names, fractions that sum to more than 1, a part without
             episodes, an episode in two parts; or as `convert`.
     """
-    dataset = EpisodeDataset(src)
+    dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_parts(dataset, parts, seed)
     given = {name: str(part) for name, part in parts.items()}
     made = {}
     for name, episodes in chosen.items():
-        options = {"part": name, "seed": seed, "parts": given}
+        options = {"part": name, "seed": seed, "parts": given} | key_options(format, keys)
         places = [(0, index) for index in episodes]
-        plan = Plan("split", [dataset], places, dataset.spec, options)
+        plan = Plan("split", [dataset], places, dataset.spec, options, notes=notes_of([dataset]))
         made[name] = write_derived(
             plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
         )

@@ -11,9 +11,8 @@ from vla.common.cores import usable_cores
 from vla.common.html import encoded
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.reader import EpisodeDataset
+from vla.data.reader import EpisodeDataset, dataset_name
 from vla.data.select import Episodes
-from vla.data.tools.plan import source_name
 from vla.data.view.episodes import Shown
 from vla.data.view.page import Page
 from vla.data.view.sampling import shown_order
@@ -238,7 +237,7 @@ class _Builder:
             except DataError as error:
                 # a page that is sent to somebody says nothing of this machine's folders
                 root = self.dataset.root
-                videos[camera] = str(error).replace(str(root), source_name(root))
+                videos[camera] = str(error).replace(str(root), dataset_name(root))
         return videos
 
     def _thumbnail(self, index: int) -> str:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from vla.common.html import asset, content_policy, render
 from vla.common.number_text import counted
-from vla.data.reader import EpisodeDataset
-from vla.data.tools.plan import format_of, source_name, warnings_of
+from vla.data.reader import EpisodeDataset, dataset_name
+from vla.data.tools.plan import format_of, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
 from vla.data.view.overview import has_rewards, has_successes, overview, sizes
 from vla.data.view.summary import summarise
@@ -57,7 +57,7 @@ class Page:
         script = asset("data/view/page.js")
         return render(
             "data/view/page.html.j2",
-            title=source_name(self.dataset.root),
+            title=dataset_name(self.dataset.root),
             policy=content_policy(script),
             css=asset("data/view/page.css"),
             js=script,
@@ -80,7 +80,10 @@ class Page:
         if count == total == 1:
             text = "Its one episode is shown."
         elif count < total:
-            spread = ", evenly over tasks, successes and failures" if self.sampled else ""
+            spread = ""
+            if self.sampled:
+                outcomes = ", successes and failures" if self.labelled else ""
+                spread = f", evenly over tasks{outcomes}"
             text = f"{count} of {counted(total, 'episode')} are shown{spread}."
         if count < self.asked:
             text += f" The page had no room for {self.asked - count} more."

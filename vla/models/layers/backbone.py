@@ -25,7 +25,7 @@ from vla.common.pretrained import (
     new_config,
     new_model,
 )
-from vla.config import Config, UserError
+from vla.config import Config, PathText, UserError
 from vla.tokenizers.layout import Layout
 
 _NO_WORDS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
@@ -40,7 +40,7 @@ class BackboneConfig(Config):
 
     architecture: str = "gpt2"
     """Its `model_type` in transformers: gpt2, llama, mamba, ... Not used with `pretrained`."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """Name or folder of a model whose weights to start from; null: random weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Fields of the model's own config, such as hidden_size, num_hidden_layers or n_embd. Without

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Config
+from vla.config import Config, PathText
 from vla.models.layers.film_efficientnet import FilmEfficientNet, Norm
 from vla.models.layers.token_learner import TokenLearner
 from vla.types import ImageSize, Spec, SpecError, resized
@@ -34,7 +34,7 @@ class VisionConfig(Config):
 
     trunk: str = "efficientnet_b3"
     """Any EfficientNet of timm: efficientnet_*, tf_efficientnet*, tinynet_* ..."""
-    pretrained: bool | str = False
+    pretrained: bool | PathText = False
     """ImageNet weights of the trunk: true, a timm tag, or a .safetensors file."""
     stride: Literal[8, 16, 32] = 32
     """Pixels per token of the map. Small images want 8 or 16."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, ConfigError, register
+from vla.config import Choice, ConfigError, PathText, register
 from vla.models.heads.squashed import SquashedConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
@@ -55,7 +55,7 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     caller must say."""
     return_scale: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
     """Returns are divided by this."""
-    language: str | None = None
+    language: PathText | None = None
     """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
     instruction."""
     state_token: bool = True

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.heads.gaussian import GaussianConfig
 from vla.models.policy import Policy, PolicyConfig
 from vla.models.roles import LANGUAGE, STATE_INPUT, TRUNK, Role, roles_of
@@ -50,7 +50,7 @@ class MLPConfig(PolicyConfig):
     """Hidden layers."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """What follows each hidden layer."""
-    language: str | None = None
+    language: PathText | None = None
     """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
     instruction."""
     tokenizer: Annotated[Any, Choice("tokenizers")] = BinsConfig()

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.heads.categorical import CategoricalConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
@@ -54,7 +54,7 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Standard deviation of noise on the normalised state in training."""
     state_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training windows whose state token is replaced by a learned vector."""
-    language: str = "minilm"
+    language: PathText = "minilm"
     """Frozen text encoder: minilm (bundled), or the name or folder of one of Hugging Face."""
     width: int = Field(default=512, ge=1, le=65536)
     """Width of tokens and transformer."""

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.checkpoint_files import WEIGHTS_FILE
 from vla.models.heads.categorical import CategoricalActions
 from vla.models.layers.action_vocabulary import (
@@ -60,7 +60,7 @@ class VLMConfig(PolicyConfig):
     """A vision-language model that answers with actions."""
 
     type: Literal["vlm"] = "vlm"
-    base: str
+    base: PathText
     """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma
     3 ..."""
     history: int = Field(default=1, ge=1, le=1)

@@ -112,6 +112,7 @@ class FilteredBC(BC):
     def _check_solved(self, windows: Windows) -> None:
         if windows.success.any():
             return
+        windows.dataset.require_recorded("success", f"filtered_bc with keep: {self.config.keep}")
         raise ObjectiveError(
             f"objective: filtered_bc with keep: {self.config.keep} imitates solved episodes, but "
             f"none of {len(windows.lengths)} in {windows.dataset.root} is marked as solved; use "

@@ -22,6 +22,7 @@ from vla.common.atomic import atomic_path
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.detours import detours_of
+from vla.data.format import KeyMap
 from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
 from vla.models.transfer.cameras import cameras_of
@@ -88,6 +89,7 @@ class Diagnosis:
         sets: "training" and, if episodes were held out, "held out".
         stop: advice on when to stop, for conservative values; else None.
         nearest: the checkpoint on disk that is nearest to the advised step.
+        warnings: what is odd in the dataset.
     """
 
     run: str
@@ -96,6 +98,7 @@ class Diagnosis:
     sets: Mapping[str, SetDiagnosis]
     stop: StopAdvice | None = None
     nearest: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
         """Writes diagnostics.json and, if there are values, calibration.svg into `folder`, by
@@ -173,6 +176,8 @@ def diagnose(
     episodes: int = 50,
     windows: int = 2048,
     data: str | Path | None = None,
+    format: str | None = None,
+    keys: KeyMap | None = None,
 ) -> Diagnosis:
     """Looks at a run's critics.
 
@@ -183,13 +188,14 @@ def diagnose(
             the run's seed.
         windows: at most so many of their windows are looked at, evenly spread.
         data: where the dataset lies now; by default where the run's config says.
+        format, keys: how it is read there; by default as the run's config says.
 
     Raises:
         ConfigError: the folder holds no run, or no such checkpoint.
         CheckpointError, DataError: checkpoint or dataset cannot be read.
     """
     run = Path(run)
-    config = read_run(run, data=data)
+    config = read_run(run, data=data, format=format, keys=keys)
     if config.data.multi_robot:
         raise ConfigError(
             [
@@ -203,7 +209,9 @@ def diagnose(
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config.objective, policy, checkpoint).to(accelerator.device)
-    dataset = at_size_seen(EpisodeDataset(config.data.path), sizes_seen([policy]))
+    dataset = config.data.open("data")
+    _check_fits(policy, dataset)
+    dataset = at_size_seen(dataset, sizes_seen([policy]))
     sets = {}
     share = config.data.validation_fraction
     for label, chosen in _episodes(dataset, share, config.seed, limit=episodes).items():
@@ -216,6 +224,7 @@ def diagnose(
             episodes=chosen,
         )
         sets[label] = _diagnose_set(batches, policy, objective, read, windows, accelerator)
+    dataset.issue_warnings()
     advice = _advice(run)
     return Diagnosis(
         run=str(run),
@@ -224,7 +233,15 @@ def diagnose(
         sets=sets,
         stop=advice,
         nearest=None if advice is None or advice.step is None else _nearest(run, advice.step),
+        warnings=tuple(dataset.warnings),
     )
+
+
+def _check_fits(policy: Policy, dataset: EpisodeDataset) -> None:
+    """Raises ConfigError if the dataset is not of the policy's robot."""
+    lines = policy.spec.differences(dataset.spec)
+    if lines:
+        raise ConfigError([f"{dataset.root}: in the dataset {line}" for line in lines])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from vla.data import Windows
 from vla.data.rewards import (
+    check_labels,
     check_terminals,
     check_unit_interval,
     check_varied_rewards,
@@ -25,6 +26,7 @@ def check_recorded_rewards(windows: Windows) -> None:
     Its episodes may all be alike (only failures, or only demonstrations), since those that they are
     mixed with are not.
     """
+    check_labels(windows)
     # Labels of success say that nothing is solved there, which is knowledge. Recorded zeros may
     # mean that nothing was recorded.
     if windows.reward_config.kind == "env":

@@ -35,8 +35,7 @@ _SALT = 0x0B07  # the robots' orders have nothing to do with what else is drawn 
 def open_datasets(data: DataConfig) -> dict[str, EpisodeDataset]:
     """The datasets of the robots, by the robot's name. Raises DataError if one cannot be read."""
     return {
-        name: EpisodeDataset(entry.path, format=entry.format, keys=entry.keys)
-        for name, entry in data.multi_robot.items()
+        name: entry.open(f"data.multi_robot.{name}") for name, entry in data.multi_robot.items()
     }
 
 
@@ -183,14 +182,22 @@ def open_robots(
     )
 
 
-def checked_policy(policy: Policy, robots: Sequence[str]) -> MultiRobotPolicy:
-    """The policy for these robots. Raises ConfigError if it is for others, or for one alone."""
+def checked_policy(policy: Policy, robots: Mapping[str, EpisodeDataset]) -> MultiRobotPolicy:
+    """The policy for the robots of these datasets. Raises ConfigError if it is for others, or for
+    one alone."""
     # in the same order, too: it is that of dropout and augmentation within a step
     if not isinstance(policy, MultiRobotPolicy) or list(policy.robots) != list(robots):
         found = ", ".join(policy.robot_names) or "one robot"
         raise ConfigError(
             [f"init_from: its policy is for {found}; data.multi_robot has {', '.join(robots)}"]
         )
+    # all of them together are compared by the numbers of their dimensions alone
+    problems = []
+    for name, dataset in robots.items():
+        for line in policy.part(name).spec.differences(dataset.spec):
+            problems.append(f"data.multi_robot.{name}.path: {line} (as the policy has it)")
+    if problems:
+        raise ConfigError(problems)
     return policy
 
 

@@ -6,13 +6,14 @@ For example of what a policy was pretrained on.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
 from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.data.errors import DataError
+from vla.data.errors import DataError, DataWarning
 from vla.data.loading.protocols import IndexOrder, WindowSource
 from vla.data.loading.replay_mixture import AdaptedWindows, ReplayMixture
 from vla.models.policy import Policy
@@ -37,9 +38,13 @@ def with_replay(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    replayed: Sequence[EpisodeDataset],
     progress: ProgressCallback | None = None,
 ) -> tuple[WindowSource, IndexOrder]:
     """What is drawn from: `windows` and what `data.replay` names, and which of it comes at a step.
+
+    Args:
+        replayed: the datasets of `data.replay`, in its order.
 
     Raises:
         ConfigError: a dataset does not fit the policy's robot, its share is less than the batch can
@@ -61,7 +66,7 @@ def with_replay(
                 f"{plan.batch_size}"
             ]
         )
-    further = _open_replayed(data, policy, objective, windows, progress)
+    further = _open_replayed(data, policy, objective, windows, replayed, progress)
     mixture = ReplayMixture(windows, further, shares)
     check_task_weights(data, mixture.instructions)
     datasets = [windows, *(part.windows for part in further)]
@@ -74,10 +79,10 @@ def _open_replayed(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    datasets: Sequence[EpisodeDataset],
     progress: ProgressCallback | None,
 ) -> list[AdaptedWindows]:
     """The windows of the replayed datasets as the policy's robot would have seen them."""
-    datasets = [EpisodeDataset(entry.path) for entry in data.replay]
     seen = cameras_of(policy)
     # all at once, before any image is read
     problems = []
@@ -86,6 +91,11 @@ def _open_replayed(
             problems.append(f"data.replay.{number}: {line}")
     if problems:
         raise ConfigError(problems)
+    for number, dataset in enumerate(datasets):
+        doubt = policy.spec.doubt(dataset.spec)
+        if doubt is not None:
+            text = f"data.replay.{number} and the policy: {doubt}; it is replayed as if they were"
+            warnings.warn(DataWarning(text), stacklevel=2)
     further: list[AdaptedWindows] = []
     first_task = len(windows.instructions)
     fill = windows.states.mean(0)  # (S,)

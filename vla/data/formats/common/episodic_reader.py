@@ -150,7 +150,7 @@ class EpisodicReader(DatasetReader):
         if missing and self.keys.task is None:
             self.warnings.append(
                 f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} "
-                "stands for it; give the key `task` or `instruction`"
+                "stands for it; give one (`task=WORDS`) or its key (`instruction=KEY`)"
             )
         return [own if own[0] else [self.keys.task or unnamed_task] for own in texts]
 
@@ -214,7 +214,7 @@ class EpisodicReader(DatasetReader):
         problem = "does not say its control rate"
         if stored is not None:
             problem = f"says its control rate is {stored!r}"
-        self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give the key `control_hz`")
+        self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give it (`control_hz=5`)")
         return assumed
 
     def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
