@@ -31,13 +31,13 @@ class Table(RichTable):
 
     def __init__(self, *heads: Column | str, **options: Any) -> None:
         # little more than the texts: the width is for them
-        options = {
+        slim: dict[str, Any] = {
             "box": SIMPLE_HEAD,
             "show_edge": False,
             "pad_edge": False,
             "padding": (0, 1, 0, 0),
-        } | options
-        super().__init__(*heads, **options)
+        }
+        super().__init__(*heads, **(slim | options))
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(_plain, cells), **options)
