@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vla.cli.data import Format, Settings, _keys
-from vla.cli.shared import clear_errors, console, errors, escape
+from vla.cli.shared import (
+    Format,
+    KeySettings,
+    clear_errors,
+    console,
+    dataset_keys,
+    errors,
+    escape,
+)
 
 if TYPE_CHECKING:
     from vla.recipes.doctor.report import DoctorReport
@@ -27,7 +34,7 @@ def doctor(
     run: Annotated[
         Path, typer.Argument(help="Folder of a training run, of a policy or of a checkpoint.")
     ],
-    settings: Settings = None,
+    settings: KeySettings = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +72,7 @@ def doctor(
             run,
             data=data,
             format=format,
-            keys=_keys([text.removeprefix("keys.") for text in settings or []]),
+            keys=dataset_keys(settings),
             env=env,
             windows=windows,
             seconds=seconds,
