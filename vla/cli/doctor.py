@@ -16,6 +16,7 @@ from vla.cli.shared import (
     errors,
     escape,
 )
+from vla.common.progress import stages
 
 if TYPE_CHECKING:
     from vla.recipes.doctor.report import DoctorReport
@@ -60,13 +61,10 @@ def doctor(
 ) -> None:
     """Why does a policy fail? Names, units, cameras, rates, inputs that it does not use, delays and
     more. Exit status 1 if a finding is an error."""
-    with clear_errors(), errors.status("opening") as status:
+    with clear_errors(), stages("opening", errors) as show:
         import json
 
         from vla.recipes.doctor.report import doctor as examine
-
-        def show(text: str) -> None:
-            status.update(escape(text))
 
         report = examine(
             run,

@@ -14,6 +14,8 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from vla.common.visible_console import visible
+
 UNLIMITED = 1_000_000
 """A width in columns that no table reaches."""
 
@@ -131,7 +133,8 @@ def whole(*heads: str, **options: Any) -> list[Column]:
 
 
 def _plain(text: Any) -> Any:
-    return Text(text) if isinstance(text, str) else text
+    # control characters are shown before the widths are measured
+    return Text(visible(text)) if isinstance(text, str) else text
 
 
 def _annotation(text: Any, style: str) -> Text:
