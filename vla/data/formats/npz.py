@@ -291,10 +291,10 @@ class NpzReader(EpisodicReader):
             raise self._lacking("instruction", self.keys.instruction, texts)
         for key in (self.keys.instruction,) if self.keys.instruction is not None else _INSTRUCTIONS:
             if key in texts:
-                texts = self._load(archive, arrays[key]).reshape(-1)
-                if texts.dtype.kind == "S":  # bytes, as h5py gives them
-                    texts = np.char.decode(texts, "utf-8", "replace")
-                return [str(text) for text in texts]
+                found = self._load(archive, arrays[key]).reshape(-1)
+                if found.dtype.kind == "S":  # bytes, as h5py gives them
+                    found = np.char.decode(found, "utf-8", "replace")
+                return [str(text) for text in found]
         return []
 
     def _sizes(self, episodes: list[EpisodeNumbers]) -> dict[str, tuple[int, int]]:
