@@ -182,7 +182,7 @@ def test_folders_and_files_of_a_room_import_in_no_circle() -> None:
     assert _circle(collapsed) == []
 
 
-PRETRAINED = "vla.common.pretrained"
+PRETRAINED = "vla.common.foreign.pretrained"
 LOADERS = {
     "from_pretrained",
     "from_config",
@@ -235,7 +235,7 @@ def test_what_others_made_is_loaded_in_one_place() -> None:
         loads = _foreign_loads(ast.parse(path.read_text()))
         if module != PRETRAINED:
             wrong += [f"{module}: {name}" for name in loads if (module, name) not in OWN_LOADERS]
-    assert wrong == [], "use vla.common.pretrained, which runs no code of others"
+    assert wrong == [], "use vla.common.foreign.pretrained, which runs no code of others"
 
 
 def test_no_call_there_runs_code_or_reads_pickles() -> None:
@@ -268,19 +268,28 @@ def test_other_ways_of_loading_are_seen(code: str) -> None:
     assert _foreign_loads(ast.parse(code))
 
 
+CONSOLE = "vla.common.terminal.visible_console"
+
+
+def _makes_a_console(tree: ast.AST) -> bool:
+    """Whether a file makes a console of rich, or prints by one that rich makes."""
+    of_rich = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rich":
+            made = [
+                alias for alias in node.names if alias.name in ("Console", "print", "get_console")
+            ]
+            of_rich |= {alias.asname or alias.name for alias in made}
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return bool(called & (of_rich | {"rich.print", "rich.get_console", "rich.console.Console"}))
+
+
 def test_there_is_one_console() -> None:
     """All that is printed goes through the one that shows control characters."""
-    wrong = []
-    for module, path in MODULES.items():
-        for name in _imports_of_all(path):
-            if name.startswith(("rich.console.Console", "rich.print", "rich.get_console")):
-                wrong.append(module)
-    assert wrong == ["vla.common.printing.visible_console"]
-
-
-def _imports_of_all(path: Path) -> set[str]:
-    statements = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt)]
-    return {name for statement in statements for name in _imported_names(statement)}
+    made = [m for m, path in MODULES.items() if _makes_a_console(ast.parse(path.read_text()))]
+    assert made == [], f"use {CONSOLE}"
+    assert _makes_a_console(ast.parse("from rich.console import Console as C\nC()"))
+    assert _makes_a_console(ast.parse("import rich\nrich.print('x')"))
 
 
 def _measures() -> ModuleType:

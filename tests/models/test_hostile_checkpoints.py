@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla.common.checksums import CHECKSUMS_FILE, EditedFileWarning
-from vla.common.pretrained import OWN_CODE
+from vla.common.foreign.checksums import CHECKSUMS_FILE, EditedFileWarning
+from vla.common.foreign.pretrained import OWN_CODE
 from vla.config import UserError
 from vla.models import CheckpointError, Policy, load_policy
 from vla.models.policies.mlp import MLPConfig

@@ -16,7 +16,8 @@ def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[li
     """Episodes to train on, and episodes held out: a pure function of its arguments.
 
     Args:
-        tasks: the task of each episode (of its first step, if it changes); held-out episodes are spread evenly over the tasks.
+        tasks: the task of each episode (of its first step, if it changes); held-out episodes
+            are spread evenly over the tasks.
         fraction: share that is held out, at least one episode if it is above 0.
 
     Raises:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vla.common.errors import UserError
-from vla.common.json_files import JsonError, read_json
+from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.pretrained import reach_hub
 from vla.common.names import nearest
-from vla.common.pretrained import reach_hub
 from vla.config import CONFIG_VERSION, ConfigError, lookup, validate
 
 CONFIG_FILE = "config.json"

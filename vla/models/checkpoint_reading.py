@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from vla.common.checksums import CHECKSUMS_FILE, EditedFileWarning, changed_files
+from vla.common.foreign.checksums import CHECKSUMS_FILE, EditedFileWarning, changed_files
 from vla.config import UserError
 from vla.models.building_budget import BuildingBudget
 from vla.models.checkpoint_files import (

@@ -25,7 +25,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.common.checksums import checksums_of_written
+from vla.common.foreign.checksums import checksums_of_written
 from vla.config import CONFIG_VERSION, Config
 from vla.models.checkpoint_files import (
     CONFIG_FILE,

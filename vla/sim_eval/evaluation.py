@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vla.common.folder_lock import alone
-from vla.common.printing.consoles import output_console
 from vla.common.progress import progress_bar
+from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.sim_eval.comparison.failures import representatives
 from vla.sim_eval.comparison.installing import UNFINISHED, VIDEOS, finish_installing, install

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vla.common.json_files import JsonError, read_json
+from vla.common.foreign.json_files import JsonError, read_json
 from vla.config import Config, UserError, registered
 from vla.tokenizers.grammar import TokenGrammar
 from vla.types import Spec

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla.common.json_files import JsonError, read_json
-from vla.common.pretrained import (
+from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.pretrained import (
     OwnCodeError,
     PretrainedError,
     load_config,

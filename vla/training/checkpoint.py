@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
-from vla.common.checksums import sha256_of
-from vla.common.json_files import read_json
+from vla.common.foreign.checksums import sha256_of
+from vla.common.foreign.json_files import read_json
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"

@@ -13,8 +13,8 @@ from typing import Self
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from vla.common.printing.consoles import output_console
 from vla.common.progress import Ticker, ambient, clock, count_columns, progress_bar
+from vla.common.terminal.consoles import output_console
 
 _SHOWN = ("loss", "token_accuracy", "lr", "frames_per_s")
 _SHOWN_PREFIXES = ("loss/", "validation/", "evaluation/")

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from vla.common.json_files import JsonError, read_json
+from vla.common.foreign.json_files import JsonError, read_json
 from vla.types.batch import Batch
 from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError

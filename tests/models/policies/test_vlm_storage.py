@@ -12,7 +12,7 @@ import vlm_toys
 from safetensors.torch import load_file
 from vlm_toys import SPEC
 
-from vla.common.pretrained import OWN_CODE
+from vla.common.foreign.pretrained import OWN_CODE
 from vla.models import CheckpointError, load_policy
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.models.policies.guided import BestOfN, CriticGuidedConfig, critic_guided

@@ -34,8 +34,9 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> Summary:
         `actions` and `state` (name -> min, q01, q10, q50, q90, q99, max, mean, std, robot units),
         `rewards`, `returns` and `lengths` (the same, of frames and of episodes), `tasks` (one row
         each), `changing_episodes` (in which the instruction changes) and `cameras` (mean and std
-        of red, green and blue in [0, 1], and the number of frames they are of). What the dataset does not record is None: `rewards` and `returns`,
-        `success_rate`, `terminated_rate` and, of tasks, `mean_return`.
+        of red, green and blue in [0, 1], and the number of frames they are of). What the dataset
+        does not record is None: `rewards` and `returns`, `success_rate`, `terminated_rate` and, of
+        tasks, `mean_return`.
 
     Raises:
         DataError: numbers or pictures are damaged, or `images` is negative.

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vla.common.pretrained import (
+from vla.common.foreign.pretrained import (
     OwnCodeError,
     PretrainedError,
     load_config,

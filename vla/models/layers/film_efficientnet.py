@@ -22,8 +22,8 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, GroupNormAct, free
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from vla.common.foreign.pretrained import PretrainedError, load_timm
 from vla.common.names import did_you_mean
-from vla.common.pretrained import PretrainedError, load_timm
 from vla.config import UserError
 
 Norm = Literal["batch", "frozen_batch", "group"]

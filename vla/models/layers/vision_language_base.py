@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vla.common.pretrained import (
+from vla.common.foreign.pretrained import (
     OwnCodeError,
     PretrainedError,
     load_config,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.cores import usable_cores
-from vla.common.printing.consoles import output_console
 from vla.common.progress import progress_bar
+from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
 from vla.sim_eval.collection.collectors import Behaviours

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vla.common.pretrained import OwnCodeError, PretrainedError, load_model
+from vla.common.foreign.pretrained import OwnCodeError, PretrainedError, load_model
 from vla.config import UserError
 from vla.models.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from vla.types import Spec, SpecError

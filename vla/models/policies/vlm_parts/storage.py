@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from vla.common.json_files import read_json
+from vla.common.foreign.json_files import read_json
 from vla.models.layers.vision_language import VisionLanguageModel
 from vla.models.layers.vision_language_base import fingerprint
 from vla.models.policy import CheckpointError

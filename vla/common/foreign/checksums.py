@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vla.common.atomic import write_json
 from vla.common.cores import usable_cores
-from vla.common.json_files import JsonError, read_json
+from vla.common.foreign.json_files import JsonError, read_json
 
 CHECKSUMS_FILE = "checksums.json"
 _FORMAT = "sha256"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vla.common.checksums import CHECKSUMS_FILE, changed_files, checksums_of_written
-from vla.common.json_files import JsonError
+from vla.common.foreign.checksums import CHECKSUMS_FILE, changed_files, checksums_of_written
+from vla.common.foreign.json_files import JsonError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vla.common.printing.visible_console import VisibleConsole, visible
+from vla.common.terminal.visible_console import VisibleConsole, visible
 
 UNLIMITED = 1_000_000
 """A width in columns that no table reaches."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.errors import UserError
-from vla.common.json_files import JsonError, read_json
+from vla.common.foreign.json_files import JsonError, read_json
 
 ANSWER_SECONDS = 10.0
 """How long the hub may take to answer at all. A download that has begun takes what it takes."""

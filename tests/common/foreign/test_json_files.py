@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vla.common.json_files import MAX_DEPTH, JsonError, read_json
+from vla.common.foreign.json_files import MAX_DEPTH, JsonError, read_json
 
 BAD = {
     "nested": (b"[" * 100_000 + b"]" * 100_000, "nested too deep"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla.common.printing.visible_console import VisibleConsole
+from vla.common.terminal.visible_console import VisibleConsole
 
 
 def output_console(*, stderr: bool = False) -> VisibleConsole:

@@ -1,1 +1,0 @@
-"""What people read: consoles, tables, and numbers as texts."""
