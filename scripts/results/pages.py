@@ -77,6 +77,7 @@ SECTIONS = {
         "False alarms, and intervals that do not cover": "coverage",
         "The same over trainings": "coverage_trainings",
         "Training that depends on the number of processes": "two_processes",
+        "Planted faults that `vla doctor` finds": "doctor",
     },
 }
 """docs/results.md: section -> title -> block."""

@@ -43,6 +43,21 @@ def rt1_peer() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "rt1_peer")])
 
 
+def doctor() -> str:
+    file = read("doctor")
+    faults = [row for row in file["rows"] if row["check"]]
+    text = (
+        f"**{file['ours']:.0f} of {len(faults)}** planted faults are found by the check that is for "
+        f"them, with {file['false_alarms']} false alarms in {file['healthy']} examinations of "
+        "healthy policies."
+    )
+    rows = [
+        (row["case"], f"`{row['check']}`", "found" if row["found"] else "missed") for row in faults
+    ]
+    columns = ["planted", "check", ""]
+    return "\n\n".join([text, table(columns, rows), source(file, "doctor")])
+
+
 def render() -> str:
     file = read("render")
     seconds = file["seconds_per_round"]
@@ -264,6 +279,7 @@ BLOCKS = {
     "picture_size": picture_size,
     "vlm_decoding": vlm_decoding,
     "render": render,
+    "doctor": doctor,
     "two_processes": lambda: of_recorded("two_processes"),
     "data_fuzz": data_fuzz,
     "kill_soak": kill_soak,
