@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vla.common.renamed import former_attributes
-from vla.data.errors import DataError
+from vla.data.errors import DataError, is_lfs_pointer
 from vla.types import Spec
 
 Scalar = int | float | str | bool
@@ -93,6 +93,10 @@ def decode_image(data: bytes) -> np.ndarray:
                 )
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
+        if is_lfs_pointer(data):
+            raise DataError(
+                "a pointer of Git LFS, not the image itself: run `git lfs pull` in its folder"
+            ) from error
         raise DataError(
             f"not a readable image file ({len(data)} bytes): {error}; record the frame again"
         ) from error

@@ -1,6 +1,8 @@
-"""The error of this room."""
+"""The error of this room, and what the first bytes of a file say of why it cannot be read."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from vla.common.errors import UserError
 
@@ -8,3 +10,48 @@ from vla.common.errors import UserError
 class DataError(UserError):
     """Data is missing, damaged or contradicts itself. The message names the place, the value and
     the remedy."""
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE = (b"<!doctype html", b"<html")
+_LOOKED_AT = 64  # bytes
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether a file that begins with `data` stands for another one, which Git LFS keeps."""
+    return data.startswith(_POINTER)
+
+
+def unreadable(path: Path, problem: str) -> DataError:
+    """The error for a file that its library cannot read.
+
+    Args:
+        path: of the file.
+        problem: what is wrong and what to do, unless the file's first bytes say more: a pointer of
+            Git LFS, a web page in the file's place, no bytes at all.
+    """
+    # A clone without Git LFS has a text of three lines in the place of each large file.
+    start = first_bytes(path)
+    if start is None:
+        return DataError(f"{path}: {problem}")
+    if is_lfs_pointer(start):
+        return DataError(
+            f"{path}: is a pointer of Git LFS, not the file itself: run `git lfs pull` in "
+            f"{path.parent}"
+        )
+    if not start:
+        return DataError(f"{path}: is empty (0 bytes); copy it from the dataset's source")
+    if start.lstrip().lower().startswith(_WEB_PAGE):
+        return DataError(
+            f"{path}: is a web page, as a refused download leaves it; download the file itself"
+        )
+    return DataError(f"{path}: {problem}")
+
+
+def first_bytes(path: Path) -> bytes | None:
+    """The beginning of a file; None if it cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LOOKED_AT)
+    except OSError:
+        return None

@@ -17,7 +17,7 @@ import numpy as np
 
 from vla.common.errors import UserError
 from vla.common.registry import register
-from vla.data.errors import DataError
+from vla.data.errors import DataError, unreadable
 from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
@@ -92,9 +92,8 @@ class NpzReader(EpisodicReader):
         # A damaged archive shows as BadZipFile, zlib.error, OSError, ValueError, KeyError,
         # MemoryError, SyntaxError (headers are Python literals), ...
         except Exception as error:
-            raise DataError(
-                f"{self.root}: is damaged or no .npz archive ({error}); {SOURCE}"
-            ) from error
+            problem = f"is damaged or no .npz archive ({error}); {SOURCE}"
+            raise unreadable(self.root, problem) from error
 
     def _list(self, archive: zipfile.ZipFile) -> dict[str, dict[str, _Array]]:
         """Episode -> key -> array."""

@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt
 
 from vla.common.atomic import atomic_path
 from vla.config import Config
-from vla.data.errors import DataError
+from vla.data.errors import DataError, unreadable
 
 TIME_TOLERANCE = 1e-4
 _MILLISECOND = 0.001
@@ -185,7 +185,7 @@ def decoding(path: Path) -> Iterator[None]:
     # UnicodeDecodeError: names and tags in a damaged header are decoded by PyAV
     except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: is damaged or no video ({reason}); restore the file") from error
+        raise unreadable(path, f"is damaged or no video ({reason}); restore the file") from error
 
 
 class VideoReader:

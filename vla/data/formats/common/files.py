@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vla.data.errors import DataError
+from vla.data.errors import DataError, is_lfs_pointer, unreadable
 
 SOURCE = "copy it from the dataset's source"
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -50,13 +50,17 @@ def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
     UTF-8."""
     try:
         # -sig: editors on Windows put a mark of three bytes before the text
-        return inside(root, path).read_text(encoding="utf-8-sig")
+        found = inside(root, path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text: {error}; {remedy}") from error
+        raise unreadable(path, f"is no UTF-8 text: {error}; {remedy}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}; {remedy}") from error
+    # a text itself, so that it would be read as a table or an instruction
+    if is_lfs_pointer(found.encode()):
+        raise unreadable(path, remedy)
+    return found
 
 
 def read_json(

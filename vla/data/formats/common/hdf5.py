@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vla.common.errors import UserError
-from vla.data.errors import DataError
+from vla.data.errors import DataError, unreadable
 from vla.data.formats.common.names import natural
 
 _BLOCK = 64  # rows that are in memory at a time
@@ -32,9 +32,8 @@ def opened(path: Path) -> Iterator[Any]:
     # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
     # TypeError, MemoryError, ... A list of them would be found too short by the next damage.
     except Exception as error:
-        raise DataError(
-            f"{path}: is damaged or no HDF5 file ({error}); copy it from the dataset's source"
-        ) from error
+        problem = f"is damaged or no HDF5 file ({error}); copy it from the dataset's source"
+        raise unreadable(path, problem) from error
 
 
 def child(group: Any, name: str) -> Any:

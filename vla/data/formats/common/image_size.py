@@ -8,7 +8,7 @@ import warnings
 
 from PIL import Image
 
-from vla.data.errors import DataError
+from vla.data.errors import DataError, is_lfs_pointer
 
 
 def file_image_size(data: bytes, where: str) -> tuple[int, int]:
@@ -27,6 +27,11 @@ def file_image_size(data: bytes, where: str) -> tuple[int, int]:
         Image.DecompressionBombError,
         Warning,
     ) as error:
+        if is_lfs_pointer(data):
+            raise DataError(
+                f"{where}: is a pointer of Git LFS, not the image itself: run `git lfs pull` in "
+                "the dataset's folder"
+            ) from error
         raise DataError(
             f"{where}: is no image file ({len(data)} bytes): {error}; restore it"
         ) from error
