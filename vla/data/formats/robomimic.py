@@ -51,7 +51,15 @@ class RobomimicReader(EpisodicReader):
 
     @classmethod
     def matches(cls, root: Path) -> bool:
-        return root.is_file() and root.suffix.lower() in _SUFFIXES
+        if not root.is_file() or root.suffix.lower() not in _SUFFIXES:
+            return False
+        try:
+            with opened(root) as file:
+                data = child(file, "data")
+                # flat arrays below `data` are of another layout
+                return is_group(data) and not any(dataset_at(data, name) for name in children(data))
+        except DataError:
+            return True  # damaged, which the reader says
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         super().__init__(root, keys)

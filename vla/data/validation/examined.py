@@ -20,7 +20,7 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.episodic_reader import EpisodicReader
 from vla.data.formats.common.files import refuse_archive
-from vla.data.reader import EpisodeDataset
+from vla.data.reader import EpisodeDataset, recognised_format
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
 from vla.data.validation.lerobot_parts import LeRobotParts
@@ -108,8 +108,7 @@ class Examined:
         if self.dataset is not None:
             self.format = format_of(self.dataset)
         elif format is None:
-            matching = [name for name, reader in formats.items() if reader.matches(root)]
-            self.format = matching[0] if matching else None
+            self.format = recognised_format(root)
         # Without info.json no format matches; tables and data are worth a look all the same.
         if self.format is None and (root / "meta").is_dir():
             self.format = "lerobot"

@@ -6,7 +6,7 @@ N: frames of the dataset, L: steps of an episode, S: state dimensions, A: action
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.data.formats.common.action_limits import action_limits
+from vla.data.formats.common.dimensions import Part, part
 from vla.types import Spec, SpecError
 
 
@@ -165,6 +166,57 @@ class EpisodicReader(DatasetReader):
         self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give the key `control_hz`")
         return assumed
 
+    def _chosen(
+        self,
+        what: str,
+        entries: Sequence[str],
+        known: Mapping[str, Sequence[str]],
+        prefixes: Sequence[str] = (),
+    ) -> list[Part]:
+        """The numbers that entries of the keys `state` or `action` name, in order.
+
+        Args:
+            what: "state" or "action", for messages.
+            entries: whole keys, parts of keys, dimensions, or groups of keys.
+            known: key -> names of its dimensions.
+            prefixes: what may be left out before a key, such as `obs/`.
+
+        Raises DataError if there is none of one, or a dimension is chosen twice.
+        """
+        parts: list[Part] = []
+        for entry in entries:
+            found = self._parts_of(entry, known, prefixes)
+            if not found:
+                raise self._lacking(what, entry, list(known))
+            parts += found
+        return parts
+
+    def _parts_of(
+        self,
+        entry: str,
+        known: Mapping[str, Sequence[str]],
+        prefixes: Sequence[str],
+    ) -> list[Part]:
+        for prefix in ("", *prefixes):
+            found = part(prefix + entry, known)
+            if found is not None:
+                return [found]
+        # a group: all that is below it
+        for prefix in ("", *prefixes):
+            below = [key for key in known if key.startswith(f"{prefix}{entry}/")]
+            if below:
+                return [
+                    Part(key, tuple(range(len(known[key]))), tuple(known[key])) for key in below
+                ]
+        return []
+
+    def _success_key(self, reward: str | None, known: Collection[str]) -> str | None:
+        """The key `success`; `rewards` stands for the reward, if no key of that name is there."""
+        key = self.keys.success
+        if key in ("reward", "rewards") and key not in known and reward is not None:
+            return reward
+        return key
+
     def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
         """The error for a key that the dataset does not have."""
         return DataError(
@@ -185,6 +237,28 @@ def _numbered(stems: Sequence[tuple[str, int]]) -> list[str]:
     names = []
     for stem, width in stems:
         names += [stem] if width == 1 else [f"{stem}_{i}" for i in range(width)]
+    return names
+
+
+def part_names(parts: Sequence[Part], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """One name per dimension of parts that are put side by side.
+
+    Args:
+        parts: of keys.
+        known: key -> names of its dimensions.
+    """
+    widths = [(one.key, len(one.names)) for one in parts]
+    whole = all(width == len(known[key]) for key, width in widths)
+    if len(parts) > 1 and whole:
+        return dimension_names(widths)
+    names = [name for one in parts for name in one.names]
+    if len(set(names)) == len(names):
+        return names
+    # two keys end in the same word, so the whole keys tell them apart
+    names = []
+    for one in parts:
+        stem = one.key.replace("/", ".")
+        names += [stem] if len(known[one.key]) == 1 else [f"{stem}_{dim}" for dim in one.dims]
     return names
 
 
