@@ -178,9 +178,12 @@ def test_keys(toy: Path) -> None:
         ),
         ({"state": ["joints"]}, "no 'joints' to read as state; it has: actions"),
         ({"action": ["mission"]}, "no 'mission' to read as action"),
-        ({"action": []}, "no action is read"),
+        ({"action": []}, "the key `action` is empty"),
         ({"reward": "r"}, "no 'r' to read as reward"),
-        ({"instruction": "words"}, "no 'words' to read as instruction; it has: id"),
+        (
+            {"instruction": "words"},
+            "no 'words' to read as instruction; it has: observations/mission, id",
+        ),
         ({"split": "train"}, "has no splits"),
     ],
 )
@@ -212,25 +215,25 @@ def metadata(**values: Any) -> Callable[[Path], None]:
     [
         (
             replaced("episode_1/rewards", np.zeros(3)),
-            r"episode_1/rewards has shape \(3,\), expected 4 x 1",
+            "episode_1 has 4 actions and 3 of 'rewards'",
         ),
         (replaced("episode_1/rewards", None), "episode_1 lacks 'rewards', which episode_0 has"),
         (
             replaced("episode_1/actions", np.zeros((4, 3))),
             r"actions has shape \(4, 3\), expected 4 x 2",
         ),
-        (replaced("episode_1/actions", np.zeros((3, 2))), r"expected 3 x \d for 3 actions"),
+        (replaced("episode_1/actions", np.zeros((3, 2))), "episode_1 has 3 actions and 5 of"),
         (
             replaced("episode_1/actions", np.full((4, 2), np.nan)),
             r"episode 1 \(episode_1\): actions: step 0, 'action_0'",
         ),
         (
             replaced("episode_1/observations/small", np.zeros((5, 6, 9, 3), np.uint8)),
-            r"is \(6, 9\), expected \(6, 8\)",
+            r"is uint8 \(5, 6, 9, 3\), expected uint8 \(4, 6, 8, 3\)",
         ),
         (
             replaced("episode_1/observations/small", np.zeros((2, 6, 8, 3), np.uint8)),
-            "expected 4 images",
+            r"is uint8 \(2, 6, 8, 3\), expected uint8 \(4, 6, 8, 3\)",
         ),
         (
             replaced("episode_1/actions", h5py.ExternalLink("other", "/x")),

@@ -140,7 +140,7 @@ def test_keys(toy: Path) -> None:
             {"state": ["pixels/top"]},
             "no 'pixels/top' to read as state; it has: observations, actions",
         ),
-        ({"action": []}, "to read as action"),
+        ({"action": []}, "the key `action` is empty"),
         ({"reward": "actions"}, "no 'actions' to read as reward; it has: rewards"),
         ({"instruction": "words"}, "no 'words' to read as instruction; it has: instruction"),
         ({"split": "train"}, "has no splits"),
@@ -156,7 +156,7 @@ def test_keys_that_it_lacks(toy: Path, keys: dict[str, Any], expected: str) -> N
     [
         ({"10/actions": None}, "10 lacks 'actions', which 2 has"),
         ({"10/actions": numbers(6, 2)}, "10 has 6 actions and 5 of 'observations'"),
-        ({"10/actions": numbers(4, 3)}, "10 has 5 state and 3 action dimensions"),
+        ({"10/actions": numbers(4, 3)}, r"10/actions has shape \(4, 3\), expected 4 x 2 as in 2"),
         ({"10/pixels/top": pixels(4)[:, 1:]}, r"10/pixels/top is uint8 \(4, 4, 7, 3\), expected"),
         ({"10/pixels/top": None}, "10/pixels/top is missing"),
         ({"2/actions": np.zeros((0, 2)), "10/actions": np.zeros((0, 2))}, "2 has no actions"),

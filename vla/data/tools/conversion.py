@@ -70,7 +70,7 @@ def convert(
         frames = joined_ranges(rows["first_frame"].to_numpy(), rows["length"].to_numpy())
         spec, notes = fitting_limits(spec, dataset.unchecked_columns.actions[frames])
     keys = keys or KeyMap()
-    options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_none=True)}
+    options: dict[str, Any] = {"keys": keys.model_dump(mode="json", exclude_defaults=True)}
     places = [(0, index) for index in chosen]
     notes = [*warnings_of(dataset), *notes]
     plan = Plan("convert", [dataset], places, spec, options, notes=notes)

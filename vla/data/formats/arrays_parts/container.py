@@ -77,6 +77,14 @@ class OpenContainer(abc.ABC):
         """What stands at a group and above it: texts and numbers; the nearest counts."""
         return {}
 
+    def arrays_below(self, group: str) -> dict[str, Array]:
+        """Those below a group (with a slash behind it), by what follows it in their paths."""
+        found = self.arrays()
+        return {path.removeprefix(group): a for path, a in found.items() if path.startswith(group)}
+
+    def check(self, array: Array) -> None:
+        """Raises DataError if an array is not stored whole. Reading it may be hours away."""
+
     def missing(self, array: Array) -> str:
         """A sentence about parts of an array that are not stored; empty if all are."""
         return ""

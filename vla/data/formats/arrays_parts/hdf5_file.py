@@ -28,10 +28,14 @@ class _OpenHdf5(OpenContainer):
         self._file = file
 
     def arrays(self) -> dict[str, Array]:
+        return self.arrays_below("")
+
+    def arrays_below(self, group: str) -> dict[str, Array]:
+        node = child(self._file, group.rstrip("/")) if group else self._file
         found = {}
-        for path, dataset in leaves(self._file).items():
+        for path, dataset in leaves(node).items():
             if dataset.shape is not None:
-                found[path] = _described(path, dataset)
+                found[path] = _described(group + path, dataset)
         return found
 
     def read(self, array: Array, start: int, stop: int) -> np.ndarray:
@@ -39,6 +43,9 @@ class _OpenHdf5(OpenContainer):
         check_stored(dataset)
         values = dataset[start:stop] if array.shape else dataset[()]
         return np.asarray(values)
+
+    def check(self, array: Array) -> None:
+        check_stored(child(self._file, array.path))
 
     def attributes(self, group: str) -> dict[str, Any]:
         found = dict(self._file.attrs)

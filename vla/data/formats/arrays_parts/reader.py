@@ -9,10 +9,11 @@ import abc
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
 from vla.data.formats.arrays_parts import roles
@@ -22,7 +23,7 @@ from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
-    dimension_names,
+    known_dimensions,
     part_names,
 )
 from vla.data.formats.common.files import fingerprint
@@ -40,6 +41,11 @@ class ArrayEpisodesReader(EpisodicReader):
     pickle."""
 
     _action_names: Sequence[str] = roles.ACTIONS
+    _instruction_names: Sequence[str] = roles.INSTRUCTIONS
+    _prefixes: Sequence[str] = roles.PREFIXES
+    """What may be left out before a key."""
+    _called: ClassVar[dict[str, str]] = {}
+    """Key -> what its dimensions are called, beside those of other keys."""
 
     def __init__(self, root: Path, keys: KeyMap | None = None) -> None:
         super().__init__(root, keys)
@@ -71,9 +77,20 @@ class ArrayEpisodesReader(EpisodicReader):
         numbers = roles.numbers_per_step(arrays, forms)
         actions = self._action_keys(numbers)
         steps = numbers[actions[0]].rows if actions else 0
-        states = roles.default_states(numbers, steps)
-        self._known = _dimensions(numbers, states, actions)
+        states = self._state_keys(numbers, steps)
+        called: dict[str, str] = {}
+        for key in actions[:1]:
+            called |= _called(key, roles.ACTIONS, "action")
+        for key in states[:1]:
+            called |= _called(key, roles.PLAIN_STATES, "state")
+        widths = {key: array.width for key, array in numbers.items()}
+        self._known = known_dimensions(widths, (states, actions), called)
         self._actions = self._entries("action", self.keys.action, actions, first)
+        if self.keys.action == []:
+            raise DataError(
+                f"{self.root}: the key `action` is empty, so that there are no numbers as action; "
+                f"name one of: {', '.join(numbers)}"
+            )
         if not self._actions:
             raise self._lacking("action", self._action_names[0], list(numbers))
         states = [key for key in states if key not in actions]
@@ -116,7 +133,7 @@ class ArrayEpisodesReader(EpisodicReader):
             return self._cameras_of([key for key in images if not key.startswith("next_")])
         found = {}
         for camera, key in self.keys.cameras.items():
-            places = [f"{prefix}{key}" for prefix in ("", *roles.PREFIXES)]
+            places = [f"{prefix}{key}" for prefix in ("", *self._prefixes)]
             there = [place for place in places if place in images]
             if not there:
                 raise self._lacking(f"camera {camera!r}", key, images)
@@ -126,6 +143,9 @@ class ArrayEpisodesReader(EpisodicReader):
     def _action_keys(self, numbers: dict[str, Array]) -> list[str]:
         return roles.first_of(self._action_names, numbers)
 
+    def _state_keys(self, numbers: dict[str, Array], steps: int) -> list[str]:
+        return roles.default_states(numbers, steps)
+
     def _entries(
         self,
         what: str,
@@ -134,7 +154,7 @@ class ArrayEpisodesReader(EpisodicReader):
         first: EpisodeArrays,
     ) -> list[Part]:
         if entries is not None:
-            return self._chosen(what, entries, self._known, roles.PREFIXES)
+            return self._chosen(what, entries, self._known, self._prefixes)
         parts = self._chosen(what, default, self._known)
         return [self._first_of_chunk(one, first.arrays[one.key]) for one in parts]
 
@@ -159,7 +179,7 @@ class ArrayEpisodesReader(EpisodicReader):
         """The key of one number per step, or of the whole episode."""
         single = [name for name, array in arrays.items() if array.is_single]
         if key is not None:
-            for prefix in ("", *roles.PREFIXES):
+            for prefix in ("", *self._prefixes):
                 if prefix + key in single:
                     return prefix + key
             raise self._lacking(what, key, single)
@@ -209,37 +229,38 @@ class ArrayEpisodesReader(EpisodicReader):
         for container, group in groupby(self._episodes, key=lambda episode: episode.container):
             with container.opened() as opened:
                 for episode in group:
+                    for key in self._cameras.values():
+                        if key in episode.arrays:
+                            opened.check(episode.arrays[key])
                     described = flattened(episode.attributes)
                     rates.append(_first(described, roles.RATES))
                     episodes.append(self._episode(opened, episode, described))
         for episode, found in zip(self._episodes, episodes, strict=True):
             self._check_pictures(episode, len(found.actions))
-        self.recorded = frozenset(
-            name
-            for name, key in (
-                ("rewards", self._reward),
-                ("success", self._success or self._says(roles.SUCCESSES)),
-                ("terminated", self._ended),
-            )
-            if key is not None
-        )
+        self.recorded = self._recorded()
         self._assemble(
             episodes,
             cameras=sizes,
-            state_names=part_names(self._states, self._known),
-            action_names=part_names(self._actions, self._known),
+            state_names=part_names(self._states, self._known, self._called),
+            action_names=part_names(self._actions, self._known, self._called),
             control_hz=self._control_rate(rates[0], ASSUMED_HZ),
             unnamed_task=self._unnamed_task(),
         )
 
-    def _says(self, names: Sequence[str]) -> str | None:
-        """The first of these names that an episode's description has."""
+    def _recorded(self) -> frozenset[str]:
+        found = {
+            "rewards": self._reward is not None,
+            "success": self._success is not None or self._says_success(),
+            "terminated": self._ended is not None,
+        }
+        return frozenset(name for name, says in found.items() if says)
+
+    def _says_success(self) -> bool:
+        """Whether something but an array says which episodes were solved."""
         for episode in self._episodes:
-            described = flattened(episode.attributes)
-            for name in names:
-                if name in described:
-                    return name
-        return None
+            if _first(flattened(episode.attributes), roles.SUCCESSES) is not None:
+                return True
+        return False
 
     def _unnamed_task(self) -> str:
         described = flattened(self._episodes[0].attributes)
@@ -256,25 +277,38 @@ class ArrayEpisodesReader(EpisodicReader):
         if not L:
             raise DataError(f"{self.root}: {episode.name} has no actions; drop the episode")
         state = self._matrix(opened, episode, self._states, L)
-        success = self._numbers(opened, episode, self._success, L) > 0
-        if self._success is None and _first(described, roles.SUCCESSES) in (True, 1):
-            success[-1] = True
-        instruction = self._instruction(opened, episode, described)
-        short = {
-            key: value
-            for key, value in scalars(described).items()
-            if len(str(value)) <= _LONGEST_INFO
-        }
+        rewards = self._numbers(opened, episode, self._reward, L)
         return EpisodeNumbers(
             name=episode.name,
             state=state,
             actions=acted,
-            rewards=self._numbers(opened, episode, self._reward, L),
-            success=success,
+            rewards=rewards,
+            success=self._solved(opened, episode, rewards),
             terminated=bool(self._numbers(opened, episode, self._ended, L)[-1] > 0),
-            instruction=instruction,
-            info=short | {"name": episode.name},
+            instruction=self._instruction(opened, episode, described),
+            info=self._info(episode, described),
         )
+
+    def _solved(
+        self,
+        opened: OpenContainer,
+        episode: EpisodeArrays,
+        rewards: np.ndarray,
+    ) -> np.ndarray:
+        """Whether the task was solved after each action, bool (L,)."""
+        L = len(rewards)
+        if self._success is not None:
+            return self._numbers(opened, episode, self._success, L) > 0
+        # said of the whole episode beside the arrays: due at its last step
+        whole = _first(flattened(episode.attributes), roles.SUCCESSES) in (True, 1)
+        return (np.arange(L) == L - 1) & whole
+
+    def _info(self, episode: EpisodeArrays, described: dict[str, Any]) -> dict[str, Scalar]:
+        info = {}
+        for key, value in scalars(described).items():
+            if len(str(value)) <= _LONGEST_INFO:
+                info[key] = value
+        return info | {"name": episode.name}
 
     def _numbers(
         self,
@@ -305,9 +339,14 @@ class ArrayEpisodesReader(EpisodicReader):
         for one in parts:
             values = self._rows(opened, episode, one.key, L)
             L = len(values)  # the actions come first and say it
-            if values.shape[1] == len(self._known[one.key]):
-                values = values[:, list(one.dims)]
-            columns.append(values)
+            if values.shape[1] != len(self._known[one.key]):
+                raise DataError(
+                    f"{self.root}: {episode.name}/{one.key} has shape "
+                    f"{episode.arrays[one.key].shape}, expected {L} x "
+                    f"{len(self._known[one.key])} as in {self._episodes[0].name}; drop the "
+                    "episode, or choose other keys"
+                )
+            columns.append(values[:, list(one.dims)])
         return np.concatenate(columns, axis=1)
 
     def _array(self, episode: EpisodeArrays, key: str) -> Array:
@@ -329,7 +368,7 @@ class ArrayEpisodesReader(EpisodicReader):
         """(L, D) of one array."""
         array = self._array(episode, key)
         values = np.asarray(episode.read(opened, key))
-        values = values.reshape(array.rows, array.width)
+        values = self._aligned(key, values.reshape(array.rows, array.width), L)
         L = len(values) if L is None else L
         if len(values) not in (L, L + 1):
             raise DataError(
@@ -337,6 +376,10 @@ class ArrayEpisodesReader(EpisodicReader):
                 "the episode, or choose other keys"
             )
         return values[:L]
+
+    def _aligned(self, key: str, values: np.ndarray, L: int | None) -> np.ndarray:
+        """Rows that belong to actions, where a format has others, too."""
+        return values
 
     def _instruction(
         self,
@@ -349,7 +392,7 @@ class ArrayEpisodesReader(EpisodicReader):
         for path, array in episode.arrays.items():
             if array.is_text and 0 not in array.shape:
                 texts[path] = path.rpartition("/")[2]
-        wanted = roles.INSTRUCTIONS
+        wanted = self._instruction_names
         if self.keys.instruction is not None:
             wanted = (self.keys.instruction,)
         for name in wanted:
@@ -359,8 +402,7 @@ class ArrayEpisodesReader(EpisodicReader):
             if isinstance(described.get(name), str):
                 return str(described[name])
         if self.keys.instruction is not None:
-            known = [*texts, *(key for key, value in described.items() if isinstance(value, str))]
-            raise self._lacking("instruction", self.keys.instruction, known)
+            raise self._lacking("instruction", self.keys.instruction, [*texts, *described])
         return ""
 
     # --- images -----------------------------------------------------------------------------------
@@ -404,29 +446,9 @@ class ArrayEpisodesReader(EpisodicReader):
         return fingerprint(self.root, files, self._cameras)
 
 
-def _dimensions(
-    numbers: dict[str, Array],
-    states: Sequence[str],
-    actions: Sequence[str],
-) -> dict[str, list[str]]:
-    """Key -> names of its dimensions, as they are shown where the key is read by default."""
-    known = {}
-    for key, array in numbers.items():
-        word = key.rpartition("/")[2]
-        called = key
-        # dimensions of a usual key are called by what they are
-        if [key] == list(actions) and word in roles.ACTIONS:
-            called = "action"
-        elif [key] == list(states) and word in roles.STATES[:5]:
-            called = "state"
-        known[key] = dimension_names([(called, array.width)])
-    for chosen in (states, actions):
-        if len(chosen) > 1:
-            names = dimension_names([(key, numbers[key].width) for key in chosen])
-            for key in chosen:
-                known[key] = names[: numbers[key].width]
-                names = names[numbers[key].width :]
-    return known
+def _called(key: str, usual: Sequence[str], name: str) -> dict[str, str]:
+    """Dimensions of a usual key are called by what they are."""
+    return {key: name} if key.rpartition("/")[2] in usual else {}
 
 
 def _first(described: dict[str, Any], names: Sequence[str]) -> Any:

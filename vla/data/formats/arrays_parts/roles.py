@@ -15,8 +15,9 @@ from vla.data.formats.common.names import natural
 ACTIONS = ("rel_actions", "actions", "action")
 """The first that is there: of both kinds of CALVIN's actions the relative ones, as its benchmark
 has it."""
+PLAIN_STATES = ("observations", "observation", "obs", "states", "state")
 STATES = (
-    *("observations", "observation", "obs", "states", "state"),
+    *PLAIN_STATES,
     *("obs_state", "observation_state", "robot_obs", "robot_state", "agent_pos", "proprio"),
     *("qpos", "joint_positions", "joint_pos", "joints"),
 )

@@ -197,18 +197,18 @@ class EpisodicReader(DatasetReader):
         known: Mapping[str, Sequence[str]],
         prefixes: Sequence[str],
     ) -> list[Part]:
+        key = entry.partition("[")[0]
         for prefix in ("", *prefixes):
-            found = part(prefix + entry, known)
-            if found is not None:
-                return [found]
+            if prefix + entry in known or prefix + key in known:
+                found = part(prefix + entry, known)
+                return [] if found is None else [found]
         # a group: all that is below it
         for prefix in ("", *prefixes):
-            below = [key for key in known if key.startswith(f"{prefix}{entry}/")]
+            below = [name for name in known if name.startswith(f"{prefix}{entry}/")]
             if below:
-                return [
-                    Part(key, tuple(range(len(known[key]))), tuple(known[key])) for key in below
-                ]
-        return []
+                return [whole_part(name, known) for name in below]
+        found = part(entry, known)
+        return [] if found is None else [found]
 
     def _success_key(self, reward: str | None, known: Collection[str]) -> str | None:
         """The key `success`; `rewards` stands for the reward, if no key of that name is there."""
@@ -240,17 +240,61 @@ def _numbered(stems: Sequence[tuple[str, int]]) -> list[str]:
     return names
 
 
-def part_names(parts: Sequence[Part], known: Mapping[str, Sequence[str]]) -> list[str]:
+def whole_part(key: str, known: Mapping[str, Sequence[str]]) -> Part:
+    """All dimensions of a key."""
+    names = tuple(known[key])
+    return Part(key, tuple(range(len(names))), names)
+
+
+def known_dimensions(
+    widths: Mapping[str, int],
+    shown: Sequence[Sequence[str]],
+    called: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """Key -> names of its dimensions: those that are shown where the keys say nothing, so that they
+    can be typed.
+
+    Args:
+        widths: key -> its number of dimensions.
+        shown: keys that are put side by side by default, as the state and as the action.
+        called: key -> what its dimensions are called if it is the only one of them.
+    """
+    known: dict[str, list[str]] = {}
+    for keys in shown:
+        if len(keys) == 1:
+            key = keys[0]
+            known[key] = dimension_names([(called.get(key, key), widths[key])])
+            continue
+        names = dimension_names([(key, widths[key]) for key in keys])
+        for key in keys:
+            known[key] = names[: widths[key]]
+            names = names[widths[key] :]
+    taken = {name for names in known.values() for name in names}
+    for key, width in widths.items():
+        names = dimension_names([(key, width)])
+        # what is not shown gives way
+        if taken & set(names):
+            names = dimension_names([(key.replace("/", "."), width)])
+        known.setdefault(key, names)
+    return {key: known[key] for key in widths}
+
+
+def part_names(
+    parts: Sequence[Part],
+    known: Mapping[str, Sequence[str]],
+    called: Mapping[str, str] | None = None,
+) -> list[str]:
     """One name per dimension of parts that are put side by side.
 
     Args:
         parts: of keys.
         known: key -> names of its dimensions.
+        called: key -> what its dimensions are called instead, where several keys are read whole.
     """
-    widths = [(one.key, len(one.names)) for one in parts]
-    whole = all(width == len(known[key]) for key, width in widths)
+    whole = all(len(one.names) == len(known[one.key]) for one in parts)
     if len(parts) > 1 and whole:
-        return dimension_names(widths)
+        stems = called or {}
+        return dimension_names([(stems.get(one.key, one.key), len(one.names)) for one in parts])
     names = [name for one in parts for name in one.names]
     if len(set(names)) == len(names):
         return names

@@ -60,8 +60,6 @@ def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
     known = ", ".join(formats)
     if root.is_file():
         return unreadable(root, f"no dataset of a known format ({known}); see `vla list formats`")
-    if not files:
-        return DataError(f"{root}: is an empty folder; correct the path")
     return DataError(
         f"{root}: no dataset of a known format ({known}) is here; expected meta/info.json, a "
         "folder with a steps.csv for each episode, or .npz, .hdf5, .zarr or .mcap files"

@@ -106,10 +106,11 @@ def constant_actions(examined: Examined) -> Iterator[Finding]:
     constant = (numbers.actions == numbers.actions[0]).all(0)  # bool (A,)
     if constant.any():
         names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(constant))
-        message = (
-            f"never move: {names}; a policy learns nothing of them, leave them out if they are of "
-            "no use"
-        )
+        moving = ",".join(numbers.action_names[dim] for dim in np.flatnonzero(~constant))
+        remedy = f"if they are of no use, leave them out by the key action=[{moving}]"
+        if constant.all():
+            remedy = "name others by the key `action`"
+        message = f"never move: {names}; a policy learns nothing of them: {remedy}"
         yield Finding("constant_actions", "note", "actions", message)
 
 
