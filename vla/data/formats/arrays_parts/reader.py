@@ -414,9 +414,9 @@ class ArrayEpisodesReader(EpisodicReader):
             array = episode.arrays.get(key)
             example = self._episodes[0].arrays[key]
             fits = array is not None and array.dtype.kind == example.dtype.kind
-            if array is not None and fits and pictures.fits(array.shape):
-                if array.rows in (L, L + 1):
-                    continue
+            fits = fits and array is not None and pictures.fits(array.shape)
+            if fits and array is not None and array.rows in (L, L + 1):
+                continue
             found = "missing" if array is None else f"{array.dtype} {array.shape}"
             expected = (L, *example.shape[1:])
             raise DataError(

@@ -295,13 +295,18 @@ def part_names(
     if len(parts) > 1 and whole:
         stems = called or {}
         return dimension_names([(stems.get(one.key, one.key), len(one.names)) for one in parts])
+    return distinct_names(parts, known)
+
+
+def distinct_names(parts: Sequence[Part], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of all dimensions of the parts, with the whole keys if two are called alike."""
     names = [name for one in parts for name in one.names]
     if len(set(names)) == len(names):
         return names
     # two keys end in the same word, so the whole keys tell them apart
     names = []
     for one in parts:
-        stem = one.key.replace("/", ".")
+        stem = one.key.replace("/", ".").strip(".")
         names += [stem] if len(known[one.key]) == 1 else [f"{stem}_{dim}" for dim in one.dims]
     return names
 
