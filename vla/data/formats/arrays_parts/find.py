@@ -6,6 +6,7 @@ L: rows of a container that holds all episodes one after another.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,7 @@ class _Divided:
     def _groups(self, arrays: Mapping[str, Array]) -> list[str]:
         """The groups that hold actions, each with a slash behind it; the outermost of each."""
         if self.keys.action:
-            names = [entry.partition("[")[0] for entry in self.keys.action]
-            found = _holding(arrays, names[0])
+            found = self._holding_actions(arrays)
         else:
             found = [group_of(path, ACTIONS) for path in arrays]
         groups = sorted({group for group in found if group is not None}, key=natural)
@@ -176,11 +176,19 @@ class _Divided:
                 outermost.append(group)
         if outermost:
             return outermost
-        # a dimension by its name, such as action_0
-        if self.keys.action and any(group_of(path, ACTIONS) is not None for path in arrays):
-            without = self.keys.model_copy(update={"action": None})
-            return _Divided(self.container, self.name, without, [])._groups(arrays)
         raise self._no_actions(arrays)
+
+    def _holding_actions(self, arrays: Mapping[str, Array]) -> list[str | None]:
+        """The groups below which the first key of the actions lies."""
+        entry = (self.keys.action or [""])[0].partition("[")[0]
+        found = _holding(arrays, entry)
+        # a dimension by its name: those of u are u_0, u_1, ..., those of actions action_0, ...
+        stem = re.sub(r"_\d+$", "", entry)
+        if not found:
+            found = _holding(arrays, stem)
+        if not found and stem == "action":
+            found = [group_of(path, ACTIONS) for path in arrays]
+        return found
 
     def _no_actions(self, arrays: Mapping[str, Array]) -> _NoActions:
         numeric = [path for path, array in arrays.items() if array.is_numeric]
@@ -189,8 +197,9 @@ class _Divided:
         if self.keys.action:
             wanted = self.keys.action[0]
         example = ""
-        if numeric:
-            example = f"; name what is read, for example `action=[{numeric[0]}]`"
+        plain = [path for path in numeric if len(arrays[path].shape) <= 2]
+        if plain:
+            example = f"; name what is read, for example `action=[{plain[0]}]`"
         return _NoActions(
             f"{self.container.path}: no array is named {wanted}; it has: "
             f"{', '.join(listed) or 'no numbers'}{example}"
@@ -236,6 +245,7 @@ class _Divided:
         group: str,
     ) -> list[tuple[int, int]] | None:
         if isinstance(self.container, FrameFiles):
+            self._warn_of_pickle(self.container.path)
             return episode_bounds(self.container.path)
         named = [path for path in arrays if path.rpartition("/")[2] == _EPISODE_ENDS]
         rows = self._rows(below)
@@ -251,6 +261,14 @@ class _Divided:
                 )
             return list(zip(starts.tolist(), ends.tolist(), strict=True))
         return self._cut(opened, below, rows)
+
+    def _warn_of_pickle(self, folder: Path) -> None:
+        """CALVIN's instructions are stored in a way that runs code when it is read."""
+        for path in sorted(folder.glob("lang_*/auto_lang_ann.npy")):
+            self.warnings.append(
+                f"{path.relative_to(folder.parent)} is a pickle, which is never loaded: give the "
+                "instruction by the key `task`"
+            )
 
     def _cut(
         self,
