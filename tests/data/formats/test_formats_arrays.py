@@ -325,7 +325,7 @@ def test_zarr_of_umi(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.columns.actions[:, :3], numbers(3, 15, 3))
     group["meta/episode_ends"][:] = [6, 14]
     with pytest.raises(
-        DataError, match="meta/episode_ends are .* expected rising numbers up to 15"
+        DataError, match=r"meta/episode_ends are .* expected rising numbers up to 15"
     ):
         EpisodeDataset(tmp_path / "umi.zarr", keys=KeyMap(action=pose))
 
