@@ -269,3 +269,14 @@ def test_a_link_that_leaves_the_folder(toy: Path, tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_else(toy: Path, tmp_path: Path) -> None:
     files = ["data/main_data.hdf5", "data/main_data.hdf5", "data/metadata.json"]
     assert corrupt(toy, files, tmp_path / "copies", times=60) > 20
+
+
+def test_parts_of_keys(toy: Path) -> None:
+    keys = KeyMap(action=["action_1"], state=["arm/q[0,2]", "grip"], success="rewards")
+    dataset = EpisodeDataset(toy, keys=keys)
+    whole = EpisodeDataset(toy)
+    np.testing.assert_array_equal(dataset.columns.actions, whole.columns.actions[:, 1:])
+    assert dataset.spec.state_names == ("q_0", "q_2", "grip")
+    np.testing.assert_array_equal(dataset.columns.state, whole.columns.state[:, [1, 3, 0]])
+    np.testing.assert_array_equal(dataset.columns.success, whole.columns.rewards > 0)
+    assert whole.reader.recorded == {"rewards", "success", "terminated"}

@@ -281,3 +281,23 @@ def test_cut_off_anywhere(lift: Path) -> None:
 def test_random_damage_raises_nothing_else(lift: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").mkdir()
     assert corrupt(lift, [""], tmp_path / "copies", times=60) > 20
+
+
+def test_parts_of_keys_and_nothing_to_see(lift: Path) -> None:
+    keys = KeyMap(
+        action=["action_6", "actions[:2]"], state=["robot0_eef_quat_4"], success="rewards"
+    )
+    dataset = EpisodeDataset(lift, keys=keys)
+    whole = EpisodeDataset(lift)
+    np.testing.assert_array_equal(dataset.columns.actions, whole.columns.actions[:, [6, 0, 1]])
+    np.testing.assert_array_equal(dataset.columns.state[:, 0], whole.columns.state[:, 7])
+    with h5py.File(lift, "a") as file:
+        for number in LENGTHS:
+            del file[f"data/demo_{number}/obs"]
+            del file[f"data/demo_{number}/next_obs"]
+    bare = EpisodeDataset(lift)
+    expected = (
+        "no state is read; the key `state` can name: states (3, 9); for example state=[states]"
+    )
+    assert expected in bare.warnings
+    assert EpisodeDataset(lift, keys=KeyMap(state=["states"])).spec.state_dim == 9
