@@ -182,6 +182,107 @@ def test_folders_and_files_of_a_room_import_in_no_circle() -> None:
     assert _circle(collapsed) == []
 
 
+PRETRAINED = "vla.common.pretrained"
+LOADERS = {
+    "from_pretrained",
+    "from_config",
+    "for_model",
+    "_from_config",
+    "get_kernel",
+    "create_model",
+}
+"""Members by which transformers, timm and peft read what others made."""
+HUB = {"snapshot_download", "hf_hub_download", "cached_download", "load_state_dict_from_url"}
+OWN_LOADERS = {
+    # `Policy.from_pretrained`, which reads checkpoints of this package alone
+    ("vla.models.policy", "from_pretrained"),
+    # a policy of this package is downloaded as a folder, and then read as any other
+    ("vla.models.checkpoint_files", "snapshot_download"),
+    # what this process, or a worker that it started, has packed itself
+    ("vla.sim_eval.envs.metaworld", "pickle"),
+    ("vla.sim_eval.workers.ray_actors", "pickle"),
+    # an empty model of a class that is there already
+    ("vla.models.policies.vlm", "_from_config"),
+}
+
+
+def _foreign_loads(tree: ast.AST) -> set[str]:
+    """Names by which a file loads configs, models, tokenizers, processors or pickles of others."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in LOADERS | HUB:
+            found.add(node.attr)
+        elif isinstance(node, ast.FunctionDef) and node.name in LOADERS:
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = {alias.name.split(".")[-1] for alias in node.names}
+            found |= names & (HUB | {"pickle", "hub"})
+            module = getattr(node, "module", None) or ""
+            if module.split(".")[0] == "transformers":
+                found |= {name for name in names if name.startswith("Auto")}
+        elif isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "weights_only"):
+            found.add(node.arg)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+            allows = [ast.unparse(k.value) for k in node.keywords if k.arg == "allow_pickle"]
+            if ast.unparse(node.func) == "torch.load" or allows == ["True"]:
+                found.add(ast.unparse(node.func))
+    return found
+
+
+def test_what_others_made_is_loaded_in_one_place() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        loads = _foreign_loads(ast.parse(path.read_text()))
+        if module != PRETRAINED:
+            wrong += [f"{module}: {name}" for name in loads if (module, name) not in OWN_LOADERS]
+    assert wrong == [], "use vla.common.pretrained, which runs no code of others"
+
+
+def test_no_call_there_runs_code_or_reads_pickles() -> None:
+    calls = {}
+    for node in ast.walk(ast.parse(MODULES[PRETRAINED].read_text())):
+        if isinstance(node, ast.Call):
+            calls.setdefault(ast.unparse(node.func).split(".")[-1], []).append(ast.unparse(node))
+    assert len(calls["from_pretrained"]) == 3
+    assert all("**_local()" in call for call in calls["from_pretrained"])
+    assert all("trust_remote_code=False" in call for call in calls["from_config"])
+    assert all("pretrained=False" in call for call in calls["create_model"])
+    model = next(call for call in calls["from_pretrained"] if call.startswith("found."))
+    assert "use_safetensors=True" in model
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from transformers import AutoModel",
+        "import transformers\ntransformers.BertModel.from_pretrained('x')",
+        "from huggingface_hub import hf_hub_download",
+        "import torch\ntorch.load('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "timm.create_model('x', pretrained=True)",
+        "import pickle",
+        "load(trust_remote_code=True)",
+    ],
+)
+def test_other_ways_of_loading_are_seen(code: str) -> None:
+    assert _foreign_loads(ast.parse(code))
+
+
+def test_there_is_one_console() -> None:
+    """All that is printed goes through the one that shows control characters."""
+    wrong = []
+    for module, path in MODULES.items():
+        for name in _imports_of_all(path):
+            if name.startswith(("rich.console.Console", "rich.print", "rich.get_console")):
+                wrong.append(module)
+    assert wrong == ["vla.common.visible_console"]
+
+
+def _imports_of_all(path: Path) -> set[str]:
+    statements = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.stmt)]
+    return {name for statement in statements for name in _imported_names(statement)}
+
+
 def _measures() -> ModuleType:
     path = ROOT.parent / "scripts" / "measure_code.py"
     spec = importlib.util.spec_from_file_location("measure_code", path)

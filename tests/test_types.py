@@ -171,3 +171,22 @@ def test_windows_of_a_batch_are_chosen_and_joined_again() -> None:
     more = dataclasses.replace(parts[0], images={**parts[0].images, "side": torch.zeros(1)})
     assert list(Batch.concat([more, parts[1]]).images) == ["top", "wrist"]
     assert Batch.concat([more]) is more
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("action_high", ["1", 2.0]),
+        ("action_high", [True, 2.0]),
+        ("state_names", "xy"),
+        ("state_names", [1, 2]),
+        ("control_hz", "10"),
+        ("cameras", {"front": [32.7, 32]}),
+        ("cameras", {"front": [10**6, 10**6]}),
+        ("cameras", {"front": [float("inf"), 1]}),
+        ("cameras", []),
+    ],
+)
+def test_values_of_another_kind_are_not_turned_into_numbers(key: str, value: object) -> None:
+    with pytest.raises(SpecError, match=r"front|spec values of the wrong kind"):
+        Spec.from_dict({**SPEC.to_dict(), key: value})

@@ -39,6 +39,7 @@ _HOME = {
     "evaluate": "vla.sim_eval",
     "DemoConfig": "vla.recipes.demo",
     "demo": "vla.recipes.demo",
+    "doctor": "vla.recipes.doctor.report",
 }
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from vla.data import DatasetWriter, Episode, EpisodeDataset, Windows
     from vla.models import Policy, RT1Config, load_policy
     from vla.recipes.demo import DemoConfig, demo
+    from vla.recipes.doctor.report import doctor
     from vla.sim_eval import CollectConfig, EvalConfig, collect, compare, evaluate
     from vla.training import TrainConfig, train
     from vla.types import Batch, Observation, PolicyOutput, Spec
@@ -71,6 +73,7 @@ __all__ = [
     "collect",
     "compare",
     "demo",
+    "doctor",
     "evaluate",
     "load_config",
     "load_policy",

@@ -67,6 +67,7 @@ SECTIONS = {
         "Evaluation against lerobot": "eval_peer",
         "Loading against lerobot": "loader_peer",
         "Training on streamed frames": "streaming",
+        "Frames at the size that the policy sees": "picture_size",
         "Chunks of a vision-language model": "vlm_decoding",
         "Rendering": "render",
     },

@@ -137,6 +137,33 @@ def streaming() -> str:
     return "\n\n".join([text, source(file, "streaming")])
 
 
+def picture_size() -> str:
+    file = read("picture_size")
+    rows = []
+    for side, values in file["sides"].items():
+        speeds = file["frames_per_s"][side]
+        build = f"{values['build_seconds']:.0f} s" if side in ("ram", "disk") else "-"
+        rows.append(
+            (
+                "stream, whole frames" if side == "whole" else side,
+                f"{values['bytes'] / 2**20:,.0f} MiB",
+                build,
+                f"{speeds['loader']:,.0f}",
+                f"{speeds['train']:,.0f}",
+            )
+        )
+    height, width = file["stored"]
+    seen_height, seen_width = file["seen"]
+    text = (
+        f"A small RT-1 that sees {seen_height}x{seen_width}, trained on {file['frames']:,} frames "
+        f"of {height}x{width} video with a history of one step: held at the size that is seen they "
+        f"take **1/{file['cache_ratio']:.0f}** of the room. Frames per second, with every frame of "
+        "a stream decoded once per epoch."
+    )
+    columns = ["`cache`", "all frames", "build", "loader alone", "training"]
+    return "\n\n".join([text, table(columns, rows), source(file, "picture_size")])
+
+
 def vlm_decoding() -> str:
     file = read("vlm_decoding")
     ours, theirs = file["ours_seconds"], file["theirs_seconds"]
@@ -234,6 +261,7 @@ BLOCKS = {
     "eval_peer": eval_peer,
     "loader_peer": loader_peer,
     "streaming": streaming,
+    "picture_size": picture_size,
     "vlm_decoding": vlm_decoding,
     "render": render,
     "two_processes": lambda: of_recorded("two_processes"),

@@ -12,7 +12,7 @@ from jinja2 import Environment, UndefinedError
 from markupsafe import Markup
 
 import vla
-from vla.common.html import asset, environment, macro, render
+from vla.common.html import asset, content_policy, encoded, environment, macro, render
 
 ROOT = Path(vla.__file__).parent
 TEMPLATES = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.html.j2"))
@@ -63,3 +63,28 @@ def test_assets_are_as_they_are() -> None:
     inside = page.removeprefix("<script>").removesuffix("</script>")
     digests = [hashlib.sha256(text.encode()).digest() for text in (script, inside)]
     assert base64.b64encode(digests[0]) == base64.b64encode(digests[1])
+
+
+def test_the_policy_allows_one_script_and_no_address() -> None:
+    digest = base64.b64encode(hashlib.sha256(b"run()").digest()).decode()
+    policy = content_policy("run()")
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert "http" not in policy
+
+
+PAGES = [name for name in TEMPLATES if "<html" in (ROOT / name).read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_has_a_policy_and_one_script(name: str) -> None:
+    source = (ROOT / name).read_text(encoding="utf-8")
+    head = '<meta http-equiv="Content-Security-Policy" content="{{ policy }}">'
+    assert source.index(head) < source.index("<title>")
+    assert re.findall(r"<script.*", source) == ["<script>{{ js }}</script>"]
+    # no template writes attributes that run code, which the policy would refuse
+    assert not re.search(r"\son\w+=|javascript:", source)
+
+
+def test_half_letters_are_written_all_the_same() -> None:
+    assert encoded("a\ud800b") == b"a?b"

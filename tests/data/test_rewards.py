@@ -151,7 +151,7 @@ def test_good_data_pass(opened):
 @pytest.mark.parametrize(
     ("episodes", "config", "message"),
     [
-        ([([0, 0], [0, 0], False)] * 2, {}, r"all 4 rewards are 0.*no episode is solved"),
+        ([([0, 0], [0, 0], False)] * 2, {}, r"all 4 rewards are 0.*no episode is marked as solved"),
         (
             [([0, 0], [0, 1], True)] * 2,
             {},

@@ -59,7 +59,7 @@ def episode(number: int) -> Episode:
         images=images,
         state=rng.normal(size=(L, 3)).astype(np.float32),
         actions=rng.uniform(-1, 1, (L, 2)).astype(np.float32),
-        rewards=rng.uniform(size=L).astype(np.float32),
+        rewards=(rng.uniform(size=L) / L).astype(np.float32),
         success=np.arange(L) >= L - number % 2,
         terminated=bool(number % 2),
         instruction=TASKS[number % 2],

@@ -58,6 +58,7 @@ def test_loading_needs_no_text_encoder_and_nothing_is_pickled(saved, spec):
     assert loaded.language._loaded is None
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
+        "checksums.json",
         "config.json",
         "language.json",
         "language.safetensors",

@@ -1,10 +1,14 @@
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from vla.cli import app
 from vla.sim_eval import rendering
+from vla.sim_eval.envs.tabletop import TabletopConfig
 from vla.sim_eval.rendering import RenderingError, SceneRenderer, choose_backend, gl_renderer
 
 MJCF = """<mujoco><worldbody>
@@ -129,3 +133,82 @@ def test_osmesa_where_egl_is_missing(monkeypatch):
     monkeypatch.setattr(rendering, "_egl_has_device", lambda: False)
     monkeypatch.setattr(rendering, "_osmesa_loads", lambda: True)
     assert choose_backend() == "osmesa"
+
+
+@pytest.fixture
+def undecided(monkeypatch):
+    """As in a process that has not drawn yet."""
+    gl_renderer.cache_clear()
+    # so that it is put back at the end: where nothing can be drawn it is changed
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
+    yield monkeypatch
+    gl_renderer.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+def test_unknown_value_names_one_that_works(undecided):
+    undecided.setenv("MUJOCO_GL", "bogus")
+    with pytest.raises(RenderingError) as caught:
+        gl_renderer()
+    text = str(caught.value)
+    assert "MUJOCO_GL=bogus" in text
+    assert "knows no such value" in text
+    assert "\n" not in text
+    works = [name for name in ("egl", "osmesa") if rendering._can_draw(name)]
+    assert works, "this very test suite draws with one of them"
+    assert f"set MUJOCO_GL={works[0]}" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+def test_unknown_value_does_not_matter_without_pictures(undecided):
+    undecided.setenv("MUJOCO_GL", "bogus")
+    env = TabletopConfig(tasks=("reach",), cameras=(), state="scene")
+    assert "gl_renderer" not in env.versions()
+    assert choose_backend(required=False) == "disable"
+
+
+@pytest.mark.skipif(
+    bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")), reason="has a screen"
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+def test_screen_that_is_not_there():
+    code = """
+import mujoco
+from vla.sim_eval.rendering import RenderingError, SceneRenderer, gl_renderer
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><camera name='c'/></worldbody></mujoco>")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+for draw in (gl_renderer, lambda: SceneRenderer(model, 32, 32).render(data, 0)):
+    try:
+        draw()
+    except RenderingError as error:
+        print(error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "MUJOCO_GL": "glfw", "PYOPENGL_PLATFORM": ""},
+    )
+    first, second = ended.stdout.splitlines()
+    assert "MUJOCO_GL=glfw" in first
+    assert "DISPLAY is not set" in first
+    assert "MUJOCO_GL=glfw" in second
+    assert ended.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one backend")
+@pytest.mark.parametrize("command", ["eval", "collect"])
+def test_nothing_is_begun_that_cannot_be_drawn(undecided, tmp_path, command):
+    undecided.setenv("MUJOCO_GL", "bogus")
+    config = tmp_path / "c.yaml"
+    out = tmp_path / "out"
+    config.write_text(
+        f"env: {{type: tabletop, tasks: [reach]}}\nout: {out}\nepisodes_per_task: 1\nworkers: 1\n"
+    )
+    result = CliRunner().invoke(app, [command, str(config)])
+    assert result.exit_code == 2
+    assert "error: cannot render with MUJOCO_GL=bogus" in result.stderr
+    assert "Traceback" not in result.output
+    assert not out.exists()

@@ -154,3 +154,37 @@ def test_command(tmp_path):
     assert (out / "error_tokens.svg").is_file()
     missing = CliRunner().invoke(app, ["tokenizer", "report", str(tmp_path / "none")])
     assert missing.exit_code == 2
+
+
+def test_errors_above_the_bound_are_explained():
+    rng = np.random.default_rng(0)
+    # heavy tails: much lies beyond the quantiles
+    actions = rng.standard_t(2, size=(1000, 2)).astype(np.float32)
+    spec = Spec({}, ("s",), ("x", "y"), (-500.0, -500.0), (500.0, 500.0), 20)
+    found = tokenizer_report(
+        actions,
+        spec,
+        chunk=4,
+        lengths=[100] * 10,
+        tokenizers={"quantile": BinsConfig(scheme="quantile"), "uniform": BinsConfig()},
+    )
+    quantile, uniform = found.rows
+    held_out = np.concatenate([actions[400:500], actions[900:]])
+    tokenizer = BinsConfig(scheme="quantile").build(spec, 4)
+    tokenizer.fit(torch.from_numpy(np.concatenate([actions[:400], actions[500:900]])))
+    low, high = (limit.numpy() for limit in tokenizer.fitted_range)
+    # chunks at an episode's end repeat its last step, so the shares agree but nearly
+    expected = ((held_out < low) | (held_out > high)).mean(0)
+    np.testing.assert_allclose(quantile.outside, expected, atol=0.01)
+    assert quantile.greatest > max(quantile.error_bound)
+    assert max(uniform.outside) == 0
+    assert uniform.greatest <= max(uniform.error_bound)
+    text = rendered(found)
+    assert "outside" in text
+    assert "bound: of an error inside the fitted range" in " ".join(text.split())
+
+
+def rendered(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(report.table())
+    return console.export_text()

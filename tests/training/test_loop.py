@@ -37,6 +37,7 @@ def test_a_run_learns_and_leaves_a_run_directory(
     assert {p.name for p in out.iterdir()} == {
         "config.yaml",
         "versions.json",
+        "data.json",
         "metrics.jsonl",
         "checkpoints",
         "policy",

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from vla.cli import evaluation, offline, running
+from vla.cli import doctor, evaluation, offline, running
 from vla.cli.config import config_app
 from vla.cli.data import data_app
 from vla.cli.policy import policy_app
-from vla.cli.shared import clear_errors, console, escape
+from vla.cli.shared import clear_errors, console
 from vla.cli.tokenizer import tokenizer_app
+from vla.common.busy import calm_idle_threads
 from vla.common.errors import UserError
 from vla.common.registry import KINDS, entries
 
@@ -35,17 +36,16 @@ def list_registered(
 ) -> None:
     """What a config can name."""
     with clear_errors():
-        from rich.table import Table
+        from vla.common.tables import Table, whole
 
         try:
             # read from the sources: importing everything would take seconds, most of them torch's
             found = entries(kind)
         except KeyError as error:
             raise UserError(error.args[0]) from None
-        table = Table("", "", box=None, show_header=False, pad_edge=False)
-        table.columns[0].no_wrap = True
+        table = Table(*whole(""), "", show_header=False)
         for entry in found:
-            table.add_row(entry.name, escape(entry.summary))
+            table.add_row(entry.name, entry.summary)
         console.print(table)
 
 
@@ -75,6 +75,7 @@ def bench(
 app.add_typer(running.commands)
 app.add_typer(evaluation.commands)
 app.add_typer(offline.commands)
+app.add_typer(doctor.commands)
 app.add_typer(others)
 app.add_typer(data_app, name="data")
 app.add_typer(policy_app, name="policy")
@@ -84,4 +85,7 @@ app.add_typer(evaluation.eval_app, name="eval")
 
 
 def main() -> None:
+    # what a benchmark measures is for it to set
+    if sys.argv[1:2] != ["bench"]:
+        calm_idle_threads()
     app()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla.common.errors import UserError
+from vla.common.paths import expanded_path
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.comparison.trainings import grouped_by_method
 
@@ -52,6 +53,7 @@ def paths_of(texts: Sequence[str]) -> list[Path]:
     for text in texts:
         if not text:
             raise UserError("a run is missing: write NAME=FOLDER,FOLDER without empty places")
+        text = expanded_path(text)
         if not _WILD & set(text) or Path(text).exists():
             found.append(Path(text))
             continue

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vla.cli.data_write import add_to
-from vla.cli.shared import clear_errors, console, escape, shown_progress
+from vla.cli.shared import (
+    Dataset,
+    Format,
+    KeySettings,
+    clear_errors,
+    console,
+    dataset_keys,
+    escape,
+    path_argument,
+    path_option,
+    print_notes,
+    shown_progress,
+)
 from vla.common.errors import UserError
-
-if TYPE_CHECKING:
-    from vla.data import KeyMap
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(help="What is read as what: `cameras.front=KEY`, `control_hz=5`."),
-]
-Format = Annotated[str | None, typer.Option(help="Its format; found by itself otherwise.")]
 
 data_app = typer.Typer(help="Dataset tools.", no_args_is_help=True)
 # first in the help: what writes datasets
@@ -26,17 +29,16 @@ add_to(data_app)
 
 
 @data_app.command("info", epilog="Example: `vla data info data/mt10`")
-def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+def data_info(dataset: Dataset, settings: KeySettings = None, format: Format = None) -> None:
     """What a dataset holds: episodes, frames, tasks, cameras, dimensions, successes, returns."""
     with clear_errors():
         from vla.cli.data_tables import print_info
         from vla.data import EpisodeDataset
 
-        opened = EpisodeDataset(dataset)
+        opened = EpisodeDataset(dataset, format=format, keys=dataset_keys(settings))
         print_info(opened.info())
         # they come up while the numbers are read
-        for warning in opened.warnings:
-            console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+        opened.issue_warnings()
 
 
 @data_app.command(
@@ -44,14 +46,16 @@ def data_info(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) 
     epilog="Example: `vla data relabel data/tabletop_offline data/relabelled --by instruction`",
 )
 def data_relabel(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the new dataset.")],
+    dataset: Dataset,
+    out: Annotated[Path, path_argument("Folder of the new dataset.")],
     by: Annotated[
         str,
         typer.Option(
             help="instruction (failures that did something else) or goal (later pictures)."
         ),
     ],
+    settings: KeySettings = None,
+    format: Format = None,
     per_episode: Annotated[
         int, typer.Option(min=1, help="At most this many new labels for one episode.")
     ] = 1,
@@ -70,17 +74,31 @@ def data_relabel(
     with clear_errors():
         from vla.data import relabel_by_goal, relabel_by_instruction
 
+        keys = dataset_keys(settings)
         if by == "instruction":
             made = relabel_by_instruction(
-                dataset, out, per_episode=per_episode, known_only=not any_instruction, keep=keep
+                dataset,
+                out,
+                format=format,
+                keys=keys,
+                per_episode=per_episode,
+                known_only=not any_instruction,
+                keep=keep,
             )
         elif by == "goal":
             made = relabel_by_goal(
-                dataset, out, per_episode=per_episode, probability=probability, seed=seed
+                dataset,
+                out,
+                format=format,
+                keys=keys,
+                per_episode=per_episode,
+                probability=probability,
+                seed=seed,
             )
         else:
             # options of the other way are ignored, so no guess is made
             raise UserError(f"--by {by}: expected instruction or goal")
+        print_notes(made.notes)
         console.print(
             f"{made.episodes} episodes, {made.relabelled} of them with a new label: "
             f"{escape(str(made.root))}"
@@ -89,7 +107,8 @@ def data_relabel(
 
 @data_app.command("stats", epilog="Example: `vla data stats data/mt10 --json > stats.json`")
 def data_stats(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file.")],
+    dataset: Dataset,
+    settings: KeySettings = None,
     format: Format = None,
     images: Annotated[
         int, typer.Option(min=0, help="Frames per camera for mean and deviation; 0 for none.")
@@ -105,7 +124,9 @@ def data_stats(
         from vla.data import EpisodeDataset
         from vla.data.view.summary import summarise
 
-        found = summarise(EpisodeDataset(dataset, format=format), images=images)
+        opened = EpisodeDataset(dataset, format=format, keys=dataset_keys(settings))
+        found = summarise(opened, images=images)
+        opened.issue_warnings()
         if as_json:
             # not by rich, which would break long lines
             typer.echo(json.dumps(found, indent=2, allow_nan=False))
@@ -115,8 +136,8 @@ def data_stats(
 
 @data_app.command("validate", epilog="Example: `vla data validate data/mt10 --fix`")
 def data_validate(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file.")],
-    settings: Settings = None,
+    dataset: Dataset,
+    settings: KeySettings = None,
     format: Format = None,
     fix: Annotated[
         bool,
@@ -135,7 +156,7 @@ def data_validate(
         report = validate(
             dataset,
             format=format,
-            keys=_keys(settings),
+            keys=dataset_keys(settings),
             fix=fix,
             deep=not fast,  # decoding all images takes most of the time
             progress=progress,
@@ -152,12 +173,12 @@ def data_validate(
     "view", epilog="Example: `vla data view data/mt10 --out mt10.html --episodes 0:20`"
 )
 def data_view(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder, or its file, or a URL.")],
-    settings: Settings = None,
+    dataset: Dataset,
+    settings: KeySettings = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page; view.html if no other file is asked for.")
+        Path | None, path_option("The page; view.html if no other file is asked for.")
     ] = None,
-    rrd: Annotated[Path | None, typer.Option(help="A recording for the rerun viewer.")] = None,
+    rrd: Annotated[Path | None, path_option("A recording for the rerun viewer.")] = None,
     episodes: Annotated[
         str | None, typer.Option(help="Which episodes: `0:20` or `3,7,10:20`.")
     ] = None,
@@ -179,7 +200,7 @@ def data_view(
         from vla.data.view import spread_episodes, write_view
         from vla.data.view.rerun import export_rerun
 
-        opened = EpisodeDataset(dataset, format=format, keys=_keys(settings))
+        opened = EpisodeDataset(dataset, format=format, keys=dataset_keys(settings))
         written = []
         if rrd is not None:
             # of a recording nothing is left out for its size: all episodes may be too many
@@ -195,15 +216,6 @@ def data_view(
             videos = f", {page.filmed} with videos" if opened.spec.cameras else ""
             size = f"{page.bytes / 1e6:.1f} MB"
             written.append(f"{page.episodes} of {page.total} episodes{videos}, {size}: {out}")
+        opened.issue_warnings()
     for line in written:
         console.print(escape(line), soft_wrap=True, highlight=False)
-
-
-def _keys(settings: list[str] | None) -> KeyMap | None:
-    """None without settings: a format then reads what it finds by itself."""
-    if not settings:
-        return None
-    from vla.config import load_config
-    from vla.data import KeyMap
-
-    return load_config(KeyMap, {}, settings)

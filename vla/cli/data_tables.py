@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.text import Text
 
 from vla.cli.shared import console, escape
+from vla.common.tables import Table, whole
 
 STATISTICS = ("min", "q01", "q50", "q99", "max", "mean", "std")
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -18,12 +19,11 @@ def print_report(report: Any) -> None:
     """Repairs, findings and their numbers, of `vla data validate`."""
     for name, done in report.repaired:
         console.print(f"[green]repaired:[/green] {escape(name)}: {escape(done)}", soft_wrap=True)
-    table = Table("", "check", "place", "finding", box=None)
+    table = Table("", "check", "place", "finding")
     for finding in report.findings:
-        severity = f"[{_COLOURS[finding.severity]}]{finding.severity}[/]"
+        severity = Text(finding.severity, style=_COLOURS[finding.severity])
         remedy = f" (`--fix`: {finding.fix})" if finding.fix else ""
-        message = escape(finding.message + remedy)
-        table.add_row(severity, finding.check, escape(finding.place), message)
+        table.add_row(severity, finding.check, finding.place, finding.message + remedy)
     if report.findings:
         console.print(table)
     counts = ", ".join(f"{len(report.of(kind))} {kind}s" for kind in _COLOURS)
@@ -36,14 +36,13 @@ def print_report(report: Any) -> None:
 def print_stats(found: dict[str, Any]) -> None:
     """What `vla.data.view.summary.summarise` returns."""
     console.print(
-        f"{found['episodes']} episodes, {found['frames']} frames, "
-        f"{100 * found['success_rate']:.0f}% solved"
+        f"{found['episodes']} episodes, {found['frames']} frames, {_solved(found['success_rate'])}"
     )
-    episodes = {key: found[key] for key in ("rewards", "returns", "lengths")}
+    episodes = {key: found[key] for key in ("rewards", "returns", "lengths") if found[key]}
     _print_statistics("actions", found["actions"])
     _print_statistics("state", found["state"])
     _print_statistics("episodes", episodes)
-    _print_tasks(found["tasks"], found["tasks"][0])
+    _print_tasks(found, found["tasks"][0])
     for camera, values in found["cameras"].items():
         mean, std = _decimals(values["mean"]), _decimals(values["std"])
         console.print(
@@ -52,20 +51,24 @@ def print_stats(found: dict[str, Any]) -> None:
         )
 
 
+def _solved(rate: float | None) -> str:
+    return "success not recorded" if rate is None else f"{100 * rate:.0f}% solved"
+
+
 def _decimals(values: Iterable[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
 def print_info(info: dict[str, Any]) -> None:
     """What `EpisodeDataset.info` returns."""
-    table = Table(show_header=False, box=None)
+    table = Table(*whole(""), "", show_header=False)
     for key, value in _facts(info).items():
-        table.add_row(key, escape(value))
+        table.add_row(key, value)
     console.print(table)
     _print_actions(info)
     # every dataset has a task, and all tasks have the same facts
     heads = [str(key).replace("_", " ") for key in info["tasks"][0]]
-    _print_tasks(info["tasks"], heads)
+    _print_tasks(info, heads)
     if info["metadata"]:
         _print_metadata(info["metadata"])
 
@@ -92,11 +95,11 @@ def _print_actions(info: dict[str, Any]) -> None:
     spec = info["spec"]
     # the same statistics for every dimension
     statistics = list(next(iter(info["actions"].values())))
-    table = Table("action", "limits", *statistics, box=None)
+    table = Table(*whole("action", "limits", *statistics))
     limits = zip(spec["action_low"], spec["action_high"], strict=True)
     for (name, values), (low, high) in zip(info["actions"].items(), limits, strict=True):
         numbers = [f"{values[key]:.3g}" for key in statistics]
-        table.add_row(escape(name), f"{low:g} to {high:g}", *numbers)
+        table.add_row(name, f"{low:g} to {high:g}", *numbers)
     console.print(table)
 
 
@@ -104,23 +107,31 @@ def _print_statistics(title: str, rows: Mapping[str, Mapping[str, float]]) -> No
     """A row of numbers for each name; nothing without rows, as for a robot without state."""
     if not rows:
         return
-    table = Table(title=title, box=None)
-    for key in STATISTICS:
-        table.add_column(key, justify="right", no_wrap=True)
+    table = Table(*whole(title), *whole(*STATISTICS, justify="right"))
     for name, values in rows.items():
-        table.add_row(escape(name), *[f"{values[key]:.3g}" for key in STATISTICS])
+        table.add_row(name, *[f"{values[key]:.3g}" for key in STATISTICS])
     console.print(table)
 
 
-def _print_tasks(tasks: Iterable[Mapping[str, Any]], heads: Iterable[str]) -> None:
-    table = Table(*heads, box=None)
-    for task in tasks:
+def _print_tasks(found: Mapping[str, Any], heads: Iterable[str]) -> None:
+    table = Table(*heads)
+    for task in found["tasks"]:
         cells = []
         for value in task.values():
+            if value is None:
+                cells.append("not recorded")
+                continue
             # names and whole numbers as they are
-            cells.append(f"{value:.3g}" if isinstance(value, float) else escape(str(value)))
+            cells.append(f"{value:.3g}" if isinstance(value, float) else str(value))
         table.add_row(*cells)
     console.print(table)
+    changing = found["changing_episodes"]
+    if changing:
+        console.print(
+            f"The instruction changes within {changing} of {found['episodes']} episodes: each of "
+            "them counts at every instruction that it holds, each frame once.",
+            soft_wrap=True,
+        )
 
 
 def _print_metadata(metadata: dict[str, Any]) -> None:

@@ -12,20 +12,28 @@ from typing import Annotated, Any
 
 import typer
 
-from vla.cli.shared import clear_errors, console, errors, escape, shown_progress
+from vla.cli.shared import (
+    Dataset,
+    Format,
+    KeySettings,
+    clear_errors,
+    console,
+    dataset_keys,
+    is_key,
+    path_argument,
+    path_option,
+    print_notes,
+    shown_progress,
+)
 from vla.common.errors import UserError
+from vla.common.paths import expanded_path
 
-Dataset = Annotated[Path, typer.Argument(help="Dataset folder, or its file.")]
-Out = Annotated[Path, typer.Argument(help="Folder of the new dataset.")]
+Out = Annotated[Path, path_argument("Folder of the new dataset.")]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
         help="`cameras.front=KEY`, `action=[KEY, KEY]`, `control_hz=5`, `kinds.dx=delta`."
     ),
-]
-Format = Annotated[
-    str | None,
-    typer.Option(help="Format of the source (`vla list formats`); found by itself otherwise."),
 ]
 Video = Annotated[
     str | None,
@@ -33,6 +41,14 @@ Video = Annotated[
 ]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Threads that decode and encode; one per core by default.")
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        help="Height and width of all images: `96` or `96x128`. They are stretched to it, as a "
+        "policy with that image_size does.",
+    ),
 ]
 Chosen = Annotated[
     str | None, typer.Option("--episodes", help="Which episodes: `0:100` or `3,7,10:20`.")
@@ -48,6 +64,7 @@ def data_convert(
     control_hz: Annotated[
         float | None, typer.Option(help="Resample to this rate; see `vla data resample`.")
     ] = None,
+    image_size: ImageSize = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -70,6 +87,7 @@ def data_convert(
             jobs=jobs,
             episodes=episodes,
             control_hz=control_hz,
+            image_size=_image_size(image_size),
             kinds=kinds,
             progress=progress,
         )
@@ -82,6 +100,7 @@ def data_resample(
     control_hz: Annotated[float, typer.Option(help="Actions per second of the new dataset.")],
     settings: Settings = None,
     format: Format = None,
+    image_size: ImageSize = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -93,12 +112,16 @@ def data_resample(
     or close; the last). By default all are absolute.
     """
     # converting with a rate: whoever interrupts one may go on with the other
-    data_convert(src, dst, settings, format, None, control_hz, video, jobs)
+    data_convert(src, dst, settings, format, None, control_hz, image_size, video, jobs)
 
 
 def data_merge(
-    sources: Annotated[list[Path], typer.Argument(help="Dataset folders.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Dataset folders; `KEY=VALUE` says of all what is read as what."),
+    ],
+    out: Annotated[Path, path_option("Folder of the new dataset.")],
+    format: Format = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
@@ -107,18 +130,31 @@ def data_merge(
     with clear_errors(), shown_progress("merging") as progress:
         from vla.data.tools.merging import merge
 
-        made = merge(sources, out, video=_video(video), jobs=jobs, progress=progress)
+        # a folder may have an equals sign in its name, too
+        settings = [text for text in sources if "=" in text and not Path(text).exists()]
+        made = merge(
+            [expanded_path(text) for text in sources if text not in settings],
+            out,
+            format=format,
+            keys=dataset_keys(settings),
+            video=_video(video),
+            jobs=jobs,
+            progress=progress,
+        )
     _report(made)
 
 
 def data_split(
     dataset: Dataset,
-    out: Annotated[
-        Path, typer.Argument(help="Folder in which each part gets a folder of its name.")
-    ],
+    out: Annotated[Path, path_argument("Folder in which each part gets a folder of its name.")],
     parts: Annotated[
-        list[str], typer.Argument(help="`train=0.9 val=0.1`, or `train=0:20 val=20:25,30`.")
+        list[str],
+        typer.Argument(
+            help="`train=0.9 val=0.1`, or `train=0:20 val=20:25,30`; `keys.KEY=VALUE` says what is "
+            "read as what."
+        ),
     ],
+    format: Format = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides which episodes go where.")] = 0,
     video: Video = None,
     jobs: Jobs = None,
@@ -130,23 +166,30 @@ def data_split(
     with clear_errors(), shown_progress("splitting") as progress:
         from vla.data.tools.splitting import split
 
+        settings = [text for text in parts if _is_setting(text)]
         made = split(
             dataset,
             out,
-            _parts(parts),
+            _parts([text for text in parts if text not in settings]),
+            format=format,
+            keys=dataset_keys(settings),
             seed=seed,
             video=_video(video),
             jobs=jobs,
             progress=progress,
         )
     # behind the bar, which is one for all parts
+    # what is odd in the source is so in each part
+    print_notes(dict.fromkeys(note for part in made.values() for note in part.notes))
     for part in made.values():
-        _report(part)
+        _report(part, notes=False)
 
 
 def data_filter(
     dataset: Dataset,
     out: Out,
+    settings: KeySettings = None,
+    format: Format = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Pattern of instructions, as `open*`; may be repeated.")
     ] = None,
@@ -173,24 +216,28 @@ def data_filter(
         "max_length": max_length,
         "episodes": episodes,
     }
-    _filter(dataset, out, given, video, jobs)
+    _filter(dataset, out, settings, format, given, video, jobs)
 
 
 def data_delete(
     dataset: Dataset,
     out: Out,
     episodes: Annotated[str, typer.Option(help="Which episodes go: `0:100` or `3,7,10:20`.")],
+    settings: KeySettings = None,
+    format: Format = None,
     video: Video = None,
     jobs: Jobs = None,
 ) -> None:
     """Writes a dataset without some of its episodes; the old one stays as it is."""
-    _filter(dataset, out, {"drop": episodes}, video, jobs)
+    _filter(dataset, out, settings, format, {"drop": episodes}, video, jobs)
 
 
 def data_label(
     dataset: Dataset,
     out: Out,
-    file: Annotated[Path, typer.Argument(help="CSV with a header, or JSON lines.")],
+    file: Annotated[Path, path_argument("CSV with a header, or JSON lines.")],
+    settings: KeySettings = None,
+    format: Format = None,
     unlabelled: Annotated[
         str, typer.Option(help="Episodes that the file does not name: keep, drop or refuse.")
     ] = "keep",
@@ -212,6 +259,8 @@ def data_label(
             dataset,
             out,
             file,
+            format=format,
+            keys=dataset_keys(settings),
             unlabelled=unlabelled,  # type: ignore[arg-type]
             video=_video(video),
             jobs=jobs,
@@ -245,7 +294,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _filter(
-    dataset: Path, out: Path, given: dict[str, Any], video: str | None, jobs: int | None
+    dataset: Path,
+    out: Path,
+    settings: list[str] | None,
+    format: str | None,
+    given: dict[str, Any],
+    video: str | None,
+    jobs: int | None,
 ) -> None:
     with clear_errors(), shown_progress("copying") as progress:
         from vla.config import validate
@@ -254,16 +309,20 @@ def _filter(
         # all mistakes at once, before anything is read
         chosen = validate(Filter, given)
         made = filter_dataset(
-            dataset, out, chosen, video=_video(video), jobs=jobs, progress=progress
+            dataset,
+            out,
+            chosen,
+            format=format,
+            keys=dataset_keys(settings),
+            video=_video(video),
+            jobs=jobs,
+            progress=progress,
         )
     _report(made)
 
 
 def _keys(settings: list[str] | None) -> tuple[Any, dict[str, Any]]:
     """`key=value` texts as a KeyMap, and the kinds of action dimensions."""
-    from vla.config import load_config
-    from vla.data import KeyMap
-
     kinds: dict[str, Any] = {}
     others = []
     for text in settings or []:
@@ -273,7 +332,7 @@ def _keys(settings: list[str] | None) -> tuple[Any, dict[str, Any]]:
             kinds[key.removeprefix("kinds.")] = value.strip()
         else:
             others.append(text)
-    return load_config(KeyMap, {}, others), kinds
+    return dataset_keys(others), kinds
 
 
 def _video(codec: str | None) -> Any:
@@ -283,6 +342,33 @@ def _video(codec: str | None) -> Any:
     from vla.data.storage.video import VideoConfig
 
     return validate(VideoConfig, {"codec": codec})
+
+
+def _image_size(text: str | None) -> Any:
+    if text is None:
+        return None
+    from vla.types import ImageSize
+
+    try:
+        return ImageSize.parse(text)
+    except ValueError as error:
+        raise UserError(f"--image-size {error}") from None
+
+
+_PART = re.compile(r"[0-9.:,\s]+")
+"""A fraction, or numbers and ranges of episodes."""
+
+
+def _is_setting(text: str) -> bool:
+    """Whether an argument of `split` is no part, but says what is read as what."""
+    from vla.data import KeyMap
+
+    if is_key(text):
+        return True
+    name, _, value = text.partition("=")
+    key = name.partition(".")[0]
+    # a part may be called as a key is; a rate is the only key whose value looks like a part's
+    return key in KeyMap.model_fields and (key == "control_hz" or not _PART.fullmatch(value))
 
 
 def _parts(texts: list[str]) -> dict[str, Any]:
@@ -301,10 +387,10 @@ def _parts(texts: list[str]) -> dict[str, Any]:
     return parts
 
 
-def _report(made: Any) -> None:
-    """What was written; remarks go to standard error, so that a script may read the last line."""
-    for note in made.notes:
-        errors.print(f"[yellow]note:[/] {escape(note)}")
+def _report(made: Any, *, notes: bool = True) -> None:
+    """What was written, and what the user should know of it."""
+    if notes:
+        print_notes(made.notes)
     # of a run that was interrupted before
     before = f" ({made.resumed} episodes were there)" if made.resumed else ""
     console.print(

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from vla.cli.default_command import DefaultCommandGroup
-from vla.cli.shared import ConfigFile, Overrides, Resume, clear_errors, console
+from vla.cli.shared import (
+    ConfigFile,
+    Overrides,
+    Resume,
+    clear_errors,
+    console,
+    path_option,
+    remark_on_load,
+)
+from vla.common.paths import expanded_path
 
 commands = typer.Typer()
 eval_app = typer.Typer(
@@ -43,6 +52,7 @@ def evaluate(
         from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        remark_on_load()
         # writes the report, too
         results = evaluate_from_config(settings, command=_command(), resume=resume, restart=restart)
         console.print(results.table())
@@ -102,8 +112,13 @@ def eval_ab(
         from vla.sim_eval.evaluation import EvalConfig
 
         settings = load_config(EvalConfig, config, overrides or [], section="eval")
+        remark_on_load()
         found = compare_policies_sequentially(
-            policy_a, policy_b, settings, alpha=alpha, command=_command()
+            expanded_path(policy_a),
+            expanded_path(policy_b),
+            settings,
+            alpha=alpha,
+            command=_command(),
         )
         console.print(found.comparison.tables())
         # a sequential test may stop long before
@@ -144,6 +159,7 @@ def eval_perturb(
         if severities is not None:
             texts.append(f"severities=[{severities}]")
         settings = load_config(PerturbConfig, config, texts, section="eval")
+        remark_on_load()
         found = perturb_from_config(settings, command=_command())
         console.print(found.table())
         console.print(f"report: {Path(settings.out) / PAGE}")
@@ -177,7 +193,7 @@ def compare(
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="Folder for compare.json and, of networks, report.html.")
+        Path, path_option("Folder for compare.json and, of networks, report.html.")
     ] = Path("runs/compare"),
     alpha: Annotated[
         float, typer.Option(help="Significance level of the whole comparison.")

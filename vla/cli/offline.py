@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from vla.cli.shared import Overrides, clear_errors, config_and_overrides, console, escape
+from vla.cli.shared import (
+    Format,
+    KeySettings,
+    Overrides,
+    clear_errors,
+    config_and_overrides,
+    console,
+    dataset_keys,
+    errors,
+    path_argument,
+    path_option,
+    remark_on_load,
+    shown_progress,
+)
 
 commands = typer.Typer()
 
@@ -20,13 +33,14 @@ commands = typer.Typer()
 )
 def fqe(
     config: Annotated[
-        Path | None, typer.Argument(help="YAML file: one config, or sections, one of them `fqe`.")
+        Path | None, path_argument("YAML file: one config, or sections, one of them `fqe`.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Which checkpoint is best, estimated from recorded episodes without a simulator: fitted Q
     evaluation."""
     with clear_errors():
+        from vla.common.progress import stages
         from vla.config import load_config
         from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig
         from vla.training.offline_evaluation.fitted_q_evaluation import fqe as run
@@ -34,12 +48,9 @@ def fqe(
 
         source, texts = config_and_overrides(config, overrides)
         settings = load_config(FQEConfig, source, texts, section="fqe")
+        remark_on_load()
         # words, not a bar: reading, fitting and measuring take times of their own
-        with console.status("opening the dataset") as status:
-
-            def show(text: str) -> None:
-                status.update(escape(text))
-
+        with stages("opening the dataset", errors) as show:
             result = run(settings, tell=show)
         console.print(result.table())
         console.print(f"estimates: {Path(settings.out) / RESULT_FILE}")
@@ -47,7 +58,8 @@ def fqe(
 
 @commands.command(epilog="Example: `vla diagnose runs/iql`")
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    run: Annotated[Path, path_argument("Folder of a training run.")],
+    settings: KeySettings = None,
     step: Annotated[
         int | None, typer.Option(help="Step of a checkpoint [default: the newest].")
     ] = None,
@@ -58,11 +70,12 @@ def diagnose(
     windows: Annotated[int, typer.Option(min=1, help="Most windows looked at of each.")] = 2048,
     data: Annotated[
         Path | None,
-        typer.Option(help="Where the dataset lies now [default: as the run's config says]."),
+        path_option("Where the dataset lies now [default: as the run's config says]."),
     ] = None,
+    format: Format = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for diagnostics.json and calibration.svg [default: the run's]."),
+        path_option("Folder for diagnostics.json and calibration.svg [default: the run's]."),
     ] = None,
 ) -> None:
     """What a run's critics are worth: values beside returns, weights, data beside policy, and when
@@ -71,7 +84,16 @@ def diagnose(
         from vla.training.offline_evaluation.diagnostics import diagnose as diagnose_run
 
         # a run that was copied here names a dataset of another machine: then `data` says where
-        found = diagnose_run(run, step=step, episodes=episodes, windows=windows, data=data)
+        with shown_progress("measuring"):
+            found = diagnose_run(
+                run,
+                step=step,
+                episodes=episodes,
+                windows=windows,
+                data=data,
+                format=format,
+                keys=dataset_keys(settings),
+            )
         console.print(found.tables())
         for path in found.save(out):
             console.print(f"written: {path}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vla.cli.shared import clear_errors, console
+from vla.cli.shared import clear_errors, console, path_argument
 from vla.common.errors import UserError
 
 policy_app = typer.Typer(help="Policy tools.", no_args_is_help=True)
@@ -26,12 +26,10 @@ def _group() -> None:
 def policy_extract(
     policy: Annotated[
         Path,
-        typer.Argument(
-            help="Folder of a policy for several robots: a checkpoint, or `policy` of a run."
-        ),
+        path_argument("Folder of a policy for several robots: a checkpoint, or `policy` of a run."),
     ],
     robot: Annotated[str, typer.Argument(help="Name of the robot.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the robot's policy.")],
+    out: Annotated[Path, path_argument("Folder for the robot's policy.")],
 ) -> None:
     """Takes one robot's policy out of one that was trained on several robots: to be evaluated and
     fine-tuned as any other."""

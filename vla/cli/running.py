@@ -14,6 +14,9 @@ from vla.cli.shared import (
     clear_errors,
     config_and_overrides,
     console,
+    path_argument,
+    path_option,
+    remark_on_load,
 )
 
 commands = typer.Typer()
@@ -21,10 +24,10 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: `vla demo --out runs/demo`")
 def demo(
-    config: Annotated[Path | None, typer.Argument(help="Another demo config.")] = None,
+    config: Annotated[Path | None, path_argument("Another demo config.")] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where everything is written [default: runs/demo].")
+        Path | None, path_option("Where everything is written [default: runs/demo].")
     ] = None,
 ) -> None:
     """The whole story on the CPU: experts make demonstrations, RT-1 learns them, unseen seeds
@@ -38,6 +41,7 @@ def demo(
         if out is not None:
             # last, so that it wins over an override
             texts.append(f"out={out}")
+        remark_on_load()
         results = run(load_config(DemoConfig, source, texts))
         console.print(f"report: {results / 'report.html'}")
 
@@ -53,6 +57,7 @@ def collect(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fa
         from vla.sim_eval.collection.recording import collect as run
 
         settings = load_config(CollectConfig, config, overrides or [], section="collect")
+        remark_on_load()
         console.print(f"dataset: {run(settings, resume=resume)}")
 
 
@@ -70,5 +75,6 @@ def train(config: ConfigFile, overrides: Overrides = None, resume: Resume = Fals
         from vla.training import train as run
 
         settings = load_config(TrainConfig, config, overrides or [], section="train")
+        remark_on_load()
         result = run(settings, resume=resume)
         console.print(f"policy: {result.out / 'policy'} (step {result.step})")

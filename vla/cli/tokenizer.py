@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vla.cli.shared import clear_errors, console
+from vla.cli.shared import (
+    Dataset,
+    Format,
+    KeySettings,
+    clear_errors,
+    console,
+    dataset_keys,
+    path_option,
+    shown_progress,
+)
 
 tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
 
@@ -16,11 +25,11 @@ tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
     "report", epilog="Example: `vla tokenizer report data/mt10 --chunk 8 --out runs/tokenizers`"
 )
 def tokenizer_report(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dataset: Dataset,
+    settings: KeySettings = None,
+    format: Format = None,
     chunk: Annotated[int, typer.Option(min=1, help="Actions per chunk.")] = 8,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json and error_tokens.svg.")
-    ] = None,
+    out: Annotated[Path | None, path_option("Folder for report.json and error_tokens.svg.")] = None,
 ) -> None:
     """Every action tokenizer on a dataset: tokens, bits, errors in robot units, microseconds;
     fitted to four of five episodes, measured on the fifth."""
@@ -28,10 +37,12 @@ def tokenizer_report(
         from vla.data import EpisodeDataset
         from vla.tokenizers.report import tokenizer_report as run
 
-        data = EpisodeDataset(dataset)
+        data = EpisodeDataset(dataset, format=format, keys=dataset_keys(settings))
         # chunks never reach from one episode into the next
         lengths = data.episodes["length"].tolist()
-        found = run(data.columns.actions, data.spec, chunk=chunk, lengths=lengths)
+        data.issue_warnings()
+        with shown_progress("measuring"):
+            found = run(data.columns.actions, data.spec, chunk=chunk, lengths=lengths)
         console.print(found.table())
         if out is not None:
             for path in found.save(out):

@@ -10,6 +10,11 @@ class UserError(ValueError):
     without a traceback."""
 
 
+class DataWarning(Warning):
+    """Something of a dataset is odd or was left out, and it can be read all the same. The message
+    names the dataset, and the key that reads what was left out."""
+
+
 class ConfigError(UserError):
     """A config is wrong. `problems` holds one line for each mistake: key, what was expected,
     remedy."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -49,3 +51,25 @@ def asset(path: str) -> Markup:
     hash of the very text.
     """
     return Markup(resources.files("vla").joinpath(*path.split("/")).read_text(encoding="utf-8"))
+
+
+def encoded(html: str) -> bytes:
+    """As it is written. Texts of others may hold half characters, which UTF-8 lacks."""
+    return html.encode(errors="replace")
+
+
+def content_policy(script: str, *, media: str = "data: blob:") -> str:
+    """The content-security policy of a page whose only script is this one, to the letter.
+
+    Nothing but what is in the page may be loaded, and no other script may run, whatever texts of
+    others stand in the page.
+
+    Args:
+        media: where films may come from.
+    """
+    digest = hashlib.sha256(script.encode()).digest()
+    script_hash = base64.b64encode(digest).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
+        f"img-src data:; media-src {media}; base-uri 'none'; form-action 'none'"
+    )

@@ -43,6 +43,7 @@ MOVED = {
     "vla.models.q_transformer": "vla.models.policies.q_transformer",
     "vla.models.rt1": "vla.models.policies.rt1",
     "vla.models.vlm": "vla.models.policies.vlm",
+    "vla.models.transfer.dimension_names": "vla.types.dimension_names",
     "vla.sim_eval.check": "vla.sim_eval.env_contract",
     "vla.sim_eval.gym_adapter": "vla.sim_eval.mujoco.gymnasium_env",
     "vla.training.diagnostics": "vla.training.offline_evaluation.diagnostics",

@@ -32,6 +32,7 @@ KINDS = {
     "perturbations": "vla.sim_eval.perturbations",
     "formats": "vla.data.formats",
     "checks": "vla.data.validation.checks",
+    "doctor_checks": "vla.recipes.doctor.checks",
 }
 """kind -> the package whose files are scanned for it."""
 
@@ -63,7 +64,8 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
 
     Args:
         kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations"
-            `Perturbation` classes, "checks" functions under `@check`; every other kind `Config`
+            `Perturbation` classes, "checks" functions under `@check`, "doctor_checks"
+            functions under `@examines`; every other kind `Config`
             classes with the field `type: Literal[name] = name` and the method `build` (envs:
             `make`) of its kind's base.
         name: what configs say. In files of the kind's folder a literal, since the files are listed

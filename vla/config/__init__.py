@@ -17,6 +17,7 @@ from vla.config.loading import (
     schema,
     validate,
 )
+from vla.config.paths import ConfigPath, PathText
 
 __all__ = [
     "CONFIG_VERSION",
@@ -24,6 +25,8 @@ __all__ = [
     "Choice",
     "Config",
     "ConfigError",
+    "ConfigPath",
+    "PathText",
     "RootConfig",
     "UserError",
     "apply_overrides",

@@ -38,8 +38,10 @@ class Episode:
         rewards: float32 (L,), the reward that followed action t.
         success: bool (L,), whether the task was solved after action t.
         terminated: True if the last action truly ended the task; False if time ran out.
-        instruction: the task in words.
+        instruction: the task in words; if it changes, that of the first step.
         info: what else to remember (seed, noise, ...); saved as JSON.
+        instructions: L texts, if the instruction changes within the episode (sub-tasks); None if
+            `instruction` holds throughout.
     """
 
     images: dict[str, np.ndarray | list[bytes]]
@@ -50,9 +52,17 @@ class Episode:
     terminated: bool
     instruction: str
     info: dict[str, Scalar] = field(default_factory=dict)
+    instructions: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def step_instructions(self) -> list[str]:
+        """What each step asked for, L texts."""
+        if self.instructions is None:
+            return [self.instruction] * len(self)
+        return list(self.instructions)
 
     def png(self, camera: str) -> list[bytes]:
         """The camera's L images as PNG files, encoded here if they are not yet."""
@@ -122,8 +132,7 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
         raise DataError(
             f"{where}: actions: has no steps; skip episodes that ended before the first action"
         )
-    if not isinstance(episode.instruction, str) or not episode.instruction.strip():
-        raise DataError(f"{where}: instruction: is {episode.instruction!r}; give the task in words")
+    _check_instructions(where, episode)
     _check_array(where, "actions", episode.actions, (steps, spec.action_dim), spec.action_names)
     _check_array(where, "state", episode.state, (steps, spec.state_dim), spec.state_names)
     _check_array(where, "rewards", episode.rewards, (steps,), ())
@@ -153,6 +162,24 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
             raise DataError(
                 f"{where}: info: {key!r} is {type(value).__name__}; give an int, float, str or bool"
             )
+
+
+def _check_instructions(where: str, episode: Episode) -> None:
+    texts = episode.step_instructions
+    if len(texts) != len(episode):
+        raise DataError(
+            f"{where}: instructions: has {len(texts)} texts for {len(episode)} actions; give one "
+            "per action, or leave it out"
+        )
+    if texts[0] != episode.instruction:
+        raise DataError(
+            f"{where}: instruction: is {episode.instruction!r}, instructions begin with "
+            f"{texts[0]!r}; give the first of them as instruction"
+        )
+    for step, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            place = f"instructions: step {step}" if episode.instructions else "instruction"
+            raise DataError(f"{where}: {place}: is {text!r}; give the task in words")
 
 
 def _check_array(

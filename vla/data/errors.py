@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla.common.errors import DataWarning as DataWarning
 from vla.common.errors import UserError
 
 
@@ -15,6 +16,7 @@ class DataError(UserError):
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE = (b"<!doctype html", b"<html")
 _LOOKED_AT = 64  # bytes
+_PACKAGE = Path(__file__).parents[1]
 
 
 def is_lfs_pointer(data: bytes) -> bool:
@@ -55,3 +57,13 @@ def first_bytes(path: Path) -> bytes | None:
             return file.read(_LOOKED_AT)
     except OSError:
         return None
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether an exception comes from a line of this package, not from inside a library."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return Path(trace.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE)

@@ -100,6 +100,9 @@ class DatasetReader(ABC):
             does not say is 0 or False in `columns` and shown as unknown.
         frame_tasks: int64 (N,), the index of each frame's instruction, of datasets whose
             instruction changes within an episode; None if an episode has one.
+        episode_numbers: int64 (episodes,), what the dataset itself calls its episodes, ascending;
+            None if these are their places.
+        missing_episodes: numbers of further episodes, whose files are not here.
     """
 
     root: Path
@@ -113,6 +116,8 @@ class DatasetReader(ABC):
     frame_tasks: np.ndarray | None = None
     is_general: ClassVar[bool] = False
     """Whether it takes whatever no other format takes, so that it is asked last."""
+    episode_numbers: np.ndarray | None = None
+    missing_episodes: tuple[int, ...] = ()
 
     @classmethod
     @abstractmethod

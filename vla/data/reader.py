@@ -5,12 +5,16 @@ N: frames of the dataset, L: steps of an episode.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,13 +22,16 @@ import pandas as pd
 from vla.common.registry import registered
 from vla.common.renamed import announce_renamed
 from vla.data.episode import Episode, check_finite, decode_image
-from vla.data.errors import DataError
+from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
 from vla.data.formats.common.other_makers import unknown_files
+from vla.data.image_transforms import ImageTransforms
+from vla.data.resizing import ImageResizing
+from vla.data.select import Episodes, chosen_episodes
 from vla.data.statistics import true_statistics
 from vla.data.storage.remote_files import as_url
-from vla.types import Spec
+from vla.types import ImageSize, Spec
 
 _READER_COLUMNS = (
     "episode_index",
@@ -38,11 +45,23 @@ _READER_COLUMNS = (
 )
 
 
+# a setting in backticks, such as `cameras={}`: what a reader's message asks to be typed
+_SETTING = re.compile(rf"(?<=`)(['\"]?)(?:keys\.)?(?=(?:{'|'.join(KeyMap.model_fields)})[.=])")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def dataset_name(root: Path) -> str:
+    """The last part of a path; with the part before it if the last is a version number, as TFDS has
+    it."""
+    # not the whole path: what is recorded must be the same on another machine
+    root = Path(os.path.abspath(root))
+    versioned = re.fullmatch(r"v?\d+(\.\d+)*", root.name) and root.parent.name
+    return f"{root.parent.name}/{root.name}" if versioned else root.name
+
+
 def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
-        raise DataError(
-            f"{root}: no such folder; make the dataset with `vla collect`, or correct the path"
-        )
+        raise DataError(f"{root}: no such folder; {_where_else(root)}")
     refuse_archive(root)
     # All formats are imported, since one is recognised only by its own `matches`.
     formats: dict[str, Any] = registered("formats")
@@ -62,6 +81,17 @@ def recognised_format(root: Path) -> str | None:
     return next((name for name in names if formats[name].matches(root)), None)
 
 
+def _where_else(root: Path) -> str:
+    """What to do about a path where nothing lies."""
+    made = "make the dataset with `vla collect`, or correct the path"
+    # USER/NAME is how the Hugging Face hub calls a dataset
+    if not _REPOSITORY.fullmatch(str(root)):
+        return made
+    hub = f"`hf://datasets/{root}` reads the dataset of that name on the Hugging Face hub"
+    # beside other folders it is more likely a misspelt one
+    return f"{made}; {hub}" if root.parent.is_dir() else f"{hub}; else {made}"
+
+
 def _open_remote(url: str, format: str | None, keys: KeyMap | None) -> DatasetReader:
     from vla.data.formats.lerobot_parts.remote import open_remote  # needs fsspec
 
@@ -78,9 +108,14 @@ class EpisodeDataset:
             `vla.data.storage.remote_cache`).
         format: name of its format (`vla list formats`); found from what lies there by default.
         keys: what is read as what; by the format's conventions by default.
+        keys_at: what stands before a key where it is typed, for example `data.keys.`; messages
+            name keys so.
 
     Raises:
         DataError: the folder is missing, holds no episodes, is damaged or contradicts itself.
+
+    Attributes:
+        name: what messages call it: see `dataset_name`.
     """
 
     def __init__(
@@ -89,22 +124,107 @@ class EpisodeDataset:
         *,
         format: str | None = None,
         keys: KeyMap | None = None,
+        keys_at: str = "",
     ) -> None:
         url = as_url(root)
-        self.reader = (
-            _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
-        )
+        self._keys_at = keys_at
+        self._warned: set[str] = set()
+        with self._naming_keys():
+            self.reader = (
+                _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
+            )
         self.root = Path(root) if url is None else self.reader.root
-        self.spec: Spec = self.reader.spec
+        chosen = keys or self.reader.keys or KeyMap()
+        self._transforms = ImageTransforms(self.root, self.reader.spec, chosen)
+        self.spec: Spec = self._transforms.spec(self.reader.spec)
+        self.name = dataset_name(Path(root))
         self.instructions: list[str] = self.reader.instructions
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
+        self._resizing = ImageResizing(self.root, self.spec, {})
+
+    def resized(self, sizes: Mapping[str, ImageSize]) -> EpisodeDataset:
+        """The same dataset with the images of these cameras at another size; reads nothing yet.
+
+        All that is made of it (frame caches, streams, copies) holds images of that size. Raises
+        KeyError if there is no such camera.
+        """
+        made = copy.copy(self)
+        made._resizing = ImageResizing(self.root, self.spec, sizes, before=self._resizing)
+        made.spec = made._resizing.spec
+        return made
+
+    @property
+    def image_sizes(self) -> Mapping[str, ImageSize]:
+        """Camera -> size of its images, for those that are `resized`."""
+        return self._resizing.sizes
 
     @property
     def warnings(self) -> list[str]:
         """Sentences about what is odd in the dataset but can be read; grows while numbers and
         images are read."""
-        return list(self.reader.warnings)
+        return [self._with_typed_keys(text) for text in self.reader.warnings]
+
+    def issue_warnings(self) -> None:
+        """Issues what has come to `warnings` since the last call, each as a DataWarning."""
+        for text in self.warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(DataWarning(f"{self.name}: {text}"), stacklevel=2)
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Which of `rewards`, `success` and `terminated` the dataset says itself."""
+        made = self.metadata.get("made")
+        # a dataset that was made of one that does not say does not say either
+        unrecorded = made.get("unrecorded", ()) if isinstance(made, dict) else ()
+        return self.reader.recorded.difference(unrecorded)
+
+    def how_to_label(self, what: Literal["success", "rewards"]) -> str:
+        """That the dataset does not record `what`, and what to do about it, for a message."""
+        at = self._keys_at
+        if what == "rewards":
+            return (
+                f"rewards are not recorded; name their key (`{at}reward=KEY`), or give them in a "
+                "file (`vla data label`)"
+            )
+        by_reward = ""
+        if "rewards" in self.recorded:
+            by_reward = f"take the reward for it (`{at}success=rewards`), "
+        return (
+            f"success is not recorded; {by_reward}name its key (`{at}success=KEY`), or give it in "
+            "a file (`vla data label`)"
+        )
+
+    def require_recorded(self, what: Literal["success", "rewards"], needed_by: str) -> None:
+        """Raises DataError if the dataset does not record `what`.
+
+        Args:
+            needed_by: what needs it: an option, for the message.
+        """
+        if what not in self.recorded:
+            raise DataError(f"{self.root}: {needed_by} needs {what}, but {self.how_to_label(what)}")
+
+    def mean_of(
+        self, column: Literal["success", "return", "terminated"], rows: pd.DataFrame
+    ) -> float | None:
+        """Mean of a column of some rows of `episodes`; None if the dataset does not record it."""
+        recorded = "rewards" if column == "return" else column
+        return float(rows[column].mean()) if recorded in self.recorded else None
+
+    def _with_typed_keys(self, text: str) -> str:
+        """A reader's message, with keys as they are typed where the dataset was named."""
+        return _SETTING.sub(lambda found: found[1] + self._keys_at, text)
+
+    @contextlib.contextmanager
+    def _naming_keys(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            text = self._with_typed_keys(str(error))
+            if text == str(error):
+                raise
+            raise DataError(text) from error
 
     @property
     def num_episodes(self) -> int:
@@ -119,7 +239,7 @@ class EpisodeDataset:
     @property
     def episodes(self) -> pd.DataFrame:
         """One row per episode: episode_index, length, first_frame, task_index, success, return,
-        terminated, info."""
+        terminated, info. `task_index` is that of the first step (see `task_of_frames`)."""
         if self._episodes is None:
             self._episodes = self._complete(self.reader.episodes)
         return self._episodes
@@ -140,6 +260,40 @@ class EpisodeDataset:
             table["info"] = "{}"
         return table[list(_READER_COLUMNS)]
 
+    @functools.cached_property
+    def task_of_frames(self) -> np.ndarray:
+        """Which of `instructions` each frame follows, int64 (N,)."""
+        if self.reader.frame_tasks is not None:
+            return np.asarray(self.reader.frame_tasks, np.int64)
+        table = self.reader.episodes
+        return np.repeat(table["task_index"].to_numpy(np.int64), table["length"].to_numpy())
+
+    @functools.cached_property
+    def held_tasks(self) -> pd.DataFrame:
+        """One row per episode and instruction that it holds: episode_index, task_index, frames."""
+        lengths = self.reader.episodes["length"].to_numpy()
+        episode_N = np.repeat(np.arange(len(lengths)), lengths)
+        # both in one number: unique rows of two columns would be sorted as bytes
+        pairs, frames = np.unique(
+            episode_N * len(self.instructions) + self.task_of_frames, return_counts=True
+        )
+        episode, task = np.divmod(pairs, len(self.instructions))
+        return pd.DataFrame({"episode_index": episode, "task_index": task, "frames": frames})
+
+    def instruction_starts(self, index: int) -> list[tuple[int, str]]:
+        """(first step, text) of each instruction of episode `index`, in their order; one if it
+        does not change."""
+        row = self.reader.episodes.iloc[index]
+        first = int(row["first_frame"])
+        tasks = self.task_of_frames[first : first + int(row["length"])]
+        starts = [0, *(np.flatnonzero(np.diff(tasks)) + 1).tolist()]
+        return [(start, self.instructions[tasks[start]]) for start in starts]
+
+    @property
+    def num_changing(self) -> int:
+        """In how many episodes the instruction changes."""
+        return int((self.held_tasks.groupby("episode_index").size() > 1).sum())
+
     @property
     def columns(self) -> Columns:
         """All numbers of the dataset, read once. Raises DataError if an action, state or reward is
@@ -152,7 +306,8 @@ class EpisodeDataset:
         """The same numbers as they are, with what is NaN or infinite."""
         # Readers give numbers as they are and users check those that they take: one bad episode
         # can then be left out instead of making the dataset unreadable.
-        return self.reader.columns()
+        with self._naming_keys():
+            return self.reader.columns()
 
     @property
     def numbers(self) -> Columns:
@@ -195,19 +350,50 @@ class EpisodeDataset:
             ("rewards", columns.rewards, ()),
         )
 
+    @property
+    def episode_numbers(self) -> np.ndarray:
+        """int64 (episodes,): what the dataset itself calls its episodes, ascending. Elsewhere an
+        episode goes by its place among those that can be read."""
+        numbers = self.reader.episode_numbers
+        return np.arange(self.num_episodes) if numbers is None else numbers
+
+    def chosen_episodes(
+        self,
+        episodes: Episodes | None,
+        where: str | None = None,
+        *,
+        is_dropped: bool = False,
+    ) -> list[int]:
+        """The places of episodes that are chosen by the dataset's own numbers; see
+        `vla.data.select.chosen_episodes`."""
+        return chosen_episodes(
+            episodes,
+            self.episode_numbers.tolist(),
+            where or str(self.root),
+            missing=self.reader.missing_episodes,
+            is_dropped=is_dropped,
+        )
+
     def images(
         self, camera: str, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, Image]]:
-        """(frame, image) for the frames [start, stop) of the dataset, streamed."""
+        """(frame, image) for the frames [start, stop) of the dataset, streamed; turned as the keys
+        say."""
         if camera not in self.spec.cameras:
             raise KeyError(
                 f"no camera {camera!r}; the dataset has: {', '.join(self.spec.cameras) or 'none'}"
             )
-        return self.reader.images(camera, start, self.num_frames if stop is None else stop)
+        return self._images(camera, start, self.num_frames if stop is None else stop)
+
+    def _images(self, camera: str, start: int, stop: int) -> Iterator[tuple[int, Image]]:
+        # a generator of its own: `images` looks for the camera at once
+        with self._naming_keys():
+            turned = self._transforms.apply(camera, self.reader.images(camera, start, stop))
+            yield from self._resizing.apply(camera, turned)
 
     def fingerprint(self) -> str:
-        """Changes whenever the images may have changed."""
-        return self.reader.fingerprint()
+        """Changes whenever the images may have changed; the same at every size."""
+        return self.reader.fingerprint() + self._transforms.fingerprint()
 
     def __len__(self) -> int:
         return self.num_episodes
@@ -241,11 +427,19 @@ class EpisodeDataset:
             terminated=bool(row["terminated"]),
             instruction=self.instructions[int(row["task_index"])],
             info=json.loads(row["info"]),
+            instructions=self._changing_instructions(start, stop),
         )
+
+    def _changing_instructions(self, start: int, stop: int) -> list[str] | None:
+        """The texts of an episode's steps; None if they are all the same."""
+        tasks = self.task_of_frames[start:stop]
+        if (tasks == tasks[0]).all():
+            return None
+        return [self.instructions[task] for task in tasks.tolist()]
 
     def info(self) -> dict[str, Any]:
         """What `vla data info` prints: sizes, spec, a row per task, true statistics of actions;
-        JSON types."""
+        JSON types, null for what the dataset does not record."""
         return {
             "root": str(self.root),
             "episodes": self.num_episodes,
@@ -254,25 +448,27 @@ class EpisodeDataset:
             "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
             "spec": self.spec.to_dict(),
             "tasks": self._task_rows(),
+            "changing_episodes": self.num_changing,
             "actions": self._action_statistics(),
             "metadata": self.metadata,
         }
 
     def _task_rows(self) -> list[dict[str, Any]]:
-        """One row per instruction that has episodes."""
+        """One row per instruction that has frames.
+
+        An episode counts for each instruction that it holds, a frame for its own alone.
+        """
         table = self.episodes
         found = []
-        for task_index, instruction in enumerate(self.instructions):
-            rows = table[table["task_index"] == task_index]
-            if not len(rows):
-                continue
+        for task_index, held in self.held_tasks.groupby("task_index", sort=True):
+            rows = table.iloc[held["episode_index"].to_numpy()]
             found.append(
                 {
-                    "instruction": instruction,
+                    "instruction": self.instructions[int(str(task_index))],
                     "episodes": len(rows),
-                    "frames": int(rows["length"].sum()),
-                    "success_rate": float(rows["success"].mean()),
-                    "mean_return": float(rows["return"].mean()),
+                    "frames": int(held["frames"].sum()),
+                    "success_rate": self.mean_of("success", rows),
+                    "mean_return": self.mean_of("return", rows),
                 }
             )
         return found

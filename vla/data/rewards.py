@@ -6,6 +6,7 @@ N: steps of the chosen episodes, side by side; E: episodes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -13,7 +14,6 @@ from pydantic import Field, model_validator
 
 from vla.config import Config
 from vla.data.errors import DataError
-from vla.data.reader import EpisodeDataset
 from vla.data.returns import returns_to_go
 
 LIMIT_EPISODES = 5
@@ -113,16 +113,31 @@ def _episode_returns(returns_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray
 # --- can these data teach more than imitation? ----------------------------------------------------
 
 
-class RewardedSteps(Protocol):
-    """What the checks read of `Windows`."""
+class Rooted(Protocol):
+    """A dataset that messages can name."""
 
-    dataset: EpisodeDataset
-    reward_config: RewardConfig
-    rewards: np.ndarray
-    returns: np.ndarray
-    terminals: np.ndarray
-    success: np.ndarray
-    lengths: np.ndarray
+    @property
+    def root(self) -> Path: ...
+
+
+class RewardedSteps(Protocol):
+    """What the checks read of `Windows`, and of a dataset that is validated."""
+
+    # members that are only read: a class may have narrower types for them
+    @property
+    def dataset(self) -> Rooted: ...
+    @property
+    def reward_config(self) -> RewardConfig: ...
+    @property
+    def rewards(self) -> np.ndarray: ...
+    @property
+    def returns(self) -> np.ndarray: ...
+    @property
+    def terminals(self) -> np.ndarray: ...
+    @property
+    def success(self) -> np.ndarray: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
 
 
 def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "varied") -> None:
@@ -145,10 +160,11 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
 
 
 def check_varied_rewards(windows: RewardedSteps) -> None:
-    """Raises DataError if no reward ever differs: the dataset has none, or no episode is solved.
+    """Raises DataError if no reward ever differs: none is recorded, or no episode is solved.
 
     A constant other than zero does teach if episodes terminate: then it counts steps.
     """
+    check_labels(windows)
     first = float(windows.rewards[0])
     varied = bool((windows.rewards != first).any())
     counts_steps = first != 0 and bool(windows.terminals.any())
@@ -159,8 +175,8 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
         "data.rewards.kind: success makes rewards of the success labels"
         if kind == "env" and windows.success.any()
         else (
-            "no episode is solved either: use data with rewards or with successes, or an "
-            "objective without rewards (bc)"
+            "no episode is marked as solved either: attach rewards or successes with `vla data "
+            "label`, or use an objective without rewards (bc)"
         )
     )
     raise DataError(
@@ -169,8 +185,16 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
     )
 
 
+def check_labels(windows: RewardedSteps) -> None:
+    """Raises DataError if rewards are made of what the dataset does not record."""
+    kind = windows.reward_config.kind
+    what: Literal["rewards", "success"] = "rewards" if kind == "env" else "success"
+    windows.dataset.require_recorded(what, f"data.rewards.kind: {kind}")
+
+
 def check_varied_returns(windows: RewardedSteps) -> None:
     """Raises DataError if all episodes have the same return: none is better than another."""
+    check_labels(windows)
     returns_E = _episode_returns(windows.returns, windows.lengths)
     # relative to the largest: returns are sums of float32, equal ones differ in their last bits
     if len(returns_E) > 1 and np.ptp(returns_E) <= 1e-6 * max(1.0, float(np.abs(returns_E).max())):
@@ -199,9 +223,26 @@ def check_terminals(windows: RewardedSteps) -> None:
     raise DataError(
         f"{windows.dataset.root}: {int(at_limit_E.sum())} episodes that are not solved are marked "
         f"as terminated at exactly {longest} steps, the greatest length of the dataset: a time "
-        "limit is no terminal; record them as truncated (Episode(terminated=False)), or set "
-        "data.rewards.trust_terminals: true if the task truly ends there"
+        "limit is no terminal; mark them as not terminated with `vla data label`, record them so "
+        "(Episode(terminated=False)), or set data.rewards.trust_terminals: true if the task truly "
+        "ends there"
     )
+
+
+def has_no_target(windows: RewardedSteps, lookahead: int) -> bool:
+    """Whether no step has a target for values that look so many steps ahead: every episode is cut
+    off before."""
+    return int(windows.lengths.max()) <= lookahead and not bool(windows.terminals.any())
+
+
+def cut_below_zero(windows: RewardedSteps) -> int:
+    """How many episodes are cut off in data with negative rewards: their returns are no lower
+    bounds of what steps are worth."""
+    # with rewards of 0 or more, what would have come after the cut could only add to the return
+    if float(windows.rewards.min()) >= 0:
+        return 0
+    last_E = np.cumsum(windows.lengths) - 1
+    return int((~windows.terminals[last_E]).sum())
 
 
 def check_unit_interval(windows: RewardedSteps) -> None:

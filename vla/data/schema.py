@@ -2,7 +2,7 @@
 
 Beyond what LeRobot asks for there is one column, `next.terminated` (a true end, as opposed to
 `next.done`, which time limits set too), and in the episodes table `success`, `return`,
-`terminated`, `task_index` and `info` (JSON); for each camera of a video dataset
+`terminated`, `task_index` (of the first step) and `info` (JSON); for each camera of a video dataset
 `videos/<feature>/crc32`, of the episode's packets (`VideoReader.checksum`).
 """
 
@@ -169,9 +169,13 @@ def _image_column(files: list[bytes]) -> pa.Array:
 
 
 def numeric_columns(
-    episode: Episode, spec: Spec, *, index: int, first_frame: int, task_index: int
+    episode: Episode, spec: Spec, *, index: int, first_frame: int, task_index: int | np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every feature of the episode that is no image, in the order of `features`."""
+    """Every feature of the episode that is no image, in the order of `features`.
+
+    Args:
+        task_index: of all steps, or of each, int64 (L,).
+    """
     steps = len(episode)
     last = np.arange(steps) == steps - 1  # bool (L,)
     columns: dict[str, np.ndarray] = {}
@@ -186,7 +190,7 @@ def numeric_columns(
     columns["frame_index"] = np.arange(steps)
     columns["episode_index"] = np.full(steps, index)
     columns["index"] = np.arange(first_frame, first_frame + steps)
-    columns["task_index"] = np.full(steps, task_index)
+    columns["task_index"] = np.full(steps, task_index, np.int64)
     return columns
 
 

@@ -218,9 +218,7 @@ class DatasetWriter:
     def _join(self, state: WriterState, episode: Episode) -> None:
         """Adds an episode to `state`; writes a file only if it is full, and never what `info.json`
         counts."""
-        if episode.instruction not in state.instructions:
-            state.instructions.append(episode.instruction)
-        task_index = state.instructions.index(episode.instruction)
+        task_index = _task_indices(state, episode)
         numeric = schema.numeric_columns(
             episode,
             self.spec,
@@ -238,7 +236,7 @@ class DatasetWriter:
         table = schema.data_table({} if packets else images, numeric)
         # before the row is made: it names the files that the episode goes into, maybe new ones
         self._make_room(state, table, packets)
-        row = _episode_row(state, episode, stats, task_index)
+        row = _episode_row(state, episode, stats, int(task_index[0]))
         row |= self._video_columns(state, packets)
         state.data.append(table)
         state.data_bytes += table.nbytes
@@ -352,13 +350,23 @@ def _check_cameras(root: Path, spec: Spec, video: VideoConfig) -> None:
         video.check_size(f"{root}: camera {camera!r}", *size)
 
 
+def _task_indices(state: WriterState, episode: Episode) -> np.ndarray:
+    """The task_index of each step, int64 (L,); new instructions join those of `state`."""
+    texts = episode.step_instructions
+    known = set(state.instructions)
+    state.instructions += [text for text in dict.fromkeys(texts) if text not in known]
+    place = {text: index for index, text in enumerate(state.instructions)}
+    return np.array([place[text] for text in texts], np.int64)
+
+
 def _episode_row(
     state: WriterState, episode: Episode, stats: dict[str, FeatureStats], task_index: int
 ) -> dict[str, Any]:
     table_file = state.episodes // EPISODES_PER_TABLE
     row: dict[str, Any] = {
         "episode_index": state.episodes,
-        "tasks": [episode.instruction],
+        # in the order in which they come, as LeRobot lists them
+        "tasks": list(dict.fromkeys(episode.step_instructions)),
         "length": len(episode),
         "data/chunk_index": state.data_file // schema.FILES_PER_CHUNK,
         "data/file_index": state.data_file % schema.FILES_PER_CHUNK,

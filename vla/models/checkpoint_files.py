@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vla.common.errors import UserError
+from vla.common.json_files import JsonError, read_json
 from vla.common.names import nearest
+from vla.common.pretrained import reach_hub
 from vla.config import CONFIG_VERSION, ConfigError, lookup, validate
 
 CONFIG_FILE = "config.json"
@@ -23,6 +24,12 @@ WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "spec.json"
 TOKENIZER_FILE = "tokenizer.json"
 
+_HALVES = (torch.float16, torch.bfloat16)
+_HELD_BY = {
+    torch.float32: (torch.float32, *_HALVES),
+    torch.float64: (torch.float64, torch.float32, *_HALVES),
+}
+"""Type -> types whose numbers it holds exactly; of any other type, its own alone."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -35,6 +42,9 @@ def find_checkpoint(path: str | Path, options: dict[str, Any]) -> Path:
 
     Raises CheckpointError if there is neither.
     """
+    if isinstance(path, str):
+        # as datasets of the hub are named
+        path = path.removeprefix("hf://")
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -46,6 +56,8 @@ def find_checkpoint(path: str | Path, options: dict[str, Any]) -> Path:
     # a misspelled local path must not become a question to the hub, so only USER/NAME is one
     if not isinstance(path, str) or not _REPOSITORY.fullmatch(path):
         raise CheckpointError(f"{path}: no such checkpoint folder{hint}")
+    if not options.get("local_files_only"):
+        options = options | reach_hub(path, "a policy")
     try:
         return Path(snapshot_download(path, **options))
     except Exception as error:  # the hub raises many kinds
@@ -74,14 +86,19 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises CheckpointError if the file is no header, or one of another format version.
     """
     try:
-        header = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+        header = read_json(path)
+    except JsonError as error:
+        raise CheckpointError(str(error)) from error
     # models of other libraries have a file of this name too
     if not isinstance(header, dict) or not {"version", "type", "config"} <= set(header):
         raise CheckpointError(
             f"{path}: not a policy's config: expected the keys version, type and config"
         )
+    for key, kind in (("type", str), ("config", dict), ("card", dict)):
+        if key in header and not isinstance(header[key], kind):
+            raise CheckpointError(
+                f"{path}: {key} is {type(header[key]).__name__}, expected {kind.__name__}"
+            )
     if header["version"] != CONFIG_VERSION:
         raise CheckpointError(
             f"{path}: written in format version {header['version']!r}, this vla reads version "
@@ -108,6 +125,18 @@ def stored_values(name: str, values: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Name -> shape of the tensors of a safetensors file; its numbers are not read.
+
+    Raises CheckpointError if the file is unreadable.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
 def read_tensors(
     path: Path,
     expected: dict[str, Tensor],
@@ -117,16 +146,13 @@ def read_tensors(
 
     `complete` adds to them, before they are compared, what files of former versions lack.
 
-    Raises CheckpointError if the file is unreadable, or tensors are missing, unknown or of other
-    shapes.
+    Raises CheckpointError if the file is unreadable, or tensors are missing, unknown, of other
+    shapes or types, or hold NaN or infinity.
     """
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
-            "copy the checkpoint again"
-        ) from error
+        raise _unreadable(path, error) from error
     if complete is not None:
         complete(found)
     # all of it, not the first fault: what is missing and what is unknown together show a rename
@@ -147,7 +173,30 @@ def read_tensors(
         raise CheckpointError(
             f"{path}: {', '.join(lines)}; the file belongs to another model or configuration"
         )
+    for name in expected:
+        _check_numbers(path, name, found[name], expected[name].dtype)
     return found
+
+
+def _check_numbers(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raises CheckpointError if the tensor is not exactly what one of this type can hold."""
+    if tensor.dtype not in _HELD_BY.get(dtype, (dtype,)):
+        raise CheckpointError(
+            f"{path}: {name!r} holds {tensor.dtype}, expected {dtype}: other numbers would come "
+            "out; copy the checkpoint again"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{path}: {name!r} holds NaN or infinity: it is damaged, or its training diverged; "
+            "copy the checkpoint again, or take an earlier one"
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
+        "copy the checkpoint again"
+    )
 
 
 def checked_device(device: torch.device | str) -> torch.device:
@@ -215,6 +264,7 @@ __all__ = [
     "find_checkpoint",
     "read_config",
     "read_header",
+    "read_shapes",
     "read_tensors",
     "require_files",
     "stored_values",

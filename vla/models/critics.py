@@ -29,11 +29,11 @@ the products of features and of actions."""
 class CriticConfig(Config):
     """Networks that give values of features."""
 
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Hidden layers."""
-    ensemble: int = Field(default=2, ge=1)
+    ensemble: int = Field(default=2, ge=1, le=1000)
     """Q networks that learn side by side; targets and advantages take the least of them."""
     layer_norm: bool = True
     """Normalise hidden layers: values of unseen actions then grow slowly (Ball et al., 2023)."""
@@ -44,7 +44,7 @@ class CriticConfig(Config):
     joint: bool = False
     """Let the critics' gradient into the policy's trunk; else they read features that they do not
     change."""
-    executed: int | None = Field(default=None, ge=1)
+    executed: int | None = Field(default=None, ge=1, le=10000)
     """How many of a chunk's actions control executes before the policy looks again (`replan_every`
     of the evaluation): Q reads these alone, and its target looks so many steps ahead. null: the
     whole chunk."""

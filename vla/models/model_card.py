@@ -63,7 +63,10 @@ def model_card(
         "## Robot",
         _spec_table(spec, config["history"]),
     ]
-    parts += [f"## {title.capitalize()}\n\n{_section(value)}" for title, value in card.items()]
+    for title, value in card.items():
+        # an empty list has nothing to say, such as no warnings
+        if value != []:
+            parts.append(f"## {title.capitalize()}\n\n{_section(value)}")
     if instructions:
         parts.append(f"## Instructions\n\n{_instructions(instructions, language)}")
     shown = json.dumps(config, indent=2)
@@ -101,6 +104,8 @@ def _spec_table(spec: Spec, history: int) -> str:
 
 
 def _section(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(f"- {item}" for item in value)
     if not isinstance(value, dict):
         return str(value)
     rows = [f"| {key} | {_cell(item)} |" for key, item in value.items()]

@@ -1,8 +1,8 @@
 """The base of all policies: what every policy can do, and how it is stored.
 
 A checkpoint folder holds `config.json`, `model.safetensors`, `spec.json`, `tokenizer.json`, the
-language vectors of the training instructions, and a model card; it needs nothing else to run.
-Nothing in it is pickled.
+language vectors of the training instructions, a model card, and checksums of all but the card; it
+needs nothing else to run. Nothing in it is pickled.
 
 B robots or windows, T steps, K actions per chunk, A action dimensions, S state dimensions, F
 features, N steps of data, U distinct instructions, E numbers of an instruction's vector.
@@ -13,9 +13,9 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -25,7 +25,8 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.config import CONFIG_VERSION, Config, ConfigError
+from vla.common.checksums import checksums_of_written
+from vla.config import CONFIG_VERSION, Config
 from vla.models.checkpoint_files import (
     CONFIG_FILE,
     SPEC_FILE,
@@ -34,20 +35,22 @@ from vla.models.checkpoint_files import (
     CheckpointError,
     checked_device,
     find_checkpoint,
-    read_config,
-    read_tensors,
-    require_files,
 )
+from vla.models.checkpoint_reading import load_weights, read_policy
 from vla.models.former_members import FormerMembers
-from vla.models.heads.base import Head, complete_weights
+from vla.models.heads.base import Head
 from vla.models.indicator import indicator_embedding, without_indicator
 from vla.models.layers.low_rank import merged_state
 from vla.models.model_card import model_card
 from vla.models.normalisation import checked_states, language_scale, state_scale
 from vla.models.roles import LANGUAGE, STATISTICS, Role, roles_by_type
 from vla.tokenizers.base import ActionTokenizer, TokenizerError
-from vla.tokenizers.language import LanguageEncoder, LanguageError, load_embeddings, save_embeddings
-from vla.types import Batch, Observation, PolicyOutput, Spec, SpecError
+from vla.tokenizers.language import (
+    LanguageEncoder,
+    save_embeddings,
+)
+from vla.types import Batch, ImageSize, Observation, PolicyOutput, Spec
+from vla.types.finite import check_finite
 
 
 class PolicyConfig(Config, ABC):
@@ -57,9 +60,9 @@ class PolicyConfig(Config, ABC):
     former_defaults: ClassVar[dict[str, Any]] = {}
     """Key -> what holds where a stored config lacks it, since it is from before the key: old
     checkpoints go on acting as they did (see `stored_values`)."""
-    history: int = Field(default=6, ge=1)
+    history: int = Field(default=6, ge=1, le=10000)
     """Time steps of context, T."""
-    chunk: int = Field(default=1, ge=1)
+    chunk: int = Field(default=1, ge=1, le=10000)
     """Actions per chunk, K."""
     standardise_language: bool = False
     """Scale the instruction's vector by mean and deviation over the training instructions. Sentence
@@ -127,6 +130,9 @@ class Policy(
     Optional attributes, which a subclass may set:
         cameras: the cameras that it looks through, in its order; empty for those of its
             `VisionEncoder`, or all.
+        image_sizes: camera -> the size to which it brings that camera's images before all else.
+            Training data of more pixels are then held at that size. Control gives it images of the
+            spec's size; it must act alike on both, but for rounding to 8 bits.
         counts_steps: every call of `act` is one step of the episode: a chunk cannot be executed in
             between.
         executed_actions: how many actions of a chunk its critic values, which are then to be
@@ -136,12 +142,12 @@ class Policy(
         reads_words: it reads the instruction itself, so an indicator behind it needs no vector.
         frozen_modules: names of modules that stay in evaluation mode while the rest trains: batch
             norms that are frozen.
-        source: the folder or repository that it was loaded from; None for a new policy, and after
-            training mode, in which it may have become another.
+        source: the folder or repository that it was loaded from; None if it is new or was trained.
     """
 
     feature_dim: int
     cameras: tuple[str, ...] = ()
+    image_sizes: Mapping[str, ImageSize] = MappingProxyType({})
     counts_steps: bool = False
     executed_actions: int | None = None
     return_conditioned: bool = False
@@ -277,12 +283,10 @@ class Policy(
             SpecError: the observation does not fit the policy's spec.
             RuntimeError: the policy is in training mode.
             ValueError: memory of another number of robots, or a negative temperature.
+            ActionError: what was computed holds NaN or infinity.
         """
         if self.training:
-            raise RuntimeError(
-                "act needs evaluation mode: call policy.eval() first (dropout and batch norm are "
-                "on)"
-            )
+            raise RuntimeError("act needs evaluation mode: call policy.eval() first")
         observation.check(self.spec)
         if memory is not None and memory.batch_size != observation.batch_size:
             raise ValueError(
@@ -292,6 +296,8 @@ class Policy(
             )
         output, memory = self.step(observation.to(self.device), memory)
         actions_BTKA = output.actions.sample(generator, temperature=temperature)
+        # before they are clamped, which makes a limit of infinity
+        check_finite(actions_BTKA[:, -1], output.features[:, -1], observation, self.spec)
         actions_BKA = actions_BTKA[:, -1].clamp(self.action_low, self.action_high)
         # only now are the actions known, so they join the memory one step after what was seen
         return actions_BKA.cpu(), self.remember(memory, actions_BKA)
@@ -394,7 +400,11 @@ class Policy(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
-        folder = Path(save_directory)
+        # without the card, which is for people: they may write into it
+        with checksums_of_written(save_directory, without=["README.md"]):
+            self._write_files(save_directory)
+
+    def _write_files(self, folder: Path) -> None:
         header: dict[str, Any] = {
             "version": CONFIG_VERSION,
             "type": self.config.model_dump()["type"],
@@ -464,37 +474,9 @@ def load_policy(path: str | Path, *, device: torch.device | str = "cpu") -> Poli
 def _load(path: str | Path, device: torch.device | str, **options: Any) -> Policy:
     """`load_policy`; `options` are the hub's."""
     device = checked_device(device)
-    policy = _read_policy(find_checkpoint(path, options))
+    policy: Policy = read_policy(find_checkpoint(path, options))
     policy.source = str(path)
     return policy.to(device).eval()
-
-
-def _read_policy(folder: Path) -> Policy:
-    if not (folder / CONFIG_FILE).is_file():
-        require_files(folder, [CONFIG_FILE, SPEC_FILE, TOKENIZER_FILE])
-    config, card = read_config(folder / CONFIG_FILE)
-    require_files(folder, [SPEC_FILE, *config.tokenizer_files, config.weights_file])
-    try:
-        policy = config.build_for(Spec.load(folder / SPEC_FILE), folder)
-        policy.load_tokenizer(folder)
-        policy.language.preload(load_embeddings(folder))
-    except (SpecError, TokenizerError, LanguageError, ConfigError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    policy.card = card
-    load_weights(policy, folder / config.weights_file)
-    return policy
-
-
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Loads exactly the tensors of `module` (of a policy: its `weights`) from a safetensors file.
-
-    Raises:
-        CheckpointError: unreadable file, or tensors that are missing, unknown or of another shape.
-    """
-    expected = module.weights() if isinstance(module, Policy) else module.state_dict()
-    found = read_tensors(Path(path), expected, partial(complete_weights, module))
-    # not strict: a policy's weights may be fewer than its state; what is missing was checked above
-    module.load_state_dict(found, strict=False)
 
 
 __all__ = ["CheckpointError", "Policy", "PolicyConfig", "load_policy", "load_weights"]

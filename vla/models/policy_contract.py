@@ -18,12 +18,16 @@ from vla.models.policy import Policy
 from vla.models.roles import ACTION_OUTPUT, STATE_INPUT, Role, RoleError, check_roles
 from vla.models.transfer.cameras import cameras_of
 from vla.models.transfer.meaning import depends_on_state
-from vla.types import Batch, Observation, PolicyOutput
+from vla.types import Batch, Observation, PolicyOutput, resized
 
 B = 2
 TOLERANCE = 1e-4
 """Absolute and relative: sums of a batch of one step are rounded otherwise than those of a
 window."""
+
+
+ROUNDING = 0.25
+"""What rounding an image to 8 bits may change of the features, in parts of what another does."""
 
 
 class PolicyContractError(UserError):
@@ -40,8 +44,9 @@ def check_policy(policy: Policy, *, steps: int | None = None) -> None:
     """Raises PolicyContractError with a line for everything that breaks the contract of `Policy`.
 
     Control must say what the forward pass says of the last `history` steps, also of robots that
-    were apart in between; features must see no action of their step and nothing later; every
-    tensor must have its role.
+    were apart in between; features must see no action of their step and nothing later; images
+    held at the size that the policy declares must mean the same to it; every tensor must have its
+    role.
 
     Args:
         policy: for one robot; fitted or not. It is in the mode that it was in afterwards.
@@ -61,6 +66,7 @@ def check_policy(policy: Policy, *, steps: int | None = None) -> None:
             _forward(policy, episode),
             _causality(policy, episode),
             _control(policy, episode),
+            _image_sizes(policy, episode),
             _roles(policy),
         ):
             if problems := list(group):
@@ -189,6 +195,30 @@ def _control(policy: Policy, episode: Batch) -> Iterator[str]:
     within = (actions >= low_A) & (actions <= high_A)
     if not bool(within.all()):
         yield "act: actions lie outside of the spec's limits"
+
+
+def _image_sizes(policy: Policy, episode: Batch) -> Iterator[str]:
+    """Training data are held at these sizes, while control gives images of the spec's."""
+    batch = episode.steps(0, policy.history)
+    features_BTF = policy(batch).features
+    for camera, size in policy.image_sizes.items():
+        image = batch.images[camera]
+        if not size.shrinks(image.shape[2:4]):
+            continue
+        held = policy(_with_image(batch, camera, resized(image, size))).features
+        other = policy(_with_image(batch, camera, image.flip(0))).features
+        # what rounding to 8 bits changes has no scale of its own; another image's has that
+        changed = (held - features_BTF).abs().mean()
+        if changed > ROUNDING * (other - features_BTF).abs().mean():
+            yield (
+                f"image_sizes: an image of {camera!r} that is held at {size} means something else "
+                "than the whole one; declare the size and the kernel with which the policy resizes "
+                "before all else, or leave the camera out"
+            )
+
+
+def _with_image(batch: Batch, camera: str, image: Tensor) -> Batch:
+    return dataclasses.replace(batch, images={**batch.images, camera: image})
 
 
 def _roles(policy: Policy) -> Iterator[str]:

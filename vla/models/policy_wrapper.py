@@ -65,6 +65,7 @@ class PolicyWrapper(Policy):
         self.return_conditioned = policy.return_conditioned
         self.success_conditioned = policy.success_conditioned
         self.counts_steps = policy.counts_steps
+        self.image_sizes = policy.image_sizes
 
     @property
     def unwrapped(self) -> Policy:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
-from rich.console import Console
 
-from vla.config import Choice, RootConfig, read_yaml
+from vla.common.consoles import output_console
+from vla.common.visible_console import VisibleConsole
+from vla.config import Choice, PathText, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline
 from vla.sim_eval import CollectConfig, EvalConfig, Results, collect, evaluate, write_report
@@ -31,7 +32,7 @@ _DEFAULT = Path(__file__).with_suffix(".yaml")
 class DemoConfig(RootConfig):
     """Configs that share one folder. What is not given is taken from the default demo."""
 
-    out: str = "runs/demo"
+    out: PathText = "runs/demo"
     """Folder of the dataset, the training runs, the results and the report."""
     collect: CollectConfig = Field(default=...)
     """Episodes, good and bad; its `out` is always `<out>/dataset`."""
@@ -111,7 +112,7 @@ def demo(config: DemoConfig) -> Path:
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = output_console()
     steps = 4 + len(config.controls)
     clock = _StepClock(console, steps)
 
@@ -152,7 +153,9 @@ def demo(config: DemoConfig) -> Path:
     (out / "timings.json").write_text(json.dumps(rounded, indent=2) + "\n")
     for row in rows:
         console.print(row.table())
+    console.print()
     console.print(comparison.tables())
+    console.print()
     for line in against_controls(comparison, trained[0].policy, list(controls)):
         console.print(line)
     minutes = [f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items()]
@@ -197,7 +200,7 @@ def _line(pair: Pair) -> str:
 class _StepClock:
     """Announces the steps of the demo and measures them, in seconds."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: VisibleConsole, steps: int) -> None:
         self.seconds: dict[str, float] = {}
         self._console = console
         self._steps = steps

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vla.common.consoles import output_console
 from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config, dump_config
@@ -237,7 +238,8 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
     """Raises if the evaluation cannot begin; writes nothing.
 
     ConfigError if there is nothing to play or no such baseline, SpecError if the env does not fit
-    the policy, UserError if the options do not.
+    the policy, UserError if the options do not, RenderingError if pictures are needed and this
+    machine cannot draw them.
     """
     tasks = len(config.env.suite().tasks)
     if config.episodes_per_task < 1 or not tasks:
@@ -257,6 +259,9 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
                 f"load_policy({actor!r})"
             ]
         )
+    # They go into the results. Asked for now, they tell before the first episode that a package is
+    # missing or nothing can be drawn.
+    config.env.versions()
 
 
 def save_config(config: EvalConfig, folder: Path | None = None) -> Path:
@@ -335,7 +340,10 @@ def episode_progress(title: str, config: EvalConfig, *, show: bool = True) -> It
     suite = config.env.suite()
     total = config.episodes_per_task * len(suite.tasks)
     done = solved = 0
-    with progress_bar(f"{title} on {suite.name}", show=show, note="0 solved") as bar:
+    label = f"{title} on {suite.name}"
+    # not among the results: scripts read the standard output
+    console = output_console(stderr=True)
+    with progress_bar(label, console=console, show=show, note="0 solved") as bar:
         bar(0, total)
 
         def on_done(record: EpisodeRecord) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from vla.config import Choice, RootConfig
+from vla.config import Choice, PathText, RootConfig
 from vla.sim_eval.rollouts.settings import BATCH_SIZE, RolloutSettings
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -16,7 +16,7 @@ class EvalConfig(RootConfig):
 
     env: Annotated[Any, Choice("envs")]
     """The tasks and how they are drawn."""
-    policy: str = "expert"
+    policy: PathText = "expert"
     """"expert", "random", or the folder of a checkpoint."""
     episodes_per_task: int = Field(20, ge=0)
     """Episodes of each task; 20 give a 95 % interval of about +- 20 points, 100 one of +- 10."""
@@ -59,7 +59,7 @@ class EvalConfig(RootConfig):
     """Films of each kind of failure of each task, of a policy: they show what it saw. 0: none."""
     timeout: float = Field(300.0, gt=0)
     """Seconds without an answer after which a worker is replaced."""
-    out: str = "runs/eval"
+    out: PathText = "runs/eval"
     """Folder for results.json, episodes.parquet, eval.yaml, videos and report.html; it may be that
     of the training run."""
 

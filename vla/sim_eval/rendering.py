@@ -1,7 +1,8 @@
 """Off-screen rendering of MuJoCo scenes on machines without a screen.
 
 The package chooses the OpenGL backend itself: EGL where it works, else OSMesa; a value
-that the user has put into MUJOCO_GL is respected. `SceneRenderer` draws the cameras of one
+that the user has put into MUJOCO_GL is respected, and if nothing can be drawn with it the error
+names one that works. `SceneRenderer` draws the cameras of one
 model with one of two presets:
 
 - "full": MuJoCo's own quality (shadows, four-fold anti-aliasing,
@@ -15,14 +16,17 @@ Pictures of the two presets differ, so a policy is trained and evaluated with th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import importlib
 import importlib.util
 import os
+import subprocess
 import sys
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,6 +42,18 @@ VISIBLE_GROUPS = (1, 1, 1, 0, 0, 0)
 """Which of MuJoCo's six groups of geoms are drawn; the last three hold collision shapes."""
 MAX_GEOMS = 1000
 INSTALL_COMMAND = "apt-get install -y libegl1 libgl1 libosmesa6"
+OFF = ("disable", "disabled", "off", "false", "0")
+"""Values of MUJOCO_GL with which MuJoCo draws nothing."""
+KNOWN_VALUES = ("", "egl", "osmesa", "glfw", "glx", "enable", "enabled", "on", "true", "1", *OFF)
+"""Values of MUJOCO_GL with which MuJoCo can be imported on Linux."""
+_PROBE_SECONDS = 60
+_PROBE = """
+import importlib, sys
+context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(16, 16)
+context.make_current()
+from OpenGL import GL
+sys.exit(GL.glGetString(GL.GL_RENDERER) is None)
+"""
 
 _live: weakref.WeakSet[SceneRenderer] = weakref.WeakSet()
 
@@ -46,15 +62,36 @@ class RenderingError(UserError):
     """This machine cannot render; the message names the remedy."""
 
 
-def choose_backend() -> str:
+def choose_backend(*, required: bool = True) -> str:
     """Sets MUJOCO_GL, unless the user has, and returns its value ("" if the
     system has one backend only).
 
-    Call before anything imports `mujoco`, which reads the variable once. Raises RenderingError if
-    the libraries of the backend, or of both backends, do not load.
+    Call before anything imports `mujoco`, which reads the variable once.
+
+    Args:
+        required: False where no picture is needed: then drawing is switched off if it is
+            impossible.
+
+    Raises RenderingError if it is required and the libraries of the backend, or of both backends,
+    do not load, or MuJoCo knows no such value.
     """
+    try:
+        return _chosen_backend()
+    except RenderingError:
+        if required:
+            raise
+        # MuJoCo cannot even be imported with a value that it does not know, or without the library
+        os.environ["MUJOCO_GL"] = OFF[0]
+        return OFF[0]
+
+
+def _chosen_backend() -> str:
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if sys.platform != "linux" or chosen not in ("", "egl", "osmesa"):
+    if sys.platform != "linux":
+        return chosen
+    if chosen not in KNOWN_VALUES:
+        raise _cannot_render(chosen, "MuJoCo knows no such value")
+    if chosen not in ("", "egl", "osmesa"):
         return chosen
     _load_triton()
     works: dict[str, Callable[[], bool]] = {"egl": _egl_has_device, "osmesa": _osmesa_loads}
@@ -62,10 +99,66 @@ def choose_backend() -> str:
         if works[backend]():
             os.environ["MUJOCO_GL"] = backend
             return backend
-    tried = f"MUJOCO_GL={chosen}, which does not load" if chosen else "neither EGL nor OSMesa loads"
+    if chosen:
+        raise _cannot_render(chosen, "its library does not load")
     raise RenderingError(
-        f"cannot render: {tried} on this machine; install the libraries with: {INSTALL_COMMAND}"
+        "cannot render: neither EGL nor OSMesa loads on this machine; install the libraries with: "
+        f"{INSTALL_COMMAND}"
     )
+
+
+def _cannot_render(backend: str, why: str) -> RenderingError:
+    """The error that names the value, what is wrong with it and what works on this machine."""
+    others = [name for name in ("egl", "osmesa") if name != backend and _can_draw(name)]
+    remedy = f"install the libraries with: {INSTALL_COMMAND}"
+    if others:
+        remedy = f"{' and '.join(others)} can: set MUJOCO_GL={others[0]}, or {remedy}"
+    return RenderingError(
+        f"cannot render with MUJOCO_GL={backend} on this machine: {why}; {remedy}"
+    )
+
+
+@functools.cache
+def _can_draw(backend: str) -> bool:
+    """Whether a picture could be drawn with "egl" or "osmesa", found out in another process."""
+    if sys.platform != "linux":
+        return False
+    # PyOpenGL keeps the platform that it was first used with, here and in the environment
+    environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"}
+    environment["MUJOCO_GL"] = backend
+    command = [sys.executable, "-c", _PROBE, backend]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+@contextlib.contextmanager
+def _drawing_with(backend: str) -> Iterator[None]:
+    """Whatever goes wrong within is a RenderingError."""
+    # GLFW tells by warnings what is wrong, and goes on
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except RenderingError:
+            raise
+        except Exception as error:
+            # each backend fails in its own way: ImportError, AttributeError, GLError ...
+            raise _cannot_render(backend, _why(backend, error)) from error
+
+
+def _why(backend: str, error: Exception) -> str:
+    if backend in OFF:
+        return "it switches drawing off"
+    if backend not in ("egl", "osmesa") and sys.platform == "linux":
+        screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        found = f"none answers at {screen}" if screen else "DISPLAY is not set"
+        return f"it draws on a screen, and {found}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @functools.cache
@@ -119,26 +212,25 @@ def _gl_context(width: int, height: int) -> Any:
     backend = choose_backend()
     # from the backend's own module: `mujoco.GLContext` is fixed by whoever imported mujoco first
     module = f"mujoco.{backend}" if backend in ("egl", "osmesa") else "mujoco.gl_context"
-    try:
+    with _drawing_with(backend):
         context = importlib.import_module(module).GLContext(width, height)
         context.make_current()
-    except Exception as error:
-        # each backend fails in its own way: ImportError, AttributeError, GLError ...
-        raise RenderingError(
-            f"cannot render with MUJOCO_GL={backend}: {type(error).__name__}: {error}; "
-            f"unset MUJOCO_GL, or install the libraries with: {INSTALL_COMMAND}"
-        ) from error
     return context
 
 
 @functools.cache
 def gl_renderer() -> str:
-    """Name of what draws the pictures, for example "llvmpipe (LLVM 15.0.6, 256 bits)"."""
+    """Name of what draws the pictures, for example "llvmpipe (LLVM 15.0.6, 256 bits)".
+
+    Raises RenderingError if nothing does.
+    """
     context = _gl_context(16, 16)
     try:
-        from OpenGL import GL
+        # GLFW gives a context without a screen, too; it has no name, and draws nothing
+        with _drawing_with(choose_backend()):
+            from OpenGL import GL
 
-        return str(GL.glGetString(GL.GL_RENDERER).decode())
+            return str(GL.glGetString(GL.GL_RENDERER).decode())
     finally:
         context.free()
 
@@ -209,7 +301,8 @@ class SceneRenderer:
             quality.shadowsize = 0
         size.offwidth, size.offheight = max(self.width, 1), max(self.height, 1)
         self._gl = _gl_context(self.width, self.height)
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        with _drawing_with(choose_backend()):
+            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         # maxgeom bounds the memory; what is beyond it is left out of the picture
         self._scene = mujoco.MjvScene(self._model, maxgeom=MAX_GEOMS)

@@ -17,12 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vla.common.json_files import JsonError, read_json
 from vla.config import Config, UserError, registered
 from vla.tokenizers.grammar import TokenGrammar
 from vla.types import Spec
 
 FORMAT = "vla.action_tokenizer"
 FORMAT_VERSION = 1
+MAX_CHUNK = 10_000
+"""Actions. Tables of a tokenizer grow with the chunk, and are made when its file is read."""
 LEAST_WEIGHT = 0.1
 """Of a place, as a share of the heaviest one's weight: that of VQ-BeT's second code (0.5 beside
 5). Of a place that weighs nothing a policy would learn nothing, and emit any id."""
@@ -54,6 +57,8 @@ class ActionTokenizer(ABC):
     def __init__(self, action_names: Sequence[str], chunk: int) -> None:
         if chunk < 1:
             raise TokenizerError(f"chunk must be at least 1, got {chunk}")
+        if chunk > MAX_CHUNK:
+            raise TokenizerError(f"chunk must be at most {MAX_CHUNK}, got {chunk}")
         if not action_names:
             raise TokenizerError(
                 "action_names is empty: a tokenizer needs at least one action dimension"
@@ -339,7 +344,7 @@ class ActionTokenizer(ABC):
             return cast(Self, found._from_state(names, chunk, values["state"]))
         except TokenizerError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise TokenizerError(
                 f"damaged {name}: {type(error).__name__}: {error}; fit the tokenizer again"
             ) from error
@@ -352,9 +357,9 @@ class ActionTokenizer(ABC):
     def load(cls, path: str | Path) -> Self:
         """Raises FileNotFoundError, or TokenizerError naming the file."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{path}: not a JSON file: {error}") from error
+            return cls.from_dict(read_json(path))
+        except JsonError as error:
+            raise TokenizerError(f"{path}: not a JSON file: {error.reason}") from error
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
 

@@ -53,7 +53,7 @@ class FastConfig(TokenizerConfig):
     tokens."""
     quantiles: Quantiles = (0.01, 0.99)
     """Lower and upper quantile of the data between which a dimension is scaled to [-1, 1]."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=1000000)
     """Places of a chunk; by default one for each number in it, which always suffices.
 
     With fewer, chunks that need more lose their highest frequencies until they fit."""

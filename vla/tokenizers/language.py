@@ -16,6 +16,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vla.common.json_files import JsonError, read_json
+from vla.common.pretrained import (
+    OwnCodeError,
+    PretrainedError,
+    load_config,
+    load_model,
+    load_text_tool,
+    refuse_own_code,
+)
 from vla.config import UserError
 
 MINILM = "minilm"
@@ -36,11 +46,16 @@ BLANK_DIM = 16
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_TOKENS = 256  # the length that MiniLM was trained with; longer texts are cut
 BATCH_SIZE = 64
+MAX_LENGTH = 100.0
+"""Of a stored vector. Encoders here give unit length; vectors that were put in may have another."""
 
 EMBEDDINGS_FORMAT = "vla.language_embeddings"
 EMBEDDINGS_VERSION = 1
 _TEXTS_FILE = "language.json"
 _VECTORS_FILE = "language.safetensors"
+
+
+_stored: ContextVar[Mapping[str, Tensor]] = ContextVar("_stored", default={})  # noqa: B039
 
 
 class LanguageError(UserError):
@@ -65,6 +80,14 @@ class LanguageEncoder:
         self._dim = {MINILM: MINILM_DIM, BLANK: BLANK_DIM, None: 0}.get(name)
         self._loaded: tuple[Any, Any] | None = None
         self._lock = threading.RLock()
+        if name is not None and Path(name).is_dir():
+            # at once, not at the first text that is encoded: hours may lie between
+            refuse_own_code(name)
+        stored = _stored.get()
+        width = next((vector.numel() for vector in stored.values()), None)
+        # encoders of no text stand beside others, in policies for several robots
+        if self._dim in (None, width):
+            self.preload(stored)
 
     @property
     def dim(self) -> int:
@@ -155,6 +178,20 @@ class LanguageEncoder:
         return f"LanguageEncoder({self.name!r}, cached={len(self._cache)})"
 
 
+@contextmanager
+def stored_vectors(embeddings: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it every new encoder holds these vectors (text -> (D,)) from the start.
+
+    What a checkpoint holds says how wide its vectors are: to build its policy neither the encoder
+    nor its config is looked for.
+    """
+    token = _stored.set(embeddings)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
 # --- encoding
 # ---------------------------------------------------------------------------------------
 
@@ -208,12 +245,11 @@ def verify_sha256(path: Path, expected: str) -> None:
 
 def _read_config(name: str) -> Any:
     """The config of the text part of the encoder `name`."""
-    from transformers import AutoConfig
-
-    place, options = _source(name)
     try:
-        config = AutoConfig.from_pretrained(place, **options)
-    except (OSError, ValueError) as error:
+        config = load_config(_source(name))
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         raise _cannot_load(name, error) from error
     # a model of images and text, such as CLIP: its text tower alone is used
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):
@@ -223,7 +259,6 @@ def _read_config(name: str) -> Any:
 
 def _load(name: str, device: torch.device) -> tuple[Any, Any]:
     """Frozen model and tokenizer of the encoder `name`."""
-    from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as TEXT_ENCODERS,
     )
@@ -233,67 +268,38 @@ def _load(name: str, device: torch.device) -> tuple[Any, Any]:
     if name == MINILM:
         verify_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
     config = _read_config(name)
-    loader = AutoModelForTextEncoding if config.model_type in TEXT_ENCODERS else AutoModel
-    place, options = _source(name)
+    loader = "AutoModelForTextEncoding" if config.model_type in TEXT_ENCODERS else "AutoModel"
+    place = _source(name)
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            model, report = loader.from_pretrained(
-                place,
-                **options,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
+        tokenizer = load_text_tool("AutoTokenizer", place)
+        model, missing = load_model(loader, place, config=config, dtype=torch.float32)
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         raise _cannot_load(name, error) from error
     # a pooler is not used, and many checkpoints have none; anything else would be random numbers
-    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    missing = [key for key in missing if "pooler" not in key]
     if missing:
         raise LanguageError(
             f"text encoder {name!r}: its weights lack {len(missing)} tensors, first {missing[0]}"
         )
-    if config.is_encoder_decoder and loader is AutoModel:
+    if config.is_encoder_decoder and loader == "AutoModel":
         model = model.get_encoder()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval().requires_grad_(False).to(device), tokenizer
 
 
-def _source(name: str) -> tuple[str, dict[str, Any]]:
-    """Arguments of `from_pretrained`: a folder is read without asking the network."""
-    folder = minilm_folder() if name == MINILM else Path(name)
-    if folder.is_dir():
-        return str(folder), {"local_files_only": True}
-    return name, {}
+def _source(name: str) -> str:
+    """Folder or repository of the encoder `name`."""
+    return str(minilm_folder()) if name == MINILM else name
 
 
 def _cannot_load(name: str, error: Exception) -> LanguageError:
-    cause = " ".join(str(error).split())[:300]
     return LanguageError(
         f"cannot load text encoder {name!r}: expected {MINILM!r}, a folder, or a model of the "
-        "Hugging Face hub with safetensors weights that encodes text "
-        f"({type(error).__name__}: {cause})"
+        f"Hugging Face hub with safetensors weights that encodes text ({error})"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences transformers' bars and reports."""
-    from transformers.utils import logging
-
-    # a text tower out of a larger checkpoint leaves weights unused, which is reported as a problem
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _hidden_size(config: Any) -> int:
@@ -331,9 +337,9 @@ def load_embeddings(path: str | Path) -> dict[str, Tensor]:
     """
     folder = Path(path)
     try:
-        header = json.loads((folder / _TEXTS_FILE).read_text(encoding="utf-8"))
+        header = read_json(folder / _TEXTS_FILE)
         vectors_ND = load_file(folder / _VECTORS_FILE)["embeddings"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, JsonError, KeyError, SafetensorError) as error:
         raise LanguageError(f"{folder}: cannot read the language embeddings: {error}") from error
     if not isinstance(header, dict) or header.get("format") != EMBEDDINGS_FORMAT:
         raise LanguageError(f"{folder / _TEXTS_FILE}: expected format {EMBEDDINGS_FORMAT!r}")
@@ -347,14 +353,38 @@ def load_embeddings(path: str | Path) -> dict[str, Tensor]:
         raise LanguageError(
             f"{folder}: {_TEXTS_FILE} and {_VECTORS_FILE} do not belong together; save them again"
         )
+    if not all(isinstance(text, str) for text in texts):
+        raise LanguageError(f"{folder / _TEXTS_FILE}: expected texts; save the embeddings again")
+    if len(set(texts)) < len(texts):
+        raise LanguageError(f"{folder / _TEXTS_FILE}: a text stands in it twice; save them again")
+    # of another type, numbers would be rounded or read as others
+    if vectors_ND.dtype != torch.float32:
+        raise LanguageError(
+            f"{folder / _VECTORS_FILE}: holds {vectors_ND.dtype}, expected torch.float32: it is "
+            "damaged; save it again"
+        )
     return dict(zip(texts, vectors_ND.unbind(), strict=True))
+
+
+def check_lengths(embeddings: Mapping[str, Tensor]) -> None:
+    """Raises LanguageError if one of the vectors is none that an encoder here makes."""
+    for text, vector_D in embeddings.items():
+        length = float(vector_D.double().norm())
+        # written so that NaN is refused, too
+        if not length <= MAX_LENGTH:
+            raise LanguageError(
+                f"{_VECTORS_FILE}: the vector of {text!r} has length {length:.3g}, expected about "
+                "1: it is damaged; save it again"
+            )
 
 
 __all__ = [
     "LanguageEncoder",
     "LanguageError",
+    "check_lengths",
     "load_embeddings",
     "minilm_folder",
     "save_embeddings",
+    "stored_vectors",
     "verify_sha256",
 ]

@@ -26,9 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
+from vla.common.checksums import sha256_of
+from vla.common.json_files import read_json
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
+STATE_SUM = "training_state_sha256"
+"""Key of the checksum of `STATE_TENSORS`; those of the policy's files are in its folder."""
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -47,13 +51,24 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named tensors of the training state, on the CPU. Raises CheckpointError."""
+        """Named tensors of the training state, on the CPU.
+
+        Raises CheckpointError if their file cannot be read, or is not the one that was written.
+        """
+        path = self.folder / STATE_TENSORS
+        stored = self.state.get(STATE_SUM)
         try:
-            return load_file(self.folder / STATE_TENSORS)
+            # checkpoints of former versions have no sum
+            is_whole = stored is None or sha256_of(path) == stored
+            tensors = load_file(path)
         except Exception as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        if not is_whole:
             raise CheckpointError(
-                f"{self.folder / STATE_TENSORS}: cannot be read: {error}"
-            ) from error
+                f"{path}: is damaged: its SHA-256 is not the one in {STATE_JSON}; remove "
+                f"{self.folder} to go on from the checkpoint before it"
+            )
+        return tensors
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
@@ -86,8 +101,9 @@ def save_checkpoint(
         copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         save_file(copies, temporary / STATE_TENSORS)
         sizes = {str(p.relative_to(temporary)): p.stat().st_size for p in _files(temporary)}
+        sums = {STATE_SUM: sha256_of(temporary / STATE_TENSORS)}
         # last, since it lists all others
-        text = json.dumps({"step": step, **state, "files": sizes}, indent=2)
+        text = json.dumps({"step": step, **state, **sums, "files": sizes}, indent=2)
         (temporary / STATE_JSON).write_text(text + "\n")
 
     try:
@@ -167,7 +183,7 @@ def _scan(root: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
 def _inspect(folder: Path) -> tuple[Checkpoint | None, str]:
     """The checkpoint in `folder`, or None and what is wrong with it."""
     try:
-        state = json.loads((folder / STATE_JSON).read_text())
+        state = read_json(folder / STATE_JSON)
         step = int(state["step"])
         sizes = dict(state["files"])
         dict(state["scores"])  # what `prune_checkpoints` will look into

@@ -7,20 +7,22 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from vla.config import Choice, Config, RootConfig
-from vla.data.format import KeyMap
+from vla.config import Choice, Config, PathText, RootConfig
+from vla.data.dataset_config import DatasetConfig
+from vla.data.held_out import HELD_OUT_FRACTION
 from vla.data.rewards import RewardConfig
 from vla.models.layers.lora import LoraSettings
 from vla.models.policies.multi_robot import RobotName
 
 
-class ReplayConfig(Config):
+class ReplayConfig(DatasetConfig):
     """A further dataset whose windows are mixed into every batch, such as what the policy was
     pretrained on."""
 
-    path: str
-    """Folder of the dataset. Its actions must be those of the policy's robot; of its state what has
-    the same names is used, and what it lacks stands at the mean of the new data."""
+    path: PathText
+    """Folder of the dataset, its file or its URL. Its actions must be those of the policy's robot;
+    of its state what has the same names is used, and what it lacks stands at the mean of the new
+    data."""
     weight: Annotated[float, Field(gt=0, lt=1)]
     """Share of every batch, exact over the steps."""
     cameras: dict[str, str] = Field(default_factory=dict)
@@ -28,15 +30,9 @@ class ReplayConfig(Config):
     need none. Images are resized to those of the policy."""
 
 
-class RobotDatasetConfig(Config):
+class RobotDatasetConfig(DatasetConfig):
     """One robot's dataset among several that one policy learns from."""
 
-    path: str
-    """Folder of the dataset, or its file."""
-    format: str | None = None
-    """Its format (`vla list formats`); found from what lies there by default."""
-    keys: KeyMap | None = None
-    """What of it is read as what; by the format's conventions by default."""
     cameras: dict[str, str] | None = None
     """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot;
     other cameras are not loaded. null: every camera is a slot of its name."""
@@ -48,7 +44,7 @@ class RobotDatasetConfig(Config):
     actions."""
 
 
-class DataConfig(Config):
+class DataConfig(DatasetConfig):
     """Which demonstrations are learned from, and how windows are drawn from them."""
 
     former_keys: ClassVar[dict[str, str]] = {
@@ -56,8 +52,8 @@ class DataConfig(Config):
         "mixture_temperature": "multi_robot_temperature",
     }
 
-    path: str = ""
-    """Folder of the dataset; left out where `multi_robot` names several."""
+    path: PathText = ""
+    """Folder of the dataset, its file or its URL; left out where `multi_robot` names several."""
     multi_robot: dict[RobotName, RobotDatasetConfig] = Field(default_factory=dict)
     """Datasets of different robots, by name, in place of `path`: one policy learns from all of
     them, with a shared trunk and for each robot its own cameras, state, actions, tokenizer and
@@ -72,8 +68,9 @@ class DataConfig(Config):
     stream_memory_gb: PositiveFloat = 4.0
     """With `cache: stream`: how much memory each process gives to decoded frames, in GiB. A third
     of it is a block: windows are shuffled within it, so more of it mixes more episodes."""
-    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the episodes of each task held out of training; 0 trains on everything."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = HELD_OUT_FRACTION
+    """Share of the episodes of each task held out of training; 0 trains on everything. An episode
+    whose instruction changes belongs to the task of its first step."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""
     task_balance: Annotated[float, Field(ge=0)] | None = None
@@ -116,6 +113,12 @@ class DataConfig(Config):
             )
         if self.multi_robot and self.replay:
             raise ValueError("replay: is for one robot's data; name the datasets in multi_robot")
+        for name in ("format", "keys"):
+            if self.multi_robot and getattr(self, name) is not None:
+                first = next(iter(self.multi_robot))
+                raise ValueError(
+                    f"{name}: is for the dataset of path; write multi_robot.{first}.{name}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -132,7 +135,7 @@ class DataConfig(Config):
 class CoTrainingConfig(Config):
     """Image-text pairs that a vision-language policy goes on answering while it learns to act."""
 
-    path: str
+    path: PathText
     """Folder of pictures with metadata.jsonl (see `vla.data.loading.image_text`)."""
     weight: PositiveFloat = 1.0
     """Weight of the pairs' mean loss beside that of the robot data."""
@@ -228,6 +231,10 @@ class TransferConfig(Config):
     keep_statistics: bool = False
     """Keep tokenizer and normalisation in place of fitting them to the new data: for another task
     of the same robot."""
+    same_robot: bool | None = None
+    """Whether state and action dimensions of equal names are the same ones. null: yes, unless their
+    names were made up to number them (`action_0`), as of data that name none; true: yes, those
+    too; false: no, so that heads and what reads the state are re-initialised."""
     reinitialise: list[str] | None = None
     """Patterns of parameters that are re-initialised even if they fit; null leaves it to the rule
     above. With a list, also an empty one, everything else that fits is kept, whatever state or
@@ -251,13 +258,17 @@ class TransferConfig(Config):
             raise ValueError(
                 "train: without lora everything learns that is not in freeze; leave it out"
             )
+        if self.keep_statistics and self.same_robot is False:
+            raise ValueError(
+                "keep_statistics: is for the same robot; set it to false, or leave same_robot out"
+            )
         return self
 
 
 class TrainConfig(RootConfig):
     """One training run. Everything that decides the sequence of losses is in here."""
 
-    out: str
+    out: PathText
     """Run directory: config, versions, metrics, checkpoints and the final policy."""
     seed: NonNegativeInt = 0
     """Decides initial weights, data order, held-out episodes, dropout and augmentation."""
@@ -265,7 +276,7 @@ class TrainConfig(RootConfig):
     """Demonstrations."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network. May be left out where `init_from` names one."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Folder of a trained policy to start from: its weights, tokenizer and normalisation are
     kept."""
     transfer: TransferConfig | None = None

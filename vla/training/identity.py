@@ -15,6 +15,8 @@ from vla.training.config import FREE_ON_RESUME, TrainConfig
 # where a training begins and what its number is, but not how it is done
 _NOT_OF_THE_METHOD = FREE_ON_RESUME | {"seed", "init_from", "version"}
 
+_LATER_KEYS = {"format", "keys", "same_robot"}
+
 
 def training_card(config: TrainConfig, start: dict[str, Any], dataset: str) -> dict[str, Any]:
     """The part `training` of a policy's card.
@@ -35,7 +37,10 @@ def training_card(config: TrainConfig, start: dict[str, Any], dataset: str) -> d
     """
     values = config.model_dump(mode="json")
     settings = {key: value for key, value in values.items() if key not in _NOT_OF_THE_METHOD}
-    settings["data"] = values["data"] | {"path": dataset, "cache": None}
+    settings["data"] = _without_defaults(values["data"]) | {"path": dataset, "cache": None}
+    settings["data"]["replay"] = [_without_defaults(entry) for entry in values["data"]["replay"]]
+    if values["transfer"] is not None:
+        settings["transfer"] = _without_defaults(values["transfer"])
     origin = ""
     if config.init_from is not None:
         origin = str(start.get("training", "unknown"))
@@ -49,6 +54,12 @@ def training_card(config: TrainConfig, start: dict[str, Any], dataset: str) -> d
         "origin": origin,
         "training": _digest([method, config.seed, origin]),
     }
+
+
+def _without_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Without keys that earlier versions lacked, as far as they are null: a method's digest stays
+    as it was."""
+    return {k: v for k, v in values.items() if k not in _LATER_KEYS or v is not None}
 
 
 def _digest(values: Any) -> str:

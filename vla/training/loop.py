@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,8 +28,9 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.common.folder_lock import alone
+from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config
-from vla.data import EpisodeDataset
+from vla.data.errors import DataWarning
 from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
@@ -54,6 +56,7 @@ from vla.training.optimizer import (
 from vla.training.precision import Precision, resolve_precision
 from vla.training.progress import ProgressDisplay
 from vla.training.run_data.batches import step_batches, to_device
+from vla.training.run_data.data_record import check_same_data, record_of, write_record
 from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
 from vla.training.run_data.multi_robot import save_robots
@@ -123,14 +126,23 @@ def train(
     """
     check_config(config, TrainConfig)
     accelerator = _set_up(config, evaluate)
+    main = accelerator.is_main_process
+    if not main:
+        # all processes read the same data, and one says what is odd in them
+        warnings.simplefilter("ignore", DataWarning)
     # process 0 writes, for all
-    held = alone(Path(config.out)) if accelerator.is_main_process else contextlib.nullcontext()
-    with held:
-        return _train(config, accelerator, evaluate, resume)
+    held = alone(Path(config.out)) if main else contextlib.nullcontext()
+    with held, ProgressDisplay(config.steps, config.max_minutes, enabled=main) as display:
+        return _train(config, evaluate, accelerator, display, resume=resume)
 
 
 def _train(
-    config: TrainConfig, accelerator: Accelerator, evaluate: Evaluate | None, resume: bool
+    config: TrainConfig,
+    evaluate: Evaluate | None,
+    accelerator: Accelerator,
+    display: ProgressDisplay,
+    *,
+    resume: bool,
 ) -> RunResult:
     main = accelerator.is_main_process
     device = accelerator.device
@@ -152,8 +164,15 @@ def _train(
     precision = resolve_precision(config.precision, policy, device, recorded)
     bf16 = precision == "bf16"
     objective: Objective = config.objective.build(policy)
-    data = open_data(config.data, plan, sources, policy, objective)
     pairs = open_pairs(config.co_training, policy, plan)
+    record = record_of(config, sources, policy, pairs)
+    if resume:
+        # before hours of decoding
+        check_same_data(config, record)
+    with progress_bar("decoding frames", show=main, transient=True) as progress:
+        data = open_data(config.data, plan, sources, policy, objective, progress)
+    # reading has brought up what opening could not know
+    sources.issue_warnings()
     if checkpoint is None and transfer and config.transfer:
         fit_transferred(policy, data.windows.sources, transfer, config.transfer)
     elif checkpoint is None and config.init_from is None:
@@ -161,6 +180,7 @@ def _train(
     if transfer:
         policy.card["transfer"] = transfer.card()
     policy.card["data"] = data.card
+    policy.card["data warnings"] = sources.warnings_by_name()
     if checkpoint is None:  # else the checkpoint's card says it
         start = policy.card.get("training", {}) if config.init_from else {}
         dataset = str(data.card.get("dataset", ""))
@@ -170,8 +190,7 @@ def _train(
     tasks: dict[str, str] = {}
     if config.optim.project_gradients:
         check_projection(state.learner, accelerator.num_processes)
-        replayed = [EpisodeDataset(entry.path) for entry in config.data.replay]
-        tasks = task_names([*sources.datasets.values(), *replayed])
+        tasks = task_names(sources.named().values())
     scorer = None
     if config.validate_every is not None:
         limit = config.data.validation_windows
@@ -180,11 +199,14 @@ def _train(
     # nobody looks into the run directory once process 0 writes there
     accelerator.wait_for_everyone()
     log = _open_log(config, accelerator, state.step, transfer, precision)
+    if main:
+        write_record(out, record, sources.warnings())
     first = state.step
     latest: dict[str, float] = {}
     watch = Stopwatch(device)
     steps = range(first + 1, config.steps + 1)
-    with ProgressDisplay(first, config.steps, config.max_minutes, enabled=main) as display, log:
+    display.begin(first)
+    with log:
         display.say(
             f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} "
             f"episodes, {accelerator.num_processes} x {device.type}"
@@ -280,6 +302,11 @@ def _train(
                 break
             watch.start()
 
+    # streamed images are read while training goes on
+    sources.issue_warnings()
+    policy.card["data warnings"] = sources.warnings_by_name()
+    if main:
+        write_record(out, record, sources.warnings())
     trained = state.finish(out / "policy" if main else None)
     if main:
         # an earlier process may have ended while it removed old checkpoints
@@ -365,6 +392,11 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
         )
     if problems:
         raise ConfigError(problems)
+    # several robots differ by the names that the config gives them
+    doubt = None if policy.robot_names else policy.spec.doubt(sources.spec)
+    if doubt is not None and not checkpoint:
+        text = f"data and the policy in {source}: {doubt}; it goes on as if they were"
+        warnings.warn(DataWarning(f"{text} (transfer={{}} begins with new heads)"), stacklevel=2)
     return policy
 
 

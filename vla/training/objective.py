@@ -142,6 +142,7 @@ def auxiliary_losses(
 def check_auxiliary(rule: AuxiliaryRule, windows: Windows) -> None:
     """Raises ObjectiveError if only solved episodes would count, and none is marked as solved."""
     if rule == "solved" and not windows.success.any():
+        windows.dataset.require_recorded("success", "objective.auxiliary: solved")
         raise ObjectiveError(
             "objective.auxiliary: solved counts solved episodes alone, but none of "
             f"{len(windows.lengths)} in {windows.dataset.root} is marked as solved; set "

@@ -1,39 +1,44 @@
-"""What a person sees of a run: a bar with the time left on a terminal, plain lines elsewhere."""
+"""What a person sees of a run: a bar with the time left on a terminal, plain lines elsewhere.
+
+The lines are those of the log, and one every half minute where the log is silent for longer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from vla.common.progress import clock, count_columns
+from vla.common.consoles import output_console
+from vla.common.progress import Ticker, ambient, clock, count_columns, progress_bar
 
 _SHOWN = ("loss", "token_accuracy", "lr", "frames_per_s")
 _SHOWN_PREFIXES = ("loss/", "validation/", "evaluation/")
 
 
 class ProgressDisplay:
-    """Shows steps done, the last metrics and the time left.
+    """Shows the preparation, then steps done, the last metrics and the time left.
 
     Args:
-        first: steps that were done before this call (a resumed run).
         steps: steps of the whole run.
         max_minutes: limit of this call, or None.
         enabled: False on all processes but one.
     """
 
-    def __init__(self, first: int, steps: int, max_minutes: float | None, *, enabled: bool) -> None:
-        self._first = first
+    def __init__(self, steps: int, max_minutes: float | None, *, enabled: bool) -> None:
+        self._first = 0
         self._steps = steps
         self._enabled = enabled
         self._limit = max_minutes * 60 if max_minutes else None
         self._began = time.monotonic()
-        self._step = first
-        self._console = Console()
+        self._step = 0
+        self._console = output_console()
+        self._shown = contextlib.ExitStack()
+        self._ticker = Ticker(self._write_step)
         self._bar: Progress | None = None
         # a bar that is redrawn would fill a log file with lines
         if enabled and (self._console.is_terminal or self._console.is_jupyter):
@@ -44,14 +49,28 @@ class ProgressDisplay:
                 TextColumn("{task.fields[left]} left"),
                 console=self._console,
             )
-            self._task = self._bar.add_task(
-                "training", total=steps, completed=first, metrics="", left="?"
-            )
+            self._task = self._bar.add_task("training", total=steps, metrics="", left="?")
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        if self._enabled:
+            # reading a dataset and decoding its pictures may take longer than training
+            label = "preparing the run"
+            console = output_console(stderr=True)
+            bar = progress_bar(label, console=console, transient=True)
+            self._shown.enter_context(ambient(self._shown.enter_context(bar)))
         return self
+
+    def begin(self, first: int) -> None:
+        """All is ready, and training begins after step `first`, which earlier calls have done."""
+        self._shown.close()
+        self._first = self._step = first
+        # the limit is one of training: what came before does not count
+        self._began = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=first)
+            self._shown.enter_context(self._bar)
+        elif self._enabled:
+            self._shown.enter_context(self._ticker)
 
     def __exit__(
         self,
@@ -59,12 +78,11 @@ class ProgressDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._shown.close()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since this call began."""
+        """Seconds since training began."""
         return time.monotonic() - self._began
 
     @property
@@ -100,14 +118,19 @@ class ProgressDisplay:
         if self._bar:
             self._bar.update(self._task, metrics="  ".join(parts))
         elif self._enabled:
-            columns = [f"step {self._step}/{self._steps}", *parts, f"{clock(self.eta)} left"]
-            self._console.print("  ".join(columns), soft_wrap=True, highlight=False)
+            self._write_step(*parts)
+            self._ticker.postpone()
+
+    def _write_step(self, *parts: str) -> None:
+        columns = [f"step {self._step}/{self._steps}", *parts, f"{clock(self.eta)} left"]
+        self._console.print("  ".join(columns), soft_wrap=True, highlight=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
         if self._enabled:
             # no markup: a path or an instruction may hold brackets
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._ticker.postpone()
 
 
 __all__ = ["ProgressDisplay"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import uuid
 from pathlib import Path
@@ -14,10 +15,16 @@ from pydantic import ValidationError
 from vla.common.atomic import atomic_path, write_json
 from vla.common.versions import version_of
 from vla.config import ConfigError, dump_config, load_config, read_yaml
+from vla.data.format import KeyMap
 from vla.models.checkpoint_files import stored_values
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
-from vla.training.config import FREE_ON_RESUME, TrainConfig
+from vla.training.config import FREE_ON_RESUME, DataConfig, TrainConfig
+from vla.training.run_data.data_record import DATA_FILE
 
+_PLACE_OF_DATA = re.compile(
+    r"init_from|(data\.(multi_robot\..+\.|replay\.\d+\.)?|co_training\.)(path|format)"
+)
+"""Keys that say where the data and the start of a run lie, not what they are."""
 _VERSIONED = ("vla", "torch", "numpy", "transformers", "timm", "accelerate")
 
 
@@ -43,13 +50,16 @@ def open_run(config: TrainConfig, *, resume: bool) -> Checkpoint | None:
         )
     before = _flat(_with_current_names(values, config))
     now = _flat(config.model_dump(mode="json"))
+    # what the data are is compared once they are open (`check_same_data`), not where they lie
+    recorded = (out / DATA_FILE).exists()
     problems = []
     for key in sorted(before.keys() | now.keys()):
         free = key.partition(".")[0] in FREE_ON_RESUME
+        free = free or (recorded and _PLACE_OF_DATA.fullmatch(key) is not None)
         if not free and before.get(key) != now.get(key):
             problems.append(
                 f"{key}: is {now.get(key)!r}, the run in {out} has {before.get(key)!r}; "
-                f"{_remedy(key, out)}"
+                f"{_remedy(key, out, before.get(key), now.get(key))}"
             )
     if problems:
         raise ConfigError(problems)
@@ -91,18 +101,30 @@ def _with_current_names(values: dict[str, Any], config: TrainConfig) -> dict[str
     return known.model_dump(mode="json", exclude_unset=True)
 
 
-def _remedy(key: str, out: Path) -> str:
+def _remedy(key: str, out: Path, before: Any, now: Any) -> str:
+    if _PLACE_OF_DATA.fullmatch(key) and before and now:
+        return (
+            "the run is of a version that did not record its data, so they cannot be compared: "
+            f"restore the path, for example with `ln -s {now} {before}`"
+        )
     if key == "steps":
         # the learning rate's schedule follows it, so all steps so far would have been others
         return f"restore it; to train longer, set init_from: {out / 'policy'} and another out"
     return "restore it or name another out"
 
 
-def read_run(run: Path, *, data: str | Path | None = None) -> TrainConfig:
+def read_run(
+    run: Path,
+    *,
+    data: str | Path | None = None,
+    format: str | None = None,
+    keys: KeyMap | None = None,
+) -> TrainConfig:
     """The config that a run left in its folder.
 
     Args:
         data: where the dataset lies now; by default where the config says.
+        format, keys: how it is read there; by default as the config says.
 
     Raises ConfigError if the folder holds no run.
     """
@@ -113,8 +135,13 @@ def read_run(run: Path, *, data: str | Path | None = None) -> TrainConfig:
                 "`vla train` was"
             ]
         )
-    overrides = [] if data is None else [f"data.path={data}"]
-    return load_config(TrainConfig, run / "config.yaml", overrides)
+    config = load_config(TrainConfig, run / "config.yaml")
+    path = None if data is None else str(data)
+    given = {"path": path, "format": format, "keys": keys}
+    given = {name: value for name, value in given.items() if value is not None}
+    # through the config itself, whose fields are checked and expanded
+    settings = DataConfig.model_validate(config.data.model_dump(mode="json") | given)
+    return config.model_copy(update={"data": settings})
 
 
 def recorded_precision(out: Path) -> str | None:
@@ -172,8 +199,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if key == "keys" and isinstance(value, dict):
+            # as one: that no camera is read (`{}`) is not that every camera is (null)
+            set_keys = KeyMap.model_validate(value).model_dump(exclude_defaults=True)
+            flat[f"{prefix}{key}"] = set_keys or None
+        elif isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            numbered = {str(number): entry for number, entry in enumerate(value)}
+            flat |= _flat(numbered, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

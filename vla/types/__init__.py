@@ -6,6 +6,7 @@ A action dimensions, S state dimensions, F features, H and W image height and wi
 
 from vla.types.batch import Batch
 from vla.types.errors import SpecError
+from vla.types.images import ImageSize, resized
 from vla.types.observation import Observation
 from vla.types.policy import ActionDistribution, Actor, Memory, PolicyOutput
 from vla.types.spec import Spec
@@ -14,9 +15,11 @@ __all__ = [
     "ActionDistribution",
     "Actor",
     "Batch",
+    "ImageSize",
     "Memory",
     "Observation",
     "PolicyOutput",
     "Spec",
     "SpecError",
+    "resized",
 ]

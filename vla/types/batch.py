@@ -27,7 +27,7 @@ class Batch:
         state: float32 (B, T, S), robot units.
         keyframe: float32 (B, T, S), the state at the next keyframe (see
             `vla.data.loading.keyframes`), robot units.
-        instruction: B strings.
+        instruction: B strings, each of the window's current step.
         actions: float32 (B, T, K, A), robot units: at step t the actions of steps t .. t+K-1.
         action_mask: bool (B, T, K), False where the chunk runs past the end of the episode.
         rewards: float32 (B, T), the reward that follows the action of step t.

@@ -7,15 +7,21 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from vla.common.json_files import JsonError, read_json
 from vla.types.batch import Batch
+from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
 from vla.types.observation import Observation
+
+MAX_IMAGE_SIDE = 16384
+"""Pixels. No camera of a robot has more, and pictures are made of this size before any is seen."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class Spec:
         for camera, (h, w) in cameras.items():
             if h < 1 or w < 1:
                 raise SpecError(f"camera {camera!r}: size must be positive, got {h}x{w}")
+            if max(h, w) > MAX_IMAGE_SIDE:
+                raise SpecError(
+                    f"camera {camera!r}: {h}x{w} is larger than any camera: expected at most "
+                    f"{MAX_IMAGE_SIDE} pixels a side"
+                )
         if not (math.isfinite(self.control_hz) and self.control_hz > 0):
             raise SpecError(f"control_hz must be positive, got {self.control_hz}")
 
@@ -90,6 +101,8 @@ class Spec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Raises SpecError if a key is missing, unknown or of the wrong kind."""
+        if not isinstance(values, Mapping):
+            raise SpecError(f"expected a mapping, got {type(values).__name__}")
         known = {field.name for field in dataclasses.fields(cls)}
         missing = known - set(values)
         if missing:
@@ -98,10 +111,11 @@ class Spec:
         if unknown:
             raise SpecError(f"spec has unknown keys {', '.join(sorted(unknown))}")
         try:
+            _check_kinds(values)
             return cls(**values)
         except SpecError:
             raise  # it is a ValueError too, and says more than the line below
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SpecError(f"spec values of the wrong kind: {error}") from error
 
     def save(self, path: str | Path) -> None:
@@ -112,8 +126,10 @@ class Spec:
     def load(cls, path: str | Path) -> Self:
         """Raises FileNotFoundError, or SpecError naming the file."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (json.JSONDecodeError, SpecError) as error:
+            return cls.from_dict(read_json(path))
+        except JsonError as error:
+            raise SpecError(str(error)) from error
+        except SpecError as error:
             raise SpecError(f"{path}: {error}") from error
 
     def chosen_cameras(self, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -155,6 +171,21 @@ class Spec:
                     lines.append(f"{name} is {found}, expected {mine}")
         return lines
 
+    def doubt(self, other: Spec) -> str | None:
+        """Why equal names do not show that `other` is the same robot; None if they do, or differ.
+
+        Names that a reader made up number the dimensions of any robot alike.
+        """
+        for what in ("action_names", "state_names"):
+            names = getattr(self, what)
+            made_up = made_up_names(names)
+            if made_up and names == getattr(other, what):
+                return (
+                    f"both have {what} like {made_up[0]!r}, which was made up to number a "
+                    "dimension and does not show that they are of one robot"
+                )
+        return None
+
     def fake_batch(self, B: int = 2, T: int = 1, K: int = 1, *, seed: int = 0) -> Batch:
         """A valid batch of noise: every contract test is built on it."""
         rng = torch.Generator().manual_seed(seed)
@@ -187,3 +218,25 @@ class Spec:
         """The last step of `fake_batch` as an observation, with a reward and a target return."""
         seen = self.fake_batch(B, 1, seed=seed).observation(-1)
         return dataclasses.replace(seen, reward=torch.zeros(B), target_return=torch.ones(B))
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Raises TypeError if a value would be turned into another kind: a text into numbers or
+    letters, a fraction of a pixel into none."""
+    for key in ("state_names", "action_names"):
+        names = values[key]
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{key}: expected a list of texts")
+    for key in ("action_low", "action_high"):
+        if not all(_is_number(limit, Real) for limit in values[key]):
+            raise TypeError(f"{key}: expected a list of numbers")
+    if not _is_number(values["control_hz"], Real):
+        raise TypeError("control_hz: expected a number")
+    for camera, size in values["cameras"].items():
+        if not all(_is_number(side, Integral) for side in size):
+            raise TypeError(f"camera {camera!r}: expected a height and a width")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    # truth values are integers to Python
+    return isinstance(value, kind) and not isinstance(value, bool)

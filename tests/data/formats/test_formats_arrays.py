@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vla
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
@@ -469,9 +470,10 @@ def test_contradictions_name_the_file(
 def test_mistakes_of_ours_are_not_damage(tmp_path: Path, monkeypatch: Any) -> None:
     """An exception that a line of the package raises shows itself."""
     folder = aloha(tmp_path / "d")
-    source = "def broken(dataset):\n    raise KeyError('a mistake')\n"
-    scope: dict[str, Any] = {"__name__": "vla.data.formats.common.hdf5"}
-    exec(source, scope)  # a function of this package, as the traceback sees it
+    # a function of this package, as the traceback sees it
+    code = compile("def broken(dataset):\n    raise KeyError('a mistake')\n", vla.__file__, "exec")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
     monkeypatch.setattr("vla.data.formats.arrays_parts.hdf5_file.check_stored", scope["broken"])
     with pytest.raises(KeyError, match="a mistake"):
         EpisodeDataset(folder)

@@ -450,3 +450,19 @@ def test_parts_of_keys_and_what_is_recorded(tmp_path: Path) -> None:
     assert dataset.columns.success.tolist() == [False, True]
     assert dataset.reader.recorded == {"rewards", "success"}
     assert EpisodeDataset(tmp_path).reader.recorded == {"rewards"}
+
+
+def test_a_column_of_instructions(plain: Path) -> None:
+    for folder in plain.glob("episode_*"):
+        header, *rows = (folder / "steps.csv").read_text().splitlines()
+        texts = ["reach", *["lift it, slowly"] * (len(rows) - 1)]
+        lines = [f'{row},"{text}"' for row, text in zip(rows, texts, strict=True)]
+        (folder / "steps.csv").write_text("\n".join([f"{header},instruction", *lines]))
+    dataset = EpisodeDataset(plain)
+    assert dataset.instructions == ["reach", "lift it, slowly"]
+    starts = dataset.episodes["first_frame"].to_numpy()
+    expected = np.ones(dataset.num_frames, int)
+    expected[starts] = 0
+    assert dataset.task_of_frames.tolist() == expected.tolist()
+    with pytest.raises(DataError, match="no 'instruction' to read as state"):
+        EpisodeDataset(plain, keys=KeyMap(state=["instruction"]))

@@ -85,7 +85,7 @@ def test_reads_what_the_package_wrote(toy: Path) -> None:
     assert dataset.spec.state_names == ("grip", "q_0", "q_1", "q_2")
     assert dataset.spec.action_names == ("action_0", "action_1")
     assert dataset.warnings == [
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)"
     ]
     assert dataset.metadata["dataset_id"] == "toy-v0"
     for number, L in enumerate(LENGTHS):
@@ -280,3 +280,12 @@ def test_parts_of_keys(toy: Path) -> None:
     np.testing.assert_array_equal(dataset.columns.state, whole.columns.state[:, [1, 3, 0]])
     np.testing.assert_array_equal(dataset.columns.success, whole.columns.rewards > 0)
     assert whole.reader.recorded == {"rewards", "success", "terminated"}
+
+
+def test_an_instruction_for_each_step(toy: Path) -> None:
+    with h5py.File(toy / "data/main_data.hdf5", "r+") as file:
+        missions = file["episode_1/observations/mission"]
+        missions[1:] = [b"lift it"] * LENGTHS[1]
+    dataset = EpisodeDataset(toy)
+    assert dataset.instructions == ["do task 0", "do task 1", "lift it"]
+    assert dataset.task_of_frames.tolist() == [0, 0, 0, 1, 2, 2, 2]

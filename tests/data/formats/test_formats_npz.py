@@ -97,7 +97,7 @@ def test_reads_what_was_written(toy: Path) -> None:
     assert dataset.warnings == [
         "numbers that are not read: joints (3, 3); the key `state` reads them, for example "
         "state=[observations,joints]",
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`",
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)",
     ]
     assert dataset.reader.recorded == {"rewards", "success", "terminated"}
     for index, (name, L) in enumerate(LENGTHS.items()):
@@ -206,3 +206,27 @@ def test_real_demonstrations_of_a_hand() -> None:
     with np.load(ADROIT) as stored:
         np.testing.assert_array_equal(dataset.episode(7).actions, stored["07/actions"])
         np.testing.assert_array_equal(dataset.episode(7).rewards, stored["07/rewards"])
+
+
+def test_an_instruction_for_each_step(tmp_path: Path) -> None:
+    changed = arrays() | {
+        "2/instruction": np.array(["reach", "lift", "", "lift"]),  # and of what was seen last
+        "10/instruction": np.array([b"reach", b"", b"lift", b"lift"]),
+    }
+    np.savez(tmp_path / "steps.npz", **changed)  # type: ignore[arg-type]
+    dataset = EpisodeDataset(tmp_path / "steps.npz")
+    assert dataset.instructions == ["reach", "lift"]
+    assert dataset.task_of_frames.tolist() == [0, 1, 1, 0, 0, 1, 1]
+    assert any(w.startswith("2 steps have no instruction") for w in dataset.warnings)
+    windows = Windows(dataset, history=1, chunk=1)
+    assert windows.batch(np.array([4, 5])).instruction == ["reach", "lift"]
+    named = EpisodeDataset(tmp_path / "steps.npz", keys=KeyMap(task="tidy up"))
+    assert (named.instructions, named.reader.frame_tasks) == (["tidy up"], None)
+
+
+def test_texts_that_are_not_one_for_each_step_are_named(tmp_path: Path) -> None:
+    changed = arrays() | {"10/instruction": np.array(["reach", "grasp"])}
+    np.savez(tmp_path / "two.npz", **changed)  # type: ignore[arg-type]
+    dataset = EpisodeDataset(tmp_path / "two.npz")
+    assert dataset.instructions == ["task 2", "reach"]
+    assert any("10 has 2 for 4 steps): the first is read" in w for w in dataset.warnings)

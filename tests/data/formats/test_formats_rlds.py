@@ -451,3 +451,14 @@ def test_parts_of_keys_and_what_is_recorded(toy: Path) -> None:
     np.testing.assert_array_equal(dataset.columns.state[:, :2], whole.columns.state[:, 1:])
     np.testing.assert_array_equal(dataset.columns.success, whole.columns.rewards > 0)
     assert dataset.reader.recorded == {"rewards", "success", "terminated"}
+
+
+def test_an_instruction_for_each_step(tmp_path: Path) -> None:
+    texts = ([b"reach", b"", b"lift"], [b"lift"] * L, [b"", b"reach", b"reach"], [b""] * L)
+    records = [values(n) | {"steps/language_instruction": own} for n, own in enumerate(texts)]
+    dataset = EpisodeDataset(write(tmp_path / "toy/1.0.0", records))
+    assert dataset.instructions == ["reach", "lift", "toy"]
+    assert dataset.task_of_frames.tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 2, 2, 2]
+    assert dataset.episodes["task_index"].tolist() == [0, 1, 0, 2]
+    assert any(w.startswith("2 steps have no instruction") for w in dataset.warnings)
+    assert any(w.startswith("1 of 4 episodes have no instruction") for w in dataset.warnings)

@@ -162,7 +162,7 @@ def test_libero(tmp_path: Path) -> None:
         "gripper_states_1",
     )
     assert dataset.warnings == [
-        "does not say its control rate: 20 Hz is assumed; give the key `control_hz`"
+        "does not say its control rate: 20 Hz is assumed; give it (`control_hz=5`)"
     ]
 
 
@@ -301,3 +301,17 @@ def test_parts_of_keys_and_nothing_to_see(lift: Path) -> None:
     )
     assert expected in bare.warnings
     assert EpisodeDataset(lift, keys=KeyMap(state=["states"])).spec.state_dim == 9
+
+
+@pytest.mark.parametrize("place", ["language", "obs/lang"])
+def test_an_instruction_for_each_step(lift: Path, place: str) -> None:
+    with h5py.File(lift, "r+") as file:
+        for number, L in LENGTHS.items():
+            texts = [b"reach"] + [b"lift"] * (L - 1)
+            # as strings of any length, or of one
+            kind = h5py.string_dtype() if number == 2 else "S8"
+            file[f"data/demo_{number}"].create_dataset(place, data=texts, dtype=kind)
+    dataset = EpisodeDataset(lift)
+    assert dataset.instructions == ["reach", "lift"]
+    assert dataset.task_of_frames.tolist() == [0, 1, 1, 0, 1, 1, 1]
+    assert dataset.episode(0, images=False).instructions == ["reach", "lift", "lift"]

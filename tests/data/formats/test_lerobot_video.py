@@ -184,7 +184,8 @@ def flip(root: Path) -> None:
 VIDEO_MISTAKES = {
     "missing": (
         lambda r: (r / VIDEO).unlink(),
-        r"file-000.mp4: no such file; it holds .* of episode 0 \(4 frames\)",
+        r"no episode is whole: videos of episodes 0-3 \(camera front\) are missing "
+        r"\(videos/.*file-000.mp4\): copy .*`cameras={}`",
     ),
     "shorter": (cut, "has 12 frames, episode 3 ends at frame 14; the video is cut off"),
     "another_rate": (

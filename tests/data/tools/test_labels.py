@@ -81,7 +81,6 @@ def test_every_wrong_row_is_named(csv):
         "0,,nan,,,\n"
         "0,,,maybe,,\n"
         "0,1,,,true,\n"
-        "0,1,,,,go\n"
         "0,,,,,\n"
         "0,1,1,,,\n"
         "0,1,2,,,\n"
@@ -100,12 +99,11 @@ def test_every_wrong_row_is_named(csv):
         "line 5: reward is 'nan'; expected a finite number",
         "line 6: success is 'maybe'; expected true or false",
         "line 7: terminated is of the last frame, 2, or without frame_index; frame_index is 1",
-        "line 8: instruction is of the whole episode; leave frame_index empty",
-        "line 9: gives none of reward, success, terminated, instruction",
-        "line 11: reward of episode 0 was given in line 10 already; give it once",
-        "line 12: reward of episode 0 was given in line 10 already; give it once",
-        "line 13: episode_index is '1.5'; expected a whole number",
-        "line 14: reward is '1e99'; expected a finite number",
+        "line 8: gives none of reward, success, terminated, instruction",
+        "line 10: reward of episode 0 was given in line 9 already; give it once",
+        "line 11: reward of episode 0 was given in line 9 already; give it once",
+        "line 12: episode_index is '1.5'; expected a whole number",
+        "line 13: reward is '1e99'; expected a finite number",
     )
     assert lines == list(expected)
 

@@ -147,3 +147,16 @@ def test_the_command_and_a_missing_extra(
     assert result.exit_code == 2
     assert "rerun is not installed: pip install 'vla[rerun]'" in result.output
     assert not (tmp_path / "b.rrd").exists()
+
+
+def test_an_instruction_that_changes_stands_where_it_does(
+    tmp_path: Path, episode: Callable[..., Episode], spec: Spec
+) -> None:
+    texts = ["reach", "reach", "lift", "reach"]
+    changing = dataclasses.replace(episode(0, 4), instruction="reach", instructions=texts)
+    with DatasetWriter(tmp_path / "set", spec) as writer:
+        writer.add_episode(changing)
+    made = export_rerun(tmp_path / "a.rrd", EpisodeDataset(tmp_path / "set"))
+    entity = _read(made.path)["/episode_0/instruction"]
+    assert entity["TextDocument:text"] == [["reach"], ["lift"], ["reach"]]
+    assert entity["step"] == [0, 2, 3]

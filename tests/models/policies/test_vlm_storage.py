@@ -12,6 +12,7 @@ import vlm_toys
 from safetensors.torch import load_file
 from vlm_toys import SPEC
 
+from vla.common.pretrained import OWN_CODE
 from vla.models import CheckpointError, load_policy
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.models.policies.guided import BestOfN, CriticGuidedConfig, critic_guided
@@ -173,3 +174,64 @@ def test_damaged_adapters_are_named(tmp_path):
     (tmp_path / "policy" / "adapter.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"it lacks adapter.safetensors"):
         load_policy(tmp_path / "policy")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A whole policy on disk, of which tests take copies."""
+    root = tmp_path_factory.mktemp("whole")
+    build(vlm_toys.smolvlm(root / "base"), save="full").save_pretrained(root / "policy")
+    return root / "policy"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["base/config.json", "processor/tokenizer_config.json", "processor/processor_config.json"],
+)
+def test_code_of_its_own_is_never_run(whole, file, tmp_path, monkeypatch):
+    policy = shutil.copytree(whole, tmp_path / "policy")
+    config = policy / file
+    (config.parent / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    values = json.loads(config.read_text())
+    names = ("AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoModelForImageTextToText")
+    config.write_text(json.dumps({**values, "auto_map": dict.fromkeys(names, "evil.C")}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(CheckpointError, match=OWN_CODE):
+        load_policy(policy)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{instruction:>4000000000}", "{instruction!r}", "{instruction.real}", "no place"]
+)
+def test_prompts_are_plain_placeholders(whole, prompt, tmp_path):
+    policy = shutil.copytree(whole, tmp_path / "policy")
+    values = json.loads((policy / "config.json").read_text())
+    values["config"]["prompt"] = prompt
+    (policy / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"prompt: .*expected"):
+        load_policy(policy)
+
+
+def test_a_template_that_cannot_be_rendered_is_refused_at_load(whole, tmp_path):
+    policy = shutil.copytree(whole, tmp_path / "policy")
+    (policy / "processor" / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
+    with pytest.raises(CheckpointError, match=r"policy.base: its chat template .*SecurityError"):
+        load_policy(policy)
+
+
+def test_a_base_larger_than_its_weights_is_not_built(whole, tmp_path):
+    policy = shutil.copytree(whole, tmp_path / "policy")
+    values = json.loads((policy / "base" / "config.json").read_text())
+    values["text_config"].update(num_hidden_layers=100_000, hidden_size=4096)
+    (policy / "base" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="far larger than its weights"):
+        load_policy(policy)
+
+
+def test_a_changed_file_of_the_processor_is_named(whole, tmp_path):
+    policy = shutil.copytree(whole, tmp_path / "policy")
+    file = policy / "processor" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(CheckpointError, match=r"processor/tokenizer.json: is damaged"):
+        load_policy(policy)

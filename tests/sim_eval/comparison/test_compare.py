@@ -96,12 +96,13 @@ def test_names_are_never_cut() -> None:
     text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
-    head, *rows = [
-        line.split()[0]
-        for line in text.partition(" A ")[2].splitlines()
-        if line.startswith("  ") and line.strip()
-    ]
-    assert "".join([head, *rows]).endswith(name)
+    assert text.count(name) == 2, "in the ranking and in the pair, in one piece"
+
+
+def test_brackets_in_a_name_are_printed() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(compare([replace(GOOD, policy="bc [red]"), BAD]).tables())
+    assert "A bc [red]" in console.export_text()
 
 
 def test_letters_share_just_where_nothing_differs() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -250,3 +252,31 @@ def test_returns_are_in_the_results() -> None:
     bare = replace(row, episodes=tuple(replace(r, return_=0.0) for r in row.episodes))
     assert bare.to_dict()["returns"] is None
     assert len(bare.table().columns) == 4
+
+
+def test_nothing_of_others_becomes_a_script(tmp_path: Path) -> None:
+    """Texts in every field, numbers too; the page's policy would refuse them besides."""
+    script = "0</script><script>alert(1)</script>"
+    film = "videos/film.mp4"
+    (tmp_path / "a" / "videos").mkdir(parents=True)
+    (tmp_path / "a" / film).write_bytes(b"film")
+    found = results("rt1" + script, 2, tmp_path / "a", film)
+    changes = {"episode": script, "task": script, "group": script, "instruction": script}
+    texts = {**changes, "failure": script, "failure_step": 12}
+    episodes = [found.episodes[0], found.episodes[3]]
+    hostile = tuple(replace(record, **texts) for record in episodes)
+    hostile = (replace(hostile[0], video=film), hostile[1])
+    found = replace(
+        found, episodes=hostile, suite=script, command=script, versions={script: script}
+    )
+    page = write_report(tmp_path / "report.html", [found]).read_text()
+    assert "<script>alert" not in page
+    assert page.count("<script") == page.count("</script>") == 1
+    assert "alert(1)" in page, "they are shown"
+
+
+def test_the_policy_names_the_script_of_the_page(tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", [results("rt1", 2)]).read_text()
+    script = page.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src &#39;sha256-{digest}&#39;" in page

@@ -32,12 +32,12 @@ from vla.models.roles import (
     camera_input,
     roles_of,
 )
-from vla.models.transfer.dimension_names import made_up_names
 from vla.models.transfer.meaning import depends_on_state, require_roles
 from vla.training import TrainConfig, train
 from vla.training.config import TransferConfig
 from vla.training.finetuning.transfer import Transfer, choose_trained, transferred_policy
 from vla.types import Spec
+from vla.types.dimension_names import made_up_names
 
 OLD = gru_policy.SPEC
 ARM = Spec(
@@ -353,8 +353,8 @@ def test_numbered_dimensions_of_two_robots_are_never_the_same(tmp_path: Path) ->
     checkpoint = saved(tmp_path / "mlp", MLPConfig(hidden=8, depth=3), numbered)
     _, _, record, _ = carried_over(checkpoint, numbered)
     reasons = record.tensors.reinitialised
-    assert "'state_0' only numbers a dimension" in reasons["trunk.0.weight"]
-    assert "'action_0' only numbers a dimension" in reasons["head.out.weight"]
+    assert "'state_0' was made up" in reasons["trunk.0.weight"]
+    assert "'action_0' was made up" in reasons["head.out.weight"]
     # the user knows better: the same robot, or everything that fits
     for said in ({"keep_statistics": True}, {"reinitialise": []}):
         _, _, record, _ = carried_over(checkpoint, numbered, **said)

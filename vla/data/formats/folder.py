@@ -6,7 +6,7 @@ frames per camera.
       episode_0/
         instruction.txt
         steps.csv                columns state.NAME, action.NAME; if known also reward, success,
-                                 terminated, timestamp
+                                 terminated, timestamp; instruction where it changes
         front/000000.png ...     a camera's frames, numbered from 0 or 1 without a gap: PNG, JPEG,
                                  WebP or BMP
         wrist.mp4                or its video, with a frame for each row
@@ -35,6 +35,8 @@ from vla.data.formats.common.steps_csv import read_steps
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"
+_INSTRUCTIONS = "instruction"
+"""The column of steps.csv that gives each step's own."""
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 _LISTED = 5  # names that a warning mentions
@@ -83,7 +85,8 @@ class FolderReader(EpisodicReader):
             )
         self._folders = [_Folder(inside(root, folder)) for folder in folders]
         self._warn_of_lost([folder.name for folder in folders])
-        tables = [read_steps(root, folder / _STEPS) for folder in folders]
+        self._words = self.keys.instruction or _INSTRUCTIONS
+        tables = [read_steps(root, folder / _STEPS, [self._words]) for folder in folders]
         self._check_columns(tables)
         self._states = self._numeric("state", self.keys.state, tables[0])
         self._actions = self._numeric("action", self.keys.action, tables[0])
@@ -153,7 +156,7 @@ class FolderReader(EpisodicReader):
             return [name for name in table if name.startswith(f"{what}.")]
         # x stands for state.x in the key `state` and for action.x in the key `action`
         known = {}
-        for name in table:
+        for name in (column for column in table if column != self._words):
             known[name] = [name.removeprefix(f"{what}.")]
         parts = self._chosen(what, keys, known)
         return [one.key for one in parts]
@@ -173,8 +176,9 @@ class FolderReader(EpisodicReader):
         table: dict[str, np.ndarray],
     ) -> np.ndarray:
         """The column `key`, or the one named as `what`; zeros if there is none."""
-        if key is not None and key not in table:
-            raise self._lacking(what, key, list(table))
+        numeric = [name for name in table if name != self._words]
+        if key is not None and key not in numeric:
+            raise self._lacking(what, key, numeric)
         return table.get(key or what, np.zeros(len(next(iter(table.values())))))
 
     def _episode(self, folder: Path, table: dict[str, np.ndarray]) -> EpisodeNumbers:
@@ -188,8 +192,9 @@ class FolderReader(EpisodicReader):
             success=self._column("success", self._success, table) > 0,
             # of the last row alone: an episode ends once
             terminated=bool(self._column("terminated", None, table)[-1] > 0),
-            instruction=self._instruction(folder),
+            instruction="" if self._words in table else self._instruction(folder),
             info={"folder": folder.name},
+            instructions=[str(text) for text in table.get(self._words, ())],
         )
 
     def _instruction(self, folder: Path) -> str:
@@ -217,8 +222,8 @@ class FolderReader(EpisodicReader):
         steps = np.concatenate([np.diff(table.get("timestamp", np.zeros(0))) for table in tables])
         if not len(steps):
             raise DataError(
-                f"{self.root}: nothing says its control rate; add a column `timestamp`, or the "
-                "key `control_hz`"
+                f"{self.root}: nothing says its control rate; add a column `timestamp`, or give "
+                "the rate itself (`control_hz=5`)"
             )
         median = np.median(steps)
         even = np.abs(steps - median) <= _UNEVEN * median

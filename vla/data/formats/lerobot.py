@@ -14,13 +14,16 @@ from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, inside
-from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
+from vla.data.formats.lerobot_parts.base import LeRobotFolder
+from vla.data.formats.lerobot_parts.checks import check_episodes, count_columns
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
+from vla.data.formats.lerobot_parts.missing import absent
 from vla.data.formats.lerobot_parts.paths import fill, named_path, opened_parquet
-from vla.data.formats.lerobot_parts.video import Segment, check_exist
-from vla.data.storage.video import TIME_TOLERANCE
+from vla.data.formats.lerobot_parts.video import Segment
+from vla.data.storage.video import TIME_TOLERANCE, VideoReader
 
+_SUBTASKS = "meta/subtasks.parquet"
 _TEXT_INDEX = "__index_level_0__"
 """Where pandas puts an index without a name: tasks.parquet of LeRobot has the texts there."""
 
@@ -108,6 +111,12 @@ class LeRobotReader(LeRobotFolder):
             tasks if isinstance(tasks, list | np.ndarray) else [] for tasks in episodes["tasks"]
         ]
         episodes["tasks"] = [list(tasks) for tasks in lists]
+        self._table = episodes
+        self._rates: dict[Path, float] = {}  # of videos that were looked into
+        self._first_rows: dict[Path, int] = {}
+        """Data file -> the first row of the dataset that an episode has in it."""
+        for path, row in zip(self.episode_files() or (), episodes["row"], strict=False):
+            self._first_rows[path] = min(row, self._first_rows.get(path, row))
         return episodes
 
     def _check_lengths(self, episodes: pd.DataFrame) -> None:
@@ -124,7 +133,22 @@ class LeRobotReader(LeRobotFolder):
             )
 
     def read_tasks(self) -> dict[int, str]:
-        path = self.root / schema.TASKS
+        pairs = self._read_texts(self.root / schema.TASKS, "task")
+        tasks = collect_tasks(pairs, str(self.root / schema.TASKS))
+        if not (self.root / schema.SPEC).exists():  # not all makers write total_tasks
+            return tasks
+        # A writer that was interrupted may have left instructions of episodes that were never
+        # finished.
+        used = set(self._table["task_index"]) if "task_index" in self._table else set()
+        total = self.info.total_tasks or len(pairs)
+        return {index: task for index, task in tasks.items() if index < total or index in used}
+
+    def read_subtasks(self) -> dict[int, str]:
+        path = self.root / _SUBTASKS
+        return collect_tasks(self._read_texts(path, "subtask"), str(path))
+
+    def _read_texts(self, path: Path, kind: str) -> list[tuple[Any, Any]]:
+        """(index, text) of a table of instructions."""
         if not path.exists():
             raise DataError(
                 f"{path}: no such file, so the instructions are lost; copy it from the dataset's "
@@ -133,20 +157,26 @@ class LeRobotReader(LeRobotFolder):
         remedy = f"it holds the instructions: {SOURCE}"
         with opened_parquet(inside(self.root, path), remedy) as parquet:
             table = parquet.read()
-            text = "task" if "task" in table.column_names else _TEXT_INDEX
-            for name in ("task_index", text):
+            text = kind if kind in table.column_names else _TEXT_INDEX
+            for name in (f"{kind}_index", text):
                 if name not in table.column_names:
                     raise DataError(
                         f"{path}: lacks the column {name!r}; copy it from the dataset's source"
                     )
-            indices = table.column("task_index").to_pylist()
-            texts = table.column(text).to_pylist()
-        # A writer that was interrupted may have left instructions of episodes that were never
-        # finished. Those of the table count all the same: not all makers write total_tasks.
-        used = set(self._table["task_index"]) if "task_index" in self._table else set()
-        total = self.info.total_tasks or len(indices)
-        tasks = collect_tasks(list(zip(indices, texts, strict=True)), str(path))
-        return {index: task for index, task in tasks.items() if index < total or index in used}
+            indices = table.column(f"{kind}_index").to_pylist()
+            return list(zip(indices, table.column(text).to_pylist(), strict=True))
+
+    def episode_files(self) -> list[Path] | None:
+        table = self._table
+        if not {"data/chunk_index", "data/file_index"} <= set(table):
+            return None
+        template = self.info.data_path or schema.DATA_PATH
+        source = f"{self.root / schema.INFO}: data_path"
+        paths = []
+        for chunk, number in zip(table["data/chunk_index"], table["data/file_index"], strict=True):
+            name = fill(template, source, chunk_index=_whole(chunk), file_index=_whole(number))
+            paths.append(self.root / name)
+        return paths
 
     def data_paths(self) -> list[Path]:
         files = sorted((self.root / "data").glob("*/*.parquet"))
@@ -155,20 +185,28 @@ class LeRobotReader(LeRobotFolder):
                 f"{self.root}: data has no parquet file; copy the data folder from the dataset's "
                 "source"
             )
-        return files
+        lost = [path for path in self._first_rows if absent(path) is not None]
+        if not lost:
+            return files
+        # Rows are counted over the files that are here: those of a missing file move all later
+        # ones. Files of no episode are left out, for nothing says which rows they held.
+        present = [path for path in files if path in self._first_rows and path not in lost]
+        moved, rows = {}, 0
+        for path in present:
+            moved[path] = rows - self._first_rows[path]
+            with opened_parquet(inside(self.root, path), self.remedy(path)) as parquet:
+                rows += parquet.metadata.num_rows
+        self._table["row"] += [moved[path] for path in self.episode_files() or ()]
+        return present
 
     def remedy(self, file: Path) -> str:
         table = self._table
-        template = self.info.data_path or schema.DATA_PATH
-        if not {"data/chunk_index", "data/file_index"} <= set(table):
+        paths = self.episode_files()
+        if paths is None:
             return "copy the file from the dataset's source or collect again"
-        source = f"{self.root / schema.INFO}: data_path"
-        files = zip(table["data/chunk_index"], table["data/file_index"], strict=True)
-        lost = []
-        for episode, (chunk, number) in enumerate(files):
-            name = fill(template, source, chunk_index=_whole(chunk), file_index=_whole(number))
-            if self.root / name == file:
-                lost.append(episode)
+        lost = [
+            int(source) for source, path in zip(table["source"], paths, strict=True) if path == file
+        ]
         if not lost:
             return "no episode is in it: delete the file"
         return (
@@ -200,15 +238,20 @@ class LeRobotReader(LeRobotFolder):
             )
             if name not in paths:  # resolving a path asks the disk: once per file, not per episode
                 paths[name] = named_path(self.root, name, "video_path of info.json")
-            first = self._frame_at(feature, row["source"], row[time])
+            first = self._frame_at(feature, row["source"], row[time], paths[name])
             segments.append(
                 Segment(paths[name], row["source"], first, row["length"], False, row.get(crc32))
             )
         _check_apart(segments, feature, place)
-        check_exist(segments, feature)
         return segments
 
-    def _frame_at(self, feature: str, episode: int, time: float) -> int:
+    def _frame_at(
+        self,
+        feature: str,
+        episode: int,
+        time: float,
+        path: Path,
+    ) -> int:
         """The number of the frame at `time` seconds, which must be a frame's time."""
         place = (
             f"{self.root}: the episodes table: episode {episode}: from_timestamp of {feature!r} "
@@ -218,12 +261,23 @@ class LeRobotReader(LeRobotFolder):
             raise DataError(f"{place}, expected seconds; restore meta/episodes")
         # The nearest frame, if that is meant: a time between two frames is of another rate.
         first = round(time * self.info.fps)
-        if abs(first / self.info.fps - time) > TIME_TOLERANCE:
+        if abs(first / self.info.fps - time) <= TIME_TOLERANCE:
+            return first
+        # or of the file's own rate, which may be 29.97 for 30
+        rate = self.info.fps if absent(path) else self._rate_of(path)
+        first = round(time * rate)
+        if abs(first / rate - time) > TIME_TOLERANCE:
             raise DataError(
                 f"{place}, which is between two frames at {self.info.fps:g} fps; restore "
                 "meta/episodes"
             )
         return first
+
+    def _rate_of(self, path: Path) -> float:
+        if path not in self._rates:
+            with VideoReader(path, self.info.fps) as video:
+                self._rates[path] = video.fps
+        return self._rates[path]
 
 
 def _whole(value: Any) -> int:

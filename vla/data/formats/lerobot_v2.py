@@ -12,12 +12,16 @@ from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import SOURCE, read_json_lines
-from vla.data.formats.lerobot_parts.base import LeRobotFolder, check_episodes, count_columns
-from vla.data.formats.lerobot_parts.checks import first_frames
+from vla.data.formats.lerobot_parts.base import LeRobotFolder
+from vla.data.formats.lerobot_parts.checks import (
+    check_episodes,
+    count_columns,
+    first_frames,
+)
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.labels import collect_tasks
 from vla.data.formats.lerobot_parts.paths import fill, named_path
-from vla.data.formats.lerobot_parts.video import Segment, check_exist
+from vla.data.formats.lerobot_parts.video import Segment
 
 EPISODES = "meta/episodes.jsonl"
 TASKS = "meta/tasks.jsonl"
@@ -28,7 +32,7 @@ VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_inde
 @register("formats", "lerobot_v2")
 class LeRobotV2Reader(LeRobotFolder):
     """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage:
-    they are renumbered."""
+    their numbers are kept as names."""
 
     # info.json may list features that were never recorded: they are left out, with a warning
     strict_columns = False
@@ -75,11 +79,14 @@ class LeRobotV2Reader(LeRobotFolder):
         pairs = [(row.get("task_index"), row.get("task")) for row in rows]
         return collect_tasks(pairs, str(path))
 
-    def data_paths(self) -> list[Path]:
-        # The table is that of the chosen split by now: its first row is row 0 of its files.
-        self._table["row"] = self._table["row"] - self._table["row"].iloc[0]
+    def episode_files(self) -> list[Path]:
         template = self.info.data_path or DATA_PATH
         return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
+
+    def data_paths(self) -> list[Path]:
+        # The table has the chosen episodes that are whole by now: only their files are read.
+        self._table["row"] = first_frames(self._table["length"].to_numpy())
+        return self.episode_files()
 
     def _path(
         self,
@@ -122,5 +129,4 @@ class LeRobotV2Reader(LeRobotFolder):
         folders = {segment.path.parent for segment in segments}
         if not any(folder.is_dir() for folder in folders):
             return None
-        check_exist(segments, feature)
         return segments

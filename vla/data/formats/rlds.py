@@ -277,8 +277,9 @@ class RLDSReader(EpisodicReader):
             rewards=rewards[:, 0] if self._rewards else np.zeros(L),
             success=success[:, 0] > 0 if self._success else np.zeros(L, bool),
             terminated=self._terminated(example, L, where),
-            instruction=self._text(example, where),
+            instruction="",
             info=self._info(example, record),
+            instructions=self._texts_of(example, where),
         )
 
     def _side_by_side(
@@ -305,24 +306,22 @@ class RLDSReader(EpisodicReader):
                 return bool(last > 0 if name == "is_terminal" else last == 0)
         return False
 
-    def _text(self, example: Example, where: str) -> str:
-        """The first instruction of the episode's steps that is not empty."""
+    def _texts_of(self, example: Example, where: str) -> list[str]:
+        """The instructions of the episode's steps, or its one; blank where there is none."""
         feature = self._instruction
         values = None if feature is None else example.get(feature.name)
         if feature is None or values is None:
-            return ""
+            return []
         try:
             if isinstance(values, list):
-                texts = [value.decode() for value in values]
-            else:
-                # one row of byte values per step, filled up with zeros
-                rows = values.reshape(-1, feature.width)
-                texts = [bytes(codes[codes > 0].tolist()).decode() for codes in rows]
+                return [value.decode() for value in values]
+            # one row of byte values per step, filled up with zeros
+            rows = values.reshape(-1, feature.width)
+            return [bytes(codes[codes > 0].tolist()).decode() for codes in rows]
         except ValueError as error:
             raise DataError(
                 f"{where}: {feature.name!r} is no UTF-8 text: {error}; choose another key"
             ) from error
-        return next((text for text in texts if text.strip()), "")
 
     def _info(self, example: Example, record: _Record) -> dict[str, Scalar]:
         """What stands beside the steps: single numbers and texts."""

@@ -206,7 +206,9 @@ class RosbagReader(EpisodicReader):
             unnamed_task=self.root.resolve().stem,
         )
 
-    def _messages(self, path: Path, recording: Recording) -> tuple[dict[str, _Said], str]:
+    def _messages(
+        self, path: Path, recording: Recording
+    ) -> tuple[dict[str, _Said], list[tuple[int, str]]]:
         """The numbers of each topic that is read, the times of its images, and the instruction."""
         parts = [*self._actions, *self._states, *self._reward, *self._success]
         fields: dict[str, list[str]] = {topic: [] for topic in self._cameras.values()}
@@ -217,10 +219,10 @@ class RosbagReader(EpisodicReader):
                 fields[topic].append(place)
         said_by = {topic: _Said() for topic in fields}
         wanted = [*fields, *([self._words] if self._words else [])]
-        words = ""
+        words: list[tuple[int, str]] = []  # (time, text)
         for topic, time, kind, data in recording.raw(wanted):
             if topic == self._words:
-                words = words or text_of(recording.message(data, kind))
+                words.append((time, text_of(recording.message(data, kind))))
                 continue
             said_by[topic].times.append(time)
             if not fields[topic]:  # images are read when they are asked for
@@ -258,13 +260,13 @@ class RosbagReader(EpisodicReader):
         joined = np.concatenate(steps)
         if not len(joined):
             raise DataError(
-                f"{self.root}: {topic} has one message, which says no rate; give the key "
-                "`control_hz`"
+                f"{self.root}: {topic} has one message, which says no rate; give it "
+                "(`control_hz=20`)"
             )
         hz = float(f"{1e9 / np.median(joined):.3g}")
         self.warnings.append(
-            f"does not say its control rate: {hz:g} Hz is taken from {topic}; give the key "
-            "`control_hz`"
+            f"does not say its control rate: {hz:g} Hz is taken from {topic}; give it "
+            "(`control_hz=20`)"
         )
         return hz
 
@@ -272,7 +274,7 @@ class RosbagReader(EpisodicReader):
         self,
         path: Path,
         said_by: dict[str, _Said],
-        words: str,
+        words: list[tuple[int, str]],
         hz: float,
     ) -> EpisodeNumbers:
         # from the first moment at which all topics have spoken to the last message of the actions
@@ -309,8 +311,9 @@ class RosbagReader(EpisodicReader):
             rewards=rewards[:, 0] if self._reward else np.zeros(L),
             success=success[:, 0] > 0 if self._success else np.zeros(L, bool),
             terminated=False,
-            instruction=words,
+            instruction="",
             info={"name": path.name},
+            instructions=_words_at(ticks, words),
         )
 
     # --- images -----------------------------------------------------------------------------------
@@ -342,3 +345,12 @@ class RosbagReader(EpisodicReader):
     def fingerprint(self) -> str:
         files = [file for path in self._paths for file in files_of(path)]
         return fingerprint(self.root, files, self._cameras, self.spec.control_hz)
+
+
+def _words_at(ticks: np.ndarray, words: list[tuple[int, str]]) -> list[str]:
+    """The last text at or before each tick; before the first text that one."""
+    if not words:
+        return []
+    times = np.array([time for time, _ in words])
+    last = np.searchsorted(times, ticks, side="right") - 1
+    return [words[place][1] for place in np.maximum(last, 0)]

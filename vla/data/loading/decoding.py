@@ -21,6 +21,9 @@ from vla.data.reader import EpisodeDataset
 
 _BLOCK_BYTES = 16 * 2**20
 _LONGEST = 512  # frames: an episode of very small images is not divided before
+_MOST = 256  # frames: small images may stem from large ones, which take long to decode
+PIECE_FRAMES = 64
+"""Frames between two reports of progress, or looks at whether to stop."""
 _REPORT_SECONDS = 0.25
 
 Advance = Callable[[int], None]
@@ -45,7 +48,7 @@ def plan_blocks(ranges: Sequence[tuple[int, int]], frame_bytes: int) -> list[Blo
     Whole episodes side by side make a block: videos are read fastest in their order, and parquet in
     row groups. Only very long episodes are divided.
     """
-    wanted = max(1, _BLOCK_BYTES // frame_bytes)
+    wanted = min(_MOST, max(1, _BLOCK_BYTES // frame_bytes))
     longest = max(4 * wanted, _LONGEST)
     blocks: list[Block] = []
     row = 0

@@ -6,23 +6,23 @@ R: rows of the cache, H and W: image height and width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import psutil
 
-from vla.common.progress import ProgressCallback
+from vla.common.progress import ProgressCallback, ambient_progress
 from vla.data.errors import DataError
-from vla.data.loading.decoding import Advance, Block, each_block, fill, plan_blocks
+from vla.data.loading.decoding import PIECE_FRAMES, Advance, Block, each_block, fill, plan_blocks
 from vla.data.loading.frame_cache_file import CameraCache, check_space, free_bytes, make_base
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.shared_memory import SharedFolder
+from vla.types import ImageSize
 
 Storage = Literal["ram", "disk", "shared"]
 _STORAGES = ("ram", "disk", "shared")
-_PIECE = 64  # frames between two reports of progress
 
 
 class FrameCache:
@@ -38,7 +38,7 @@ class FrameCache:
     again if they differ; opening looks at samples, `damage` at every byte.
 
     Args:
-        dataset: where the images are.
+        dataset: where the images are; if it is `resized`, the cache holds that size alone.
         storage: "ram", "disk" or "shared".
         episodes: which episodes to decode ("ram" only); all by default.
         cameras: which cameras; all by default.
@@ -69,6 +69,7 @@ class FrameCache:
         if storage not in _STORAGES:
             expected = ", ".join(repr(name) for name in _STORAGES)
             raise ValueError(f"cache is {storage!r}; expected one of {expected}")
+        progress = progress or ambient_progress()
         names = list(dataset.spec.cameras) if cameras is None else list(cameras)
         # a kept cache is of all episodes, whoever builds it: another run may choose others
         ranges = _ranges(dataset, episodes if storage == "ram" else None)
@@ -133,10 +134,25 @@ def kept_damage(dataset: EpisodeDataset, folder: str | Path | None = None) -> li
     base, owner = _cache_folder(dataset, folder)
     found = []
     for camera in dataset.spec.cameras:
-        cache = CameraCache(dataset, camera, base, owner)
-        if cache.folder.exists():
-            found += cache.damage()
+        for sized in _kept_sizes(dataset, camera, base, owner):
+            found += CameraCache(sized, camera, base, owner).damage()
     return found
+
+
+def _kept_sizes(
+    dataset: EpisodeDataset, camera: str, base: Path, owner: str
+) -> Iterator[EpisodeDataset]:
+    """The dataset at every size of which a finished cache is kept."""
+    whole = CameraCache(dataset, camera, base, owner).whole
+    if (base / whole).exists():
+        yield dataset
+    for folder in sorted(base.glob(f"{whole}-*")):
+        try:
+            size = ImageSize.parse(folder.name.removeprefix(f"{whole}-"))
+        except ValueError:
+            continue  # one that is being built, or its lock
+        if size[:2] != dataset.spec.cameras[camera]:
+            yield dataset.resized({camera: size})
 
 
 def _cache_folder(dataset: EpisodeDataset, folder: str | Path | None) -> tuple[Path, str]:
@@ -201,8 +217,8 @@ def _decode(
     def work(block: Block, advance: Advance) -> None:
         stream = iter(dataset.images(camera, block.start, block.stop))
         rows = out[block.row : block.row + len(block)]
-        for done in range(0, len(block), _PIECE):
-            part = rows[done : done + _PIECE]
+        for done in range(0, len(block), PIECE_FRAMES):
+            part = rows[done : done + PIECE_FRAMES]
             fill(stream, dataset, camera, block.start + done, part)
             advance(len(part))
 

@@ -1,6 +1,7 @@
 """One camera's decoded frames in a file: built once for all, checksummed, resumed after a kill.
 
-    BASE/frames-NAME/           a finished cache; it appears by one rename
+    BASE/frames-NAME/           a finished cache; it appears by one rename. NAME ends in the size
+                                of the images if that is not the stored one
         frames.bin              uint8 (R, H, W, 3)
         key.json                of which dataset; checksums of the blocks, and a quick one of all
     BASE/frames-NAME.building/  the same while it is made
@@ -32,7 +33,7 @@ import numpy as np
 from vla.common.atomic import move_folder, write_json
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.loading.decoding import Advance, Block, each_block, fill, plan_blocks
+from vla.data.loading.decoding import PIECE_FRAMES, Advance, Block, each_block, fill, plan_blocks
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.file_lock import FileLock
 
@@ -65,10 +66,16 @@ class CameraCache:
         }
         # without the fingerprint: the cache of a changed dataset is replaced, not left beside
         text = json.dumps([camera, read_as, owner], sort_keys=True)
-        name = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self.folder = base / f"frames-{name}"
-        self.building = base / f"frames-{name}.building"
-        self._lock = base / f"frames-{name}.lock"
+        name = f"frames-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        # a cache for each size that policies see, the whole images under the name without one
+        self.whole = name
+        size = dataset.image_sizes.get(camera)
+        if size is not None:
+            self.key["size"] = str(size)
+            name += f"-{size}"
+        self.folder = base / name
+        self.building = base / f"{name}.building"
+        self._lock = base / f"{name}.lock"
 
     @property
     def num_bytes(self) -> int:
@@ -258,7 +265,7 @@ class CameraCache:
 
     def _decode(self, block: Block, file: Path, advance: Advance) -> int:
         """Decodes a block into its place in the file, a few MiB at a time. Returns its checksum."""
-        piece = min(len(block), max(1, _PIECE_BYTES // self._frame_bytes))
+        piece = min(len(block), PIECE_FRAMES, max(1, _PIECE_BYTES // self._frame_bytes))
         buffer = np.empty((piece, *self.shape[1:]), np.uint8)
         stream = iter(self.dataset.images(self.camera, block.start, block.stop))
         checksum = 0
@@ -325,8 +332,11 @@ def _read_as(dataset: EpisodeDataset) -> dict[str, Any]:
     keys = dataset.reader.keys
     if keys is None:
         return {}
+    # without defaults: a key that is added later must not give all caches other names
     read_as: dict[str, Any] = keys.model_dump(
-        mode="json", include={"cameras", "split"}, exclude_none=True
+        mode="json",
+        include={"cameras", "split", "orientation", "colours"},
+        exclude_defaults=True,
     )
     return read_as
 

@@ -2,8 +2,7 @@
 
 Replayed is for example what a policy was pretrained on.
 
-B windows, T steps, N windows of a dataset, S state dimensions of the policy's robot, H and W image
-height and width.
+B windows, T steps, N windows of a dataset, S state dimensions of the policy's robot.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from vla.data.loading.windows import Windows, checked_indices
-from vla.types import Batch, Spec
+from vla.types import Batch, Spec, resized
 
 
 class AdaptedWindows:
@@ -160,19 +158,4 @@ def _states_by_share(states: Sequence[np.ndarray], shares: Sequence[Fraction]) -
     return np.concatenate(chosen)
 
 
-def resized(
-    images: UInt8[Tensor, "B T h w 3"], size: tuple[int, int]
-) -> UInt8[Tensor, "B T H W 3"]:
-    """Images of another size (height, width): bilinear, antialiased where it shrinks."""
-    h, w = images.shape[2:4]
-    if (h, w) == tuple(size):
-        return images
-    shrinks = h > size[0] or w > size[1]
-    pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float()  # (B*T, 3, h, w)
-    scaled = F.interpolate(pixels, size=size, mode="bilinear", antialias=shrinks)
-    rounded = scaled.round().clamp(0, 255).byte()
-    channels_last = rounded.permute(0, 2, 3, 1).contiguous()
-    return channels_last.unflatten(0, images.shape[:2])
-
-
-__all__ = ["AdaptedWindows", "ReplayMixture", "resized"]
+__all__ = ["AdaptedWindows", "ReplayMixture"]

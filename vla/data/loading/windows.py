@@ -34,6 +34,11 @@ class Windows:
     and the one n steps later. Steps that the episode does not have are masked, whether it
     terminated or was truncated.
 
+    A window has one instruction, that of its current step. Where the instruction changes within the
+    episode, history and next steps end at the change, as at the episode's ends: control starts a
+    new history with a new instruction, and other steps would be imitated under words that they did
+    not follow. Chunks go on beyond it, as in LeRobot: to the hand-over belongs what comes next.
+
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
     terminals and action masks are False. Chunks that run past the end repeat the episode's last
     action.
@@ -61,7 +66,7 @@ class Windows:
         terminals: bool (N,).
         reward_config: what made the three of them.
         success: bool (N,), whether the episode is solved at that step or later.
-        task_index: int64 (N,), row of `instructions`.
+        task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
@@ -139,10 +144,15 @@ class Windows:
             self.rewards, lengths, discount=self.discount, terminals_N=self.terminals
         )
         self._keyframe = next_keyframes(self.actions, lengths, self.spec)
-        self.task_index = np.repeat(table["task_index"].to_numpy(np.int64), lengths)
-        # first frame of each frame's episode, and its end: what a window is clipped to
+        self.task_index = self.dataset.task_of_frames[frame_N]
+        # first frame of each frame's episode, and its end: what a chunk is clipped to
         self._start = np.repeat(ends_E - lengths, lengths)
         self._end = np.repeat(ends_E, lengths)
+        # the same of the steps around it with its instruction: what a window is clipped to
+        changes = np.flatnonzero(np.diff(self.task_index)) + 1
+        edges = np.union1d(changes, np.concatenate([[0], ends_E]))
+        self._first = np.repeat(edges[:-1], np.diff(edges))
+        self._stop = np.repeat(edges[1:], np.diff(edges))
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -189,10 +199,12 @@ class Windows:
         index_B = checked_indices(indices, len(self))
         start_B1 = _rows(self._start, index_B)[:, None]
         end_B1 = _rows(self._end, index_B)[:, None]
+        first_B1 = _rows(self._first, index_B)[:, None]
+        stop_B1 = _rows(self._stop, index_B)[:, None]
         step_BT = index_B[:, None] + np.arange(1 - self.history, 1 + self.next_step)
-        mask_BT = (step_BT >= start_B1) & (step_BT < end_B1)
+        mask_BT = (step_BT >= first_B1) & (step_BT < stop_B1)
         # steps outside the episode repeat its nearest one, or the window would show its neighbour
-        step_BT = np.clip(step_BT, start_B1, end_B1 - 1)
+        step_BT = np.clip(step_BT, first_B1, stop_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)

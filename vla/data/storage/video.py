@@ -22,6 +22,8 @@ from vla.config import Config
 from vla.data.errors import DataError, unreadable
 
 TIME_TOLERANCE = 1e-4
+_NEAR_RATE = 2e-3
+"""Relative: cameras of 29.97 frames per second are commonly said to have 30."""
 _MILLISECOND = 0.001
 """In which Matroska and WebM count: a frame's time may then be off by half of it."""
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
@@ -191,8 +193,10 @@ def decoding(path: Path) -> Iterator[None]:
 class VideoReader:
     """Frames of a video by their numbers. Use one reader per thread; many may read one file.
 
-    Frame i is the one shown at i / fps seconds, within `TIME_TOLERANCE` or what the container
-    rounds times to: a file whose frames lie elsewhere is refused, not read as something near.
+    Frame i is the one shown i / rate seconds after the first, within `TIME_TOLERANCE` or what the
+    container rounds times to: a file whose frames lie elsewhere is refused, not read as something
+    near. The rate is `fps`, or the file's own where that is constant and hardly another, such as
+    29.97 for 30.
 
     Args:
         path: of the video file.
@@ -201,7 +205,8 @@ class VideoReader:
 
     Attributes:
         num_frames: frames in the file.
-        fps: frames per second.
+        fps: frames per second, as they are counted.
+        start: seconds at which the first frame is shown.
         size: (height, width) in pixels.
 
     Raises:
@@ -242,27 +247,47 @@ class VideoReader:
         is_known = stream.average_rate and stream.codec_context
         if not is_known or not (stream.height and stream.width):
             raise DataError(f"{self.path}: does not say its rate, codec and size; restore the file")
-        if fps is not None and abs(float(stream.average_rate) - fps) > 1e-3 * fps:
+        # Matroska and WebM do not say how many, and give 0
+        self.num_frames = int(stream.frames) or self._count()
+        own = self._measured_rate()
+        if fps is not None and abs(float(own) - fps) > _NEAR_RATE * fps:
             raise DataError(
-                f"{self.path}: has {float(stream.average_rate):g} frames per second, expected "
-                f"{fps:g}; correct the rate in the dataset's metadata, or encode the video again"
+                f"{self.path}: has {float(own):.6g} frames per second, expected {fps:g}; correct "
+                "the rate in the dataset's metadata, or encode the video again: `ffmpeg -i "
+                f"{self.path.name} -vf fps={fps:g} NEW.mp4`"
             )
-        self._rate = stream.average_rate if fps is None else rate_of(fps)
-        self.fps = float(self._rate)
+        self._rate = own if fps is None else rate_of(fps)
+        # cameras may be late: their first frame is the first all the same
+        self._start = max(0, stream.start_time or 0) * stream.time_base
+        self.start = float(self._start)
         tick = float(stream.time_base)
         self._tolerance = TIME_TOLERANCE
         # Half a tick is rounding. A tick longer than milliseconds gets no more: half of it could
         # reach the next frame.
         if tick <= _MILLISECOND:
             self._tolerance = max(TIME_TOLERANCE, 0.51 * tick)
+        # at a rate that is another, if only a little, frames drift away from multiples of `fps`
+        if self.num_frames * abs(1 / own - 1 / self._rate) > self._tolerance:
+            self._rate = own
+        self.fps = float(self._rate)
         self.size = (int(stream.height), int(stream.width))
         # Damage raises instead of being painted over with what is near.
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = threads
         if threads > 1:
             stream.thread_type = "AUTO"
-        # Matroska and WebM do not say how many, and give 0
-        self.num_frames = int(stream.frames) or self._count()
+
+    def _measured_rate(self) -> Fraction:
+        """Of the file's index, where that has all frames: the rate in the header also counts how
+        long the last frame is shown."""
+        entries = self._stream.index_entries
+        last = len(entries) - 1
+        if last < 1 or len(entries) != self.num_frames:
+            return Fraction(self._stream.average_rate)
+        ticks = entries[last].timestamp - entries[0].timestamp
+        if ticks <= 0:
+            return Fraction(self._stream.average_rate)
+        return last / (ticks * Fraction(self._stream.time_base))
 
     def _count(self) -> int:
         """For containers whose header does not say."""
@@ -344,7 +369,7 @@ class VideoReader:
 
     def _seek(self, index: int) -> None:
         with decoding(self.path):
-            place = round(index / self._rate / self._stream.time_base)
+            place = round((index / self._rate + self._start) / self._stream.time_base)
             self._container.seek(place, stream=self._stream)
             self._decoded = self._container.decode(self._stream)
 
@@ -369,11 +394,12 @@ class VideoReader:
             raise DataError(
                 f"{self.path}: a frame says no time; encode the video again at a constant rate"
             )
-        time = frame.pts * frame.time_base  # fractions: exact
+        time = frame.pts * frame.time_base - self._start  # fractions: exact
         number = round(time * self._rate)
         if abs(time - number / self._rate) > self._tolerance:
             raise DataError(
                 f"{self.path}: a frame is shown at {float(time):.5f} s, which is no multiple of 1 "
-                f"/ {self.fps:g} s; encode the video again at a constant rate"
+                f"/ {self.fps:g} s: its frames come at a variable rate; encode it again at a "
+                f"constant rate: `ffmpeg -i {self.path.name} -vf fps={self.fps:g} NEW.mp4`"
             )
         return number

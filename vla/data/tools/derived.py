@@ -198,8 +198,8 @@ def _images(
     missing = wanted - set(made)
     if missing:
         raise DataError(
-            f"{dataset.root}: episode {index}: camera {camera!r} has no frame {min(missing)} "
-            f"of {length}; restore the source or leave the episode out"
+            f"{dataset.root}: episode {dataset.episode_numbers[index]}: camera {camera!r} has no "
+            f"frame {min(missing)} of {length}; restore the source or leave the episode out"
         )
     images = [made[step] for step in chosen.tolist()]
     return np.stack(images) if decoded else images
@@ -208,7 +208,8 @@ def _images(
 def _as_stored(
     image: Image, decoded: bool, dataset: EpisodeDataset, camera: str, step: int, index: int
 ) -> Any:
-    where = f"{dataset.root}: episode {index}: camera {camera!r}: step {step}"
+    number = dataset.episode_numbers[index]
+    where = f"{dataset.root}: episode {number}: camera {camera!r}: step {step}"
     try:
         if not decoded:
             return as_png(image)

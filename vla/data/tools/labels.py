@@ -3,7 +3,7 @@
 The file is CSV with a header, or JSON lines. A row names an episode (`episode_index`), perhaps one
 of its steps (`frame_index`), and any of `reward`, `success`, `terminated`, `instruction`. Without a
 step, `reward` is the episode's return, due at its last step; `success` says whether its last step
-solved the task.
+solved the task. An `instruction` with a step holds from there to the next step that gives one.
 
 L: steps of an episode.
 """
@@ -15,8 +15,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +26,11 @@ import numpy as np
 from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
-from vla.data.tools.plan import Plan
+from vla.data.tools.plan import Plan, key_options, notes_of
 
 PLACES = ("episode_index", "frame_index")
 VALUES = ("reward", "success", "terminated", "instruction")
@@ -51,6 +53,8 @@ def label(
     file: str | Path,
     *,
     unlabelled: Unlabelled = "keep",
+    format: str | None = None,
+    keys: KeyMap | None = None,
     video: VideoConfig | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
@@ -58,6 +62,7 @@ def label(
     """Writes the dataset with labels of a file in place of its own; resumable as `convert` is.
 
     Args:
+        format, keys: as of EpisodeDataset.
         unlabelled: what becomes of episodes that the file does not name: they stay as they are, go,
             or are an error.
 
@@ -65,24 +70,31 @@ def label(
         DataError: a row is wrong: each is named by its line; or episodes are unlabelled and
             `unlabelled` is "refuse".
     """
-    dataset = EpisodeDataset(src)
+    dataset = EpisodeDataset(src, format=format, keys=keys)
     file = Path(file)
-    labels = read_labels(file, dataset.episodes["length"].to_numpy())
+    numbers = dataset.episode_numbers.tolist()
+    named = read_labels(
+        file,
+        dict(zip(numbers, dataset.episodes["length"].tolist(), strict=True)),
+        missing=dataset.reader.missing_episodes,
+    )
+    labels = {numbers.index(number): values for number, values in named.items()}
     missing = [index for index in range(len(dataset)) if index not in labels]
     if missing and unlabelled == "refuse":
         raise DataError(
-            f"{file}: names {len(labels)} of {len(dataset)} episodes; {missing[0]} is the first "
-            "that it lacks: add them, or keep or drop the unlabelled ones"
+            f"{file}: names {len(labels)} of {len(dataset)} episodes; {numbers[missing[0]]} is the "
+            "first that it lacks: add them, or keep or drop the unlabelled ones"
         )
     chosen = range(len(dataset)) if unlabelled == "keep" else sorted(labels)
     places = [(0, index) for index in chosen]
     # By content, not by name alone: a changed file under the same name is another call.
-    options = {
+    options: dict[str, Any] = {
         "labels": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "unlabelled": unlabelled,
     }
-    notes = []
+    options |= key_options(format, keys)
+    notes = notes_of([dataset])
     if missing:
         notes.append(
             f"{len(missing)} of {len(dataset)} episodes are not in {file.name}: {unlabelled}"
@@ -91,8 +103,25 @@ def label(
     def change(episode: Episode, source: int, index: int) -> Episode:
         return labelled(episode, labels[index]) if index in labels else episode
 
-    plan = Plan("label", [dataset], places, dataset.spec, options, change=change, notes=notes)
+    plan = Plan(
+        "label",
+        [dataset],
+        places,
+        dataset.spec,
+        options,
+        change=change,
+        notes=notes,
+        labels=_labelled_everywhere(labels, chosen),
+    )
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
+
+
+def _labelled_everywhere(labels: dict[int, Labels], chosen: Iterable[int]) -> frozenset[str]:
+    """What every episode of the new dataset has by the file; others have it by chance alone."""
+    given = [set(labels[index].values) if index in labels else set() for index in chosen]
+    everywhere = set.intersection(*given) if given else set()
+    named = {"reward": "rewards", "success": "success", "terminated": "terminated"}
+    return frozenset(name for column, name in named.items() if column in everywhere)
 
 
 def labelled(episode: Episode, labels: Labels) -> Episode:
@@ -107,25 +136,51 @@ def labelled(episode: Episode, labels: Labels) -> Episode:
                 array[:] = 0
                 step = -1
             array[step] = value
-    # these two are given once or never
+    # given once or never
     (terminated,) = values.get("terminated", {None: episode.terminated}).values()
-    (instruction,) = values.get("instruction", {None: episode.instruction}).values()
+    texts = _instructed(episode.step_instructions, values.get("instruction", {}))
     return replace(
-        episode, rewards=rewards, success=success, terminated=terminated, instruction=instruction
+        episode,
+        rewards=rewards,
+        success=success,
+        terminated=terminated,
+        instruction=texts[0],
+        instructions=texts if len(set(texts)) > 1 else None,
     )
 
 
-def read_labels(file: Path, lengths: np.ndarray) -> dict[int, Labels]:
+def _instructed(texts: list[str], given: dict[int | None, str]) -> list[str]:
+    """The instructions of an episode's steps, L texts, with those that are given in their place."""
+    if None in given:
+        return [given[None]] * len(texts)
+    # sub-tasks are usually listed by where they begin
+    starts = sorted(step for step in given if step is not None)
+    for start, stop in pairwise([*starts, len(texts)]):
+        texts[start:stop] = [given[start]] * (stop - start)
+    return texts
+
+
+def read_labels(
+    file: Path,
+    lengths: np.ndarray | Mapping[int, int],
+    *,
+    missing: Collection[int] = (),
+) -> dict[int, Labels]:
     """Episode -> its labels. Raises DataError with a line for each wrong row (the first of them).
 
     Args:
-        lengths: steps of each of the dataset's episodes.
+        lengths: steps of each of the dataset's episodes, in order or by what the dataset calls
+            them.
+        missing: numbers of further episodes that cannot be read: their rows are passed over.
     """
+    lengths = lengths if isinstance(lengths, Mapping) else dict(enumerate(lengths.tolist()))
     problems: list[str] = []
     labels: dict[int, Labels] = {}
     lines: dict[tuple[int, str, int | None], int] = {}
     for line, row in _rows(file):
         try:
+            if row.get("episode_index") is not None and _whole(row, "episode_index") in missing:
+                continue
             episode, step = _place(row, lengths)
             for column, value in _values(row, step, int(lengths[episode])):
                 of_column = labels.setdefault(episode, Labels()).values.setdefault(column, {})
@@ -211,12 +266,14 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, row
 
 
-def _place(row: dict[str, Any], lengths: np.ndarray) -> tuple[int, int | None]:
+def _place(row: dict[str, Any], lengths: Mapping[int, int]) -> tuple[int, int | None]:
     if "episode_index" not in row:
         raise _BadRow("episode_index is missing")
     episode = _whole(row, "episode_index")
-    if not 0 <= episode < len(lengths):
-        raise _BadRow(f"episode_index is {episode}; there are episodes 0 to {len(lengths) - 1}")
+    if episode not in lengths:
+        raise _BadRow(
+            f"episode_index is {episode}; there are episodes {min(lengths)} to {max(lengths)}"
+        )
     if "frame_index" not in row:
         return episode, None
     step = _whole(row, "frame_index")
@@ -240,8 +297,6 @@ def _values(
             f"terminated is of the last frame, {length - 1}, or without frame_index; frame_index "
             f"is {step}"
         )
-    if "instruction" in row and step is not None:
-        raise _BadRow("instruction is of the whole episode; leave frame_index empty")
     return found
 
 

@@ -139,5 +139,6 @@ def _first_size(dataset: EpisodeDataset, index: int, camera: str) -> int:
     except DataError as error:
         if str(dataset.root) in str(error):
             raise
-        where = f"{dataset.root}: episode {index}: camera {camera!r}: step 0"
+        number = dataset.episode_numbers[index]
+        where = f"{dataset.root}: episode {number}: camera {camera!r}: step 0"
         raise DataError(f"{where}: {error}") from error

@@ -8,17 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla.common.registry import name_of
 from vla.data.episode import Episode, Scalar
+from vla.data.format import RECORDED, KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.types import Spec
@@ -39,6 +37,7 @@ class Plan:
         frames: length of a source's episode -> which of its frames' images are kept, int64 (L,),
             ascending.
         notes: one line for each thing that the user should know.
+        labels: what of `RECORDED` the change gives to every episode, whatever the sources say.
     """
 
     command: str
@@ -49,26 +48,38 @@ class Plan:
     change: Callable[[Episode, int, int], Episode] | None = None
     frames: Callable[[int], np.ndarray] | None = None
     notes: Sequence[str] = field(default=())
+    labels: frozenset[str] = frozenset()
+
+    def unrecorded(self) -> list[str]:
+        """What of `RECORDED` no source says, sorted: in the new dataset it is 0 or False, and
+        unknown."""
+        said = self.labels.union(*(dataset.recorded for dataset in self.sources))
+        return sorted(RECORDED - said)
 
     def length(self, place: tuple[int, int]) -> int:
         """Steps of an episode of a source."""
         return int(self.sources[place[0]].episodes["length"].iloc[place[1]])
 
 
-def source_name(root: Path) -> str:
-    """The last part of a path; with the part before it if the last is a version number, as TFDS has
-    it."""
-    # not the whole path: the recipe must be the same on another machine
-    root = Path(os.path.abspath(root))
-    versioned = re.fullmatch(r"v?\d+(\.\d+)*", root.name) and root.parent.name
-    return f"{root.parent.name}/{root.name}" if versioned else root.name
+def key_options(format: str | None, keys: KeyMap | None) -> dict[str, Any]:
+    """What the result of a command depends on in how its source is read; empty for what the format
+    finds by itself."""
+    given: dict[str, Any] = {} if format is None else {"format": format}
+    chosen = {} if keys is None else keys.model_dump(mode="json", exclude_defaults=True)
+    return given | ({"keys": chosen} if chosen else {})
 
 
 def warnings_of(dataset: EpisodeDataset) -> list[str]:
     """What is odd in a dataset, without the folder that it happens to lie in."""
     root = str(dataset.root)
-    name = source_name(dataset.root)
-    return [warning.replace(root, name) for warning in dataset.warnings]
+    return [warning.replace(root, dataset.name) for warning in dataset.warnings]
+
+
+def notes_of(sources: Sequence[EpisodeDataset]) -> list[str]:
+    """The warnings of the datasets that a new one is made of, each of several with its name."""
+    if len(sources) == 1:
+        return warnings_of(sources[0])
+    return [f"{dataset.name}: {text}" for dataset in sources for text in warnings_of(dataset)]
 
 
 def format_of(dataset: EpisodeDataset) -> str:
@@ -83,6 +94,9 @@ def _fingerprint(dataset: EpisodeDataset) -> str:
     table = dataset.episodes.to_csv(index=False)
     facts = [dataset.fingerprint(), dataset.spec.to_dict(), dataset.instructions, table]
     content = hashlib.sha256(json.dumps(facts).encode())
+    if dataset.num_changing:
+        # otherwise the table says it, and recipes from before stay what they were
+        content.update(dataset.task_of_frames.tobytes())
     for values in dataclasses.astuple(dataset.unchecked_columns):
         content.update(np.ascontiguousarray(values).tobytes())
     return content.hexdigest()
@@ -94,7 +108,7 @@ def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
     for dataset in plan.sources:
         sources.append(
             {
-                "name": source_name(dataset.root),
+                "name": dataset.name,
                 "format": format_of(dataset),
                 "fingerprint": _fingerprint(dataset),
             }
@@ -110,6 +124,9 @@ def recipe(plan: Plan, video: VideoConfig | None) -> dict[str, Any]:
         "spec": plan.spec.to_dict(),
         "notes": list(plan.notes),
     }
+    unrecorded = plan.unrecorded()
+    if unrecorded:
+        made["unrecorded"] = unrecorded
     # through JSON, so that it equals what is read back from the file: tuples become lists
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
@@ -122,8 +139,8 @@ def provenance(dataset: EpisodeDataset, index: int, episode: Episode) -> dict[st
     """
     known = dict(episode.info)
     ours: dict[str, Scalar] = {
-        "source": source_name(dataset.root),
-        "source_episode": index,
+        "source": dataset.name,
+        "source_episode": int(dataset.episode_numbers[index]),
         "source_format": format_of(dataset),
     }
     if ours.keys() <= known.keys():

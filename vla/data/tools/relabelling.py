@@ -21,9 +21,10 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.image_codec import as_png
-from vla.data.tools.plan import provenance
+from vla.data.tools.plan import provenance, warnings_of
 from vla.data.writer import DatasetWriter
 
 GOAL_INSTRUCTION = "Bring about what the goal picture shows"
@@ -36,11 +37,13 @@ Achieved = Callable[[Episode], Mapping[str, int]]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """What was written: the dataset's folder, its episodes, and how many have a new label."""
+    """What was written: the dataset's folder, its episodes, how many have a new label, and what the
+    user should know of the source."""
 
     root: Path
     episodes: int
     relabelled: int
+    notes: tuple[str, ...] = ()
 
 
 def achieved_of_info(episode: Episode) -> dict[str, int]:
@@ -55,6 +58,8 @@ def relabel_by_instruction(
     source: str | Path,
     out: str | Path,
     *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
     achieved: Achieved = achieved_of_info,
     per_episode: int = 1,
     known_only: bool = True,
@@ -68,6 +73,7 @@ def relabel_by_instruction(
 
     Args:
         source, out: folders.
+        format, keys: as of EpisodeDataset.
         achieved: what a failed episode fulfilled: instruction -> the step after whose action it was
             first fulfilled. It sees the episode without its images.
         per_episode: at most this many labels for one episode; those that took longest first.
@@ -78,7 +84,9 @@ def relabel_by_instruction(
         DataError: no failed episode achieved anything, a step is outside of its episode, or `out`
             holds a dataset.
     """
-    dataset = EpisodeDataset(source)
+    dataset = EpisodeDataset(source, format=format, keys=keys)
+    # without it every episode would count as failed
+    dataset.require_recorded("success", "hindsight by instruction")
     known = set(dataset.instructions) if known_only else None
     labels: dict[int, list[tuple[int, str]]] = {}
     failed = np.flatnonzero(~dataset.episodes["success"].to_numpy(bool))
@@ -90,10 +98,10 @@ def relabel_by_instruction(
                 continue
             if not 0 <= step < len(episode):
                 raise DataError(
-                    f"{source}: episode {index}: {text!r} is said to be achieved after step "
-                    f"{step}; it has steps 0 to {len(episode) - 1}"
+                    f"{source}: episode {dataset.episode_numbers[index]}: {text!r} is said to be "
+                    f"achieved after step {step}; it has steps 0 to {len(episode) - 1}"
                 )
-            if text != episode.instruction:
+            if text not in episode.step_instructions:
                 found.append((step, text))
         # What took longest first: what is achieved at the start was not the robot's doing.
         found.sort(key=lambda label: (-label[0], label[1]))
@@ -171,6 +179,8 @@ def relabel_by_goal(
     source: str | Path,
     out: str | Path,
     *,
+    format: str | None = None,
+    keys: KeyMap | None = None,
     cameras: Sequence[str] | None = None,
     per_episode: int = 4,
     probability: float = 1.0,
@@ -188,6 +198,7 @@ def relabel_by_goal(
 
     Args:
         source, out: folders.
+        format, keys: as of EpisodeDataset.
         cameras: those whose images are goals; all by default.
         per_episode: parts of each episode of two steps or more.
         probability, discount: of goals; see `draw_goals`.
@@ -199,7 +210,7 @@ def relabel_by_goal(
             episode and a probability below 1, or `out` holds a dataset.
         ValueError: the discount is outside [0, 1).
     """
-    dataset = EpisodeDataset(source)
+    dataset = EpisodeDataset(source, format=format, keys=keys)
     spec = dataset.spec
     chosen = list(spec.cameras if cameras is None else cameras)
     unknown = [camera for camera in chosen if camera not in spec.cameras]
@@ -307,4 +318,5 @@ def _write(
             writer.add_episodes(group)
             relabelled += sum("relabelled_from" in episode.info for episode in group)
             group = list(islice(episodes, EPISODES_PER_COMMIT))
-        return Relabelled(Path(out), writer.num_episodes, relabelled)
+        notes = tuple(warnings_of(dataset))
+        return Relabelled(Path(out), writer.num_episodes, relabelled, notes)

@@ -1,7 +1,8 @@
 """Episodes at another control rate.
 
 A new step spans r = (old rate) / (new rate) old steps, any rational number; step k spans the old
-steps' time [k r, (k + 1) r). What was seen is taken from the nearest old step, the earlier of two.
+steps' time [k r, (k + 1) r). What was seen, and the instruction if it changes, is taken from the
+nearest old step, the earlier of two.
 Actions are joined by what their numbers are:
 
 | kind | of the old actions in the span |
@@ -117,8 +118,11 @@ def resampled_episode(episode: Episode, r: Fraction, kinds: list[Kind]) -> Episo
             images[camera] = [of_camera[t] for t in nearest]
         else:
             images[camera] = of_camera[nearest]
+    texts = episode.instructions
     return replace(
         episode,
+        # its own first step is the nearest of the new first one
+        instructions=None if texts is None else [texts[t] for t in nearest],
         images=images,
         state=episode.state[nearest],
         actions=_actions(episode.actions, r, kinds),

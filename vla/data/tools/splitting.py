@@ -14,11 +14,12 @@ import numpy as np
 
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
+from vla.data.format import KeyMap
 from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.select import Episodes
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
-from vla.data.tools.plan import Plan
+from vla.data.tools.plan import Plan, key_options, notes_of
 
 
 def split(
@@ -27,6 +28,8 @@ def split(
     parts: Mapping[str, float | Episodes],
     *,
     seed: int = 0,
+    format: str | None = None,
+    keys: KeyMap | None = None,
     video: VideoConfig | None = None,
     jobs: int | None = None,
     progress: ProgressCallback | None = None,
@@ -34,22 +37,24 @@ def split(
     """Writes each part as a dataset `dst/<name>`; resumable as `convert` is.
 
     Args:
+        format, keys: as of EpisodeDataset.
         parts: name -> the part's fraction of the episodes, or its episodes ("0:20", [3, 5]). Either
             kind for all parts.
-        seed: decides which episodes go where, for fractions; see `drawn_parts`.
+        seed: decides which episodes go where, for fractions; see `drawn_parts`. A task is the
+            instruction of an episode's first step.
 
     Raises:
         DataError: names that are no folder names, fractions that sum to more than 1, a part without
             episodes, an episode in two parts; or as `convert`.
     """
-    dataset = EpisodeDataset(src)
+    dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_parts(dataset, parts, seed)
     given = {name: str(part) for name, part in parts.items()}
     made = {}
     for name, episodes in chosen.items():
-        options = {"part": name, "seed": seed, "parts": given}
+        options = {"part": name, "seed": seed, "parts": given} | key_options(format, keys)
         places = [(0, index) for index in episodes]
-        plan = Plan("split", [dataset], places, dataset.spec, options)
+        plan = Plan("split", [dataset], places, dataset.spec, options, notes=notes_of([dataset]))
         made[name] = write_derived(
             plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
         )
@@ -75,8 +80,11 @@ def chosen_parts(
     if shares:
         chosen = drawn_parts(dataset.episodes["task_index"].to_numpy(), shares, seed, where)
     else:
-        chosen = {name: _listed(part, len(dataset), where, name) for name, part in parts.items()}
-    _check_parts(chosen, where, len(dataset))
+        chosen = {}
+        for name, part in parts.items():
+            named: Any = part
+            chosen[name] = sorted(dataset.chosen_episodes(named, f"{where}: part {name!r}"))
+    _check_parts(chosen, where, dataset.episode_numbers.tolist())
     return chosen
 
 
@@ -117,30 +125,22 @@ def drawn_parts(
     return {name: sorted(episodes) for name, episodes in chosen.items()}
 
 
-def _listed(
-    part: Any,
-    total: int,
-    where: str,
-    name: str,
-) -> list[int]:
-    return sorted(chosen_episodes(part, total, f"{where}: part {name!r}"))
-
-
 def _check_parts(
     chosen: Mapping[str, list[int]],
     where: str,
-    total: int,
+    numbers: list[int],
 ) -> None:
     owner: dict[int, str] = {}
     for name, episodes in chosen.items():
         if not episodes:
             raise DataError(
-                f"{where}: part {name!r} would have none of {total} episodes; give it a larger "
-                "share"
+                f"{where}: part {name!r} would have none of {len(numbers)} episodes; give it a "
+                "larger share"
             )
         for index in episodes:
             if index in owner:
                 raise DataError(
-                    f"{where}: episode {index} is in {owner[index]!r} and in {name!r}; name it once"
+                    f"{where}: episode {numbers[index]} is in {owner[index]!r} and in {name!r}; "
+                    "name it once"
                 )
             owner[index] = name

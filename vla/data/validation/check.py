@@ -29,6 +29,7 @@ class Finding:
         place: file or episode.
         message: what is wrong there, and what can be done.
         fix: name of the repair that `fix=True` applies; empty if there is none.
+        others: further places of the same cause, which the message counts.
     """
 
     check: str
@@ -36,6 +37,7 @@ class Finding:
     place: str
     message: str
     fix: str = ""
+    others: tuple[str, ...] = ()
 
 
 Run = Callable[["Examined"], Iterator[Finding]]

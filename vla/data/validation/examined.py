@@ -18,8 +18,11 @@ from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
-from vla.data.formats.common.episodic_reader import EpisodicReader
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.lerobot_parts.info import read_version
+from vla.data.formats.lerobot_parts.mapping import keys_of
+from vla.data.formats.lerobot_parts.spec import dimension_names
 from vla.data.reader import EpisodeDataset, recognised_format
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
@@ -109,9 +112,13 @@ class Examined:
             self.format = format_of(self.dataset)
         elif format is None:
             self.format = recognised_format(root)
-        # Without info.json no format matches; tables and data are worth a look all the same.
-        if self.format is None and (root / "meta").is_dir():
-            self.format = "lerobot"
+        # Without info.json no format matches, and with a damaged one the wrong version; tables and
+        # data are worth a look all the same.
+        if format is None and self.dataset is None and read_version(root) is None:
+            if (root / "meta/episodes.jsonl").exists():
+                self.format = "lerobot_v2"
+            elif self.format is None and (root / "meta").is_dir():
+                self.format = "lerobot"
 
     @functools.cached_property
     def files(self) -> list[Path]:
@@ -150,19 +157,26 @@ class Examined:
         """None if they cannot be read at all."""
         if self.lerobot is not None:
             return _of_parts(self.lerobot, self.keys)
-        reader = None if self.dataset is None else self.dataset.reader
-        if not isinstance(reader, EpisodicReader):
+        if self.dataset is None:
             return None
-        columns = reader.columns()
+        reader = self.dataset.reader
+        try:
+            columns = reader.columns()
+        except DataError:  # the check `opens` says so
+            return None
         lengths = reader.episodes["length"].to_numpy()
-        # These readers give zeros for what the dataset does not have.
+
+        def recorded(name: str, values: np.ndarray) -> np.ndarray | None:
+            # readers give zeros for what the dataset does not have
+            return values if name in reader.recorded and values.any() else None
+
         return Numbers(
             episode=np.repeat(np.arange(len(lengths)), lengths),
             state=columns.state,
             actions=columns.actions,
-            rewards=columns.rewards if columns.rewards.any() else None,
-            success=columns.success if columns.success.any() else None,
-            terminated=columns.terminated if columns.terminated.any() else None,
+            rewards=recorded("rewards", columns.rewards),
+            success=recorded("success", columns.success),
+            terminated=recorded("terminated", columns.terminated),
             state_names=reader.spec.state_names,
             action_names=reader.spec.action_names,
         )
@@ -180,13 +194,14 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
     frames = parts.frames
     if mapping is None:
         return None
-    if not {*mapping.action, *mapping.state, "episode_index"} <= frames.keys():
+    if not {*keys_of(mapping.action), *keys_of(mapping.state), "episode_index"} <= frames.keys():
         return None
     episode = frames["episode_index"][:, 0]
     kept = parts.committed(episode)
 
-    def joined(names: list[str]) -> np.ndarray:
-        columns = [np.zeros((len(episode), 0)), *(frames[name] for name in names)]
+    def joined(parts: list[Part]) -> np.ndarray:
+        columns = [np.zeros((len(episode), 0))]
+        columns += [frames[part.key][:, list(part.dims)] for part in parts]
         return np.concatenate(columns, axis=1)[kept]
 
     def single(name: str | None) -> np.ndarray | None:
@@ -202,6 +217,6 @@ def _of_parts(parts: LeRobotParts, keys: KeyMap | None) -> Numbers | None:
         rewards=single(mapping.reward),
         success=None if success is None else success > 0,
         terminated=None if terminated is None else terminated > 0,
-        state_names=parts.dimension_names(mapping.state),
-        action_names=parts.dimension_names(mapping.action),
+        state_names=tuple(dimension_names(mapping.state)),
+        action_names=tuple(dimension_names(mapping.action)),
     )

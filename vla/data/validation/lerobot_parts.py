@@ -23,8 +23,10 @@ from vla.data.format import KeyMap
 from vla.data.formats.common.files import inside, read_json_lines
 from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, is_number
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
-from vla.data.formats.lerobot_parts.paths import opened_parquet
-from vla.data.formats.lerobot_parts.spec import Mapping, dimension_names, map_features
+from vla.data.formats.lerobot_parts.mapping import Mapping, map_features
+from vla.data.formats.lerobot_parts.missing import absent
+from vla.data.formats.lerobot_parts.paths import fill, opened_parquet
+from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH
 from vla.data.statistics import FeatureStats, numeric_stats
 
 _REMEDY = "copy the file from the dataset's source"
@@ -58,8 +60,53 @@ class LeRobotParts:
 
     @functools.cached_property
     def data(self) -> list[Part]:
-        """The data files in order."""
-        return [_read(self.root, path) for path in sorted(self.root.glob("data/*/*.parquet"))]
+        """The data files in order; without those of no episode, if the tables say whose they
+        are."""
+        paths = sorted(self.root.glob("data/*/*.parquet"))
+        named = set(self.data_files.values())
+        if named:
+            paths = [path for path in paths if path in named and absent(path) is None]
+        return [_read(self.root, path) for path in paths]
+
+    @functools.cached_property
+    def data_files(self) -> dict[int, Path]:
+        """Episode -> its data file; empty if the tables do not say it of every episode."""
+        template = None if self.info is None else self.info.data_path
+        return self._files(template or (DATA_PATH if self.is_v2 else schema.DATA_PATH), "data/")
+
+    def video_files(self, feature: str) -> dict[int, Path]:
+        """Episode -> its video; empty if the tables do not say it of every episode."""
+        template = None if self.info is None else self.info.video_path
+        usual = VIDEO_PATH if self.is_v2 else schema.VIDEO_PATH
+        return self._files(template or usual, f"videos/{feature}/", video_key=feature)
+
+    def _files(self, template: str, prefix: str, **values: str) -> dict[int, Path]:
+        table = self.table
+        tables = len(list(self.root.glob("meta/episodes/*/*.parquet")))
+        # a part of the table that cannot be read may name any file
+        if self.info is None or table is None or len(self.tables) != tables:
+            return {}
+        found = {}
+        try:
+            for row in table.to_dict("records"):
+                episode = int(row["episode_index"])
+                numbers = {"episode_index": episode, "episode_chunk": episode // self.chunks_size}
+                if not self.is_v2:
+                    keys = ("chunk_index", "file_index")
+                    numbers = {key: int(row[f"{prefix}{key}"]) for key in keys}
+                found[episode] = self.root / fill(template, prefix, **values, **numbers)
+        except (DataError, KeyError, TypeError, ValueError, OverflowError):
+            return {}
+        return found
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether there is a file for each episode."""
+        return self.info is not None and self.info.codebase_version.startswith("v2.")
+
+    @property
+    def chunks_size(self) -> int:
+        return schema.FILES_PER_CHUNK if self.info is None else self.info.chunks_size
 
     @functools.cached_property
     def tables(self) -> list[tuple[Path, pa.Table]]:
@@ -108,11 +155,11 @@ class LeRobotParts:
 
     def committed(self, episode: np.ndarray) -> np.ndarray:
         """Which frames are of committed episodes, by their episode_index; a killed writer may have
-        left more."""
+        left more, and a file of no episode more still."""
         # without a table nothing can be left out
         if self.table is None or not len(self.table):
             return np.ones(len(episode), bool)
-        return np.asarray(episode <= self.table["episode_index"].max())
+        return np.isin(episode, self.table["episode_index"].to_numpy(np.float64))
 
     @functools.cached_property
     def frames(self) -> dict[str, np.ndarray]:
@@ -158,12 +205,9 @@ class LeRobotParts:
         if self.info is None:
             return None
         try:
-            return map_features(self.root / schema.INFO, self.info.features, keys)
+            return map_features(self.root, self.info.features, keys)
         except DataError:
             return None
-
-    def dimension_names(self, columns: list[str]) -> tuple[str, ...]:
-        return () if self.info is None else tuple(dimension_names(columns, self.info.features))
 
     @functools.cached_property
     def numeric(self) -> list[str]:

@@ -162,7 +162,8 @@ def _of_images(dataset: Any, camera: str) -> dict[str, Any]:
     step = max(1, dataset.num_frames // 64)
     images = []
     for frame in range(0, dataset.num_frames, step):
-        images += [image for _, image in dataset.images(camera, frame, frame + 1)]
+        # of the reader: as they are stored, not turned as keys may ask
+        images += [image for _, image in dataset.reader.images(camera, frame, frame + 1)]
     return listed(image_stats(images))
 
 
@@ -203,6 +204,8 @@ REPAIRS: dict[str, Callable[[Examined], str]] = {
 }
 """Repair -> what does it, in the order in which they are applied; returns what was done. Raises
 DataError."""
+WITHOUT_DATASET = (repair_names.REMOVE_LEFTOVERS, repair_names.SORT_TASKS)
+"""Repairs of single files, which need no dataset that opens."""
 
 
 def _parts(examined: Examined) -> LeRobotParts:

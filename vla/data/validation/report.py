@@ -7,6 +7,7 @@ files still run.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from vla.data.validation.check import Check as Check
 from vla.data.validation.check import Finding as Finding
 from vla.data.validation.check import checks as checks
 from vla.data.validation.examined import Examined
-from vla.data.validation.repairs import REPAIRS
+from vla.data.validation.repairs import REPAIRS, WITHOUT_DATASET
+
+_SHOWN_ALIKE = 3
+"""Findings of one cause that are shown one by one; more of them are one line."""
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,17 @@ class Report:
             "root": str(self.root),
             "format": self.format,
             "ok": self.ok,
-            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "findings": [_values(finding) for finding in self.findings],
             "repaired": [{"fix": name, "done": done} for name, done in self.repaired],
             "checks": list(self.ran),
         }
+
+
+def _values(finding: Finding) -> dict[str, Any]:
+    values = dataclasses.asdict(finding)
+    if not finding.others:
+        del values["others"]
+    return values
 
 
 def validate(
@@ -117,9 +129,38 @@ def _look(
         if is_for_it and (deep or not check.deep):
             findings += check.run(examined)
             ran.append(name)
-    return Report(root, examined.format, _sorted(findings), ran=tuple(ran))
+    found = [_repairable(examined, finding) for finding in findings]
+    return Report(root, examined.format, _sorted(_grouped(examined, found)), ran=tuple(ran))
+
+
+def _repairable(examined: Examined, finding: Finding) -> Finding:
+    """Without a repair that could only fail: all but those of single files read the dataset."""
+    if examined.dataset is not None or finding.fix in ("", *WITHOUT_DATASET):
+        return finding
+    return dataclasses.replace(finding, fix="")
+
+
+def _grouped(examined: Examined, findings: list[Finding]) -> list[Finding]:
+    """One finding for each cause: what differs by file, episode and number alone is counted."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in dict.fromkeys(findings):  # two checks may meet the same damage
+        text = finding.message
+        for name in (str(examined.root / finding.place), finding.place, str(examined.root)):
+            text = text.replace(name, "") if name else text
+        cause = re.sub(r"[\d.]+", "#", text)
+        key = (finding.check, finding.severity, finding.fix, cause)
+        groups.setdefault(key, []).append(finding)
+    found = []
+    for alike in groups.values():
+        if len(alike) <= _SHOWN_ALIKE:
+            found += alike
+            continue
+        others = tuple(finding.place for finding in alike[1:])
+        named = ", ".join(others[:_NAMED]) + (", ..." if others[_NAMED:] else "")
+        message = f"{alike[0].message} (and {len(others)} more like it: {named})"
+        found.append(dataclasses.replace(alike[0], message=message, others=others))
+    return found
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
-    unique = dict.fromkeys(findings)  # two checks may meet the same damage
-    return tuple(sorted(unique, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

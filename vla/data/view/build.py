@@ -8,13 +8,13 @@ from pathlib import Path
 
 from vla.common.atomic import atomic_path
 from vla.common.cores import usable_cores
+from vla.common.html import encoded
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
-from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
-from vla.data.tools.plan import source_name
+from vla.data.reader import EpisodeDataset, dataset_name
+from vla.data.select import Episodes
 from vla.data.view.episodes import Shown
-from vla.data.view.page import Page, encoded
+from vla.data.view.page import Page
 from vla.data.view.sampling import shown_order
 from vla.data.view.videos import QUALITIES, CameraVideo, Quality, encode_camera, thumbnail
 
@@ -119,7 +119,7 @@ def _chosen(dataset: EpisodeDataset, episodes: Episodes | None, sample: int) -> 
     """Episodes in the order in which they deserve room."""
     if episodes is None:
         return spread_episodes(dataset, sample)
-    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    chosen = dataset.chosen_episodes(episodes)
     if not chosen:
         raise DataError(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
@@ -237,7 +237,7 @@ class _Builder:
             except DataError as error:
                 # a page that is sent to somebody says nothing of this machine's folders
                 root = self.dataset.root
-                videos[camera] = str(error).replace(str(root), source_name(root))
+                videos[camera] = str(error).replace(str(root), dataset_name(root))
         return videos
 
     def _thumbnail(self, index: int) -> str:

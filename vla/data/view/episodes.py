@@ -119,10 +119,15 @@ def episode_html(
     """
     row = dataset.episodes.iloc[shown.index]
     values_DL, stride = curves(dataset, shown.index, rewards=rewards)
+    starts = dataset.instruction_starts(shown.index)
+    texts = [text for _, text in starts]
     return render(
         "data/view/episode.html.j2",
         shown=shown,
-        task=dataset.instructions[int(row["task_index"])],
+        episode_number=int(dataset.episode_numbers[shown.index]),
+        task=" → ".join(texts),
+        tasks=json.dumps(texts),
+        starts=json.dumps(starts) if len(starts) > 1 else "",
         steps=int(row["length"]),
         solved=bool(row["success"]),
         solved_at=_solved_at(dataset, row),

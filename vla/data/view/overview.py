@@ -48,7 +48,9 @@ def sizes(dataset: EpisodeDataset, summary: Summary) -> list[tuple[str, str]]:
         ("on disk", size(_bytes(dataset.root))),
     ]
     # outcomes stand behind the sizes
-    if has_successes(summary):
+    if summary["success_rate"] is None:
+        found.insert(4, ("solved", "not recorded"))
+    elif has_successes(summary):
         found.insert(4, ("solved", rate_text(summary["success_rate"])))
     if has_rewards(summary):
         mean_return = float(summary["returns"]["mean"])
@@ -57,14 +59,15 @@ def sizes(dataset: EpisodeDataset, summary: Summary) -> list[tuple[str, str]]:
 
 
 def has_rewards(summary: Summary) -> bool:
-    """Whether any reward is not zero; a dataset without rewards reads as zeros."""
+    """Whether any reward is not zero."""
     rewards = summary["rewards"]
-    return bool(rewards["min"] or rewards["max"])
+    return rewards is not None and bool(rewards["min"] or rewards["max"])
 
 
 def has_successes(summary: Summary) -> bool:
     """Whether any step is marked as solved; otherwise nothing was, or the dataset does not say."""
-    return bool(summary["success_rate"] > 0)
+    rate = summary["success_rate"]
+    return rate is not None and bool(rate > 0)
 
 
 def overview(dataset: EpisodeDataset, summary: Summary) -> Markup:
@@ -111,11 +114,20 @@ def _task_table(summary: Summary) -> Table:
 
 def _task_notes(summary: Summary) -> str:
     notes = []
+    if summary["changing_episodes"]:
+        notes.append(
+            f"The instruction changes within {counted(summary['changing_episodes'], 'episode')}: "
+            "each of them counts at every instruction that it holds, each step once."
+        )
     if len(summary["tasks"]) > TASKS:
         notes.append(f"The first {TASKS} of {len(summary['tasks'])} tasks.")
-    if not has_successes(summary):
+    if summary["success_rate"] is None:
+        notes.append("Success is not recorded.")
+    elif not has_successes(summary):
         notes.append("No step is marked as solved: nothing was, or the dataset does not say.")
-    if not has_rewards(summary):
+    if summary["rewards"] is None:
+        notes.append("Rewards are not recorded.")
+    elif not has_rewards(summary):
         notes.append("All rewards are zero, or the dataset has none.")
     return " ".join(notes)
 

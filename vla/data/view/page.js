@@ -199,6 +199,7 @@
     ];
     const transport = box.querySelector(".transport");
     const [button, slider, speed, now] = [".play", "input", ".speed", ".now"].map((s) => transport.querySelector(s));
+    const starts = JSON.parse(box.dataset.starts ?? "[]"); /* [first step, instruction] where it changes */
     let step = 0;
     let timer = 0;
 
@@ -215,7 +216,8 @@
     function update(to) {
       step = Math.min(steps - 1, Math.max(0, to));
       slider.value = String(step);
-      const text = `step ${step} of ${steps - 1}, ${(step / rate).toFixed(2)} s`;
+      const asked = starts.findLast(([first]) => first <= step);
+      const text = `step ${step} of ${steps - 1}, ${(step / rate).toFixed(2)} s${asked ? `: ${asked[1]}` : ""}`;
       slider.setAttribute("aria-valuetext", text);
       now.textContent = text;
       box.style.setProperty("--at", place(step));
@@ -326,10 +328,10 @@
     const words = search.value.trim().toLowerCase();
     let left = 0;
     for (const details of episodes) {
-      const { episode, task: text, success: outcome } = details.dataset;
+      const { episode, task: text, tasks, success: outcome } = details.dataset;
       const fits =
         (!words || text.toLowerCase().includes(words) || episode === words) &&
-        (!task?.value || text === task.value) &&
+        (!task?.value || JSON.parse(tasks).includes(task.value)) &&
         (!success?.value || outcome === success.value);
       details.hidden = !fits;
       if (!fits) details.open = false;

@@ -5,17 +5,15 @@ Style, script, numbers and videos are inside, and a policy in its head forbids e
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from vla.common.html import asset, render
+from vla.common.html import asset, content_policy, render
 from vla.common.number_text import counted
-from vla.data.reader import EpisodeDataset
-from vla.data.tools.plan import format_of, source_name, warnings_of
+from vla.data.reader import EpisodeDataset, dataset_name
+from vla.data.tools.plan import format_of, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals
 from vla.data.view.overview import has_rewards, has_successes, overview, sizes
 from vla.data.view.summary import summarise
@@ -59,8 +57,8 @@ class Page:
         script = asset("data/view/page.js")
         return render(
             "data/view/page.html.j2",
-            title=source_name(self.dataset.root),
-            policy=_policy(script),
+            title=dataset_name(self.dataset.root),
+            policy=content_policy(script),
             css=asset("data/view/page.css"),
             js=script,
             signals=self._signals,
@@ -82,7 +80,10 @@ class Page:
         if count == total == 1:
             text = "Its one episode is shown."
         elif count < total:
-            spread = ", evenly over tasks, successes and failures" if self.sampled else ""
+            spread = ""
+            if self.sampled:
+                outcomes = ", successes and failures" if self.labelled else ""
+                spread = f", evenly over tasks{outcomes}"
             text = f"{count} of {counted(total, 'episode')} are shown{spread}."
         if count < self.asked:
             text += f" The page had no room for {self.asked - count} more."
@@ -93,11 +94,9 @@ class Page:
 
     def _tasks(self, shown: Sequence[Shown]) -> list[str]:
         """Instructions of these episodes, to choose among."""
-        indices = self.dataset.episodes["task_index"]
         tasks = set()
         for episode in shown:
-            index = int(indices.iloc[episode.index])
-            tasks.add(self.dataset.instructions[index])
+            tasks |= {text for _, text in self.dataset.instruction_starts(episode.index)}
         return sorted(tasks)
 
     def _order_keys(self) -> list[str]:
@@ -108,18 +107,3 @@ class Page:
         if self.rewards:
             keys.append("return")
         return [*keys, "steps"]
-
-
-def encoded(html: str) -> bytes:
-    """As it is written. Texts of foreign datasets may hold half characters, which UTF-8 lacks."""
-    return html.encode(errors="replace")
-
-
-def _policy(script: str) -> str:
-    """Nothing but what is in the page may be loaded, and no script but the page's own may run."""
-    digest = hashlib.sha256(script.encode()).digest()
-    script_hash = base64.b64encode(digest).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'unsafe-inline'; "
-        "img-src data:; media-src data: blob:; base-uri 'none'; form-action 'none'"
-    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from vla.common.atomic import atomic_path
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import Image
-from vla.data.reader import EpisodeDataset
-from vla.data.select import Episodes, chosen_episodes
+from vla.data.reader import EpisodeDataset, dataset_name
+from vla.data.select import Episodes
 from vla.data.storage.image_codec import as_frame
-from vla.data.tools.plan import source_name
 
 JPEG_QUALITY = 90
 _IMAGES_AT_ONCE = 64
@@ -78,7 +77,7 @@ def export_rerun(
         raise DataError(
             f"{path}: is a folder; name the file to write, for example {path / 'dataset.rrd'}"
         )
-    chosen = chosen_episodes(episodes, len(dataset), str(dataset.root))
+    chosen = dataset.chosen_episodes(episodes)
     if not chosen:
         raise DataError(
             f"{dataset.root}: episodes {episodes!r}: names none; expected for example 0:20"
@@ -87,13 +86,13 @@ def export_rerun(
     total = int(lengths[chosen].sum())
     done = 0
     with atomic_path(path) as temporary:
-        recording = rerun.RecordingStream("vla_data", recording_id=source_name(dataset.root))
+        recording = rerun.RecordingStream("vla_data", recording_id=dataset_name(dataset.root))
         # only the dataset's own time counts, not that of the export
         recording.set_log_time_enabled(False)
         recording.set_log_tick_enabled(False)
         recording.save(temporary, default_blueprint=_layout(dataset, chosen))
         try:
-            recording.send_recording_name(source_name(dataset.root))
+            recording.send_recording_name(dataset_name(dataset.root))
             for index in chosen:
                 _write_episode(recording, dataset, index)
                 done += int(lengths[index])
@@ -112,19 +111,21 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
     row, columns, spec = dataset.episodes.iloc[index], dataset.columns, dataset.spec
     start = int(row["first_frame"])
     stop = start + int(row["length"])
-    place = f"episode_{index}"
+    place = f"episode_{dataset.episode_numbers[index]}"
+    _write_instructions(recording, dataset, index, f"{place}/instruction")
     # static: words hold at all times, and the viewer shows them at every step
-    instruction = rerun.TextDocument(dataset.instructions[int(row["task_index"])])
-    recording.log(f"{place}/instruction", instruction, static=True)
-    info = rerun.TextDocument(_info(row), media_type="text/markdown")
+    info = rerun.TextDocument(_info(row, dataset.recorded), media_type="text/markdown")
     recording.log(f"{place}/info", info, static=True)
     # name, names of the curves, values (L, D)
     curves: list[tuple[str, Sequence[str], np.ndarray]] = [
         ("action", spec.action_names, columns.actions[start:stop]),
         ("state", spec.state_names, columns.state[start:stop]),
-        ("reward", ("reward",), columns.rewards[start:stop, None]),
-        ("success", ("success",), columns.success[start:stop, None]),
     ]
+    # zeros that nobody recorded would look as if somebody had
+    if "rewards" in dataset.recorded:
+        curves.append(("reward", ("reward",), columns.rewards[start:stop, None]))
+    if "success" in dataset.recorded:
+        curves.append(("success", ("success",), columns.success[start:stop, None]))
     times = _times(np.arange(stop - start), spec.control_hz)
     for name, names, values in curves:
         if not names:  # a robot without state
@@ -134,6 +135,19 @@ def _write_episode(recording: Any, dataset: EpisodeDataset, index: int) -> None:
         recording.send_columns(f"{place}/{name}", indexes=times, columns=scalars)
     for camera in spec.cameras:
         _write_images(recording, dataset, camera, start, stop, _camera(place, camera))
+
+
+def _write_instructions(recording: Any, dataset: EpisodeDataset, index: int, place: str) -> None:
+    """The words of an episode; from each step on where they change."""
+    import rerun
+
+    starts = dataset.instruction_starts(index)
+    if len(starts) == 1:
+        recording.log(place, rerun.TextDocument(starts[0][1]), static=True)
+        return
+    steps = np.array([step for step, _ in starts])
+    texts = rerun.TextDocument.columns(text=[text for _, text in starts])
+    recording.send_columns(place, indexes=_times(steps, dataset.spec.control_hz), columns=texts)
 
 
 def _write_images(
@@ -210,13 +224,16 @@ def _grouped(files: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, list[byt
         yield first, group
 
 
-def _info(row: Any) -> str:
+def _info(row: Any, recorded: Collection[str]) -> str:
     """Outcome and info of an episode as a markdown table; its texts stay text."""
-    facts = {
-        "solved": bool(row["success"]),
-        "return": float(row["return"]),
-        "terminated": bool(row["terminated"]),
+    outcome = {
+        "solved": ("success", bool(row["success"])),
+        "return": ("rewards", float(row["return"])),
+        "terminated": ("terminated", bool(row["terminated"])),
     }
+    facts = {}
+    for name, (label, value) in outcome.items():
+        facts[name] = value if label in recorded else "not recorded"
     lines = ["| | |", "|---|---|"]
     for key, value in {**facts, **json.loads(row["info"])}.items():
         lines.append(f"| {_cell(key)} | {_cell(value)} |")
@@ -235,9 +252,11 @@ def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
     curve_names = ["action", "state", "reward"]
     if not dataset.spec.state_dim:
         curve_names.remove("state")
+    if "rewards" not in dataset.recorded:
+        curve_names.remove("reward")
     tabs = []
-    for index in chosen:
-        place = f"episode_{index}"
+    for number in dataset.episode_numbers[list(chosen)].tolist():
+        place = f"episode_{number}"
         left: list[Any] = []
         cameras = []
         for name in dataset.spec.cameras:
@@ -251,5 +270,5 @@ def _layout(dataset: EpisodeDataset, chosen: Sequence[int]) -> Any:
         for name in curve_names:
             right.append(blueprint.TimeSeriesView(origin=f"{place}/{name}", name=name))
         columns = (blueprint.Vertical(*left), blueprint.Vertical(*right))
-        tabs.append(blueprint.Horizontal(*columns, name=f"episode {index}"))
+        tabs.append(blueprint.Horizontal(*columns, name=f"episode {number}"))
     return blueprint.Blueprint(blueprint.Tabs(*tabs))

@@ -33,8 +33,9 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> Summary:
     Returns:
         `actions` and `state` (name -> min, q01, q10, q50, q90, q99, max, mean, std, robot units),
         `rewards`, `returns` and `lengths` (the same, of frames and of episodes), `tasks` (one row
-        each) and `cameras` (mean and std of red, green and blue in [0, 1], and the number of frames
-        they are of).
+        each), `changing_episodes` (in which the instruction changes) and `cameras` (mean and std
+        of red, green and blue in [0, 1], and the number of frames they are of). What the dataset does not record is None: `rewards` and `returns`,
+        `success_rate`, `terminated_rate` and, of tasks, `mean_return`.
 
     Raises:
         DataError: numbers or pictures are damaged, or `images` is negative.
@@ -42,6 +43,7 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> Summary:
     if images < 0:
         raise DataError(f"images is {images}; expected 0 or more frames for each camera")
     spec = dataset.spec
+    rewarded = "rewards" in dataset.recorded
     columns, table = dataset.columns, dataset.episodes
     cameras = {}
     if images:
@@ -53,12 +55,13 @@ def summarise(dataset: EpisodeDataset, *, images: int = IMAGES) -> Summary:
         "control_hz": spec.control_hz,
         "actions": _by_name(spec.action_names, columns.actions),
         "state": _by_name(spec.state_names, columns.state),
-        "rewards": described(columns.rewards),
-        "returns": described(table["return"].to_numpy()),
+        "rewards": described(columns.rewards) if rewarded else None,
+        "returns": described(table["return"].to_numpy()) if rewarded else None,
         "lengths": described(table["length"].to_numpy()),
-        "success_rate": float(table["success"].mean()),
-        "terminated_rate": float(table["terminated"].mean()),
+        "success_rate": dataset.mean_of("success", table),
+        "terminated_rate": dataset.mean_of("terminated", table),
         "tasks": _tasks(dataset, table),
+        "changing_episodes": dataset.num_changing,
         "cameras": cameras,
     }
 
@@ -84,17 +87,19 @@ def _by_name(names: tuple[str, ...], values_ND: np.ndarray) -> dict[str, Describ
 
 
 def _tasks(dataset: EpisodeDataset, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """An episode counts for each instruction that it holds, a frame for its own alone."""
     rows = []
     # tasks without episodes, which datasets may list, have no row
-    for task_index, own in table.groupby("task_index", sort=True):
+    for task_index, held in dataset.held_tasks.groupby("task_index", sort=True):
+        own = table.iloc[held["episode_index"].to_numpy()]
         rows.append(
             {
                 "instruction": dataset.instructions[int(str(task_index))],
                 "episodes": len(own),
-                "frames": int(own["length"].sum()),
-                "success_rate": float(own["success"].mean()),
-                "mean_return": float(own["return"].mean()),
-                "mean_length": float(own["length"].mean()),
+                "frames": int(held["frames"].sum()),
+                "success_rate": dataset.mean_of("success", own),
+                "mean_return": dataset.mean_of("return", own),
+                "mean_length": float(held["frames"].mean()),
             }
         )
     return rows

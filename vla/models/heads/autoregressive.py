@@ -43,13 +43,13 @@ from vla.types import Spec
 class TokenTransformerConfig(HeadConfig):
     """Sizes of the small transformer over the tokens of a chunk."""
 
-    read_states: int = Field(default=1, ge=1)
+    read_states: int = Field(default=1, ge=1, le=10000)
     """Hidden states that are read per step; they stand before the tokens."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the small transformer."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Its layers."""
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1, le=4096)
     """Its attention heads."""
 
     @model_validator(mode="after")

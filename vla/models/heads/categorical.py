@@ -44,7 +44,7 @@ class CategoricalConfig(TokenHeadConfig):
     alone.
 
     Binary dimensions always have the true bin alone."""
-    offset_hidden: int = Field(default=256, ge=1)
+    offset_hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the offset's hidden layer."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

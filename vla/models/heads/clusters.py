@@ -41,7 +41,7 @@ class ClustersConfig(HeadConfig):
     """Weight of the offset's squared error beside the centre's cross-entropy (nats).
 
     Errors are in units of the data's standard deviation."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layer."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

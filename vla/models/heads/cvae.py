@@ -39,7 +39,7 @@ class CVAEConfig(HeadConfig):
     """A variational autoencoder of chunks: several ways to act, two small networks, one pass."""
 
     type: Literal["cvae"] = "cvae"
-    latent: int = Field(default=16, ge=1)
+    latent: int = Field(default=16, ge=1, le=65536)
     """Dimensions of the latent vector."""
     beta: float = Field(default=0.1, ge=0)
     """Weight of the latent's divergence from a standard normal (nats) beside the mean absolute
@@ -47,11 +47,11 @@ class CVAEConfig(HeadConfig):
 
     If it is too large the latent carries nothing and the head becomes a regression; if too small,
     random latents are unlike those of training."""
-    read_states: int = Field(default=1, ge=1)
+    read_states: int = Field(default=1, ge=1, le=10000)
     """Hidden states that are read per step."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Hidden layers of encoder and decoder."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

@@ -51,15 +51,15 @@ class FlowConfig(HeadConfig):
     times: Literal["uniform", "beta"] = "uniform"
     """Distribution of the times of training: uniform, or beta, where early, noisy times are more
     frequent (pi0)."""
-    samples: int = Field(default=4, ge=1)
+    samples: int = Field(default=4, ge=1, le=100000)
     """Draws of noise and time per chunk and training step; the trunk runs once for all of them."""
-    integration_steps: int = Field(default=10, ge=1)
+    integration_steps: int = Field(default=10, ge=1, le=100000)
     """Euler steps from noise to a chunk."""
-    read_states: int = Field(default=1, ge=1)
+    read_states: int = Field(default=1, ge=1, le=10000)
     """Hidden states that are read per step."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the network."""
-    depth: int = Field(default=3, ge=1)
+    depth: int = Field(default=3, ge=1, le=1000)
     """Residual layers of the network."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

@@ -30,14 +30,14 @@ class MixtureConfig(HeadConfig):
     """A mixture of Gaussians: several ways to act, exact likelihoods, one pass."""
 
     type: Literal["gaussian_mixture"] = "gaussian_mixture"
-    components: int = Field(default=5, ge=1)
+    components: int = Field(default=5, ge=1, le=10000)
     """Gaussians of a mixture."""
     over: Literal["chunk", "action"] = "chunk"
     """chunk: a component is a way to do the whole chunk. action: every action of the chunk has a
     mixture of its own, drawn independently, read from a hidden state of its own."""
     min_std: float = Field(default=0.01, gt=0)
     """Least standard deviation of a component, in units of the data's."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layer."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

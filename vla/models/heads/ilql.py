@@ -44,7 +44,7 @@ class ILQLHeadConfig(TokenTransformerConfig):
     """How much a unit of advantage counts against the probabilities of the data; 0 imitates.
 
     May be changed after training: the networks do not depend on it."""
-    ensemble: int = Field(default=2, ge=1)
+    ensemble: int = Field(default=2, ge=1, le=1000)
     """Q networks; their minimum counts."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> ILQLHead:

@@ -34,9 +34,9 @@ class RegressionConfig(HeadConfig):
     quantiles: Quantiles = (0.01, 0.99)
     """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are not
     clipped."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Hidden layers."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:

@@ -17,7 +17,15 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vla.config import Config, UserError
+from vla.common.pretrained import (
+    OwnCodeError,
+    PretrainedError,
+    load_config,
+    load_model,
+    new_config,
+    new_model,
+)
+from vla.config import Config, PathText, UserError
 from vla.tokenizers.layout import Layout
 
 _NO_WORDS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}
@@ -32,7 +40,7 @@ class BackboneConfig(Config):
 
     architecture: str = "gpt2"
     """Its `model_type` in transformers: gpt2, llama, mamba, ... Not used with `pretrained`."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """Name or folder of a model whose weights to start from; null: random weights."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Fields of the model's own config, such as hidden_size, num_hidden_layers or n_embd. Without
@@ -41,9 +49,14 @@ class BackboneConfig(Config):
     """What the model's own positions count: time steps, shared by the tokens of a step; or tokens,
     as in language."""
 
-    def build(self, layout: Layout, *, steps: int, width: int) -> Backbone:
-        """Raises BackboneError if there is no such model, or it cannot follow the layout."""
-        return Backbone(self, layout, steps=steps, width=width)
+    def build(
+        self, layout: Layout, *, steps: int, width: int, from_checkpoint: bool = False
+    ) -> Backbone:
+        """With `from_checkpoint` no weights are fetched: they will be loaded.
+
+        Raises BackboneError if there is no such model, or it cannot follow the layout.
+        """
+        return Backbone(self, layout, steps=steps, width=width, from_checkpoint=from_checkpoint)
 
 
 class Backbone(nn.Module):
@@ -54,9 +67,17 @@ class Backbone(nn.Module):
         config: from which the same architecture is built without fetching anything.
     """
 
-    def __init__(self, config: BackboneConfig, layout: Layout, *, steps: int, width: int) -> None:
+    def __init__(
+        self,
+        config: BackboneConfig,
+        layout: Layout,
+        *,
+        steps: int,
+        width: int,
+        from_checkpoint: bool = False,
+    ) -> None:
         super().__init__()
-        self.model = _model(config)
+        self.model = _model(config, weights=not from_checkpoint)
         # words are never looked up: a table of one word keeps the model, and checkpoints, small
         embedding_width = self.model.get_input_embeddings().weight.shape[1]
         self.model.set_input_embeddings(nn.Embedding(1, embedding_width))
@@ -142,20 +163,26 @@ def _architecture(config: BackboneConfig, own: Any) -> BackboneConfig:
     )
 
 
-def _model(config: BackboneConfig) -> Any:
-    from transformers import AutoConfig, AutoModel
-
+def _model(config: BackboneConfig, *, weights: bool) -> Any:
+    """The model, with the weights of `pretrained`, or of the same architecture with random ones."""
     try:
-        if config.pretrained is not None:
-            model = AutoModel.from_pretrained(config.pretrained)
+        if config.pretrained is not None and weights:
+            model, _ = load_model("AutoModel", config.pretrained)
+        elif config.pretrained is not None:
+            own = load_config(config.pretrained)
+            # words are never looked up, and their table can be most of a small model
+            for key, value in _NO_WORDS.items():
+                setattr(own, key, value)
+            model = new_model("AutoModel", own)
         else:
-            options = _NO_WORDS | config.options
-            model = AutoModel.from_config(AutoConfig.for_model(config.architecture, **options))
-    except Exception as error:  # transformers raises many kinds
+            own = new_config(config.architecture, _NO_WORDS | config.options)
+            model = new_model("AutoModel", own)
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         name = config.pretrained or config.architecture
-        cause = " ".join(str(error).split())[:300]
         raise BackboneError(
-            f"backbone: no model {name!r}: {cause}; expected a model_type of transformers (gpt2, "
+            f"backbone: no model {name!r}: {error}; expected a model_type of transformers (gpt2, "
             "llama, mamba ...) with options of its config, or a pretrained model within reach"
         ) from error
     if not hasattr(model.config, "hidden_size"):

@@ -23,6 +23,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from vla.common.names import did_you_mean
+from vla.common.pretrained import PretrainedError, load_timm
 from vla.config import UserError
 
 Norm = Literal["batch", "frozen_batch", "group"]
@@ -193,14 +194,13 @@ def create_trunk(name: str, *, norm: Norm, pretrained: bool | str) -> EfficientN
     full_name = f"{name}.{pretrained}" if isinstance(pretrained, str) and not from_file else name
     fetch = bool(pretrained) and not from_file
     try:
-        model = timm.create_model(full_name, pretrained=fetch, num_classes=0)
-    except Exception as error:  # timm and the hub raise many kinds
-        cause = " ".join(str(error).split())[:300]
+        model = load_timm(full_name, weights=fetch)
+    except PretrainedError as error:
         remedy = "choose another trunk"
         if pretrained:
             remedy = "set pretrained: false, or give a .safetensors file"
         raise TrunkError(
-            f"cannot create trunk {full_name!r} (pretrained: {pretrained}): {cause}; {remedy}"
+            f"cannot create trunk {full_name!r} (pretrained: {pretrained}): {error}; {remedy}"
         ) from error
     if not isinstance(model, EfficientNet):
         raise TrunkError(

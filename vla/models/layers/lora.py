@@ -17,7 +17,7 @@ ADAPTER = "default"
 class LoraSettings(Config):
     """Low-rank adapters. The defaults are those with which OpenVLA is fine-tuned."""
 
-    rank: int = Field(default=32, ge=1)
+    rank: int = Field(default=32, ge=1, le=65536)
     """Rank of each adapter."""
     alpha: int = Field(default=16, ge=1)
     """Adapters are scaled by alpha / rank."""

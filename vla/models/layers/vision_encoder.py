@@ -15,14 +15,18 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Config
+from vla.config import Config, PathText
 from vla.models.layers.film_efficientnet import FilmEfficientNet, Norm
 from vla.models.layers.token_learner import TokenLearner
-from vla.types import Spec, SpecError
+from vla.types import ImageSize, Spec, SpecError, resized
+from vla.types.spec import MAX_IMAGE_SIDE
 
 KEYFRAME_HIDDEN = 256
 Modulation = Sequence[tuple[Tensor, Tensor]]
 """FiLM's scale and shift (U, C) of U distinct instructions, layer by layer."""
+
+
+ImageSide = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIDE)]
 
 
 class VisionConfig(Config):
@@ -30,20 +34,21 @@ class VisionConfig(Config):
 
     trunk: str = "efficientnet_b3"
     """Any EfficientNet of timm: efficientnet_*, tf_efficientnet*, tinynet_* ..."""
-    pretrained: bool | str = False
+    pretrained: bool | PathText = False
     """ImageNet weights of the trunk: true, a timm tag, or a .safetensors file."""
     stride: Literal[8, 16, 32] = 32
     """Pixels per token of the map. Small images want 8 or 16."""
     norm: Norm = "batch"
     """Normalisation in the trunk: batch, frozen_batch (for pretrained trunks) or group."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to which all images are resized; null keeps the spec's."""
+    image_size: tuple[ImageSide, ImageSide] | None = None
+    """Height and width to which all images are resized; null keeps the spec's. Frames of training
+    data are held at this size if it is the smaller one."""
     cameras: list[str] | None = None
     """Cameras to look through; null for all of the spec."""
     token_learner: bool = True
     """Reduce the map to a few learned tokens; false feeds all tokens of the map to the
     transformer."""
-    tokens_per_image: int = Field(default=8, ge=1)
+    tokens_per_image: int = Field(default=8, ge=1, le=65536)
     """Tokens that TokenLearner makes of each image."""
     token_positions: bool = False
     """Add a learned position in the image to every token of the map, so that a token can say where
@@ -55,11 +60,11 @@ class VisionConfig(Config):
     A keyframe is where a gripper next opens or closes, or where the episode ends. Most frames of a
     demonstration can be continued without the image; with this loss every frame teaches what the
     instruction means in it."""
-    language_dim: int = Field(default=512, ge=1)
+    language_dim: int = Field(default=512, ge=1, le=65536)
     """Width of the instruction vector that conditions the trunk, projected from the encoder's."""
     random_shift: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.04, 0.04)
     """Greatest random shift of training images, vertical and horizontal: a fraction of the size if
-    below 1, else pixels."""
+    below 1, else pixels of the camera."""
 
     @model_validator(mode="after")
     def _keyframes_from_few_tokens(self) -> VisionConfig:
@@ -75,6 +80,8 @@ class VisionEncoder(nn.Module):
 
     Attributes:
         cameras: whose images it encodes, in order.
+        image_size: to which it resizes them.
+        image_sizes: camera -> the same, as a policy says it (see `Policy.image_sizes`).
         tokens: M.
 
     Raises:
@@ -95,6 +102,8 @@ class VisionEncoder(nn.Module):
         self.config = config
         self.cameras = _cameras(config, spec)
         self.image_size = config.image_size or spec.cameras[self.cameras[0]]
+        self.image_sizes = dict.fromkeys(self.cameras, ImageSize(*self.image_size))
+        self._camera_sizes = {camera: spec.cameras[camera] for camera in self.cameras}
         self.condition = nn.Linear(text_dim, config.language_dim)
         self.trunk = FilmEfficientNet(
             config.trunk,
@@ -123,7 +132,7 @@ class VisionEncoder(nn.Module):
 
     def forward(
         self,
-        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
+        images: Mapping[str, UInt8[Tensor, "B T _ _ 3"]],
         modulation: Modulation,
         index_B: Int64[Tensor, " B"] | None,
         mask_BT: Bool[Tensor, "B T"] | None,
@@ -177,18 +186,27 @@ class VisionEncoder(nn.Module):
 
     def augment(
         self,
-        images: Mapping[str, UInt8[Tensor, "B T H W 3"]],
-    ) -> dict[str, UInt8[Tensor, "B T H W 3"]]:
-        """The encoder's cameras, in training randomly shifted."""
+        images: Mapping[str, UInt8[Tensor, "B T _ _ 3"]],
+    ) -> dict[str, UInt8[Tensor, "B T _ _ 3"]]:
+        """The encoder's cameras, in training randomly shifted.
+
+        Images that it shrinks are shrunk before: whoever holds them at that size already has them
+        shifted alike.
+        """
         vertical, horizontal = self.config.random_shift
         if not self.training or (vertical == 0 and horizontal == 0):
             return {camera: images[camera] for camera in self.cameras}
         shifted = {}
         for camera in self.cameras:
             image_BTHW3 = images[camera]
+            if self.image_sizes[camera].shrinks(image_BTHW3.shape[2:4]):
+                image_BTHW3 = resized(image_BTHW3, self.image_size)
             H, W = image_BTHW3.shape[2:4]
+            camera_height, camera_width = self._camera_sizes[camera]
             shifted[camera] = random_shift(
-                image_BTHW3, _pixels(vertical, H), _pixels(horizontal, W)
+                image_BTHW3,
+                _pixels(vertical, H, camera_height),
+                _pixels(horizontal, W, camera_width),
             )
         return shifted
 
@@ -249,8 +267,9 @@ def _coordinates(width: int, h: int, w: int) -> Float[Tensor, "D h w"]:
     return torch.einsum("dc,chw->dhw", torch.randn(width, 2), grid_2hw)
 
 
-def _pixels(amount: float, size: int) -> int:
-    return round(amount * size if amount < 1 else amount)
+def _pixels(amount: float, size: int, camera_size: int) -> int:
+    """Of an image of `size`: a fraction of it, or pixels of the camera, which has `camera_size`."""
+    return round(amount * size if amount < 1 else amount * size / camera_size)
 
 
 def _cameras(config: VisionConfig, spec: Spec) -> tuple[str, ...]:

@@ -24,6 +24,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla.config import UserError
+from vla.models.layers.chat_prompt import ChatFrame, ChatTemplateError, chat_frame
+from vla.types.images import ImageSize, Kernel, resized
+
+_KERNELS: dict[Any, Kernel] = {2: "bilinear", 3: "bicubic"}
+"""Numbers of Pillow, in which processors say how they resize."""
+_ROUNDING = 0.05
+"""Of normalised pixels: two to three of 255 levels, by what they are divided by."""
 
 
 class VLMError(UserError):
@@ -239,6 +246,34 @@ class VisionLanguageModel(nn.Module):
         # PaliGemma's processor adds labels, which its trunk does not take
         return Prompt({k: v.to(device) for k, v in fields.items() if k != "labels"})
 
+    def image_size(self, camera_size: tuple[int, int]) -> ImageSize | None:
+        """The size at which the processor sees a camera's images, if that is all it sees of them.
+
+        None if images of that size would be no smaller, or another input: a processor may add parts
+        at full size, crop, or choose the size by the image.
+        """
+        processor = getattr(self.processor, "image_processor", None)
+        given = {
+            key: self.options.get(key, getattr(processor, key, None))
+            for key in ("size", "resample")
+        }
+        edges = {} if isinstance(given["size"], int | None) else dict(given["size"])
+        kernel = _KERNELS.get(given["resample"])
+        if edges.keys() != {"height", "width"} or kernel is None:
+            return None
+        size = ImageSize(edges["height"], edges["width"], kernel)
+        if not size.shrinks(camera_size):
+            return None
+        # no list of options says what all processors do: an image of noise shows it
+        noise = np.random.default_rng(0).integers(0, 256, (*camera_size, 3), dtype=np.uint8)
+        image_HW3 = torch.from_numpy(noise)
+        try:
+            whole = self.prompt(["a"], [[image_HW3.permute(2, 0, 1)]]).fields
+            small = self.prompt(["a"], [[resized(image_HW3, size).permute(2, 0, 1)]]).fields
+        except VLMError:
+            return None  # which the first batch says with its own prompt
+        return size if _same_input(whole, small) else None
+
     def answer(self, texts: Sequence[str]) -> tuple[Int64[Tensor, "N n"], Bool[Tensor, "N n"]]:
         """Ids of N answers, each with the end-of-text token, padded on the right; and a mask, False
         at padding."""
@@ -254,13 +289,20 @@ class VisionLanguageModel(nn.Module):
     def _text(self, text: str, images: int) -> str:
         if not self.chat:
             return getattr(self.processor, "image_token", "") * images + text
-        content: list[dict[str, str]] = [{"type": "image"}] * images
-        content = [*content, {"type": "text", "text": text}]
-        message = {"role": "user", "content": content}
-        prompt = self.processor.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False
-        )
-        return str(prompt)
+        return self.chat_frame(images).around(text)
+
+    def chat_frame(self, images: int) -> ChatFrame:
+        """What the chat template writes around a text behind so many pictures.
+
+        Raises VLMError if the template cannot be rendered, or does more than that.
+        """
+        template = self.processor.chat_template
+        if isinstance(template, dict):
+            template = template.get("default", "")
+        try:
+            return chat_frame(str(template), self.tokenizer.special_tokens_map, images)
+        except ChatTemplateError as error:
+            raise VLMError(f"policy.base: {error}") from error
 
     # --- passes
     # ---------------------------------------------------------------------------------------
@@ -408,6 +450,13 @@ class VisionLanguageModel(nn.Module):
             return output
         mask, values = self._injected
         return output.masked_scatter(mask.unsqueeze(-1), values.to(output.dtype))
+
+
+def _same_input(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two inputs of a model differ by no more than pixels that were rounded."""
+    if a.keys() != b.keys() or any(a[key].shape != b[key].shape for key in a):
+        return False
+    return all(bool(torch.allclose(a[key], b[key], rtol=0, atol=_ROUNDING)) for key in a)
 
 
 __all__ = ["Prefill", "Prompt", "VLMError", "VisionLanguageModel"]

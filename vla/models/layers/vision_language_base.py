@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
+from vla.common.pretrained import (
+    OwnCodeError,
+    PretrainedError,
+    load_config,
+    load_model,
+    load_text_tool,
+    new_model,
+)
 from vla.models.layers.vision_language import VLMError
+
+_LOADER = "AutoModelForImageTextToText"
 
 
 def load_base(name: str, dtype: torch.dtype) -> nn.Module:
@@ -20,24 +29,15 @@ def load_base(name: str, dtype: torch.dtype) -> nn.Module:
     Raises:
         VLMError: it is not within reach, no image-text-to-text model, or incomplete.
     """
-    from transformers import AutoModelForImageTextToText
-
+    options = {"dtype": dtype, "attn_implementation": "sdpa"}
     try:
-        loader = cast(Any, AutoModelForImageTextToText)
-        model, report = loader.from_pretrained(
-            name,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,  # pickled weights can run code
-            output_loading_info=True,
-            # a folder that is complete needs no network, and must not wait for one
-            local_files_only=Path(name).is_dir(),
-        )
-    except (OSError, ValueError, SafetensorError) as error:
+        model, missing = load_model(_LOADER, name, **options)
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         raise _cannot_load(name, error) from error
     # transformers only warns: tensors that are missing would be random numbers
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing:
         raise VLMError(
             f"policy.base: {name} lacks {len(missing)} tensors, first {missing[0]}; copy it again"
         )
@@ -45,26 +45,24 @@ def load_base(name: str, dtype: torch.dtype) -> nn.Module:
 
 
 def build_base(folder: str | Path, dtype: torch.dtype) -> nn.Module:
-    """A model of the config in `folder`, with random weights."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
+    """A model of the config in `folder`, with random weights. Raises VLMError."""
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError) as error:
+        config = load_config(folder)
+        model = new_model(_LOADER, config, dtype=dtype, attn_implementation="sdpa")
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         raise _cannot_load(str(folder), error) from error
     return cast(nn.Module, model)
 
 
 def load_processor(name: str | Path) -> Any:
     """The processor of the model `name`. Raises VLMError."""
-    from transformers import AutoProcessor
-
     try:
-        processor = AutoProcessor.from_pretrained(name, local_files_only=Path(name).is_dir())
-    except (OSError, ValueError, ImportError) as error:
+        processor = load_text_tool("AutoProcessor", name)
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
         raise _cannot_load(str(name), error) from error
     if not hasattr(processor, "tokenizer"):
         raise VLMError(
@@ -91,10 +89,9 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _cannot_load(name: str, error: Exception) -> VLMError:
-    cause = " ".join(str(error).split())[:300]
     return VLMError(
         f"policy.base: cannot load {name!r}: expected a folder or a model of the Hugging Face hub "
-        f"with safetensors weights that takes images and text ({type(error).__name__}: {cause})"
+        f"with safetensors weights that takes images and text ({error})"
     )
 
 

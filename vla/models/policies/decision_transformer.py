@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, ConfigError, register
+from vla.config import Choice, ConfigError, PathText, register
 from vla.models.heads.squashed import SquashedConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
@@ -45,7 +45,7 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     """Decision Transformer. The defaults are the published ones for locomotion."""
 
     type: Literal["decision_transformer"] = "decision_transformer"
-    history: int = Field(default=20, ge=1)
+    history: int = Field(default=20, ge=1, le=10000)
     """Time steps of context, T."""
     condition: Condition = "return"
     """What it is asked for: the return to go, which counts down as rewards come in; whether the
@@ -55,7 +55,7 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     caller must say."""
     return_scale: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
     """Returns are divided by this."""
-    language: str | None = None
+    language: PathText | None = None
     """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
     instruction."""
     state_token: bool = True
@@ -65,7 +65,7 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     actions: Literal["vector", "tokens", "none"] = "vector"
     """How past actions stand in the sequence: one linear token (as published), the action
     tokenizer's tokens, or not."""
-    readouts: int = Field(default=0, ge=0)
+    readouts: int = Field(default=0, ge=0, le=10000)
     """Learned tokens in each step, after the state, that read and are not read; where there are
     none, the head reads the last token before the actions. A head that reads several states has as
     many."""
@@ -77,16 +77,16 @@ class DecisionTransformerConfig(PolicyConfig, VisionConfig):
     """The same for the state tokens."""
     condition_dropout: Share = 0.0
     """The same for the return or success tokens."""
-    window: int | None = Field(default=None, ge=1)
+    window: int | None = Field(default=None, ge=1, le=10000)
     """Steps that each layer looks back over; control then keeps keys and values, but not those of a
     `backbone`. null: all of the history, and control runs over the remembered tokens again."""
-    max_timestep: int = Field(default=1000, ge=1)
+    max_timestep: int = Field(default=1000, ge=1, le=1000000)
     """Longest duration of an episode, in steps."""
-    width: int = Field(default=128, ge=1)
+    width: int = Field(default=128, ge=1, le=65536)
     """Width of tokens and transformer."""
-    depth: int = Field(default=3, ge=1)
+    depth: int = Field(default=3, ge=1, le=1000)
     """Transformer layers."""
-    heads: int = Field(default=1, ge=1)
+    heads: int = Field(default=1, ge=1, le=4096)
     """Attention heads, each of width / heads."""
     feed_forward: FeedForwardKind = "relu"
     """Kind of feed-forward layer."""
@@ -157,6 +157,7 @@ class DecisionTransformer(Policy):
                 config, spec, width=D, text_dim=self.language.dim, from_checkpoint=from_checkpoint
             )
             self.cameras = self.vision.cameras
+            self.image_sizes = self.vision.image_sizes
         if config.language is not None:
             self.language_embedding = nn.Linear(self.language.dim, D)
         if config.condition != "none":
@@ -175,7 +176,9 @@ class DecisionTransformer(Policy):
         )
         backbone = None
         if config.backbone is not None:
-            backbone = config.backbone.build(layout, steps=config.history, width=D)
+            backbone = config.backbone.build(
+                layout, steps=config.history, width=D, from_checkpoint=from_checkpoint
+            )
             # the architecture in place of a name on the hub: a checkpoint fetches nothing
             self.config = config.model_copy(update={"backbone": backbone.config})
         self.transformer = TrajectoryTransformer(

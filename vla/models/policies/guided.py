@@ -29,7 +29,7 @@ class BestOfN(Config):
 
     former_keys: ClassVar[dict[str, str]] = {"sharpness": "inverse_temperature"}
     type: Literal["best_of_n"] = "best_of_n"
-    samples: int = Field(default=16, ge=1)
+    samples: int = Field(default=16, ge=1, le=100000)
     """Chunks that are drawn, beside the most likely one."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the draw: smaller proposes more of the same."""
@@ -42,7 +42,7 @@ class CoordinateAscent(Config):
     """Change one token after the other to the one of greatest Q."""
 
     type: Literal["coordinate_ascent"] = "coordinate_ascent"
-    sweeps: int = Field(default=2, ge=1)
+    sweeps: int = Field(default=2, ge=1, le=1000)
     """How often all tokens are gone through."""
     min_prob: float = Field(default=0.01, ge=0, lt=1)
     """Ids that the policy holds less likely than this share of its most likely one are not asked

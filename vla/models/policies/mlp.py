@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.heads.gaussian import GaussianConfig
 from vla.models.policy import Policy, PolicyConfig
 from vla.models.roles import LANGUAGE, STATE_INPUT, TRUNK, Role, roles_of
@@ -44,13 +44,13 @@ class MLPConfig(PolicyConfig):
     type: Literal["mlp"] = "mlp"
     history: int = Field(default=1, ge=1, le=1)
     """It sees the present step alone."""
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=1000)
     """Hidden layers."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """What follows each hidden layer."""
-    language: str | None = None
+    language: PathText | None = None
     """Frozen text encoder of the instruction, minilm (bundled) or one of Hugging Face; null: no
     instruction."""
     tokenizer: Annotated[Any, Choice("tokenizers")] = BinsConfig()

@@ -26,9 +26,9 @@ from vla.types import Batch, Observation, PolicyOutput
 class StudentConfig(Config):
     """The network of a one-step policy."""
 
-    hidden: int = Field(default=256, ge=1)
+    hidden: int = Field(default=256, ge=1, le=65536)
     """Width of the hidden layers."""
-    depth: int = Field(default=3, ge=1)
+    depth: int = Field(default=3, ge=1, le=1000)
     """Hidden layers."""
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.heads.categorical import CategoricalConfig
 from vla.models.layers.backbone import BackboneConfig
 from vla.models.layers.transformer import FeedForwardKind
@@ -54,15 +54,15 @@ class RT1Config(PolicyConfig, VisionConfig):
     """Standard deviation of noise on the normalised state in training."""
     state_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training windows whose state token is replaced by a learned vector."""
-    language: str = "minilm"
+    language: PathText = "minilm"
     """Frozen text encoder: minilm (bundled), or the name or folder of one of Hugging Face."""
-    width: int = Field(default=512, ge=1)
+    width: int = Field(default=512, ge=1, le=65536)
     """Width of tokens and transformer."""
-    depth: int = Field(default=8, ge=1)
+    depth: int = Field(default=8, ge=1, le=1000)
     """Transformer layers."""
-    heads: int = Field(default=8, ge=1)
+    heads: int = Field(default=8, ge=1, le=4096)
     """Attention heads."""
-    key_dim: int = Field(default=128, ge=2, multiple_of=2)
+    key_dim: int = Field(default=128, ge=2, multiple_of=2, le=65536)
     """Width of keys and queries of each head."""
     feed_forward: FeedForwardKind = "linear"
     """linear (one Dense, as released), swiglu (as in the JAX release), gelu, gelu_tanh or relu."""
@@ -172,6 +172,7 @@ class RT1(Policy):
             from_checkpoint=from_checkpoint,
         )
         self.cameras = self.vision.cameras
+        self.image_sizes = self.vision.image_sizes
         if config.state_token:
             self.state_embedding = nn.Linear(spec.state_dim, config.width)
         num_readouts = config.head.num_readouts(self.tokenizer)
@@ -183,7 +184,9 @@ class RT1(Policy):
         )
         backbone = None
         if config.backbone is not None:
-            backbone = config.backbone.build(layout, steps=config.history, width=config.width)
+            backbone = config.backbone.build(
+                layout, steps=config.history, width=config.width, from_checkpoint=from_checkpoint
+            )
             # the architecture in place of a name on the hub: a checkpoint fetches nothing
             self.config = config.model_copy(update={"backbone": backbone.config})
         self.transformer = TrajectoryTransformer(

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from vla.config import Choice, register
+from vla.config import Choice, PathText, register
 from vla.models.checkpoint_files import WEIGHTS_FILE
 from vla.models.heads.categorical import CategoricalActions
 from vla.models.layers.action_vocabulary import (
@@ -60,7 +60,7 @@ class VLMConfig(PolicyConfig):
     """A vision-language model that answers with actions."""
 
     type: Literal["vlm"] = "vlm"
-    base: str
+    base: PathText
     """Model of the Hugging Face hub, or a folder that holds one: SmolVLM, PaliGemma, Qwen-VL, Gemma
     3 ..."""
     history: int = Field(default=1, ge=1, le=1)
@@ -80,14 +80,14 @@ class VLMConfig(PolicyConfig):
     null for action ids."""
     cameras: list[str] | None = None
     """Cameras whose images stand in the prompt, in this order; null for all of the spec."""
-    prompt: str = "What should the robot do to {instruction}?"
+    prompt: str = Field(default="What should the robot do to {instruction}?", max_length=10_000)
     """What is asked; {instruction} stands for the instruction. Images come first, the state after
     it."""
     chat: bool | None = None
     """Put the prompt into the base's chat template; null: if it has one."""
     processor: dict[str, Any] = Field(default_factory=dict)
     """Further arguments for the base's processor, for example do_image_splitting: false."""
-    state_tokens: int = Field(default=1, ge=0)
+    state_tokens: int = Field(default=1, ge=0, le=10000)
     """Places at the prompt's end onto which the robot's state is projected; 0 leaves the state
     out."""
     lora: LoraSettings | None = LoraSettings()
@@ -105,13 +105,16 @@ class VLMConfig(PolicyConfig):
     @classmethod
     def _has_a_place_for_the_instruction(cls, value: str) -> str:
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+            parts = [part for part in string.Formatter().parse(value) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"no template: {error}; a brace itself is written twice") from error
+        fields = {name for _, name, _, _ in parts}
         if fields != {"instruction"}:
-            raise ValueError(
-                f"expected the one field {{instruction}}, found {sorted(fields) or 'none'}"
-            )
+            found = sorted(map(str, fields)) or "none"
+            raise ValueError(f"expected the one field {{instruction}}, found {found}")
+        # a width in it would make a text of any length out of a few letters
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            raise ValueError("expected {instruction} alone, without a format behind it")
         return value
 
     @model_validator(mode="after")
@@ -207,6 +210,13 @@ class VLM(Policy):
             base, processor, options=config.processor, chat=config.chat
         )
         trunk = self.trunk
+        if trunk.chat:
+            # at once: a template that cannot be used must not be found in the middle of an episode
+            trunk.chat_frame(len(self.cameras))
+        for camera in self.cameras:
+            size = trunk.image_size(spec.cameras[camera])
+            if size is not None:
+                self.image_sizes = {**self.image_sizes, camera: size}
         self.feature_dim = trunk.width
         ids = reserve_ids(
             config.vocabulary,

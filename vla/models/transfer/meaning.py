@@ -11,8 +11,8 @@ from torch import Tensor
 from vla.models.policy import Policy
 from vla.models.roles import Role, RoleError, RoleKind
 from vla.models.transfer.cameras import keeps_order
-from vla.models.transfer.dimension_names import made_up_names
 from vla.types import Batch
+from vla.types.dimension_names import made_up_names
 
 _STATE = (RoleKind.STATE_INPUT, RoleKind.STATE_OUTPUT)
 _ACTIONS = (RoleKind.ACTION_OUTPUT, RoleKind.ACTION_INPUT)
@@ -20,10 +20,11 @@ _OF_UNKNOWN_ROLE = (RoleKind.STATE_INPUT, RoleKind.LANGUAGE, RoleKind.ACTION_INP
 """What a tensor without a role might be for."""
 
 
-def changed_meanings(old: Policy, new: Policy, *, same_robot: bool) -> dict[RoleKind, str]:
+def changed_meanings(old: Policy, new: Policy, *, same_robot: bool | None) -> dict[RoleKind, str]:
     """Kind of role -> why its tensors mean something else in the new policy, even if they fit.
 
-    `same_robot`: the user says that both are for one robot, so that numbers are as good as names.
+    `same_robot`: what the user says: with True numbers are as good as names, with False equal
+    names say nothing; None leaves it to the names.
     """
     reasons: dict[RoleKind, str] = {}
     state = _difference(
@@ -118,17 +119,19 @@ def _loss(policy: Policy, batch: Batch) -> Tensor:
 def _difference(
     old: Sequence[str],
     new: Sequence[str],
-    same_robot: bool,
+    same_robot: bool | None,
     reason: str,
 ) -> str | None:
     """Why dimensions of these names are not the same; None if they are."""
     if tuple(old) != tuple(new):
         return reason
-    numbered = made_up_names(new)
-    if numbered and not same_robot:
+    if same_robot is False:
+        return f"{reason} (transfer.same_robot: false)"
+    made_up = made_up_names(new)
+    if made_up and same_robot is None:
         return (
-            f"{reason}, for all that is known: {numbered[0]!r} only numbers a dimension "
-            "(transfer.keep_statistics: true says that it is the same robot)"
+            f"{reason}, for all that is known: {made_up[0]!r} was made up to number a dimension "
+            "and names no robot (if it is the same robot: transfer.same_robot=true)"
         )
     return None
 

@@ -58,6 +58,7 @@ def copy_weights(
     cameras: Mapping[str, str],
     reinitialise: Collection[str] | None,
     keep_statistics: bool,
+    same_robot: bool | None = None,
 ) -> WeightTransfer:
     """Copies into `new` what it can use of `old`.
 
@@ -67,7 +68,9 @@ def copy_weights(
             this module's docstring. Roles decide nothing about other tensors then, but for
             statistics, positions and cameras.
         keep_statistics: statistics (of states, and those that heads take from data) are taken over
-            too.
+            too; which are those of the same robot.
+        same_robot: whether dimensions of equal names are the same; None: unless the names are made
+            up.
 
     Raises:
         RoleError: a policy tells roles that cannot be; or the robots differ, and the role of a
@@ -77,7 +80,8 @@ def copy_weights(
     new_roles = _checked_roles(new)
     changed: dict[RoleKind, str] = {}
     if reinitialise is None:
-        changed = changed_meanings(old, new, same_robot=keep_statistics)
+        same_robot = keep_statistics or same_robot
+        changed = changed_meanings(old, new, same_robot=same_robot)
         require_roles(old, new, (old_roles, new_roles), changed, cameras)
     rules = _Rules(reinitialise, keep_statistics, changed)
     old_tensors = dict(old.state_dict())

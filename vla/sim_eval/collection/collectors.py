@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import Field, model_validator
 
-from vla.config import Config, ConfigError
+from vla.config import Config, ConfigError, ConfigPath
 from vla.data.episode import Scalar
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
@@ -26,7 +26,7 @@ class PolicyBehaviour(Config):
     """A checkpoint that plays a share of the episodes, undisturbed: an early one for data of medium
     quality, a late one for its failures."""
 
-    path: Path
+    path: ConfigPath
     """Folder of the policy."""
     share: float = Field(gt=0.0, le=1.0)
     """Share of all episodes."""

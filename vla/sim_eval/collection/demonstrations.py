@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from vla.config import Choice, RootConfig, UserError
+from vla.config import Choice, ConfigPath, RootConfig, UserError
 from vla.data import Episode, VideoConfig, encode_png
 from vla.data.episode import Scalar
 from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
@@ -33,7 +32,7 @@ class CollectConfig(RootConfig):
 
     env: Annotated[Any, Choice("envs")]
     """The tasks and what is seen of them."""
-    out: Path
+    out: ConfigPath
     """Folder of the dataset."""
     episodes_per_task: int = Field(default=50, ge=1)
     """Demonstrations of each task."""

@@ -15,8 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from vla.common.consoles import output_console
 from vla.common.cores import usable_cores
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, check_config
@@ -39,7 +38,7 @@ MADE, MISSING = "made", "missing"
 SECONDS_PER_COMMIT = 2.0
 # What changes where a collection runs and how long it is, but not what an episode holds.
 FREE_KEYS = {"out", "workers", "launcher", "ray_address", "episodes_per_task", "version"}
-_console = Console(stderr=True)
+_console = output_console(stderr=True)
 
 
 def collect(config: CollectConfig, *, resume: bool = False) -> Path:
@@ -119,7 +118,7 @@ def _write(
                 buffer.add(outcome.episode)
                 frames += len(outcome.episode)
             speed = frames / max(time.monotonic() - started, 1e-9)
-            bar(done, total, label=task, note=f"{speed:.0f} frames/s")
+            bar(done, total, label=f"collecting {task}", note=f"{speed:.0f} frames/s")
     return counts
 
 

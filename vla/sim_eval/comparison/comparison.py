@@ -151,23 +151,17 @@ class Comparison:
 
         # Text, not a string: rich would take the brackets in a policy's name for markup
         warnings = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
-        notes = [Text(f"note: {text}") for text in self.notes]
+        # below the last table, and a line of their own from it
+        notes = ["", *(Text(f"note: {text}") for text in self.notes)] if self.notes else []
         # before the numbers: a reader must not take them at face value first
         question = Text(f"compared: {QUESTION}")
         return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)
 
     def _ranking(self) -> Any:
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
-        policy = Column("policy", overflow="fold")  # a name is never cut
-        table = Table(
-            policy,
-            "rate",
-            "solved",
-            "95 % interval",
-            "alike",
-            title="Policies that share a letter are alike",
-        )
+        heads = ("policy", "rate", "solved", "95 % interval", "alike")
+        table = Table(*whole(*heads), title="Policies that share a letter are alike")
         for name, result in self.runs.items():
             values = summary(result.episodes)
             low, high = values["wilson95"]
@@ -182,38 +176,37 @@ class Comparison:
         return table
 
     def _pair_table(self) -> Any:
-        from rich import box
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
-        # so narrow that 80 columns hold it without cutting anything: names
-        # are folded, numbers are not
+        # two lines to a pair: beside its numbers 80 columns have room for one name, not for two
         heads = (
-            "A",
-            "B",
+            "pair",
             "A - B",
             "95 %\ninterval",
             "only A /\nonly B /\nsame",
             "P(A\n> B)",
-            "p",
             "p\n(Holm)",
-            "",
         )
-        numeric = heads[2:8]
-        columns = (Column(head, overflow="fold", no_wrap=head in numeric) for head in heads)
-        table = Table(*columns, box=box.SIMPLE_HEAD)
+        table = Table(*whole(*heads), "verdict", title="Every two policies", leading=1)
         for pair in self.pairs:
             low, high = pair.interval
             counts = f"{pair.wins} / {pair.losses} / {pair.ties}"
             if pair.test == "Barnard":
                 counts = "not paired"
-            numbers = (f"{pair.better:.3f}", f"{pair.p_value:.2g}", f"{pair.p_adjusted:.2g}")
+            p_values = f"{pair.p_value:.2g}\n({pair.p_adjusted:.2g})"
             interval = f"{low:+.2f} to\n{high:+.2f}"
             verdict = pair.verdict(self.alpha)
             # a long name would take the width of the numbers
             if verdict.endswith("is better"):
                 verdict = f"{'A' if pair.difference > 0 else 'B'} is better"
             table.add_row(
-                pair.a, pair.b, f"{pair.difference:+.2f}", interval, counts, *numbers, verdict
+                f"A {pair.a}\nB {pair.b}",
+                f"{pair.difference:+.2f}",
+                interval,
+                counts,
+                f"{pair.better:.3f}",
+                p_values,
+                verdict,
             )
         return table
 

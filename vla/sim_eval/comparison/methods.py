@@ -123,19 +123,19 @@ class MethodComparison:
 
         # Text, not a string: rich would take the brackets in a name for markup
         warnings = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
-        notes = [Text(f"note: {text}") for text in self.notes]
+        # below the last table, and a line of their own from it
+        notes = ["", *(Text(f"note: {text}") for text in self.notes)] if self.notes else []
         question = Text(f"compared: {QUESTION}")
         return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)
 
     def _ranking(self) -> Any:
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
         table = Table(
-            Column("method", overflow="fold"),
-            "rate",
-            "95 % interval",
+            *whole("method", "rate", "95 % interval"),
+            # many trainings are many rates: these may go on below each other
             "trainings",
-            "alike",
+            *whole("alike"),
             title="Methods that share a letter are alike",
         )
         for name, runs in self.methods.items():
@@ -150,25 +150,22 @@ class MethodComparison:
         return table
 
     def _pair_table(self) -> Any:
-        from rich import box
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
-        names = [Column(head, overflow="fold") for head in ("A", "B")]
-        heads = ("A - B", "95 %\ninterval", "trainings", "p", "p\n(Holm)", "p of\npermutations", "")
-        table = Table(*names, *heads, box=box.SIMPLE_HEAD)
+        heads = ("A - B", "95 %\ninterval", "trainings", "p\n(Holm)", "p of\npermutations")
+        table = Table(*whole("pair", *heads), "verdict", title="Every two methods", leading=1)
         for pair in self.pairs:
             found = pair.found
             low, high = found.interval
             winner = "A" if found.difference > 0 else "B"
             verdict = pair.verdict(self.alpha)
-            numbers = (found.p_value, pair.p_adjusted, found.p_permutation)
             table.add_row(
-                pair.a,
-                pair.b,
+                f"A {pair.a}\nB {pair.b}",
                 f"{found.difference:+.2f}",
                 f"{low:+.2f} to\n{high:+.2f}",
                 f"{found.trainings[0]} {'pairs' if found.paired else f'/ {found.trainings[1]}'}",
-                *(f"{value:.2g}" for value in numbers),
+                f"{found.p_value:.2g}\n({pair.p_adjusted:.2g})",
+                f"{found.p_permutation:.2g}",
                 f"{winner} is better" if pair.p_adjusted <= self.alpha else verdict,
             )
         return table

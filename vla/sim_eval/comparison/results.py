@@ -132,12 +132,13 @@ class Results:
     def table(self) -> Any:
         """A rich table for the terminal: rate, counts, interval and, if there are rewards, the mean
         return, of the whole, the groups and the tasks."""
-        from rich.table import Table
+        from vla.common.tables import Table, whole
 
         more = ["return (mean ± sd)"] if self.has_rewards else []
         caption = f"workers lost and replaced: {len(self.losses)}" if self.losses else None
         title = f"{self.policy} on {self.suite}"
-        table = Table("", "rate", "solved", "95 % interval", *more, title=title, caption=caption)
+        heads = whole("", "rate", "solved", "95 % interval", *more)
+        table = Table(*heads, title=title, caption=caption)
         rows = [("all episodes", list(self.episodes)), *self.groups.items()]
         rows += [(f"  {name}", records) for name, records in self.tasks.items()]
         for name, records in rows:

@@ -44,7 +44,7 @@ from vla.sim_eval.envs.tabletop_parts.placing import lay_out
 from vla.sim_eval.envs.tabletop_parts.scene_state import SCENE_STATE_NAMES, scene_state
 from vla.sim_eval.mujoco.scene_edits import SceneEditor
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
-from vla.sim_eval.rendering import SceneRenderer, choose_backend, gl_renderer
+from vla.sim_eval.rendering import RenderingError, SceneRenderer, choose_backend, gl_renderer
 from vla.types import Spec
 
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper")
@@ -170,12 +170,14 @@ class TabletopConfig(EnvConfig):
         return TabletopEnv(self, self._task(task))  # type: ignore[arg-type]
 
     def versions(self) -> dict[str, str]:
-        return {
-            "tabletop": TABLETOP_VERSION,
-            **installed_versions(("mujoco", "gymnasium")),
-            "gl_renderer": gl_renderer(),
-            "render_preset": self.preset,
-        }
+        versions = {"tabletop": TABLETOP_VERSION, **installed_versions(("mujoco", "gymnasium"))}
+        try:
+            versions["gl_renderer"] = gl_renderer()
+        except RenderingError:
+            # nobody looks at pictures, but films
+            if self.cameras:
+                raise
+        return versions | {"render_preset": self.preset}
 
 
 def families_of(split: Split) -> tuple[Family, ...]:
@@ -199,7 +201,7 @@ class TabletopEnv(SimEnv):
     renderer: SceneRenderer
 
     def __init__(self, config: TabletopConfig, task: Task) -> None:
-        choose_backend()  # before mujoco is imported
+        choose_backend(required=bool(config.cameras))  # before mujoco is imported
         import mujoco
 
         self._mujoco = mujoco

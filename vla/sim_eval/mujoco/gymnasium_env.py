@@ -25,7 +25,6 @@ from vla.sim_eval.env import SimEnv, Task
 from vla.sim_eval.mujoco.spaces import action_space, checked_action, observation_space
 from vla.sim_eval.rendering import (
     Preset,
-    RenderingError,
     SceneRenderer,
     choose_backend,
     gl_renderer,
@@ -215,8 +214,7 @@ def unknown_task(suite: str, name: str, names: Iterable[str]) -> ConfigError:
 
 def prepare_backend() -> None:
     """Chooses the OpenGL backend before MuJoCo is imported. Envs without cameras do without any."""
-    with contextlib.suppress(RenderingError):
-        choose_backend()
+    choose_backend(required=False)
 
 
 class MissingPackageError(UserError):

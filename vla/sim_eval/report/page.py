@@ -10,7 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from vla.common.html import asset, render
+from vla.common.html import asset, content_policy, encoded, render
 from vla.sim_eval.comparison.comparability import ComparisonError
 from vla.sim_eval.comparison.comparison import Comparison, compare
 from vla.sim_eval.comparison.results import Results
@@ -58,6 +58,7 @@ def write_report(
     if comparison is not None:
         early.append(comparison_section(comparison, columns))
     late = [failure_section(columns), video_section(columns, path.parent), repeat_section(columns)]
+    script = asset("sim_eval/report/page.js")
     page = render(
         "sim_eval/report/page.html.j2",
         title=title,
@@ -71,10 +72,12 @@ def write_report(
         further=[Markup(section) for section in sections],
         late=_with_content(late),
         css=asset("sim_eval/report/page.css"),
-        js=asset("sim_eval/report/page.js"),
+        js=script,
+        # films that are too large for the page lie beside it
+        policy=content_policy(script, media="'self' file: data:"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_bytes(encoded(page))
     return path
 
 

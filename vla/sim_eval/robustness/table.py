@@ -137,10 +137,11 @@ class Robustness:
 
     def table(self) -> Any:
         """A rich table for the terminal."""
-        from rich.table import Table
+        from vla.common.tables import Table, whole
 
         heads = ["clean", *(f"severity {severity}" for severity in self.severities)]
-        table = Table("", *heads, title=f"{self.policy} on {self.suite}", caption=_explained(self))
+        title = f"{self.policy} on {self.suite}"
+        table = Table(*whole("", *heads), title=title, caption=_explained(self), leading=1)
         for name, cells in self._rows():
             table.add_row(name, *(_cell(cell) if cell else "" for cell in cells))
         return table

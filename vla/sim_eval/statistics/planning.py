@@ -52,7 +52,7 @@ class Plan:
 
     def table(self) -> Any:
         """A rich table for the terminal."""
-        from rich.table import Table
+        from vla.common.tables import Table
 
         rate_a, rate_b = self.rates
         table = Table(
@@ -66,7 +66,6 @@ class Plan:
             title=f"Episodes per policy: {rate_a:g} against {rate_b:g}, "
             f"power {self.power:g}, alpha {self.alpha:g}",
             caption=_LEGEND,
-            caption_justify="left",
         )
         for test in self.tests:
             # an unpaired test is not planned sequentially

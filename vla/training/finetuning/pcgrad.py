@@ -74,12 +74,12 @@ def task_names(datasets: Iterable[EpisodeDataset]) -> dict[str, str]:
     """
     counts: dict[str, Counter[str]] = {}
     for dataset in datasets:
-        texts = dataset.instructions
-        rows = zip(dataset.episodes["task_index"], dataset.episodes["info"], strict=True)
-        for index, info in rows:
+        held = dataset.held_tasks
+        infos = dataset.episodes["info"].iloc[held["episode_index"]]
+        for index, info in zip(held["task_index"], infos, strict=True):
             task = json.loads(info).get("task")
             if isinstance(task, str) and task:
-                counts.setdefault(texts[index], Counter())[task] += 1
+                counts.setdefault(dataset.instructions[index], Counter())[task] += 1
     # sorted: a tie must not depend on the order of the datasets
     return {text: max(sorted(found), key=found.__getitem__) for text, found in counts.items()}
 

@@ -62,6 +62,7 @@ def transferred_policy(
         cameras=cameras,
         reinitialise=reinitialise,
         keep_statistics=settings.keep_statistics,
+        same_robot=settings.same_robot,
     )
     if not tensors.kept or tensors.share < settings.min_loaded:
         # a fine-tuning that begins from next to nothing looks like one until its results come

@@ -93,6 +93,7 @@ class FilteredBC(BC):
         first_E = np.cumsum(windows.lengths) - windows.lengths
         # success of a step is success at that step or later: at the first step, of the episode
         solved_E = windows.success[first_E]
+        # an episode whose instruction changes is compared with those that begin as it does
         task_E = windows.task_index[first_E]
         if self.config.keep == "return":
             check_varied_returns(windows)
@@ -111,6 +112,7 @@ class FilteredBC(BC):
     def _check_solved(self, windows: Windows) -> None:
         if windows.success.any():
             return
+        windows.dataset.require_recorded("success", f"filtered_bc with keep: {self.config.keep}")
         raise ObjectiveError(
             f"objective: filtered_bc with keep: {self.config.keep} imitates solved episodes, but "
             f"none of {len(windows.lengths)} in {windows.dataset.root} is marked as solved; use "

@@ -63,6 +63,7 @@ class ReturnConditioned(BC):
         if not self.by_success:
             check_varied_returns(windows)
             return
+        windows.dataset.require_recorded("success", "objective: return_conditioned by success")
         # success of a step is success at that step or later: at the first step, of the episode
         first_E = np.cumsum(windows.lengths) - windows.lengths
         solved_E = windows.success[first_E]
@@ -76,8 +77,10 @@ class ReturnConditioned(BC):
 
     def check_replayed(self, windows: Windows) -> None:
         """Raises DataError if the policy reads returns and a further dataset has no rewards."""
-        # success is a label that every dataset has; returns of unrecorded rewards would all be 0
-        if not self.by_success:
+        if self.by_success:
+            windows.dataset.require_recorded("success", "objective: return_conditioned by success")
+        else:
+            # returns of unrecorded rewards would all be 0
             check_recorded_rewards(windows)
 
 

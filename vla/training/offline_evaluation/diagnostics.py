@@ -22,8 +22,10 @@ from vla.common.atomic import atomic_path
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.detours import detours_of
+from vla.data.format import KeyMap
 from vla.models.critics import ActionCritic
 from vla.models.policy import Policy, load_policy
+from vla.models.transfer.cameras import cameras_of
 from vla.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -41,7 +43,12 @@ from vla.training.offline_rl.token_objective import TokenValueObjective
 from vla.training.offline_rl.values.base import Transition, draw
 from vla.training.offline_rl.values.none import NoValues
 from vla.training.run_data.batches import to_device
-from vla.training.run_data.windows import read_windows, split_episodes
+from vla.training.run_data.windows import (
+    at_size_seen,
+    read_windows,
+    sizes_seen,
+    split_episodes,
+)
 from vla.training.run_directory import read_run
 from vla.training.seeding import seed_of
 from vla.training.validation import validate
@@ -82,6 +89,7 @@ class Diagnosis:
         sets: "training" and, if episodes were held out, "held out".
         stop: advice on when to stop, for conservative values; else None.
         nearest: the checkpoint on disk that is nearest to the advised step.
+        warnings: what is odd in the dataset.
     """
 
     run: str
@@ -90,6 +98,7 @@ class Diagnosis:
     sets: Mapping[str, SetDiagnosis]
     stop: StopAdvice | None = None
     nearest: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
         """Writes diagnostics.json and, if there are values, calibration.svg into `folder`, by
@@ -130,10 +139,10 @@ class Diagnosis:
 
     def _metrics_table(self) -> Any:
         """A row for each number, a column for each set."""
-        from rich.table import Table
+        from vla.common.tables import Table, whole
 
         title = f"{self.run}, step {self.step}: {self.objective}"
-        table = Table("", *self.sets, title=title)
+        table = Table(*whole("", *self.sets), title=title)
         sets = self.sets.values()
         table.add_row("episodes", *(str(s.episodes) for s in sets))
         table.add_row("steps", *(str(s.steps) for s in sets))
@@ -147,7 +156,7 @@ class Diagnosis:
 
 def _reliability_table(label: str, calibration: Calibration) -> Any:
     """Predicted values beside the returns that followed, bin by bin."""
-    from rich.table import Table
+    from vla.common.tables import Table
 
     caption = (
         f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}, "
@@ -167,6 +176,8 @@ def diagnose(
     episodes: int = 50,
     windows: int = 2048,
     data: str | Path | None = None,
+    format: str | None = None,
+    keys: KeyMap | None = None,
 ) -> Diagnosis:
     """Looks at a run's critics.
 
@@ -177,13 +188,14 @@ def diagnose(
             the run's seed.
         windows: at most so many of their windows are looked at, evenly spread.
         data: where the dataset lies now; by default where the run's config says.
+        format, keys: how it is read there; by default as the run's config says.
 
     Raises:
         ConfigError: the folder holds no run, or no such checkpoint.
         CheckpointError, DataError: checkpoint or dataset cannot be read.
     """
     run = Path(run)
-    config = read_run(run, data=data)
+    config = read_run(run, data=data, format=format, keys=keys)
     if config.data.multi_robot:
         raise ConfigError(
             [
@@ -197,7 +209,9 @@ def diagnose(
     accelerator = Accelerator(mixed_precision="no")
     policy = load_policy(checkpoint.folder, device=accelerator.device)
     objective = restored_objective(config.objective, policy, checkpoint).to(accelerator.device)
-    dataset = EpisodeDataset(config.data.path)
+    dataset = config.data.open("data")
+    _check_fits(policy, dataset)
+    dataset = at_size_seen(dataset, sizes_seen([policy]))
     sets = {}
     share = config.data.validation_fraction
     for label, chosen in _episodes(dataset, share, config.seed, limit=episodes).items():
@@ -206,10 +220,11 @@ def diagnose(
             dataset,
             policy,
             objective,
-            cameras=list(policy.spec.cameras),
+            cameras=list(cameras_of(policy)),
             episodes=chosen,
         )
         sets[label] = _diagnose_set(batches, policy, objective, read, windows, accelerator)
+    dataset.issue_warnings()
     advice = _advice(run)
     return Diagnosis(
         run=str(run),
@@ -218,7 +233,15 @@ def diagnose(
         sets=sets,
         stop=advice,
         nearest=None if advice is None or advice.step is None else _nearest(run, advice.step),
+        warnings=tuple(dataset.warnings),
     )
+
+
+def _check_fits(policy: Policy, dataset: EpisodeDataset) -> None:
+    """Raises ConfigError if the dataset is not of the policy's robot."""
+    lines = policy.spec.differences(dataset.spec)
+    if lines:
+        raise ConfigError([f"{dataset.root}: in the dataset {line}" for line in lines])
 
 
 @dataclass(frozen=True)

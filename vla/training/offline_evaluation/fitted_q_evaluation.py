@@ -21,8 +21,9 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from vla.config import Config, ConfigError, RootConfig
+from vla.config import ConfigError, PathText, RootConfig
 from vla.data import EpisodeDataset, Windows
+from vla.data.dataset_config import DatasetConfig
 from vla.data.rewards import RewardConfig, check_rewards
 from vla.models.policy import Policy, load_policy
 from vla.training.offline_evaluation.calibration import bootstrap_interval, calibrate
@@ -35,16 +36,14 @@ from vla.training.offline_evaluation.fitted_q import (
 )
 from vla.training.offline_evaluation.fqe_result import FQEResult, PolicyEstimate
 from vla.training.offline_evaluation.policy_actions import predict_actions
-from vla.training.run_data.windows import split_episodes
+from vla.training.run_data.windows import Seen, at_size_seen, sizes_seen, split_episodes
 
 Tell = Callable[[str], None]
 
 
-class FQEDataConfig(Config):
+class FQEDataConfig(DatasetConfig):
     """Recorded episodes, best of several qualities: what nobody ever did, nobody can value."""
 
-    path: str
-    """Folder of the dataset."""
     rewards: RewardConfig = RewardConfig()
     """What is rewarded; for success rates `{kind: success}`."""
     cache: Literal["ram", "disk", "shared"] = "ram"
@@ -63,11 +62,11 @@ class FQEConfig(FittedQConfig, RootConfig):
     `vla fqe CONFIG`, or `vla.training.offline_evaluation.fitted_q_evaluation.fqe(config)`.
     """
 
-    policies: Annotated[list[str], Field(min_length=1)]
+    policies: Annotated[list[PathText], Field(min_length=1)]
     """Folders of checkpoints; patterns (`runs/iql/checkpoints/step-*`) stand for all that fit."""
     data: FQEDataConfig
     """Recorded episodes."""
-    features: str | None = None
+    features: PathText | None = None
     """The checkpoint whose trunk's features the critics of all policies read; null: the first of
     `policies`. Policies over states give the state."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
@@ -75,16 +74,16 @@ class FQEConfig(FittedQConfig, RootConfig):
     replan_every: PositiveInt = 1
     """Actions of a chunk that are executed before the policy looks again, as in the evaluation:
     what one value is of."""
-    success: dict[str, str] = Field(default_factory=dict)
+    success: dict[PathText, PathText] = Field(default_factory=dict)
     """Policy -> folder of its evaluation (or the results.json in it), to compare the order with the
     true one."""
-    evaluations: list[str] = Field(default_factory=list)
+    evaluations: list[PathText] = Field(default_factory=list)
     """Folders of evaluations, or patterns; each belongs to the policy that its own config names."""
     seed: NonNegativeInt = 0
     """Decides held-out episodes, initial weights and batches."""
     device: str | None = None
     """Where to compute; null: a GPU if there is one."""
-    out: str = "runs/fqe"
+    out: PathText = "runs/fqe"
     """Folder for fqe.json."""
 
 
@@ -112,8 +111,8 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
     torch.set_flush_denormal(True)
     folders = policy_folders(config.policies)
     success = known_success(config, folders)
-    dataset = EpisodeDataset(config.data.path)
-    windows, teaching = _open(config, dataset, _cameras(config, folders, dataset))
+    dataset = config.data.open("data")
+    windows, teaching = _open(config, dataset, _seen(config, folders, dataset))
     clock.append(time.perf_counter())
     features, chosen = _policy_actions(config, folders, windows, device, tell)
     clock.append(time.perf_counter())
@@ -153,7 +152,10 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
         frames=len(windows),
         seconds=dict(zip(("data", "decisions", "values"), np.diff(clock).tolist(), strict=True)),
         config=config.model_dump(mode="json"),
+        warnings=tuple(dataset.warnings),
     )
+    # what came up while frames were read
+    dataset.issue_warnings()
     result.save(config.out)
     return result
 
@@ -227,24 +229,24 @@ def _success_rate(evaluation: str) -> tuple[str, float]:
         ) from error
 
 
-def _cameras(
+def _seen(
     config: FQEConfig,
     folders: Sequence[str],
     dataset: EpisodeDataset,
-) -> list[str]:
-    """The cameras that the policies look through.
+) -> list[Seen]:
+    """What the policies see of the dataset's cameras.
 
     Raises ConfigError with every way in which they do not fit.
     """
-    cameras: dict[str, None] = {}  # a set in the order of the policies
+    seen: list[Seen] = []
     problems = []
     for folder in _with_reference(config, folders):
         policy = load_policy(folder)
-        cameras |= dict.fromkeys(policy.spec.cameras)
+        seen += sizes_seen([policy])
         problems += _misfits(config, folder, policy, dataset)
     if problems:
         raise ConfigError(problems)
-    return list(cameras)
+    return seen
 
 
 def _misfits(
@@ -282,21 +284,19 @@ def _with_reference(
     return [*folders, reference]
 
 
-def _open(
-    config: FQEConfig, dataset: EpisodeDataset, cameras: Sequence[str]
-) -> tuple[Windows, int]:
+def _open(config: FQEConfig, dataset: EpisodeDataset, seen: Sequence[Seen]) -> tuple[Windows, int]:
     """Windows of single steps, and how many of their first episodes teach; the others are held
     out."""
     teaching, held_out = _split(config, dataset.episodes["task_index"].tolist())
     windows = Windows(
-        dataset,
+        at_size_seen(dataset, seen),
         history=1,
         chunk=1,
         discount=config.discount,
         rewards=config.data.rewards,
         cache=config.data.cache,
         episodes=[*teaching, *held_out],
-        cameras=cameras,
+        cameras=list(dict.fromkeys(camera for camera, _ in seen)),
     )
     check_rewards(windows, needs="varied")
     return windows, len(teaching)

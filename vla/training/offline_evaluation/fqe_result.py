@@ -67,6 +67,7 @@ class FQEResult:
         episodes, held_out, frames: how many were used.
         seconds: of wall time, by part.
         config: as plain JSON types.
+        warnings: what is odd in the dataset.
     """
 
     estimates: tuple[PolicyEstimate, ...]
@@ -76,6 +77,7 @@ class FQEResult:
     frames: int
     seconds: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> PolicyEstimate:
@@ -120,6 +122,7 @@ class FQEResult:
             "frames": self.frames,
             "seconds": dict(self.seconds),
             "config": dict(self.config),
+            "warnings": list(self.warnings),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -134,11 +137,10 @@ class FQEResult:
     def table(self) -> Any:
         """A rich table for the terminal, best first."""
         # rich is slow to import, and who reads fqe.json needs none
-        from rich.table import Column, Table
+        from vla.common.tables import Table, whole
 
         columns: list[Any] = [
-            Column("policy", overflow="fold"),
-            "value",
+            *whole("policy", "value"),
             "95 % interval",
             "Q data",
             "Q policy",

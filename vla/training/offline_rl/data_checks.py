@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from vla.data import Windows
-from vla.data.rewards import check_terminals, check_unit_interval, check_varied_rewards
+from vla.data.rewards import (
+    check_labels,
+    check_terminals,
+    check_unit_interval,
+    check_varied_rewards,
+    cut_below_zero,
+    has_no_target,
+)
 from vla.training.objective import ObjectiveError
 
 
@@ -21,6 +26,7 @@ def check_recorded_rewards(windows: Windows) -> None:
     Its episodes may all be alike (only failures, or only demonstrations), since those that they are
     mixed with are not.
     """
+    check_labels(windows)
     # Labels of success say that nothing is solved there, which is knowledge. Recorded zeros may
     # mean that nothing was recorded.
     if windows.reward_config.kind == "env":
@@ -52,9 +58,9 @@ def check_targets(windows: Windows, lookahead: int) -> None:
 
     Every episode is then truncated within n steps of its start.
     """
-    longest = int(windows.lengths.max())
-    if longest > lookahead or windows.terminals.any():
+    if not has_no_target(windows, lookahead):
         return
+    longest = int(windows.lengths.max())
     # at least one action is executed: with episodes of one step nothing shorter helps
     shorter = ""
     if longest > 1:
@@ -75,12 +81,10 @@ def check_lower_bound(windows: Windows, options: Sequence[str]) -> None:
         windows: the data.
         options: which bound values by returns (`ValueLearner.return_bounds`); none asks nothing.
     """
-    last_E = np.cumsum(windows.lengths) - 1
-    truncated = int((~windows.terminals[last_E]).sum())
-    least_reward = float(windows.rewards.min())
-    # with rewards of 0 or more, what would have come after the cut could only add to the return
-    if not options or not truncated or least_reward >= 0:
+    truncated = cut_below_zero(windows)
+    if not options or not truncated:
         return
+    least_reward = float(windows.rewards.min())
     raise ObjectiveError(
         f"objective: {options[0]}: {truncated} of {len(windows.lengths)} episodes of "
         f"{windows.dataset.root} are cut off and rewards go down to {least_reward:g}, so that "

@@ -135,6 +135,7 @@ def window_weights(data: DataConfig, windows: Windows, objective: Objective) -> 
     if data.episode_balance:
         weights = episode_balanced_weights(windows, weights)
     if data.solved_share is not None:
+        windows.dataset.require_recorded("success", "data.solved_share")
         weights = solved_share_weights(windows, data.solved_share, weights)
     task_weights = _task_weights(data, windows)
     for factor in (objective.window_weights(windows), task_weights):

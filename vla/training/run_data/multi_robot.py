@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import replace_folder
+from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.loading.interleaved_sampler import InterleavedSampler
 from vla.data.loading.multi_robot import RobotWindows, dataset_shares
 from vla.models.policies.multi_robot import MultiRobotConfig, MultiRobotPolicy, RobotConfig
 from vla.models.policy import CheckpointError, Policy, PolicyConfig
+from vla.models.transfer.cameras import cameras_of
 from vla.training.config import DataConfig, RobotDatasetConfig
 from vla.training.objective import Objective, ObjectiveConfig
 from vla.training.run_data.drawing import BatchPlan, check_task_weights, interleaved_order
-from vla.training.run_data.windows import read_windows, split_episodes, streamed_share
+from vla.training.run_data.windows import (
+    at_size_seen,
+    read_windows,
+    sizes_seen,
+    split_episodes,
+    streamed_share,
+)
 
 _SALT = 0x0B07  # the robots' orders have nothing to do with what else is drawn by the run's seed
 
@@ -27,8 +35,7 @@ _SALT = 0x0B07  # the robots' orders have nothing to do with what else is drawn 
 def open_datasets(data: DataConfig) -> dict[str, EpisodeDataset]:
     """The datasets of the robots, by the robot's name. Raises DataError if one cannot be read."""
     return {
-        name: EpisodeDataset(entry.path, format=entry.format, keys=entry.keys)
-        for name, entry in data.multi_robot.items()
+        name: entry.open(f"data.multi_robot.{name}") for name, entry in data.multi_robot.items()
     }
 
 
@@ -133,15 +140,18 @@ def open_robots(
     datasets: Mapping[str, EpisodeDataset],
     policy: MultiRobotPolicy,
     objective: Objective,
+    progress: ProgressCallback | None = None,
 ) -> MultiRobotData:
     """Opens the windows of every robot as its part of the policy needs them.
+
+    `progress` is called with (frames done, frames in all) while frames are decoded.
 
     Raises:
         ConfigError: the batch does not divide or is too small for the shares, or a pattern of the
             task weights fits no instruction.
     """
     plan.check()
-    training, held_out = _read(data, plan.seed, datasets, policy, objective)
+    training, held_out = _read(data, plan.seed, datasets, policy, objective, progress)
     texts = [text for windows in training.values() for text in windows.instructions]
     check_task_weights(data, texts)
     entries = data.multi_robot.values()
@@ -172,14 +182,22 @@ def open_robots(
     )
 
 
-def checked_policy(policy: Policy, robots: Sequence[str]) -> MultiRobotPolicy:
-    """The policy for these robots. Raises ConfigError if it is for others, or for one alone."""
+def checked_policy(policy: Policy, robots: Mapping[str, EpisodeDataset]) -> MultiRobotPolicy:
+    """The policy for the robots of these datasets. Raises ConfigError if it is for others, or for
+    one alone."""
     # in the same order, too: it is that of dropout and augmentation within a step
     if not isinstance(policy, MultiRobotPolicy) or list(policy.robots) != list(robots):
         found = ", ".join(policy.robot_names) or "one robot"
         raise ConfigError(
             [f"init_from: its policy is for {found}; data.multi_robot has {', '.join(robots)}"]
         )
+    # all of them together are compared by the numbers of their dimensions alone
+    problems = []
+    for name, dataset in robots.items():
+        for line in policy.part(name).spec.differences(dataset.spec):
+            problems.append(f"data.multi_robot.{name}.path: {line} (as the policy has it)")
+    if problems:
+        raise ConfigError(problems)
     return policy
 
 
@@ -204,13 +222,15 @@ def _read(
     datasets: Mapping[str, EpisodeDataset],
     policy: MultiRobotPolicy,
     objective: Objective,
+    progress: ProgressCallback | None,
 ) -> tuple[dict[str, Windows], dict[str, Windows]]:
     """Each robot's windows to train on, to which the objective is fitted; and those held out."""
     training: dict[str, Windows] = {}
     held_out: dict[str, Windows] = {}
     for name, dataset in datasets.items():
         own = policy.part(name)
-        cameras = list(own.spec.cameras)
+        cameras = list(cameras_of(own))
+        dataset = at_size_seen(dataset, sizes_seen([own]))
         tasks = dataset.episodes["task_index"].tolist()
         # each dataset is split by itself, by the run's seed, as if it were trained on alone
         try:
@@ -218,7 +238,15 @@ def _read(
         except ConfigError as error:
             problems = [f"data.multi_robot.{name}: {problem}" for problem in error.problems]
             raise ConfigError(problems) from None
-        training[name] = read_windows(data, dataset, own, objective, cameras=cameras, episodes=kept)
+        training[name] = read_windows(
+            data,
+            dataset,
+            own,
+            objective,
+            cameras=cameras,
+            episodes=kept,
+            progress=progress,
+        )
         if unseen:
             held_out[name] = read_windows(
                 data,
@@ -228,6 +256,7 @@ def _read(
                 cameras=cameras,
                 episodes=unseen,
                 stream_memory_gb=streamed_share(data, held_out=True),
+                progress=progress,
             )
         # robot by robot: an objective that learns from several keeps nothing of the data
         objective.fit(training[name])

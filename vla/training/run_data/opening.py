@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset, Windows
+from vla.data.format import RECORDED
 from vla.data.loading.multi_robot import RobotWindows, joint_spec
 from vla.data.loading.protocols import IndexOrder
+from vla.data.tools.plan import warnings_of
 from vla.models.policy import Policy, PolicyConfig
 from vla.training.config import DataConfig
 from vla.training.losses import robot_means
@@ -35,11 +38,39 @@ class Sources:
         datasets: by the name of their robot; of a run on one robot its dataset, under "".
         spec: of the policy.
         policy: what it is built from; None if that is left to `init_from`.
+        replayed: datasets of `data.replay`, in its order.
     """
 
     datasets: dict[str, EpisodeDataset]
     spec: Spec
     policy: PolicyConfig | None
+    replayed: list[EpisodeDataset] = field(default_factory=list)
+
+    def named(self) -> dict[str, EpisodeDataset]:
+        """Every dataset of the run, by the place of its config: `data`, `data.replay.0`,
+        `data.multi_robot.NAME`."""
+        found = {}
+        for robot, dataset in self.datasets.items():
+            found[f"data.multi_robot.{robot}" if robot else "data"] = dataset
+        for number, dataset in enumerate(self.replayed):
+            found[f"data.replay.{number}"] = dataset
+        return found
+
+    def warnings(self) -> dict[str, list[str]]:
+        """Place of a dataset, as in `named` -> what is odd in it, without the folder it lies in."""
+        return {place: warnings_of(dataset) for place, dataset in self.named().items()}
+
+    def warnings_by_name(self) -> list[str]:
+        """The same as sentences for the model card, each with the name of its dataset."""
+        lines = []
+        for dataset in self.named().values():
+            lines += [f"{dataset.name}: {text}" for text in warnings_of(dataset)]
+        return list(dict.fromkeys(lines))
+
+    def issue_warnings(self) -> None:
+        """Issues what the datasets came to warn of since the last call, as DataWarning."""
+        for dataset in self.named().values():
+            dataset.issue_warnings()
 
 
 def open_sources(
@@ -54,8 +85,9 @@ def open_sources(
         DataError: a dataset cannot be read.
     """
     if not data.multi_robot:
-        dataset = EpisodeDataset(data.path)
-        return Sources({"": dataset}, dataset.spec, policy)
+        dataset = data.open("data")
+        replayed = [entry.open(f"data.replay.{number}") for number, entry in enumerate(data.replay)]
+        return Sources({"": dataset}, dataset.spec, policy, replayed)
     datasets = open_datasets(data)
     for_all = robots_policy(data, policy, objective, datasets)
     if for_all is None:
@@ -102,8 +134,11 @@ def open_data(
     sources: Sources,
     policy: Policy,
     objective: Objective,
+    progress: ProgressCallback | None = None,
 ) -> RunData:
     """Reads the windows as policy and objective need them, and fits the objective to them.
+
+    `progress` is called with (frames done, frames in all) while frames are decoded.
 
     Raises:
         ConfigError: data, policy and batch do not go together.
@@ -111,12 +146,14 @@ def open_data(
         ObjectiveError: the same.
     """
     if data.multi_robot:
-        return _open_several(data, plan, sources, policy, objective)
+        return _open_several(data, plan, sources, policy, objective, progress)
     dataset = sources.datasets[""]
-    windows, held_out = open_windows(data, dataset, policy, objective, seed=plan.seed)
+    windows, held_out = open_windows(
+        data, dataset, policy, objective, seed=plan.seed, progress=progress
+    )
     # before windows are weighted: weights may follow from what was fitted
     objective.fit(windows)
-    drawn, order = with_replay(data, plan, policy, objective, windows)
+    drawn, order = with_replay(data, plan, policy, objective, windows, sources.replayed, progress)
     # what is replayed is not counted: the card names the data that the run is about
     episodes = len(windows.episodes)
     frames = len(windows)
@@ -126,9 +163,16 @@ def open_data(
         held_out={} if held_out is None else {"": held_out},
         episodes=episodes,
         frames=frames,
-        card={"dataset": dataset.root.name, "episodes": episodes, "frames": frames},
+        card={"dataset": dataset.root.name, "episodes": episodes, "frames": frames}
+        | not_recorded(dataset),
         lines=[],
     )
+
+
+def not_recorded(dataset: EpisodeDataset) -> dict[str, str]:
+    """What the card says of what a dataset does not say of its steps; empty if it says all."""
+    unknown = sorted(RECORDED - dataset.recorded)
+    return {"not recorded": ", ".join(unknown)} if unknown else {}
 
 
 def _open_several(
@@ -137,10 +181,11 @@ def _open_several(
     sources: Sources,
     policy: Policy,
     objective: Objective,
+    progress: ProgressCallback | None,
 ) -> RunData:
     # the policy may come from `init_from`, and be for other robots
-    several = checked_policy(policy, list(sources.datasets))
-    robots = open_robots(data, plan, sources.datasets, several, objective)
+    several = checked_policy(policy, sources.datasets)
+    robots = open_robots(data, plan, sources.datasets, several, objective, progress)
     described = card(robots, sources.datasets)
     return RunData(
         windows=robots.windows,

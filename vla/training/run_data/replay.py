@@ -5,12 +5,15 @@ For example of what a policy was pretrained on.
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
+from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
-from vla.data.errors import DataError
+from vla.data.errors import DataError, DataWarning
 from vla.data.loading.protocols import IndexOrder, WindowSource
 from vla.data.loading.replay_mixture import AdaptedWindows, ReplayMixture
 from vla.models.policy import Policy
@@ -23,7 +26,7 @@ from vla.training.run_data.drawing import (
     check_task_weights,
     interleaved_order,
 )
-from vla.training.run_data.windows import read_windows
+from vla.training.run_data.windows import at_size_seen, read_windows
 from vla.types import Spec
 
 _SALT = 0x4E91A7
@@ -35,8 +38,13 @@ def with_replay(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    replayed: Sequence[EpisodeDataset],
+    progress: ProgressCallback | None = None,
 ) -> tuple[WindowSource, IndexOrder]:
     """What is drawn from: `windows` and what `data.replay` names, and which of it comes at a step.
+
+    Args:
+        replayed: the datasets of `data.replay`, in its order.
 
     Raises:
         ConfigError: a dataset does not fit the policy's robot, its share is less than the batch can
@@ -58,7 +66,7 @@ def with_replay(
                 f"{plan.batch_size}"
             ]
         )
-    further = _open_replayed(data, policy, objective, windows)
+    further = _open_replayed(data, policy, objective, windows, replayed, progress)
     mixture = ReplayMixture(windows, further, shares)
     check_task_weights(data, mixture.instructions)
     datasets = [windows, *(part.windows for part in further)]
@@ -71,9 +79,10 @@ def _open_replayed(
     policy: Policy,
     objective: Objective,
     windows: Windows,
+    datasets: Sequence[EpisodeDataset],
+    progress: ProgressCallback | None,
 ) -> list[AdaptedWindows]:
     """The windows of the replayed datasets as the policy's robot would have seen them."""
-    datasets = [EpisodeDataset(entry.path) for entry in data.replay]
     seen = cameras_of(policy)
     # all at once, before any image is read
     problems = []
@@ -82,20 +91,36 @@ def _open_replayed(
             problems.append(f"data.replay.{number}: {line}")
     if problems:
         raise ConfigError(problems)
+    for number, dataset in enumerate(datasets):
+        doubt = policy.spec.doubt(dataset.spec)
+        if doubt is not None:
+            text = f"data.replay.{number} and the policy: {doubt}; it is replayed as if they were"
+            warnings.warn(DataWarning(text), stacklevel=2)
     further: list[AdaptedWindows] = []
     first_task = len(windows.instructions)
     fill = windows.states.mean(0)  # (S,)
+    # images as the run's own data have them: the two come in one batch
+    sizes = {camera: windows.spec.cameras[camera] for camera in seen}
+    spec = dataclasses.replace(policy.spec, cameras=policy.spec.cameras | sizes)
     for number, (entry, dataset) in enumerate(zip(data.replay, datasets, strict=True)):
         cameras = {camera: entry.cameras.get(camera, camera) for camera in seen}
         # two cameras of the policy may see one of the dataset, which is loaded once
         loaded = list(dict.fromkeys(cameras.values()))
-        replayed = read_windows(data, dataset, policy, objective, cameras=loaded)
+        wanted = [(cameras[camera], policy.image_sizes.get(camera)) for camera in seen]
+        replayed = read_windows(
+            data,
+            at_size_seen(dataset, wanted),
+            policy,
+            objective,
+            cameras=loaded,
+            progress=progress,
+        )
         try:
             objective.check_replayed(replayed)
         except (DataError, ObjectiveError) as error:
             raise ObjectiveError(f"data.replay.{number}: {error}") from error
         further.append(
-            AdaptedWindows(replayed, policy.spec, cameras=cameras, fill=fill, first_task=first_task)
+            AdaptedWindows(replayed, spec, cameras=cameras, fill=fill, first_task=first_task)
         )
         first_task += len(replayed.instructions)
     return further

@@ -5,52 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from vla.config import ConfigError
+from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset, Windows
+from vla.data.held_out import split_episodes
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
 from vla.models.policy import Policy
+from vla.models.transfer.cameras import cameras_of
 from vla.training.config import DataConfig
 from vla.training.objective import Objective
+from vla.types import ImageSize
 
 _HELD_OUT_SHARE = 0.125
 """Of the memory for streamed frames, what held-out windows may keep."""
-
-
-def split_episodes(tasks: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Episodes to train on, and episodes held out: a pure function of its arguments.
-
-    Args:
-        tasks: the task of each episode; held-out episodes are spread evenly over the tasks.
-        fraction: share that is held out, at least one episode if it is above 0.
-
-    Raises:
-        ConfigError: nothing would be left to train on.
-    """
-    if fraction == 0:
-        return list(range(len(tasks))), []
-    count = max(1, round(fraction * len(tasks)))
-    if count >= len(tasks):
-        raise ConfigError(
-            [
-                f"data.validation_fraction: {fraction} holds out {count} of {len(tasks)} episodes "
-                "and leaves none to train on; collect more, or set it to 0"
-            ]
-        )
-    # Each task's first episode of a random row, then each one's second, and so on: no task is held
-    # out twice before all are once.
-    before_of_task: dict[int, int] = {}
-    turns: list[tuple[int, int]] = []  # (how many episodes of its task came before it, episode)
-    for episode in np.random.default_rng(seed).permutation(len(tasks)).tolist():
-        before = before_of_task.get(tasks[episode], 0)
-        turns.append((before, episode))
-        before_of_task[tasks[episode]] = before + 1
-    # by turn alone: the sort is stable, so episodes of one turn stay in their random order
-    turns.sort(key=lambda turn: turn[0])
-    held_out = {episode for _, episode in turns[:count]}
-    training = [episode for episode in range(len(tasks)) if episode not in held_out]
-    return training, sorted(held_out)
 
 
 def open_windows(
@@ -60,16 +26,27 @@ def open_windows(
     objective: Objective,
     *,
     seed: int,
+    progress: ProgressCallback | None = None,
 ) -> tuple[Windows, Windows | None]:
     """Windows to train on, and held-out windows (None if nothing is held out).
 
     Args:
         seed: of the run; decides which episodes are held out.
+        progress: called with (frames done, frames in all) while frames are decoded.
     """
     tasks = dataset.episodes["task_index"].tolist()
     training, held_out = split_episodes(tasks, data.validation_fraction, seed)
-    cameras = list(policy.spec.cameras)
-    windows = read_windows(data, dataset, policy, objective, cameras=cameras, episodes=training)
+    cameras = list(cameras_of(policy))
+    dataset = at_size_seen(dataset, sizes_seen([policy]))
+    windows = read_windows(
+        data,
+        dataset,
+        policy,
+        objective,
+        cameras=cameras,
+        episodes=training,
+        progress=progress,
+    )
     if not held_out:
         return windows, None
     unseen = read_windows(
@@ -80,8 +57,40 @@ def open_windows(
         cameras=cameras,
         episodes=held_out,
         stream_memory_gb=streamed_share(data, held_out=True),
+        progress=progress,
     )
     return windows, unseen
+
+
+Seen = tuple[str, ImageSize | None]
+"""A camera, and the size at which its images are seen; None for that of the dataset."""
+
+
+def sizes_seen(policies: Sequence[Policy]) -> list[Seen]:
+    """What the policies see of the cameras that they look through."""
+    found = []
+    for policy in policies:
+        for camera in cameras_of(policy):
+            found.append((camera, policy.image_sizes.get(camera)))
+    return found
+
+
+def at_size_seen(dataset: EpisodeDataset, seen: Sequence[Seen]) -> EpisodeDataset:
+    """The dataset with images that have no more pixels than are seen.
+
+    Args:
+        seen: cameras of the dataset. One that is seen at several sizes stays as it is.
+    """
+    sizes: dict[str, ImageSize | None] = {}
+    for camera, size in seen:
+        agreed = sizes.setdefault(camera, size) == size
+        sizes[camera] = size if agreed else None
+    smaller = {}
+    for camera, size in sizes.items():
+        # larger ones would take more memory, and are made as well where they are seen
+        if size is not None and size.shrinks(dataset.spec.cameras[camera]):
+            smaller[camera] = size
+    return dataset.resized(smaller)
 
 
 def streamed_share(data: DataConfig, *, held_out: bool) -> float:
@@ -102,13 +111,16 @@ def read_windows(
     cameras: Sequence[str],
     episodes: Sequence[int] | None = None,
     stream_memory_gb: float | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Windows:
     """Windows as policy and objective need them; of all episodes by default.
 
     Args:
+        dataset: with images of the size at which they are to be held (see `at_size_seen`).
         cameras: of the dataset, those to load.
         stream_memory_gb: for frames of these windows, if they are streamed; by default what the
             config gives, less the part of held-out windows, divided evenly among the datasets.
+        progress: called with (frames done, frames in all) while frames are decoded.
     """
     options: dict[str, Any] = {
         "history": policy.history,
@@ -118,12 +130,22 @@ def read_windows(
         "rewards": data.rewards,
         "episodes": episodes,
         "cameras": cameras,
+        "progress": progress,
     }
     if data.cache != "stream":
         return Windows(dataset, cache=data.cache, **options)
     if stream_memory_gb is None:
         stream_memory_gb = streamed_share(data, held_out=False)
+    del options["progress"]  # frames are decoded while training goes on
     return StreamedWindows(dataset, memory_gb=stream_memory_gb, **options)
 
 
-__all__ = ["open_windows", "read_windows", "split_episodes", "streamed_share"]
+__all__ = [
+    "Seen",
+    "at_size_seen",
+    "open_windows",
+    "read_windows",
+    "sizes_seen",
+    "split_episodes",
+    "streamed_share",
+]

@@ -62,7 +62,7 @@ class _OpenNpz(OpenContainer):
             )
         # A compressed member is read from its start: all rows at once.
         rows = max(int(shape[0]), 1) if shape else 1
-        return Array(info.filename, tuple(shape), dtype, dtype.kind == "U", rows)
+        return Array(info.filename, tuple(shape), dtype, dtype.kind in "US", rows)
 
     def read(self, array: Array, start: int, stop: int) -> np.ndarray:
         if self._last is None or self._last[0] != array.path:

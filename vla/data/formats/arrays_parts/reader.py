@@ -27,7 +27,7 @@ from vla.data.formats.common.episodic_reader import (
     part_names,
 )
 from vla.data.formats.common.files import fingerprint
-from vla.data.formats.common.hdf5 import text
+from vla.data.formats.common.hdf5 import texts
 from vla.data.formats.common.pictures import Pictures, pictures_of
 from vla.data.formats.common.unread import unread_numbers
 
@@ -285,8 +285,9 @@ class ArrayEpisodesReader(EpisodicReader):
             rewards=rewards,
             success=self._solved(opened, episode, rewards),
             terminated=bool(self._numbers(opened, episode, self._ended, L)[-1] > 0),
-            instruction=self._instruction(opened, episode, described),
+            instruction="",
             info=self._info(episode, described),
+            instructions=self._instructions_of(opened, episode, described),
         )
 
     def _solved(
@@ -381,29 +382,30 @@ class ArrayEpisodesReader(EpisodicReader):
         """Rows that belong to actions, where a format has others, too."""
         return values
 
-    def _instruction(
+    def _instructions_of(
         self,
         opened: OpenContainer,
         episode: EpisodeArrays,
         described: dict[str, Any],
-    ) -> str:
-        """Of an array of texts, or of what stands beside the arrays."""
-        texts = {}
+    ) -> list[str]:
+        """All texts that an array gives as instruction, or the one of what stands beside the
+        arrays."""
+        words = {}
         for path, array in episode.arrays.items():
             if array.is_text and 0 not in array.shape:
-                texts[path] = path.rpartition("/")[2]
+                words[path] = path.rpartition("/")[2]
         wanted = self._instruction_names
         if self.keys.instruction is not None:
             wanted = (self.keys.instruction,)
         for name in wanted:
-            for path, word in texts.items():
+            for path, word in words.items():
                 if name in (path, word):
-                    return text(np.asarray(episode.read(opened, path, 0, 1)))
+                    return texts(np.asarray(episode.read(opened, path)))
             if isinstance(described.get(name), str):
-                return str(described[name])
+                return [str(described[name])]
         if self.keys.instruction is not None:
-            raise self._lacking("instruction", self.keys.instruction, [*texts, *described])
-        return ""
+            raise self._lacking("instruction", self.keys.instruction, [*words, *described])
+        return []
 
     # --- images -----------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class _OpenZarr(OpenContainer):
         row_bytes = max(1, int(np.prod(node.shape[1:], dtype=np.int64)) * dtype.itemsize)
         # whole chunks, since each is unpacked at once, unless they are larger than memory
         block = min(max(64, rows), max(1, _MOST_BYTES // row_bytes))
-        is_text = dtype.kind in "UT"
+        is_text = dtype.kind in "USTO"
         return Array(path, tuple(node.shape), dtype, is_text, block)
 
     def read(self, array: Array, start: int, stop: int) -> np.ndarray:

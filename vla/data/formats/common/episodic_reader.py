@@ -20,6 +20,7 @@ from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.data.formats.common.action_limits import action_limits
 from vla.data.formats.common.dimensions import Part, part
+from vla.data.formats.common.step_texts import held
 from vla.types import Spec, SpecError
 
 
@@ -34,8 +35,11 @@ class EpisodeNumbers:
         rewards: (L,).
         success: bool (L,).
         terminated: whether its last action truly ended it.
-        instruction: the task in words; empty if the dataset does not say.
+        instruction: the task in words; empty if the dataset does not say, or says it in
+            `instructions`.
         info: what else it says.
+        instructions: all texts of the episode in their order, L or one more if each step has one,
+            blank ones among them.
     """
 
     name: str
@@ -46,6 +50,7 @@ class EpisodeNumbers:
     terminated: bool
     instruction: str
     info: dict[str, Scalar] = field(default_factory=dict)
+    instructions: Sequence[str] = ()
 
 
 class EpisodicReader(DatasetReader):
@@ -77,14 +82,13 @@ class EpisodicReader(DatasetReader):
         self._check_widths(episodes, (len(state_names), len(action_names)))
         lengths = np.array([len(e.actions) for e in episodes], np.int64)
         texts = self._instructions(episodes, unnamed_task)
-        self.instructions = list(dict.fromkeys(texts))  # each once, in the order of episodes
-        place = {text: i for i, text in enumerate(self.instructions)}
+        first_tasks = self._number_tasks(texts, lengths)
         self.episodes = pd.DataFrame(
             {
                 "episode_index": np.arange(len(episodes)),
                 "length": lengths,
                 "first_frame": np.cumsum(lengths) - lengths,
-                "task_index": [place[text] for text in texts],
+                "task_index": first_tasks,
                 "info": [json.dumps(e.info) for e in episodes],
             }
         )
@@ -118,19 +122,67 @@ class EpisodicReader(DatasetReader):
                     "or choose other keys"
                 )
 
-    def _instructions(self, episodes: Sequence[EpisodeNumbers], unnamed_task: str) -> list[str]:
-        """The key `task` stands for all, or with the key `instruction` for those that are
-        missing."""
+    def _number_tasks(self, texts: Sequence[Sequence[str]], lengths: np.ndarray) -> list[int]:
+        """Sets instructions, and which of them each frame follows if an episode has several.
+
+        Returns that of each episode's first step.
+        """
+        # each once, in the order of episodes
+        self.instructions = list(dict.fromkeys(text for own in texts for text in own))
+        place = {text: i for i, text in enumerate(self.instructions)}
+        if any(len(set(own)) > 1 for own in texts):
+            of_steps = []
+            for own, length in zip(texts, lengths.tolist(), strict=True):
+                tasks = [place[text] for text in own]
+                of_steps += tasks if len(tasks) > 1 else tasks * length
+            self.frame_tasks = np.array(of_steps, np.int64)
+        return [place[own[0]] for own in texts]
+
+    def _instructions(
+        self, episodes: Sequence[EpisodeNumbers], unnamed_task: str
+    ) -> list[list[str]]:
+        """Each episode's instruction, or those of its steps. The key `task` stands for all, or with
+        the key `instruction` for those that are missing."""
         if self.keys.task is not None and self.keys.instruction is None:
-            return [self.keys.task] * len(episodes)
+            return [[self.keys.task] for _ in episodes]
+        texts = self._step_texts(episodes)
         # Without any words a dataset still gets one task, named after itself.
-        missing = sum(not e.instruction.strip() for e in episodes)
+        missing = sum(not own[0] for own in texts)
         if missing and self.keys.task is None:
             self.warnings.append(
                 f"{missing} of {len(episodes)} episodes have no instruction: {unnamed_task!r} "
-                "stands for it; give the key `task` or `instruction`"
+                "stands for it; give one (`task=WORDS`) or its key (`instruction=KEY`)"
             )
-        return [e.instruction.strip() or self.keys.task or unnamed_task for e in episodes]
+        return [own if own[0] else [self.keys.task or unnamed_task] for own in texts]
+
+    def _step_texts(self, episodes: Sequence[EpisodeNumbers]) -> list[list[str]]:
+        """Of each episode L texts or one, blank if it gives none; with warnings for what is not
+        read."""
+        found = []
+        blank = 0
+        odd = []
+        for episode in episodes:
+            given = episode.instructions or [episode.instruction]
+            L = len(episode.actions)
+            # the observation after the last action may have one too, which is left out
+            is_per_step = L > 1 and len(given) in (L, L + 1)
+            given = [text.strip() for text in given]
+            texts, blank_steps = held(given[:L] if is_per_step else given)
+            if is_per_step and texts[0]:
+                blank += blank_steps
+            elif len(set(texts)) > 1:
+                odd.append(f"{episode.name} has {len(texts)} for {L} steps")
+            found.append(texts if is_per_step else texts[:1])
+        if blank:
+            self.warnings.append(
+                f"{blank} steps have no instruction: that of the step before stands for it"
+            )
+        if odd:
+            self.warnings.append(
+                f"{len(odd)} of {len(episodes)} episodes give several instructions and not one for "
+                f"each step ({odd[0]}): the first is read; the key `instruction` names another"
+            )
+        return found
 
     def columns(self) -> Columns:
         return self._columns
@@ -163,7 +215,7 @@ class EpisodicReader(DatasetReader):
         problem = "does not say its control rate"
         if stored is not None:
             problem = f"says its control rate is {stored!r}"
-        self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give the key `control_hz`")
+        self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give it (`control_hz=5`)")
         return assumed
 
     def _chosen(

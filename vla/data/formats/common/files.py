@@ -6,13 +6,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vla.common.errors import UserError
-from vla.data.errors import DataError, is_lfs_pointer, unreadable
+from vla.data.errors import DataError, is_lfs_pointer, raised_here, unreadable
 
 SOURCE = "copy it from the dataset's source"
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -44,15 +43,9 @@ def library_errors(path: Path, otherwise: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError | MemoryError) and _is_ours(error):
+        if not isinstance(error, OSError | MemoryError) and raised_here(error):
             raise
         raise unreadable(path, f"is damaged or {otherwise} ({error}); {SOURCE}") from error
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether a line of this package raised it, and no library that it called."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0] == "vla"
 
 
 def inside(root: Path, path: Path) -> Path:

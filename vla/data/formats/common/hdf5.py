@@ -149,6 +149,17 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def texts(value: Any) -> list[str]:
+    """All strings of HDF5 (bytes, str, or an array of them, in its order); empty if it is none."""
+    values = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else [value]
+    found = []
+    for one in values:
+        if isinstance(one, bytes):
+            one = one.decode(errors="replace")
+        found.append(one if isinstance(one, str) else "")
+    return found if any(found) else []
+
+
 def blocks(dataset: Any, start: int, stop: int) -> Iterator[np.ndarray]:
     """Rows [start, stop), one by one, read in blocks."""
     check_stored(dataset)  # again: hours may lie between opening and reading

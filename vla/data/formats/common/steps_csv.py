@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 """As pandas and spreadsheets write booleans."""
 
 
-def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
-    """Column -> float64 (L,). Raises DataError naming file, line and column of what is no
-    number."""
-    words = read_text(root, path)
-    _check_separator(path, words)
-    rows = csv.reader(io.StringIO(words, newline=""), strict=True)
+def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Column -> float64 (L,), or texts (L,) for the columns that `words` names.
+
+    Raises DataError naming file, line and column of what is no number.
+    """
+    written = read_text(root, path)
+    _check_separator(path, written)
+    rows = csv.reader(io.StringIO(written, newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
     except csv.Error as error:
@@ -40,7 +43,7 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{path}: column {column + 1} has no name; correct the header")
         if header.count(name) > 1:
             raise DataError(f"{path}: two columns are named {name!r}; correct the header")
-    table = np.empty((len(lines) - 1, len(header)))  # (L, columns)
+    table = np.zeros((len(lines) - 1, len(header)))  # (L, columns)
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             raise DataError(
@@ -48,8 +51,13 @@ def read_steps(root: Path, path: Path) -> dict[str, np.ndarray]:
                 f"{_hint(len(cells), len(header))}; correct the line"
             )
         for column, cell in enumerate(cells):
+            if header[column] in words:
+                continue
             table[row, column] = _number(cell, f"{path}: line {line}, column {header[column]!r}")
-    return dict(zip(header, table.T, strict=True))
+    found: dict[str, np.ndarray] = dict(zip(header, table.T, strict=True))
+    for name in set(words) & set(header):
+        found[name] = np.array([cells[header.index(name)] for _, cells in lines[1:]])
+    return found
 
 
 def _hint(cells: int, names: int) -> str:

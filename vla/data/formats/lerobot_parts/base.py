@@ -9,6 +9,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ import pandas as pd
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import read_json
 from vla.data.formats.lerobot_parts.checks import check_rows, check_timestamps, first_frames
 from vla.data.formats.lerobot_parts.data_files import DataFiles
 from vla.data.formats.lerobot_parts.info import VIDEO, read_info, split_range
 from vla.data.formats.lerobot_parts.labels import Labels, label
-from vla.data.formats.lerobot_parts.spec import derive_spec, image_size, map_features, stored_spec
+from vla.data.formats.lerobot_parts.mapping import map_features
+from vla.data.formats.lerobot_parts.missing import MISSING, Losses
+from vla.data.formats.lerobot_parts.spec import derive_spec, image_size, stored_spec
 from vla.data.formats.lerobot_parts.video import Segment, read_segments
 from vla.data.storage.checksums import CHECKSUM, is_whole
 from vla.types import Spec
@@ -51,13 +55,13 @@ class LeRobotFolder(DatasetReader):
         self.info = read_info(root)
         self._check_checksums()
         self.check_version()
-        # The order matters: the table says which data files there are, the videos which cameras
+        # The order matters: the table says which files there are, these which episodes and cameras
         # remain, and both which spec follows.
-        self._mapping = map_features(root / schema.INFO, self.info.features, self.keys)
+        self._mapping = map_features(root, self.info.features, self.keys)
         self._table = self._choose(self.read_table())
-        self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
-        self.warnings += self._files.check_columns(strict=self.strict_columns)
         self._videos = self._find_videos()
+        self._files = DataFiles(root, self.data_paths(), self.info.features, self.remedy)
+        self._check_columns()
         self._verified: set[Segment] = set()  # whose packets were compared; shared by threads
         self._numbers: dict[str, np.ndarray] = {}
         self._columns: Columns | None = None
@@ -65,6 +69,7 @@ class LeRobotFolder(DatasetReader):
         self.spec = self._read_spec()
         labels = self._read_labels()
         self.instructions = labels.instructions
+        self.frame_tasks = labels.frame_tasks
         self.warnings += labels.warnings
         self.episodes = self._make_episodes(labels.task_index)
 
@@ -84,9 +89,21 @@ class LeRobotFolder(DatasetReader):
     def read_tasks(self) -> dict[int, str]:
         """task_index -> instruction. Raises DataError if there is no such table."""
 
+    def read_subtasks(self) -> dict[int, str]:
+        """subtask_index -> instruction. Raises DataError if there is no such table."""
+        raise DataError(
+            f"{self.root}: has no table of sub-tasks; leave out the key `instruction`, or name a "
+            "column of texts"
+        )
+
+    @abstractmethod
+    def episode_files(self) -> list[Path] | None:
+        """The data file of each episode of the table; None if the dataset does not say."""
+
     @abstractmethod
     def data_paths(self) -> list[Path]:
-        """The data files that hold the rows, in order."""
+        """The data files that hold the rows, in order. `row` of the table is adjusted to them if
+        files are missing."""
 
     @abstractmethod
     def remedy(self, file: Path) -> str:
@@ -123,7 +140,7 @@ class LeRobotFolder(DatasetReader):
         if not np.array_equal(table["source"], np.arange(len(table))):
             self.warn(
                 f"{self.root}: episode indices have holes ({len(table)} episodes, the last is "
-                f"number {table['source'].iloc[-1]}); episodes are numbered by their place, and "
+                f"number {table['source'].iloc[-1]}); episodes are named by these numbers, and "
                 "keep theirs as original_episode"
             )
         if self.keys.split is None:
@@ -163,30 +180,78 @@ class LeRobotFolder(DatasetReader):
                 )
 
     def _find_videos(self) -> dict[str, list[Segment]]:
-        """Feature -> segments, for the videos that there are. A camera that is only declared is
-        left out."""
-        found = {}
+        """Feature -> segments, for the videos that there are. Episodes without all of their files
+        leave the table, and a camera that is only declared is left out; with warnings."""
+        losses = Losses(self.root, self._table["source"].tolist())
+        data = self.episode_files()
+        if data is not None:
+            losses.look(data)
+        found: dict[str, list[Segment]] = {}
+        gone = []
         # a copy: cameras without images are taken out of the mapping meanwhile
         for camera, feature in list(self._mapping.cameras.items()):
             if self.info.features[feature].dtype != VIDEO:
-                if not self._files.has(feature):
-                    self._leave_out(camera, feature)
                 continue
             segments = self.find_video(feature)
             if segments is None:
-                self._leave_out(camera, feature)
-            else:
-                found[feature] = segments
-        return found
+                self._leave_out(camera, feature, "of which the dataset has no images")
+                continue
+            found[feature] = segments
+            if all(cause == MISSING for cause in losses.causes([s.path for s in segments])):
+                gone.append(camera)
+        # Without all of its files a camera is no reason to leave every episode out, unless there
+        # is no other.
+        for camera in gone if len(gone) < len(self._mapping.cameras) else ():
+            feature = self._mapping.cameras[camera]
+            name = found.pop(feature)[0].path.relative_to(self.root).as_posix()
+            self._leave_out(camera, feature, f"whose videos are all missing (first {name})")
+        for camera, feature in self._mapping.cameras.items():
+            losses.look([segment.path for segment in found.get(feature, ())], camera)
+        losses.check_any_whole()
+        cameras = list(self._mapping.cameras)
+        for sentence in losses.sentences(cameras, {c: self._without(c) for c in cameras}):
+            self.warn(sentence)
+        missing = self._table["source"].to_numpy()[~losses.kept]
+        self.missing_episodes = tuple(int(number) for number in missing)
+        self._table = self._table[losses.kept].reset_index(drop=True)
+        kept = np.flatnonzero(losses.kept)
+        return {name: [found[name][i] for i in kept] for name in found}
 
-    def _leave_out(self, camera: str, feature: str) -> None:
-        lacks = (
-            f"{self.root / schema.INFO}: declares the camera {feature!r}, of which the dataset "
-            "has no images"
-        )
+    def _without(self, camera: str) -> str:
+        """The keys that read all cameras but one, as they are typed."""
+        others = {name: key for name, key in self._mapping.cameras.items() if name != camera}
+        return " ".join(f"`cameras.{c}={key}`" for c, key in others.items()) or "`cameras={}`"
+
+    def _check_columns(self) -> None:
+        """What info.json says of columns against the data files. A feature that was never recorded
+        is no feature from here on, with a warning."""
+        self.warnings += self._files.check_columns(strict=self.strict_columns)
+        features = self.info.features
+        stored = self._files.columns
+        lacking = [n for n, f in features.items() if f.dtype != VIDEO and n not in stored]
+        for camera, feature in list(self._mapping.cameras.items()):
+            if feature in lacking:
+                self._leave_out(camera, feature, "of which the dataset has no images")
+        recorded = {name: feature for name, feature in features.items() if name not in lacking}
+        cameras = self._mapping.cameras
+        self._mapping = replace(map_features(self.root, recorded, self.keys), cameras=cameras)
+        for sentence in self._mapping.warnings:
+            self.warn(sentence)
+        ends = schema.TERMINATED in recorded
+        said = {
+            "rewards": self._mapping.reward is not None,
+            "success": self._mapping.success is not None,
+            "terminated": ends,
+        }
+        self.recorded = frozenset(name for name, is_said in said.items() if is_said)
+
+    def _leave_out(self, camera: str, feature: str, why: str) -> None:
+        lacks = f"{self.root / schema.INFO}: declares the camera {feature!r}, {why}"
         # Asked for by name, or promised by a spec of ours: not to be left out in silence.
         if self.keys.cameras is not None or (self.root / schema.SPEC).exists():
-            raise DataError(f"{lacks}; restore them, or do not ask for the camera")
+            raise DataError(
+                f"{lacks}; restore them, or read the other cameras: {self._without(camera)}"
+            )
         self.warn(f"{lacks}; it is left out")
         del self._mapping.cameras[camera]
 
@@ -202,7 +267,7 @@ class LeRobotFolder(DatasetReader):
     def _read_spec(self) -> Spec:
         # called only if limits must be found: reading all actions is slow
         def actions() -> np.ndarray:
-            return self._joined(self._mapping.action)
+            return self._columns_of(self._mapping.action)
 
         if (self.root / schema.SPEC).exists():
             return stored_spec(self.root, self.info, self._mapping, self.keys, actions)
@@ -214,18 +279,24 @@ class LeRobotFolder(DatasetReader):
             self.keys,
             self._table,
             tasks=self.read_tasks,
+            subtasks=self.read_subtasks,
             features=self.info.features,
-            first_values=self._first_values,
+            values=self._values,
         )
 
-    def _first_values(self, name: str) -> list[Any]:
-        """A column's value at the first step of each episode."""
+    def _values(self, name: str) -> list[Any]:
+        """A column's value at each frame that is read."""
         values = self._files.values(name)
         self._check_count(len(values), name)
-        return [values[row] for row in self._table["row"]]
+        rows = self._rows()
+        return values[rows] if isinstance(rows, slice) else [values[row] for row in rows.tolist()]
+
+    def episode_name(self, index: int) -> str:
+        return f"episode {self._table['source'].iloc[index]}"
 
     def _make_episodes(self, task_index: np.ndarray) -> pd.DataFrame:
         table = self._table
+        self.episode_numbers = table["source"].to_numpy()
         episodes = pd.DataFrame(
             {
                 "episode_index": np.arange(len(table)),
@@ -254,10 +325,10 @@ class LeRobotFolder(DatasetReader):
         if self._columns is None:
             self._load()
             self._check_order()
-            has_ends = schema.TERMINATED in self.info.features
+            has_ends = "terminated" in self.recorded
             self._columns = Columns(
-                state=self._joined(self._mapping.state),
-                actions=self._joined(self._mapping.action),
+                state=self._columns_of(self._mapping.state),
+                actions=self._columns_of(self._mapping.action),
                 rewards=self._single(self._mapping.reward),
                 success=self._single(self._mapping.success) > 0,
                 terminated=self._single(schema.TERMINATED if has_ends else None) > 0,
@@ -269,7 +340,7 @@ class LeRobotFolder(DatasetReader):
         """Reads all numbers that are of use, in one pass over the files, unless they are at
         hand."""
         names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
-        if schema.TERMINATED in self.info.features:
+        if "terminated" in self.recorded:
             names[schema.TERMINATED] = np.float32
         for name, dtype in _INDEX.items():
             if name in self.info.features and self._files.has(name):
@@ -304,18 +375,19 @@ class LeRobotFolder(DatasetReader):
                 f"{needed} frames; a data file is missing or foreign: restore the data folder"
             )
 
-    def _joined(self, names: list[str]) -> np.ndarray:
-        """Columns side by side, float32 (N, D)."""
+    def _columns_of(self, parts: list[Part]) -> np.ndarray:
+        """Dimensions of columns side by side, float32 (N, D)."""
         self._load()
-        if not names:
+        if not parts:
             return np.zeros((int(self._table["length"].sum()), 0), np.float32)
-        return np.concatenate([self._numbers[name] for name in names], axis=1)
+        return np.concatenate([self._numbers[p.key][:, list(p.dims)] for p in parts], axis=1)
 
     def _single(self, name: str | None) -> np.ndarray:
         """A column of one number per row, float32 (N,); zeros without a name."""
         if name is None:
             return np.zeros(int(self._table["length"].sum()), np.float32)
-        return self._joined([name])[:, 0]
+        self._load()
+        return self._numbers[name][:, 0].copy()
 
     def _check_order(self) -> None:
         check_rows(self.root, self._table, self._numbers)
@@ -350,7 +422,7 @@ class LeRobotFolder(DatasetReader):
             end = min(stop, episode_start + int(lengths[episode]))
             parts.append((begin, videos[episode], begin - episode_start, end - episode_start))
         yield from read_segments(
-            parts, self.info.fps, size, warn=self.warn, verified=self._verified
+            parts, self.info.fps, size, feature=feature, warn=self.warn, verified=self._verified
         )
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -376,41 +448,7 @@ class LeRobotFolder(DatasetReader):
             facts.append((str(path.relative_to(self.root)), status.st_size, status.st_mtime_ns))
         facts.append(("frames", int(self._table["length"].sum()), 0))
         if self.keys != KeyMap():
-            facts.append(("keys", self.keys.model_dump_json(), 0))
+            # what EpisodeDataset does to images is part of its own fingerprint
+            read_as = self.keys.model_dump_json(exclude={"orientation", "colours"})
+            facts.append(("keys", read_as, 0))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
-    """Turns columns of `table` into int64. Raises DataError if one is missing, or holds anything
-    but counts."""
-    for name in names:
-        if name not in table:
-            raise DataError(
-                f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it"
-            )
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        # from 2**53 on float64 has not every whole number
-        in_range = np.isfinite(values) & (values >= 0) & (values < 2**53)
-        bad = ~(in_range & (np.floor(values) == values))
-        if bad.any():
-            row = int(bad.argmax())
-            raise DataError(
-                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole "
-                "number; restore it"
-            )
-        table[name] = values.astype(np.int64)
-
-
-def check_episodes(table: pd.DataFrame, place: str) -> None:
-    """Raises DataError if an episode has no steps, or two have one index. `table` is sorted by
-    `source`."""
-    empty = table["length"] == 0
-    if empty.any():
-        raise DataError(
-            f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"
-        )
-    twice = table["source"].duplicated()
-    if twice.any():
-        raise DataError(
-            f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
-        )

@@ -121,3 +121,39 @@ def _place(root: Path, table: pd.DataFrame, row: int) -> str:
     length = table["length"].to_numpy()
     episode = table["source"].iloc[_episode(length, row)]
     return f"{root}: episode {episode}: step {_steps(length)[row]}"
+
+
+def count_columns(table: pd.DataFrame, names: list[str], place: str) -> None:
+    """Turns columns of `table` into int64. Raises DataError if one is missing, or holds anything
+    but counts."""
+    for name in names:
+        if name not in table:
+            raise DataError(
+                f"{place}: lacks {name!r} (it has: {', '.join(map(str, table))}); restore it"
+            )
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        # from 2**53 on float64 has not every whole number
+        in_range = np.isfinite(values) & (values >= 0) & (values < 2**53)
+        bad = ~(in_range & (np.floor(values) == values))
+        if bad.any():
+            row = int(bad.argmax())
+            raise DataError(
+                f"{place}: row {row}: {name} is {table[name].iloc[row]!r}, expected a whole "
+                "number; restore it"
+            )
+        table[name] = values.astype(np.int64)
+
+
+def check_episodes(table: pd.DataFrame, place: str) -> None:
+    """Raises DataError if an episode has no steps, or two have one index. `table` is sorted by
+    `source`."""
+    empty = table["length"] == 0
+    if empty.any():
+        raise DataError(
+            f"{place}: episode {table['source'][int(empty.argmax())]} has length 0; drop it there"
+        )
+    twice = table["source"].duplicated()
+    if twice.any():
+        raise DataError(
+            f"{place}: episode {table['source'][int(twice.argmax())]} is there twice; restore it"
+        )

@@ -22,7 +22,7 @@ from vla.common.cores import usable_cores
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside
-from vla.data.formats.lerobot_parts.info import IMAGE, VIDEO, Feature
+from vla.data.formats.lerobot_parts.info import IMAGE, NUMERIC, VIDEO, Feature
 from vla.data.formats.lerobot_parts.paths import check_footer, named_path, opened_parquet
 
 _TEXT = ("string", "large_string", "string_view")
@@ -105,14 +105,25 @@ class DataFiles:
                 f"{file}: column {name!r} holds {found}, {schema.INFO} says {expected}; "
                 "correct the feature's dtype and shape there"
             )
+        extra = [name for name in stored.names if name not in self._features]
+        if extra:
+            warnings.append(
+                f"{file}: columns that {schema.INFO} does not list are not read: "
+                f"{', '.join(extra)}; describe them there to read them"
+            )
         return warnings
 
-    def has(self, name: str) -> bool:
-        """Whether the first file has such a column."""
+    @functools.cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns of the first file."""
         # the first speaks for all: one that differs is refused when it is read
         file = self.paths[0]
         with opened_parquet(file, self._remedy_for(file)) as parquet:
-            return name in parquet.schema_arrow.names
+            return list(parquet.schema_arrow.names)
+
+    def has(self, name: str) -> bool:
+        """Whether the first file has such a column."""
+        return name in self.columns
 
     def read(self, columns: dict[str, type[Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Column -> its numbers (R, D) in the given dtype, and the rows of each file. One pass over
@@ -328,4 +339,6 @@ def _expected(feature: Feature) -> str | None:
     """What info.json says, as `_described`; None for what has more than one dimension."""
     if feature.dtype == IMAGE:
         return IMAGE
+    if feature.dtype not in (*NUMERIC, "string"):  # of a kind that nothing reads
+        return None
     return f"{feature.dtype}[{feature.shape[0]}]" if len(feature.shape) == 1 else None

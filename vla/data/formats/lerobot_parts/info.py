@@ -38,6 +38,8 @@ class Feature(BaseModel):
     dtype: str
     shape: list[Annotated[int, Field(ge=1)]]
     names: Any = None
+    info: Any = None
+    video_info: Any = None
 
     @property
     def width(self) -> int:
@@ -47,6 +49,15 @@ class Feature(BaseModel):
     @property
     def is_camera(self) -> bool:
         return self.dtype in (VIDEO, IMAGE)
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether a camera measures distances, by what its makers say of it."""
+        for said in (self.info, self.video_info):
+            values = said if isinstance(said, dict) else {}
+            if values.get("is_depth_map") or values.get("video.is_depth_map"):
+                return True
+        return False
 
 
 class Info(BaseModel):

@@ -1,11 +1,11 @@
-"""Which instruction each episode of a LeRobot dataset follows.
+"""Which instruction each step of a LeRobot dataset follows.
 
-E: episodes that are read.
+E: episodes that are read, N: their frames, L: steps of an episode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ import pandas as pd
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats.common.step_texts import held
 from vla.data.formats.lerobot_parts.info import Feature
+from vla.data.formats.lerobot_parts.modality import read_modality
 
 _TASK_INDEX = "task_index"
+_SUBTASK_INDEX = "subtask_index"
+"""Indices into LeRobot's table of sub-tasks."""
 _ANNOTATION = "annotation.human.action.task_description"
 """The column of GR00T's datasets: indices into the same table of tasks."""
 
@@ -27,12 +31,14 @@ _ANNOTATION = "annotation.human.action.task_description"
 class Labels:
     """Attributes:
     instructions: row i is task_index i.
-    task_index: int64 (E,).
+    task_index: of each episode's first step, int64 (E,).
+    frame_tasks: of each frame, int64 (N,), if it changes within an episode; else None.
     warnings: what was odd.
     """
 
     instructions: list[str]
     task_index: np.ndarray
+    frame_tasks: np.ndarray | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -42,16 +48,18 @@ def label(
     table: pd.DataFrame,
     *,
     tasks: Callable[[], dict[int, str]],
+    subtasks: Callable[[], dict[int, str]],
     features: dict[str, Feature],
-    first_values: Callable[[str], list[Any]],
+    values: Callable[[str], list[Any]],
 ) -> Labels:
-    """An episode's instruction is that of its first step, by the column `task_index` or the one
-    that `keys` name.
+    """A step's instruction is that of the column `task_index`, or of the one that `keys` name.
 
     Args:
-        table: one row per episode, with `tasks`, and `task_index` if the table itself says it.
+        table: one row per episode, with `length`, `tasks`, and `task_index` if the table itself
+            says it.
         tasks: reads the dataset's table task_index -> instruction.
-        first_values: column -> its value at each episode's first step.
+        subtasks: reads its table subtask_index -> instruction.
+        values: column -> its N values.
 
     Raises:
         DataError: an index has no instruction, or the column that `keys` name does not exist or
@@ -60,77 +68,167 @@ def label(
     if keys.task is not None:
         return Labels([keys.task], np.zeros(len(table), np.int64))
     column = _column(root, keys, table, features)
-    if column is None and _TASK_INDEX not in table:
-        # the first of several: LeRobot lists all tasks of an episode's steps, in their order
-        texts = [given[0] if given else None for given in table["tasks"]]
-        return _from_texts(root, texts, "the table of episodes")
-    if column is None:
-        values = table[_TASK_INDEX].tolist()
-        place = "the table of episodes"
+    warnings = []
+    if _SUBTASK_INDEX in features and keys.instruction is None:
+        warnings.append(
+            f"{root}: sub-tasks are not read; the key `instruction: {_SUBTASK_INDEX}` reads them"
+        )
+    if column is not None:
+        lengths = table["length"].to_numpy()
+        found = _Values(root, f"column {column!r}", _unpacked(values(column)), lengths)
+    elif _TASK_INDEX in table:
+        found = _Values(root, "the table of episodes", table[_TASK_INDEX].tolist())
     else:
-        values = first_values(column)
-        place = f"column {column!r}"
-    # a column of texts instead of indices, which needs no table of tasks
-    if all(isinstance(value, str) for value in values):
-        return _from_texts(root, values, place)
-    return _from_indices(root, values, tasks(), place)
+        # LeRobot lists all tasks of an episode's steps, in their order
+        texts = [given[0] if given else None for given in table["tasks"]]
+        several = sum(len(given) > 1 for given in table["tasks"])
+        if several:
+            warnings.append(
+                f"{root}: {several} of {len(table)} episodes list several tasks and no column "
+                f"{_TASK_INDEX!r} says of which steps: the first is read"
+            )
+        found = _Values(root, "the table of episodes", texts)
+    # texts instead of indices need no table of tasks
+    if any(isinstance(value, str) for value in found.values):
+        return _from_texts(found, warnings)
+    if column is None and _TASK_INDEX not in table:  # all are missing, which is named there
+        return _from_texts(found, warnings)
+    return _from_indices(found, subtasks() if column == _SUBTASK_INDEX else tasks(), warnings)
 
 
 def _column(
     root: Path, keys: KeyMap, table: pd.DataFrame, features: dict[str, Feature]
 ) -> str | None:
     """The column to read; None if the table of episodes says it."""
+    annotations = read_modality(root, features).annotations
     if keys.instruction is not None:
-        if keys.instruction not in features:
-            raise DataError(
-                f"{root / schema.INFO}: instruction: no feature {keys.instruction!r}; "
-                f"there are: {', '.join(features)}; name one of them"
-            )
-        return keys.instruction
-    if _TASK_INDEX in table:
+        named = annotations.get(keys.instruction, keys.instruction)
+        if named in features:
+            return named
+        raise DataError(
+            f"{root / schema.INFO}: instruction: no feature {keys.instruction!r}; "
+            f"there are: {', '.join([*annotations, *features])}; name one of them"
+        )
+    # ours: with one task per episode the table says all, and no data file need be read
+    if _TASK_INDEX in table and all(len(given) <= 1 for given in table["tasks"]):
         return None
-    for name in (_TASK_INDEX, _ANNOTATION):
+    tasks = [column for name, column in annotations.items() if "task" in name]
+    for name in (_TASK_INDEX, _ANNOTATION, *tasks):
         if name in features:
             return name
     return None
 
 
-def _from_texts(root: Path, texts: list[Any], place: str) -> Labels:
-    for episode, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(
-                f"{root}: episode {episode}: {place} gives the instruction {text!r}; write one "
-                "there, or give one for all episodes by the key `task`"
-            )
+def _unpacked(values: list[Any]) -> list[Any]:
+    """Lists of one value, as some makers store shape [1], become the value."""
+    if not values or not isinstance(values[0], list):
+        return values
+    return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What says which instruction is followed.
+
+    Attributes:
+        root: of the dataset.
+        place: where it stands, for messages.
+        values: N values, or E if `lengths` is None.
+        lengths: int (E,), steps of each episode.
+    """
+
+    root: Path
+    place: str
+    values: list[Any]
+    lengths: np.ndarray | None = None
+
+    def name(self, number: int) -> str:
+        """What messages call a value."""
+        if self.lengths is None:
+            return f"{self.root}: episode {number}: {self.place}"
+        ends = np.cumsum(self.lengths)
+        episode = int(np.searchsorted(ends, number, side="right"))
+        step = number - int(ends[episode] - self.lengths[episode])
+        at = f"episode {episode}, step {step}" if step else f"episode {episode}"
+        return f"{self.root}: {at}: {self.place}"
+
+    def episodes(self) -> list[slice]:
+        """Where the values of each episode lie."""
+        lengths = np.ones(len(self.values), np.int64) if self.lengths is None else self.lengths
+        ends = np.cumsum(lengths)
+        return [slice(end - n, end) for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)]
+
+
+def _from_texts(found: _Values, warnings: list[str]) -> Labels:
+    texts: list[str] = []
+    blank = 0
+    for own in found.episodes():
+        given = ["" if text is None else text for text in found.values[own]]
+        for step, text in enumerate(given):
+            if not isinstance(text, str):
+                raise _no_instruction(found, own.start + step)
+        of_episode, of_blank = held(given)
+        if not of_episode[0]:
+            raise _no_instruction(found, own.start)
+        blank += of_blank
+        texts += of_episode
+    if blank:
+        warnings.append(
+            f"{found.root}: {found.place} is empty at {blank} steps: the instruction of the step "
+            "before stands for it"
+        )
     instructions = list(dict.fromkeys(texts))  # each once, in the order of episodes
-    task_index = [instructions.index(text) for text in texts]
-    return Labels(instructions, np.asarray(task_index, np.int64))
+    row = {text: i for i, text in enumerate(instructions)}
+    tasks = np.array([row[text] for text in texts], np.int64)
+    return _labels(instructions, tasks, found, warnings)
 
 
-def _from_indices(
-    root: Path,
-    values: list[Any],
-    tasks: dict[int, str],
-    place: str,
-) -> Labels:
-    warnings = []
-    for episode, value in enumerate(values):
-        if not isinstance(value, int | float | np.integer) or value not in tasks:
-            raise DataError(
-                f"{root}: episode {episode}: {place} says task {value!r}, the table of tasks has "
-                f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
-                "of tasks, or give the instruction by the key `task`"
-            )
+def _no_instruction(found: _Values, number: int) -> DataError:
+    return DataError(
+        f"{found.name(number)} gives the instruction {found.values[number]!r}; write one there, or "
+        "give one for all episodes by the key `task`"
+    )
+
+
+def _from_indices(found: _Values, tasks: dict[int, str], warnings: list[str]) -> Labels:
+    for number, value in _unknown(found.values, tasks):
+        raise DataError(
+            f"{found.name(number)} says task {value!r}, the table of tasks has "
+            f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
+            "of tasks, or give the instruction by the key `task`"
+        )
     known = sorted(tasks)
     if known != list(range(len(known))):
         warnings.append(
-            f"{root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); they "
-            "are closed"
+            f"{found.root}: task indices have holes ({len(known)} tasks up to number {known[-1]}); "
+            "they are closed"
         )
     instructions = [tasks[index] for index in known]
-    place_of = {index: row for row, index in enumerate(known)}
-    task_index = np.asarray([place_of[int(value)] for value in values], np.int64)
-    return Labels(instructions, task_index, warnings)
+    rows = np.searchsorted(known, np.asarray(found.values, np.int64))
+    return _labels(instructions, rows, found, warnings)
+
+
+def _unknown(values: list[Any], tasks: dict[int, str]) -> Iterator[tuple[int, Any]]:
+    """(number, value) of those that are no index of a task."""
+    try:
+        if not set(values) - tasks.keys():  # fast, for millions of frames
+            return
+    except TypeError:  # lists have no place in a set
+        pass
+    for number, value in enumerate(values):
+        if not isinstance(value, int | float | np.integer) or value not in tasks:
+            yield number, value
+
+
+def _labels(
+    instructions: list[str], tasks: np.ndarray, found: _Values, warnings: list[str]
+) -> Labels:
+    if found.lengths is None:
+        return Labels(instructions, tasks, None, warnings)
+    starts = np.cumsum(found.lengths) - found.lengths
+    first = tasks[starts]
+    changes = bool((tasks != np.repeat(first, found.lengths)).any())
+    return Labels(instructions, first, tasks if changes else None, warnings)
 
 
 def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:

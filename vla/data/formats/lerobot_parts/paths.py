@@ -12,7 +12,7 @@ from string import Formatter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla.data.errors import DataError
+from vla.data.errors import DataError, raised_here, unreadable
 from vla.data.formats.common.files import inside
 
 _PARQUET_MAGIC = b"PAR1"
@@ -73,6 +73,8 @@ def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
         raise
     # MemoryError, OverflowError: damaged lengths ask for absurd amounts
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if not isinstance(error, pa.ArrowException | OSError) and raised_here(error):
+            raise  # a mistake of this package is no damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file}: damaged parquet ({reason}); {_sentence(remedy)}") from error
 
@@ -91,8 +93,8 @@ def check_footer(file: Path, remedy: Remedy) -> None:
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}; {_sentence(remedy)}") from error
     if not whole:
-        lost = f"{file}: parquet without footer ({size} bytes; its writer died before closing it)"
-        raise DataError(f"{lost}; {_sentence(remedy)}")
+        lost = f"parquet without footer ({size} bytes; its writer died before closing it)"
+        raise unreadable(file, f"{lost}; {_sentence(remedy)}")
 
 
 def _sentence(remedy: Remedy) -> str:

@@ -1,11 +1,10 @@
-"""What of a LeRobot dataset is a camera, the state, the action: by its names, or by a KeyMap; and
-the spec that follows."""
+"""The spec of a LeRobot dataset: from its features and numbers, or as it was stored."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,98 +13,11 @@ from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.action_limits import action_limits
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import read_json
-from vla.data.formats.lerobot_parts.info import NUMERIC, Feature, Info
+from vla.data.formats.lerobot_parts.info import Feature, Info
+from vla.data.formats.lerobot_parts.mapping import Mapping, camera_names
 from vla.types import Spec, SpecError
-
-_SINGLE_IMAGE = "observation.image"
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """Features of the dataset by what they are.
-
-    Attributes:
-        cameras: camera -> feature.
-        state, action: features whose numbers are put side by side.
-        reward, success: a feature, or None.
-    """
-
-    cameras: dict[str, str]
-    state: list[str]
-    action: list[str]
-    reward: str | None
-    success: str | None
-
-    @property
-    def numeric(self) -> list[str]:
-        """All features that hold the numbers of a step, each once."""
-        single = [name for name in (self.reward, self.success) if name is not None]
-        return list(dict.fromkeys([*self.state, *self.action, *single]))
-
-
-def map_features(path: Path, features: dict[str, Feature], keys: KeyMap) -> Mapping:
-    """Raises DataError if a key is no such feature; `path` is that of info.json."""
-    numeric = [name for name, feature in features.items() if feature.dtype in NUMERIC]
-    images = [name for name, feature in features.items() if feature.is_camera]
-
-    def check(what: str, name: str, known: Sequence[str]) -> None:
-        if name not in known:
-            raise DataError(
-                f"{path}: {what}: no feature {name!r}; there are: {', '.join(known) or 'none'}; "
-                "name one of them"
-            )
-
-    def chosen(
-        what: str,
-        named: list[str] | None,
-        usual: str,
-    ) -> list[str]:
-        names = named
-        if names is None:
-            names = [usual] if usual in features else []
-        for name in names:
-            check(what, name, numeric)
-        return names
-
-    def single(what: str, named: str | None, usual: str) -> str | None:
-        for name in chosen(what, None if named is None else [named], usual):
-            if features[name].width == 1:
-                return name
-            raise DataError(
-                f"{path}: {what}: {name!r} has shape {features[name].shape}, expected one number "
-                "per step"
-            )
-        return None
-
-    for name in (keys.cameras or {}).values():
-        check("cameras", name, images)
-    action = chosen("action", keys.action, schema.ACTION)
-    if not action:
-        raise DataError(
-            f"{path}: features lack 'action' (there are: {', '.join(features)}); record actions, "
-            "or name the keys that hold them"
-        )
-    return Mapping(
-        cameras=camera_names(images) if keys.cameras is None else dict(keys.cameras),
-        state=chosen("state", keys.state, schema.STATE),
-        action=action,
-        reward=single("reward", keys.reward, schema.REWARD),
-        success=single("success", keys.success, schema.SUCCESS),
-    )
-
-
-def camera_names(images: Sequence[str]) -> dict[str, str]:
-    """camera -> feature, for every feature of images; the feature's whole name if two would be
-    called alike."""
-    short = []
-    for name in images:
-        is_single = name == _SINGLE_IMAGE
-        short.append("image" if is_single else name.removeprefix(schema.IMAGE_PREFIX))
-    cameras = {}
-    for camera, name in zip(short, images, strict=True):
-        cameras[camera if short.count(camera) == 1 else name] = name
-    return cameras
 
 
 def derive_spec(
@@ -122,8 +34,8 @@ def derive_spec(
     # Not from stats.json: quantiles and episodes that were left out of it may not hold all actions.
     low, high = action_limits(actions())
     cameras = _cameras(root, info, mapping)
-    state_names = tuple(dimension_names(mapping.state, info.features))
-    action_names = tuple(dimension_names(mapping.action, info.features))
+    state_names = tuple(dimension_names(mapping.state))
+    action_names = tuple(dimension_names(mapping.action))
     with _refused(root):
         return Spec(cameras, state_names, action_names, low, high, hz or info.fps)
 
@@ -152,10 +64,10 @@ def stored_spec(
         cameras = _cameras(root, info, mapping)
     spec = replace(spec, cameras=cameras, control_hz=keys.control_hz or spec.control_hz)
     if keys.state is not None:
-        spec = replace(spec, state_names=tuple(dimension_names(mapping.state, info.features)))
+        spec = replace(spec, state_names=tuple(dimension_names(mapping.state)))
     if keys.action is not None:
         low, high = action_limits(actions())
-        names = tuple(dimension_names(mapping.action, info.features))
+        names = tuple(dimension_names(mapping.action))
         with _refused(root):
             spec = replace(spec, action_names=names, action_low=low, action_high=high)
     return spec
@@ -194,10 +106,10 @@ def _refused(root: Path) -> Iterator[None]:
         raise DataError(f"{root / schema.INFO}: {error}; correct the features there") from error
 
 
-def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> list[str]:
-    """One name per dimension of `columns` side by side; with the column before it if names would be
+def dimension_names(parts: Sequence[Part]) -> list[str]:
+    """One name per dimension of `parts` side by side; with the feature before it if names would be
     given twice."""
-    own = [(column, name) for column in columns for name in _names_of(column, features[column])]
+    own = [(part.key, name) for part in parts for name in part.names]
     names = [name for _, name in own]
     if len(set(names)) == len(names):
         return names
@@ -205,19 +117,6 @@ def dimension_names(columns: Sequence[str], features: dict[str, Feature]) -> lis
     if len(set(names)) == len(names):
         return names
     return [f"{name}.{place}" for place, name in enumerate(names)]
-
-
-def _names_of(column: str, feature: Feature) -> list[str]:
-    width = feature.width
-    names = feature.names
-    # LeRobot's recorders have written lists, {"motors": [...]} and {name: index}
-    if isinstance(names, dict):
-        names = next((v for v in names.values() if isinstance(v, list)), list(names))
-    are_texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if are_texts and len(names) == width:
-        return list(names)
-    stem = column.rpartition(".")[2]
-    return [f"{stem}_{i}" for i in range(width)]
 
 
 def _cameras(
@@ -247,4 +146,7 @@ def image_size(root: Path, name: str, feature: Feature) -> tuple[int, int]:
         channels_first = shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4)
         letters = ["c", "h", "w"] if channels_first else ["h", "w", "c"]
     size = dict(zip(letters, shape, strict=True))
+    # Names that a tool wrote without looking: no image is three pixels high.
+    if size["c"] not in (1, 3, 4) and size["h"] in (1, 3, 4):
+        size = {"h": shape[1], "w": shape[2]}
     return size["h"], size["w"]

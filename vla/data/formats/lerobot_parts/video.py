@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from vla.data.errors import DataError
-from vla.data.storage.video import VideoReader
+from vla.data.storage.video import TIME_TOLERANCE, VideoReader
+
+_SAME_RATE = 1e-6
+"""Relative: a rate that was rounded, such as 29.97003 for 30000 / 1001."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,12 @@ class Segment:
     checksum: int | None = None
 
 
-def check_exist(segments: Sequence[Segment], feature: str) -> None:
-    """Raises DataError naming the first video file that is missing, and its episode."""
-    seen: set[Path] = set()  # a file holds many episodes: the disk is asked once
-    for segment in segments:
-        if segment.path not in seen and not segment.path.is_file():
-            raise DataError(
-                f"{segment.path}: no such file; it holds {feature!r} of episode {segment.episode} "
-                f"({segment.length} frames): copy it from the dataset's source, or leave the "
-                "camera out by the key `cameras`"
-            )
-        seen.add(segment.path)
-
-
 def read_segments(
     parts: Sequence[tuple[int, Segment, int, int]],
     fps: float,
     size: tuple[int, int],
     *,
+    feature: str,
     warn: Callable[[str], None],
     verified: set[Segment],
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -61,7 +52,8 @@ def read_segments(
         parts: (frame of the first step in the dataset, segment, start, stop).
         fps: the rate that the videos must have.
         size: the (height, width) that they must have.
-        warn: called with a sentence if a file holds more than its episode.
+        feature: what the dataset calls the camera.
+        warn: called with a sentence if a file holds more than its episode, or has odd times.
         verified: segments whose checksum was compared before; those of this call join them.
 
     Raises:
@@ -79,6 +71,7 @@ def read_segments(
             # Once per segment: the checksum reads all of its packets.
             if segment not in verified:
                 _check_length(reader, segment, warn)
+                _check_times(reader, segment, fps, feature, warn)
                 _check_packets(reader, segment)
                 verified.add(segment)
             images = reader.frames(segment.first + start, segment.first + stop)
@@ -117,6 +110,35 @@ def _check_length(
             f"{segment.path}: has {reader.num_frames} frames, episode {segment.episode} has "
             f"{needed} steps; the first frames are taken"
         )
+
+
+def _check_times(
+    reader: VideoReader,
+    segment: Segment,
+    fps: float,
+    feature: str,
+    warn: Callable[[str], None],
+) -> None:
+    """Warns of a file whose frames are counted otherwise than their times say. Raises DataError if
+    count and times contradict."""
+    # no file's name in the sentences: all of a camera are of one kind, and warned of once
+    if reader.start > TIME_TOLERANCE:
+        warn(f"videos of {feature!r} do not start at 0 s: frames are counted from the first")
+    drift = segment.length * abs(reader.fps / fps - 1)  # in frames, at the episode's end
+    if abs(reader.fps / fps - 1) < _SAME_RATE:
+        return
+    rates = f"{reader.fps:.6g} frames per second, info.json says {fps:g}"
+    # with as many frames as steps there is no doubt which belongs to which
+    if segment.alone and drift >= 0.5 and reader.num_frames != segment.length:
+        raise DataError(
+            f"{segment.path}: has {rates}, and {reader.num_frames} frames for {segment.length} "
+            f"steps: which belong together is unknown; encode it again: `ffmpeg -i "
+            f"{segment.path.name} -vf fps={fps:g} NEW.mp4`"
+        )
+    warn(
+        f"videos of {feature!r} have {rates}: frames are read by their number (frame i is step "
+        "i); correct fps there if the robot ran at the cameras' rate"
+    )
 
 
 def _check_packets(reader: VideoReader, segment: Segment) -> None:

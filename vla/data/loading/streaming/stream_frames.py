@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.common.cores import usable_cores
-from vla.data.loading.decoding import fill
+from vla.data.loading.decoding import PIECE_FRAMES, fill
 from vla.data.loading.streaming.daemon_threads import Workers
 from vla.data.loading.streaming.stream_order import Block, BlockNumber
 from vla.data.reader import EpisodeDataset
 
 SLOTS = 3
 """Blocks that are held: the present one, the next one, and the one that is decoded."""
-_PIECE = 64  # frames between two looks at whether the stream was closed
 
 
 class BlockFrames:
@@ -180,10 +179,10 @@ def decode(
         DataError: an image is damaged, missing, or of another size.
     """
     stream = iter(dataset.images(camera, first, first + len(out)))
-    for done in range(0, len(out), _PIECE):
+    for done in range(0, len(out), PIECE_FRAMES):
         if stopped():
             return
-        fill(stream, dataset, camera, first + done, out[done : done + _PIECE])
+        fill(stream, dataset, camera, first + done, out[done : done + PIECE_FRAMES])
 
 
 def own_usable_cores() -> int:

@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from vla.data.errors import DataError
 from vla.data.formats.common.files import inside, parse_json
 from vla.data.formats.lerobot_parts.paths import opened_parquet
 from vla.data.storage.checksums import CHECKSUM, is_whole
-from vla.data.validation.check import Finding, check
+from vla.data.validation.check import Finding, Severity, check
 from vla.data.validation.examined import Examined
 from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 
@@ -28,6 +29,8 @@ _ROWS = 256  # of an HDF5 dataset, read at a time
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError)
 """What reading a damaged member of an archive raises."""
 _RESTORE = "copy the file from the dataset's source"
+_TABLES = ("meta/episodes.jsonl", "meta/tasks.jsonl")
+"""Without rows in these a dataset cannot be read."""
 
 
 @register("checks", "links")
@@ -106,12 +109,33 @@ def checksums(examined: Examined) -> Iterator[Finding]:
 @check("every file by itself, so that one that is damaged does not hide the next")
 def readable(examined: Examined) -> Iterator[Finding]:
     """Each file opens and holds what its kind of file holds."""
+    foreign = set(foreign_files(examined))
     for path in examined.files:
         read = _READERS.get(_kind(path))
         if read is None or (path.is_symlink() and not _lies_inside(examined.root, path)):
             continue
         for message in read(examined, path):
-            yield Finding("readable", "error", examined.name(path), message)
+            # what nothing reads may be damaged
+            severity: Severity = "note" if path in foreign else "error"
+            yield Finding("readable", severity, examined.name(path), message)
+
+
+def foreign_files(examined: Examined) -> list[Path]:
+    """Files in the folders of data and videos of a LeRobot dataset that no episode is in."""
+    parts = examined.lerobot
+    if parts is None or parts.info is None or not parts.data_files:
+        return []
+    used = set(parts.data_files.values())
+    for name, feature in parts.info.features.items():
+        if feature.dtype == "video":
+            used |= set(parts.video_files(name).values())
+    normal = {os.path.normpath(path) for path in used}
+    found = []
+    for path in examined.files:
+        is_data = examined.name(path).startswith(("data/", "videos/")) and not is_leftover(path)
+        if is_data and os.path.normpath(path) not in normal:
+            found.append(path)
+    return found
 
 
 def _kind(path: Path) -> str:
@@ -150,6 +174,8 @@ def _json(examined: Examined, path: Path) -> None:
 
 
 def _json_lines(examined: Examined, path: Path) -> None:
+    if examined.name(path) in _TABLES and not path.read_bytes().strip():
+        raise DataError(f"{path}: is empty; {_RESTORE}")
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
             parse_json(line, f"{path}: line {number}")

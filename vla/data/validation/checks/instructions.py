@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from vla.common.registry import register
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined
+
+_EPISODES = 5
+"""Fewer are a trial, of which nothing is expected."""
 
 
 @register("checks", "instructions")
@@ -39,6 +44,44 @@ def instructions(examined: Examined) -> Iterator[Finding]:
             yield Finding("instructions", "warning", "instructions", message)
 
 
+@register("checks", "one_instruction")
+@check("whether instructions differ, so that a policy can learn to read them")
+def one_instruction(examined: Examined) -> Iterator[Finding]:
+    """There are several instructions: of one alone nothing can be learned from language."""
+    dataset = examined.dataset
+    if dataset is None:
+        return
+    tasks = dataset.task_of_frames  # int64 (N,)
+    if len(dataset) < _EPISODES or len(np.unique(tasks)) > 1:
+        return
+    text = dataset.instructions[int(tasks[0])]
+    message = (
+        f"all {len(dataset)} episodes have the one instruction {text!r}: a policy cannot learn from "
+        "them to read instructions, and does the same whatever it is asked; add other tasks, or "
+        "set policy.language: null where there is such a key"
+    )
+    yield Finding("one_instruction", "note", "instructions", message)
+
+
+@register("checks", "changing_instructions")
+@check("whether the instruction changes within episodes")
+def changing_instructions(examined: Examined) -> Iterator[Finding]:
+    """How many episodes hold several instructions, and how many frames follow another one than
+    the first of their episode."""
+    dataset = examined.dataset
+    if dataset is None or not dataset.num_changing:
+        return
+    table = dataset.reader.episodes
+    first_N = np.repeat(table["task_index"].to_numpy(), table["length"].to_numpy())
+    later = int((dataset.task_of_frames != first_N).sum())
+    message = (
+        f"the instruction changes within {dataset.num_changing} of {len(table)} episodes: {later} "
+        f"of {len(first_N)} frames follow another one than the first of their episode; each "
+        "window is trained with the instruction of its current step"
+    )
+    yield Finding("changing_instructions", "note", "instructions", message)
+
+
 @register("checks", "task_words")
 @check(
     "instructions of the table of tasks, against those of the table of episodes",
@@ -53,20 +96,21 @@ def task_words(examined: Examined) -> Iterator[Finding]:
         return
     if "tasks" not in table:
         return
-    episodes = dataset.reader.episodes
-    if len(episodes) != len(table):  # another check says so
-        return
-    rows = zip(episodes["episode_index"], episodes["task_index"], table["tasks"], strict=True)
-    for episode, task, stored in rows:
-        text = dataset.instructions[task]
+    place_of = {number: place for place, number in enumerate(dataset.episode_numbers.tolist())}
+    for episode, stored in zip(table["episode_index"].astype(int), table["tasks"], strict=True):
+        place = place_of.get(episode)
+        if place is None:  # its files are missing
+            continue
         listed = []
         if isinstance(stored, str):
             listed = [stored]
         elif isinstance(stored, Iterable):  # a list, or an array of pandas
             listed = list(stored)
-        if listed and text not in listed:
+        texts = [text for _, text in dataset.instruction_starts(place)]
+        missing = [text for text in texts if text not in listed]
+        if listed and missing:
             message = (
                 f"{examined.root}: the table of tasks gives episode {episode} the instruction "
-                f"{text!r}, the table of episodes {listed[0]!r}: one of them was changed"
+                f"{missing[0]!r}, the table of episodes {listed[0]!r}: one of them was changed"
             )
             yield Finding("task_words", "warning", f"episode {episode}", message)

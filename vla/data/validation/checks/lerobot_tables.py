@@ -5,98 +5,78 @@ N: frames, E: episodes.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from vla.common.registry import register
 from vla.data import schema
-from vla.data.errors import DataError
-from vla.data.formats.lerobot_parts.paths import fill
+from vla.data.formats.lerobot_parts.missing import POINTERS, Loss, Losses
 from vla.data.validation.check import LEROBOT, Finding, check
-from vla.data.validation.checks.files import is_leftover
+from vla.data.validation.checks.files import foreign_files
 from vla.data.validation.examined import Examined, Numbers
 from vla.data.validation.lerobot_parts import LeRobotParts
 from vla.data.validation.repair_names import CORRECT_TOTALS, REBUILD_EPISODES, SORT_TASKS
 
+_FILES = 20
+_NAMED = 5
+"""Files that a message names."""
 _RETURN_TOLERANCE = 1e-4
 """Relative: other makers sum rewards in float32."""
 
 
 @register("checks", "files")
-@check("data and video files that the episodes are said to be in", formats=("lerobot",))
+@check("data and video files that the episodes are said to be in", formats=LEROBOT)
 def files(examined: Examined) -> Iterator[Finding]:
-    """Every file that the table of episodes points to is there."""
+    """Every file that an episode is said to be in is there."""
+    for loss in lost_files(examined):
+        names = [examined.name(path) for path in loss.files]
+        listed = ", ".join(names[:_FILES]) + (", ..." if names[_FILES:] else "")
+        remedy = "copy them from the dataset's source"
+        if loss.cause == POINTERS:
+            remedy = f"run `git lfs pull` in {examined.root}"
+        left = "" if examined.dataset is None else "these episodes are left out; "
+        message = f"{examined.root}: {loss.what}: {listed}; {left}{remedy}"
+        yield Finding("files", "error", names[0], message)
+
+
+def lost_files(examined: Examined) -> list[Loss]:
+    """Files that the tables name and that are not here, by camera and cause."""
     parts = examined.lerobot
     if parts is None or parts.info is None or parts.table is None:
-        return
-    lost: Counter[str] = Counter()
-    data = parts.info.data_path or schema.DATA_PATH
-    video = parts.info.video_path or schema.VIDEO_PATH
-    cameras = [name for name, feature in parts.info.features.items() if feature.dtype == "video"]
-    for row in parts.table.to_dict("records"):
-        names = [_filled(data, row, "data/")]
-        for camera in cameras:
-            names.append(_filled(video, row, f"videos/{camera}/", video_key=camera))
-        for path in names:
-            if path is not None and not (examined.root / path).is_file():
-                lost[path] += 1
-    for name, episodes in lost.items():
-        message = (
-            f"{examined.root / name}: no such file; {episodes} episodes are in it: copy it from "
-            "the dataset's source"
-        )
-        yield Finding("files", "error", name, message)
-
-
-def _filled(
-    template: str,
-    row: Mapping[Any, Any],
-    prefix: str,
-    **values: str,
-) -> str | None:
-    """Name of the file that a row of the episodes table points to; None if it does not say."""
-    numbers = {key: row.get(f"{prefix}{key}") for key in ("chunk_index", "file_index")}
-    if any(value is None or pd.isna(value) for value in numbers.values()):
-        return None
-    try:
-        filled = {key: int(value) for key, value in numbers.items()}  # type: ignore[arg-type]
-        return fill(template, prefix, **values, **filled)
-    except (DataError, TypeError, ValueError, OverflowError):
-        return None
+        return []
+    read = None
+    if examined.dataset is not None:
+        reader: Any = examined.dataset.reader
+        read = set(reader._mapping.cameras.values())
+    losses = Losses(examined.root, list(parts.data_files))
+    losses.look(list(parts.data_files.values()))
+    found = losses.found
+    for name, feature in parts.info.features.items():
+        # cameras that the reader leaves out: its warnings say so
+        if feature.dtype != "video" or (read is not None and name not in read):
+            continue
+        videos = parts.video_files(name)
+        losses = Losses(examined.root, list(videos))
+        losses.look(list(videos.values()), name.removeprefix(schema.IMAGE_PREFIX))
+        found += losses.found
+    return found
 
 
 @register("checks", "unreferenced")
 @check("files in the folders of data that no episode is in", formats=LEROBOT)
 def unreferenced(examined: Examined) -> Iterator[Finding]:
     """Every file in the folders of data and videos belongs to an episode."""
-    parts = examined.lerobot
-    if parts is None or parts.info is None or parts.table is None:
-        return
-    # keys may choose a split: the files of the other episodes would seem to be of no use
-    if examined.dataset is None or examined.keys is not None:
-        return
-    reader: Any = examined.dataset.reader
-    used = set()
-    for segments in reader._videos.values():
-        used |= {os.path.normpath(segment.path) for segment in segments}
-    if {"data/chunk_index", "data/file_index"} <= set(parts.table):
-        rows = parts.table[["data/chunk_index", "data/file_index"]].drop_duplicates()
-        template = parts.info.data_path or schema.DATA_PATH
-        names = [_filled(template, row, "data/") for row in rows.to_dict("records")]
-        used |= {os.path.normpath(examined.root / name) for name in names if name is not None}
-    else:
-        used |= {os.path.normpath(path) for path in reader._files.paths}
-    for path in examined.files:
-        name = examined.name(path)
-        is_data = name.startswith(("data/", "videos/")) and not is_leftover(path)
-        if is_data and os.path.normpath(path) not in used:
-            message = f"{path}: no episode is in this file; move it away if it is of no use"
-            yield Finding("unreferenced", "warning", name, message)
+    found = foreign_files(examined)
+    if found:
+        names = ", ".join(map(examined.name, found[:_NAMED])) + (", ..." if found[_NAMED:] else "")
+        message = (
+            f"{examined.root}: {len(found)} files in the folders of data and videos are of no "
+            f"episode: {names}; nothing reads them, move them away if they are of no use"
+        )
+        yield Finding("unreferenced", "note", examined.name(found[0]), message)
 
 
 @register("checks", "lengths")
@@ -106,9 +86,11 @@ def lengths(examined: Examined) -> Iterator[Finding]:
     parts = examined.lerobot
     if parts is None or parts.table is None or "episode_index" not in parts.frames:
         return
+    # whose file is not there, another check says
+    lost = {number for loss in lost_files(examined) for number in loss.episodes}
     found = Counter(parts.frames["episode_index"][:, 0].tolist())  # frames per episode
     for index, length in zip(parts.table["episode_index"], parts.table["length"], strict=True):
-        if found[index] == length:
+        if found[index] == length or index in lost:
             continue
         message = (
             f"{examined.root}: episode {int(index)} has {found[index]} frames in the data files "

@@ -1,4 +1,4 @@
-"""Checks of states, actions and rewards.
+"""Checks of states and actions.
 
 N: frames, D: dimensions.
 """
@@ -16,9 +16,6 @@ from vla.data.episode import beyond
 from vla.data.validation.check import LEROBOT, Finding, check
 from vla.data.validation.examined import Examined, Numbers
 
-_SAME_LENGTH = 5
-"""This many episodes or more, all of one length and all true ends, are more likely cut off by
-time."""
 _CONSTANT = 10
 """Fewer frames may well have the same action by chance."""
 _LISTED = 3
@@ -104,68 +101,20 @@ def constant_actions(examined: Examined) -> Iterator[Finding]:
     if numbers is None or len(numbers.actions) < _CONSTANT:
         return
     constant = (numbers.actions == numbers.actions[0]).all(0)  # bool (A,)
-    if constant.any():
+    if constant.all():
+        message = (
+            f"all {len(numbers.actions)} actions are the same: there is nothing to learn; were "
+            "the right columns read as the action?"
+        )
+        yield Finding("constant_actions", "warning", "actions", message)
+    elif constant.any():
         names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(constant))
         moving = ",".join(numbers.action_names[dim] for dim in np.flatnonzero(~constant))
-        remedy = f"if they are of no use, leave them out by the key action=[{moving}]"
-        if constant.all():
-            remedy = "name others by the key `action`"
-        message = f"never move: {names}; a policy learns nothing of them: {remedy}"
+        message = (
+            f"never move: {names}; a policy learns nothing of them: if they are of no use, leave "
+            f"them out by the key action=[{moving}]"
+        )
         yield Finding("constant_actions", "note", "actions", message)
-
-
-@register("checks", "rewards")
-@check("rewards that are missing, or tell nothing")
-def rewards(examined: Examined) -> Iterator[Finding]:
-    """There are rewards, and they tell good episodes from bad ones."""
-    numbers = examined.numbers
-    if numbers is None:
-        return
-    if numbers.rewards is None or not numbers.rewards.any():
-        what = "no rewards" if numbers.rewards is None else "all rewards are zero"
-        message = (
-            f"{what}: enough for imitation; offline RL needs some, which `vla data label` can "
-            "attach"
-        )
-        yield Finding("rewards", "note", "rewards", message)
-        return
-    ranges = numbers.episode_ranges
-    returns = np.array([numbers.rewards[a:b].sum(dtype=np.float64) for _, a, b in ranges])
-    if len(returns) < _SAME_LENGTH or not np.isfinite(returns).all():
-        return
-    if np.ptp(returns) <= 1e-6 * abs(returns[0]):
-        message = (
-            f"all {len(returns)} episodes have the return {returns[0]:g}: nothing tells a good "
-            "one from a bad one"
-        )
-        yield Finding("rewards", "warning", "rewards", message)
-
-
-@register("checks", "terminals")
-@check("time limits that are marked as true ends")
-def terminals(examined: Examined) -> Iterator[Finding]:
-    """True ends are last steps, and no time limits: values do not look beyond a true end."""
-    numbers = examined.numbers
-    if numbers is None or numbers.terminated is None:
-        return
-    ranges = numbers.episode_ranges
-    for episode, a, b in ranges:
-        if numbers.terminated[a : b - 1].any():
-            message = (
-                f"episode {episode}: a step before the last is marked as a true end; divide the "
-                "episode there"
-            )
-            yield Finding("terminals", "warning", f"episode {episode}", message)
-    lengths = {b - a for _, a, b in ranges}
-    # Solved episodes of one length may be cut there on purpose.
-    solved = numbers.success is not None and all(numbers.success[a:b].any() for _, a, b in ranges)
-    ended = all(numbers.terminated[b - 1] for _, _, b in ranges)
-    if len(ranges) >= _SAME_LENGTH and ended and len(lengths) == 1 and not solved:
-        message = (
-            f"all {len(ranges)} episodes end truly after {lengths.pop()} steps, whether solved or "
-            "not: likely a time limit, which must not be marked as an end"
-        )
-        yield Finding("terminals", "warning", "terminated", message)
 
 
 @register("checks", "duplicates")

@@ -1,4 +1,4 @@
-"""Is there anything to see?"""
+"""Whether a dataset shows anything to act on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from vla.data.validation.examined import Examined
 
 
 @register("checks", "observations")
-@check("whether a policy sees anything: a state or a camera")
+@check("whether there is a camera or a state: something that a policy could act on")
 def observations(examined: Examined) -> Iterator[Finding]:
-    """There is a state or a camera."""
-    dataset = examined.dataset
-    if dataset is None or dataset.spec.state_names or dataset.spec.cameras:
+    """A policy has something to act on."""
+    if examined.dataset is None:
+        return
+    spec = examined.dataset.spec
+    if spec.state_dim or spec.cameras:
         return
     message = (
-        "neither a state nor a camera is read, so that a policy has nothing to see; name them by "
-        "the keys `state` and `cameras`"
+        f"{examined.root}: neither state nor camera is read, so no policy can be trained on it; "
+        "name what holds them with keys.state=[KEY] or keys.cameras.NAME=KEY"
     )
-    yield Finding("observations", "error", examined.root.name, message)
+    yield Finding("observations", "error", "observations", message)

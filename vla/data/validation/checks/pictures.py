@@ -25,6 +25,8 @@ from vla.data.validation.examined import Examined
 
 _FROZEN = 10
 """A camera that shows one image for this many steps, a whole episode long, is taken for frozen."""
+_ONE_COLOUR = 3
+"""What codecs make of one colour differs by no more."""
 
 
 @register("checks", "images")
@@ -89,12 +91,15 @@ class _Scan:
         h, w = self.dataset.spec.cameras[name]
         blocks = plan_blocks(self.ranges, h * w * 3)
         # A CRC-32 per frame, to see which frames are the same: images would not fit into memory.
-        sums = np.zeros(sum(stop - start for start, stop in self.ranges), np.uint32)
+        frames = sum(stop - start for start, stop in self.ranges)
+        sums = np.zeros(frames, np.uint32)
+        self.blank = np.zeros(frames, bool)
         # threads: decoders let go of the interpreter lock, and blocks share no frame
         with ThreadPoolExecutor(usable_cores()) as pool:
             for found in pool.map(lambda block: self._block(name, block, sums), blocks):
                 yield from found
         yield from self._frozen(name, sums)
+        yield from self._blank(name)
 
     def _block(
         self,
@@ -122,9 +127,14 @@ class _Scan:
             episodes_of[first] = [episode]
         found = []
         for message, episodes in episodes_of.items():
-            place = f"episode {episodes[0]}, camera {name}"
-            found.append(Finding("images", "error", place, _with_others(message, episodes[1:])))
+            named = self._named(episodes)
+            place = f"episode {named[0]}, camera {name}"
+            found.append(Finding("images", "error", place, _with_others(message, named[1:])))
         return found
+
+    def _named(self, episodes: list[int]) -> list[int]:
+        """What the dataset itself calls them."""
+        return self.dataset.episode_numbers[episodes].tolist()
 
     def _decode(
         self,
@@ -150,6 +160,7 @@ class _Scan:
                     f"{where} is {image.shape}, the spec says {size[0]}x{size[1]}; correct the spec"
                 )
             sums[frame] = zlib.crc32(np.ascontiguousarray(image).data)
+            self.blank[frame] = _is_blank(image)
             expected += 1
             if self.advance is not None:
                 self.advance(1)
@@ -162,15 +173,38 @@ class _Scan:
     def _frozen(self, name: str, sums: np.ndarray) -> Iterator[Finding]:
         frozen = []
         for episode, (start, stop) in enumerate(self.ranges):
-            # 0: not decoded
-            if stop - start < _FROZEN or not sums[start]:
+            # 0: not decoded; of one colour is said by itself
+            if stop - start < _FROZEN or not sums[start] or self.blank[start]:
                 continue
             if (sums[start:stop] == sums[start]).all():
                 frozen.append(episode)
         if frozen:
             message = f"camera {name!r} shows one picture for the whole episode: it stood still"
+            frozen = self._named(frozen)
             message = _with_others(message, frozen[1:])
             yield Finding("images", "warning", f"episode {frozen[0]}, camera {name}", message)
+
+    def _blank(self, name: str) -> Iterator[Finding]:
+        """Pictures of one colour: a lens cap, a cable that came off, a simulator without light."""
+        episodes = [
+            e for e, (start, stop) in enumerate(self.ranges) if self.blank[start:stop].any()
+        ]
+        if not episodes:
+            return
+        share = f"{int(self.blank.sum())} of {len(self.blank)} pictures"
+        message = f"camera {name!r}: {share} are of one colour, such as black: it saw nothing"
+        message = _with_others(message, episodes[1:])
+        yield Finding("images", "warning", f"episode {episodes[0]}, camera {name}", message)
+
+
+def _is_blank(image: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3) has one colour, but for what a codec makes of it."""
+    # every eighth pixel first: nearly all pictures differ from blank ones there
+    for pixels in (image[::8, ::8], image):
+        spread = pixels.reshape(-1, 3).max(0).astype(int) - pixels.reshape(-1, 3).min(0)
+        if spread.max() > _ONE_COLOUR:
+            return False
+    return True
 
 
 def _with_others(message: str, episodes: list[int]) -> str:

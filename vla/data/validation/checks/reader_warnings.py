@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vla.common.registry import register
+from vla.data.formats.lerobot_parts.missing import MISSING, POINTERS
 from vla.data.validation.check import Finding, check
 from vla.data.validation.examined import Examined
 from vla.data.validation.repair_names import CORRECT_TOTALS, DROP_CAMERAS
@@ -19,7 +20,7 @@ _KNOWN = (
     ("steps do not take about", "timestamps", ""),
     ("indices have holes", "indices", ""),
     ("numbers have holes", "indices", ""),
-    ("are left out", "indices", ""),
+    ("folders without", "indices", ""),
     ("have no instruction", "instructions", ""),
     ("its control rate", "control_rate", ""),
 )
@@ -34,7 +35,8 @@ found counts."""
 def reader(examined: Examined) -> Iterator[Finding]:
     """The reader had nothing to warn of."""
     for warning in () if examined.dataset is None else examined.dataset.warnings:
-        if "its checksum differs" in warning:  # the check `checksums` reports it
+        # the checks `checksums` and `files` report these
+        if any(piece in warning for piece in ("its checksum differs", MISSING, POINTERS)):
             continue
         known = [(name, fix) for piece, name, fix in _KNOWN if piece in warning]
         name, fix = known[0] if known else ("reader", "")

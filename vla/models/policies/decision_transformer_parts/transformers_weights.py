@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla.common.pretrained import OwnCodeError, PretrainedError, load_model
 from vla.config import UserError
 from vla.models.policies.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from vla.types import Spec, SpecError
@@ -128,13 +129,15 @@ def _translated(found: Mapping[str, Tensor], policy: DecisionTransformer) -> dic
 
 
 def _fetch(name: str | Path) -> Any:
-    from transformers import DecisionTransformerModel
-
     try:
-        return DecisionTransformerModel.from_pretrained(str(name))
-    except Exception as error:  # the hub raises many kinds
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{name}: no DecisionTransformerModel within reach: {reason}") from error
+        model, missing = load_model("DecisionTransformerModel", name)
+    except OwnCodeError:
+        raise
+    except PretrainedError as error:
+        raise UserError(f"{name}: no DecisionTransformerModel within reach: {error}") from error
+    if missing:
+        raise UserError(f"{name}: lacks {len(missing)} tensors, first {missing[0]}; copy it again")
+    return model
 
 
 __all__ = ["from_transformers"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from vla.common.json_files import read_json
 from vla.models.layers.vision_language import VisionLanguageModel
 from vla.models.layers.vision_language_base import fingerprint
 from vla.models.policy import CheckpointError
@@ -53,7 +54,7 @@ def check_base(folder: Path, name: str, base: nn.Module) -> None:
     """Raises CheckpointError if the adapter in `folder` was trained on another base than `base`."""
     path = folder / BASE_FILE
     try:
-        header = json.loads(path.read_text())
+        header = read_json(path)
         wanted = (header["base"], header["architecture"], header["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, Strict
 
-from vla.config import Config, ConfigError
+from vla.config import Config, ConfigError, ConfigPath
 from vla.sim_eval.mujoco.gymnasium_env import MissingPackageError
 
 EPSILON = 1e-6  # added to standard deviations of the observation, as in training
@@ -30,7 +30,7 @@ Selector = Annotated[int, Strict()] | Annotated[float, Field(ge=0.0, le=1.0)]
 class BehaviourConfig(Config):
     """Who acts as the expert: snapshots of a trained policy."""
 
-    path: Path
+    path: ConfigPath
     """An HDF5 file of snapshots, or a folder that holds one for each task, such as hopper.h5."""
     snapshots: Literal["all"] | tuple[Selector, ...] = Field((-1,), min_length=1)
     """Which snapshots act; every episode draws one of them, by its seed. A whole number counts them

@@ -1,0 +1,210 @@
+"""Hostile inputs of many kinds: does any bring a traceback, run code, hang, grow, lead outside, or change something in silence?
+
+    python benchmarks/attack.py                              # every kind, as many inputs as each file of attacks/ asks for
+    python benchmarks/attack.py --only checkpoint_values --first 300 --count 50 --show silent
+
+Each file of `attacks/` is a kind (`attacks/_case.py` says what it holds). An input is a pure function of its kind, the seed
+and its number, which the output names, so that a single one can be run again. Inputs are read in worker processes: the
+parent ends those that take too long or too much, and looks for the marks of code that ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from _common import cpu_count, publish
+from attacks import _case
+from rich.console import Console
+from rich.table import Table
+
+HANG_SECONDS = 10.0
+MEMORY_BYTES = int(1.5 * 2**30)
+"""Of one worker while it reads an input, beside what the libraries took before."""
+GIVEN_UP_SECONDS = 60.0
+"""After which a worker is ended; what took longer than `HANG_SECONDS` counts as a hang all the same."""
+OUTCOMES = ("refused", "told", "same", "silent", "traceback", "code", "outside", "hang", "memory")
+GOOD = ("refused", "told", "same")
+
+
+def work(pipe: Any, seed: int, folder: Path) -> None:
+    """Answers (kind, number) with an outcome, until the pipe closes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # what a library prints belongs to no input's verdict, and questions meet an eager answer
+    log = open(folder / "log.txt", "w")  # noqa: SIM115
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    warm: set[str] = set()
+    while (asked := pipe.recv()) is not None:
+        kind, number = asked
+        if kind not in warm:
+            _case.load(kind).warm()
+            warm.add(kind)
+        case = _case.prepare(kind, seed, number, folder / "input")
+        pipe.send("begin")
+        _reset_peak()
+        before = _memory("VmRSS")
+        start = time.monotonic()
+        outcome, text = _case.judge(case, folder / "input")
+        taken = _memory("VmHWM") - before
+        pipe.send((outcome, text, time.monotonic() - start, taken))
+
+
+def _reset_peak() -> None:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _memory(key: str, process: int | str = "self") -> int:
+    with open(f"/proc/{process}/status") as file:
+        line = next(line for line in file if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+class Worker:
+    """A process that may die of an input without taking the others along."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.seed, self.folder = seed, folder
+        self._start()
+
+    def _start(self) -> None:
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=work, args=(theirs, self.seed, self.folder), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        self.asked: tuple[str, int] | None = None
+
+    def begin(self, kind: str, number: int) -> None:
+        self.asked, self.spent = (kind, number), False
+        self.pipe.send(self.asked)
+        # imports, and writing the input, are no part of its time and memory
+        self.pipe.recv()
+        self.since = time.monotonic()
+        self.base = _memory("VmRSS", self.process.pid or 0)
+
+    def watch(self) -> None:
+        """Ends the process if its input takes too long, or twice the memory that it may."""
+        if self.asked is None or not self.process.is_alive():
+            return
+        if _memory("VmRSS", self.process.pid or 0) - self.base > 2 * MEMORY_BYTES:
+            self.spent = True
+            self.process.kill()
+        elif time.monotonic() - self.since > GIVEN_UP_SECONDS:
+            self.process.kill()
+
+    def end(self) -> tuple[str, str]:
+        """The outcome of the input."""
+        try:
+            outcome, text, seconds, taken = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            seconds = time.monotonic() - self.since
+            status = self.process.exitcode
+            self._start()
+            if self.spent:
+                return "memory", "more than twice of what it may"
+            if seconds > GIVEN_UP_SECONDS:
+                return "hang", f"no end after {seconds:.0f} s"
+            return "traceback", f"the process died with status {status}"
+        self.asked = None
+        if outcome in GOOD and seconds > HANG_SECONDS:
+            return "hang", f"{seconds:.1f} s; {text}"
+        if outcome in GOOD and taken > MEMORY_BYTES:
+            return "memory", f"{taken / 2**20:.0f} MiB; {text}"
+        return outcome, text
+
+
+def run(
+    inputs: list[tuple[str, int]], seed: int, workers: int, show: set[str]
+) -> tuple[dict[str, Counter[str]], list[str]]:
+    """Outcomes by kind, and a line for each input that did not end well."""
+    root = Path(tempfile.mkdtemp(prefix="attack-"))
+    crew = [Worker(seed, root / f"worker-{number}") for number in range(workers)]
+    waiting = list(reversed(inputs))
+    counts: dict[str, Counter[str]] = {}
+    bad: list[str] = []
+    for worker in crew:
+        if waiting:
+            worker.begin(*waiting.pop())
+    try:
+        while busy := [worker for worker in crew if worker.asked is not None]:
+            ready = wait([worker.pipe for worker in busy], timeout=0.1)
+            for worker in busy:
+                worker.watch()
+                if worker.pipe not in ready:
+                    continue
+                assert worker.asked is not None
+                kind, number = worker.asked
+                outcome, text = worker.end()
+                counts.setdefault(kind, Counter())[outcome] += 1
+                line = f"{kind} {number}: {outcome}: {text}"
+                if outcome not in GOOD:
+                    bad.append(line)
+                if outcome not in GOOD or outcome in show:
+                    print(line, flush=True)
+                if waiting:
+                    worker.begin(*waiting.pop())
+    finally:
+        for worker in crew:
+            worker.process.kill()
+        shutil.rmtree(root, ignore_errors=True)
+    return counts, bad
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=_case.kinds(), help="kinds; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input of each")
+    parser.add_argument("--count", type=int, help="inputs of each kind; as many as it asks for")
+    parser.add_argument("--workers", type=int, default=cpu_count())
+    parser.add_argument("--show", nargs="*", default=[], choices=OUTCOMES, help="lines of these")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/attack.json")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # a hub that is out of reach is part of the tests, an answer of it would not be reproducible
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    inputs = []
+    for kind in options.only or _case.kinds():
+        count = options.count or _case.load(kind).COUNT
+        inputs += [(kind, options.first + number) for number in range(count)]
+    start = time.monotonic()
+    counts, bad = run(inputs, options.seed, options.workers, set(options.show))
+    total = sum(counts.values(), Counter())
+    table = Table("kind", "inputs", *OUTCOMES, box=None)
+    for kind, found in [*counts.items(), ("all", total)]:
+        table.add_row(kind, str(found.total()), *[str(found[name]) for name in OUTCOMES])
+    values = {
+        "seed": options.seed,
+        "inputs": total.total(),
+        "seconds": round(time.monotonic() - start, 1),
+        "outcomes": {name: total[name] for name in OUTCOMES},
+        "kinds": {kind: dict(found) for kind, found in counts.items()},
+        "bad": bad[:50],
+    }
+    if options.save:
+        publish("attack", ours=None, theirs=None, ratio=None, unit="inputs", table=table, **values)
+    else:
+        Console(width=120).print(table)
+        print(json.dumps(values))
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

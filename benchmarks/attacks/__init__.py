@@ -1,0 +1,1 @@
+"""Kinds of hostile inputs: one file each, found by their names."""

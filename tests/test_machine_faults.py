@@ -1,0 +1,51 @@
+"""Errors of the machine are one line with a remedy; bugs keep their traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+import typer
+
+from vla.cli.machine_faults import machine_fault
+from vla.cli.shared import clear_errors
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "a/b: no space left"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "lower `workers`"),
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "a/b: permission denied"),
+        (MemoryError(), "data.cache: disk"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "grad_accumulation",
+        ),
+    ],
+)
+def test_one_line_with_a_remedy(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, clear_errors():
+        raise error
+    assert ended.value.exit_code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert said in text
+    assert text.count("\n") == 1
+
+
+def test_memory_that_the_cpu_has_not() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**62 // 8, dtype=torch.float64)
+    assert "lower `batch_size`" in str(machine_fault(caught.value))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError("a bug"), ValueError("a bug")])
+def test_bugs_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error), match="a bug"), clear_errors():
+        raise error

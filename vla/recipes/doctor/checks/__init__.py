@@ -1,0 +1,1 @@
+"""The checks of `vla doctor`, found by their files."""
