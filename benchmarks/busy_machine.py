@@ -7,12 +7,12 @@ Three processes with two threads each do the same work in turns, in swapped orde
   machine quiet;
 - `passive`: OMP_WAIT_POLICY=PASSIVE, what `vla` sets where the load at its start is above the cores.
 
-First on the machine as it is ("quiet": the result keeps its load average), then beside `--spinners` processes that do
-nothing but compute. Training is a step of the demo's RT-1 on 64 windows; collection and evaluation are two short
-episodes of tabletop with pictures, in the process itself. Each cell is measured for `--seconds` and at least one round,
-so that the whole takes less than four minutes on two cores. The spinning processes end with this one, however it ends.
+Each work is measured beside `--spinners` processes that do nothing but compute, and on the machine as it is (the result
+keeps its load average). Training is a step of the demo's RT-1 on 64 windows; collection and evaluation are two short
+episodes of tabletop with pictures, in the process itself. Each cell is measured for `--seconds` and at least one round;
+no cell is begun after `--minutes`, and the result names those that were left out. The spinning processes end with this one, however it ends.
 
-    python benchmarks/busy_machine.py [--spinners 10] [--seconds 20]
+    python benchmarks/busy_machine.py [--spinners 10] [--seconds 20] [--minutes 3.5]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIDES = {
     "spin count": idle_thread_variables({}, load=0.0),
     "passive": idle_thread_variables({}, load=2.0),
 }
-WORKS = {"train": "frames/s", "collect": "episodes/s", "evaluate": "episodes/s"}
+WORKS = {"train": "frames/s", "evaluate": "episodes/s", "collect": "episodes/s"}
 # a killed benchmark must leave nothing behind that takes the machine's time
 SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10**6))"
 
@@ -70,27 +70,29 @@ def rounds(processes: dict[str, JsonProcess], work: str, seconds: float) -> dict
     return speeds
 
 
-def cases_of(processes: dict[str, JsonProcess], spinners: int, seconds: float) -> list[Any]:
-    """A row for each work and side, beside so many spinning processes."""
-    cases = []
+def cases_of(
+    processes: dict[str, JsonProcess], work: str, spinners: int, seconds: float
+) -> list[dict[str, Any]]:
+    """A row for each side, beside so many spinning processes."""
     load = os.getloadavg()[0]
-    for work, unit in WORKS.items():
-        # a process that only waits takes no time from the others
-        with spinning(spinners):
-            speeds = rounds(processes, work, seconds)
-        medians = {name: statistics.median(found) for name, found in speeds.items()}
-        for name, median in medians.items():
-            case = {
-                "work": work,
-                "spinners": spinners,
-                "side": name,
-                "median": round(median, 3),
-                "unit": unit,
-                "times_default": round(median / medians["default"], 2),
-                "rounds": len(speeds[name]),
-                "load_at_start": round(load, 1),
-            }
-            cases.append(case)
+    print(f"{work} beside {spinners} spinning processes", file=sys.stderr, flush=True)
+    # sides that only wait take no time from the one that works
+    with spinning(spinners):
+        speeds = rounds(processes, work, seconds)
+    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    cases = []
+    for name, median in medians.items():
+        case = {
+            "work": work,
+            "spinners": spinners,
+            "side": name,
+            "median": round(median, 3),
+            "unit": WORKS[work],
+            "times_default": round(median / medians["default"], 2),
+            "rounds": len(speeds[name]),
+            "load_at_start": round(load, 1),
+        }
+        cases.append(case)
     return cases
 
 
@@ -101,7 +103,9 @@ def main() -> None:
     parser.add_argument("--spinners", type=int, default=10, help="processes beside")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each cell")
     parser.add_argument("--threads", type=int, default=cpu_count(), help="threads of each side")
+    parser.add_argument("--minutes", type=float, default=3.5, help="no cell begins after these")
     arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
     for name in (*WAIT_VARIABLES, "OMP_NUM_THREADS"):
         os.environ.pop(name, None)
     with contextlib.ExitStack() as stack:
@@ -112,8 +116,14 @@ def main() -> None:
             stack.callback(side.close)
             processes[name] = side
         cases = []
-        for spinners in (0, arguments.spinners):
-            cases += cases_of(processes, spinners, arguments.seconds)
+        left_out = []
+        for work in WORKS:
+            for spinners in (arguments.spinners, 0):
+                # the first is what it is all about
+                if cases and time.monotonic() > until:
+                    left_out.append(f"{work} beside {spinners}")
+                else:
+                    cases += cases_of(processes, work, spinners, arguments.seconds)
     heads = ("work", "spinners", "side", "median", "unit", "times default", "rounds")
     table = Table(*whole(*heads), title=f"{arguments.threads} threads")
     for case in cases:
@@ -134,6 +144,7 @@ def main() -> None:
         table=table,
         threads=arguments.threads,
         cases=cases,
+        left_out=left_out,
         method="three processes in turns, reversed in every second round; medians",
     )
 

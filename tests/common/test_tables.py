@@ -96,6 +96,15 @@ def test_styles_are_given_as_texts() -> None:
     assert "\x1b[31merror" in _printed(table, 40, force_terminal=True, color_system="standard")
 
 
+def test_control_characters_are_shown_and_measured() -> None:
+    table = Table(*whole("", "next"))
+    table.add_row("a\x1b[2Jb", "1")
+    table.add_row("abcdefghi", "2")
+    *_, first, second = _printed(table, 40).splitlines()
+    assert first.startswith("a\\x1b[2Jb  1")
+    assert second.index("2") == first.index("  1") + 2
+
+
 def test_room_is_shared() -> None:
     assert share_room([4, 4, 4], [5, 40, 60], 42) == [5, 18, 19]
     assert share_room([4, 4], [5, 40], 100) == [5, 40]

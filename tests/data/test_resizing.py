@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, Windows
+from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCache, KeyMap, Windows
 from vla.data.loading import frame_cache
 from vla.data.loading.frame_cache import kept_damage
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
@@ -95,7 +95,7 @@ def test_sizes_as_texts():
         assert str(ImageSize.parse(text)) == text
     assert ImageSize.parse(" 96 ") == (96, 96, "bilinear")
     for text in ("", "96x", "x96", "0", "96x0", "-1", "96x96-nearest", "96.5"):
-        with pytest.raises(ValueError, match="expected HEIGHTxWIDTH|at least 1"):
+        with pytest.raises(ValueError, match=r"expected HEIGHTxWIDTH|at least 1"):
             ImageSize.parse(text)
 
 
@@ -209,3 +209,12 @@ def test_streams_give_the_small_images(dataset):
             assert torch.equal(on_demand.images[camera], images)
     finally:
         streamed.close()
+
+
+def test_images_are_turned_first(root):
+    keys = KeyMap(orientation={"front": "rotate_90"}, colours={"front": "bgr"})
+    turned = EpisodeDataset(root, keys=keys)
+    small = turned.resized({"front": ImageSize(16, 12)})
+    assert turned.spec.cameras["front"] == (80, 60)
+    expected = [resized_image(image, (16, 12)) for _, image in turned.images("front")]
+    np.testing.assert_array_equal([image for _, image in small.images("front")], expected)

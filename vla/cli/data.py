@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -147,7 +148,9 @@ def data_validate(
     as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON.")] = False,
 ) -> None:
     """Is everything in a dataset what it says it is? Exit status 1 if a finding is an error."""
-    with clear_errors(), shown_progress("decoding") as progress:
+    # scripts that read JSON often read standard error with it
+    shown = nullcontext(None) if as_json else shown_progress("decoding")
+    with clear_errors(), shown as progress:
         import json
 
         from vla.cli.data_tables import print_report

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vla.cli.data import Format, Settings, _keys
-from vla.cli.shared import clear_errors, console, errors, escape
+from vla.cli.shared import (
+    Format,
+    KeySettings,
+    clear_errors,
+    console,
+    dataset_keys,
+    errors,
+    escape,
+)
+from vla.common.progress import stages
 
 if TYPE_CHECKING:
     from vla.recipes.doctor.report import DoctorReport
@@ -27,7 +35,7 @@ def doctor(
     run: Annotated[
         Path, typer.Argument(help="Folder of a training run, of a policy or of a checkpoint.")
     ],
-    settings: Settings = None,
+    settings: KeySettings = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -53,19 +61,16 @@ def doctor(
 ) -> None:
     """Why does a policy fail? Names, units, cameras, rates, inputs that it does not use, delays and
     more. Exit status 1 if a finding is an error."""
-    with clear_errors(), errors.status("opening") as status:
+    with clear_errors(), stages("opening", errors) as show:
         import json
 
         from vla.recipes.doctor.report import doctor as examine
-
-        def show(text: str) -> None:
-            status.update(escape(text))
 
         report = examine(
             run,
             data=data,
             format=format,
-            keys=_keys([text.removeprefix("keys.") for text in settings or []]),
+            keys=dataset_keys(settings),
             env=env,
             windows=windows,
             seconds=seconds,

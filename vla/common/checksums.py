@@ -46,7 +46,7 @@ def checksums_of_written(folder: Path, *, without: Iterable[str] = ()) -> Iterat
 
 def _states(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name of each file -> what changes when it is written."""
-    states = {}
+    states: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             found = file.stat()

@@ -80,7 +80,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     level = [value]
     for _ in range(depth):
         # level by level: a function that calls itself would meet the same limit as the reader
-        inner = []
+        inner: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 inner += item.values()

@@ -133,7 +133,8 @@ def load_timm(name: str, *, weights: bool) -> Any:
         model = timm.create_model(name, pretrained=False, num_classes=0)
     if not weights:
         return model
-    repository = model.pretrained_cfg.get("hf_hub_id")
+    described: Any = model.pretrained_cfg
+    repository = described.get("hf_hub_id")
     if not repository:
         raise PretrainedError(f"timm has no weights of {name!r} on the Hugging Face hub")
     folder = fetch(repository, ("model.safetensors",), "its weights")

@@ -14,6 +14,8 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from vla.common.visible_console import visible
+
 UNLIMITED = 1_000_000
 """A width in columns that no table reaches."""
 
@@ -31,13 +33,13 @@ class Table(RichTable):
 
     def __init__(self, *heads: Column | str, **options: Any) -> None:
         # little more than the texts: the width is for them
-        options = {
+        slim: dict[str, Any] = {
             "box": SIMPLE_HEAD,
             "show_edge": False,
             "pad_edge": False,
             "padding": (0, 1, 0, 0),
-        } | options
-        super().__init__(*heads, **options)
+        }
+        super().__init__(*heads, **(slim | options))
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(_plain, cells), **options)
@@ -131,7 +133,8 @@ def whole(*heads: str, **options: Any) -> list[Column]:
 
 
 def _plain(text: Any) -> Any:
-    return Text(text) if isinstance(text, str) else text
+    # control characters are shown before the widths are measured
+    return Text(visible(text)) if isinstance(text, str) else text
 
 
 def _annotation(text: Any, style: str) -> Text:

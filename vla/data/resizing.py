@@ -57,12 +57,14 @@ class ImageResizing:
             has = ", ".join(spec.cameras) or "none"
             raise KeyError(f"no camera {unknown[0]!r}; the dataset has: {has}")
         self._root = root
-        self._stored = spec.cameras if before is None else before._stored
-        wanted = {**({} if before is None else before.sizes), **sizes}
-        self.sizes = {
+        self._stored: Mapping[str, tuple[int, int]] = (
+            spec.cameras if before is None else before._stored
+        )
+        wanted: dict[str, ImageSize] = {**({} if before is None else before.sizes), **sizes}
+        self.sizes: dict[str, ImageSize] = {
             camera: size for camera, size in wanted.items() if self._stored[camera] != size[:2]
         }
-        cameras = self._stored | {camera: size[:2] for camera, size in self.sizes.items()}
+        cameras = dict(self._stored) | {camera: size[:2] for camera, size in self.sizes.items()}
         self.spec = dataclasses.replace(spec, cameras=cameras)
 
     def apply(

@@ -120,6 +120,12 @@ class Rooted(Protocol):
     def root(self) -> Path: ...
 
 
+class Recording(Rooted, Protocol):
+    """A dataset that knows what it records."""
+
+    def require_recorded(self, what: Literal["success", "rewards"], needed_by: str) -> None: ...
+
+
 class RewardedSteps(Protocol):
     """What the checks read of `Windows`, and of a dataset that is validated."""
 
@@ -185,7 +191,16 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
     )
 
 
-def check_labels(windows: RewardedSteps) -> None:
+class RecordedSteps(Protocol):
+    """What `check_labels` reads of `Windows`."""
+
+    @property
+    def dataset(self) -> Recording: ...
+    @property
+    def reward_config(self) -> RewardConfig: ...
+
+
+def check_labels(windows: RecordedSteps) -> None:
     """Raises DataError if rewards are made of what the dataset does not record."""
     kind = windows.reward_config.kind
     what: Literal["rewards", "success"] = "rewards" if kind == "env" else "success"

@@ -28,7 +28,6 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gathe
 from timm.layers import convert_sync_batchnorm
 
 from vla.common.folder_lock import alone
-from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config
 from vla.data.errors import DataWarning
 from vla.data.loading.multi_robot import RobotBatch
@@ -169,8 +168,7 @@ def _train(
     if resume:
         # before hours of decoding
         check_same_data(config, record)
-    with progress_bar("decoding frames", show=main, transient=True) as progress:
-        data = open_data(config.data, plan, sources, policy, objective, progress)
+    data = open_data(config.data, plan, sources, policy, objective)
     # reading has brought up what opening could not know
     sources.issue_warnings()
     if checkpoint is None and transfer and config.transfer:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -35,7 +35,7 @@ class MetricsLog:
 
     def __init__(self, path: Path | None, accelerator: Accelerator, step: int) -> None:
         self._accelerator = accelerator
-        self._file = None
+        self._file: IO[str] | None = None
         self._path = path
         if path is None:
             return
@@ -51,7 +51,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the line of a step."""
-        if self._file is None:
+        if self._file is None or self._path is None:
             return
         if not self._is_there():
             self._file.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class ImageSize(NamedTuple):
         width = int(written[2] or written[1])
         if not (height and width):
             raise ValueError(f"{text!r}: height and width are at least 1")
-        return cls(height, width, kernel)
+        return cls(height, width, cast(Kernel, kernel))
 
 
 def resized(

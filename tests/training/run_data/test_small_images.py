@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +78,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("other") / "data", (24, 90), seed=1)
 
 
-def opened(data: dict[str, Any], policy: dict[str, Any] = POLICY, progress: Any = None) -> RunData:
+def opened(data: dict[str, Any], policy: dict[str, Any] = POLICY) -> RunData:
     config = DataConfig.model_validate(data)
     built = RT1Config.model_validate(policy)
     sources = open_sources(config, built, BCConfig())
     assert sources.policy is not None
     network = sources.policy.new(sources.spec, from_checkpoint=False)
     plan = BatchPlan(4, 1, seed=0)
-    return open_data(config, plan, sources, network, BCConfig().build(network), progress)
+    return open_data(config, plan, sources, network, BCConfig().build(network))
 
 
 def losses(out: Path) -> list[tuple[float, float]]:
@@ -202,10 +201,3 @@ def test_fitted_q_evaluation_gives_policies_what_they_see(large: Path, tmp_path:
         values.append([estimate.value for estimate in found][:2])
     # held small or whole, the same policies choose the same
     assert values[0] == pytest.approx(values[1], abs=0.01)
-
-
-def test_decoding_reports_from_its_first_frames(large: Path, other: Path) -> None:
-    seen: list[Fraction] = []
-    source = {"path": str(large), "replay": [{"path": str(other), "weight": 0.5}]}
-    opened(source, progress=lambda done, total: seen.append(Fraction(done, total)))
-    assert seen.count(Fraction(1)) == 3  # training, held out, replayed

@@ -149,9 +149,13 @@ class Subject:
 
     @functools.cached_property
     def state_data(self) -> np.ndarray:
-        """States (N, S) of `data`, of finite steps alone."""
+        """States (N, S) of `data`, of finite steps alone; of the run's own those trained on."""
         assert self.data is not None
         states = self.data.unchecked_columns.state
+        if self.own_data and self.config is not None:
+            # what was held out is not in the statistics that the policy scales by
+            lengths = self.data.reader.episodes["length"].to_numpy()
+            states = states[np.isin(np.repeat(np.arange(len(lengths)), lengths), self.split[0])]
         return np.asarray(states[np.isfinite(states).all(1)], np.float64)
 
     @functools.cached_property

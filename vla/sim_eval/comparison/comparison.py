@@ -152,7 +152,9 @@ class Comparison:
         # Text, not a string: rich would take the brackets in a policy's name for markup
         warnings = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
         # below the last table, and a line of their own from it
-        notes = ["", *(Text(f"note: {text}") for text in self.notes)] if self.notes else []
+        notes: list[Any] = (
+            ["", *(Text(f"note: {text}") for text in self.notes)] if self.notes else []
+        )
         # before the numbers: a reader must not take them at face value first
         question = Text(f"compared: {QUESTION}")
         return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)

@@ -198,7 +198,7 @@ def _images(dataset: EpisodeDataset, camera: str) -> list[list[float]]:
 
 
 def _fields(image_HW3: np.ndarray) -> list[float]:
-    fields = []
+    fields: list[float] = []
     for row in np.array_split(image_HW3.astype(np.float64), _GRID, axis=0):
         for field in np.array_split(row, _GRID, axis=1):
             fields += field.reshape(-1, 3).mean(0).tolist() if field.size else [0.0] * 3

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import replace_folder
-from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.loading.interleaved_sampler import InterleavedSampler
@@ -140,18 +139,15 @@ def open_robots(
     datasets: Mapping[str, EpisodeDataset],
     policy: MultiRobotPolicy,
     objective: Objective,
-    progress: ProgressCallback | None = None,
 ) -> MultiRobotData:
     """Opens the windows of every robot as its part of the policy needs them.
-
-    `progress` is called with (frames done, frames in all) while frames are decoded.
 
     Raises:
         ConfigError: the batch does not divide or is too small for the shares, or a pattern of the
             task weights fits no instruction.
     """
     plan.check()
-    training, held_out = _read(data, plan.seed, datasets, policy, objective, progress)
+    training, held_out = _read(data, plan.seed, datasets, policy, objective)
     texts = [text for windows in training.values() for text in windows.instructions]
     check_task_weights(data, texts)
     entries = data.multi_robot.values()
@@ -222,7 +218,6 @@ def _read(
     datasets: Mapping[str, EpisodeDataset],
     policy: MultiRobotPolicy,
     objective: Objective,
-    progress: ProgressCallback | None,
 ) -> tuple[dict[str, Windows], dict[str, Windows]]:
     """Each robot's windows to train on, to which the objective is fitted; and those held out."""
     training: dict[str, Windows] = {}
@@ -238,15 +233,7 @@ def _read(
         except ConfigError as error:
             problems = [f"data.multi_robot.{name}: {problem}" for problem in error.problems]
             raise ConfigError(problems) from None
-        training[name] = read_windows(
-            data,
-            dataset,
-            own,
-            objective,
-            cameras=cameras,
-            episodes=kept,
-            progress=progress,
-        )
+        training[name] = read_windows(data, dataset, own, objective, cameras=cameras, episodes=kept)
         if unseen:
             held_out[name] = read_windows(
                 data,
@@ -256,7 +243,6 @@ def _read(
                 cameras=cameras,
                 episodes=unseen,
                 stream_memory_gb=streamed_share(data, held_out=True),
-                progress=progress,
             )
         # robot by robot: an objective that learns from several keeps nothing of the data
         objective.fit(training[name])

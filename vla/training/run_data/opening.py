@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset, Windows
 from vla.data.format import RECORDED
 from vla.data.loading.multi_robot import RobotWindows, joint_spec
@@ -134,11 +133,8 @@ def open_data(
     sources: Sources,
     policy: Policy,
     objective: Objective,
-    progress: ProgressCallback | None = None,
 ) -> RunData:
     """Reads the windows as policy and objective need them, and fits the objective to them.
-
-    `progress` is called with (frames done, frames in all) while frames are decoded.
 
     Raises:
         ConfigError: data, policy and batch do not go together.
@@ -146,14 +142,12 @@ def open_data(
         ObjectiveError: the same.
     """
     if data.multi_robot:
-        return _open_several(data, plan, sources, policy, objective, progress)
+        return _open_several(data, plan, sources, policy, objective)
     dataset = sources.datasets[""]
-    windows, held_out = open_windows(
-        data, dataset, policy, objective, seed=plan.seed, progress=progress
-    )
+    windows, held_out = open_windows(data, dataset, policy, objective, seed=plan.seed)
     # before windows are weighted: weights may follow from what was fitted
     objective.fit(windows)
-    drawn, order = with_replay(data, plan, policy, objective, windows, sources.replayed, progress)
+    drawn, order = with_replay(data, plan, policy, objective, windows, sources.replayed)
     # what is replayed is not counted: the card names the data that the run is about
     episodes = len(windows.episodes)
     frames = len(windows)
@@ -181,11 +175,10 @@ def _open_several(
     sources: Sources,
     policy: Policy,
     objective: Objective,
-    progress: ProgressCallback | None,
 ) -> RunData:
     # the policy may come from `init_from`, and be for other robots
     several = checked_policy(policy, sources.datasets)
-    robots = open_robots(data, plan, sources.datasets, several, objective, progress)
+    robots = open_robots(data, plan, sources.datasets, several, objective)
     described = card(robots, sources.datasets)
     return RunData(
         windows=robots.windows,

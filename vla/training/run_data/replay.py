@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
-from vla.common.progress import ProgressCallback
 from vla.config import ConfigError
 from vla.data import EpisodeDataset, Windows
 from vla.data.errors import DataError, DataWarning
@@ -39,7 +38,6 @@ def with_replay(
     objective: Objective,
     windows: Windows,
     replayed: Sequence[EpisodeDataset],
-    progress: ProgressCallback | None = None,
 ) -> tuple[WindowSource, IndexOrder]:
     """What is drawn from: `windows` and what `data.replay` names, and which of it comes at a step.
 
@@ -66,7 +64,7 @@ def with_replay(
                 f"{plan.batch_size}"
             ]
         )
-    further = _open_replayed(data, policy, objective, windows, replayed, progress)
+    further = _open_replayed(data, policy, objective, windows, replayed)
     mixture = ReplayMixture(windows, further, shares)
     check_task_weights(data, mixture.instructions)
     datasets = [windows, *(part.windows for part in further)]
@@ -80,7 +78,6 @@ def _open_replayed(
     objective: Objective,
     windows: Windows,
     datasets: Sequence[EpisodeDataset],
-    progress: ProgressCallback | None,
 ) -> list[AdaptedWindows]:
     """The windows of the replayed datasets as the policy's robot would have seen them."""
     seen = cameras_of(policy)
@@ -107,14 +104,8 @@ def _open_replayed(
         # two cameras of the policy may see one of the dataset, which is loaded once
         loaded = list(dict.fromkeys(cameras.values()))
         wanted = [(cameras[camera], policy.image_sizes.get(camera)) for camera in seen]
-        replayed = read_windows(
-            data,
-            at_size_seen(dataset, wanted),
-            policy,
-            objective,
-            cameras=loaded,
-            progress=progress,
-        )
+        sized = at_size_seen(dataset, wanted)
+        replayed = read_windows(data, sized, policy, objective, cameras=loaded)
         try:
             objective.check_replayed(replayed)
         except (DataError, ObjectiveError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vla.common.progress import ProgressCallback
 from vla.data import EpisodeDataset, Windows
 from vla.data.held_out import split_episodes
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
@@ -26,27 +25,17 @@ def open_windows(
     objective: Objective,
     *,
     seed: int,
-    progress: ProgressCallback | None = None,
 ) -> tuple[Windows, Windows | None]:
     """Windows to train on, and held-out windows (None if nothing is held out).
 
     Args:
         seed: of the run; decides which episodes are held out.
-        progress: called with (frames done, frames in all) while frames are decoded.
     """
     tasks = dataset.episodes["task_index"].tolist()
     training, held_out = split_episodes(tasks, data.validation_fraction, seed)
     cameras = list(cameras_of(policy))
     dataset = at_size_seen(dataset, sizes_seen([policy]))
-    windows = read_windows(
-        data,
-        dataset,
-        policy,
-        objective,
-        cameras=cameras,
-        episodes=training,
-        progress=progress,
-    )
+    windows = read_windows(data, dataset, policy, objective, cameras=cameras, episodes=training)
     if not held_out:
         return windows, None
     unseen = read_windows(
@@ -57,7 +46,6 @@ def open_windows(
         cameras=cameras,
         episodes=held_out,
         stream_memory_gb=streamed_share(data, held_out=True),
-        progress=progress,
     )
     return windows, unseen
 
@@ -111,7 +99,6 @@ def read_windows(
     cameras: Sequence[str],
     episodes: Sequence[int] | None = None,
     stream_memory_gb: float | None = None,
-    progress: ProgressCallback | None = None,
 ) -> Windows:
     """Windows as policy and objective need them; of all episodes by default.
 
@@ -120,7 +107,6 @@ def read_windows(
         cameras: of the dataset, those to load.
         stream_memory_gb: for frames of these windows, if they are streamed; by default what the
             config gives, less the part of held-out windows, divided evenly among the datasets.
-        progress: called with (frames done, frames in all) while frames are decoded.
     """
     options: dict[str, Any] = {
         "history": policy.history,
@@ -130,13 +116,11 @@ def read_windows(
         "rewards": data.rewards,
         "episodes": episodes,
         "cameras": cameras,
-        "progress": progress,
     }
     if data.cache != "stream":
         return Windows(dataset, cache=data.cache, **options)
     if stream_memory_gb is None:
         stream_memory_gb = streamed_share(data, held_out=False)
-    del options["progress"]  # frames are decoded while training goes on
     return StreamedWindows(dataset, memory_gb=stream_memory_gb, **options)
 
 

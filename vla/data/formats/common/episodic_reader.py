@@ -131,7 +131,7 @@ class EpisodicReader(DatasetReader):
         self.instructions = list(dict.fromkeys(text for own in texts for text in own))
         place = {text: i for i, text in enumerate(self.instructions)}
         if any(len(set(own)) > 1 for own in texts):
-            of_steps = []
+            of_steps: list[int] = []
             for own, length in zip(texts, lengths.tolist(), strict=True):
                 tasks = [place[text] for text in own]
                 of_steps += tasks if len(tasks) > 1 else tasks * length

@@ -87,7 +87,7 @@ class Losses:
             lost = np.asarray([found == cause for found in causes], bool)
             if not lost.any():  # also if there are no paths
                 continue
-            files = dict.fromkeys(paths[place] for place in np.flatnonzero(lost))
+            files = dict.fromkeys(paths[place] for place in np.flatnonzero(lost).tolist())
             episodes = tuple(self.sources[lost].tolist())
             self.found.append(Loss(camera, cause, episodes, tuple(files)))
             self.kept &= ~lost

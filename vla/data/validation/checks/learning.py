@@ -27,7 +27,7 @@ from vla.data.rewards import (
     cut_below_zero,
     has_no_target,
 )
-from vla.data.validation.check import Finding, check
+from vla.data.validation.check import Finding, Severity, check
 from vla.data.validation.examined import Examined, Numbers
 
 _DISCOUNT = 0.99
@@ -121,7 +121,7 @@ def rewards(examined: Examined) -> Iterator[Finding]:
         refused = _refusal(judge, steps)
         if refused is not None:
             # with a discount an episode that is solved sooner is better: most objectives have one
-            severity = "note" if _refusal(judge, later) is None else "warning"
+            severity: Severity = "note" if _refusal(judge, later) is None else "warning"
             yield Finding("rewards", severity, "rewards", refused)
             return
 

@@ -108,7 +108,9 @@ def delay(subject: Subject) -> Iterator[Symptom]:
     if not falls:
         return
     shift, fall = max(falls.items(), key=lambda item: item[1])
-    if fall < _BETTER:
+    # a policy that is lost fits no step, and some step by chance a little better
+    fits = (1 - fall) * float(own.mean()) < _LEARNED * probe.constant_error
+    if fall < _BETTER or not fits:
         return
     steps = f"{abs(shift)} step{'s' if abs(shift) > 1 else ''}"
     when = f"{steps} {'late' if shift > 0 else 'early'}"

@@ -170,7 +170,7 @@ def _replayable(dataset: EpisodeDataset, tasks: set[str]) -> Iterator[tuple[int,
     """(episode, its info) of some solved episodes that the env can begin again."""
     found = 0
     for index, row in enumerate(dataset.episodes.itertuples()):
-        info = json.loads(row.info)
+        info = json.loads(str(row.info))
         # with noise in what the expert saw, labels may not be what was executed
         exact = not info.get("noisy_steps", 0)
         if row.success and exact and "seed" in info and info.get("task") in tasks:

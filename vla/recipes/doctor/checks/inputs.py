@@ -11,7 +11,7 @@ from vla.recipes.doctor.probe import Difference, Probe
 from vla.recipes.doctor.subject import Subject
 from vla.types import Batch
 
-_USED = 0.02
+_USED = 0.03
 """Relative rise of the error below which an input may as well be another's."""
 
 

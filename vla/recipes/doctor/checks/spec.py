@@ -8,10 +8,10 @@ import numpy as np
 
 from vla.common.registry import register
 from vla.data import EpisodeDataset
-from vla.models.transfer.dimension_names import made_up_names
-from vla.recipes.doctor.check import Symptom, examines
+from vla.recipes.doctor.check import Severity, Symptom, examines
 from vla.recipes.doctor.subject import Subject
 from vla.types import Spec
+from vla.types.dimension_names import made_up_names
 
 _BEYOND = 0.01
 """Share of an action's range that the data may pass the limits by."""
@@ -39,7 +39,9 @@ def spec(subject: Subject) -> Iterator[Symptom]:
         # limits have a check of their own, which looks at the actions too
         lines = [line for line in lines if not line.startswith("action_") or "names" in line]
         for line in lines:
-            severity = "warning" if _only_invented(line, subject.policy.spec, other) else "error"
+            severity: Severity = (
+                "warning" if _only_invented(line, subject.policy.spec, other) else "error"
+            )
             yield Symptom(
                 severity,
                 f"{what}: {line}",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vla.common.registry import register
-from vla.recipes.doctor.check import Symptom, examines
+from vla.recipes.doctor.check import Severity, Symptom, examines
 from vla.recipes.doctor.subject import Subject
 
 _OWN_SHIFT, _OWN_RATIO = 0.5, 2.0
@@ -76,7 +76,7 @@ def normalisation(subject: Subject) -> Iterator[Symptom]:
         words.add(unit_of(float(ratio_S[dim])))
     words.discard("")
     unit = f"; the factor is that of {', '.join(sorted(words))}" if words else ""
-    severity = "error" if own or words else "warning"
+    severity: Severity = "error" if own or words else "warning"
     yield Symptom(
         severity,
         f"the policy scales the state by other statistics than the data have: "
