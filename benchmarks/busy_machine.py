@@ -31,7 +31,7 @@ from _common import cpu_count, publish
 from _process import JsonProcess
 
 from vla.common.busy import WAIT_VARIABLES, idle_thread_variables
-from vla.common.tables import Table, whole
+from vla.common.printing.tables import Table, whole
 
 SIDES = {
     "default": {},

@@ -75,7 +75,9 @@ class Bench:
             write(path, episodes, **{"first": UNSEEN, **options})
         return path
 
-    def run(self, name: str, dataset: Path, policy: dict[str, Any], steps: int, **changes: Any) -> Path:
+    def run(
+        self, name: str, dataset: Path, policy: dict[str, Any], steps: int, **changes: Any
+    ) -> Path:
         out = self.root / "runs" / name
         if not (out / "policy" / "config.json").exists():
             values = {
@@ -85,7 +87,10 @@ class Bench:
             }  # fmt: skip
             started = time.perf_counter()
             train(load_config(TrainConfig, values | changes))
-            print(f"{name}: trained {steps} steps in {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"{name}: trained {steps} steps in {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
         return out
 
     # --- healthy ----------------------------------------------------------------------------------
@@ -111,7 +116,12 @@ class Bench:
         if not data.exists():
             values = {"env": env, "out": str(data), "episodes_per_task": 60, "workers": 1}
             collect(load_config(CollectConfig, values))
-        return self.run("tabletop", data, FEELING | {"language": None, "standardise_language": False}, self.steps)
+        return self.run(
+            "tabletop",
+            data,
+            FEELING | {"language": None, "standardise_language": False},
+            self.steps,
+        )
 
     def healthy(self) -> list[Case]:
         env = {"type": "tabletop", "tasks": ["reach", "push"], "cameras": [], "state": "scene"}
@@ -136,7 +146,9 @@ class Bench:
             name: self.data(f"felt {name}", change=change, cameras=False, scene=True)
             for name, change in FELT.items()
         }
-        renamed = replace(spec(cameras=False, scene=True), state_names=(*SCENE[:2], *SCENE[3:], SCENE[2]))
+        renamed = replace(
+            spec(cameras=False, scene=True), state_names=(*SCENE[:2], *SCENE[3:], SCENE[2])
+        )
         return [
             Case("cameras swapped", looking, "camera_order", seen["cameras swapped"]),
             Case("BGR", looking, "colours", seen["BGR"]),
@@ -193,7 +205,13 @@ class Bench:
 
     def by_heart(self) -> Path:
         data = self.data("few", 8, first=0, cameras=False, scene=True)
-        return self.run("by_heart", data, FEELING, self.steps, data={"path": str(data), "validation_fraction": 0.4})
+        return self.run(
+            "by_heart",
+            data,
+            FEELING,
+            self.steps,
+            data={"path": str(data), "validation_fraction": 0.4},
+        )
 
     def hardly(self) -> Path:
         data = self.data("felt", 320, first=0, cameras=False, scene=True)
@@ -224,7 +242,9 @@ def _late(e: Episode) -> dict[str, Any]:
 
 
 SEEN: dict[str, Callable[[Episode], dict[str, Any]]] = {
-    "cameras swapped": lambda e: {"images": {"front": e.images["wrist"], "wrist": e.images["front"]}},
+    "cameras swapped": lambda e: {
+        "images": {"front": e.images["wrist"], "wrist": e.images["front"]}
+    },
     "BGR": _pictures(lambda frames: frames[..., ::-1]),
     "upside down": _pictures(lambda frames: frames[:, ::-1, ::-1]),
     "gripper inverted": _inverted,
@@ -253,10 +273,16 @@ def alarms(report: DoctorReport) -> list[str]:
 def main() -> None:
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=900, help="optimiser steps of the policy that looks")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=900, help="optimiser steps of the policy that looks"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="keeps datasets and runs, to look at them again")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="keeps datasets and runs, to look at them again"
+    )
     parser.add_argument("--only", choices=("healthy", "faults"), default=None)
     arguments = parser.parse_args()
     prepare_cpu(arguments.threads)
@@ -270,7 +296,13 @@ def main() -> None:
             report, seconds = examine(case)
             said = alarms(report)
             found = any(text.startswith(f"{case.check}:") for text in said) if case.check else None
-            row = {"case": case.name, "check": case.check, "found": found, "alarms": said, "seconds": round(seconds, 1)}
+            row = {
+                "case": case.name,
+                "check": case.check,
+                "found": found,
+                "alarms": said,
+                "seconds": round(seconds, 1),
+            }
             rows.append(row)
             print(f"{case.name}: found {found}, {seconds:.1f} s, {report.measured}", flush=True)
             for text in said:

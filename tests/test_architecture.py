@@ -275,7 +275,7 @@ def test_there_is_one_console() -> None:
         for name in _imports_of_all(path):
             if name.startswith(("rich.console.Console", "rich.print", "rich.get_console")):
                 wrong.append(module)
-    assert wrong == ["vla.common.visible_console"]
+    assert wrong == ["vla.common.printing.visible_console"]
 
 
 def _imports_of_all(path: Path) -> set[str]:

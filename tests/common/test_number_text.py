@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vla.common import number_text
-from vla.common.number_text import (
+from vla.common.printing import number_text
+from vla.common.printing.number_text import (
     counted,
     fixed,
     interval,

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from vla.common.consoles import output_console
-from vla.common.tables import Table, share_room, whole
+from vla.common.printing.consoles import output_console
+from vla.common.printing.tables import Table, share_room, whole
 
 NAME = "rt1-iql-of-a-long-name"
 SENTENCE = "some of the episodes have no instruction"

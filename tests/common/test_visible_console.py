@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.cli.shared import clear_errors
-from vla.common.visible_console import VisibleConsole, visible
+from vla.common.printing.visible_console import VisibleConsole, visible
 
 NASTY = "go\x1b[2J\x1b]0;title\x07\x1b[8m\x9b1m\r\u202eleft\ud800[/red]"
 SHOWN = r"go\x1b[2J\x1b]0;title\x07\x1b[8m\x9b1m\x0d\u202eleft\ud800[/red]"

@@ -36,7 +36,7 @@ def list_registered(
 ) -> None:
     """What a config can name."""
     with clear_errors():
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         try:
             # read from the sources: importing everything would take seconds, most of them torch's

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from vla.cli.shared import console, escape
-from vla.common.tables import Table, whole
+from vla.common.printing.tables import Table, whole
 
 STATISTICS = ("min", "q01", "q50", "q99", "max", "mean", "std")
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}

@@ -16,11 +16,11 @@ from rich.markup import escape as escape  # of texts that come in: brackets woul
 from vla.cli.machine_faults import machine_fault
 from vla.common.busy import busy_remark, cpu_load
 from vla.common.checksums import EditedFileWarning
-from vla.common.consoles import output_console
 from vla.common.errors import DataWarning, UserError
 from vla.common.paths import expanded_path
+from vla.common.printing.consoles import output_console
+from vla.common.printing.visible_console import VisibleConsole, visible
 from vla.common.renamed import RenamedWarning
-from vla.common.visible_console import VisibleConsole, visible
 
 if TYPE_CHECKING:
     from vla.common.progress import ProgressCallback

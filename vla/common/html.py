@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vla.common import number_text
+from vla.common.printing import number_text
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vla.common.visible_console import VisibleConsole as Console
+from vla.common.printing.visible_console import VisibleConsole as Console
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (done, total); total does not change within a call."""

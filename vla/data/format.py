@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, field_validator
 
 from vla.common.renamed import former_attributes
 from vla.config import Config
@@ -53,6 +53,12 @@ class KeyMap(Config):
     """Actions per second, for datasets that do not say."""
     split: str | None = None
     """Which part to read if the dataset has named parts, for example `train`; all by default."""
+
+    @field_validator("state", "action", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        # `state=qpos[:6]`: within a list YAML would want it quoted, since it has brackets itself
+        return [value] if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

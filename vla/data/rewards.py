@@ -114,15 +114,10 @@ def _episode_returns(returns_N: np.ndarray, lengths_E: np.ndarray) -> np.ndarray
 
 
 class Rooted(Protocol):
-    """A dataset that messages can name."""
+    """A dataset that messages can name, and that knows what it records."""
 
     @property
     def root(self) -> Path: ...
-
-
-class Recording(Rooted, Protocol):
-    """A dataset that knows what it records."""
-
     def require_recorded(self, what: Literal["success", "rewards"], needed_by: str) -> None: ...
 
 
@@ -191,16 +186,7 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
     )
 
 
-class RecordedSteps(Protocol):
-    """What `check_labels` reads of `Windows`."""
-
-    @property
-    def dataset(self) -> Recording: ...
-    @property
-    def reward_config(self) -> RewardConfig: ...
-
-
-def check_labels(windows: RecordedSteps) -> None:
+def check_labels(windows: RewardedSteps) -> None:
     """Raises DataError if rewards are made of what the dataset does not record."""
     kind = windows.reward_config.kind
     what: Literal["rewards", "success"] = "rewards" if kind == "env" else "success"

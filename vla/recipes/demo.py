@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vla.common.consoles import output_console
-from vla.common.visible_console import VisibleConsole
+from vla.common.printing.consoles import output_console
+from vla.common.printing.visible_console import VisibleConsole
 from vla.config import Choice, PathText, RootConfig, read_yaml
 from vla.models import Policy
 from vla.recipes.evaluate import Baseline

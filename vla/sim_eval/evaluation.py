@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vla.common.consoles import output_console
 from vla.common.folder_lock import alone
+from vla.common.printing.consoles import output_console
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.sim_eval.comparison.failures import representatives

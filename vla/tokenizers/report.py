@@ -23,7 +23,7 @@ from rich.console import Group
 from rich.text import Text
 from torch import Tensor
 
-from vla.common.tables import Table, whole
+from vla.common.printing.tables import Table, whole
 from vla.config import registered
 from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
 from vla.tokenizers.bins import BinsConfig

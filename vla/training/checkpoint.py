@@ -141,6 +141,15 @@ def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
     return found[-1] if found else None
 
 
+def scores_of(line: dict[str, float]) -> dict[str, float]:
+    """The numbers of a log line by which checkpoints are compared."""
+    return {
+        name: value
+        for name, value in line.items()
+        if name.startswith(("validation/", "evaluation/"))
+    }
+
+
 def prune_checkpoints(root: Path, *, keep_last: int) -> None:
     """Removes the whole checkpoints under `root` but the newest `keep_last` and the best.
 

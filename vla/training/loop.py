@@ -33,7 +33,7 @@ from vla.data.errors import DataWarning
 from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
-from vla.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers
+from vla.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, scores_of
 from vla.training.config import TrainConfig
 from vla.training.finetuning.pcgrad import check_projection, projected_backward, task_names
 from vla.training.finetuning.transfer import (
@@ -295,7 +295,7 @@ def _train(
             if saving and main:
                 # the log first: a resumed run cuts it at its checkpoint, and needs all before that
                 log.sync()
-                state.save(out / "checkpoints", keep_last=config.keep_last, scores=_scores(line))
+                state.save(out / "checkpoints", keep_last=config.keep_last, scores=scores_of(line))
             if last:
                 break
             watch.start()
@@ -495,12 +495,3 @@ def _any_out_of_time(
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def _scores(line: dict[str, float]) -> dict[str, float]:
-    """The numbers of a log line by which checkpoints are compared."""
-    return {
-        name: value
-        for name, value in line.items()
-        if name.startswith(("validation/", "evaluation/"))
-    }

@@ -13,7 +13,7 @@ from typing import Self
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from vla.common.consoles import output_console
+from vla.common.printing.consoles import output_console
 from vla.common.progress import Ticker, ambient, clock, count_columns, progress_bar
 
 _SHOWN = ("loss", "token_accuracy", "lr", "frames_per_s")

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vla.common.html import render
-from vla.common.number_text import number
+from vla.common.printing.number_text import number
 
 BINS = 30
 HEIGHT = 26

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vla.common.html import render
-from vla.common.number_text import counted, number
+from vla.common.printing.number_text import counted, number
 from vla.data.reader import EpisodeDataset
 from vla.data.view.histogram import histogram
 from vla.data.view.summary import Summary

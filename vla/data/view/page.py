@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from vla.common.html import asset, content_policy, render
-from vla.common.number_text import counted
+from vla.common.printing.number_text import counted
 from vla.data.reader import EpisodeDataset, dataset_name
 from vla.data.tools.plan import format_of, warnings_of
 from vla.data.view.episodes import Shown, episode_html, signals

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vla.common.number_text import number, percent
+from vla.common.printing.number_text import number, percent
 
 Value = str | int | float | Markup
 """What a cell may hold: text, a number, or HTML."""

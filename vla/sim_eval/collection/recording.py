@@ -15,8 +15,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from vla.common.consoles import output_console
 from vla.common.cores import usable_cores
+from vla.common.printing.consoles import output_console
 from vla.common.progress import progress_bar
 from vla.config import ConfigError, check_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset

@@ -160,7 +160,7 @@ class Comparison:
         return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)
 
     def _ranking(self) -> Any:
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         heads = ("policy", "rate", "solved", "95 % interval", "alike")
         table = Table(*whole(*heads), title="Policies that share a letter are alike")
@@ -178,7 +178,7 @@ class Comparison:
         return table
 
     def _pair_table(self) -> Any:
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         # two lines to a pair: beside its numbers 80 columns have room for one name, not for two
         heads = (

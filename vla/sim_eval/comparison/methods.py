@@ -131,7 +131,7 @@ class MethodComparison:
         return Group(*warnings, question, self._ranking(), self._pair_table(), *notes)
 
     def _ranking(self) -> Any:
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         table = Table(
             *whole("method", "rate", "95 % interval"),
@@ -152,7 +152,7 @@ class MethodComparison:
         return table
 
     def _pair_table(self) -> Any:
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         heads = ("A - B", "95 %\ninterval", "trainings", "p\n(Holm)", "p of\npermutations")
         table = Table(*whole("pair", *heads), "verdict", title="Every two methods", leading=1)

@@ -132,7 +132,7 @@ class Results:
     def table(self) -> Any:
         """A rich table for the terminal: rate, counts, interval and, if there are rewards, the mean
         return, of the whole, the groups and the tasks."""
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         more = ["return (mean ± sd)"] if self.has_rewards else []
         caption = f"workers lost and replaced: {len(self.losses)}" if self.losses else None

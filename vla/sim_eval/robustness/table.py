@@ -137,7 +137,7 @@ class Robustness:
 
     def table(self) -> Any:
         """A rich table for the terminal."""
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         heads = ["clean", *(f"severity {severity}" for severity in self.severities)]
         title = f"{self.policy} on {self.suite}"

@@ -52,7 +52,7 @@ class Plan:
 
     def table(self) -> Any:
         """A rich table for the terminal."""
-        from vla.common.tables import Table
+        from vla.common.printing.tables import Table
 
         rate_a, rate_b = self.rates
         table = Table(

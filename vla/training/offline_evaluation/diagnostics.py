@@ -139,7 +139,7 @@ class Diagnosis:
 
     def _metrics_table(self) -> Any:
         """A row for each number, a column for each set."""
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         title = f"{self.run}, step {self.step}: {self.objective}"
         table = Table(*whole("", *self.sets), title=title)
@@ -156,7 +156,7 @@ class Diagnosis:
 
 def _reliability_table(label: str, calibration: Calibration) -> Any:
     """Predicted values beside the returns that followed, bin by bin."""
-    from vla.common.tables import Table
+    from vla.common.printing.tables import Table
 
     caption = (
         f"slope {calibration.slope:.2f}, correlation {calibration.correlation:.2f}, "

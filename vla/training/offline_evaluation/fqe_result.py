@@ -137,7 +137,7 @@ class FQEResult:
     def table(self) -> Any:
         """A rich table for the terminal, best first."""
         # rich is slow to import, and who reads fqe.json needs none
-        from vla.common.tables import Table, whole
+        from vla.common.printing.tables import Table, whole
 
         columns: list[Any] = [
             *whole("policy", "value"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla.common.visible_console import VisibleConsole
+from vla.common.printing.visible_console import VisibleConsole
 
 
 def output_console(*, stderr: bool = False) -> VisibleConsole:

@@ -1,0 +1,1 @@
+"""What people read: consoles, tables, and numbers as texts."""
