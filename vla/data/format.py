@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -120,6 +120,8 @@ class DatasetReader(ABC):
     warnings: Sequence[str] = ()
     recorded: frozenset[str] = RECORDED
     frame_tasks: np.ndarray | None = None
+    is_general: ClassVar[bool] = False
+    """Whether it takes whatever no other format takes, so that it is asked last."""
     episode_numbers: np.ndarray | None = None
     missing_episodes: tuple[int, ...] = ()
 

@@ -25,6 +25,7 @@ from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.common.other_makers import unknown_files
 from vla.data.image_transforms import ImageTransforms
 from vla.data.resizing import ImageResizing
 from vla.data.select import Episodes, chosen_episodes
@@ -66,13 +67,18 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     formats: dict[str, Any] = registered("formats")
     if format is not None and format not in formats:
         raise DataError(f"{root}: no format {format!r}; there are: {', '.join(formats)}")
-    for name, reader in formats.items():
-        if name == format or (format is None and reader.matches(root)):
-            return reader(root, keys)  # type: ignore[no-any-return]
-    raise DataError(
-        f"{root}: no dataset of a known format ({', '.join(formats)}) is here; expected "
-        "meta/info.json"
-    )
+    name = format or recognised_format(root)
+    if name is None:
+        raise unknown_files(root, list(formats))
+    return formats[name](root, keys)  # type: ignore[no-any-return]
+
+
+def recognised_format(root: Path) -> str | None:
+    """Name of the format that `root` looks like; None if there is none."""
+    formats: dict[str, Any] = registered("formats")
+    # A format of plain arrays takes nearly everything: those with signs of their own come first.
+    names = sorted(formats, key=lambda name: bool(getattr(formats[name], "is_general", False)))
+    return next((name for name in names if formats[name].matches(root)), None)
 
 
 def _where_else(root: Path) -> str:

@@ -399,6 +399,59 @@ def test_lost_episodes_are_reported(plain: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("timestamp;state.x;action.dx\n0,0;0,1;0,2\n", "divided by semicolons, expected commas"),
+        ("timestamp\tstate.x\taction.dx\n0.0\t0.1\t0.2\n", "divided by tabs, expected commas"),
+        ('timestamp,action.dx\n0,"0,5"\n', "'0,5' has a decimal comma; write a point, 0.5"),
+        ("timestamp,action.dx\n0,0,0,5\n", "decimals are written with a point, not a comma"),
+    ],
+)
+def test_cells_of_spreadsheets(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "episode_0").mkdir()
+    (tmp_path / "episode_0/steps.csv").write_text(text)
+    with pytest.raises(DataError, match=expected):
+        EpisodeDataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1700000000.95", "1700000001.05", "1700000001.2"],
+        ["1700000000_950000000", "1700000001_50000000", "1700000001_200000000"],
+        ["cam_999950000", "cam_1000050000", "cam_1000200000"],
+    ],
+)
+def test_frames_named_by_time(tmp_path: Path, names: list[str]) -> None:
+    """They are read in the order of their times, not of their names, and said to be."""
+    folder = tmp_path / "episode_0/front"
+    folder.mkdir(parents=True)
+    (folder.parent / "steps.csv").write_text("timestamp,action.dx\n0,0\n0.1,1\n0.2,0\n")
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((4, 4, 3), 50 * number, np.uint8)).save(folder / f"{name}.png")
+    dataset = EpisodeDataset(tmp_path)
+    assert dataset.episode(0).frames("front")[:, 0, 0, 0].tolist() == [0, 50, 100]
+    assert any("front: frames are named by time" in line for line in dataset.warnings)
+    (folder / f"{names[1]}.png").unlink()
+    (folder / "1700000099.png").unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"has 2 frames.*3 rows"):
+        EpisodeDataset(tmp_path)
+
+
+def test_parts_of_keys_and_what_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "episode_0").mkdir()
+    text = "timestamp,state.x,state.y,action.x,action.y,reward\n0,1,2,3,4,0\n0.1,5,6,7,8,1\n"
+    (tmp_path / "episode_0/steps.csv").write_text(text)
+    keys = KeyMap(state=["y"], action=["x"], success="rewards")
+    dataset = EpisodeDataset(tmp_path, keys=keys)
+    assert (dataset.spec.state_names, dataset.spec.action_names) == (("y",), ("x",))
+    assert dataset.columns.actions.tolist() == [[3], [7]]
+    assert dataset.columns.success.tolist() == [False, True]
+    assert dataset.reader.recorded == {"rewards", "success"}
+    assert EpisodeDataset(tmp_path).reader.recorded == {"rewards"}
+
+
 def test_a_column_of_instructions(plain: Path) -> None:
     for folder in plain.glob("episode_*"):
         header, *rows = (folder / "steps.csv").read_text().splitlines()

@@ -178,9 +178,12 @@ def test_keys(toy: Path) -> None:
         ),
         ({"state": ["joints"]}, "no 'joints' to read as state; it has: actions"),
         ({"action": ["mission"]}, "no 'mission' to read as action"),
-        ({"action": []}, "no action is read"),
+        ({"action": []}, "the key `action` is empty"),
         ({"reward": "r"}, "no 'r' to read as reward"),
-        ({"instruction": "words"}, "no 'words' to read as instruction; it has: id"),
+        (
+            {"instruction": "words"},
+            "no 'words' to read as instruction; it has: observations/mission, id",
+        ),
         ({"split": "train"}, "has no splits"),
     ],
 )
@@ -212,25 +215,25 @@ def metadata(**values: Any) -> Callable[[Path], None]:
     [
         (
             replaced("episode_1/rewards", np.zeros(3)),
-            r"episode_1/rewards has shape \(3,\), expected 4 x 1",
+            "episode_1 has 4 actions and 3 of 'rewards'",
         ),
         (replaced("episode_1/rewards", None), "episode_1 lacks 'rewards', which episode_0 has"),
         (
             replaced("episode_1/actions", np.zeros((4, 3))),
             r"actions has shape \(4, 3\), expected 4 x 2",
         ),
-        (replaced("episode_1/actions", np.zeros((3, 2))), r"expected 3 x \d for 3 actions"),
+        (replaced("episode_1/actions", np.zeros((3, 2))), "episode_1 has 3 actions and 5 of"),
         (
             replaced("episode_1/actions", np.full((4, 2), np.nan)),
             r"episode 1 \(episode_1\): actions: step 0, 'action_0'",
         ),
         (
             replaced("episode_1/observations/small", np.zeros((5, 6, 9, 3), np.uint8)),
-            r"is \(6, 9\), expected \(6, 8\)",
+            r"is uint8 \(5, 6, 9, 3\), expected uint8 \(4, 6, 8, 3\)",
         ),
         (
             replaced("episode_1/observations/small", np.zeros((2, 6, 8, 3), np.uint8)),
-            "expected 4 images",
+            r"is uint8 \(2, 6, 8, 3\), expected uint8 \(4, 6, 8, 3\)",
         ),
         (
             replaced("episode_1/actions", h5py.ExternalLink("other", "/x")),
@@ -266,6 +269,17 @@ def test_a_link_that_leaves_the_folder(toy: Path, tmp_path: Path) -> None:
 def test_random_damage_raises_nothing_else(toy: Path, tmp_path: Path) -> None:
     files = ["data/main_data.hdf5", "data/main_data.hdf5", "data/metadata.json"]
     assert corrupt(toy, files, tmp_path / "copies", times=60) > 20
+
+
+def test_parts_of_keys(toy: Path) -> None:
+    keys = KeyMap(action=["action_1"], state=["arm/q[0,2]", "grip"], success="rewards")
+    dataset = EpisodeDataset(toy, keys=keys)
+    whole = EpisodeDataset(toy)
+    np.testing.assert_array_equal(dataset.columns.actions, whole.columns.actions[:, 1:])
+    assert dataset.spec.state_names == ("q_0", "q_2", "grip")
+    np.testing.assert_array_equal(dataset.columns.state, whole.columns.state[:, [1, 3, 0]])
+    np.testing.assert_array_equal(dataset.columns.success, whole.columns.rewards > 0)
+    assert whole.reader.recorded == {"rewards", "success", "terminated"}
 
 
 def test_an_instruction_for_each_step(toy: Path) -> None:

@@ -438,6 +438,21 @@ def test_real_bridge() -> None:
     ]
 
 
+def test_parts_of_keys_and_what_is_recorded(toy: Path) -> None:
+    whole = EpisodeDataset(toy)
+    assert whole.reader.recorded == {"rewards", "terminated"}
+    text = "\n".join(whole.warnings)
+    assert "observation/grip ()" in text
+    assert "observation/depth is float32 (4, 6, 1): it is not read" in text
+    keys = KeyMap(action=["action_1"], state=["observation/state[1:]", "grip"], success="rewards")
+    dataset = EpisodeDataset(toy, keys=keys)
+    np.testing.assert_array_equal(dataset.columns.actions, whole.columns.actions[:, 1:])
+    assert dataset.spec.state_names == ("state_1", "state_2", "grip")
+    np.testing.assert_array_equal(dataset.columns.state[:, :2], whole.columns.state[:, 1:])
+    np.testing.assert_array_equal(dataset.columns.success, whole.columns.rewards > 0)
+    assert dataset.reader.recorded == {"rewards", "success", "terminated"}
+
+
 def test_an_instruction_for_each_step(tmp_path: Path) -> None:
     texts = ([b"reach", b"", b"lift"], [b"lift"] * L, [b"", b"reach", b"reach"], [b""] * L)
     records = [values(n) | {"steps/language_instruction": own} for n, own in enumerate(texts)]

@@ -67,7 +67,12 @@ def test_reads_what_was_written(lift: Path) -> None:
     )
     assert dataset.spec.action_names[0] == "action_0"
     assert dataset.instructions == ["Lift"]
-    assert [w for w in dataset.warnings if "instruction" not in w] == []
+    assert [w for w in dataset.warnings if "instruction" not in w] == [
+        "numbers that are not read: obs/object (3, 4), states (3, 9); the key `state` reads them, "
+        "for example state=[obs/robot0_eef_pos,obs/robot0_eef_quat,obs/robot0_gripper_qpos,"
+        "obs/object]"
+    ]
+    assert dataset.reader.recorded == {"rewards", "success", "terminated"}
     assert dataset.metadata["env_args"] == ENV
     for index, (number, L) in enumerate(LENGTHS.items()):
         episode = dataset.episode(index)
@@ -124,7 +129,7 @@ def test_keys(lift: Path) -> None:
         ({"action": []}, "no numbers as action"),
         ({"reward": "r"}, "no 'r' to read as reward"),
         ({"success": "actions"}, "no 'actions' to read as success"),
-        ({"instruction": "words"}, "no 'words' to read as instruction; it has: num_samples"),
+        ({"instruction": "words"}, "no 'words' to read as instruction; it has: .*num_samples"),
         ({"split": "train"}, "no mask 'train'; it has: valid"),
     ],
 )
@@ -209,7 +214,7 @@ def unwritten(file: Any) -> None:
         ),
         (
             replaced("data/demo_10/rewards", np.zeros(3)),
-            r"demo_10/rewards has shape \(3,\), expected 4 x 1",
+            "demo_10 has 4 actions and 3 of 'rewards'",
         ),
         (
             replaced("data/demo_10/obs/robot0_eef_pos", np.zeros((4, 2))),
@@ -217,7 +222,7 @@ def unwritten(file: Any) -> None:
         ),
         (
             replaced("data/demo_10/obs/agentview_image", np.zeros((4, 5, 6, 3), np.uint8)),
-            r"is \(4, 5, 6, 3\), expected",
+            r"is uint8 \(4, 5, 6, 3\), expected uint8 \(4, 5, 7, 3\)",
         ),
         (
             replaced("data/demo_10/obs/agentview_image", np.zeros((4, 5, 7, 3))),
@@ -239,10 +244,6 @@ def unwritten(file: Any) -> None:
             lambda file: [file["data"].pop(name) for name in list(file["data"])],
             "no demonstrations with 'actions'",
         ),
-        (
-            lambda file: file.move("data", "episodes"),
-            r"has no group 'data' \(it has: episodes, mask\)",
-        ),
         (attribute("env_args", "{"), "env_args'.*is no JSON"),
         (attribute("env_args", "[]"), "env_args'.*expected keys and values"),
         (linked, "demo_2/actions is a link to elsewhere"),
@@ -258,17 +259,48 @@ def test_contradictions_are_named(lift: Path, change: Callable[[Any], None], exp
         read_all(lift, keys=KeyMap(split="valid") if "mask" in expected else None)
 
 
+def test_another_layout(lift: Path) -> None:
+    """Groups that do not lie in `data` are read as arrays per episode."""
+    expected = EpisodeDataset(lift).columns.actions
+    with h5py.File(lift, "a") as file:
+        file.move("data", "episodes")
+    with pytest.raises(DataError, match=r"has no group 'data' \(it has: episodes, mask\)"):
+        EpisodeDataset(lift, format="robomimic")
+    np.testing.assert_array_equal(EpisodeDataset(lift).columns.actions, expected)
+
+
 def test_cut_off_anywhere(lift: Path) -> None:
     whole = lift.read_bytes()
     for cut in np.linspace(0, len(whole) - 1, 40).astype(int):
         lift.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=r"lift.hdf5: is damaged or no HDF5 file"):
+        expected = "is damaged or no HDF5 file" if cut else "is empty"
+        with pytest.raises(DataError, match=f"lift.hdf5: {expected}"):
             EpisodeDataset(lift)
 
 
 def test_random_damage_raises_nothing_else(lift: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").mkdir()
     assert corrupt(lift, [""], tmp_path / "copies", times=60) > 20
+
+
+def test_parts_of_keys_and_nothing_to_see(lift: Path) -> None:
+    keys = KeyMap(
+        action=["action_6", "actions[:2]"], state=["robot0_eef_quat_4"], success="rewards"
+    )
+    dataset = EpisodeDataset(lift, keys=keys)
+    whole = EpisodeDataset(lift)
+    np.testing.assert_array_equal(dataset.columns.actions, whole.columns.actions[:, [6, 0, 1]])
+    np.testing.assert_array_equal(dataset.columns.state[:, 0], whole.columns.state[:, 7])
+    with h5py.File(lift, "a") as file:
+        for number in LENGTHS:
+            del file[f"data/demo_{number}/obs"]
+            del file[f"data/demo_{number}/next_obs"]
+    bare = EpisodeDataset(lift)
+    expected = (
+        "no state is read; the key `state` can name: states (3, 9); for example state=[states]"
+    )
+    assert expected in bare.warnings
+    assert EpisodeDataset(lift, keys=KeyMap(state=["states"])).spec.state_dim == 9
 
 
 @pytest.mark.parametrize("place", ["language", "obs/lang"])

@@ -345,7 +345,8 @@ CONTENT: dict[str, tuple[Callable[[int, Episode], dict[str, Any]], str, str]] = 
     "constant_actions": (
         lambda n, e: {"actions": e.actions * np.array([1, 0], np.float32)},
         "note",
-        "never move: dy",
+        "never move: dy; a policy learns nothing of them: if they are of no use, leave them out by "
+        "the key action=[",
     ),
     "instructions": (
         lambda n, e: {"instruction": ("push the button", "Push the  button")[n % 2]},
@@ -596,3 +597,15 @@ def test_keys_are_honoured(copied):
         "no feature 'none'"
         in first_finding(validate(root, keys=KeyMap(state=["none"])), "opens", "error").message
     )
+
+
+def test_nothing_to_see(tmp_path: Path) -> None:
+    """Actions alone are no dataset; the key that the reader names makes it one."""
+    actions = np.random.default_rng(0).normal(size=(12, 2))
+    np.savez(tmp_path / "d.npz", **{"0/actions": actions, "0/sensor": actions[:, :1]})
+    report = validate(tmp_path / "d.npz")
+    found = first_finding(report, "observations", "error")
+    assert "neither state nor camera is read" in found.message
+    assert any("state=[sensor]" in finding.message for finding in report.findings)
+    whole = validate(tmp_path / "d.npz", keys=KeyMap(state=["sensor"]))
+    assert not [finding for finding in whole.findings if finding.check == "observations"]

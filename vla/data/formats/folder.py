@@ -44,6 +44,9 @@ _UNEVEN = 0.5
 """A step that takes this much longer or shorter than the median, relative to it, is worth a
 warning."""
 
+_CLOCK = 10**6
+"""Fewer frames than this are counted, more are ticks of a clock."""
+
 
 @dataclass
 class _Folder:
@@ -87,6 +90,9 @@ class FolderReader(EpisodicReader):
         self._check_columns(tables)
         self._states = self._numeric("state", self.keys.state, tables[0])
         self._actions = self._numeric("action", self.keys.action, tables[0])
+        reward = self.keys.reward or ("reward" if "reward" in tables[0] else None)
+        self._success = self._success_key(reward, tables[0])
+        self.recorded = self._recorded(tables[0])
         if not self._actions:
             raise DataError(
                 f"{folders[0] / _STEPS}: no column is named action.NAME; it has: "
@@ -148,11 +154,20 @@ class FolderReader(EpisodicReader):
     ) -> list[str]:
         if keys is None:
             return [name for name in table if name.startswith(f"{what}.")]
-        numeric = [name for name in table if name != self._words]
-        for key in keys:
-            if key not in numeric:
-                raise self._lacking(what, key, numeric)
-        return keys
+        # x stands for state.x in the key `state` and for action.x in the key `action`
+        known = {}
+        for name in (column for column in table if column != self._words):
+            known[name] = [name.removeprefix(f"{what}.")]
+        parts = self._chosen(what, keys, known)
+        return [one.key for one in parts]
+
+    def _recorded(self, table: dict[str, np.ndarray]) -> frozenset[str]:
+        columns = {
+            "rewards": self.keys.reward or "reward",
+            "success": self._success or "success",
+            "terminated": "terminated",
+        }
+        return frozenset(name for name, column in columns.items() if column in table)
 
     def _column(
         self,
@@ -174,7 +189,7 @@ class FolderReader(EpisodicReader):
             state=np.stack(state, axis=1) if state else np.zeros((len(actions), 0)),
             actions=actions,
             rewards=self._column("reward", self.keys.reward, table),
-            success=self._column("success", self.keys.success, table) > 0,
+            success=self._column("success", self._success, table) > 0,
             # of the last row alone: an episode ends once
             terminated=bool(self._column("terminated", None, table)[-1] > 0),
             instruction="" if self._words in table else self._instruction(folder),
@@ -277,11 +292,13 @@ class FolderReader(EpisodicReader):
         # by number, not by name: frame_10 is after frame_9
         images.sort(key=_frame_number)
         numbers = [_frame_number(path) for path in images]
+        if _are_times(numbers):
+            return self._named_by_time(place, images, numbers, L)
         for path, before, number in zip(images[1:], numbers, numbers[1:], strict=False):
             if number == before:
-                problem = f"frame {number} is there twice"
+                problem = f"frame {int(number)} is there twice"
             elif number > before + 1:
-                problem = f"frame {before + 1} is missing"
+                problem = f"frame {int(before) + 1} is missing"
             else:
                 continue
             raise DataError(f"{path}: {problem}; restore the frames or drop the episode")
@@ -294,6 +311,33 @@ class FolderReader(EpisodicReader):
                 f"{place}: has {len(images)} frames{spread}; {_STEPS} has {L} rows: give one "
                 "frame per row"
             )
+        return images
+
+    def _named_by_time(
+        self,
+        place: Path,
+        images: list[Path],
+        times: list[float],
+        L: int,
+    ) -> list[Path]:
+        """Frames whose names are clock times, in their order, one for each row."""
+        if len(images) != L:
+            raise DataError(
+                f"{place}: has {len(images)} frames named by time, {times[0]} to {times[-1]}; "
+                f"{_STEPS} has {L} rows: give one frame per row"
+            )
+        for path in images:
+            inside(self.root, path)
+        steps = np.diff(times)
+        note = f"{place.name}: frames are named by time and read in its order, one for each row"
+        slow = int(steps.argmax())
+        if steps.max() > (1 + _UNEVEN) * np.median(steps):
+            note += (
+                f"; in {place.parent.name} {images[slow + 1].name} comes late, "
+                f"{steps[slow]:g} after {images[slow].name} and not {np.median(steps):g}"
+            )
+        if not any(warning.startswith(note) for warning in self.warnings):
+            self.warnings.append(note)
         return images
 
     def _size(self, frames: list[Path] | Path) -> tuple[int, int]:
@@ -371,8 +415,27 @@ def _is_camera(path: Path) -> bool:
     return path.suffix.lower() in _VIDEOS
 
 
-def _frame_number(path: Path) -> int:
-    """The last number in a file's name."""
+def _are_times(numbers: list[float]) -> bool:
+    """Whether numbers of frames are clock times: fractions, or numbers that rise by far more than
+    one."""
+    if len(numbers) < 2 or (len(numbers) == 2 and numbers[0] < _CLOCK):
+        return False
+    if any(number != int(number) for number in numbers):
+        return True
+    steps = np.diff(numbers)
+    # a frame that was lost leaves one hole, and most steps are still of one
+    return bool(steps.min() > 1) and numbers[-1] - numbers[0] > 5 * len(numbers)
+
+
+def _frame_number(path: Path) -> float:
+    """The last number in a file's name; of seconds with a fraction, or of seconds and nanoseconds,
+    the time."""
+    time = re.search(r"(^\d+|\d{9,})\.\d+$", path.stem)
+    if time:
+        return float(time[0])
+    time = re.search(r"(\d{9,10})_(\d{1,9})$", path.stem)
+    if time:
+        return int(time[1]) + int(time[2]) / 1e9
     numbers = re.findall(r"\d+", path.stem)
     if not numbers:
         raise DataError(

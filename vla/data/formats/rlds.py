@@ -15,14 +15,18 @@ from vla.common.registry import register
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
+from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import (
     EpisodeNumbers,
     EpisodicReader,
     camera_name,
-    dimension_names,
+    known_dimensions,
+    part_names,
+    whole_part,
 )
 from vla.data.formats.common.files import fingerprint, inside
 from vla.data.formats.common.image_size import file_image_size
+from vla.data.formats.common.unread import unread_numbers
 from vla.data.formats.rlds_parts.features import (
     FEATURES,
     Feature,
@@ -52,6 +56,8 @@ _INSTRUCTIONS = (
     "instruction",
     "episode_metadata/language_instruction",
 )
+_MARKS = ("is_first", "is_last", "is_terminal", "discount", "reward")
+"""What RLDS stores beside what was seen and done."""
 _SUCCESSES = ("success", "is_success", "observation/success")
 
 
@@ -88,16 +94,27 @@ class RLDSReader(EpisodicReader):
         info, shards = read_info(self._folder, self.keys.split)
         kept = ("name", "version", "description", "citation")
         self.metadata = {key: info[key] for key in kept if key in info}
-        self._actions = self._numeric("action", self.keys.action, ("action", "actions"))
-        self._states = self._numeric("state", self.keys.state, _STATES)
+        actions = self._under_first(("action", "actions"))
+        states = self._under_first(_STATES)
+        names = self._numeric_names("steps/")
+        widths = {name: self._features[name].width for name in sorted(names)}
+        self._known = known_dimensions(widths, (states, actions), {})
+        self._actions = self._parts("action", self.keys.action, actions)
+        self._states = self._parts("state", self.keys.state, states)
         self._rewards = self._one("reward", self.keys.reward, ("reward",))
-        self._success = self._one("success", self.keys.success, _SUCCESSES)
+        reward = None if self._rewards is None else self._rewards.name
+        success = self._success_key(
+            reward, [name.removeprefix("steps/") for name in self._features]
+        )
+        self._success = self._one("success", success, _SUCCESSES)
+        self.recorded = self._recorded()
         self._instruction = self._one(
             "instruction", self.keys.instruction, _INSTRUCTIONS, text=True
         )
         self._cameras = self._find_cameras()
         if not self._actions:
             raise self._lacking("action", "action", self._numeric_names(""))
+        self._warn_of_unread()
         self._blank: dict[str, int] = dict.fromkeys(self._cameras, 0)
         self._sizes: dict[str, tuple[int, int]] = {}
         self._records: list[_Record] = []
@@ -109,22 +126,23 @@ class RLDSReader(EpisodicReader):
         """By its name, with or without `steps/`."""
         return self._features.get(key) or self._features.get(f"steps/{key}")
 
-    def _numeric(
-        self, what: str, keys: list[str] | None, conventions: tuple[str, ...]
-    ) -> list[Feature]:
-        """The features side by side: those of `keys`, or the first convention; of a dictionary all,
-        sorted."""
+    def _parts(self, what: str, keys: list[str] | None, default: list[str]) -> list[Part]:
+        """What the keys name; by default the first convention, of a dictionary all, sorted."""
         if keys is not None:
-            return [feature for key in keys for feature in self._needed(what, key)]
+            return self._chosen(what, keys, self._known, ("steps/",))
+        return [whole_part(name, self._known) for name in default]
+
+    def _under_first(self, conventions: tuple[str, ...]) -> list[str]:
+        """Names of the features of numbers at the first of these names that has some."""
         for key in conventions:
-            found = self._under(key)
-            if found:
-                return found
-        if what == "state":
-            numeric = self._numeric_names(_OBSERVATION)
-            self.warnings.append(
-                f"no state is read; the key `state` can name: {', '.join(numeric) or 'none'}"
-            )
+            feature = self._feature(key)
+            if feature is not None and feature.is_numeric:
+                return [feature.name]
+            if feature is None:
+                # sorted: the order of a dictionary in features.json is that of its writer
+                below = sorted(self._numeric_names(f"steps/{key}/"))
+                if below:
+                    return below
         return []
 
     def _numeric_names(self, prefix: str) -> list[str]:
@@ -132,19 +150,44 @@ class RLDSReader(EpisodicReader):
         numeric = [feature.name for feature in self._features.values() if feature.is_numeric]
         return [name for name in numeric if name.startswith(prefix)]
 
-    def _under(self, key: str) -> list[Feature]:
-        feature = self._feature(key)
-        if feature is not None:
-            return [feature] if feature.is_numeric else []
-        names = self._numeric_names(f"steps/{key.removeprefix('steps/')}/")
-        # sorted: the order of a dictionary in features.json is that of its writer
-        return [self._features[name] for name in sorted(names)]
+    def _recorded(self) -> frozenset[str]:
+        ends = [self._feature(name) for name in ("is_terminal", "discount")]
+        found = {
+            "rewards": self._rewards is not None,
+            "success": self._success is not None,
+            "terminated": any(feature is not None and feature.is_numeric for feature in ends),
+        }
+        return frozenset(name for name, says in found.items() if says)
 
-    def _needed(self, what: str, key: str) -> list[Feature]:
-        found = [f for f in self._under(key) if f.name.startswith("steps/")]
-        if not found:
-            raise self._lacking(what, key, self._numeric_names("steps/"))
-        return found
+    def _warn_of_unread(self) -> None:
+        """Of numbers and images of the steps that the keys could name."""
+        if self.keys.state is None:
+            read = {one.key for one in (*self._actions, *self._states)}
+            others = (self._rewards, self._success)
+            read |= {feature.name for feature in others if feature is not None}
+            unread = {}
+            for name in self._known:
+                if name not in read and name.rpartition("/")[2] not in _MARKS:
+                    unread[name.removeprefix("steps/")] = self._features[name].shape
+            states, actions = (
+                list(dict.fromkeys(one.key.removeprefix("steps/") for one in parts))
+                for parts in (self._states, self._actions)
+            )
+            if not states and not unread:
+                self.warnings.append("no state is read: its steps hold no other numbers")
+            self.warnings += unread_numbers(unread, states, actions)
+        if self.keys.cameras is not None:
+            return
+        read = {feature.name for feature in self._cameras.values()}
+        for feature in self._features.values():
+            looks = feature.kind in ("image", "video") or len(feature.shape) >= 3
+            if looks and feature.name not in read and feature.name.startswith("steps/"):
+                colour = "it can be named by the key `cameras`"
+                why = colour if feature.is_image else "no colour images of 8 bits"
+                self.warnings.append(
+                    f"{feature.name.removeprefix('steps/')} is {feature.dtype or feature.kind} "
+                    f"{feature.shape}: it is not read; {why}"
+                )
 
     def _one(
         self,
@@ -212,23 +255,24 @@ class RLDSReader(EpisodicReader):
         self._assemble(
             episodes,
             cameras=self._seen_cameras(),
-            state_names=dimension_names([(f.name, f.width) for f in self._states]),
-            action_names=dimension_names([(f.name, f.width) for f in self._actions]),
+            state_names=part_names(self._states, self._known),
+            action_names=part_names(self._actions, self._known),
             control_hz=control_hz,
             unnamed_task=name,
         )
 
     def _episode(self, example: Example, record: _Record) -> EpisodeNumbers:
-        L = len(example.numbers(self._actions[0].name)) // self._actions[0].width
+        acted = self._features[self._actions[0].key]
+        L = len(example.numbers(acted.name)) // acted.width
         where = record.name
-        actions = _matrix(example, self._actions, L, where)
+        actions = self._side_by_side(example, self._actions, L, where)
         rewards = _matrix(example, [self._rewards] if self._rewards else [], L, where)
         success = _matrix(example, [self._success] if self._success else [], L, where)
         for camera, feature in self._cameras.items():
             self._measure(camera, feature, example, L, where)
         return EpisodeNumbers(
             name=where,
-            state=_matrix(example, self._states, L, where),
+            state=self._side_by_side(example, self._states, L, where),
             actions=actions,
             rewards=rewards[:, 0] if self._rewards else np.zeros(L),
             success=success[:, 0] > 0 if self._success else np.zeros(L, bool),
@@ -237,6 +281,20 @@ class RLDSReader(EpisodicReader):
             info=self._info(example, record),
             instructions=self._texts_of(example, where),
         )
+
+    def _side_by_side(
+        self,
+        example: Example,
+        parts: list[Part],
+        L: int,
+        where: str,
+    ) -> np.ndarray:
+        """(L, D)."""
+        columns = [np.zeros((L, 0), np.float32)]
+        for one in parts:
+            values = _matrix(example, [self._features[one.key]], L, where)
+            columns.append(values[:, list(one.dims)])
+        return np.concatenate(columns, axis=1)
 
     def _terminated(self, example: Example, L: int, where: str) -> bool:
         """Whether the last step is terminal: by `is_terminal`, or else by a discount of 0."""

@@ -23,7 +23,7 @@ from vla.data.formats.common.files import refuse_archive
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.mapping import keys_of
 from vla.data.formats.lerobot_parts.spec import dimension_names
-from vla.data.reader import EpisodeDataset
+from vla.data.reader import EpisodeDataset, recognised_format
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
 from vla.data.validation.lerobot_parts import LeRobotParts
@@ -111,8 +111,7 @@ class Examined:
         if self.dataset is not None:
             self.format = format_of(self.dataset)
         elif format is None:
-            matching = [name for name, reader in formats.items() if reader.matches(root)]
-            self.format = matching[0] if matching else None
+            self.format = recognised_format(root)
         # Without info.json no format matches, and with a damaged one the wrong version; tables and
         # data are worth a look all the same.
         if format is None and self.dataset is None and read_version(root) is None:

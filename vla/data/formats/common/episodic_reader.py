@@ -6,7 +6,7 @@ N: frames of the dataset, L: steps of an episode, S: state dimensions, A: action
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Columns, DatasetReader, KeyMap
 from vla.data.formats.common.action_limits import action_limits
+from vla.data.formats.common.dimensions import Part, part
 from vla.data.formats.common.step_texts import held
 from vla.types import Spec, SpecError
 
@@ -217,6 +218,57 @@ class EpisodicReader(DatasetReader):
         self.warnings.append(f"{problem}: {assumed:g} Hz is assumed; give it (`control_hz=5`)")
         return assumed
 
+    def _chosen(
+        self,
+        what: str,
+        entries: Sequence[str],
+        known: Mapping[str, Sequence[str]],
+        prefixes: Sequence[str] = (),
+    ) -> list[Part]:
+        """The numbers that entries of the keys `state` or `action` name, in order.
+
+        Args:
+            what: "state" or "action", for messages.
+            entries: whole keys, parts of keys, dimensions, or groups of keys.
+            known: key -> names of its dimensions.
+            prefixes: what may be left out before a key, such as `obs/`.
+
+        Raises DataError if there is none of one, or a dimension is chosen twice.
+        """
+        parts: list[Part] = []
+        for entry in entries:
+            found = self._parts_of(entry, known, prefixes)
+            if not found:
+                raise self._lacking(what, entry, list(known))
+            parts += found
+        return parts
+
+    def _parts_of(
+        self,
+        entry: str,
+        known: Mapping[str, Sequence[str]],
+        prefixes: Sequence[str],
+    ) -> list[Part]:
+        key = entry.partition("[")[0]
+        for prefix in ("", *prefixes):
+            if prefix + entry in known or prefix + key in known:
+                found = part(prefix + entry, known)
+                return [] if found is None else [found]
+        # a group: all that is below it
+        for prefix in ("", *prefixes):
+            below = [name for name in known if name.startswith(f"{prefix}{entry}/")]
+            if below:
+                return [whole_part(name, known) for name in below]
+        found = part(entry, known)
+        return [] if found is None else [found]
+
+    def _success_key(self, reward: str | None, known: Collection[str]) -> str | None:
+        """The key `success`; `rewards` stands for the reward, if no key of that name is there."""
+        key = self.keys.success
+        if key in ("reward", "rewards") and key not in known and reward is not None:
+            return reward
+        return key
+
     def _lacking(self, what: str, key: str, known: Sequence[str]) -> DataError:
         """The error for a key that the dataset does not have."""
         return DataError(
@@ -237,6 +289,77 @@ def _numbered(stems: Sequence[tuple[str, int]]) -> list[str]:
     names = []
     for stem, width in stems:
         names += [stem] if width == 1 else [f"{stem}_{i}" for i in range(width)]
+    return names
+
+
+def whole_part(key: str, known: Mapping[str, Sequence[str]]) -> Part:
+    """All dimensions of a key."""
+    names = tuple(known[key])
+    return Part(key, tuple(range(len(names))), names)
+
+
+def known_dimensions(
+    widths: Mapping[str, int],
+    shown: Sequence[Sequence[str]],
+    called: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """Key -> names of its dimensions: those that are shown where the keys say nothing, so that they
+    can be typed.
+
+    Args:
+        widths: key -> its number of dimensions.
+        shown: keys that are put side by side by default, as the state and as the action.
+        called: key -> what its dimensions are called if it is the only one of them.
+    """
+    known: dict[str, list[str]] = {}
+    for keys in shown:
+        if len(keys) == 1:
+            key = keys[0]
+            known[key] = dimension_names([(called.get(key, key), widths[key])])
+            continue
+        names = dimension_names([(key, widths[key]) for key in keys])
+        for key in keys:
+            known[key] = names[: widths[key]]
+            names = names[widths[key] :]
+    taken = {name for names in known.values() for name in names}
+    for key, width in widths.items():
+        names = dimension_names([(key, width)])
+        # what is not shown gives way
+        if taken & set(names):
+            names = dimension_names([(key.replace("/", "."), width)])
+        known.setdefault(key, names)
+    return {key: known[key] for key in widths}
+
+
+def part_names(
+    parts: Sequence[Part],
+    known: Mapping[str, Sequence[str]],
+    called: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One name per dimension of parts that are put side by side.
+
+    Args:
+        parts: of keys.
+        known: key -> names of its dimensions.
+        called: key -> what its dimensions are called instead, where several keys are read whole.
+    """
+    whole = all(len(one.names) == len(known[one.key]) for one in parts)
+    if len(parts) > 1 and whole:
+        stems = called or {}
+        return dimension_names([(stems.get(one.key, one.key), len(one.names)) for one in parts])
+    return distinct_names(parts, known)
+
+
+def distinct_names(parts: Sequence[Part], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """The names of all dimensions of the parts, with the whole keys if two are called alike."""
+    names = [name for one in parts for name in one.names]
+    if len(set(names)) == len(names):
+        return names
+    # two keys end in the same word, so the whole keys tell them apart
+    names = []
+    for one in parts:
+        stem = one.key.replace("/", ".").strip(".")
+        names += [stem] if len(known[one.key]) == 1 else [f"{stem}_{dim}" for dim in one.dims]
     return names
 
 

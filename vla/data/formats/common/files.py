@@ -3,13 +3,15 @@ trusted."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vla.data.errors import DataError, is_lfs_pointer, unreadable
+from vla.common.errors import UserError
+from vla.data.errors import DataError, is_lfs_pointer, raised_here, unreadable
 
 SOURCE = "copy it from the dataset's source"
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -17,10 +19,33 @@ _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"
 
 def refuse_archive(root: Path) -> None:
     """Raises DataError if `root` is a packed dataset."""
+    # zarr itself stores datasets in one .zip file
+    if root.name.lower().endswith(".zarr.zip"):
+        return
     if root.is_file() and root.suffix.lower() in _ARCHIVES:
         raise DataError(
             f"{root}: is an archive; unpack it and give the folder (or the file) that was in it"
         )
+
+
+@contextlib.contextmanager
+def library_errors(path: Path, otherwise: str) -> Iterator[None]:
+    """Turns what a library raises in the block about the file at `path` into a DataError that
+    names it: "is damaged or `otherwise`". Mistakes of this package pass.
+
+    A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
+    TypeError, MemoryError, zlib.error, ... A list of them would be found too short by the next
+    damage. But the same exceptions show mistakes of our own, which would send the user to look
+    for damage where there is none: so it counts who raised it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError | MemoryError) and raised_here(error):
+            raise
+        raise unreadable(path, f"is damaged or {otherwise} ({error}); {SOURCE}") from error
 
 
 def inside(root: Path, path: Path) -> Path:

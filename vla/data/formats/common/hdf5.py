@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vla.common.errors import UserError
-from vla.data.errors import DataError, unreadable
+from vla.data.errors import DataError
+from vla.data.formats.common.files import library_errors
 from vla.data.formats.common.names import natural
 
 _BLOCK = 64  # rows that are in memory at a time
@@ -24,16 +24,11 @@ def opened(path: Path) -> Iterator[Any]:
     names the file."""
     import h5py
 
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            yield file
-    except UserError:
-        raise
-    # A damaged file shows as nearly any exception: OSError, RuntimeError, KeyError, ValueError,
-    # TypeError, MemoryError, ... A list of them would be found too short by the next damage.
-    except Exception as error:
-        problem = f"is damaged or no HDF5 file ({error}); copy it from the dataset's source"
-        raise unreadable(path, problem) from error
+    with (
+        library_errors(path, "no HDF5 file"),
+        h5py.File(path, "r", locking="best-effort") as file,
+    ):
+        yield file
 
 
 def child(group: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
 
     Raises DataError naming file, line and column of what is no number.
     """
-    rows = csv.reader(io.StringIO(read_text(root, path), newline=""), strict=True)
+    written = read_text(root, path)
+    _check_separator(path, written)
+    rows = csv.reader(io.StringIO(written, newline=""), strict=True)
     try:
         lines = [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
     except csv.Error as error:
@@ -44,8 +47,8 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
     for row, (line, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             raise DataError(
-                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}; correct "
-                "the line"
+                f"{path}: line {line} has {len(cells)} cells, the header {len(header)}"
+                f"{_hint(len(cells), len(header))}; correct the line"
             )
         for column, cell in enumerate(cells):
             if header[column] in words:
@@ -57,6 +60,23 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
     return found
 
 
+def _hint(cells: int, names: int) -> str:
+    # 0,5 of a program that writes decimal commas is two cells
+    return " (decimals are written with a point, not a comma)" if cells == 2 * names else ""
+
+
+def _check_separator(path: Path, words: str) -> None:
+    """Raises DataError if cells are divided as spreadsheets do it where numbers have decimal
+    commas."""
+    header = words.split("\n", 1)[0]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in header and "," not in header:
+            raise DataError(
+                f"{path}: its cells are divided by {name}, expected commas, and points in "
+                "numbers (0.5): save it as CSV with commas, decimals with points"
+            )
+
+
 def _number(cell: str, where: str) -> float:
     if cell.lower() in _TRUTH:
         return _TRUTH[cell.lower()]
@@ -65,4 +85,8 @@ def _number(cell: str, where: str) -> float:
             raise ValueError(cell)
         return float(cell)
     except ValueError:
+        if re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", cell):
+            raise DataError(
+                f"{where}: {cell!r} has a decimal comma; write a point, {cell.replace(',', '.')}"
+            ) from None
         raise DataError(f"{where}: {cell!r} is no number; correct the cell") from None

@@ -109,9 +109,10 @@ def constant_actions(examined: Examined) -> Iterator[Finding]:
         yield Finding("constant_actions", "warning", "actions", message)
     elif constant.any():
         names = ", ".join(numbers.action_names[dim] for dim in np.flatnonzero(constant))
+        moving = ",".join(numbers.action_names[dim] for dim in np.flatnonzero(~constant))
         message = (
-            f"never move: {names}; a policy learns nothing of them, leave them out if they are of "
-            "no use"
+            f"never move: {names}; a policy learns nothing of them: if they are of no use, leave "
+            f"them out by the key action=[{moving}]"
         )
         yield Finding("constant_actions", "note", "actions", message)
 

@@ -1,0 +1,73 @@
+"""Files of other makers that no reader opens: what they are and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from vla.data.errors import DataError, first_bytes, is_lfs_pointer, unreadable
+
+_PICKLE = "a pickle, which runs code that the file chooses and is never loaded"
+_STORE = "load it where it was made and store its arrays with numpy.savez, one file per episode"
+OTHER_MAKERS = {
+    ".pkl": (_PICKLE, _STORE),
+    ".pickle": (_PICKLE, _STORE),
+    ".pt": (f"a file of torch.save: {_PICKLE}", _STORE),
+    ".pth": (f"a file of torch.save: {_PICKLE}", _STORE),
+    ".npy": ("one NumPy array without a name", "store the arrays of an episode with numpy.savez"),
+    ".mat": ("a MATLAB file", "load it with scipy.io.loadmat and store it with numpy.savez"),
+    ".safetensors": ("weights of a model, no dataset", "give the folder of the dataset"),
+    ".tfrecord": (
+        "a TFRecord without features.json and dataset_info.json",
+        "copy the whole TFDS folder .../NAME/VERSION and give it",
+    ),
+    ".parquet": (
+        "a table alone",
+        "give the folder of the LeRobot dataset that holds meta/info.json; without one, write "
+        "its rows as steps.csv, one folder for each episode",
+    ),
+    ".arrow": ("a table alone", "give the folder of the dataset that it is a part of"),
+    ".mp4": (
+        "a video without states and actions",
+        "put it beside a steps.csv with a row for each frame, one folder for each episode",
+    ),
+    ".json": ("a description without data", "give the folder of the dataset that it describes"),
+    ".jsonl": ("a description without data", "give the folder of the dataset that it describes"),
+    ".csv": (
+        "a table alone",
+        "name it steps.csv, with columns state.NAME and action.NAME, one folder for each episode",
+    ),
+    ".png": ("an image alone", "put the frames beside a steps.csv, one folder for each episode"),
+    ".jpg": ("an image alone", "put the frames beside a steps.csv, one folder for each episode"),
+}
+"""Suffix -> (what such a file is, what to do). The first that a folder holds is named."""
+_LOOKED_AT = 2000  # files of a folder
+
+
+def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
+    """The error for a path at which no dataset of a known format lies."""
+    files = [root]
+    if root.is_dir():
+        files = [path for path in islice(root.rglob("*"), _LOOKED_AT) if path.is_file()]
+    # in the order of the table: a folder of frames may hold a description as well
+    for suffix, (kind, remedy) in OTHER_MAKERS.items():
+        for path in files:
+            named = suffix in [part.lower() for part in path.suffixes]
+            # shards are called NAME.tfrecord-00000-of-00004
+            if named or f"{suffix}-" in path.name:
+                return _with_cause(path, f"is {kind}; {remedy}")
+    known = ", ".join(formats)
+    if root.is_file():
+        return unreadable(root, f"no dataset of a known format ({known}); see `vla list formats`")
+    return DataError(
+        f"{root}: no dataset of a known format ({known}) is here; expected meta/info.json, a "
+        "folder with a steps.csv for each episode, or .npz, .hdf5, .zarr or .mcap files"
+    )
+
+
+def _with_cause(path: Path, problem: str) -> DataError:
+    start = first_bytes(path)
+    if start is not None and is_lfs_pointer(start):
+        return unreadable(path, problem)
+    return DataError(f"{path}: {problem}")

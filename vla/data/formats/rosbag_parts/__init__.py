@@ -1,0 +1,1 @@
+"""Recordings of ROS: their messages as numbers, texts and images."""
