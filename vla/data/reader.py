@@ -24,7 +24,7 @@ from vla.common.renamed import announce_renamed
 from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
-from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.common.files import files_of, refuse_archive
 from vla.data.formats.common.other_makers import unknown_files
 from vla.data.image_transforms import ImageTransforms
 from vla.data.resizing import ImageResizing
@@ -445,7 +445,7 @@ class EpisodeDataset:
             "episodes": self.num_episodes,
             "frames": self.num_frames,
             "hours": self.num_frames / self.spec.control_hz / 3600,
-            "bytes": sum(file.stat().st_size for file in _files_of(self.root)),
+            "bytes": sum(file.stat().st_size for file in files_of(self.root)),
             "spec": self.spec.to_dict(),
             "tasks": self._task_rows(),
             "changing_episodes": self.num_changing,
@@ -483,16 +483,6 @@ class EpisodeDataset:
                 for key in ("min", "low", "mean", "high", "max", "std")
             }
         return found
-
-
-def _files_of(root: Path) -> Iterator[Path]:
-    """The files of a dataset, without caches and other hidden ones."""
-    if root.is_file():
-        yield root
-    for folder, folders, names in os.walk(root):
-        # in place: os.walk goes on into what is left in this list
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _stored(images: Iterator[tuple[int, Image]]) -> np.ndarray | list[bytes]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vla.common.terminal.visible_console import VisibleConsole, visible
+from vla.common.terminal.visible_console import visible
 
 UNLIMITED = 1_000_000
 """A width in columns that no table reaches."""
@@ -44,7 +44,7 @@ class Table(RichTable):
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(_plain, cells), **options)
 
-    def __rich_console__(self, console: VisibleConsole, options: Any) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # not by rich, which would wrap them at the table's width: a narrow table, a broken name
         if self.title or self.show_header:
             yield ""
@@ -54,7 +54,7 @@ class Table(RichTable):
         if self.caption:
             yield _annotation(self.caption, "table.caption")
 
-    def _body(self, console: VisibleConsole, options: Any) -> RenderResult:
+    def _body(self, console: Console, options: ConsoleOptions) -> RenderResult:
         least, wanted = self._content_widths(console, options)
         whole = self._with_widths(wanted)
         width = Measurement.get(console, options.update_width(UNLIMITED), whole).maximum
@@ -69,7 +69,9 @@ class Table(RichTable):
         narrowed = options.update_width(width - sum(wanted) + sum(widths))
         yield from super(Table, self._with_widths(widths)).__rich_console__(console, narrowed)
 
-    def _content_widths(self, console: VisibleConsole, options: Any) -> tuple[list[int], list[int]]:
+    def _content_widths(
+        self, console: Console, options: ConsoleOptions
+    ) -> tuple[list[int], list[int]]:
         """Width of each column without borders: with all breaks between words, and with none."""
         unlimited = options.update_width(UNLIMITED)
         least, wanted = [], []

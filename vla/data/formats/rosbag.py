@@ -103,8 +103,10 @@ class RosbagReader(EpisodicReader):
         for camera, topic in self._cameras.items():
             where = f"{self._paths[0]}: {topic}"
             image = image_of(firsts[topic], self._kinds[topic], where)
-            files = isinstance(image, bytes)
-            self._sizes[camera] = file_image_size(image, where) if files else image.shape[:2]
+            if isinstance(image, bytes):
+                self._sizes[camera] = file_image_size(image, where)
+            else:
+                self._sizes[camera] = (int(image.shape[0]), int(image.shape[1]))
         self.recorded = frozenset(
             name for name, parts in (("rewards", self._reward), ("success", self._success)) if parts
         )

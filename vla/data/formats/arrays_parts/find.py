@@ -229,7 +229,7 @@ class _Divided:
 
     def _rows(self, below: Mapping[str, Array]) -> int:
         """How many actions there are."""
-        names = ACTIONS
+        names: tuple[str, ...] = ACTIONS
         if self.keys.action:
             names = tuple(entry.partition("[")[0] for entry in self.keys.action)
         for path, array in below.items():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,16 @@ def parse_json(
             f"{where}: expected keys and values, found {type(value).__name__}; {remedy}"
         )
     return value
+
+
+def files_of(root: Path) -> Iterator[Path]:
+    """The files of a dataset, without caches and other hidden ones."""
+    if root.is_file():
+        yield root
+    for folder, folders, names in os.walk(root):
+        # in place: os.walk goes on into what is left in this list
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def fingerprint(root: Path, files: Iterable[Path], *facts: object) -> str:
