@@ -57,8 +57,8 @@ def one_instruction(examined: Examined) -> Iterator[Finding]:
     text = dataset.instructions[int(tasks[0])]
     message = (
         f"all {len(dataset)} episodes have the one instruction {text!r}: a policy cannot learn "
-        "from them to read instructions, and does the same whatever it is asked; add other tasks, or "
-        "set policy.language: null where there is such a key"
+        "from them to read instructions, and does the same whatever it is asked; add other tasks, "
+        "or set policy.language: null where there is such a key"
     )
     yield Finding("one_instruction", "note", "instructions", message)
 
