@@ -25,7 +25,7 @@ from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import files_of, refuse_archive
-from vla.data.formats.common.other_makers import unknown_files
+from vla.data.formats.common.other_makers import recognised_format, unknown_files
 from vla.data.image_transforms import ImageTransforms
 from vla.data.resizing import ImageResizing
 from vla.data.select import Episodes, chosen_episodes
@@ -71,14 +71,6 @@ def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if name is None:
         raise unknown_files(root, list(formats))
     return formats[name](root, keys)  # type: ignore[no-any-return]
-
-
-def recognised_format(root: Path) -> str | None:
-    """Name of the format that `root` looks like; None if there is none."""
-    formats: dict[str, Any] = registered("formats")
-    # A format of plain arrays takes nearly everything: those with signs of their own come first.
-    names = sorted(formats, key=lambda name: bool(getattr(formats[name], "is_general", False)))
-    return next((name for name in names if formats[name].matches(root)), None)
 
 
 def _where_else(root: Path) -> str:

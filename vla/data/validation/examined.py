@@ -20,10 +20,11 @@ from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.common.other_makers import recognised_format
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.mapping import keys_of
 from vla.data.formats.lerobot_parts.spec import dimension_names
-from vla.data.reader import EpisodeDataset, recognised_format
+from vla.data.reader import EpisodeDataset
 from vla.data.storage.checksums import is_whole
 from vla.data.tools.plan import format_of
 from vla.data.validation.lerobot_parts import LeRobotParts

@@ -1,11 +1,13 @@
-"""Files of other makers that no reader opens: what they are and what to do."""
+"""Which format lies at a path; of files that no reader opens what they are and what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from vla.common.registry import registered
 from vla.data.errors import DataError, first_bytes, is_lfs_pointer, unreadable
 
 _PICKLE = "a pickle, which runs code that the file chooses and is never loaded"
@@ -43,6 +45,14 @@ OTHER_MAKERS = {
 }
 """Suffix -> (what such a file is, what to do). The first that a folder holds is named."""
 _LOOKED_AT = 2000  # files of a folder
+
+
+def recognised_format(root: Path) -> str | None:
+    """Name of the format that `root` looks like; None if there is none."""
+    formats: dict[str, Any] = registered("formats")
+    # A format of plain arrays takes nearly everything: those with signs of their own come first.
+    names = sorted(formats, key=lambda name: bool(getattr(formats[name], "is_general", False)))
+    return next((name for name in names if formats[name].matches(root)), None)
 
 
 def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
