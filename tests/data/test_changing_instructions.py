@@ -114,7 +114,7 @@ def test_subtasks_of_lerobot_are_read_by_their_key(write):
     (root / "meta/info.json").write_text(json.dumps(info))
     plain = EpisodeDataset(root)
     assert plain.instructions == ["open the drawer", "push the button"]
-    assert any("the key `instruction: subtask_index` reads them" in w for w in plain.warnings)
+    assert any("`instruction=subtask_index` reads them" in w for w in plain.warnings)
     dataset = EpisodeDataset(root, keys=KeyMap(instruction="subtask_index"))
     assert dataset.instructions == [REACH, LIFT]
     assert dataset.task_of_frames.tolist() == [0, 1, 1, 1, 0]

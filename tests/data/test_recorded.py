@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_lerobot import vector, write_v2
 from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, EpisodeDataset, RewardConfig, Windows, check_rewards
-from vla.data.formats.npz import NpzReader
 from vla.data.tools.conversion import convert
 from vla.data.tools.filtering import Filter, filter_dataset
 from vla.data.tools.labels import label
@@ -21,38 +20,36 @@ from vla.data.tools.relabelling import relabel_by_instruction
 runner = CliRunner()
 
 
-@pytest.fixture
-def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A dataset that records rewards and ends, and no success."""
-    monkeypatch.setattr(NpzReader, "recorded", frozenset({"rewards", "terminated"}))
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for episode in range(3):
-        arrays[f"{episode}/observations"] = rng.normal(size=(9, 2))
-        arrays[f"{episode}/actions"] = rng.normal(size=(9, 2))
-        arrays[f"{episode}/rewards"] = (np.arange(9) == 8) * 1.0
-    np.savez(tmp_path / "d.npz", **arrays)
-    return tmp_path / "d.npz"
+FEATURES = {"observation.state": vector(2), "action": vector(2)}
 
 
 @pytest.fixture
-def mute(silent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, and no rewards either."""
-    monkeypatch.setattr(NpzReader, "recorded", frozenset())
-    return silent
+def silent(tmp_path: Path) -> Path:
+    """A dataset that records rewards alone."""
+    return write_v2(tmp_path / "d", {**FEATURES, "next.reward": vector(1)})
 
 
-def test_tables_say_not_recorded(silent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = EpisodeDataset(silent).info()["tasks"]
-    assert [(row["success_rate"], row["mean_return"]) for row in rows] == [(None, 1.0)]
+@pytest.fixture
+def mute(tmp_path: Path) -> Path:
+    """A dataset that records neither rewards nor success nor ends."""
+    return write_v2(tmp_path / "mute", FEATURES)
+
+
+def test_tables_say_not_recorded(silent: Path, mute: Path) -> None:
+    (row,) = EpisodeDataset(silent).info()["tasks"]
+    assert row["success_rate"] is None
+    assert row["mean_return"] == pytest.approx(EpisodeDataset(silent).episodes["return"].mean())
+    (row,) = EpisodeDataset(mute).info()["tasks"]
+    assert (row["success_rate"], row["mean_return"]) == (None, None)
     assert "not recorded" in runner.invoke(app, ["data", "info", str(silent)]).stdout
     stats = runner.invoke(app, ["data", "stats", str(silent)])
     assert "success not recorded" in stats.stdout
     assert "% solved" not in stats.stdout
-    monkeypatch.setattr(NpzReader, "recorded", frozenset())
-    found = json.loads(runner.invoke(app, ["data", "stats", str(silent), "--json"]).stdout)
+    found = json.loads(runner.invoke(app, ["data", "stats", str(mute), "--json"]).stdout)
     assert (found["returns"], found["rewards"], found["success_rate"]) == (None, None, None)
-    assert runner.invoke(app, ["data", "stats", str(silent)]).exit_code == 0
+    assert runner.invoke(app, ["data", "stats", str(mute)]).exit_code == 0
+    solved = runner.invoke(app, ["data", "stats", str(silent), "success=rewards"])
+    assert "100% solved" in solved.stdout
 
 
 def test_the_page_says_so(mute: Path, tmp_path: Path) -> None:
@@ -69,8 +66,10 @@ def test_a_choice_by_success_is_refused_with_what_to_type(silent: Path, tmp_path
     assert refused.exit_code == 2
     assert "take the reward for it (`success=rewards`)" in refused.stderr
     assert "`vla data label`" in refused.stderr
+    run = runner.invoke(app, [*arguments, "success=rewards"])
+    assert run.exit_code == 0, run.stderr
     with pytest.raises(DataError, match="hindsight by instruction needs success, but success is"):
-        relabel_by_instruction(silent, tmp_path / "out")
+        relabel_by_instruction(silent, tmp_path / "other")
 
 
 def test_a_choice_by_returns_needs_rewards(mute: Path, tmp_path: Path) -> None:
@@ -78,12 +77,12 @@ def test_a_choice_by_returns_needs_rewards(mute: Path, tmp_path: Path) -> None:
         filter_dataset(mute, tmp_path / "out", Filter(min_return=0.5))
 
 
-def test_a_copy_says_no_more_than_its_source(silent: Path, tmp_path: Path, write) -> None:
+def test_a_copy_says_no_more_than_its_source(silent: Path, tmp_path: Path) -> None:
     convert(silent, tmp_path / "copy")
-    assert EpisodeDataset(tmp_path / "copy").recorded == {"rewards", "terminated"}
+    assert EpisodeDataset(tmp_path / "copy").recorded == {"rewards"}
     # and the copy of the copy, by which the format is the native one
     filter_dataset(tmp_path / "copy", tmp_path / "again", Filter(episodes="0:2"))
-    assert EpisodeDataset(tmp_path / "again").recorded == {"rewards", "terminated"}
+    assert EpisodeDataset(tmp_path / "again").recorded == {"rewards"}
     labels = tmp_path / "labels.csv"
     labels.write_text("episode_index,success\n0,1\n1,0\n2,1\n")
     label(tmp_path / "copy", tmp_path / "labelled", labels)

@@ -45,8 +45,9 @@ _READER_COLUMNS = (
 )
 
 
-# a setting in backticks, such as `cameras={}`: what a reader's message asks to be typed
-_SETTING = re.compile(rf"(?<=`)(['\"]?)(?:keys\.)?(?=(?:{'|'.join(KeyMap.model_fields)})[.=])")
+# a setting such as `cameras={}` or state=[qpos]: what a reader's message asks to be typed
+_KEYS = "|".join(KeyMap.model_fields)
+_SETTING = re.compile(rf"(?<![\w./])(?:keys\.)?(?=(?:{_KEYS})(?:\.\w+)?=\S)")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -206,7 +207,7 @@ class EpisodeDataset:
 
     def _with_typed_keys(self, text: str) -> str:
         """A reader's message, with keys as they are typed where the dataset was named."""
-        return _SETTING.sub(lambda found: found[1] + self._keys_at, text)
+        return _SETTING.sub(lambda _: self._keys_at, text)
 
     @contextlib.contextmanager
     def _naming_keys(self) -> Iterator[None]:

@@ -201,7 +201,7 @@ def test_success_is_taken_from_rewards_and_what_is_recorded_is_known(tmp_path):
     dataset = opened(root, "success=rewards")
     assert dataset.reader.recorded == {"rewards", "success"}
     assert dataset.columns.success.all()
-    with pytest.raises(DataError, match=r"success=rewards: .*no 'next.reward'.*`reward`"):
+    with pytest.raises(DataError, match=r"success=rewards: .*no 'next.reward'.*`reward=COLUMN`"):
         opened(write_v2(tmp_path / "e", features), "success=rewards")
 
 

@@ -121,17 +121,23 @@ def test_an_interrupted_call_is_not_continued_with_other_keys(data: Path, tmp_pa
         filter_dataset(data, tmp_path / "out", chosen, keys=other)
 
 
+@pytest.mark.parametrize("at", ["", "data.replay.0.keys."])
 @pytest.mark.parametrize(
-    ("at", "typed"),
-    [("", "`cameras={}`"), ("data.replay.0.keys.", "`data.replay.0.keys.cameras={}`")],
+    ("text", "typed"),
+    [
+        ("`cameras={}` leaves it out", "`{at}cameras={{}}` leaves it out"),
+        ("for example state=[a,b]", "for example {at}state=[a,b]"),
+        ("(`keys.cameras.front=KEY`)", "(`{at}cameras.front=KEY`)"),
+        ("it has: state, my.state=1, tasks=2", "it has: state, my.state=1, tasks=2"),
+    ],
 )
-def test_a_message_names_keys_as_they_are_typed_there(data: Path, at: str, typed: str) -> None:
+def test_a_message_names_keys_as_they_are_typed_there(
+    data: Path, at: str, text: str, typed: str
+) -> None:
     keys = KeyMap(state=["arm"], action=["cmd"])
     dataset = EpisodeDataset(data, keys=keys, keys_at=at)
-    dataset.reader.warnings.append(
-        "a camera is missing: `cameras={}` leaves it out, `x={}` does not"
-    )
-    assert dataset.warnings[-1] == f"a camera is missing: {typed} leaves it out, `x={{}}` does not"
+    dataset.reader.warnings.append(text)
+    assert dataset.warnings[-1] == typed.format(at=at)
 
 
 def test_merging_robots_that_nobody_named_says_so(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ class RLDSReader(EpisodicReader):
         for feature in self._features.values():
             looks = feature.kind in ("image", "video") or len(feature.shape) >= 3
             if looks and feature.name not in read and feature.name.startswith("steps/"):
-                colour = "it can be named by the key `cameras`"
+                colour = f"`cameras.NAME={feature.name.removeprefix('steps/')}` reads it"
                 why = colour if feature.is_image else "no colour images of 8 bits"
                 self.warnings.append(
                     f"{feature.name.removeprefix('steps/')} is {feature.dtype or feature.kind} "

@@ -267,7 +267,7 @@ class _Divided:
         for path in sorted(folder.glob("lang_*/auto_lang_ann.npy")):
             self.warnings.append(
                 f"{path.relative_to(folder.parent)} is a pickle, which is never loaded: give the "
-                "instruction by the key `task`"
+                "instruction itself (`task=WORDS`)"
             )
 
     def _cut(

@@ -180,7 +180,7 @@ class EpisodicReader(DatasetReader):
         if odd:
             self.warnings.append(
                 f"{len(odd)} of {len(episodes)} episodes give several instructions and not one for "
-                f"each step ({odd[0]}): the first is read; the key `instruction` names another"
+                f"each step ({odd[0]}): the first is read; `instruction=KEY` reads another"
             )
         return found
 

@@ -92,8 +92,8 @@ class LeRobotFolder(DatasetReader):
     def read_subtasks(self) -> dict[int, str]:
         """subtask_index -> instruction. Raises DataError if there is no such table."""
         raise DataError(
-            f"{self.root}: has no table of sub-tasks; leave out the key `instruction`, or name a "
-            "column of texts"
+            f"{self.root}: has no table of sub-tasks; leave `instruction` out, or name a column "
+            "of texts (`instruction=COLUMN`)"
         )
 
     @abstractmethod

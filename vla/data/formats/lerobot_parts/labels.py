@@ -71,7 +71,7 @@ def label(
     warnings = []
     if _SUBTASK_INDEX in features and keys.instruction is None:
         warnings.append(
-            f"{root}: sub-tasks are not read; the key `instruction: {_SUBTASK_INDEX}` reads them"
+            f"{root}: sub-tasks are not read; `instruction={_SUBTASK_INDEX}` reads them"
         )
     if column is not None:
         lengths = table["length"].to_numpy()
@@ -186,7 +186,7 @@ def _from_texts(found: _Values, warnings: list[str]) -> Labels:
 def _no_instruction(found: _Values, number: int) -> DataError:
     return DataError(
         f"{found.name(number)} gives the instruction {found.values[number]!r}; write one there, or "
-        "give one for all episodes by the key `task`"
+        "give one for all episodes (`task=WORDS`)"
     )
 
 
@@ -195,7 +195,7 @@ def _from_indices(found: _Values, tasks: dict[int, str], warnings: list[str]) ->
         raise DataError(
             f"{found.name(number)} says task {value!r}, the table of tasks has "
             f"{min(tasks, default='none')} to {max(tasks, default='none')}; restore the table "
-            "of tasks, or give the instruction by the key `task`"
+            "of tasks, or give the instruction (`task=WORDS`)"
         )
     known = sorted(tasks)
     if known != list(range(len(known))):
@@ -244,7 +244,7 @@ def collect_tasks(pairs: list[tuple[Any, Any]], place: str) -> dict[int, str]:
         if not isinstance(text, str) or not text.strip():
             raise DataError(
                 f"{place}: row {row}: the task is {text!r}, expected an instruction; restore it, "
-                "or give it by the key `task`"
+                "or give it (`task=WORDS`)"
             )
         # twice the same is harmless; two texts of one index are not
         if tasks.get(index, text) != text:

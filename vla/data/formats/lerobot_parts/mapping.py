@@ -77,7 +77,7 @@ def map_features(
         if reward is None:
             raise DataError(
                 f"{path}: success=rewards: the dataset has no {schema.REWARD!r}; name the column "
-                "of rewards by the key `reward`, or leave out `success`"
+                "of rewards (`reward=COLUMN`), or leave out `success`"
             )
     else:
         success = chooser.single("success", keys.success, schema.SUCCESS)
