@@ -158,8 +158,11 @@ def success(examined: Examined) -> Iterator[Finding]:
     # without rewards the check of rewards says both
     if steps is None or steps.success.any() or not steps.rewards.any():
         return
+    none = f"none of {len(steps.lengths)} episodes is marked as solved"
+    if examined.dataset is not None and "success" not in examined.dataset.recorded:
+        none = "success is not recorded"
     message = (
-        f"none of {len(steps.lengths)} episodes is marked as solved: filtered_bc (keep: success), "
+        f"{none}: filtered_bc (keep: success), "
         "return_conditioned (condition: success), ra_bc and data.rewards.kind: success cannot "
         "learn from them; `vla data label` attaches successes"
     )

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vla.common.registry import register
 from vla.recipes.doctor.check import Symptom, examines
 from vla.recipes.doctor.subject import Subject
@@ -17,23 +15,6 @@ from vla.training.checkpoint import newest_checkpoint
 
 _WORSE = 1.1
 """Factor on the least validation loss above which the last one has risen for good."""
-
-
-@register("doctor_checks", "weights")
-@examines("NaN and infinite numbers among the weights")
-def weights(subject: Subject) -> Iterator[Symptom]:
-    """Every weight is a number."""
-    odd = [
-        name
-        for name, tensor in subject.policy.state_dict().items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if odd:
-        yield Symptom(
-            "error",
-            f"weights are NaN or infinite: {', '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}",
-            "go back to an earlier checkpoint; train with a smaller optim.lr or precision: no",
-        )
 
 
 @register("doctor_checks", "progress")
