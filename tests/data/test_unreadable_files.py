@@ -52,3 +52,13 @@ def test_texts_and_images(tmp_path: Path) -> None:
         decode_image(POINTER)
     with pytest.raises(DataError, match=r"front/0.png: is a pointer of Git LFS"):
         file_image_size(POINTER, "front/0.png")
+
+
+def test_a_dataset_further_below_is_named(tmp_path: Path) -> None:
+    for name in ("monday", "tuesday"):
+        folder = tmp_path / "robots" / name / "episode_0"
+        folder.mkdir(parents=True)
+        (folder / "steps.csv").write_text("timestamp,action.dx\n0,0\n0.1,1\n")
+    expected = rf"lies below it: give {tmp_path}/robots/monday, or {tmp_path}/robots/tuesday"
+    with pytest.raises(DataError, match=expected):
+        EpisodeDataset(tmp_path)

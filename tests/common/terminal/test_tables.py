@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vla.common.terminal.consoles import output_console
-from vla.common.terminal.tables import Table, share_room, whole
+from vla.common.terminal.tables import Column, Table, share_room, whole
 
 NAME = "rt1-iql-of-a-long-name"
 SENTENCE = "some of the episodes have no instruction"
@@ -109,3 +109,14 @@ def test_room_is_shared() -> None:
     assert share_room([4, 4, 4], [5, 40, 60], 42) == [5, 18, 19]
     assert share_room([4, 4], [5, 40], 100) == [5, 40]
     assert share_room([4, 4], [5, 40], 8) == [4, 4]
+
+
+def test_lines_of_a_pipe_end_with_their_last_word(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", Column("n", justify="right"), "words")
+    table.add_row("a", "1", SENTENCE * 5)
+    table.add_row("longer", "20", "short")
+    output_console().print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    assert lines[-2:] == [f"a        1  {SENTENCE * 5}", "longer  20  short"]
+    assert max(len(line) for line in lines if set(line) == {"─"}) == 80

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from vla.common.terminal.visible_console import visible
 
+_LONGEST_RULE = 80
 UNLIMITED = 1_000_000
 """A width in columns that no table reaches."""
 
@@ -56,12 +57,13 @@ class Table(RichTable):
 
     def _body(self, console: Console, options: ConsoleOptions) -> RenderResult:
         least, wanted = self._content_widths(console, options)
+        # so `print(..., soft_wrap=True)` says that lines may be longer than the console
+        if options.overflow == "ignore":
+            yield from self._lines(wanted)
+            return
         whole = self._with_widths(wanted)
         width = Measurement.get(console, options.update_width(UNLIMITED), whole).maximum
         room = options.max_width - (width - sum(wanted))
-        # so `print(..., soft_wrap=True)` says that lines may be longer than the console
-        if options.overflow == "ignore":
-            room = sum(wanted)
         if sum(least) > room:
             yield from self._blocks()
             return
@@ -95,6 +97,22 @@ class Table(RichTable):
             fixed.columns.append(dataclasses.replace(column, header=head, width=width))
         fixed.title = fixed.caption = None
         return fixed
+
+    def _lines(self, widths: Sequence[int]) -> Iterator[Text]:
+        """Each row in one line, without the spaces behind its last cell that only a screen needs."""
+        rows = [list(cells) for cells in zip(*(c.cells for c in self.columns), strict=True)]
+        if self.show_header:
+            rows.insert(0, [_plain(column.header) for column in self.columns])
+        for number, cells in enumerate(rows):
+            line = Text()
+            for column, cell, width in zip(self.columns, cells, widths, strict=True):
+                text = cell.copy() if isinstance(cell, Text) else Text(str(cell))
+                text.align("right" if column.justify == "right" else "left", width)
+                line.append_text(text).append("  ")
+            line.rstrip()
+            yield line
+            if self.show_header and not number:
+                yield Text("─" * min(_LONGEST_RULE, sum(widths) + 2 * (len(widths) - 1)))
 
     def _blocks(self) -> Iterator[Any]:
         """The rows below each other: the first cell, then a line for each of the others."""

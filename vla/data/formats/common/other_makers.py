@@ -45,6 +45,9 @@ OTHER_MAKERS = {
 }
 """Suffix -> (what such a file is, what to do). The first that a folder holds is named."""
 _LOOKED_AT = 2000  # files of a folder
+_DEPTH = 3  # folders below each other in which a dataset is looked for
+_FOLDERS = 200  # of one level
+_NAMED = 3  # datasets
 
 
 def recognised_format(root: Path) -> str | None:
@@ -57,6 +60,11 @@ def recognised_format(root: Path) -> str | None:
 
 def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
     """The error for a path at which no dataset of a known format lies."""
+    below = _datasets_below(root)
+    if below:
+        named = ", or ".join(str(path) for path in below[:_NAMED])
+        more = f", or one of {len(below) - _NAMED} more" if len(below) > _NAMED else ""
+        return DataError(f"{root}: no dataset itself, but one lies below it: give {named}{more}")
     files = [root]
     if root.is_dir():
         files = [path for path in islice(root.rglob("*"), _LOOKED_AT) if path.is_file()]
@@ -74,6 +82,21 @@ def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
         f"{root}: no dataset of a known format ({known}) is here; expected meta/info.json, a "
         "folder with a steps.csv for each episode, or .npz, .hdf5, .zarr or .mcap files"
     )
+
+
+def _datasets_below(root: Path) -> list[Path]:
+    """Folders below `root` that look like datasets, the topmost first."""
+    if not root.is_dir():
+        return []
+    found: list[Path] = []
+    level = [root]
+    for _ in range(_DEPTH):
+        inner = sorted(path for folder in level for path in folder.iterdir() if path.is_dir())
+        inner = [path for path in inner if not path.name.startswith(".")][:_FOLDERS]
+        found += [path for path in inner if recognised_format(path) is not None]
+        # nothing below a dataset is another one
+        level = [path for path in inner if path not in found]
+    return found
 
 
 def _with_cause(path: Path, problem: str) -> DataError:
