@@ -203,7 +203,7 @@ def test_calvin(tmp_path: Path) -> None:
     text = "\n".join(dataset.warnings)
     assert "auto_lang_ann.npy" in text
     assert "pickle" in text
-    assert "`task`" in text
+    assert "`task=WORDS`" in text
     assert "depth_static is float32" in text
     assert "actions (5, 7)" in text
     (folder / "episode_0000012.npz").unlink()
