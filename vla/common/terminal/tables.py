@@ -59,7 +59,7 @@ class Table(RichTable):
         least, wanted = self._content_widths(console, options)
         # so `print(..., soft_wrap=True)` says that lines may be longer than the console
         if options.overflow == "ignore":
-            yield from self._lines(wanted)
+            yield from self._lines()
             return
         whole = self._with_widths(wanted)
         width = Measurement.get(console, options.update_width(UNLIMITED), whole).maximum
@@ -98,17 +98,21 @@ class Table(RichTable):
         fixed.title = fixed.caption = None
         return fixed
 
-    def _lines(self, widths: Sequence[int]) -> Iterator[Text]:
-        """Each row in one line, without the spaces behind its last cell that only a screen needs."""
+    def _lines(self) -> Iterator[Text]:
+        """A line for each row, without the spaces behind its last cell that only a screen needs.
+
+        What is broken to be narrow is joined again.
+        """
         rows = [list(cells) for cells in zip(*(c.cells for c in self.columns), strict=True)]
         if self.show_header:
-            rows.insert(0, [_plain(column.header) for column in self.columns])
+            rows.insert(0, [_plain(str(column.header)) for column in self.columns])
+        rows = [[_joined(cell) for cell in cells] for cells in rows]
+        widths = [max(cell.cell_len for cell in cells) for cells in zip(*rows, strict=True)]
         for number, cells in enumerate(rows):
             line = Text()
             for column, cell, width in zip(self.columns, cells, widths, strict=True):
-                text = cell.copy() if isinstance(cell, Text) else Text(str(cell))
-                text.align("right" if column.justify == "right" else "left", width)
-                line.append_text(text).append("  ")
+                cell.align("right" if column.justify == "right" else "left", width)
+                line.append_text(cell).append("  ")
             line.rstrip()
             yield line
             if self.show_header and not number:
@@ -153,6 +157,12 @@ def whole(*heads: str, **options: Any) -> list[Column]:
 def _plain(text: Any) -> Any:
     # control characters are shown before the widths are measured
     return Text(visible(text)) if isinstance(text, str) else text
+
+
+def _joined(cell: Any) -> Text:
+    """A cell in one line; always a copy."""
+    text = cell if isinstance(cell, Text) else Text(str(cell))
+    return Text(" ").join(text.split("\n")) if "\n" in text.plain else text.copy()
 
 
 def _annotation(text: Any, style: str) -> Text:

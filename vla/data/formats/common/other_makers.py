@@ -62,9 +62,9 @@ def unknown_files(root: Path, formats: Sequence[str]) -> DataError:
     """The error for a path at which no dataset of a known format lies."""
     below = _datasets_below(root)
     if below:
-        named = ", or ".join(str(path) for path in below[:_NAMED])
+        given = ", or ".join(str(path) for path in below[:_NAMED])
         more = f", or one of {len(below) - _NAMED} more" if len(below) > _NAMED else ""
-        return DataError(f"{root}: no dataset itself, but one lies below it: give {named}{more}")
+        return DataError(f"{root}: no dataset itself, but one lies below it: give {given}{more}")
     files = [root]
     if root.is_dir():
         files = [path for path in islice(root.rglob("*"), _LOOKED_AT) if path.is_file()]
