@@ -34,8 +34,8 @@ MEMORY_BYTES = int(1.5 * 2**30)
 """Of one worker while it reads an input, beside what the libraries took before."""
 GIVEN_UP_SECONDS = 60.0
 """After which a worker is ended; what took longer than `HANG_SECONDS` counts as a hang all the same."""
-OUTCOMES = ("refused", "told", "same", "silent", "traceback", "code", "outside", "hang", "memory")
-GOOD = ("refused", "told", "same")
+OUTCOMES = ("refused", "warned", "same", "silent", "traceback", "code", "outside", "hang", "memory")
+GOOD = ("refused", "warned", "same")
 
 
 def work(pipe: Any, seed: int, folder: Path) -> None:

@@ -119,7 +119,7 @@ def _changed(case: Case, found: Any, remarks: list[Any]) -> tuple[str, str]:
     if case.harmless is ANYTHING or _equal(found, case.harmless):
         return "same", "as without the harm in it"
     if remarks:
-        return "told", str(remarks[0].message)
+        return "warned", str(remarks[0].message)
     return "silent", f"gives {str(found)[:100]}, expected {str(case.harmless)[:100]}"
 
 

@@ -55,7 +55,7 @@ def test_outcomes(tmp_path: Path) -> None:
     assert outcome_of(lambda: 1, folder, harmless=1) == "same"
     assert outcome_of(lambda: 2, folder, harmless=1) == "silent"
     assert outcome_of(lambda: 1, folder, check=lambda found: "wrong") == "silent"
-    assert outcome_of(remark, folder, harmless=1) == "told"
+    assert outcome_of(remark, folder, harmless=1) == "warned"
     assert outcome_of(lambda: _case.SECRET, folder) == "outside"
     assert outcome_of(refuse(UserError(_case.SECRET)), folder) == "outside"
     assert outcome_of(lambda: input("?"), folder, harmless="y") == "same", "questions are answered"

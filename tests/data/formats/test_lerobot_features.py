@@ -115,10 +115,10 @@ def test_what_is_read_and_what_is_not(tmp_path, case):
     assert columns.state.shape[1] == sum(width for _, width in state)
     if state:
         np.testing.assert_array_equal(columns.state[:6], joined(*state))
-    told = "\n".join(dataset.warnings)
+    said = "\n".join(dataset.warnings)
     for sentence in sentences:
-        assert sentence in told
-    assert bool(sentences) == bool(told)
+        assert sentence in said
+    assert bool(sentences) == bool(said)
 
 
 ALTERNATIVES = {
@@ -169,9 +169,9 @@ def test_the_first_of_a_chunk_by_the_key_that_is_named(tmp_path):
 def test_names_in_any_nesting(tmp_path, names, expected):
     dataset = EpisodeDataset(write_v2(tmp_path / "d", {STATE: vector(3, names=names), **ACTION}))
     assert dataset.spec.state_names == (expected or ("state_0", "state_1", "state_2"))
-    told = "\n".join(dataset.warnings)
-    assert (f"names of '{STATE}' are {2 if names == ['a', 'b'] else 4}" in told) == (not expected)
-    assert expected is None or not told
+    said = "\n".join(dataset.warnings)
+    assert (f"names of '{STATE}' are {2 if names == ['a', 'b'] else 4}" in said) == (not expected)
+    assert expected is None or not said
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_a_column_that_is_only_declared_and_one_that_is_only_there(tmp_path):
     info["features"]["next.reward"] = vector(1)
     path.write_text(json.dumps(info))
     dataset = EpisodeDataset(root)
-    told = "\n".join(dataset.warnings)
-    assert "does not list are not read: observation.more" in told
-    assert "lacks the column 'next.reward'" in told
+    said = "\n".join(dataset.warnings)
+    assert "does not list are not read: observation.more" in said
+    assert "lacks the column 'next.reward'" in said
     assert not dataset.columns.rewards.any()
     assert "rewards" not in dataset.reader.recorded
 

@@ -85,9 +85,9 @@ def test_what_is_whole_is_read_and_all_else_is_named(partial, lost, kept, senten
         np.testing.assert_array_equal(episode.state, values_of(STATE, number, 6, 3))
         frames = episode.frames("front")[:, 0, 0, 0]
         assert abs(int(frames[3]) - (20 + 24 + number)) <= 3
-    told = "\n".join(dataset.warnings)
+    said = "\n".join(dataset.warnings)
     for sentence in sentences:
-        assert sentence in told
+        assert sentence in said
     # each lost file is named by one finding per cause
     messages = "\n".join(f.message for f in validate(root).findings)
     assert all(name.rpartition("/")[2] in messages for name in lost) or "whose videos" in messages

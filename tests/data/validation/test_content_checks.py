@@ -203,5 +203,5 @@ def test_the_validator_finds_what_a_training_refuses(found, tmp_path, name):
     except DataError:
         refused = True
     assert refused == (name != "good")
-    told = [f for f in findings if f.check in ("rewards", "terminals")]
-    assert bool(told) == refused
+    said = [f for f in findings if f.check in ("rewards", "terminals")]
+    assert bool(said) == refused

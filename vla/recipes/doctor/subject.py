@@ -141,6 +141,7 @@ class Subject:
         found: list[int] = []
         room = PICTURE_BYTES
         for episode in np.random.default_rng(0).permutation(chosen).tolist():
+            # decoded pictures of a long episode may be larger than the whole sample should be
             room -= int(lengths[episode]) * sum(sizes)
             if len(found) >= min(64, len(chosen)) or (room < 0 and len(found) >= 2):
                 break
@@ -191,6 +192,7 @@ def open_subject(
         found.config = read_run(run)
         _open_training(found)
     if data is not None:
+        # also what the run learned from, at another place than the run remembers
         given = EpisodeDataset(data, format=format, keys=keys)
         if _is_training(found, given):
             found.training = given

@@ -83,6 +83,7 @@ def map_features(
         success = chooser.single("success", keys.success, schema.SUCCESS)
     instruction = keys.instruction or ""
     instruction = modality.annotations.get(instruction, instruction)
+    # texts and indices are read as the instruction: they are no numbers that were left out
     used = {*keys_of(state), *keys_of(action), reward, success, instruction}
     chosen = keys.model_dump(exclude_none=True)
     state_keys, action_keys = keys_of(state), keys_of(action)
@@ -117,6 +118,7 @@ class _Chooser:
             if remark:
                 self.warnings.append(remark)
             if what == "action":
+                # by convention alone: who names such a column has seen what it holds
                 self._check_chunks(names)
             found = [self._whole(name) for name in names]
         if what == "action" and not found:
@@ -147,6 +149,7 @@ class _Chooser:
         """What an entry of a key stands for: a feature, a part of modality.json, or a
         dimension."""
         named = entry.partition("[")[0]
+        # before any names are made: a damaged shape may claim billions of them
         for key in (entry, named):
             if key in self.numeric:
                 self._check_width(key)
@@ -196,6 +199,7 @@ class _Chooser:
         for name in names:
             feature = self.features[name]
             rows = math.prod(feature.shape[:-1])
+            # a matrix whose every number has a name (of two arms, say) is one action
             is_named = len(flat_names(feature.names)) == feature.width
             if rows > 1 and not is_named:
                 first = f"{name}[:{feature.shape[-1]}]"

@@ -64,6 +64,7 @@ def _steps(examined: Examined, discount: float = 1.0) -> _Steps | None:
     numbers = examined.numbers
     if numbers is None or not len(numbers.episode):
         return None
+    # by the frames themselves: a table of episodes may be wrong, and another check says so
     lengths = np.array([stop - start for _, start, stop in numbers.episode_ranges])
     nothing = np.zeros(len(numbers.episode))
     rewards = nothing if numbers.rewards is None else numbers.rewards.astype(np.float64)
@@ -201,6 +202,7 @@ def held_out(examined: Examined) -> Iterator[Finding]:
         return
     tasks = examined.dataset.reader.episodes["task_index"].tolist()
     try:
+        # the very function of a training, so that both refuse the same
         split_episodes(tasks, HELD_OUT_FRACTION, seed=0)
     except ConfigError as error:
         yield Finding("held_out", "warning", "episodes", str(error))

@@ -71,10 +71,12 @@ def starts(subject: Subject) -> Iterator[Symptom]:
     for camera in subject.policy.spec.cameras:
         if camera not in data.spec.cameras:
             continue
+        # first pictures alone: later ones hold what policy and expert did
         learned = _first_colours(data, camera)
         shown = np.mean([one["images"][camera].reshape(-1, 3).mean(0) for one in seen], axis=0)
         distance = float(np.abs(shown - learned).max())
         swapped = float(np.abs(shown[::-1] - learned).max())
+        # levels of 255: light alone moves a mean colour by less
         if distance > 8 and swapped < _CLOSER * distance:
             yield Symptom(
                 "error",
@@ -155,6 +157,7 @@ def replay(subject: Subject) -> Iterator[Symptom]:
         return
     subject.measured["replayed"] = len(played)
     subject.measured["replayed_solved"] = sum(played)
+    # half, not all: contacts make a few replays fail on another machine
     if sum(played) < len(played) / 2:
         first = f"; their first states differ by {max(errors):.3g}" if max(errors) > 1e-3 else ""
         yield Symptom(
@@ -183,7 +186,7 @@ def _replayable(dataset: EpisodeDataset, tasks: set[str]) -> Iterator[tuple[int,
 def _replayed(env: SimEnv, dataset: EpisodeDataset, index: int, seed: int) -> tuple[bool, float]:
     """Whether the recorded actions solve the env, and how far the first states are apart."""
     episode = dataset.episode(index, images=False)
-    env.render_images = False
+    env.render_images = False  # nobody looks, and drawing costs more than physics
     observation, _ = env.reset(seed=seed)
     error = float(np.abs(observation["state"] - episode.state[0]).max(initial=0.0))
     for action in episode.actions:
