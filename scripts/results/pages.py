@@ -68,6 +68,7 @@ SECTIONS = {
         "Loading against lerobot": "loader_peer",
         "Training on streamed frames": "streaming",
         "Frames at the size that the policy sees": "picture_size",
+        "Busy machines": "busy_machine",
         "Chunks of a vision-language model": "vlm_decoding",
         "Rendering": "render",
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from scripts.results.formatting import mean, of_recorded, ratio_range, read, source, table
 
 
@@ -179,6 +181,29 @@ def picture_size() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "picture_size")])
 
 
+def busy_machine() -> str:
+    file = read("busy_machine")
+    cells: dict[tuple[str, int], dict[str, Any]] = {}
+    for case in file["cases"]:
+        cells.setdefault((case["work"], case["spinners"]), {})[case["side"]] = case
+    rows = []
+    for (work, spinners), sides in cells.items():
+        speeds = [f"{side['median']:.3g}" for side in sides.values()]
+        times = [f"{side['times_default']:.2f}" for side in list(sides.values())[1:]]
+        rounds = min(side["rounds"] for side in sides.values())
+        unit = sides["default"]["unit"]
+        rows.append((work, spinners, unit, *speeds, *times, rounds))
+    text = (
+        f"What the command sets before torch is loaded, on {file['threads']} threads beside "
+        "processes that compute without end: nothing (default), `GOMP_SPINCOUNT=10000` (spin "
+        "count), or `OMP_WAIT_POLICY=PASSIVE` (passive), which it takes where the load at its "
+        "start is above the cores."
+    )
+    columns = ["work", "beside", "unit", "default", "spin count", "passive"]
+    columns += ["spin count, times", "passive, times", "rounds"]
+    return "\n\n".join([text, table(columns, rows), source(file, "busy_machine")])
+
+
 def vlm_decoding() -> str:
     file = read("vlm_decoding")
     ours, theirs = file["ours_seconds"], file["theirs_seconds"]
@@ -277,6 +302,7 @@ BLOCKS = {
     "loader_peer": loader_peer,
     "streaming": streaming,
     "picture_size": picture_size,
+    "busy_machine": busy_machine,
     "vlm_decoding": vlm_decoding,
     "render": render,
     "doctor": doctor,

@@ -40,8 +40,8 @@ def finish_installing(folder: Path) -> None:
     if not finished.is_dir():
         return
     new = [file.relative_to(finished) for file in finished.rglob("*") if file.is_file()]
-    for film in _films(folder):
-        # those of the earlier results: a film of that name would be taken for one of the new
+    for film in _films(folder, finished):
+        # of earlier results: a film of that name would be taken for one of the new
         if film not in new:
             (folder / film).unlink(missing_ok=True)
     # results.json comes last: it names the others
@@ -53,15 +53,19 @@ def finish_installing(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _films(folder: Path) -> list[Path]:
-    """The films that the results in `folder` may name."""
+def _films(folder: Path, finished: Path) -> list[Path]:
+    """The films in `folder` that are called as those of the earlier or the new results."""
+    tasks = {*_tasks(folder), *_tasks(finished)}
+    return [
+        Path(VIDEOS, file.name)
+        for file in (folder / VIDEOS).glob("*.mp4")
+        if file.stem.rpartition("-")[0] in tasks
+    ]
+
+
+def _tasks(folder: Path) -> list[str]:
     try:
-        tasks = json.loads((folder / _LAST).read_text())["tasks"]
-        return [
-            Path(VIDEOS, file.name)
-            for file in (folder / VIDEOS).glob("*.mp4")
-            if file.stem.rpartition("-")[0] in tasks
-        ]
+        return list(json.loads((folder / _LAST).read_text())["tasks"])
     except (OSError, ValueError, KeyError, TypeError):
         return []  # no results, or none that can be read: nothing names a film
 
