@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import point_env  # noqa: F401 - registers the env that is played
 import pytest
 
 from vla.config import UserError, load_config

@@ -567,7 +567,8 @@ def test_real_metadata(real_data, tmp_path):
     shutil.copytree(real_data / "lerobot_v2_picknplace", root)
     report = validate(root, deep=False, fix=True)
     assert {name for name, _ in report.repaired} == {REPAIRS["totals"][1], REPAIRS["cameras"][1]}
-    assert {f.check for f in report.findings} == {"rewards", "timestamps", "constant_actions"}
+    expected = {"rewards", "timestamps", "constant_actions", "constant_state", "success"}
+    assert {f.check for f in report.findings} == expected
 
 
 # --- command line ---------------------------------------------------------------------------------
