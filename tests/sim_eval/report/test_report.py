@@ -255,7 +255,7 @@ def test_returns_are_in_the_results() -> None:
 
 
 def test_nothing_of_others_becomes_a_script(tmp_path: Path) -> None:
-    """Texts in every field, numbers too; the page's policy would refuse them besides."""
+    """Texts in every field, numbers too; the page's policy would refuse them, too."""
     script = "0</script><script>alert(1)</script>"
     film = "videos/film.mp4"
     (tmp_path / "a" / "videos").mkdir(parents=True)
