@@ -21,7 +21,8 @@ FLOORS = [
     {"config", "types"},
     {"data", "tokenizers"},
     {"models"},
-    {"training", "sim_eval", "serving"},
+    {"control", "export", "training"},
+    {"serving", "sim_eval"},
     {"recipes"},
     {"cli"},
 ]

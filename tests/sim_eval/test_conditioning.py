@@ -10,9 +10,9 @@ from point_env import PointConfig
 from seeker import Seeker, jobs
 
 from vla.config import ConfigError, UserError, load_config
+from vla.control.batched_inference import BatchedPolicy, EpisodeState
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.sim_eval.evaluation import EvalConfig, evaluate
-from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
 from vla.sim_eval.rollouts.scheduler import rollout
 from vla.sim_eval.rollouts.settings import RolloutSettings
 

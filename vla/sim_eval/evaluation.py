@@ -16,6 +16,7 @@ from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, UserError, check_config, dump_config
+from vla.control.batched_inference import BatchedPolicy
 from vla.sim_eval.comparison.failures import representatives
 from vla.sim_eval.comparison.installing import UNFINISHED, VIDEOS, finish_installing, install
 from vla.sim_eval.comparison.results import Results, ResultsError
@@ -32,7 +33,6 @@ from vla.sim_eval.policy_names import (
     training_of,
 )
 from vla.sim_eval.report import write_report
-from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import Records, RolloutStats, default_workers, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
@@ -251,7 +251,7 @@ def check_playable(actor: Actor | Literal["expert", "random"], config: EvalConfi
         )
     if not isinstance(actor, str):
         # what the config alone cannot know: whether policy, env and options go together
-        BatchedPolicy(actor, config.rollout_settings()).check(config.env)
+        BatchedPolicy(actor, config.rollout_settings()).check(config.env.spec())
     elif actor not in BASELINES:
         raise ConfigError(
             [

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vla.control.actor_traits import traits_of
 from vla.sim_eval.evaluation_config import EvalConfig
-from vla.sim_eval.rollouts.actor_traits import traits_of
 
 BASELINES = ("expert", "random")
 CONFIG_FILE = "eval.yaml"  # not config.yaml: that is training's, and both may share a folder

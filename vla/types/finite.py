@@ -11,7 +11,7 @@ from vla.types.spec import Spec
 
 
 class ActionError(UserError):
-    """A policy computed NaN or infinity where an action should be."""
+    """A policy gave actions of a wrong shape, or NaN or infinity where an action should be."""
 
 
 def check_finite(

@@ -118,8 +118,8 @@ def test_shares_are_drawn(policy, env):
 
 def test_a_policy_acts_as_it_does_in_control(policy, env, tmp_path):
     """At temperature 0 its rollout is that of `act`."""
+    from vla.control.inference_mode import inference
     from vla.models import load_policy
-    from vla.sim_eval.rollouts.inference_mode import inference
     from vla.types import Observation
 
     behaviours = {"policies": [{"path": str(policy), "share": 1.0}]}

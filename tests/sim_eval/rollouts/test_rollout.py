@@ -16,6 +16,7 @@ from seeker import Memory, Seeker, jobs
 
 from vla.common.renamed import RenamedWarning
 from vla.config import UserError
+from vla.control.temporal_ensemble import TemporalEnsemble
 from vla.sim_eval.rollouts.env_host import EnvHost, Failed, Start
 from vla.sim_eval.rollouts.env_workers import shared_views
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
@@ -27,7 +28,6 @@ from vla.sim_eval.rollouts.scheduler import (
     rollout,
 )
 from vla.sim_eval.rollouts.settings import RolloutSettings
-from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
 from vla.types import Observation, Spec, SpecError
 
 CONFIG = PointConfig()

@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from vla.config import UserError, lookup
+from vla.control.batched_inference import BatchedPolicy
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.models.policies.guided import CriticGuidedPolicy
 from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policy import load_policy
-from vla.sim_eval.rollouts.batched_inference import BatchedPolicy
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.training.objective import ObjectiveError
 from vla.training.objectives.actor_critic import ActorCritic, ActorCriticConfig

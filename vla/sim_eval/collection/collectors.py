@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vla.config import Config, ConfigError, ConfigPath
+from vla.control.batched_inference import BatchedPolicy, EpisodeState
+from vla.control.inference_mode import inference
 from vla.data.episode import Scalar
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
-from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
-from vla.sim_eval.rollouts.inference_mode import inference
 from vla.sim_eval.rollouts.settings import RolloutSettings
 
 

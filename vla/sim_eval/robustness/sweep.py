@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from vla.config import ConfigError, UserError, check_config, dump_config
+from vla.control.actor_traits import traits_of
 from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
@@ -31,7 +32,6 @@ from vla.sim_eval.perturbations import (
 from vla.sim_eval.robustness.page import write_robustness_page
 from vla.sim_eval.robustness.plot import robustness_svg
 from vla.sim_eval.robustness.table import CLEAN, Robustness, tabulate
-from vla.sim_eval.rollouts.actor_traits import traits_of
 from vla.types import Actor
 
 PAGE = "robustness.html"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla.sim_eval.rollouts.batched_inference import EpisodeState
+from vla.control.batched_inference import EpisodeState
 from vla.sim_eval.rollouts.jobs import Job
 
 

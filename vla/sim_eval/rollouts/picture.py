@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.control.batched_inference import BatchedPolicy, EpisodeState
+from vla.control.inference_mode import inference
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.batched_inference import BatchedPolicy, EpisodeState
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
 from vla.sim_eval.rollouts.film_strips import film_strip
-from vla.sim_eval.rollouts.inference_mode import inference
 from vla.sim_eval.rollouts.jobs import Job
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.video import film_frame
@@ -46,7 +46,7 @@ def rollout_picture(
     entry = config.suite().task(task)
     job = Job(task, entry.group, 0, seed, entry.horizon)
     policy = BatchedPolicy(actor, RolloutSettings(replan_every=replan_every))
-    policy.check(config)
+    policy.check(config.spec())
     instruction, actions = _play(policy, config, job)
     return film_strip(path, _frames(show or config, job, actions), instruction, count=count)
 

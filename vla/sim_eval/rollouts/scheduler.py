@@ -23,11 +23,11 @@ import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.config import UserError
+from vla.control.batched_inference import ActionError, BatchedPolicy
+from vla.control.inference_mode import computes_on_cpu, inference
 from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.batched_inference import ActionError, BatchedPolicy
 from vla.sim_eval.rollouts.env_host import Act, Done, Failed, Ready, Start
 from vla.sim_eval.rollouts.env_workers import EnvWorkers, LostEnvs, open_env_workers
-from vla.sim_eval.rollouts.inference_mode import computes_on_cpu, inference
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.lockstep import BatchQueue, Episode, EpisodeBatch, make_batches
 from vla.sim_eval.rollouts.settings import RolloutSettings
@@ -102,7 +102,7 @@ def rollout(
     cameras = tuple(config.spec().cameras)
     if actor is not None:
         policy = BatchedPolicy(actor, settings)
-        policy.check(config)
+        policy.check(config.spec())
         cameras = tuple(actor.spec.cameras)
     num_envs = settings.num_envs
     batches = make_batches(jobs, min(settings.batch_size, num_envs or settings.batch_size))

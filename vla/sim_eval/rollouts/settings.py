@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla.control.settings import ControlSettings
 from vla.sim_eval.workers.launchers import Launcher
 
 # A constant, not a function of cores or workers: how sums are rounded depends on it, and so do the
@@ -12,9 +13,9 @@ BATCH_SIZE = 4
 RETRIES = 3  # an env that kills its worker every time must end the rollout
 
 
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How episodes are played.
+@dataclass(frozen=True, kw_only=True)
+class RolloutSettings(ControlSettings):
+    """How episodes are played: how the policy acts in them, and who plays them.
 
     Attributes:
         workers: processes (or Ray actors) that hold the envs; 0 keeps the envs in this process.
@@ -24,10 +25,6 @@ class RolloutSettings:
             most `num_envs`.
         threads: of the policy's arithmetic; default half of this machine's cores, whatever the
             number of workers.
-        replan_every: steps of a chunk that are executed before the next `act`.
-        ensemble: decay of temporal ensembling over chunks, None for none.
-        temperature: 0 executes the policy's most likely actions, 1 samples.
-        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
         timeout: seconds without an answer after which a worker counts as hung. A worker that hangs
             or dies is replaced, and its episodes go on where they were.
         retries: how often an episode may lose a worker that had it in hand (signals from outside do
@@ -41,10 +38,6 @@ class RolloutSettings:
     num_envs: int | None = None
     batch_size: int = BATCH_SIZE
     threads: int | None = None
-    replan_every: int = 1
-    ensemble: float | None = None
-    temperature: float = 0.0
-    target_return: float | None = None
     timeout: float = 300.0
     retries: int = RETRIES
     launcher: Launcher = "local"

@@ -6,8 +6,8 @@ import torch
 from point_env import PointConfig
 from seeker import Seeker
 
+from vla.control.actor_traits import ActorTraits, traits_of
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
-from vla.sim_eval.rollouts.actor_traits import ActorTraits, traits_of
 
 SPEC = PointConfig().spec()
 

@@ -18,16 +18,12 @@ import numpy as np
 import torch
 
 from vla.config import UserError
-from vla.sim_eval.env import EnvConfig
-from vla.sim_eval.rollouts.actor_traits import ActorTraits, traits_of
-from vla.sim_eval.rollouts.inference_mode import seed_generators
-from vla.sim_eval.rollouts.settings import RolloutSettings
-from vla.sim_eval.rollouts.temporal_ensemble import TemporalEnsemble
-from vla.types import Actor, Observation, SpecError
-
-
-class ActionError(UserError):
-    """A policy gave actions of a wrong shape, or none that are numbers."""
+from vla.control.actor_traits import ActorTraits, traits_of
+from vla.control.inference_mode import seed_generators
+from vla.control.settings import ControlSettings
+from vla.control.temporal_ensemble import TemporalEnsemble
+from vla.types import Actor, Observation, Spec, SpecError
+from vla.types.finite import ActionError
 
 
 @dataclass
@@ -71,14 +67,14 @@ class BatchedPolicy:
 
     Args:
         actor: an object with `spec`, `history` and `act`.
-        settings: of which `replan_every`, `ensemble`, `temperature` and `target_return` count here.
+        settings: how its chunks are executed.
 
     Raises UserError if the policy cannot be used so.
     """
 
-    def __init__(self, actor: Actor, settings: RolloutSettings | None = None) -> None:
+    def __init__(self, actor: Actor, settings: ControlSettings | None = None) -> None:
         self.actor = actor
-        self.settings = settings or RolloutSettings()
+        self.settings = settings or ControlSettings()
         self.traits = traits_of(actor)
         _check_options(actor, self.traits, self.settings)
         # an actor of a user's own need not take a temperature, so it is named only if it is wanted
@@ -86,9 +82,9 @@ class BatchedPolicy:
         self._options = {"temperature": temperature} if temperature else {}
         self._calls = 0
 
-    def check(self, config: EnvConfig) -> None:
-        """Raises SpecError with every way in which the env does not fit the policy."""
-        problems = self.actor.spec.differences(config.spec())
+    def check(self, spec: Spec) -> None:
+        """Raises SpecError with every way in which a robot's spec does not fit the policy."""
+        problems = self.actor.spec.differences(spec)
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise SpecError(f"the policy does not fit the env:\n{lines}")
@@ -201,7 +197,7 @@ class BatchedPolicy:
         return chunk
 
 
-def _check_options(actor: Actor, traits: ActorTraits, settings: RolloutSettings) -> None:
+def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings) -> None:
     """Raises UserError if the policy cannot be used as the settings say."""
     every = settings.replan_every
     if settings.target_return is not None and not traits.return_conditioned:

@@ -1,0 +1,22 @@
+"""How a policy acts in time, wherever it acts: in simulation, behind a server, on a robot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """How the chunks of a policy are executed.
+
+    Attributes:
+        replan_every: steps of a chunk that are executed before the next `act`.
+        ensemble: decay of temporal ensembling over chunks, None for none.
+        temperature: 0 executes the policy's most likely actions, 1 samples.
+        target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
+    """
+
+    replan_every: int = 1
+    ensemble: float | None = None
+    temperature: float = 0.0
+    target_return: float | None = None
