@@ -70,8 +70,9 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """A simulated robot with cameras.
 
     Observation: `{"images": {camera: uint8 (H, W, 3)}, "state": float32 (S,)}`. Action: float32
-    (A,). `info` of reset and step carries `instruction` (str: what this episode asks for) and
-    `success` (bool: the task is solved at this very step); if the simulator knows, also `failure`
+    (A,). `info` of reset carries `instruction` (str: what this episode asks for) and `success`
+    (bool: the task is solved at this very step), that of step `success` and, where the instruction
+    changes within an episode (sub-tasks), `instruction`. If the simulator knows, also `failure`
     (str: how far the episode came, one of `FAILURES` if one fits) and `failure_step` (int: the step
     at which it went wrong). `reset(seed=s)` gives the same start for the same s.
     """

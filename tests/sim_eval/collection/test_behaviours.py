@@ -108,9 +108,7 @@ def test_shares_are_drawn(policy, env):
     behaviours = Behaviours(config)
     env.render_images = False
     env.reset(seed=0)
-    drawn = Counter(
-        behaviours.begin(env, "Touch it", seed).info["behaviour"] for seed in range(400)
-    )
+    drawn = Counter(behaviours.begin(env, seed).info["behaviour"] for seed in range(400))
     assert drawn["mistaken"] == pytest.approx(80, abs=25)
     assert drawn["policy"] == pytest.approx(200, abs=35)
     assert drawn["expert"] == pytest.approx(120, abs=30)

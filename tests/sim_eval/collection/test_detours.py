@@ -51,7 +51,7 @@ def test_the_marked_steps_and_no_others_are_of_another_instruction(env):
     behaviour = Detours(config, env, np.random.default_rng(0))
     wrong = []
     for _ in range(60):
-        action = behaviour.act({}, 0.0)
+        action = behaviour.act({}, 0.0, "")
         wrong.append(not np.array_equal(action, env._own_expert.action()))
         env.step(action)
     marked = detour_steps(behaviour.info, 60)
@@ -99,7 +99,7 @@ def test_endless_detours_last_to_the_end(env):
     config = DetoursConfig(count=None, steps=(3, 5), between=(2, 4))
     behaviour = Detours(config, env, np.random.default_rng(1))
     for _ in range(150):
-        env.step(behaviour.act({}, 0.0))
+        env.step(behaviour.act({}, 0.0, ""))
     marked = detour_steps(behaviour.info, 150)
     assert 0.4 < marked[:75].mean() < 0.75
     assert 0.4 < marked[75:].mean() < 0.75

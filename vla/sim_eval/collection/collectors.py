@@ -102,8 +102,8 @@ class Behaviour(Protocol):
     @property
     def info(self) -> dict[str, Scalar]: ...
 
-    def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
-        """The action (A,); `reward` followed the last one."""
+    def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
+        """The action (A,); `reward` followed the last one, `instruction` is asked for now."""
 
 
 class ExpertBehaviour:
@@ -118,7 +118,7 @@ class ExpertBehaviour:
         if acted:
             self.info["acted"] = acted
 
-    def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
+    def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
         return self._env.expert_action()
 
 
@@ -128,11 +128,9 @@ class PolicyInEpisode:
     disturbed = False
     acted = ""
 
-    def __init__(
-        self, config: PolicyBehaviour, policy: BatchedPolicy, instruction: str, seed: int
-    ) -> None:
+    def __init__(self, config: PolicyBehaviour, policy: BatchedPolicy, seed: int) -> None:
         self._policy = policy
-        self._state = EpisodeState(instruction=instruction)
+        self._state = EpisodeState()
         # of the episode alone, so that a sampling policy draws the same in whatever worker it runs
         self._rng = np.random.default_rng((seed, 4))
         self._chunk: list[np.ndarray] = []
@@ -142,7 +140,8 @@ class PolicyInEpisode:
             "temperature": config.temperature,
         }
 
-    def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
+    def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
+        self._state.instruction = instruction
         self._state.reward += reward
         if not self._chunk:
             self._state.robot_state = np.asarray(observation["state"], dtype=np.float32)
@@ -165,7 +164,7 @@ class Behaviours:
         self.config = config
         self._policies: dict[int, BatchedPolicy] = {}
 
-    def begin(self, env: SimEnv, instruction: str, seed: int) -> Behaviour:
+    def begin(self, env: SimEnv, seed: int) -> Behaviour:
         """What acts in the episode of this seed, whose env has just been reset.
 
         Raises ConfigError if a mistake or detour is drawn and the env knows no other
@@ -188,7 +187,7 @@ class Behaviours:
         for number, policy in enumerate(self.config.policies):
             drawn -= policy.share
             if drawn < 0:
-                return PolicyInEpisode(policy, self._policy(number), instruction, seed)
+                return PolicyInEpisode(policy, self._policy(number), seed)
         detours = self.config.detours
         # drawn for this alone: without detours the stream is that of a config without the key
         if detours is not None and rng.random() < detours.share:

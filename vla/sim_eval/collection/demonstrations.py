@@ -155,7 +155,8 @@ def demonstrate(
     rng = np.random.default_rng((seed, 1))
     noise = Noise(config.noise, env.robot_spec, rng)
     observation, info = env.reset(seed=seed)
-    behaviour = behaviours.begin(env, str(info["instruction"]), seed)
+    instruction = str(info["instruction"])
+    behaviour = behaviours.begin(env, seed)
     if behaviour.info["behaviour"] == "second half":
         observation = env.observe()  # the first goal has been met since the reset
     achieved = _Achieved(env, watch=not config.only_successes)
@@ -165,8 +166,10 @@ def demonstrate(
     reward = 0.0
     solved = terminated = gave_up = over = False
     while not over:
-        steps.add_observation(observation)
-        clean = behaviour.act(observation, reward)
+        # a step's info need not repeat the instruction
+        instruction = str(info.get("instruction", instruction))
+        steps.add_observation(observation, instruction)
+        clean = behaviour.act(observation, reward, instruction)
         executed = noise.disturb(clean) if behaviour.disturbed else clean
         observation, env_reward, terminated, truncated, info = env.step(executed)
         reward = float(env_reward)
@@ -181,10 +184,12 @@ def demonstrate(
         over = terminated or truncated or gave_up or finished
         if solved:
             left -= 1
-    instruction = str(info["instruction"])
-    if config.paraphrases == "all":
+    instructions = steps.instructions
+    changes = len(set(instructions)) > 1
+    # paraphrases say the instruction of the whole episode: a part of it keeps its own words
+    if config.paraphrases == "all" and not changes:
         texts = (instruction, *env.paraphrases())
-        instruction = texts[rng.integers(len(texts))]
+        instructions = [texts[rng.integers(len(texts))]] * len(instructions)
     facts = _info(env, config, seed, noise, behaviour)
     if achieved.first and not solved:
         # hindsight labels: what failed at this has solved something else
@@ -197,7 +202,8 @@ def demonstrate(
         success=np.asarray(steps.successes, dtype=bool),
         # a time limit is no terminal: values go on behind it
         terminated=bool(terminated or gave_up or (solved and ends_at_success)),
-        instruction=instruction,
+        instruction=instructions[0],
+        instructions=instructions if changes else None,
         info=facts,
     )
     return episode, "" if solved else str(info.get("failure") or "time limit")
@@ -228,12 +234,15 @@ class _Steps:
         self.images: dict[str, list[bytes]] = {}
         for camera in cameras:
             self.images[camera] = []
+        self.instructions: list[str] = []
         self.states: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.successes: list[bool] = []
 
-    def add_observation(self, observation: dict[str, Any]) -> None:
+    def add_observation(self, observation: dict[str, Any], instruction: str) -> None:
+        """What is seen at a step, and what is asked for at it."""
+        self.instructions.append(instruction)
         for camera, images in self.images.items():
             # encoded at once: a worker with a long episode would hold all of its raw frames
             images.append(encode_png(observation["images"][camera]))

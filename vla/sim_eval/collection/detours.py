@@ -86,7 +86,7 @@ class Detours:
             spans.append([first, min(stop, self._step)])
         return {"behaviour": "detours", DETOURS: json.dumps(spans)}
 
-    def act(self, observation: dict[str, Any], reward: float) -> np.ndarray:
+    def act(self, observation: dict[str, Any], reward: float, instruction: str) -> np.ndarray:
         """See `Behaviour.act`."""
         if self._steps_left == 0:
             self._wrong = not self._wrong

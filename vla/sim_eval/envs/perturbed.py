@@ -146,6 +146,7 @@ class PerturbedEnv(SimEnv):
         # steps played before the policy takes over have an info of their own
         info = self._perturbation.begin() or info
         self._instruction = self._perturbation.instruction()
+        self._changes_instruction = self._instruction != instruction
         self._steps = 0
         self._watched = self.render_images
         return self.observe(), self._perturbed_info(info)
@@ -185,7 +186,10 @@ class PerturbedEnv(SimEnv):
 
     def _perturbed_info(self, info: dict[str, Any]) -> dict[str, Any]:
         assert self._perturbation is not None
-        found = {**info, "instruction": self._instruction}
+        found = dict(info)
+        # other words hold for the whole episode; else sub-tasks are asked for as the env does
+        if self._changes_instruction or "instruction" not in info:
+            found["instruction"] = self._instruction
         if "failure_step" in info:
             # the env counts steps that were played before the policy took over; the policy does not
             started = self._perturbation.episode.started

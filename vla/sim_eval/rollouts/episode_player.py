@@ -20,7 +20,7 @@ class EpisodePlayer:
 
     Attributes:
         observation, info, reward: what the env gave last.
-        instruction: what the episode asks for.
+        instruction: what the episode asks for now.
         steps, return_: control steps played, and the sum of their rewards.
         success: whether the task is solved now.
         success_ever: whether it was solved at some step.
@@ -46,6 +46,7 @@ class EpisodePlayer:
         start = env.reset(seed=job.seed)
         self.observation, self.info = checked_reset(start, env.robot_spec)
         self.instruction = str(self.info["instruction"])
+        self._first_instruction = self.instruction
         self._film(self.observation)
 
     def step(self, action: np.ndarray, *, look: bool = True) -> None:
@@ -53,6 +54,8 @@ class EpisodePlayer:
         self.env.render_images = look or self._every_step_drawn
         result = self.env.step(action)
         self.observation, self.reward, ended, self.info = checked_step(result, self.env.robot_spec)
+        # an episode of several sub-tasks asks for one after the other
+        self.instruction = str(self.info.get("instruction", self.instruction))
         self.steps += 1
         self.return_ += self.reward
         self.success = bool(self.info["success"])
@@ -107,7 +110,7 @@ class EpisodePlayer:
             group=job.group,
             episode=job.episode,
             seed=job.seed,
-            instruction=self.instruction,
+            instruction=self._first_instruction,
             success_ever=self.success_ever,
             success_at_end=self.success,
             steps=self.steps,
