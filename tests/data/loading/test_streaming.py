@@ -233,6 +233,30 @@ def test_each_epoch_decodes_each_frame_about_once(write: Callable[..., Path]) ->
     streamed.close()
 
 
+def test_data_that_fit_into_one_block_are_decoded_once(write: Callable[..., Path]) -> None:
+    dataset = EpisodeDataset(write([10] * 10))
+    whole = Windows(dataset, history=2, chunk=1)
+    streamed = StreamedWindows(dataset, history=2, chunk=1, memory_gb=gib(110))
+    stream = streamed.order(batch_size=5, seed=0)
+    for step in range(100):  # five epochs
+        rows = stream.indices(step)
+        assert_same(streamed.batch(rows), whole.batch(rows))
+    assert streamed.decoded == 100
+    streamed.close()
+
+
+def test_data_of_two_blocks_are_decoded_in_part(write: Callable[..., Path]) -> None:
+    dataset = EpisodeDataset(write([10] * 10))
+    whole = Windows(dataset, history=1, chunk=1)
+    streamed = StreamedWindows(dataset, history=1, chunk=1, memory_gb=gib(60))
+    stream = streamed.order(batch_size=5, seed=0)
+    for step in range(100):
+        rows = stream.indices(step)
+        assert_same(streamed.batch(rows), whole.batch(rows))
+    assert 100 < streamed.decoded < 450
+    streamed.close()
+
+
 def test_a_resumed_stream_reads_only_what_comes(write: Callable[..., Path]) -> None:
     dataset = EpisodeDataset(write([10] * 10))
     first, second = (

@@ -1,5 +1,7 @@
 """Frames of the present block of a stream, and of the next ones, which threads decode meanwhile.
 
+What a held block has already is copied from it. So data that fit into one block are decoded once.
+
 N: frames of the chosen episodes, numbered side by side, R: rows that a block has room for, B:
 windows in a batch, H and W: image height and width.
 """
@@ -10,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -121,11 +123,44 @@ class BlockFrames:
         starts = block.starts[order]
         stops = block.stops[order]
         rows = (slot * self._rows + block.rows)[order]
-        tasks = []
+        begun = _HeldBlock(slot, starts, stops, rows)
         for start, stop, row in zip(starts.tolist(), stops.tolist(), rows.tolist(), strict=True):
+            source = self._source_of(start, stop)
             for camera in self.frames:
-                tasks.append(self._workers.submit(self._decode, camera, start, stop, row))
-        return _HeldBlock(slot, starts, stops, rows, tasks)
+                if source is None:
+                    task = self._workers.submit(self._decode, camera, start, stop, row)
+                else:
+                    held, piece = source
+                    ready = held.tasks[piece, camera]
+                    first = int(held.rows[piece]) + start - int(held.starts[piece])
+                    task = self._workers.submit(self._copy, camera, start, stop, row, first, ready)
+                    held.readers.append(task)
+                begun.tasks[begun.piece_at(start), camera] = task
+        return begun
+
+    def _source_of(self, start: int, stop: int) -> tuple[_HeldBlock, int] | None:
+        """A held block and its piece that has all frames from `start` to before `stop`."""
+        for held in self._held.values():
+            piece = held.piece_at(start)
+            if piece >= 0 and stop <= held.stops[piece]:
+                return held, piece
+        return None
+
+    def _copy(
+        self, camera: str, start: int, stop: int, row: int, source_row: int, ready: Future[None]
+    ) -> None:
+        """Copies the frames from another slot once they are there; decodes them if they failed."""
+        # it was submitted earlier, so a worker has it already, unless all of them are ending
+        while not ready.done():
+            if self._workers.stopping:
+                return
+            wait([ready], timeout=0.1)
+        if ready.cancelled() or ready.exception() is not None:
+            self._decode(camera, start, stop, row)
+            return
+        frames = self.frames[camera]
+        count = stop - start
+        frames[row : row + count] = frames[source_row : source_row + count]
 
     def _decode(self, camera: str, start: int, stop: int, row: int) -> None:
         # a piece lies in one episode, so its frames follow each other in the dataset too
@@ -138,29 +173,43 @@ class BlockFrames:
 
     def _release(self, held: _HeldBlock) -> None:
         """Threads that still write into the slot must be done before others use it."""
-        running = [task for task in held.tasks if not task.cancel()]
-        wait(running)
+        running = [task for task in held.tasks.values() if not task.cancel()]
+        wait([*running, *held.readers])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _HeldBlock:
-    """A block in a slot: its pieces by their first frame, and the tasks that decode them."""
+    """A block in a slot.
+
+    Attributes:
+        starts, stops, rows: int64 (P,), its pieces by their first frame, and where they lie.
+        tasks: (piece, camera) -> what fills it.
+        readers: tasks of other blocks that copy from here.
+    """
 
     slot: int
     starts: np.ndarray
     stops: np.ndarray
     rows: np.ndarray
-    tasks: list[Future[None]]
+    tasks: dict[tuple[int, str], Future[None]] = field(default_factory=dict)
+    readers: list[Future[None]] = field(default_factory=list)
+    complete: bool = False
 
     def piece_of(self, frame_B: np.ndarray) -> np.ndarray:
         """The piece that each frame might be in; -1 if it is before all of them."""
         return np.searchsorted(self.starts, frame_B, side="right") - 1
 
+    def piece_at(self, frame: int) -> int:
+        """The piece that one frame might be in; -1 if it is before all of them."""
+        return int(np.searchsorted(self.starts, frame, side="right")) - 1
+
     def wait(self) -> None:
-        for task in self.tasks:
+        # once only: asking a hundred futures at every batch would take its time
+        if self.complete:
+            return
+        for task in self.tasks.values():
             task.result()
-        # once all are done: asking a hundred futures at every batch would take its time
-        self.tasks.clear()
+        self.complete = True
 
 
 def decode(
