@@ -122,6 +122,7 @@ class EpisodeDataset:
         url = as_url(root)
         self._keys_at = keys_at
         self._warned: set[str] = set()
+        self._added: list[str] = []
         with self._naming_keys():
             self.reader = (
                 _open(Path(root), format, keys) if url is None else _open_remote(url, format, keys)
@@ -156,7 +157,11 @@ class EpisodeDataset:
     def warnings(self) -> list[str]:
         """Sentences about what is odd in the dataset but can be read; grows while numbers and
         images are read."""
-        return [self._with_typed_keys(text) for text in self.reader.warnings]
+        return [self._with_typed_keys(text) for text in (*self.reader.warnings, *self._added)]
+
+    def add_warning(self, text: str) -> None:
+        """Adds what is odd about the way in which these data are used."""
+        self._added.append(text)
 
     def issue_warnings(self) -> None:
         """Issues what has come to `warnings` since the last call, each as a DataWarning."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import value_chain
 from typer.testing import CliRunner
 from value_chain import DISCOUNT, REWARDS, SPEC, VALUES, mover, write_chain
 
 from vla.cli import app
 from vla.config import ConfigError, load_config
 from vla.data import EpisodeDataset, Windows
-from vla.data.errors import DataError
+from vla.data.errors import DataError, DataWarning
 from vla.models.policies.decision_transformer import DecisionTransformerConfig
 from vla.training.offline_evaluation.calibration import (
     bootstrap_interval,
@@ -25,6 +26,7 @@ from vla.training.offline_evaluation.fitted_q import transitions
 from vla.training.offline_evaluation.fitted_q_evaluation import FQEConfig, fqe
 from vla.training.offline_evaluation.fqe_result import rank
 from vla.training.offline_evaluation.policy_actions import predict_actions
+from vla.types import Spec
 
 QUICK = {
     "critic": {"hidden": 32, "ensemble": 2},
@@ -175,6 +177,23 @@ def test_mistakes_are_named(chain: Path, tmp_path: Path) -> None:
         "all .* rewards are 0",
         data={"path": str(chain / "data"), "rewards": {"kind": "env", "scale": 1e-46}},
     )
+
+
+def test_names_that_were_made_up_are_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`state_0` and `action_0` number the dimensions of any robot: they show no sameness."""
+    made_up = Spec({}, ("state_0", "state_1", "state_2"), ("action_0",), (-1.0,), (1.0,), 10.0)
+    monkeypatch.setattr(value_chain, "SPEC", made_up)
+    write_chain(tmp_path / "data", episodes=20)
+    mover("left").save_pretrained(tmp_path / "left")
+    policies = [str(tmp_path / "left")]
+    config = config_of(tmp_path, tmp_path / "out", policies=policies, steps=5, warmup_steps=0)
+    with pytest.warns(DataWarning, match="made up to number a dimension"):
+        result = fqe(config)
+    assert "it is valued as if they were" in result.warnings[-1]
+    kept = json.loads((tmp_path / "out/fqe.json").read_text())
+    assert kept["warnings"] == list(result.warnings)
 
 
 def test_command_line(chain: Path, tmp_path: Path) -> None:

@@ -244,6 +244,10 @@ def _seen(
         policy = load_policy(folder)
         seen += sizes_seen([policy])
         problems += _misfits(config, folder, policy, dataset)
+        doubt = policy.spec.doubt(dataset.spec)
+        if doubt is not None:
+            # with the dataset's own warnings, so that it is printed and kept in fqe.json
+            dataset.add_warning(f"{folder}: {doubt}; it is valued as if they were")
     if problems:
         raise ConfigError(problems)
     return seen
