@@ -6,7 +6,7 @@ L: steps of the episode, S: state dimensions, A: action dimensions, H and W: ima
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from vla.common.renamed import former_attributes
 from vla.data.errors import DataError, is_lfs_pointer
+from vla.data.extras import check_extras
 from vla.types import Spec
 
 Scalar = int | float | str | bool
@@ -42,6 +43,9 @@ class Episode:
         info: what else to remember (seed, noise, ...); saved as JSON.
         instructions: L texts, if the instruction changes within the episode (sub-tasks); None if
             `instruction` holds throughout.
+        extras: name -> (L,) or (L, D) numbers or truth values: what else is known of each step
+            (`log_prob`, `intervention`, `cost`, `advantage`). A column of the file each, in every
+            episode of a dataset.
     """
 
     images: dict[str, np.ndarray | list[bytes]]
@@ -53,6 +57,7 @@ class Episode:
     instruction: str
     info: dict[str, Scalar] = field(default_factory=dict)
     instructions: Sequence[str] | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -141,6 +146,7 @@ def check_episode(episode: Episode, spec: Spec, index: int) -> None:
             f"{where}: success: shape is {np.shape(episode.success)}, expected {(steps,)}: one "
             "per action"
         )
+    check_extras(where, episode.extras, steps)
     _check_bounds(where, episode.actions, spec)
     for camera in episode.images:
         if camera not in spec.cameras:

@@ -7,8 +7,8 @@ N: frames of the dataset, S: state dimensions, A: action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -51,10 +51,14 @@ class KeyMap(Config):
     """The instruction itself, for all episodes: for datasets that hold none."""
     control_hz: PositiveFloat | None = None
     """Actions per second, for datasets that do not say."""
+    extras: list[str] | None = None
+    """Columns of numbers that are kept with each step beside all that (`Episode.extras`), for
+    datasets of LeRobot's format; by default those that a dataset of this package has, and
+    `intervention`. An empty list reads none."""
     split: str | None = None
     """Which part to read if the dataset has named parts, for example `train`; all by default."""
 
-    @field_validator("state", "action", mode="before")
+    @field_validator("state", "action", "extras", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         # `state=qpos[:6]`: within a list YAML would want it quoted, since it has brackets itself
@@ -71,6 +75,7 @@ class Columns:
         rewards: float32 (N,); zeros if the dataset has none.
         success: bool (N,); False if the dataset does not say.
         terminated: bool (N,), True at true ends; False if the dataset does not say.
+        extras: name -> float32, int64 or bool (N,) or (N, D), further columns.
     """
 
     state: np.ndarray
@@ -78,6 +83,7 @@ class Columns:
     rewards: np.ndarray
     success: np.ndarray
     terminated: np.ndarray
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 Image = bytes | np.ndarray

@@ -26,11 +26,11 @@ from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.files import files_of, refuse_archive
 from vla.data.formats.common.other_makers import recognised_format, unknown_files
-from vla.data.image_transforms import ImageTransforms
-from vla.data.resizing import ImageResizing
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.statistics import true_statistics
+from vla.data.storage.image_transforms import ImageTransforms
 from vla.data.storage.remote_files import as_url
+from vla.data.storage.resizing import ImageResizing
 from vla.types import ImageSize, Spec
 
 _READER_COLUMNS = (
@@ -426,6 +426,7 @@ class EpisodeDataset:
             instruction=self.instructions[int(row["task_index"])],
             info=json.loads(row["info"]),
             instructions=self._changing_instructions(start, stop),
+            extras={name: values[start:stop] for name, values in columns.extras.items()},
         )
 
     def _changing_instructions(self, start: int, stop: int) -> list[str] | None:

@@ -34,8 +34,11 @@ def resumed_state(
     """
     info = json.loads((root / schema.INFO).read_text())
     _check_same_spec(root, spec)
-    _check_same_video(root, info["features"], schema.features(spec, video))
+    base = schema.features(spec, video)
+    _check_same_video(root, info["features"], base)
     state = WriterState(int(info["total_episodes"]), int(info["total_frames"]))
+    if state.episodes:
+        state.extras = {name: f for name, f in info["features"].items() if name not in base}
     if video is not None:
         state.videos = {camera: OpenVideo() for camera in spec.cameras}
     for leftover in root.rglob("*" + TEMPORARY_SUFFIX):

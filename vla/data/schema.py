@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from vla.data.episode import Episode
+from vla.data.extras import as_stored
 from vla.data.storage.checksums import CHECKSUM
 from vla.data.storage.video import VideoConfig
 from vla.types import Spec, SpecError
@@ -66,7 +67,8 @@ def load_spec(path: Path) -> Spec:
 
 
 def features(spec: Spec, video: VideoConfig | None = None) -> dict[str, dict[str, Any]]:
-    """The `features` of info.json; cameras are images in the data files if `video` is None."""
+    """The `features` of info.json that every dataset has; cameras are images in the data files if
+    `video` is None."""
 
     def scalar(dtype: str) -> dict[str, Any]:
         # shape [1], not []: LeRobot's loader knows no other way to say one number per step
@@ -128,12 +130,13 @@ def info(
     spec: Spec,
     video: VideoConfig | None = None,
     *,
+    extras: dict[str, dict[str, Any]] | None = None,
     robot_type: str,
     episodes: int,
     frames: int,
     tasks: int,
 ) -> dict[str, Any]:
-    """The content of info.json."""
+    """The content of info.json; `extras` are the features of extra columns."""
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": robot_type or None,
@@ -147,13 +150,13 @@ def info(
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
         "video_path": None if video is None else VIDEO_PATH,
-        "features": features(spec, video),
+        "features": features(spec, video) | (extras or {}),
     }
 
 
 def _matrix(values: np.ndarray) -> pa.Array:
     """(L, D) -> a column of D-vectors; (L, 1) -> a plain column, as LeRobot stores shape [1]."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
+    values = np.ascontiguousarray(values)
     flat = pa.array(values.ravel())
     if values.shape[1] == 1:
         return flat
@@ -191,6 +194,8 @@ def numeric_columns(
     columns["episode_index"] = np.full(steps, index)
     columns["index"] = np.arange(first_frame, first_frame + steps)
     columns["task_index"] = np.full(steps, task_index, np.int64)
+    for name, values in episode.extras.items():
+        columns[name] = as_stored(values)
     return columns
 
 

@@ -42,6 +42,7 @@ from vla.common.versions import installed_versions
 from vla.data import schema
 from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
+from vla.data.extras import check_same_columns, extra_features
 from vla.data.resuming import resumed_state
 from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
 from vla.data.storage.checksums import write_checksummed_json
@@ -136,7 +137,7 @@ class DatasetWriter:
         if not exists:
             # info.json last: a folder that has it is a dataset, and needs its spec to be resumed
             write_checksummed_json(self.root / schema.SPEC, self.spec.to_dict())
-            self._write_info(0, 0, 0)
+            self._write_info(self._state)
 
     def _resume(self) -> None:
         """Takes up the dataset on disk, without what lies beyond its last committed episode."""
@@ -196,11 +197,16 @@ class DatasetWriter:
                 f"{self.root}: episode {first}: the writer is closed; open one with resume=True"
             )
         # all before the first is written: a bad one must not leave its predecessors half committed
+        extras = self._state.extras
         for index, episode in enumerate(episodes, first):
             check_episode(episode, self.spec, index)
+            # the first episode decides which extra columns there are
+            extras = extra_features(episode.extras) if extras is None else extras
+            check_same_columns(f"episode {index}", episode.extras, extras)
         if not episodes:
             return []
         state = self._state.copy()  # the writer's own changes only when all is on disk
+        state.extras = extras
         for episode in episodes:
             self._join(state, episode)
         self._write_tail(state)
@@ -210,7 +216,7 @@ class DatasetWriter:
         self._stats_are_ahead = True
         self._write_stats(state)
         # The commit: until this rename, readers see the dataset as it was before.
-        self._write_info(state.episodes, state.frames, len(state.instructions))
+        self._write_info(state)
         self._stats_are_ahead = False
         self._state = state
         return list(range(first, state.episodes))
@@ -327,14 +333,15 @@ class DatasetWriter:
         tables = [pa.Table.from_pylist(state.rows, schema=_episodes_schema(state.rows[0]))]
         write_row_groups(numbered(self.root, schema.EPISODES_PATH, table_file), tables)
 
-    def _write_info(self, episodes: int, frames: int, tasks: int) -> None:
+    def _write_info(self, state: WriterState) -> None:
         values = schema.info(
             self.spec,
             self.video,
+            extras=state.extras,
             robot_type=self.robot_type,
-            episodes=episodes,
-            frames=frames,
-            tasks=tasks,
+            episodes=state.episodes,
+            frames=state.frames,
+            tasks=len(state.instructions),
         )
         write_checksummed_json(self.root / schema.INFO, values)
 

@@ -26,6 +26,7 @@ class WriterState:
         data_file: number of the newest data file.
         rows: of the newest file of the episodes table.
         videos: camera -> its newest video file; empty if images are stored.
+        extras: features of the extra columns; None before the first episode, which decides them.
     """
 
     episodes: int = 0
@@ -37,6 +38,7 @@ class WriterState:
     data_file: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     videos: dict[str, OpenVideo] = field(default_factory=dict)
+    extras: dict[str, dict[str, Any]] | None = None
 
     def copy(self) -> WriterState:
         """A state that may change without changing this one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +37,8 @@ class Batch:
         timesteps: int64 (B, T), index of the step in its episode.
         mask: bool (B, T).
         task_index: int64 (B,).
+        extras: name -> (B, T) or (B, T, D), further columns that were asked for; padded steps
+            repeat the nearest real one.
     """
 
     # images of a batch are most of its bytes: as uint8 they take a quarter of the copy to a GPU
@@ -54,6 +56,7 @@ class Batch:
     timesteps: Tensor
     mask: Tensor
     task_index: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -67,11 +70,13 @@ class Batch:
         steps that temporal-difference learning needs.
         """
         values: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            # these two have no axis of steps; images are cut one by one below
-            if field.name not in ("images", "instruction", "task_index"):
-                values[field.name] = getattr(self, field.name)[:, start:stop]
-        values["images"] = {camera: image[:, start:stop] for camera, image in self.images.items()}
+        for column in dataclasses.fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, dict):
+                values[column.name] = {name: part[:, start:stop] for name, part in value.items()}
+            # these two have no axis of steps
+            elif column.name not in ("instruction", "task_index"):
+                values[column.name] = value[:, start:stop]
         return dataclasses.replace(self, **values)
 
     def select(self, rows: np.ndarray) -> Self:
@@ -85,21 +90,20 @@ class Batch:
 
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
-        """The windows of all batches, one batch after the other; of cameras those that all have."""
+        """The windows of all batches, one batch after the other; of cameras and extra columns those
+        that all have."""
         if len(batches) == 1:
             return batches[0]
-        first = batches[0]
         values: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            parts = [getattr(batch, field.name) for batch in batches]
+        for column in dataclasses.fields(cls):
+            parts = [getattr(batch, column.name) for batch in batches]
             if isinstance(parts[0], Tensor):
-                values[field.name] = torch.cat(parts)
+                values[column.name] = torch.cat(parts)
         values["instruction"] = [text for batch in batches for text in batch.instruction]
-        values["images"] = {
-            camera: torch.cat([batch.images[camera] for batch in batches])
-            for camera in first.images
-            if all(camera in batch.images for batch in batches)
-        }
+        for name in ("images", "extras"):
+            parts = [getattr(batch, name) for batch in batches]
+            shared = [key for key in parts[0] if all(key in part for part in parts)]
+            values[name] = {key: torch.cat([part[key] for part in parts]) for key in shared}
         return cls(**values)
 
     def observation(self, t: int = -1) -> Observation:

@@ -548,7 +548,9 @@ def contents(root: Path) -> list[object]:
     """All that a training sees."""
     dataset = EpisodeDataset(root)
     found: list[object] = [dataset.spec.to_dict(), dataset.episodes.to_json(), dataset.instructions]
-    found += [value.tobytes() for value in vars(dataset.columns).values()]
+    columns = dict(vars(dataset.columns))
+    arrays = [*columns.pop("extras").values(), *columns.values()]
+    found += [value.tobytes() for value in arrays]
     return found + [picture.tobytes() for _, picture in dataset.images("front")]
 
 

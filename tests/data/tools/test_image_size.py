@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vla.cli import app
 from vla.data import DataError, DatasetWriter, EpisodeDataset
-from vla.data.resizing import resized_image
+from vla.data.storage.resizing import resized_image
 from vla.data.tools.conversion import convert
 from vla.types import ImageSize
 

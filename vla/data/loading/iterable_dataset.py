@@ -87,6 +87,8 @@ def _example(batch: Batch, row: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for camera, image in batch.images.items():
         found[f"images.{camera}"] = image[row].numpy().copy()
+    for name, values in batch.extras.items():
+        found[f"extras.{name}"] = np.array(values[row].numpy())
     for field in dataclasses.fields(Batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):

@@ -53,6 +53,7 @@ class Windows:
         cache: where decoded frames are kept, "ram", "disk" or "shared" (see `FrameCache`).
         episodes: indices of the episodes to use; all by default.
         cameras: which cameras to load; all of the spec by default.
+        extras: which extra columns of the dataset the batches hold.
         cache_folder: where caches lie (see `FrameCache`).
         progress: called with (frames done, frames in all) while frames are decoded.
         threads: that copy the images of a batch, the caller's included.
@@ -65,14 +66,15 @@ class Windows:
         returns: float32 (N,), discounted returns to go.
         terminals: bool (N,).
         reward_config: what made the three of them.
+        extras: name -> (N,) or (N, D), the extra columns that were asked for.
         success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
         lengths: int64 (E,), steps of the chosen episodes; all arrays above hold them side by side.
 
     Raises:
-        DataError: no episode is chosen or an index is unknown, a number is NaN, or an image is
-            damaged.
+        DataError: no episode is chosen or an index is unknown, a number is NaN, an image is
+            damaged, or there is no such extra column.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Windows:
         cache: Storage = "ram",
         episodes: Sequence[int] | None = None,
         cameras: Sequence[str] | None = None,
+        extras: Sequence[str] = (),
         cache_folder: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
         threads: int = 1,
@@ -106,6 +109,7 @@ class Windows:
         self.discount = discount
         self.reward_config = rewards or RewardConfig()
         self.episodes = _chosen(dataset, episodes)
+        self._extra_names = _chosen_extras(dataset, extras)
         self._read_numbers()
         self._cache = FrameCache(
             dataset,
@@ -128,6 +132,7 @@ class Windows:
         columns = self.dataset.columns
         self.actions = columns.actions[frame_N]
         self.states = columns.state[frame_N]
+        self.extras = {name: columns.extras[name][frame_N] for name in self._extra_names}
         self.success = _from_then_on(columns.success[frame_N], lengths)
         # Rewards are shaped over the whole dataset: their normalisation must not depend on which
         # episodes are chosen, and a held-out episode is scaled as a training one.
@@ -228,6 +233,7 @@ class Windows:
             timesteps=_tensor(step_BT - start_B1),
             mask=_tensor(mask_BT),
             task_index=_tensor(task_B),
+            extras={name: _tensor(_rows(rows, step_BT)) for name, rows in self.extras.items()},
         )
 
 
@@ -270,6 +276,18 @@ def _chosen(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> list[int
                 f"there are 0 to {dataset.num_episodes - 1}"
             )
     return chosen
+
+
+def _chosen_extras(dataset: EpisodeDataset, names: Sequence[str]) -> list[str]:
+    """The extra columns to use. Raises DataError if the dataset has no such column."""
+    there = list(dataset.unchecked_columns.extras) if names else []
+    for name in names:
+        if name not in there:
+            raise DataError(
+                f"{dataset.root}: there is no extra column {name!r}; it has: "
+                f"{', '.join(there) or 'none'}"
+            )
+    return list(names)
 
 
 def _rows(array: np.ndarray, index: np.ndarray) -> np.ndarray:

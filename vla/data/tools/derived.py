@@ -238,7 +238,9 @@ def _finished(
     if plan.change is not None:
         episode = plan.change(episode, source, index)
     images = {camera: future.result() for camera, future in cameras.items()}
-    episode = replace(episode, images=images, info=provenance(dataset, index, episode))
+    extras = {name: episode.extras[name] for name in plan.extras()}
+    info = provenance(dataset, index, episode)
+    episode = replace(episode, images=images, info=info, extras=extras)
     if not cameras:  # no thread has counted its frames
         meter.add(plan.length(place))
     try:

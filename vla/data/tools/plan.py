@@ -5,17 +5,17 @@ L: steps of an episode.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from vla.common.registry import name_of
 from vla.data.episode import Episode, Scalar
+from vla.data.extras import extra_features
 from vla.data.format import RECORDED, KeyMap
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
@@ -56,9 +56,31 @@ class Plan:
         said = self.labels.union(*(dataset.recorded for dataset in self.sources))
         return sorted(RECORDED - said)
 
+    def extras(self) -> list[str]:
+        """The extra columns of the new dataset: those that all sources have, alike."""
+        parts = [_extra_features(dataset) for dataset in self.sources]
+        first, *others = parts
+        return [name for name in first if all(first[name] == part.get(name) for part in others)]
+
     def length(self, place: tuple[int, int]) -> int:
         """Steps of an episode of a source."""
         return int(self.sources[place[0]].episodes["length"].iloc[place[1]])
+
+
+def _extra_features(dataset: EpisodeDataset) -> dict[str, dict[str, Any]]:
+    return extra_features(dataset.unchecked_columns.extras)
+
+
+def left_out_extras(sources: Sequence[EpisodeDataset], kept: Sequence[str]) -> list[str]:
+    """A line that names the extra columns that are not kept; none if all are."""
+    found = []
+    for dataset in sources:
+        names = [name for name in _extra_features(dataset) if name not in kept]
+        if names:
+            found.append(f"{dataset.name}: {', '.join(names)}")
+    if not found:
+        return []
+    return [f"extra columns that not all datasets have alike are left out: {'; '.join(found)}"]
 
 
 def key_options(format: str | None, keys: KeyMap | None) -> dict[str, Any]:
@@ -97,7 +119,12 @@ def _fingerprint(dataset: EpisodeDataset) -> str:
     if dataset.num_changing:
         # otherwise the table says it, and recipes from before stay what they were
         content.update(dataset.task_of_frames.tobytes())
-    for values in dataclasses.astuple(dataset.unchecked_columns):
+    columns = dataset.unchecked_columns
+    arrays = [getattr(columns, part.name) for part in fields(columns) if part.name != "extras"]
+    for name, values in columns.extras.items():
+        content.update(name.encode())
+        arrays.append(values)
+    for values in arrays:
         content.update(np.ascontiguousarray(values).tobytes())
     return content.hexdigest()
 

@@ -125,6 +125,7 @@ def resampled_episode(episode: Episode, r: Fraction, kinds: list[Kind]) -> Episo
         instructions=None if texts is None else [texts[t] for t in nearest],
         images=images,
         state=episode.state[nearest],
+        extras={name: values[nearest] for name, values in episode.extras.items()},
         actions=_actions(episode.actions, r, kinds),
         rewards=rewards.astype(np.float32),
         success=_success(episode.success, due, len(nearest)),

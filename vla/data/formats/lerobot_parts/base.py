@@ -18,6 +18,7 @@ import pandas as pd
 
 from vla.data import schema
 from vla.data.errors import DataError
+from vla.data.extras import extra_dtype
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
 from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.files import read_json
@@ -332,6 +333,7 @@ class LeRobotFolder(DatasetReader):
                 rewards=self._single(self._mapping.reward),
                 success=self._single(self._mapping.success) > 0,
                 terminated=self._single(schema.TERMINATED if has_ends else None) > 0,
+                extras={name: self._extra(name) for name in self._mapping.extras},
             )
             self._numbers = {}  # copied above; twice in memory would be too much
         return self._columns
@@ -342,6 +344,9 @@ class LeRobotFolder(DatasetReader):
         names: dict[str, type[Any]] = dict.fromkeys(self._mapping.numeric, np.float32)
         if "terminated" in self.recorded:
             names[schema.TERMINATED] = np.float32
+        for name in self._mapping.extras:
+            # a column that is the state too is read as that
+            names.setdefault(name, extra_dtype(self.info.features[name].dtype))
         for name, dtype in _INDEX.items():
             if name in self.info.features and self._files.has(name):
                 names[name] = dtype
@@ -381,6 +386,12 @@ class LeRobotFolder(DatasetReader):
         if not parts:
             return np.zeros((int(self._table["length"].sum()), 0), np.float32)
         return np.concatenate([self._numbers[p.key][:, list(p.dims)] for p in parts], axis=1)
+
+    def _extra(self, name: str) -> np.ndarray:
+        """An extra column, (N,) or (N, D), in the type in which it is stored."""
+        self._load()
+        values = self._numbers[name]
+        return values[:, 0].copy() if values.shape[1] == 1 else values.copy()
 
     def _single(self, name: str | None) -> np.ndarray:
         """A column of one number per row, float32 (N,); zeros without a name."""

@@ -18,6 +18,11 @@ _KINDS = (r"joint|qpos", r"cartesian|eef|ee_|tcp|pose", r"vel", r"torque|effort"
 """Words of the spaces that one action may be given in: several of them are alternatives."""
 
 
+def is_bookkeeping(name: str) -> bool:
+    """Whether a feature says where a row stands, or what came of it, in every dataset."""
+    return name in _BOOKKEEPING or name in (schema.DONE, schema.TERMINATED)
+
+
 def is_vector(feature: Feature) -> bool:
     """Whether a row holds numbers that a state or an action can be made of."""
     return feature.dtype in NUMERIC and feature.width <= MAX_WIDTH and not is_picture(feature)

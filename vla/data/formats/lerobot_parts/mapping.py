@@ -10,11 +10,14 @@ from pathlib import Path
 
 from vla.data import schema
 from vla.data.errors import DataError
+from vla.data.extras import INTERVENTION, is_extra_name
 from vla.data.format import KeyMap
 from vla.data.formats.common.dimensions import Part, part
 from vla.data.formats.lerobot_parts.conventions import (
     MAX_WIDTH,
     action_candidates,
+    is_bookkeeping,
+    is_vector,
     not_read,
     typed,
     usual_action,
@@ -35,6 +38,7 @@ class Mapping:
         cameras: camera -> feature.
         state, action: dimensions of features that are put side by side.
         reward, success: a feature, or None.
+        extras: features that are kept beside all these.
         warnings: what was chosen by convention, and what is left out.
     """
 
@@ -43,6 +47,7 @@ class Mapping:
     action: list[Part]
     reward: str | None
     success: str | None
+    extras: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -85,12 +90,20 @@ def map_features(
     instruction = modality.annotations.get(instruction, instruction)
     # texts and indices are read as the instruction: they are no numbers that were left out
     used = {*keys_of(state), *keys_of(action), reward, success, instruction}
+    extras = _map_extras(root, features, keys, used)
+    used |= set(extras)
     chosen = keys.model_dump(exclude_none=True)
     state_keys, action_keys = keys_of(state), keys_of(action)
     left = not_read(features, {n for n in used if n}, state_keys, action_keys, chosen=set(chosen))
     warnings = [f"{path}: {sentence}" for sentence in (*chooser.warnings, *depth, *left)]
     return Mapping(
-        cameras, state, action, reward, success, (*modality.warnings, *dict.fromkeys(warnings))
+        cameras,
+        state,
+        action,
+        reward,
+        success,
+        extras,
+        (*modality.warnings, *dict.fromkeys(warnings)),
     )
 
 
@@ -216,6 +229,29 @@ class _Chooser:
         if candidates:
             remedy = f"name what is the action, for example `{typed('action', candidates)}`"
         return DataError(f"{self.path}: features lack 'action' (there are: {there}); {remedy}")
+
+
+def _map_extras(
+    root: Path, features: dict[str, Feature], keys: KeyMap, used: set[str | None]
+) -> tuple[str, ...]:
+    """Features that are kept as extra columns.
+
+    Raises DataError if a key names one that there is not, or that has no numbers.
+    """
+    there = [name for name, feature in features.items() if is_vector(feature)]
+    free = [name for name in there if name not in used and not is_bookkeeping(name)]
+    if keys.extras is not None:
+        for name in keys.extras:
+            if name not in there:
+                raise DataError(
+                    f"{root / schema.INFO}: extras: no feature {name!r} of numbers; there are: "
+                    f"{', '.join(free) or 'none'}; name some of them"
+                )
+        return tuple(keys.extras)
+    # in a dataset that was written here, what is no feature of every dataset is an extra column
+    if (root / schema.SPEC).exists():
+        return tuple(name for name in free if is_extra_name(name))
+    return tuple(name for name in free if name == INTERVENTION)
 
 
 def _map_cameras(

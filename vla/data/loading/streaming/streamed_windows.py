@@ -36,8 +36,8 @@ class StreamedWindows(Windows):
             on top.
         decoders: threads that decode; by default one per core, shared among the processes of this
             machine.
-        history, chunk, next_step, discount, rewards, episodes, cameras, threads, pin_memory: see
-        `Windows`.
+        history, chunk, next_step, discount, rewards, episodes, cameras, extras, threads,
+        pin_memory: see `Windows`.
 
     Raises:
         DataError: see `Windows`; or the memory does not hold a few windows.
@@ -56,6 +56,7 @@ class StreamedWindows(Windows):
         rewards: RewardConfig | None = None,
         episodes: Sequence[int] | None = None,
         cameras: Sequence[str] | None = None,
+        extras: Sequence[str] = (),
         memory_gb: float = 4.0,
         decoders: int | None = None,
         threads: int = 1,
@@ -73,6 +74,7 @@ class StreamedWindows(Windows):
             rewards=rewards,
             episodes=episodes,
             cameras=[],
+            extras=extras,
             threads=threads,
             pin_memory=pin_memory,
         )

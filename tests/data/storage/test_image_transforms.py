@@ -17,8 +17,8 @@ from vla.data import (
     Windows,
     encode_png,
 )
-from vla.data.image_transforms import turned
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
+from vla.data.storage.image_transforms import turned
 from vla.data.tools.conversion import convert
 
 EXPECTED = {

@@ -15,7 +15,7 @@ from vla.data import DataError, DatasetWriter, Episode, EpisodeDataset, FrameCac
 from vla.data.loading import frame_cache
 from vla.data.loading.frame_cache import kept_damage
 from vla.data.loading.streaming.streamed_windows import StreamedWindows
-from vla.data.resizing import resized_image
+from vla.data.storage.resizing import resized_image
 from vla.types import ImageSize, Spec, resized
 
 SIZE = ImageSize(12, 10)
