@@ -25,7 +25,7 @@ from vla.data.formats.common.episodic_reader import (
     whole_part,
 )
 from vla.data.formats.common.files import fingerprint, inside
-from vla.data.formats.common.image_size import file_image_size
+from vla.data.storage.image_files import file_image_size
 from vla.data.formats.common.unread import unread_numbers
 from vla.data.formats.rlds_parts.features import (
     FEATURES,
