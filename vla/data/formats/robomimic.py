@@ -21,7 +21,15 @@ from vla.data.formats.arrays_parts.hdf5_file import SUFFIXES, Hdf5File
 from vla.data.formats.arrays_parts.reader import ArrayEpisodesReader
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, camera_name
 from vla.data.formats.common.files import parse_json
-from vla.data.formats.common.hdf5 import child, children, dataset_at, is_group, opened, text, values_of
+from vla.data.formats.common.hdf5 import (
+    child,
+    children,
+    dataset_at,
+    is_group,
+    opened,
+    text,
+    values_of,
+)
 from vla.data.formats.common.names import natural
 
 _PROPRIOCEPTION = ("eef_pos", "eef_quat", "gripper_qpos")

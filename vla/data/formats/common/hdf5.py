@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.errors import DataError
 from vla.common.foreign.sizes import why_too_large
+from vla.data.errors import DataError
 from vla.data.formats.common.files import check_plain, library_errors
 from vla.data.formats.common.names import natural
 
