@@ -173,10 +173,7 @@ def black_png(side: int) -> bytes:
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
-            struct.pack(">I", len(data))
-            + name
-            + data
-            + struct.pack(">I", zlib.crc32(name + data))
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         )
 
     packer = zlib.compressobj(9)
