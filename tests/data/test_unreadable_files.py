@@ -10,7 +10,7 @@ from vla.data import EpisodeDataset
 from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.formats.common.files import read_json, read_text
-from vla.data.formats.common.image_size import file_image_size
+from vla.data.storage.image_files import file_image_size
 from vla.data.storage.video import VideoReader
 
 POINTER = (
@@ -50,7 +50,7 @@ def test_texts_and_images(tmp_path: Path) -> None:
             read(tmp_path, tmp_path / "meta.json")
     with pytest.raises(DataError, match="git lfs pull"):
         decode_image(POINTER)
-    with pytest.raises(DataError, match=r"front/0.png: is a pointer of Git LFS"):
+    with pytest.raises(DataError, match=r"front/0.png: a pointer of Git LFS"):
         file_image_size(POINTER, "front/0.png")
 
 

@@ -18,8 +18,10 @@ def expanded_path(text: str) -> str:
 
     What lies there under the very name, dollars and all, is left as it is.
 
-    Raises UserError if a variable is not set, or there is no such user.
+    Raises UserError if the text holds a NUL, a variable is not set, or there is no such user.
     """
+    if "\0" in text:
+        raise UserError(f"{text!r} holds a NUL character, which no path may; leave it out")
     if not ("$" in text or text.startswith("~")) or os.path.lexists(text):
         return text
 

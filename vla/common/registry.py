@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ KINDS = {
 """kind -> the package whose files are scanned for it."""
 
 T = TypeVar("T")
+
+
+class PlugInWarning(FutureWarning):
+    """A plug-in cannot be loaded, and the command goes on without it."""
+
+
 _registry: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _former: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
 
@@ -183,7 +190,22 @@ def _identity(registered_object: Any) -> tuple[str, str]:
 @functools.cache
 def _load_plugins() -> None:
     for entry_point in importlib.metadata.entry_points(group="vla.plugins"):
-        entry_point.load()
+        before = {kind: dict(known) for kind, known in _registry.items()}
+        try:
+            entry_point.load()
+        except (Exception, SystemExit) as error:  # code of others: any of them
+            # what it registered before it failed may lack the rest
+            for kind, known in before.items():
+                _registry[kind].clear()
+                _registry[kind].update(known)
+            package = entry_point.dist.name if entry_point.dist else entry_point.value
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            warnings.warn(
+                f"the plug-in {entry_point.name!r} of the package {package!r} is left out, since "
+                f"it cannot be loaded ({reason}); update it, or remove it: pip uninstall {package}",
+                PlugInWarning,
+                stacklevel=2,
+            )
 
 
 @functools.cache

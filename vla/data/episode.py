@@ -14,16 +14,15 @@ import numpy as np
 from PIL import Image
 
 from vla.common.renamed import former_attributes
-from vla.data.errors import DataError, is_lfs_pointer
+from vla.data.errors import DataError
 from vla.data.extras import check_extras
+from vla.data.storage.image_files import decode_image as decode_image
 from vla.types import Spec
 
 Scalar = int | float | str | bool
 _ROUNDING = 1e-6
 """What an action may lie beyond a limit, as a share of limits larger than 1: float32 rounds."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-"""Pillow's modes of one channel of 16 or 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -88,33 +87,6 @@ def encode_png(image: np.ndarray) -> bytes:
     # Level 1 costs a third of the default's time for a few per cent more bytes.
     Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """An image file (PNG, JPEG, WebP or BMP) -> uint8 (H, W, 3) RGB.
-
-    Gray becomes RGB, an alpha channel is left out. Raises DataError if it is no image, or one of
-    more than 8 bits a channel, such as depth.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            # Pillow opens a PNG of 16 bits a channel as RGB of 8: only byte 24 of the file, the
-            # bit depth, tells that half of it would be lost.
-            deep_png = data[:8] == _PNG_SIGNATURE and data[24] > 8
-            if image.mode in _DEEP or deep_png:
-                raise DataError(
-                    "a picture of more than 8 bits a channel, such as depth, which would lose "
-                    "what it holds; leave the camera out, or store it as 8 bits"
-                )
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
-        if is_lfs_pointer(data):
-            raise DataError(
-                "a pointer of Git LFS, not the image itself: run `git lfs pull` in its folder"
-            ) from error
-        raise DataError(
-            f"not a readable image file ({len(data)} bytes): {error}; record the frame again"
-        ) from error
 
 
 def png_size(data: bytes) -> tuple[int, int]:

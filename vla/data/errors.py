@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vla.common.errors import DataWarning as DataWarning
 from vla.common.errors import UserError
+from vla.common.foreign.plain_files import why_not_plain
 
 
 class DataError(UserError):
@@ -53,6 +54,8 @@ def unreadable(path: Path, problem: str) -> DataError:
 def first_bytes(path: Path) -> bytes | None:
     """The beginning of a file; None if it cannot be opened."""
     try:
+        if why_not_plain(path):  # it would be waited for
+            return None
         with open(path, "rb") as file:
             return file.read(_LOOKED_AT)
     except OSError:

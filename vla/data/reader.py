@@ -19,12 +19,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from vla.common.foreign.texts import why_no_instruction
 from vla.common.registry import registered
 from vla.common.renamed import announce_renamed
 from vla.data.episode import Episode, check_finite, decode_image
 from vla.data.errors import DataError, DataWarning
 from vla.data.format import Columns, DatasetReader, Image, KeyMap
-from vla.data.formats.common.files import files_of, refuse_archive
+from vla.data.formats.common.files import check_plain, files_of, refuse_archive
 from vla.data.formats.common.other_makers import recognised_format, unknown_files
 from vla.data.select import Episodes, chosen_episodes
 from vla.data.statistics import true_statistics
@@ -63,6 +64,7 @@ def dataset_name(root: Path) -> str:
 def _open(root: Path, format: str | None, keys: KeyMap | None) -> DatasetReader:
     if not root.exists():
         raise DataError(f"{root}: no such folder; {_where_else(root)}")
+    check_plain(root)
     refuse_archive(root)
     # All formats are imported, since one is recognised only by its own `matches`.
     formats: dict[str, Any] = registered("formats")
@@ -133,6 +135,10 @@ class EpisodeDataset:
         self.spec: Spec = self._transforms.spec(self.reader.spec)
         self.name = dataset_name(Path(root))
         self.instructions: list[str] = self.reader.instructions
+        for number, text in enumerate(self.instructions):
+            problem = why_no_instruction(text)
+            if problem:
+                raise DataError(f"{self.root}: instruction {number} {problem}")
         self.metadata: dict[str, Any] = self.reader.metadata
         self._episodes: pd.DataFrame | None = None
         self._resizing = ImageResizing(self.root, self.spec, {})

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vla.common.foreign.json_files import read_json
 from vla.data.episode import Episode
 from vla.data.extras import as_stored
 from vla.data.storage.checksums import CHECKSUM
@@ -61,7 +62,7 @@ def spec_of(values: dict[str, Any]) -> Spec:
 def load_spec(path: Path) -> Spec:
     """The spec in the file `SPEC`. Raises FileNotFoundError, or SpecError naming the file."""
     try:
-        return spec_of(json.loads(path.read_text()))
+        return spec_of(read_json(path))
     except (ValueError, AttributeError) as error:
         raise SpecError(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from vla.config import Choice, PathText, RootConfig
+from vla.config.numbers import BatchSize, Seed
 from vla.sim_eval.rollouts.settings import BATCH_SIZE, RolloutSettings
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -20,7 +21,7 @@ class EvalConfig(RootConfig):
     """"expert", "random", or the folder of a checkpoint."""
     episodes_per_task: int = Field(20, ge=0)
     """Episodes of each task; 20 give a 95 % interval of about +- 20 points, 100 one of +- 10."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """The same seed gives every policy the same starts."""
     workers: int | None = Field(None, ge=0)
     """Processes that step and render envs; null: one for each core, or half as many where the
@@ -34,7 +35,7 @@ class EvalConfig(RootConfig):
     num_envs: int | None = Field(None, ge=1)
     """Episodes that run at the same time; null: `batch_size` for each worker, and that twice at
     least."""
-    batch_size: int = Field(BATCH_SIZE, ge=1)
+    batch_size: BatchSize = BATCH_SIZE
     """Episodes of a task that advance in lockstep and share the policy's batches. Results are the
     same to the bit for the same value; a large policy on a GPU wants more."""
     # its default knows the machine alone: records must not depend on the number of workers

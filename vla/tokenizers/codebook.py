@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.config.numbers import Seed
 from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
 from vla.tokenizers.chunks import ActionRange, Quantiles
 
@@ -24,7 +25,7 @@ class CodebookConfig(TokenizerConfig):
     quantiles: Quantiles = (0.0, 1.0)
     """Lower and upper quantile of the data that are scaled to -1 and 1; values beyond are
     clipped."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the random starts of k-means."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from vla.config import Choice, Config, PathText, RootConfig
+from vla.config.numbers import MOST_COUNT, MOST_WEIGHT, BatchSize, Count, Seed, Weight
 from vla.data.dataset_config import DatasetConfig
 from vla.data.held_out import HELD_OUT_FRACTION
 from vla.data.rewards import RewardConfig
@@ -36,7 +37,7 @@ class RobotDatasetConfig(DatasetConfig):
     cameras: dict[str, str] | None = None
     """Camera slot of the policy -> camera of the dataset. Robots share what is learned for a slot;
     other cameras are not loaded. null: every camera is a slot of its name."""
-    weight: PositiveFloat | None = None
+    weight: Weight | None = None
     """How often it is drawn, relative to the other datasets; give it for all of them or for
     none."""
     tokenizer: Annotated[Any, Choice("tokenizers")] | None = None
@@ -58,7 +59,7 @@ class DataConfig(DatasetConfig):
     """Datasets of different robots, by name, in place of `path`: one policy learns from all of
     them, with a shared trunk and for each robot its own cameras, state, actions, tokenizer and
     statistics. All other settings hold for each of them."""
-    multi_robot_temperature: PositiveFloat | None = None
+    multi_robot_temperature: Annotated[float, Field(ge=0.01)] | None = None
     """Without weights a dataset is drawn in proportion to its windows ** (1 / temperature): null or
     1 as the data are, more draws small datasets more often."""
     cache: Literal["ram", "disk", "shared", "stream"] = "ram"
@@ -73,13 +74,15 @@ class DataConfig(DatasetConfig):
     whose instruction changes belongs to the task of its first step."""
     validation_windows: PositiveInt | None = 1024
     """At most this many held-out windows are scored, evenly spread; null scores all."""
-    task_balance: Annotated[float, Field(ge=0)] | None = None
+    task_balance: Annotated[float, Field(ge=0, le=100)] | None = None
     """Temperature of the task weights (see `task_balanced_weights`); null draws each window once
     per epoch."""
     episode_balance: bool = False
     """Draw every episode equally often, however long it is: for data of mixed quality, where
     failures last longest."""
-    task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    task_weights: dict[str, Annotated[float, Field(ge=0, le=MOST_WEIGHT)]] = Field(
+        default_factory=dict
+    )
     """Instruction, or pattern of instructions (`pick *`), -> how many times more often its windows
     are drawn than they would be; the instruction itself counts before patterns, the longest pattern
     before others."""
@@ -137,9 +140,9 @@ class CoTrainingConfig(Config):
 
     path: PathText
     """Folder of pictures with metadata.jsonl (see `vla.data.loading.image_text`)."""
-    weight: PositiveFloat = 1.0
+    weight: Weight = 1.0
     """Weight of the pairs' mean loss beside that of the robot data."""
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Pairs per optimiser step, over all processes and accumulated micro-batches."""
 
 
@@ -157,7 +160,7 @@ class CriticOptimConfig(Config):
         0.999,
     )
     """Decay rates of the first and second moment."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST_COUNT)] = 0
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "constant"] = "constant"
     """After the warm-up: constant, or cosine to `min_lr_fraction` at the last step."""
@@ -185,7 +188,7 @@ class OptimConfig(Config):
     """Decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST_COUNT)] = 100
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: cosine to `min_lr_fraction` at the last step, or constant."""
@@ -270,7 +273,7 @@ class TrainConfig(RootConfig):
 
     out: PathText
     """Run directory: config, versions, metrics, checkpoints and the final policy."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Decides initial weights, data order, held-out episodes, dropout and augmentation."""
     data: DataConfig
     """Demonstrations."""
@@ -289,14 +292,14 @@ class TrainConfig(RootConfig):
     alone."""
     optim: OptimConfig = OptimConfig()
     """Optimiser and schedule."""
-    steps: PositiveInt
+    steps: Count
     """Optimiser steps of the whole run."""
     max_minutes: PositiveFloat | None = None
     """Stop and save after this time of one call, even before `steps`; the schedule still follows
     `steps`."""
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Windows per optimiser step, over all processes and accumulated micro-batches."""
-    grad_accumulation: PositiveInt = 1
+    grad_accumulation: BatchSize = 1
     """Micro-batches per optimiser step; the gradient is that of the whole batch."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.999
     """Decay of the running mean of the weights, which becomes the final policy; null is off."""

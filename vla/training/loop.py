@@ -58,6 +58,7 @@ from vla.training.run_data.batches import step_batches, to_device
 from vla.training.run_data.data_record import check_same_data, record_of, write_record
 from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
+from vla.training.run_data.ineffective import ineffective_settings
 from vla.training.run_data.multi_robot import save_robots
 from vla.training.run_data.opening import Sources, open_data, open_sources
 from vla.training.run_directory import open_run, recorded_precision, write_run
@@ -209,7 +210,7 @@ def _train(
             f"{out}: step {first} of {config.steps}, {data.frames} windows of {data.episodes} "
             f"episodes, {accelerator.num_processes} x {device.type}"
         )
-        for text in data.lines:
+        for text in (*ineffective_settings(config), *data.lines):
             display.say(text)
         if transfer and checkpoint is None:
             for text in transfer.lines():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.texts import is_text
 from vla.types.batch import Batch
 from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
@@ -22,6 +23,9 @@ from vla.types.observation import Observation
 
 MAX_IMAGE_SIDE = 16384
 """Pixels. No camera of a robot has more, and pictures are made of this size before any is seen."""
+
+CONTROL_RATES = (1e-4, 1e6)
+"""Actions per second: from one in three hours to more than any motor follows."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,15 @@ class Spec:
                     f"camera {camera!r}: {h}x{w} is larger than any camera: expected at most "
                     f"{MAX_IMAGE_SIDE} pixels a side"
                 )
-        if not (math.isfinite(self.control_hz) and self.control_hz > 0):
-            raise SpecError(f"control_hz must be positive, got {self.control_hz}")
+        slowest, fastest = CONTROL_RATES
+        if not slowest <= self.control_hz <= fastest:
+            raise SpecError(
+                f"control_hz must be positive, from {slowest:g} to {fastest:g} actions per second, got "
+                f"{self.control_hz:g}"
+            )
+        for text in (*cameras, *self.state_names, *self.action_names):
+            if not is_text(text):
+                raise SpecError(f"the name {text!r} holds half a character; rename it")
 
     def _check_actions(self) -> None:
         count = len(self.action_names)

@@ -172,7 +172,7 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
         ),
         (
             lambda r: (r / "episode_9/front/frame_0.png").write_bytes(b"GIF"),
-            r"frame_0.png: is no image file \(3 bytes\)",
+            r"frame_0.png: not a readable image file \(3 bytes\)",
         ),
         (
             lambda r: (r / "episode_9/instruction.txt").write_bytes(b"\xff"),

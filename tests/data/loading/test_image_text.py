@@ -77,5 +77,5 @@ def test_bad_folders_are_named(kind, tmp_path):
 def test_a_damaged_picture_is_named(tmp_path):
     folder = write(tmp_path / "pairs", ROWS)
     (folder / "1.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"1.png: not a readable picture"):
+    with pytest.raises(DataError, match=r"1.png: not a readable image file"):
         ImageTextPairs(folder).batch(np.array([1]))

@@ -29,9 +29,9 @@ from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader
 from vla.data.formats.common.files import fingerprint, inside, read_text
-from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.common.names import natural
 from vla.data.formats.common.steps_csv import read_steps
+from vla.data.storage.image_files import file_image_size
 
 _STEPS = "steps.csv"
 _INSTRUCTION = "instruction.txt"

@@ -3,6 +3,7 @@ JSON."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from vla.common.registry import register
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.formats.common.files import SOURCE, read_json_lines
+from vla.data.formats.common.files import SOURCE, inside, read_json_lines, read_text
 from vla.data.formats.lerobot_parts.base import LeRobotFolder
 from vla.data.formats.lerobot_parts.checks import (
     check_episodes,
@@ -27,6 +28,9 @@ EPISODES = "meta/episodes.jsonl"
 TASKS = "meta/tasks.jsonl"
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+
+_MANY = 10_000
+"""Lines for each file: more are not looked for."""
 
 
 @register("formats", "lerobot_v2")
@@ -51,6 +55,7 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def read_table(self) -> pd.DataFrame:
         path = self.root / EPISODES
+        self._check_length(path)
         rows = read_json_lines(self.root, path, f"it holds the table of episodes: {SOURCE}")
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
@@ -73,6 +78,19 @@ class LeRobotV2Reader(LeRobotFolder):
         table["row"] = first_frames(table["length"].to_numpy())
         return table
 
+    def _check_length(self, path: Path) -> None:
+        """Raises DataError if a long table names far more episodes than there are files: looking
+        for each of them would take minutes."""
+        lines = read_text(self.root, path, SOURCE).count("\n")
+        if lines <= _MANY:
+            return
+        files = sum(len(names) for _, _, names in os.walk(self.root / "data"))
+        if lines > _MANY * max(1, files):
+            raise DataError(
+                f"{path}: has {lines} lines, and {files} files are in {self.root / 'data'}; copy "
+                "the data folder from the dataset's source, or keep the lines of what is here"
+            )
+
     def read_tasks(self) -> dict[int, str]:
         path = self.root / TASKS
         rows = read_json_lines(self.root, path, f"it holds the instructions: {SOURCE}")
@@ -81,24 +99,38 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def episode_files(self) -> list[Path]:
         template = self.info.data_path or DATA_PATH
-        return [self._path(template, "data_path", int(source)) for source in self._table["source"]]
+        return self._paths(template, "data_path")
 
     def data_paths(self) -> list[Path]:
         # The table has the chosen episodes that are whole by now: only their files are read.
         self._table["row"] = first_frames(self._table["length"].to_numpy())
         return self.episode_files()
 
-    def _path(
-        self,
-        template: str,
-        key: str,
-        source: int,
-        **values: str,
-    ) -> Path:
+    def _paths(self, template: str, key: str, **values: str) -> list[Path]:
+        """The file of each episode of the table. Raises DataError if the template is no path within
+        the dataset, or leads out of it by a link."""
         where = f"{self.root / schema.INFO}: {key}"
-        chunk = source // self.info.chunks_size
-        name = fill(template, where, episode_chunk=chunk, episode_index=source, **values)
-        return named_path(self.root, name, f"{key} of info.json")
+        size = self.info.chunks_size
+        sources = self._table["source"].tolist()
+        first = fill(
+            template,
+            where,
+            episode_chunk=sources[0] // size,
+            episode_index=sources[0],
+            **values,
+        )
+        # the others differ from it in numbers alone
+        named_path(self.root, first, f"{key} of info.json")
+        root = str(self.root)
+        found = []
+        for source in sources:
+            name = template.format(episode_chunk=source // size, episode_index=source, **values)
+            path = Path(root, name)
+            # where nothing lies there is no link to follow, and that takes far longer
+            if os.path.lexists(f"{root}/{name}"):
+                inside(self.root, path)
+            found.append(path)
+        return found
 
     def remedy(self, file: Path) -> str:
         return (
@@ -121,12 +153,13 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def find_video(self, feature: str) -> list[Segment] | None:
         template = self.info.video_path or VIDEO_PATH
+        paths = self._paths(template, "video_path", video_key=feature)
+        columns = (self._table["source"].tolist(), self._table["length"].tolist())
         segments = []
-        for source, length in zip(self._table["source"], self._table["length"], strict=True):
-            path = self._path(template, "video_path", int(source), video_key=feature)
-            segments.append(Segment(path, int(source), 0, int(length), alone=True))
+        for path, source, length in zip(paths, *columns, strict=True):
+            segments.append(Segment(path, source, 0, length, alone=True))
         # No folder at all: the camera was declared and never recorded. One missing file is damage.
-        folders = {segment.path.parent for segment in segments}
-        if not any(folder.is_dir() for folder in folders):
+        folders = {os.path.dirname(segment.path) for segment in segments}
+        if not any(map(os.path.isdir, folders)):
             return None
         return segments

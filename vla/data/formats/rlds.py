@@ -25,7 +25,6 @@ from vla.data.formats.common.episodic_reader import (
     whole_part,
 )
 from vla.data.formats.common.files import fingerprint, inside
-from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.common.unread import unread_numbers
 from vla.data.formats.rlds_parts.features import (
     FEATURES,
@@ -37,6 +36,7 @@ from vla.data.formats.rlds_parts.features import (
     version_folder,
 )
 from vla.data.formats.rlds_parts.tfrecord import Example, index_records, read_record
+from vla.data.storage.image_files import file_image_size
 
 ASSUMED_HZ = 5.0
 """If the keys do not say: TFDS stores no control rate. It is that of Bridge."""

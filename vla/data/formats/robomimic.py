@@ -21,7 +21,15 @@ from vla.data.formats.arrays_parts.hdf5_file import SUFFIXES, Hdf5File
 from vla.data.formats.arrays_parts.reader import ArrayEpisodesReader
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, camera_name
 from vla.data.formats.common.files import parse_json
-from vla.data.formats.common.hdf5 import child, children, dataset_at, is_group, opened, text
+from vla.data.formats.common.hdf5 import (
+    child,
+    children,
+    dataset_at,
+    is_group,
+    opened,
+    text,
+    values_of,
+)
 from vla.data.formats.common.names import natural
 
 _PROPRIOCEPTION = ("eef_pos", "eef_quat", "gripper_qpos")
@@ -96,7 +104,13 @@ class RobomimicReader(ArrayEpisodesReader):
                     f"{self.root}: no mask {self.keys.split!r}; it has: "
                     f"{', '.join(known) or 'none'}"
                 )
-            wanted = {text(name) for name in child(masks, self.keys.split)[()]}
+            mask = dataset_at(masks, self.keys.split)
+            if mask is None:
+                raise DataError(
+                    f"{self.root}: mask {self.keys.split!r} is a group, expected names of "
+                    f"demonstrations; it has: {', '.join(known)}"
+                )
+            wanted = {text(name) for name in np.ravel(values_of(mask))}
             missing = sorted(wanted - set(demos), key=natural)
             if missing:
                 raise DataError(

@@ -22,7 +22,6 @@ from vla.data.format import Image, KeyMap
 from vla.data.formats.common.dimensions import Part
 from vla.data.formats.common.episodic_reader import EpisodeNumbers, EpisodicReader, distinct_names
 from vla.data.formats.common.files import fingerprint, inside
-from vla.data.formats.common.image_size import file_image_size
 from vla.data.formats.common.names import natural
 from vla.data.formats.common.unread import listing
 from vla.data.formats.rosbag_parts.messages import (
@@ -35,6 +34,7 @@ from vla.data.formats.rosbag_parts.messages import (
     why_no_image,
 )
 from vla.data.formats.rosbag_parts.recording import Recording, files_of, opened, recording_paths
+from vla.data.storage.image_files import file_image_size
 
 _STRING = "std_msgs/msg/String"
 _INSTRUCTIONS = ("instruction", "language_instruction", "task", "prompt")

@@ -14,10 +14,10 @@ import numpy as np
 
 from vla.common.cores import usable_cores
 from vla.common.progress import ProgressCallback
-from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
+from vla.data.storage.image_codec import as_frame
 
 _BLOCK_BYTES = 16 * 2**20
 _LONGEST = 512  # frames: an episode of very small images is not divided before
@@ -88,7 +88,7 @@ def fill(
                 "restore the data folder"
             )
         try:
-            image = decode_image(picture) if isinstance(picture, bytes) else picture
+            image = as_frame(picture, (size[0], size[1]))
         except DataError as error:
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
         if image.shape != size:

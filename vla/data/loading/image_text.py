@@ -9,14 +9,17 @@ library `datasets` writes and reads.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vla.common.foreign.json_files import JsonError, parse_json
 from vla.data.errors import DataError
+from vla.data.formats.common.files import read_text
+from vla.data.formats.lerobot_parts.paths import named_path
+from vla.data.storage.image_files import decode_image
 
 METADATA_FILE = "metadata.jsonl"
 _KEYS = ("file_name", "prompt", "answer")
@@ -53,8 +56,8 @@ class ImageTextPairs:
     """The pairs in a folder; pictures are read when their pairs are gathered.
 
     Raises:
-        DataError: no folder or metadata, a line that is no pair, a picture that is missing, or no
-            pairs at all.
+        DataError: no folder or metadata, a line that is no pair, a picture that is missing or lies
+            outside of the folder, or no pairs at all.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -66,18 +69,22 @@ class ImageTextPairs:
                 '{"file_name": ..., "prompt": ..., "answer": ...} for each'
             )
         self.rows: list[dict[str, str]] = []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
+        # not splitlines: JSON may hold U+2028, which counts as the end of a line there
+        for number, line in enumerate(read_text(self.folder, path).split("\n"), 1):
             if line.strip():
                 self.rows.append(_row(line, f"{path}, line {number}"))
         if not self.rows:
             raise DataError(f"{path}: holds no pairs")
         # now, not at the step that draws it: a run of hours must not end at a missing file
         for row in self.rows:
-            if not (self.folder / row["file_name"]).is_file():
+            if not self._picture(row).is_file():
                 raise DataError(
                     f"{path}: names {row['file_name']!r}, which is not in {self.folder}"
                 )
+
+    def _picture(self, row: dict[str, str]) -> Path:
+        """Where a pair's picture lies. Raises DataError if that is out of the folder."""
+        return named_path(self.folder, row["file_name"], METADATA_FILE)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,7 +93,7 @@ class ImageTextPairs:
         """The pairs `indices`, in that order. Raises DataError if a picture cannot be read."""
         rows = [self.rows[i] for i in indices.tolist()]
         return ImageTextBatch(
-            images=[_read(self.folder / row["file_name"]) for row in rows],
+            images=[_read(self._picture(row)) for row in rows],
             prompts=[row["prompt"] for row in rows],
             answers=[row["answer"] for row in rows],
         )
@@ -94,9 +101,9 @@ class ImageTextPairs:
 
 def _row(line: str, place: str) -> dict[str, str]:
     try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not valid JSON: {error}") from error
+        row: Any = parse_json(line, place)
+    except JsonError as error:
+        raise DataError(str(error)) from error
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in _KEYS):
         raise DataError(f"{place}: expected texts under {', '.join(_KEYS)}, found {line[:80]!r}")
     # a loss over no token would be NaN
@@ -106,14 +113,12 @@ def _row(line: str, place: str) -> dict[str, str]:
 
 
 def _read(path: Path) -> np.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            # convert decodes: a picture that is cut short fails here, with its name
-            return np.array(image.convert("RGB"))
+        return decode_image(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: not a readable picture: {error}") from error
+        raise DataError(f"{path}: cannot be read: {error}; restore the file") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 __all__ = ["METADATA_FILE", "ImageTextBatch", "ImageTextPairs"]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import PIL.Image
 
-from vla.data.episode import decode_image, encode_png
-from vla.data.errors import DataError
+from vla.data.episode import encode_png
 from vla.data.format import Image
+from vla.data.storage.image_files import decode_image, opened_image
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = (8, 2)
@@ -33,16 +30,12 @@ def as_png(image: Image) -> bytes:
     return encode_png(decode_image(image))
 
 
-def as_frame(image: Image) -> np.ndarray:
-    """uint8 (H, W, 3) RGB. Raises DataError if the image is damaged."""
-    return decode_image(image) if isinstance(image, bytes) else image
+def as_frame(image: Image, size: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8 (H, W, 3) RGB. Raises DataError if the image is damaged, or a file of another
+    (height, width) than `size`."""
+    return decode_image(image, size) if isinstance(image, bytes) else image
 
 
 def _check_sums(file: bytes) -> None:
-    try:
-        with PIL.Image.open(io.BytesIO(file)) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"not a readable image file ({len(file)} bytes): {error}; leave its episode out"
-        ) from error
+    with opened_image(file, "leave its episode out") as image:
+        image.verify()

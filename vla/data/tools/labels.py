@@ -27,6 +27,7 @@ from vla.common.progress import ProgressCallback
 from vla.data.episode import Episode
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
+from vla.data.formats.common.files import check_plain
 from vla.data.reader import EpisodeDataset
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
@@ -212,6 +213,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, column -> value), without empty values."""
     if file.suffix not in (".csv", ".jsonl"):
         raise DataError(f"{file}: expected a file that ends in .csv or .jsonl")
+    check_plain(file)
     try:
         text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the text
     except (OSError, UnicodeDecodeError) as error:

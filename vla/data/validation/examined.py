@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.common.foreign.plain_files import why_not_plain
 from vla.common.progress import ProgressCallback
 from vla.common.registry import registered
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
 from vla.data.formats.common.dimensions import Part
-from vla.data.formats.common.files import refuse_archive
+from vla.data.formats.common.files import check_plain, refuse_archive
 from vla.data.formats.common.other_makers import recognised_format
 from vla.data.formats.lerobot_parts.info import read_version
 from vla.data.formats.lerobot_parts.mapping import keys_of
@@ -93,6 +94,7 @@ class Examined:
     ) -> None:
         if not root.exists():
             raise DataError(f"{root}: no such folder; correct the path")
+        check_plain(root)
         refuse_archive(root)
         formats = registered("formats")
         if format is not None and format not in formats:
@@ -123,7 +125,18 @@ class Examined:
 
     @functools.cached_property
     def files(self) -> list[Path]:
-        """Every file and link below the root, but for what lies in hidden folders."""
+        """Every file and link below the root that may be opened, but for what lies in hidden
+        folders."""
+        return [path for path in self._everything if not why_not_plain(path)]
+
+    @functools.cached_property
+    def odd_files(self) -> dict[Path, str]:
+        """Pipes and devices below the root -> what they are: opening one would wait for ever."""
+        reasons = {path: why_not_plain(path) for path in self._everything}
+        return {path: reason for path, reason in reasons.items() if reason}
+
+    @functools.cached_property
+    def _everything(self) -> list[Path]:
         if self.root.is_file():
             return [self.root]
         found = []

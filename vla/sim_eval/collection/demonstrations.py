@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vla.config import Choice, ConfigPath, RootConfig, UserError
+from vla.config.numbers import Seed
 from vla.data import Episode, VideoConfig, encode_png
 from vla.data.episode import Scalar
 from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
@@ -36,7 +37,7 @@ class CollectConfig(RootConfig):
     """Folder of the dataset."""
     episodes_per_task: int = Field(default=50, ge=1)
     """Demonstrations of each task."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """With the task and the episode's number it gives the start; evaluations never start alike."""
     noise: NoiseConfig = NoiseConfig()
     """Disturbance of the expert."""

@@ -4,7 +4,6 @@ outside of their folder is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -14,6 +13,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vla.common.errors import UserError
+from vla.common.foreign.json_files import JsonError, read_json
+from vla.common.foreign.plain_files import why_not_plain
 from vla.sim_eval.comparison.installing import VIDEOS
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
@@ -72,12 +73,10 @@ _EPISODES = TypeAdapter(list[_StoredEpisode])
 def read_results(path: Path) -> StoredResults:
     """`results.json`. Raises ResultsError naming the first field that is not of its kind."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ResultsError(f"{path}: is larger than {MOST_BYTES >> 20} MiB: no results")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        name = type(error).__name__
-        raise ResultsError(f"{path}: not the results of an evaluation: {name}: {error}") from error
+        values = read_json(path, max_bytes=MOST_BYTES)
+    except (JsonError, OSError) as error:
+        reason = error.reason if isinstance(error, JsonError) else str(error)
+        raise ResultsError(f"{path}: not the results of an evaluation: {reason}") from error
     try:
         return StoredResults.model_validate(values)
     except ValidationError as error:
@@ -87,6 +86,9 @@ def read_results(path: Path) -> StoredResults:
 def read_episodes(path: Path) -> tuple[EpisodeRecord, ...]:
     """`episodes.parquet`. Raises ResultsError naming row and column of the first mistake."""
     known = {field.alias or name for name, field in _StoredEpisode.model_fields.items()}
+    problem = why_not_plain(path)
+    if problem:
+        raise ResultsError(f"{path}: {problem}")
     try:
         with pq.ParquetFile(path) as file:
             rows = file.metadata.num_rows

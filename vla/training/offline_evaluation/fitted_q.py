@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vla.config import Config
+from vla.config.numbers import BatchSize, Count
 from vla.data import Windows
 from vla.models.critics import ActionCritic, CriticConfig
 from vla.training.losses import n_step_returns
@@ -39,9 +40,9 @@ class FittedQConfig(Config):
     warmup_steps: int = Field(default=500, ge=0)
     """First steps, shared by all policies, in which Q is fitted to the data's own returns: values
     are then about right before the policies' values part."""
-    steps: int = Field(default=3000, ge=1)
+    steps: Count = 3000
     """Steps of evaluation."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: BatchSize = 256
     """Frames per step."""
     lr: float = Field(default=3e-4, gt=0)
     """Learning rate."""

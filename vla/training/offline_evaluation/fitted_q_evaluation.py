@@ -18,10 +18,11 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from vla.config import ConfigError, PathText, RootConfig
+from vla.config.numbers import Seed
 from vla.data import EpisodeDataset, Windows
 from vla.data.dataset_config import DatasetConfig
 from vla.data.rewards import RewardConfig, check_rewards
@@ -79,7 +80,7 @@ class FQEConfig(FittedQConfig, RootConfig):
     true one."""
     evaluations: list[PathText] = Field(default_factory=list)
     """Folders of evaluations, or patterns; each belongs to the policy that its own config names."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Decides held-out episodes, initial weights and batches."""
     device: str | None = None
     """Where to compute; null: a GPU if there is one."""

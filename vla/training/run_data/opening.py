@@ -15,6 +15,7 @@ from vla.training.config import DataConfig
 from vla.training.losses import robot_means
 from vla.training.objective import Objective, ObjectiveConfig
 from vla.training.run_data.drawing import BatchPlan
+from vla.training.run_data.ineffective import ineffective_for
 from vla.training.run_data.multi_robot import (
     MultiRobotData,
     card,
@@ -159,8 +160,16 @@ def open_data(
         frames=frames,
         card={"dataset": dataset.root.name, "episodes": episodes, "frames": frames}
         | not_recorded(dataset),
-        lines=[],
+        lines=ineffective_for(data, windows),
     )
+
+
+def _ineffective(data: DataConfig, robots: MultiRobotData) -> list[str]:
+    found: list[str] = []
+    for windows in robots.windows.sources.values():
+        if isinstance(windows, Windows):
+            found += ineffective_for(data, windows)
+    return found
 
 
 def not_recorded(dataset: EpisodeDataset) -> dict[str, str]:
@@ -187,7 +196,7 @@ def _open_several(
         episodes=described["episodes"],
         frames=described["frames"],
         card=described,
-        lines=lines(several, robots),
+        lines=[*lines(several, robots), *_ineffective(data, robots)],
         robots=robots,
     )
 

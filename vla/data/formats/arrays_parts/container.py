@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vla.common.foreign.sizes import why_too_large
+from vla.data.errors import DataError
 
 _LARGEST_ROW = 4096
 """Numbers in a row that may be a state: more are point clouds and the like."""
@@ -46,6 +51,12 @@ class Array:
         return int(np.prod(self.shape[1:], dtype=np.int64))
 
     @property
+    def unpacked(self) -> int:
+        """Bytes of all rows in memory."""
+        # Python's integers: those of a damaged header may overflow
+        return math.prod(int(side) for side in self.shape) * self.dtype.itemsize
+
+    @property
     def is_numeric(self) -> bool:
         """Whether it has numbers for each row."""
         numbers = self.dtype.kind in "biuf" and bool(self.shape)
@@ -63,15 +74,35 @@ class Array:
 
 
 class OpenContainer(abc.ABC):
-    """A container while it is open."""
+    """A container while it is open.
+
+    Attributes:
+        path: where it lies.
+        stored: its bytes on disk.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self.path = container.path
+        self.stored = container.stored
 
     @abc.abstractmethod
     def arrays(self) -> dict[str, Array]:
         """Path -> array, of all that it holds. Raises DataError if one lies elsewhere."""
 
-    @abc.abstractmethod
     def read(self, array: Array, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop); of an array without rows all of it."""
+        """Rows [start, stop); of an array without rows all of it.
+
+        Raises DataError if they take far more memory than the container has bytes.
+        """
+        rows = max(0, stop - start) if array.shape else 1
+        problem = why_too_large(rows * (array.unpacked // max(1, array.rows)), self.stored)
+        if problem:
+            raise DataError(f"{self.path}: {array.path} {problem}")
+        return self._read(array, start, stop)
+
+    @abc.abstractmethod
+    def _read(self, array: Array, start: int, stop: int) -> np.ndarray:
+        """As `read`, which has looked at the size."""
 
     def attributes(self, group: str) -> dict[str, Any]:
         """What stands at a group and above it: texts and numbers; the nearest counts."""
@@ -109,6 +140,11 @@ class Container(abc.ABC):
     def files(self) -> list[Path]:
         """Whose change may change the images."""
         return [self.path]
+
+    @functools.cached_property
+    def stored(self) -> int:
+        """Bytes of its files."""
+        return sum(file.stat().st_size for file in self.files())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from vla.data.errors import DataError
 from vla.data.formats.arrays_parts.container import Array, Container, OpenContainer
 from vla.data.formats.arrays_parts.npz_file import NpzFile
-from vla.data.formats.common.files import SOURCE, inside, library_errors
+from vla.data.formats.common.files import SOURCE, check_plain, inside, library_errors
 
 BOUNDS = "ep_start_end_ids.npy"
 """First and last frame of each episode."""
@@ -22,8 +22,10 @@ _FRAME = re.compile(r"episode_(\d+)\.npz")
 def episode_bounds(folder: Path) -> list[tuple[int, int]]:
     """(first frame, frame after the last) of each episode. Raises DataError."""
     path = folder / BOUNDS
+    check_plain(path)
     with library_errors(path, "no .npy array"):
-        bounds = np.load(path, allow_pickle=False)
+        # mapped: what its header says is compared with the file's size, and nothing is read
+        bounds = np.load(path, mmap_mode="r", allow_pickle=False)
     if bounds.ndim != 2 or bounds.shape[1] != 2 or bounds.dtype.kind not in "iu":
         raise DataError(
             f"{path}: is {bounds.dtype} {bounds.shape}, expected the first and last frame of each "
@@ -56,6 +58,7 @@ class FrameFiles(Container):
 
 class _OpenFrames(OpenContainer):
     def __init__(self, folder: FrameFiles) -> None:
+        super().__init__(folder)
         self._folder = folder
 
     def arrays(self) -> dict[str, Array]:
@@ -69,7 +72,7 @@ class _OpenFrames(OpenContainer):
             described[key] = Array(array.path, shape, array.dtype, array.is_text)
         return described
 
-    def read(self, array: Array, start: int, stop: int) -> np.ndarray:
+    def _read(self, array: Array, start: int, stop: int) -> np.ndarray:
         rows = [self._row(array, number) for number in range(start, stop)]
         return np.stack(rows) if rows else np.zeros((0, *array.shape[1:]), array.dtype)
 

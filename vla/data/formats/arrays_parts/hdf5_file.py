@@ -20,11 +20,12 @@ class Hdf5File(Container):
     @contextlib.contextmanager
     def opened(self) -> Iterator[OpenContainer]:
         with opened(self.path) as file:
-            yield _OpenHdf5(file)
+            yield _OpenHdf5(self, file)
 
 
 class _OpenHdf5(OpenContainer):
-    def __init__(self, file: Any) -> None:
+    def __init__(self, container: Container, file: Any) -> None:
+        super().__init__(container)
         self._file = file
 
     def arrays(self) -> dict[str, Array]:
@@ -38,7 +39,7 @@ class _OpenHdf5(OpenContainer):
                 found[path] = _described(group + path, dataset)
         return found
 
-    def read(self, array: Array, start: int, stop: int) -> np.ndarray:
+    def _read(self, array: Array, start: int, stop: int) -> np.ndarray:
         dataset = child(self._file, array.path)
         check_stored(dataset)
         values = dataset[start:stop] if array.shape else dataset[()]

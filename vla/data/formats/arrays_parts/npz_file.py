@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.common.foreign.sizes import why_too_large
 from vla.data.errors import DataError
 from vla.data.formats.arrays_parts.container import Array, Container, OpenContainer
 from vla.data.formats.arrays_parts.roles import ACTIONS
-from vla.data.formats.common.files import SOURCE, library_errors
+from vla.data.formats.common.files import SOURCE, check_plain, library_errors
 
 SUFFIX = ".npz"
 
@@ -23,13 +24,14 @@ class NpzFile(Container):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[OpenContainer]:
+        check_plain(self.path)
         with library_errors(self.path, "no .npz archive"), zipfile.ZipFile(self.path) as archive:
-            yield _OpenNpz(self.path, archive)
+            yield _OpenNpz(self, archive)
 
 
 class _OpenNpz(OpenContainer):
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._path = path
+    def __init__(self, container: Container, archive: zipfile.ZipFile) -> None:
+        super().__init__(container)
         self._archive = archive
         self._last: tuple[str, np.ndarray] | None = None
 
@@ -39,10 +41,10 @@ class _OpenNpz(OpenContainer):
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
                 raise DataError(
-                    f"{self._path}: holds {info.filename!r}, which is no .npy array; {SOURCE}"
+                    f"{self.path}: holds {info.filename!r}, which is no .npy array; {SOURCE}"
                 )
             if name in found:
-                raise DataError(f"{self._path}: holds {name!r} twice; {SOURCE}")
+                raise DataError(f"{self.path}: holds {name!r} twice; {SOURCE}")
             found[name] = self._described(info, name)
         return found
 
@@ -58,15 +60,19 @@ class _OpenNpz(OpenContainer):
         # pickled objects have no size, and are never loaded
         if not dtype.hasobject and size != info.file_size:
             raise DataError(
-                f"{self._path}: {name!r} says {size} bytes and has {info.file_size}; {SOURCE}"
+                f"{self.path}: {name!r} says {size} bytes and has {info.file_size}; {SOURCE}"
             )
         # A compressed member is read from its start: all rows at once.
         rows = max(int(shape[0]), 1) if shape else 1
         return Array(info.filename, tuple(shape), dtype, dtype.kind in "US", rows)
 
-    def read(self, array: Array, start: int, stop: int) -> np.ndarray:
+    def _read(self, array: Array, start: int, stop: int) -> np.ndarray:
         if self._last is None or self._last[0] != array.path:
             # The whole array, to its end, where its checksum is compared.
+            size = self._archive.getinfo(array.path).file_size
+            problem = why_too_large(size, self.stored)
+            if problem:
+                raise DataError(f"{self.path}: {array.path} {problem}")
             data = self._archive.read(array.path)
             values = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
             self._last = (array.path, np.asarray(values))

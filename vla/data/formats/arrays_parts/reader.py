@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vla.common.foreign.sizes import why_too_large
 from vla.data.episode import Scalar
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap
@@ -33,6 +34,8 @@ from vla.data.formats.common.unread import unread_numbers
 
 ASSUMED_HZ = 20.0
 """If neither keys nor dataset say."""
+MOST_ARRAYS = 2000
+"""Of an episode, which has about twenty."""
 _LONGEST_INFO = 200  # characters: longer texts are files of their own
 
 
@@ -52,6 +55,7 @@ class ArrayEpisodesReader(EpisodicReader):
         self._episodes = self._find()
         if not self._episodes:
             raise DataError(f"{root}: has no episodes; check that it was copied whole")
+        self._check_counts()
         first = self._episodes[0]
         with first.container.opened() as opened:
             self._choose(opened, first)
@@ -222,6 +226,7 @@ class ArrayEpisodesReader(EpisodicReader):
     # --- reading ----------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        self._check_unpacked()
         episodes = []
         sizes = {camera: pictures.size for camera, pictures in self._pictures.items()}
         rates = []
@@ -246,6 +251,29 @@ class ArrayEpisodesReader(EpisodicReader):
             control_hz=self._control_rate(rates[0], ASSUMED_HZ),
             unnamed_task=self._unnamed_task(),
         )
+
+    def _check_counts(self) -> None:
+        """Raises DataError if an episode has more arrays than any recording."""
+        for episode in self._episodes:
+            if len(episode.arrays) > MOST_ARRAYS:
+                raise DataError(
+                    f"{self.root}: {episode.name} has {len(episode.arrays)} arrays, expected at "
+                    f"most {MOST_ARRAYS}; store the steps of an episode as rows of one array"
+                )
+
+    def _check_unpacked(self) -> None:
+        """Raises DataError if all numbers together are far larger than the files: they are held in
+        memory."""
+        keys = {one.key for one in (*self._actions, *self._states)}
+        keys |= {key for key in (self._reward, self._success, self._ended) if key is not None}
+        unpacked = 0
+        for episode in self._episodes:
+            unpacked += sum(array.unpacked for key, array in episode.arrays.items() if key in keys)
+        containers = {id(episode.container): episode.container for episode in self._episodes}
+        stored = sum(container.stored for container in containers.values())
+        problem = why_too_large(unpacked, stored)
+        if problem:
+            raise DataError(f"{self.root}: its numbers {problem}")
 
     def _recorded(self) -> frozenset[str]:
         found = {

@@ -43,7 +43,7 @@ class ZarrStore(Container):
             if self.path.is_file():
                 store = zarr.storage.ZipStore(self.path, mode="r")
             try:
-                yield _OpenZarr(self.path, zarr.open_group(store, mode="r"))
+                yield _OpenZarr(self, zarr.open_group(store, mode="r"))
             finally:
                 if self.path.is_file():
                     store.close()
@@ -56,8 +56,8 @@ class ZarrStore(Container):
 
 
 class _OpenZarr(OpenContainer):
-    def __init__(self, path: Path, group: Any) -> None:
-        self._path = path
+    def __init__(self, container: Container, group: Any) -> None:
+        super().__init__(container)
         self._group = group
 
     def arrays(self) -> dict[str, Array]:
@@ -76,7 +76,7 @@ class _OpenZarr(OpenContainer):
         is_text = dtype.kind in "USTO"
         return Array(path, tuple(node.shape), dtype, is_text, block)
 
-    def read(self, array: Array, start: int, stop: int) -> np.ndarray:
+    def _read(self, array: Array, start: int, stop: int) -> np.ndarray:
         node = self._group[array.path]
         return np.asarray(node[start:stop] if array.shape else node[()])
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.errors import UserError
+from vla.common.foreign.json_files import JsonError
+from vla.common.foreign.json_files import parse_json as parse_foreign_json
+from vla.common.foreign.plain_files import why_not_plain
 from vla.data.errors import DataError, is_lfs_pointer, raised_here, unreadable
 
 SOURCE = "copy it from the dataset's source"
@@ -51,7 +54,7 @@ def library_errors(path: Path, otherwise: str) -> Iterator[None]:
 
 def inside(root: Path, path: Path) -> Path:
     """`path`, which must stay in the dataset's folder. Raises DataError if its name or a link leads
-    out of it.
+    out of it, or if it is a pipe or a device, which would be waited for.
 
     In a download cache of the Hugging Face hub files are links into `blobs` beside `snapshots`,
     which counts as inside.
@@ -68,7 +71,15 @@ def inside(root: Path, path: Path) -> Path:
         raise DataError(
             f"{path}: leads out of the dataset's folder, to {real}; put the file itself there"
         )
+    check_plain(path)
     return path
+
+
+def check_plain(path: Path) -> None:
+    """Raises DataError if something else than a file or a folder lies there."""
+    problem = why_not_plain(path)
+    if problem:
+        raise DataError(f"{path}: {problem}")
 
 
 def read_text(root: Path, path: Path, remedy: str = SOURCE) -> str:
@@ -122,9 +133,14 @@ def parse_json(
 ) -> dict[str, Any]:
     """Keys and values of a JSON object. Raises DataError naming `where` if `text` is none."""
     try:
-        value = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:  # RecursionError: a million brackets
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = parse_foreign_json(text, where)
+    except (UnicodeDecodeError, TypeError) as error:
         raise DataError(f"{where}: is no JSON: {error}; {remedy}") from error
+    except JsonError as error:
+        reason = error.reason.removeprefix("not valid JSON: ")
+        raise DataError(f"{where}: is no JSON: {reason}; {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(
             f"{where}: expected keys and values, found {type(value).__name__}; {remedy}"

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from vla.common.foreign.sizes import why_too_large
 from vla.data.errors import DataError
-from vla.data.formats.common.files import library_errors
+from vla.data.formats.common.files import check_plain, library_errors
 from vla.data.formats.common.names import natural
 
+MOST_IN_GROUP = 1000
+"""Datasets; an episode has about twenty."""
 _BLOCK = 64  # rows that are in memory at a time
 
 
@@ -24,6 +27,7 @@ def opened(path: Path) -> Iterator[Any]:
     names the file."""
     import h5py
 
+    check_plain(path)
     with (
         library_errors(path, "no HDF5 file"),
         h5py.File(path, "r", locking="best-effort") as file,
@@ -76,31 +80,46 @@ def children(group: Any) -> list[str]:
     return sorted(group, key=natural)
 
 
-def leaves(
-    group: Any,
-    prefix: str = "",
-    depth: int = 0,
-) -> dict[str, Any]:
-    """Path below `group` -> dataset, of everything in it. Raises DataError as `child`."""
+def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
+    """Path below `group` -> dataset, of everything in it.
+
+    Raises DataError as `child`, if a group is reached by several names (hard links make circles of
+    groups, or more paths than there are atoms), and if one holds more than `MOST_IN_GROUP`
+    datasets.
+    """
+    found: dict[str, Any] = {}
+    _gather(group, prefix, {hash(group.id)}, found)
+    return found
+
+
+def _gather(group: Any, prefix: str, seen: set[int], found: dict[str, Any]) -> None:
     import h5py
 
-    found: dict[str, Any] = {}
-    if depth > 16:  # hard links may make a circle
-        raise DataError(
-            f"{group.file.filename}: {group.name} is nested too deeply; restore the file"
-        )
+    datasets = 0
     for name in children(group):
         node = child(group, name)
         if isinstance(node, h5py.Dataset):
             found[prefix + name] = node
+            datasets += 1
         elif isinstance(node, h5py.Group):
-            found |= leaves(node, f"{prefix}{name}/", depth + 1)
-    return found
+            # the hash of an identifier is that of the place in the file
+            if hash(node.id) in seen:
+                raise DataError(
+                    f"{group.file.filename}: {node.name} is a group that is reached by several "
+                    "names; store it once"
+                )
+            seen.add(hash(node.id))
+            _gather(node, f"{prefix}{name}/", seen, found)
+        if datasets > MOST_IN_GROUP:
+            raise DataError(
+                f"{group.file.filename}: {group.name} holds {len(group)} datasets, expected at "
+                f"most {MOST_IN_GROUP}; store the steps of an episode as rows of one dataset"
+            )
 
 
 def check_stored(dataset: Any) -> None:
-    """Raises DataError if a dataset's numbers are not all in this file: HDF5 would read zeros
-    instead."""
+    """Raises DataError if a dataset's numbers are not all in this file, where HDF5 would read zeros
+    or another file instead; or if they are read at once and far larger than the file."""
     where = f"{dataset.file.filename}: {dataset.name}"
     if dataset.is_virtual or dataset.external:
         raise DataError(f"{where} lies in other files; put the data into the file itself")
@@ -117,6 +136,17 @@ def check_stored(dataset: Any) -> None:
             f"{where}: says shape {dataset.shape}, the file holds less; copy it from the "
             "dataset's source"
         )
+    # what has more axes is read a few rows at a time
+    unpacked = dataset.size * dataset.dtype.itemsize if dataset.ndim <= 2 else 0
+    problem = why_too_large(unpacked, dataset.file.id.get_filesize())
+    if problem:
+        raise DataError(f"{where} {problem}")
+
+
+def values_of(dataset: Any) -> Any:
+    """All that a dataset holds. Raises DataError as `check_stored`."""
+    check_stored(dataset)
+    return dataset[()]
 
 
 def is_numeric(dataset: Any) -> bool:
@@ -133,8 +163,7 @@ def is_image(dataset: Any) -> bool:
 
 def matrix(dataset: Any) -> np.ndarray:
     """A numeric dataset as (L, D)."""
-    check_stored(dataset)
-    values = np.asarray(dataset[()])
+    values = np.asarray(values_of(dataset))
     return values.reshape(len(values), int(np.prod(values.shape[1:], dtype=np.int64)))
 
 

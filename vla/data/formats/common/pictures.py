@@ -13,7 +13,7 @@ import numpy as np
 
 from vla.data.errors import DataError
 from vla.data.format import Image
-from vla.data.formats.common.image_size import file_image_size
+from vla.data.storage.image_files import file_image_size
 
 Kind = Literal["pixels", "channels first", "unit floats", "byte floats", "files"]
 Read = Callable[[int, int], Any]

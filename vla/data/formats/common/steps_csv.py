@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 from vla.data.errors import DataError
 from vla.data.formats.common.files import read_text
 
+MOST_COLUMNS = 4096
+"""More than any robot has dimensions."""
 _TRUTH = {"true": 1.0, "false": 0.0}
 """As pandas and spreadsheets write booleans."""
 
@@ -38,10 +41,16 @@ def read_steps(root: Path, path: Path, words: Collection[str] = ()) -> dict[str,
             "correct the file"
         )
     header = [name.removeprefix("\ufeff") for name in lines[0][1]]
+    if len(header) > MOST_COLUMNS:
+        raise DataError(
+            f"{path}: has {len(header)} columns, expected at most {MOST_COLUMNS}; store what is no "
+            "state and no action elsewhere"
+        )
+    counts = Counter(header)
     for column, name in enumerate(header):
         if not name:
             raise DataError(f"{path}: column {column + 1} has no name; correct the header")
-        if header.count(name) > 1:
+        if counts[name] > 1:
             raise DataError(f"{path}: two columns are named {name!r}; correct the header")
     table = np.zeros((len(lines) - 1, len(header)))  # (L, columns)
     for row, (line, cells) in enumerate(lines[1:]):

@@ -19,11 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vla.common.cores import usable_cores
+from vla.common.foreign.sizes import why_too_large
 from vla.data import schema
 from vla.data.errors import DataError
 from vla.data.formats.common.files import inside
 from vla.data.formats.lerobot_parts.info import IMAGE, NUMERIC, VIDEO, Feature
-from vla.data.formats.lerobot_parts.paths import check_footer, named_path, opened_parquet
+from vla.data.formats.lerobot_parts.paths import (
+    check_footer,
+    named_path,
+    opened_parquet,
+    unpacked_size,
+)
 
 _TEXT = ("string", "large_string", "string_view")
 
@@ -135,12 +141,19 @@ class DataFiles:
 
         def one(file: Path) -> tuple[dict[str, np.ndarray], int]:
             with opened_parquet(file, self._remedy_for(file)) as parquet:
+                sizes.append(unpacked_size(parquet.metadata, list(columns)))
+                # each file may be small, and all of them together larger than memory
+                problem = why_too_large(sum(sizes), stored)
+                if problem:
+                    raise DataError(f"{self.root}: {problem}")
                 table = _columns(parquet, file, list(columns))
                 matrices = {}
                 for name, dtype in columns.items():
                     matrices[name] = self._matrix(table, file, name, dtype)
                 return matrices, len(table)
 
+        stored = sum(file.stat().st_size for file in self.paths)
+        sizes: list[int] = []  # of what was read so far
         # at most 8: beyond that the disk is the limit, and every file takes memory
         with ThreadPoolExecutor(min(8, usable_cores(), len(self.paths))) as pool:
             parts = list(pool.map(one, self.paths))

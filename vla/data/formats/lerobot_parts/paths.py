@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from string import Formatter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vla.common.foreign.sizes import why_too_large
 from vla.data.errors import DataError, raised_here, unreadable
-from vla.data.formats.common.files import inside
+from vla.data.formats.common.files import check_plain, inside
 
 _PARQUET_MAGIC = b"PAR1"
 Remedy = str | Callable[[], str]
 """What to do about a damaged file: a sentence, or what makes it when it is needed."""
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
+"""Bytes of a number in memory, by what parquet calls it."""
+_LONGEST = 8
+_measured: set[tuple[str, int, int]] = set()
+"""Name, size and time of the files that are no larger than they look."""
 _NUMBER_FORMAT = re.compile(r"(0?\d{1,2})?d?")
 
 
@@ -68,6 +74,7 @@ def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
     check_footer(file, remedy)
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            _check_unpacked(file, parquet.metadata)
             yield parquet
     except DataError:
         raise
@@ -79,9 +86,42 @@ def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{file}: damaged parquet ({reason}); {_sentence(remedy)}") from error
 
 
+def unpacked_size(footer: pq.FileMetaData, columns: Sequence[str] | None = None) -> int:
+    """Bytes that the numbers and texts of a parquet file take at least, once they are read.
+
+    Rows that are all alike take next to nothing in a file, compressed or not: so they are counted.
+
+    Args:
+        footer: of the file.
+        columns: whose; all by default.
+    """
+    total = 0
+    for group in range(footer.num_row_groups):
+        row_group = footer.row_group(group)
+        for number in range(row_group.num_columns):
+            column = row_group.column(number)
+            if columns is None or column.path_in_schema.partition(".")[0] in columns:
+                width = _WIDTHS.get(column.physical_type, _LONGEST)
+                total += max(column.num_values * width, column.total_uncompressed_size)
+    return total
+
+
+def _check_unpacked(file: Path, footer: pq.FileMetaData) -> None:
+    status = file.stat()
+    state = (str(file), status.st_size, status.st_mtime_ns)
+    # images are read a row group at a time, and each opens the file
+    if state in _measured:
+        return
+    problem = why_too_large(unpacked_size(footer), status.st_size)
+    if problem:
+        raise DataError(f"{file}: {problem}")
+    _measured.add(state)
+
+
 def check_footer(file: Path, remedy: Remedy) -> None:
     """A writer that died before closing leaves a parquet file without its last four bytes. Raises
     DataError."""
+    check_plain(file)
     try:
         with open(file, "rb") as handle:
             handle.seek(0, 2)  # to the end

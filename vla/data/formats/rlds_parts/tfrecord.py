@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vla.data.errors import DataError
+from vla.data.formats.common.files import check_plain
 
 _HEADER = 12
 _FOOTER = 4
@@ -36,6 +37,7 @@ def index_records(path: Path) -> list[tuple[int, int]]:
     """(place, length) of the data of every record, from the headers alone. Raises DataError naming
     file and record."""
     records: list[tuple[int, int]] = []
+    check_plain(path)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         at = 0
@@ -53,6 +55,12 @@ def index_records(path: Path) -> list[tuple[int, int]]:
                 raise DataError(
                     f"{path}: record {len(records)}: its length at byte {at} is damaged; copy it "
                     "again"
+                )
+            # a million of these fit into a small file
+            if not length:
+                raise DataError(
+                    f"{path}: record {len(records)} is empty, expected an episode; make the "
+                    "dataset again"
                 )
             end = at + _HEADER + length + _FOOTER
             # a record that was cut off has a whole header

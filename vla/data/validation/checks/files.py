@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.atomic import TEMPORARY_SUFFIX
+from vla.common.foreign.sizes import why_too_large
 from vla.common.registry import register
 from vla.data import schema
 from vla.data.episode import decode_image
@@ -25,9 +27,12 @@ from vla.data.validation.repair_names import REMOVE_LEFTOVERS
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _WRITTEN = (".json", ".parquet", ".mp4", ".bin", ".safetensors")
-_ROWS = 256  # of an HDF5 dataset, read at a time
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError)
-"""What reading a damaged member of an archive raises."""
+_PIECE = 2**22  # bytes that are read at a time
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, MemoryError),
+)
+"""What reading a damaged member of an archive raises; RuntimeError of one that is encrypted."""
 _RESTORE = "copy the file from the dataset's source"
 _TABLES = ("meta/episodes.jsonl", "meta/tasks.jsonl")
 """Without rows in these a dataset cannot be read."""
@@ -110,6 +115,8 @@ def checksums(examined: Examined) -> Iterator[Finding]:
 def readable(examined: Examined) -> Iterator[Finding]:
     """Each file opens and holds what its kind of file holds."""
     foreign = set(foreign_files(examined))
+    for path, problem in examined.odd_files.items():
+        yield Finding("readable", "error", examined.name(path), f"{path}: {problem}")
     for path in examined.files:
         read = _READERS.get(_kind(path))
         if read is None or (path.is_symlink() and not _lies_inside(examined.root, path)):
@@ -281,13 +288,18 @@ def _npz(examined: Examined, path: Path) -> Iterator[str]:
     """Array by array: each has a checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            for name in names:
+            for member in archive.infolist():
+                problem = why_too_large(member.file_size, path.stat().st_size)
                 try:
-                    archive.read(name)
+                    # to the end, where the checksum stands, and never whole in memory
+                    with archive.open(member) as file:
+                        while not problem and file.read(_PIECE):
+                            pass
                 except _ZIP_ERRORS as error:
-                    yield f"{path}: {name}: {error}; {_RESTORE}"
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, MemoryError) as error:
+                    problem = f"{error}; {_RESTORE}"
+                if problem:
+                    yield f"{path}: {member.filename}: {problem}"
+    except (*_ZIP_ERRORS, ValueError) as error:
         yield f"{path}: is damaged or no .npz archive ({error}); {_RESTORE}"
 
 
@@ -318,8 +330,16 @@ def _read_all(dataset: Any) -> None:
     if not dataset.ndim:
         _ = dataset[()]
         return
-    for at in range(0, len(dataset), _ROWS):
-        _ = dataset[at : at + _ROWS]
+    row_bytes = max(1, dataset.size // max(1, len(dataset)) * dataset.dtype.itemsize)
+    problem = why_too_large(row_bytes, dataset.file.id.get_filesize())
+    if problem:
+        raise DataError(f"a row {problem}")
+    rows = max(1, _PIECE // row_bytes)
+    if dataset.chunks:
+        # of a chunk, which is unpacked whole, in one piece
+        rows = max(rows, dataset.chunks[0])
+    for at in range(0, len(dataset), rows):
+        _ = dataset[at : at + rows]
 
 
 _READERS: dict[str, Callable[[Examined, Path], Iterator[str]]] = {

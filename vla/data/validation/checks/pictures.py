@@ -152,7 +152,7 @@ class _Scan:
             if frame != expected:
                 raise DataError(f"{where} follows frame {expected - 1}; restore the data")
             try:
-                image = as_frame(stored)
+                image = as_frame(stored, size)
             except DataError as error:
                 raise DataError(f"{where} is {error}") from error
             if image.shape != (*size, 3):

@@ -1,0 +1,26 @@
+"""Whether what lies at a path may be opened: pipes and devices make whoever opens them wait."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def why_not_plain(path: Path) -> str:
+    """The end of a sentence if there is something at the path that is neither a file nor a folder;
+    empty otherwise, also if there is nothing."""
+    try:
+        kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return ""
+    return f"is no plain file but {kind}; put the file itself there" if kind else ""
+
+
+__all__ = ["why_not_plain"]
