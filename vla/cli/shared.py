@@ -103,12 +103,11 @@ def clear_errors() -> Iterator[None]:
             raise
         _print_error(f"{error.name} is not installed: pip install 'vla[{extra}]'")
         raise typer.Exit(2) from None
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
+        # libraries have classes of their own for what the system refuses
         text = machine_fault(error)
-        # else a path that is no folder or may not be written; what names no file is a bug
-        if text is None and isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
         if text is None:
+            # a bug
             raise
         _print_error(text)
         raise typer.Exit(2) from None

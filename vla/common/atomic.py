@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vla.common.disk_faults import naming
+
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_FOLDER = ".tmp-"
 """Prefix of a folder that is being written."""
@@ -21,7 +23,7 @@ OLD_FOLDER = ".tmp-old-"
 def sync_file(path: Path) -> None:
     """Makes the content of a file durable."""
     # Windows syncs no handle that may only read; elsewhere a file may well be read-only.
-    with open(path, "rb+" if os.name == "nt" else "rb") as file:
+    with naming(path), open(path, "rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
@@ -32,7 +34,8 @@ def sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with naming(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -64,7 +67,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # beside it, since a rename to another file system would be a copy
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -103,9 +107,10 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary = folder.with_name(f"{TEMPORARY_FOLDER}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
-        temporary.mkdir()
-        write(temporary)
-        move_folder(temporary, folder)
+        with naming(folder):
+            temporary.mkdir()
+            write(temporary)
+            move_folder(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vla.common.disk_faults import naming
 from vla.common.errors import UserError
 
 try:
@@ -27,6 +28,8 @@ class FolderInUseError(UserError):
 def alone(folder: Path, *, file: str | None = None) -> Iterator[None]:
     """Holds `folder`, which is made if it is missing, for the block.
 
+    Faults of the disk in the block name the folder.
+
     Does nothing on Windows, and on file systems that have no locks.
 
     Args:
@@ -39,7 +42,8 @@ def alone(folder: Path, *, file: str | None = None) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
-        yield
+        with naming(folder):
+            yield
         return
     if file is None:
         handle = os.open(folder, os.O_RDONLY)
@@ -47,7 +51,8 @@ def alone(folder: Path, *, file: str | None = None) -> Iterator[None]:
         handle = os.open(folder / file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _lock(handle, folder)
-        yield
+        with naming(folder):
+            yield
     finally:
         # closing it releases the lock, unless a child process inherited the handle
         os.close(handle)
