@@ -15,7 +15,7 @@ from rich.markup import escape as escape  # of texts that come in: brackets woul
 
 from vla.cli.machine_faults import machine_fault
 from vla.common.busy import busy_remark, cpu_load
-from vla.common.errors import DataWarning, UserError
+from vla.common.errors import Notice, UserError
 from vla.common.foreign.checksums import EditedFileWarning
 from vla.common.paths import expanded_path
 from vla.common.renamed import RenamedWarning
@@ -135,13 +135,13 @@ def _remarks() -> Iterator[None]:
     with warnings.catch_warnings():
         # each is issued once; Python's own filter would count by place
         warnings.simplefilter("always", RenamedWarning)
-        warnings.simplefilter("always", DataWarning)
+        warnings.simplefilter("always", Notice)
         show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if issubclass(category, RenamedWarning | EditedFileWarning):
                 errors.print(f"[yellow]note:[/] {escape(str(message))}")
-            elif issubclass(category, DataWarning):
+            elif issubclass(category, Notice):
                 errors.print(f"[yellow]warning:[/] {escape(str(message))}")
             else:
                 show_other(visible(str(message)), category, *place)

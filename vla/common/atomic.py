@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.disk_faults import naming
+from vla.common.folder_lock import alone_on_file
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_FOLDER = ".tmp-"
@@ -62,22 +63,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
     renamed to `path`.
 
     On an exception `path` keeps its old content and the temporary file is removed.
+
+    Raises FolderInUseError if another process is writing `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # beside it, since a rename to another file system would be a copy
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        with naming(path):
-            yield temporary
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # two that write under one temporary name would take it from each other
+    with alone_on_file(temporary, path):
+        try:
+            with naming(path):
+                yield temporary
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def move_folder(written: Path, folder: Path) -> None:

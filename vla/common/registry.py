@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import importlib.metadata
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vla.common.names import did_you_mean
+from vla.common.plugins import load_plugins
 from vla.common.renamed import announce_renamed
 
 KINDS = {
@@ -78,9 +78,13 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
     _check_kind(kind)
 
     def add(registered_object: T) -> T:
+        module, _ = _identity(registered_object)
         known = _registry[kind].get(name)
         if known is not None and _identity(known) != _identity(registered_object):
             raise ValueError(f"{kind}: {name!r} is registered by {_identity(known)[0]} already")
+        if not module.startswith(f"{KINDS[kind]}."):
+            for taken in (name, *former):
+                _refuse_own_name(kind, taken, module)
         _registry[kind][name] = registered_object
         for old in former:
             _former[kind][old] = name
@@ -164,7 +168,11 @@ def is_registered(kind: str, cls: type) -> bool:
 def unknown_name(kind: str, name: str) -> str:
     """What an error says behind a name that does not exist: the nearest one, and all there are."""
     there_are = names(kind)
-    return f"{did_you_mean(name, there_are)}; there are: {', '.join(there_are) or 'none'}"
+    text = f"{did_you_mean(name, there_are)}; there are: {', '.join(there_are) or 'none'}"
+    # it may be theirs
+    for package, why in _load_plugins().items():
+        text += f"; the plug-in {package} was left out ({why})"
+    return text
 
 
 def _check_kind(kind: str) -> None:
@@ -174,6 +182,13 @@ def _check_kind(kind: str) -> None:
         )
 
 
+def _refuse_own_name(kind: str, name: str, module: str) -> None:
+    """Raises ValueError if a file of the kind's folder, imported or not, registers `name`."""
+    own = _scan(kind).get(name)
+    if own is not None and own.module != module:
+        raise ValueError(f"{kind}: {name!r} is registered by {own.module} already")
+
+
 def _identity(registered_object: Any) -> tuple[str, str]:
     # by name, not by `is`: a notebook that runs a cell twice makes the class a second time
     source = inspect.unwrap(registered_object)
@@ -181,9 +196,9 @@ def _identity(registered_object: Any) -> tuple[str, str]:
 
 
 @functools.cache
-def _load_plugins() -> None:
-    for entry_point in importlib.metadata.entry_points(group="vla.plugins"):
-        entry_point.load()
+def _load_plugins() -> dict[str, str]:
+    """package -> why its plug-in was left out."""
+    return load_plugins([_registry, _former])
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
 from vla.common.disk_faults import DISK_FAULTS
+from vla.common.errors import Notice
 from vla.common.foreign.checksums import sha256_of
 from vla.common.foreign.json_files import read_json
 from vla.models.policy import CheckpointError
@@ -139,7 +140,7 @@ def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
     if warn:
         for folder, problem in problems.items():
             text = f"checkpoint {folder} is ignored: {problem}"
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warnings.warn(text, Notice, stacklevel=2)
     return found[-1] if found else None
 
 
