@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vla.common import atomic
-from vla.common.disk_faults import naming
 from vla.common.folder_lock import alone
+from vla.common.machine_faults import naming
 
 
 class RustError(Exception):

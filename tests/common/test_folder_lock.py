@@ -42,14 +42,18 @@ def test_two_kinds_of_commands_write_side_by_side(tmp_path):
         pass
 
 
+def write_into(folder):
+    folder.mkdir()
+    folder.write_text("")
+
+
 @pytest.mark.parametrize("file", [None, ".lock"])
 def test_a_folder_that_was_made_for_nothing_goes(tmp_path, file):
     with pytest.raises(KeyError), alone(tmp_path / "a", file=file):
         raise KeyError
     assert not (tmp_path / "a").exists()
     with pytest.raises(IsADirectoryError), alone(tmp_path / "b", file=file):
-        (tmp_path / "b/kept").mkdir()
-        (tmp_path / "b/kept").write_text("")
+        write_into(tmp_path / "b/kept")
     assert (tmp_path / "b/kept").exists()
 
 

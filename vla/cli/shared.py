@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
-from vla.cli.machine_faults import machine_fault
 from vla.common.busy import busy_remark, cpu_load
 from vla.common.errors import Notice, UserError
 from vla.common.foreign.checksums import EditedFileWarning
+from vla.common.machine_faults import machine_fault, refusal
 from vla.common.paths import expanded_path
 from vla.common.renamed import RenamedWarning
 from vla.common.terminal.consoles import output_console
@@ -105,7 +105,7 @@ def clear_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except Exception as error:
         # libraries have classes of their own for what the system refuses
-        text = machine_fault(error)
+        text = machine_fault(error) or refusal(error)
         if text is None:
             # a bug
             raise

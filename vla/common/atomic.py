@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vla.common.disk_faults import naming
 from vla.common.folder_lock import alone_on_file
+from vla.common.machine_faults import naming
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_FOLDER = ".tmp-"

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from vla.common.disk_faults import naming
 from vla.common.errors import Notice, UserError
+from vla.common.machine_faults import naming
 
 try:
     import fcntl

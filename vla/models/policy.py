@@ -25,8 +25,8 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vla.common.disk_faults import naming
 from vla.common.foreign.checksums import checksums_of_written
+from vla.common.machine_faults import naming
 from vla.config import CONFIG_VERSION, Config
 from vla.models.checkpoint_files import (
     CONFIG_FILE,

@@ -27,10 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
-from vla.common.disk_faults import DISK_FAULTS
 from vla.common.errors import Notice
 from vla.common.foreign.checksums import sha256_of
 from vla.common.foreign.json_files import read_json
+from vla.common.machine_faults import DISK_FAULTS
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"

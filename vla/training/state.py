@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.common.atomic import replace_folder
-from vla.common.disk_faults import DISK_FAULTS
+from vla.common.machine_faults import DISK_FAULTS
 from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
 from vla.training.checkpoint import (

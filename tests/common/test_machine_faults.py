@@ -9,8 +9,8 @@ import pytest
 import torch
 import typer
 
-from vla.cli.machine_faults import machine_fault
 from vla.cli.shared import clear_errors
+from vla.common.machine_faults import machine_fault
 
 
 @pytest.mark.parametrize(
