@@ -1,5 +1,4 @@
-"""Errors of the machine, not of the config or of this package: one line each, with the file and with
-what helps."""
+"""Errors of the machine, not of the config or of this package: one line each with what helps."""
 
 from __future__ import annotations
 
