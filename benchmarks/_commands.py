@@ -7,6 +7,7 @@ their process numbers.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -17,9 +18,22 @@ from pathlib import Path
 from typing import Any
 
 EPISODES = 6
+"""Of the collections and evaluations."""
 STEPS = 30
 """Of the trainings."""
-SEED = 0
+
+
+_TIMES = (
+    "seconds",
+    "frames_per_s",
+    "eta",
+    "run_id",
+    "lost_workers",
+    "losses",
+    "files",
+    "microseconds",
+)
+"""Beginnings of the keys of what differs between two equal runs."""
 
 
 class Commands:
@@ -74,10 +88,8 @@ class Commands:
         return line
 
 
-def tiny(command: str, folder: Path) -> list[str]:
-    """Arguments of a small command that reads `folder / "data"`, `folder / "run"` and the like, and writes
-    `folder / command`."""
-    out = folder / command
+def tiny(command: str, folder: Path, out: Path) -> list[str]:
+    """Arguments of a small command that reads what `prepare` has put into `folder`, and writes `out`."""
     data, other, run = folder / "data", folder / "other", folder / "run"
     evaluations = [str(folder / "evaluation"), str(folder / "random")]
     env = "env={type: pointmaze, tasks: [umaze], horizon: 30}"
@@ -91,6 +103,8 @@ def tiny(command: str, folder: Path) -> list[str]:
         "optim.warmup_steps=2",
     ]
     mlp = "policy={type: mlp, hidden: 16, depth: 1, chunk: 2}"
+    values = "head: {type: q_values, hidden: 16, depth: 1, heads: 1}, tokenizer: {type: bins, num_bins: 8}"
+    tokens = f"policy={{type: mlp, hidden: 16, depth: 1, chunk: 2, {values}}}"
     turned = "policy={type: decision_transformer, width: 16, depth: 1, heads: 1, history: 2}"
     read = {
         "convert": [str(data), str(out)],
@@ -105,6 +119,7 @@ def tiny(command: str, folder: Path) -> list[str]:
         return ["data", command, *read[command]]
     trainings = {
         "train": [mlp],
+        "train-tokens": [tokens, "objective={type: q_transformer}"],
         "train-iql": [mlp, "objective={type: iql, critic: {hidden: 16, depth: 1}}"],
         "train-rc": [turned, "objective={type: return_conditioned}"],
     }
@@ -138,10 +153,56 @@ def tiny(command: str, folder: Path) -> list[str]:
     return others[command]
 
 
+def prepare(folder: Path, commands: Commands) -> None:
+    """Makes what the small commands read: two datasets, a run and two evaluations."""
+    (folder / "empty.yaml").write_text("{}\n")
+    (folder / "labels.csv").write_text("episode_index,success\n0,true\n")
+    made = {"data": ("collect", []), "other": ("collect", ["noise.std=0.2"]), "run": ("train", [])}
+    made |= {"evaluation": ("eval", []), "random": ("eval", ["policy=random"])}
+    for name, (command, more) in made.items():
+        arguments = [*tiny(command, folder, folder / name), *more]
+        if commands.run(arguments, folder / "log"):
+            raise SystemExit((folder / "log").read_text())
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """File -> a digest of all that does not tell the time or the name of the run."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        # pages and cards show the numbers of other files
+        if path.is_file() and path.suffix not in (".html", ".md", ".lock"):
+            found[str(path.relative_to(folder))] = hashlib.sha256(_lasting(path)).hexdigest()
+    return found
+
+
+def _lasting(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix == ".jsonl":
+        values = [json.loads(line) for line in content.splitlines()]
+    elif path.suffix == ".json":
+        values = json.loads(content)
+    else:
+        return content
+    return json.dumps(_without_times(values)).encode()
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_times(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_times(item)
+        for key, item in value.items()
+        # sums and sizes of files that hold times follow them
+        if not key.startswith(_TIMES)
+    }
+
+
 def serve() -> None:
     import vla.cli
 
-    _import_all()
+    import_all()
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:
@@ -159,6 +220,8 @@ def serve() -> None:
 
 
 def _run(app: Any, job: Mapping[str, Any]) -> int:
+    from vla.common.machine_faults import end_where_threads_get_no_memory
+
     with open(job["log"], "wb") as log:
         # through a pipe: limits on files are not for what the command says
         said = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
@@ -176,6 +239,7 @@ def _run(app: Any, job: Mapping[str, Any]) -> int:
         resource.setrlimit(limit, (now + value, resource.getrlimit(limit)[1]))
     sys.argv = ["vla", *job["arguments"]]
     try:
+        end_where_threads_get_no_memory()
         app()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
@@ -193,7 +257,7 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """What commands import when they begin."""
     from importlib import import_module
 

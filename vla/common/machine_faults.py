@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ _OF_NUMBER = {
     errno.ENFILE: "the whole machine has too many open files: end other programs",
     errno.ENOMEM: "the system gives no more memory: lower `workers` or `batch_size`",
     errno.EAGAIN: (
-        "the system starts no more processes or threads: see `ulimit -u`, or lower `workers`"
+        "the system starts no more processes or threads: free memory, see `ulimit -u`, or lower "
+        "`workers`"
     ),
 }
 """errno -> what it means, and what helps."""
@@ -42,6 +44,32 @@ _GPU_MEMORY = (
 _MEMORY = "not enough memory: lower `batch_size` or `workers`, or set `data.cache: disk`"
 _OF_A_LIBRARY = re.compile(r"\(os error (\d+)\)")
 """How libraries in Rust (safetensors, tokenizers) end the text of a system's error."""
+
+
+_NO_MEMORY = re.compile(r"(can't|could not|cannot|failed to) allocate memory|bad_alloc", re.I)
+"""What torch, MuJoCo and other libraries in C++ say where Python has MemoryError."""
+
+_NO_THREADS = re.compile(r"can't start new thread|failed to launch worker thread", re.I)
+"""What Python and pyarrow say."""
+
+
+def end_where_threads_get_no_memory() -> None:
+    """Ends the process with one line when a thread has no memory to begin.
+
+    Python prints such an error and goes on, but whoever started the thread waits for it for ever.
+    """
+    line = f"error: {_MEMORY}\n".encode()
+    usual = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        words = unraisable.err_msg or ""
+        if issubclass(unraisable.exc_type, MemoryError) and "thread started" in words:
+            # without buffers and clean-up: both would ask for memory
+            os.write(2, line)
+            os._exit(2)
+        usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def fault_number(error: BaseException) -> int | None:
@@ -79,13 +107,13 @@ def machine_fault(error: Exception) -> str | None:
         return f"{_place_of(error)}{DISK_FAULTS[number]}; {_KEPT}"
     if number in _OF_NUMBER:
         return _place_of(error) + _OF_NUMBER[number]
-    if isinstance(error, MemoryError):
-        return _MEMORY
     # by names and words, not by types: torch may not even be loaded
     if type(error).__name__ == "OutOfMemoryError":
         return _GPU_MEMORY
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return _MEMORY
+    if _NO_THREADS.search(str(error)):
+        return _OF_NUMBER[errno.EAGAIN]
     return None
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vla.common.errors import UserError
+from vla.common.machine_faults import machine_fault
 from vla.sim_eval.comparison.installing import VIDEOS
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
@@ -95,6 +96,8 @@ def read_episodes(path: Path) -> tuple[EpisodeRecord, ...]:
             columns = [name for name in file.schema_arrow.names if name in known]
             table = file.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if machine_fault(error) and not isinstance(error, MemoryError):
+            raise  # the file may be whole
         name = type(error).__name__
         raise ResultsError(f"{path}: not the results of an evaluation: {name}: {error}") from error
     try:
