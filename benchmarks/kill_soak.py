@@ -1,10 +1,12 @@
-"""Kills recording, conversion and the decoding of frames at random moments (SIGKILL), and looks at what is left.
+"""Kills recording, conversion, the decoding of frames, and whole commands at random moments (SIGKILL), and looks at
+what is left.
 
 After every kill all that was finished must be there, bit by bit, and the same call must go on from there. The script ends
 with status 1 where something was lost. Each kind of work is killed somewhere between its start and the time that it takes
-undisturbed; what has come to its end begins again.
+undisturbed; what has come to its end begins again. Commands (trainings by an objective of each kind, `vla collect`,
+`vla data merge`, `vla eval`) are compared with an undisturbed run, file by file, whenever they end.
 
-    python benchmarks/kill_soak.py [--kills 20] [--episodes 12] [--steps 30] [--seed 0]
+    python benchmarks/kill_soak.py [--kills 20] [--episodes 12] [--steps 30] [--seed 0] [--kinds NAME ...]
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # a test loads this file by its path
+from _commands import Commands, prepare
+from _killed_commands import COMMANDS, import_all
 
 SIZE = 48
 
@@ -99,6 +106,10 @@ class Work(ABC):
     @property
     @abstractmethod
     def total(self) -> int: ...
+
+    def check_whole(self) -> None:
+        """Called where the work has ended. Raises AssertionError if something is not as it must be."""
+        assert self.kept() == self.total
 
     def expected(self, number: int) -> Any:
         return make_episode(number, self.steps)
@@ -209,15 +220,18 @@ def whole_episodes(work: Work, root: Path) -> int:
     return dataset.num_episodes
 
 
-KINDS: dict[str, type[Work]] = {kind.name: kind for kind in (Recording, Conversion, Decoding)}
+KINDS: dict[str, type[Any]] = {kind.name: kind for kind in (Recording, Conversion, Decoding)}
+KINDS |= COMMANDS
 
 
 class Server:
     """Forks a fresh process for each piece of work, so that the imports are paid once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, commands: bool = False) -> None:
+        serve = ["--serve", "--commands"] if commands else ["--serve"]
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
+            [sys.executable, __file__, *serve],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -248,9 +262,12 @@ class Server:
         self.process.wait()
 
 
-def serve() -> None:
+def serve(*, commands: bool) -> None:
     import vla.data
     import vla.data.tools.conversion  # noqa: F401
+
+    if commands:
+        import_all()
 
     for line in sys.stdin:
         job = json.loads(line)
@@ -259,6 +276,9 @@ def serve() -> None:
             print(child, flush=True)
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
             continue
+        # what a command says in the middle of its work is not looked at
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
         places = Path(job["folder"]), Path(job["source"])
         KINDS[job["kind"]](*places, job["episodes"], job["steps"]).run()
         os._exit(0)
@@ -289,6 +309,7 @@ def soak(work: Work, server: Server, kills: int, rng: np.random.Generator) -> di
             found["kills"] += 1
             found["kept"].append(there)
         if there == work.total and status == 0:
+            work.check_whole()
             found["ended"] += 1
             kept = 0
             begin_again(work)
@@ -309,6 +330,7 @@ def undisturbed(work: Work, server: Server, *, begin_first: bool = True) -> floa
     assert work.kept() == work.total, (
         f"{work.name}: {work.kept()} of {work.total} {work.unit} are there at the end"
     )
+    work.check_whole()
     if begin_first:
         begin_again(work)
     return seconds
@@ -329,13 +351,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--commands", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
     if arguments.serve:
-        serve()
+        serve(commands=arguments.commands)
         return
     from _common import publish
     from rich.table import Table
@@ -353,15 +376,23 @@ def main() -> None:
         "lost",
     ):
         table.add_column(column, justify="left" if column == "work" else "right")
-    server, rng = Server(), np.random.default_rng(arguments.seed)
+    # the data alone need no imports of simulators
+    whole_commands = not COMMANDS.keys().isdisjoint(arguments.kinds)
+    server, rng = Server(commands=whole_commands), np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         source = Recording(Path(folder) / "source", Path(), arguments.episodes, arguments.steps)
         source.folder.mkdir()
         source.run()
+        prepared = Path(folder) / "prepared"
+        prepared.mkdir()
+        if whole_commands:
+            commands = Commands()
+            prepare(prepared, commands)
+            commands.close()
         for kind in arguments.kinds:
-            work = KINDS[kind](
-                Path(folder) / kind, source.folder / "dataset", arguments.episodes, arguments.steps
-            )
+            place = Path(folder) / re.sub(r"\W+", "-", kind)
+            reads = prepared if kind in COMMANDS else source.folder / "dataset"
+            work = KINDS[kind](place, reads, arguments.episodes, arguments.steps)
             try:
                 found = soak(work, server, arguments.kills, rng)
             except AssertionError as error:

@@ -17,6 +17,7 @@ from vla.cli.shared import clear_errors, console
 from vla.cli.tokenizer import tokenizer_app
 from vla.common.busy import calm_idle_threads
 from vla.common.errors import UserError
+from vla.common.machine_faults import end_where_threads_get_no_memory
 from vla.common.registry import KINDS, entries
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ app.add_typer(evaluation.eval_app, name="eval")
 
 
 def main() -> None:
+    end_where_threads_get_no_memory()
     # what a benchmark measures is for it to set
     if sys.argv[1:2] != ["bench"]:
         calm_idle_threads()

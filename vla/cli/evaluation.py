@@ -18,6 +18,7 @@ from vla.cli.shared import (
     path_option,
     remark_on_load,
 )
+from vla.common.folder_lock import alone
 from vla.common.paths import expanded_path
 
 commands = typer.Typer()
@@ -209,16 +210,19 @@ def compare(
         from vla.sim_eval.comparison.methods import compare_methods
         from vla.sim_eval.report import write_report
 
-        groups = groups_of(runs, methods=methods)
-        if groups:
-            found = compare_methods(groups, force=force, alpha=alpha)
-            console.print(found.tables())
-            console.print(f"saved: {found.save(out)}")
-            return
-        comparison = run(paths_of(runs), force=force, alpha=alpha)
-        # before the page: numbers are there even if a video cannot be read
-        comparison.save(out)
-        report = write_report(out / "report.html", comparison.runs.values(), comparison=comparison)
+        with alone(out):
+            groups = groups_of(runs, methods=methods)
+            if groups:
+                found = compare_methods(groups, force=force, alpha=alpha)
+                console.print(found.tables())
+                console.print(f"saved: {found.save(out)}")
+                return
+            comparison = run(paths_of(runs), force=force, alpha=alpha)
+            # before the page: numbers are there even if a video cannot be read
+            comparison.save(out)
+            report = write_report(
+                out / "report.html", comparison.runs.values(), comparison=comparison
+            )
         console.print(comparison.tables())
         console.print(f"report: {report}")
 

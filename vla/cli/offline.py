@@ -21,6 +21,7 @@ from vla.cli.shared import (
     remark_on_load,
     shown_progress,
 )
+from vla.common.folder_lock import alone
 
 commands = typer.Typer()
 
@@ -83,17 +84,19 @@ def diagnose(
     with clear_errors():
         from vla.training.offline_evaluation.diagnostics import diagnose as diagnose_run
 
-        # a run that was copied here names a dataset of another machine: then `data` says where
-        with shown_progress("measuring"):
-            found = diagnose_run(
-                run,
-                step=step,
-                episodes=episodes,
-                windows=windows,
-                data=data,
-                format=format,
-                keys=dataset_keys(settings),
-            )
-        console.print(found.tables())
-        for path in found.save(out):
-            console.print(f"written: {path}")
+        # a file of its own: the run may go on meanwhile
+        with alone(out or run, file=".diagnose.lock"):
+            # a run that was copied here names a dataset of another machine: then `data` says where
+            with shown_progress("measuring"):
+                found = diagnose_run(
+                    run,
+                    step=step,
+                    episodes=episodes,
+                    windows=windows,
+                    data=data,
+                    format=format,
+                    keys=dataset_keys(settings),
+                )
+            console.print(found.tables())
+            for path in found.save(out):
+                console.print(f"written: {path}")

@@ -9,6 +9,7 @@ import typer
 
 from vla.cli.shared import clear_errors, console, path_argument
 from vla.common.errors import UserError
+from vla.common.folder_lock import alone
 
 policy_app = typer.Typer(help="Policy tools.", no_args_is_help=True)
 
@@ -41,8 +42,9 @@ def policy_extract(
         if not isinstance(found, MultiRobotPolicy):
             kind = found.config.model_dump()["type"]
             raise UserError(f"{policy}: is a policy of one robot already ({kind})")
-        # files of another policy would mix with this one's
-        if out.exists() and any(out.iterdir()):
-            raise UserError(f"{out}: is there already; name another folder")
-        found.robot(robot).save_pretrained(out)
+        with alone(out):
+            # files of another policy would mix with this one's
+            if any(out.iterdir()):
+                raise UserError(f"{out}: is there already; name another folder")
+            found.robot(robot).save_pretrained(out)
         console.print(f"policy: {out}")

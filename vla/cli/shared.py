@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape as escape  # of texts that come in: brackets would be read as styles
 
-from vla.cli.machine_faults import machine_fault
 from vla.common.busy import busy_remark, cpu_load
-from vla.common.errors import DataWarning, UserError
+from vla.common.errors import Notice, UserError
 from vla.common.foreign.checksums import EditedFileWarning
+from vla.common.machine_faults import machine_fault, refusal
 from vla.common.paths import expanded_path
 from vla.common.renamed import RenamedWarning
 from vla.common.terminal.consoles import output_console
@@ -103,12 +103,11 @@ def clear_errors() -> Iterator[None]:
             raise
         _print_error(f"{error.name} is not installed: pip install 'vla[{extra}]'")
         raise typer.Exit(2) from None
-    except (OSError, MemoryError, RuntimeError) as error:
-        text = machine_fault(error)
-        # else a path that is no folder or may not be written; what names no file is a bug
-        if text is None and isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+    except Exception as error:
+        # libraries have classes of their own for what the system refuses
+        text = machine_fault(error) or refusal(error)
         if text is None:
+            # a bug
             raise
         _print_error(text)
         raise typer.Exit(2) from None
@@ -136,13 +135,13 @@ def _remarks() -> Iterator[None]:
     with warnings.catch_warnings():
         # each is issued once; Python's own filter would count by place
         warnings.simplefilter("always", RenamedWarning)
-        warnings.simplefilter("always", DataWarning)
+        warnings.simplefilter("always", Notice)
         show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if issubclass(category, RenamedWarning | EditedFileWarning):
                 errors.print(f"[yellow]note:[/] {escape(str(message))}")
-            elif issubclass(category, DataWarning):
+            elif issubclass(category, Notice):
                 errors.print(f"[yellow]warning:[/] {escape(str(message))}")
             else:
                 show_other(visible(str(message)), category, *place)

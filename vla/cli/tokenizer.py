@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from vla.cli.shared import (
     path_option,
     shown_progress,
 )
+from vla.common.folder_lock import alone
 
 tokenizer_app = typer.Typer(help="Action tokenizers.", no_args_is_help=True)
 
@@ -33,7 +35,8 @@ def tokenizer_report(
 ) -> None:
     """Every action tokenizer on a dataset: tokens, bits, errors in robot units, microseconds;
     fitted to four of five episodes, measured on the fifth."""
-    with clear_errors():
+    held = nullcontext() if out is None else alone(out)
+    with clear_errors(), held:
         from vla.data import EpisodeDataset
         from vla.tokenizers.report import tokenizer_report as run
 

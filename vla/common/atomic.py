@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vla.common.folder_lock import alone_on_file
+from vla.common.machine_faults import naming
+
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_FOLDER = ".tmp-"
 """Prefix of a folder that is being written."""
@@ -21,7 +24,7 @@ OLD_FOLDER = ".tmp-old-"
 def sync_file(path: Path) -> None:
     """Makes the content of a file durable."""
     # Windows syncs no handle that may only read; elsewhere a file may well be read-only.
-    with open(path, "rb+" if os.name == "nt" else "rb") as file:
+    with naming(path), open(path, "rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
@@ -32,7 +35,8 @@ def sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        with naming(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -59,21 +63,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
     renamed to `path`.
 
     On an exception `path` keeps its old content and the temporary file is removed.
+
+    Raises FolderInUseError if another process is writing `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # beside it, since a rename to another file system would be a copy
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        yield temporary
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # two that write under one temporary name would take it from each other
+    with alone_on_file(temporary, path):
+        try:
+            with naming(path):
+                yield temporary
+            replace_file(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def move_folder(written: Path, folder: Path) -> None:
@@ -103,9 +117,10 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary = folder.with_name(f"{TEMPORARY_FOLDER}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
-        temporary.mkdir()
-        write(temporary)
-        move_folder(temporary, folder)
+        with naming(folder):
+            temporary.mkdir()
+            write(temporary)
+            move_folder(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -10,7 +10,12 @@ class UserError(ValueError):
     without a traceback."""
 
 
-class DataWarning(Warning):
+class Notice(UserWarning):
+    """Something that the user should know, and that changes nothing: the command line shows it in
+    one line."""
+
+
+class DataWarning(Notice):
     """Something of a dataset is odd or was left out, and it can be read all the same. The message
     names the dataset, and the key that reads what was left out."""
 

@@ -1,33 +1,44 @@
-"""One writer for a folder: a lock that ends with the process that holds it, however it ends."""
+"""One writer for a folder or a file: a lock that ends with the process that holds it, however it
+ends."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from vla.common.errors import UserError
+from vla.common.errors import Notice, UserError
+from vla.common.machine_faults import naming
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems without locks answer."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+"""What file systems without locks answer. EBADF: over NFS folders cannot be locked, which is done
+there by a lock that asks for a handle that may write."""
 
 
 class FolderInUseError(UserError):
-    """Another process writes to the folder; the message names it."""
+    """Another process writes to the folder or the file; the message names it."""
+
+
+class UnguardedFolderWarning(Notice):
+    """The file system has no locks, so a second command there would not be noticed."""
 
 
 @contextlib.contextmanager
 def alone(folder: Path, *, file: str | None = None) -> Iterator[None]:
     """Holds `folder`, which is made if it is missing, for the block.
 
-    Does nothing on Windows, and on file systems that have no locks.
+    Faults of the disk in the block name the folder. If the block fails and has put nothing into a
+    folder that was made for it, the folder is removed again.
+
+    Does nothing on Windows, and warns on file systems that have no locks.
 
     Args:
         folder: what is written to.
@@ -37,31 +48,72 @@ def alone(folder: Path, *, file: str | None = None) -> Iterator[None]:
     Raises:
         FolderInUseError: another process, or another block of this one, holds it.
     """
+    was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held(folder if file is None else folder / file, folder), naming(folder):
+            yield
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    (folder / file).unlink(missing_ok=True)
+                # refuses what is not empty
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _held(path: Path, name: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    if file is None:
-        handle = os.open(folder, os.O_RDONLY)
-    else:
-        handle = os.open(folder / file, os.O_RDWR | os.O_CREAT, 0o666)
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    handle = os.open(path, flags, 0o666)
     try:
-        _lock(handle, folder)
+        _lock(handle, name)
         yield
     finally:
         # closing it releases the lock, unless a child process inherited the handle
         os.close(handle)
 
 
-def _lock(handle: int, folder: Path) -> None:
+@contextlib.contextmanager
+def alone_on_file(written: Path, path: Path) -> Iterator[None]:
+    """Holds the file `written`, which is made if it is missing and becomes `path`, for the block.
+
+    Raises FolderInUseError, which names `path`, if another process holds it.
+    """
+    with _held(written, path):
+        yield
+
+
+def refuse_if_in_use(folder: Path) -> None:
+    """Raises FolderInUseError if another process writes to `folder`.
+
+    For commands that look at what is there before they hold it: what another has half written
+    would be taken for something else.
+    """
+    if folder.is_dir():
+        with alone(folder):
+            pass
+
+
+def _lock(handle: int, name: Path) -> None:
     try:
         # flock, not lockf: POSIX locks are released as soon as any handle of the file is closed
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise FolderInUseError(
-            f"{folder}: another process writes to it; wait for its end, or choose another folder"
+            f"{name}: another process writes to it; wait for its end, or choose another name"
         ) from error
     except OSError as error:
         # Two writers are seldom, file systems without locks are not: the work goes on unguarded.
         if error.errno not in _NO_LOCKS:
             raise
+        warnings.warn(
+            f"{name}: its file system has no locks, so see to it yourself that no other command "
+            "writes there",
+            UnguardedFolderWarning,
+            stacklevel=2,
+        )

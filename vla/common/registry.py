@@ -11,15 +11,14 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import importlib.metadata
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vla.common.names import did_you_mean
+from vla.common.plugins import load_plugins
 from vla.common.renamed import announce_renamed
 
 KINDS = {
@@ -38,10 +37,6 @@ KINDS = {
 """kind -> the package whose files are scanned for it."""
 
 T = TypeVar("T")
-
-
-class PlugInWarning(FutureWarning):
-    """A plug-in cannot be loaded, and the command goes on without it."""
 
 
 _registry: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
@@ -85,9 +80,13 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
     _check_kind(kind)
 
     def add(registered_object: T) -> T:
+        module, _ = _identity(registered_object)
         known = _registry[kind].get(name)
         if known is not None and _identity(known) != _identity(registered_object):
             raise ValueError(f"{kind}: {name!r} is registered by {_identity(known)[0]} already")
+        if not module.startswith(f"{KINDS[kind]}."):
+            for taken in (name, *former):
+                _refuse_own_name(kind, taken, module)
         _registry[kind][name] = registered_object
         for old in former:
             _former[kind][old] = name
@@ -171,7 +170,11 @@ def is_registered(kind: str, cls: type) -> bool:
 def unknown_name(kind: str, name: str) -> str:
     """What an error says behind a name that does not exist: the nearest one, and all there are."""
     there_are = names(kind)
-    return f"{did_you_mean(name, there_are)}; there are: {', '.join(there_are) or 'none'}"
+    text = f"{did_you_mean(name, there_are)}; there are: {', '.join(there_are) or 'none'}"
+    # it may be theirs
+    for package, why in _load_plugins().items():
+        text += f"; the plug-in {package} was left out ({why})"
+    return text
 
 
 def _check_kind(kind: str) -> None:
@@ -181,6 +184,13 @@ def _check_kind(kind: str) -> None:
         )
 
 
+def _refuse_own_name(kind: str, name: str, module: str) -> None:
+    """Raises ValueError if a file of the kind's folder, imported or not, registers `name`."""
+    own = _scan(kind).get(name)
+    if own is not None and own.module != module:
+        raise ValueError(f"{kind}: {name!r} is registered by {own.module} already")
+
+
 def _identity(registered_object: Any) -> tuple[str, str]:
     # by name, not by `is`: a notebook that runs a cell twice makes the class a second time
     source = inspect.unwrap(registered_object)
@@ -188,24 +198,9 @@ def _identity(registered_object: Any) -> tuple[str, str]:
 
 
 @functools.cache
-def _load_plugins() -> None:
-    for entry_point in importlib.metadata.entry_points(group="vla.plugins"):
-        before = {kind: dict(known) for kind, known in _registry.items()}
-        try:
-            entry_point.load()
-        except (Exception, SystemExit) as error:  # code of others: any of them
-            # what it registered before it failed may lack the rest
-            for kind, known in before.items():
-                _registry[kind].clear()
-                _registry[kind].update(known)
-            package = entry_point.dist.name if entry_point.dist else entry_point.value
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            warnings.warn(
-                f"the plug-in {entry_point.name!r} of the package {package!r} is left out, since "
-                f"it cannot be loaded ({reason}); update it, or remove it: pip uninstall {package}",
-                PlugInWarning,
-                stacklevel=2,
-            )
+def _load_plugins() -> dict[str, str]:
+    """package -> why its plug-in was left out."""
+    return load_plugins([_registry, _former])
 
 
 @functools.cache

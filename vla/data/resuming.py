@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from vla.common.atomic import TEMPORARY_SUFFIX
 from vla.data import schema
 from vla.data.errors import DataError
-from vla.data.statistics import merge_stats
+from vla.data.statistics import joined_stats
 from vla.data.storage.video import VideoConfig
 from vla.data.storage.video_packets import OpenVideo, read_packets
 from vla.data.writer_state import WriterState, numbered, stored_stats, video_pattern
@@ -106,9 +106,8 @@ def _read_tables(root: Path, state: WriterState, episodes_per_table: int) -> Non
         rows = pq.read_table(numbered(root, schema.EPISODES_PATH, file)).to_pylist()
         rows = [row for row in rows if row["episode_index"] < state.episodes]
         # From the rows, not from stats.json, which may count an episode that was lost.
-        parts = [stored_stats(row) for row in rows]
-        parts += [state.stats] if state.stats else []
-        state.stats = {name: merge_stats([part[name] for part in parts]) for name in parts[0]}
+        for row in rows:
+            state.stats = joined_stats(state.stats, stored_stats(row))
         state.rows = rows
     _remove_from(root, schema.EPISODES_PATH, last + 1)
 

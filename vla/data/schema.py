@@ -161,7 +161,9 @@ def _matrix(values: np.ndarray) -> pa.Array:
     flat = pa.array(values.ravel())
     if values.shape[1] == 1:
         return flat
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    # the item named as parquet reads it back: a file that is written again keeps its bytes
+    kind = pa.list_(pa.field("element", pa.float32()), values.shape[1])
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
 def _image_column(files: list[bytes]) -> pa.Array:

@@ -104,6 +104,19 @@ def image_stats(images: Sequence[bytes] | np.ndarray) -> FeatureStats:
     return stats
 
 
+def joined_stats(
+    total: dict[str, FeatureStats], episode: dict[str, FeatureStats]
+) -> dict[str, FeatureStats]:
+    """The statistics of all features with an episode more; of the episode if `total` is empty.
+
+    The last digits depend on the order and the grouping: whoever counts again what a writer has
+    counted calls this with the same episodes in the same order.
+    """
+    if not total:
+        return episode
+    return {name: merge_stats([total[name], stats]) for name, stats in episode.items()}
+
+
 def merge_stats(parts: Sequence[FeatureStats]) -> FeatureStats:
     """Stored statistics of several parts together: exact but for the quantiles, which are weighted
     means."""

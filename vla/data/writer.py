@@ -44,7 +44,7 @@ from vla.data.episode import Episode, check_episode
 from vla.data.errors import DataError
 from vla.data.extras import check_same_columns, extra_features
 from vla.data.resuming import resumed_state
-from vla.data.statistics import FeatureStats, image_stats, merge_stats, numeric_stats
+from vla.data.statistics import FeatureStats, image_stats, joined_stats, numeric_stats
 from vla.data.storage.checksums import write_checksummed_json
 from vla.data.storage.row_groups import write_row_groups
 from vla.data.storage.video import VideoConfig
@@ -249,9 +249,7 @@ class DatasetWriter:
         for camera, of_episode in packets.items():
             state.videos[camera] = state.videos[camera].with_packets(of_episode)
         state.rows.append(row)
-        if state.stats:
-            stats = {name: merge_stats([state.stats[name], s]) for name, s in stats.items()}
-        state.stats = stats
+        state.stats = joined_stats(state.stats, stats)
         state.episodes += 1
         state.frames += len(episode)
 

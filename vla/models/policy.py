@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vla.common.foreign.checksums import checksums_of_written
+from vla.common.machine_faults import naming
 from vla.config import CONFIG_VERSION, Config
 from vla.models.checkpoint_files import (
     CONFIG_FILE,
@@ -401,7 +402,8 @@ class Policy(
     def _save_pretrained(self, save_directory: Path) -> None:
         """Called by `save_pretrained` and `push_to_hub`."""
         # without the card, which is for people: they may write into it
-        with checksums_of_written(save_directory, without=["README.md"]):
+        written = checksums_of_written(save_directory, without=["README.md"])
+        with naming(save_directory), written:
             self._write_files(save_directory)
 
     def _write_files(self, folder: Path) -> None:

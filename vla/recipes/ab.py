@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vla.common.folder_lock import alone
 from vla.config import UserError, check_config
 from vla.recipes.evaluate import Baseline, load_actor
 from vla.sim_eval.comparison.comparison import Comparison, compare, decided_sequentially
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import (
+    LOCK_FILE,
     EvalConfig,
     check_playable,
     command_for,
@@ -147,6 +149,19 @@ def compare_sequentially(
     sides = (_Side(actor_a, config, "a", policy_a), _Side(actor_b, config, "b", policy_b))
     for side in sides:  # both, before the first of them plays
         check_playable(side.actor, side.config)
+    with alone(Path(config.out), file=LOCK_FILE):
+        return _play_until_decided(sides, config, alpha, limit, batch, progress, command)
+
+
+def _play_until_decided(
+    sides: tuple[_Side, _Side],
+    config: EvalConfig,
+    alpha: float,
+    limit: int,
+    batch: int,
+    progress: bool,
+    command: str | None,
+) -> SequentialResult:
     test = SequentialComparison()
     played = 0
     for block in blocks(limit, batch):

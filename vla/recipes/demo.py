@@ -7,13 +7,14 @@ default; every value can be overridden.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
+from vla.common.atomic import write_json
+from vla.common.folder_lock import alone
 from vla.common.terminal.consoles import output_console
 from vla.common.terminal.visible_console import VisibleConsole
 from vla.config import Choice, PathText, RootConfig, read_yaml
@@ -111,7 +112,11 @@ def demo(config: DemoConfig) -> Path:
     policies), `report.html` and `timings.json`.
     """
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        return _demo(config, out)
+
+
+def _demo(config: DemoConfig, out: Path) -> Path:
     console = output_console()
     steps = 4 + len(config.controls)
     clock = _StepClock(console, steps)
@@ -150,7 +155,7 @@ def demo(config: DemoConfig) -> Path:
     rounded = {}
     for name, seconds in clock.seconds.items():
         rounded[name] = round(seconds, 1)
-    (out / "timings.json").write_text(json.dumps(rounded, indent=2) + "\n")
+    write_json(out / "timings.json", rounded)
     for row in rows:
         console.print(row.table())
     console.print()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vla.common.atomic import write_text
 from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
@@ -269,7 +270,7 @@ def save_config(config: EvalConfig, folder: Path | None = None) -> Path:
     the folder."""
     out = folder or Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+    write_text(out / CONFIG_FILE, dump_config(config))
     return out
 
 

@@ -23,6 +23,7 @@ from rich.console import Group
 from rich.text import Text
 from torch import Tensor
 
+from vla.common.atomic import write_text
 from vla.common.terminal.tables import Table, whole
 from vla.config import registered
 from vla.tokenizers.base import ActionTokenizer, TokenizerConfig, TokenizerError
@@ -184,16 +185,15 @@ class TokenizerReport:
     def save(self, folder: str | Path) -> list[Path]:
         """Writes `report.json` and `error_tokens.svg`; returns their paths."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         data, plot = folder / "report.json", folder / "error_tokens.svg"
-        data.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(data, json.dumps(self.to_dict(), indent=2) + "\n")
         title = (
             f"Chunks of {self.chunk} actions, {len(self.action_names)} dimensions, "
             f"{self.control_hz:g} Hz"
         )
         points = [(row.name, row.tokens, row.mean) for row in self.rows if row.problem is None]
         picture = scatter_svg(points, title, x="tokens per chunk", y="mean error, robot units")
-        plot.write_text(picture)
+        write_text(plot, picture)
         return [data, plot]
 
 

@@ -13,6 +13,7 @@ Random states are not stored: each step seeds its generators from (seed, step, p
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -26,8 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla.common.atomic import OLD_FOLDER, TEMPORARY_FOLDER, replace_folder
+from vla.common.errors import Notice
 from vla.common.foreign.checksums import sha256_of
 from vla.common.foreign.json_files import read_json
+from vla.common.machine_faults import DISK_FAULTS
 from vla.models.policy import CheckpointError
 
 STATE_JSON, STATE_TENSORS = "training_state.json", "training_state.safetensors"
@@ -90,7 +93,7 @@ def save_checkpoint(
         state: further training state in JSON types.
 
     Raises:
-        CheckpointError: nothing could be written, for example because the disk is full. Older
+        CheckpointError: the disk is full or fails. Older
             checkpoints are untouched and the temporary folder is gone.
     """
     folder = checkpoint_folder(root, step)
@@ -108,23 +111,23 @@ def save_checkpoint(
 
     try:
         replace_folder(folder, write)
-    except Exception as error:
-        # Libraries wrap "no space left" in errors of their own, hence no OSError here.
+    except OSError as error:
         raise _not_written(root, step, error) from error
     return Checkpoint(folder, step, state)
 
 
-def _not_written(root: Path, step: int, error: Exception) -> CheckpointError:
+def _not_written(root: Path, step: int, error: OSError) -> CheckpointError:
     older = newest_checkpoint(root)
     if older is None:
         kept = "there is no older checkpoint"
     else:
         kept = f"{older.folder} is untouched, resume from it"
-    free = shutil.disk_usage(root).free / 2**20
-    return CheckpointError(
-        f"checkpoint of step {step} was not written: {error}. {free:.0f} MiB are free on the disk "
-        f"of {root}: make room there. {kept}."
-    )
+    what = DISK_FAULTS.get(error.errno or 0, error)
+    advice = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free / 2**20
+        advice = f"{free:.0f} MiB are free on the disk of {root}: make room there. "
+    return CheckpointError(f"checkpoint of step {step} was not written: {what}. {advice}{kept}.")
 
 
 def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
@@ -137,7 +140,7 @@ def newest_checkpoint(root: Path, *, warn: bool = False) -> Checkpoint | None:
     if warn:
         for folder, problem in problems.items():
             text = f"checkpoint {folder} is ignored: {problem}"
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warnings.warn(text, Notice, stacklevel=2)
     return found[-1] if found else None
 
 

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from vla.common.atomic import atomic_path
+from vla.common.errors import Notice
 from vla.config import ConfigError
 
 
@@ -58,6 +59,7 @@ class MetricsLog:
             warnings.warn(
                 f"{self._path}: was deleted or replaced while the training wrote to it: the lines "
                 f"before step {step} are lost; it goes on in a new file",
+                Notice,
                 stacklevel=2,
             )
             self._file = open(self._path, "a")  # noqa: SIM115 - closed by __exit__

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.common.atomic import replace_folder
+from vla.common.machine_faults import DISK_FAULTS
 from vla.models.layers.low_rank import adapter_state, merge_adapters
 from vla.models.policy import Policy
 from vla.training.checkpoint import (
@@ -161,10 +162,11 @@ class TrainingState:
         if folder:
             try:
                 replace_folder(folder, self._write_policy)
-            except Exception as error:
+            except OSError as error:
+                what = DISK_FAULTS.get(error.errno or 0, error)
                 raise CheckpointError(
-                    f"{folder} was not written: {error}. The newest checkpoint holds the same "
-                    "policy: make room on the disk and resume, which writes it"
+                    f"{folder} was not written: {what}. The newest checkpoint holds the same "
+                    "policy: mend that and resume, which writes it"
                 ) from error
         if self.ema:
             self.ema.copy_to(self.policy)

@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vla.cli import app
-from vla.common.folder_lock import alone
+from vla.common.folder_lock import FolderInUseError, alone
 from vla.data import DataError, DatasetWriter, EpisodeDataset, KeyMap, encode_png
 from vla.data.format import Columns, DatasetReader
 from vla.data.select import chosen_episodes
@@ -201,7 +201,7 @@ def test_a_second_command_in_the_same_folder_is_refused(write, tmp_path):
     source = write([2])
     with (
         alone(tmp_path / "out"),
-        pytest.raises(DataError, match="another process writes to it"),
+        pytest.raises(FolderInUseError, match="another process writes to it"),
     ):
         convert(source, tmp_path / "out")
     assert convert(source, tmp_path / "out").episodes == 1

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vla.cli import app
-from vla.common import registry
+from vla.common import plugins, registry
 from vla.config import load_config
 from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.envs.perturbed import PerturbedConfig
@@ -39,13 +39,7 @@ def clean_registry(monkeypatch):
 def plugin(monkeypatch) -> None:
     """Declares the entry point, as an installed package does; nothing of it is imported yet."""
     entry_point = importlib.metadata.EntryPoint("push", MODULE, "vla.plugins")
-    declared = {"group": "vla.plugins"}
-    found = importlib.metadata.entry_points
-
-    def entry_points(**group):
-        return (entry_point,) if group == declared else found(**group)
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "_entry_points", lambda: [entry_point])
 
 
 def settings(folder, **changes):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla.common.cores import usable_cores
+from vla.common.folder_lock import refuse_if_in_use
 from vla.common.progress import ProgressCallback
 from vla.common.renamed import former_attributes
 from vla.data.episode import Episode, check_episode
@@ -77,10 +78,12 @@ def write_derived(
         progress: called from several threads.
 
     Raises:
-        DataError: `dst` holds something else, another call is writing there, the disk is too small,
+        DataError: `dst` holds something else, the disk is too small,
             or an episode of a source is damaged: the episodes before it are kept.
+        FolderInUseError: another process writes there.
     """
     dst = Path(dst)
+    refuse_if_in_use(dst)
     for number, dataset in enumerate(plan.sources):
         # now, not after hours
         dataset.check_numbers([index for source, index in plan.episodes if source == number])

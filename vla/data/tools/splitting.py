@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vla.common.folder_lock import alone
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
@@ -50,14 +51,29 @@ def split(
     dataset = EpisodeDataset(src, format=format, keys=keys)
     chosen = chosen_parts(dataset, parts, seed)
     given = {name: str(part) for name, part in parts.items()}
+    with alone(Path(dst)):
+        return _parts(dataset, Path(dst), chosen, given, seed, format, keys, video, jobs, progress)
+
+
+def _parts(
+    dataset: EpisodeDataset,
+    dst: Path,
+    chosen: Mapping[str, list[int]],
+    given: Mapping[str, str],
+    seed: int,
+    format: str | None,
+    keys: KeyMap | None,
+    video: VideoConfig | None,
+    jobs: int | None,
+    progress: ProgressCallback | None,
+) -> dict[str, Converted]:
+    """Writes the parts, one after the other."""
     made = {}
     for name, episodes in chosen.items():
         options = {"part": name, "seed": seed, "parts": given} | key_options(format, keys)
         places = [(0, index) for index in episodes]
         plan = Plan("split", [dataset], places, dataset.spec, options, notes=notes_of([dataset]))
-        made[name] = write_derived(
-            plan, Path(dst) / name, video=video, jobs=jobs, progress=progress
-        )
+        made[name] = write_derived(plan, dst / name, video=video, jobs=jobs, progress=progress)
     return made
 
 

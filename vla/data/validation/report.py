@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla.common.folder_lock import alone
 from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import KeyMap
@@ -93,11 +94,25 @@ def validate(
 
     Raises:
         DataError: there is nothing at `root`, or it is an archive.
+        FolderInUseError: `fix`, and another process writes to the dataset.
     """
     root = Path(root)
     report = _look(root, format, keys, deep, progress)
     if not fix:
         return report
+    with alone(root if root.is_dir() else root.parent):
+        return _repaired(report, root, format, keys, deep, progress)
+
+
+def _repaired(
+    report: Report,
+    root: Path,
+    format: str | None,
+    keys: KeyMap | None,
+    deep: bool,
+    progress: ProgressCallback | None,
+) -> Report:
+    """The findings of a second look, after repairs."""
     repaired, failed = [], []
     wanted = {finding.fix for finding in report.findings}
     for name, repair in REPAIRS.items():

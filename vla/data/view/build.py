@@ -86,15 +86,16 @@ def write_view(
         raise DataError(
             f"{path}: is a folder; name the file of the page, for example {path / 'view.html'}"
         )
-    order = _chosen(dataset, episodes, sample)
-    is_sample = episodes is None
-    page = Page(dataset, asked=len(order), sampled=is_sample)
-    max_bytes = int(max_mb * 1_000_000)
-    builder = _Builder(page, max_bytes, video, jobs or usable_cores())
-    shown = builder.fitting_episodes(order)
-    builder.add_videos(shown, progress)
-    written = builder.fitting_page(shown)
+    # held from the start: who comes second learns it before it has worked
     with atomic_path(path) as temporary:
+        order = _chosen(dataset, episodes, sample)
+        is_sample = episodes is None
+        page = Page(dataset, asked=len(order), sampled=is_sample)
+        max_bytes = int(max_mb * 1_000_000)
+        builder = _Builder(page, max_bytes, video, jobs or usable_cores())
+        shown = builder.fitting_episodes(order)
+        builder.add_videos(shown, progress)
+        written = builder.fitting_page(shown)
         temporary.write_bytes(written)
     return View(
         path=path,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.common.cores import usable_cores
+from vla.common.folder_lock import refuse_if_in_use
 from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config
@@ -50,6 +51,7 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
 
     Raises:
         DataError: `out` holds a dataset and `resume` is False.
+        FolderInUseError: another process writes to `out`.
         ConfigError: `resume`, and the dataset was made with another config.
         CollectError: no episode of some task succeeded.
         CheckpointError, SpecError: a policy among the behaviours cannot be loaded or does not fit
@@ -58,6 +60,7 @@ def collect(config: CollectConfig, *, resume: bool = False) -> Path:
         RenderingError: this machine cannot render.
     """
     check_config(config, CollectConfig)
+    refuse_if_in_use(config.out)
     env: EnvConfig = config.env
     what = _what_is_made(config)
     if resume:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vla.common.atomic import write_text
 from vla.sim_eval.comparison.comparability import (
     ComparisonError,
     Key,
@@ -140,8 +141,7 @@ class Comparison:
     def save(self, folder: str | Path) -> Path:
         """Writes `compare.json` into `folder`; returns the file."""
         path = Path(folder) / COMPARISON_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
         return path
 
     def tables(self) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla.common.atomic import write_text
 from vla.sim_eval.comparison.comparability import (
     ComparisonError,
     differences,
@@ -112,8 +113,7 @@ class MethodComparison:
     def save(self, folder: str | Path) -> Path:
         """Writes `compare.json` into `folder`; returns the file."""
         path = Path(folder) / COMPARISON_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
         return path
 
     def tables(self) -> Any:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from vla.common.errors import UserError
 from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.foreign.plain_files import why_not_plain
+from vla.common.machine_faults import machine_fault
 from vla.sim_eval.comparison.installing import VIDEOS
 from vla.sim_eval.rollouts.jobs import EpisodeRecord
 
@@ -97,6 +98,8 @@ def read_episodes(path: Path) -> tuple[EpisodeRecord, ...]:
             columns = [name for name in file.schema_arrow.names if name in known]
             table = file.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if machine_fault(error) and not isinstance(error, MemoryError):
+            raise  # the file may be whole
         name = type(error).__name__
         raise ResultsError(f"{path}: not the results of an evaluation: {name}: {error}") from error
     try:

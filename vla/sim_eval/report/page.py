@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from vla.common.atomic import atomic_path
 from vla.common.html import asset, content_policy, encoded, render
 from vla.sim_eval.comparison.comparability import ComparisonError
 from vla.sim_eval.comparison.comparison import Comparison, compare
@@ -76,8 +77,8 @@ def write_report(
         # films that are too large for the page lie beside it
         policy=content_policy(script, media="'self' file: data:"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(page))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded(page))
     return path
 
 

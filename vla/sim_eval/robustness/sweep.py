@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from vla.common.atomic import write_text
+from vla.common.folder_lock import alone
 from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.control.actor_traits import traits_of
 from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.envs.perturbed import PerturbedConfig
-from vla.sim_eval.evaluation import EvalConfig, check_playable, evaluate, naming
+from vla.sim_eval.evaluation import LOCK_FILE, EvalConfig, check_playable, evaluate, naming
 from vla.sim_eval.identity import decisive, policy_identity, versions_of
 from vla.sim_eval.perturbations import (
     SEVERITIES,
@@ -110,9 +112,23 @@ def perturb(
     # of the config as it was given: the identities in folders of earlier runs were made so
     identity = policy_identity(actor, name or config.policy)
     config = naming(actor, config)
+    with alone(Path(config.out), file=LOCK_FILE):
+        return _perturb(actor, config, kinds, skipped, identity, name, progress, command)
+
+
+def _perturb(
+    actor: Actor | Literal["expert", "random"],
+    config: PerturbConfig,
+    kinds: tuple[str, ...],
+    skipped: dict[str, str],
+    identity: str,
+    name: str | None,
+    progress: bool,
+    command: str | None,
+) -> Robustness:
+    """Plays and tabulates, once it is known what fits."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    write_text(out / CONFIG, dump_config(config))
     # clean first: every other condition is paired with it
     clean = _play(actor, _condition(config, config.env, CLEAN), identity, name, progress)
     played: dict[ConditionKey, Results] = {}
@@ -145,8 +161,8 @@ def _command(actor: Any, file: Path) -> str:
 def _write(found: Robustness, config: PerturbConfig, clean: Results) -> None:
     out = Path(config.out)
     found.save(out)
-    (out / MARKDOWN).write_text(found.markdown(), encoding="utf-8")
-    (out / PLOT).write_text(robustness_svg(found), encoding="utf-8")
+    write_text(out / MARKDOWN, found.markdown())
+    write_text(out / PLOT, robustness_svg(found))
     write_robustness_page(out / PAGE, found, clean)
 
 
@@ -181,7 +197,7 @@ def _play(
     # beside half of its results
     (out / CONDITION_FILE).unlink(missing_ok=True)
     results = evaluate(actor, config, name=name, progress=progress, resume=True, restart=True)
-    (out / CONDITION_FILE).write_text(json.dumps({"policy": identity}) + "\n", encoding="utf-8")
+    write_text(out / CONDITION_FILE, json.dumps({"policy": identity}) + "\n")
     return results
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from vla.common.atomic import write_text
 from vla.sim_eval.comparison.comparability import episodes_by_key
 from vla.sim_eval.comparison.results import Results, ResultsError, summary
 from vla.sim_eval.perturbations import describe
@@ -114,7 +115,7 @@ class Robustness:
         """Writes `robustness.json` into `folder`; returns the file."""
         path = Path(folder) / ROBUSTNESS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
         return path
 
     @classmethod

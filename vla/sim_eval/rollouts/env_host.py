@@ -8,12 +8,12 @@ scripted expert and the random baseline need no policy: their episodes run here 
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vla.common.machine_faults import text_of
 from vla.config import UserError
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
@@ -100,9 +100,9 @@ class EnvHost:
             return Failed(command.slot, reason)
         except UserError as error:
             return Failed(command.slot, str(error))
-        except Exception:
+        except Exception as error:
             # as text: the error itself may not survive being sent to another process
-            return Failed(command.slot, f"the env raised\n{traceback.format_exc()}")
+            return Failed(command.slot, f"the env raised\n{text_of(error)}")
 
     def _start(self, command: Start) -> Answer:
         job, slot = command.job, command.slot

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vla.common.machine_faults import text_of
 from vla.config import ConfigError
 
 Work = Callable[[Any], Any]
@@ -43,8 +43,8 @@ class Worker:
         except ConfigError as error:
             # its words say all; a traceback would only hide them
             return ErrorText(f"{type(error).__name__}: {error}")
-        except Exception:
-            return ErrorText(traceback.format_exc())
+        except Exception as error:
+            return ErrorText(text_of(error))
 
     def close(self) -> None:
         close_work(self._work)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from vla.common.folder_lock import alone
 from vla.config import ConfigError, PathText, RootConfig
 from vla.config.numbers import Seed
 from vla.data import EpisodeDataset, Windows
@@ -104,8 +105,13 @@ def fqe(config: FQEConfig, *, tell: Tell | None = None) -> FQEResult:
         ConfigError: a policy fits neither the dataset nor `replan_every`, or is named twice.
         CheckpointError, DataError: a policy or the dataset cannot be read, or its rewards cannot
             tell good from bad.
+        FolderInUseError: another process writes to `config.out`.
     """
-    tell = tell or (lambda text: None)
+    with alone(Path(config.out)):
+        return _fqe(config, tell or (lambda text: None))
+
+
+def _fqe(config: FQEConfig, tell: Tell) -> FQEResult:
     clock = [time.perf_counter()]
     device = _device(config.device)
     # denormal numbers, which values near 0 run into, are many times slower on CPUs

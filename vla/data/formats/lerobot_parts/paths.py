@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.common.foreign.sizes import why_too_large
+from vla.common.machine_faults import machine_fault
 from vla.data.errors import DataError, raised_here, unreadable
 from vla.data.formats.common.files import check_plain, inside
 
@@ -82,6 +83,8 @@ def opened_parquet(file: Path, remedy: Remedy) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         if not isinstance(error, pa.ArrowException | OSError) and raised_here(error):
             raise  # a mistake of this package is no damage
+        if machine_fault(error) and not isinstance(error, MemoryError):
+            raise  # the file may be whole
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{file}: damaged parquet ({reason}); {_sentence(remedy)}") from error
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import typer
 
-from vla.cli.machine_faults import machine_fault
 from vla.cli.shared import clear_errors
+from vla.common.machine_faults import machine_fault
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,35 @@ def test_memory_that_the_cpu_has_not() -> None:
 def test_bugs_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error), match="a bug"), clear_errors():
         raise error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Error: engine error: Could not allocate memory",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "std::bad_alloc",
+    ],
+)
+def test_libraries_have_words_of_their_own_for_memory(words: str) -> None:
+    assert "not enough memory" in str(machine_fault(ValueError(words)))
+
+
+def test_a_thread_without_memory_ends_the_command() -> None:
+    code = """
+import resource, threading
+from vla.common.machine_faults import end_where_threads_get_no_memory
+end_where_threads_get_no_memory()
+
+def no_memory(self):
+    raise MemoryError
+# what Python does where the new thread cannot even get its first frame
+threading.Thread._bootstrap = no_memory
+threading.Thread(target=print).start()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: not enough memory")
+    assert found.stderr.count("\n") == 1
