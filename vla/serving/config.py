@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator, model_validator
 
 from vla.common.registry import names, unknown_name
@@ -33,7 +31,7 @@ class ServeConfig(RootConfig):
     """Certificate chain (PEM); with `tls_key` the server speaks `wss://` alone."""
     tls_key: PathText | None = None
     """Private key of the certificate (PEM)."""
-    origins: list[str] = []
+    origins: list[str] = Field(default_factory=list)
     """Pages of browsers that may connect, such as `http://localhost:5173`; robots send none."""
     device: str = "auto"
     """Where the policy computes: auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
@@ -61,7 +59,7 @@ class ServeConfig(RootConfig):
     resize: Resize = "none"
     """What happens to images of another size than the policy's: none (they are refused), stretch,
     or pad (the aspect is kept, black borders)."""
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = Field(default_factory=dict)
     """Key of the client's observation -> camera of the policy, `state` or `instruction`. Several
     keys of the state are joined in this order."""
     replan_every: int = Field(1, ge=1)

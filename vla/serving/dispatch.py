@@ -264,9 +264,7 @@ class Dispatcher:
         before = session.snapshot()
         try:
             inputs = request.read()
-            session.observe(
-                inputs, reset=request.reset, step=request.step, now=time.monotonic()
-            )
+            session.observe(inputs, reset=request.reset, step=request.step, now=time.monotonic())
         except Exception as error:
             _fail(request, error if isinstance(error, UserError) else _internal(error))
             return

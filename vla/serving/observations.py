@@ -14,7 +14,7 @@ import numpy as np
 from vla.common.errors import UserError
 from vla.common.names import did_you_mean
 from vla.serving.pictures import Resize, as_pictures
-from vla.types import Observation, Spec
+from vla.types import Spec
 
 MAX_PROMPT = 1000
 """Characters of an instruction."""
@@ -123,8 +123,7 @@ class ObservationReader:
         if not self.spec.state_dim:
             state = np.zeros((B, 0), np.float32)
         instructions = self._instructions(sent, B)
-        # the house's own words for NaN, a state of another length
-        Observation.from_numpy(images, state, instructions).check(self.spec)
+        self._check_finite(state_key, state)
         return RobotInputs(images, state, instructions, is_batched)
 
     # --- which key is what ---------------------------------------------------------------------
@@ -151,7 +150,8 @@ class ObservationReader:
             else:
                 missing.append(camera)
         stock = [
-            key for key in STOCK_IMAGES
+            key
+            for key in STOCK_IMAGES
             if key in sent and key not in sources.values() and key not in self.keys
         ]
         # names of openpi's robots only where there is no choice: a wrist is a wrist, and the one
@@ -188,9 +188,13 @@ class ObservationReader:
             axes = max(part.ndim for part in parts)
             parts = [part[..., None] if part.ndim == axes - 1 else part for part in parts]
             parts = [np.atleast_1d(part) for part in parts]
-            _agree("the axis of several robots", {k: p.ndim for k, p in zip(keys, parts)})
+            _agree(
+                "the axis of several robots", {k: p.ndim for k, p in zip(keys, parts, strict=True)}
+            )
             if parts[0].ndim == 2:
-                _agree("the number of robots", {k: len(p) for k, p in zip(keys, parts)})
+                _agree(
+                    "the number of robots", {k: len(p) for k, p in zip(keys, parts, strict=True)}
+                )
         state = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         S = self.spec.state_dim
         if state.ndim not in (1, 2) or state.shape[-1] != S:
@@ -199,6 +203,18 @@ class ObservationReader:
                 f"{', '.join(self.spec.state_names)}; send these, in this order"
             )
         return name, state
+
+    def _check_finite(self, key: str, state: np.ndarray) -> None:
+        wrong = ~np.isfinite(state).all(0)
+        if wrong.any():
+            names = [
+                name
+                for name, is_wrong in zip(self.spec.state_names, wrong, strict=True)
+                if is_wrong
+            ]
+            raise UserError(
+                f"{key}: NaN or infinity in {', '.join(names)}; a sensor is broken, or was not read"
+            )
 
     def _instructions(self, sent: Mapping[str, Any], B: int) -> list[str]:
         keys = self._given("instruction") or PROMPT_KEYS

@@ -19,9 +19,7 @@ ROUNDING = 1e-3
 """Floats may leave 0 to 1 by as much: interpolation overshoots."""
 
 
-def as_pictures(
-    key: str, values: np.ndarray, size: tuple[int, int], resize: Resize
-) -> np.ndarray:
+def as_pictures(key: str, values: np.ndarray, size: tuple[int, int], resize: Resize) -> np.ndarray:
     """uint8 (B, H, W, 3), or (H, W, 3) if `values` have no batch axis.
 
     Args:
@@ -46,7 +44,8 @@ def as_pictures(
     if found == size:
         return pictures
     if resize == "stretch":
-        return resized(torch.from_numpy(np.ascontiguousarray(pictures)), size).numpy()
+        # a copy: what was received cannot be written to, and torch minds
+        return resized(torch.from_numpy(np.array(pictures)), size).numpy()
     if pictures.ndim == 3:
         return with_borders(pictures, size)
     return np.stack([with_borders(picture, size) for picture in pictures])
@@ -74,7 +73,9 @@ def _channels_last(key: str, values: np.ndarray) -> np.ndarray:
         return values
     if values.shape[-3] == 3:
         return np.moveaxis(values, -3, -1)
-    raise UserError(f"{key}: has shape {values.shape}, expected three channels (RGB), last or first")
+    raise UserError(
+        f"{key}: has shape {values.shape}, expected three channels (RGB), last or first"
+    )
 
 
 def _to_uint8(key: str, pictures: np.ndarray) -> np.ndarray:
