@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from websockets.sync.client import ClientConnection, connect
 
+from vla.control.inference_mode import inference
 from vla.models import RT1, RT1Config
 from vla.serving import PolicyServer
-from vla.types import Spec
+from vla.types import Observation, Spec
 from vla_client.codec import pack, unpack
 
 SPEC = Spec(
@@ -85,3 +86,20 @@ def observation(step: int, robot: int = 0, instruction: str = "do task 0") -> di
         "observation/state": rng.standard_normal(2).astype(np.float32),
         "prompt": instruction,
     }
+
+
+def lone(policy: Any, observations: list[dict[str, Any]]) -> list[np.ndarray]:
+    """The chunks (K, A) of one robot that acts by itself; a new instruction starts an episode."""
+    memory = None
+    chunks = []
+    before = None
+    with inference(policy, threads=1):
+        for seen in observations:
+            if seen.get("vla/reset") or seen["prompt"] != before:
+                memory = None
+            before = seen["prompt"]
+            images = {"front": seen["observation/front"]}
+            now = Observation.from_numpy(images, seen["observation/state"], seen["prompt"])
+            actions, memory = policy.act(now, memory)
+            chunks.append(actions[0].numpy())
+    return chunks

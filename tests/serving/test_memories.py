@@ -9,27 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from served_robots import connected, observation, tiny_policy
+from served_robots import connected, lone, observation, tiny_policy
 
-from vla.control.inference_mode import inference
 from vla.types import Observation
-
-
-def lone(policy: Any, observations: list[dict[str, Any]]) -> list[np.ndarray]:
-    """The chunks (K, A) of one robot that acts by itself; a new instruction starts an episode."""
-    memory = None
-    chunks = []
-    before = None
-    with inference(policy, threads=1):
-        for seen in observations:
-            if seen.get("vla/reset") or seen["prompt"] != before:
-                memory = None
-            before = seen["prompt"]
-            images = {"front": seen["observation/front"]}
-            now = Observation.from_numpy(images, seen["observation/state"], seen["prompt"])
-            actions, memory = policy.act(now, memory)
-            chunks.append(actions[0].numpy())
-    return chunks
 
 
 def played(server: Any, observations: list[dict[str, Any]], seed: int = 0) -> list[np.ndarray]:

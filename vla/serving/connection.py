@@ -58,11 +58,13 @@ class Connection:
     Args:
         socket: the client's.
         conversation: the protocol.
+        protocol: its name.
     """
 
-    def __init__(self, socket: ServerConnection, conversation: Conversation) -> None:
+    def __init__(self, socket: ServerConnection, conversation: Conversation, protocol: str) -> None:
         self.socket = socket
         self.conversation = conversation
+        self.protocol = protocol
         service = conversation.service
         self._metrics = service.metrics
         self._idle_timeout = service.config.idle_timeout_s
@@ -72,18 +74,26 @@ class Connection:
 
     async def run(self) -> None:
         """Returns when the client is gone, or was sent away."""
-        greeting = self.conversation.greeting()
-        sender = asyncio.create_task(self._send_answers())
+        tasks = set()
         try:
+            greeting = self.conversation.greeting()
             if greeting is not None:
                 await self._send(greeting)
-            await self._receive()
+            tasks = {
+                asyncio.create_task(self._receive()),
+                asyncio.create_task(self._send_answers()),
+            }
+            # whichever ends first, the client is gone for the other one too
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except ConnectionClosed:
             pass
         finally:
             self.conversation.close()
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
+                    log.error("a connection failed", exc_info=result)
             self._forget_answers()
 
     async def finish(self) -> None:
@@ -110,6 +120,7 @@ class Connection:
     async def _take_up(self, data: bytes) -> Waiting | str | bytes:
         """The answer to come, or an error."""
         received = time.perf_counter()
+        self._metrics.add("vla_requests_total", protocol=self.protocol)
         # whoever waits for answers sets its own pace: the server's
         if self._under_way and not self._allowance.take():
             self._metrics.add("vla_refused_total", reason="rate")

@@ -10,8 +10,8 @@ LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds."""
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 HELP = {
-    "vla_requests_total": "Observations received, by protocol.",
-    "vla_errors_total": "Observations answered with an error, by kind.",
+    "vla_requests_total": "Messages received, by protocol.",
+    "vla_errors_total": "Messages answered with an error, by kind.",
     "vla_refused_total": "Connections and messages refused, by reason.",
     "vla_resets_total": "Episodes begun, by reason.",
     "vla_missed_steps_total": "Control steps that the policy did not see, by the clients' count.",

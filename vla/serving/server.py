@@ -192,7 +192,7 @@ class PolicyServer:
             # several were let in at the same moment
             await socket.close(1013, "all places are taken (max_clients)")
             return
-        connection = Connection(socket, self._protocols[name](self.service))
+        connection = Connection(socket, self._protocols[name](self.service), name)
         self._connections.add(connection)
         self.service.metrics.add("vla_connections")
         try:

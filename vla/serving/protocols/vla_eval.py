@@ -38,6 +38,7 @@ class VlaEvalConversation(Conversation):
     def __init__(self, service: Service) -> None:
         super().__init__(service)
         self._starts = True
+        self._episode = 0
         self._left: deque[np.ndarray] = deque()
 
     def read(self, data: bytes) -> Any:
@@ -50,6 +51,7 @@ class VlaEvalConversation(Conversation):
         if kind in ("episode_start", "episode_end"):
             # this harness says where episodes begin, and expects no answer
             self._starts = True
+            self._episode += 1
             self._left.clear()
             self.service.dispatcher.drop(self.session())
             return None
@@ -63,7 +65,8 @@ class VlaEvalConversation(Conversation):
             received=received,
         )
         self.service.dispatcher.submit(request)
-        return self._answer(request, seq)
+        self._starts = False
+        return self._answer(request, self._episode, seq)
 
     def failure(self, message: Any, text: str) -> bytes:
         seq = message.get("seq") if isinstance(message, Mapping) else None
@@ -92,12 +95,18 @@ class VlaEvalConversation(Conversation):
             seq,
         )
 
-    async def _answer(self, request: Request, seq: int) -> bytes:
-        answer = await asyncio.wrap_future(request.future)
-        self._starts = False
+    async def _answer(self, request: Request, episode: int, seq: int) -> bytes:
+        try:
+            answer = await asyncio.wrap_future(request.future)
+        except UserError:
+            # the episode has not begun yet
+            self._starts = self._starts or request.reset is True
+            raise
         # (n, A) of the one robot of a connection
         first, *rest = answer.actions[0]
-        self._left.extend(rest)
+        # a harness that does not wait may be in the next episode by now
+        if episode == self._episode:
+            self._left.extend(rest)
         return _packed("action", {"actions": first}, seq)
 
 
