@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vla.common.errors import UserError
-from vla.serving import ServeConfig, running_server
+from vla.serving import PolicyServer, ServeConfig, running_server
 from vla.serving.auth import ApiKeys, is_loopback, load_keys
 from vla.types import Observation
 from vla_client.codec import pack, unpack
@@ -76,9 +76,12 @@ def test_keys(serve, tmp_path, monkeypatch) -> None:
             connected(server, additional_headers=headers),
         ):
             pass
-    with pytest.raises((InvalidStatus, ConnectionClosed, OSError, EOFError)):
-        with connected(server, additional_headers={"Authorization": "x" * 100_000}):
-            pass
+    endless = {"Authorization": "x" * 100_000}
+    with (
+        pytest.raises((InvalidStatus, ConnectionClosed, OSError, EOFError)),
+        connected(server, additional_headers=endless),
+    ):
+        pass
     # everything of this machine may be watched without a key, and nothing is changed by it
     assert fetched(server, "/healthz") == (200, "OK\n")
     assert 'vla_refused_total{reason="key"}' in fetched(server, "/metrics")[1]
@@ -108,9 +111,9 @@ def test_other_machines_need_a_key(monkeypatch) -> None:
     monkeypatch.delenv("VLA_API_KEY", raising=False)
     for host in ("0.0.0.0", "::", "10.1.2.3", "example.org"):
         assert not is_loopback(host)
+    open_to_all = ServeConfig(policy="-", host="0.0.0.0", port=0)
     with pytest.raises(UserError, match="no API key: give api_keys_file=FILE"):
-        with running_server(Lazy(), ServeConfig(policy="-", host="0.0.0.0", port=0)):
-            pass
+        PolicyServer(Lazy(), open_to_all)
 
 
 def test_pages_of_browsers_are_refused(serve) -> None:
@@ -141,7 +144,6 @@ def test_tls(serve, tmp_path) -> None:
     with pytest.raises(ssl.SSLError), connected(server):  # nobody vouches for it
         pass
     with pytest.raises(UserError, match="no certificate with its key"):
-        ServeConfig(policy="-", tls_cert=str(key), tls_key=str(cert))
         serve(Lazy(), tls_cert=str(key), tls_key=str(cert))
 
 
@@ -149,9 +151,14 @@ def test_paths_and_places(serve) -> None:
     server = serve(Lazy(), max_clients=3)
     with pytest.raises(InvalidStatus, match="404"), connected(server, "/opnpi"):
         pass
-    with connected(server), connected(server, "/openpi"), connected(server):
-        with pytest.raises(InvalidStatus, match="503"), connected(server):
-            pass
+    with (
+        connected(server),
+        connected(server, "/openpi"),
+        connected(server),
+        pytest.raises(InvalidStatus, match="503"),
+        connected(server),
+    ):
+        pass
     with connected(server):  # places become free again
         pass
     assert fetched(server, "/nothing")[0] == 404
@@ -325,12 +332,18 @@ def test_clients_that_never_read_are_cut_off(serve, monkeypatch) -> None:
     )
     # unmasked would be an error of its own; the mask is zero, so the bytes stay as they are
     message = b"\x82\x81\x00\x00\x00\x00\xc1"
+    raw.settimeout(5)
+    was_cut_off = False
     deadline = time.monotonic() + 60
-    with pytest.raises(OSError):
-        raw.settimeout(5)
-        while time.monotonic() < deadline:
+    while not was_cut_off and time.monotonic() < deadline:
+        try:
             raw.sendall(message * 1000)
+        except ConnectionError:
+            was_cut_off = True
+        except TimeoutError:
+            pass  # the server reads no further; that it hangs up is seen at the next try
     raw.close()
+    assert was_cut_off
     with connected(server) as robot:
         assert robot.infer(observation(0))["actions"].shape == (4, 3)
 
@@ -366,6 +379,7 @@ def test_clients_that_die_are_forgotten(serve) -> None:
 def test_many_connect_and_leave(serve) -> None:
     server = serve(Lazy(), max_clients=8)
     places = itertools.count()
+    refusals: set[int] = set()
 
     def visit() -> None:
         for _ in range(20):
@@ -374,7 +388,7 @@ def test_many_connect_and_leave(serve) -> None:
                     robot.infer(observation(0))
                     next(places)
             except InvalidStatus as error:
-                assert error.response.status_code == 503
+                refusals.add(error.response.status_code)
 
     threads = [threading.Thread(target=visit) for _ in range(10)]
     for thread in threads:
@@ -382,6 +396,7 @@ def test_many_connect_and_leave(serve) -> None:
     for thread in threads:
         thread.join()
     assert next(places) > 50
+    assert refusals <= {503}
     with connected(server) as robot:
         robot.infer(observation(0))
 
@@ -395,7 +410,7 @@ def test_errors_of_the_server_say_nothing_of_it(serve, caplog) -> None:
 
     server = serve(Failing())
     with connected(server) as robot:
-        with pytest.raises(RuntimeError, match="its log has it as [0-9a-f]{8}") as raised:
+        with pytest.raises(RuntimeError, match=r"its log has it as [0-9a-f]{8}") as raised:
             robot.infer(observation(0))
         assert "secret" not in str(raised.value)
         number = str(raised.value).split()[-1].strip(")")

@@ -80,7 +80,7 @@ def test_keys_that_are_named_come_first_and_guesses_are_not_made() -> None:
     with pytest.raises(UserError, match=r"no picture of camera 'left'.*keys=\{KEY: left\}"):
         # two cameras without a wrist, one picture without a wrist: either could be it
         ObservationReader(spec(["left", "right"], 8)).read(LIBERO)
-    with pytest.raises(UserError, match="read as 'tpo' .did you mean 'top'"):
+    with pytest.raises(UserError, match=r"read as 'tpo' .did you mean 'top'"):
         ObservationReader(spec(["top"]), keys={"a": "tpo"})
 
 
@@ -103,7 +103,7 @@ def test_floats_channels_first_and_several_robots() -> None:
 
 
 def test_sizes() -> None:
-    with pytest.raises(UserError, match="is 48x48, the policy sees 24x32.*resize=stretch"):
+    with pytest.raises(UserError, match=r"is 48x48, the policy sees 24x32.*resize=stretch"):
         as_pictures("x", picture(5, (48, 48, 3)), (24, 32), "none")
     assert as_pictures("x", picture(5, (48, 48, 3)), (24, 32), "stretch").shape == (24, 32, 3)
     padded = as_pictures("x", picture(5, (2, 48, 48, 3)), (24, 32), "pad")

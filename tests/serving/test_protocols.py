@@ -157,7 +157,7 @@ def test_errors_of_vla_eval(policy, serve) -> None:
     server = serve(policy, max_batch=1)
     with harness(server) as client:
         for kind, payload, message in [
-            ("observation", {**sight(0), "states": np.zeros(5)}, "state's? has 2 numbers"),
+            ("observation", {**sight(0), "states": np.zeros(5)}, "policy's state has 2 numbers"),
             ("dance", {}, "expected one of hello"),
             ("hello", {"protocol_version": 2}, "this server speaks 1"),
         ]:

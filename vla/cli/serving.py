@@ -74,8 +74,8 @@ def ping(
         str, typer.Option(help="Environment variable that holds the API key.")
     ] = "VLA_API_KEY",
 ) -> None:
-    """What a policy server says of itself, how fast it answers, how its clock differs, and whether it
-    fits a dataset. Exit status 1 if it does not."""
+    """What a policy server says of itself, how fast it answers, how its clock differs, and whether
+    it fits a dataset. Exit status 1 if it does not."""
     with clear_errors():
         from vla.data import EpisodeDataset
         from vla.serving.ping import ping as ask

@@ -108,8 +108,8 @@ def check_exposure(host: str, keys: ApiKeys, *, insecure: bool) -> None:
     if keys or insecure or is_loopback(host):
         return
     raise UserError(
-        f"host={host} lets other machines connect, and there is no API key: give api_keys_file=FILE "
-        f"or set {ENVIRONMENT}, or keep host=127.0.0.1; insecure=true serves everyone"
+        f"host={host} lets other machines connect, and there is no API key: give "
+        f"api_keys_file=FILE or set {ENVIRONMENT}, or keep host=127.0.0.1; insecure=true serves everyone"
     )
 
 

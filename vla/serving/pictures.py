@@ -37,8 +37,8 @@ def as_pictures(key: str, values: np.ndarray, size: tuple[int, int], resize: Res
     found = (pictures.shape[-3], pictures.shape[-2])
     if found != size and resize == "none":
         raise UserError(
-            f"{key}: is {found[0]}x{found[1]}, the policy sees {size[0]}x{size[1]}: send that size, "
-            "or start the server with resize=stretch or resize=pad"
+            f"{key}: is {found[0]}x{found[1]}, the policy sees {size[0]}x{size[1]}: send that "
+            "size, or start the server with resize=stretch or resize=pad"
         )
     pictures = _to_uint8(key, pictures)
     if found == size:

@@ -1,4 +1,5 @@
-"""What all connections of a server share: the policy, its dispatcher, and what it says of itself."""
+"""What all connections of a server share: the policy, its dispatcher, and what it says of
+itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The protocol of the vla-eval harness (0.8.0, protocol version 1), which measures policies in LIBERO,
-SimplerEnv, CALVIN and others.
+"""The protocol of the vla-eval harness (0.8.0, protocol version 1).
+
+The harness measures policies in LIBERO, SimplerEnv, CALVIN and others.
 
 Every message is a map {`type`, `payload`, `seq`, `timestamp`}. One action is given for each
 observation; what is left of a chunk waits here.
