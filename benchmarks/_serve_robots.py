@@ -71,6 +71,9 @@ async def play(robot: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 async def main(settings: dict[str, Any]) -> None:
+    # all processes begin at the same moment, however long each took to come up
+    print("ready", flush=True)
+    settings["start"] = float(sys.stdin.readline())
     robots = await asyncio.gather(*(play(robot, settings) for robot in settings["robots"]))
     print(json.dumps(robots))
 

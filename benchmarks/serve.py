@@ -24,11 +24,15 @@ from rich.table import Table
 SIDES = ("max_batch=16", "max_batch=1", "blocking")
 
 
+def shown(milliseconds: float | None) -> str:
+    return "never" if milliseconds is None else f"{milliseconds:.1f}"
+
+
 def capacity(rows: list[dict[str, Any]], hz: float) -> int:
     """The greatest number of robots that are served in time, all smaller ones too."""
     held = 0
     for row in rows:
-        if row["p99_ms"] > 1000 / hz or row["misses"] >= 0.01:
+        if row["p99_ms"] is None or row["p99_ms"] > 1000 / hz or row["misses"] >= 0.01:
             break
         held = row["robots"]
     return held
@@ -65,7 +69,7 @@ def measure(
             wrong[side] = [a + b for a, b in zip(wrong[side], counts, strict=True)]
             rows[side].append({"robots": robots, **found})
             console.print(
-                f"{side}, {robots} robots: p99 {found['p99_ms']:.0f} ms, {found['misses']:.1%} missed"
+                f"{side}, {robots} robots: p99 {shown(found['p99_ms'])} ms, {found['misses']:.1%} missed"
             )
             # far beyond what it can hold: more robots would only take time
             if found["misses"] > 0.5:
@@ -105,7 +109,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "server" else "right")
     for side in SIDES:
         for row in rows[side]:
-            times = [f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+            times = [shown(row[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
             table.add_row(
                 side, str(row["robots"]), *times, f"{row['misses']:.1%}", f"{row['busy']:.2f}"
             )

@@ -109,7 +109,8 @@ def check_exposure(host: str, keys: ApiKeys, *, insecure: bool) -> None:
         return
     raise UserError(
         f"host={host} lets other machines connect, and there is no API key: give "
-        f"api_keys_file=FILE or set {ENVIRONMENT}, or keep host=127.0.0.1; insecure=true serves everyone"
+        f"api_keys_file=FILE or set {ENVIRONMENT}, or keep host=127.0.0.1; "
+        "insecure=true serves everyone"
     )
 
 

@@ -125,8 +125,8 @@ class Session:
         if len(self.robots) != B:
             raise UserError(
                 f"the observation is of {B} robots, the last one was of {len(self.robots)}; "
-                "whoever joins or leaves needs a session of its own (`vla/session`), or send `vla/reset`: "
-                "true"
+                "whoever joins or leaves needs a session of its own (`vla/session`), or send "
+                "`vla/reset`: true"
             )
         if reset is False:
             return [False] * B
