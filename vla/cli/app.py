@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vla.cli import doctor, evaluation, offline, running
+from vla.cli import doctor, evaluation, offline, running, serving
 from vla.cli.config import config_app
 from vla.cli.data import data_app
 from vla.cli.policy import policy_app
@@ -77,6 +77,7 @@ app.add_typer(running.commands)
 app.add_typer(evaluation.commands)
 app.add_typer(offline.commands)
 app.add_typer(doctor.commands)
+app.add_typer(serving.commands)
 app.add_typer(others)
 app.add_typer(data_app, name="data")
 app.add_typer(policy_app, name="policy")

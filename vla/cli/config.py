@@ -20,13 +20,14 @@ CONFIGS = {
     "eval": ("vla.sim_eval.evaluation", "EvalConfig"),
     "fqe": ("vla.training.offline_evaluation.fitted_q_evaluation", "FQEConfig"),
     "demo": ("vla.recipes.demo", "DemoConfig"),
+    "serve": ("vla.serving", "ServeConfig"),
 }
 """Name -> module and class. Only the module that is asked for is imported."""
 
 
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
 def config_schema(
-    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe or demo.")],
+    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe, demo or serve.")],
 ) -> None:
     """The JSON schema of a config, for editors."""
     with clear_errors():

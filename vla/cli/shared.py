@@ -35,6 +35,7 @@ _EXTRA_OF = (
     dict.fromkeys(("gymnasium", "metaworld", "mujoco", "scipy"), "sim")
     | dict.fromkeys(("google", "google_crc32c"), "rlds")
     | {"h5py": "hdf5", "rerun": "rerun", "tensorboard": "train"}
+    | dict.fromkeys(("msgpack", "websockets"), "serve")
 )
 
 

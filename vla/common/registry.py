@@ -33,6 +33,7 @@ KINDS = {
     "formats": "vla.data.formats",
     "checks": "vla.data.validation.checks",
     "doctor_checks": "vla.recipes.doctor.checks",
+    "protocols": "vla.serving.protocols",
 }
 """kind -> the package whose files are scanned for it."""
 
@@ -67,8 +68,8 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
     Args:
         kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations"
             `Perturbation` classes, "checks" functions under `@check`, "doctor_checks"
-            functions under `@examines`; every other kind `Config`
-            classes with the field `type: Literal[name] = name` and the method `build` (envs:
+            functions under `@examines`, "protocols" `Conversation` classes; every other kind
+            `Config` classes with the field `type: Literal[name] = name` and the method `build` (envs:
             `make`) of its kind's base.
         name: what configs say. In files of the kind's folder a literal, since the files are listed
             without an import.

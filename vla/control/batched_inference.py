@@ -81,6 +81,8 @@ class BatchedPolicy:
         temperature = self.settings.temperature
         self._options = {"temperature": temperature} if temperature else {}
         self._calls = 0
+        # a critic that values n actions of a chunk has not looked at those behind them
+        self._given = self.settings.replan_every or self.traits.executed_actions
 
     def check(self, spec: Spec) -> None:
         """Raises SpecError with every way in which a robot's spec does not fit the policy."""
@@ -137,7 +139,7 @@ class BatchedPolicy:
         memory = _joined_memory(episodes)
         chunk_BKA, memory = self.actor.act(observation, memory, **self._options)
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
-        chosen = [chunk_KA[: self.settings.replan_every] for chunk_KA in chunks_BKA]
+        chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         if self.settings.ensemble is not None:
             chosen = [
                 self._ensembled(episode, chunk_KA)
@@ -187,9 +189,10 @@ class BatchedPolicy:
         if chunk.ndim != 3 or chunk.shape[0] != B or chunk.shape[2] != A:
             raise ActionError(f"act of {name} gave actions {chunk.shape}, expected ({B}, K, {A})")
         # how many steps a policy plans is known only now: an `Actor` need not say it
-        if chunk.shape[1] < self.settings.replan_every:
+        every = self.settings.replan_every
+        if every is not None and chunk.shape[1] < every:
             raise UserError(
-                f"replan_every is {self.settings.replan_every}, but the policy plans "
+                f"replan_every is {every}, but the policy plans "
                 f"{chunk.shape[1]} steps: set it to that or less"
             )
         if not np.isfinite(chunk).all():
@@ -206,18 +209,19 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings)
             "returns: drop it"
         )
     # a policy that looks back, or counts, would take every n-th step for the one after the last
-    if every > 1 and actor.history > 1:
+    several = every is not None and every > 1
+    if several and actor.history > 1:
         raise UserError(
             f"replan_every is {every}, but the policy looks back over {actor.history} steps and "
             "must see every one of them: set replan_every=1, or train the policy with history=1"
         )
-    if every > 1 and traits.counts_steps:
+    if several and traits.counts_steps:
         raise UserError(
             f"replan_every is {every}, but the policy counts the steps of an episode and must see "
             "every one of them: set replan_every=1"
         )
     valued = traits.executed_actions
-    if valued is not None and every != valued:
+    if None not in (valued, every) and every != valued:
         raise UserError(
             f"replan_every is {every}, but the policy chooses chunks by the value of their first "
             f"{valued} actions: set replan_every={valued}, or train it with "
@@ -228,7 +232,7 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings)
             f"temperature is {settings.temperature:g}, but act of {type(actor).__name__} takes no "
             "temperature: set it to 0"
         )
-    if every > 1 and settings.ensemble is not None:
+    if several and settings.ensemble is not None:
         raise UserError(
             f"replan_every is {every}, but ensembling needs a chunk for every step: set it to 1"
         )

@@ -10,13 +10,14 @@ class ControlSettings:
     """How the chunks of a policy are executed.
 
     Attributes:
-        replan_every: steps of a chunk that are executed before the next `act`.
+        replan_every: steps of a chunk that are executed before the next `act`. None gives whole
+            chunks: how many are executed is then up to the robot.
         ensemble: decay of temporal ensembling over chunks, None for none.
         temperature: 0 executes the policy's most likely actions, 1 samples.
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
     """
 
-    replan_every: int = 1
+    replan_every: int | None = 1
     ensemble: float | None = None
     temperature: float = 0.0
     target_return: float | None = None

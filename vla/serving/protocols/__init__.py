@@ -1,0 +1,1 @@
+"""One file per protocol, each a `Conversation` under `@register("protocols", NAME)`."""
