@@ -11,7 +11,7 @@ import os
 import ssl
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -85,6 +85,12 @@ class Client:
         """Names of the additions that the server understands: `reset`, `prefix`, `batch`."""
         named = self.metadata.get("features", [])
         return frozenset(str(name) for name in named) if isinstance(named, list) else frozenset()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands, as far as is known; asks nobody, and never waits."""
+        connection = self._connection
+        return connection is not None and connection.protocol.state is State.OPEN
 
     def reset(self) -> None:
         """The next observation is the first of an episode.
@@ -202,7 +208,7 @@ class Client:
     # --- the connection --------------------------------------------------------------------------
 
     def _ensure_open(self) -> None:
-        if self._connection is not None and self._connection.protocol.state is not State.OPEN:
+        if self._connection is not None and not self.connected:
             self._lost("closed by the server")  # while nothing was under way: no request is lost
         if self._connection is None:
             self._connect()
@@ -281,10 +287,8 @@ class Client:
 
     def _disconnect(self) -> None:
         self._connection = None
-        try:
+        with suppress(WebSocketException, OSError):  # it may be broken already
             self._stack.close()
-        except (WebSocketException, OSError):
-            pass  # it is broken already
 
 
 def _said(error: BaseException) -> str:

@@ -61,7 +61,7 @@ def _fitted(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     # at least a pixel: a very long image would otherwise vanish
     h, w = max(1, int(h / ratio)), max(1, int(w / ratio))
     picture = Image.fromarray(image_HWC[:, :, 0] if channels == 1 else image_HWC)
-    resized = np.asarray(picture.resize((w, h), Image.BILINEAR)).reshape(h, w, channels)
+    resized = np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR)).reshape(h, w, channels)
     top, left = (height - h) // 2, (width - w) // 2
     padded = np.zeros((height, width, channels), np.uint8)
     padded[top : top + h, left : left + w] = resized
