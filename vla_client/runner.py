@@ -29,7 +29,7 @@ class Robot(Protocol):
 
     def read(self) -> dict[str, Any]:
         """The observation: images, state and prompt under the server's names, in arrays that are
-        not written again."""
+        not written again. May raise `ClientError` if a sensor is silent: the step is left out."""
 
     def send(self, action_A: np.ndarray) -> None:
         """Commands an action float64 (A,)."""
@@ -187,9 +187,13 @@ class Runner:
         return due_s
 
     def _step(self, asker: _Asker | None) -> None:
-        observation = self._observe()
-        now_s = self.clock()
         self._watch_connection()
+        try:
+            observation = self._observe()
+        except ClientError as error:  # a camera is silent, and so is the robot
+            self._note(error)
+            return
+        now_s = self.clock()
         if asker is None:
             if self.execute == 1 or not len(self.queue):
                 self._tolerating(lambda: self._ask_and_wait(observation, now_s))
@@ -218,8 +222,11 @@ class Runner:
         try:
             action()
         except ClientError as error:
-            log.warning("%s", error)
-            self.report.errors = str(error)
+            self._note(error)
+
+    def _note(self, error: ClientError) -> None:
+        log.warning("%s", error)
+        self.report.errors = str(error)
 
     def _observe(self) -> dict[str, Any]:
         observation = self.robot.read()
