@@ -39,7 +39,13 @@ def running(
     handler: Callable[[ServerConnection], None], port: int = 0, **options: Any
 ) -> Iterator[int]:
     """Runs a server in a thread; yields its port."""
-    server = serve(handler, "127.0.0.1", port, compression=None, max_size=None, **options)
+    connections = []
+
+    def handle(connection: ServerConnection) -> None:
+        connections.append(connection)
+        handler(connection)
+
+    server = serve(handle, "127.0.0.1", port, compression=None, max_size=None, **options)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -47,3 +53,5 @@ def running(
     finally:
         server.shutdown()
         thread.join(5)
+        for connection in connections:  # older versions of websockets leave them open
+            connection.close()
