@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from vla.common.errors import UserError
 from vla.models.policy import Policy
 from vla.models.pure_step import PureStep
-from vla.tokenizers.base import ActionTokenizer
 from vla.types import PolicyOutput
 
 EXAMPLE_ROBOTS = 2
@@ -177,10 +176,8 @@ def _chunk(output: PolicyOutput, inputs: dict[str, Tensor]) -> Tensor:
     """The chunk (B, K, A) of the present step."""
     actions: Any = output.actions
     if "noise" in inputs:
-        chunk_B1KA = actions.flowed(inputs["noise"][:, None])
-    else:
-        chunk_B1KA = actions.mode()
-    return cast(Tensor, chunk_B1KA[:, -1])
+        return cast(Tensor, actions.flowed(inputs["noise"][:, None])[:, -1])
+    return cast(Tensor, actions.mode()[:, -1])
 
 
 def _finite(values: Tensor) -> Tensor:

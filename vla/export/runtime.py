@@ -23,6 +23,7 @@ from vla.common.errors import UserError
 from vla.common.foreign.checksums import CHECKSUMS_FILE, changed_files
 from vla.export.package_files import (
     DTYPES,
+    EXPORT_FILE,
     GRAPH_FILE,
     INSTRUCTIONS_FILE,
     MAX_GRAPH_BYTES,
@@ -84,7 +85,9 @@ class ArrayObservation:
                 f"state: expected numbers {(B, spec.state_dim)} ({', '.join(spec.state_names)}), "
                 f"got {state.dtype} {state.shape}"
             )
-        wrong = ~np.isfinite(state).all(axis=0)
+        # as the graph will see it: what float32 cannot hold is infinite there
+        with np.errstate(over="ignore"):
+            wrong = ~np.isfinite(state.astype(np.float32)).all(axis=0)
         if wrong.any():
             raise SpecError(f"state {spec.state_names[int(wrong.argmax())]!r}: is not finite")
 
@@ -308,6 +311,11 @@ class ExportedPolicy:
         return np.asarray(vector_E, np.float32)
 
 
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds an exported policy; any other is no reason to fail."""
+    return (Path(folder) / EXPORT_FILE).is_file()
+
+
 def load(folder: str | Path, *, threads: int | None = None) -> ExportedPolicy:
     """The policy in a folder that `vla export onnx` wrote.
 
@@ -400,4 +408,4 @@ def _as_torch(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-__all__ = ["ArrayObservation", "ExportedMemory", "ExportedPolicy", "load"]
+__all__ = ["ArrayObservation", "ExportedMemory", "ExportedPolicy", "is_exported", "load"]
