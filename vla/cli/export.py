@@ -61,6 +61,22 @@ def export_onnx_command(
         console.print(f"exported: {out}")
 
 
+@export_app.command("lerobot", epilog="Example: `vla export lerobot runs/so101/policy exported`")
+def export_lerobot_command(
+    policy: Annotated[str, typer.Argument(help="Folder of a policy, or a repository of the hub.")],
+    out: Annotated[Path, path_argument("Folder for the exported policy.")],
+) -> None:
+    """Writes a policy as a folder that LeRobot's scripts run with the plugin lerobot_policy_vla."""
+    with clear_errors():
+        from vla.common.paths import expanded_path
+        from vla.export.lerobot import export_lerobot
+        from vla.models import load_policy
+
+        export_lerobot(load_policy(expanded_path(policy)), out)
+        console.print(f"exported: {out}")
+        console.print(f"run it: lerobot-record --policy.path={out} ...")
+
+
 @export_app.command(
     "check",
     epilog=(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vla.export.graph import ExportError, StepGraph, exported_program
+    from vla.export.lerobot import export_lerobot
     from vla.export.package import export_onnx
     from vla.export.package_files import PackageError
     from vla.export.runtime import ArrayObservation, ExportedMemory, ExportedPolicy, load
@@ -24,6 +25,7 @@ _HOME = {
     "ExportedPolicy": "runtime",
     "PackageError": "package_files",
     "StepGraph": "graph",
+    "export_lerobot": "lerobot",
     "export_onnx": "package",
     "exported_program": "graph",
     "load": "runtime",
@@ -36,6 +38,7 @@ __all__ = [
     "ExportedPolicy",
     "PackageError",
     "StepGraph",
+    "export_lerobot",
     "export_onnx",
     "exported_program",
     "load",
