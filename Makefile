@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -102,6 +102,14 @@ bench-dt_peer: $(READY) $(D3RLPY)/.ready  ## against d3rlpy's Decision Transform
 
 bench-offline_rl_peer: $(READY) $(D3RLPY)/.ready  ## against d3rlpy's offline RL on nine locomotion sets (POLICIES=folder of snapshots)
 	$(BIN)/python benchmarks/offline_rl_peer.py --policies $(POLICIES) --threads 1 --clock cpu
+
+# the Pythons of robots: ROS 2 Humble and JetPack have 3.10, older ones 3.8; openpi's own client beside ours where it installs
+CLIENT_PYTHONS ?= $(or $(wildcard $(foreach v,3.8 3.10,$(HOME)/.pyenv/versions/$(v).*/bin/python)), \
+  $(shell for p in python3.8 python3.10; do $$p -c '' 2>/dev/null && echo $$p; done))
+
+test-client:  ## the client's tests on old Pythons, installed alone (CLIENT_PYTHONS=interpreters)
+	@test -n "$(strip $(CLIENT_PYTHONS))" || { echo "error: no Python 3.8 or 3.10 found; run: make test-client CLIENT_PYTHONS=/path/to/python3.10"; exit 1; }
+	for python in $(CLIENT_PYTHONS); do sh scripts/test_client.sh $$python || exit 1; done
 
 interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
 	rm -rf runs/interop

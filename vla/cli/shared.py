@@ -34,6 +34,7 @@ _KEY = re.compile(r"(data\.)?keys\.")
 _EXTRA_OF = (
     dict.fromkeys(("gymnasium", "metaworld", "mujoco", "scipy"), "sim")
     | dict.fromkeys(("google", "google_crc32c"), "rlds")
+    | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export")
     | {"h5py": "hdf5", "rerun": "rerun", "tensorboard": "train"}
     | dict.fromkeys(("msgpack", "websockets"), "serve")
 )
@@ -57,9 +58,13 @@ def path_argument(help: str) -> Any:
     return typer.Argument(help=help, parser=path)
 
 
-def path_option(help: str) -> Any:
-    """An option that is a path; of `--out=~/runs` the shell expands nothing."""
-    return typer.Option(help=help, parser=path)
+def path_option(help: str, *names: str) -> Any:
+    """An option that is a path; of `--out=~/runs` the shell expands nothing.
+
+    Args:
+        names: of the option; that of its parameter by default.
+    """
+    return typer.Option(*names, help=help, parser=path)
 
 
 ConfigFile = Annotated[

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 
 import torch
 
+from vla.control.actor_traits import traits_of
+
 
 def computes_on_cpu(actor: object) -> bool:
     """Whether the policy computes on the processor that the envs need too."""
     device = _device(actor)
-    return device is not None and device.type == "cpu"
+    if device is None:
+        return traits_of(actor).computes_on_cpu
+    return device.type == "cpu"
 
 
 def _device(actor: object) -> torch.device | None:

@@ -77,6 +77,9 @@ def require_files(folder: Path, names: list[str]) -> None:
     # a run directory is easily taken for the checkpoint that lies in it
     if (folder / "policy" / CONFIG_FILE).is_file():
         hint = f"; did you mean {folder / 'policy'}?"
+    # what is written by vla.export, a room above this one
+    if (folder / "export.json").is_file():
+        hint = "; it is an exported policy, which `vla eval` plays and vla.export.load reads"
     raise CheckpointError(f"{folder}: no complete checkpoint, it lacks {', '.join(missing)}{hint}")
 
 

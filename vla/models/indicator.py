@@ -10,40 +10,21 @@ B windows or robots, E numbers of an instruction's vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vla.config import ConfigError
 from vla.tokenizers.language import LanguageEncoder
-
-Indicator = Literal["positive", "negative"]
-"""Whether an action is better than usual; no indicator asks for what the data does on average."""
-INDICATORS: tuple[Indicator, ...] = ("negative", "positive")
-"""In the order of the rows of `IndicatorEmbedding`."""
-# a newline: instructions are one line, so no text of a dataset is mistaken for an indicator
-_SEPARATOR = "\nAdvantage: "
-
-
-def with_indicator(instructions: Sequence[str], indicator: Indicator) -> list[str]:
-    """The instructions, each with the indicator behind it; one that has one already changes it."""
-    return [f"{without_indicator(text)}{_SEPARATOR}{indicator}" for text in instructions]
-
-
-def without_indicator(instruction: str) -> str:
-    """The instruction alone."""
-    return instruction.partition(_SEPARATOR)[0]
-
-
-def indicator_of(instruction: str) -> Indicator | None:
-    """The indicator behind an instruction; None if there is none."""
-    found = instruction.partition(_SEPARATOR)[2]
-    for indicator in INDICATORS:
-        if found == indicator:
-            return indicator
-    return None
+from vla.types.indicator_text import (
+    INDICATORS,
+    Indicator,
+    indicator_of,
+    indicator_row,
+    with_indicator,
+    without_indicator,
+)
 
 
 class IndicatorEmbedding(nn.Embedding):
@@ -56,11 +37,11 @@ class IndicatorEmbedding(nn.Embedding):
 
     def of(self, instructions: Sequence[str]) -> Float[Tensor, "B E"]:
         """The vector of each instruction's indicator; zeros where there is none."""
-        rows = []
-        for text in instructions:
-            indicator = indicator_of(text)
-            rows.append(-1 if indicator is None else INDICATORS.index(indicator))
-        index_B = torch.tensor(rows, device=self.weight.device)
+        rows = [indicator_row(text) for text in instructions]
+        return self.of_rows(torch.tensor(rows, device=self.weight.device))
+
+    def of_rows(self, index_B: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        """The vector of each row; zeros for -1."""
         has_one_B1 = (index_B >= 0)[:, None]
         return self(index_B.clamp(min=0)) * has_one_B1
 

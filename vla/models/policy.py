@@ -363,13 +363,17 @@ class Policy(
         if self.config.indicator:
             sentences = [without_indicator(text) for text in distinct]
         vectors_UE = torch.cat([self.language.embed([text]) for text in sentences])
-        vectors_UE = vectors_UE.to(self.device)
-        if self.config.standardise_language:
-            vectors_UE = (vectors_UE - self.language_mean) / self.language_std
+        vectors_UE = self.scaled_language(vectors_UE.to(self.device))
         if self.config.indicator:
             # behind the scaling, which is of sentences
             vectors_UE = vectors_UE + self.indicator.of(distinct)
         return vectors_UE, index_B
+
+    def scaled_language(self, vectors: Float[Tensor, "U E"]) -> Float[Tensor, "U E"]:
+        """Sentence vectors as the policy reads them (see `PolicyConfig.standardise_language`)."""
+        if not self.config.standardise_language:
+            return vectors
+        return (vectors - self.language_mean) / self.language_std
 
     # --- storage ----------------------------------------------------------------------------------
 

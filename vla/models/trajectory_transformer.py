@@ -19,6 +19,7 @@ from vla.models.layers.transformer import Block, FeedForwardKind, KeyValue, rota
 from vla.models.trunk_cache import TrunkCache
 from vla.models.trunk_plan import TrunkPlan, make_plan
 from vla.tokenizers.layout import Layout, LayoutError
+from vla.types.tensors import is_exporting
 
 Positions = Literal["absolute", "rotary", "timestep"]
 AttentionKind = Literal["sdpa", "flex"]
@@ -307,7 +308,8 @@ class TrajectoryTransformer(nn.Module):
         turn = None
         if self.positions == "rotary":
             turn = rotation(plan.step_ids, self.key_dim)
-        if self.attention == "flex" and (x_BLD.is_cuda or not torch.is_grad_enabled()):
+        skips_blocks = self.attention == "flex" and not is_exporting()
+        if skips_blocks and (x_BLD.is_cuda or not torch.is_grad_enabled()):
             blocks = self._block_mask(plan, mask_BT, len(x_BLD))
             for block in self.blocks:
                 x_BLD = block(x_BLD, blocks, None, turn)

@@ -48,7 +48,7 @@ class TrunkPlan:
         if self.keep is not None:
             steps_L = steps_L[self.keep]
         # the prefix has step -1: a last column that is always True
-        always_B1 = mask_BT.new_ones(len(mask_BT), 1)
+        always_B1 = mask_BT.new_ones(mask_BT.shape[0], 1)
         return torch.cat([mask_BT, always_B1], dim=1)[:, steps_L]
 
 

@@ -223,7 +223,9 @@ def compare_policies_sequentially(
     """
     if policy_a == policy_b:
         raise UserError(f"both policies are {policy_a!r}: name two different ones")
-    actor_a, actor_b = (load_actor(policy) for policy in (policy_a, policy_b))
+    actor_a, actor_b = (
+        load_actor(policy, threads=config.threads) for policy in (policy_a, policy_b)
+    )
     return compare_sequentially(
         actor_a, actor_b, config, policies=(policy_a, policy_b), alpha=alpha, command=command
     )

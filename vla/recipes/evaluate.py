@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vla.common.cores import usable_cores
+from vla.export.runtime import ExportedPolicy, is_exported, load
 from vla.models import load_policy
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
@@ -22,12 +24,13 @@ def evaluate_from_config(
     resume: bool = False,
     restart: bool = False,
 ) -> Results:
-    """Evaluates `config.policy`: "expert", "random", a policy folder or a hub repository.
+    """Evaluates `config.policy`: "expert", "random", a policy folder, an exported one, or a hub
+    repository.
 
     `resume` and `restart` are those of `evaluate`. Raises CheckpointError if the policy cannot be
     loaded, SpecError if it does not fit the env, and what `evaluate` raises.
     """
-    actor = load_actor(config.policy)
+    actor = load_actor(config.policy, threads=config.threads)
     name = policy_name(config.policy)
     return evaluate(actor, config, name=name, command=command, resume=resume, restart=restart)
 
@@ -37,18 +40,25 @@ def perturb_from_config(config: PerturbConfig, *, command: str | None = None) ->
 
     Raises what `evaluate_from_config` and `perturb` raise.
     """
-    actor = load_actor(config.policy)
+    actor = load_actor(config.policy, threads=config.threads)
     name = policy_name(config.policy)
     return perturb(actor, config, name=name, command=command)
 
 
-def load_actor(policy: str) -> Baseline | Policy:
+def load_actor(policy: str, *, threads: int | None = None) -> Baseline | Policy | ExportedPolicy:
     """A baseline by its name, or a policy by its folder or repository.
 
-    Raises CheckpointError, or UserError if it is for several robots.
+    Args:
+        threads: of an exported policy, which sets them when it is loaded; default half of the
+            cores, as other policies get in rollouts.
+
+    Raises CheckpointError, PackageError of an exported policy, or UserError if it is for several
+    robots.
     """
     if policy in BASELINES:
         return BASELINES[policy]
+    if is_exported(policy):
+        return load(policy, threads=threads or max(1, usable_cores() // 2))
     found = load_policy(policy)
     # an env is one robot: of a policy for several, one has to be taken out first
     if isinstance(found, MultiRobotPolicy):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vla.control.actor_traits import traits_of
 from vla.sim_eval.comparison.results import library_versions
 from vla.sim_eval.evaluation_config import EvalConfig
 
@@ -34,12 +35,13 @@ def versions_of(config: EvalConfig) -> dict[str, str]:
 
 
 def policy_identity(actor: object, name: str) -> str:
-    """Tells policies apart: a hash of the weights of a torch module, else the name."""
+    """Tells policies apart: a hash of the weights of a torch module, else what the actor says of
+    itself, else the name."""
     if isinstance(actor, str):
         return actor
     label = f"{type(actor).__module__}.{type(actor).__qualname__}"
     if not isinstance(actor, torch.nn.Module):
-        return f"{label} {name}"
+        return f"{label} {traits_of(actor).fingerprint or name}"
     digest = hashlib.sha256()
     # sorted: the same weights in another order of modules are the same policy
     for key, tensor in sorted(actor.state_dict().items()):

@@ -107,7 +107,7 @@ class CompiledLayout:
         their results reach no other token.
         """
         device = mask_BT.device
-        prefix_B1 = torch.ones(len(mask_BT), 1, dtype=torch.bool, device=device)
+        prefix_B1 = torch.ones(mask_BT.shape[0], 1, dtype=torch.bool, device=device)
         # the prefix has step -1, which as an index is the last column
         valid_BL = torch.cat([mask_BT, prefix_B1], dim=1)[:, self.step_ids.to(device)]
         key_valid = valid_BL[:, None, :]

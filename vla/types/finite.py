@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vla.common.errors import UserError
+from vla.types.errors import ActionError
 from vla.types.observation import Observation
 from vla.types.spec import Spec
-
-
-class ActionError(UserError):
-    """A policy gave actions of a wrong shape, or NaN or infinity where an action should be."""
 
 
 def check_finite(

@@ -83,6 +83,8 @@ class Actor(Protocol):
             call, if its choice of chunks depends on that.
         return_conditioned (False): `Observation.target_return` means something to it.
         cameras (()): the cameras that it looks through; empty for all of the spec's.
+        computes_on_cpu (False): it is no torch module, and takes the processor that the envs need.
+        fingerprint (None): a hash of all that decides its actions, if it is no torch module.
         source (None): the folder or repository that it was loaded from.
         card ({}): what it says of itself; `training` in it says by which training it was made.
         remember(memory, actions) (the memory as it is): the memory with the actions (B, K, A) that

@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 
 from vla.common.foreign.json_files import JsonError, read_json
 from vla.common.foreign.texts import is_text
-from vla.types.batch import Batch
 from vla.types.dimension_names import made_up_names
 from vla.types.errors import SpecError
-from vla.types.observation import Observation
+
+if TYPE_CHECKING:
+    from vla.types.batch import Batch
+    from vla.types.observation import Observation
 
 MAX_IMAGE_SIDE = 16384
 """Pixels. No camera of a robot has more, and pictures are made of this size before any is seen."""
@@ -199,6 +200,11 @@ class Spec:
 
     def fake_batch(self, B: int = 2, T: int = 1, K: int = 1, *, seed: int = 0) -> Batch:
         """A valid batch of noise: every contract test is built on it."""
+        # here, not above: an exported policy has a spec, and runs where there is no torch
+        import torch
+
+        from vla.types.batch import Batch
+
         rng = torch.Generator().manual_seed(seed)
         # a generator of its own: golden losses of tests hang on what the other fields draw
         keyframe_rng = torch.Generator().manual_seed(seed + 1)
@@ -227,6 +233,8 @@ class Spec:
 
     def fake_observation(self, B: int = 2, *, seed: int = 0) -> Observation:
         """The last step of `fake_batch` as an observation, with a reward and a target return."""
+        import torch
+
         seen = self.fake_batch(B, 1, seed=seed).observation(-1)
         return dataclasses.replace(seen, reward=torch.zeros(B), target_return=torch.ones(B))
 

@@ -31,3 +31,10 @@ def to_device(value: D, device: torch.device | str, non_blocking: bool) -> D:
     """A copy of a dataclass whose tensors are on `device`."""
     # non_blocking gains nothing unless the tensors are in pinned memory
     return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` traces what runs: a graph cannot look at numbers to decide."""
+    # torch 2.6 does not tell exporting from compiling
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(asked())

@@ -206,7 +206,7 @@ class AutoregressiveHead(Head):
         Stops when all sequences are finished. Keys and values of earlier tokens are kept, so each
         token costs one pass over itself alone.
         """
-        N = len(states)
+        N = states.shape[0]  # not len: it would fix the size of an exported graph
         D = self.tokenizer.num_tokens
         grammar = self.tokenizer.grammar
         allowed_DV = self.tokenizer.allowed_ids

@@ -23,7 +23,13 @@ from torch import Tensor
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig, HeadError
 from vla.models.heads.categorical import token_mask
-from vla.models.heads.continuous import MLP, ActionScale, check_temperature, chunk_mean
+from vla.models.heads.continuous import (
+    MLP,
+    ActionScale,
+    check_temperature,
+    chunk_mean,
+    of_chosen,
+)
 from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.kmeans import KMeansTokenizer
 from vla.types import Spec
@@ -169,9 +175,7 @@ class ClusterActions:
 
     def _offsets(self, ids_BTD: Tensor) -> Tensor:
         """(B, T, K, A) of the given centres, units of the data."""
-        index = ids_BTD[..., None, None, None]
-        chosen = self.offsets.take_along_dim(index, dim=3).squeeze(3)  # (B, T, D, K', A)
-        return chosen.flatten(2, 3)
+        return of_chosen(self.offsets, ids_BTD).flatten(2, 3)
 
     def _chunk(self, ids_BTD: Tensor) -> Tensor:
         return self.tokenizer.decode(ids_BTD) + self.scale.scale * self._offsets(ids_BTD)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from vla.models.heads.base import HeadError
@@ -138,6 +138,17 @@ def chunk_mean(
     return values.where(action_mask, 0.0).sum(-1) / action_mask.sum(-1).clamp(min=1)
 
 
+def of_chosen(
+    values: Float[Tensor, "B T G M K A"],
+    index: Int64[Tensor, "B T G"],
+) -> Float[Tensor, "B T G K A"]:
+    """Of M ways to act, the one that is chosen in each of G places."""
+    # not take_along_dim, which would fix the number of robots of an exported graph
+    B, T, G, _, K, A = values.shape
+    rows = index[..., None, None, None].expand(B, T, G, 1, K, A)
+    return values.gather(3, rows).squeeze(3)
+
+
 def without_masked(
     unit: Float[Tensor, "B T K A"],
     action_mask: Bool[Tensor, "B T K"] | None,
@@ -152,4 +163,11 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be 0 (the mode) or positive, got {temperature}")
 
 
-__all__ = ["MLP", "ActionScale", "check_temperature", "chunk_mean", "without_masked"]
+__all__ = [
+    "MLP",
+    "ActionScale",
+    "check_temperature",
+    "chunk_mean",
+    "of_chosen",
+    "without_masked",
+]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
-from vla.models.heads.continuous import MLP, ActionScale, check_temperature
+from vla.models.heads.continuous import MLP, ActionScale, check_temperature, of_chosen
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
@@ -168,7 +168,7 @@ class MixtureActions:
 
     def _of(self, values: Tensor, component_BTG: Tensor) -> Tensor:
         """The values (B, T, G, K', A) of one component of each mixture."""
-        return values.take_along_dim(component_BTG[..., None, None, None], dim=3).squeeze(3)
+        return of_chosen(values, component_BTG)
 
     def _chunk(self, unit_BTGKA: Tensor) -> Tensor:
         return self.scale.to_robot(unit_BTGKA.flatten(2, 3))

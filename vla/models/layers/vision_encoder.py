@@ -170,7 +170,7 @@ class VisionEncoder(nn.Module):
         if cameras > 1:
             # camera by camera: frame n of camera c is row c * N + n
             if index_N is None:
-                index_N = torch.arange(len(x) // cameras, device=x.device)
+                index_N = torch.arange(x.shape[0] // cameras, device=x.device)
             index_N = index_N.repeat(cameras)
         map_NDhw = self.trunk(x, modulation, index_N)
         if self.config.token_positions:

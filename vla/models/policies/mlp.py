@@ -10,7 +10,7 @@ instructions, F = S + E, R hidden states that the head reads, W width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -157,6 +157,20 @@ class MLPPolicy(Policy):
             memory = MLPMemory(instruction, self._vectors(instruction))
         features_B1F = self._seen(observation.state[:, None], memory.vectors)
         return self._output(features_B1F), memory
+
+    def empty_memory(self) -> dict[str, Tensor]:
+        """See `vla.models.pure_step`: nothing of past steps."""
+        return {}
+
+    def pure_step(
+        self,
+        images: Mapping[str, Tensor],
+        state: Float[Tensor, "B S"],
+        language: Float[Tensor, "B E"],
+        memory: Mapping[str, Tensor],
+    ) -> tuple[PolicyOutput, dict[str, Tensor]]:
+        """See `vla.models.pure_step`."""
+        return self._output(self._seen(state[:, None], language)), {}
 
     def _seen(
         self,

@@ -283,6 +283,38 @@ class RT1(Policy):
         )
         return self._output(hidden_B1RD), new
 
+    def empty_memory(self) -> dict[str, Tensor]:
+        """See `vla.models.pure_step`: tokens of all but the present step, and which of them are."""
+        past = self.history - 1
+        if not past:
+            return {}
+        memory = {"mask": torch.zeros(1, past, dtype=torch.bool)}
+        for segment in self.transformer.layout.step:
+            if segment.content:
+                memory[segment.name] = torch.zeros(1, past, segment.tokens, self.config.width)
+        return memory
+
+    def pure_step(
+        self,
+        images: Mapping[str, UInt8[Tensor, "B H W 3"]],
+        state: Float[Tensor, "B S"],
+        language: Float[Tensor, "B E"],
+        memory: Mapping[str, Tensor],
+    ) -> tuple[PolicyOutput, dict[str, Tensor]]:
+        """See `vla.models.pure_step`. The window always has its full length, with a mask."""
+        modulation = self.vision.modulation(language)
+        frames = {camera: images[camera][:, None] for camera in self.cameras}  # one step
+        content = self._content(frames, state[:, None], modulation, None, None)
+        if not memory:
+            hidden_B1RD = self.transformer(content, None, read=self._read, last_step_only=True)
+            return self._output(hidden_B1RD), {}
+        content = append_steps(memory, content)
+        present_B1 = torch.ones_like(memory["mask"][:, :1])
+        mask_BT = torch.cat([memory["mask"], present_B1], dim=1)
+        hidden_B1RD = self.transformer(content, mask_BT, read=self._read, last_step_only=True)
+        new = last_steps(content, self.history - 1)
+        return self._output(hidden_B1RD), {"mask": mask_BT[:, 1:], **new}
+
     def _modulation(self, instruction: tuple[str, ...], memory: RT1Memory | None) -> Modulation:
         """FiLM's scale and shift of each robot; instructions are embedded only when they change."""
         if memory is not None and memory.instruction == instruction:

@@ -17,9 +17,11 @@ from vla.config import Config, ConfigError, ConfigPath
 from vla.control.batched_inference import BatchedPolicy, EpisodeState
 from vla.control.inference_mode import inference
 from vla.data.episode import Scalar
+from vla.export.runtime import is_exported, load
 from vla.sim_eval.collection.detours import Detours, DetoursConfig
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.rollouts.settings import RolloutSettings
+from vla.types import Actor
 
 
 class PolicyBehaviour(Config):
@@ -212,13 +214,11 @@ class Behaviours:
 
     def _policy(self, number: int) -> BatchedPolicy:
         if number not in self._policies:
-            from vla.models.policy import load_policy  # imports the libraries of all policies
-
             config = self.config.policies[number]
             settings = RolloutSettings(
                 replan_every=config.replan_every, temperature=config.temperature
             )
-            self._policies[number] = BatchedPolicy(load_policy(config.path), settings)
+            self._policies[number] = BatchedPolicy(_load(config.path), settings)
         return self._policies[number]
 
     def check(self, env: EnvConfig) -> list[str]:
@@ -241,6 +241,15 @@ def _no_halves(key: str, env: SimEnv) -> str:
         f"behaviours.halves.{key}: {env.task.name} asks for one goal, or its first cannot be "
         "reached; set it to 0, or env.tasks: [two-step]"
     )
+
+
+def _load(path: Path) -> Actor:
+    """A policy, or an exported one, for one of many workers."""
+    if is_exported(path):
+        return load(path, threads=1)
+    from vla.models.policy import load_policy  # imports the libraries of all policies
+
+    return load_policy(path)
 
 
 def _digest(folder: Path) -> str:
