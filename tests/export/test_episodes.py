@@ -11,7 +11,7 @@ from small_policies import TEXTS, fitted, mlp, rt1
 
 from vla.config import lookup
 from vla.control import BatchedPolicy, EpisodeState
-from vla.export import export_onnx, load
+from vla.export import ExportedPolicy, export_onnx, load
 from vla.models import Policy
 from vla.types import Spec
 
@@ -60,7 +60,9 @@ def test_heads(head: str, spec: Spec, tmp_path):
     assert_equal_episodes(policy, load(tmp_path / "out"))
 
 
-def test_rt1_with_all_that_it_reads(spec: Spec, tmp_path):
+@pytest.fixture(scope="module")
+def both(spec: Spec, tmp_path_factory) -> tuple[Policy, ExportedPolicy]:
+    """An RT-1 with all that it can read, and the same exported."""
     policy = rt1(
         spec,
         cameras=None,
@@ -72,14 +74,20 @@ def test_rt1_with_all_that_it_reads(spec: Spec, tmp_path):
         token_positions=True,
         chunk=2,
     )
-    export_onnx(policy, tmp_path / "out")
-    exported = load(tmp_path / "out", threads=1)
-    assert_equal_episodes(policy, exported)
-    # robots of different age, joined and apart again
+    folder = tmp_path_factory.mktemp("rt1") / "out"
+    export_onnx(policy, folder)
+    return policy, load(folder, threads=1)
+
+
+def test_rt1_with_all_that_it_reads(both: tuple[Policy, ExportedPolicy]):
+    assert_equal_episodes(*both)
+
+
+def test_robots_of_different_age_join(both: tuple[Policy, ExportedPolicy], spec: Spec):
     observation = spec.fake_observation(2, seed=3)
     observation.instruction[:] = [TEXTS[0], f"{TEXTS[1]}\nAdvantage: positive"]
     pairs = []
-    for actor in (policy, exported):
+    for actor in both:
         _, old = actor.act(observation)
         _, old = actor.act(observation, old)
         _, young = actor.act(observation)
@@ -127,12 +135,10 @@ def test_a_flow_draws_as_the_policy_does(spec: Spec, tmp_path):
     assert np.abs(drawn[0] - play(policy, spec, 3)).max() > 0.01
 
 
-def test_control_batches_it_like_a_policy(spec: Spec, tmp_path):
+def test_control_batches_it_like_a_policy(both: tuple[Policy, ExportedPolicy], spec: Spec):
     """Episodes of different age share a batch, as in rollouts and in the server."""
-    policy = rt1(spec)
-    export_onnx(policy, tmp_path / "out")
     chosen = []
-    for actor in (policy, load(tmp_path / "out", threads=1)):
+    for actor in both:
         batched = BatchedPolicy(actor)
         batched.check(spec)
         episodes = [EpisodeState(instruction=TEXTS[row]) for row in range(2)]

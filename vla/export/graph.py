@@ -31,8 +31,7 @@ from torch import Tensor, nn
 
 from vla.common.errors import UserError
 from vla.models.policy import Policy
-from vla.models.pure_step import PureStep
-from vla.types import PolicyOutput
+from vla.types.policy import PolicyOutput, PureStep
 
 EXAMPLE_ROBOTS = 2
 """Not 1: torch.export takes sizes of 0 and 1 for constants."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -70,6 +70,40 @@ class Memory(Protocol):
     @classmethod
     def stack(cls, memories: Sequence[Self]) -> Self:
         """One memory of all robots, which may be of different ages."""
+        ...
+
+
+@runtime_checkable
+class PureStep(Protocol):
+    """A policy that can be exported (`vla.export`): its memory is tensors of fixed shapes alone.
+
+    `Policy.step` is free to remember texts, to count steps and to let tensors grow. A graph is not.
+    """
+
+    def empty_memory(self) -> dict[str, Tensor]:
+        """What one robot remembers at its first step, (1, ...) each: zeros and False.
+
+        Zeros, so that whoever holds the memory can let a robot start without knowing what is in it.
+        """
+        ...
+
+    def pure_step(
+        self,
+        images: Mapping[str, Tensor],
+        state: Tensor,
+        language: Tensor,
+        memory: Mapping[str, Tensor],
+    ) -> tuple[PolicyOutput, dict[str, Tensor]]:
+        """The output (B, 1, ...) of the present step, and the new memory.
+
+        Equal to `Policy.step`, up to rounding, from an episode's first step on.
+
+        Args:
+            images: of the cameras that the policy looks through, uint8 (B, H, W, 3).
+            state: (B, S), robot units.
+            language: (B, E), vectors as `Policy.embed_instructions` gives them.
+            memory: with the names and shapes of `empty_memory`, B in place of 1.
+        """
         ...
 
 

@@ -159,7 +159,7 @@ class MLPPolicy(Policy):
         return self._output(features_B1F), memory
 
     def empty_memory(self) -> dict[str, Tensor]:
-        """See `vla.models.pure_step`: nothing of past steps."""
+        """See `vla.types.policy.PureStep`: nothing of past steps."""
         return {}
 
     def pure_step(
@@ -169,7 +169,7 @@ class MLPPolicy(Policy):
         language: Float[Tensor, "B E"],
         memory: Mapping[str, Tensor],
     ) -> tuple[PolicyOutput, dict[str, Tensor]]:
-        """See `vla.models.pure_step`."""
+        """See `vla.types.policy.PureStep`."""
         return self._output(self._seen(state[:, None], language)), {}
 
     def _seen(

@@ -284,7 +284,7 @@ class RT1(Policy):
         return self._output(hidden_B1RD), new
 
     def empty_memory(self) -> dict[str, Tensor]:
-        """See `vla.models.pure_step`: tokens of all but the present step, and which of them are."""
+        """See `vla.types.policy.PureStep`: tokens of all but the present step, and which of them are."""
         past = self.history - 1
         if not past:
             return {}
@@ -301,7 +301,7 @@ class RT1(Policy):
         language: Float[Tensor, "B E"],
         memory: Mapping[str, Tensor],
     ) -> tuple[PolicyOutput, dict[str, Tensor]]:
-        """See `vla.models.pure_step`. The window always has its full length, with a mask."""
+        """See `vla.types.policy.PureStep`. The window always has its full length, with a mask."""
         modulation = self.vision.modulation(language)
         frames = {camera: images[camera][:, None] for camera in self.cameras}  # one step
         content = self._content(frames, state[:, None], modulation, None, None)
