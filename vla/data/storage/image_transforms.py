@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.format import Image, KeyMap, Orientation
+from vla.data.storage.image_files import decode_image
 from vla.types import Spec
 
 _SIDEWAYS = ("rotate_90", "rotate_270")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vla.data.episode import decode_image
 from vla.data.errors import DataError
 from vla.data.format import Image
+from vla.data.storage.image_files import decode_image
 from vla.types import ImageSize, Spec, resized
 
 
