@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu interop lock clean
+.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -83,6 +83,20 @@ bench-eval_peer: $(READY) $(INTEROP)/.network  ## against the evaluation of lero
 
 bench-loader_peer: $(READY) $(INTEROP)/.ready  ## against the loading of lerobot 0.4.4, in an environment of its own
 	$(BIN)/python benchmarks/loader_peer.py
+
+bench-serve: $(READY)  ## robots that one policy server holds, against one that blocks
+	$(BIN)/python benchmarks/serve.py
+
+OPENPI := .venv-openpi
+
+# typing_extensions: openpi-client needs it and does not say so; websockets 18 takes away what it calls
+$(OPENPI)/.ready:
+	python3.11 -m venv $(OPENPI)
+	$(OPENPI)/bin/python -m pip install --quiet --disable-pip-version-check openpi-client==0.1.2 typing_extensions "websockets<18"
+	@touch $@
+
+bench-openpi: $(READY) $(OPENPI)/.ready  ## openpi's unmodified client plays tabletop through `vla serve` (POLICY=folder)
+	$(BIN)/python benchmarks/openpi_client.py $(if $(POLICY),--policy $(POLICY))
 
 D3RLPY := .venv-d3rlpy
 POLICIES ?= data/policies

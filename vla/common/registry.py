@@ -69,8 +69,8 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
         kind: one of `KINDS`. "formats" holds `DatasetReader` classes, "perturbations"
             `Perturbation` classes, "checks" functions under `@check`, "doctor_checks"
             functions under `@examines`, "protocols" `Conversation` classes; every other kind
-            `Config` classes with the field `type: Literal[name] = name` and the method `build` (envs:
-            `make`) of its kind's base.
+            `Config` classes with the field `type: Literal[name] = name` and the method `build`
+            (envs: `make`) of its kind's base.
         name: what configs say. In files of the kind's folder a literal, since the files are listed
             without an import.
         former: names that it had before; they still work, and say what to write now.
