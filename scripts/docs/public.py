@@ -17,6 +17,7 @@ FACES = (
     "vla.tokenizers",
     "vla.models",
     "vla.training",
+    "vla.export",
     "vla.sim_eval",
     "vla.sim_eval.statistics",
 )

@@ -63,6 +63,7 @@ SECTIONS = {
     },
     "Speed and memory": {
         "A control step": "control_step",
+        "A control step without torch": "export",
         "RT-1 against robotic-transformer-pytorch": "rt1_peer",
         "Evaluation against lerobot": "eval_peer",
         "Loading against lerobot": "loader_peer",

@@ -24,6 +24,31 @@ def control_step() -> str:
     return "\n\n".join([text, table(["", "median"], rows), source(file, "control_step")])
 
 
+def export() -> str:
+    file = read("export")
+    sides = ("eager", "program", "float32", "int8")
+    rows = []
+    for case in file["cases"]:
+        cells = [
+            f"{1000 * case['seconds'][side]['median']:.1f} ms ({case['times_faster'][side]:.1f}x)"
+            for side in sides
+        ]
+        rows.append((f"{case['title']} ({case['parameters'] / 1e6:.1f}M)", *cells))
+    clock = "processor time" if file["clock"] == "cpu" else "wall clock"
+    differences = [
+        case["agreement"]["float32"]["largest_logit_difference"] for case in file["cases"]
+    ]
+    text = (
+        f"One control step of RT-1 for one robot, {clock} of {file['threads']} thread, medians; a "
+        "new frame, all past ones remembered. At the tabletop's sizes with one frame ONNX Runtime "
+        f"is **{file['ratio']:.1f}x** as fast as the policy. In float32 logits differ by at most "
+        f"{max(differences):.1g}. Measured at a load average of {file['machine']['load_average']} "
+        f"on {file['machine']['cores']} cores."
+    )
+    columns = ["", "the policy", "torch.export", "ONNX Runtime", "ONNX Runtime, int8"]
+    return "\n\n".join([text, table(columns, rows), source(file, "export")])
+
+
 def rt1_peer() -> str:
     file = read("rt1_peer")
     rows = [
@@ -297,6 +322,7 @@ def coverage_trainings() -> str:
 
 BLOCKS = {
     "control_step": control_step,
+    "export": export,
     "rt1_peer": rt1_peer,
     "eval_peer": eval_peer,
     "loader_peer": loader_peer,

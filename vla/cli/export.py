@@ -107,10 +107,10 @@ def export_check(
         from vla.export.runtime import load
         from vla.models import load_policy
 
-        if data is None and evaluation is None:
-            raise UserError("nothing to check by: give --data DATASET, --eval CONFIG, or both")
         if overrides and evaluation is None:
             raise UserError(f"{overrides[0]!r}: sets an evaluation, but --eval CONFIG is missing")
+        if data is None and evaluation is None:
+            raise UserError("nothing to check by: give --data DATASET, --eval CONFIG, or both")
         exported = load(folder)
         source = expanded_path(policy or exported.description.source or "")
         if not source:
