@@ -102,20 +102,25 @@ class Worker:
         self.process.start()
         theirs.close()
         self.asked: tuple[str, int] | None = None
+        self.reads = False
 
     def begin(self, kind: str, number: int) -> None:
-        self.asked, self.spent = (kind, number), False
+        self.asked, self.spent, self.reads = (kind, number), False, False
         self.pipe.send(self.asked)
-        # imports, and writing the input, are no part of its time and memory
+
+    def made(self) -> None:
+        """Takes the word that the input is there: imports, and writing it, are no part of its time
+        and memory."""
         problem = self.pipe.recv()
         if problem:
             raise RuntimeError(problem)
+        self.reads = True
         self.since = time.monotonic()
         self.base = _memory("VmRSS", self.process.pid or 0)
 
     def watch(self) -> None:
         """Ends the process if its input takes too long, or twice the memory that it may."""
-        if self.asked is None or not self.process.is_alive():
+        if not self.reads or not self.process.is_alive():
             return
         if _memory("VmRSS", self.process.pid or 0) - self.base > 2 * MEMORY_BYTES:
             self.spent = True
@@ -137,7 +142,7 @@ class Worker:
             if seconds > GIVEN_UP_SECONDS:
                 return "hang", f"no end after {seconds:.0f} s", seconds, 0
             return "traceback", f"the process died with status {status}", seconds, 0
-        self.asked = None
+        self.asked, self.reads = None, False
         if outcome in GOOD and seconds > HANG_SECONDS:
             outcome, text = "hang", f"{seconds:.1f} s; {text}"
         elif outcome in GOOD and taken > MEMORY_BYTES:
@@ -176,8 +181,11 @@ def run(
         while busy := [worker for worker in crew if worker.asked is not None]:
             ready = wait([worker.pipe for worker in busy], timeout=0.1)
             for worker in busy:
-                worker.watch()
                 if worker.pipe not in ready:
+                    worker.watch()
+                    continue
+                if not worker.reads:
+                    worker.made()
                     continue
                 assert worker.asked is not None
                 kind, number = worker.asked

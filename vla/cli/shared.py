@@ -18,6 +18,7 @@ from vla.common.busy import busy_remark, cpu_load
 from vla.common.errors import DataWarning, UserError
 from vla.common.foreign.checksums import EditedFileWarning
 from vla.common.paths import expanded_path
+from vla.common.registry import PlugInWarning
 from vla.common.renamed import RenamedWarning
 from vla.common.terminal.consoles import output_console
 from vla.common.terminal.visible_console import VisibleConsole, visible
@@ -137,12 +138,13 @@ def _remarks() -> Iterator[None]:
         # each is issued once; Python's own filter would count by place
         warnings.simplefilter("always", RenamedWarning)
         warnings.simplefilter("always", DataWarning)
+        warnings.simplefilter("always", PlugInWarning)
         show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if issubclass(category, RenamedWarning | EditedFileWarning):
                 errors.print(f"[yellow]note:[/] {escape(str(message))}")
-            elif issubclass(category, DataWarning):
+            elif issubclass(category, DataWarning | PlugInWarning):
                 errors.print(f"[yellow]warning:[/] {escape(str(message))}")
             else:
                 show_other(visible(str(message)), category, *place)
