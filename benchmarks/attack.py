@@ -34,8 +34,10 @@ HANG_SECONDS = 10.0
 """Of processor time, which the load of the machine does not change."""
 MEMORY_BYTES = int(1.5 * 2**30)
 """Of one worker while it reads an input, beside what the libraries took before."""
-GIVEN_UP_SECONDS = 60.0
-"""After which a worker is ended; what took longer than `HANG_SECONDS` counts as a hang all the same."""
+GIVEN_UP_SECONDS = 40.0
+"""Of processor time, after which a worker is ended."""
+WAITING_SECONDS = 120.0
+"""Without any work done, after which a worker is ended: it waits for what will never come."""
 OUTCOMES = ("refused", "warned", "same", "silent", "traceback", "code", "outside", "hang", "memory")
 GOOD = ("refused", "warned", "same")
 
@@ -79,6 +81,17 @@ def _reset_peak() -> None:
         file.write("5")
 
 
+def _used(process: int) -> float:
+    """Processor seconds of a process, and of those that it has started and that have ended."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            # after the name, which may hold spaces
+            numbers = file.read().rpartition(")")[2].split()[11:15]
+    except OSError:  # it has just ended
+        return 0.0
+    return sum(map(int, numbers)) / os.sysconf("SC_CLK_TCK")
+
+
 def _memory(key: str, process: int | str = "self") -> int:
     with open(f"/proc/{process}/status") as file:
         # a process that has just ended has no memory
@@ -114,8 +127,9 @@ class Worker:
         problem = self.pipe.recv()
         if problem:
             raise RuntimeError(problem)
-        self.reads = True
-        self.since = time.monotonic()
+        self.reads, self.hangs = True, False
+        self.before = self.used = _used(self.process.pid or 0)
+        self.since = self.worked = time.monotonic()
         self.base = _memory("VmRSS", self.process.pid or 0)
 
     def watch(self) -> None:
@@ -125,7 +139,13 @@ class Worker:
         if _memory("VmRSS", self.process.pid or 0) - self.base > 2 * MEMORY_BYTES:
             self.spent = True
             self.process.kill()
-        elif time.monotonic() - self.since > GIVEN_UP_SECONDS:
+            return
+        used = _used(self.process.pid or 0)
+        if used > self.used:
+            self.used, self.worked = used, time.monotonic()
+        waits = time.monotonic() - self.worked > WAITING_SECONDS
+        if waits or self.used - self.before > GIVEN_UP_SECONDS:
+            self.hangs = True
             self.process.kill()
 
     def end(self) -> tuple[str, str, float, int]:
@@ -139,7 +159,7 @@ class Worker:
             self._start()
             if self.spent:
                 return "memory", "more than twice of what it may", seconds, 2 * MEMORY_BYTES
-            if seconds > GIVEN_UP_SECONDS:
+            if self.hangs:
                 return "hang", f"no end after {seconds:.0f} s", seconds, 0
             return "traceback", f"the process died with status {status}", seconds, 0
         self.asked, self.reads = None, False
