@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,13 @@ from rich.console import Console
 from rich.table import Table
 
 HANG_SECONDS = 10.0
+"""Of processor time, which the load of the machine does not change."""
 MEMORY_BYTES = int(1.5 * 2**30)
 """Of one worker while it reads an input, beside what the libraries took before."""
-GIVEN_UP_SECONDS = 60.0
-"""After which a worker is ended; what took longer than `HANG_SECONDS` counts as a hang all the same."""
+GIVEN_UP_SECONDS = 40.0
+"""Of processor time, after which a worker is ended."""
+WAITING_SECONDS = 120.0
+"""Without any work done, after which a worker is ended: it waits for what will never come."""
 OUTCOMES = ("refused", "warned", "same", "silent", "traceback", "code", "outside", "hang", "memory")
 GOOD = ("refused", "warned", "same")
 
@@ -48,17 +52,28 @@ def work(pipe: Any, seed: int, folder: Path) -> None:
     warm: set[str] = set()
     while (asked := pipe.recv()) is not None:
         kind, number = asked
-        if kind not in warm:
-            _case.load(kind).warm()
-            warm.add(kind)
-        case = _case.prepare(kind, seed, number, folder / "input")
-        pipe.send("begin")
+        try:
+            if kind not in warm:
+                _case.load(kind).warm()
+                warm.add(kind)
+            case = _case.prepare(kind, seed, number, folder / "input")
+        except BaseException as error:
+            # a mistake of the benchmark, not of what it attacks
+            pipe.send(f"cannot make {kind} {number}: {error!r}")
+            raise
+        pipe.send("")
         _reset_peak()
         before = _memory("VmRSS")
-        start = time.monotonic()
+        start = _processor_time()
         outcome, text = _case.judge(case, folder / "input")
         taken = _memory("VmHWM") - before
-        pipe.send((outcome, text, time.monotonic() - start, taken))
+        pipe.send((outcome, text, _processor_time() - start, taken))
+
+
+def _processor_time() -> float:
+    """Seconds, with those of processes that have ended."""
+    found = os.times()
+    return found.user + found.system + found.children_user + found.children_system
 
 
 def _reset_peak() -> None:
@@ -66,9 +81,21 @@ def _reset_peak() -> None:
         file.write("5")
 
 
+def _used(process: int) -> float:
+    """Processor seconds of a process, and of those that it has started and that have ended."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            # after the name, which may hold spaces
+            numbers = file.read().rpartition(")")[2].split()[11:15]
+    except OSError:  # it has just ended
+        return 0.0
+    return sum(map(int, numbers)) / os.sysconf("SC_CLK_TCK")
+
+
 def _memory(key: str, process: int | str = "self") -> int:
     with open(f"/proc/{process}/status") as file:
-        line = next(line for line in file if line.startswith(key))
+        # a process that has just ended has no memory
+        line = next((line for line in file if line.startswith(key)), f"{key} 0")
     return int(line.split()[1]) * 1024
 
 
@@ -88,27 +115,41 @@ class Worker:
         self.process.start()
         theirs.close()
         self.asked: tuple[str, int] | None = None
+        self.reads = False
 
     def begin(self, kind: str, number: int) -> None:
-        self.asked, self.spent = (kind, number), False
+        self.asked, self.spent, self.reads = (kind, number), False, False
         self.pipe.send(self.asked)
-        # imports, and writing the input, are no part of its time and memory
-        self.pipe.recv()
-        self.since = time.monotonic()
+
+    def made(self) -> None:
+        """Takes the word that the input is there: imports, and writing it, are no part of its time
+        and memory."""
+        problem = self.pipe.recv()
+        if problem:
+            raise RuntimeError(problem)
+        self.reads, self.hangs = True, False
+        self.before = self.used = _used(self.process.pid or 0)
+        self.since = self.worked = time.monotonic()
         self.base = _memory("VmRSS", self.process.pid or 0)
 
     def watch(self) -> None:
         """Ends the process if its input takes too long, or twice the memory that it may."""
-        if self.asked is None or not self.process.is_alive():
+        if not self.reads or not self.process.is_alive():
             return
         if _memory("VmRSS", self.process.pid or 0) - self.base > 2 * MEMORY_BYTES:
             self.spent = True
             self.process.kill()
-        elif time.monotonic() - self.since > GIVEN_UP_SECONDS:
+            return
+        used = _used(self.process.pid or 0)
+        if used > self.used:
+            self.used, self.worked = used, time.monotonic()
+        waits = time.monotonic() - self.worked > WAITING_SECONDS
+        if waits or self.used - self.before > GIVEN_UP_SECONDS:
+            self.hangs = True
             self.process.kill()
 
-    def end(self) -> tuple[str, str]:
-        """The outcome of the input."""
+    def end(self) -> tuple[str, str, float, int]:
+        """The outcome of the input: what it is, in words, processor seconds, bytes at the most."""
         try:
             outcome, text, seconds, taken = self.pipe.recv()
         except (EOFError, OSError):
@@ -117,26 +158,41 @@ class Worker:
             status = self.process.exitcode
             self._start()
             if self.spent:
-                return "memory", "more than twice of what it may"
-            if seconds > GIVEN_UP_SECONDS:
-                return "hang", f"no end after {seconds:.0f} s"
-            return "traceback", f"the process died with status {status}"
-        self.asked = None
+                return "memory", "more than twice of what it may", seconds, 2 * MEMORY_BYTES
+            if self.hangs:
+                return "hang", f"no end after {seconds:.0f} s", seconds, 0
+            return "traceback", f"the process died with status {status}", seconds, 0
+        self.asked, self.reads = None, False
         if outcome in GOOD and seconds > HANG_SECONDS:
-            return "hang", f"{seconds:.1f} s; {text}"
-        if outcome in GOOD and taken > MEMORY_BYTES:
-            return "memory", f"{taken / 2**20:.0f} MiB; {text}"
-        return outcome, text
+            outcome, text = "hang", f"{seconds:.1f} s; {text}"
+        elif outcome in GOOD and taken > MEMORY_BYTES:
+            outcome, text = "memory", f"{taken / 2**20:.0f} MiB; {text}"
+        return outcome, text, seconds, taken
+
+
+@dataclass
+class Kind:
+    """What the inputs of a kind came to.
+
+    Attributes:
+        outcomes: how many of each.
+        seconds: of processor time, the most that an input took.
+        memory: bytes beside what was taken before, the most of an input.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    memory: int = 0
 
 
 def run(
     inputs: list[tuple[str, int]], seed: int, workers: int, show: set[str]
-) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Outcomes by kind, and a line for each input that did not end well."""
+) -> tuple[dict[str, Kind], list[str]]:
+    """What each kind came to, and a line for each input that did not end well."""
     root = Path(tempfile.mkdtemp(prefix="attack-"))
     crew = [Worker(seed, root / f"worker-{number}") for number in range(workers)]
     waiting = list(reversed(inputs))
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Kind] = {}
     bad: list[str] = []
     for worker in crew:
         if waiting:
@@ -145,13 +201,19 @@ def run(
         while busy := [worker for worker in crew if worker.asked is not None]:
             ready = wait([worker.pipe for worker in busy], timeout=0.1)
             for worker in busy:
-                worker.watch()
                 if worker.pipe not in ready:
+                    worker.watch()
+                    continue
+                if not worker.reads:
+                    worker.made()
                     continue
                 assert worker.asked is not None
                 kind, number = worker.asked
-                outcome, text = worker.end()
-                counts.setdefault(kind, Counter())[outcome] += 1
+                outcome, text, seconds, taken = worker.end()
+                found = counts.setdefault(kind, Kind())
+                found.outcomes[outcome] += 1
+                found.seconds = max(found.seconds, seconds)
+                found.memory = max(found.memory, taken)
                 line = f"{kind} {number}: {outcome}: {text}"
                 if outcome not in GOOD:
                     bad.append(line)
@@ -164,6 +226,15 @@ def run(
             worker.process.kill()
         shutil.rmtree(root, ignore_errors=True)
     return counts, bad
+
+
+def _values(kind: Kind) -> dict[str, Any]:
+    return {
+        "inputs": kind.outcomes.total(),
+        **{name: kind.outcomes[name] for name in OUTCOMES},
+        "most_seconds": round(kind.seconds, 2),
+        "most_mib": round(kind.memory / 2**20),
+    }
 
 
 def main() -> None:
@@ -186,16 +257,18 @@ def main() -> None:
         inputs += [(kind, options.first + number) for number in range(count)]
     start = time.monotonic()
     counts, bad = run(inputs, options.seed, options.workers, set(options.show))
-    total = sum(counts.values(), Counter())
-    table = Table("kind", "inputs", *OUTCOMES, box=None)
-    for kind, found in [*counts.items(), ("all", total)]:
-        table.add_row(kind, str(found.total()), *[str(found[name]) for name in OUTCOMES])
+    total: Counter[str] = sum((kind.outcomes for kind in counts.values()), Counter())
+    table = Table("kind", "inputs", *OUTCOMES, "most s", "most MiB", box=None)
+    for name, kind in sorted(counts.items()):
+        numbers = [kind.outcomes[outcome] for outcome in OUTCOMES]
+        most = [f"{kind.seconds:.1f}", f"{kind.memory / 2**20:.0f}"]
+        table.add_row(name, str(kind.outcomes.total()), *map(str, numbers), *most)
     values = {
         "seed": options.seed,
         "inputs": total.total(),
         "seconds": round(time.monotonic() - start, 1),
         "outcomes": {name: total[name] for name in OUTCOMES},
-        "kinds": {kind: dict(found) for kind, found in counts.items()},
+        "kinds": {name: _values(kind) for name, kind in sorted(counts.items())},
         "bad": bad[:50],
     }
     if options.save:

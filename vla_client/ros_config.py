@@ -5,7 +5,7 @@ It says which topics are the policy's cameras and state, and which ones its acti
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -148,7 +148,7 @@ def _mapping(value: Any, place: str) -> dict[str, Any]:
 
 
 def _check_keys(given: dict[str, Any], kind: Any, prefix: str) -> None:
-    known = {key.name: key for key in fields(kind)}
+    known: dict[str, Field[Any]] = {key.name: key for key in fields(kind)}
     for key in given:
         if key not in known:
             raise ClientError(f"unknown key {prefix}{line(key)}; known: {', '.join(known)}")

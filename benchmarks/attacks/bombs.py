@@ -13,8 +13,6 @@ from attacks._case import Case
 from attacks._datasets import fresh, reading, warm_all
 
 COUNT = 90
-MOST_SECONDS = 2.0
-MOST_BYTES = 2**30
 
 
 def warm() -> None:
@@ -26,7 +24,13 @@ def case(rng: random.Random, folder: Path) -> Case:
     way = rng.choice(["read", "read", "validate", "validate", "info", "convert"])
     root = make(rng, folder)
     name = make.__name__.strip("_").replace("_", " ")
-    return Case(f"{name}, {way}", reading(way, root, folder), check=lambda found: "was read")
+    # to list a dataset, pictures are not looked at
+    harmless = way == "info" and "frame" in name
+
+    def check(found: object) -> str:
+        return "" if harmless else "was read"
+
+    return Case(f"{name}, {way}", reading(way, root, folder), check=check)
 
 
 # --- arrays ---------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ SECTIONS = {
     },
     "Things that must not happen": {
         "Damaged datasets that pass unseen": "data_fuzz",
+        "Files and settings of others": "attack",
         "Work lost to kills": "kill_soak",
         "False alarms, and intervals that do not cover": "coverage",
         "The same over trainings": "coverage_trainings",

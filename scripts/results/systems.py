@@ -265,6 +265,25 @@ def data_fuzz() -> str:
     )
 
 
+def attack() -> str:
+    file = read("attack")
+    bad = ("silent", "traceback", "code", "outside", "hang", "memory")
+    rows = []
+    for name, kind in file["kinds"].items():
+        ended = kind["refused"] + kind["warned"] + kind["same"]
+        most = (f"{kind['most_seconds']:.1f} s", f"{kind['most_mib']} MiB")
+        rows.append((name, kind["inputs"], ended, *[kind[key] for key in bad], *most))
+    wrong = sum(file["outcomes"][key] for key in bad)
+    text = (
+        f"{file['inputs']:,} hostile inputs of {len(file['kinds'])} kinds, each read in a process "
+        f"that is watched: **{wrong}** did not end in a sentence or with what was right. Seconds "
+        "are of processor time, memory is beside what the libraries take; 10 s and 1.5 GiB are "
+        "allowed."
+    )
+    columns = ["kind", "inputs", "well", *bad, "most time", "most memory"]
+    return "\n\n".join([text, table(columns, rows), source(file, "attack")])
+
+
 def kill_soak() -> str:
     file = read("kill_soak")
     rows = [(name, kind["kills"]) for name, kind in file["kinds"].items()]
@@ -334,6 +353,7 @@ BLOCKS = {
     "doctor": doctor,
     "two_processes": lambda: of_recorded("two_processes"),
     "data_fuzz": data_fuzz,
+    "attack": attack,
     "kill_soak": kill_soak,
     "coverage": coverage,
     "coverage_trainings": coverage_trainings,

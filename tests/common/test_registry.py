@@ -140,3 +140,40 @@ def test_an_unknown_kind_and_an_unknown_name() -> None:
         registry.entries("policys")
     with pytest.raises(KeyError, match=r"no 'rt11' among policies \(did you mean 'rt1'\?\)"):
         registry.lookup("policies", "rt11")
+
+
+BROKEN = {
+    "raises": "raise RuntimeError('no')",
+    "imports": "import no_such_package_at_all",
+    "ends": "raise SystemExit(3)",
+    "takes a name": (
+        "from vla.common.registry import register\n"
+        "register('policies', 'mlp')(type('Other', (), {}))\n"
+    ),
+    "half": (
+        "from vla.common.registry import register\n"
+        "register('policies', 'half')(type('Half', (), {}))\nraise ValueError('late')\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_plug_in_that_fails_is_left_out(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = tmp_path / "bad_plugin-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1.0\n")
+    (described / "entry_points.txt").write_text("[vla.plugins]\nbad = bad_plugin\n")
+    (tmp_path / "bad_plugin.py").write_text(BROKEN[kind])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "bad_plugin", raising=False)
+    registry._load_plugins.cache_clear()
+    try:
+        with pytest.warns(registry.PlugInWarning, match=r"'bad-plugin' is left out, since"):
+            found = registry.names("policies")
+        assert "mlp" in found
+        assert "half" not in found
+    finally:
+        monkeypatch.undo()
+        registry._load_plugins.cache_clear()

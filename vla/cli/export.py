@@ -80,8 +80,8 @@ def export_lerobot_command(
 @export_app.command(
     "check",
     epilog=(
-        "Example: `vla export check exported --data datasets/mt10 --eval configs/metaworld_mt10.yaml "
-        "episodes_per_task=50`"
+        "Example: `vla export check exported --data datasets/mt10 "
+        "--eval configs/metaworld_mt10.yaml episodes_per_task=50`"
     ),
 )
 def export_check(

@@ -83,6 +83,10 @@ def register(kind: str, name: str, *, former: Sequence[str] = ()) -> Callable[[T
     def add(registered_object: T) -> T:
         module, _ = _identity(registered_object)
         known = _registry[kind].get(name)
+        # a name of this package is taken before its file is imported
+        own = _scan(kind).get(name)
+        if own is not None and own.module != _identity(registered_object)[0]:
+            raise ValueError(f"{kind}: {name!r} is registered by {own.module} already")
         if known is not None and _identity(known) != _identity(registered_object):
             raise ValueError(f"{kind}: {name!r} is registered by {_identity(known)[0]} already")
         if not module.startswith(f"{KINDS[kind]}."):

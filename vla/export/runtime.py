@@ -236,10 +236,10 @@ class ExportedPolicy:
         return found
 
     def _past(self, memory: ExportedMemory | None, texts: tuple[str, ...]) -> dict[str, np.ndarray]:
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for name, port in self.description.memory.items():
             if memory is None:
-                past = np.zeros((len(texts), *port.shape), DTYPES[port.dtype])
+                past: np.ndarray = np.zeros((len(texts), *port.shape), DTYPES[port.dtype])
             else:
                 past = memory.tensors[name]
                 changed = [old != new for old, new in zip(memory.instruction, texts, strict=True)]

@@ -17,8 +17,9 @@ from vla.data import EpisodeDataset, Windows
 from vla.models.policies.mlp import MLPConfig
 from vla.training import TrainConfig, train
 from vla.training.objectives.iql import IQLConfig
-from vla.training.offline_evaluation.diagnostics import _values, diagnose
+from vla.training.offline_evaluation.diagnostics import diagnose
 from vla.training.offline_evaluation.early_stopping import advise_stop
+from vla.training.offline_evaluation.run_values import step_values
 from vla.training.offline_evaluation.scatter_plot import dots_svg
 
 CRITIC = {"hidden": 32}
@@ -143,7 +144,7 @@ def test_advantages_of_outcomes_are_those_that_training_weighs_by(tmp_path: Path
     objective = IQLConfig(advantage="outcome", discount=DISCOUNT).build(policy).eval()
     batch = windows.batch(np.arange(len(windows)))
     with torch.no_grad():
-        advantage_N = _values(objective, policy, batch)["advantage"]
+        advantage_N = step_values(objective, policy, batch)["advantage"]
         values = objective.value.state_critic(policy(batch).features)
     known = batch.terminals[:, 0] | batch.mask[:, 1]
     goes_on = (~batch.terminals[:, 0]).float()

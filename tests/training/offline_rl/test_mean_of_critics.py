@@ -15,7 +15,7 @@ from vla.training.checkpoint import Checkpoint
 from vla.training.config import OptimConfig
 from vla.training.objective import Learner
 from vla.training.objectives.actor_critic import ActorCriticConfig
-from vla.training.offline_evaluation.diagnostics import restored_objective
+from vla.training.offline_evaluation.run_values import restored_objective
 from vla.training.optimizer import EMA, build_optimizer
 from vla.training.state import TrainingState
 

@@ -284,7 +284,8 @@ class RT1(Policy):
         return self._output(hidden_B1RD), new
 
     def empty_memory(self) -> dict[str, Tensor]:
-        """See `vla.types.policy.PureStep`: tokens of all but the present step, and which of them are."""
+        """See `vla.types.policy.PureStep`: tokens of all but the present step, and which of them
+        are."""
         past = self.history - 1
         if not past:
             return {}

@@ -41,7 +41,7 @@ def _of_optimiser(key: str, optim: OptimConfig | CriticOptimConfig, eps: float) 
             f"{key}.lr: {optim.lr:g} moves no weight in float32; use a larger one, such as "
             f"{key}.lr=3e-4"
         )
-    if optim.clip_norm is not None and optim.clip_norm < _HIDDEN * eps:
+    if optim.clip_norm is not None and optim.clip_norm < _HIDDEN * min(eps, 1.0):
         found.append(
             f"{key}.clip_norm: {optim.clip_norm:g} clips gradients to less than optim.eps "
             f"({eps:g}), so that nothing is learned; use a larger one, or {key}.clip_norm=null"

@@ -156,7 +156,7 @@ def control_rate(examined: Examined) -> Iterator[Finding]:
     steps = np.diff(times)[episode[1:] == episode[:-1]]
     steps = steps[np.isfinite(steps) & (steps > 0)]
     # the median, since single timestamps are often late or missing
-    if len(steps) and abs(np.median(steps) * parts.info.fps - 1) > 0.01:
+    if len(steps) and abs(float(np.median(steps)) * parts.info.fps - 1) > 0.01:
         message = (
             f"{parts.root}: info.json says {parts.info.fps:g} Hz, half of the timestamps advance "
             f"by {np.median(steps):.4g} s or less ({1 / np.median(steps):.4g} Hz); correct fps, "
