@@ -168,8 +168,10 @@ def test_a_merge_keeps_what_all_have_alike_and_names_the_rest(root: Path, tmp_pa
     dataset = EpisodeDataset(tmp_path / "both")
     assert list(dataset.episode(2).extras) == ["draw"]
     # here a flag, there a number
-    (note,) = [note for note in made.notes if "extra columns" in note]
-    assert note.endswith("left out: data: log_prob, intervention; other: intervention")
+    lines = [note for note in made.notes if "extra columns" in note]
+    assert lines[0].startswith("data: ")
+    assert lines[0].endswith("go: log_prob, intervention")
+    assert lines[1].endswith("go: intervention")
 
 
 def test_resampling_takes_the_nearest_step(root: Path, tmp_path: Path) -> None:

@@ -269,6 +269,39 @@ def data_label(
     _report(made)
 
 
+def data_score(
+    dataset: Dataset,
+    out: Out,
+    values: Annotated[Path, path_option("Folder of a training run that learned values.")],
+    settings: KeySettings = None,
+    step: Annotated[
+        int | None, typer.Option(help="Step of a checkpoint [default: the newest].")
+    ] = None,
+    format: Format = None,
+    video: Video = None,
+    jobs: Jobs = None,
+) -> None:
+    """Writes a dataset with the values and advantages of a run as columns of its steps.
+
+    `vla data view` draws them, and they can be learned from.
+    """
+    with clear_errors(), shown_progress("scoring") as progress:
+        from vla.training.offline_evaluation.value_columns import write_values
+
+        made = write_values(
+            values,
+            dataset,
+            out,
+            step=step,
+            format=format,
+            keys=dataset_keys(settings),
+            video=_video(video),
+            jobs=jobs,
+            progress=progress,
+        )
+    _report(made)
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of this file to `vla data`."""
     commands: dict[str, tuple[Callable[..., None], str]] = {
@@ -285,6 +318,7 @@ def add_to(app: typer.Typer) -> None:
         "filter": (data_filter, 'data/mt10 data/solved --success --task "open*"'),
         "delete": (data_delete, "data/mt10 data/mt10_clean --episodes 3,17:20"),
         "label": (data_label, "data/mt10 data/mt10_labelled labels.csv --unlabelled refuse"),
+        "score": (data_score, "data/mixed data/mixed_valued --values runs/iql"),
     }
     for name, (function, example) in commands.items():
         app.command(name, epilog=f"Example: `vla data {name} {example}`")(function)

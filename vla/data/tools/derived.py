@@ -241,7 +241,8 @@ def _finished(
     if plan.change is not None:
         episode = plan.change(episode, source, index)
     images = {camera: future.result() for camera, future in cameras.items()}
-    extras = {name: episode.extras[name] for name in plan.extras()}
+    left_out = plan.extras_left_out().get(dataset.name, [])
+    extras = {name: values for name, values in episode.extras.items() if name not in left_out}
     info = provenance(dataset, index, episode)
     episode = replace(episode, images=images, info=info, extras=extras)
     if not cameras:  # no thread has counted its frames

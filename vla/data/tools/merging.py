@@ -13,7 +13,7 @@ from vla.data.reader import EpisodeDataset, dataset_name
 from vla.data.storage.video import VideoConfig
 from vla.data.tools.derived import Converted, write_derived
 from vla.data.tools.limits import common_limits
-from vla.data.tools.plan import Plan, key_options, left_out_extras, notes_of
+from vla.data.tools.plan import Plan, key_options, notes_of
 from vla.types import Spec
 
 
@@ -65,7 +65,8 @@ def merge(
             options[f"{name}.{number}"] = value
     notes = [*notes_of(datasets), *_doubts(datasets), *notes]
     plan = Plan("merge", datasets, places, spec, options, notes=notes)
-    notes += left_out_extras(datasets, plan.extras())
+    for name, left in plan.extras_left_out().items():
+        notes.append(f"{name}: extra columns that not all have alike go: {', '.join(left)}")
     return write_derived(plan, dst, video=video, jobs=jobs, progress=progress)
 
 

@@ -56,11 +56,15 @@ class Plan:
         said = self.labels.union(*(dataset.recorded for dataset in self.sources))
         return sorted(RECORDED - said)
 
-    def extras(self) -> list[str]:
-        """The extra columns of the new dataset: those that all sources have, alike."""
-        parts = [_extra_features(dataset) for dataset in self.sources]
-        first, *others = parts
-        return [name for name in first if all(first[name] == part.get(name) for part in others)]
+    def extras_left_out(self) -> dict[str, list[str]]:
+        """Name of a source -> its extra columns that not all sources have, alike; they are not
+        written."""
+        first, *others = parts = [_extra_features(dataset) for dataset in self.sources]
+        kept = [name for name in first if all(first[name] == part.get(name) for part in others)]
+        found = {}
+        for dataset, part in zip(self.sources, parts, strict=True):
+            found[dataset.name] = [name for name in part if name not in kept]
+        return {name: left for name, left in found.items() if left}
 
     def length(self, place: tuple[int, int]) -> int:
         """Steps of an episode of a source."""
@@ -69,18 +73,6 @@ class Plan:
 
 def _extra_features(dataset: EpisodeDataset) -> dict[str, dict[str, Any]]:
     return extra_features(dataset.unchecked_columns.extras)
-
-
-def left_out_extras(sources: Sequence[EpisodeDataset], kept: Sequence[str]) -> list[str]:
-    """A line that names the extra columns that are not kept; none if all are."""
-    found = []
-    for dataset in sources:
-        names = [name for name in _extra_features(dataset) if name not in kept]
-        if names:
-            found.append(f"{dataset.name}: {', '.join(names)}")
-    if not found:
-        return []
-    return [f"extra columns that not all datasets have alike are left out: {'; '.join(found)}"]
 
 
 def key_options(format: str | None, keys: KeyMap | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from vla.data.view.videos import CameraVideo
 
 LONGEST = 2000
 """Of longer episodes every second, third, ... step is drawn."""
+WIDEST = 16
+"""Of wider extra columns (log-probabilities of tokens, say) the first so many numbers are drawn."""
 _GRIPPERS = ("grip", "claw", "jaw")
 
 
@@ -68,7 +71,20 @@ def signals(dataset: EpisodeDataset, *, rewards: bool) -> list[Signal]:
         signal["high"] = float(returns.max(initial=0.0))
         signal["steps"] = False
         found.append(signal)
+    for name, values in _extra_curves(columns.extras):
+        found.append(_signal("Extra columns", name, values))
     return found
+
+
+def _extra_curves(extras: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and values (N,) of each extra column, and of the first numbers of those that have
+    many."""
+    for name, values in extras.items():
+        if values.ndim == 1:
+            yield name, values.astype(np.float32)
+            continue
+        for i in range(min(values.shape[1], WIDEST)):
+            yield f"{name}[{i}]", values[:, i].astype(np.float32)
 
 
 def _signal(group: str, name: str, values: np.ndarray) -> Signal:
@@ -101,6 +117,8 @@ def curves(dataset: EpisodeDataset, index: int, *, rewards: bool) -> tuple[np.nd
         rewards_L = columns.rewards[start:stop].astype(np.float64)
         parts.append(rewards_L[:, None])
         parts.append(np.cumsum(rewards_L)[:, None])
+    extras = {name: values[start:stop] for name, values in columns.extras.items()}
+    parts += [values_L[:, None] for _, values_L in _extra_curves(extras)]
     stride = -(-(stop - start) // LONGEST)  # rounded up
     values_LD = np.concatenate(parts, axis=1)[::stride]
     # curve by curve, since the page's script cuts the bytes so; of the order of bytes that it reads
