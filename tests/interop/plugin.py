@@ -41,15 +41,19 @@ ROBOT = ("shoulder.pos", "elbow.pos", "gripper.pos")
 SECONDS = 4
 
 
-def record(python: Path, work: Path, exported: Path, *more: str) -> dict[str, np.ndarray]:
-    """Runs lerobot-record; returns what the robot showed and was sent."""
-    log = work / f"log{len(list(work.glob('log*')))}.npz"
-    command = [
-        str(python.parent / "lerobot-record"),
-        "--robot.type=vla_fake",
-        f"--policy.path={exported}",
-        f"--dataset.repo_id=local/eval_{log.stem}",
-        f"--dataset.root={work / ('data-' + log.stem)}",
+def arguments_of(script: str, work: Path, name: str) -> list[str]:
+    """What lerobot-record (0.4) or lerobot-rollout (0.6) is to do."""
+    if script == "lerobot-rollout":
+        return [
+            "--strategy.type=base",
+            "--inference.type=sync",
+            f"--fps={SPEC.control_hz:g}",
+            f"--duration={SECONDS}",
+            f"--task={TASK}",
+        ]
+    return [
+        f"--dataset.repo_id=local/eval_{name}",
+        f"--dataset.root={work / ('data-' + name)}",
         f"--dataset.single_task={TASK}",
         "--dataset.num_episodes=1",
         f"--dataset.episode_time_s={SECONDS}",
@@ -57,13 +61,19 @@ def record(python: Path, work: Path, exported: Path, *more: str) -> dict[str, np
         f"--dataset.fps={SPEC.control_hz:g}",
         "--dataset.push_to_hub=false",
         "--play_sounds=false",
-        *more,
     ]
+
+
+def record(script: Path, work: Path, exported: Path, *more: str) -> dict[str, np.ndarray]:
+    """Runs a script of LeRobot; returns what the robot showed and was sent."""
+    log = work / f"log{len(list(work.glob('log*')))}.npz"
+    command = [str(script), "--robot.type=vla_fake", f"--policy.path={exported}"]
+    command += [*arguments_of(script.name, work, log.stem), *more]
     environment = {**os.environ, "VLA_FAKE_LOG": str(log), "HF_HUB_OFFLINE": "1"}
     environment |= {"HF_HOME": str(work / "hub"), "HF_LEROBOT_HOME": str(work / "lerobot")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"lerobot-record failed:\n{done.stderr[-6000:]}")
+        raise SystemExit(f"{script.name} failed:\n{done.stderr[-6000:]}")
     with np.load(log) as found:
         return dict(found)
 
@@ -110,18 +120,20 @@ def answering(policy: Policy) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lerobot-python", type=Path, required=True)
-    python = parser.parse_args().lerobot_python.absolute()
+    parser.add_argument("--script", default="lerobot-record")
+    given = parser.parse_args()
+    script = given.lerobot_python.absolute().parent / given.script
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         exported = work / "exported"
         export_lerobot(rt1(SPEC, cameras=["top"]), exported)
         policy = load_policy(exported / "vla")
-        compare("policy inside lerobot-record", policy, record(python, work, exported))
+        compare(f"policy inside {given.script}", policy, record(script, work, exported))
         said = {"spec": SPEC.to_dict(), "every_step": True, "features": ["reset"]}
         metadata = {"protocol": "openpi-websocket", **said}
         with running(openpi_handler(answering(policy), metadata)) as port:
             remote = f"--policy.remote=ws://127.0.0.1:{port}"
-            compare("policy behind a server", policy, record(python, work, exported, remote))
+            compare("policy behind a server", policy, record(script, work, exported, remote))
     print("interop of the plugin: all equal")
     return 0
 
