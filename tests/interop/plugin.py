@@ -91,10 +91,10 @@ def actions_of(policy: Policy, shown: dict[str, np.ndarray]) -> np.ndarray:
 
 def compare(name: str, policy: Policy, shown: dict[str, np.ndarray]) -> None:
     """Prints how far the sent actions are from the policy's own; fails if they are others."""
-    # LeRobot writes its episode after the last observation: it may have acted on fewer
-    count = len(shown["actions"])
+    # the last observation may have had no action, and a rollout goes home after its last one
+    count = min(len(shown["actions"]), len(shown["images"]))
     wanted = actions_of(policy, {key: value[:count] for key, value in shown.items()})
-    difference = float(np.abs(wanted - shown["actions"]).max())
+    difference = float(np.abs(wanted - shown["actions"][:count]).max())
     print(f"{name}: {count} actions, largest difference {difference:.2g}", flush=True)
     assert count >= SECONDS * SPEC.control_hz / 2
     assert np.ptp(shown["actions"], axis=0).max() > 0, "the policy does not look"
