@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= control_step render
 
-.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop lock clean
+.PHONY: help setup demo test test-client test-slow lint format docs results notebook bench bench-control_step bench-render bench-rt1_peer bench-eval_peer bench-dt_peer bench-offline_rl_peer bench-loader_peer bench-train_gpu bench-serve bench-openpi interop interop-312 lock clean
 
 help:
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s "$$(printf '\t')"
@@ -125,11 +125,33 @@ test-client:  ## the client's tests on old Pythons, installed alone (CLIENT_PYTH
 	@test -n "$(strip $(CLIENT_PYTHONS))" || { echo "error: no Python 3.8 or 3.10 found; run: make test-client CLIENT_PYTHONS=/path/to/python3.10"; exit 1; }
 	for python in $(CLIENT_PYTHONS); do sh scripts/test_client.sh $$python || exit 1; done
 
-interop: $(READY) $(INTEROP)/.ready  ## the real lerobot reads our datasets, and we read its (needs Python 3.11)
+PLUGIN := ./integrations/lerobot_policy_vla ./tests/interop/lerobot_robot_vla_fake
+
+# lerobot 0.4.4 cannot be imported beside transformers 5
+$(INTEROP)/.plugin: $(INTEROP)/.ready pyproject.toml $(shell find integrations tests/interop -name '*.py' -o -name pyproject.toml)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -e . "lerobot==0.4.4" "transformers<5"
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PLUGIN)
+	@touch $@
+
+interop: $(READY) $(INTEROP)/.plugin  ## the real lerobot reads our datasets, runs our policies, and we read its (needs Python 3.11)
 	rm -rf runs/interop
 	$(BIN)/vla collect configs/metaworld_mt10.yaml 'env.tasks=[reach, drawer-open]' env.image_size=64 \
 	  episodes_per_task=2 out=runs/interop/dataset
 	$(BIN)/python tests/interop/run.py --lerobot-python $(INTEROP)/bin/python --dataset runs/interop/dataset
+	$(BIN)/python tests/interop/plugin.py --lerobot-python $(INTEROP)/bin/python
+
+# LeRobot 0.6 runs policies by another command, on Python 3.12 alone; its torch is that of CUDA, some 3 GB
+PYTHON312 ?= $(or $(lastword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python)),python3.12)
+INTEROP312 := .venv-interop-312
+
+$(INTEROP312)/.ready: pyproject.toml $(PLUGIN)
+	$(PYTHON312) -m venv $(INTEROP312)
+	$(INTEROP312)/bin/python -m pip install --quiet --disable-pip-version-check -e . "lerobot==0.6.1"
+	$(INTEROP312)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(PLUGIN)
+	@touch $@
+
+interop-312: $(READY) $(INTEROP312)/.ready  ## the plugin under lerobot-rollout of lerobot 0.6.1 (needs Python 3.12)
+	$(BIN)/python tests/interop/plugin.py --lerobot-python $(INTEROP312)/bin/python --script lerobot-rollout
 
 lock:  ## resolve requirements.lock again, keeping its pins where they still fit (needs uv)
 	uv pip compile pyproject.toml --extra all --extra dev --extra docs --universal --python-version 3.11 --generate-hashes \

@@ -1,7 +1,8 @@
 """Arrays as type, shape and bytes: which ones travel, and how the three are checked.
 
-A decoder that hands `dtype` to numpy unchecked can be made to build an array of object pointers over
-bytes of the sender, which crashes the process when it is touched. Here types are looked up by name.
+A decoder that hands `dtype` to numpy unchecked can be made to build an array of object pointers
+over bytes of the sender, which crashes the process when it is touched. Here types are looked up
+by name.
 """
 
 from __future__ import annotations

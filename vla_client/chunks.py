@@ -1,8 +1,8 @@
 """The queue between answers and motors: chunks of actions that overlap and arrive late.
 
-How many actions of a new chunk are past already is counted, not estimated: an estimate that is wrong
-by two steps is a jump of the arm by two steps. (LeRobot skips by a running maximum of latencies,
-which never forgets the first slow request.)
+How many actions of a new chunk are past already is counted, not estimated: an estimate that is
+wrong by two steps is a jump of the arm by two steps. (LeRobot skips by a running maximum of
+latencies, which never forgets the first slow request.)
 
 K actions per chunk, A action dimensions, n actions that are queued.
 """

@@ -272,8 +272,8 @@ class Client:
         status = error.response.status_code
         if status in (401, 403):
             return ServerError(
-                f"{self.url} refuses this client (HTTP {status}): give its key as api_key=KEY or in "
-                "the variable VLA_API_KEY"
+                f"{self.url} refuses this client (HTTP {status}): give its key as api_key=KEY or "
+                "in the variable VLA_API_KEY"
             )
         # 502 to 504: the server is full, or a proxy waits for it
         return None if status >= 500 else ServerError(f"{self.url} answers HTTP {status}")
@@ -312,7 +312,7 @@ def _wrong_url(url: str) -> ClientError:
 
 
 def _tls_context(url: str, ca_file: str | None) -> ssl.SSLContext | None:
-    """How a `wss://` server is known; None for `ws://`. Raises `ClientError` for other addresses."""
+    """How a `wss://` server is known; None for `ws://`. Raises `ClientError` for others."""
     if not _is_address(url):
         raise _wrong_url(url)
     if url.startswith("ws://"):

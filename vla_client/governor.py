@@ -1,7 +1,7 @@
 """Stands between a policy and the motors: checks every action, and holds the robot in silence.
 
-This is no safety-rated function. It runs in Python on a computer that may hang; the emergency stop and
-the limits of the robot's own controller stay in charge.
+This is no safety-rated function. It runs in Python on a computer that may hang; the emergency stop
+and the limits of the robot's own controller stay in charge.
 
 A action dimensions.
 """

@@ -1,4 +1,4 @@
-"""msgpack read within limits: depth, entries, sizes and kinds are checked before memory is taken."""
+"""msgpack read within limits: depth, entries, sizes and kinds are checked beforehand."""
 
 from __future__ import annotations
 

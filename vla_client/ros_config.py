@@ -152,7 +152,7 @@ def _check_keys(given: dict[str, Any], kind: Any, prefix: str) -> None:
     for key in given:
         if key not in known:
             raise ClientError(f"unknown key {prefix}{line(key)}; known: {', '.join(known)}")
-    for name, key in known.items():
-        needed = key.default is MISSING and key.default_factory is MISSING
-        if needed and name not in given:
-            raise ClientError(f"{prefix}{name} is missing")
+    for entry in known.values():
+        needed = entry.default is MISSING and entry.default_factory is MISSING
+        if needed and entry.name not in given:
+            raise ClientError(f"{prefix}{entry.name} is missing")

@@ -75,7 +75,7 @@ class RosBridge:
             self._send({"op": "advertise", "topic": topic, "type": kind})
 
     def publish(self, topic: str, message: dict[str, Any]) -> None:
-        """Publishes a message of plain values; raises `ConnectionLostError` if the bridge is gone."""
+        """Publishes plain values; raises `ConnectionLostError` if the bridge is gone."""
         self._send({"op": "publish", "topic": topic, "msg": message})
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The wire form of the vla-eval harness: text keys, and images as PNG or JPEG.
 
-Every message is a map {`type`, `payload`, `seq`, `timestamp`}, which is the caller's affair; here are
-its arrays. Source: vla-eval 0.8.0, protocol/numpy_codec.py and protocol/image_codec.py.
+Every message is a map {`type`, `payload`, `seq`, `timestamp`}, which is the caller's affair; here
+are its arrays. Source: vla-eval 0.8.0, protocol/numpy_codec.py and protocol/image_codec.py.
 """
 
 from __future__ import annotations
