@@ -52,7 +52,7 @@ def test_whole_episodes_are_compared(dataset: EpisodeDataset, tmp_path):
     # another training of the same sizes
     with torch.no_grad():
         policy.head.bias.add_(1.0)
-    with pytest.raises(ExportError, match="from another policy: the weights of .* by --policy"):
+    with pytest.raises(ExportError, match=r"from another policy: the weights of .* by --policy"):
         check_on_data(policy, exported, dataset)
 
 
