@@ -249,7 +249,7 @@ class ExportedPolicy:
         found = {}
         for name, port in self.description.memory.items():
             if memory is None:
-                past = np.zeros((len(texts), *port.shape), DTYPES[port.dtype])
+                past: np.ndarray = np.zeros((len(texts), *port.shape), DTYPES[port.dtype])
             else:
                 past = memory.tensors[name]
                 changed = [old != new for old, new in zip(memory.instruction, texts, strict=True)]

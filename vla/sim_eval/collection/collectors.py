@@ -232,7 +232,7 @@ class Behaviours:
         """
         digests = []
         for number, policy in enumerate(self.config.policies):
-            self._policy(number).check(env)
+            self._policy(number).check(env.spec())
             digests.append(_digest(policy.path))
         return digests
 
