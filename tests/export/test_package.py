@@ -147,6 +147,7 @@ def test_missing_files_are_named(name: str, folder: Path):
         ({"version": 2}, "format version is 2, this vla reads 1"),
         ({"format": "x"}, "expected format 'vla.exported_policy'"),
         ({"history": True}, "history is True, expected int"),
+        ({"precision": "int4"}, "precision is 'int4', expected one of float32, int8"),
         ({"chunk": 0}, "chunk is 0, expected 1 or more"),
         ({"chunk": 3}, r"outputs are actions float32 \(B, 2, 3\)"),
         ({"graph_sha256": "0"}, "SHA-256 is .* export.json says 0"),
@@ -241,6 +242,39 @@ def test_int8_is_smaller_and_close(spec: Spec, tmp_path: Path):
     assert (tmp_path / "out" / "graph.onnx").stat().st_size < 0.5 * weights
     difference = description.agreement["largest_action_difference_of_range"]
     assert 1e-6 < difference < 0.1
+
+
+def test_a_graph_reads_no_other_file(folder: Path, monkeypatch):
+    """A model may name files of the machine as its weights: none is opened."""
+    import onnx
+
+    monkeypatch.chdir(folder)
+    Path("secret").write_bytes(bytes(4096))
+    model = onnx.load("graph.onnx")
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret")
+    data = model.SerializeToString()
+    (folder / "graph.onnx").write_bytes(data)
+    edit(folder, graph_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(PackageError, match="ONNX Runtime cannot load it"):
+        load(folder)
+
+
+def test_a_graph_for_a_fixed_number_of_robots_is_refused(folder: Path):
+    import onnx
+
+    model = onnx.load(folder / "graph.onnx")
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    data = model.SerializeToString()
+    (folder / "graph.onnx").write_bytes(data)
+    edit(folder, graph_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(
+        PackageError, match=r"inputs.state is float32 \(B, 2, 2\), export.json says"
+    ):
+        load(folder)
 
 
 def test_what_cannot_be_exported_says_what_to_do(spec: Spec, tmp_path: Path):

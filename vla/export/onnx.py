@@ -25,7 +25,7 @@ Precision = Literal["float32", "int8"]
 QUANTISED = ["MatMul", "Gemm"]
 
 
-def onnx_bytes(graph: StepGraph, precision: Precision = "float32") -> bytes:
+def onnx_bytes(graph: StepGraph) -> bytes:
     """The graph as the content of an ONNX file, its weights inside.
 
     Raises:
@@ -50,8 +50,7 @@ def onnx_bytes(graph: StepGraph, precision: Precision = "float32") -> bytes:
             f"policy: cannot be written as ONNX: {reason}; serve it by torch: vla serve POLICY"
         ) from error
     assert written is not None
-    model = _bare(written.model_proto)
-    return _quantised(model) if precision == "int8" else _serialised(model)
+    return _serialised(_bare(written.model_proto))
 
 
 def require_onnx() -> None:
@@ -77,13 +76,15 @@ def _bare(model: Any) -> Any:
     return model
 
 
-def _quantised(model: Any) -> bytes:
+def quantised(data: bytes) -> bytes:
+    """The same graph with weights of 8 bits."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         quantize_dynamic(
-            model,
+            onnx.load_model_from_string(data),
             path,
             op_types_to_quantize=QUANTISED,
             per_channel=True,
@@ -115,4 +116,4 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-__all__ = ["OPSET", "Precision", "onnx_bytes", "require_onnx"]
+__all__ = ["OPSET", "Precision", "onnx_bytes", "quantised", "require_onnx"]

@@ -22,11 +22,12 @@ from vla.common.atomic import replace_folder, write_json
 from vla.common.foreign.checksums import checksums_of_written
 from vla.export.agreement import Agreement, agreement_on_noise
 from vla.export.graph import ExportError, StepGraph
-from vla.export.onnx import OPSET, Precision, onnx_bytes
+from vla.export.onnx import OPSET, Precision, onnx_bytes, quantised
 from vla.export.package_files import (
     EXPORT_FILE,
     GRAPH_FILE,
     INSTRUCTIONS_FILE,
+    PRECISIONS,
     README_FILE,
     SPEC_FILE,
     Description,
@@ -66,18 +67,33 @@ def export_onnx(
             f"policy: is on {policy.device}, training: {policy.training}; expected one on the CPU "
             "in evaluation mode: policy.cpu().eval()"
         )
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision: is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     graph = StepGraph(policy)
-    data = onnx_bytes(graph, precision)
+    data = onnx_bytes(graph)
     # vectors of sentences alone: what is behind them is an input of its own
     policy.language.embed(list(instructions))
-    description = _description(graph, data, precision)
-    with tempfile.TemporaryDirectory() as trial:
-        _write(Path(trial), policy, data, description)
-        agreement = agreement_on_noise(policy, load(trial))
-    _require(agreement, precision)
+    description = _description(graph, data)
+    agreement = _tried(policy, data, description)
+    _require(agreement)
+    if precision == "int8":
+        # after the float32 graph was found right: what differs now is the rounding of weights
+        data = quantised(data)
+        graph_sha256 = hashlib.sha256(data).hexdigest()
+        description = dataclasses.replace(
+            description, precision=precision, graph_sha256=graph_sha256
+        )
+        agreement = _tried(policy, data, description)
     found = dataclasses.replace(description, agreement=agreement.to_dict())
     replace_folder(out, lambda folder: _write(folder, policy, data, found))
     return found
+
+
+def _tried(policy: Policy, data: bytes, description: Description) -> Agreement:
+    """How far the graph is from the policy, loaded as it will be."""
+    with tempfile.TemporaryDirectory() as trial:
+        _write(Path(trial), policy, data, description)
+        return agreement_on_noise(policy, load(trial))
 
 
 def _write(folder: Path, policy: Policy, data: bytes, description: Description) -> None:
@@ -112,7 +128,7 @@ def tokenizer_digest(policy: Policy) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _description(graph: StepGraph, data: bytes, precision: Precision) -> Description:
+def _description(graph: StepGraph, data: bytes) -> Description:
     policy = graph.policy
     inputs = graph.example(1)
     with torch.no_grad():
@@ -126,7 +142,7 @@ def _description(graph: StepGraph, data: bytes, precision: Precision) -> Descrip
         weights_sha256=weights_digest(policy),
         tokenizer_sha256=tokenizer_digest(policy),
         graph_sha256=hashlib.sha256(data).hexdigest(),
-        precision=precision,
+        precision="float32",
         history=policy.history,
         chunk=policy.chunk,
         encoder=policy.language.name,
@@ -146,10 +162,9 @@ def _ports(tensors: dict[str, Tensor]) -> dict[str, Port]:
     return found
 
 
-def _require(agreement: Agreement, precision: Precision) -> None:
+def _require(agreement: Agreement) -> None:
     """Raises ExportError if a graph in float32 is not the policy."""
-    # weights of 8 bits are others: what they cost is for `vla export check` to find out
-    if precision == "float32" and not agreement.is_exact:
+    if not agreement.is_exact:
         raise ExportError(
             "policy: the graph does not do what the policy does on frames of noise: "
             f"{agreement.unexplained} of {agreement.tokens} tokens differ, actions by up to "

@@ -37,6 +37,7 @@ MAX_GRAPH_BYTES = 2**31
 MAX_MEMORY = 2**28
 """Numbers that one robot's memory may hold: its zeros are made before any graph runs."""
 DTYPES = {"float32": np.float32, "bool": np.bool_, "uint8": np.uint8, "int64": np.int64}
+PRECISIONS = ("float32", "int8")
 _AGAIN = "export the policy again: vla export onnx POLICY OUT"
 
 
@@ -129,6 +130,11 @@ class Description:
         for key in ("history", "chunk", "opset"):
             if found[key] < 1:
                 raise PackageError(f"{name}: {key} is {found[key]}, expected 1 or more; {_AGAIN}")
+        if found["precision"] not in PRECISIONS:
+            raise PackageError(
+                f"{name}: precision is {found['precision']!r}, expected one of "
+                f"{', '.join(PRECISIONS)}; {_AGAIN}"
+            )
         for key in ("inputs", "outputs"):
             found[key] = {
                 port: _port(found[key][port], f"{name}: {key}.{port}") for port in found[key]
@@ -258,6 +264,7 @@ __all__ = [
     "EXPORT_FILE",
     "GRAPH_FILE",
     "INSTRUCTIONS_FILE",
+    "PRECISIONS",
     "README_FILE",
     "SPEC_FILE",
     "Description",

@@ -61,6 +61,12 @@ class ArrayObservation:
     state: np.ndarray
     instruction: Sequence[str]
 
+    def __post_init__(self) -> None:
+        # lists of numbers are taken, too; the class is frozen, hence `object.__setattr__`
+        images = {camera: np.asarray(image) for camera, image in self.images.items()}
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "state", np.asarray(self.state))
+
     def check(self, spec: Spec) -> None:
         """Raises SpecError naming what does not fit `spec`."""
         if isinstance(self.instruction, str):
@@ -79,7 +85,7 @@ class ArrayObservation:
                     f"camera {camera!r}: expected uint8 {(B, *size, 3)}, got {image.dtype} "
                     f"{image.shape}; give RGB pixels of 0 to 255 at the spec's size"
                 )
-        state = np.asarray(self.state)
+        state = self.state
         if state.dtype.kind not in "buif" or state.shape != (B, spec.state_dim):
             raise SpecError(
                 f"state: expected numbers {(B, spec.state_dim)} ({', '.join(spec.state_names)}), "
@@ -130,6 +136,7 @@ class ExportedPolicy:
     Attributes:
         spec: the robot it is for.
         history: T.
+        cameras: that it looks through.
         description: what `export.json` says.
         source, card, fingerprint, computes_on_cpu: see `vla.control.actor_traits`.
     """
@@ -148,6 +155,9 @@ class ExportedPolicy:
         self.description = description
         self.spec = spec
         self.history = description.history
+        self.cameras = tuple(
+            name.removeprefix("image.") for name in description.inputs if name.startswith("image.")
+        )
         self.source = str(folder)
         self.card = dict(description.card)
         self.fingerprint = description.graph_sha256
@@ -352,7 +362,10 @@ def load(folder: str | Path, *, threads: int | None = None) -> ExportedPolicy:
 
 def _check_sums(folder: Path) -> None:
     """Raises PackageError if a file is not the one that was written."""
-    damaged = list(changed_files(folder))
+    try:
+        damaged = list(changed_files(folder))
+    except (UserError, OSError) as error:
+        raise PackageError(f"{folder / CHECKSUMS_FILE}: cannot be used: {error}") from error
     if damaged:
         raise PackageError(
             f"{folder / damaged[0]}: is damaged: its SHA-256 is not the one in {CHECKSUMS_FILE}; "
@@ -388,7 +401,9 @@ def _check_session(session: Any, description: Description, path: Path) -> None:
         found = {}
         for port in ports:
             dtype = _ONNX_TYPES.get(port.type, port.type)
-            found[port.name] = Port(dtype, tuple(port.shape[1:]))
+            # the number of robots has a name; a graph for a fixed number is none of ours
+            is_free = bool(port.shape) and not isinstance(port.shape[0], int)
+            found[port.name] = Port(dtype, tuple(port.shape[1:] if is_free else port.shape))
         if found != dict(described):
             wrong = next(n for n in (found | dict(described)) if found.get(n) != described.get(n))
             raise PackageError(
