@@ -25,6 +25,7 @@ STEPS = 30
 
 _TIMES = (
     "seconds",
+    "git",
     "frames_per_s",
     "eta",
     "run_id",
