@@ -10,6 +10,7 @@ import torch
 from training_toy import file_size_limit
 
 from vla.common.atomic import replace_folder
+from vla.common.errors import Notice
 from vla.training.checkpoint import (
     CheckpointError,
     newest_checkpoint,
@@ -78,7 +79,7 @@ def test_half_written_folders_are_ignored_and_named(tmp_path: Path, damage: str)
         (broken / "weights").unlink()
     else:
         broken = broken.rename(tmp_path / ".tmp-step-000002")
-    with pytest.warns(UserWarning, match=broken.name):
+    with pytest.warns(Notice, match=broken.name):
         newest = newest_checkpoint(tmp_path, warn=True)
     assert newest is not None
     assert newest.step == 1
@@ -106,7 +107,9 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in (tmp_path / "step-000001").iterdir()}
     with (
         file_size_limit(2000),
-        pytest.raises(CheckpointError, match=r"step 2 .*the file would be larger.*step-000001 is untouched"),
+        pytest.raises(
+            CheckpointError, match=r"step 2 .*the file would be larger.*step-000001 is untouched"
+        ),
     ):
         _save(tmp_path, 2, size=100_000)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
