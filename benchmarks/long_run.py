@@ -182,7 +182,7 @@ def one(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.one)
     folder = Path(arguments.folder)
-    data, run = folder / "data", folder / f"run-{arguments.one}"
+    data, run = folder / "data", folder / f"run-{arguments.one}-{arguments.steps}"
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {"threads": arguments.one}
     started = time.monotonic()
