@@ -80,7 +80,15 @@ class _Watch(threading.Thread):
         self._others = set(range(distributed.get_world_size())) - {self._rank}
         self._seen = {rank: ("", time.monotonic()) for rank in self._others}
         self._stopped = threading.Event()
+        self._last_round = time.monotonic()
         self._say("0")
+        # the store answers through process 0, and if that hangs, asking has no end
+        threading.Thread(target=self._guard, daemon=True).start()
+
+    def _guard(self) -> None:
+        while not self._stopped.wait(BEAT_SECONDS):
+            if time.monotonic() - self._last_round > PATIENCE_SECONDS + BEAT_SECONDS:
+                _end(0)
 
     def run(self) -> None:
         count = 0
@@ -92,6 +100,7 @@ class _Watch(threading.Thread):
             # the process that keeps the store has ended or hangs
             except RuntimeError:
                 silent = [0]
+            self._last_round = time.monotonic()
             if silent and not self._stopped.is_set():
                 _end(silent[0])
 
