@@ -25,13 +25,13 @@ STEPS = 30
 
 _TIMES = (
     "seconds",
+    "git",
     "frames_per_s",
     "eta",
     "run_id",
     "lost_workers",
     "losses",
     "files",
-    "microseconds",
 )
 """Beginnings of the keys of what differs between two equal runs."""
 
@@ -195,7 +195,7 @@ def _without_times(value: Any) -> Any:
         key: _without_times(item)
         for key, item in value.items()
         # sums and sizes of files that hold times follow them
-        if not key.startswith(_TIMES)
+        if not key.startswith(_TIMES) and not key.endswith(("_us", "_seconds"))
     }
 
 

@@ -31,7 +31,7 @@ SUB_FLOORS = {
     "data": [{"storage"}, {"formats"}, {"loading"}, {"tools"}, {"validation", "view"}],
     "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
     "training": [
-        {"offline_rl", "run_data"},
+        {"distributed", "offline_rl", "run_data"},
         {"objectives", "finetuning"},
         {"offline_evaluation"},
     ],

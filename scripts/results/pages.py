@@ -77,6 +77,8 @@ SECTIONS = {
         "Damaged datasets that pass unseen": "data_fuzz",
         "Files and settings of others": "attack",
         "Work lost to kills": "kill_soak",
+        "Two commands on one folder": "collisions",
+        "Growth over long runs": "long_run",
         "False alarms, and intervals that do not cover": "coverage",
         "The same over trainings": "coverage_trainings",
         "Training that depends on the number of processes": "two_processes",

@@ -286,13 +286,56 @@ def attack() -> str:
 
 def kill_soak() -> str:
     file = read("kill_soak")
-    rows = [(name, kind["kills"]) for name, kind in file["kinds"].items()]
+    rows = [
+        (name, kind["kills"], f"{min(kind['kept'])} to {max(kind['kept'])}", kind["ended"])
+        for name, kind in file["kinds"].items()
+    ]
+    kills = sum(kind["kills"] for kind in file["kinds"].values())
     text = (
-        "Recording, converting and decoding are killed (SIGKILL) at random moments; the same "
-        "command then goes on. Kills that lost "
-        f"something completed: **{file['ours']}**."
+        f"Recording, decoding and whole commands are killed {kills} times (SIGKILL) at random "
+        "moments; the same command then goes on. Kills that lost something completed: "
+        f"**{file['ours']}**. Commands that came to their end left the files of an undisturbed run."
     )
-    return "\n\n".join([text, table(["work", "kills"], rows), source(file, "kill_soak")])
+    columns = ["work", "kills", "units finished at the kills", "runs that ended"]
+    return "\n\n".join([text, table(columns, rows), source(file, "kill_soak")])
+
+
+def collisions() -> str:
+    file = read("collisions")
+    names = list(dict.fromkeys([*file["first"], *file["second"]]))
+    rows = [(f"`{name}`", file["first"].get(name, 0), file["second"].get(name, 0)) for name in names]
+    text = (
+        f"{file['pairs']} pairs of commands on one folder: the first is stopped at a random moment, "
+        "the second is run, and the first goes on. Pairs in which the second was not refused at "
+        f"once, or the first left other files than undisturbed: **{file['ours']:.0f}**."
+    )
+    columns = ["command", "was first", "came second"]
+    return "\n\n".join([text, table(columns, rows), source(file, "collisions")])
+
+
+def long_run() -> str:
+    file = read("long_run")
+    rows = []
+    for name, found in file["kinds"].items():
+        low, high = found["interval"]
+        rows.append(
+            (
+                name,
+                f"{found['units']:,}",
+                f"{found['kib_per_1000']:.1f} ({low:.1f} to {high:.1f})",
+                "{} to {}".format(*found["descriptors"]),
+                "{} to {}".format(*found["temporary_files"]),
+            )
+        )
+    same = "the same" if file["equal"] else "not the same"
+    text = (
+        "Growth of one process, behind its first tenth: slope of a least-squares line through the "
+        "resident memory, with a 95 % bootstrap interval over blocks. The weights of "
+        f"{file['thread_steps']} steps with {', '.join(file['threads'])} threads are {same}, bit "
+        "for bit."
+    )
+    columns = ["", "steps or episodes", "KiB per 1,000", "descriptors", "temporary files"]
+    return "\n\n".join([text, table(columns, rows), source(file, "long_run")])
 
 
 def coverage() -> str:
@@ -355,6 +398,8 @@ BLOCKS = {
     "data_fuzz": data_fuzz,
     "attack": attack,
     "kill_soak": kill_soak,
+    "collisions": collisions,
+    "long_run": long_run,
     "coverage": coverage,
     "coverage_trainings": coverage_trainings,
 }

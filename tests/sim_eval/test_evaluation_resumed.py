@@ -185,6 +185,7 @@ def test_replacing_results_may_be_interrupted_anywhere(
     assert all((found.folder / r.video).is_file() for r in found.episodes if r.video)
     installing.finish_installing(out)
     assert content(out) == content(other if found.config["seed"] else whole)
+    assert found.config["seed"] == 0 or not list(out.glob("*.tmp"))
 
 
 def test_a_second_one_in_the_same_folder_is_refused(tmp_path: Path):

@@ -10,6 +10,7 @@ import torch
 from training_toy import file_size_limit
 
 from vla.common.atomic import replace_folder
+from vla.common.errors import Notice
 from vla.training.checkpoint import (
     CheckpointError,
     newest_checkpoint,
@@ -78,7 +79,7 @@ def test_half_written_folders_are_ignored_and_named(tmp_path: Path, damage: str)
         (broken / "weights").unlink()
     else:
         broken = broken.rename(tmp_path / ".tmp-step-000002")
-    with pytest.warns(UserWarning, match=broken.name):
+    with pytest.warns(Notice, match=broken.name):
         newest = newest_checkpoint(tmp_path, warn=True)
     assert newest is not None
     assert newest.step == 1

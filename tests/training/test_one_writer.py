@@ -5,6 +5,7 @@ import json
 import pytest
 from training_toy import toy_config
 
+from vla.common.errors import Notice
 from vla.common.folder_lock import FolderInUseError, alone
 from vla.training import train
 
@@ -26,7 +27,7 @@ def test_metrics_that_were_deleted_are_missed(data, tmp_path):
         metrics.unlink(missing_ok=True)
         return {}
 
-    with pytest.warns(UserWarning, match="was deleted or replaced .* before step 2 are lost"):
+    with pytest.warns(Notice, match="was deleted or replaced .* before step 2 are lost"):
         train(config, evaluate=delete)
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == 4
 

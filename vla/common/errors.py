@@ -10,7 +10,7 @@ class UserError(ValueError):
     without a traceback."""
 
 
-class Notice(UserWarning):
+class Notice(Warning):
     """Something that the user should know, and that changes nothing: the command line shows it in
     one line."""
 

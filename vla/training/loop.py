@@ -35,6 +35,7 @@ from vla.models.policy import Policy, load_policy
 from vla.training.allocator import keep_freed_memory
 from vla.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, scores_of
 from vla.training.config import TrainConfig
+from vla.training.distributed.companions import companions_watched
 from vla.training.finetuning.pcgrad import check_projection, projected_backward, task_names
 from vla.training.finetuning.transfer import (
     Transfer,
@@ -121,6 +122,7 @@ def train(
         ConfigError: the config contradicts itself, the data, the run in `config.out` or the
             installed packages.
         FolderInUseError: another training writes to `config.out`.
+        LostProcessError: another process of this training has ended or cannot be reached.
         TrainingDivergedError: the loss became NaN or infinite.
         CheckpointError: a checkpoint could not be written (older ones are kept) or read.
     """
@@ -132,7 +134,8 @@ def train(
         warnings.simplefilter("ignore", DataWarning)
     # process 0 writes, for all
     held = alone(Path(config.out)) if main else contextlib.nullcontext()
-    with held, ProgressDisplay(config.steps, config.max_minutes, enabled=main) as display:
+    display = ProgressDisplay(config.steps, config.max_minutes, enabled=main)
+    with held, companions_watched(), display:
         return _train(config, evaluate, accelerator, display, resume=resume)
 
 

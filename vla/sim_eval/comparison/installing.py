@@ -80,3 +80,6 @@ def _put(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     replace_file(temporary, target)
+    # Where an interrupted call had put it already, both names are links to one file, and a rename
+    # of those does nothing.
+    temporary.unlink(missing_ok=True)
