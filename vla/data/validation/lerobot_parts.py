@@ -26,7 +26,7 @@ from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.mapping import Mapping, map_features
 from vla.data.formats.lerobot_parts.missing import absent
 from vla.data.formats.lerobot_parts.paths import fill, opened_parquet
-from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH
+from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH, check_length
 from vla.data.statistics import FeatureStats, numeric_stats
 
 _REMEDY = "copy the file from the dataset's source"
@@ -127,6 +127,7 @@ class LeRobotParts:
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
+                check_length(self.root)
                 rows = read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
             except DataError:
                 return None
