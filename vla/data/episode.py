@@ -5,17 +5,16 @@ L: steps of the episode, S: state dimensions, A: action dimensions, H and W: ima
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from vla.common.renamed import former_attributes
 from vla.data.errors import DataError
 from vla.data.storage.image_files import decode_image as decode_image
+from vla.data.storage.image_files import encode_png as encode_png
 from vla.types import Spec
 
 Scalar = int | float | str | bool
@@ -74,14 +73,6 @@ class Episode:
         if isinstance(images, list):
             return np.stack([decode_image(image) for image in images])
         return images
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) RGB -> a PNG file."""
-    buffer = io.BytesIO()
-    # Level 1 costs a third of the default's time for a few per cent more bytes.
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def png_size(data: bytes) -> tuple[int, int]:

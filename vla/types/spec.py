@@ -72,8 +72,8 @@ class Spec:
         slowest, fastest = CONTROL_RATES
         if not slowest <= self.control_hz <= fastest:
             raise SpecError(
-                f"control_hz must be positive, from {slowest:g} to {fastest:g} actions per second, got "
-                f"{self.control_hz:g}"
+                f"control_hz must be positive, from {slowest:g} to {fastest:g} actions per second, "
+                f"got {self.control_hz:g}"
             )
         for text in (*cameras, *self.state_names, *self.action_names):
             if not is_text(text):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vla.data.episode import encode_png
 from vla.data.format import Image
-from vla.data.storage.image_files import decode_image, opened_image
+from vla.data.storage.image_files import decode_image, encode_png, opened_image
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = (8, 2)
