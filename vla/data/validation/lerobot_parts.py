@@ -25,7 +25,7 @@ from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, i
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.mapping import Mapping, map_features
 from vla.data.formats.lerobot_parts.missing import absent
-from vla.data.formats.lerobot_parts.paths import fill, opened_parquet
+from vla.data.formats.lerobot_parts.paths import check_name, fill, opened_parquet
 from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH, check_length
 from vla.data.statistics import FeatureStats, numeric_stats
 
@@ -94,7 +94,10 @@ class LeRobotParts:
                 if not self.is_v2:
                     keys = ("chunk_index", "file_index")
                     numbers = {key: int(row[f"{prefix}{key}"]) for key in keys}
-                found[episode] = self.root / fill(template, prefix, **values, **numbers)
+                name = fill(template, prefix, **values, **numbers)
+                if not found:  # the others differ from it in numbers alone
+                    check_name(self.root, name, prefix)
+                found[episode] = self.root / name
         except (DataError, KeyError, TypeError, ValueError, OverflowError):
             return {}
         return found
