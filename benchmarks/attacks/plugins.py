@@ -1,4 +1,4 @@
-"""Packages whose plug-in raises, cannot be imported, ends the process or takes a name that is taken."""
+"""Packages whose plug-in raises, cannot be imported, ends the process or takes a taken name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def case(rng: random.Random, folder: Path) -> Case:
             env=os.environ | {"PYTHONPATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         if "Traceback" in done.stderr:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])

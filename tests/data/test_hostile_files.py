@@ -141,6 +141,19 @@ def test_a_long_table_of_episodes_that_are_not_here(tmp_path: Path) -> None:
         EpisodeDataset(root)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "/etc/{episode_index}", "../{episode_index}"])
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+def test_patterns_that_lead_out(key: str, name: str, tmp_path: Path) -> None:
+    features = FEATURES | {"observation.images.front": vector(16, 24, 3, dtype="video")}
+    root = write_v2(tmp_path / "set", FEATURES)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"] |= features
+    (root / "meta/info.json").write_text(json.dumps(info | {key: name}))
+    with pytest.raises(DataError, match="which is no path within the dataset's folder"):
+        EpisodeDataset(root)
+    assert not validate(root).ok
+
+
 @pytest.mark.parametrize("fps", [1e-320, 1e308])
 def test_rates_of_no_robot(fps: float, tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", FEATURES)

@@ -31,9 +31,9 @@ def decoded(monkeypatch) -> list[int]:
     count: list[int] = []
     decode = decoding.decode_image
 
-    def counting(data: bytes) -> np.ndarray:
+    def counting(data: bytes, size: tuple[int, int]) -> np.ndarray:
         count.append(1)
-        return decode(data)
+        return decode(data, size)
 
     monkeypatch.setattr(decoding, "decode_image", counting)
     return count
@@ -268,10 +268,10 @@ def test_a_damaged_image_keeps_the_other_blocks(write, small_blocks, decoded, mo
     root = write([3, 4, 2])
     counting = decoding.decode_image
 
-    def failing(data: bytes) -> np.ndarray:
+    def failing(data: bytes, size: tuple[int, int]) -> np.ndarray:
         if len(decoded) == 7:
             raise DataError("not a readable image file")
-        return counting(data)
+        return counting(data, size)
 
     monkeypatch.setattr(decoding, "decode_image", failing)
     with pytest.raises(DataError, match=r"frame 7, camera 'front': not a readable image"):
@@ -358,11 +358,11 @@ from vla.data.loading import decoding
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave no trace
 decoding._BLOCK_BYTES = 1
 decode, count = decoding.decode_image, 0
-def slow(data):
+def slow(data, size):
     global count
     count += 1
     time.sleep(job["delay"])
-    return decode(data)
+    return decode(data, size)
 decoding.decode_image = slow
 for line in sys.stdin:
     job = json.loads(line)

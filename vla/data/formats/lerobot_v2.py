@@ -33,6 +33,21 @@ _MANY = 10_000
 """Lines for each file: more are not looked for."""
 
 
+def check_length(root: Path) -> None:
+    """Raises DataError if a long table names far more episodes than there are files: looking for
+    each of them would take minutes."""
+    path = root / EPISODES
+    lines = read_text(root, path, SOURCE).count("\n")
+    if lines <= _MANY:
+        return
+    files = sum(len(names) for _, _, names in os.walk(root / "data"))
+    if lines > _MANY * max(1, files):
+        raise DataError(
+            f"{path}: has {lines} lines, and {files} files are in {root / 'data'}; copy the data "
+            "folder from the dataset's source, or keep the lines of what is here"
+        )
+
+
 @register("formats", "lerobot_v2")
 class LeRobotV2Reader(LeRobotFolder):
     """Reads a LeRobotDataset v2.0 or v2.1 folder. Episodes whose index is missing are no damage:
@@ -55,7 +70,7 @@ class LeRobotV2Reader(LeRobotFolder):
 
     def read_table(self) -> pd.DataFrame:
         path = self.root / EPISODES
-        self._check_length(path)
+        check_length(self.root)
         rows = read_json_lines(self.root, path, f"it holds the table of episodes: {SOURCE}")
         if not rows:
             raise DataError(f"{path}: has no episodes; copy it from the dataset's source")
@@ -77,19 +92,6 @@ class LeRobotV2Reader(LeRobotFolder):
         # Rows are counted over the files of all episodes; a split then reads its own files only.
         table["row"] = first_frames(table["length"].to_numpy())
         return table
-
-    def _check_length(self, path: Path) -> None:
-        """Raises DataError if a long table names far more episodes than there are files: looking
-        for each of them would take minutes."""
-        lines = read_text(self.root, path, SOURCE).count("\n")
-        if lines <= _MANY:
-            return
-        files = sum(len(names) for _, _, names in os.walk(self.root / "data"))
-        if lines > _MANY * max(1, files):
-            raise DataError(
-                f"{path}: has {lines} lines, and {files} files are in {self.root / 'data'}; copy "
-                "the data folder from the dataset's source, or keep the lines of what is here"
-            )
 
     def read_tasks(self) -> dict[int, str]:
         path = self.root / TASKS

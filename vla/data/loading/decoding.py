@@ -17,7 +17,7 @@ from vla.common.progress import ProgressCallback
 from vla.data.errors import DataError
 from vla.data.format import Image
 from vla.data.reader import EpisodeDataset
-from vla.data.storage.image_codec import as_frame
+from vla.data.storage.image_files import decode_image
 
 _BLOCK_BYTES = 16 * 2**20
 _LONGEST = 512  # frames: an episode of very small images is not divided before
@@ -88,7 +88,9 @@ def fill(
                 "restore the data folder"
             )
         try:
-            image = as_frame(picture, (size[0], size[1]))
+            # a file of another size is not decoded first
+            size_HW = (size[0], size[1])
+            image = decode_image(picture, size_HW) if isinstance(picture, bytes) else picture
         except DataError as error:
             raise DataError(f"{dataset.root}: frame {frame}, camera {camera!r}: {error}") from error
         if image.shape != size:

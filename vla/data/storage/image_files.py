@@ -108,6 +108,14 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) RGB -> a PNG file."""
+    buffer = io.BytesIO()
+    # Level 1 costs a third of the default's time for a few per cent more bytes.
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def file_image_size(data: bytes, where: str) -> tuple[int, int]:
     """(height, width) of an image file, from its header. Raises DataError beginning with
     `where`."""
@@ -118,4 +126,4 @@ def file_image_size(data: bytes, where: str) -> tuple[int, int]:
         raise DataError(f"{where}: {error}") from error
 
 
-__all__ = ["decode_image", "file_image_size", "opened_image"]
+__all__ = ["decode_image", "encode_png", "file_image_size", "opened_image"]

@@ -25,8 +25,8 @@ from vla.data.formats.lerobot_parts.data_files import column_numbers, is_list, i
 from vla.data.formats.lerobot_parts.info import NUMERIC, Info, read_info
 from vla.data.formats.lerobot_parts.mapping import Mapping, map_features
 from vla.data.formats.lerobot_parts.missing import absent
-from vla.data.formats.lerobot_parts.paths import fill, opened_parquet
-from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH
+from vla.data.formats.lerobot_parts.paths import check_name, fill, opened_parquet
+from vla.data.formats.lerobot_v2 import DATA_PATH, VIDEO_PATH, check_length
 from vla.data.statistics import FeatureStats, numeric_stats
 
 _REMEDY = "copy the file from the dataset's source"
@@ -94,7 +94,10 @@ class LeRobotParts:
                 if not self.is_v2:
                     keys = ("chunk_index", "file_index")
                     numbers = {key: int(row[f"{prefix}{key}"]) for key in keys}
-                found[episode] = self.root / fill(template, prefix, **values, **numbers)
+                name = fill(template, prefix, **values, **numbers)
+                if not found:  # the others differ from it in numbers alone
+                    check_name(self.root, name, prefix)
+                found[episode] = self.root / name
         except (DataError, KeyError, TypeError, ValueError, OverflowError):
             return {}
         return found
@@ -127,6 +130,7 @@ class LeRobotParts:
             table = pd.concat(frames, ignore_index=True)
         else:
             try:
+                check_length(self.root)
                 rows = read_json_lines(self.root, self.root / "meta/episodes.jsonl", _REMEDY)
             except DataError:
                 return None

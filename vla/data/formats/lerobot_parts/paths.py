@@ -34,6 +34,12 @@ def named_path(root: Path, relative: str, source: str) -> Path:
     Args:
         source: what names it, for the message.
     """
+    check_name(root, relative, source)
+    return inside(root, root / relative)
+
+
+def check_name(root: Path, relative: str, source: str) -> None:
+    """Raises DataError as `named_path`, by the name alone."""
     # By the rules of both systems: a dataset made on one may be read on the other.
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     windows = PureWindowsPath(relative)
@@ -43,7 +49,6 @@ def named_path(root: Path, relative: str, source: str) -> Path:
             f"{root}: {source} names {relative!r}, which is no path within the dataset's folder; "
             "correct it there"
         )
-    return inside(root, root / relative)
 
 
 def fill(template: str, source: str, **values: object) -> str:
