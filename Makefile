@@ -96,7 +96,7 @@ $(OPENPI)/.ready:
 	@touch $@
 
 bench-openpi: $(READY) $(OPENPI)/.ready  ## openpi's unmodified client plays tabletop through `vla serve` (POLICY=folder)
-	$(BIN)/python benchmarks/openpi_client.py $(if $(POLICY),--policy $(POLICY))
+	$(BIN)/python benchmarks/openpi_interop.py $(if $(POLICY),--policy $(POLICY))
 
 D3RLPY := .venv-d3rlpy
 POLICIES ?= data/policies

@@ -125,7 +125,7 @@ def main() -> None:
         with served("max_batch=1", folder, threads=arguments.threads, device="cpu") as server:
             host, _, port = server.url.removeprefix("ws://").rpartition(":")
             address = {"host": host, "port": int(port)}
-            client = JsonProcess(arguments.python, "_openpi_client_side.py", address, {})
+            client = JsonProcess(arguments.python, "_openpi_side.py", address, {})
             remote = Recorded(ThroughOpenpi(policy, client))
             found = rollout(env, jobs, remote, **settings)
             refused = refusal(remote.actor)
@@ -143,7 +143,7 @@ def main() -> None:
         table.add_row(name, str(len(records)), str(sum(r.steps for r in records)), successes)
     table.add_row("episodes equal to the bit", str(same), "", "")
     publish(
-        "openpi_client",
+        "openpi_interop",
         ours=same,
         theirs=None,
         ratio=None,

@@ -1,4 +1,4 @@
-"""The unmodified openpi-client in an interpreter of its own: asked over JSON lines by `openpi_client.py`.
+"""The unmodified openpi-client in an interpreter of its own: asked over JSON lines by `openpi_interop.py`.
 
 Its argument is a JSON object with the server's `host` and `port`. Requests: {"connect": true} opens a new connection;
 {"arrays": {key: [dtype, shape, base64]}, "prompt": text} is put through `infer`.
