@@ -179,11 +179,11 @@ def test_the_loss_is_of_the_actions_behind_those_given():
 
 def test_given_actions_are_learned():
     """Chunks of one random number: only the given action tells the rest."""
-    actions = flow(prefix_max=1, hidden=64, depth=2, samples=1)
+    actions = flow(prefix_max=1, hidden=64, depth=1, samples=2)
     optimizer = torch.optim.Adam(actions.head.parameters(), 3e-3)
-    state = torch.randn(64, 1, 64)
+    state = torch.zeros(64, 1, 64)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(500):
+    for _ in range(250):
         value = torch.randn(64, 1, 1, 1, generator=generator).clamp(-2, 2)
         batch = dataclasses.replace(actions, state=state)
         loss = batch.loss(actions.head.scale.to_robot(value.expand(64, 1, K, 2) / 2)).mean()
@@ -196,7 +196,7 @@ def test_given_actions_are_learned():
             actions.head.scale.to_robot(value), 1, torch.zeros(K), generator
         )
     error = (actions.head.scale.to_unit(found) - value)[:, 1:].abs().mean()
-    assert error < 0.15  # without looking at the given action: 0.5
+    assert error < 0.2  # without looking at the given action: 0.5
 
 
 # --- tokens -------------------------------------------------------------------------------------------
