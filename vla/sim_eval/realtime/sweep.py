@@ -114,7 +114,7 @@ class RealtimeCondition(EvalConfig):
         return replace(settings, realtime=self.realtime) if self.delay else settings
 
 
-def realtime(
+def evaluate_realtime(
     actor: Actor | Literal["expert", "random"],
     config: RealtimeConfig,
     *,
@@ -285,7 +285,7 @@ def _command(actor: Any, file: Path) -> str:
     if traits_of(actor).source is not None:
         return f"vla eval realtime {file}"
     config = f'vla.load_config(vla.sim_eval.RealtimeConfig, "{file}")'
-    return f"vla.sim_eval.realtime(policy, {config})  # policy: the same {type(actor).__name__}"
+    return f"vla.sim_eval.evaluate_realtime(policy, {config})  # policy: the same {type(actor).__name__}"
 
 
-__all__ = ["RealtimeConfig", "realtime"]
+__all__ = ["RealtimeConfig", "evaluate_realtime"]
