@@ -42,7 +42,7 @@ SUB_FLOORS = {
         {"envs", "rollouts"},
         {"collection", "comparison"},
         {"report"},
-        {"robustness"},
+        {"realtime", "robustness"},
     ],
 }
 PRIVATE_WORDS = ("told", "anew", "owes", "heard", "besides")

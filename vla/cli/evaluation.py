@@ -166,6 +166,29 @@ def eval_perturb(
         console.print(f"report: {Path(settings.out) / PAGE}")
 
 
+@eval_app.command(
+    "realtime",
+    epilog=(
+        "Example: `vla eval realtime configs/tabletop_realtime.yaml latency=[0.05,0.1] "
+        "method=[guidance,switch]`"
+    ),
+)
+def eval_realtime(config: ConfigFile, overrides: Overrides = None) -> None:
+    """The same episodes in a world that does not wait while the policy computes: success, pauses
+    and jumps under latencies, by ways to go on from the chunk before."""
+    with clear_errors():
+        from vla.config import load_config
+        from vla.recipes.evaluate import realtime_from_config
+        from vla.sim_eval.realtime.sweep import RealtimeConfig
+        from vla.sim_eval.realtime.table import REALTIME_FILE
+
+        settings = load_config(RealtimeConfig, config, overrides or [], section="eval")
+        remark_on_load()
+        found = realtime_from_config(settings, command=_command())
+        console.print(found.table())
+        console.print(f"results: {Path(settings.out) / REALTIME_FILE}")
+
+
 @commands.command(
     epilog=(
         "Example: `vla compare runs/new runs/old` for two networks; `vla compare "

@@ -20,6 +20,9 @@ import torch
 from vla.config import UserError
 from vla.control.actor_traits import ActorTraits, traits_of
 from vla.control.inference_mode import seed_generators
+from vla.control.realtime import CONTINUING
+from vla.control.realtime_methods import can_choose, chooser
+from vla.control.realtime_plan import Plan, next_actions
 from vla.control.settings import ControlSettings
 from vla.control.temporal_ensemble import TemporalEnsemble
 from vla.types import Actor, Observation, Spec, SpecError
@@ -43,6 +46,7 @@ class EpisodeState:
         robot_state: float32 (S,) while the robot waits for actions, else None.
         instruction: what it is asked to do.
         reward: sum of the rewards of the last chunk of actions.
+        plan: what it executes while the next chunk is computed; of real-time chunking.
     """
 
     robot_state: np.ndarray | None = None
@@ -50,6 +54,7 @@ class EpisodeState:
     reward: float = 0.0
     memory_row: _MemoryRow | None = None
     ensemble: TemporalEnsemble | None = None
+    plan: Plan | None = None
 
     @property
     def waits(self) -> bool:
@@ -110,22 +115,20 @@ class BatchedPolicy:
         """
         if seed is not None:
             seed_generators(self.actor, seed)
-        # memory=None starts an episode, so episodes that start cannot share a batch with the others
-        starting: list[int] = []
-        running: list[int] = []
+        # memory=None starts an episode, so episodes that start cannot share a batch with the others;
+        # and only of a robot that has a plan a chunk can go on from it
+        alike: dict[tuple[bool, bool], list[int]] = {}
         for i, episode in enumerate(episodes):
-            if episode.memory_row is None:
-                starting.append(i)
-            else:
-                running.append(i)
-        # rows of one earlier batch side by side: the fewest cuts and joints of memories
-        running.sort(key=lambda i: episodes[i].memory_batch)
+            runs = (episode.memory_row is not None, episode.plan is not None)
+            alike.setdefault(runs, []).append(i)
         chosen: dict[int, np.ndarray] = {}
-        for rows in (starting, running):
-            if rows:
-                batch = [episodes[i] for i in rows]
-                actions = self._act_batch(batch, images, rows)
-                chosen.update(zip(rows, actions, strict=True))
+        # those that start come first: what is drawn at random goes by this order
+        for _, rows in sorted(alike.items()):
+            # rows of one earlier batch side by side: the fewest cuts and joints of memories
+            rows.sort(key=lambda i: episodes[i].memory_batch)
+            batch = [episodes[i] for i in rows]
+            actions = self._act_batch(batch, images, rows)
+            chosen.update(zip(rows, actions, strict=True))
         return [chosen[i] for i in range(len(episodes))]
 
     def _act_batch(
@@ -137,18 +140,21 @@ class BatchedPolicy:
         """One call of the policy; episode i sees row `rows[i]` of the images."""
         observation = self._observation(episodes, images, rows)
         memory = _joined_memory(episodes)
-        chunk_BKA, memory = self.actor.act(observation, memory, **self._options)
+        options = self._options | self._choice(episodes)
+        chunk_BKA, memory = self.actor.act(observation, memory, **options)
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
+        execute = None
         if self.settings.ensemble is not None:
-            chosen = [
-                self._ensembled(episode, chunk_KA)
-                for episode, chunk_KA in zip(episodes, chunks_BKA, strict=True)
-            ]
+            execute = self._ensembled
+        elif self.settings.realtime is not None:
+            execute = self._planned
+        if execute is not None:
+            chosen = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
             if memory is not None:
-                # `act` remembered what its chunk begins with, but the robot executes the average
-                executed_B1A = torch.from_numpy(np.stack(chosen))
-                memory = self.traits.remember(memory, executed_B1A)
+                # `act` remembered what its chunk begins with, but the robot executes others
+                executed_BnA = torch.from_numpy(np.stack(chosen))
+                memory = self.traits.remember(memory, executed_BnA)
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)
@@ -182,6 +188,33 @@ class BatchedPolicy:
             episode.ensemble = TemporalEnsemble(self.settings.ensemble)
         return episode.ensemble.add(chunk_KA)[None]
 
+    def _choice(self, episodes: Sequence[EpisodeState]) -> dict[str, Any]:
+        """What `act` is given so that chunks go on from the plans; nothing if it is not asked."""
+        realtime = self.settings.realtime
+        plans = [episode.plan for episode in episodes if episode.plan is not None]
+        if realtime is None or realtime.method not in CONTINUING or not plans:
+            return {}
+        every, temperature = self._every, self.settings.temperature
+        choose = chooser(plans, realtime, self.actor.spec, every=every, temperature=temperature)
+        return {"choose": choose}
+
+    def _planned(self, episode: EpisodeState, chunk_KA: np.ndarray) -> np.ndarray:
+        """The actions (n, A) until the next observation."""
+        assert self.settings.realtime is not None
+        spec = self.actor.spec
+        null_A = np.clip(0, spec.action_low, spec.action_high).astype(np.float32)
+        realtime = self.settings.realtime
+        actions_nA, episode.plan = next_actions(
+            episode.plan, chunk_KA, realtime, self._every, null_A
+        )
+        return actions_nA
+
+    @property
+    def _every(self) -> int:
+        """Actions per request under real-time chunking."""
+        assert self.settings.replan_every is not None
+        return self.settings.replan_every
+
     def _checked(self, chunk_BKA: torch.Tensor, B: int) -> np.ndarray:
         chunk = chunk_BKA.detach().float().cpu().numpy()
         name = type(self.actor).__name__
@@ -203,6 +236,7 @@ class BatchedPolicy:
 def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings) -> None:
     """Raises UserError if the policy cannot be used as the settings say."""
     every = settings.replan_every
+    _check_realtime(actor, traits, settings)
     if settings.target_return is not None and not traits.return_conditioned:
         raise UserError(
             f"target_return is {settings.target_return:g}, but the policy is not conditioned on "
@@ -235,6 +269,30 @@ def _check_options(actor: Actor, traits: ActorTraits, settings: ControlSettings)
     if several and settings.ensemble is not None:
         raise UserError(
             f"replan_every is {every}, but ensembling needs a chunk for every step: set it to 1"
+        )
+
+
+def _check_realtime(actor: Actor, traits: ActorTraits, settings: ControlSettings) -> None:
+    """Raises UserError if the policy's chunks cannot arrive late as the settings say."""
+    realtime = settings.realtime
+    if realtime is None:
+        return
+    if settings.replan_every is None:
+        raise UserError("replan_every is null: real-time chunking needs a number, such as 4")
+    if settings.ensemble is not None:
+        raise UserError(
+            f"ensemble is {settings.ensemble:g}, which averages a chunk of every step: drop it, "
+            "and set method=ensemble"
+        )
+    if actor.history > 1 or traits.counts_steps:
+        raise UserError(
+            f"the latency is {realtime.delay} control steps, but the policy must see every step "
+            "of an episode: train it with policy.history=1"
+        )
+    if realtime.method in CONTINUING and not can_choose(actor):
+        raise UserError(
+            f"method is {realtime.method!r}, but act of {type(actor).__name__} gives actions and "
+            "no distribution: set method=blend"
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla.control.realtime import RealtimeSettings
+
 
 @dataclass(frozen=True, kw_only=True)
 class ControlSettings:
@@ -15,9 +17,11 @@ class ControlSettings:
         ensemble: decay of temporal ensembling over chunks, None for none.
         temperature: 0 executes the policy's most likely actions, 1 samples.
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
+        realtime: how chunks follow each other that arrive late; None: they are there at once.
     """
 
     replan_every: int | None = 1
     ensemble: float | None = None
     temperature: float = 0.0
     target_return: float | None = None
+    realtime: RealtimeSettings | None = None

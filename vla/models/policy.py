@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
@@ -50,7 +50,7 @@ from vla.tokenizers.language import (
     LanguageEncoder,
     save_embeddings,
 )
-from vla.types import Batch, ImageSize, Observation, PolicyOutput, Spec
+from vla.types import ActionDistribution, Batch, ImageSize, Observation, PolicyOutput, Spec
 from vla.types.finite import check_finite
 
 
@@ -270,6 +270,7 @@ class Policy(
         *,
         generator: torch.Generator | None = None,
         temperature: float = 0.0,
+        choose: Callable[[ActionDistribution], Tensor] | None = None,
     ) -> tuple[Float[Tensor, "B K A"], Any]:
         """The next actions of B robots, on the CPU and within the spec's range; and the memory.
 
@@ -279,6 +280,7 @@ class Policy(
                 start of episodes.
             generator: source of randomness if temperature > 0, on the policy's device.
             temperature: 0 for the most likely actions, 1 for samples.
+            choose: gives chunks (B, T, K, A) of the distribution, in place of `sample`.
 
         Raises:
             SpecError: the observation does not fit the policy's spec.
@@ -296,7 +298,10 @@ class Policy(
                 "stack([...]) when they join"
             )
         output, memory = self.step(observation.to(self.device), memory)
-        actions_BTKA = output.actions.sample(generator, temperature=temperature)
+        if choose is None:
+            actions_BTKA = output.actions.sample(generator, temperature=temperature)
+        else:
+            actions_BTKA = choose(output.actions)
         # before they are clamped, which makes a limit of infinity
         check_finite(actions_BTKA[:, -1], output.features[:, -1], observation, self.spec)
         actions_BKA = actions_BTKA[:, -1].clamp(self.action_low, self.action_high)

@@ -10,6 +10,8 @@ from vla.models import load_policy
 from vla.models.policies.multi_robot import MultiRobotPolicy
 from vla.models.policy import Policy
 from vla.sim_eval.evaluation import EvalConfig, Results, evaluate, policy_name
+from vla.sim_eval.realtime.sweep import RealtimeConfig, evaluate_realtime
+from vla.sim_eval.realtime.table import RealtimeTable
 from vla.sim_eval.robustness.sweep import PerturbConfig, perturb
 from vla.sim_eval.robustness.table import Robustness
 
@@ -43,6 +45,16 @@ def perturb_from_config(config: PerturbConfig, *, command: str | None = None) ->
     actor = load_actor(config.policy, threads=config.threads)
     name = policy_name(config.policy)
     return perturb(actor, config, name=name, command=command)
+
+
+def realtime_from_config(config: RealtimeConfig, *, command: str | None = None) -> RealtimeTable:
+    """Evaluates `config.policy` without delay and under latencies.
+
+    Raises what `evaluate_from_config` and `evaluate_realtime` raise.
+    """
+    actor = load_actor(config.policy, threads=config.threads)
+    name = policy_name(config.policy)
+    return evaluate_realtime(actor, config, name=name, command=command)
 
 
 def load_actor(policy: str, *, threads: int | None = None) -> Baseline | Policy | ExportedPolicy:

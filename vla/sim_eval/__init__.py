@@ -7,6 +7,7 @@ from vla.sim_eval.comparison.results import Results, ResultsError
 from vla.sim_eval.env import EnvConfig, SimEnv, Suite, Task
 from vla.sim_eval.env_contract import EnvError, check_env
 from vla.sim_eval.evaluation import EvalConfig, evaluate
+from vla.sim_eval.realtime.sweep import RealtimeConfig, evaluate_realtime
 from vla.sim_eval.rendering import RenderingError
 from vla.sim_eval.report import write_report
 from vla.sim_eval.robustness.sweep import PerturbConfig, Robustness, perturb
@@ -30,6 +31,7 @@ __all__ = [
     "Job",
     "MethodComparison",
     "PerturbConfig",
+    "RealtimeConfig",
     "RenderingError",
     "Results",
     "ResultsError",
@@ -47,6 +49,7 @@ __all__ = [
     "compare_methods",
     "episode_seed",
     "evaluate",
+    "evaluate_realtime",
     "film_strip",
     "perturb",
     "rollout",

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from vla.types.errors import SpecError
     from vla.types.images import ImageSize, resized
     from vla.types.observation import Observation
-    from vla.types.policy import ActionDistribution, Actor, Memory, PolicyOutput
+    from vla.types.policy import ActionDistribution, Actor, Continuable, Memory, PolicyOutput
     from vla.types.spec import Spec
 
 _HOME = {
     "ActionDistribution": "policy",
     "Actor": "policy",
     "Batch": "batch",
+    "Continuable": "policy",
     "ImageSize": "images",
     "Memory": "policy",
     "Observation": "observation",
@@ -36,6 +37,7 @@ __all__ = [
     "ActionDistribution",
     "Actor",
     "Batch",
+    "Continuable",
     "ImageSize",
     "Memory",
     "Observation",

@@ -33,6 +33,40 @@ class ActionDistribution(Protocol):
         """One random chunk, (B, T, K, A); `temperature` 0 gives the mode."""
 
 
+@runtime_checkable
+class Continuable(Protocol):
+    """A distribution over chunks that can begin as the chunk before goes on: real-time chunking."""
+
+    @property
+    def continuations(self) -> Mapping[str, int]:
+        """Method -> the most actions that it can take as given; the best method first."""
+
+    def continued(
+        self,
+        previous: Tensor,
+        frozen: int,
+        weights: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        method: str | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """One chunk of the last step, (B, K, A), that agrees with what is under way.
+
+        Args:
+            previous: (B, K, A), robot units: what the robot would execute from this observation on
+                without a new chunk, 0 behind its end.
+            frozen: first actions that will be executed whatever the new chunk says.
+            weights: (K,) of 0 to 1, how much an action of `previous` counts; methods that keep the
+                frozen actions exactly look at no others.
+            generator: source of randomness, on the device of the distribution.
+            method: of `continuations`; None for the first.
+            temperature: as of `sample`.
+
+        Raises ValueError if there is no such method, or it cannot take so many actions as given.
+        """
+
+
 @dataclass(frozen=True)
 class PolicyOutput:
     """What a policy's forward pass gives.

@@ -12,8 +12,7 @@ padding, V ids, H width of the head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, cast
 
 import torch
@@ -25,7 +24,9 @@ from torch import Tensor, nn
 from vla.config import register
 from vla.models.heads.base import Head, HeadConfig
 from vla.models.heads.categorical import token_mask
+from vla.models.heads.continuation import check_continuation
 from vla.models.heads.continuous import MLP, check_temperature
+from vla.models.heads.token_generation import Guidance, Places
 from vla.models.heads.token_loss import (
     ChunkOffset,
     StatedOffset,
@@ -83,39 +84,6 @@ class AutoregressiveConfig(TokenTransformerConfig, TokenHeadConfig):
             hidden=self.hidden,
         )
         return head
-
-
-@dataclass(frozen=True)
-class Places:
-    """Given sequences, cut to the places that hold more than padding.
-
-    Attributes:
-        ids: (N, L), L <= D.
-        allowed: (N, L, V) or (L, V), the ids that may follow those before; None if all may.
-        is_token: (N, L), False at places where only padding may stand.
-    """
-
-    ids: Int64[Tensor, "N L"]
-    allowed: Bool[Tensor, "*N L V"] | None
-    is_token: Bool[Tensor, "N L"]
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance of every token.
-
-    Attributes:
-        base: (N, R, H), the states that guidance leads away from.
-        weight: 0 for the tokens of `base`, 1 for those of the states themselves.
-    """
-
-    base: Float[Tensor, "N R H"]
-    weight: float
-
-    def extrapolated(self, logits: Tensor, base: Tensor) -> Tensor:
-        """Base log probabilities + weight * (log probabilities - base log probabilities)."""
-        from_base = base.log_softmax(-1)
-        return from_base + self.weight * (logits.log_softmax(-1) - from_base)
 
 
 class AutoregressiveHead(Head):
@@ -199,9 +167,10 @@ class AutoregressiveHead(Head):
         temperature: float,
         generator: torch.Generator | None = None,
         guidance: Guidance | None = None,
+        forced: Int64[Tensor, "N P"] | None = None,
     ) -> Int64[Tensor, "N D"]:
         """Draws one id after the other among those that are allowed; the most likely ones at
-        temperature 0.
+        temperature 0. `forced` are the first ones, which are not drawn.
 
         Stops when all sequences are finished. Keys and values of earlier tokens are kept, so each
         token costs one pass over itself alone.
@@ -228,7 +197,10 @@ class AutoregressiveHead(Head):
             logits_NV = masked_logits(logits_NV, None if allowed_DV is None else allowed_DV[place])
             if grammar is not None and state is not None:
                 logits_NV = masked_logits(logits_NV, grammar.allowed(state, place))
-            ids_N = _draw(logits_NV, temperature, generator)
+            if forced is not None and place < forced.shape[1]:
+                ids_N = forced[:, place]
+            else:
+                ids_N = _draw(logits_NV, temperature, generator)
             ids_ND[:, place] = ids_N
             if grammar is not None and state is not None:
                 state = grammar.advance(state, ids_N, place)
@@ -396,6 +368,43 @@ class AutoregressiveActions:
         if self.offset is None:
             return decoded_SBTKA
         return torch.stack([self.offset.applied(decoded) for decoded in decoded_SBTKA])
+
+    @property
+    def continuations(self) -> Mapping[str, int]:
+        """Prefix, where every action has tokens of its own, in the order of time."""
+        per_action = self.tokenizer.tokens_per_action
+        return {} if per_action is None else {"prefix": self.tokenizer.chunk}
+
+    def continued(
+        self,
+        previous: Float[Tensor, "B K A"],
+        frozen: int,
+        weights: Float[Tensor, " K"],
+        generator: torch.Generator | None = None,
+        *,
+        method: str | None = None,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "B K A"]:
+        """A chunk of the last step that goes on from `previous`; see `Continuable`.
+
+        Exact: the tokens behind those of the frozen actions are drawn given these.
+        """
+        check_continuation(self, method, frozen)
+        check_temperature(temperature)
+        ids_BD = self.tokenizer.encode(previous.to(self.states.device))
+        places = frozen * (self.tokenizer.tokens_per_action or 0)
+        guidance = self.guidance
+        if guidance is not None:
+            base_BTRH = guidance.base.view_as(self.states)
+            guidance = Guidance(base_BTRH[:, -1], guidance.weight)
+        ids_BD = self.head.generate(
+            self.states[:, -1],
+            temperature=temperature,
+            generator=generator,
+            guidance=guidance,
+            forced=ids_BD[:, :places],
+        )
+        return self.tokenizer.decode(ids_BD)
 
     def extrapolated(self, base: AutoregressiveActions, weight: float) -> AutoregressiveActions:
         """From what `base` draws (weight 0) to what these states draw (1) and beyond."""

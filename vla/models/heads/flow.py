@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vla.config import register
-from vla.models.heads.base import Head, HeadConfig
+from vla.models.heads.base import Head, HeadConfig, HeadError
+from vla.models.heads.continuation import check_continuation
 from vla.models.heads.continuous import (
     MLP,
     ActionScale,
@@ -34,6 +35,7 @@ from vla.models.heads.continuous import (
     chunk_mean,
     without_masked,
 )
+from vla.models.heads.flow_continuation import guided_flow, prefixed_flow
 from vla.tokenizers.base import ActionTokenizer
 from vla.types import Spec
 
@@ -61,11 +63,21 @@ class FlowConfig(HeadConfig):
     """Width of the network."""
     depth: int = Field(default=3, ge=1, le=1000)
     """Residual layers of the network."""
+    prefix_max: int = Field(default=0, ge=0, le=10000)
+    """Most first actions of a chunk that are given in training, as in control they are under way
+    while the network computes (real-time chunking); 0: none, chunks are continued by guidance."""
 
     def num_readouts(self, tokenizer: ActionTokenizer) -> int:
         return self.read_states
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> FlowHead:
+        """Raises HeadError if whole chunks would be given."""
+        if self.prefix_max >= tokenizer.chunk and self.prefix_max:
+            raise HeadError(
+                f"policy.head.prefix_max is {self.prefix_max}, but a chunk has {tokenizer.chunk} "
+                f"actions and one at least must be predicted: set policy.head.prefix_max="
+                f"{tokenizer.chunk - 1}"
+            )
         return FlowHead(self, tokenizer, spec, width)
 
 
@@ -86,7 +98,10 @@ class FlowHead(Head):
         self.num_readouts = config.num_readouts(tokenizer)
         self.chunk_shape = (tokenizer.chunk, spec.action_dim)
         self.read = MLP(self.num_readouts * width, config.hidden, config.hidden)
-        self.velocity = VelocityNetwork(math.prod(self.chunk_shape), config.hidden, config.depth)
+        numbers = math.prod(self.chunk_shape)
+        # a time for each action, since given actions are at their end while the others flow
+        times = tokenizer.chunk if config.prefix_max else 0
+        self.velocity = VelocityNetwork(numbers, config.hidden, config.depth, times)
         self.scale = ActionScale(spec)
 
     def fit(self, actions: Float[Tensor, "N A"], *, lengths: Sequence[int] | None = None) -> None:
@@ -97,11 +112,16 @@ class FlowHead(Head):
 
 
 class VelocityNetwork(nn.Module):
-    """Residual layers over a flattened chunk; time and read state enter each of them."""
+    """Residual layers over a flattened chunk; time and read state enter each of them.
 
-    def __init__(self, numbers: int, hidden: int, depth: int) -> None:
+    Args:
+        numbers: K * A.
+        times: numbers that enter behind those of the chunk: a time for each action, or none.
+    """
+
+    def __init__(self, numbers: int, hidden: int, depth: int, times: int = 0) -> None:
         super().__init__()
-        self.enter = nn.Linear(numbers, hidden)
+        self.enter = nn.Linear(numbers + times, hidden)
         self.time = nn.Linear(TIME_FEATURES, hidden)
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(depth))
         self.inner = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
@@ -111,7 +131,7 @@ class VelocityNetwork(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "*batch KA"],
+        x: Float[Tensor, "*batch inputs"],
         time: Float[Tensor, "*batch"],
         state: Float[Tensor, "*batch H"],
     ) -> Float[Tensor, "*batch KA"]:
@@ -165,10 +185,36 @@ class FlowActions:
         noise = torch.randn_like(unit)
         time_SBT = self._times((S, *actions.shape[:2]))
         t = time_SBT[..., None, None]
-        velocity = self._velocity(t * unit + (1 - t) * noise, time_SBT)
+        x = t * unit + (1 - t) * noise
+        if self.head.config.prefix_max:
+            return self._loss_after_prefix(x, unit, noise, time_SBT, action_mask)
+        velocity = self._velocity(x, time_SBT)
         # the mean over S draws and action dimensions
         error_BTK = (velocity - (unit - noise)).square().mean((0, -1))
         return chunk_mean(error_BTK, action_mask)
+
+    def _loss_after_prefix(
+        self,
+        x: Float[Tensor, "S B T K A"],
+        unit: Float[Tensor, "S B T K A"],
+        noise: Float[Tensor, "S B T K A"],
+        time_SBT: Float[Tensor, "S B T"],
+        action_mask: Bool[Tensor, "B T K"] | None,
+    ) -> Float[Tensor, "B T"]:
+        """The loss of the actions behind 0 to `prefix_max` given ones, as many for each draw as
+        chance has it."""
+        K = x.shape[-2]
+        most = self.head.config.prefix_max
+        frozen_SBT1 = torch.randint(0, most + 1, (*time_SBT.shape, 1), device=x.device)
+        given_SBTK = torch.arange(K, device=x.device) < frozen_SBT1
+        x = torch.where(given_SBTK[..., None], unit, x)
+        velocity = self._velocity(x, time_SBT, given_SBTK)
+        error_SBTK = (velocity - (unit - noise)).square().mean(-1)
+        counted_SBTK = ~given_SBTK
+        if action_mask is not None:
+            counted_SBTK = counted_SBTK & action_mask
+        # each draw over the actions that it predicts, however many were given
+        return chunk_mean(error_SBTK, counted_SBTK).mean(0)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """Where zero noise, the most likely noise, flows to.
@@ -201,6 +247,59 @@ class FlowActions:
         velocity."""
         return dataclasses.replace(self, base=base.state, guidance=weight)
 
+    @property
+    def continuations(self) -> Mapping[str, int]:
+        """Guidance of any flow; prefix where the head was trained with given actions."""
+        guided = {"guidance": self.head.chunk_shape[0]}
+        most = self.head.config.prefix_max
+        return {"prefix": most, **guided} if most else guided
+
+    def continued(
+        self,
+        previous: Float[Tensor, "B K A"],
+        frozen: int,
+        weights: Float[Tensor, " K"],
+        generator: torch.Generator | None = None,
+        *,
+        method: str | None = None,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "B K A"]:
+        """A chunk of the last step that goes on from `previous`; see `Continuable`.
+
+        Prefix takes no more than `prefix_max` actions as given.
+        """
+        method = check_continuation(self, method, frozen)
+        check_temperature(temperature)
+        last = dataclasses.replace(self, state=self.state[:, -1:])
+        if self.base is not None:
+            last = dataclasses.replace(last, base=self.base[:, -1:])
+        device = self.state.device
+        # the network's units: there all dimensions weigh alike
+        unit_B1KA = self.head.scale.to_unit(previous.to(device))[:, None]
+        # drawn as by `sample`; the mode flows from zero noise
+        noise_B1KA = torch.zeros_like(unit_B1KA)
+        if temperature:
+            noise_B1KA.normal_(generator=generator).mul_(math.sqrt(temperature))
+        steps = self.head.config.integration_steps
+        if method == "prefix":
+            flowed = prefixed_flow(
+                last.velocity_after(frozen), noise_B1KA, unit_B1KA, frozen, steps
+            )
+        else:
+            weights_K = weights.to(unit_B1KA)
+            flowed = guided_flow(last.velocity_after(0), noise_B1KA, unit_B1KA, weights_K, steps)
+        return self.head.scale.to_robot(flowed)[:, 0]
+
+    def velocity_after(self, frozen: int) -> Callable[[Tensor, float], Tensor]:
+        """The velocity (B, T, K, A) of chunks of which the first `frozen` actions are given."""
+        given_K = torch.arange(self.head.chunk_shape[0], device=self.state.device) < frozen
+
+        def velocity(x_BTKA: Tensor, time: float) -> Tensor:
+            time_BT = x_BTKA.new_full(x_BTKA.shape[:-2], time)
+            return self._velocity(x_BTKA, time_BT, given_K)
+
+        return velocity
+
     def flowed(self, noise: Float[Tensor, "... B T K A"]) -> Float[Tensor, "... B T K A"]:
         """Where this noise flows to, robot units."""
         return self._flow(noise)
@@ -214,16 +313,26 @@ class FlowActions:
             x_BTKA = x_BTKA + self._velocity(x_BTKA, time_BT) / steps
         return self.head.scale.to_robot(x_BTKA)
 
-    def _velocity(self, x: Tensor, time: Tensor) -> Tensor:
-        velocity = self._velocity_given(self.state, x, time)
+    def _velocity(self, x: Tensor, time: Tensor, given: Tensor | None = None) -> Tensor:
+        """given: (..., K), which actions are at their end; None: none are."""
+        velocity = self._velocity_under(self.state, x, time, given)
         if self.base is None:
             return velocity
-        base = self._velocity_given(self.base, x, time)
+        base = self._velocity_under(self.base, x, time, given)
         return base + self.guidance * (velocity - base)
 
-    def _velocity_given(self, state: Tensor, x: Tensor, time: Tensor) -> Tensor:
+    def _velocity_under(
+        self, state: Tensor, x: Tensor, time: Tensor, given: Tensor | None
+    ) -> Tensor:
         state = state.expand(*time.shape, -1)
-        return self.head.velocity(x.flatten(-2), time, state).unflatten(-1, self.head.chunk_shape)
+        inputs = x.flatten(-2)
+        if self.head.config.prefix_max:
+            # time 1 is where actions are actions, and no noise
+            times = time[..., None].expand(x.shape[:-1])
+            if given is not None:
+                times = torch.where(given, 1.0, times)
+            inputs = torch.cat([inputs, times], dim=-1)
+        return self.head.velocity(inputs, time, state).unflatten(-1, self.head.chunk_shape)
 
     def _times(self, shape: tuple[int, ...]) -> Tensor:
         uniform = torch.rand(shape, device=self.state.device)

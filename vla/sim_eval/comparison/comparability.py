@@ -76,6 +76,22 @@ def episodes_by_key(result: Results) -> dict[Key, EpisodeRecord]:
     return {(record.task, record.episode, record.seed): record for record in result.episodes}
 
 
+def paired_counts(a: Results, b: Results) -> tuple[int, int, int]:
+    """Episodes that only `a` solved, that only `b` solved, and the rest.
+
+    Raises ValueError if the starts are not the same.
+    """
+    of_a, of_b = episodes_by_key(a), episodes_by_key(b)
+    # keys hold the seed: a paired test of different starts would be wrong in silence
+    if of_a.keys() != of_b.keys():
+        raise ValueError(f"{a.suite} and {b.suite} were not played from the same starts")
+    wins, losses = 0, 0
+    for key, record in of_a.items():
+        wins += record.success_ever and not of_b[key].success_ever
+        losses += of_b[key].success_ever and not record.success_ever
+    return wins, losses, len(of_a) - wins - losses
+
+
 def differences(runs: Mapping[str, Results]) -> list[Difference]:
     """Everything that forbids to compare `runs` (name -> results); empty if they are comparable."""
     suites = {name: result.suite for name, result in runs.items()}

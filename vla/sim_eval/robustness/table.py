@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vla.common.atomic import write_text
-from vla.sim_eval.comparison.comparability import episodes_by_key
+from vla.sim_eval.comparison.comparability import paired_counts
 from vla.sim_eval.comparison.results import Results, ResultsError, summary
 from vla.sim_eval.perturbations import describe
 from vla.sim_eval.statistics import holm, mcnemar_exact
@@ -222,7 +222,7 @@ def tabulate(
     folder: Path,
 ) -> Robustness:
     """The table of these evaluations. played: (kind, severity) -> results of the same episodes."""
-    pairs = {key: _pairs(clean, results) for key, results in played.items()}
+    pairs = {key: paired_counts(results, clean) for key, results in played.items()}
     p_values = [mcnemar_exact(*counts) for counts in pairs.values()]
     # over all conditions of the table at once: each of them is a chance of a false alarm
     adjusted = holm(p_values)
@@ -244,22 +244,6 @@ def tabulate(
         seconds=round(clean.seconds + sum(results.seconds for results in played.values()), 3),
         folder=folder,
     )
-
-
-def _pairs(clean: Results, other: Results) -> tuple[int, int, int]:
-    """Episodes that only `other` solved, that only `clean` solved, and the rest.
-
-    Raises ValueError if the starts are not the same.
-    """
-    a, b = episodes_by_key(other), episodes_by_key(clean)
-    # keys hold the seed: a paired test of different starts would be wrong in silence
-    if a.keys() != b.keys():
-        raise ValueError(f"{other.suite} and {clean.suite} were not played from the same starts")
-    wins, losses = 0, 0
-    for key, record in a.items():
-        wins += record.success_ever and not b[key].success_ever
-        losses += b[key].success_ever and not record.success_ever
-    return wins, losses, len(a) - wins - losses
 
 
 def _condition(

@@ -50,9 +50,16 @@ def default_workers(actor: object) -> int:
 
 @dataclass
 class RolloutStats:
-    """What happened on the way. `lost`: task, seed and cause of each loss of a worker."""
+    """What happened on the way.
+
+    Attributes:
+        lost: task, seed and cause of each loss of a worker.
+        actions: (task, number of the episode) -> float32 (n, A), what the policy executed; None
+            keeps none.
+    """
 
     lost: list[str] = field(default_factory=list)
+    actions: dict[tuple[str, int], np.ndarray] | None = None
 
     @property
     def lost_workers(self) -> int:
@@ -245,6 +252,10 @@ class Scheduler:
             return
         del running[answer.slot]
         record = answer.record
+        if self.stats.actions is not None and episode.past:
+            # the last chunk may have been cut by the episode's end
+            executed_nA = np.concatenate(episode.past)[: record.steps]
+            self.stats.actions[record.task, record.episode] = executed_nA
         self.records[record.task, record.episode] = record
         self.on_done(record)
 
