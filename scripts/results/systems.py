@@ -303,7 +303,9 @@ def kill_soak() -> str:
 def collisions() -> str:
     file = read("collisions")
     names = list(dict.fromkeys([*file["first"], *file["second"]]))
-    rows = [(f"`{name}`", file["first"].get(name, 0), file["second"].get(name, 0)) for name in names]
+    rows = [
+        (f"`{name}`", file["first"].get(name, 0), file["second"].get(name, 0)) for name in names
+    ]
     text = (
         f"{file['pairs']} pairs of commands on one folder: the first is stopped at a random moment, "
         "the second is run, and the first goes on. Pairs in which the second was not refused at "

@@ -37,7 +37,5 @@ def test_what_is_not_known_is_refused() -> None:
 
 
 def test_lines_of_a_lock() -> None:
-    lock = (
-        "a==1.0 \\\n    --hash=sha256:00\nb==2.0 ; sys_platform == 'nowhere' \\\n    --hash=sha256:11"
-    )
+    lock = "a==1.0 \\\n    --hash=sha256:00\nb==2.0 ; sys_platform == 'nowhere' \\\n    --hash=sha256:11"
     assert licences.locked(lock) == {"a": "1.0"}

@@ -2,14 +2,12 @@
 
 How one step is divided among processes and micro-batches changes nothing but the order of sums:
 each micro-batch's mean is weighted by its share of the valid steps of the whole global batch. Two
-things do see the division. Dropout and augmentation draw other numbers on each process. And a trunk
+things do see the division: dropout and augmentation draw other numbers on each process, and a trunk
 whose norm is "batch" takes its statistics from what one forward sees: the windows of one process's
 micro-batch on the CPU, those of all processes on CUDA, where it becomes SyncBatchNorm; the running
 statistics that are saved are those of process 0. The norms "group" and "frozen_batch" see one image
-at a time and do not care.
-
-Each step seeds its generators from (seed, step, process), so that a resumed run needs no random
-states.
+at a time and do not care. Each step seeds its generators from (seed, step, process), so that a
+resumed run needs no random states.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_rows_of_the_table(swept):
 
 
 def test_no_latency_is_an_ordinary_evaluation(swept, tmp_path):
-    found, config = swept
+    _, config = swept
     values = {key: getattr(config, key) for key in EvalConfig.model_fields}
     plain = EvalConfig(**{**values, "out": str(tmp_path / "plain")})
     episodes = evaluate(Drawer(), plain, progress=False).episodes
@@ -139,7 +139,7 @@ def test_no_latency_is_an_ordinary_evaluation(swept, tmp_path):
 
 
 def test_only_holding_waits(swept):
-    found, config = swept
+    found, _ = swept
     idle = {(row.method, row.delay): row.idle_steps for row in found.conditions}
     assert idle["hold", 1] > 0
     assert idle["hold", 2] > idle["hold", 1]

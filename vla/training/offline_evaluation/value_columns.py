@@ -81,9 +81,7 @@ def value_columns(
     if value is None:
         name = config.objective.model_dump()["type"]
         raise ConfigError(
-            [
-                f"{run}: its objective {name} learns no values; name a run of iql, awr, cql, recap ..."
-            ]
+            [f"{run}: its objective {name} learns no values; name a run of iql, awr, cql or recap"]
         )
     columns = {VALUE: _numbers(value)}
     if ADVANTAGE in found:
