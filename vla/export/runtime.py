@@ -112,6 +112,7 @@ class ExportedMemory:
 
     @property
     def batch_size(self) -> int:
+        """Number of robots, B."""
         return len(self.instruction)
 
     def select(self, rows: Sequence[int]) -> ExportedMemory:
