@@ -222,7 +222,7 @@ def abilities(**options):
 def test_abilities_follow_from_the_head():
     rest = ["blend", "ensemble", "switch", "hold"]
     assert list(abilities(head=FLOW).methods) == ["guidance", "bid", *rest]
-    assert list(abilities(head={**FLOW, "prefix_max": 2}).methods)[0] == "prefix"
+    assert next(iter(abilities(head={**FLOW, "prefix_max": 2}).methods)) == "prefix"
     tokens = {"type": "autoregressive", "hidden": 16, "heads": 2}
     assert list(abilities(head=tokens).methods) == ["prefix", "bid", *rest]
     assert list(abilities(head={"type": "categorical"}).methods) == ["bid", *rest]
