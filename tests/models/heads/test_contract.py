@@ -35,7 +35,7 @@ VARIANTS = {
     "autoregressive": [{"read_states": 2}, {"code_smoothing": 1.0}, {"offset": True}],
     "categorical": [{"code_smoothing": 1.0}, {"offset": True}],
     "cvae": [{"read_states": 2}],
-    "flow": [{"read_states": 2, "times": "beta", "samples": 1}],
+    "flow": [{"read_states": 2, "times": "beta", "samples": 1}, {"prefix_max": 2}],
     "gaussian_mixture": [{"over": "action"}],
     "regression": [{"error": "l2"}],
 }

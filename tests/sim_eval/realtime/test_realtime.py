@@ -1,6 +1,7 @@
 """`vla eval realtime`: motion by hand, latency 0 against an ordinary evaluation, repeats, refusals."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import point_env
@@ -12,6 +13,7 @@ from vla.cli import app
 from vla.config import ConfigError, UserError, load_config
 from vla.control.realtime import RealtimeSettings
 from vla.models.policies.mlp import MLPConfig
+from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.realtime.motion import idle_of, motion_of, seams_of
 from vla.sim_eval.realtime.sweep import RealtimeConfig, evaluate_realtime
@@ -107,8 +109,6 @@ def episodes_of(config, folder):
 
 
 def load_folder(config):
-    from pathlib import Path
-
     return Path(config.out)
 
 
@@ -132,8 +132,6 @@ def test_no_latency_is_an_ordinary_evaluation(swept, tmp_path):
     values = {key: getattr(config, key) for key in EvalConfig.model_fields}
     plain = EvalConfig(**{**values, "out": str(tmp_path / "plain")})
     episodes = evaluate(Drawer(), plain, progress=False).episodes
-    from vla.sim_eval.comparison.results import Results
-
     for folder in ("no_delay", "hold-0", "blend-0", "switch-0"):
         assert Results.load(load_folder(config) / folder).episodes == episodes
 
@@ -152,9 +150,10 @@ def test_a_blend_jumps_less_than_a_switch(swept):
     assert jump["blend", 1] < jump["switch", 1] < jump["hold", 1]
 
 
-def test_the_same_again_and_with_workers(swept, tmp_path):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_again_and_with_workers(swept, tmp_path, workers):
     found, config = swept
-    again = settings(tmp_path, latency=0.1, method="blend", workers=2)
+    again = settings(tmp_path, latency=0.1, method="blend", workers=workers)
     other = evaluate_realtime(Drawer(), again, name="drawer", progress=False)
     row = next(row for row in found.conditions if (row.method, row.delay) == ("blend", 1))
     same = next(row for row in other.conditions if row.method == "blend")

@@ -169,11 +169,12 @@ def conditions_of(played: Sequence[Played], folder: Path) -> tuple[Condition, ..
 
 def _compared(pairs: Sequence[tuple[Played, Played]]) -> dict[tuple[str, float], Against]:
     """(method, latency) of the first of each pair -> how it compares with the second."""
-    counts = [paired_counts(one.results, other.results)[:2] for one, other in pairs]
+    counts = [paired_counts(one.results, other.results) for one, other in pairs]
     p_values = [mcnemar_exact(*count) for count in counts]
     found = {}
     for (one, _), count, p, adjusted in zip(pairs, counts, p_values, holm(p_values), strict=True):
-        found[one.method, one.latency] = Against(*count, p, adjusted)
+        wins, losses, _ = count
+        found[one.method, one.latency] = Against(wins, losses, p, adjusted)
     return found
 
 
