@@ -79,6 +79,7 @@ SECTIONS = {
         "Work lost to kills": "kill_soak",
         "Two commands on one folder": "collisions",
         "Growth over long runs": "long_run",
+        "Actions that a server changes": "openpi_interop",
         "False alarms, and intervals that do not cover": "coverage",
         "The same over trainings": "coverage_trainings",
         "Training that depends on the number of processes": "two_processes",

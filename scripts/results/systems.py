@@ -315,6 +315,17 @@ def collisions() -> str:
     return "\n\n".join([text, table(columns, rows), source(file, "collisions")])
 
 
+def openpi_interop() -> str:
+    file = read("openpi_interop")
+    client = ", ".join(f"{name} {version}" for name, version in file["client"].items())
+    text = (
+        f"Episodes of the tabletop played by openpi's unmodified client ({client}) through `vla serve` with "
+        f"`max_batch=1`, whose actions equal those of `vla eval` to the bit: **{file['ours']} of "
+        f"{file['episodes']}** ({file['policy']})."
+    )
+    return "\n\n".join([text, source(file, "openpi_interop")])
+
+
 def long_run() -> str:
     file = read("long_run")
     rows = []
@@ -400,6 +411,7 @@ BLOCKS = {
     "data_fuzz": data_fuzz,
     "attack": attack,
     "kill_soak": kill_soak,
+    "openpi_interop": openpi_interop,
     "collisions": collisions,
     "long_run": long_run,
     "coverage": coverage,

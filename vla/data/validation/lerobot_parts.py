@@ -86,7 +86,7 @@ class LeRobotParts:
         # a part of the table that cannot be read may name any file
         if self.info is None or table is None or len(self.tables) != tables:
             return {}
-        found = {}
+        found: dict[int, Path] = {}
         try:
             for row in table.to_dict("records"):
                 episode = int(row["episode_index"])
