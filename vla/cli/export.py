@@ -64,8 +64,8 @@ def export_onnx_command(
 @export_app.command(
     "check",
     epilog=(
-        "Example: `vla export check exported --data datasets/mt10 --eval configs/metaworld_mt10.yaml "
-        "episodes_per_task=50`"
+        "Example: `vla export check exported --data data/tabletop --eval configs/tabletop.yaml "
+        "out=runs/checked`"
     ),
 )
 def export_check(

@@ -30,8 +30,8 @@ class ActorTraits:
             any number may be executed.
         source: the folder or repository that it was loaded from; None if unknown.
         card: what it says of itself beside; `training` of it says by which training it was made.
-        computes_on_cpu: whether it takes the processor that the envs need too, without being a torch
-            module, whose device says it.
+        computes_on_cpu: whether it takes the processor that the envs need too; of a torch module
+            its device says it.
         fingerprint: a hash of all that decides its actions; None if its weights are to be asked,
             or its name has to do.
         remember: (memory, actions (B, K, A)) -> the memory of an actor that executed these actions.

@@ -57,8 +57,8 @@ def check_same(policy: Policy, exported: ExportedPolicy) -> None:
         if found != stored:
             raise ExportError(
                 f"{exported.folder}: was exported from another policy: the {what} of "
-                f"{policy.source} have SHA-256 {found[:12]}, expected {stored[:12]}; name the right "
-                "one by --policy, or export this one: vla export onnx "
+                f"{policy.source} have SHA-256 {found[:12]}, expected {stored[:12]}; name the "
+                "right one by --policy, or export this one: vla export onnx "
                 f"{policy.source} {exported.folder}"
             )
 

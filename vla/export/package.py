@@ -1,4 +1,4 @@
-"""Writing the folder of an exported policy: the graph, what it says of itself, and that it is right.
+"""Writing the folder of an exported policy: the graph, and what it says of itself.
 
 What the graph does is compared with the policy before the folder appears.
 """

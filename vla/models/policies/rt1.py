@@ -284,7 +284,7 @@ class RT1(Policy):
         return self._output(hidden_B1RD), new
 
     def empty_memory(self) -> dict[str, Tensor]:
-        """See `vla.types.policy.PureStep`: tokens of all but the present step, and which of them are."""
+        """See `vla.types.policy.PureStep`: tokens of past steps, and a mask of those there are."""
         past = self.history - 1
         if not past:
             return {}
