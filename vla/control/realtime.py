@@ -76,9 +76,9 @@ def prefix_weights(
 ) -> Float[np.ndarray, " K"]:
     """How much the actions of the chunk before count (arXiv:2506.07339, eq. 5).
 
-    1 for the d actions under way, 0 behind the end of that chunk, K - s actions from now, and
-    between them c (e^c - 1) / (e - 1) (exp) or c (linear), where c falls linearly; or 1 (ones), or 0
-    (zeros). A delay beyond that end is lowered to it.
+    1 for the d actions under way, 0 behind the end of that chunk, K - s actions from now. Between
+    them c (e^c - 1) / (e - 1) (exp) or c (linear), where c falls linearly; 1 (ones); or 0 (zeros).
+    A delay beyond that end is lowered to it.
     """
     end = max(chunk - every, 0)
     delay = min(delay, end)

@@ -1,1 +1,1 @@
-"""Policies whose chunks arrive late: the same episodes under latencies and methods, paired tests."""
+"""Policies whose chunks arrive late: the same episodes under latencies and methods."""

@@ -24,8 +24,8 @@ class Motion:
         idle_steps: steps in which the robot stood and waited for a chunk.
         max_jump: the largest change of an action, in any dimension, from one chunk to another or
             between moving and waiting; 0 if there was no such step.
-        jerk: mean squared jerk per control step, over steps and dimensions; None for an episode that
-            is too short to have one.
+        jerk: mean squared jerk per control step, over steps and dimensions; None for an episode
+            that is too short to have one.
     """
 
     idle_steps: int

@@ -71,7 +71,8 @@ class RealtimeConfig(EvalConfig):
     or hold; one or several. auto is the first of prefix, guidance, bid and blend that the policy
     can."""
     schedule: Schedule = "exp"
-    """How the weights of the chunk before fall off, of guidance and bid: exp, linear, ones, zeros."""
+    """How the weights of the chunk before fall off, of guidance and bid: exp, linear, ones or
+    zeros."""
     action_kind: ActionKind = "delta"
     """What an action is: delta, a change or velocity, of which 0 stands still (or the limit that is
     nearest to it); or absolute, a target, of which the last one stands still."""
@@ -285,7 +286,8 @@ def _command(actor: Any, file: Path) -> str:
     if traits_of(actor).source is not None:
         return f"vla eval realtime {file}"
     config = f'vla.load_config(vla.sim_eval.RealtimeConfig, "{file}")'
-    return f"vla.sim_eval.evaluate_realtime(policy, {config})  # policy: the same {type(actor).__name__}"
+    call = f"vla.sim_eval.evaluate_realtime(policy, {config})"
+    return f"{call}  # policy: the same {type(actor).__name__}"
 
 
 __all__ = ["RealtimeConfig", "evaluate_realtime"]
