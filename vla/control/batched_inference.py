@@ -115,8 +115,8 @@ class BatchedPolicy:
         """
         if seed is not None:
             seed_generators(self.actor, seed)
-        # memory=None starts an episode, so episodes that start cannot share a batch with the others,
-        # nor can robots that have no plan yet, from which a chunk could go on
+        # memory=None starts an episode, so episodes that start cannot share a batch with the
+        # others, nor can robots that have no plan yet, from which a chunk could go on
         alike: dict[tuple[bool, bool], list[int]] = {}
         for i, episode in enumerate(episodes):
             runs = (episode.memory_row is not None, episode.plan is not None)
