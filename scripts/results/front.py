@@ -14,7 +14,6 @@ def front() -> str:
     seconds = sum(read("demo/timings").values())
     pictures = read("offline_rl_tabletop")["variants"]
     detours = read("offline_rl_tabletop_detours_state")["rows"]
-    seen = read("offline_rl_tabletop_detours")["rows"]
     maze = read("stitching")["variants"]
     moved = read("transfer")["variants"]
     peer = min(read("rt1_peer")["cases"], key=lambda case: case["ratio"])
@@ -24,9 +23,6 @@ def front() -> str:
 
     def share(row: dict[str, Any]) -> str:
         return f"{100 * row['rate']:.0f} % ({points(row['interval']).replace(' %', '')})"
-
-    def solved(row: dict[str, Any]) -> str:
-        return " and ".join(str(count) for count in row["successes"])
 
     best_imitation = max(
         (maze["bc"], maze["filtered_bc"], maze["awr"]), key=lambda v: v["successes"]
@@ -63,14 +59,6 @@ def front() -> str:
             f"last 15 steps {share(detours['last_15'])}, AWR by 8-step advantages "
             f"**{share(detours['awr_8'])}**",
             "`python benchmarks/offline_rl_images.py --config configs/tabletop_detours_state.yaml`",
-        ),
-        (
-            "The same from pictures and instructions, 100 starts, each row by its trainings: values tell detours "
-            "that a choice of episodes cannot; the last steps before success are the better control",
-            f"no values {solved(seen['none'])}, fastest quarter {solved(seen['fastest_25'])}, IQL by "
-            f"outcomes **{solved(seen['iql_outcome'])}**, last 25 steps {solved(seen['last_25'])}, "
-            f"without the detours {solved(seen['oracle'])}",
-            "`python benchmarks/offline_rl_images.py --config configs/tabletop_detours.yaml`",
         ),
         (
             "A maze in which no recording shows the whole way: here values are needed",
