@@ -9,6 +9,7 @@ B windows, T steps, K actions per chunk, A action dimensions; chunks in units of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -67,7 +68,8 @@ def _estimated_end(
         return x + (1 - t) * velocity_BTKA, velocity_BTKA
 
     # torch.func differentiates under no_grad too, where control acts
-    end_BTKA, pull_back, velocity_BTKA = torch.func.vjp(end_of, x, has_aux=True)
+    found: Any = torch.func.vjp(end_of, x, has_aux=True)
+    end_BTKA, pull_back, velocity_BTKA = found
     return velocity_BTKA, end_BTKA, pull_back
 
 
