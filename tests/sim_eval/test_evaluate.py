@@ -286,7 +286,7 @@ def test_results_that_are_not_there(tmp_path: Path, made: Results) -> None:
     with pytest.raises(ResultsError, match=r"episodes.parquet: no such file"):
         Results.load(tmp_path)
     (tmp_path / "episodes.parquet").write_bytes((made.folder / "episodes.parquet").read_bytes())
-    with pytest.raises(ResultsError, match="not the results of an evaluation: JSONDecodeError"):
+    with pytest.raises(ResultsError, match="not the results of an evaluation: not valid JSON"):
         Results.load(tmp_path)
     with pytest.raises(ValueError, match="hold no episode"):
         Results("x", "y", ())
