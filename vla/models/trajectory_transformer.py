@@ -232,7 +232,7 @@ class TrajectoryTransformer(nn.Module):
         self,
         name: str,
         content: Mapping[str, Tensor],
-        lead: tuple[int, ...],
+        lead: tuple[int | torch.SymInt, ...],
     ) -> Tensor:
         """Tokens (*lead, n, D) of a segment; `lead` is (B, T), of the prefix (B,)."""
         segment = self.layout.segment(name)
