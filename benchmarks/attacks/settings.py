@@ -120,7 +120,7 @@ def case(rng: random.Random, folder: Path) -> Case:
     key = rng.choice(KEYS)
     odd_value: Any = rng.choice([*ODD, 2**32, 2**63, "run[red]x", "run[/x]", "a\\0b"])
     text = f"{key}={str(odd_value).encode('utf-8', 'surrogatepass').decode('utf-8', 'replace')}"
-    # what is right trains for two steps; what is absurd must be told before
+    # what is right trains for two steps; what is absurd must be refused before
     if kind == "train" and key in ("seed", "policy.chunk", "optim.lr", "out", "data.solved_share"):
         return Case(
             f"train {text[:60]!r}", lambda: run_command(["train", str(config), *values, text])
@@ -142,4 +142,4 @@ def _aliases() -> str:
 
 def _told(said: str, setting: str) -> str:
     key = re.split(r"[={]", setting)[0]
-    return "" if key in "".join(said.split()) else f"{setting} is not told of"
+    return "" if key in "".join(said.split()) else f"{setting} is not named"

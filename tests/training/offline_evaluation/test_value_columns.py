@@ -76,7 +76,7 @@ def test_a_dataset_with_them_is_written_and_shown(runs: Path, tmp_path: Path) ->
     assert names[-2:] == ["value", "advantage"]
     drawn, _ = curves(made, 3, rewards=True)
     np.testing.assert_array_equal(drawn[-1], made.episode(3).extras["advantage"])
-    # twice: the columns are written anew, and those of before are not kept beside them
+    # scored twice: the new columns replace the former ones
     write_values(runs / "iql", tmp_path / "valued", tmp_path / "again")
     assert list(EpisodeDataset(tmp_path / "again").columns.extras) == ["value", "advantage"]
 
