@@ -133,7 +133,7 @@ def test_guidance_of_a_flow_is_that_of_its_velocity() -> None:
     with torch.no_grad():
         guided = policy(batch).actions
         velocity = guided._velocity(x, time)
-        positive = guided._velocity_given(guided.state, x, time)
+        positive = guided._velocity_under(guided.state, x, time, None)
         plain = policy.policy(batch).actions._velocity(x, time)
     torch.testing.assert_close(velocity, 2 * positive - plain)
     assert (positive - plain).abs().max() > 1e-4

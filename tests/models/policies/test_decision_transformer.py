@@ -128,9 +128,10 @@ def window(episode: Batch, row: int, t: int, history: int) -> Batch:
     values = {
         f.name: getattr(part, f.name)[row : row + 1]
         for f in dataclasses.fields(part)
-        if f.name not in ("images", "instruction") and getattr(part, f.name) is not None
+        if f.name not in ("images", "instruction", "extras") and getattr(part, f.name) is not None
     }
     values["images"] = {c: x[row : row + 1] for c, x in part.images.items()}
+    values["extras"] = {name: x[row : row + 1] for name, x in part.extras.items()}
     return dataclasses.replace(part, instruction=[part.instruction[row]], **values)
 
 
