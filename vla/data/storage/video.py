@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, PositiveInt
 
 from vla.common.atomic import atomic_path
@@ -160,6 +161,10 @@ def _add_stream(
         # bf=0: without frames that refer to later ones the order of packets is the order of frames,
         # and pts start at 0. sc_threshold=0: no keyframes at cuts, so their places are known.
         options |= {"preset": "veryfast", "bf": "0", "sc_threshold": "0"}
+        if _has_avx512():
+            # x264's code for AVX-512 was seen to make other files of the same frames now and then
+            # while other processes had the cores; its code for AVX2 was not
+            options["x264-params"] = "asm=avx2"
     else:
         # The encoder prints its settings for every file; this variable alone stops it.
         os.environ.setdefault("SVT_LOG", "1")
@@ -171,6 +176,10 @@ def _add_stream(
     # What x264 makes depends on the number of threads; one thread makes the same file everywhere.
     stream.codec_context.thread_count = 1
     return stream
+
+
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 # --- reading --------------------------------------------------------------------------------------
