@@ -131,6 +131,17 @@ class BatchedPolicy:
             chosen.update(zip(rows, actions, strict=True))
         return [chosen[i] for i in range(len(episodes))]
 
+    def tell_executed(self, episode: EpisodeState, actions: np.ndarray) -> None:
+        """The robot executed other actions (n, A) than it was given: what the policy remembers of
+        its last step is put right."""
+        row = episode.memory_row
+        if row is None:
+            return
+        memory = row.memory.select([row.row])
+        memory = self.traits.remember(memory, torch.from_numpy(actions[None]))
+        self._calls += 1
+        episode.memory_row = _MemoryRow(self._calls, memory, 0)
+
     def _act_batch(
         self,
         episodes: list[EpisodeState],

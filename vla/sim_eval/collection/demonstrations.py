@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 
 from vla.config import Choice, ConfigPath, RootConfig, UserError
 from vla.config.numbers import Seed
-from vla.data import Episode, VideoConfig, encode_png
+from vla.data import Episode, VideoConfig
 from vla.data.episode import Scalar
 from vla.sim_eval.collection.collectors import Behaviour, Behaviours, BehavioursConfig
 from vla.sim_eval.collection.noise import Noise, NoiseConfig
 from vla.sim_eval.env import SimEnv, Task
+from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
 from vla.sim_eval.rollouts.seeding import episode_seed
 from vla.sim_eval.workers.launchers import Launcher
 
@@ -161,7 +162,7 @@ def demonstrate(
     if behaviour.info["behaviour"] == "second half":
         observation = env.observe()  # the first goal has been met since the reset
     achieved = _Achieved(env, watch=not config.only_successes)
-    steps = _Steps(list(env.robot_spec.cameras))
+    steps = EpisodeRecorder(list(env.robot_spec.cameras))
     ends_at_success = env.task.ends_at_success
     left = config.after_success_steps  # counted down from the first success on
     reward = 0.0
@@ -176,7 +177,7 @@ def demonstrate(
         reward = float(env_reward)
         success = bool(info["success"])
         steps.add_action(clean if config.actions == "expert" else executed, reward, success)
-        achieved.look(len(steps.rewards) - 1)
+        achieved.look(len(steps) - 1)
         solved = solved or success
         # a mistaken expert that has done what it understood ends the task: a true end, and a
         # failure
@@ -186,26 +187,19 @@ def demonstrate(
         if solved:
             left -= 1
     instructions = steps.instructions
-    changes = len(set(instructions)) > 1
     # paraphrases say the instruction of the whole episode: a part of it keeps its own words
-    if config.paraphrases == "all" and not changes:
+    if config.paraphrases == "all" and len(set(instructions)) == 1:
         texts = (instruction, *env.paraphrases())
         instructions = [texts[rng.integers(len(texts))]] * len(instructions)
     facts = _info(env, config, seed, noise, behaviour)
     if achieved.first and not solved:
         # hindsight labels: what failed at this has solved something else
         facts["achieved"] = json.dumps(achieved.first)
-    episode = Episode(
-        images=dict(steps.images),
-        state=np.asarray(steps.states, dtype=np.float32),
-        actions=np.asarray(steps.actions, dtype=np.float32),
-        rewards=np.asarray(steps.rewards, dtype=np.float32),
-        success=np.asarray(steps.successes, dtype=bool),
+    episode = steps.episode(
         # a time limit is no terminal: values go on behind it
         terminated=bool(terminated or gave_up or (solved and ends_at_success)),
-        instruction=instructions[0],
-        instructions=instructions if changes else None,
         info=facts,
+        instructions=instructions,
     )
     return episode, "" if solved else str(info.get("failure") or "time limit")
 
@@ -226,34 +220,6 @@ def _info(
     if not config.behaviours.expert_alone:
         info |= behaviour.info
     return info
-
-
-class _Steps:
-    """The steps of an episode as they come."""
-
-    def __init__(self, cameras: list[str]) -> None:
-        self.images: dict[str, list[bytes]] = {}
-        for camera in cameras:
-            self.images[camera] = []
-        self.instructions: list[str] = []
-        self.states: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-        self.rewards: list[float] = []
-        self.successes: list[bool] = []
-
-    def add_observation(self, observation: dict[str, Any], instruction: str) -> None:
-        """What is seen at a step, and what is asked for at it."""
-        self.instructions.append(instruction)
-        for camera, images in self.images.items():
-            # encoded at once: a worker with a long episode would hold all of its raw frames
-            images.append(encode_png(observation["images"][camera]))
-        self.states.append(observation["state"])
-
-    def add_action(self, action: np.ndarray, reward: float, success: bool) -> None:
-        """The action (A,) that followed the last observation, and what it brought."""
-        self.actions.append(action)
-        self.rewards.append(reward)
-        self.successes.append(success)
 
 
 class _Achieved:

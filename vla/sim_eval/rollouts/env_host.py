@@ -15,11 +15,14 @@ import numpy as np
 
 from vla.common.machine_faults import text_of
 from vla.config import UserError
+from vla.data import Episode
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
 from vla.sim_eval.rollouts.env_checks import check_images
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
+from vla.sim_eval.rollouts.episode_recorder import DECISION, EXPERT_ACTION, INTERVENTION
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.takeover import Takeover
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,13 @@ class Start:
     """An episode begins.
 
     Attributes:
-        past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to
-            where it was.
-        chunk: how many of them, at the end, the lost worker was sent last.
+        past: float32 (n, A) each, what the policy chose so far, to be played at once: it leads an
+            episode whose worker was lost to where it was.
     """
 
     slot: int
     job: Job
-    past: np.ndarray | None = None
-    chunk: int = 0
+    past: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,29 @@ class Act:
 
 @dataclass(frozen=True)
 class Ready:
-    """The robot waits. state: float32 (S,); reward: sum over the last chunk of actions."""
+    """The robot waits.
+
+    Attributes:
+        state: float32 (S,).
+        reward: sum over the last chunk of actions.
+        executed: float32 (n, A), what was executed in place of the last chunk, if the expert acted
+            or might have; else None.
+    """
 
     slot: int
     state: np.ndarray
     instruction: str
     reward: float = 0.0
+    executed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Done:
+    """The episode is over. episode: its steps, if the job asks for them."""
+
     slot: int
     record: EpisodeRecord
+    episode: Episode | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class EnvHost:
         self._images = images
         self._envs: dict[int, tuple[str, SimEnv]] = {}  # slot -> task and env
         self._players: dict[int, EpisodePlayer] = {}
+        self._takeovers: dict[int, Takeover] = {}
         self._filmed: dict[tuple[str, str], list[int]] = {}  # (task, failure) -> episodes
 
     def handle(self, command: Command) -> Answer:
@@ -111,10 +124,13 @@ class EnvHost:
         if job.driver != "policy":
             return self._play_baseline(slot, player)
         self._players[slot] = player
-        if command.past is None:
-            return self._ready(slot, player)
+        if job.takeover is not None:
+            self._takeovers[slot] = Takeover(job.takeover, env, job.seed)
         # If the episode is filmed, every step is drawn again: the frames were lost with the worker.
-        return self._act(slot, command.past, counted=command.chunk, look=player.filmed)
+        answer = self._ready(slot, player)
+        for actions in command.past:
+            answer = self._act(slot, actions, look=player.filmed)
+        return answer
 
     def _env_for(self, slot: int, task: str) -> SimEnv:
         had_task, env = self._envs.get(slot, ("", None))
@@ -136,40 +152,84 @@ class EnvHost:
                 action = player.env.expert_action()
             else:
                 action = rng.uniform(low, high).astype(np.float32)
-            player.step(np.clip(action, low, high), look=False)
+            action = np.clip(action, low, high).astype(np.float32)
+            extras = {DECISION: 0} | self._labels(player, action, driver=player.job.driver)
+            player.step(action, look=False, **extras)
         return self._done(slot, player)
 
-    def _act(
-        self,
-        slot: int,
-        actions: np.ndarray,
-        *,
-        counted: int | None = None,
-        look: bool = False,
-    ) -> Answer:
-        """Executes a chunk of actions, or less if the episode ends in it.
+    def _act(self, slot: int, actions: np.ndarray, *, look: bool = False) -> Answer:
+        """Executes a chunk of actions, or less if the episode ends in it or the expert takes over.
 
         Args:
-            counted: the last actions, whose rewards are reported; all by default.
             look: whether every step is drawn; else only the last one, which the policy sees.
         """
         player = self._players[slot]
-        last = len(actions) - 1
-        uncounted = 0 if counted is None else len(actions) - counted
+        first = player.steps
         reward = 0.0
-        for i, action in enumerate(actions):
-            player.step(action, look=look or i == last)
-            if i >= uncounted:
-                reward += player.reward
+        executed = []
+        for i, chosen in enumerate(actions):
+            action, by_expert, extras = self._chosen(slot, player, chosen)
+            # the rest of a chunk is dropped where the expert acts: the policy looks again
+            last = by_expert or i == len(actions) - 1
+            player.step(action, look=look or last, **extras)
+            executed.append(action)
+            reward += player.reward
+            if player.recorder is not None and not by_expert:
+                player.recorder.count_decision(first)
             if player.over:
                 del self._players[slot]
+                self._takeovers.pop(slot, None)
                 return self._done(slot, player)
-        return self._ready(slot, player, reward)
+            if last:
+                break
+        told = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, told)
+
+    def _chosen(
+        self, slot: int, player: EpisodePlayer, chosen: np.ndarray
+    ) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        """The action of this step, whether it is the expert's, and what is recorded of it."""
+        extras: dict[str, Any] = {DECISION: 0}
+        if not player.job.asks_expert:
+            return chosen, False, extras
+        expert = self._expert_action(player)
+        takeover = self._takeovers.get(slot)
+        by_expert = takeover is not None and takeover.expert_acts(
+            player.observation, chosen, expert
+        )
+        extras |= {EXPERT_ACTION: expert, INTERVENTION: by_expert}
+        return expert if by_expert else chosen, by_expert, extras
+
+    def _expert_action(self, player: EpisodePlayer) -> np.ndarray:
+        """What the expert would do now, float32 (A,), within the spec's bounds."""
+        spec = player.env.robot_spec
+        if player.env.expert_has_memory:
+            raise UserError(
+                f"task {player.job.task!r}: its expert depends on its own past, and cannot correct "
+                "a policy; choose other tasks, or record without labels"
+            )
+        try:
+            action = player.env.expert_action()
+        except RuntimeError as error:
+            raise UserError(
+                f"task {player.job.task!r}: its expert cannot act ({error}); choose an env with an "
+                "expert, or record without labels"
+            ) from error
+        return np.clip(action, spec.action_low, spec.action_high).astype(np.float32)
+
+    def _labels(self, player: EpisodePlayer, action: np.ndarray, *, driver: str) -> dict[str, Any]:
+        """What is recorded of a baseline's step beside it."""
+        if not player.job.label:
+            return {}
+        by_expert = driver == "expert"
+        label = action if by_expert else self._expert_action(player)
+        return {EXPERT_ACTION: label, INTERVENTION: by_expert}
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
         is_first = self._first_of_its_kind(player)
         was_asked_for = player.job.video is not None
-        return Done(slot, player.record(keep_film=is_first or was_asked_for))
+        record = player.record(keep_film=is_first or was_asked_for)
+        return Done(slot, record, player.episode())
 
     def _first_of_its_kind(self, player: EpisodePlayer) -> bool:
         """Whether no `failure_videos` earlier episodes that failed alike have been filmed here."""
@@ -185,12 +245,18 @@ class EnvHost:
         filmed.append(job.episode)
         return True
 
-    def _ready(self, slot: int, player: EpisodePlayer, reward: float = 0.0) -> Ready:
+    def _ready(
+        self,
+        slot: int,
+        player: EpisodePlayer,
+        reward: float = 0.0,
+        executed: np.ndarray | None = None,
+    ) -> Ready:
         check_images(player.observation, self._images, player.env.robot_spec)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
         state = np.asarray(player.observation["state"], dtype=np.float32)
-        return Ready(slot, state, player.instruction, reward)
+        return Ready(slot, state, player.instruction, reward, executed)
 
     def close(self) -> None:
         """Closes all envs."""

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from vla.data import Episode
+from vla.data.episode import Scalar
 from vla.sim_eval.env import SimEnv
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
+from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame
 from vla.types import Spec
@@ -25,6 +28,8 @@ class EpisodePlayer:
         success: whether the task is solved now.
         success_ever: whether it was solved at some step.
         over: whether nothing is left to play.
+        terminated: whether it has truly ended, and not by a time limit.
+        recorder: of its steps; None if they are not kept.
 
     Raises EnvError if the env breaks its contract.
     """
@@ -39,7 +44,8 @@ class EpisodePlayer:
         self.success = False
         self.success_ever = False
         self._after_success = 0
-        self._every_step_drawn = job.video is not None
+        self.terminated = False
+        self._every_step_drawn = job.video is not None or job.record
         self._video = _film_of(job, env.robot_spec)
         # rendering costs more than physics, and a baseline looks at nothing
         env.render_images = self._every_step_drawn or job.driver == "policy"
@@ -48,12 +54,25 @@ class EpisodePlayer:
         self.instruction = str(self.info["instruction"])
         self._first_instruction = self.instruction
         self._film(self.observation)
+        self.recorder: EpisodeRecorder | None = None
+        if job.record:
+            check_images(self.observation, env.robot_spec.cameras, env.robot_spec)
+            self.recorder = EpisodeRecorder(list(env.robot_spec.cameras))
 
-    def step(self, action: np.ndarray, *, look: bool = True) -> None:
-        """Executes one action (A,); `look`: whether a policy will see the images that follow."""
+    def step(self, action: np.ndarray, *, look: bool = True, **extras: Any) -> None:
+        """Executes one action (A,).
+
+        Args:
+            look: whether a policy will see the images that follow.
+            extras: what else is recorded of the step, if it is.
+        """
+        if self.recorder is not None:
+            self.recorder.add_observation(self.observation, self.instruction)
         self.env.render_images = look or self._every_step_drawn
         result = self.env.step(action)
-        self.observation, self.reward, ended, self.info = checked_step(result, self.env.robot_spec)
+        self.observation, self.reward, terminated, truncated, self.info = checked_step(
+            result, self.env.robot_spec
+        )
         # an episode of several sub-tasks asks for one after the other
         self.instruction = str(self.info.get("instruction", self.instruction))
         self.steps += 1
@@ -64,7 +83,10 @@ class EpisodePlayer:
         self.success_ever = self.success_ever or self.success
         played_on = self._after_success >= self.job.after_success_steps
         satisfied = self.success_ever and played_on and self.env.task.ends_at_success
-        self.over = satisfied or ended or self.steps >= self.job.horizon
+        self.terminated = satisfied or terminated
+        self.over = self.terminated or truncated or self.steps >= self.job.horizon
+        if self.recorder is not None:
+            self.recorder.add_action(action, self.reward, self.success, **extras)
         if self.env.render_images:
             self._film(self.observation)
 
@@ -119,6 +141,19 @@ class EpisodePlayer:
             video=video,
             failure_step=self._failure_step,
         )
+
+    def episode(self) -> Episode | None:
+        """What was recorded; None if nothing was."""
+        if self.recorder is None:
+            return None
+        job = self.job
+        info: dict[str, Scalar] = {
+            "task": job.task,
+            "episode": job.episode,
+            "seed": job.seed,
+            "draw": job.draw,
+        }
+        return self.recorder.episode(terminated=self.terminated, info=info)
 
     def _write_film(self) -> None:
         if self._video is not None and self._video.last_step < self.steps:

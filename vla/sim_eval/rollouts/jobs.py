@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vla.common.renamed import announce_renamed
+from vla.sim_eval.rollouts.takeover import TakeoverConfig
 
 Driver = Literal["policy", "expert", "random"]
 
@@ -24,6 +25,10 @@ class Job:
             expert; or chance.
         after_success_steps: steps to play after the first success.
         video: file for a film of every step; None films nothing.
+        draw: tells apart episodes of one seed: the policy draws other samples.
+        record: keep the episode's steps (`RolloutStats.episodes`). Every step is then drawn.
+        label: record what the expert would have done at each step.
+        takeover: when the expert acts in the policy's place; None for never.
         failure_video: file for a film of what the policy saw, should it fail; None films nothing.
             It is not written if the worker has filmed `failure_videos` earlier episodes that failed
             alike.
@@ -39,6 +44,15 @@ class Job:
     video: Path | None = None
     failure_video: Path | None = None
     failure_videos: int = 1
+    draw: int = 0
+    record: bool = False
+    label: bool = False
+    takeover: TakeoverConfig | None = None
+
+    @property
+    def asks_expert(self) -> bool:
+        """Whether the expert is asked at the policy's steps."""
+        return self.label or self.takeover is not None
 
     def __post_init__(self) -> None:
         if str(self.driver) == "parent":

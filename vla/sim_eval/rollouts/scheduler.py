@@ -25,6 +25,7 @@ from vla.common.cores import usable_cores
 from vla.config import UserError
 from vla.control.batched_inference import ActionError, BatchedPolicy
 from vla.control.inference_mode import computes_on_cpu, inference
+from vla.data import Episode as PlayedEpisode
 from vla.sim_eval.env import EnvConfig
 from vla.sim_eval.rollouts.env_host import Act, Done, Failed, Ready, Start
 from vla.sim_eval.rollouts.env_workers import EnvWorkers, LostEnvs, open_env_workers
@@ -56,10 +57,13 @@ class RolloutStats:
         lost: task, seed and cause of each loss of a worker.
         actions: (task, number of the episode) -> float32 (n, A), what the policy executed; None
             keeps none.
+        episodes: (task, number of the episode) -> the steps of the jobs that are recorded; None
+            keeps none.
     """
 
     lost: list[str] = field(default_factory=list)
     actions: dict[tuple[str, int], np.ndarray] | None = None
+    episodes: dict[tuple[str, int], PlayedEpisode] | None = None
 
     @property
     def lost_workers(self) -> int:
@@ -249,13 +253,19 @@ class Scheduler:
             episode.state.robot_state = answer.state
             episode.state.instruction = answer.instruction
             episode.state.reward = answer.reward
+            if answer.executed is not None and self.policy is not None:
+                self.policy.tell_executed(episode.state, answer.executed)
             return
         del running[answer.slot]
         record = answer.record
         if self.stats.actions is not None and episode.past:
             # the last chunk may have been cut by the episode's end
             executed_nA = np.concatenate(episode.past)[: record.steps]
+            if answer.episode is not None:
+                executed_nA = answer.episode.actions  # the expert may have taken over
             self.stats.actions[record.task, record.episode] = executed_nA
+        if self.stats.episodes is not None and answer.episode is not None:
+            self.stats.episodes[record.task, record.episode] = answer.episode
         self.records[record.task, record.episode] = record
         self.on_done(record)
 
@@ -282,13 +292,7 @@ class Scheduler:
     def _restart(self, slot: int, episode: Episode) -> None:
         # Its batch waits for it. What the policy remembers lies here, and is still right.
         episode.state.robot_state = None
-        if not episode.past:
-            self.envs.send(Start(slot, episode.job))
-            return
-        past = np.concatenate(episode.past)
-        last_chunk = episode.past[-1]
-        # The rewards of the last chunk alone are new to the policy.
-        self.envs.send(Start(slot, episode.job, past, chunk=len(last_chunk)))
+        self.envs.send(Start(slot, episode.job, tuple(episode.past)))
 
     def _running_at(self, slot: int) -> dict[int, Episode]:
         """The running episodes of the batch that owns the slot."""
