@@ -77,7 +77,9 @@ def test_an_episode_is_what_was_played_and_can_be_saved(tmp_path) -> None:
         np.testing.assert_array_equal(episode.actions, stats.actions[record.task, record.episode])
         # two of each chunk, and what the end left of the last
         steps = record.steps
-        assert episode.extras["decision"].tolist() == ([2, 0] * 6)[: steps - steps % 2] + [1] * (steps % 2)
+        assert episode.extras["decision"].tolist() == ([2, 0] * 6)[: steps - steps % 2] + [1] * (
+            steps % 2
+        )
         assert episode.terminated == record.success_ever  # else time ran out
         frames = episode.frames("top")
         assert frames.shape == (steps, 48, 48, 3)

@@ -252,6 +252,16 @@ class CategoricalActions:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
 
+    def token_logits(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T N V"]:
+        """See `TokenDistribution`; the same whatever the chunk, since places are independent."""
+        return self.logits.float()
+
+    def token_mask(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"]
+    ) -> Bool[Tensor, "B T N"]:
+        """See `TokenDistribution`."""
+        return token_mask(action_mask, self.tokenizer)
+
     def _chunk(self, ids_BTN: Tensor) -> Tensor:
         decoded_BTKA = self.tokenizer.decode(ids_BTN)
         return decoded_BTKA if self.offset is None else self.offset.applied(decoded_BTKA)

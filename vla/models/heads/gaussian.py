@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +157,19 @@ class DiagonalGaussian(ABC):
         if action_mask is not None:
             density_BTK = density_BTK.where(action_mask, 0.0)
         return density_BTK.sum(-1)
+
+    def number_log_probs(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T K A"]:
+        """Log density in units of each number of the actions."""
+        return self._log_density(actions)
+
+    def number_log_stds(self) -> Float[Tensor, "B T K A"]:
+        """Logarithm of each number's standard deviation, units, before any squashing."""
+        return self.log_std.expand_as(self.mean)
+
+    def at(self, temperature: float) -> Self:
+        """What `sample` draws from at this temperature, above 0."""
+        log_std = self.log_std + 0.5 * math.log(temperature)
+        return type(self)(self.mean, log_std, self.middle, self.half)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The mean inside the range. For squashed samples it is the median, not the greatest

@@ -96,6 +96,17 @@ class AutoregressiveActions:
         """The ids of the given actions."""
         return self.decoder.tokenizer.encode(actions)
 
+    def token_logits(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T D V"]:
+        """See `TokenDistribution`."""
+        return self._logits(self._ids(actions)).float().unflatten(0, self.steps)
+
+    def token_mask(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"]
+    ) -> Bool[Tensor, "B T D"]:
+        """See `TokenDistribution`."""
+        weights_ND = self._weights(self._ids(actions), action_mask)
+        return (weights_ND > 0).unflatten(0, self.steps)
+
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The chunk of the most likely token at each place, given those chosen before."""
         return self.sample(temperature=0.0)
