@@ -76,11 +76,11 @@ class PolicyGradientConfig(ObjectiveConfig, ABC):
         lines = policy.spec.differences(prior.spec)
         if lines:
             raise ConfigError([f"objective.prior: {self.prior}: {line}" for line in lines])
-        if policy.config.chunk != prior.config.chunk:
+        if policy.chunk != prior.chunk:
             raise ConfigError(
                 [
-                    f"objective.prior: {self.prior} plans {prior.config.chunk} actions, the policy "
-                    f"{policy.config.chunk}; name a prior of the same chunk"
+                    f"objective.prior: {self.prior} plans {prior.chunk} actions, the policy "
+                    f"{policy.chunk}; name a prior of the same chunk"
                 ]
             )
         return prior.requires_grad_(False).eval()
