@@ -72,6 +72,8 @@ class Windows:
         reward_config: what made the three of them.
         extras: name -> (N,) or (N, D), the extra columns that were asked for.
         columns: name -> (N,) or (N, D), what was computed of the steps since: batches hold it too.
+        valid_actions: int64 (N,), how many actions of each step's chunk may be learned; None for
+            all.
         success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
@@ -140,7 +142,7 @@ class Windows:
         self.states = columns.state[frame_N]
         self.extras = {name: columns.extras[name][frame_N] for name in self._extra_names}
         valid_actions = columns.extras.get(VALID_ACTIONS)
-        self._valid_actions = None if valid_actions is None else valid_actions[frame_N]
+        self.valid_actions = None if valid_actions is None else valid_actions[frame_N]
         self.success = _from_then_on(columns.success[frame_N], lengths)
         # Rewards are shaped over the whole dataset: their normalisation must not depend on which
         # episodes are chosen, and a held-out episode is scaled as a training one.
@@ -220,8 +222,8 @@ class Windows:
         step_BT = np.clip(step_BT, first_B1, stop_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
-        if self._valid_actions is not None:
-            valid_BT1 = _rows(self._valid_actions, step_BT)[..., None]
+        if self.valid_actions is not None:
+            valid_BT1 = _rows(self.valid_actions, step_BT)[..., None]
             inside_BTK &= np.arange(self.chunk) < valid_BT1
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
         row_BT = _rows(self._row, step_BT)

@@ -76,6 +76,7 @@ class GrowingWindows(Windows):
         self._gather = RowGatherer(threads=threads, pin_memory=False)
         sizes = image_sizes or {}
         names = list(spec.cameras) if cameras is None else list(cameras)
+        self.cameras = names
         self._sizes = {camera: sizes.get(camera) for camera in names}
         self._rings: dict[str, FrameRing] = {}
         for camera, size in self._sizes.items():

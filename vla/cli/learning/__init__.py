@@ -1,0 +1,1 @@
+"""Commands by which policies learn from what they do, and from experts and rewards."""
