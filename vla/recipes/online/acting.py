@@ -100,7 +100,9 @@ def require_expert(env: EnvConfig) -> None:
         made.close()
     if problem:
         raise ConfigError(
-            [f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose another env"]
+            [
+                f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose another env"
+            ]
         )
 
 

@@ -180,7 +180,9 @@ class OnlineConfig(RootConfig):
         if (self.epochs is None) == (self.updates is None):
             raise ValueError("epochs, updates: give one of them")
         if isinstance(self.keep, int) and self.keep < 1:
-            raise ValueError(f"keep: {self.keep} keeps nothing; use round, all or a number of steps")
+            raise ValueError(
+                f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
+            )
         if self.keep != "round" and not self.save_episodes:
             raise ValueError(
                 "save_episodes: a resumed run needs the episodes of earlier rounds; set it to "

@@ -46,7 +46,9 @@ class Evaluations:
             failure_videos=0,
             out=str(self._folder / f"round-{number:04d}"),
         )
-        results = evaluate(policy, config, name=f"round {number}", progress=False, resume=True, restart=True)
+        results = evaluate(
+            policy, config, name=f"round {number}", progress=False, resume=True, restart=True
+        )
         solved = [record.success_ever for record in results.episodes]
         found = {"evaluation/success": sum(solved) / len(solved)}
         first = self._folder / "round-0000"

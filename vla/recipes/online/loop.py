@@ -247,7 +247,7 @@ class _Run:
         acted = time.monotonic()
         self.replay.add(played.episodes)
         if self.state is None:
-            fit_policy(self._policy_at_start, [self.replay.windows])
+            fit_policy(self._policy_at_start, {"": self.replay.windows})
             self._begin_learning()
         labelled = time.monotonic()
         learned = self._learn(number)
