@@ -98,7 +98,9 @@ class Replay:
             if self.config.label is not None and VALID_ACTIONS not in episode.extras:
                 episode = labelled(episode, self.config.label.learn)
             extras = {name: episode.extras[name] for name in wanted if name in episode.extras}
-            found.append(replace(episode, extras=extras))
+            # a policy may look through fewer cameras than the env has
+            images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
+            found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
 
     def begin_round(self, policy: Policy) -> None:
