@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Replay:
             max_frames=config.keep if isinstance(config.keep, int) else None,
         )
 
-    def _open_prior(self, path: str, share: float | None) -> None:
+    def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
         lines = self._policy.spec.differences(dataset.spec)
         if lines:

@@ -127,7 +127,7 @@ class EnvHost:
         if job.takeover is not None:
             self._takeovers[slot] = Takeover(job.takeover, env, job.seed)
         # If the episode is filmed, every step is drawn again: the frames were lost with the worker.
-        answer = self._ready(slot, player)
+        answer: Answer = self._ready(slot, player)
         for actions in command.past:
             answer = self._act(slot, actions, look=player.filmed)
         return answer
