@@ -102,11 +102,7 @@ def test_at_a_temperature_it_is_how_often_tokens_are_drawn(name: str, temperatur
     actions, _ = drawn(name)
     generator = torch.Generator().manual_seed(1)
     draws = torch.stack([actions.sample(generator, temperature=temperature) for _ in range(1500)])
-    first = (
-        actions.tokens(draws.flatten(0, 1)[:, :, :])
-        if False
-        else torch.stack([actions.tokens(draw)[..., 0] for draw in draws])
-    )
+    first = torch.stack([actions.tokens(draw)[..., 0] for draw in draws])
     for window in range(5):
         chunk = draws[0]
         found = likelihood(actions, chunk, ALL, temperature=temperature)
@@ -123,5 +119,5 @@ def test_a_gaussian_at_a_temperature_has_another_spread() -> None:
 def test_heads_that_give_no_likelihood_are_named() -> None:
     policy = mlp(SPEC, head={"type": "regression"})
     actions = policy(SPEC.fake_batch(5, 1, 2)).actions
-    with pytest.raises(ObjectiveError, match="RegressionActions does not give; use policy.head"):
+    with pytest.raises(ObjectiveError, match=r"RegressedActions does not give; use policy\.head"):
         likelihood(actions, torch.zeros(5, 1, 2, 3), ALL)
