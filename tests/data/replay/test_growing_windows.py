@@ -96,7 +96,9 @@ def test_labels_that_hold_for_one_action_mask_the_rest_of_the_chunk(tmp_path) ->
     with DatasetWriter(tmp_path / "data", SPEC) as writer:
         writer.add_episodes(labelled)
     on_disk = Windows(EpisodeDataset(tmp_path / "data"), history=1, chunk=2)
-    assert torch.equal(on_disk.batch(np.arange(5)).action_mask, growing.batch(np.arange(5)).action_mask)
+    assert torch.equal(
+        on_disk.batch(np.arange(5)).action_mask, growing.batch(np.arange(5)).action_mask
+    )
 
 
 def test_columns_of_a_round_come_with_the_batches_and_are_forgotten() -> None:

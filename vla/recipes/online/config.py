@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from vla.config import Choice, Config, ConfigPath, PathText, RootConfig
-from vla.config.numbers import BatchSize, Count, Seed
+from vla.config.numbers import MOST_COUNT, BatchSize, Count, Seed
 from vla.data.rewards import RewardConfig
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
@@ -119,6 +119,19 @@ class OnlineEvaluation(Config):
     """0 for the policy's most likely actions."""
 
 
+class OnlineOptimConfig(OptimConfig):
+    """As of `vla train`, at a constant rate: how long a run goes on is seldom known beforehand."""
+
+    lr: PositiveFloat = 1e-4
+    """Learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of matrices and convolution kernels."""
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST_COUNT)] = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """After the warm-up: constant, or cosine to `min_lr_fraction` at the last step."""
+
+
 class OnlineConfig(RootConfig):
     """Rounds of acting, labelling and learning. `vla online CONFIG`."""
 
@@ -135,7 +148,7 @@ class OnlineConfig(RootConfig):
     objective: Annotated[Any, Choice("objectives")]
     """What is learned of each round: ppo, grpo, a2c, reinforce; bc (with `label`), filtered_bc,
     iql, cal_ql and all others of `vla train`."""
-    optim: OptimConfig = OptimConfig(lr=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.0)
+    optim: OnlineOptimConfig = OnlineOptimConfig()
     """Optimiser and schedule."""
     rounds: Count
     """How often it acts and learns."""

@@ -30,21 +30,18 @@ class Evaluations:
         if plan is None:
             return {}
         act = self._config.act
-        config = EvalConfig(
-            env=self._config.env,
-            episodes_per_task=plan.episodes_per_task,
-            seed=self._config.seed,
-            temperature=plan.temperature,
-            replan_every=act.replan_every,
-            workers=act.workers,
-            batch_size=act.batch_size,
-            threads=act.threads,
-            timeout=act.timeout,
-            launcher=act.launcher,
-            ray_address=act.ray_address,
-            videos_per_task=0,
-            failure_videos=0,
-            out=str(self._folder / f"round-{number:04d}"),
+        # what stands in no field of this run is as `vla eval` has it
+        config = EvalConfig.model_validate(
+            {
+                "env": self._config.env,
+                "episodes_per_task": plan.episodes_per_task,
+                "seed": self._config.seed,
+                "temperature": plan.temperature,
+                **act.model_dump(exclude={"temperature"}),
+                "videos_per_task": 0,
+                "failure_videos": 0,
+                "out": str(self._folder / f"round-{number:04d}"),
+            }
         )
         results = evaluate(
             policy, config, name=f"round {number}", progress=False, resume=True, restart=True

@@ -138,7 +138,9 @@ class _Run:
         spec = config.env.spec()
         source = checkpoint.folder if checkpoint else config.init_from
         if source is None:
-            return config.policy.build(spec)
+            assert config.policy is not None  # the config sees to it
+            policy: Policy = config.policy.build(spec)
+            return policy
         policy = load_policy(source).unwrapped
         lines = policy.spec.differences(spec)
         if lines:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Replay:
             max_frames=config.keep if isinstance(config.keep, int) else None,
         )
 
-    def _open_prior(self, path: str, share: float | None) -> None:
+    def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
         lines = self._policy.spec.differences(dataset.spec)
         if lines:
@@ -98,7 +99,9 @@ class Replay:
             if self.config.label is not None and VALID_ACTIONS not in episode.extras:
                 episode = labelled(episode, self.config.label.learn)
             extras = {name: episode.extras[name] for name in wanted if name in episode.extras}
-            found.append(replace(episode, extras=extras))
+            # a policy may look through fewer cameras than the env has
+            images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
+            found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
 
     def begin_round(self, policy: Policy) -> None:

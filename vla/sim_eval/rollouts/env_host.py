@@ -130,7 +130,7 @@ class EnvHost:
         if job.takeover is not None:
             self._takeovers[slot] = Takeover(job.takeover, env, job.seed)
         # If the episode is filmed, every step is drawn again: the frames were lost with the worker.
-        answer = self._ready(slot, player)
+        answer: Answer = self._ready(slot, player)
         for decision in command.past:
             answer = self._act(slot, decision, look=player.filmed)
         return answer
