@@ -244,9 +244,7 @@ class BatchedPolicy:
         assert measure is not None
         return MeasuredChoice(options.get("choose", drawn), measure, self.actor.spec)
 
-    def _note_uncertainty(
-        self, episodes: Sequence[EpisodeState], measured: MeasuredChoice
-    ) -> None:
+    def _note_uncertainty(self, episodes: Sequence[EpisodeState], measured: MeasuredChoice) -> None:
         if measured.found is None:
             raise UserError(
                 f"gate: {type(self.actor).__name__} does not choose its actions by its "

@@ -43,7 +43,7 @@ class Gate(ABC):
     def opens(self, proposal: Proposal) -> bool:
         """Whether the expert acts at this step. Called once a step, in their order."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most gates hold nothing
         """Called at the end of the episode; by default nothing is left to do."""
 
 

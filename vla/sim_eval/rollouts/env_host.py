@@ -204,9 +204,7 @@ class EnvHost:
         expert = expert_label(player.env)
         by_expert = False
         if slot in self._takeovers:
-            proposal = Proposal(
-                player.observation, proposed.actions, expert, proposed.uncertainty
-            )
+            proposal = Proposal(player.observation, proposed.actions, expert, proposed.uncertainty)
             by_expert = self._takeovers[slot].expert_acts(proposal)
         extras |= {EXPERT_ACTION: expert, INTERVENTION: by_expert}
         return expert if by_expert else proposed.actions, by_expert, extras

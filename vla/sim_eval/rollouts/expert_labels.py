@@ -20,14 +20,14 @@ def expert_label(env: SimEnv) -> np.ndarray:
     if env.expert_has_memory:
         raise UserError(
             f"task {task!r}: its expert depends on its own past, and cannot correct a policy; "
-            "choose other tasks, or record the executed actions without labels"
+            "choose other tasks, or record what is executed (vla collect: actions=executed)"
         )
     try:
         action = env.expert_action()
     except RuntimeError as error:
         raise UserError(
             f"task {task!r}: its expert cannot act ({error}); choose an env with an expert, or "
-            "record the executed actions without labels"
+            "record what is executed (vla collect: actions=executed)"
         ) from error
     return np.clip(action, spec.action_low, spec.action_high).astype(np.float32)
 
