@@ -28,17 +28,18 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SUB_FLOORS = {
-    "data": [{"storage"}, {"formats"}, {"loading"}, {"tools"}, {"validation", "view"}],
+    "data": [{"storage"}, {"formats"}, {"loading"}, {"replay", "tools"}, {"validation", "view"}],
     "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
     "training": [
-        {"distributed", "offline_rl", "run_data"},
+        {"hardware"},
+        {"distributed", "offline_rl", "online_rl", "run_data"},
         {"objectives", "finetuning"},
         {"offline_evaluation"},
     ],
     "sim_eval": [
         {"statistics"},
         {"mujoco", "workers"},
-        {"perturbations"},
+        {"gates", "perturbations"},
         {"envs", "rollouts"},
         {"collection", "comparison"},
         {"report"},

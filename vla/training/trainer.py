@@ -1,5 +1,4 @@
-"""One optimiser step, whoever decides which batches it sees: a training of a fixed length, or rounds
-of acting and learning."""
+"""One optimiser step, for whoever decides which batches it sees: a training, or rounds."""
 
 from __future__ import annotations
 

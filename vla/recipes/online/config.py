@@ -180,7 +180,8 @@ class OnlineConfig(RootConfig):
     evaluate: OnlineEvaluation | None = OnlineEvaluation()
     """Evaluations on the way; null for none."""
     save_episodes: bool = True
-    """Keep what was played as a dataset in `out/episodes`; needed to resume unless `keep: round`."""
+    """Keep what was played as a dataset in `out/episodes`; what resumes needs it, but for `keep:
+    round`."""
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     max_minutes: PositiveFloat | None = None
