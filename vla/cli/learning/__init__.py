@@ -1,0 +1,1 @@
+"""Commands whose policies learn from what they do in simulation."""
