@@ -64,6 +64,7 @@ class Snapshot:
         difference: from the actor of stable-baselines3, see `check_equal`.
         measured: what it is worth on unseen starts.
         seconds: since the training began.
+        cpu_seconds: of this process meanwhile, what counts on a machine with other work.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Snapshot:
     difference: float
     measured: Measured
     seconds: float
+    cpu_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -80,6 +82,7 @@ class Snapshot:
             "difference": self.difference,
             **self.measured.to_dict(),
             "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
         }
 
 
@@ -155,6 +158,7 @@ class _Run:
         self.bar = bar
         self.expert = Expert(Path(config.out))
         self._began = time.monotonic()
+        self._cpu_began = time.process_time()
         # the last first: `pop` takes the next one
         order = sorted(config.snapshots.items(), key=lambda item: item[1], reverse=True)
         self._waiting = [(round(share * config.steps), name) for name, share in order]
@@ -226,7 +230,8 @@ class _Run:
             threads=config.threads,
         )
         step = int(self.model.num_timesteps)
-        snapshot = Snapshot(name, step, difference, measured, self._seconds())
+        used = time.process_time() - self._cpu_began
+        snapshot = Snapshot(name, step, difference, measured, self._seconds(), used)
         policy.card = _card(config, self.task, snapshot)
         replace_folder(self.expert.policy(name), partial(_write, policy))
         self.expert.snapshots.append(snapshot)
