@@ -29,11 +29,12 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SUB_FLOORS = {
     "data": [{"storage"}, {"formats"}, {"loading"}, {"tools"}, {"validation", "view"}],
-    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
+    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}, {"rewards"}],
     "training": [
         {"distributed", "offline_rl", "run_data"},
         {"objectives", "finetuning"},
         {"offline_evaluation"},
+        {"reward_learning"},
     ],
     "sim_eval": [
         {"statistics"},

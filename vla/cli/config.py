@@ -19,6 +19,7 @@ CONFIGS = {
     "train": ("vla.training", "TrainConfig"),
     "eval": ("vla.sim_eval.evaluation", "EvalConfig"),
     "fqe": ("vla.training.offline_evaluation.fitted_q_evaluation", "FQEConfig"),
+    "reward": ("vla.training.reward_learning.config", "RewardTrainConfig"),
     "demo": ("vla.recipes.demo", "DemoConfig"),
     "serve": ("vla.serving", "ServeConfig"),
 }
@@ -27,7 +28,7 @@ CONFIGS = {
 
 @config_app.command("schema", epilog="Example: `vla config schema train > train.schema.json`")
 def config_schema(
-    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe, demo or serve.")],
+    name: Annotated[str, typer.Argument(help="collect, train, eval, fqe, reward, demo or serve.")],
 ) -> None:
     """The JSON schema of a config, for editors."""
     with clear_errors():
