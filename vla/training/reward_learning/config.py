@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from vla.config import Choice, PathText, RootConfig
-from vla.config.numbers import BatchSize, Count, Seed
+from vla.config.numbers import MOST_WEIGHT, BatchSize, Count, Seed
 from vla.data.dataset_config import DatasetConfig
 from vla.training.config import OptimConfig
 
@@ -48,6 +48,10 @@ class RewardTrainConfig(RootConfig):
     batch_size: BatchSize = 64
     """Windows per optimiser step; for preferences a pair is as many windows as both its segments
     have steps."""
+    imitation: Annotated[float, Field(ge=0, le=MOST_WEIGHT)] = 0.0
+    """Weight of imitating solved episodes with the same trunk, as many windows again as
+    `batch_size`. Whether something is done says little of what the words mean: from pictures a
+    trunk learns that sooner where it also has to act."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99
     """Decay of the running mean of the weights, which becomes the model; null is off."""
     precision: Literal["auto", "no", "bf16"] = "auto"
@@ -75,6 +79,12 @@ class RewardTrainConfig(RootConfig):
             )
         if not self.model.needs_policy and (self.policy or self.init_from):
             raise ValueError(f"policy: model {kind} reads no policy; leave out policy, init_from")
+        if self.imitation and not (self.model.needs_policy and self.model.learns_by_steps):
+            raise ValueError(f"imitation: model {kind} trains no trunk; leave it out")
+        if self.imitation and self.model.freeze_trunk:
+            raise ValueError(
+                "imitation: teaches the trunk, which model.freeze_trunk keeps as it is; set one"
+            )
         if self.model.needs_demonstrations and self.demonstrations is None:
             raise ValueError(
                 f"demonstrations: is required: model {kind} learns from an expert's episodes; "

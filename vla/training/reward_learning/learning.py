@@ -23,7 +23,7 @@ from vla.data import EpisodeDataset, prefetch
 from vla.data.held_out import split_episodes
 from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
-from vla.models.rewards.base import Examples, RewardModel
+from vla.models.rewards.base import Examples, RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
 from vla.models.rewards.scoring import check_same_robot, score_steps, windows_of
 from vla.models.rewards.storage import REWARD_FOLDER, save_reward
@@ -37,7 +37,7 @@ from vla.training.precision import resolve_precision
 from vla.training.progress import ProgressDisplay
 from vla.training.reward_learning.config import RewardTrainConfig
 from vla.training.reward_learning.measures import measure
-from vla.training.reward_learning.objective import RewardObjective
+from vla.training.reward_learning.objective import RewardObjective, with_imitation
 from vla.training.run_data.batches import to_device
 from vla.training.run_directory import open_run, recorded_precision, write_run
 from vla.training.seeding import seed_generators, seed_of
@@ -206,6 +206,10 @@ class _Run:
         """Returns the steps done in all."""
         config, model, device = self.config, self.model, self.accelerator.device
         examples = model.examples(self.steps, self.demonstrations)
+        if config.imitation and not self.steps.solved.any():
+            raise RewardError(
+                f"{self.steps.name}: no episode is solved, so none can be imitated; set imitation=0"
+            )
         unseen = self._unseen_examples()
         state = self._state()
         learner = cast(Learner, self.accelerator.prepare(state.learner))
@@ -260,9 +264,14 @@ class _Run:
         return state.step
 
     def _batches(self, examples: Examples, steps: range) -> Iterator[tuple[int, Batch]]:
+        size = self.config.batch_size
+        solved = np.flatnonzero(self.steps.episode_solved[self.steps.episode_of])
         for step in steps:
             rng = np.random.default_rng([self.config.seed, step])
-            yield step, examples.batch(rng, self.config.batch_size)
+            batch = examples.batch(rng, size)
+            if self.config.imitation:
+                batch = with_imitation(batch, self.steps, solved, rng, size)
+            yield step, batch
 
     def _unseen_examples(self) -> list[Batch] | None:
         """The same held-out examples at each validation; None if they show nothing."""
@@ -291,7 +300,7 @@ class _Run:
     def _state(self) -> TrainingState:
         model = self.model
         assert model.policy is not None  # what learns by steps reads a trunk
-        objective = RewardObjective(model)
+        objective = RewardObjective(model, self.config.imitation)
         learner = Learner(model.policy, objective).train().to(self.accelerator.device)
         ema = EMA(model.policy, self.config.ema_decay) if self.config.ema_decay else None
         state = TrainingState(learner, build_optimizer(learner, self.config.optim), ema)
