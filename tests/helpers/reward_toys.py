@@ -55,9 +55,7 @@ def episodes(count: int, *, seed: int = 0, kinds: tuple[str, ...] = KINDS) -> li
     return [walk(rng, (i // len(kinds)) % 2, kinds[i % len(kinds)]) for i in range(count)]
 
 
-def write(
-    root: Path, count: int = 60, *, seed: int = 0, kinds: tuple[str, ...] = KINDS
-) -> Path:
+def write(root: Path, count: int = 60, *, seed: int = 0, kinds: tuple[str, ...] = KINDS) -> Path:
     """A dataset of them."""
     with DatasetWriter(root, SPEC) as writer:
         writer.add_episodes(episodes(count, seed=seed, kinds=kinds))

@@ -44,9 +44,7 @@ def test_a_pair_counts_once_whichever_way_round(data: EpisodeDataset, tmp_path: 
     assert [(p.a.episode, p.b.episode, p.a_is_better) for p in found] == [(0, 3, 0.0), (1, 2, 0.5)]
 
 
-def test_contradictions_name_the_pair_and_both_lines(
-    data: EpisodeDataset, tmp_path: Path
-) -> None:
+def test_contradictions_name_the_pair_and_both_lines(data: EpisodeDataset, tmp_path: Path) -> None:
     path = write(
         tmp_path / "labels.jsonl", line(side(0), side(3), "a"), line(side(3), side(0), "a")
     )
@@ -72,18 +70,14 @@ def test_contradictions_name_the_pair_and_both_lines(
         ("", "holds no preferences"),
     ],
 )
-def test_mistakes_are_named(
-    data: EpisodeDataset, tmp_path: Path, text: str, message: str
-) -> None:
+def test_mistakes_are_named(data: EpisodeDataset, tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_preferences(write(tmp_path / "labels.jsonl", text), data)
 
 
 def test_pairs_are_of_one_task_and_two_episodes() -> None:
     tasks, lengths = np.array([0, 1, 0, 1, 2]), np.array([10, 3, 8, 9, 9])
-    drawn = draw_segment_pairs(
-        tasks, lengths, pairs=50, steps=5, rng=np.random.default_rng(0)
-    )
+    drawn = draw_segment_pairs(tasks, lengths, pairs=50, steps=5, rng=np.random.default_rng(0))
     assert len(drawn) == 50
     for a, b in drawn:
         assert a[0] != b[0]

@@ -23,9 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("video", [True, False])
-def test_the_page_shows_both_films_of_every_pair(
-    data: Path, tmp_path: Path, video: bool
-) -> None:
+def test_the_page_shows_both_films_of_every_pair(data: Path, tmp_path: Path, video: bool) -> None:
     dataset = EpisodeDataset(data)
     made = write_preference_page(tmp_path / "p.html", dataset, pairs=3, steps=4, video=video)
     text = made.path.read_text()

@@ -45,7 +45,9 @@ def test_the_score_is_the_models_own_log_probability(base: Path) -> None:
         fields = {k: v for k, v in prompt.fields.items() if k != "labels"}
         logits = trunk.model(**fields).logits[0, -1].float()
         log_probs = logits.log_softmax(-1)
-        ids = [trunk.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("True", "False")]
+        ids = [
+            trunk.tokenizer(t, add_special_tokens=False)["input_ids"][0] for t in ("True", "False")
+        ]
         assert float(score[row]) == pytest.approx(float(log_probs[ids[0]]), abs=1e-4)
         both = log_probs[ids].softmax(0)
         assert float(success[row]) == pytest.approx(float(both[0]), abs=1e-4)

@@ -75,10 +75,13 @@ def test_a_dataset_gets_its_rewards_or_columns_of_them(
     rewards = made.columns.rewards
     assert ((rewards >= 0) & (rewards <= 1)).all()
     agreement = (made.columns.success == source.columns.success).mean()
-    assert 0.95 < agreement
+    assert agreement > 0.95
     np.testing.assert_array_equal(made.columns.actions, source.columns.actions)
-    assert made.episodes["info"].map(json.loads).map(lambda info: info.get("achieved")).equals(
-        source.episodes["info"].map(json.loads).map(lambda info: info.get("achieved"))
+    assert (
+        made.episodes["info"]
+        .map(json.loads)
+        .map(lambda info: info.get("achieved"))
+        .equals(source.episodes["info"].map(json.loads).map(lambda info: info.get("achieved")))
     )
     command = ["data", "score", str(root / "data"), str(tmp_path / "columns"), "--columns"]
     result = CliRunner().invoke(app, [*command, "--reward", str(classifier.out)])
@@ -178,7 +181,9 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(root: Path, tmp_path: P
     assert "imitation_loss" in (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
-def test_a_frozen_trunk_stays_as_it_is(root: Path, classifier: RewardResult, tmp_path: Path) -> None:
+def test_a_frozen_trunk_stays_as_it_is(
+    root: Path, classifier: RewardResult, tmp_path: Path
+) -> None:
     source = classifier.out / "reward" / "policy"
     model = {"type": "classifier", "hidden": 8, "freeze_trunk": True}
     changes = {"policy": None, "init_from": str(source), "model": model, "steps": 5}

@@ -107,9 +107,7 @@ def _pair(dataset: EpisodeDataset, sides: tuple[Side, Side], video: bool | None)
         first = int(dataset.episodes["first_frame"].iloc[episode])
         films = []
         for camera in dataset.spec.cameras:
-            film = encode_camera(
-                dataset, camera, first + start, first + stop, QUALITY, video=video
-            )
+            film = encode_camera(dataset, camera, first + start, first + stop, QUALITY, video=video)
             films.append({"camera": camera, "film": film})
         segment = {
             # as the dataset itself calls it: the file of labels is about that

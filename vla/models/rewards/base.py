@@ -40,6 +40,9 @@ class RewardModelConfig(Config, ABC):
     """Whether it learns by steps of gradient descent. If not, `RewardModel.fit` is all, if
     anything."""
 
+    learns_online: ClassVar[bool] = False
+    """Whether it can go on learning from what a policy just did, beside an expert's episodes."""
+
     @abstractmethod
     def build(self, spec: Spec, policy: Policy | None) -> RewardModel:
         """The model for this robot.

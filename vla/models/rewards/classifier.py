@@ -55,6 +55,7 @@ class ClassifierConfig(TrunkRewardConfig):
     states are the negatives.
     """
 
+    learns_online: ClassVar[bool] = True
     type: Literal["classifier"] = "classifier"
     negatives: NegativesConfig = NegativesConfig()
     """Of what the negative half consists."""
@@ -85,6 +86,8 @@ class Classifier(TrunkReward):
         return success_B, success_B  # they are the same number
 
     def examples(self, steps: LabelledSteps, demonstrations: LabelledSteps | None) -> Examples:
+        if demonstrations is not None:
+            return GoalExamples(steps, demonstrations)
         return ClassifierExamples(steps, self.config)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -99,6 +102,39 @@ class Classifier(TrunkReward):
             "accuracy/negative": weighted_mean(right_B, weight_B * (1 - target_B)).detach(),
         }
         return weighted_mean(loss_B, weight_B), metrics
+
+
+class GoalExamples(Examples):
+    """Half solved steps of demonstrations, half the policy's own steps, whatever came of them.
+
+    So no success of the policy's own has to be known (VICE). Where it succeeds, its steps are on
+    both sides, and the probability settles at a half.
+
+    Raises RewardError if no step of the demonstrations is solved.
+    """
+
+    def __init__(self, mine: LabelledSteps, theirs: LabelledSteps) -> None:
+        goals = np.flatnonzero(theirs.solved)
+        if not len(goals):
+            raise RewardError(
+                f"{theirs.name}: no step is solved, so the demonstrations show no goal; add solved "
+                "episodes"
+            )
+        self.mine, self.theirs = mine, theirs
+        names = np.array(theirs.instructions, object)
+        self.goals = Pool(goals, names[theirs.task_index[goals]].tolist())
+        names = np.array(mine.instructions, object)
+        self.own = Pool(np.arange(len(mine)), names[mine.task_index].tolist())
+        self.lines = (f"goals of demonstrations {len(goals)}, own steps {len(mine)}",)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        half = size // 2
+        goals, _ = self.goals.draw(rng, size - half)
+        own, _ = self.own.draw(rng, half)
+        sides = ((self.theirs, goals, 1.0), (self.mine, own, 0.0))
+        return Batch.concat(
+            [as_examples(steps, rows, np.full(len(rows), target)) for steps, rows, target in sides]
+        )
 
 
 class ClassifierExamples(Examples):
@@ -173,4 +209,10 @@ class ClassifierExamples(Examples):
         return names[place + (place >= names.index(text))]
 
 
-__all__ = ["Classifier", "ClassifierConfig", "ClassifierExamples", "NegativesConfig"]
+__all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "ClassifierExamples",
+    "GoalExamples",
+    "NegativesConfig",
+]

@@ -40,6 +40,7 @@ class DiscriminatorConfig(TrunkRewardConfig):
     """
 
     needs_demonstrations: ClassVar[bool] = True
+    learns_online: ClassVar[bool] = True
     type: Literal["discriminator"] = "discriminator"
     reward: Literal["log_d", "logit", "minus_log_1_minus_d"] = "log_d"
     """log_d is never positive, so it pays to end an episode by success: the choice where success
