@@ -198,6 +198,24 @@ def test_groups_without_any_difference_teach_nothing_and_are_told(tmp_path: Path
     assert result.metrics["groups_kept"] == 0
 
 
+def test_what_explores_may_find_no_reward_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(
+        tmp_path / "run",
+        policy={**MLP, "head": {"type": "q_values", "depth": 1, "hidden": 16, "heads": 2}},
+        objective={"type": "q_transformer"},
+        rewards={"kind": "success"},
+        keep="all",
+        rounds=2,
+        evaluate=None,
+    )
+    result = online(config)
+    assert result.rounds == 2
+    assert result.metrics["updates"] == 0
+    assert "nothing is learned yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

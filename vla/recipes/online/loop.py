@@ -16,6 +16,7 @@ from vla.common.folder_lock import alone
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config, dump_config, read_yaml
 from vla.data import DatasetWriter, EpisodeDataset
+from vla.data.errors import DataError
 from vla.models.policy import Policy, load_policy
 from vla.recipes.online.acting import Played, jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
@@ -25,7 +26,7 @@ from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
 from vla.training.metrics import Mean, MetricsLog
-from vla.training.objective import Objective
+from vla.training.objective import Objective, ObjectiveError
 from vla.training.online_rl.policy_gradient import PolicyGradientConfig
 from vla.training.run_directory import versions
 from vla.training.state import TrainingState
@@ -273,8 +274,16 @@ class _Run:
         policy = self.state.policy
         training = policy.training
         policy.eval()
-        self.replay.begin_round(policy)
-        policy.train(training and not objective.acts_in_eval_mode)
+        try:
+            self.replay.begin_round(policy)
+        except (ObjectiveError, DataError) as error:
+            if not self.replay.all_alike:
+                raise
+            # sparse rewards: what explores may find none in its first rounds
+            _console.print(f"round {number}: nothing is learned yet: {error}")
+            return {"updates": 0.0}
+        finally:
+            policy.train(training and not objective.acts_in_eval_mode)
         steps = self.replay.updates()
         mean = Mean()
         self.trainer.watch.start()
@@ -338,8 +347,9 @@ class _Run:
             f"round {self.rounds} of {self.config.rounds}",
             f"played {metrics['played/success']:.0%} solved, return {metrics['played/return']:.3g}",
             f"{self.env_steps} env steps",
-            f"loss {metrics['loss']:.4g}",
         ]
+        if "loss" in metrics:
+            parts.append(f"loss {metrics['loss']:.4g}")
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")
             if "evaluation/p_value" in metrics:
