@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,6 +39,10 @@ class Likelihood(ABC):
         """
 
     @abstractmethod
+    def detached(self) -> Self:
+        """The same without gradients."""
+
+    @abstractmethod
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
         """KL(this || other) of each place (nats), exact; `other` is of the same chunks.
 
@@ -63,6 +68,9 @@ class TokenLikelihood(Likelihood):
         # forbidden ids add nothing; p * log p of them would be NaN, and `entr` has no gradient at 0
         finite = self.log_probs.where(torch.isfinite(self.log_probs), 0.0)
         return -(self.log_probs.exp() * finite).sum(-1).where(self.mask, 0.0)
+
+    def detached(self) -> Self:
+        return type(self)(self.log_prob.detach(), self.mask, self.log_probs.detach())
 
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
         if not isinstance(other, TokenLikelihood) or self.log_probs.shape != other.log_probs.shape:
@@ -91,6 +99,15 @@ class GaussianLikelihood(Likelihood):
     def entropy(self) -> Float[Tensor, "B T N"]:
         half_log_2pi_e = 1.4189385332046727
         return (self.log_std + half_log_2pi_e).where(self.mask, 0.0)
+
+    def detached(self) -> Self:
+        return type(self)(
+            self.log_prob.detach(),
+            self.mask,
+            self.mean.detach(),
+            self.log_std.detach(),
+            self.squashed,
+        )
 
     def kl(self, other: Likelihood) -> Float[Tensor, "B T N"]:
         if not isinstance(other, GaussianLikelihood) or self.squashed != other.squashed:

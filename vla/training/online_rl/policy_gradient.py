@@ -231,7 +231,7 @@ class PolicyGradient(Objective):
         log_probs = []
         values = []
         device = next(policy.parameters()).device
-        for rows in _parts(steps):
+        for rows in parts_of(steps):
             batch = windows.batch(rows).to(device)
             output = policy(batch)
             if not log_probs and isinstance(output.actions, TokenDistribution):
@@ -385,9 +385,10 @@ def _on_all(values: np.ndarray, decisions: Decisions, windows: Windows) -> np.nd
     return column
 
 
-def _parts(steps: np.ndarray) -> Iterator[np.ndarray]:
+def parts_of(steps: np.ndarray) -> Iterator[np.ndarray]:
+    """The windows of `steps`, so many at once as fit into memory."""
     for start in range(0, len(steps), _WINDOWS_AT_ONCE):
         yield steps[start : start + _WINDOWS_AT_ONCE]
 
 
-__all__ = ["PolicyGradient", "PolicyGradientConfig", "ValuedConfig"]
+__all__ = ["PolicyGradient", "PolicyGradientConfig", "ValuedConfig", "parts_of"]
