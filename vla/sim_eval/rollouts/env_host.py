@@ -186,9 +186,8 @@ class EnvHost:
                 return self._done(slot, player)
             if last:
                 break
-        # the policy remembers what it chose; only where an expert may act is that another thing
-        corrected = np.asarray(executed) if player.job.takeover is not None else None
-        return self._ready(slot, player, reward, corrected)
+        carried_out = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, carried_out)
 
     def _chosen(
         self, slot: int, player: EpisodePlayer, proposed: Decision
