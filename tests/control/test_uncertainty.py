@@ -50,7 +50,7 @@ def test_spread_is_in_half_ranges():
     deviation = output.actions.log_std.exp().mean().item()
     # eight draws underestimate a deviation by 1 / sqrt(8) and a little more
     assert 0.7 * deviation < found.mean().item() < deviation
-    with pytest.raises(UserError, match="has no tokens: set gate.measure to spread"):
+    with pytest.raises(UserError, match=r"has no tokens: set gate\.measure to spread"):
         entropy(output.actions, chunk, SPEC)
 
 
@@ -64,7 +64,8 @@ def test_looking_changes_no_choice():
     found = {}
     for measure in (None, "entropy", "spread"):
         states = [
-            EpisodeState(robot_state=np.full(1, x, np.float32), measure=measure) for x in (-3.0, 3.0)
+            EpisodeState(robot_state=np.full(1, x, np.float32), measure=measure)
+            for x in (-3.0, 3.0)
         ]
         (first, second) = batched.act(states, {}, seed=1)
         found[measure] = np.stack([first, second])

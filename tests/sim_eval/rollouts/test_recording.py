@@ -12,10 +12,10 @@ from restless import Killer, Restless
 
 from vla.config import validate
 from vla.data import DatasetWriter, EpisodeDataset
-from vla.sim_eval.gates.base import Proposal
-from vla.sim_eval.gates.expert_error import ExpertErrorConfig
 from vla.models.heads.categorical import CategoricalActions, CategoricalConfig
 from vla.models.policies.mlp import MLPConfig
+from vla.sim_eval.gates.base import Proposal
+from vla.sim_eval.gates.expert_error import ExpertErrorConfig
 from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.gates.uncertain import UncertainConfig
 from vla.sim_eval.rollouts.jobs import Job
