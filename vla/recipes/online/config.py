@@ -13,6 +13,7 @@ from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 from vla.sim_eval.workers.launchers import Launcher
 from vla.training.config import OptimConfig
+from vla.training.reward_learning.online import OnlineRewardConfig
 
 
 class ActConfig(Config):
@@ -162,6 +163,9 @@ class OnlineConfig(RootConfig):
     """Actions of the env's expert to imitate in place of the policy's own; null for none."""
     rewards: RewardConfig = RewardConfig()
     """Which rewards and terminals are learned from."""
+    reward: OnlineRewardConfig | None = None
+    """A reward model whose rewards, and successes if it judges them, stand in place of the env's
+    own; null for those of the env. `rewards` shapes them as any others."""
     keep: Literal["round", "all"] | int = "all"
     """Episodes to learn from: those of the round, all, or the newest of so many steps."""
     prior_data: PriorData | None = None
