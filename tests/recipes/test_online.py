@@ -104,6 +104,28 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
     np.testing.assert_array_equal(episodes[0].columns.actions, episodes[1].columns.actions)
 
 
+def test_a_reward_model_that_learns_resumes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online(config_of(tmp_path / "shown", rounds=1, evaluate=None))
+    reward = {
+        "model": {"type": "discriminator"},
+        "policy": {"type": "mlp", "hidden": 16, "language": None},
+        "demonstrations": {"path": str(tmp_path / "shown" / "episodes")},
+        "updates": 3,
+        "batch_size": 16,
+    }
+    changes = {"reward": reward, "evaluate": None}
+    whole = online(config_of(tmp_path / "whole", **changes))
+    assert {"reward/loss", "reward/reward"} <= whole.metrics.keys()
+    online(config_of(tmp_path / "cut", rounds=1, **changes))
+    online(config_of(tmp_path / "cut", **changes), resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    columns = EpisodeDataset(tmp_path / "whole" / "episodes").columns
+    assert (columns.extras["env_reward"] != columns.rewards).any()
+    assert (tmp_path / "whole" / "reward").is_dir()
+
+
 def test_workers_change_nothing(tmp_path: Path) -> None:
     alone = online(config_of(tmp_path / "0", evaluate=None))
     spread = online(config_of(tmp_path / "2", evaluate=None, act={"workers": 2}))
@@ -196,6 +218,24 @@ def test_groups_without_any_difference_teach_nothing_and_are_told(tmp_path: Path
     result = online(config)
     assert result.metrics["teaches"] == 0
     assert result.metrics["groups_kept"] == 0
+
+
+def test_what_explores_may_find_no_reward_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(
+        tmp_path / "run",
+        policy={**MLP, "head": {"type": "q_values", "depth": 1, "hidden": 16, "heads": 2}},
+        objective={"type": "q_transformer"},
+        rewards={"kind": "success"},
+        keep="all",
+        rounds=2,
+        evaluate=None,
+    )
+    result = online(config)
+    assert result.rounds == 2
+    assert result.metrics["updates"] == 0
+    assert "nothing is learned yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""One optimiser step, whoever decides which batches it sees: a training of a fixed length, or rounds
-of acting and learning."""
+"""One optimiser step, for whoever decides which batches it sees: a training, or rounds."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ class TrainingDivergedError(UserError):
 
 
 class Trainer:
-    """Does steps: loss, gradients, clipping, the check that all is finite, optimiser, running means.
+    """Does steps: loss, gradients, clipping, a check that all is finite, optimiser, running means.
 
     Args:
         state: what is trained.

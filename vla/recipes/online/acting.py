@@ -101,7 +101,8 @@ def require_expert(env: EnvConfig) -> None:
     if problem:
         raise ConfigError(
             [
-                f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose another env"
+                f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose "
+                "another env"
             ]
         )
 

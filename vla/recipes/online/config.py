@@ -13,6 +13,7 @@ from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 from vla.sim_eval.workers.launchers import Launcher
 from vla.training.config import OptimConfig
+from vla.training.reward_learning.online import OnlineRewardConfig
 
 
 class ActConfig(Config):
@@ -160,6 +161,9 @@ class OnlineConfig(RootConfig):
     """How the episodes are played."""
     label: ExpertLabels | None = None
     """Actions of the env's expert to imitate in place of the policy's own; null for none."""
+    reward: OnlineRewardConfig | None = None
+    """A reward model whose scores take the place of the env's rewards, and which may learn from
+    each round first (GAIL); null for the env's own."""
     rewards: RewardConfig = RewardConfig()
     """Which rewards and terminals are learned from."""
     keep: Literal["round", "all"] | int = "all"
@@ -180,7 +184,8 @@ class OnlineConfig(RootConfig):
     evaluate: OnlineEvaluation | None = OnlineEvaluation()
     """Evaluations on the way; null for none."""
     save_episodes: bool = True
-    """Keep what was played as a dataset in `out/episodes`; needed to resume unless `keep: round`."""
+    """Keep what was played as a dataset in `out/episodes`; what resumes needs it, but for `keep:
+    round`."""
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     max_minutes: PositiveFloat | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,19 @@ from vla.common.atomic import write_json, write_text
 from vla.common.folder_lock import alone
 from vla.common.terminal.consoles import output_console
 from vla.config import ConfigError, check_config, dump_config, read_yaml
-from vla.data import DatasetWriter, EpisodeDataset
+from vla.data import DatasetWriter, Episode, EpisodeDataset
+from vla.data.errors import DataError
 from vla.models.policy import Policy, load_policy
-from vla.recipes.online.acting import Played, jobs_of_round, play_round, require_expert
+from vla.recipes.online.acting import jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
 from vla.recipes.online.replay import Replay
+from vla.recipes.online.scoring import Scoring
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
 from vla.training.metrics import Mean, MetricsLog
-from vla.training.objective import Objective
+from vla.training.objective import Objective, ObjectiveError
 from vla.training.online_rl.policy_gradient import PolicyGradientConfig
 from vla.training.run_directory import versions
 from vla.training.state import TrainingState
@@ -120,6 +123,9 @@ class _Run:
         objective: Objective = config.objective.build(policy)
         self._check(objective)
         self.replay = Replay(config, policy, objective)
+        self.scoring: Scoring | None = None
+        if config.reward is not None:
+            self.scoring = Scoring(config, self.out, self.accelerator.device)
         self.rounds = 0
         self.state: TrainingState | None = None
         self.env_steps = 0
@@ -178,6 +184,8 @@ class _Run:
         card = self._policy_at_start.card["online"]
         self.rounds = int(card["rounds"])
         self.env_steps = int(card["env steps"])
+        if self.scoring is not None:
+            self.scoring.restore(self.rounds)
         if self.config.keep == "round":
             return
         count = self.config.episodes_per_round
@@ -209,6 +217,8 @@ class _Run:
                 assert self.state is not None
                 log.write(self.state.step, {"round": float(self.rounds), **metrics})
                 log.sync()
+                if self.scoring is not None:
+                    self.scoring.save(self.rounds)
                 self.state.save(self.out / "checkpoints", keep_last=config.keep_last, scores={})
                 _console.print(self._line(metrics))
         return OnlineResult(self._finish(), self.out, self.rounds, metrics)
@@ -247,20 +257,25 @@ class _Run:
         with self._deployed() as policy:
             played = play_round(config, policy, number)
         acted = time.monotonic()
-        self.replay.add(played.episodes)
+        episodes = played.episodes
+        scored: dict[str, float] = {}
+        if self.scoring is not None:
+            episodes, scored = self.scoring.score(episodes, number)
+        self.replay.add(episodes)
         if self.state is None:
             fit_policy(self._policy_at_start, {"": self.replay.windows})
             self._begin_learning()
         labelled = time.monotonic()
         learned = self._learn(number)
         done = time.monotonic()
-        self._keep(played, number)
+        self._keep(episodes, number)
         self.rounds = number
         self.env_steps += sum(record.steps for record in played.records)
         self._note()
         return {
             **played.numbers(),
             "env_steps": float(self.env_steps),
+            **scored,
             **learned,
             "seconds/act": acted - started,
             "seconds/label": labelled - acted,
@@ -273,8 +288,16 @@ class _Run:
         policy = self.state.policy
         training = policy.training
         policy.eval()
-        self.replay.begin_round(policy)
-        policy.train(training and not objective.acts_in_eval_mode)
+        try:
+            self.replay.begin_round(policy)
+        except (ObjectiveError, DataError) as error:
+            if not self.replay.all_alike:
+                raise
+            # sparse rewards: what explores may find none in its first rounds
+            _console.print(f"round {number}: nothing is learned yet: {error}")
+            return {"updates": 0.0}
+        finally:
+            policy.train(training and not objective.acts_in_eval_mode)
         steps = self.replay.updates()
         mean = Mean()
         self.trainer.watch.start()
@@ -283,7 +306,7 @@ class _Run:
             self.trainer.watch.start()
         return {**mean.take(), "updates": float(steps)}
 
-    def _keep(self, played: Played, number: int) -> None:
+    def _keep(self, episodes: Sequence[Episode], number: int) -> None:
         """Writes the episodes of a round, unless a killed round has done so already."""
         if not self.config.save_episodes:
             return
@@ -300,7 +323,7 @@ class _Run:
             resume=folder.exists(),
         ) as writer:
             done = writer.num_episodes - (number - 1) * count
-            writer.add_episodes(played.episodes[done:])
+            writer.add_episodes(list(episodes[done:]))
 
     def _note(self) -> None:
         """Notes in the policy's card how far the run is: what a checkpoint is resumed by."""
@@ -326,6 +349,8 @@ class _Run:
             # no round was asked for or done: the policy as it came
             self._begin_learning()
         assert self.state is not None
+        if self.scoring is not None:
+            self.scoring.finish()
         return self.state.finish(self.out / "policy")
 
     def _out_of_time(self) -> bool:
@@ -338,8 +363,9 @@ class _Run:
             f"round {self.rounds} of {self.config.rounds}",
             f"played {metrics['played/success']:.0%} solved, return {metrics['played/return']:.3g}",
             f"{self.env_steps} env steps",
-            f"loss {metrics['loss']:.4g}",
         ]
+        if "loss" in metrics:
+            parts.append(f"loss {metrics['loss']:.4g}")
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")
             if "evaluation/p_value" in metrics:

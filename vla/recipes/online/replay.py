@@ -111,6 +111,11 @@ class Replay:
             self.objective.check_replayed(self.prior)
         self.windows.columns = self.objective.begin_round(policy, self.windows)
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether every step so far has the same reward."""
+        return bool(np.ptp(self.windows.rewards) == 0)
+
     def updates(self) -> int:
         """Optimiser steps of the present round."""
         if self.config.updates is not None:

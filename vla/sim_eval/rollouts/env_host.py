@@ -182,8 +182,8 @@ class EnvHost:
                 return self._done(slot, player)
             if last:
                 break
-        told = np.asarray(executed) if player.job.takeover is not None else None
-        return self._ready(slot, player, reward, told)
+        carried_out = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, carried_out)
 
     def _chosen(
         self, slot: int, player: EpisodePlayer, chosen: np.ndarray

@@ -1,4 +1,4 @@
-"""How likely a policy finds each token (or number) of a chunk, at the temperature it was drawn with.
+"""How likely a policy finds each token, or number, of a chunk that was drawn at a temperature.
 
 B windows, T steps, K actions per chunk, A action dimensions, N tokens per chunk (K * A for
 Gaussians), V ids.
