@@ -186,8 +186,9 @@ class EnvHost:
                 return self._done(slot, player)
             if last:
                 break
-        carried_out = np.asarray(executed) if player.job.takeover is not None else None
-        return self._ready(slot, player, reward, carried_out)
+        # the policy remembers what it chose; only where an expert may act is that another thing
+        corrected = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, corrected)
 
     def _chosen(
         self, slot: int, player: EpisodePlayer, proposed: Decision
