@@ -37,7 +37,7 @@ class Evaluations:
                 "episodes_per_task": plan.episodes_per_task,
                 "seed": self._config.seed,
                 "temperature": plan.temperature,
-                **act.model_dump(exclude={"temperature"}),
+                **act.model_dump(exclude={"temperature", "explore"}),
                 "videos_per_task": 0,
                 "failure_videos": 0,
                 "out": str(self._folder / f"round-{number:04d}"),

@@ -14,13 +14,13 @@ from accelerate.utils import set_seed
 from vla.common.atomic import write_json, write_text
 from vla.common.folder_lock import alone
 from vla.common.terminal.consoles import output_console
-from vla.config import ConfigError, check_config, dump_config, read_yaml
+from vla.config import ConfigError, UserError, check_config, dump_config, read_yaml
 from vla.data import DatasetWriter, EpisodeDataset
 from vla.models.policy import Policy, load_policy
 from vla.recipes.online.acting import Played, jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
-from vla.recipes.online.replay import Replay
+from vla.recipes.online.replay import Replay, nothing_differs
 from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
@@ -273,7 +273,14 @@ class _Run:
         policy = self.state.policy
         training = policy.training
         policy.eval()
-        self.replay.begin_round(policy)
+        try:
+            self.replay.begin_round(policy)
+        except UserError as error:
+            # without any success yet, values have nothing to tell apart: what comes may bring it
+            if not nothing_differs(error) or (number == self.config.rounds and not self.state.step):
+                raise
+            policy.train(training)
+            return {"updates": 0.0}
         policy.train(training and not objective.acts_in_eval_mode)
         steps = self.replay.updates()
         mean = Mean()
@@ -338,7 +345,9 @@ class _Run:
             f"round {self.rounds} of {self.config.rounds}",
             f"played {metrics['played/success']:.0%} solved, return {metrics['played/return']:.3g}",
             f"{self.env_steps} env steps",
-            f"loss {metrics['loss']:.4g}",
+            f"loss {metrics['loss']:.4g}"
+            if metrics["updates"]
+            else "not learned: all that was played came to the same",
         ]
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")

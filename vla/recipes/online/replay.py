@@ -6,13 +6,15 @@ N: windows, B: windows of a step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vla.config import ConfigError
+from vla.config import ConfigError, UserError
 from vla.data import Episode, EpisodeDataset, Windows, episode_balanced_weights
+from vla.data.errors import UniformRewardsError
 from vla.data.extras import VALID_ACTIONS
 from vla.data.loading.multi_robot import RobotBatch
 from vla.data.replay.growing_windows import GrowingWindows
@@ -105,10 +107,17 @@ class Replay:
         self.windows.append(found)
 
     def begin_round(self, policy: Policy) -> None:
-        """Lets the objective look at what there is. Raises ObjectiveError, DataError."""
-        self.objective.fit(self.windows)
-        if self.prior is not None:
-            self.objective.check_replayed(self.prior)
+        """Lets the objective look at what there is.
+
+        Raises ObjectiveError or DataError; `nothing_differs` tells those that further rounds mend.
+        """
+        if self.prior is None:
+            self.objective.fit(self.windows)
+        else:
+            self.objective.fit(self.prior)
+            # what was played may all have failed so far: the recordings say what is better
+            with suppress(UniformRewardsError):
+                self.objective.check_replayed(self.windows)
         self.windows.columns = self.objective.begin_round(policy, self.windows)
 
     def updates(self) -> int:
@@ -158,6 +167,14 @@ class Replay:
         return weights
 
 
+def nothing_differs(error: UserError) -> bool:
+    """Whether an error says that all that was played came to the same, as before a first success:
+    the next rounds may bring what is better."""
+    return isinstance(error, UniformRewardsError) or isinstance(
+        error.__cause__, UniformRewardsError
+    )
+
+
 def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of `size` window indices: whole passes where all that are drawn are drawn
     alike, with replacement where they are not."""
@@ -175,4 +192,4 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[size:]
 
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "nothing_differs"]
