@@ -209,9 +209,11 @@ class OnlineConfig(RootConfig):
     prior_data: PriorData | None = None
     """A dataset that is learned from beside."""
     epochs: float | None = Field(default=None, gt=0, le=1000)
-    """Passes over the windows of a round; give this or `updates`."""
+    """Passes over the windows of a round; give this, `updates` or `updates_per_step`."""
     updates: Count | None = None
     """Optimiser steps of a round."""
+    updates_per_step: float | None = Field(default=None, gt=0, le=1000)
+    """Optimiser steps of a round for each env step that was played in it (SAC: 1, RLPD: 20)."""
     batch_size: BatchSize = 256
     """Windows of an optimiser step."""
     episode_balance: bool = False
@@ -228,13 +230,16 @@ class OnlineConfig(RootConfig):
     """Newest checkpoints that are kept."""
     max_minutes: PositiveFloat | None = None
     """Stop at the end of the round in which this time of one call is over."""
+    max_env_steps: Count | None = None
+    """Stop at the end of the round in which so many env steps were played in all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> OnlineConfig:
         if (self.init_from is None) == (self.policy is None):
             raise ValueError("init_from, policy: give one of them, the start or a new network")
-        if (self.epochs is None) == (self.updates is None):
-            raise ValueError("epochs, updates: give one of them")
+        paces = [self.epochs, self.updates, self.updates_per_step]
+        if sum(pace is not None for pace in paces) != 1:
+            raise ValueError("epochs, updates, updates_per_step: give one of them")
         if isinstance(self.keep, int) and self.keep < 1:
             raise ValueError(
                 f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
@@ -252,7 +257,7 @@ class OnlineConfig(RootConfig):
         if self.optim.schedule == "cosine" and self.updates is None:
             raise ValueError(
                 "optim.schedule: cosine needs to know how many steps there will be; give updates "
-                "in place of epochs, or use schedule: constant"
+                "in place of epochs or updates_per_step, or use schedule: constant"
             )
         if self.episodes_per_round % self.episodes_per_start:
             raise ValueError(
@@ -286,7 +291,7 @@ class OnlineConfig(RootConfig):
 
 
 FREE_ON_RESUME = frozenset(
-    ("out", "rounds", "max_minutes", "keep_last", "evaluate", "version", "act.workers")
+    ("out", "rounds", "max_minutes", "max_env_steps", "keep_last", "evaluate", "version", "act.workers")
 )
 """What may differ when a run is resumed: none of it changes the rounds that were."""
 

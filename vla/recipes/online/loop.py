@@ -201,9 +201,9 @@ class _Run:
             if self.rounds == 0:
                 with self._deployed() as policy:
                     evaluations.run(policy, 0)
-            while self.rounds < config.rounds and not self._out_of_time():
+            while not self._is_over():
                 metrics = self._round(self.rounds + 1)
-                if evaluations.due(self.rounds):
+                if evaluations.due(self.rounds, last=self._is_over()):
                     with self._deployed() as policy:
                         metrics |= evaluations.run(policy, self.rounds)
                 assert self.state is not None
@@ -335,9 +335,13 @@ class _Run:
         assert self.state is not None
         return self.state.finish(self.out / "policy")
 
-    def _out_of_time(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and time.monotonic() - self._started > 60 * limit
+    def _is_over(self) -> bool:
+        minutes, env_steps = self.config.max_minutes, self.config.max_env_steps
+        if minutes is not None and time.monotonic() - self._started > 60 * minutes:
+            return True
+        if env_steps is not None and self.env_steps >= env_steps:
+            return True
+        return self.rounds >= self.config.rounds
 
     def _line(self, metrics: dict[str, float]) -> str:
         seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))

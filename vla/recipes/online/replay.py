@@ -45,6 +45,7 @@ class Replay:
         self._extras = list(objective.extras)
         self.windows = self._empty()
         self.prior: Windows | None = None
+        self._added = 0  # steps of the newest round
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
 
@@ -105,6 +106,7 @@ class Replay:
             images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
             found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
+        self._added = sum(len(episode) for episode in found)
 
     def begin_round(self, policy: Policy) -> None:
         """Lets the objective look at what there is.
@@ -124,6 +126,8 @@ class Replay:
         """Optimiser steps of the present round."""
         if self.config.updates is not None:
             return self.config.updates
+        if self.config.updates_per_step is not None:
+            return max(1, round(self.config.updates_per_step * self._added))
         assert self.config.epochs is not None
         wanted = int(np.count_nonzero(self._weights() > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
