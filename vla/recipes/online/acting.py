@@ -112,7 +112,7 @@ def play_round(config: OnlineConfig, policy: Policy, number: int) -> Played:
     jobs = jobs_of_round(config, number)
     stats = RolloutStats(episodes={})
     records = rollout(
-        config.env, jobs, policy, config.act.settings(config.temperature), stats=stats
+        config.env, jobs, policy, config.act.settings(config.temperature, number), stats=stats
     )
     assert stats.episodes is not None
     episodes = [stats.episodes[job.task, job.episode] for job in jobs]

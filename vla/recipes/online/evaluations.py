@@ -19,10 +19,10 @@ class Evaluations:
         self._config = config
         self._folder = out / "evaluations"
 
-    def due(self, number: int) -> bool:
-        """Whether the policy is evaluated after round `number`."""
+    def due(self, number: int, *, last: bool) -> bool:
+        """Whether the policy is evaluated after round `number`; always after the last one."""
         plan = self._config.evaluate
-        return plan is not None and (number % plan.every == 0 or number == self._config.rounds)
+        return plan is not None and (last or number % plan.every == 0)
 
     def run(self, policy: Policy, number: int) -> dict[str, float]:
         """Evaluates the policy after round `number`; {} if none is wanted."""
@@ -37,7 +37,7 @@ class Evaluations:
                 "episodes_per_task": plan.episodes_per_task,
                 "seed": self._config.seed,
                 "temperature": plan.temperature,
-                **act.model_dump(exclude={"temperature"}),
+                **act.model_dump(exclude={"temperature", "explore"}),
                 "videos_per_task": 0,
                 "failure_videos": 0,
                 "out": str(self._folder / f"round-{number:04d}"),
