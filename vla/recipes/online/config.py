@@ -10,6 +10,7 @@ from vla.config import Choice, Config, ConfigPath, PathText, RootConfig
 from vla.config.numbers import MOST_COUNT, BatchSize, Count, Seed
 from vla.control.exploration import Exploration
 from vla.data.rewards import RewardConfig
+from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 from vla.sim_eval.workers.launchers import Launcher
@@ -77,6 +78,9 @@ class ActConfig(Config):
     """Where the workers run: "local" for this machine, "ray" for the cluster at `ray_address`."""
     ray_address: str = "auto"
     """host:port of a Ray cluster; "auto" finds the one of this machine."""
+    stop_if_stuck: StuckConfig | None = None
+    """End an episode, as a time limit does, where nothing has moved for so long: the late states of
+    a policy that is stuck teach nothing. null plays on."""
 
     @model_validator(mode="after")
     def _envs_have_a_place(self) -> ActConfig:
