@@ -171,9 +171,11 @@ class OnlineConfig(RootConfig):
     prior_data: PriorData | None = None
     """A dataset that is learned from beside."""
     epochs: float | None = Field(default=None, gt=0, le=1000)
-    """Passes over the windows of a round; give this or `updates`."""
+    """Passes of a round over all that is kept; give this, `updates` or `updates_per_step`."""
     updates: Count | None = None
     """Optimiser steps of a round."""
+    updates_per_step: float | None = Field(default=None, gt=0, le=1000)
+    """Optimiser steps of a round for each step that was played in it (RLPD: 20)."""
     batch_size: BatchSize = 256
     """Windows of an optimiser step."""
     episode_balance: bool = False
@@ -195,8 +197,9 @@ class OnlineConfig(RootConfig):
     def _consistent(self) -> OnlineConfig:
         if (self.init_from is None) == (self.policy is None):
             raise ValueError("init_from, policy: give one of them, the start or a new network")
-        if (self.epochs is None) == (self.updates is None):
-            raise ValueError("epochs, updates: give one of them")
+        amounts = (self.epochs, self.updates, self.updates_per_step)
+        if sum(amount is not None for amount in amounts) != 1:
+            raise ValueError("epochs, updates, updates_per_step: give one of them")
         if isinstance(self.keep, int) and self.keep < 1:
             raise ValueError(
                 f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
@@ -239,7 +242,10 @@ class OnlineConfig(RootConfig):
 
 
 FREE_ON_RESUME = frozenset(
-    ("out", "rounds", "max_minutes", "keep_last", "evaluate", "version", "act.workers")
+    (
+        *("out", "rounds", "max_minutes", "keep_last", "evaluate", "version"),
+        *("act.workers", "act.timeout", "act.launcher", "act.ray_address"),
+    )
 )
 """What may differ when a run is resumed: none of it changes the rounds that were."""
 

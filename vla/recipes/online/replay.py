@@ -42,6 +42,7 @@ class Replay:
         self._policy = policy
         self._extras = list(objective.extras)
         self.windows = self._empty()
+        self._new_steps = 0
         self.prior: Windows | None = None
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
@@ -83,6 +84,7 @@ class Replay:
             next_step=self.objective.next_step,
             discount=self.objective.discount,
             rewards=self.config.rewards,
+            extras=self._extras,
             cameras=self.windows.cameras,
         )
 
@@ -103,6 +105,7 @@ class Replay:
             images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
             found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
+        self._new_steps = sum(len(episode) for episode in episodes)
 
     def begin_round(self, policy: Policy) -> None:
         """Lets the objective look at what there is. Raises ObjectiveError, DataError."""
@@ -120,6 +123,8 @@ class Replay:
         """Optimiser steps of the present round."""
         if self.config.updates is not None:
             return self.config.updates
+        if self.config.updates_per_step is not None:
+            return max(1, round(self.config.updates_per_step * self._new_steps))
         assert self.config.epochs is not None
         wanted = int(np.count_nonzero(self._weights() > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
