@@ -104,28 +104,6 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
     np.testing.assert_array_equal(episodes[0].columns.actions, episodes[1].columns.actions)
 
 
-def test_a_reward_model_that_learns_resumes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    online(config_of(tmp_path / "shown", rounds=1, evaluate=None))
-    reward = {
-        "model": {"type": "discriminator"},
-        "policy": {"type": "mlp", "hidden": 16, "language": None},
-        "demonstrations": {"path": str(tmp_path / "shown" / "episodes")},
-        "updates": 3,
-        "batch_size": 16,
-    }
-    changes = {"reward": reward, "evaluate": None}
-    whole = online(config_of(tmp_path / "whole", **changes))
-    assert {"reward/loss", "reward/reward"} <= whole.metrics.keys()
-    online(config_of(tmp_path / "cut", rounds=1, **changes))
-    online(config_of(tmp_path / "cut", **changes), resume=True)
-    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
-    columns = EpisodeDataset(tmp_path / "whole" / "episodes").columns
-    assert (columns.extras["env_reward"] != columns.rewards).any()
-    assert (tmp_path / "whole" / "reward").is_dir()
-
-
 def test_workers_change_nothing(tmp_path: Path) -> None:
     alone = online(config_of(tmp_path / "0", evaluate=None))
     spread = online(config_of(tmp_path / "2", evaluate=None, act={"workers": 2}))

@@ -12,6 +12,7 @@ from restless import Killer, Restless
 
 from vla.config import validate
 from vla.data import DatasetWriter, EpisodeDataset
+from vla.sim_eval.gates.base import Proposal
 from vla.sim_eval.gates.expert_error import ExpertErrorConfig
 from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.jobs import Job
@@ -164,8 +165,9 @@ def test_a_gate_of_stillness_opens_after_so_many_steps() -> None:
     gate = StuckConfig(steps=3, tolerance=0.01).build(SPEC)
     still = {"state": np.zeros(2, np.float32)}
     action = np.zeros(2, np.float32)
-    assert [gate.opens(still, action, action) for _ in range(5)] == [False] * 3 + [True] * 2
-    assert not gate.opens({"state": np.ones(2, np.float32)}, action, action)
+    unmoved = Proposal(still, action, action)
+    assert [gate.opens(unmoved) for _ in range(5)] == [False] * 3 + [True] * 2
+    assert not gate.opens(Proposal({"state": np.ones(2, np.float32)}, action, action))
 
 
 def test_gates_are_named_in_configs() -> None:

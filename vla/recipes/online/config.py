@@ -161,11 +161,11 @@ class OnlineConfig(RootConfig):
     """How the episodes are played."""
     label: ExpertLabels | None = None
     """Actions of the env's expert to imitate in place of the policy's own; null for none."""
-    reward: OnlineRewardConfig | None = None
-    """A reward model whose scores take the place of the env's rewards, and which may learn from
-    each round first (GAIL); null for the env's own."""
     rewards: RewardConfig = RewardConfig()
     """Which rewards and terminals are learned from."""
+    reward: OnlineRewardConfig | None = None
+    """A reward model whose rewards, and successes if it judges them, stand in place of the env's
+    own; null for those of the env. `rewards` shapes them as any others."""
     keep: Literal["round", "all"] | int = "all"
     """Episodes to learn from: those of the round, all, or the newest of so many steps."""
     prior_data: PriorData | None = None

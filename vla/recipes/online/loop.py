@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,8 +25,8 @@ from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
 from vla.recipes.online.progress import RoundProgress
 from vla.recipes.online.replay import Replay
+from vla.recipes.online.rewarding import LearnedRewards
 from vla.recipes.online.run_folder import open_run
-from vla.recipes.online.scoring import Scoring
 from vla.training.checkpoint import Checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
@@ -107,9 +107,15 @@ class _Run:
         objective: Objective = config.objective.build(policy)
         self._check(objective)
         self.replay = Replay(config, policy, objective)
-        self.scoring: Scoring | None = None
+        self.reward: LearnedRewards | None = None
         if config.reward is not None:
-            self.scoring = Scoring(config, self.out, self.accelerator.device)
+            self.reward = LearnedRewards(
+                config.reward,
+                config.env.spec(),
+                out=self.out,
+                seed=config.seed,
+                device=self.accelerator.device,
+            )
         self.rounds = 0
         self.state: TrainingState | None = None
         self.env_steps = 0
@@ -179,8 +185,8 @@ class _Run:
         card = self._policy_at_start.card["online"]
         self.rounds = int(card["rounds"])
         self.env_steps = int(card["env steps"])
-        if self.scoring is not None:
-            self.scoring.restore(self.rounds)
+        if self.reward is not None:
+            self.reward.restore(self.rounds)
         if self.config.keep == "round":
             return
         count = self.config.episodes_per_round
@@ -231,8 +237,8 @@ class _Run:
                 assert self.state is not None
                 log.write(self.state.step, {"round": float(self.rounds), **metrics})
                 log.sync()
-                if self.scoring is not None:
-                    self.scoring.save(self.rounds)
+                if self.reward is not None:
+                    self.reward.save_round(self.rounds, config.keep_last)
                 self.state.save(self.out / "checkpoints", keep_last=config.keep_last, scores={})
                 _console.print(self._line(metrics))
         return OnlineResult(self._finish(), self.out, self.rounds, metrics)
@@ -277,25 +283,25 @@ class _Run:
         with self._deployed() as policy:
             played = play_round(config, policy, number, self.progress.acting(number))
         acted = time.monotonic()
-        episodes = played.episodes
-        scored: dict[str, float] = {}
-        if self.scoring is not None:
-            episodes, scored = self.scoring.score(episodes, number)
-        self.replay.add(episodes)
+        rewarded: dict[str, float] = {}
+        if self.reward is not None:
+            episodes, rewarded = self.reward.round(played.episodes, number)
+            played = replace(played, episodes=episodes)
+        self.replay.add(played.episodes)
         if self.state is None:
             fit_policy(self._policy_at_start, {"": self.replay.windows})
             self._begin_learning()
         labelled = time.monotonic()
         learned = self._learn(number)
         done = time.monotonic()
-        self._keep(episodes, number)
+        self._keep(played.episodes, number)
         self.rounds = number
         self.env_steps += sum(record.steps for record in played.records)
         self._note()
         return {
             **played.numbers(),
             "env_steps": float(self.env_steps),
-            **scored,
+            **rewarded,
             **learned,
             "seconds/act": acted - started,
             "seconds/label": labelled - acted,
@@ -370,8 +376,8 @@ class _Run:
             # no round was asked for or done: the policy as it came
             self._begin_learning()
         assert self.state is not None
-        if self.scoring is not None:
-            self.scoring.finish()
+        if self.reward is not None:
+            self.reward.save()
         return self.state.finish(self.out / "policy")
 
     def _out_of_time(self) -> bool:

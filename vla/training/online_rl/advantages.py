@@ -60,12 +60,11 @@ class Decisions:
         until_D[:-1] = np.where(last_D[:-1], until_D[:-1], step_D[1:])
         # within its episode each reward counts from the last decision before it on
         of_step = np.searchsorted(step_D, np.arange(len(executed)), side="right") - 1
-        counted = of_step >= 0
-        start = np.where(counted, step_D[np.maximum(of_step, 0)], 0)
-        age = np.arange(len(executed)) - start
-        counted &= np.arange(len(executed)) < np.where(counted, until_D[np.maximum(of_step, 0)], 0)
-        weighted = np.where(counted, rewards * float(discount) ** age, 0.0)
-        reward_D = np.bincount(of_step[counted], weighted[counted], minlength=len(step_D))
+        counted = np.flatnonzero(of_step >= 0)
+        counted = counted[counted < until_D[of_step[counted]]]
+        decision = of_step[counted]
+        weighted = rewards[counted] * float(discount) ** (counted - step_D[decision])
+        reward_D = np.bincount(decision, weighted, minlength=len(step_D))
         terminated_E = np.asarray(terminals, dtype=bool)[ends_E - 1]
         return cls(
             step_D,
