@@ -300,14 +300,8 @@ class OnlineConfig(RootConfig):
 
 FREE_ON_RESUME = frozenset(
     (
-        "out",
-        "rounds",
-        "max_minutes",
-        "max_env_steps",
-        "keep_last",
-        "evaluate",
-        "version",
-        "act.workers",
+        *("out", "rounds", "max_minutes", "max_env_steps", "keep_last", "evaluate", "version"),
+        *("act.workers", "act.timeout", "act.launcher", "act.ray_address"),
     )
 )
 """What may differ when a run is resumed: none of it changes the rounds that were."""

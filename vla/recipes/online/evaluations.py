@@ -10,7 +10,6 @@ from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.statistics import mcnemar_exact
 
-
 _HOW_EPISODES_ARE_PLAYED = {
     "replan_every",
     "workers",

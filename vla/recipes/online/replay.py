@@ -86,6 +86,7 @@ class Replay:
             next_step=self.objective.next_step,
             discount=self.objective.discount,
             rewards=self.config.rewards,
+            extras=self._extras,
             cameras=self.windows.cameras,
         )
 
