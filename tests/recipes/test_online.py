@@ -225,7 +225,7 @@ def test_what_explores_may_find_no_reward_at_first(
         ({"objective": {"type": "grpo"}}, "episodes_per_start: the objective compares episodes"),
         ({"objective": {"type": "ppo", "kl": 0.1}}, "objective.prior: goes with objective.kl"),
         ({"act": {"temperature": 0.5}}, "act.temperature: is 0.5, but the objective takes"),
-        ({"epochs": None}, "epochs, updates: give one of them"),
+        ({"epochs": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"init_from": "x"}, "init_from, policy: give one of them"),
         ({"keep": "all", "save_episodes": False}, "save_episodes: a resumed run needs"),
         ({"episodes_per_round": 6, "episodes_per_start": 4}, "is no multiple of"),

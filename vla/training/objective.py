@@ -180,6 +180,12 @@ class ObjectiveConfig(Config, ABC):
     """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of
     each."""
 
+    @property
+    def acting_temperature(self) -> float:
+        """With which the policy acts where it learns from what it does, unless the user says
+        otherwise."""
+        return 1.0
+
     @abstractmethod
     def build(self, policy: Policy) -> Objective:
         """The objective for this policy (its features' size is `policy.feature_dim`).

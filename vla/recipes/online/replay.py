@@ -6,13 +6,15 @@ N: windows, B: windows of a step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vla.config import ConfigError
+from vla.config import ConfigError, UserError
 from vla.data import Episode, EpisodeDataset, Windows, episode_balanced_weights
+from vla.data.errors import UniformRewardsError
 from vla.data.extras import VALID_ACTIONS
 from vla.data.loading.multi_robot import RobotBatch
 from vla.data.replay.growing_windows import GrowingWindows
@@ -43,6 +45,7 @@ class Replay:
         self._extras = list(objective.extras)
         self.windows = self._empty()
         self.prior: Windows | None = None
+        self._added = 0  # steps of the newest round
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
 
@@ -83,6 +86,7 @@ class Replay:
             next_step=self.objective.next_step,
             discount=self.objective.discount,
             rewards=self.config.rewards,
+            extras=self._extras,
             cameras=self.windows.cameras,
         )
 
@@ -103,23 +107,28 @@ class Replay:
             images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
             found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
+        self._added = sum(len(episode) for episode in found)
 
     def begin_round(self, policy: Policy) -> None:
-        """Lets the objective look at what there is. Raises ObjectiveError, DataError."""
-        self.objective.fit(self.windows)
-        if self.prior is not None:
-            self.objective.check_replayed(self.prior)
-        self.windows.columns = self.objective.begin_round(policy, self.windows)
+        """Lets the objective look at what there is.
 
-    @property
-    def all_alike(self) -> bool:
-        """Whether every step so far has the same reward."""
-        return bool(np.ptp(self.windows.rewards) == 0)
+        Raises ObjectiveError or DataError; `nothing_differs` tells those that further rounds mend.
+        """
+        if self.prior is None:
+            self.objective.fit(self.windows)
+        else:
+            self.objective.fit(self.prior)
+            # what was played may all have failed so far: the recordings say what is better
+            with suppress(UniformRewardsError):
+                self.objective.check_replayed(self.windows)
+        self.windows.columns = self.objective.begin_round(policy, self.windows)
 
     def updates(self) -> int:
         """Optimiser steps of the present round."""
         if self.config.updates is not None:
             return self.config.updates
+        if self.config.updates_per_step is not None:
+            return max(1, round(self.config.updates_per_step * self._added))
         assert self.config.epochs is not None
         wanted = int(np.count_nonzero(self._weights() > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
@@ -163,6 +172,14 @@ class Replay:
         return weights
 
 
+def nothing_differs(error: UserError) -> bool:
+    """Whether an error says that all that was played came to the same, as before a first success:
+    the next rounds may bring what is better."""
+    return isinstance(error, UniformRewardsError) or isinstance(
+        error.__cause__, UniformRewardsError
+    )
+
+
 def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of `size` window indices: whole passes where all that are drawn are drawn
     alike, with replacement where they are not."""
@@ -180,4 +197,4 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[size:]
 
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "nothing_differs"]
