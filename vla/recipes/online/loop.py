@@ -317,9 +317,8 @@ class _Run:
         try:
             self.replay.begin_round(policy)
         except (ObjectiveError, DataError) as error:
-            if not self.replay.all_alike:
+            if not self.replay.may_come:
                 raise
-            # sparse rewards: what explores may find none in its first rounds
             _console.print(f"round {number}: nothing is learned yet: {error}")
             return {"updates": 0.0}
         finally:
@@ -393,6 +392,8 @@ class _Run:
         ]
         if "loss" in metrics:
             parts.append(f"loss {metrics['loss']:.4g}")
+        if metrics.get("teaches") == 0:
+            parts.append("every episode came to the same, so the policy stays as it is")
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")
             if "evaluation/p_value" in metrics:

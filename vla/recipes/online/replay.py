@@ -43,6 +43,7 @@ class Replay:
         self._extras = list(objective.extras)
         self.windows = self._empty()
         self._new_steps = 0
+        self._weights_N = np.empty(0)
         self.prior: Windows | None = None
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
@@ -108,16 +109,21 @@ class Replay:
         self._new_steps = sum(len(episode) for episode in episodes)
 
     def begin_round(self, policy: Policy) -> None:
-        """Lets the objective look at what there is. Raises ObjectiveError, DataError."""
+        """Lets the objective look at what there is. Raises ObjectiveError, DataError if nothing can
+        be learned from it."""
         self.objective.fit(self.windows)
         if self.prior is not None:
             self.objective.check_replayed(self.prior)
         self.windows.columns = self.objective.begin_round(policy, self.windows)
+        self._weights_N = self._weights()
 
     @property
-    def all_alike(self) -> bool:
-        """Whether every step so far has the same reward."""
-        return bool(np.ptp(self.windows.rewards) == 0)
+    def may_come(self) -> bool:
+        """Whether a later round may teach what this one cannot: nothing was rewarded or solved yet,
+        which is usual where a policy explores, or no gate has opened."""
+        corrected = self.config.label is not None and self.config.label.learn == "corrections"
+        alike = np.ptp(self.windows.rewards) == 0
+        return bool(alike or corrected or not self.windows.success.any())
 
     def updates(self) -> int:
         """Optimiser steps of the present round."""
@@ -126,7 +132,7 @@ class Replay:
         if self.config.updates_per_step is not None:
             return max(1, round(self.config.updates_per_step * self._new_steps))
         assert self.config.epochs is not None
-        wanted = int(np.count_nonzero(self._weights() > 0))
+        wanted = int(np.count_nonzero(self._weights_N > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
 
     def batches(self, number: int, steps: int) -> Iterator[list[RobotBatch]]:
@@ -134,7 +140,7 @@ class Replay:
         share = 0.0 if self.config.prior_data is None else (self.config.prior_data.share or 0.0)
         of_prior = round(share * self.config.batch_size)
         own = _orders(
-            self._weights(),
+            self._weights_N,
             self.config.batch_size - of_prior,
             seed_of(self.config.seed, number, 1),
         )
