@@ -164,6 +164,9 @@ class BatchedPolicy:
         if measured is not None:
             self._note_uncertainty(episodes, measured)
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
+        exploration = self.settings.exploration
+        if exploration is not None:
+            chunks_BKA = exploration.applied(chunks_BKA, self.actor.spec)
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         execute = None
         if self.settings.ensemble is not None:
@@ -172,10 +175,10 @@ class BatchedPolicy:
             execute = self._planned
         if execute is not None:
             chosen = [execute(*pair) for pair in zip(episodes, chunks_BKA, strict=True)]
-            if memory is not None:
-                # `act` remembered what its chunk begins with, but the robot executes others
-                executed_BnA = torch.from_numpy(np.stack(chosen))
-                memory = self.traits.remember(memory, executed_BnA)
+        if memory is not None and (execute is not None or exploration is not None):
+            # `act` remembered what its chunk begins with, but the robot executes others
+            executed_BnA = torch.from_numpy(np.stack(chosen))
+            memory = self.traits.remember(memory, executed_BnA)
         self._calls += 1
         for row, episode in enumerate(episodes):
             episode.memory_row = None if memory is None else _MemoryRow(self._calls, memory, row)

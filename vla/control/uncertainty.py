@@ -33,7 +33,8 @@ def entropy(
     """
     if not isinstance(actions, TokenDistribution):
         raise UserError(
-            f"measure is 'entropy', but {type(actions).__name__} has no tokens: set measure=spread"
+            f"gate.measure: is 'entropy', but {type(actions).__name__} has no tokens: set "
+            "gate.measure to spread"
         )
     logits_BNV = actions.token_logits(chunk)[:, -1].float()
     entropy_BN = torch.special.entr(logits_BNV.softmax(-1)).sum(-1)

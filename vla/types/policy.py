@@ -41,7 +41,7 @@ class TokenDistribution(Protocol):
     @property
     def has_exact_tokens(self) -> bool:
         """Whether `tokens` of the first actions of a chunk that was drawn are the ids that were
-        drawn, whatever follows: tokens stand action by action, and nothing is added to them."""
+        drawn, whatever follows: they are where tokens stand action by action."""
 
     def tokens(self, actions: Tensor) -> Tensor:
         """The ids of chunks (B, T, K, A), int64 (B, T, N)."""

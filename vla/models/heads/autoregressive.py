@@ -411,7 +411,7 @@ class AutoregressiveActions:
     @property
     def has_exact_tokens(self) -> bool:
         """See `TokenDistribution`."""
-        return self.tokenizer.tokens_per_action is not None and self.offset is None
+        return self.tokenizer.tokens_per_action is not None
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""

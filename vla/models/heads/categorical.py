@@ -251,7 +251,7 @@ class CategoricalActions:
     @property
     def has_exact_tokens(self) -> bool:
         """See `TokenDistribution`."""
-        return self.tokenizer.tokens_per_action is not None and self.offset is None
+        return self.tokenizer.tokens_per_action is not None
 
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T N"]:
         """The ids of the given actions."""

@@ -77,6 +77,7 @@ def _of_start(config: OnlineConfig, task: Task, number: int, start: int) -> list
         record=True,
         label=config.label is not None,
         takeover=takeover,
+        stop_if_stuck=config.act.stop_if_stuck,
     )
     return [
         replace(first, episode=first.episode + draw, draw=draw)
@@ -123,7 +124,7 @@ def play_round(
         config.env,
         jobs,
         policy,
-        config.act.settings(config.temperature),
+        config.act.settings(config.temperature, number),
         on_done=on_done,
         stats=stats,
     )

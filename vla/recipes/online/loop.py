@@ -16,22 +16,21 @@ from vla.common.atomic import write_json, write_text
 from vla.common.folder_lock import alone
 from vla.common.progress import progress_bar
 from vla.common.terminal.consoles import output_console
-from vla.config import ConfigError, check_config, dump_config
+from vla.config import ConfigError, UserError, check_config, dump_config
 from vla.data import DatasetWriter, Episode, EpisodeDataset
-from vla.data.errors import DataError
 from vla.models.policy import Policy, load_policy
 from vla.recipes.online.acting import jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
 from vla.recipes.online.progress import RoundProgress
-from vla.recipes.online.replay import Replay
+from vla.recipes.online.replay import Replay, further_rounds_mend
 from vla.recipes.online.rewarding import LearnedRewards
 from vla.recipes.online.run_folder import open_run
 from vla.training.checkpoint import Checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
 from vla.training.metrics import Mean, MetricsLog
-from vla.training.objective import Objective, ObjectiveError
+from vla.training.objective import Objective
 from vla.training.online_rl.policy_gradient import PolicyGradientConfig
 from vla.training.run_directory import versions
 from vla.training.state import TrainingState
@@ -230,9 +229,9 @@ class _Run:
             )
             if self.rounds == 0:
                 self._evaluate(evaluations)
-            while self.rounds < config.rounds and not self._out_of_time():
+            while not self._is_over():
                 metrics = self._round(self.rounds + 1)
-                if evaluations.due(self.rounds):
+                if evaluations.due(self.rounds, last=self._is_over()):
                     metrics |= self._evaluate(evaluations)
                 assert self.state is not None
                 log.write(self.state.step, {"round": float(self.rounds), **metrics})
@@ -316,8 +315,8 @@ class _Run:
         policy.eval()
         try:
             self.replay.begin_round(policy)
-        except (ObjectiveError, DataError) as error:
-            if not self.replay.may_come:
+        except UserError as error:
+            if not further_rounds_mend(error):
                 raise
             _console.print(f"round {number}: nothing is learned yet: {error}")
             return {"updates": 0.0}
@@ -379,9 +378,13 @@ class _Run:
             self.reward.save()
         return self.state.finish(self.out / "policy")
 
-    def _out_of_time(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and time.monotonic() - self._started > 60 * limit
+    def _is_over(self) -> bool:
+        minutes, env_steps = self.config.max_minutes, self.config.max_env_steps
+        if minutes is not None and time.monotonic() - self._started > 60 * minutes:
+            return True
+        if env_steps is not None and self.env_steps >= env_steps:
+            return True
+        return self.rounds >= self.config.rounds
 
     def _line(self, metrics: dict[str, float]) -> str:
         seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))

@@ -85,6 +85,12 @@ class CollectConfig(RootConfig):
             raise ValueError(
                 f"behaviours.{failing[0]}: needs only_successes: false, for such episodes fail"
             )
+        watched = any(p.takeover and p.takeover.needs_person for p in self.behaviours.policies)
+        if watched and (self.workers != 1 or self.launcher != "local"):
+            raise ValueError(
+                "workers: a person watches one episode at a time, in this process; set workers=1 "
+                "and launcher=local"
+            )
         return self
 
     @property

@@ -29,7 +29,7 @@ class StuckConfig(GateConfig):
 
 
 class StuckGate(Gate):
-    """See `StuckConfig`; it also ends episodes in which nothing moves (`Job.stop_if_stuck`)."""
+    """See `StuckConfig`; it also ends episodes (`Job.stop_if_stuck`)."""
 
     def __init__(self, steps: int, tolerance: float) -> None:
         self.tolerance = tolerance

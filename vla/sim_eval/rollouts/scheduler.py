@@ -106,6 +106,7 @@ def rollout(
         raise UserError(
             "no episodes to play: the number of episodes and the list of tasks must not be empty"
         )
+    _check_watched(jobs, settings)
     needs_policy = any(job.driver == "policy" for job in jobs)
     if needs_policy and actor is None:
         raise ValueError("jobs of the driver 'policy' need an actor")
@@ -144,6 +145,17 @@ def rollout(
         )
         records |= scheduler.run(batches)
     return [records[job.task, job.episode] for job in jobs]
+
+
+def _check_watched(jobs: Sequence[Job], settings: RolloutSettings) -> None:
+    """Raises UserError if a person is to watch episodes that run elsewhere, or several at once."""
+    watched = any(job.takeover is not None and job.takeover.needs_person for job in jobs)
+    if watched and (settings.workers or settings.batch_size > 1):
+        raise UserError(
+            f"gate: a person watches one episode at a time, in this process; workers is "
+            f"{settings.workers} and batch_size {settings.batch_size}: set workers=0 and "
+            "batch_size=1 (of vla online: act.workers, act.batch_size)"
+        )
 
 
 def _is_finished(batch: EpisodeBatch, records: Records) -> bool:

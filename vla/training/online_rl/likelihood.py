@@ -133,8 +133,7 @@ def likelihood(
         if not distribution.has_exact_tokens:
             raise ObjectiveError(
                 "objective: which tokens were drawn cannot be read off the actions that were "
-                "executed, where tokens describe whole chunks or an offset is added to them; use "
-                "policy.tokenizer: {type: bins} and policy.head.offset: false"
+                "executed where tokens describe whole chunks; use policy.tokenizer: {type: bins}"
             )
         logits_BTNV = distribution.token_logits(actions) / temperature
         log_probs_BTNV = logits_BTNV.log_softmax(-1)

@@ -67,6 +67,10 @@ class PolicyGradientConfig(ObjectiveConfig, ABC):
     normalise: bool = True
     """Take advantages in units of their standard deviation over the round, from their mean."""
 
+    @property
+    def acting_temperature(self) -> float:
+        return self.temperature
+
     def check_prior(self, policy: Policy) -> Policy | None:
         """The prior policy. Raises ConfigError if it is another robot's, or has no use."""
         if (self.prior is None) != (self.kl == 0):
