@@ -19,6 +19,7 @@ import torch
 
 from vla.config import UserError
 from vla.control.actor_traits import ActorTraits, traits_of
+from vla.control.exploration import Held
 from vla.control.inference_mode import seed_generators
 from vla.control.realtime import CONTINUING
 from vla.control.realtime_methods import can_choose, chooser
@@ -47,6 +48,7 @@ class EpisodeState:
         instruction: what it is asked to do.
         reward: sum of the rewards of the last chunk of actions.
         plan: what it executes while the next chunk is computed; of real-time chunking.
+        held: the action (A,) that it tries for a while; of exploration.
     """
 
     robot_state: np.ndarray | None = None
@@ -55,6 +57,7 @@ class EpisodeState:
     memory_row: _MemoryRow | None = None
     ensemble: TemporalEnsemble | None = None
     plan: Plan | None = None
+    held: Held = None
 
     @property
     def waits(self) -> bool:
@@ -156,7 +159,10 @@ class BatchedPolicy:
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         exploration = self.settings.exploration
         if exploration is not None:
-            chunks_BKA = exploration.applied(chunks_BKA, self.actor.spec)
+            held = [episode.held for episode in episodes]
+            chunks_BKA, held = exploration.applied(chunks_BKA, held, self.actor.spec)
+            for episode, action in zip(episodes, held, strict=True):
+                episode.held = action
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         execute = None
         if self.settings.ensemble is not None:
