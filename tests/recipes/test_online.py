@@ -104,28 +104,6 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_weights(
     np.testing.assert_array_equal(episodes[0].columns.actions, episodes[1].columns.actions)
 
 
-def test_a_reward_model_that_learns_resumes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    online(config_of(tmp_path / "shown", rounds=1, evaluate=None))
-    reward = {
-        "model": {"type": "discriminator"},
-        "policy": {"type": "mlp", "hidden": 16, "language": None},
-        "demonstrations": {"path": str(tmp_path / "shown" / "episodes")},
-        "updates": 3,
-        "batch_size": 16,
-    }
-    changes = {"reward": reward, "evaluate": None}
-    whole = online(config_of(tmp_path / "whole", **changes))
-    assert {"reward/loss", "reward/reward"} <= whole.metrics.keys()
-    online(config_of(tmp_path / "cut", rounds=1, **changes))
-    online(config_of(tmp_path / "cut", **changes), resume=True)
-    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
-    columns = EpisodeDataset(tmp_path / "whole" / "episodes").columns
-    assert (columns.extras["env_reward"] != columns.rewards).any()
-    assert (tmp_path / "whole" / "reward").is_dir()
-
-
 def test_workers_change_nothing(tmp_path: Path) -> None:
     alone = online(config_of(tmp_path / "0", evaluate=None))
     spread = online(config_of(tmp_path / "2", evaluate=None, act={"workers": 2}))
@@ -247,7 +225,7 @@ def test_what_explores_may_find_no_reward_at_first(
         ({"objective": {"type": "grpo"}}, "episodes_per_start: the objective compares episodes"),
         ({"objective": {"type": "ppo", "kl": 0.1}}, "objective.prior: goes with objective.kl"),
         ({"act": {"temperature": 0.5}}, "act.temperature: is 0.5, but the objective takes"),
-        ({"epochs": None}, "epochs, updates: give one of them"),
+        ({"epochs": None}, "epochs, updates, updates_per_step: give one of them"),
         ({"init_from": "x"}, "init_from, policy: give one of them"),
         ({"keep": "all", "save_episodes": False}, "save_episodes: a resumed run needs"),
         ({"episodes_per_round": 6, "episodes_per_start": 4}, "is no multiple of"),

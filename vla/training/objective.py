@@ -24,6 +24,10 @@ class ObjectiveError(UserError):
     """Objective, policy and data do not go together, or learning has diverged."""
 
 
+class NothingToImitateError(ObjectiveError):
+    """None of the data is of the kind that is imitated. Where a policy plays on, some may come."""
+
+
 class Objective(nn.Module, ABC):
     """A loss, with whatever it needs beside the policy (critics, target networks) as submodules.
 
@@ -179,6 +183,12 @@ class ObjectiveConfig(Config, ABC):
     several_robots: ClassVar[bool] = False
     """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of
     each."""
+
+    @property
+    def acting_temperature(self) -> float:
+        """With which the policy acts where it learns from what it does, unless the user says
+        otherwise."""
+        return 1.0
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:

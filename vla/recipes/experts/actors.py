@@ -209,28 +209,38 @@ def _inner(network: Any) -> nn.Sequential:
 
 def _layers(*modules: nn.Module) -> list[Layer]:
     """The linear layers, in order, each with the batch norm before it folded in."""
-    found: list[Layer] = []
-    scale: Tensor | None = None
-    shift: Tensor | None = None
+    parts: list[Any] = []
     for module in modules:
-        for part in module if isinstance(module, nn.Sequential) else [module]:
-            if isinstance(part, nn.Linear):
-                weight = part.weight.detach().double()
-                bias = torch.zeros(len(weight), dtype=torch.float64)
-                if part.bias is not None:
-                    bias = part.bias.detach().double()
-                if scale is not None and shift is not None:
-                    bias = bias + weight @ shift
-                    weight = weight * scale
-                    scale = shift = None
-                found.append((weight, bias))
-            elif hasattr(part, "ra_mean"):
-                # batch renormalisation of crossq (Bhatt et al., 2024, arXiv:1902.05605) in
-                # evaluation: a factor and a shift of each input of the next layer
-                std = (part.ra_var.double() + part.eps).sqrt()
-                scale = part.scale.detach().double() / std
-                shift = part.bias.detach().double() - scale * part.ra_mean.double()
+        parts += module if isinstance(module, nn.Sequential) else [module]
+    found: list[Layer] = []
+    norm: Any = None
+    for part in parts:
+        if isinstance(part, nn.Linear):
+            found.append(_behind(norm, *_weight_and_bias(part)))
+            norm = None
+        # batch renormalisation of crossq; activations have no numbers
+        elif hasattr(part, "ra_mean"):
+            norm = part
     return found
+
+
+def _weight_and_bias(layer: nn.Linear) -> Layer:
+    weight = layer.weight.detach().double()
+    # the layers of ars have none
+    if layer.bias is None:
+        return weight, torch.zeros(len(weight), dtype=torch.float64)
+    return weight, layer.bias.detach().double()
+
+
+def _behind(norm: Any, weight: Tensor, bias: Tensor) -> Layer:
+    """A linear layer behind a batch norm in evaluation, a factor and a shift of each input, as one
+    layer."""
+    if norm is None:
+        return weight, bias
+    std = (norm.ra_var.double() + norm.eps).sqrt()
+    scale = norm.scale.detach().double() / std
+    shift = norm.bias.detach().double() - scale * norm.ra_mean.double()
+    return weight * scale, bias + weight @ shift
 
 
 def _fill(policy: MLPPolicy, hidden: Sequence[Layer], last: Layer) -> None:

@@ -5,12 +5,13 @@ N states, S state dimensions, A action dimensions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from vla.models.heads.categorical import CategoricalActions
 from vla.models.policies.mlp import MLPPolicy
 from vla.recipes.experts.actions import Actions, GridActions
 from vla.recipes.experts.actors import ExpertError
@@ -72,7 +73,7 @@ def _tied(
     observation = Observation.from_numpy({}, states, [""] * len(states))
     with torch.no_grad():
         output, _ = policy.step(observation, None)
-    values_NC = output.actions.logits[:, 0, 0]
+    values_NC = cast(CategoricalActions, output.actions).logits[:, 0, 0]
     ids_N1 = policy.tokenizer.encode(torch.from_numpy(expected_NA)[:, None])
     expected_N = values_NC.gather(1, ids_N1)[:, 0]
     largest_N = values_NC.abs().max(1).values

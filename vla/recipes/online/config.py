@@ -8,12 +8,50 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from vla.config import Choice, Config, ConfigPath, PathText, RootConfig
 from vla.config.numbers import MOST_COUNT, BatchSize, Count, Seed
+from vla.control.exploration import Exploration
 from vla.data.rewards import RewardConfig
+from vla.sim_eval.gates.stuck import StuckConfig
 from vla.sim_eval.rollouts.settings import RolloutSettings
 from vla.sim_eval.rollouts.takeover import TakeoverConfig
 from vla.sim_eval.workers.launchers import Launcher
 from vla.training.config import OptimConfig
+from vla.training.online_rl.policy_gradient import PolicyGradientConfig
 from vla.training.reward_learning.online import OnlineRewardConfig
+
+
+class ExploreConfig(Config):
+    """What is tried beside the policy's own samples, so that values learn of it."""
+
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a number of a chunk (a token, where each says one) is drawn uniformly from
+    its range, in the first round."""
+    epsilon_end: float | None = Field(default=None, ge=0, le=1)
+    """The same after `epsilon_rounds` rounds, between which it falls evenly; null: it stays."""
+    epsilon_rounds: int | None = Field(default=None, ge=2)
+    """Round in which `epsilon_end` is reached."""
+    noise: float = Field(default=0.0, ge=0)
+    """Deviation of Gaussian noise on each number, in units of half its range (TD3: 0.1)."""
+    random_rounds: int = Field(default=0, ge=0)
+    """First rounds in which all numbers are drawn uniformly."""
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> ExploreConfig:
+        if (self.epsilon_end is None) != (self.epsilon_rounds is None):
+            raise ValueError(
+                "epsilon_end, epsilon_rounds: go together; set both of them or none, for example "
+                "epsilon=0.2 epsilon_end=0.02 epsilon_rounds=20"
+            )
+        return self
+
+    def exploration(self, round_number: int) -> Exploration | None:
+        """Of round `round_number`, which counts from 1; None if nothing is tried."""
+        if round_number <= self.random_rounds:
+            return Exploration(epsilon=1.0)
+        epsilon = self.epsilon
+        if self.epsilon_end is not None and self.epsilon_rounds is not None:
+            share = min(1.0, (round_number - 1) / (self.epsilon_rounds - 1))
+            epsilon += share * (self.epsilon_end - epsilon)
+        return Exploration(epsilon, self.noise) if epsilon or self.noise else None
 
 
 class ActConfig(Config):
@@ -22,6 +60,9 @@ class ActConfig(Config):
     temperature: float | None = Field(default=None, ge=0, le=100)
     """1 samples of its distribution, 0 takes the most likely actions; null: the objective's, else
     1."""
+    explore: ExploreConfig | None = None
+    """Noise on what the policy chose; null for none. Values of tokens: {epsilon: 0.2, epsilon_end:
+    0.02, epsilon_rounds: 20}; heads without spread of their own: {noise: 0.1}."""
     replan_every: int = Field(default=1, ge=1)
     """Actions of a chunk that are executed before the policy looks again."""
     workers: int = Field(default=0, ge=0)
@@ -37,6 +78,9 @@ class ActConfig(Config):
     """Where the workers run: "local" for this machine, "ray" for the cluster at `ray_address`."""
     ray_address: str = "auto"
     """host:port of a Ray cluster; "auto" finds the one of this machine."""
+    stop_if_stuck: StuckConfig | None = None
+    """End an episode, as a time limit does, where nothing has moved for so long: the late states of
+    a policy that is stuck teach nothing. null plays on."""
 
     @model_validator(mode="after")
     def _envs_have_a_place(self) -> ActConfig:
@@ -44,10 +88,12 @@ class ActConfig(Config):
             raise ValueError("launcher: ray needs act.workers of at least 1")
         return self
 
-    def settings(self, temperature: float) -> RolloutSettings:
-        """For the rollouts of a round."""
+    def settings(self, temperature: float, round_number: int) -> RolloutSettings:
+        """For the rollouts of round `round_number`, which counts from 1."""
+        explore = self.explore
         return RolloutSettings(
             temperature=temperature,
+            exploration=None if explore is None else explore.exploration(round_number),
             replan_every=self.replan_every,
             workers=self.workers,
             batch_size=self.batch_size,
@@ -148,7 +194,7 @@ class OnlineConfig(RootConfig):
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]
     """What is learned of each round: ppo, grpo, a2c, reinforce; bc (with `label`), filtered_bc,
-    iql, cal_ql and all others of `vla train`."""
+    sac, td3, ddpg, rlpd, mpo, dqn; iql, cal_ql and all others of `vla train`."""
     optim: OnlineOptimConfig = OnlineOptimConfig()
     """Optimiser and schedule."""
     rounds: Count
@@ -161,19 +207,21 @@ class OnlineConfig(RootConfig):
     """How the episodes are played."""
     label: ExpertLabels | None = None
     """Actions of the env's expert to imitate in place of the policy's own; null for none."""
-    reward: OnlineRewardConfig | None = None
-    """A reward model whose scores take the place of the env's rewards, and which may learn from
-    each round first (GAIL); null for the env's own."""
     rewards: RewardConfig = RewardConfig()
     """Which rewards and terminals are learned from."""
+    reward: OnlineRewardConfig | None = None
+    """A reward model whose rewards, and successes if it judges them, stand in place of the env's
+    own; null for those of the env. `rewards` shapes them as any others."""
     keep: Literal["round", "all"] | int = "all"
     """Episodes to learn from: those of the round, all, or the newest of so many steps."""
     prior_data: PriorData | None = None
     """A dataset that is learned from beside."""
     epochs: float | None = Field(default=None, gt=0, le=1000)
-    """Passes over the windows of a round; give this or `updates`."""
+    """Passes over the windows of a round; give this, `updates` or `updates_per_step`."""
     updates: Count | None = None
     """Optimiser steps of a round."""
+    updates_per_step: float | None = Field(default=None, gt=0, le=1000)
+    """Optimiser steps of a round for each env step that was played in it (SAC: 1, RLPD: 20)."""
     batch_size: BatchSize = 256
     """Windows of an optimiser step."""
     episode_balance: bool = False
@@ -190,13 +238,16 @@ class OnlineConfig(RootConfig):
     """Newest checkpoints that are kept."""
     max_minutes: PositiveFloat | None = None
     """Stop at the end of the round in which this time of one call is over."""
+    max_env_steps: Count | None = None
+    """Stop at the end of the round in which so many env steps were played in all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> OnlineConfig:
         if (self.init_from is None) == (self.policy is None):
             raise ValueError("init_from, policy: give one of them, the start or a new network")
-        if (self.epochs is None) == (self.updates is None):
-            raise ValueError("epochs, updates: give one of them")
+        paces = [self.epochs, self.updates, self.updates_per_step]
+        if sum(pace is not None for pace in paces) != 1:
+            raise ValueError("epochs, updates, updates_per_step: give one of them")
         if isinstance(self.keep, int) and self.keep < 1:
             raise ValueError(
                 f"keep: {self.keep} keeps nothing; use round, all or a number of steps"
@@ -214,32 +265,44 @@ class OnlineConfig(RootConfig):
         if self.optim.schedule == "cosine" and self.updates is None:
             raise ValueError(
                 "optim.schedule: cosine needs to know how many steps there will be; give updates "
-                "in place of epochs, or use schedule: constant"
+                "in place of epochs or updates_per_step, or use schedule: constant"
             )
         if self.episodes_per_round % self.episodes_per_start:
             raise ValueError(
                 f"episodes_per_round: {self.episodes_per_round} is no multiple of "
                 f"episodes_per_start: {self.episodes_per_start}"
             )
-        objective = self.objective
-        own = getattr(objective, "temperature", None)
-        if own is not None and self.act.temperature not in (None, own):
+        if isinstance(self.objective, PolicyGradientConfig):
+            self._check_acting(self.objective.temperature)
+        return self
+
+    def _check_acting(self, own: float) -> None:
+        """Raises ValueError if another policy would act than the one whose likelihoods are
+        taken."""
+        if self.act.temperature not in (None, own):
             raise ValueError(
                 f"act.temperature: is {self.act.temperature:g}, but the objective takes "
                 f"likelihoods at {own:g}; leave it out"
             )
-        return self
+        if self.act.explore is not None:
+            raise ValueError(
+                "act.explore: policy gradients learn from the policy's own samples, which are "
+                "varied already; leave it out, or raise objective.temperature"
+            )
 
     @property
     def temperature(self) -> float:
         """With which the policy acts."""
         if self.act.temperature is not None:
             return self.act.temperature
-        return float(getattr(self.objective, "temperature", 1.0))
+        return float(self.objective.acting_temperature)
 
 
 FREE_ON_RESUME = frozenset(
-    ("out", "rounds", "max_minutes", "keep_last", "evaluate", "version", "act.workers")
+    (
+        *("out", "rounds", "max_minutes", "max_env_steps", "keep_last", "evaluate", "version"),
+        *("act.workers", "act.timeout", "act.launcher", "act.ray_address"),
+    )
 )
 """What may differ when a run is resumed: none of it changes the rounds that were."""
 
@@ -248,6 +311,7 @@ __all__ = [
     "FREE_ON_RESUME",
     "ActConfig",
     "ExpertLabels",
+    "ExploreConfig",
     "OnlineConfig",
     "OnlineEvaluation",
     "PriorData",

@@ -10,6 +10,16 @@ from vla.sim_eval.comparison.results import Results
 from vla.sim_eval.evaluation import EvalConfig, evaluate
 from vla.sim_eval.statistics import mcnemar_exact
 
+_HOW_EPISODES_ARE_PLAYED = {
+    "replan_every",
+    "workers",
+    "batch_size",
+    "threads",
+    "timeout",
+    "launcher",
+    "ray_address",
+}
+
 
 class Evaluations:
     """Evaluations in `out/evaluations/round-NNNN`, as `vla eval` leaves them and `vla compare`
@@ -19,10 +29,10 @@ class Evaluations:
         self._config = config
         self._folder = out / "evaluations"
 
-    def due(self, number: int) -> bool:
-        """Whether the policy is evaluated after round `number`."""
+    def due(self, number: int, *, last: bool) -> bool:
+        """Whether the policy is evaluated after round `number`; always after the last one."""
         plan = self._config.evaluate
-        return plan is not None and (number % plan.every == 0 or number == self._config.rounds)
+        return plan is not None and (last or number % plan.every == 0)
 
     def run(self, policy: Policy, number: int) -> dict[str, float]:
         """Evaluates the policy after round `number`; {} if none is wanted."""
@@ -37,7 +47,7 @@ class Evaluations:
                 "episodes_per_task": plan.episodes_per_task,
                 "seed": self._config.seed,
                 "temperature": plan.temperature,
-                **act.model_dump(exclude={"temperature"}),
+                **act.model_dump(include=_HOW_EPISODES_ARE_PLAYED),
                 "videos_per_task": 0,
                 "failure_videos": 0,
                 "out": str(self._folder / f"round-{number:04d}"),

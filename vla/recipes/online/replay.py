@@ -6,13 +6,15 @@ N: windows, B: windows of a step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from vla.config import ConfigError
+from vla.config import ConfigError, UserError
 from vla.data import Episode, EpisodeDataset, Windows, episode_balanced_weights
+from vla.data.errors import UniformRewardsError
 from vla.data.extras import VALID_ACTIONS
 from vla.data.loading.multi_robot import RobotBatch
 from vla.data.replay.growing_windows import GrowingWindows
@@ -20,7 +22,7 @@ from vla.models.policy import Policy
 from vla.models.transfer.cameras import cameras_of
 from vla.recipes.online.config import OnlineConfig
 from vla.recipes.online.labels import labelled, unlabelled
-from vla.training.objective import Objective, ObjectiveError
+from vla.training.objective import NothingToImitateError, Objective
 from vla.training.run_data.windows import at_size_seen, sizes_seen
 from vla.training.seeding import seed_of
 
@@ -42,7 +44,9 @@ class Replay:
         self._policy = policy
         self._extras = list(objective.extras)
         self.windows = self._empty()
+        self._weights_N = np.empty(0)
         self.prior: Windows | None = None
+        self._added = 0  # steps of the newest round
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
 
@@ -83,6 +87,7 @@ class Replay:
             next_step=self.objective.next_step,
             discount=self.objective.discount,
             rewards=self.config.rewards,
+            extras=self._extras,
             cameras=self.windows.cameras,
         )
 
@@ -103,25 +108,31 @@ class Replay:
             images = {camera: episode.images[camera] for camera in self.windows.spec.cameras}
             found.append(replace(episode, images=images, extras=extras))
         self.windows.append(found)
+        self._added = sum(len(episode) for episode in found)
 
     def begin_round(self, policy: Policy) -> None:
-        """Lets the objective look at what there is. Raises ObjectiveError, DataError."""
-        self.objective.fit(self.windows)
-        if self.prior is not None:
-            self.objective.check_replayed(self.prior)
-        self.windows.columns = self.objective.begin_round(policy, self.windows)
+        """Lets the objective look at what there is.
 
-    @property
-    def all_alike(self) -> bool:
-        """Whether every step so far has the same reward."""
-        return bool(np.ptp(self.windows.rewards) == 0)
+        Raises ObjectiveError or DataError; `further_rounds_mend` tells which may be waited out.
+        """
+        if self.prior is None:
+            self.objective.fit(self.windows)
+        else:
+            self.objective.fit(self.prior)
+            # what was played may all have failed so far: the recordings say what is better
+            with suppress(UniformRewardsError):
+                self.objective.check_replayed(self.windows)
+        self.windows.columns = self.objective.begin_round(policy, self.windows)
+        self._weights_N = self._weights()
 
     def updates(self) -> int:
         """Optimiser steps of the present round."""
         if self.config.updates is not None:
             return self.config.updates
+        if self.config.updates_per_step is not None:
+            return max(1, round(self.config.updates_per_step * self._added))
         assert self.config.epochs is not None
-        wanted = int(np.count_nonzero(self._weights() > 0))
+        wanted = int(np.count_nonzero(self._weights_N > 0))
         return max(1, round(self.config.epochs * wanted / self.config.batch_size))
 
     def batches(self, number: int, steps: int) -> Iterator[list[RobotBatch]]:
@@ -129,7 +140,7 @@ class Replay:
         share = 0.0 if self.config.prior_data is None else (self.config.prior_data.share or 0.0)
         of_prior = round(share * self.config.batch_size)
         own = _orders(
-            self._weights(),
+            self._weights_N,
             self.config.batch_size - of_prior,
             seed_of(self.config.seed, number, 1),
         )
@@ -145,7 +156,7 @@ class Replay:
             yield found
 
     def _weights(self) -> np.ndarray:
-        """How often each window is drawn, (N,). Raises ObjectiveError if none is."""
+        """How often each window is drawn, (N,). Raises NothingToImitateError if none is."""
         weights = np.ones(len(self.windows))
         if self.config.episode_balance:
             weights = episode_balanced_weights(self.windows)
@@ -156,11 +167,18 @@ class Replay:
         if valid is not None:
             weights = weights * (valid > 0)
         if not weights.any():
-            raise ObjectiveError(
+            raise NothingToImitateError(
                 "objective: there is nothing to learn from in what was played: no step is drawn by "
                 "the objective and the labels; play more episodes, or lower the gate's threshold"
             )
         return weights
+
+
+def further_rounds_mend(error: UserError) -> bool:
+    """Whether an error says that what was played so far teaches nothing, as before a first success
+    or where no gate has opened: the next rounds may bring it."""
+    kinds = (UniformRewardsError, NothingToImitateError)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
 def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -180,4 +198,4 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[size:]
 
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "further_rounds_mend"]

@@ -67,6 +67,10 @@ class PolicyGradientConfig(ObjectiveConfig, ABC):
     normalise: bool = True
     """Take advantages in units of their standard deviation over the round, from their mean."""
 
+    @property
+    def acting_temperature(self) -> float:
+        return self.temperature
+
     def check_prior(self, policy: Policy) -> Policy | None:
         """The prior policy. Raises ConfigError if it is another robot's, or has no use."""
         if (self.prior is None) != (self.kl == 0):
@@ -252,7 +256,8 @@ class PolicyGradient(Objective):
         """(D,) each: advantages, and targets of V."""
         if self.by_groups is not None:
             starts_E = np.cumsum(windows.lengths) - windows.lengths
-            scores_E = np.add.reduceat(windows.rewards, starts_E)
+            age_N = np.arange(len(windows)) - np.repeat(starts_E, windows.lengths)
+            scores_E = np.add.reduceat(windows.rewards * self.discount**age_N, starts_E)
             found = group_advantages(scores_E, windows.extras[GROUP][starts_E], **self.by_groups)
             self._notes["groups_kept"] = found.kept
             return found.advantage[decisions.episode], returns

@@ -5,7 +5,6 @@ Every step draws its examples from (seed, step), so a resumed run goes on with t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,22 +26,18 @@ from vla.models.rewards.base import Examples, RewardError, RewardModel
 from vla.models.rewards.labelled import LabelledSteps
 from vla.models.rewards.scoring import check_same_robot, score_steps, windows_of
 from vla.models.rewards.storage import REWARD_FOLDER, save_reward
-from vla.training.allocator import keep_freed_memory
 from vla.training.checkpoint import Checkpoint, remove_leftovers, scores_of
-from vla.training.loop import TrainingDivergedError
-from vla.training.metrics import MetricsLog, Stopwatch
-from vla.training.objective import Learner
-from vla.training.optimizer import EMA, build_optimizer, learning_rate, set_critic_learning_rate
-from vla.training.precision import resolve_precision
+from vla.training.hardware.allocator import keep_freed_memory
+from vla.training.hardware.precision import resolve_precision
+from vla.training.metrics import MetricsLog
 from vla.training.progress import ProgressDisplay
 from vla.training.reward_learning.config import RewardTrainConfig
 from vla.training.reward_learning.measures import measure
 from vla.training.reward_learning.objective import RewardObjective, with_imitation
 from vla.training.run_data.batches import to_device
 from vla.training.run_directory import open_run, recorded_precision, write_run
-from vla.training.seeding import seed_generators, seed_of
 from vla.training.state import TrainingState
-from vla.training.step import backward
+from vla.training.trainer import Trainer, training_state
 from vla.types import Batch
 
 _VALIDATION_BATCHES = 8
@@ -204,7 +199,7 @@ class _Run:
 
     def _learn(self, log: MetricsLog) -> int:
         """Returns the steps done in all."""
-        config, model, device = self.config, self.model, self.accelerator.device
+        config, model = self.config, self.model
         examples = model.examples(self.steps, self.demonstrations)
         if config.imitation and not self.steps.solved.any():
             raise RewardError(
@@ -212,34 +207,22 @@ class _Run:
             )
         unseen = self._unseen_examples()
         state = self._state()
-        learner = cast(Learner, self.accelerator.prepare(state.learner))
-        watch = Stopwatch(device)
+        trainer = Trainer(
+            state,
+            self.accelerator,
+            config.optim,
+            steps=config.steps,
+            seed=config.seed,
+            out=self.out,
+            bf16=self.bf16,
+        )
         self.display.begin(state.step)
         for text in (f"{self.out}: step {state.step} of {config.steps}", *examples.lines):
             self.display.say(text)
-        watch.start()
         steps = range(state.step + 1, config.steps + 1)
+        trainer.watch.start()
         for step, batch in prefetch(self._batches(examples, steps)):
-            seed_generators(seed_of(config.seed, step), device)
-            numbers = backward(
-                learner,
-                state.learner.objective,
-                [RobotBatch("", to_device(batch, device))],
-                self.accelerator,
-                watch,
-                bf16=self.bf16,
-                clip=config.optim.clip_norms,
-            )
-            if not all(math.isfinite(value) for value in numbers.values()):
-                raise TrainingDivergedError(
-                    f"step {step}: the loss is {numbers['loss']}, the gradient norm "
-                    f"{numbers.get('grad_norm', 0.0)}; nothing of this step was applied: begin "
-                    "another run with a smaller optim.lr"
-                )
-            if config.optim.critic is not None:
-                rate = learning_rate(config.optim.critic, step, config.steps)
-                set_critic_learning_rate(state.optimizer, rate)
-            numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
+            numbers = trainer.step(step, [RobotBatch("", batch)])
             self.display.advance(step)
             state.mean.add(numbers)
             last = step == config.steps or self.display.out_of_time
@@ -259,7 +242,7 @@ class _Run:
                 state.save(folder, keep_last=config.keep_last, scores=scores_of(line))
             if last:
                 break
-            watch.start()
+            trainer.watch.start()
         state.finish(None)
         return state.step
 
@@ -300,13 +283,14 @@ class _Run:
     def _state(self) -> TrainingState:
         model = self.model
         assert model.policy is not None  # what learns by steps reads a trunk
-        objective = RewardObjective(model, self.config.imitation)
-        learner = Learner(model.policy, objective).train().to(self.accelerator.device)
-        ema = EMA(model.policy, self.config.ema_decay) if self.config.ema_decay else None
-        state = TrainingState(learner, build_optimizer(learner, self.config.optim), ema)
-        if self.checkpoint:
-            state.restore(self.checkpoint)
-        return state
+        return training_state(
+            model.policy,
+            RewardObjective(model, self.config.imitation),
+            self.accelerator,
+            self.config.optim,
+            ema_decay=self.config.ema_decay,
+            checkpoint=self.checkpoint,
+        )
 
 
 __all__ = ["RewardResult", "learn_reward"]

@@ -1,4 +1,4 @@
-"""Rewards of a loop: what a policy just did is scored, and the reward model may learn from it first.
+"""Rewards of a loop: a round is scored, and the reward model may learn from it first.
 
 Round by round: `RewardLearner.round` takes the episodes that were played and gives them back with
 learned rewards. No env waits for it.
@@ -46,7 +46,7 @@ class OnlineRewardConfig(Config):
     policy: Annotated[Any, Choice("policies")] | None = None
     """With `model`: the network whose trunk it reads. It is no part of the policy that acts."""
     demonstrations: DatasetConfig | None = None
-    """An expert's episodes: what the policy's own are told from."""
+    """An expert's episodes: what the policy's own are compared with."""
     updates: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Gradient steps in each round, before it is scored; 0 leaves the model as it is."""
     batch_size: BatchSize = 128

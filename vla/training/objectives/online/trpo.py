@@ -15,7 +15,8 @@ class TRPOConfig(TrustRegionConfig):
 
     Formula, g the gradient of -L of `PolicyGradientConfig` without clipping, F the Fisher matrix:
 
-        x = (F + damping I)^-1 g by conjugate gradient,    step = sqrt(2 max_kl / x.(F + damping I)x) x
+        x = (F + damping I)^-1 g by conjugate gradient
+        step = sqrt(2 max_kl / x.(F + damping I)x) x
 
     and of 1, 0.8, 0.8^2 ... of that step the first after which -L is greater and the mean
     KL(old || new) of the executed tokens at most max_kl. A by GAE over decisions.

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, masked_mean
+from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -54,9 +55,9 @@ class DDPGBCConfig(ExtractionConfig):
     type: Literal["ddpg_bc"] = "ddpg_bc"
     bc: float = Field(default=0.4, ge=0)
     """Weight of imitation beside Q: 1 / alpha of the paper, whose 2.5 is 0.4 here."""
-    q: Literal["least", "first"] = "least"
-    """Which of the critics is climbed: at each action the least of them, or the first alone
-    (TD3)."""
+    q: Literal["least", "first", "mean"] = "least"
+    """Which of the critics is climbed: at each action the least of them, the first alone (TD3), or
+    their mean (RLPD)."""
     normalise: bool = True
     """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the
     rewards' size."""
@@ -64,8 +65,20 @@ class DDPGBCConfig(ExtractionConfig):
     """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of
     -(numbers of a chunk), of actions in units in which their range is [-1, 1]; of tokens towards
     0.98 * log(ids) each, which is nearly even: a number keeps a policy over tokens sharper."""
+    target_entropy: float | None = None
+    """Entropy (nats) that `temperature: auto` moves to, for each number of a chunk; null: -1 of
+    densities, 0.98 * log(ids) of tokens."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
+
+    @model_validator(mode="after")
+    def _target_has_effect(self) -> DDPGBCConfig:
+        if self.target_entropy is not None and self.temperature != "auto":
+            raise ValueError(
+                "target_entropy: is what temperature: auto moves to; set temperature: auto, or "
+                "leave it out"
+            )
+        return self
 
     def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
         require_q(value, "ddpg_bc")
@@ -97,7 +110,8 @@ class DDPGBC(Extraction):
     ) -> None:
         super().__init__()
         self.config = config
-        self.target_entropy = -float(dimensions)  # of densities; tokens: `_target_entropy`
+        per_number = -1.0 if config.target_entropy is None else config.target_entropy
+        self.target_entropy = per_number * dimensions  # of densities; tokens: `_target_entropy`
         self.log_half = log_half
         if config.temperature == "auto":
             self.log_temperature = nn.Parameter(torch.zeros(()))
@@ -128,6 +142,22 @@ class DDPGBC(Extraction):
             return False
         # the present step is the one after the `steps` that were done
         return (int(self.steps) + 1) % self.config.every != 0
+
+    @property
+    def entropy_temperature(self) -> Tensor | float:
+        if self.config.temperature == "auto":
+            temperature: Tensor | float = self.log_temperature.detach().exp()
+        else:
+            temperature = self.config.temperature
+        if self.config.temperature == 0:
+            return super().entropy_temperature
+        if self.config.normalise:
+            # of a policy loss in units of mean |Q| the temperature is in these units too
+            raise ObjectiveError(
+                "objective.value.soft: the temperature must be in units of reward; set "
+                "extraction.normalise: false"
+            )
+        return temperature
 
     def after_step(self) -> None:
         self.steps += 1
@@ -171,7 +201,7 @@ class DDPGBC(Extraction):
 
     def _target_entropy(self, actions: Any) -> float:
         """What `auto` moves the entropy of a chunk to, nats."""
-        if not hasattr(actions, "tokens"):
+        if not hasattr(actions, "tokens") or self.config.target_entropy is not None:
             return self.target_entropy
         # Of ids the entropy is never negative: by the target of densities it would always be too
         # great, and the temperature could only fall.
