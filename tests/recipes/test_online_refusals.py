@@ -63,7 +63,7 @@ def test_policy_gradients_take_no_prior_data(tmp_path: Path, recorded: Path) -> 
 def test_prior_data_of_another_robot(tmp_path: Path, recorded: Path) -> None:
     prior = {"path": str(recorded), "share": 0.5}
     env = {"type": "test_point", "image_size": 16, "horizon": 8}
-    with pytest.raises(ConfigError, match=r"prior_data\.path: .*data: "):
+    with pytest.raises(ConfigError, match=r"prior_data\.path: .*action_names are"):
         run(tmp_path / "run", env=env, prior_data=prior)
     with pytest.raises(UserError, match="nothing_here"):
         run(tmp_path / "other", prior_data={"path": str(tmp_path / "nothing_here")})
