@@ -30,7 +30,12 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         "GRPO, 8 of each start",
         ['objective={"type": "grpo", "discount": 0.97}', "episodes_per_start=8"],
     ),
+    "grpo_success": (
+        "GRPO, success alone",
+        ['objective={"type": "grpo", "discount": 1.0}', "episodes_per_start=8"],
+    ),
     "a2c": ("A2C", [f'objective={{"type": "a2c", {VALUES}}}', "epochs=1"]),
+    "trpo": ("TRPO", [f'objective={{"type": "trpo", {VALUES}}}']),
     "reinforce": (
         "REINFORCE",
         ['objective={"type": "reinforce", "discount": 0.97}', "epochs=1"],
@@ -93,8 +98,7 @@ def acted(name: str, seed: int, runs: Path, clone: Path, episodes: int) -> dict[
     Returns:
         solved: whether each unseen start was solved after the last round.
         curves: per round [env steps, share solved while acting, share of the unseen starts].
-        solved_all: [env steps, seconds of acting and learning] when all unseen starts were solved first; None
-            if they never were.
+        solved_all: env steps after which all unseen starts were solved first; None if they never were.
         cpu_seconds: processor time of the whole run with its evaluations, one thread.
     """
     from vla.config import load_config
@@ -119,13 +123,11 @@ def acted(name: str, seed: int, runs: Path, clone: Path, episodes: int) -> dict[
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     curve = []
     solved_all = None
-    seconds = 0.0
     for line in lines:
         share = line["evaluation/success"]
         curve.append([line["env_steps"], line["played/success"], share])
-        seconds += line["seconds/act"] + line["seconds/learn"]
         if share == 1 and solved_all is None:
-            solved_all = [line["env_steps"], round(seconds, 1)]
+            solved_all = int(line["env_steps"])
     last = Results.load(out / "evaluations" / f"round-{ROUNDS:04d}")
     return {
         "solved": outcomes(last)["stitch"],

@@ -40,6 +40,9 @@ SECTIONS = {
         "CQL by where critics start": "cql_scale",
         "Decision Transformer against d3rlpy": "dt_peer",
     },
+    "Learning from acting": {
+        "From a clone that never arrives": "online_stitch",
+    },
     "Offline evaluation": {
         "Twelve policies ranked without a simulator": "fqe_ranking",
         "Policies of different action tokens ranked": "fqe_action_tokens",

@@ -19,6 +19,7 @@ import torch
 
 from vla.config import UserError
 from vla.control.actor_traits import ActorTraits, traits_of
+from vla.control.exploration import Held
 from vla.control.inference_mode import seed_generators
 from vla.control.realtime import CONTINUING
 from vla.control.realtime_methods import can_choose, chooser
@@ -50,6 +51,7 @@ class EpisodeState:
         plan: what it executes while the next chunk is computed; of real-time chunking.
         measure: what is asked of the distributions that its chunks come from; None for nothing.
         uncertainty: that measure of its last chunk.
+        held: the action (A,) that it tries for a while; of exploration.
     """
 
     robot_state: np.ndarray | None = None
@@ -60,6 +62,7 @@ class EpisodeState:
     plan: Plan | None = None
     measure: Measure | None = None
     uncertainty: float | None = None
+    held: Held = None
 
     @property
     def waits(self) -> bool:
@@ -166,7 +169,10 @@ class BatchedPolicy:
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         exploration = self.settings.exploration
         if exploration is not None:
-            chunks_BKA = exploration.applied(chunks_BKA, self.actor.spec)
+            held = [episode.held for episode in episodes]
+            chunks_BKA, held = exploration.applied(chunks_BKA, held, self.actor.spec)
+            for episode, action in zip(episodes, held, strict=True):
+                episode.held = action
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         execute = None
         if self.settings.ensemble is not None:

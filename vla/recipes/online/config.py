@@ -23,12 +23,15 @@ class ExploreConfig(Config):
     """What is tried beside the policy's own samples, so that values learn of it."""
 
     epsilon: float = Field(default=0.0, ge=0, le=1)
-    """Probability that a number of a chunk (a token, where each says one) is drawn uniformly from
-    its range, in the first round."""
+    """Share of the numbers of a chunk (of tokens, where each says one) that are drawn uniformly
+    from their range, in the first round."""
     epsilon_end: float | None = Field(default=None, ge=0, le=1)
     """The same after `epsilon_rounds` rounds, between which it falls evenly; null: it stays."""
     epsilon_rounds: int | None = Field(default=None, ge=2)
     """Round in which `epsilon_end` is reached."""
+    persistence: float = Field(default=0.0, ge=0, lt=1)
+    """Above 0 whole actions are drawn, and held for 1 / (1 - persistence) decisions on average:
+    what is far off is found by going on, not by trembling."""
     noise: float = Field(default=0.0, ge=0)
     """Deviation of Gaussian noise on each number, in units of half its range (TD3: 0.1)."""
     random_rounds: int = Field(default=0, ge=0)
@@ -46,12 +49,14 @@ class ExploreConfig(Config):
     def exploration(self, round_number: int) -> Exploration | None:
         """Of round `round_number`, which counts from 1; None if nothing is tried."""
         if round_number <= self.random_rounds:
-            return Exploration(epsilon=1.0)
+            return Exploration(1.0, self.persistence)
         epsilon = self.epsilon
         if self.epsilon_end is not None and self.epsilon_rounds is not None:
             share = min(1.0, (round_number - 1) / (self.epsilon_rounds - 1))
             epsilon += share * (self.epsilon_end - epsilon)
-        return Exploration(epsilon, self.noise) if epsilon or self.noise else None
+        if not epsilon and not self.noise:
+            return None
+        return Exploration(epsilon, self.persistence, self.noise)
 
 
 class ActConfig(Config):

@@ -23,7 +23,7 @@ from vla.recipes.online.acting import jobs_of_round, play_round, require_expert
 from vla.recipes.online.config import FREE_ON_RESUME, OnlineConfig
 from vla.recipes.online.evaluations import Evaluations
 from vla.recipes.online.progress import RoundProgress
-from vla.recipes.online.replay import Replay, nothing_differs
+from vla.recipes.online.replay import Replay, further_rounds_mend
 from vla.recipes.online.rewarding import LearnedRewards
 from vla.recipes.online.run_folder import open_run
 from vla.training.checkpoint import Checkpoint
@@ -316,9 +316,8 @@ class _Run:
         try:
             self.replay.begin_round(policy)
         except UserError as error:
-            if not nothing_differs(error):
+            if not further_rounds_mend(error):
                 raise
-            # sparse rewards: what explores may find none in its first rounds
             _console.print(f"round {number}: nothing is learned yet: {error}")
             return {"updates": 0.0}
         finally:
@@ -396,6 +395,8 @@ class _Run:
         ]
         if "loss" in metrics:
             parts.append(f"loss {metrics['loss']:.4g}")
+        if metrics.get("teaches") == 0:
+            parts.append("every episode came to the same, so the policy stays as it is")
         if "evaluation/success" in metrics:
             parts.append(f"evaluated {metrics['evaluation/success']:.0%}")
             if "evaluation/p_value" in metrics:

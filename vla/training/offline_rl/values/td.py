@@ -165,11 +165,12 @@ class TD(Critics):
         """The loss, and Q of the data's actions with its gradient."""
         next_value_BT = self._lookahead_value(lookahead)
         target_BT = self.target(now, lookahead, next_value_BT)
-        q_EBT = self.action_critic(now.features, now.batch.actions)
+        estimate = self.action_critic.estimate(now.features, now.batch.actions)
+        q_EBT = estimate.values
         # steps without a target count as 0 and stay in the divisor, so that each known step has the
         # same weight in every micro-batch
-        squared_BT = (q_EBT - target_BT).square().sum(0).where(lookahead.known, 0.0)
-        loss = masked_mean(squared_BT, now.batch.mask)
+        error_BT = estimate.error(target_BT).sum(0).where(lookahead.known, 0.0)
+        loss = masked_mean(error_BT, now.batch.mask)
         with torch.no_grad():
             # Q alone, not the advantage: that draws actions, which only some extractions ask for
             estimates = ValueEstimates(q_data=q_EBT.amin(0))
