@@ -267,6 +267,9 @@ def action_tokens() -> str:
 
 
 BLOCKS = {
+    "reward_gail": lambda: of_recorded("reward_gail"),
+    "reward_preferences": lambda: of_recorded("reward_preferences"),
+    "reward_classifier": lambda: of_recorded("reward_classifier"),
     "stitching": stitching,
     "stitching_gaussian_cql": lambda: of_recorded("stitching_gaussian_cql"),
     "offline_rl_tabletop": offline_rl_tabletop,
