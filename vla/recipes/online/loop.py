@@ -103,6 +103,16 @@ def _open(config: OnlineConfig, *, resume: bool) -> Checkpoint | None:
     return newest_checkpoint(out / "checkpoints", warn=True)
 
 
+def _critics_of(run: str) -> Checkpoint:
+    """The newest checkpoint of a run. Raises ConfigError if it has none."""
+    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
+    if checkpoint is None:
+        raise ConfigError(
+            [f"critics_from: {run} is no run with checkpoints; name the folder `out` of a training"]
+        )
+    return checkpoint
+
+
 class _Run:
     """One call of `online`."""
 
@@ -229,6 +239,8 @@ class _Run:
             ema_decay=config.ema_decay,
             checkpoint=self._checkpoint,
         )
+        if self._checkpoint is None and config.critics_from is not None:
+            self.state.restore_objective(_critics_of(config.critics_from))
         # with epochs the number of steps is not known, and no schedule asks for it
         total = config.rounds * (config.updates or 1)
         self.trainer = Trainer(
