@@ -51,8 +51,9 @@ def measure(
         models without one, what is left at the end or the sum of rewards), `frame_auc`,
         `found` (share of solved episodes that are called solved), `late` (mean steps from success
         to its detection), `false_alarms/failures`, `/mistaken`, `/wrong_instruction` (shares that
-        are called solved; the last where the model reads instructions), `threshold`, `rank_correlation` (Spearman's, of learned and recorded
-        returns), `progress_correlation`, `pair_accuracy`.
+        are called solved; the last where the model reads instructions), `threshold`,
+        `rank_correlation` (Spearman's, of learned and recorded returns), `progress_correlation`,
+        `pair_accuracy`.
     """
     found = score_steps(model, steps)
     measures: dict[str, float] = {}
