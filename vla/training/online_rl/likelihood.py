@@ -161,8 +161,8 @@ def likelihood(
 
 def _unlike(one: Likelihood, other: Likelihood) -> ObjectiveError:
     return ObjectiveError(
-        f"objective.prior: its actions are another distribution ({_words(other)}) than those "
-        f"({_words(one)}); name a prior with the same head and tokenizer"
+        f"objective.prior: its actions are another distribution ({_words(other)}) than the "
+        f"policy's ({_words(one)}); name a prior with the same head and tokenizer"
     )
 
 
