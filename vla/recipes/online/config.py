@@ -197,7 +197,7 @@ class OnlineConfig(RootConfig):
     """Folder of a trained policy to start from."""
     critics_from: PathText | None = None
     """Run of `vla train` or `vla online` by the same objective, whose critics go on, with its
-    policy in `init_from`: values that begin with nothing would first spoil what the policy can do."""
+    policy in `init_from`: values that know nothing would first spoil what the policy can do."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]
