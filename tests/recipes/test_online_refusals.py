@@ -86,8 +86,7 @@ def test_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_prior_data_and_updates_by_steps(tmp_path: Path, recorded: Path) -> None:
     """What is not refused: a share of every batch, and updates that count what was played."""
     prior = {"path": str(recorded), "share": 0.5}
-    changes = {"objective": {"type": "iql", "critic": {"hidden": 16}}, "updates": None}
-    settings = {**MAZE, **changes, "updates_per_step": 0.25, "prior_data": prior}
+    settings = {**MAZE, "updates": None, "updates_per_step": 0.25, "prior_data": prior}
     result = online(validate(OnlineConfig, {**settings, "out": str(tmp_path / "run")}))
     assert result.metrics["played/steps"] == 48
     assert result.metrics["updates"] == 12
