@@ -46,13 +46,13 @@ def measure(
         seed: decides which wrong instruction an episode is judged under.
 
     Returns:
-        As far as the data can tell:
-        `episode_auc` (the greatest probability of success in solved episodes against others; of
-        models without one, what is left at the end or the sum of rewards), `frame_auc`,
-        `found` (share of solved episodes that are called solved), `late` (mean steps from success
-        to its detection), `false_alarms/failures`, `/mistaken`, `/wrong_instruction` (shares that
-        are called solved; the last where the model reads instructions), `threshold`, `rank_correlation` (Spearman's, of learned and recorded
-        returns), `progress_correlation`, `pair_accuracy`.
+        As far as the data can tell: `episode_auc` (the greatest probability of success in solved
+        episodes against others; of models without one, what is left at the end or the mean
+        reward), `frame_auc`, `found` (share of solved episodes that are called solved), `late`
+        (mean steps from success to its detection), `false_alarms/failures`, `/mistaken` and
+        `/wrong_instruction` (shares that are called solved; the last where the model reads
+        instructions), `wrong_instruction_auc`, `threshold`, `rank_correlation` (Spearman's, of
+        learned and recorded returns), `progress_correlation`, `pair_accuracy`.
     """
     found = score_steps(model, steps)
     measures: dict[str, float] = {}
