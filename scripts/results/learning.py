@@ -313,6 +313,9 @@ def action_tokens() -> str:
 
 
 BLOCKS = {
+    "reward_gail": lambda: of_recorded("reward_gail"),
+    "reward_preferences": lambda: of_recorded("reward_preferences"),
+    "reward_classifier": lambda: of_recorded("reward_classifier"),
     "stitching": stitching,
     "online_stitch": online_stitch,
     "stitching_gaussian_cql": lambda: of_recorded("stitching_gaussian_cql"),

@@ -30,6 +30,11 @@ SECTIONS = {
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",
         "Scripted experts of the tabletop": "tabletop_experts",
     },
+    "Learned rewards": {
+        "The maze by a discriminator (GAIL)": "reward_gail",
+        "Hopper by comparisons": "reward_preferences",
+        "Success from pictures and words": "reward_classifier",
+    },
     "Offline RL": {
         **trainings.TITLES,
         "A maze without a whole path": "stitching",

@@ -169,9 +169,9 @@ class BatchedPolicy:
         chunks_BKA = self._checked(chunk_BKA, len(episodes))
         exploration = self.settings.exploration
         if exploration is not None:
-            held = [episode.held for episode in episodes]
-            chunks_BKA, held = exploration.applied(chunks_BKA, held, self.actor.spec)
-            for episode, action in zip(episodes, held, strict=True):
+            before = [episode.held for episode in episodes]
+            chunks_BKA, after = exploration.applied(chunks_BKA, before, self.actor.spec)
+            for episode, action in zip(episodes, after, strict=True):
                 episode.held = action
         chosen = [chunk_KA[: self._given] for chunk_KA in chunks_BKA]
         execute = None

@@ -118,6 +118,20 @@ def test_the_command_refuses_what_contradicts_itself(
     assert message in " ".join(result.output.split())
 
 
+def test_who_does_not_read_words_is_not_judged_by_wrong_ones(root: Path, tmp_path: Path) -> None:
+    toys.write(tmp_path / "data", 60)
+    settings = config(
+        root,
+        tmp_path / "run",
+        data={"path": str(tmp_path / "data"), "validation_fraction": 0.5},
+        policy={"type": "mlp", "hidden": 8},
+        steps=20,
+    )
+    found = learn_reward(settings).measures
+    assert "found" in found
+    assert not any("wrong_instruction" in name for name in found)
+
+
 def test_progress_grows_until_success(root: Path, tmp_path: Path) -> None:
     model = {"type": "progress", "hidden": 32, "bins": 51}
     found = learn_reward(config(root, tmp_path, model=model)).measures

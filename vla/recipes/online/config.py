@@ -195,6 +195,9 @@ class OnlineConfig(RootConfig):
     """The tasks that are played."""
     init_from: PathText | None = None
     """Folder of a trained policy to start from."""
+    critics_from: PathText | None = None
+    """Run of `vla train` or `vla online` by the same objective, whose critics go on, with its
+    policy in `init_from`: values that know nothing would first spoil what the policy can do."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]
@@ -250,6 +253,11 @@ class OnlineConfig(RootConfig):
     def _consistent(self) -> OnlineConfig:
         if (self.init_from is None) == (self.policy is None):
             raise ValueError("init_from, policy: give one of them, the start or a new network")
+        if self.critics_from is not None and self.init_from is None:
+            raise ValueError(
+                "critics_from: critics go on beside the policy whose features they read; set "
+                f"init_from: {self.critics_from}/policy"
+            )
         paces = [self.epochs, self.updates, self.updates_per_step]
         if sum(pace is not None for pace in paces) != 1:
             raise ValueError("epochs, updates, updates_per_step: give one of them")

@@ -26,7 +26,7 @@ from vla.recipes.online.progress import RoundProgress
 from vla.recipes.online.replay import Replay, further_rounds_mend
 from vla.recipes.online.rewarding import LearnedRewards
 from vla.recipes.online.run_folder import open_run
-from vla.training.checkpoint import Checkpoint
+from vla.training.checkpoint import Checkpoint, newest_checkpoint
 from vla.training.finetuning.transfer import fit_policy
 from vla.training.identity import method_card
 from vla.training.metrics import Mean, MetricsLog
@@ -79,6 +79,16 @@ def online(config: OnlineConfig, *, resume: bool = False) -> OnlineResult:
     with alone(out):
         checkpoint = open_run(config, resume=resume)
         return _Run(config, checkpoint).go()
+
+
+def _critics_of(run: str) -> Checkpoint:
+    """The newest checkpoint of a run. Raises ConfigError if it has none."""
+    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
+    if checkpoint is None:
+        raise ConfigError(
+            [f"critics_from: {run} is no run with checkpoints; name the folder `out` of a training"]
+        )
+    return checkpoint
 
 
 class _Run:
@@ -264,6 +274,8 @@ class _Run:
             ema_decay=config.ema_decay,
             checkpoint=self._checkpoint,
         )
+        if self._checkpoint is None and config.critics_from is not None:
+            self.state.restore_objective(_critics_of(config.critics_from))
         # with epochs the number of steps is not known, and no schedule asks for it
         total = config.rounds * (config.updates or 1)
         self.trainer = Trainer(

@@ -232,7 +232,7 @@ class PolicyGradient(Objective):
         self, policy: Policy, windows: Windows, steps: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log probabilities (D, N) of what was executed, and V (D,), 0 without values."""
-        log_probs = []
+        log_probs: list[np.ndarray] = []
         values = []
         device = next(policy.parameters()).device
         for rows in parts_of(steps):

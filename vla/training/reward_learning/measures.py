@@ -51,8 +51,9 @@ def measure(
         models without one, what is left at the end or the sum of rewards), `frame_auc`,
         `found` (share of solved episodes that are called solved), `late` (mean steps from success
         to its detection), `false_alarms/failures`, `/mistaken`, `/wrong_instruction` (shares that
-        are called solved), `threshold`, `rank_correlation` (Spearman's, of learned and recorded
-        returns), `progress_correlation`, `pair_accuracy`.
+        are called solved; the last where the model reads instructions), `threshold`,
+        `rank_correlation` (Spearman's, of learned and recorded returns), `progress_correlation`,
+        `pair_accuracy`.
     """
     found = score_steps(model, steps)
     measures: dict[str, float] = {}
@@ -96,9 +97,12 @@ def _of_success(
     greatest_E = np.maximum.reduceat(success_N, steps.starts)
     solved_E = steps.episode_solved
     wrong_E = _under_wrong_instructions(model, steps, seed)
+    reads_words = wrong_E is not None and not np.array_equal(wrong_E, greatest_E)
     # those that choose the threshold say nothing of how good it is
     chooses_E = np.arange(len(solved_E)) % 2 == 0
-    others = [greatest_E[chooses_E & ~solved_E], wrong_E[chooses_E & solved_E]]
+    others = [greatest_E[chooses_E & ~solved_E]]
+    if wrong_E is not None and reads_words:
+        others.append(wrong_E[chooses_E & solved_E])
     threshold = _threshold(np.concatenate(others), false_alarms)
     model.threshold.fill_(threshold)
     reported_E = ~chooses_E
@@ -113,10 +117,10 @@ def _of_success(
         "late": _mean_delay(steps, success_N >= threshold, own_E),
         "false_alarms/failures": _share(greatest_E[failed_E] >= threshold),
         "false_alarms/mistaken": _share(greatest_E[mistaken_E] >= threshold),
-        "false_alarms/wrong_instruction": _share(wrong_E[own_E] >= threshold),
     }
-    # both kinds of episodes that did not do what was asked, against those that did
-    measures["wrong_instruction_auc"] = auc(greatest_E[solved_E], wrong_E[solved_E])
+    if wrong_E is not None and reads_words:
+        measures["false_alarms/wrong_instruction"] = _share(wrong_E[own_E] >= threshold)
+        measures["wrong_instruction_auc"] = auc(greatest_E[solved_E], wrong_E[solved_E])
     return measures
 
 
@@ -134,12 +138,14 @@ def _threshold(negative: np.ndarray, false_alarms: float) -> float:
     return max(LEAST_THRESHOLD, above)
 
 
-def _under_wrong_instructions(model: RewardModel, steps: LabelledSteps, seed: int) -> np.ndarray:
+def _under_wrong_instructions(
+    model: RewardModel, steps: LabelledSteps, seed: int
+) -> np.ndarray | None:
     """The greatest probability of success of each episode under an instruction of another one,
-    (E,); NaN where there is but one instruction."""
+    (E,); None where there is but one instruction."""
     names = sorted({steps.instructions[task] for task in steps.task_index.tolist()})
     if len(names) < 2:
-        return np.full(len(steps.lengths), np.nan)
+        return None
     rng = np.random.default_rng(seed)
     texts: list[str] = []
     for start, length in zip(steps.starts, steps.lengths, strict=True):

@@ -59,7 +59,12 @@ class SACConfig(CriticObjectiveConfig):
             entropy["target_entropy"] = self.target_entropy
         # in units of reward, as values are: the same temperature serves both losses
         extraction = DDPGBCConfig(
-            bc=0.0, normalise=False, q=self.climbed, every=self.policy_every, **entropy
+            bc=0.0,
+            normalise=False,
+            q=self.climbed,
+            every=self.policy_every,
+            exact_entropy=True,
+            **entropy,
         )
         return self.join(policy, self.value(), extraction)
 

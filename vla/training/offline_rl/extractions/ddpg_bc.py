@@ -6,7 +6,7 @@ B windows, T steps, K actions per chunk, A action dimensions.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,6 +68,10 @@ class DDPGBCConfig(ExtractionConfig):
     target_entropy: float | None = None
     """Entropy (nats) that `temperature: auto` moves to, for each number of a chunk; null: -1 of
     densities, 0.98 * log(ids) of tokens."""
+    exact_entropy: bool = False
+    """Of tokens, take the entropy over all ids, where the head can, in place of that of one sample:
+    ids are no numbers that a gradient could go through, and log pi(a') alone moves nothing on
+    average."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
 
@@ -185,7 +189,7 @@ class DDPGBC(Extraction):
         """The term of the entropy, and of its temperature if that is learned; adds to `metrics`."""
         remedy = "set temperature: 0, or policy.head: {type: gaussian, squash: full}"
         require(now.actions, "log_prob", "ddpg_bc.temperature", remedy)
-        log_prob_BT = now.actions.log_prob(actions_BTKA)  # type: ignore[attr-defined]
+        log_prob_BT = self._log_prob(now.actions, actions_BTKA)
         log_prob = masked_mean(log_prob_BT, now.batch.mask)
         # ids have no units: only densities change with the range of the actions
         offset = 0.0 if hasattr(now.actions, "tokens") else self.log_half
@@ -198,6 +202,13 @@ class DDPGBC(Extraction):
         # two losses in one: the first teaches the policy alone, the second the temperature alone
         policy_loss = temperature.detach() * log_prob
         return policy_loss - temperature * (self._target_entropy(now.actions) - entropy)
+
+    def _log_prob(self, actions: Any, chunks_BTKA: Tensor) -> Float[Tensor, "B T"]:
+        """log pi(a'), or its mean over all ids."""
+        tokens = hasattr(actions, "tokens") and hasattr(actions, "entropy")
+        if self.config.exact_entropy and tokens:
+            return cast(Tensor, -actions.entropy())
+        return cast(Tensor, actions.log_prob(chunks_BTKA))
 
     def _target_entropy(self, actions: Any) -> float:
         """What `auto` moves the entropy of a chunk to, nats."""
