@@ -135,6 +135,7 @@ def play_round(
 
 def _numbered(episodes: Sequence[Episode], number: int) -> list[Episode]:
     """The episodes with their round, and with the number of their start as a column."""
+    # by task and seed: seeds of different tasks are drawn apart, but may coincide
     groups: dict[tuple[object, object], int] = {}
     found = []
     for episode in episodes:

@@ -96,6 +96,7 @@ class Replay:
         others go."""
         if self.config.keep == "round":
             self.windows = self._empty()
+        # columns that nobody reads would only cost memory
         wanted = [*self._extras]
         if self.config.label is not None:
             wanted.append(VALID_ACTIONS)
@@ -190,6 +191,7 @@ def _orders(weights: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         shares = weights[drawn] / weights[drawn].sum()
         while True:
             yield rng.choice(drawn, size, p=shares)
+    # a batch may reach into the next pass, as those of `WindowSampler` do
     waiting = np.empty(0, np.int64)
     while True:
         while len(waiting) < size:

@@ -70,6 +70,7 @@ class Takeover:
             self._left = config.hold + 1
         if by_share:
             return True
+        # counted down also while the share of the episode or step decides
         acts = self._left > 0
         self._left = max(0, self._left - 1)
         return acts

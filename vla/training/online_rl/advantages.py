@@ -54,6 +54,7 @@ class Decisions:
         ends_E = np.cumsum(lengths)
         step_D = np.flatnonzero(executed > 0)
         episode_D = np.searchsorted(ends_E, step_D, side="right")
+        # a decision is the last one where the next is of another episode, or there is none
         last_D = np.ones(len(step_D), dtype=bool)
         last_D[:-1] = episode_D[1:] != episode_D[:-1]
         until_D = ends_E[episode_D]
@@ -101,6 +102,7 @@ def generalised_advantages(
     D = len(values)
     advantages = np.zeros(D)
     ends = decisions.terminated[decisions.episode]
+    # backwards: each advantage is made of the one after it
     for j in reversed(range(D)):
         if decisions.last[j]:
             goes_on = bootstrap_time_limits and not ends[j]
@@ -162,6 +164,7 @@ def group_advantages(
         members = np.flatnonzero(groups == name)
         own = scores[members]
         share = (own.mean() - low) / max(high - low, 1e-12)
+        # all alike: a spread of 0 would divide, and nothing in the group was better
         if np.ptp(own) == 0 or not least_share <= share <= greatest_share:
             continue
         kept += 1

@@ -302,6 +302,7 @@ class PolicyGradient(Objective):
     def _policy_loss(self, output: PolicyOutput, batch: Batch) -> tuple[Tensor, Metrics]:
         """All but the values' part; a mean over the tokens that were executed."""
         new = self._likelihood(output.actions, batch)
+        # masked first: -inf of a place that does not count would become NaN
         log_ratio_BTN = (new.log_prob - batch.extras[OLD_LOG_PROB]).where(new.mask, 0.0)
         if self._first:
             self._check_first(log_ratio_BTN)
