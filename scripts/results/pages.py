@@ -30,6 +30,9 @@ SECTIONS = {
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",
         "Scripted experts of the tabletop": "tabletop_experts",
     },
+    "Experts": {
+        "SAC on hopper": "expert_hopper",
+    },
     "Offline RL": {
         **trainings.TITLES,
         "A maze without a whole path": "stitching",
