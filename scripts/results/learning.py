@@ -94,8 +94,8 @@ def expert_hopper() -> str:
         "greatest difference from the trained actor, of half the range",
     ]
     what = (
-        "Hopper by SAC of stable-baselines3, one training; mean and standard deviation between "
-        "episodes."
+        "Hopper by SAC of stable-baselines3, one training, one thread of an "
+        f"{file['machine']['cpu']} beside other work; mean and standard deviation between episodes."
     )
     return "\n\n".join([what, table(columns, rows), source(file, "expert_hopper")])
 
