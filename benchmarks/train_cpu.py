@@ -39,8 +39,8 @@ from vla.models.layers import transformer
 from vla.models.policy import Policy
 from vla.recipes.demo import DemoConfig
 from vla.sim_eval.envs.tabletop import TabletopConfig
+from vla.training.hardware.precision import has_amx
 from vla.training.objective import Learner
-from vla.training.precision import has_amx
 from vla.types import Batch
 
 WINDOWS = 64

@@ -28,17 +28,19 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SUB_FLOORS = {
-    "data": [{"storage"}, {"formats"}, {"loading"}, {"tools"}, {"validation", "view"}],
-    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}],
+    "data": [{"storage"}, {"formats"}, {"loading"}, {"replay", "tools"}, {"validation", "view"}],
+    "models": [{"layers"}, {"heads"}, {"transfer"}, {"policies"}, {"rewards"}],
     "training": [
-        {"distributed", "offline_rl", "run_data"},
+        {"hardware"},
+        {"distributed", "offline_rl", "online_rl", "run_data"},
         {"objectives", "finetuning"},
         {"offline_evaluation"},
+        {"reward_learning"},
     ],
     "sim_eval": [
         {"statistics"},
         {"mujoco", "workers"},
-        {"perturbations"},
+        {"gates", "perturbations"},
         {"envs", "rollouts"},
         {"collection", "comparison"},
         {"report"},

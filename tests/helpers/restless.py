@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+
 import torch
 from torch import nn
 
@@ -49,3 +53,21 @@ class Trace:
     @classmethod
     def stack(cls, memories: list[Trace]) -> Trace:
         return cls(torch.cat([memory.past for memory in memories]))
+
+
+class Killer(Restless):
+    """Kills a worker process, in the midst of its episodes, whenever it acts for the n-th time."""
+
+    def __init__(self, spec: Spec, calls: set[int]) -> None:
+        super().__init__(spec)
+        self.calls, self.count, self.killed = calls, 0, 0
+
+    def act(
+        self, observation: Observation, memory: Trace | None = None
+    ) -> tuple[torch.Tensor, Trace]:
+        self.count += 1
+        if self.count in self.calls:
+            children = sorted(multiprocessing.active_children(), key=lambda process: process.name)
+            os.kill(children[self.killed % len(children)].pid, signal.SIGKILL)
+            self.killed += 1
+        return super().act(observation, memory)

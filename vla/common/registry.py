@@ -24,11 +24,13 @@ from vla.common.renamed import announce_renamed
 KINDS = {
     "policies": "vla.models.policies",
     "heads": "vla.models.heads",
+    "rewards": "vla.models.rewards",
     "tokenizers": "vla.tokenizers",
     "objectives": "vla.training.objectives",
     "values": "vla.training.offline_rl.values",
     "extractions": "vla.training.offline_rl.extractions",
     "envs": "vla.sim_eval.envs",
+    "gates": "vla.sim_eval.gates",
     "perturbations": "vla.sim_eval.perturbations",
     "formats": "vla.data.formats",
     "checks": "vla.data.validation.checks",
@@ -215,10 +217,10 @@ def _scan(kind: str) -> dict[str, Entry]:
     root = Path(__file__).parents[1]  # vla/
     folder = root.joinpath(*KINDS[kind].split(".")[1:])
     found: dict[str, Entry] = {}
-    for path in sorted(folder.glob("*.py")):
-        for entry in _entries_of(
-            kind, f"{KINDS[kind]}.{path.stem}", ast.parse(path.read_text(encoding="utf-8"))
-        ):
+    for path in sorted(folder.rglob("*.py")):
+        inside = ".".join(path.relative_to(folder).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for entry in _entries_of(kind, f"{KINDS[kind]}.{inside}", tree):
             if entry.name in found:
                 raise ValueError(
                     f"{kind}: {entry.name!r} is registered by {found[entry.name].module} already"

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from vla.control.exploration import Exploration
 from vla.control.realtime import RealtimeSettings
+
+Measure = Literal["entropy", "spread"]
+"""How sure a policy is of a chunk (see `vla.control.uncertainty`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +23,7 @@ class ControlSettings:
         temperature: 0 executes the policy's most likely actions, 1 samples.
         target_return: what a return-conditioned policy is asked for; None leaves it to the policy.
         realtime: how chunks follow each other that arrive late; None: they are there at once.
+        exploration: noise on what the policy chose, for episodes that are learned from; None: none.
     """
 
     replan_every: int | None = 1
@@ -25,3 +31,4 @@ class ControlSettings:
     temperature: float = 0.0
     target_return: float | None = None
     realtime: RealtimeSettings | None = None
+    exploration: Exploration | None = None

@@ -14,6 +14,11 @@ class DataError(UserError):
     the remedy."""
 
 
+class UniformRewardsError(DataError):
+    """No reward, or no episode's return, differs from another: there is nothing to learn from
+    them."""
+
+
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE = (b"<!doctype html", b"<html")
 _LOOKED_AT = 64  # bytes

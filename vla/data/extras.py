@@ -17,6 +17,8 @@ from vla.data.errors import DataError
 
 INTERVENTION = "intervention"
 """Whether a human or expert acted at the step: the column that LeRobot's recorders write."""
+VALID_ACTIONS = "valid_actions"
+"""Of the chunk that begins at the step, how many actions may be learned."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _RESERVED = re.compile(r"action|timestamp|frame_index|episode_index|index|task_index|subtask_index")
 _RESERVED_PREFIXES = ("observation.", "next.", "action.")
@@ -112,6 +114,7 @@ def _listed(features: Mapping[str, dict[str, Any]]) -> str:
 
 __all__ = [
     "INTERVENTION",
+    "VALID_ACTIONS",
     "as_stored",
     "check_extras",
     "check_same_columns",

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vla.config import Config
-from vla.data.errors import DataError
+from vla.data.errors import DataError, UniformRewardsError
 from vla.data.returns import returns_to_go
 
 LIMIT_EPISODES = 5
@@ -161,7 +161,7 @@ def check_rewards(windows: RewardedSteps, needs: Literal["varied", "unit"] = "va
 
 
 def check_varied_rewards(windows: RewardedSteps) -> None:
-    """Raises DataError if no reward ever differs: none is recorded, or no episode is solved.
+    """Raises UniformRewardsError if no reward differs: none is recorded, or no episode is solved.
 
     A constant other than zero does teach if episodes terminate: then it counts steps.
     """
@@ -180,7 +180,7 @@ def check_varied_rewards(windows: RewardedSteps) -> None:
             "label`, or use an objective without rewards (bc)"
         )
     )
-    raise DataError(
+    raise UniformRewardsError(
         f"{windows.dataset.root}: with data.rewards.kind: {kind} all {len(windows.rewards)} "
         f"rewards are {first:g}: there is nothing to learn from them; {remedy}"
     )
@@ -194,12 +194,12 @@ def check_labels(windows: RewardedSteps) -> None:
 
 
 def check_varied_returns(windows: RewardedSteps) -> None:
-    """Raises DataError if all episodes have the same return: none is better than another."""
+    """Raises UniformRewardsError if all episodes have the same return: none is the better one."""
     check_labels(windows)
     returns_E = _episode_returns(windows.returns, windows.lengths)
     # relative to the largest: returns are sums of float32, equal ones differ in their last bits
     if len(returns_E) > 1 and np.ptp(returns_E) <= 1e-6 * max(1.0, float(np.abs(returns_E).max())):
-        raise DataError(
+        raise UniformRewardsError(
             f"{windows.dataset.root}: with data.rewards.kind: {windows.reward_config.kind} all "
             f"{len(returns_E)} episodes have the return {returns_E[0]:g}: none is better than "
             "another; add episodes that fail or succeed, use another kind, a discount below 1 "

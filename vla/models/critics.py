@@ -4,21 +4,23 @@ They lie beside the policies, not beside the objectives that train them, since a
 by them (see `vla.models.policies.guided`).
 
 B windows, T steps, F features, K actions per chunk, A action dimensions, E members of an ensemble,
-H hidden width, N rows, I size of one input.
+H hidden width, N rows, I size of one input, M bins of a value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F_
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vla.config import Config, UserError
+from vla.models.layers.value_bins import ValueBins
 from vla.types import Spec
 
 NARROW = 64
@@ -48,6 +50,25 @@ class CriticConfig(Config):
     """How many of a chunk's actions control executes before the policy looks again (`replan_every`
     of the evaluation): Q reads these alone, and its target looks so many steps ahead. null: the
     whole chunk."""
+    bins: int | None = Field(default=None, ge=2, le=10000)
+    """Q as a distribution over so many bins of `bin_range`, learned by cross-entropy (Farebrother
+    et al., 2024): 51 to 101. null: as a number, by its squared error."""
+    bin_range: tuple[float, float] | None = None
+    """Least and greatest value, for `bins`: what the rewards and the discount allow. A value beyond
+    is learned as the edge."""
+
+    @model_validator(mode="after")
+    def _bins_have_a_range(self) -> CriticConfig:
+        if (self.bins is None) != (self.bin_range is None):
+            raise ValueError(
+                "bins, bin_range: go together; set both of them or none, for example bins=51 "
+                "bin_range=[0,1]"
+            )
+        if self.bin_range is not None and not self.bin_range[0] < self.bin_range[1]:
+            raise ValueError(
+                f"bin_range: the least must be below the greatest, got {list(self.bin_range)}"
+            )
+        return self
 
 
 class EnsembleMLP(nn.Module):
@@ -58,6 +79,7 @@ class EnsembleMLP(nn.Module):
             belongs to many actions of one state is computed once.
         config: sizes of the layers.
         members: E.
+        outputs: numbers that each network gives; of one, the results have no axis for it.
     """
 
     def __init__(
@@ -66,16 +88,18 @@ class EnsembleMLP(nn.Module):
         config: CriticConfig,
         *,
         members: int,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         H = config.hidden
         self.members = members
+        self.outputs = outputs
         self.narrow = sum(inputs) <= NARROW
         # (E, I, H) each, drawn as one layer over all inputs would be: hence the common fan-in
         fan_in = sum(inputs)
         first = [_uniform(members, size, H, fan_in=fan_in) for size in inputs]
         self.first = nn.ParameterList(first)
-        sizes = [H] * (config.depth - 1) + [1]
+        sizes = [H] * (config.depth - 1) + [outputs]
         weights = [_uniform(members, H, size, fan_in=H) for size in sizes]
         self.weights = nn.ParameterList(weights)
         with torch.no_grad():
@@ -83,7 +107,7 @@ class EnsembleMLP(nn.Module):
         # (E * H,), one row each: optimisers then see biases and scales as what they are, and do not
         # decay them
         biases = [_uniform(members * H, fan_in=H) for _ in range(config.depth)]
-        last_bias = nn.Parameter(torch.zeros(members))
+        last_bias = nn.Parameter(torch.zeros(members * outputs))
         self.biases = nn.ParameterList([*biases, last_bias])
         norms = config.depth if config.layer_norm else 0
         self.scales = nn.ParameterList(torch.ones(members * H) for _ in range(norms))
@@ -102,7 +126,8 @@ class EnsembleMLP(nn.Module):
         return constants
 
     def forward(self, *inputs: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
-        """Values (E, ...) of inputs (..., I) that broadcast to the first axes of the largest."""
+        """Values (E, ...) of inputs (..., I) that broadcast to the first axes of the largest; of
+        several outputs (E, ..., outputs)."""
         # not `self.members`: a `functional_call` may bring the constants of fewer networks
         E = len(self.weights[0])
         lead = max((x.shape[:-1] for x in inputs), key=len)
@@ -117,7 +142,7 @@ class EnsembleMLP(nn.Module):
                 hidden_ENH = hidden_ENH * scale_E1H + shift_E1H
             bias_E1H = self.biases[i + 1].view(E, 1, -1)
             hidden_ENH = torch.baddbmm(bias_E1H, hidden_ENH.relu_(), self.weights[i])
-        return hidden_ENH.view(E, *lead)
+        return hidden_ENH.view(E, *lead, *([self.outputs] if self.outputs > 1 else []))
 
     def _joined(
         self,
@@ -158,6 +183,27 @@ def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
+@dataclass(frozen=True)
+class QEstimate:
+    """What critics say of actions, with the gradient.
+
+    Attributes:
+        values: Q, (E, ..., B, T).
+        logits: (E, ..., B, T, M), of its distribution; None if Q is a number.
+        bins: what they are of.
+    """
+
+    values: Float[Tensor, "E ..."]
+    logits: Float[Tensor, "E ... M"] | None = None
+    bins: ValueBins | None = None
+
+    def error(self, targets: Float[Tensor, ...]) -> Float[Tensor, "E ..."]:
+        """The squared distance of each critic to the targets, or their cross-entropy (nats)."""
+        if self.bins is None or self.logits is None:
+            return (self.values - targets).square()
+        return self.bins.cross_entropy(self.logits, targets.expand(self.values.shape))
+
+
 class ActionCritic(nn.Module):
     """Q of a chunk of actions; actions enter in units of the spec's range, -1 to 1.
 
@@ -189,7 +235,11 @@ class ActionCritic(nn.Module):
                 f"(policy.chunk); use {chunk} or less"
             )
         inputs = (feature_dim, self.executed * spec.action_dim)
-        self.net = EnsembleMLP(inputs, config, members=config.ensemble)
+        self.bins: ValueBins | None = None
+        if config.bins is not None and config.bin_range is not None:
+            self.bins = ValueBins(config.bins, *config.bin_range)
+        outputs = config.bins or 1
+        self.net = EnsembleMLP(inputs, config, members=config.ensemble, outputs=outputs)
         low, high = torch.tensor(spec.action_low), torch.tensor(spec.action_high)
         # not persistent: the spec says them, and a checkpoint should not say them a second time
         self.register_buffer("action_middle", (low + high) / 2, persistent=False)
@@ -203,11 +253,20 @@ class ActionCritic(nn.Module):
         self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
     ) -> Float[Tensor, "E ..."]:
         """Q (E, ..., B, T); further axes of `actions` in front are further chunks of each step."""
+        return self.estimate(features, actions).values
+
+    def estimate(
+        self, features: Float[Tensor, "B T F"], actions: Float[Tensor, "... B T K A"]
+    ) -> QEstimate:
+        """Q as `forward` gives it, and the distribution that it is the mean of, if it has one."""
         # float32 always: values of two actions may differ by less than bfloat16 resolves
         with torch.autocast(features.device.type, enabled=False):
             read = actions[..., : self.executed, :]
             unit = (read.float() - self.action_middle) / self.action_half
-            return self.net(features.float(), unit.flatten(-2))
+            given = self.net(features.float(), unit.flatten(-2))
+            if self.bins is None:
+                return QEstimate(given)
+            return QEstimate(self.bins.expectation(given), given, self.bins)
 
 
 class StateCritic(nn.Module):
@@ -215,6 +274,7 @@ class StateCritic(nn.Module):
 
     def __init__(self, config: CriticConfig, feature_dim: int) -> None:
         super().__init__()
+        # a number, whatever `bins` says: what V learns of is no target of it, but an expectile
         self.net = EnsembleMLP((feature_dim,), config, members=1)
 
     def forward(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T"]:
@@ -222,4 +282,4 @@ class StateCritic(nn.Module):
             return self.net(features.float())[0]
 
 
-__all__ = ["ActionCritic", "CriticConfig", "EnsembleMLP", "StateCritic"]
+__all__ = ["ActionCritic", "CriticConfig", "EnsembleMLP", "QEstimate", "StateCritic"]

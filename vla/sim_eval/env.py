@@ -95,6 +95,10 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     expert_name: str = ""
     """Which expert acts in the present episode, if there are several; recorded with it."""
 
+    expert_has_memory: bool = False
+    """Whether the expert's action depends on what it did before, so that it cannot correct a
+    policy in a state that it has not brought about itself."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes over a `spec_` that the class body defines."""
         super().__init_subclass__(**options)

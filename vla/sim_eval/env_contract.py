@@ -266,3 +266,8 @@ def _expert(env: SimEnv) -> Iterator[str]:
     above = (action > np.asarray(spec.action_high) + 1e-6).any()
     if below or above:
         yield f"expert_action: gives {action}, outside the spec's bounds; clip it"
+    if not env.expert_has_memory and not np.array_equal(action, np.asarray(env.expert_action())):
+        yield (
+            "expert_action: gives another action when it is asked twice in one state; make it a "
+            "function of the state, or set `expert_has_memory = True`"
+        )

@@ -7,7 +7,7 @@ from vla.training.config import DataConfig as DataConfig
 from vla.training.config import OptimConfig as OptimConfig
 from vla.training.config import TrainConfig as TrainConfig
 from vla.training.loop import RunResult as RunResult
-from vla.training.loop import TrainingDivergedError as TrainingDivergedError
 from vla.training.loop import train as train
 from vla.training.objective import Objective as Objective
 from vla.training.objective import ObjectiveConfig as ObjectiveConfig
+from vla.training.trainer import TrainingDivergedError as TrainingDivergedError

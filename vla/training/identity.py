@@ -41,18 +41,35 @@ def training_card(config: TrainConfig, start: dict[str, Any], dataset: str) -> d
     settings["data"]["replay"] = [_without_defaults(entry) for entry in values["data"]["replay"]]
     if values["transfer"] is not None:
         settings["transfer"] = _without_defaults(values["transfer"])
+    return method_card(
+        settings,
+        seed=config.seed,
+        objective=str(values["objective"]["type"]),
+        start=start if config.init_from is not None else None,
+    )
+
+
+def method_card(
+    settings: dict[str, Any], *, seed: int, objective: str, start: dict[str, Any] | None
+) -> dict[str, Any]:
+    """`training_card` of any way of training.
+
+    Args:
+        settings: all that makes the method, JSON types.
+        start: the part `training` of the policy that it starts from; None for random weights.
+    """
     origin = ""
-    if config.init_from is not None:
+    if start is not None:
         origin = str(start.get("training", "unknown"))
         # continued by one method from clones of one method: their origins differ, this does not
-        settings["start"] = start.get("method", "unknown")
+        settings = settings | {"start": start.get("method", "unknown")}
     method = _digest(settings)
     return {
-        "seed": config.seed,
-        "objective": str(values["objective"]["type"]),
+        "seed": seed,
+        "objective": objective,
         "method": method,
         "origin": origin,
-        "training": _digest([method, config.seed, origin]),
+        "training": _digest([method, seed, origin]),
     }
 
 

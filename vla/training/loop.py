@@ -13,28 +13,24 @@ resumed run needs no random states.
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, gather_object, set_seed
-from timm.layers import convert_sync_batchnorm
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from vla.common.folder_lock import alone
-from vla.config import ConfigError, UserError, check_config
+from vla.config import ConfigError, check_config
 from vla.data.errors import DataWarning
-from vla.data.loading.multi_robot import RobotBatch
 from vla.models.policy import Policy, load_policy
-from vla.training.allocator import keep_freed_memory
-from vla.training.checkpoint import Checkpoint, newest_checkpoint, remove_leftovers, scores_of
+from vla.training.checkpoint import Checkpoint, remove_leftovers, scores_of
 from vla.training.config import TrainConfig
 from vla.training.distributed.companions import companions_watched
-from vla.training.finetuning.pcgrad import check_projection, projected_backward, task_names
+from vla.training.finetuning.pcgrad import check_projection, task_names
 from vla.training.finetuning.transfer import (
     Transfer,
     choose_trained,
@@ -42,18 +38,13 @@ from vla.training.finetuning.transfer import (
     fit_transferred,
     transferred_policy,
 )
+from vla.training.hardware.allocator import keep_freed_memory
+from vla.training.hardware.precision import Precision, resolve_precision
 from vla.training.identity import training_card
-from vla.training.metrics import MetricsLog, Stopwatch, check_trackers, tracker_options
-from vla.training.objective import Learner, Objective
-from vla.training.optimizer import (
-    EMA,
-    build_optimizer,
-    learning_rate,
-    set_critic_learning_rate,
-)
-from vla.training.precision import Precision, resolve_precision
+from vla.training.metrics import MetricsLog, check_trackers, tracker_options
+from vla.training.objective import Objective
 from vla.training.progress import ProgressDisplay
-from vla.training.run_data.batches import step_batches, to_device
+from vla.training.run_data.batches import step_batches
 from vla.training.run_data.data_record import check_same_data, record_of, write_record
 from vla.training.run_data.drawing import BatchPlan
 from vla.training.run_data.image_text import open_pairs, pair_batches
@@ -61,22 +52,10 @@ from vla.training.run_data.ineffective import ineffective_settings
 from vla.training.run_data.multi_robot import save_robots
 from vla.training.run_data.opening import Sources, open_data, open_sources
 from vla.training.run_directory import open_run, recorded_precision, write_run
-from vla.training.seeding import seed_generators, seed_of
-from vla.training.state import TrainingState
-from vla.training.step import backward
+from vla.training.trainer import Trainer, training_state
 from vla.training.validation import build_scorer
 
-_MUST_BE_FINITE = {
-    "loss": "loss",
-    "gradient norm": "grad_norm",
-    "gradient norm of the objective's own networks": "critic_grad_norm",
-}
-"""What a message calls a number -> its name among the metrics."""
 Evaluate = Callable[[Policy, int], dict[str, float]]
-
-
-class TrainingDivergedError(UserError):
-    """The loss or the gradient is not finite. Nothing of that step was applied or saved."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +164,30 @@ def _train(
         start = policy.card.get("training", {}) if config.init_from else {}
         dataset = str(data.card.get("dataset", ""))
         policy.card["training"] = training_card(config, start, dataset)
-    state = _training_state(config, policy, objective, accelerator, checkpoint)
-    model = accelerator.prepare(state.learner)
+    state = training_state(
+        policy,
+        objective,
+        accelerator,
+        config.optim,
+        ema_decay=config.ema_decay,
+        compiled=config.compile,
+        checkpoint=checkpoint,
+    )
     tasks: dict[str, str] = {}
     if config.optim.project_gradients:
         check_projection(state.learner, accelerator.num_processes)
         tasks = task_names(sources.named().values())
+    trainer = Trainer(
+        state,
+        accelerator,
+        config.optim,
+        steps=config.steps,
+        seed=config.seed,
+        out=out,
+        bf16=bf16,
+        tasks=tasks,
+        pairs_weight=config.co_training.weight if config.co_training else 0.0,
+    )
     scorer = None
     if config.validate_every is not None:
         limit = config.data.validation_windows
@@ -203,7 +200,7 @@ def _train(
         write_record(out, record, sources.warnings())
     first = state.step
     latest: dict[str, float] = {}
-    watch = Stopwatch(device)
+    watch = trainer.watch
     steps = range(first + 1, config.steps + 1)
     display.begin(first)
     with log:
@@ -226,45 +223,9 @@ def _train(
             variable_history=config.data.variable_history,
         )
         pairs_per_step = config.co_training.batch_size if config.co_training else 0
-        pairs_weight = config.co_training.weight if config.co_training else 0.0
         texts = pair_batches(pairs, steps, plan, batch_size=pairs_per_step)
         for (step, batches), step_pairs in zip(loaded, texts, strict=True):
-            # Step; a resumed run has the same dropout, augmentation and sampled actions.
-            seed_generators(seed_of(config.seed, step, plan.rank), device)
-            batches = [RobotBatch(robot, to_device(batch, device)) for robot, batch in batches]
-            watch.lap("data")
-            if config.optim.project_gradients:
-                numbers = projected_backward(
-                    model,
-                    objective,
-                    batches,
-                    accelerator,
-                    watch,
-                    bf16=bf16,
-                    clip=config.optim.clip_norms,
-                    seed=seed_of(config.seed, step),
-                    tasks=tasks,
-                )
-            else:
-                numbers = backward(
-                    model,
-                    objective,
-                    batches,
-                    accelerator,
-                    watch,
-                    bf16=bf16,
-                    clip=config.optim.clip_norms,
-                    pairs=step_pairs,
-                    pairs_weight=pairs_weight,
-                )
-            # before the update: weights and moments of the last good step stay whole
-            if _not_finite(numbers):
-                raise _diverged(step, numbers, batches, out)
-            if config.optim.critic is not None:
-                numbers["critic_lr"] = learning_rate(config.optim.critic, step, config.steps)
-                set_critic_learning_rate(state.optimizer, numbers["critic_lr"])
-            numbers["lr"] = state.update(learning_rate(config.optim, step, config.steps))
-            watch.lap("optimizer")
+            numbers = trainer.step(step, batches, step_pairs)
 
             # Log.
             display.advance(step)
@@ -400,29 +361,6 @@ def _load_as_it_is(config: TrainConfig, sources: Sources, checkpoint: Checkpoint
     return policy
 
 
-def _training_state(
-    config: TrainConfig,
-    policy: Policy,
-    objective: Objective,
-    accelerator: Accelerator,
-    checkpoint: Checkpoint | None,
-) -> TrainingState:
-    """The state at step 0, or at the checkpoint from which the policy was loaded."""
-    # On CPUs each process keeps the statistics of its own part: gloo has no synchronised batch
-    # norm. With few windows per process `policy.norm: group` is the better choice.
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        policy = convert_sync_batchnorm(policy)
-    learner = Learner(policy, objective).train().to(accelerator.device)
-    # before the checkpoint is read: its policy folder holds the mean, which is what was loaded
-    ema = EMA(policy, config.ema_decay) if config.ema_decay else None
-    state = TrainingState(learner, build_optimizer(learner, config.optim), ema)
-    if checkpoint:
-        state.restore(checkpoint)
-    if config.compile:
-        policy.compile()
-    return state
-
-
 def _open_log(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -441,46 +379,6 @@ def _open_log(
         options = tracker_options(out, config.model_dump(mode="json"), run_id, step)
         accelerator.init_trackers("vla", init_kwargs=options)
     return MetricsLog(out / "metrics.jsonl", accelerator, step)
-
-
-def _not_finite(numbers: dict[str, float]) -> list[str]:
-    """What of a step is NaN or infinite, in words."""
-    return [
-        words
-        for words, name in _MUST_BE_FINITE.items()
-        if not math.isfinite(numbers.get(name, 0.0))
-    ]
-
-
-def _diverged(
-    step: int,
-    numbers: dict[str, float],
-    batches: Sequence[RobotBatch],
-    out: Path,
-) -> TrainingDivergedError:
-    """The error of a step that is not finite, with the tasks in its batch on all processes."""
-    what = _not_finite(numbers)[0]
-    own_tasks = [text for _, batch in batches for text in batch.instruction]
-    tasks = sorted(set(gather_object(own_tasks)))
-    shown = ", ".join(repr(task) for task in tasks[:10])
-    if len(tasks) > 10:
-        shown += f" and {len(tasks) - 10} more"
-    last = newest_checkpoint(out / "checkpoints")
-    if last is None:
-        advice = (
-            "there is no checkpoint yet: start again with a smaller optim.lr or a longer "
-            "optim.warmup_steps"
-        )
-    else:
-        advice = (
-            f"the last checkpoint is {last.folder}: start a new run with init_from: {last.folder} "
-            "and a smaller optim.lr"
-        )
-    value = numbers[_MUST_BE_FINITE[what]]
-    return TrainingDivergedError(
-        f"step {step}: the {what} is {value}. Tasks in that batch: {shown}. Nothing of this step "
-        f"was applied; {advice}"
-    )
 
 
 def _any_out_of_time(

@@ -117,34 +117,6 @@ def n_step_returns(
     return total_BT, discount**n * alive_BT, known_BT
 
 
-def lambda_returns(
-    rewards: Float[Tensor, "B T"],
-    next_values: Float[Tensor, "B T"],
-    terminals: Bool[Tensor, "B T"],
-    *,
-    discount: float,
-    decay: float,
-) -> Float[Tensor, "B T"]:
-    """TD(lambda) targets (Sutton and Barto, eq. 12.10).
-
-    `decay` 0 gives one-step targets, 1 the rewards up to the window's end with the value behind it.
-
-    Args:
-        next_values: V(t + 1) of every step.
-        decay: lambda, in [0, 1].
-    """
-    targets = torch.empty_like(next_values)
-    following_B = next_values[:, -1]
-    # backwards: each target is made of the one after it
-    for t in reversed(range(rewards.shape[1])):
-        mixed_B = (1 - decay) * next_values[:, t] + decay * following_B
-        # a true end cuts the chain: nothing that comes after it flows back
-        alive_B = (~terminals[:, t]).float()
-        following_B = rewards[:, t] + discount * alive_B * mixed_B
-        targets[:, t] = following_B
-    return targets
-
-
 def expectile_loss(
     error: Float[Tensor, "*shape"],
     expectile: float,

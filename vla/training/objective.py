@@ -24,6 +24,10 @@ class ObjectiveError(UserError):
     """Objective, policy and data do not go together, or learning has diverged."""
 
 
+class NothingToImitateError(ObjectiveError):
+    """None of the data is of the kind that is imitated. Where a policy plays on, some may come."""
+
+
 class Objective(nn.Module, ABC):
     """A loss, with whatever it needs beside the policy (critics, target networks) as submodules.
 
@@ -39,6 +43,8 @@ class Objective(nn.Module, ABC):
     """How many steps after the current one the windows carry, for temporal-difference targets."""
     discount: float = 1.0
     """Discount of `batch.returns_to_go`."""
+    extras: tuple[str, ...] = ()
+    """Extra columns of the data that `loss` reads from `batch.extras`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -64,6 +70,27 @@ class Objective(nn.Module, ABC):
         It is multiplied with the weights of the data config. None draws all equally often.
         """
         return None
+
+    def begin_round(self, policy: Policy, windows: Windows) -> dict[str, np.ndarray]:
+        """Called before the updates of each round, where a policy learns from what it just did.
+
+        Args:
+            policy: in eval mode, as it has acted.
+            windows: of all episodes that the round learns from.
+
+        Returns:
+            name -> (len(windows),) or (len(windows), D), what `loss` then finds in `batch.extras`
+            beside the columns of the data.
+
+        Raises ObjectiveError if the round cannot be learned from.
+        """
+        return {}
+
+    @property
+    def acts_in_eval_mode(self) -> bool:
+        """Whether the policy stays in eval mode while it learns, so that dropout and batch norm are
+        as they were when its actions were drawn."""
+        return False
 
     @abstractmethod
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -156,6 +183,12 @@ class ObjectiveConfig(Config, ABC):
     several_robots: ClassVar[bool] = False
     """Whether it can learn from several robots in one run (`data.multi_robot`), a micro-batch of
     each."""
+
+    @property
+    def acting_temperature(self) -> float:
+        """With which the policy acts where it learns from what it does, unless the user says
+        otherwise."""
+        return 1.0
 
     @abstractmethod
     def build(self, policy: Policy) -> Objective:

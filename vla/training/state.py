@@ -139,6 +139,25 @@ class TrainingState:
             ) from error
         self.step = checkpoint.step
 
+    def restore_objective(self, checkpoint: Checkpoint) -> None:
+        """Goes on with the objective's own networks of another training: critics, their slow
+        copies, learned temperatures.
+
+        Raises CheckpointError if they are of another policy or objective.
+        """
+        tensors = checkpoint.tensors()
+        state = _group(tensors, "objective")
+        # the policy that training left has the running mean of its weights, and so do its critics
+        state |= _group(tensors, "objective_mean")
+        try:
+            self.learner.objective.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{checkpoint.folder}: its critics do not fit this policy and objective: {error}"
+            ) from error
+        if self.objective_ema is not None:
+            self._load_objective_mean(state)
+
     @torch.no_grad()
     def _load_raw_weights(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.policy.named_parameters():
@@ -201,6 +220,12 @@ class TrainingState:
         if self.objective_ema:
             add("objective_mean", self.objective_ema.weights)
         return tensors
+
+
+def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """The tensors of one group of a training state, by their own names."""
+    prefix = f"{group}/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _applied(ema: EMA | None, module: nn.Module) -> AbstractContextManager[None]:

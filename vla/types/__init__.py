@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from vla.types.errors import SpecError
     from vla.types.images import ImageSize, resized
     from vla.types.observation import Observation
-    from vla.types.policy import ActionDistribution, Actor, Continuable, Memory, PolicyOutput
+    from vla.types.policy import (
+        ActionDistribution,
+        Actor,
+        Continuable,
+        Memory,
+        PolicyOutput,
+        TokenDistribution,
+    )
     from vla.types.spec import Spec
 
 _HOME = {
@@ -24,6 +31,7 @@ _HOME = {
     "Actor": "policy",
     "Batch": "batch",
     "Continuable": "policy",
+    "TokenDistribution": "policy",
     "ImageSize": "images",
     "Memory": "policy",
     "Observation": "observation",
@@ -44,6 +52,7 @@ __all__ = [
     "PolicyOutput",
     "Spec",
     "SpecError",
+    "TokenDistribution",
     "resized",
 ]
 

@@ -34,6 +34,28 @@ class ActionDistribution(Protocol):
 
 
 @runtime_checkable
+class TokenDistribution(Protocol):
+    """A distribution over chunks that are N tokens each: what every token was worth, for
+    objectives that weigh tokens one by one."""
+
+    @property
+    def has_exact_tokens(self) -> bool:
+        """Whether `tokens` of the first actions of a chunk that was drawn are the ids that were
+        drawn, whatever follows: they are where tokens stand action by action."""
+
+    def tokens(self, actions: Tensor) -> Tensor:
+        """The ids of chunks (B, T, K, A), int64 (B, T, N)."""
+
+    def token_logits(self, actions: Tensor) -> Tensor:
+        """Logits of each place given the chunk's own ids before it, float32 (B, T, N, V); -inf for
+        ids that may not stand there."""
+
+    def token_mask(self, actions: Tensor, action_mask: Tensor) -> Tensor:
+        """Which tokens of chunks (B, T, K, A) belong to valid actions (B, T, K): bool (B, T, N),
+        without padding."""
+
+
+@runtime_checkable
 class Continuable(Protocol):
     """A distribution over chunks that can begin as the chunk before goes on: real-time chunking."""
 

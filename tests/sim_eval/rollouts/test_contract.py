@@ -21,6 +21,7 @@ def test_what_is_right_passes() -> None:
     assert checked_step((GOOD, np.float64(0.5), False, np.True_, INFO), SPEC) == (
         GOOD,
         0.5,
+        False,
         True,
         INFO,
     )

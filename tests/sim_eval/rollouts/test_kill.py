@@ -7,34 +7,14 @@ import os
 import signal
 from collections import Counter
 
-import torch
 from point_env import PointConfig
-from restless import Restless, Trace
+from restless import Killer, Restless
 
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
 from vla.sim_eval.rollouts.seeding import episode_seed
-from vla.types import Observation
 
 CONFIG = PointConfig(image_size=48, horizon=12)
-
-
-class Killer(Restless):
-    """Kills a worker process, in the midst of its episodes, whenever it acts for the n-th time."""
-
-    def __init__(self, calls: set[int]) -> None:
-        super().__init__(CONFIG.spec())
-        self.calls, self.count, self.killed = calls, 0, 0
-
-    def act(
-        self, observation: Observation, memory: Trace | None = None
-    ) -> tuple[torch.Tensor, Trace]:
-        self.count += 1
-        if self.count in self.calls:
-            children = sorted(multiprocessing.active_children(), key=lambda process: process.name)
-            os.kill(children[self.killed % len(children)].pid, signal.SIGKILL)
-            self.killed += 1
-        return super().act(observation, memory)
 
 
 def jobs(driver: str = "policy") -> list[Job]:
@@ -52,7 +32,7 @@ def played(
 
 
 def test_five_kills_change_nothing() -> None:
-    killer, stats = Killer({2, 9, 16, 23, 30}), RolloutStats()
+    killer, stats = Killer(CONFIG.spec(), {2, 9, 16, 23, 30}), RolloutStats()
     done: list[EpisodeRecord] = []
     records = played(killer, 2, stats=stats, on_done=done.append)
     assert killer.killed == stats.lost_workers == 5

@@ -12,7 +12,6 @@ from vla.training.losses import (
     discrete_conservative_gap,
     effective_sample_size,
     expectile_loss,
-    lambda_returns,
     masked_mean,
     n_step_returns,
 )
@@ -90,23 +89,6 @@ def test_n_step_returns_say_nothing_of_padded_steps() -> None:
         torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool), mask, n=1, discount=1.0
     )
     assert known.tolist() == [[False, True]]
-
-
-def test_lambda_returns_at_0_at_1_and_between() -> None:
-    rewards, values = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[10.0, 20.0, 40.0]])
-    nowhere = torch.zeros(1, 3, dtype=torch.bool)
-
-    def targets(decay: float, terminals: torch.Tensor = nowhere) -> list[float]:
-        return lambda_returns(rewards, values, terminals, discount=0.5, decay=decay)[0].tolist()
-
-    assert targets(0.0) == [6.0, 12.0, 24.0]  # r + V / 2
-    assert targets(1.0) == [8.0, 14.0, 24.0]  # 4 + 40/2 = 24, 2 + 24/2 = 14, 1 + 14/2 = 8
-    assert targets(0.5) == [6.75, 13.0, 24.0]  # 2 + (20 + 24)/4 = 13, 1 + (10 + 13)/4 = 6.75
-    assert targets(1.0, torch.tensor([[NO, YES, NO]])) == [
-        2.0,
-        2.0,
-        24.0,
-    ]  # nothing comes back over a true end
 
 
 def test_expectile_weighs_positive_errors_by_tau() -> None:

@@ -1,1 +1,1 @@
-"""Commands whose policies learn from what they do in simulation."""
+"""Commands by which policies learn from what they do, and from experts and rewards."""

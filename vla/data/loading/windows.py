@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vla.data.errors import DataError
+from vla.data.extras import VALID_ACTIONS
 from vla.data.loading.frame_cache import FrameCache, Storage
 from vla.data.loading.keyframes import next_keyframes
 from vla.data.loading.protocols import IndexOrder
@@ -38,6 +39,9 @@ class Windows:
     episode, history and next steps end at the change, as at the episode's ends: control starts a
     new history with a new instruction, and other steps would be imitated under words that they did
     not follow. Chunks go on beyond it, as in LeRobot: to the hand-over belongs what comes next.
+
+    With the extra column `valid_actions`, the first so many actions of a step's chunk alone count:
+    where labels belong to the states that were visited, those of later steps do not follow them.
 
     Where `mask` is False: images and state repeat the nearest real step, rewards and returns are 0,
     terminals and action masks are False. Chunks that run past the end repeat the episode's last
@@ -67,6 +71,9 @@ class Windows:
         terminals: bool (N,).
         reward_config: what made the three of them.
         extras: name -> (N,) or (N, D), the extra columns that were asked for.
+        columns: name -> (N,) or (N, D), what was computed of the steps since: batches hold it too.
+        valid_actions: int64 (N,), how many actions of each step's chunk may be learned; None for
+            all.
         success: bool (N,), whether the episode is solved at that step or later.
         task_index: int64 (N,), row of `instructions`; steps of one episode may differ.
         instructions: all of the dataset's.
@@ -110,6 +117,7 @@ class Windows:
         self.reward_config = rewards or RewardConfig()
         self.episodes = _chosen(dataset, episodes)
         self._extra_names = _chosen_extras(dataset, extras)
+        self.columns: dict[str, np.ndarray] = {}
         self._read_numbers()
         self._cache = FrameCache(
             dataset,
@@ -133,6 +141,8 @@ class Windows:
         self.actions = columns.actions[frame_N]
         self.states = columns.state[frame_N]
         self.extras = {name: columns.extras[name][frame_N] for name in self._extra_names}
+        valid_actions = columns.extras.get(VALID_ACTIONS)
+        self.valid_actions = None if valid_actions is None else valid_actions[frame_N]
         self.success = _from_then_on(columns.success[frame_N], lengths)
         # Rewards are shaped over the whole dataset: their normalisation must not depend on which
         # episodes are chosen, and a held-out episode is scaled as a training one.
@@ -212,6 +222,9 @@ class Windows:
         step_BT = np.clip(step_BT, first_B1, stop_B1 - 1)
         step_BTK = step_BT[..., None] + np.arange(self.chunk)
         inside_BTK = (step_BTK < end_B1[..., None]) & mask_BT[..., None]
+        if self.valid_actions is not None:
+            valid_BT1 = _rows(self.valid_actions, step_BT)[..., None]
+            inside_BTK &= np.arange(self.chunk) < valid_BT1
         step_BTK = np.minimum(step_BTK, end_B1[..., None] - 1)
         row_BT = _rows(self._row, step_BT)
         task_B = _rows(self.task_index, index_B)
@@ -233,7 +246,10 @@ class Windows:
             timesteps=_tensor(step_BT - start_B1),
             mask=_tensor(mask_BT),
             task_index=_tensor(task_B),
-            extras={name: _tensor(_rows(rows, step_BT)) for name, rows in self.extras.items()},
+            extras={
+                name: _tensor(_rows(rows, step_BT))
+                for name, rows in {**self.extras, **self.columns}.items()
+            },
         )
 
 

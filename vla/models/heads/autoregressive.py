@@ -26,7 +26,7 @@ from vla.models.heads.base import Head, HeadConfig
 from vla.models.heads.categorical import token_mask
 from vla.models.heads.continuation import check_continuation
 from vla.models.heads.continuous import MLP, check_temperature
-from vla.models.heads.token_generation import Guidance, Places
+from vla.models.heads.token_generation import Guidance, Places, draw_ids
 from vla.models.heads.token_loss import (
     ChunkOffset,
     StatedOffset,
@@ -200,7 +200,7 @@ class AutoregressiveHead(Head):
             if forced is not None and place < forced.shape[1]:
                 ids_N = forced[:, place]
             else:
-                ids_N = _draw(logits_NV, temperature, generator)
+                ids_N = draw_ids(logits_NV, temperature, generator)
             ids_ND[:, place] = ids_N
             if grammar is not None and state is not None:
                 state = grammar.advance(state, ids_N, place)
@@ -283,9 +283,7 @@ class AutoregressiveActions:
         self.head = head
         self.guidance = guidance
         self.tokenizer = head.tokenizer
-        self.offset: StatedOffset | None = None
-        if head.offset is not None:
-            self.offset = StatedOffset(head.offset, states.flatten(2))
+        self.offset = None if head.offset is None else StatedOffset(head.offset, states.flatten(2))
         # the last teacher-forced pass: its actions, places and logits
         self._last: tuple[Tensor, Places, Tensor] | None = None
 
@@ -372,8 +370,7 @@ class AutoregressiveActions:
     @property
     def continuations(self) -> Mapping[str, int]:
         """Prefix, where every action has tokens of its own, in the order of time."""
-        per_action = self.tokenizer.tokens_per_action
-        return {} if per_action is None else {"prefix": self.tokenizer.chunk}
+        return {"prefix": self.tokenizer.chunk} if self.tokenizer.tokens_per_action else {}
 
     def continued(
         self,
@@ -411,9 +408,27 @@ class AutoregressiveActions:
         guidance = Guidance(base.states.flatten(0, 1), weight)
         return AutoregressiveActions(self.states, self.head, guidance)
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.tokenizer.tokens_per_action is not None
+
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
+
+    def token_logits(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T D V"]:
+        """See `TokenDistribution`. Places behind the end of all chunks of the batch are 0."""
+        places, logits_NLV = self._teacher_forced(actions)
+        missing = self.tokenizer.num_tokens - places.ids.shape[1]
+        return self._by_window(F.pad(logits_NLV, (0, 0, 0, missing)))
+
+    def token_mask(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"]
+    ) -> Bool[Tensor, "B T D"]:
+        """See `TokenDistribution`."""
+        counts_BTL = self._counted(actions, action_mask)
+        return F.pad(counts_BTL, (0, self.tokenizer.num_tokens - counts_BTL.shape[-1]))
 
     def _token_loss(self, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         """Mean cross-entropy of the tokens (B, T), soft and weighted as the head is set."""
@@ -477,17 +492,9 @@ class AutoregressiveActions:
         return values_N.unflatten(0, self.states.shape[:2])
 
 
-def _draw(logits_NV: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    if temperature == 0:
-        return logits_NV.argmax(-1)
-    probs_NV = (logits_NV / temperature).softmax(-1)
-    return torch.multinomial(probs_NV, 1, generator=generator).squeeze(-1)
-
-
 __all__ = [
     "AutoregressiveActions",
     "AutoregressiveConfig",
     "AutoregressiveHead",
-    "Places",
     "TokenTransformerConfig",
 ]

@@ -248,9 +248,24 @@ class CategoricalActions:
         right_BTN = self.logits.argmax(-1) == self.tokens(actions)
         return self._mean(right_BTN.float(), action_mask)
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.tokenizer.tokens_per_action is not None
+
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T N"]:
         """The ids of the given actions."""
         return self.tokenizer.encode(actions)
+
+    def token_logits(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T N V"]:
+        """See `TokenDistribution`; the same whatever the chunk, since places are independent."""
+        return self.logits.float()
+
+    def token_mask(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"]
+    ) -> Bool[Tensor, "B T N"]:
+        """See `TokenDistribution`."""
+        return token_mask(action_mask, self.tokenizer)
 
     def _chunk(self, ids_BTN: Tensor) -> Tensor:
         decoded_BTKA = self.tokenizer.decode(ids_BTN)

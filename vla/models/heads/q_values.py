@@ -8,7 +8,7 @@ value of each place equals the best value of the next one.
 
 B windows, T steps, N = B * T sequences, R hidden states read per step, W their width,
 K actions per chunk, A action dimensions, D tokens per chunk, L <= D places that hold more than
-padding, V ids, H width of the head.
+padding, V ids, H width of the head, M bins of a value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from vla.models.heads.autoregressive import (
 )
 from vla.models.heads.categorical import token_mask
 from vla.models.heads.continuous import check_temperature
+from vla.models.layers.dueling import DuelingOutput
 from vla.models.layers.transformer import KeyValue
+from vla.models.layers.value_bins import ValueBins
 from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.grammar import masked_logits
 from vla.types import Spec
@@ -48,6 +50,13 @@ class QValuesConfig(TokenTransformerConfig):
 
     Near 0: the best of many ids is the target of the place before, and ids that were never tried
     must not look good there. Not 0 itself, where a sigmoid has no gradient."""
+
+    dueling: bool = False
+    """Learn what all ids of a place have in common apart from what each is better by (Wang et al.,
+    2016)."""
+    bins: int | None = Field(default=None, ge=2, le=10000)
+    """Q as a distribution over so many bins of [0, 1], learned by cross-entropy (Farebrother et
+    al., 2024): 51 to 101. null: as a sigmoid, by its squared error."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> QValuesHead:
         return QValuesHead(self, tokenizer, width)
@@ -80,15 +89,51 @@ class Float32Head(AutoregressiveHead):
 
 
 class QValuesHead(Float32Head):
-    """The autoregressive head with a sigmoid on its logits."""
+    """The autoregressive head with a sigmoid on its logits, or with a distribution for each id.
+
+    Attributes:
+        bins: of the values; None if they are sigmoids.
+    """
 
     config: QValuesConfig
+    out: nn.Linear | DuelingOutput  # type: ignore[assignment]
 
     def __init__(self, config: QValuesConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
+        self.bins = None if config.bins is None else ValueBins(config.bins, 0.0, 1.0)
+        numbers = config.bins or 1
+        V = tokenizer.vocab_size
+        if config.dueling:
+            self.out = DuelingOutput(config.hidden, V, numbers)
+        elif self.bins is not None:
+            self.out = nn.Linear(config.hidden, V * numbers)
+            nn.init.normal_(self.out.weight, std=0.02)
         # the inverse of the sigmoid: weights start near 0, so the bias alone decides what Q is
-        logit = math.log(config.initial_value / (1 - config.initial_value))
-        nn.init.constant_(self.out.bias, logit)
+        start_M = torch.tensor([math.log(config.initial_value / (1 - config.initial_value))])
+        if self.bins is not None:
+            start_M = self.bins.histogram(torch.tensor(config.initial_value)).clamp(min=1e-8).log()
+        if isinstance(self.out, DuelingOutput):
+            self.out.start_at(start_M)
+        else:
+            with torch.no_grad():
+                self.out.bias.copy_(start_M.repeat(V))
+
+    def bin_logits(
+        self, states: Float[Tensor, "N R H"], ids: Int64[Tensor, "N L"]
+    ) -> Float[Tensor, "N L V M"]:
+        """Of the distributions of the values, whose means are the values."""
+        return super().logits(states, ids).unflatten(-1, (self.tokenizer.vocab_size, -1))
+
+    def logits(
+        self,
+        states: Float[Tensor, "N R H"],
+        ids: Int64[Tensor, "N L"],
+    ) -> Float[Tensor, "N L V"]:
+        """Whose sigmoids are Q."""
+        if self.bins is None:
+            return super().logits(states, ids)
+        q_NLV = self.bins.expectation(self.bin_logits(states, ids))
+        return q_NLV.logit(eps=1e-6)
 
     def forward(self, hidden: Float[Tensor, "B T R W"]) -> QValues:  # type: ignore[override]
         return QValues(hidden, self.read_float32(hidden), self)
@@ -100,6 +145,9 @@ class QValuesHead(Float32Head):
     ) -> tuple[Tensor, list[KeyValue | None]]:
         """Q of the next place, by which `generate` decides; it divides them by the temperature."""
         logits_NV, kept = super()._next_logits(x_NLH, past)
+        if self.bins is not None:
+            logits_NVM = logits_NV.unflatten(-1, (self.tokenizer.vocab_size, -1))
+            return self.bins.expectation(logits_NVM), kept
         return logits_NV.sigmoid(), kept
 
 
@@ -148,6 +196,16 @@ class QValues:
         # after the sigmoid: the sigmoid of minus infinity would be a value, 0, that a maximum may
         # pick
         return masked_logits(q_NLV, places.allowed).unflatten(0, self.states.shape[:2])
+
+    def bin_logits(
+        self,
+        ids: Int64[Tensor, "B T D"],
+        places: Places,
+    ) -> Float[Tensor, "B T L V M"]:
+        """Of the distributions of the values, for heads with `bins`; what may stand where is not
+        considered."""
+        logits_NLVM = self.head.bin_logits(self.states.flatten(0, 1), places.ids)
+        return logits_NLVM.unflatten(0, self.states.shape[:2])
 
     def first(self) -> Float[Tensor, "B T V"]:
         """Q of all ids at the first place; its maximum is the value of the state."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -45,4 +46,16 @@ class Guidance:
         return from_base + self.weight * (logits.log_softmax(-1) - from_base)
 
 
-__all__ = ["Guidance", "Places"]
+def draw_ids(
+    logits: Float[Tensor, "N V"],
+    temperature: float,
+    generator: torch.Generator | None = None,
+) -> Int64[Tensor, " N"]:
+    """One id of each row; the most likely ones at temperature 0."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs_NV = (logits / temperature).softmax(-1)
+    return torch.multinomial(probs_NV, 1, generator=generator).squeeze(-1)
+
+
+__all__ = ["Guidance", "Places", "draw_ids"]

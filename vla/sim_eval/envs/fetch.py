@@ -143,6 +143,7 @@ class FetchEnv(GymEnv):
         super().__init__(sim, config.spec(), task, camera=CAMERA, preset=config.preset)
         self._mark = int(self.model.site("target0").id)
         self._expert: Expert | None = None
+        self.expert_has_memory = task.name == "slide"  # it goes on sliding once it has begun
 
     def on_reset(self, seed: int, info: dict[str, Any]) -> None:
         self._expert = expert_of(self.task.name)

@@ -132,6 +132,7 @@ class PerturbedEnv(SimEnv):
         self.env.render_images = False  # the scene is drawn after it has changed
         _, info = self.env.reset(seed=seed, options=options)
         self.expert_name = self.env.expert_name
+        self.expert_has_memory = self.env.expert_has_memory
         # an env may build a new model in its reset
         self._share_simulation()
         if "model" in self._class.needs:

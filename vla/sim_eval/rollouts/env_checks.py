@@ -32,8 +32,8 @@ def checked_reset(result: Any, spec: Spec) -> tuple[Values, Values]:
     return observation, info
 
 
-def checked_step(result: Any, spec: Spec) -> tuple[Values, float, bool, Values]:
-    """`result` of an env's step -> observation, reward, whether it is over, info.
+def checked_step(result: Any, spec: Spec) -> tuple[Values, float, bool, bool, Values]:
+    """`result` of an env's step -> observation, reward, terminated, truncated, info.
 
     Raises EnvError with a line for every fault.
     """
@@ -50,7 +50,7 @@ def checked_step(result: Any, spec: Spec) -> tuple[Values, float, bool, Values]:
     if not _is_finite_number(reward):
         problems.append(f"step: reward is {reward!r}, expected a finite number")
     _raise(problems)
-    return observation, float(reward), bool(terminated or truncated), info
+    return observation, float(reward), bool(terminated), bool(truncated), info
 
 
 def check_images(observation: Values, cameras: Iterable[str], spec: Spec) -> None:

@@ -15,11 +15,16 @@ import numpy as np
 
 from vla.common.machine_faults import text_of
 from vla.config import UserError
+from vla.data import Episode
 from vla.sim_eval.env import EnvConfig, SimEnv
 from vla.sim_eval.env_contract import EnvError
+from vla.sim_eval.gates.base import Proposal
 from vla.sim_eval.rollouts.env_checks import check_images
 from vla.sim_eval.rollouts.episode_player import EpisodePlayer
-from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.episode_recorder import DECISION, EXPERT_ACTION, INTERVENTION
+from vla.sim_eval.rollouts.expert_labels import expert_label
+from vla.sim_eval.rollouts.jobs import Decision, EpisodeRecord, Job
+from vla.sim_eval.rollouts.takeover import Takeover
 
 
 @dataclass(frozen=True)
@@ -27,39 +32,48 @@ class Start:
     """An episode begins.
 
     Attributes:
-        past: float32 (n, A), actions to play at once: they lead an episode whose worker was lost to
-            where it was.
-        chunk: how many of them, at the end, the lost worker was sent last.
+        past: what the policy chose so far, to be played at once: it leads an episode whose worker
+            was lost to where it was.
     """
 
     slot: int
     job: Job
-    past: np.ndarray | None = None
-    chunk: int = 0
+    past: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
 class Act:
-    """actions: float32 (n, A), executed one after the other until the episode ends."""
+    """The policy has chosen; its actions are executed until the episode ends."""
 
     slot: int
-    actions: np.ndarray
+    decision: Decision
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The robot waits. state: float32 (S,); reward: sum over the last chunk of actions."""
+    """The robot waits.
+
+    Attributes:
+        state: float32 (S,).
+        reward: sum over the last chunk of actions.
+        executed: float32 (n, A), what was executed in place of the last chunk, if the expert acted
+            or might have; else None.
+    """
 
     slot: int
     state: np.ndarray
     instruction: str
     reward: float = 0.0
+    executed: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Done:
+    """The episode is over. episode: its steps, if the job asks for them."""
+
     slot: int
     record: EpisodeRecord
+    episode: Episode | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ class EnvHost:
         self._images = images
         self._envs: dict[int, tuple[str, SimEnv]] = {}  # slot -> task and env
         self._players: dict[int, EpisodePlayer] = {}
+        self._takeovers: dict[int, Takeover] = {}
         self._filmed: dict[tuple[str, str], list[int]] = {}  # (task, failure) -> episodes
 
     def handle(self, command: Command) -> Answer:
@@ -94,7 +109,7 @@ class EnvHost:
         try:
             if isinstance(command, Start):
                 return self._start(command)
-            return self._act(command.slot, command.actions)
+            return self._act(command.slot, command.decision)
         except EnvError as error:
             reason = f"the env breaks its contract (check_env looks for more)\n{error}"
             return Failed(command.slot, reason)
@@ -111,10 +126,14 @@ class EnvHost:
         if job.driver != "policy":
             return self._play_baseline(slot, player)
         self._players[slot] = player
-        if command.past is None:
-            return self._ready(slot, player)
+        self._end_takeover(slot)  # of an episode that a lost worker's has replaced
+        if job.takeover is not None:
+            self._takeovers[slot] = Takeover(job.takeover, env, job.seed)
         # If the episode is filmed, every step is drawn again: the frames were lost with the worker.
-        return self._act(slot, command.past, counted=command.chunk, look=player.filmed)
+        answer: Answer = self._ready(slot, player)
+        for decision in command.past:
+            answer = self._act(slot, decision, look=player.filmed)
+        return answer
 
     def _env_for(self, slot: int, task: str) -> SimEnv:
         had_task, env = self._envs.get(slot, ("", None))
@@ -136,40 +155,73 @@ class EnvHost:
                 action = player.env.expert_action()
             else:
                 action = rng.uniform(low, high).astype(np.float32)
-            player.step(np.clip(action, low, high), look=False)
+            action = np.clip(action, low, high).astype(np.float32)
+            extras = {DECISION: 0} | self._labels(player, action, driver=player.job.driver)
+            player.step(action, look=False, **extras)
         return self._done(slot, player)
 
-    def _act(
-        self,
-        slot: int,
-        actions: np.ndarray,
-        *,
-        counted: int | None = None,
-        look: bool = False,
-    ) -> Answer:
-        """Executes a chunk of actions, or less if the episode ends in it.
+    def _act(self, slot: int, decision: Decision, *, look: bool = False) -> Answer:
+        """Executes a chunk of actions, or less if the episode ends in it or the expert takes over.
 
         Args:
-            counted: the last actions, whose rewards are reported; all by default.
             look: whether every step is drawn; else only the last one, which the policy sees.
         """
         player = self._players[slot]
-        last = len(actions) - 1
-        uncounted = 0 if counted is None else len(actions) - counted
+        first = player.steps
         reward = 0.0
-        for i, action in enumerate(actions):
-            player.step(action, look=look or i == last)
-            if i >= uncounted:
-                reward += player.reward
+        executed = []
+        for i, chosen in enumerate(decision.actions):
+            proposed = Decision(chosen, decision.uncertainty)
+            action, by_expert, extras = self._chosen(slot, player, proposed)
+            # the rest of a chunk is dropped where the expert acts: the policy looks again
+            last = by_expert or i == len(decision.actions) - 1
+            player.step(action, look=look or last, **extras)
+            executed.append(action)
+            reward += player.reward
+            if player.recorder is not None and not by_expert:
+                player.recorder.count_decision(first)
             if player.over:
                 del self._players[slot]
+                self._end_takeover(slot)
                 return self._done(slot, player)
-        return self._ready(slot, player, reward)
+            if last:
+                break
+        # the policy remembers what it chose; only where an expert may act is that another thing
+        corrected = np.asarray(executed) if player.job.takeover is not None else None
+        return self._ready(slot, player, reward, corrected)
+
+    def _chosen(
+        self, slot: int, player: EpisodePlayer, proposed: Decision
+    ) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        """The action of this step, whether it is the expert's, and what is recorded of it.
+
+        Args:
+            proposed: by the policy, one action (A,).
+        """
+        extras: dict[str, Any] = {DECISION: 0}
+        if not player.job.asks_expert:
+            return proposed.actions, False, extras
+        expert = expert_label(player.env)
+        by_expert = False
+        if slot in self._takeovers:
+            proposal = Proposal(player.observation, proposed.actions, expert, proposed.uncertainty)
+            by_expert = self._takeovers[slot].expert_acts(proposal)
+        extras |= {EXPERT_ACTION: expert, INTERVENTION: by_expert}
+        return expert if by_expert else proposed.actions, by_expert, extras
+
+    def _labels(self, player: EpisodePlayer, action: np.ndarray, *, driver: str) -> dict[str, Any]:
+        """What is recorded of a baseline's step beside it."""
+        if not player.job.label:
+            return {}
+        by_expert = driver == "expert"
+        label = action if by_expert else expert_label(player.env)
+        return {EXPERT_ACTION: label, INTERVENTION: by_expert}
 
     def _done(self, slot: int, player: EpisodePlayer) -> Done:
         is_first = self._first_of_its_kind(player)
         was_asked_for = player.job.video is not None
-        return Done(slot, player.record(keep_film=is_first or was_asked_for))
+        record = player.record(keep_film=is_first or was_asked_for)
+        return Done(slot, record, player.episode())
 
     def _first_of_its_kind(self, player: EpisodePlayer) -> bool:
         """Whether no `failure_videos` earlier episodes that failed alike have been filmed here."""
@@ -185,16 +237,29 @@ class EnvHost:
         filmed.append(job.episode)
         return True
 
-    def _ready(self, slot: int, player: EpisodePlayer, reward: float = 0.0) -> Ready:
+    def _ready(
+        self,
+        slot: int,
+        player: EpisodePlayer,
+        reward: float = 0.0,
+        executed: np.ndarray | None = None,
+    ) -> Ready:
         check_images(player.observation, self._images, player.env.robot_spec)
         for camera, images in self._images.items():
             images[slot] = player.observation["images"][camera]
         state = np.asarray(player.observation["state"], dtype=np.float32)
-        return Ready(slot, state, player.instruction, reward)
+        return Ready(slot, state, player.instruction, reward, executed)
+
+    def _end_takeover(self, slot: int) -> None:
+        takeover = self._takeovers.pop(slot, None)
+        if takeover is not None:
+            takeover.close()
 
     def close(self) -> None:
         """Closes all envs."""
         self._players.clear()
+        for slot in list(self._takeovers):
+            self._end_takeover(slot)
         for _, env in self._envs.values():
             env.close()
         self._envs.clear()

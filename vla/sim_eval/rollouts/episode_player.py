@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from vla.data import Episode
+from vla.data.episode import Scalar
 from vla.sim_eval.env import SimEnv
+from vla.sim_eval.gates.stuck import StuckGate
 from vla.sim_eval.rollouts.env_checks import check_images, checked_reset, checked_step
+from vla.sim_eval.rollouts.episode_recorder import EpisodeRecorder
 from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
 from vla.sim_eval.rollouts.video import VideoWriter, film_frame
 from vla.types import Spec
@@ -25,6 +29,9 @@ class EpisodePlayer:
         success: whether the task is solved now.
         success_ever: whether it was solved at some step.
         over: whether nothing is left to play.
+        terminated: whether it has truly ended, and not by a time limit.
+        stuck: whether nothing has moved for as long as the job allows.
+        recorder: of its steps; None if they are not kept.
 
     Raises EnvError if the env breaks its contract.
     """
@@ -39,7 +46,11 @@ class EpisodePlayer:
         self.success = False
         self.success_ever = False
         self._after_success = 0
-        self._every_step_drawn = job.video is not None
+        self.terminated = False
+        self._stillness: StuckGate | None = None
+        if job.stop_if_stuck is not None:
+            self._stillness = job.stop_if_stuck.build(env.robot_spec)
+        self._every_step_drawn = job.video is not None or job.record
         self._video = _film_of(job, env.robot_spec)
         # rendering costs more than physics, and a baseline looks at nothing
         env.render_images = self._every_step_drawn or job.driver == "policy"
@@ -48,12 +59,26 @@ class EpisodePlayer:
         self.instruction = str(self.info["instruction"])
         self._first_instruction = self.instruction
         self._film(self.observation)
+        self.stuck = self._is_still()
+        self.recorder: EpisodeRecorder | None = None
+        if job.record:
+            check_images(self.observation, env.robot_spec.cameras, env.robot_spec)
+            self.recorder = EpisodeRecorder(list(env.robot_spec.cameras))
 
-    def step(self, action: np.ndarray, *, look: bool = True) -> None:
-        """Executes one action (A,); `look`: whether a policy will see the images that follow."""
+    def step(self, action: np.ndarray, *, look: bool = True, **extras: Any) -> None:
+        """Executes one action (A,).
+
+        Args:
+            look: whether a policy will see the images that follow.
+            extras: what else is recorded of the step, if it is.
+        """
+        if self.recorder is not None:
+            self.recorder.add_observation(self.observation, self.instruction)
         self.env.render_images = look or self._every_step_drawn
         result = self.env.step(action)
-        self.observation, self.reward, ended, self.info = checked_step(result, self.env.robot_spec)
+        self.observation, self.reward, terminated, truncated, self.info = checked_step(
+            result, self.env.robot_spec
+        )
         # an episode of several sub-tasks asks for one after the other
         self.instruction = str(self.info.get("instruction", self.instruction))
         self.steps += 1
@@ -64,9 +89,18 @@ class EpisodePlayer:
         self.success_ever = self.success_ever or self.success
         played_on = self._after_success >= self.job.after_success_steps
         satisfied = self.success_ever and played_on and self.env.task.ends_at_success
-        self.over = satisfied or ended or self.steps >= self.job.horizon
+        self.terminated = satisfied or terminated
+        self.stuck = self._is_still()
+        time_is_up = truncated or self.steps >= self.job.horizon
+        self.over = self.terminated or time_is_up or self.stuck
+        if self.recorder is not None:
+            self.recorder.add_action(action, self.reward, self.success, **extras)
         if self.env.render_images:
             self._film(self.observation)
+
+    def _is_still(self) -> bool:
+        """Whether nothing has moved for as long as the job allows; called at every observation."""
+        return self._stillness is not None and self._stillness.still(self.observation)
 
     def _film(self, observation: dict[str, Any]) -> None:
         if self._video is None:
@@ -88,7 +122,7 @@ class EpisodePlayer:
         """How far the episode came, in the simulator's words; empty after a success."""
         if self.success_ever:
             return ""
-        return str(self.info.get("failure") or "time limit")
+        return str(self.info.get("failure") or ("stuck" if self.stuck else "time limit"))
 
     @property
     def _failure_step(self) -> int:
@@ -119,6 +153,19 @@ class EpisodePlayer:
             video=video,
             failure_step=self._failure_step,
         )
+
+    def episode(self) -> Episode | None:
+        """What was recorded; None if nothing was."""
+        if self.recorder is None:
+            return None
+        job = self.job
+        info: dict[str, Scalar] = {
+            "task": job.task,
+            "episode": job.episode,
+            "seed": job.seed,
+            "draw": job.draw,
+        }
+        return self.recorder.episode(terminated=self.terminated, info=info)
 
     def _write_film(self) -> None:
         if self._video is not None and self._video.last_step < self.steps:

@@ -14,10 +14,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from vla.control.batched_inference import EpisodeState
-from vla.sim_eval.rollouts.jobs import Job
+from vla.sim_eval.rollouts.jobs import Decision, Job
 
 
 @dataclass
@@ -25,14 +23,15 @@ class Episode:
     """A running episode of a batch.
 
     Attributes:
-        past: the actions (n, A) sent so far, chunk by chunk: they lead a new env to the same state.
+        past: what was chosen so far: it leads a new env to the same state, where the expert takes
+            over at the same steps.
         deaths, kills: workers lost over this episode, by their own doing and by a signal from
             outside.
     """
 
     job: Job
     state: EpisodeState = field(default_factory=EpisodeState)
-    past: list[np.ndarray] = field(default_factory=list)
+    past: list[Decision] = field(default_factory=list)
     deaths: int = 0
     kills: int = 0
 
@@ -66,9 +65,10 @@ class EpisodeBatch:
         """For whatever the policy draws at random in its next call."""
         self.calls += 1
         # of the first job alone: what is drawn must not depend on which episodes still run
-        first = self.jobs[0].seed
-        # the prime keeps the calls of neighbouring seeds apart; torch takes seeds below 2**63
-        return (first * 1_000_003 + self.calls) % 2**63
+        first = self.jobs[0]
+        # the primes keep the calls of neighbouring seeds and draws apart; torch takes seeds below
+        # 2**63
+        return (first.seed * 1_000_003 + first.draw * 2_147_483_659 + self.calls) % 2**63
 
 
 def make_batches(jobs: Iterable[Job], size: int) -> list[EpisodeBatch]:

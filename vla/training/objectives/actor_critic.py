@@ -42,7 +42,7 @@ from vla.training.offline_rl.extractions.base import Extraction, ExtractionLoss
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.training.offline_rl.values.base import Lookahead, Transition, ValueLearner, ValueLoss
 from vla.training.offline_rl.values.none import NoValues
-from vla.types import Batch, PolicyOutput
+from vla.types import ActionDistribution, Batch, PolicyOutput
 
 Discount = Annotated[float, Field(gt=0, le=1)]
 Target = Literal["heads", "policy"]
@@ -168,10 +168,13 @@ def build_actor_critic(
             f"objective: target: policy would do nothing: {type(learner).__name__} has no target "
             "critics; drop it"
         )
-    copied = target == "policy" or learner.target_policy
+    extracting: Extraction = extraction.build(policy, learner)
+    if learner.soft:
+        _ = extracting.entropy_temperature  # raises if there is none
+    copied = target == "policy" or learner.target_policy or extracting.needs_slow_policy
     return ActorCritic(
         learner,
-        extraction.build(policy, learner),
+        extracting,
         executed=_executed(learner, policy),
         discount=discount,
         warmup=warmup,
@@ -365,8 +368,24 @@ class ActorCritic(Objective):
             features: as the critics read them.
             lookahead: what follows, if the values look ahead.
         """
-        slow = self._slow_features(policy, now)
-        return Transition(now, features, output.actions, lookahead, slow_features=slow)
+        return Transition(
+            now,
+            features,
+            output.actions,
+            lookahead,
+            slow_features=self._slow_features(policy, now),
+            slow_actions=self._slow_actions(policy, now),
+        )
+
+    def _slow_actions(
+        self, policy: Policy, batch: Batch
+    ) -> Callable[[], ActionDistribution] | None:
+        """What the slow copy does at these steps, for extractions that ask for it."""
+        copied = self.target_policy
+        if copied is None or not self.extraction.needs_slow_policy:
+            return None
+        copied.start(policy)
+        return lambda: cast(ActionDistribution, copied(batch).actions)
 
     def _slow_features(self, policy: Policy, batch: Batch) -> Callable[[], Tensor] | None:
         """The features of the slow copy, to be computed once and if asked for."""
@@ -429,7 +448,8 @@ class ActorCritic(Objective):
                 slow = self._slow_features(policy, later)
         acting = self.extraction.acting(output)
         transition = Transition(later, output.features, acting, slow_features=slow)
-        return Lookahead(transition, returns, bootstrap, known)
+        temperature = self.extraction.entropy_temperature if self.value.soft else 0.0
+        return Lookahead(transition, returns, bootstrap, known, temperature)
 
 
 __all__ = [

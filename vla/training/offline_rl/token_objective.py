@@ -11,7 +11,7 @@ B windows, T steps, R hidden states read per step, W their width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -34,6 +34,7 @@ from vla.training.objective import (
 )
 from vla.training.offline_rl.data_checks import check_replayed_rewards, check_targets
 from vla.training.offline_rl.divergence import check_size, q_bound, watch_size
+from vla.training.offline_rl.priorities import IMPORTANCE
 from vla.training.offline_rl.target_network import TargetCopy
 from vla.types import Batch, PolicyOutput
 
@@ -59,11 +60,14 @@ class NStepReturn:
         returns: discounted rewards of the chunk's steps.
         bootstrap: weight of the value of the state after the chunk; 0 if the task ended.
         known: False if the episode was truncated before, and at padding.
+        chosen_by: the learning head's distribution at the state after the chunk, by which the next
+            action is chosen; None if the target copy chooses it.
     """
 
     returns: Float[Tensor, "B T"]
     bootstrap: Float[Tensor, "B T"]
     known: Bool[Tensor, "B T"]
+    chosen_by: Any = None
 
     def target(self, next_values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """The target, given the values of the states after the chunks."""
@@ -104,6 +108,8 @@ class TokenValueObjective(Objective):
     steps: Tensor
     q_size: Tensor
 
+    double_q: bool = False
+    """Whether the learning head chooses the next action, which its copy values."""
     rewards_needed: Literal["varied", "unit"] = "varied"
     """What `fit` asks of the rewards. `unit` is for bounded values, which cannot diverge."""
 
@@ -194,6 +200,10 @@ class TokenValueObjective(Objective):
         """Mean over the valid steps, and in training the losses that the policy adds."""
         losses = self.compute_losses(policy, batch)
         mask_BT = losses.now.mask
+        if IMPORTANCE in batch.extras:
+            # of the window's newest step, for which it was drawn
+            weight_B1 = losses.now.extras[IMPORTANCE][:, -1:]
+            losses = replace(losses, loss=losses.loss * weight_B1)
         metrics = {
             name: masked_mean(values_BT.detach(), mask_BT)
             for name, values_BT in losses.metrics.items()
@@ -239,13 +249,15 @@ class TokenValueObjective(Objective):
         later = batch.steps(self.next_step, None)
         self.target.start(self._followed(policy))
         output = policy(now)
+        own_next = None
         with torch.no_grad():
+            if self.config.target == "head" or self.double_q:
+                own_next = policy(later).actions
             if self.config.target == "head":
                 # The present trunk, in the policy's own mode (dropout included): features that the
                 # target head reads are then like those of the head that it was copied from.
-                next_actions = policy(later).actions
                 target = self.target(output.actions.hidden)
-                next_target = self.target(next_actions.hidden)
+                next_target = self.target(own_next.hidden)  # type: ignore[union-attr]
             else:
                 next_target = self.target(later).actions
                 target = self.target(now).actions
@@ -256,7 +268,7 @@ class TokenValueObjective(Objective):
                 n=self.next_step,
                 discount=self.discount,
             )
-        n_step = NStepReturn(returns, bootstrap, known)
+        n_step = NStepReturn(returns, bootstrap, known, own_next if self.double_q else None)
         loss_BT, metrics = self.learn(output.actions, target, next_target, n_step, now)
         ended_BT = (bootstrap == 0).float()
         metrics = {**metrics, "terminals": ended_BT, "outcome_known": known.float()}

@@ -92,9 +92,25 @@ class AutoregressiveActions:
         right_ND = self._logits(ids_ND).argmax(-1) == ids_ND
         return self._mean(right_ND.float(), ids_ND, action_mask)
 
+    @property
+    def has_exact_tokens(self) -> bool:
+        """See `TokenDistribution`."""
+        return self.decoder.tokenizer.tokens_per_action is not None
+
     def tokens(self, actions: Float[Tensor, "B T K A"]) -> Int64[Tensor, "B T D"]:
         """The ids of the given actions."""
         return self.decoder.tokenizer.encode(actions)
+
+    def token_logits(self, actions: Float[Tensor, "B T K A"]) -> Float[Tensor, "B T D V"]:
+        """See `TokenDistribution`."""
+        return self._logits(self._ids(actions)).float().unflatten(0, self.steps)
+
+    def token_mask(
+        self, actions: Float[Tensor, "B T K A"], action_mask: Bool[Tensor, "B T K"]
+    ) -> Bool[Tensor, "B T D"]:
+        """See `TokenDistribution`."""
+        weights_ND = self._weights(self._ids(actions), action_mask)
+        return (weights_ND > 0).unflatten(0, self.steps)
 
     def mode(self) -> Float[Tensor, "B T K A"]:
         """The chunk of the most likely token at each place, given those chosen before."""

@@ -91,6 +91,22 @@ class Extraction(nn.Module, ABC):
         place."""
         return output.actions
 
+    needs_slow_policy: bool = False
+    """Whether `loss` asks what a slowly moving copy of the policy does (`now.slow_actions`)."""
+
+    @property
+    def entropy_temperature(self) -> Tensor | float:
+        """What the loss pays for a nat of the policy's entropy, in units of reward, without
+        gradient; soft values count it as reward.
+
+        Raises ObjectiveError if it pays nothing, or in other units.
+        """
+        raise ObjectiveError(
+            f"objective.value.soft: {type(self).__name__} pays nothing for entropy; use "
+            "extraction: {type: ddpg_bc, bc: 0, normalise: false, temperature: auto}, or soft: "
+            "false"
+        )
+
     @property
     def skips_policy_update(self) -> bool:
         """Whether the loss of the present step teaches the policy nothing."""

@@ -6,16 +6,17 @@ B windows, T steps, K actions per chunk, A action dimensions.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vla.config import register
 from vla.models.policy import Policy
 from vla.training.losses import Metrics, masked_mean
+from vla.training.objective import ObjectiveError
 from vla.training.offline_rl.extractions.base import (
     Extraction,
     ExtractionConfig,
@@ -54,9 +55,9 @@ class DDPGBCConfig(ExtractionConfig):
     type: Literal["ddpg_bc"] = "ddpg_bc"
     bc: float = Field(default=0.4, ge=0)
     """Weight of imitation beside Q: 1 / alpha of the paper, whose 2.5 is 0.4 here."""
-    q: Literal["least", "first"] = "least"
-    """Which of the critics is climbed: at each action the least of them, or the first alone
-    (TD3)."""
+    q: Literal["least", "first", "mean"] = "least"
+    """Which of the critics is climbed: at each action the least of them, the first alone (TD3), or
+    their mean (RLPD)."""
     normalise: bool = True
     """Divide Q by its mean absolute value in the batch, so that `bc` means the same whatever the
     rewards' size."""
@@ -64,8 +65,24 @@ class DDPGBCConfig(ExtractionConfig):
     """Weight of the entropy: of samples, by log_prob. `auto` learns it, towards an entropy of
     -(numbers of a chunk), of actions in units in which their range is [-1, 1]; of tokens towards
     0.98 * log(ids) each, which is nearly even: a number keeps a policy over tokens sharper."""
+    target_entropy: float | None = None
+    """Entropy (nats) that `temperature: auto` moves to, for each number of a chunk; null: -1 of
+    densities, 0.98 * log(ids) of tokens."""
+    exact_entropy: bool = False
+    """Of tokens, take the entropy over all ids, where the head can, in place of that of one sample:
+    ids are no numbers that a gradient could go through, and log pi(a') alone moves nothing on
+    average."""
     every: int = Field(default=1, ge=1)
     """The policy learns at every so many steps (TD3: 2)."""
+
+    @model_validator(mode="after")
+    def _target_has_effect(self) -> DDPGBCConfig:
+        if self.target_entropy is not None and self.temperature != "auto":
+            raise ValueError(
+                "target_entropy: is what temperature: auto moves to; set temperature: auto, or "
+                "leave it out"
+            )
+        return self
 
     def build(self, policy: Policy, value: ValueLearner) -> DDPGBC:
         require_q(value, "ddpg_bc")
@@ -97,7 +114,8 @@ class DDPGBC(Extraction):
     ) -> None:
         super().__init__()
         self.config = config
-        self.target_entropy = -float(dimensions)  # of densities; tokens: `_target_entropy`
+        per_number = -1.0 if config.target_entropy is None else config.target_entropy
+        self.target_entropy = per_number * dimensions  # of densities; tokens: `_target_entropy`
         self.log_half = log_half
         if config.temperature == "auto":
             self.log_temperature = nn.Parameter(torch.zeros(()))
@@ -129,6 +147,22 @@ class DDPGBC(Extraction):
         # the present step is the one after the `steps` that were done
         return (int(self.steps) + 1) % self.config.every != 0
 
+    @property
+    def entropy_temperature(self) -> Tensor | float:
+        if self.config.temperature == "auto":
+            temperature: Tensor | float = self.log_temperature.detach().exp()
+        else:
+            temperature = self.config.temperature
+        if self.config.temperature == 0:
+            return super().entropy_temperature
+        if self.config.normalise:
+            # of a policy loss in units of mean |Q| the temperature is in these units too
+            raise ObjectiveError(
+                "objective.value.soft: the temperature must be in units of reward; set "
+                "extraction.normalise: false"
+            )
+        return temperature
+
     def after_step(self) -> None:
         self.steps += 1
 
@@ -155,7 +189,7 @@ class DDPGBC(Extraction):
         """The term of the entropy, and of its temperature if that is learned; adds to `metrics`."""
         remedy = "set temperature: 0, or policy.head: {type: gaussian, squash: full}"
         require(now.actions, "log_prob", "ddpg_bc.temperature", remedy)
-        log_prob_BT = now.actions.log_prob(actions_BTKA)  # type: ignore[attr-defined]
+        log_prob_BT = self._log_prob(now.actions, actions_BTKA)
         log_prob = masked_mean(log_prob_BT, now.batch.mask)
         # ids have no units: only densities change with the range of the actions
         offset = 0.0 if hasattr(now.actions, "tokens") else self.log_half
@@ -169,9 +203,16 @@ class DDPGBC(Extraction):
         policy_loss = temperature.detach() * log_prob
         return policy_loss - temperature * (self._target_entropy(now.actions) - entropy)
 
+    def _log_prob(self, actions: Any, chunks_BTKA: Tensor) -> Float[Tensor, "B T"]:
+        """log pi(a'), or its mean over all ids."""
+        tokens = hasattr(actions, "tokens") and hasattr(actions, "entropy")
+        if self.config.exact_entropy and tokens:
+            return cast(Tensor, -actions.entropy())
+        return cast(Tensor, actions.log_prob(chunks_BTKA))
+
     def _target_entropy(self, actions: Any) -> float:
         """What `auto` moves the entropy of a chunk to, nats."""
-        if not hasattr(actions, "tokens"):
+        if not hasattr(actions, "tokens") or self.config.target_entropy is not None:
             return self.target_entropy
         # Of ids the entropy is never negative: by the target of densities it would always be too
         # great, and the temperature could only fall.

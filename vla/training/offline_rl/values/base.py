@@ -57,6 +57,8 @@ class Transition:
             and validation.
         slow_features: gives the features (B, T, F) of a slow copy of the policy, if target critics
             read that.
+        slow_actions: gives the distribution of a slow copy of the policy at these steps, if the
+            extraction asks for it (`Extraction.needs_slow_policy`).
     """
 
     batch: Batch
@@ -65,6 +67,7 @@ class Transition:
     next: Lookahead | None = None
     estimates: ValueEstimates = ValueEstimates()
     slow_features: Callable[[], Tensor] | None = None
+    slow_actions: Callable[[], ActionDistribution] | None = None
 
     @functools.cached_property
     def target_features(self) -> Float[Tensor, "B T F"]:
@@ -86,12 +89,14 @@ class Lookahead:
         transition: the windows n steps later; without gradient.
         returns, bootstrap, known: of `n_step_returns`. The target is
             `returns + bootstrap * value of the later state`, where known.
+        temperature: what the extraction pays for a nat of the policy's entropy, in units of reward.
     """
 
     transition: Transition
     returns: Float[Tensor, "B T"]
     bootstrap: Float[Tensor, "B T"]
     known: Bool[Tensor, "B T"]
+    temperature: Tensor | float = 0.0
 
     @property
     def moment(self) -> Transition:
@@ -166,6 +171,7 @@ class ValueLearner(nn.Module, ABC):
         target_policy: whether a slowly moving copy of the policy is asked instead, which moves when
             target critics do.
         target_every: at every how many steps `after_step` is called.
+        soft: whether targets count the policy's entropy, at the extraction's temperature.
         discount: of the objective, per environment step.
         action_critic, state_critic: the networks, None if the learner has none; the first is what
             guided decoding asks.
@@ -177,6 +183,7 @@ class ValueLearner(nn.Module, ABC):
     needs_policy_later: bool = False
     target_policy: bool = False
     target_every: int = 1
+    soft: bool = False
     discount: float = 1.0
     action_critic: ActionCritic | None
     state_critic: StateCritic | None
@@ -238,16 +245,18 @@ class ValueLearner(nn.Module, ABC):
         features: Float[Tensor, "B T F"],
         actions: Float[Tensor, "... B T K A"],
         *,
-        of: Literal["least", "first"] = "least",
+        of: Literal["least", "first", "mean"] = "least",
     ) -> Float[Tensor, "... B T"]:
-        """Least Q of the ensemble, or that of its first member; differentiable in the actions
-        alone."""
+        """Least Q of the ensemble, that of its first member, or the mean; differentiable in the
+        actions alone."""
         assert self.action_critic is not None
         members = 1 if of == "first" else self.config.critic.ensemble
         # the critics as constants: a policy that follows Q must not bend Q towards its own actions
         constants = self.action_critic.constants(members)
         inputs = (features.detach(), actions)
         values_EBT = torch.func.functional_call(self.action_critic, constants, inputs)
+        if of == "mean":
+            return cast(Tensor, values_EBT.mean(0))
         return cast(Tensor, values_EBT.min(0).values)
 
     def after_step(self) -> None:

@@ -90,11 +90,12 @@ class Expectile(Critics):
         with torch.no_grad():
             next_v_BT = self.state_critic(lookahead.transition.features)
             target_BT = self.target(now, lookahead, next_v_BT)
-        q_EBT = self.action_critic(now.features, now.batch.actions)
+        estimate = self.action_critic.estimate(now.features, now.batch.actions)
+        q_EBT = estimate.values
         # steps without a target count as 0 and stay in the divisor, so that each known step has the
         # same weight in every micro-batch
-        squared_BT = (q_EBT - target_BT).square().sum(0).where(lookahead.known, 0.0)
-        td_loss = masked_mean(squared_BT, mask_BT)
+        q_error_BT = estimate.error(target_BT).sum(0).where(lookahead.known, 0.0)
+        td_loss = masked_mean(q_error_BT, mask_BT)
         with torch.no_grad():
             best_BT = self._measure(target_q_BT, target_BT, lookahead)
             estimates = ValueEstimates(advantage=best_BT - v_BT)

@@ -10,8 +10,8 @@ from vla.models.layers.transformer import Attention
 from vla.models.policies.mlp import MLPConfig
 from vla.models.policies.rt1 import RT1Config
 from vla.models.policy import Policy
-from vla.training import precision
-from vla.training.precision import resolve_precision
+from vla.training.hardware import precision
+from vla.training.hardware.precision import resolve_precision
 from vla.types import Spec
 
 CPU = torch.device("cpu")

@@ -1,0 +1,149 @@
+"""The first part of a round: which episodes are played, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vla.config import ConfigError
+from vla.data import Episode
+from vla.models.policy import Policy
+from vla.recipes.online.config import OnlineConfig
+from vla.sim_eval.env import EnvConfig, Task
+from vla.sim_eval.rollouts.jobs import EpisodeRecord, Job
+from vla.sim_eval.rollouts.scheduler import RolloutStats, rollout
+from vla.sim_eval.rollouts.seeding import episode_seed
+from vla.training.online_rl.policy_gradient import GROUP
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a round has played.
+
+    Attributes:
+        episodes: in the order of the jobs; `info` names task, episode, seed, draw and round.
+        records: beside them.
+    """
+
+    episodes: list[Episode]
+    records: list[EpisodeRecord]
+
+    def numbers(self) -> dict[str, float]:
+        """What is logged of them."""
+        return {
+            "played/success": float(np.mean([record.success_ever for record in self.records])),
+            "played/return": float(np.mean([record.return_ for record in self.records])),
+            "played/steps": float(sum(record.steps for record in self.records)),
+        }
+
+
+def jobs_of_round(config: OnlineConfig, number: int) -> list[Job]:
+    """The episodes of round `number`, which counts from 1, spread evenly over the tasks.
+
+    Their starts are those of collection, which no evaluation ever meets.
+
+    Raises ConfigError if the tasks do not divide the episodes.
+    """
+    tasks = config.env.suite().tasks
+    starts = config.episodes_per_round // config.episodes_per_start
+    if starts % len(tasks):
+        wanted = -(-starts // len(tasks)) * len(tasks) * config.episodes_per_start
+        raise ConfigError(
+            [
+                f"episodes_per_round: {config.episodes_per_round} does not divide among "
+                f"{len(tasks)} tasks with {config.episodes_per_start} episodes of each start; use "
+                f"{wanted}"
+            ]
+        )
+    per_task = starts // len(tasks)
+    jobs = []
+    for task in tasks:
+        for index in range(per_task):
+            start = (number - 1) * per_task + index
+            jobs += _of_start(config, task, number, start)
+    return jobs
+
+
+def _of_start(config: OnlineConfig, task: Task, number: int, start: int) -> list[Job]:
+    takeover = None if config.label is None else config.label.takeover(number)
+    first = Job(
+        task=task.name,
+        group=task.group,
+        episode=start * config.episodes_per_start,
+        seed=episode_seed("collect", config.seed, task.name, start),
+        horizon=task.horizon,
+        record=True,
+        label=config.label is not None,
+        takeover=takeover,
+        stop_if_stuck=config.act.stop_if_stuck,
+    )
+    return [
+        replace(first, episode=first.episode + draw, draw=draw)
+        for draw in range(config.episodes_per_start)
+    ]
+
+
+def require_expert(env: EnvConfig) -> None:
+    """Raises ConfigError if the env's first task has no expert, or one that cannot correct a
+    policy."""
+    task = env.suite().tasks[0].name
+    made = env.make(task)
+    try:
+        made.reset(seed=0)
+        problem = "its expert depends on its own past" if made.expert_has_memory else ""
+        try:
+            made.expert_action()
+        except RuntimeError as error:
+            problem = str(error)
+    finally:
+        made.close()
+    if problem:
+        raise ConfigError(
+            [
+                f"label: task {task!r} cannot be labelled: {problem}; leave label out or choose "
+                "another env"
+            ]
+        )
+
+
+def play_round(
+    config: OnlineConfig,
+    policy: Policy,
+    number: int,
+    on_done: Callable[[EpisodeRecord], None] = lambda record: None,
+) -> Played:
+    """Plays round `number` with the policy as it is; `on_done` is called with each episode.
+
+    Raises what `rollout` raises.
+    """
+    jobs = jobs_of_round(config, number)
+    stats = RolloutStats(episodes={})
+    records = rollout(
+        config.env,
+        jobs,
+        policy,
+        config.act.settings(config.temperature, number),
+        on_done=on_done,
+        stats=stats,
+    )
+    assert stats.episodes is not None
+    episodes = [stats.episodes[job.task, job.episode] for job in jobs]
+    return Played(_numbered(episodes, number), records)
+
+
+def _numbered(episodes: Sequence[Episode], number: int) -> list[Episode]:
+    """The episodes with their round, and with the number of their start as a column."""
+    groups: dict[tuple[object, object], int] = {}
+    found = []
+    for episode in episodes:
+        start = (episode.info["task"], episode.info["seed"])
+        group = groups.setdefault(start, len(groups))
+        column = np.full(len(episode), group, np.int64)
+        info = episode.info | {"round": number}
+        found.append(replace(episode, info=info, extras={**episode.extras, GROUP: column}))
+    return found
+
+
+__all__ = ["Played", "jobs_of_round", "play_round"]

@@ -1,0 +1,1 @@
+"""What of a training depends on the machine: memory and the precision of its arithmetic."""

@@ -1,0 +1,1 @@
+"""Objectives that learn from what the policy just did (`vla online`), one file each."""

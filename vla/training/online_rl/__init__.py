@@ -1,0 +1,1 @@
+"""Policy gradients from what a policy just did: likelihoods, advantages, losses."""
