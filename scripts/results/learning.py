@@ -72,6 +72,34 @@ def offline_rl_metaworld() -> str:
     return offline_rl_pictures("offline_rl_metaworld")
 
 
+def expert_hopper() -> str:
+    """Snapshots of an expert, and the datasets that they made."""
+    file = read("expert_hopper")
+    rows = []
+    for snapshot in file["snapshots"]:
+        made = file["datasets"].get(snapshot["name"])
+        of_dataset = "" if made is None else f"{made['return']:.0f} in {made['episodes']} episodes"
+        rows.append(
+            (
+                f"{snapshot['step']:,}",
+                f"{snapshot['return']:.0f} ± {snapshot['return_deviation']:.0f}",
+                of_dataset,
+                f"{snapshot['difference']:.0e}",
+            )
+        )
+    columns = [
+        "env steps",
+        f"return of its most likely actions, {file['snapshots'][0]['episodes']} unseen starts",
+        "return of sampled actions, its dataset",
+        "greatest difference from the trained actor, of half the range",
+    ]
+    what = (
+        "Hopper by SAC of stable-baselines3, one training, one thread of an "
+        f"{file['machine']['cpu']} beside other work; mean and standard deviation between episodes."
+    )
+    return "\n\n".join([what, table(columns, rows), source(file, "expert_hopper")])
+
+
 def stitching() -> str:
     file = read("stitching")
     rows = []
@@ -313,6 +341,7 @@ def action_tokens() -> str:
 
 
 BLOCKS = {
+    "expert_hopper": expert_hopper,
     "reward_gail": lambda: of_recorded("reward_gail"),
     "reward_preferences": lambda: of_recorded("reward_preferences"),
     "reward_classifier": lambda: of_recorded("reward_classifier"),

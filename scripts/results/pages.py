@@ -30,6 +30,9 @@ SECTIONS = {
         "Decision Transformer asked for success and for failure": "decision_transformer_mixed",
         "Scripted experts of the tabletop": "tabletop_experts",
     },
+    "Experts": {
+        "SAC on hopper": "expert_hopper",
+    },
     "Learned rewards": {
         "The maze by a discriminator (GAIL)": "reward_gail",
         "Hopper by comparisons": "reward_preferences",
