@@ -63,6 +63,7 @@ class Decisions:
         of_step = np.searchsorted(step_D, np.arange(len(executed)), side="right") - 1
         counted = np.flatnonzero(of_step >= 0)
         counted = counted[counted < until_D[of_step[counted]]]
+        # steps ahead of an episode's first decision were not the policy's doing
         decision = of_step[counted]
         weighted = rewards[counted] * float(discount) ** (counted - step_D[decision])
         reward_D = np.bincount(decision, weighted, minlength=len(step_D))

@@ -30,6 +30,7 @@ def conjugate_gradient(
         tolerance: of the squared residual, as a share of that at the start.
     """
     x = torch.zeros_like(target)
+    # x begins at 0, so nothing of the target is reached yet
     residual = target.clone()
     direction = target.clone()
     size = residual @ residual
@@ -41,6 +42,7 @@ def conjugate_gradient(
         step = size / (direction @ moved)
         x = x + step * direction
         residual = residual - step * moved
+        # conjugate to all directions before: no progress along these is undone
         following = residual @ residual
         direction = residual + following / size * direction
         size = following

@@ -76,6 +76,7 @@ class TrustRegion(PolicyGradient):
         columns = super().begin_round(policy, windows)
         self._notes |= dict.fromkeys(("kl", "gain", "step_share"), 0.0)
         if self._teaches and int(self.rounds) > self.region.value_warmup:
+            # the step looks at batches already, before the loop has put the columns there
             windows.columns = columns
             rows = np.flatnonzero(windows.extras[DECISION] > 0)
             self._notes |= self._moved(policy, windows, rows)
@@ -88,9 +89,11 @@ class TrustRegion(PolicyGradient):
         with sdpa_kernel(SDPBackend.MATH):
             acted = self._acted(policy, windows, rows)
             gradient, before = self._ascent(policy, parameters, windows, rows)
+            # nothing that happened depends on a parameter that learns
             if not gradient.any():
                 return {}
             count = max(1, round(self.region.fisher_share * len(rows)))
+            # evenly over the round, so that every episode is in it
             some = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
             def fisher(vector: Tensor) -> Tensor:
@@ -105,6 +108,7 @@ class TrustRegion(PolicyGradient):
                     "objective: the step of this round is NaN or infinite, and was not taken; set "
                     f"objective.damping above {self.region.damping:g}"
                 )
+            # the line search tries places in the policy itself: a copy would double the memory
             start = [p.detach().clone() for p in parameters]
             found: dict[str, float] = {}
 
@@ -158,6 +162,7 @@ class TrustRegion(PolicyGradient):
         total = self.region.damping * vector
         for batch, share in _parts_with_shares(policy, windows, rows):
             new = self._likelihood(policy(batch).actions, batch)
+            # its first derivative is 0 here, and its second the Fisher matrix
             divergence = masked_mean(new.detached().kl(new), new.mask)
             first = torch.autograd.grad(
                 divergence, parameters, create_graph=True, materialize_grads=True
@@ -188,6 +193,7 @@ class TrustRegion(PolicyGradient):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Metrics]:
         self._require_columns(batch)
+        # the policy has moved already: ratios to the one that acted are not 1 any more
         with torch.no_grad():
             output = policy(batch)
         loss = self._value_loss(output, batch)
