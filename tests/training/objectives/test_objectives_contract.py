@@ -55,6 +55,18 @@ OTHER_POLICIES: dict[str, dict[str, Any]] = {
         "head": {"type": "q_values", "hidden": 8, "depth": 1, "heads": 1},
         "tokenizer": BINS,
     },
+    "dqn": {
+        **MLP,
+        "head": {
+            "type": "q_values",
+            "hidden": 8,
+            "depth": 1,
+            "heads": 1,
+            "dueling": True,
+            "bins": 7,
+        },
+        "tokenizer": BINS,
+    },
     "ilql": {
         **MLP,
         "head": {"type": "ilql", "hidden": 8, "depth": 1, "heads": 1},

@@ -78,9 +78,12 @@ def test_a_learned_temperature_finds_the_entropy_that_is_asked_for() -> None:
     policy = MLPConfig(hidden=16, depth=1, head=GAUSSIAN).build(spec)
     objective = SACConfig(critic=CRITIC, target_entropy=-0.3).build(policy)
     steps = [Step(0, place, reward=1 - place**2) for place in torch.linspace(-1, 1, 21).tolist()]
-    metrics = train(policy, objective, batch_of(steps, 1), steps=700)
-    assert metrics["entropy"] == pytest.approx(-0.3, abs=0.2)
-    assert 0 < metrics["temperature"] < 1
+    batch = batch_of(steps, 1)
+    train(policy, objective, batch, steps=300)
+    metrics = train(policy, objective, batch, steps=300)
+    # entropy -0.3 is a deviation of 0.179, and the best one for this reward is sqrt(t / 2)
+    assert metrics["entropy"] == pytest.approx(-0.3, abs=0.1)
+    assert metrics["temperature"] == pytest.approx(2 * 0.179**2, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,20 @@ import pytest
 import torch
 import training_toy
 from safetensors.torch import load_file, save_file
+from token_chain import (
+    ELSEWHERE,
+    END,
+    GOAL,
+    ONE_TOKEN,
+    SPEC,
+    START,
+    Step,
+    chain,
+    learn,
+    one_step_batch,
+    toy,
+    values_of,
+)
 from torch import Tensor
 
 from vla.config import ConfigError
@@ -27,91 +41,11 @@ from vla.models.policies.mlp import MLPConfig, MLPPolicy
 from vla.models.policies.q_transformer import QTransformer, QTransformerConfig
 from vla.models.policy import load_policy
 from vla.training import TrainConfig, train
-from vla.training.objective import Learner, Objective, ObjectiveError
+from vla.training.objective import Learner, ObjectiveError
 from vla.training.objectives.ilql import ILQLConfig
 from vla.training.objectives.q_transformer import QTransformerObjectiveConfig
 from vla.training.optimizer import build_optimizer
-from vla.types import Batch, Observation, Spec
-
-START, GOAL, ELSEWHERE = (1.0, 0.0), (0.0, 1.0), (-1.0, -1.0)
-SPEC = Spec({}, ("at_start", "at_goal"), ("x", "y"), (-1.0, -1.0), (1.0, 1.0), 10)
-ONE_TOKEN = Spec({}, ("at_start", "at_goal"), ("x",), (-1.0,), (1.0,), 10)
-END = None
-Step = tuple[tuple[float, float], tuple[int, ...], float, tuple[float, float] | None]
-
-
-def toy(
-    spec: Spec, head: str, bins: int, *, chunk: int = 1, seed: int = 0, **options: Any
-) -> MLPPolicy:
-    torch.manual_seed(seed)
-    small = {"type": head, "hidden": 32, "depth": 1, "heads": 2, **options}
-    config = MLPConfig(
-        hidden=32, depth=1, chunk=chunk, head=small, tokenizer={"type": "bins", "num_bins": bins}
-    )
-    return config.build(spec)
-
-
-def one_step_batch(
-    spec: Spec, bins: int, steps: list[Step], *, cut: list[Step] = (), returns: float = 0.0
-) -> Batch:  # type: ignore[assignment]
-    """Windows of one step and the one after it; of the steps in `cut` nobody saw what came next.
-    Actions lie well off the middle of their bins."""
-    B, every = len(steps) + len(cut), [*steps, *cut]
-    batch = spec.fake_batch(B, 2, 1)
-    ids = torch.tensor([action for _, action, _, _ in every])
-    state = torch.tensor([[now, later or (7.0, -7.0)] for now, _, _, later in every])
-    ended = torch.tensor([later is END for _, _, _, later in steps] + [False] * len(cut))
-    no_later = ended | torch.tensor([False] * len(steps) + [True] * len(cut))
-    mask = torch.stack([torch.ones(B, dtype=torch.bool), ~no_later], 1)
-    return replace(
-        batch,
-        state=state,
-        actions=(((ids + 0.8) / bins) * 2 - 1)[:, None, None].expand(-1, 2, 1, -1).contiguous(),
-        action_mask=mask[..., None],
-        rewards=torch.stack(
-            [torch.tensor([reward for _, _, reward, _ in every]), torch.zeros(B)], 1
-        ),
-        terminals=torch.stack([ended, torch.zeros(B, dtype=torch.bool)], 1),
-        returns_to_go=torch.full((B, 2), returns),
-        mask=mask,
-    )
-
-
-def chain() -> Batch:
-    """Every action once at either state; some stays at the start were cut by a time limit."""
-    steps: list[Step] = []
-    for first in range(3):
-        for second in range(3):
-            action = (first, second)
-            to = GOAL if action == (2, 1) else END if first == 0 else START
-            steps.append((START, action, 0.5 if first == 0 else 0.0, to))
-            to = END if action == (0, 2) or first == 1 else START
-            steps.append((GOAL, action, 1.0 if action == (0, 2) else 0.0, to))
-    return one_step_batch(SPEC, 3, steps, cut=[(START, (1, 1), 0.0, END)] * 6)
-
-
-def learn(policy: MLPPolicy, objective: Objective, batch: Batch, steps: int) -> dict[str, float]:
-    """The metrics of the last step."""
-    learner = Learner(policy, objective).train()
-    optimizer = torch.optim.Adam(
-        [p for p in learner.parameters() if p.requires_grad], lr=5e-3, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
-    for _ in range(steps):
-        loss, _, metrics = learner(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        objective.after_step(policy)
-    return {"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}}
-
-
-def values_of(policy: MLPPolicy, state: tuple[float, float], ids: list[list[int]]) -> Any:
-    """What the head says of chunks (n, D) at a state, without the axis of steps."""
-    batch = policy.spec.fake_batch(len(ids), 1, policy.chunk)
-    actions = policy(replace(batch, state=torch.tensor(state).expand(len(ids), 1, 2))).actions
-    return actions.values(torch.tensor(ids)[:, None])
+from vla.types import Batch, Observation
 
 
 def acted(policy: MLPPolicy, state: tuple[float, float]) -> list[float]:
