@@ -82,6 +82,7 @@ def policy_of(
         elif kind == "search":
             policy = _of_search(model, sizes, spec)
         elif kind == "deterministic":
+            # the last layer's tanh is the head's
             layers = _layers(model.actor.mu)
             policy = _new(sizes, spec, SquashedConfig())
             _fill(policy, layers[:-1], layers[-1])
@@ -119,6 +120,7 @@ def _of_squashed_gaussian(
     _, log_std_NA, _ = actor.get_action_dist_params(torch.from_numpy(observed))
     factor_A, shift_A = _logit_fit(log_std_NA.double())
     weight, bias = deviation
+    # a factor and a shift of the output are those of the layer
     spread = (factor_A[:, None] * weight, factor_A * bias + shift_A)
     both = (torch.cat([mean[0], spread[0]]), torch.cat([mean[1], spread[1]]))
     _fill(policy, hidden, both)
@@ -149,6 +151,7 @@ def _logits(log_std: Tensor) -> Tensor:
 def _of_gaussian(model: Any, sizes: Architecture, spec: Spec) -> MLPPolicy:
     config = GaussianConfig(squash="none", deviation="global", log_std=LOG_STD)
     policy = _new(sizes, spec, config)
+    # the value network beside it is not needed to act
     layers = _layers(model.policy.mlp_extractor.policy_net, model.policy.action_net)
     _fill(policy, layers[:-1], layers[-1])
     policy.head.spread.copy_(_logits(model.policy.log_std.detach().double())[None])
@@ -213,6 +216,7 @@ def _layers(*modules: nn.Module) -> list[Layer]:
     for module in modules:
         parts += module if isinstance(module, nn.Sequential) else [module]
     found: list[Layer] = []
+    # the one that waits for the next linear layer
     norm: Any = None
     for part in parts:
         if isinstance(part, nn.Linear):
@@ -237,6 +241,7 @@ def _behind(norm: Any, weight: Tensor, bias: Tensor) -> Layer:
     layer."""
     if norm is None:
         return weight, bias
+    # in double precision: what is folded is rounded once, when it is written
     std = (norm.ra_var.double() + norm.eps).sqrt()
     scale = norm.scale.detach().double() / std
     shift = norm.bias.detach().double() - scale * norm.ra_mean.double()

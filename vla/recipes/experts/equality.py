@@ -44,6 +44,7 @@ def check_equal(
     """
     scale = state_scale(model)
     observed = states if scale is None else (states - scale[0]) / scale[1]
+    # `predict` takes states that are scaled already: scaling belongs to the env there
     chosen, _ = model.predict(observed, deterministic=True)
     expected_NA = actions.to_robot(chosen)
     observation = Observation.from_numpy({}, states, [""] * len(states))
@@ -76,6 +77,7 @@ def _tied(
     values_NC = cast(CategoricalActions, output.actions).logits[:, 0, 0]
     ids_N1 = policy.tokenizer.encode(torch.from_numpy(expected_NA)[:, None])
     expected_N = values_NC.gather(1, ids_N1)[:, 0]
+    # values have the size of returns, so their rounding has it, too
     largest_N = values_NC.abs().max(1).values
     tied_N = values_NC.max(1).values - expected_N <= TOLERANCE * largest_N
     return np.asarray(tied_N.numpy())

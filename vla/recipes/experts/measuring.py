@@ -74,6 +74,7 @@ def measure(
         )
         for number in range(episodes)
     ]
+    # in this process: starting workers for a few episodes takes longer than playing them
     records = rollout(env, jobs, policy, RolloutSettings(threads=threads))
     returns = tuple(record.return_ for record in records)
     return Measured(returns, sum(record.success_ever for record in records))

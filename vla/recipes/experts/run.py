@@ -190,10 +190,12 @@ class _Run:
         finished = list(self.model.ep_info_buffer or [])
         line: dict[str, Any] = {"step": step, "seconds": round(self._seconds(), 1)}
         note = ""
+        # before the first episode ends there is no return
         if finished:
             line["return"] = float(np.mean([episode["r"] for episode in finished]))
             line["length"] = float(np.mean([episode["l"] for episode in finished]))
             note = f"return {line['return']:.1f}"
+        # appended line by line: what a killed run has written stays readable
         with open(self.expert.out / METRICS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.bar(min(step, self.config.steps), self.config.steps, note=note)
@@ -207,6 +209,7 @@ class _Run:
             _, name = self._waiting.pop()
             with _same_numbers():
                 self._save(name)
+            # after each: a run that is killed later has measured these
             self._write_result(finished=False)
 
     def _save(self, name: str) -> None:
@@ -220,6 +223,7 @@ class _Run:
             self.actions,
             states,
         )
+        # before it is measured: returns of a policy that acts otherwise would tell nothing
         difference = check_equal(self.model, policy, self.actions, states)
         measured = measure(
             policy,
@@ -229,6 +233,7 @@ class _Run:
             seed=config.seed,
             threads=config.threads,
         )
+        # where rollouts are whole, this may be past the step that was asked for
         step = int(self.model.num_timesteps)
         used = time.process_time() - self._cpu_began
         snapshot = Snapshot(name, step, difference, measured, self._seconds(), used)
@@ -324,6 +329,7 @@ def _env(config: ExpertConfig, task: Task, actions: Actions, seen: SeenStates) -
         )
         for number in range(config.envs)
     ]
+    # the untrained policy is checked, too, and its training has met no state yet
     copies[0].wander(config.seed)
     vectorised = importlib.import_module("stable_baselines3.common.vec_env")
     makers: list[Callable[[], StateEnv]] = [partial(_itself, copy) for copy in copies]

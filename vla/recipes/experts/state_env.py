@@ -69,6 +69,7 @@ class StateEnv(gymnasium.Env[np.ndarray, Any]):
         stride: int = 1,
         end_at_success: bool = False,
     ) -> None:
+        # drawing would take most of the time, and nobody looks
         env.render_images = False
         self.env = env
         self.actions = actions
@@ -87,6 +88,7 @@ class StateEnv(gymnasium.Env[np.ndarray, Any]):
         """The next start; `seed` seeds the spaces' random numbers alone."""
         super().reset(seed=seed)
         task = self.env.task.name
+        # even numbers, whatever the library asks for: odd ones are those of evaluations
         start = episode_seed("collect", self._seed, task, self._number)
         self._number += self._stride
         observation, _ = self.env.reset(seed=start)
@@ -94,6 +96,7 @@ class StateEnv(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """See gymnasium; `info` tells `success`."""
+        # several actions at a time are converted, here one
         (robot_action,) = self.actions.to_robot(np.asarray(action)[None])
         observation, reward, terminated, truncated, info = self.env.step(robot_action)
         success = bool(info["success"])
