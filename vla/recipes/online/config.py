@@ -192,7 +192,7 @@ class OnlineConfig(RootConfig):
     """Folder of a trained policy to start from."""
     critics_from: PathText | None = None
     """Run of `vla train` or `vla online` by the same objective, whose critics go on, with its policy
-    in `init_from`: values that begin anew would first spoil what the policy can do."""
+    in `init_from`: new values would first spoil what the policy can do."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]
