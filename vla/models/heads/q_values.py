@@ -38,6 +38,9 @@ from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.grammar import masked_logits
 from vla.types import Spec
 
+_BIN_RANGE = (-0.1, 1.1)
+"""Wider than [0, 1]: the histogram of a value at the very edge is cut off, and its mean too low."""
+
 
 @register("heads", "q_values")
 class QValuesConfig(TokenTransformerConfig):
@@ -100,7 +103,7 @@ class QValuesHead(Float32Head):
 
     def __init__(self, config: QValuesConfig, tokenizer: ActionTokenizer, width: int) -> None:
         super().__init__(config, tokenizer, width)
-        self.bins = None if config.bins is None else ValueBins(config.bins, 0.0, 1.0)
+        self.bins = None if config.bins is None else ValueBins(config.bins, *_BIN_RANGE)
         numbers = config.bins or 1
         V = tokenizer.vocab_size
         if config.dueling:

@@ -116,6 +116,8 @@ class _Run:
         objective: Objective = config.objective.build(policy)
         self._check(objective)
         self.replay = Replay(config, policy, objective)
+        if checkpoint is None:
+            self._warn_of_known_starts()
         self.reward: LearnedRewards | None = None
         if config.reward is not None:
             self.reward = LearnedRewards(
@@ -188,6 +190,16 @@ class _Run:
             )
         if lines:
             raise ConfigError(lines)
+
+    def _warn_of_known_starts(self) -> None:
+        """Says so if the first round begins where episodes of the prior data did."""
+        known = self.replay.prior_seeds & {job.seed for job in jobs_of_round(self.config, 1)}
+        if known:
+            _console.print(
+                f"note: {len(known)} episodes of the first round begin where some of "
+                f"prior_data.path did, whose way the policy may know; for other starts set "
+                f"seed={self.config.seed + 1}"
+            )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Takes up the rounds that were done."""

@@ -5,6 +5,7 @@ N: windows, B: windows of a step.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +36,9 @@ class Replay:
         policy: whose cameras, image sizes, history and chunk windows have.
         objective: whose next steps, discount and columns they have.
 
+    Attributes:
+        prior_seeds: of the prior data's episodes, as far as they say.
+
     Raises DataError or ConfigError if prior data cannot be read or are another robot's.
     """
 
@@ -46,6 +50,7 @@ class Replay:
         self.windows = self._empty()
         self._weights_N = np.empty(0)
         self.prior: Windows | None = None
+        self.prior_seeds: set[int] = set()
         self._added = 0  # steps of the newest round
         if config.prior_data is not None:
             self._open_prior(config.prior_data.path, config.prior_data.share)
@@ -74,6 +79,8 @@ class Replay:
 
     def _open_prior(self, path: Path, share: float | None) -> None:
         dataset = EpisodeDataset(path)
+        infos = [json.loads(text) for text in dataset.episodes["info"]]
+        self.prior_seeds = {info["seed"] for info in infos if isinstance(info.get("seed"), int)}
         lines = self._policy.spec.differences(dataset.spec)
         if lines:
             raise ConfigError([f"prior_data.path: {path}: {line}" for line in lines])

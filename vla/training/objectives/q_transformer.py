@@ -135,7 +135,7 @@ class QTransformerObjective(TokenValueObjective):
 
     @torch.no_grad()
     def begin_round(self, policy: Policy, windows: Windows) -> dict[str, np.ndarray]:
-        """Finds the priorities of all windows once more."""
+        """Finds the priorities of all windows."""
         priorities = self.config.priorities
         if priorities is None:
             return {}

@@ -31,7 +31,7 @@ class RLPDConfig(SACConfig):
     critic: CriticConfig = CriticConfig(ensemble=10)
     """Networks."""
     subset: int = Field(default=2, ge=1)
-    """Of the target critics so many, drawn again at every step, give the least."""
+    """Of the target critics so many, drawn at every step, give the least."""
     target_entropy: float | None = -0.5
     """Entropy (nats) that `temperature: auto` moves to, for each number of a chunk. The paper's,
     half of that of SAC."""

@@ -80,7 +80,7 @@ class TDConfig(ValueConfig):
     """Count the entropy of the next action as reward, at the temperature of the extraction's
     entropy (SAC). Goes with extraction: {type: ddpg_bc, normalise: false, temperature: auto}."""
     subset: int | None = Field(default=None, ge=1)
-    """So many of the target critics, drawn again at every step, give the least (REDQ, RLPD: 2 of
+    """So many of the target critics, drawn at every step, give the least (REDQ, RLPD: 2 of
     10); null: all of them. The least of ten would be far below what any of them expects."""
 
     @model_validator(mode="after")
