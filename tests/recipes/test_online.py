@@ -252,3 +252,21 @@ def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path: Path) -> None:
         online(config_of(tmp_path / "run", rounds=1, evaluate=None, batch_size=8), resume=True)
     more = online(config_of(tmp_path / "run", rounds=2, evaluate=None), resume=True)
     assert more.rounds == 2
+
+
+def test_starts_that_prior_data_know_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    online(config_of(tmp_path / "first", rounds=1, evaluate=None))
+    capsys.readouterr()
+    prior = {
+        "prior_data": {"path": str(tmp_path / "first" / "episodes")},
+        "objective": {"type": "bc"},
+        "keep": "all",
+        "rounds": 1,
+        "evaluate": None,
+    }
+    online(config_of(tmp_path / "same", **prior))
+    assert "4 episodes of the first round begin where some of" in capsys.readouterr().err
+    online(config_of(tmp_path / "other", seed=1, **prior))
+    assert "begin where" not in capsys.readouterr().err
