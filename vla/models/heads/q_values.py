@@ -38,7 +38,6 @@ from vla.tokenizers.base import ActionTokenizer
 from vla.tokenizers.grammar import masked_logits
 from vla.types import Spec
 
-
 _BIN_RANGE = (-0.1, 1.1)
 """Wider than [0, 1]: the histogram of a value at the very edge is cut off, and its mean too low."""
 
@@ -59,8 +58,8 @@ class QValuesConfig(TokenTransformerConfig):
     """Learn what all ids of a place have in common apart from what each is better by (Wang et al.,
     2016)."""
     bins: int | None = Field(default=None, ge=2, le=10000)
-    """Q as a distribution over so many bins of [0, 1], learned by cross-entropy (Farebrother et al.,
-    2024): 51 to 101. null: as a sigmoid, by its squared error."""
+    """Q as a distribution over so many bins, learned by cross-entropy (Farebrother et al., 2024):
+    51 to 101. null: as a sigmoid, by its squared error."""
 
     def build(self, tokenizer: ActionTokenizer, spec: Spec, *, width: int) -> QValuesHead:
         return QValuesHead(self, tokenizer, width)

@@ -191,8 +191,8 @@ class OnlineConfig(RootConfig):
     init_from: PathText | None = None
     """Folder of a trained policy to start from."""
     critics_from: PathText | None = None
-    """Run of `vla train` or `vla online` by the same objective, whose critics go on, with its policy
-    in `init_from`: new values would first spoil what the policy can do."""
+    """Run of `vla train` or `vla online` by the same objective, whose critics go on, beside its
+    policy in `init_from`: new values would first spoil what the policy can do."""
     policy: Annotated[Any, Choice("policies")] | None = None
     """The network of a policy that starts from nothing; null with `init_from`."""
     objective: Annotated[Any, Choice("objectives")]

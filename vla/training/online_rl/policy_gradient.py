@@ -99,7 +99,7 @@ class ValuedConfig(PolicyGradientConfig, ABC):
     """Whether an episode that was cut off goes on with the value of its last decision. False
     counts it as ended: right where a task must be solved in time, else set it."""
     value_weight: float = Field(default=0.5, gt=0)
-    """Weight of the value loss; its networks learn at the rate of `optim.critic`, if that is set."""
+    """Weight of the value loss; its networks learn at the rate of `optim.critic`, if it is set."""
     value_warmup: int = Field(default=1, ge=0)
     """First rounds in which the values learn alone: advantages of values that know nothing yet
     would be noise."""

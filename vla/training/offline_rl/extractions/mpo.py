@@ -36,7 +36,8 @@ class MPOExtractionConfig(ExtractionConfig):
     Formula, with S chunks a_i of the slow copy pi' of the policy:
 
         w_i = softmax over S of Q(s, a_i) / eta
-        L = -mean over B, T of sum over S of w_i log pi(a_i | s) + kappa (KL(pi' || pi) - epsilon_kl)
+        L = -mean over B, T of sum over S of w_i log pi(a_i | s)
+            + kappa (mean over B, T of KL(pi' || pi) - epsilon_kl)
 
     eta is the minimum of its dual on each batch, eta epsilon + eta mean log mean exp(Q / eta), at
     which the weights are `epsilon` nats from equal ones on average; kappa is learned by ascent of
